@@ -1,0 +1,1 @@
+"""Speed and memory of the platform beside a plain reference: ``python -m benchmarks``."""

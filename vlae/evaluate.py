@@ -1,0 +1,127 @@
+"""Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.distributions import standard_normal_log_prob
+from vlae.interruption import Interruption
+from vlae.models.base import LatentVariableModel
+from vlae.seeding import generator, image_noise
+
+CACHED_ROWS = 2048
+"""On a CPU, more rows (images x samples) at once than this leave the cache and get slower."""
+MAX_GROUP = 128
+"""Images whose posteriors are inferred together."""
+
+
+@dataclass
+class Evaluation:
+    """Per test image, in nats; the first ``done`` are known."""
+
+    elbo: Float[Tensor, " images"]
+    log_likelihood: Float[Tensor, " images"]
+    ess: Float[Tensor, " images"]
+    """Effective sample size (sum w)^2 / sum w^2, between 1 and the number of samples."""
+    done: int = 0
+
+    @classmethod
+    def empty(cls, images: int) -> "Evaluation":
+        return cls(*(torch.full((images,), math.nan, dtype=torch.float64) for _ in range(3)))
+
+    def state(self) -> dict[str, Tensor | int]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How many images and how many samples are worked on at once; never changes a result beyond rounding."""
+
+    images: int
+    samples: int
+
+    @classmethod
+    def within(cls, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor) -> "Chunks":
+        """Half of ``memory_budget`` (MiB) for the noise of a group of images, half for activations."""
+        half, size = memory_budget * 2**20 // 2, x.element_size()
+        images = max(1, min(MAX_GROUP, half // (num_samples * model.latent_dim * size)))
+        widest = max([model.pixels, *(layer.out_features for layer in model.decoder.body.linears)])
+        rows = half // (4 * widest * size)
+        if x.device.type == "cpu":
+            rows = min(rows, CACHED_ROWS)
+        return cls(images, max(1, min(num_samples, rows // images)))
+
+
+class LogWeights:
+    """Streaming sums over samples: mean log w, log mean w, and the effective sample size, in log space."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = self.log_sum = self.log_sum_of_squares = torch.tensor(0.0)
+
+    def add(self, log_w: Float[Tensor, "samples batch"]) -> None:
+        log_w = log_w.double()
+        parts = log_w.sum(0), torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
+        if self.count == 0:
+            self.total, self.log_sum, self.log_sum_of_squares = parts
+        else:
+            self.total = self.total + parts[0]
+            self.log_sum = torch.logaddexp(self.log_sum, parts[1])
+            self.log_sum_of_squares = torch.logaddexp(self.log_sum_of_squares, parts[2])
+        self.count += len(log_w)
+
+    @property
+    def elbo(self) -> Float[Tensor, " batch"]:
+        return self.total / self.count
+
+    @property
+    def log_mean(self) -> Float[Tensor, " batch"]:
+        return self.log_sum - math.log(self.count)
+
+    @property
+    def effective_sample_size(self) -> Float[Tensor, " batch"]:
+        return torch.exp(2 * self.log_sum - self.log_sum_of_squares)
+
+
+@torch.no_grad()
+def evaluate(
+    model: LatentVariableModel,
+    x: Float[Tensor, "images pixels"],
+    *,
+    num_samples: int,
+    memory_budget: int,
+    seed: int,
+    evaluation: Evaluation | None = None,
+    interruption: Interruption | None = None,
+    report: Callable[[Evaluation], None] = lambda evaluation: None,
+) -> Evaluation:
+    """log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s | x), z_s ~ q, and the ELBO, for each image.
+
+    Image i's noise is a function of (seed, i) alone, so neither chunking nor a restart changes a figure. Goes on
+    from ``evaluation`` if given. ``report`` is called after every group of images; ``memory_budget`` in MiB.
+    """
+    evaluation = evaluation or Evaluation.empty(len(x))
+    chunks = Chunks.within(memory_budget, model, num_samples, x)
+    scorer = model.output.scorer(model.decoder)
+    while evaluation.done < len(x):
+        if interruption is not None:
+            interruption.check()
+        group = slice(evaluation.done, min(evaluation.done + chunks.images, len(x)))
+        sources = [generator(x.device, seed, "evaluate", i) for i in range(group.start, group.stop)]
+        noise = image_noise(sources, x.dtype)
+        posterior = model.posterior(x[group], noise)
+        log_likelihood = scorer(x[group])
+        weights = LogWeights()
+        for eps in noise(num_samples, posterior.noise_dim).split(chunks.samples):
+            z, log_q = posterior.rsample_with_log_prob(eps)
+            weights.add(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
+        evaluation.elbo[group] = weights.elbo.cpu()
+        evaluation.log_likelihood[group] = weights.log_mean.cpu()
+        evaluation.ess[group] = weights.effective_sample_size.cpu()
+        evaluation.done = group.stop
+        report(evaluation)
+    return evaluation

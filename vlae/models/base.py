@@ -1,0 +1,38 @@
+"""What a latent-variable model is: a decoder, an output distribution, and a way to compute q(z | x)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from vlae.distributions import OutputDistribution, Posterior
+from vlae.networks import MLP, Decoder
+from vlae.seeding import Noise
+
+Count = Annotated[int, Field(ge=1)]
+Dims = Annotated[Sequence[Count], Field(min_length=1)]
+
+
+class LatentVariableModel(nn.Module, ABC):
+    """p(z) = N(0, I), p(x | z) = output(f(z)), and q(z | x), which is all that models differ in.
+
+    The encoder's body has the layers ``hidden_dims``, the decoder the same in reverse.
+    """
+
+    def __init__(self, *, latent_dim: int, hidden_dims: Sequence[int], pixels: int, output: OutputDistribution) -> None:
+        super().__init__()
+        self.latent_dim, self.pixels = latent_dim, pixels
+        self.encoder = MLP(pixels, hidden_dims)
+        self.decoder = Decoder(latent_dim=latent_dim, hidden_dims=list(reversed(hidden_dims)), pixels=pixels)
+        self.output = output
+
+    @abstractmethod
+    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Posterior:
+        """q(z | x) of each image; ``noise`` only where inference itself is random."""
+
+    def refinements(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[Float[Tensor, "batch latent"]]:
+        """The posterior's location before and after each refinement of inference; empty if there is none."""
+        return []

@@ -1,0 +1,49 @@
+"""The Householder flow (Tomczak and Welling 2016): a diagonal Gaussian, reflected."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vlae.distributions import DiagonalGaussian, FlowedGaussian, OutputDistribution
+from vlae.models.base import Count, Dims, LatentVariableModel
+from vlae.networks import GaussianHead
+from vlae.seeding import Noise
+
+
+class HF(LatentVariableModel):
+    """z = H_T ... H_1 z_0 with H_t = I - 2 v_t v_t' / |v_t|^2; v_1 from the encoder's features, v_{t+1} from v_t.
+
+    Every H_t is orthogonal, so the flow's log-determinant is 0. The reflections are applied to z, [T, latent]
+    work a sample; the matrices are never formed.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_dim: Count,
+        hidden_dims: Dims,
+        num_flows: Count = 4,
+        pixels: int,
+        output: OutputDistribution,
+    ) -> None:
+        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
+        dims = [hidden_dims[-1]] + [latent_dim] * num_flows
+        self.normals = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+
+    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
+        h = self.encoder(x)
+        base = DiagonalGaussian(*self.amortised(h))
+        units, v = [], h
+        for normal in self.normals:
+            v = normal(v)
+            units.append(nn.functional.normalize(v, dim=-1))
+
+        def reflect(
+            z: Float[Tensor, "samples batch latent"],
+        ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+            for u in units:
+                z = z - 2 * (z * u).sum(-1, keepdim=True) * u
+            return z, torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
+
+        return FlowedGaussian(base, reflect)

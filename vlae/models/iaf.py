@@ -1,0 +1,86 @@
+"""Inverse autoregressive flow (Kingma et al. 2016): a diagonal Gaussian through gated autoregressive steps."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from zuko.nn import MaskedMLP
+
+from vlae.distributions import DiagonalGaussian, FlowedGaussian, OutputDistribution
+from vlae.models.base import Count, Dims, LatentVariableModel
+from vlae.networks import GaussianHead
+from vlae.seeding import Noise
+
+
+class AutoregressiveNetwork(nn.Module):
+    """(m, s) = network(z, context), where m_i and s_i see z_1 ... z_{i-1} and all of the context.
+
+    The masked network is zuko's, over z and context side by side. Its first layer is applied in two parts, so that
+    the context's is computed once per image instead of once per sample.
+    """
+
+    def __init__(self, latent_dim: int, context_dim: int, hidden_dims: Dims) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        sees_z = torch.ones(latent_dim, latent_dim).tril(-1).bool()
+        sees_context = torch.ones(latent_dim, context_dim).bool()
+        adjacency = torch.cat([sees_z, sees_context], dim=1)
+        self.masked = MaskedMLP(torch.cat([adjacency, adjacency]), hidden_dims)
+
+    def forward(
+        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch context"]
+    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
+        first, *rest = self.masked
+        of_z, of_context = (first.weight * first.mask).split([self.latent_dim, context.shape[-1]], dim=1)
+        h = F.linear(z, of_z) + F.linear(context, of_context, first.bias)
+        for layer in rest:
+            h = layer(h)
+        m, s = h.chunk(2, dim=-1)
+        return m, s + 2  # the gate starts almost open (Kingma et al. 2016, section 4)
+
+
+class IAF(LatentVariableModel):
+    """z <- sigmoid(s) z + (1 - sigmoid(s)) m, ``num_flows`` times, the order of dimensions reversed in between.
+
+    log |det| = sum log sigmoid(s). ``conditional=False`` hides the encoder's features from the flow, as the
+    released code's masks do: its flow ignores x (docs/decisions/0001).
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_dim: Annotated[int, Field(ge=2)],
+        hidden_dims: Dims,
+        num_flows: Count = 4,
+        flow_hidden_dims: Dims = (500,),
+        conditional: bool = True,
+        pixels: int,
+        output: OutputDistribution,
+    ) -> None:
+        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
+        self.context_dim = hidden_dims[-1] if conditional else 0
+        self.flows = nn.ModuleList(
+            AutoregressiveNetwork(latent_dim, self.context_dim, flow_hidden_dims) for _ in range(num_flows)
+        )
+
+    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
+        h = self.encoder(x)
+        context = h[:, : self.context_dim]
+
+        def flow(
+            z: Float[Tensor, "samples batch latent"],
+        ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+            log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
+            for step, network in enumerate(self.flows):
+                z = z.flip(-1) if step else z
+                m, s = network(z, context)
+                z = torch.lerp(m, z, torch.sigmoid(s))
+                log_det = log_det + F.logsigmoid(s).sum(-1)
+            # an even number of steps has reversed the order an odd number of times
+            return (z if len(self.flows) % 2 else z.flip(-1)), log_det
+
+        return FlowedGaussian(DiagonalGaussian(*self.amortised(h)), flow)

@@ -1,0 +1,20 @@
+"""The variational autoencoder (Kingma and Welling 2014): an amortised diagonal Gaussian."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.distributions import DiagonalGaussian, OutputDistribution
+from vlae.models.base import Count, Dims, LatentVariableModel
+from vlae.networks import GaussianHead
+from vlae.seeding import Noise
+
+
+class VAE(LatentVariableModel):
+    """q(z | x) = N(mu(x), diag exp(log_variance(x)))."""
+
+    def __init__(self, *, latent_dim: Count, hidden_dims: Dims, pixels: int, output: OutputDistribution) -> None:
+        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
+
+    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> DiagonalGaussian:
+        return DiagonalGaussian(*self.amortised(self.encoder(x)))

@@ -1,0 +1,47 @@
+"""Random numbers as a function of what they are for.
+
+Every random draw of a run comes from a generator keyed by (seed, purpose, index), never from the history of a
+global one. So a resumed run draws what the uninterrupted run would have drawn, without any generator state in
+its checkpoints, and an image's samples depend neither on the batch nor on the chunk in which it is evaluated.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Noise = Callable[[int, int], Float[Tensor, "samples batch dim"]]
+"""``noise(samples, dim)`` draws standard normal numbers for every image of a batch."""
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed that is a function of the whole key; 0 is a seed like any other."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
+    """A generator on ``device`` that always starts from the same state for the same key."""
+    return torch.Generator(device).manual_seed(seed_of(*key))
+
+
+def batch_noise(batch: int, source: torch.Generator, dtype: torch.dtype) -> Noise:
+    """One stream for the whole batch: what a training step uses."""
+
+    def draw(samples: int, dim: int) -> Float[Tensor, "samples batch dim"]:
+        return torch.randn(samples, batch, dim, generator=source, device=source.device, dtype=dtype)
+
+    return draw
+
+
+def image_noise(sources: Sequence[torch.Generator], dtype: torch.dtype) -> Noise:
+    """One stream per image: an image's numbers do not depend on which other images are in the batch."""
+
+    def draw(samples: int, dim: int) -> Float[Tensor, "samples batch dim"]:
+        return torch.stack(
+            [torch.randn(samples, dim, generator=s, device=s.device, dtype=dtype) for s in sources], dim=1
+        )
+
+    return draw

@@ -1,0 +1,210 @@
+"""The training loop: epochs of mini-batches, model selection, checkpoints, resumption bit for bit."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.data import Preprocess
+from vlae.interruption import Interruption
+from vlae.models.base import LatentVariableModel
+from vlae.objective import Terms, sample_terms
+from vlae.seeding import batch_noise, generator
+
+VALIDATION_BATCH = 500
+METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
+
+
+class NonFiniteError(RuntimeError):
+    """A metric became NaN or infinite: the run has failed, and says where."""
+
+
+class Journal(Protocol):
+    """Where a training leaves what it must not lose: the run directory."""
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None: ...
+    def append_metrics(self, line: Mapping[str, Any]) -> None: ...
+    def metrics_size(self) -> int: ...
+    def last_good_checkpoint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how carefully to train; the names are those of conf/config.yaml's ``trainer``."""
+
+    epochs: int
+    batch_size: int
+    patience: int | None
+    clip_grad_norm: float | None
+    checkpoint_every: float
+
+
+@dataclass
+class Progress:
+    """All that a training has reached; with the model and the optimiser it is a checkpoint."""
+
+    epoch: int = 0
+    """Complete epochs."""
+    batch: int = 0
+    """Complete steps of the current epoch."""
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    """Of the current epoch, a number a step, in nats."""
+    totals: list[float] = field(default_factory=lambda: [0.0] * len(METRICS))
+    best_epoch: int = 0
+    best_elbo: float = -float("inf")
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+def terms_means(terms: Terms) -> Float[Tensor, " metrics"]:
+    """ELBO, reconstruction and KL term, averaged over samples and images."""
+    return torch.stack([terms.log_weights.mean(), terms.log_likelihood.mean(), terms.kl.mean()])
+
+
+@torch.no_grad()
+def mean_terms(model: LatentVariableModel, x: Float[Tensor, "images pixels"], seed: int) -> dict[str, float]:
+    """ELBO and its two terms over a whole set, one sample an image, with the same noise at every call."""
+    total = torch.zeros(len(METRICS), dtype=torch.float64)
+    for start in range(0, len(x), VALIDATION_BATCH):
+        batch = x[start : start + VALIDATION_BATCH]
+        noise = batch_noise(len(batch), generator(x.device, seed, "validation", start), x.dtype)
+        total += terms_means(sample_terms(model, batch, noise, 1)).double().cpu() * len(batch)
+    return dict(zip(METRICS, (total / len(x)).tolist(), strict=True))
+
+
+class Training:
+    """One model, one optimiser, one training set, and how far they have come."""
+
+    def __init__(
+        self,
+        *,
+        model: LatentVariableModel,
+        optimizer: torch.optim.Optimizer,
+        images: Tensor,
+        preprocess: Preprocess,
+        selection_set: Float[Tensor, "images pixels"],
+        schedule: Schedule,
+        seed: int,
+        journal: Journal,
+    ) -> None:
+        self.model, self.optimizer, self.images, self.preprocess = model, optimizer, images, preprocess
+        self.selection_set, self.schedule, self.seed, self.journal = selection_set, schedule, seed, journal
+        self.progress = Progress()
+
+    def state(self) -> dict[str, Any]:
+        """A checkpoint: with the seed it determines all that is still to come, bit for bit on a CPU."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress),
+            "metrics_size": self.journal.metrics_size(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+    @property
+    def finished(self) -> bool:
+        p, patience = self.progress, self.schedule.patience
+        stopped_early = patience is not None and p.epoch - p.best_epoch >= patience and p.epoch > 0
+        return p.epoch >= self.schedule.epochs or stopped_early
+
+    def run(self, interruption: Interruption, report: Callable[[Progress, dict[str, float] | None], None]) -> None:
+        """Train until finished. On a signal: a checkpoint at the next step boundary, then ``Interrupted``."""
+        saved = time.monotonic()
+        while not self.finished:
+            began = time.monotonic()
+            order = self._order()
+            batches = order.split(self.schedule.batch_size)
+            losses = torch.zeros(len(batches), dtype=torch.float64, device=self.images.device)
+            losses[: self.progress.batch] = torch.tensor(self.progress.losses, dtype=torch.float64)
+            totals = torch.tensor(self.progress.totals, dtype=torch.float64, device=self.images.device)
+            for indices in batches[self.progress.batch :]:
+                means = self._step(indices)
+                losses[self.progress.batch] = -means[0]
+                totals += means * len(indices)
+                self.progress.batch += 1
+                self.progress.step += 1
+                report(self.progress, None)
+                overdue = time.monotonic() - saved > self.schedule.checkpoint_every
+                if (overdue or interruption.requested) and self.progress.batch < len(batches):
+                    self._store(losses, totals, time.monotonic() - began)
+                    self.journal.save_checkpoint(self.state())
+                    saved = began = time.monotonic()
+                    interruption.check()
+            self._store(losses, totals, time.monotonic() - began)
+            report(self.progress, self._end_epoch(time.monotonic()))
+            overdue = time.monotonic() - saved > self.schedule.checkpoint_every
+            if overdue or interruption.requested or self.finished:
+                self.journal.save_checkpoint(self.state())
+                saved = time.monotonic()
+                interruption.check()
+
+    def _order(self) -> Tensor:
+        """This epoch's order of images: a function of seed and epoch, the same on every device."""
+        source = generator("cpu", self.seed, "order", self.progress.epoch)
+        return torch.randperm(len(self.images), generator=source).to(self.images.device)
+
+    def _step(self, indices: Tensor) -> Float[Tensor, " metrics"]:
+        source = generator(self.images.device, self.seed, "train", self.progress.step)
+        x = self.preprocess.forward(self.images[indices], source)
+        try:
+            means = terms_means(sample_terms(self.model, x, batch_noise(len(x), source, x.dtype), 1))
+        except torch.linalg.LinAlgError as error:
+            raise self._non_finite("posterior precision", self.progress.step + 1) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        (-means[0]).backward()
+        if self.schedule.clip_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip_grad_norm)
+        self.optimizer.step()
+        return means.detach()
+
+    def _store(self, losses: Tensor, totals: Tensor, seconds: float) -> None:
+        """Bring the epoch's sums to the host, and stop if one is not finite: no bad state is ever saved."""
+        p = self.progress
+        p.losses, p.totals = losses[: p.batch].tolist(), totals.tolist()
+        p.seconds += seconds
+        p.epoch_seconds += seconds
+        bad = (~torch.isfinite(losses[: p.batch])).nonzero()
+        if len(bad):
+            raise self._non_finite("train/elbo_nats", p.step - p.batch + int(bad[0]) + 1)
+
+    def _non_finite(self, metric: str, step: int) -> NonFiniteError:
+        return NonFiniteError(
+            f"{metric} became NaN or infinite at step {step} (epoch {self.progress.epoch + 1}). "
+            f"The last good checkpoint is {self.journal.last_good_checkpoint()}. "
+            "A smaller optimizer.lr or trainer.clip_grad_norm usually helps."
+        )
+
+    def _end_epoch(self, began: float) -> dict[str, float]:
+        """Select, record, and turn to the next epoch. Returns the epoch's line of metrics."""
+        p = self.progress
+        norm = torch.linalg.vector_norm(
+            torch.stack([g.norm() for q in self.model.parameters() if (g := q.grad) is not None])
+        )
+        selection = mean_terms(self.model, self.selection_set, self.seed)
+        if not torch.isfinite(torch.tensor(selection["elbo_nats"])):
+            raise self._non_finite("validation/elbo_nats", p.step)
+        p.epoch += 1
+        if selection["elbo_nats"] > p.best_elbo:
+            p.best_epoch, p.best_elbo = p.epoch, selection["elbo_nats"]
+            p.best_model = {name: value.clone() for name, value in self.model.state_dict().items()}
+        spent = time.monotonic() - began
+        p.seconds += spent
+        line = {"epoch": p.epoch, "global_step": p.step}
+        line |= {f"train/{m}": t / len(self.images) for m, t in zip(METRICS, p.totals, strict=True)}
+        line |= {f"validation/{m}": value for m, value in selection.items()}
+        line |= {"gradient_norm": norm.item(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        line |= {f"output/{n}": q.item() for n, q in self.model.output.named_parameters() if q.numel() == 1}
+        line["seconds"] = p.epoch_seconds + spent
+        self.journal.append_metrics(line)
+        p.batch, p.losses, p.totals, p.epoch_seconds = 0, [], [0.0] * len(METRICS), 0.0
+        return line

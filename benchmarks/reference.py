@@ -10,20 +10,24 @@ departs from what is right (docs/decisions/0001) the reference does what is righ
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
+from zuko.nn import MaskedLinear
 
-from vlae.distributions import BernoulliOutput, GaussianOutput
+from vlae.distributions import GaussianOutput
 from vlae.models.base import LatentVariableModel
 from vlae.models.hf import HF
-from vlae.models.iaf import IAF
+from vlae.models.iaf import IAF, AutoregressiveNetwork
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
+from vlae.networks import GaussianHead
 from vlae.seeding import Noise
 
 LOG_2PI = math.log(2 * math.pi)
@@ -32,7 +36,9 @@ LOG_2PI = math.log(2 * math.pi)
 # --- the two figures -------------------------------------------------------------------------------------------
 
 
-def elbo(model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise) -> Float[Tensor, " batch"]:
+def elbo(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise
+) -> Float[Tensor, " batch"]:
     """log p(x, z) - log q(z | x) at one z per image: its mean over images is maximised in training."""
     return log_weights(model, x, noise(1, model.latent_dim)[0])
 
@@ -54,40 +60,42 @@ def log_weights(
     samples = len(eps) // len(x)
     z, log_q = _DRAW[type(model)](model, x, eps, samples)
     log_p = output_log_prob(model, repeated(x, samples), decode(model, z))
-    return log_p + diagonal_log_prob(z, torch.zeros_like(z), torch.zeros_like(z)) - log_q
+    zero = torch.zeros(1, 1, dtype=z.dtype, device=z.device)
+    return log_p + diagonal_log_prob(z, zero, zero) - log_q
 
 
 # --- networks --------------------------------------------------------------------------------------------------
 
 
-def encode(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"]
-) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch hidden"]]:
-    """The encoder's mean and its last hidden layer."""
-    h = x
+def encode(model: LatentVariableModel, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch hidden"]:
+    """The encoder's last hidden layer."""
     for layer in _linears(model.encoder):
-        h = torch.relu(nn.functional.linear(h, layer.weight, layer.bias))
-    return nn.functional.linear(h, model.mu.weight, model.mu.bias), h
+        x = torch.relu(affine(layer, x))
+    return x
 
 
 def decode(model: LatentVariableModel, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch pixels"]:
-    h = z
     for layer in _linears(model.decoder.body):
-        h = torch.relu(nn.functional.linear(h, layer.weight, layer.bias))
-    return nn.functional.linear(h, model.decoder.last.weight, model.decoder.last.bias)
+        z = torch.relu(affine(layer, z))
+    return affine(model.decoder.last, z)
 
 
 def linearise(
     model: LatentVariableModel, z: Float[Tensor, "batch latent"]
 ) -> tuple[Float[Tensor, "batch pixels"], Float[Tensor, "batch pixels latent"]]:
     """f(z) and J = W_last D_L W_L ... D_1 W_1, the whole of it, D_l being the mask of layer l's active units."""
-    h, J = z, None
-    for layer in _linears(model.decoder.body):
-        h = torch.relu(nn.functional.linear(h, layer.weight, layer.bias))
-        active = (h > 0).to(h.dtype).unsqueeze(-1)
-        J = active * (layer.weight if J is None else torch.matmul(layer.weight, J))
+    first, *others = _linears(model.decoder.body)
+    h = torch.relu(affine(first, z))
+    J = (h > 0).to(h.dtype).unsqueeze(-1) * first.weight
+    for layer in others:
+        h = torch.relu(affine(layer, h))
+        J = (h > 0).to(h.dtype).unsqueeze(-1) * torch.matmul(layer.weight, J)
     last = model.decoder.last
-    return nn.functional.linear(h, last.weight, last.bias), torch.matmul(last.weight, J)
+    return affine(last, h), torch.matmul(last.weight, J)
+
+
+def affine(layer: nn.Linear, h: Float[Tensor, "batch before"]) -> Float[Tensor, "batch after"]:
+    return F.linear(h, layer.weight, layer.bias)
 
 
 def _linears(network: nn.Module) -> Iterator[nn.Linear]:
@@ -111,8 +119,8 @@ def output_log_prob(
 
 def diagonal_log_prob(
     z: Float[Tensor, "batch latent"],
-    mu: Float[Tensor, "batch latent"],
-    log_variance: Float[Tensor, "batch latent"],
+    mu: Float[Tensor, "#batch #latent"],
+    log_variance: Float[Tensor, "#batch #latent"],
 ) -> Float[Tensor, " batch"]:
     return -0.5 * (LOG_2PI + log_variance + (z - mu) ** 2 / torch.exp(log_variance)).sum(-1)
 
@@ -124,7 +132,9 @@ class DenseGaussian:
     gives the same z as in the platform; in the given order both would be right, and different.
     """
 
-    def __init__(self, mu: Float[Tensor, "batch latent"], precision: Float[Tensor, "batch latent latent"]) -> None:
+    def __init__(
+        self, mu: Float[Tensor, "batch latent"], precision: Float[Tensor, "batch latent latent"]
+    ) -> None:
         self.mu, self.precision = mu.flip(-1), precision.flip(-1, -2)
         self._factorise()
 
@@ -165,19 +175,21 @@ def _probability(f: Tensor) -> Tensor:
 Draw = tuple[Float[Tensor, "batch latent"], Float[Tensor, " batch"]]
 
 
-def _draw_vae(model: VAE, x: Tensor, eps: Tensor, samples: int) -> Draw:
-    mu, h = encode(model, x)
-    log_variance = nn.functional.linear(h, model.log_variance.weight, model.log_variance.bias)
-    mu, log_variance = repeated(mu, samples), repeated(log_variance, samples)
+def _draw_diagonal(head: GaussianHead, h: Tensor, eps: Tensor, samples: int) -> Draw:
+    mu, log_variance = repeated(affine(head.mu, h), samples), repeated(affine(head.log_variance, h), samples)
     z = mu + torch.exp(0.5 * log_variance) * eps
     return z, diagonal_log_prob(z, mu, log_variance)
+
+
+def _draw_vae(model: VAE, x: Tensor, eps: Tensor, samples: int) -> Draw:
+    return _draw_diagonal(model.amortised, encode(model, x), eps, samples)
 
 
 def vlae_moments(
     model: VLAE, x: Float[Tensor, "batch pixels"]
 ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
     """mu_T and P(mu_T): T damped updates, each with the explicit Jacobian and the inverse of P = J'VJ + I."""
-    mu, _ = encode(model, x)
+    mu = affine(model.mu, encode(model, x))
     for t in range(model.num_updates):
         f, J = linearise(model, mu)
         weighted, precision = _weighted_and_precision(model, f, J)
@@ -187,7 +199,7 @@ def vlae_moments(
         else:
             gradient = torch.matmul(J.mT, (x - torch.sigmoid(f)).unsqueeze(-1)) - mu.unsqueeze(-1)
             new = mu + torch.matmul(torch.inverse(precision), gradient).squeeze(-1)
-        rate = 0.5 / (t + 1)
+        rate = model.damping / (t + 1)
         mu = (1 - rate) * mu + rate * new
     return mu, _weighted_and_precision(model, *linearise(model, mu))[1]
 
@@ -216,11 +228,37 @@ def _draw_vlae(model: VLAE, x: Tensor, eps: Tensor, samples: int) -> Draw:
 
 
 def _draw_hf(model: HF, x: Tensor, eps: Tensor, samples: int) -> Draw:
-    raise NotImplementedError
+    """The reflections are multiplied to one matrix per row of the batch, z_0 is multiplied with that."""
+    h = v = encode(model, x)
+    identity = torch.eye(model.latent_dim, dtype=x.dtype, device=x.device)
+    H = identity.expand(len(x), -1, -1)
+    for normal in _linears(model.normals):
+        v = affine(normal, v)
+        outer = torch.matmul(v.unsqueeze(-1), v.unsqueeze(-2))
+        H = torch.matmul(identity - 2 * outer / (v**2).sum(-1)[:, None, None], H)
+    z, log_q = _draw_diagonal(model.amortised, h, eps, samples)
+    return torch.matmul(repeated(H, samples), z.unsqueeze(-1)).squeeze(-1), log_q
 
 
 def _draw_iaf(model: IAF, x: Tensor, eps: Tensor, samples: int) -> Draw:
-    raise NotImplementedError
+    """The context stands beside z for every sample; the weights are masked anew in every pass."""
+    h = encode(model, x)
+    z, log_q = _draw_diagonal(model.amortised, h, eps, samples)
+    context = repeated(h[:, : model.context_dim], samples)
+    for step, network in enumerate(model.flows):
+        if step > 0:
+            z = z.flip(-1)
+        y = torch.cat([z, context], dim=-1)
+        for layer in cast(AutoregressiveNetwork, network).masked:
+            if isinstance(layer, MaskedLinear):
+                y = F.linear(y, layer.weight * cast(Tensor, layer.mask), layer.bias)
+            else:
+                y = torch.relu(y)
+        m, s = y[:, : model.latent_dim], y[:, model.latent_dim :] + 2
+        gate = torch.sigmoid(s)
+        z = gate * z + (1 - gate) * m
+        log_q = log_q - torch.log(gate).sum(-1)
+    return (z.flip(-1) if len(model.flows) % 2 == 0 else z), log_q
 
 
 _DRAW = {VAE: _draw_vae, VLAE: _draw_vlae, HF: _draw_hf, IAF: _draw_iaf}

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -65,6 +66,8 @@ class Measurement:
     platform_seconds: Spread
     ratio: Spread
     difference: float
+    """Relative, between the figures of the first run of either."""
+    agrees: bool
     reference_flops: float
     platform_flops: float
     sgemm_rate: float
@@ -133,15 +136,15 @@ class Sgemm:
         return 2 * self.size**3 / once
 
 
-def flops(run: Callable[[], object]) -> float:
-    """Floating point operations (2 per multiply-add) in the matrix products and factorisations of ``run``.
+def flops(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """What ``run`` returns, and the floating point operations (2 per multiply-add) in the matrix products and factorisations of ``run``.
 
     Elementwise work is not counted, so a path that spends its time there shows a small share.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_LINEAR_ALGEBRA)
     with counter:
-        run()
-    return float(counter.get_total_flops())
+        figures = run()
+    return figures, float(counter.get_total_flops())
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
@@ -178,10 +181,11 @@ def measure(
 ) -> Measurement:
     """Warm both up, then time them in turn, reference, platform, reference, ...; ratios are within a round."""
     say("warm-up")
-    difference = _difference(pair.reference.run(), pair.platform.run())
-    reference_flops = flops(pair.reference.run) / pair.reference.units
-    platform_flops = flops(pair.platform.run) / pair.platform.units
+    reference_figures, reference_flops = flops(pair.reference.run)
+    platform_figures, platform_flops = flops(pair.platform.run)
+    difference = _difference(reference_figures, platform_figures)
     times = {work: _calls(seconds(work.run, device)) for work in (pair.reference, pair.platform)}
+    say(f"the results differ by {difference:.0e} of their size")
     per_unit: dict[Work, list[float]] = {pair.reference: [], pair.platform: []}
     rates = []
     for number in range(rounds):
@@ -197,8 +201,9 @@ def measure(
         platform_seconds=Spread.of(fast),
         ratio=Spread.of([a / b for a, b in zip(slow, fast, strict=True)]),
         difference=difference,
-        reference_flops=reference_flops,
-        platform_flops=platform_flops,
+        agrees=difference <= pair.tolerance,
+        reference_flops=reference_flops / pair.reference.units,
+        platform_flops=platform_flops / pair.platform.units,
         sgemm_rate=statistics.median(rates),
         reference_bytes=peak_bytes(pair.reference.run, device) if memory else None,
         platform_bytes=peak_bytes(pair.platform.run, device) if memory else None,
@@ -236,6 +241,11 @@ def _cholesky_solve_flops(right: Sequence[int], factor: Sequence[int], *_: Any, 
     return 2 * _triangular_flops(factor, right)
 
 
+def _qr_flops(shape: Sequence[int], *_: Any, **__: Any) -> int:
+    batch, columns = _batch_and_size(shape)
+    return batch * (4 * shape[-2] * columns**2 - 4 * columns**3 // 3)
+
+
 def _batch_and_size(shape: Sequence[int]) -> tuple[int, int]:
     return torch.Size(shape[:-2]).numel(), shape[-1]
 
@@ -245,6 +255,7 @@ _LINEAR_ALGEBRA = {
     torch.ops.aten.linalg_cholesky_ex: _cholesky_flops,
     torch.ops.aten.linalg_solve_triangular: _triangular_flops,
     torch.ops.aten.cholesky_solve: _cholesky_solve_flops,
+    torch.ops.aten.linalg_qr: _qr_flops,
 }
 """What torch's counter does not know: it has only products and convolutions."""
 
@@ -259,6 +270,4 @@ def _processor() -> str:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

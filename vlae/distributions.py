@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.likelihood import GramLikelihood, Likelihood, PixelLikelihood, RotatedGaussian, TiltedBernoulli
+from vlae.likelihood import GramLikelihood, Likelihood, PixelLikelihood, RotatedGaussian, LogitBernoulli
 from vlae.networks import Decoder
 
 LOG_2PI = math.log(2 * math.pi)
@@ -197,5 +197,5 @@ class BernoulliOutput(OutputDistribution):
     def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
         return PixelLikelihood(decoder, x, self.score, self.curvature)
 
-    def scorer(self, decoder: Decoder) -> TiltedBernoulli:
-        return TiltedBernoulli(decoder, self._logits)
+    def scorer(self, decoder: Decoder) -> LogitBernoulli:
+        return LogitBernoulli(decoder, self._logits)

@@ -1,16 +1,22 @@
 """Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions import standard_normal_log_prob
 from vlae.interruption import Interruption
+from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
+from vlae.files import write_atomically
 from vlae.seeding import generator, image_noise
 
 CACHED_ROWS = 2048
@@ -33,8 +39,11 @@ class Evaluation:
     def empty(cls, images: int) -> "Evaluation":
         return cls(*(torch.full((images,), math.nan, dtype=torch.float64) for _ in range(3)))
 
-    def state(self) -> dict[str, Tensor | int]:
-        return dict(vars(self))
+    def save(self, path: Path) -> None:
+        """One number an image: ``log_likelihood``, ``elbo`` (nats, model space), ``ess``."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: getattr(self, name).numpy() for name in ("log_likelihood", "elbo", "ess")})
+        write_atomically(path, buffer.getvalue())
 
 
 @dataclass(frozen=True)
@@ -125,3 +134,41 @@ def evaluate(
         evaluation.done = group.stop
         report(evaluation)
     return evaluation
+
+
+def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, float | None]:
+    """Over images; the standard error (ddof 1) of one image is unknown."""
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+    return values.mean().item(), error
+
+
+def figures(
+    evaluation: Evaluation, preprocess: Preprocess, x: Float[Tensor, "images pixels"], num_samples: int
+) -> dict[str, Any]:
+    """The ``test`` section of results.json, in nats an image.
+
+    Densities are over pixels in [0, 1], so the Jacobian of a logit transform is in them; the released code leaves
+    it out, which is ``mean_in_model_space``. ``bits_per_dim`` is on the scale of the integer pixels, where they
+    were dequantised, else None.
+    """
+    of_integers = preprocess.log_abs_det_jacobian(x).double().cpu()
+    of_unit = of_integers + preprocess.log_scale
+    elbo, elbo_error = mean_and_standard_error(evaluation.elbo + of_unit)
+    log_p, log_p_error = mean_and_standard_error(evaluation.log_likelihood + of_unit)
+    bits = -(evaluation.log_likelihood + of_integers) / (preprocess.pixels * math.log(2))
+    return {
+        "elbo": elbo,
+        "elbo_standard_error": elbo_error,
+        "log_likelihood": {
+            "own": {
+                "mean": log_p,
+                "standard_error": log_p_error,
+                "num_samples": num_samples,
+                "num_images": len(x),
+                "ess_median": evaluation.ess.median().item(),
+                "ess_min": evaluation.ess.min().item(),
+                "mean_in_model_space": evaluation.log_likelihood.mean().item(),
+            }
+        },
+        "bits_per_dim": bits.mean().item() if preprocess.bits_per_dim_defined else None,
+    }

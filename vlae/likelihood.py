@@ -150,13 +150,14 @@ class RotatedGaussian:
 
         def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
             residual = (self.body(z) @ self.R.T).sub_(target)
-            return scale * (residual.square_().sum(-1) + constant) - log_normaliser
+            squared_error = torch.linalg.vector_norm(residual, dim=-1).square()
+            return scale * (squared_error + constant) - log_normaliser
 
         return log_prob
 
 
-class TiltedBernoulli:
-    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f), with x'f = h'(W'x) + x'b."""
+class LogitBernoulli:
+    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f), in two passes over the logits."""
 
     def __init__(self, decoder: Decoder, logits: Callable[[Tensor], Tensor]) -> None:
         self.decoder, self.logits = decoder, logits
@@ -164,6 +165,7 @@ class TiltedBernoulli:
     def __call__(self, x: Float[Tensor, "batch pixels"]) -> Callable[[Tensor], Tensor]:
         def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
             f = self.logits(self.decoder(z))
-            return torch.einsum("sbp,bp->sb", f, x) - F.softplus(f).sum(-1)
+            softplus = F.softplus(f).sum(-1)
+            return f.mul_(x).sum(-1) - softplus
 
         return log_prob

@@ -16,7 +16,7 @@ class MLP(nn.Sequential):
         dims = [in_dim, *hidden_dims]
         layers: list[nn.Module] = []
         for before, after in zip(dims[:-1], dims[1:], strict=True):
-            layers += [nn.Linear(before, after), nn.ReLU()]
+            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 
     @property

@@ -1,18 +1,19 @@
 """The training loop: epochs of mini-batches, model selection, checkpoints, resumption bit for bit."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.data import Preprocess
+from vlae import checkpoint
 from vlae.interruption import Interruption
+from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.objective import Terms, sample_terms
+from vlae.record import RunDirectory
 from vlae.seeding import batch_noise, generator
 
 VALIDATION_BATCH = 500
@@ -21,15 +22,6 @@ METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
 
 class NonFiniteError(RuntimeError):
     """A metric became NaN or infinite: the run has failed, and says where."""
-
-
-class Journal(Protocol):
-    """Where a training leaves what it must not lose: the run directory."""
-
-    def save_checkpoint(self, state: dict[str, Any]) -> None: ...
-    def append_metrics(self, line: Mapping[str, Any]) -> None: ...
-    def metrics_size(self) -> int: ...
-    def last_good_checkpoint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -89,27 +81,41 @@ class Training:
         images: Tensor,
         preprocess: Preprocess,
         selection_set: Float[Tensor, "images pixels"],
+        selection_name: str,
         schedule: Schedule,
         seed: int,
-        journal: Journal,
+        directory: RunDirectory,
     ) -> None:
         self.model, self.optimizer, self.images, self.preprocess = model, optimizer, images, preprocess
-        self.selection_set, self.schedule, self.seed, self.journal = selection_set, schedule, seed, journal
+        self.selection_set, self.selection_name = selection_set, selection_name
+        self.schedule, self.seed, self.directory = schedule, seed, directory
         self.progress = Progress()
+        self._checkpoints = directory.path / "checkpoints"
 
-    def state(self) -> dict[str, Any]:
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.images) // self.schedule.batch_size)
+
+    def save(self) -> None:
         """A checkpoint: with the seed it determines all that is still to come, bit for bit on a CPU."""
-        return {
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
-            "metrics_size": self.journal.metrics_size(),
+            "metrics_size": self.directory.metrics_size(),
+            "preprocess": self.preprocess.state(),
         }
+        checkpoint.save(self._checkpoints, state)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+    def resume(self) -> list[str]:
+        """Go back to the last good checkpoint, if there is one. Returns warnings about damaged ones."""
+        state, warnings = checkpoint.load(self._checkpoints)
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
+        self.directory.truncate_metrics(state["metrics_size"] if state is not None else 0)
+        return warnings
 
     @property
     def finished(self) -> bool:
@@ -137,14 +143,14 @@ class Training:
                 overdue = time.monotonic() - saved > self.schedule.checkpoint_every
                 if (overdue or interruption.requested) and self.progress.batch < len(batches):
                     self._store(losses, totals, time.monotonic() - began)
-                    self.journal.save_checkpoint(self.state())
+                    self.save()
                     saved = began = time.monotonic()
                     interruption.check()
             self._store(losses, totals, time.monotonic() - began)
             report(self.progress, self._end_epoch(time.monotonic()))
             overdue = time.monotonic() - saved > self.schedule.checkpoint_every
             if overdue or interruption.requested or self.finished:
-                self.journal.save_checkpoint(self.state())
+                self.save()
                 saved = time.monotonic()
                 interruption.check()
 
@@ -180,7 +186,7 @@ class Training:
     def _non_finite(self, metric: str, step: int) -> NonFiniteError:
         return NonFiniteError(
             f"{metric} became NaN or infinite at step {step} (epoch {self.progress.epoch + 1}). "
-            f"The last good checkpoint is {self.journal.last_good_checkpoint()}. "
+            f"The last good checkpoint is {self._checkpoints / 'last.pt'}. "
             "A smaller optimizer.lr or trainer.clip_grad_norm usually helps."
         )
 
@@ -201,10 +207,10 @@ class Training:
         p.seconds += spent
         line = {"epoch": p.epoch, "global_step": p.step}
         line |= {f"train/{m}": t / len(self.images) for m, t in zip(METRICS, p.totals, strict=True)}
-        line |= {f"validation/{m}": value for m, value in selection.items()}
+        line |= {f"{self.selection_name}/{m}": value for m, value in selection.items()}
         line |= {"gradient_norm": norm.item(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         line |= {f"output/{n}": q.item() for n, q in self.model.output.named_parameters() if q.numel() == 1}
         line["seconds"] = p.epoch_seconds + spent
-        self.journal.append_metrics(line)
+        self.directory.append_metrics(line)
         p.batch, p.losses, p.totals, p.epoch_seconds = 0, [], [0.0] * len(METRICS), 0.0
         return line

@@ -1,5 +1,6 @@
 """Inverse autoregressive flow (Kingma et al. 2016): a diagonal Gaussian through gated autoregressive steps."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -15,14 +16,20 @@ from vlae.networks import GaussianHead
 from vlae.seeding import Noise
 
 
+Conditioned = Callable[
+    [Float[Tensor, "samples batch latent"]],
+    tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]],
+]
+
+
 class AutoregressiveNetwork(nn.Module):
-    """(m, s) = network(z, context), where m_i and s_i see z_1 ... z_{i-1} and all of the context.
+    """z -> (m, s), given a context: m_i and s_i see z_1 ... z_{i-1} and all of the context.
 
     The masked network is zuko's, over z and context side by side. Its first layer is applied in two parts, so that
-    the context's is computed once per image instead of once per sample.
+    the context's part is computed once per image instead of once per sample, and weights are masked once per batch.
     """
 
-    def __init__(self, latent_dim: int, context_dim: int, hidden_dims: Dims) -> None:
+    def __init__(self, latent_dim: int, context_dim: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         sees_z = torch.ones(latent_dim, latent_dim).tril(-1).bool()
@@ -30,16 +37,22 @@ class AutoregressiveNetwork(nn.Module):
         adjacency = torch.cat([sees_z, sees_context], dim=1)
         self.masked = MaskedMLP(torch.cat([adjacency, adjacency]), hidden_dims)
 
-    def forward(
-        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch context"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
-        first, *rest = self.masked
-        of_z, of_context = (first.weight * first.mask).split([self.latent_dim, context.shape[-1]], dim=1)
-        h = F.linear(z, of_z) + F.linear(context, of_context, first.bias)
-        for layer in rest:
-            h = layer(h)
-        m, s = h.chunk(2, dim=-1)
-        return m, s + 2  # the gate starts almost open (Kingma et al. 2016, section 4)
+    def forward(self, context: Float[Tensor, "batch context"]) -> Conditioned:
+        linears = [layer for layer in self.masked if isinstance(layer, nn.Linear)]
+        weights = [torch.where(layer.mask, layer.weight, 0.0) for layer in linears]
+        of_z, of_context = weights[0].split([self.latent_dim, context.shape[-1]], dim=1)
+        offset = F.linear(context, of_context, linears[0].bias)
+
+        def network(
+            z: Float[Tensor, "samples batch latent"],
+        ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
+            h = F.linear(z, of_z).add_(offset)
+            for layer, weight in zip(linears[1:], weights[1:], strict=True):
+                h = F.linear(h.relu_(), weight, layer.bias)
+            m, s = h.chunk(2, dim=-1)
+            return m, s + 2  # the gate starts almost open (Kingma et al. 2016, section 4)
+
+        return network
 
 
 class IAF(LatentVariableModel):
@@ -69,18 +82,18 @@ class IAF(LatentVariableModel):
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
         h = self.encoder(x)
-        context = h[:, : self.context_dim]
+        networks = [flow(h[:, : self.context_dim]) for flow in self.flows]
 
         def flow(
             z: Float[Tensor, "samples batch latent"],
         ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
             log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
-            for step, network in enumerate(self.flows):
+            for step, network in enumerate(networks):
                 z = z.flip(-1) if step else z
-                m, s = network(z, context)
+                m, s = network(z)
                 z = torch.lerp(m, z, torch.sigmoid(s))
                 log_det = log_det + F.logsigmoid(s).sum(-1)
             # an even number of steps has reversed the order an odd number of times
-            return (z if len(self.flows) % 2 else z.flip(-1)), log_det
+            return (z if len(networks) % 2 else z.flip(-1)), log_det
 
         return FlowedGaussian(DiagonalGaussian(*self.amortised(h)), flow)

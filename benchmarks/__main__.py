@@ -1,0 +1,227 @@
+"""Measures the cases one after the other and prints what came out: ``python -m benchmarks --help``."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cases import CASES, Case, Setting
+from benchmarks.timing import Measurement, Sgemm, Spread, machine, measure
+
+MIB = 2**20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if the two ways of a case did not compute the same numbers, 0 otherwise.
+
+    A missed speed is said in the table and is no failure: it depends on the machine.
+    """
+    options = _parser().parse_args(arguments)
+    chosen = _chosen(options.only)
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "5"
+    )  # the profiler talks to stderr about GPUs that are not there
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    setting = _setting(options)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    facts = machine(setting.device)
+    console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
+    started, sgemm, found = time.monotonic(), Sgemm(setting.device), {}
+    for number, case in enumerate(chosen, 1):
+
+        def say(text: str, label: str = f"[{number}/{len(chosen)}] {case.name}") -> None:
+            print(f"{time.monotonic() - started:6.0f} s  {label}: {text}", flush=True)
+
+        pair = case.prepare(setting)
+        found[case] = measure(pair, setting.device, setting.rounds, sgemm, case.memory, say)
+    _print_tables(console, found)
+    wrong = [case.name for case, m in found.items() if not m.agrees]
+    if wrong:
+        console.print(f"[bold red]not the same numbers: {', '.join(wrong)}[/]")
+    if options.json is not None:
+        options.json.write_text(json.dumps(_report(facts, setting, found), indent=2) + "\n")
+    return 1 if wrong else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Time and memory of the platform beside a plain reference that computes as the released code does.",
+        epilog="cases: " + ", ".join(case.name for case in CASES),
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="cases, or parts of names: vlae, evaluation, 3072",
+    )
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds per case (default 5, quick: 2)")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds and images: a look, no figure to report"
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: what torch chooses)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _chosen(names: Sequence[str]) -> list[Case]:
+    """The cases whose name holds any of ``names``; all of them if none is given."""
+    known = [case.name for case in CASES]
+    for name in names:
+        if not any(name in k for k in known):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SystemExit(f"--only: no case {name!r}{hint} Choices: {', '.join(known)}, or parts of these")
+    return [case for case in CASES if not names or any(name in case.name for name in names)]
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device: cuda was asked for, but torch finds no CUDA device")
+    setting = Setting(device)
+    if options.quick:
+        setting = Setting(device, rounds=2, platform_images=8, reference_images=1, epoch_images=2560)
+    return dataclasses.replace(setting, rounds=options.rounds) if options.rounds else setting
+
+
+def _print_tables(console: Console, found: dict[Case, Measurement]) -> None:
+    rates = Spread.of([m.sgemm_rate for m in found.values()])
+    console.print(
+        f"sgemm: {rates.median / 1e9:.0f} GFLOP/s "
+        f"({rates.lower / 1e9:.0f} to {rates.upper / 1e9:.0f}, quartiles over the cases)",
+        highlight=False,
+    )
+    console.print(_times(found), _arithmetic(found))
+    if any(m.memory_ratio is not None for m in found.values()):
+        console.print(_memory(found))
+
+
+def _times(found: dict[Case, Measurement]) -> Table:
+    table = _table("Time: medians; the ratio is taken within a round", "case", "per")
+    for column in ("reference", "platform", "ratio", "quartiles", "asked"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for case, m in found.items():
+        table.add_row(
+            case.name,
+            case.unit,
+            _seconds(m.reference_seconds.median),
+            _seconds(m.platform_seconds.median),
+            f"{m.ratio.median:.2f}x",
+            f"{m.ratio.lower:.2f} to {m.ratio.upper:.2f}",
+            _asked(case.asked, "x"),
+            _verdict(m.ratio.median, case.asked),
+        )
+    return table
+
+
+def _arithmetic(found: dict[Case, Measurement]) -> Table:
+    title = (
+        "Arithmetic: products and factorisations each path does, and the share of the sgemm rate it reaches"
+    )
+    table = _table(title, "case")
+    for column in ("reference GFLOP", "platform GFLOP", "reference share", "platform share", "asked"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    table.add_column("results differ by", justify="right")
+    for case, m in found.items():
+        table.add_row(
+            case.name,
+            f"{m.reference_flops / 1e9:.2f}",
+            f"{m.platform_flops / 1e9:.2f}",
+            f"{m.reference_share:.0%}",
+            f"{m.platform_share:.0%}",
+            f"{case.asked_share:.0%}" if case.asked_share else "",
+            _verdict(m.platform_share, case.asked_share),
+            f"{m.difference:.0e}" + ("" if m.agrees else " [bold red]too much[/]"),
+        )
+    return table
+
+
+def _memory(found: dict[Case, Measurement]) -> Table:
+    table = _table("Peak of tensor memory during the work, above what stood before", "case")
+    for column in ("reference MiB", "platform MiB", "ratio", "asked"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for case, m in found.items():
+        if m.reference_bytes is None or m.platform_bytes is None or m.memory_ratio is None:
+            continue
+        table.add_row(
+            case.name,
+            f"{m.reference_bytes / MIB:.0f}",
+            f"{m.platform_bytes / MIB:.0f}",
+            f"{m.memory_ratio:.1f}x",
+            _asked(case.asked_memory, "x"),
+            _verdict(m.memory_ratio, case.asked_memory),
+        )
+    return table
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
+
+
+def _asked(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:g}{unit}"
+
+
+def _verdict(value: float, asked: float | None) -> str:
+    if asked is None:
+        return ""
+    return "[green]met[/]" if value >= asked else "[red]missed[/]"
+
+
+def _report(facts: dict[str, Any], setting: Setting, found: dict[Case, Measurement]) -> dict[str, Any]:
+    """Everything in the tables, and the setting, as plain values."""
+    cases = {}
+    for case, m in found.items():
+        asked = {"ratio": case.asked, "share": case.asked_share, "memory_ratio": case.asked_memory}
+        shares = {"reference_share": m.reference_share, "platform_share": m.platform_share}
+        cases[case.name] = (
+            dataclasses.asdict(m)
+            | shares
+            | {
+                "unit": case.unit,
+                "memory_ratio": m.memory_ratio,
+                "agrees": m.agrees,
+                "asked": {name: value for name, value in asked.items() if value is not None},
+            }
+        )
+    return {
+        "machine": facts,
+        "setting": dataclasses.asdict(setting) | {"device": str(setting.device)},
+        "cases": cases,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

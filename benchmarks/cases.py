@@ -1,0 +1,249 @@
+"""What is measured: each case is the same work done by the platform and by the reference.
+
+To add a case, add an entry to ``CASES``; its ``prepare`` makes the two works from a ``Setting``.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import reference
+from benchmarks.timing import Pair, Work
+from vlae.distributions import BernoulliOutput, GaussianOutput, OutputDistribution
+from vlae.evaluate import evaluate
+from vlae.interruption import Interruption
+from vlae.model_space import Preprocess
+from vlae.models.base import LatentVariableModel
+from vlae.models.hf import HF
+from vlae.models.iaf import IAF
+from vlae.models.vae import VAE
+from vlae.models.vlae import VLAE
+from vlae.networks import initialise
+from vlae.objective import sample_terms
+from vlae.preprocessing import Preprocessing
+from vlae.seeding import Noise, batch_noise, generator, image_noise
+from vlae.splits import Splits
+from vlae.train import Schedule, Training, terms_means
+
+LATENT, HIDDEN, BATCH, SAMPLES, LEARNING_RATE = 50, (500, 500), 128, 5000, 5e-4
+"""The setting of the released code; its T = 4 updates and 4 flows are the models' defaults."""
+MEMORY_BUDGET = 512
+"""MiB for an evaluation: the default of ``evaluate.memory_budget``."""
+SHARE = 0.6
+"""Of the machine's sgemm rate, asked of every evaluation."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how much: a work of the platform is larger because it amortises over images."""
+
+    device: torch.device
+    rounds: int = 5
+    platform_images: int = 64
+    reference_images: int = 2
+    epoch_images: int = 12_800
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the tables. ``asked`` is the least ratio of times to reach; None: nothing was asked."""
+
+    name: str
+    unit: str
+    prepare: Callable[[Setting], Pair]
+    asked: float | None = None
+    asked_share: float | None = None
+    memory: bool = False
+    """Whether the peak of memory is measured too."""
+    asked_memory: float | None = None
+
+
+def build(
+    kind: type[Any], output_kind: type[OutputDistribution], pixels: int, device: torch.device
+) -> LatentVariableModel:
+    """The same model at every call: both works begin from equal parameters."""
+    model = kind(latent_dim=LATENT, hidden_dims=HIDDEN, pixels=pixels, output=output_kind())
+    initialise(model, "paper", generator("cpu", "benchmark", "weights"))
+    model.output.initialise(1 / 12)  # the variance of the images below
+    return model.to(device)
+
+
+def images(output_kind: type[OutputDistribution], count: int, pixels: int, device: torch.device) -> Tensor:
+    """Uniform noise: what an image shows does not change how long it takes."""
+    u = torch.rand(count, pixels, generator=generator("cpu", "benchmark", "images")).to(device)
+    return (u > 0.5).float() if output_kind.support == "binary" else u - 0.5
+
+
+def training_step(
+    kind: type[Any], output_kind: type[OutputDistribution], pixels: int, setting: Setting
+) -> Pair:
+    """Forward, backward, Adam. Both see the same noise, so they take the same path through parameter space."""
+    device = setting.device
+    x = images(output_kind, BATCH, pixels, device)
+
+    def work(mean_elbo: Callable[[LatentVariableModel, int], Tensor]) -> Work:
+        model = build(kind, output_kind, pixels, device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+        taken = 0
+
+        def step() -> Tensor:
+            nonlocal taken
+            loss = -mean_elbo(model, taken)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            taken += 1
+            return loss.detach().reshape(1)
+
+        return Work(step, units=1)
+
+    def noise(step: int) -> Noise:
+        return batch_noise(BATCH, generator(device, "benchmark", "noise", step), x.dtype)
+
+    return Pair(
+        reference=work(lambda model, step: reference.elbo(model, x, noise(step)).mean()),
+        platform=work(lambda model, step: terms_means(sample_terms(model, x, noise(step), 1))[0]),
+    )
+
+
+def evaluation(kind: type[Any], output_kind: type[OutputDistribution], pixels: int, setting: Setting) -> Pair:
+    """The importance-sampled log-likelihood of each image, with the same noise for the same image."""
+    device, seed = setting.device, 0
+    model = build(kind, output_kind, pixels, device)
+    x = images(output_kind, max(setting.platform_images, setting.reference_images), pixels, device)
+
+    @torch.no_grad()
+    def one_by_one() -> Tensor:
+        found = []
+        for i in range(setting.reference_images):
+            noise = image_noise([generator(device, seed, "evaluate", i)], x.dtype)
+            found.append(reference.log_likelihood(model, x[i : i + 1], noise, SAMPLES))
+        return torch.stack(found)
+
+    def in_chunks() -> Tensor:
+        some = x[: setting.platform_images]
+        done = evaluate(model, some, num_samples=SAMPLES, memory_budget=MEMORY_BUDGET, seed=seed)
+        return done.log_likelihood
+
+    return Pair(Work(one_by_one, setting.reference_images), Work(in_chunks, setting.platform_images))
+
+
+class LastLine:
+    """A training that leaves nothing but its last line of metrics: writing is not what is measured."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Any] = {}
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        self.metrics = dict(line)
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None: ...
+
+    def metrics_size(self) -> int:
+        return 0
+
+    def last_good_checkpoint(self) -> str:
+        return "none"
+
+
+def epoch(kind: type[Any], setting: Setting) -> Pair:
+    """A pass over uint8 images of MNIST's size, from where they lie to the last optimiser step; no validation.
+
+    The two draw different orders and different noise, so their mean losses agree only roughly.
+    """
+    device, side = setting.device, 28
+    shape = setting.epoch_images, 1, side, side
+    stored = torch.randint(
+        0, 256, shape, generator=generator("cpu", "benchmark", "stored"), dtype=torch.uint8
+    )
+    splits = Splits(train=stored, validation=stored[:1], test=stored[:1], levels=256, seed=0)
+    mean = stored.flatten(1).double().div(255).mean(0).float().to(device)
+    return Pair(
+        reference=_reference_epoch(build(kind, GaussianOutput, side**2, device), stored[:, 0], mean),
+        platform=_platform_epoch(build(kind, GaussianOutput, side**2, device), splits.to(device)),
+        tolerance=0.02,
+    )
+
+
+def _reference_epoch(model: LatentVariableModel, stored: Tensor, mean: Tensor) -> Work:
+    """Batches through PIL and a DataLoader; as released, each loss is brought to the host and looked at."""
+    device = mean.device
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    batches = reference.loader(stored, BATCH, device)
+    source = generator(device, "benchmark", "epoch")
+
+    def one_pass() -> Tensor:
+        total = 0.0
+        for batch in batches:
+            x = batch.to(device).flatten(1) - mean
+            optimizer.zero_grad()
+            loss = -reference.elbo(model, x, batch_noise(len(x), source, x.dtype)).mean()
+            loss.backward()
+            value = loss.item()
+            if math.isnan(value):
+                raise RuntimeError("the reference's loss is NaN")
+            total += value * len(x)
+            optimizer.step()
+        return torch.tensor([total / len(stored)])
+
+    return Work(one_pass, units=1)
+
+
+def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
+    """The platform's own training loop over its own preprocessing, for one epoch at a time."""
+    preprocess = Preprocess(Preprocessing(), splits, model.output.support)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    schedule = Schedule(
+        epochs=1, batch_size=BATCH, patience=None, clip_grad_norm=None, checkpoint_every=float("inf")
+    )
+    journal = LastLine()
+
+    def one_pass() -> Tensor:
+        training = Training(
+            model=model,
+            optimizer=optimizer,
+            images=splits.train,
+            preprocess=preprocess,
+            selection_set=preprocess.evaluation_set(splits.validation, "validation"),
+            schedule=schedule,
+            seed=0,
+            journal=journal,
+        )
+        training.run(Interruption(), lambda progress, line: None)
+        return torch.tensor([-journal.metrics["train/elbo_nats"]])
+
+    return Work(one_pass, units=1)
+
+
+CASES = (
+    Case(
+        "vlae-step-gaussian-784", "step", partial(training_step, VLAE, GaussianOutput, 784), 3.9, memory=True
+    ),
+    Case(
+        "vlae-step-gaussian-3072",
+        "step",
+        partial(training_step, VLAE, GaussianOutput, 3072),
+        16,
+        memory=True,
+        asked_memory=10,
+    ),
+    Case("vlae-step-bernoulli-784", "step", partial(training_step, VLAE, BernoulliOutput, 784), 1.8),
+    Case("hf-step-gaussian-784", "step", partial(training_step, HF, GaussianOutput, 784), 2),
+    Case("vae-epoch-gaussian-784", "epoch", partial(epoch, VAE), 2.3),
+    Case("vlae-evaluation-gaussian-784", "image", partial(evaluation, VLAE, GaussianOutput, 784), 9, SHARE),
+    Case(
+        "vlae-evaluation-gaussian-3072", "image", partial(evaluation, VLAE, GaussianOutput, 3072), 18, SHARE
+    ),
+    Case("vlae-evaluation-bernoulli-784", "image", partial(evaluation, VLAE, BernoulliOutput, 784), 6, SHARE),
+    Case("vae-evaluation-gaussian-784", "image", partial(evaluation, VAE, GaussianOutput, 784), 1.8, SHARE),
+    Case("vae-evaluation-gaussian-3072", "image", partial(evaluation, VAE, GaussianOutput, 3072), 7, SHARE),
+    Case("hf-evaluation-gaussian-784", "image", partial(evaluation, HF, GaussianOutput, 784), 2, SHARE),
+    Case("hf-evaluation-gaussian-3072", "image", partial(evaluation, HF, GaussianOutput, 3072), 6, SHARE),
+    Case("iaf-evaluation-gaussian-784", "image", partial(evaluation, IAF, GaussianOutput, 784), 2, SHARE),
+    Case("iaf-evaluation-gaussian-3072", "image", partial(evaluation, IAF, GaussianOutput, 3072), 6, SHARE),
+)

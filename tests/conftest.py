@@ -1,0 +1,119 @@
+"""What the tests share: one thread, seeded torch, float64 numbers by key, and the smallest models of every kind."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vlae.distributions import BernoulliOutput, GaussianOutput, OutputDistribution
+from vlae.models.base import LatentVariableModel
+from vlae.networks import Decoder, initialise
+from vlae.seeding import Noise, batch_noise, generator
+
+torch.set_num_threads(1)  # the workers of pytest-xdist share the cores
+
+IMAGES, PIXELS, LATENT, HIDDEN = 4, 7, 3, (6, 5)
+"""Every size is different, so that an axis taken for another one is an error."""
+
+OUTPUTS = ("gaussian", "bernoulli")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """No test depends on which tests ran before it."""
+    torch.manual_seed(0)
+
+
+def numbers(*shape: int, key: str = "") -> Tensor:
+    """Standard normal numbers in float64, a function of their shape and key."""
+    return torch.randn(*shape, generator=generator("cpu", "numbers", key), dtype=torch.float64)
+
+
+def noise(images: int = IMAGES, key: str = "", dtype: torch.dtype = torch.float64) -> Noise:
+    return batch_noise(images, generator("cpu", "noise", key), dtype)
+
+
+def given(eps: Tensor) -> Noise:
+    """Noise that is ``eps`` [samples, batch, dim] at every call: common random numbers."""
+    return lambda samples, dim: eps
+
+
+def sigma_points(images: int, dim: int) -> Tensor:
+    """+-sqrt(dim) e_i, as [2 dim, images, dim]: their mean of any quadratic is its mean under N(0, I), exactly."""
+    points = dim**0.5 * torch.eye(dim, dtype=torch.float64)
+    return torch.cat([points, -points]).unsqueeze(1).expand(-1, images, -1)
+
+
+def make_output(name: str) -> OutputDistribution:
+    if name == "bernoulli":
+        return BernoulliOutput()
+    output = GaussianOutput()
+    output.initialise(0.3)
+    return output
+
+
+def make_images(name: str, images: int = IMAGES, pixels: int = PIXELS) -> Tensor:
+    """Images that an output distribution of this name can have made."""
+    x = numbers(images, pixels, key="images")
+    return (x > 0).double() if name == "bernoulli" else x
+
+
+def make_model(
+    kind: type[LatentVariableModel],
+    output: str,
+    *,
+    latent_dim: int = LATENT,
+    hidden_dims: Sequence[int] = HIDDEN,
+    pixels: int = PIXELS,
+    **keys: object,
+) -> LatentVariableModel:
+    """A model in float64 with weights of order one."""
+    model = kind(
+        latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=make_output(output), **keys
+    )
+    initialise(model, "paper", generator("cpu", "model", kind.__name__))
+    return model.double()
+
+
+def make_decoder(hidden_dims: Sequence[int] = HIDDEN, pixels: int = PIXELS, latent_dim: int = LATENT) -> Decoder:
+    decoder = Decoder(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels)
+    initialise(decoder, "paper", generator("cpu", "decoder"))
+    return decoder.double()
+
+
+@torch.no_grad()
+def linear(decoder: Decoder) -> tuple[Tensor, Tensor]:
+    """Make the ReLU decoder exactly linear, f(z) = W z + b, and return (W, b). Hidden widths must be even.
+
+    Units come in pairs that see a and -a, and relu(a) - relu(-a) = a: linear everywhere, although half of the
+    units are off and which half depends on z.
+    """
+    W, b = torch.eye(decoder.latent_dim, dtype=torch.float64), torch.zeros(decoder.latent_dim).double()
+    layers: list[nn.Linear] = [*decoder.body.linears, decoder.last]
+    for depth, layer in enumerate(layers):
+        half_in, half_out = layer.in_features // 2, layer.out_features // 2
+        if depth > 0:
+            layer.weight[:, half_in:] = -layer.weight[:, :half_in]
+        if layer is not decoder.last:
+            layer.weight[half_out:], layer.bias[half_out:] = -layer.weight[:half_out], -layer.bias[:half_out]
+        own = layer.weight if depth == 0 else layer.weight[:, :half_in]
+        W, b = own @ W, own @ b + layer.bias
+        if layer is not decoder.last:
+            W, b = W[:half_out], b[:half_out]
+    return W, b
+
+
+def scalar_gradients(value: Tensor, model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
+    """d value / d every parameter and every input, by name."""
+    tensors = dict(model.named_parameters()) | {f"input {i}": t for i, t in enumerate(inputs)}
+    gradients = torch.autograd.grad(value, list(tensors.values()), allow_unused=True)
+    return {name: g for name, g in zip(tensors, gradients, strict=True) if g is not None}
+
+
+def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-9) -> None:
+    assert ours.keys() == expected.keys()
+    for name, gradient in ours.items():
+        scale = max(expected[name].abs().max().item(), 1e-3)
+        error = (gradient - expected[name]).abs().max().item()
+        assert error < tolerance * scale, f"{name}: wrong by {error:.1e} of {scale:.1e}"

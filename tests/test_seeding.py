@@ -1,0 +1,105 @@
+"""Random numbers are a function of their key, and of nothing else."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vlae.seeding import batch_noise, generator, image_noise, seed_of
+
+
+def draw(*key, size=5):
+    return torch.randn(size, generator=generator("cpu", *key))
+
+
+def test_same_key_gives_the_same_numbers_whatever_was_drawn_before():
+    first = draw(3, "train", 7)
+    torch.manual_seed(99)
+    torch.randn(10)
+    draw(3, "train", 8)
+    assert torch.equal(draw(3, "train", 7), first)
+
+
+def test_drawing_leaves_torchs_global_generator_alone():
+    before = torch.get_rng_state()
+    batch_noise(2, generator("cpu", 0, "train", 0), torch.float32)(3, 4)
+    image_noise([generator("cpu", 0, "evaluate", 0)], torch.float32)(3, 4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_part_of_the_key_changes_the_seed():
+    keys = [
+        *itertools.product(range(20), ("train", "order", "evaluate"), range(50)),
+        *((i,) for i in range(20)),
+        *((str(i),) for i in range(20)),
+        (1, 23), (12, 3), (123,), ("1", 23), ("a", "b"), ("ab",), ("a, b",), (),
+    ]  # fmt: skip
+    seeds = [seed_of(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_zero_is_a_seed():
+    assert torch.equal(draw(0, "train", 0), draw(0, "train", 0))
+    assert not torch.equal(draw(0, "train", 0), draw(1, "train", 0))
+
+
+def test_seed_is_the_same_in_every_process():
+    """Python's own hash is not: it is salted by PYTHONHASHSEED."""
+    for salt in "12":
+        code = "from vlae.seeding import seed_of; print(seed_of(0, 'train', 5))"
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": salt, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert int(result.stdout) == seed_of(0, "train", 5)
+
+
+def test_keys_differ_in_all_their_numbers_not_only_in_the_first():
+    """Neighbouring seeds must not give shifted or correlated streams."""
+    streams = torch.stack([draw(0, "evaluate", i, size=4000) for i in range(12)]).double()
+    correlation = torch.corrcoef(streams) - torch.eye(12)
+    assert correlation.abs().max() < 5 / 4000**0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_noise_has_the_asked_axes_dtype_and_device(dtype):
+    source = generator("cpu", "shape")
+    noise = batch_noise(4, source, dtype)
+    eps = noise(3, 5)
+    assert (eps.shape, eps.dtype, eps.device) == ((3, 4, 5), dtype, source.device)
+    assert not torch.equal(noise(3, 5), eps), "a second draw is new"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_image_noise_has_the_asked_axes_dtype_and_device(dtype):
+    sources = [generator("cpu", "shape", i) for i in range(4)]
+    eps = image_noise(sources, dtype)(3, 5)
+    assert (eps.shape, eps.dtype, eps.device) == ((3, 4, 5), dtype, sources[0].device)
+
+
+def test_an_images_noise_does_not_depend_on_its_batch():
+    def drawn(images):
+        noise = image_noise([generator("cpu", 1, "evaluate", i) for i in images], torch.float64)
+        return [noise(1, 3), noise(20, 3), noise(2, 6)]
+
+    together = drawn([4, 5, 6])
+    for place, image in enumerate([4, 5, 6]):
+        for alone, all_of_them in zip(drawn([image]), together, strict=True):
+            assert torch.equal(alone[:, 0], all_of_them[:, place])
+    assert torch.equal(drawn([6, 4])[1][:, 1], together[1][:, 0])
+
+
+def test_noise_is_standard_normal():
+    n = 20_000
+    by_batch = batch_noise(2, generator("cpu", "moments"), torch.float64)(n // 2, 1)
+    by_image = image_noise([generator("cpu", "moments", i) for i in range(2)], torch.float64)(n // 2, 1)
+    for eps in (by_batch, by_image):
+        for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+            assert abs(eps.pow(power).mean() - moment) < 5 * (variance / n) ** 0.5

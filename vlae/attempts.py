@@ -1,0 +1,237 @@
+"""Who executes a run: claims that one living process at a time can hold.
+
+Decision record: docs/decisions/0003-attempts-are-claims.md.
+"""
+
+import contextlib
+import math
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+import psutil
+
+from vlae.files import (
+    RecordError,
+    cannot_write,
+    json_bytes,
+    read_json,
+    remove_abandoned,
+    rename_if_free,
+    write_atomically,
+)
+
+HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
+PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
+DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
+
+
+class RunHeld(RecordError):
+    """The run is being executed by a living process, whose claim is in ``holder``."""
+
+    def __init__(self, message: str, holder: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+def now() -> str:
+    """ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def seconds_since(time_stamp: str | None) -> float:
+    """By this host's clock; infinite where there is no time stamp."""
+    if time_stamp is None:
+        return math.inf
+    return (datetime.now(timezone.utc) - datetime.fromisoformat(time_stamp)).total_seconds()
+
+
+def place() -> str:
+    """Where a process id means something: this host, since this boot, in this container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # Linux only
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def process_start(pid: int) -> float | None:
+    """When the living process ``pid`` began, in seconds; None where there is none (a zombie does not live).
+
+    On Linux since boot: psutil adds the time of the boot, which moves whenever the clock is set.
+    """
+    try:
+        boot = psutil.boot_time() if psutil.LINUX else 0.0
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - boot
+    except psutil.NoSuchProcess:
+        return None
+
+
+def new_claim() -> dict[str, Any]:
+    """Who we are; ``token`` tells our claim from one of another thread."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    return {
+        "pid": os.getpid(),
+        "process_start": process_start(os.getpid()),
+        "host": socket.gethostname(),
+        "place": place(),
+        "slurm_job": f"{job}_{task}" if job and task else job,
+        "started": now(),
+        "token": secrets.token_hex(8),
+    }
+
+
+def last_number(attempts: Path) -> int:
+    """The number of the latest attempt; 0 where there is none yet."""
+    try:
+        return max((int(name) for name in os.listdir(attempts) if name.isdigit()), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
+    """The claim in the directory of an attempt, unless that has ended or its process is dead.
+
+    last_sign: when status.json was last written by this attempt, which decides for a process on another host.
+    """
+    claim = read_json(attempt / "claim.json")
+    if claim is None or attempt.joinpath("ended.json").exists():
+        return None
+    if claim["place"] == place():
+        start = process_start(claim["pid"])  # another start: the id belongs to another process by now
+        return claim if start is not None and abs(start - claim["process_start"]) < 2 else None
+    silence = min(seconds_since(last_sign), seconds_since(claim["started"]))
+    return claim if silence < DEAD_AFTER else None
+
+
+def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
+    """Makes the directory of an attempt appear with the claim inside; nothing happens where another was first."""
+    staged = attempt.with_name(f".claim.{claim['token']}")
+    try:
+        staged.mkdir(parents=True, exist_ok=True)
+        write_atomically(staged / "claim.json", json_bytes(claim))
+        rename_if_free(staged, attempt)
+    except OSError as error:
+        raise cannot_write(attempt, error) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def remove_leftovers(attempt: Path) -> None:
+    """Temporary files that the process of an attempt left in the run directory when it was killed."""
+    run, pid = attempt.parent.parent, (read_json(attempt / "claim.json") or {}).get("pid")
+    for leftover in (*run.glob(f".*.{pid}-*.tmp"), *run.glob(f"*/.*.{pid}-*.tmp")):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+    remove_abandoned(attempt.parent, ".claim.*")
+
+
+def describe_progress(progress: dict[str, Any]) -> str:
+    """``{"epoch": 3, "epochs": 60}`` -> "epoch 3/60": a key whose plural is there too is shown as a share."""
+    totals = {f"{key}s" for key in progress}
+    shown = {key: value for key, value in progress.items() if key not in totals}
+    return ", ".join(
+        f"{key} {value}/{progress[f'{key}s']}" if f"{key}s" in progress else f"{key} {value}"
+        for key, value in shown.items()
+    )
+
+
+def held_message(run_id: str, number: int, holder: dict[str, Any], progress: dict[str, Any]) -> str:
+    since = datetime.fromisoformat(holder["started"]).astimezone()
+    today = since.date() == datetime.now().astimezone().date()
+    position = ", ".join(filter(None, [f"attempt {number}", describe_progress(progress)]))
+    return (
+        f"run {run_id} is being executed by process {holder['pid']} on host {holder['host']} "
+        f"since {since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} ({position}); "
+        f"wait for it, or watch it with `vlae show {run_id}`"
+    )
+
+
+@final
+class Attempt:
+    """One execution of a run by this process, from its claim to its end.
+
+    The end is written when the ``with`` block is left: ``done`` where there are results, ``failed`` by an
+    ``Exception``, else ``interrupted`` (KeyboardInterrupt, SystemExit and the like, or no results yet).
+    ``reason`` may be set to say why ("SIGTERM", "time limit"); status.json shows it.
+    """
+
+    def __init__(self, directory: Path, write_status: Callable[..., None]) -> None:
+        self.directory, self.number = directory, int(directory.name)
+        self.reason: str | None = None
+        self._write_status = write_status
+        self._progress: dict[str, Any] = {}
+        self._written = -math.inf
+        self._over = threading.Event()
+        self._pulse = threading.Thread(target=self._show_life, name="pulse", daemon=True)
+
+    def __enter__(self) -> "Attempt":
+        self._pulse.start()
+        return self
+
+    def heartbeat(self, progress: dict[str, Any]) -> None:
+        """Call it as often as you like: status.json is written at most every two seconds.
+
+        Errors: RecordError where this process was out of touch for so long that another one has taken the run over.
+        """
+        self._progress = progress
+        if time.monotonic() - self._written >= HEARTBEAT_EVERY:
+            self._beat()
+
+    def _beat(self) -> None:
+        if self._succeeded():
+            raise RecordError(
+                f"{self.directory} gave no sign of life for {DEAD_AFTER / 60:g} minutes and was taken for dead: "
+                f"attempt {self.number + 1} executes the run now, this one stops"
+            )
+        self._written = time.monotonic()
+        self._write_status(state="running", attempt=self.number, progress=self._progress)
+
+    def _show_life(self) -> None:
+        while not self._over.wait(PULSE_EVERY):
+            if time.monotonic() - self._written >= PULSE_EVERY:
+                with contextlib.suppress(RecordError):  # the loop's own heartbeat reports it
+                    self._beat()
+
+    def _succeeded(self) -> bool:
+        return self.directory.with_name(str(self.number + 1)).exists()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._pulse.is_alive():
+            self._pulse.join()
+        state, reason, message = self._outcome(error)
+        end = {"state": state, "reason": reason, "message": message}
+        try:
+            if isinstance(error, Exception):
+                text = "".join(traceback.format_exception(kind, error, trace))
+                write_atomically(self.directory / "traceback.txt", text.encode("utf-8", "backslashreplace"))
+            if not self._succeeded():
+                self._write_status(attempt=self.number, progress=self._progress, **end)
+            write_atomically(
+                self.directory / "ended.json", json_bytes({**end, "ended": now()})
+            )  # releases the run
+        except RecordError:
+            if error is None:  # otherwise the error that ended the attempt is the one to report
+                raise
+
+    def _outcome(self, error: BaseException | None) -> tuple[str, str | None, str | None]:
+        if self.directory.parent.parent.joinpath("results.json").is_file():
+            return "done", None, None
+        if isinstance(error, Exception):
+            return "failed", self.reason or "exception", f"{type(error).__name__}: {error}"
+        reason = "stopped" if error is None else type(error).__name__
+        return "interrupted", self.reason or reason, str(error or "") or None

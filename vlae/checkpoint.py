@@ -1,0 +1,168 @@
+"""Checkpoints: written atomically, verified when read, never able to execute code.
+
+A file is what `torch.save` writes, a zip archive, with the SHA-256 of all that goes before in the archive's comment:
+content and digest are one file and cannot disagree, and ``torch.load(path, weights_only=True)`` reads it as ever.
+The digest is needed because `torch.load` does not look at the checksums of the archive: of the single flipped bits
+in a small checkpoint it lets four fifths pass, as other weights.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlae.files import RecordError, StrPath, cannot_write, read_bytes, sync_directory, write_atomically
+
+PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
+MARK = b"sha256:"
+SEAL_LENGTH = len(MARK) + 64
+NOT_READABLE = (  # what zipfile and pickletools raise for bytes that are no archive, no pickle, or a torn one
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, MemoryError, OSError, OverflowError,
+    RuntimeError, ValueError,
+)  # fmt: skip
+
+
+class _Damaged(Exception):
+    """Why a file is not used; the next older one may be."""
+
+
+def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
+    """Write ``state`` to <name>.pt; the last one before it stays as previous.pt (only for ``name="last"``).
+
+    state: tensors, numbers, text, None in dicts, lists and tuples. At every instant one good file is there.
+    Errors: TypeError naming the entry that could not be read back; RecordError where the disk is full or unwritable.
+    """
+    _refuse_foreign_types(state, "state")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path, staged = Path(directory) / f"{name}.pt", Path(directory) / f".{name}.next"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(staged, _seal(buffer.getvalue()))
+        if name == "last" and _is_good(path):  # a damaged file must not push out the good one
+            _keep(path, path.with_name("previous.pt"))
+        os.replace(staged, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    sync_directory(path.parent)
+    return path
+
+
+def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest good checkpoint, on the CPU, with warnings where that is not <name>.pt; None where there is none.
+
+    Errors: RecordError where there are only damaged ones, and at once where a file wants to execute code.
+    """
+    paths = [Path(directory) / f"{each}.pt" for each in ([name, "previous"] if name == "last" else [name])]
+    problems: list[str] = []
+    for path in paths:
+        content = read_bytes(path)
+        if content is None:
+            problems.append(f"{path} is missing")
+            continue
+        try:
+            state = _unpack(path, content)
+        except _Damaged as damage:
+            problems.append(f"{path} is damaged: {damage}")
+            continue
+        return state, [f"{problems[0]}. Going on from the checkpoint before it, {path}"] if problems else []
+    if all(problem.endswith("is missing") for problem in problems):
+        return None, []
+    raise RecordError(
+        f"there is no good checkpoint: {'; '.join(problems)}. To start anew, delete {directory}"
+    )
+
+
+def _refuse_foreign_types(value: Any, where: str) -> None:
+    """`torch.load(weights_only=True)` would refuse them when it is too late; a numpy.float64 looks like a float."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_foreign_types(key, f"a key of {where}")
+            _refuse_foreign_types(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple, set):
+        for index, item in enumerate(value):
+            _refuse_foreign_types(item, f"{where}[{index}]")
+    elif type(value) not in PLAIN_TYPES:
+        raise TypeError(f"{where} is a {type(value).__module__}.{type(value).__name__}; a checkpoint holds tensors, "
+                        "numbers, text and None in dicts, lists and tuples")  # fmt: skip
+
+
+def _seal(archive: bytes) -> bytes:
+    """The archive with its digest as comment: a zip file ends with the length of its comment and the comment."""
+    sealed = archive[:-2] + SEAL_LENGTH.to_bytes(2, "little")
+    return sealed + MARK + hashlib.sha256(sealed).hexdigest().encode()
+
+
+def _is_sealed(content: bytes) -> bool:
+    """Every byte is as `_seal` left it."""
+    sealed, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:]
+    return seal == MARK + hashlib.sha256(sealed).hexdigest().encode()
+
+
+def _is_good(path: Path) -> bool:
+    content = read_bytes(path)
+    return content is not None and _is_sealed(content)
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """``kept`` becomes a second name of the file, which keeps its own."""
+    second = kept.with_name(f".{kept.name}.link")
+    try:
+        second.unlink(missing_ok=True)
+        os.link(path, second)
+        os.replace(second, kept)
+    except OSError:  # a file system without hard links
+        os.replace(path, kept)
+
+
+def _unpack(path: Path, content: bytes) -> dict[str, Any]:
+    if not _is_sealed(content):
+        if foreign := _foreign_name(content):
+            raise _refusal(path, f"it names {foreign}")
+        raise _Damaged("it is empty" if not content else "its content is not what was written (digest)")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # whole, and yet not what `save` writes
+        raise _refusal(path, f"it names {_foreign_name(content) or 'something that is no tensor'}") from error
+
+
+def _refusal(path: Path, why: str) -> RecordError:
+    return RecordError(
+        f"refused: {path} was made to execute code when it is read: {why}. Nothing was executed. A checkpoint holds "
+        "tensors and plain values; find out where this file comes from before you delete it"
+    )
+
+
+def _foreign_name(content: bytes) -> str | None:
+    """A function or class, none of those that tensors need, that a whole pickle in ``content`` would import."""
+    try:
+        if content.startswith(b"PK"):  # what `torch.save` writes; zipfile compares the checksums
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                content = b"".join(
+                    archive.read(each) for each in archive.namelist() if each.endswith("data.pkl")
+                )
+        stream = io.BytesIO(
+            content
+        )  # otherwise torch's format before 1.6, a sequence of pickles, or one pickle
+        while stream.tell() < len(content):
+            operations = [(each.name, str(argument)) for each, argument, _ in pickletools.genops(stream)]
+            for name, argument in operations:
+                if name == "STACK_GLOBAL":  # of pickle protocol 4, which torch does not write
+                    return "a function or class"
+                if name in ("GLOBAL", "INST") and not _of_tensors(argument):
+                    return argument.replace(" ", ".")
+    except NOT_READABLE:
+        pass
+    return None
+
+
+def _of_tensors(name: str) -> bool:
+    return name == "collections OrderedDict" or name.startswith(("torch ", "torch._utils _rebuild_"))

@@ -1,0 +1,100 @@
+"""The ``vlae`` command: what can be done with runs and datasets besides launching."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlae import config, record
+from vlae.files import RecordError, write_atomically
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Look at runs, evaluate and sample from them, fetch datasets. Runs are started by launch.py.",
+)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, a run id, or the beginning of one.")]
+RunsDir = Annotated[str, typer.Option(help="Where run directories are.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+@app.command()
+def show(run: Run, runs_dir: RunsDir = "runs") -> None:
+    """Show a run: its state, progress and figures."""
+    from rich.console import Console
+
+    from vlae.console import status_table, summary
+
+    directory = record.find(runs_dir, run)
+    results, console = directory.results(), Console(highlight=False)
+    console.print(summary(results, directory.path) if results else status_table(directory.status(), directory.path))
+    for place in sorted(directory.path.glob("evaluations/*.json")):
+        console.print(f"evaluated again: {place}", markup=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def evaluate(context: typer.Context, run: Run, runs_dir: RunsDir = "runs", device: Device = "auto") -> None:
+    """Evaluate a trained model again, with other settings: vlae evaluate RUN evaluate.num_samples=1000 seed=1
+
+    The model's own settings come from the run. The run's results.json stays as it is; the new figures go to
+    RUN/evaluations/.
+    """
+    from rich.console import Console
+
+    from vlae.again import evaluate_again
+    from vlae.console import summary
+
+    results, path = evaluate_again(record.find(runs_dir, run), context.args, device)
+    Console(highlight=False).print(summary(results, path))
+
+
+@app.command()
+def sample(
+    run: Run,
+    num: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("samples.png"),
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other images.")] = 0,
+    runs_dir: RunsDir = "runs",
+    device: Device = "cpu",
+) -> None:
+    """Draw images from the model: z ~ N(0, I) through the decoder.
+
+    The same for every model: refinements of inference, such as the Laplace approximation of the VLAE, say where an
+    image's z is, and have no part in generating images.
+    """
+    import math
+
+    from vlae.pictures import save_grid
+    from vlae.trained import load
+
+    images = load(str(record.find(runs_dir, run).path), runs_dir, device).sample(num, seed)
+    save_grid(images, math.ceil(math.sqrt(num)), out)
+    typer.echo(str(out))
+
+
+@app.command()
+def download(
+    names: Annotated[list[str], typer.Argument(metavar="DATASET...", help="mnist, fashion_mnist, omniglot, svhn, cifar10")],
+    root: Annotated[str, typer.Option(help="Where datasets are kept: dataset.root of the runs.")] = "datasets",
+) -> None:
+    """Fetch datasets ahead, for machines without internet."""
+    from vlae import data
+
+    data.download(names, root)
+
+
+def main() -> Any:
+    """The console script: errors a user can mend are one message, not a traceback."""
+    try:
+        app()
+    except (RecordError, config.ConfigError) as error:
+        sys.exit(f"vlae: {error}")
+    except ValueError as error:
+        from vlae.download import DataError
+
+        if isinstance(error, DataError):
+            sys.exit(f"vlae: {error}")
+        raise

@@ -1,0 +1,276 @@
+"""The configuration of a run: composed from conf/, resolved, checked as a whole.
+
+Nothing here imports torch until a configuration is validated, so that help and composition stay quick.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, MissingMandatoryValue
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from vlae.identity import run_id, scientific, with_added_fields
+from vlae.overrides import (
+    CONF,
+    INVALID_CHOICE,
+    INVALID_OVERRIDE,
+    MARKERS,
+    choices,
+    expand,
+    is_multirun,
+    lenient,
+    split,
+    unreadable,
+    wrong_choices,
+    wrong_overrides,
+)
+from vlae.plugins import KINDS, build, check, check_fields, check_name, load_target
+from vlae.problems import ConfigError, Problem, shown
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Evaluate",
+    "Problem",
+    "Trainer",
+    "build",
+    "choices",
+    "compose",
+    "lenient",
+    "resolve",
+    "run_id",
+    "scientific",
+    "validate",
+]
+
+
+def _device(name: str) -> str:
+    kind, colon, index = name.partition(":")
+    if name in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and colon and index.isdecimal()):
+        return name
+    raise PydanticCustomError("device", "auto, cpu, cuda, cuda:N or mps")
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Trainer(_Section):
+    """How training goes; conf/config.yaml explains each key."""
+
+    epochs: Count
+    batch_size: Count
+    selection: Literal["validation", "test"]
+    patience: Count | None
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None
+    initialisation: Literal["paper", "original"]
+    checkpoint_every: Annotated[float, Field(gt=0)]
+    precision: Literal["float32", "float64"]
+
+
+class Evaluate(_Section):
+    """How a model is scored; conf/config.yaml explains each key."""
+
+    num_samples: Count
+    memory_budget: Annotated[int, Field(ge=16)]
+    num_images: Count | None
+
+
+class Config(_Section):
+    """A run, completely described. The first four sections name a class or function and its arguments."""
+
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    output_dist: dict[str, Any]
+    optimizer: dict[str, Any]
+    trainer: Trainer
+    evaluate: Evaluate
+    seed: Annotated[int, Field(ge=0)]
+    device: Annotated[str, AfterValidator(_device)]
+    num_threads: Count | None
+    runs_dir: Annotated[str, Field(min_length=1)]
+    force: bool
+
+
+FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate}
+
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+"""What Hydra raises where it cannot compose."""
+
+
+def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``launch.py <overrides>`` would run, as a plain container; the same from any working directory."""
+    return resolve(_compose(overrides))
+
+
+def compose_unchecked(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The same, as far as it can be resolved: something to show, not to run."""
+    return _plain(_compose(overrides), "", [])
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """What can be refused before Hydra starts: every run of a --multirun, and what --cfg would show wrongly."""
+    overrides, options = split(arguments)
+    if is_multirun(arguments):
+        problems: list[str] = []
+        for job in expand(overrides):
+            try:
+                validate(compose(job))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+    elif options and (problems_of_names := unreadable(arguments)):
+        raise ConfigError(problems_of_names)
+
+
+def composition_error(error: Exception) -> ConfigError:
+    """Hydra's own refusal (a deletion of nothing, a broken file in conf/) as one problem."""
+    texts = [line.strip() for e in (error, error.__cause__) if e is not None for line in str(e).splitlines()]
+    return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=lenient(overrides))
+    except COMPOSITION_ERRORS as error:
+        raise composition_error(error) from error
+
+
+def resolve(composed: DictConfig) -> dict[str, Any]:
+    """The container that a composed configuration stands for: interpolations followed, files identified.
+
+    Where something is wrong that shows without importing a target (so that the id of the container would mean
+    nothing), ConfigError with everything that is wrong; ``validate`` finds the rest.
+    """
+    problems: list[Problem] = []
+    container = _plain(composed, "", problems)
+    problems += _identify_file(container)
+    # targets, and torch with them, are imported only for a complete report
+    if problems or _problems_of(container, problems, deep=False):
+        raise ConfigError([*problems, *_problems_of(container, problems)])
+    return container
+
+
+def validate(container: dict[str, Any]) -> Config:
+    """The checked configuration; ConfigError with everything that is wrong with it."""
+    container = with_added_fields(container)
+    problems = _problems_of(container, ())
+    if problems:
+        raise ConfigError(problems)
+    return Config.model_validate(container)
+
+
+def _plain(node: Any, place: str, problems: list[Problem]) -> Any:
+    """A node without OmegaConf; what cannot be resolved is a problem and stands as None."""
+    if isinstance(node, ListConfig):
+        return [
+            _plain(_entry(node, i, f"{place}[{i}]", problems), f"{place}[{i}]", problems)
+            for i in range(len(node))
+        ]
+    if not isinstance(node, DictConfig):
+        return node
+    entries = {}
+    for key in node:
+        name = f"{place}.{key}" if place else str(key)
+        entries[str(key)] = _plain(_entry(node, key, name, problems), name, problems)
+    return entries
+
+
+def _entry(node: Any, key: Any, name: str, problems: list[Problem]) -> Any:
+    try:
+        return node[key]
+    except MissingMandatoryValue:
+        problems.append(Problem(name, f"a value is needed: add {name}=..."))
+    except OmegaConfBaseException as error:
+        problems.append(Problem(name, str(error).partition("\n")[0]))
+    return None
+
+
+def _identify_file(container: dict[str, Any]) -> list[Problem]:
+    """A dataset that is a file of the user's is the file's content: fill dataset.sha256."""
+    dataset = container.get("dataset")
+    if not isinstance(dataset, dict) or not {"path", "sha256"} <= dataset.keys():
+        return []
+    path, stated = dataset["path"], dataset["sha256"]
+    if path is None:
+        return [Problem("dataset.path", "expected a file, came null: add dataset.path=/where/it/is.npz")]
+    if not isinstance(path, str):
+        return []  # validation says so
+    digest = hashlib.sha256()
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        return [Problem("dataset.path", f"{shown(path)} cannot be read ({error.strerror})")]
+    if stated not in (None, digest.hexdigest()):
+        text = f"{path} is another file: its digest is {digest.hexdigest()}, came {shown(stated)}"
+        return [Problem("dataset.sha256", text)]
+    dataset["sha256"] = digest.hexdigest()
+    return []
+
+
+def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bool = True) -> list[Problem]:
+    """All problems of a container, without those below keys that have one already."""
+    marked = {marker: container.get(marker) or {} for marker in MARKERS}
+    values = {key: value for key, value in container.items() if key not in MARKERS}
+    problems = wrong_overrides(marked[INVALID_OVERRIDE]) + wrong_choices(marked[INVALID_CHOICE])
+    known = _dotted_keys(values)
+    found = _problems_of_fixed_keys(values, known)
+    for section in KINDS:
+        if isinstance(values.get(section), dict):
+            found += check(section, values[section], known) if deep else check_name(section, values[section])
+    if deep and not found and not already:
+        found = _conflicts(values)
+    # a section whose choice was wrong stands at its default: its keys were meant for another
+    hidden = [*marked[INVALID_CHOICE], *(problem.key for problem in already)]
+    return problems + [p for p in found if not any(p.within(key) for key in hidden)]
+
+
+def _problems_of_fixed_keys(values: dict[str, Any], known: set[str]) -> list[Problem]:
+    hints = get_type_hints(Config, include_extras=True)
+    top = {name: dict if name in FIXED_SECTIONS else hint for name, hint in hints.items()}
+    problems = check_fields("", values, top, known)
+    for section, model in FIXED_SECTIONS.items():
+        if isinstance(values.get(section), dict):
+            hints = get_type_hints(model, include_extras=True)
+            problems += check_fields(section, values[section], hints, known)
+    return problems
+
+
+def _dotted_keys(values: dict[str, Any], place: str = "") -> set[str]:
+    keys = set()
+    for key, value in values.items():
+        keys.add(f"{place}{key}")
+        if isinstance(value, dict):
+            keys |= _dotted_keys(value, f"{place}{key}.")
+    return keys
+
+
+def _conflicts(values: dict[str, Any]) -> list[Problem]:
+    """Keys that are right by themselves and cannot go together."""
+    from vlae.preprocessing import Preprocessing, conflicts
+
+    problems = []
+    if values["trainer"]["selection"] == "validation" and values["dataset"].get("validation_size") == 0:
+        text = "expected test where dataset.validation_size is 0 (there is no validation split), came 'validation'"
+        problems.append(Problem("trainer.selection", text))
+    loader = load_target("dataset", values["dataset"]["_target_"])
+    output = load_target("output_dist", values["output_dist"]["_target_"])
+    facts = getattr(loader, "known", {})  # what the loader knows of its data before it reads them
+    clashes = conflicts(Preprocessing.of(values["dataset"]), output.support, **facts)
+    return problems + [Problem(*re.split(r": |=", clash, maxsplit=1)) for clash in clashes]

@@ -1,0 +1,119 @@
+"""What a person sees of a run: progress while it lasts, a summary at its end."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_SECONDS = 2.0
+"""Without a terminal, at most one line of progress in this time."""
+
+
+class Reporter:
+    """Progress bars on a terminal, plain lines elsewhere, and the same lines in the attempt's log."""
+
+    def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._log = log.open("a", encoding="utf-8") if log is not None else None
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._last = 0.0
+        self._began: dict[str, tuple[float, float]] = {}
+
+    def __enter__(self) -> "Reporter":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def line(self, text: str, style: str | None = None) -> None:
+        """One line for terminal and log."""
+        self.console.print(text, style=style, markup=False)
+        self._write(text)
+
+    def warn(self, text: str) -> None:
+        self.line(f"warning: {text}", style="yellow")
+
+    def advance(self, what: str, done: float, total: float, figures: str = "", *, last: bool = False) -> None:
+        """``done`` of ``total`` epochs or images, with the latest figures."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, figures="")
+            self._began[what] = (time.monotonic(), done)
+        shown = {"figures": figures} if figures else {}
+        self._bars.update(self._tasks[what], completed=done, total=total, **shown)
+        now = time.monotonic()
+        if figures and (last or now - self._last >= PLAIN_SECONDS):
+            self._last = now
+            text = f"{what} {done:.0f}/{total:.0f}  {figures}{self._time_left(what, done, total)}"
+            self._write(text)
+            if not self.console.is_terminal:
+                self.console.print(text, markup=False)
+
+    def _time_left(self, what: str, done: float, total: float) -> str:
+        began, start = self._began[what]
+        if done >= total or done <= start:
+            return ""
+        return f"  {duration((time.monotonic() - began) / (done - start) * (total - done))} left"
+
+    def _write(self, text: str) -> None:
+        if self._log is not None:
+            self._log.write(text + "\n")
+            self._log.flush()
+
+
+def duration(seconds: float) -> str:
+    """``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+
+def figure(mean: float, error: float | None) -> str:
+    return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
+
+
+def summary(results: dict[str, Any], path: Path) -> Table:
+    """The figures of a finished run, with their units."""
+    test, cost = results["test"], results["cost"]
+    own = test["log_likelihood"]["own"]
+    rows = [
+        ("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats"),
+        ("test log-likelihood", f"{figure(own['mean'], own['standard_error'])} nats"),
+        ("", f"importance sampling, {own['num_samples']} samples, {own['num_images']} images"),
+        ("effective sample size", f"median {own['ess_median']:.1f}, minimum {own['ess_min']:.1f}"),
+    ]
+    if test["bits_per_dim"] is not None:
+        rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
+    rows += [
+        ("best epoch", f"{results['best_epoch']} of {results['epochs']}, selected on {results['selection']}"),
+        ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} an epoch), "
+                    f"{cost['evaluate_seconds']:.1f} evaluation"),
+        ("parameters", f"{cost['parameters']:,}"),
+        ("run directory", str(path)),
+    ]  # fmt: skip
+    table = Table(title=results["run_id"], show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,125 @@
+"""Files and directories that are whole or not there: atomic writes, atomic renames, JSON."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+StrPath = str | os.PathLike[str]
+
+ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
+
+
+class RecordError(RuntimeError):
+    """A record that cannot be read, written or found; the message says which and why."""
+
+
+def write_atomically(path: StrPath, content: bytes) -> None:
+    """Afterwards ``path`` holds ``content``, on disk; whatever goes wrong, it holds the old content or the new one.
+
+    Errors: RecordError with path and reason (no space left, no permission, no such directory).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already, unless something went wrong
+            temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def cannot_write(path: Path, error: OSError) -> RecordError:
+    return RecordError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged")
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames inside ``path`` survive a power cut, where the file system can do that for directories."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def rename_if_free(staged: Path, final: Path) -> None:
+    """Renames a filled directory, unless ``final`` is there already: the file system decides who is first."""
+    try:
+        os.rename(staged, final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
+            raise cannot_write(final, error) from error
+    sync_directory(final.parent)
+
+
+def delete_directory(path: Path) -> None:
+    """Takes the name away first: a directory that has its name is whole."""
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    rename_if_free(path, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Staging directories that a killed process left in ``folder`` long ago."""
+    for staged in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - staged.stat().st_mtime > ABANDONED_AFTER:
+                shutil.rmtree(staged, ignore_errors=True)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: scalars of numpy and torch become Python's, NaN and infinities become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):
+        return plain(value.item())
+    kind = type(value).__name__
+    raise TypeError(f"a record holds numbers, text, lists and mappings, not {kind}: {value!r}")
+
+
+def json_bytes(value: Any, indent: int | None = 2) -> bytes:
+    """``value`` as UTF-8 JSON, in the order given, readable by every JSON parser."""
+    text = json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes a valid JSON escape
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """The content of ``path``, or None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``, or None where there is no such file."""
+    if (content := read_bytes(path)) is None:
+        return None
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError) as error:
+        reason = "changed by hand, or a defective disk"
+        raise RecordError(f"{path} holds no JSON object ({error}): {reason}") from error

@@ -1,0 +1,90 @@
+"""The identity of a run: what makes it the run it is, and the id made of that."""
+
+import copy
+import hashlib
+import json
+from typing import Any
+
+SCHEMA_VERSION = 1
+"""Raised when a change of meaning, not of a key, makes old results incomparable."""
+
+OPERATIONAL = (
+    "device",
+    "num_threads",
+    "runs_dir",
+    "force",
+    "trainer.checkpoint_every",
+    "evaluate.memory_budget",
+    "dataset.root",
+    "dataset.url",
+    "dataset.path",  # the content of a file counts (dataset.sha256), not where it lies
+    "dataset.sizes",  # only a default of other keys
+)
+"""Keys that change how a run is carried out, and not what comes out."""
+
+ADDED_FIELDS: dict[str, Any] = {}
+"""Keys added after the first release, with their default: at it they count as absent, so old ids stay valid."""
+
+_MISSING = object()
+
+
+def scientific(container: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run what it is: the configuration without operational keys, numbers in one spelling.
+
+    Laws: the order of keys does not matter; 1 and 1.0 are the same; a field of ADDED_FIELDS at its default is
+    absent; any other change changes the result.
+    """
+    kept = copy.deepcopy(container)
+    for key in OPERATIONAL:
+        _drop(kept, key)
+    for key, default in ADDED_FIELDS.items():
+        if _canonical(get(kept, key)) == _canonical(default):
+            _drop(kept, key)
+    return {**_canonical(kept), "schema": SCHEMA_VERSION}
+
+
+def run_id(container: dict[str, Any]) -> str:
+    """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration."""
+    text = json.dumps(scientific(container), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return "-".join([*names, f"s{container['seed']}", digest])
+
+
+def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration with the fields that did not exist when it was frozen, at their defaults."""
+    full = copy.deepcopy(container)
+    for key, default in ADDED_FIELDS.items():
+        *sections, last = key.split(".")
+        node: Any = full
+        for part in sections:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault(last, copy.deepcopy(default))
+    return full
+
+
+def get(container: Any, key: str, default: Any = _MISSING) -> Any:
+    """The value at a dotted key, or ``default``."""
+    for part in key.split("."):
+        if not isinstance(container, dict) or part not in container:
+            return default
+        container = container[part]
+    return container
+
+
+def _drop(container: dict[str, Any], key: str) -> None:
+    place, _, last = key.rpartition(".")
+    section = get(container, place) if place else container
+    if isinstance(section, dict):
+        section.pop(last, None)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

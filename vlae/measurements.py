@@ -1,0 +1,71 @@
+"""What a run cost, and where it ran."""
+
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlae.models.base import LatentVariableModel
+from vlae.train import Training
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cost(training: Training, model: LatentVariableModel, evaluate_seconds: float) -> dict[str, Any]:
+    """Seconds are those of all attempts together, without the work that was lost between checkpoints."""
+    p = training.progress
+    device = next(model.parameters()).device
+    return {
+        "train_seconds": p.seconds,
+        "seconds_per_epoch": p.seconds / max(1, p.epoch),
+        "evaluate_seconds": evaluate_seconds,
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "parameters": sum(q.numel() for q in model.parameters()),
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Enough to say why two results of one configuration differ in their last digits."""
+    return {
+        "vlae": version("vlae"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code, with ``+changes`` where the tree differs from it; None outside a git checkout."""
+    root, env = Path(__file__).parents[1], {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=env, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

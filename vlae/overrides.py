@@ -1,0 +1,217 @@
+"""Command-line overrides, rewritten so that Hydra composes even where they are wrong.
+
+Hydra stops at the first mistake. Here a wrong override becomes one that Hydra accepts and ``config.validate``
+finds, so that all mistakes of a command are reported together.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote, unquote
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from vlae.problems import Problem, did_you_mean, listed
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+INVALID_CHOICE = "_invalid_choice_"
+INVALID_OVERRIDE = "_invalid_override_"
+MARKERS = (INVALID_CHOICE, INVALID_OVERRIDE)
+"""Keys under which mistakes reach ``config.validate``; no real configuration has them."""
+
+_OPTIONS_WITH_VALUE = {
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun"),
+}
+_INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+_OPTIONAL_GROUPS = {"experiment"}
+"""Groups of which nothing may be chosen."""
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(overrides, options): Hydra's options with their values, and everything else."""
+    overrides, options = [], []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-") or _looks_like_override(argument):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        takes_next = argument in _OPTIONS_WITH_VALUE or (
+            argument in ("--info", "-i") and bool(rest) and rest[0] in _INFO
+        )
+        if takes_next and rest:
+            options.append(rest.pop(0))
+    return overrides, options
+
+
+def _looks_like_override(argument: str) -> bool:
+    """``--trainer.epochs=3``: an override with dashes, which is no option of Hydra's."""
+    option, equals, _ = argument.partition("=")
+    return bool(equals) and not any(known.startswith(option) for known in _OPTIONS_WITH_VALUE | {"--info"})
+
+
+def is_multirun(arguments: Sequence[str]) -> bool:
+    overrides, options = split(arguments)
+    # argparse takes any unambiguous beginning of a long option
+    asked = any(o == "-m" or (len(o) > 3 and "--multirun".startswith(o)) for o in options)
+    return asked or "hydra.mode=MULTIRUN" in overrides
+
+
+def lenient(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, wrong ones rewritten so that Hydra composes and ``config.validate`` finds them.
+
+    A key becomes ``++key`` (an unknown one is then found in the container), an unknown choice of a group
+    ``++_invalid_choice_.group=choice``, an unreadable override a message under ``++_invalid_override_``. What is
+    right keeps its meaning. Overrides come first: argparse stops reading them at an option in between.
+    """
+    overrides, options = split(arguments)
+    groups = choices(_config_directories(overrides, options))
+    multirun = is_multirun(arguments)
+    return [_rewrite(o, i, groups, multirun) for i, o in enumerate(overrides)] + options
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every run of a --multirun, in Hydra's order: the product of all sweeps."""
+    groups = choices()
+    values = []
+    for text in lenient([*overrides, "--multirun"])[:-1]:
+        override = OverridesParser.create().parse_override(text)
+        if not override.is_sweep_override():
+            values.append([text])
+        elif override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            known = groups.get(override.key_or_group, [])
+            values.append(
+                [f"{override.key_or_group}={name}" for name in cast(Glob, override.value()).filter(known)]
+            )
+        else:
+            values.append(
+                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            )
+    return [list(job) for job in itertools.product(*values)]
+
+
+def unreadable(arguments: Sequence[str]) -> list[Problem]:
+    """Unknown choices and overrides that cannot be read: what ``lenient`` has put under the markers."""
+    rewritten = [text for text in lenient(arguments) if text.startswith(tuple(f"++{m}." for m in MARKERS))]
+    problems = []
+    for text in rewritten:
+        override = OverridesParser.create().parse_override(text)
+        marker, _, key = override.key_or_group.partition(".")
+        explain = wrong_choices if marker == INVALID_CHOICE else wrong_overrides
+        problems += explain({key: override.value()})
+    return problems
+
+
+def choices(directories: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
+    """Every group with its choices: the folders below conf/ and the files in them."""
+    found: dict[str, set[str]] = {}
+    for directory in directories:
+        for file in directory.rglob("*.yaml"):
+            group = file.parent.relative_to(directory).as_posix()
+            if group != "." and not group.startswith("hydra"):
+                found.setdefault(group, set()).add(file.stem)
+    return {group: sorted(names) for group, names in sorted(found.items())}
+
+
+def wrong_choices(invalid: dict[str, Any]) -> list[Problem]:
+    """The problems behind the entries of ``_invalid_choice_``."""
+    groups = choices()
+    problems = []
+    for group, came in invalid.items():
+        known = groups.get(group, [])
+        for choice in came if isinstance(came, list) else [came]:
+            problems.append(_wrong_choice(group, unquote(str(choice)), known))
+    return problems
+
+
+def _wrong_choice(group: str, choice: str, known: Sequence[str]) -> Problem:
+    return Problem(group, f"no choice {choice!r}{did_you_mean(choice, known)} (choices: {listed(known)})")
+
+
+def wrong_overrides(invalid: dict[str, Any]) -> list[Problem]:
+    """The problems behind the entries of ``_invalid_override_``."""
+    return [Problem(*unquote(str(text)).split("\n", 1)) for text in invalid.values()]
+
+
+def _config_directories(overrides: Sequence[str], options: Sequence[str]) -> list[Path]:
+    """conf/ and the directories that the command adds to Hydra's search path."""
+    added = []
+    for i, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name in ("--config-dir", "-cd"):
+            added.append(value if equals else options[i + 1] if i + 1 < len(options) else ".")
+    for override in overrides:
+        if override.startswith("hydra.searchpath="):
+            added += override.partition("=")[2].strip("[]").split(",")
+    return [CONF, *(Path(path.strip().removeprefix("file://")) for path in added)]
+
+
+def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool) -> str:
+    if text.startswith("-"):
+        return _invalid(index, text, f"not an option; keys are written without dashes: {text.lstrip('-')}")
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        return _invalid(index, text, f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}")
+    key = override.key_or_group
+    if override.is_hydra_override() or override.is_delete():
+        return text
+    if not key:
+        return _invalid(index, text, f"has no key; {_HOW_TO_WRITE}")
+    if override.is_sweep_override() and not multirun:
+        value = text.partition("=")[2]
+        return _invalid(index, text, f"several values: add -m for one run each, or write a list as [{value}]")
+    if key in groups:
+        return _rewrite_choice(text, override, groups[key], index)
+    if "/" in key:
+        near = did_you_mean(key, groups)
+        return _invalid(index, text, f"no group {key!r}{near} (groups: {listed(top_level(groups))})")
+    return "++" + text.lstrip("+")
+
+
+_HOW_TO_WRITE = "overrides are key=value, a list is [500,500], a text with special characters \"key='text'\""
+
+
+def top_level(groups: dict[str, list[str]]) -> list[str]:
+    return [group for group in groups if "/" not in group]
+
+
+def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: int) -> str:
+    group = override.key_or_group
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP or override.package is not None:
+        return text
+    accepted = {*known, None} if group in _OPTIONAL_GROUPS else set(known)
+    asked = _asked(override)
+    wrong = [choice for choice in asked if not isinstance(choice, str | None) or choice not in accepted]
+    if asked and not wrong:
+        # a group of the defaults list is chosen without +, and `+model=vae` cannot mean anything else
+        return text if "/" in group else text.lstrip("+")
+    names = ["null" if choice is None else str(choice) for choice in wrong or [""]]
+    if "/" in group:
+        return _invalid(index, group, _wrong_choice(group, names[0], known).text)
+    quoted = [name if name.isidentifier() and name.isascii() else f"'{quote(name)}'" for name in names]
+    came = quoted[0] if len(quoted) == 1 else f"[{','.join(quoted)}]"
+    return f"++{INVALID_CHOICE}.{group}={came}"
+
+
+def _asked(override: Override) -> list[Any]:
+    """The choices that an override names: one, a sweep of several, or lists of them."""
+    value: Any = list(override.sweep_iterator()) if override.is_sweep_override() else override.value()
+    values = value if isinstance(value, list) else [value]
+    flat = [choice for entry in values for choice in (entry if isinstance(entry, list) else [entry])]
+    return [choice.text if isinstance(choice, QuotedString) else choice for choice in flat]
+
+
+def _invalid(index: int, key: str, text: str) -> str:
+    """A message on its way through Hydra's grammar, whose special characters it must not contain."""
+    return f"++{INVALID_OVERRIDE}.o{index}='{quote(f'{key}' + chr(10) + text)}'"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

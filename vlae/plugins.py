@@ -1,0 +1,227 @@
+"""Sections that name a target (model, dataset, output_dist, optimizer): checked against its signature, built."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from vlae.problems import ConfigError, Problem, expected, shown, unknown_key, wrong_value
+
+NAME = re.compile(r"[A-Za-z0-9_]+")
+"""Names become part of run ids, and so of directories."""
+
+SIZES = {
+    "latent_dim": Annotated[int, Field(ge=1)],
+    "hidden_dims": Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
+    "epochs": Annotated[int, Field(ge=1)],
+}
+"""``dataset.sizes``: what other groups interpolate."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What may stand as ``_target_`` of a section, and which arguments come at run time."""
+
+    module: str
+    what: str
+    runtime: tuple[str, ...] = ()
+
+
+KINDS = {
+    "model": Kind("vlae.models", "a model class below vlae.models", ("pixels", "output")),
+    "output_dist": Kind("vlae.distributions", "an output distribution of vlae.distributions"),
+    "optimizer": Kind("torch.optim", "an optimizer of torch.optim", ("params",)),
+    "dataset": Kind("vlae", "a function below vlae that returns Splits, such as vlae.data.mnist"),
+}
+
+
+def check(section: str, values: Mapping[str, Any], known: set[str]) -> list[Problem]:
+    """All that is wrong with one section; ``known`` are all dotted keys, for did-you-mean."""
+    problems = check_name(section, values) + _check_nested_targets(section, values)
+    try:
+        target = load_target(section, values.get("_target_"))
+    except ConfigError as error:
+        return [*problems, *(Problem(*text.split(": ", 1)) for text in error.problems)]
+    own = {key: value for key, value in values.items() if key not in ("name", "_target_")}
+    parameters = _parameters(target, KINDS[section].runtime)
+    if section == "optimizer":
+        return problems + _check_optimizer(target, parameters, own, known)
+    hints = {name: parameter.annotation for name, parameter in parameters.items()}
+    if section == "dataset":
+        hints = {**hints, **_preprocessing_hints(), "sizes": dict}
+        if isinstance(own.get("sizes"), dict):
+            problems += check_fields("dataset.sizes", own["sizes"], SIZES, known)
+    return problems + check_fields(section, own, hints, known)
+
+
+def check_fields(
+    place: str, values: Mapping[str, Any], hints: Mapping[str, Any], known: set[str]
+) -> list[Problem]:
+    """Unknown and missing keys, and values against type hints, strictly: 'four', 1.5 and true are no int."""
+    prefix = f"{place}." if place else ""
+    siblings = [name for name in hints if name != "_target_"]
+    problems = [unknown_key(f"{prefix}{key}", siblings, known) for key in values if key not in hints]
+    for name, hint in hints.items():
+        key = f"{prefix}{name}"
+        if name not in values:
+            problems.append(Problem(key, f"missing; every run states it ({_describe(hint)})"))
+            continue
+        try:
+            _adapter(hint).validate_python(values[name])
+        except ValidationError as error:
+            problems += wrong_value(key, error.errors(include_url=False), _nullable(hint))
+    return problems
+
+
+def load_target(section: str, target: Any) -> Callable[..., Any]:
+    """The class or function that ``_target_`` names; nothing outside the kind's package is even imported."""
+    kind = KINDS[section]
+    key = f"{section}._target_"
+    refused = ConfigError([Problem(key, f"expected {kind.what}, came {shown(target)}")])
+    if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(kind.module)}(\.\w+)+", target):
+        raise refused
+    place, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(place), name, None)
+    except ImportError as error:
+        raise ConfigError([Problem(key, f"{shown(target)} cannot be imported ({error})")]) from error
+    if found is None or not _is_of_kind(section, found):
+        raise refused
+    return found
+
+
+def build(section: Mapping[str, Any], **runtime: Any) -> Any:
+    """What a section describes: its target, called with its keys and those runtime arguments that it takes."""
+    from hydra.utils import instantiate
+
+    target = str(section.get("_target_"))
+    # dataset is last: its package holds the others
+    kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")
+    make = load_target(kind, target)
+    beside = {"name", "sizes", *_preprocessing_hints()} if kind == "dataset" else {"name"}
+    keys = {key: value for key, value in section.items() if key not in beside}
+    taken = inspect.signature(make).parameters
+    # runtime arguments do not go through instantiate, which would copy tensors into a configuration
+    partial = instantiate({**keys, "_partial_": True}, _convert_="all", _recursive_=False)
+    return partial(**{key: value for key, value in runtime.items() if key in taken})
+
+
+def _is_of_kind(section: str, found: Any) -> bool:
+    if section == "dataset":
+        from vlae.splits import Splits
+
+        return (
+            inspect.isfunction(found) and inspect.signature(found, eval_str=True).return_annotation is Splits
+        )
+    if not inspect.isclass(found) or inspect.isabstract(found):
+        return False
+    if section == "model":
+        from vlae.models.base import LatentVariableModel as base
+    elif section == "output_dist":
+        from vlae.distributions import OutputDistribution as base
+    else:
+        from torch.optim import Optimizer as base
+    return issubclass(found, base) and found is not base
+
+
+def _parameters(target: Callable[..., Any], runtime: tuple[str, ...]) -> dict[str, inspect.Parameter]:
+    try:
+        signature = inspect.signature(target, eval_str=True)
+    except NameError:  # a hint imported for type checkers only
+        signature = inspect.signature(target)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {n: p for n, p in signature.parameters.items() if p.kind in named and n not in runtime}
+
+
+def _preprocessing_hints() -> dict[str, Any]:
+    from vlae.preprocessing import Preprocessing
+
+    fields = Preprocessing.model_fields.items()
+    return {field.alias or name: field.rebuild_annotation() for name, field in fields}
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    if hint is inspect.Parameter.empty or isinstance(hint, str):
+        hint = Any
+    strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(hint, config=strict)
+
+
+def _nullable(hint: Any) -> bool:
+    return type(None) in get_args(hint) and get_origin(hint) is not Literal
+
+
+def _describe(hint: Any) -> str:
+    """What a hint asks for, as the messages about wrong values say it."""
+    try:
+        _adapter(hint).validate_python(object())
+    except ValidationError as error:
+        wanted = dict.fromkeys(expected(e) for e in error.errors(include_url=False))
+        return " or ".join([*wanted, *(["null"] if _nullable(hint) else [])])
+    return "any value"
+
+
+def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
+    """``name`` becomes part of the run's id."""
+    name = values.get("name")
+    if isinstance(name, str) and NAME.fullmatch(name):
+        return []
+    return [Problem(f"{section}.name", f"expected letters, digits and _, came {shown(name)}")]
+
+
+def _check_nested_targets(place: str, value: Any, top: bool = True) -> list[Problem]:
+    """A ``_target_`` inside a value would be called by whoever instantiates it: there is no use for one."""
+    if isinstance(value, list):
+        entries = [(f"{place}[{i}]", entry) for i, entry in enumerate(value)]
+    elif isinstance(value, Mapping):
+        entries = [(f"{place}.{key}", entry) for key, entry in value.items()]
+    else:
+        return []
+    problems = [p for key, entry in entries for p in _check_nested_targets(key, entry, top=False)]
+    if isinstance(value, Mapping) and "_target_" in value and not top:
+        problems.append(Problem(f"{place}._target_", "a target inside a value is never called; remove it"))
+    return problems
+
+
+# torch.optim ------------------------------------------------------------------------------------------------
+
+
+def _check_optimizer(
+    target: Any, parameters: dict[str, inspect.Parameter], values: dict[str, Any], known: set[str]
+) -> list[Problem]:
+    """torch's hints are too wide to check by; a default says more, and the constructor knows the ranges."""
+    import torch
+
+    step = inspect.signature(target.step).parameters.get("closure")
+    if step is not None and step.default is inspect.Parameter.empty:
+        text = f"{target.__name__} needs a closure, which training does not give"
+        return [Problem("optimizer._target_", text)]
+    hints = {name: _hint_of_default(p.default) for name, p in parameters.items()}
+    hints |= {name: hint for name, hint in _RANGES.items() if name in hints}
+    # torch adds keys from version to version: only those in the section are checked
+    stated = {name: hint for name, hint in hints.items() if name in values or name == "lr"}
+    problems = [unknown_key(f"optimizer.{k}", list(hints), known) for k in values if k not in hints]
+    problems += check_fields("optimizer", {k: v for k, v in values.items() if k in hints}, stated, known)
+    if not problems:
+        try:
+            target([torch.nn.Parameter(torch.zeros(2, 2))], **values)
+        except (TypeError, ValueError) as error:
+            problems.append(Problem("optimizer", f"{target.__name__} refuses it: {error}"))
+    return problems
+
+
+_RANGES = {"lr": Annotated[float, Field(gt=0)], "weight_decay": Annotated[float, Field(ge=0)]}
+
+
+def _hint_of_default(default: Any) -> Any:
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, float | int):
+        return float
+    if isinstance(default, tuple):
+        return Annotated[list[float], Field(min_length=len(default), max_length=len(default))]
+    return bool | float | None if default is None else Any

@@ -1,0 +1,348 @@
+"""The run directory: the only truth about a run, for people and programs alike.
+
+    config.yaml     frozen at creation        metrics.jsonl   one object a line, append-only
+    status.json     state and heartbeat       results.json    written last: the only proof of success
+    attempts/<n>/   claim.json (who executes), ended.json (how it ended), traceback.txt
+
+Nothing here imports torch or hydra: the states of thousands of runs are read in a second.
+"""
+
+import difflib
+import errno
+import json
+import os
+import secrets
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlae.attempts import (
+    Attempt,
+    RunHeld,
+    held_message,
+    last_number,
+    living_claim,
+    new_claim,
+    now,
+    put_claim,
+    remove_leftovers,
+)
+from vlae.files import (
+    RecordError,
+    StrPath,
+    cannot_write,
+    delete_directory,
+    json_bytes,
+    read_bytes,
+    read_json,
+    remove_abandoned,
+    rename_if_free,
+    write_atomically,
+)
+from vlae.identity import run_id as run_id_of
+
+__all__ = [
+    "Attempt",
+    "RecordError",
+    "RunDirectory",
+    "RunHeld",
+    "all_runs",
+    "find",
+    "forced_directory",
+    "promote",
+    "recover",
+    "write_atomically",
+]
+
+STATES = ("new", "running", "interrupted", "failed", "done")
+STATUS_KEYS = ("run_id", "state", "attempt", "progress", "updated", "reason", "message")
+HEADER = """\
+# The settings of this run, frozen when it was created by launch.py. Do not edit: the run's id is a hash of them,
+# and an edited file is refused. For other settings start another run.
+"""
+
+
+class RunDirectory:
+    """One run on disk. Holds nothing in memory that matters: any number of processes may look at the same one."""
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path).absolute()
+        self._lock = threading.RLock()  # the loop and the pulse of an attempt both write status.json
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> "RunDirectory":
+        """The directory of ``run_id`` with ``config`` frozen in it; one that exists is returned as it is.
+
+        It appears whole or not at all, whoever else creates it at the same moment.
+        """
+        if Path(run_id).name != run_id or run_id.startswith("."):
+            raise ValueError(f"a run id is one visible directory name, not {run_id!r}")
+        run = cls(Path(runs_dir) / run_id)
+        if _is_run(run.path):
+            return run
+        text = HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
+        if yaml.safe_load(text) != config:
+            raise ValueError(f"the config of run {run_id} does not survive YAML: plain values only")
+        staged = run.path.parent / ".new" / f"{run_id}.{secrets.token_hex(4)}"
+        try:
+            staged.joinpath("attempts").mkdir(parents=True)
+            write_atomically(staged / "config.yaml", text.encode())
+            cls(staged).write_status(run_id=run_id)
+            rename_if_free(staged, run.path)
+        except OSError as error:
+            raise cannot_write(run.path, error) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        remove_abandoned(staged.parent, "*")
+        return run
+
+    @property
+    def run_id(self) -> str:
+        """As recorded at creation, so that a renamed or copied directory keeps it."""
+        return str(self._recorded_status()["run_id"])
+
+    def config(self) -> dict[str, Any]:
+        """The frozen config. RecordError where it is not the one that the run's id was made from."""
+        path = self.path / "config.yaml"
+        if (content := read_bytes(path)) is None:
+            raise RecordError(f"{self.path} is not a run: it has no config.yaml")
+        try:
+            config = yaml.safe_load(content)
+            given = run_id_of(config)
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = f"it is no config of a run any more ({error})"
+            raise RecordError(f"{path} was edited by hand: {reason}") from error
+        if given != self.run_id:
+            raise RecordError(
+                f"{path} was edited by hand: its settings are those of run {given}, but it was frozen for run "
+                f"{self.run_id}. Undo the edit, or start the changed settings as a run of their own"
+            )
+        return config
+
+    def results(self) -> dict[str, Any] | None:
+        return read_json(self.path / "results.json")
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Last of all: from this moment the run is done."""
+        write_atomically(self.path / "results.json", json_bytes(results))
+
+    # --- state
+
+    def status(self) -> dict[str, Any]:
+        """status.json, put right: done only with results, running only while the process that holds it lives."""
+        status = self._recorded_status()
+        if self.path.joinpath("results.json").is_file():
+            return status | {"state": "done", "reason": None, "message": None}
+        if status["state"] == "done":
+            return status | {
+                "state": "interrupted",
+                "reason": "no results",
+                "message": "results.json is missing",
+            }
+        if status["state"] == "running" and self.holder() is None:
+            claim = read_json(self._attempt(status["attempt"]) / "claim.json") or {}
+            message = f"process {claim.get('pid')} on host {claim.get('host')} ended without a word"
+            return status | {"state": "interrupted", "reason": "killed", "message": message}
+        return status
+
+    def state(self) -> str:
+        """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: what is true now."""
+        return str(self.status()["state"])
+
+    def write_status(self, **fields: Any) -> None:
+        """Merges ``fields`` into status.json."""
+        if not fields.keys() <= set(STATUS_KEYS) or fields.get("state", "new") not in STATES:
+            raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; came {fields}")
+        with self._lock:
+            status = self._recorded_status() | {"updated": now()} | fields
+            write_atomically(self.path / "status.json", json_bytes(status))
+
+    def _recorded_status(self) -> dict[str, Any]:
+        empty = {**dict.fromkeys(STATUS_KEYS), "run_id": self.path.name, "state": "new", "progress": {}}
+        return empty | (read_json(self.path / "status.json") or {})
+
+    # --- metrics
+
+    def append_metrics(self, values: dict[str, Any]) -> None:
+        """One line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
+        path, size, line = self.path / "metrics.jsonl", self.metrics_size(), json_bytes(values, indent=None)
+        try:
+            with path.open("ab", buffering=0) as file:
+                file.truncate(size)
+                try:
+                    if file.write(line) != len(line):  # the disk is full
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(size)
+                    raise
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        try:
+            return [json.loads(line) for line in self._whole_lines().splitlines()]
+        except ValueError as error:
+            raise RecordError(
+                f"{self.path / 'metrics.jsonl'} has a line that is no JSON ({error})"
+            ) from error
+
+    def metrics_size(self) -> int:
+        """Bytes of the whole lines: what a checkpoint remembers for `truncate_metrics`."""
+        return len(self._whole_lines())
+
+    def truncate_metrics(self, size: int) -> None:
+        """Back to the lines that were there when `metrics_size` gave ``size``."""
+        path, lines = self.path / "metrics.jsonl", self._whole_lines()
+        if size > len(lines) or (size and lines[size - 1 : size] != b"\n"):
+            raise RecordError(f"{path}: no line ends at byte {size}; its whole lines are {len(lines)} bytes")
+        if path.exists():
+            write_atomically(path, lines[:size])
+
+    def _whole_lines(self) -> bytes:
+        content = read_bytes(self.path / "metrics.jsonl") or b""
+        return content[: content.rfind(b"\n") + 1]
+
+    # --- who executes it
+
+    def claim(self) -> Attempt:
+        """The right to execute this run, for one process at a time; use it as a context manager.
+
+        Look at `results` again once you hold it: another process may have finished in between.
+        Errors: RunHeld where a living process has it.
+        """
+        claim = new_claim()
+        while True:
+            number, holder = self._last_claim()
+            if holder and holder["token"] == claim["token"]:
+                break
+            self.refuse_if_held()
+            put_claim(self._attempt(number + 1), claim)  # who was first, we read from disk
+        remove_leftovers(self._attempt(number - 1))
+        try:
+            self.write_status(state="running", attempt=number, reason=None, message=None)
+        except RecordError:
+            shutil.rmtree(
+                self._attempt(number), ignore_errors=True
+            )  # an attempt that never began holds nothing
+            raise
+        return Attempt(self._attempt(number), self.write_status)
+
+    def holder(self) -> dict[str, Any] | None:
+        """The claim of the living process that executes this run, if there is one."""
+        return self._last_claim()[1]
+
+    def refuse_if_held(self) -> None:
+        """RunHeld where a living process executes this run."""
+        number, holder = self._last_claim()
+        if holder:
+            status = self._recorded_status()
+            progress = status["progress"] if status["attempt"] == number else {}
+            raise RunHeld(held_message(self.run_id, number, holder, progress), holder)
+
+    def _attempt(self, number: int) -> Path:
+        return self.path / "attempts" / str(number)
+
+    def _last_claim(self) -> tuple[int, dict[str, Any] | None]:
+        """The number of the last attempt, and its claim if that is alive."""
+        number, status = last_number(self.path / "attempts"), self._recorded_status()
+        last_sign = status["updated"] if status["attempt"] == number else None
+        return number, living_claim(self._attempt(number), last_sign)
+
+
+# --- many runs -------------------------------------------------------------------------------------------------
+
+
+def all_runs(runs_dir: StrPath) -> list[RunDirectory]:
+    """Every run in ``runs_dir``, by name."""
+    return [RunDirectory(Path(runs_dir) / name) for name in _run_names(Path(runs_dir))]
+
+
+def find(runs_dir: StrPath, name: str) -> RunDirectory:
+    """The run that ``name`` means: its directory, its id, or a beginning of either that no other run shares.
+
+    Errors: RecordError that lists the candidates, or where it looked and which names are near.
+    """
+    given = Path(name)
+    folder, prefix = (given.parent, given.name) if len(given.parts) > 1 else (Path(runs_dir), name)
+    exact = [folder / prefix, given] if name else []
+    if runs := [path for path in exact if _is_run(path)]:
+        return RunDirectory(runs[0])
+    names = _run_names(folder)
+    found = [candidate for candidate in names if candidate.startswith(prefix)]
+    if len(found) == 1:
+        return RunDirectory(folder / found[0])
+    if found:
+        listed = "".join(f"\n  {each}" for each in (found if len(found) <= 10 else [*found[:10], "..."]))
+        raise RecordError(f"{name!r} could be any of {len(found)} runs in {folder}; give more of it:{listed}")
+    if directories := [path for path in exact if path.is_dir()]:
+        raise RecordError(
+            f"{directories[0]} is not a run: it has no config.yaml (looked in {folder} for others)"
+        )
+    where = f"no run {name!r} in {folder}" if folder.is_dir() else f"no run {name!r}: no directory {folder}"
+    near = [each for each in names if prefix in each][:5] or difflib.get_close_matches(prefix, names, 5, 0.5)
+    raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+
+def _is_run(path: Path) -> bool:
+    return path.joinpath("config.yaml").is_file()
+
+
+def _run_names(folder: Path) -> list[str]:
+    """Names of the runs in ``folder``; hidden directories are none."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name[0] != "." and _is_run(folder / name))
+    except OSError:
+        return []
+
+
+# --- forced runs -----------------------------------------------------------------------------------------------
+
+
+def forced_directory(runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
+    """Where ``run_id`` is executed anew while its old directory stays as it is until there are new results.
+
+    Errors: RunHeld where a living process executes the old one.
+    """
+    RunDirectory(Path(runs_dir) / run_id).refuse_if_held()
+    return RunDirectory.create(Path(runs_dir) / ".forced", run_id, config)
+
+
+def promote(forced: RunDirectory, runs_dir: StrPath) -> RunDirectory:
+    """Puts a forced run, once it is done and its attempt has ended, in the place of the old one; see `recover`."""
+    run = RunDirectory(Path(runs_dir) / forced.path.name)
+    if forced.results() is None:
+        raise RecordError(f"{forced.path} has no results.json: it does not replace {run.path}")
+    forced.refuse_if_held()
+    run.refuse_if_held()
+    recover(runs_dir, forced.path.name)
+    return run
+
+
+def recover(runs_dir: StrPath, run_id: str) -> None:
+    """Brings a forced run that is done to its place; call it before a run is started or looked at.
+
+    runs/<id> -> .replaced/<id>, .forced/<id> -> runs/<id>, then the old one is deleted. Each step starts from what is
+    on disk, so that after a kill anywhere the next call completes it: a whole result is there at every moment.
+    """
+    run, forced, replaced = (Path(runs_dir).joinpath(part, run_id) for part in ("", ".forced", ".replaced"))
+    if run.exists() and replaced.exists():
+        delete_directory(replaced)
+    held = RunDirectory(forced).holder() or RunDirectory(run).holder()
+    if forced.joinpath("results.json").is_file() and not held:
+        replaced.parent.mkdir(exist_ok=True)
+        rename_if_free(run, replaced)
+        rename_if_free(forced, run)
+    if run.exists() and replaced.exists():
+        delete_directory(replaced)
+    elif replaced.exists():
+        rename_if_free(replaced, run)
+    for rest in replaced.parent.glob(f".{run_id}.*"):
+        shutil.rmtree(rest, ignore_errors=True)

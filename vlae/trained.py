@@ -1,0 +1,142 @@
+"""A model built from its configuration, and a trained one loaded back from its run directory."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from vlae import checkpoint, config, record
+from vlae.distributions import Posterior
+from vlae.model_space import Preprocess
+from vlae.models.base import LatentVariableModel
+from vlae.networks import initialise
+from vlae.preprocessing import Preprocessing
+from vlae.seeding import batch_noise, generator
+from vlae.splits import Splits
+from vlae.train import Schedule, Training
+
+
+def select_device(name: str) -> torch.device:
+    """``auto`` is the best there is: cuda, then mps, then cpu. ValueError where the device asked for is missing."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    device = torch.device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not available[device.type] or (device.index or 0) >= count:
+        there = ", ".join(kind for kind, there in available.items() if there)
+        raise config.ConfigError(
+            [config.Problem("device", f"{name} is not available on this machine", f"one of: auto, {there}")]
+        )
+    return device
+
+
+def build_model(
+    cfg: config.Config, pixels: int, variance: float, device: torch.device, dtype: torch.dtype
+) -> LatentVariableModel:
+    """The untrained model: weights drawn from the run's seed on the CPU, so that every device starts alike."""
+    output = config.build(cfg.output_dist)
+    output.initialise(variance)
+    model = config.build(cfg.model, pixels=pixels, output=output)
+    initialise(model, cfg.trainer.initialisation, generator("cpu", cfg.seed, "initialise"))
+    return model.to(device=device, dtype=dtype)
+
+
+@dataclass
+class TrainedModel:
+    """What a run has learned: the best epoch's model and the preprocessing that leads to it and back."""
+
+    model: LatentVariableModel
+    preprocess: Preprocess
+    config: config.Config
+    directory: record.RunDirectory
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        return self.model.decoder
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        return self.directory.results()
+
+    def to_model_space(self, images: Shaped[Tensor, "batch channels height width"], seed: int = 0) -> Tensor:
+        """x [batch, pixels] of images as the dataset stores them (uint8 levels, or floats in [0, 1])."""
+        images = images.to(self.device)
+        return self.preprocess.forward(images, generator(self.device, seed, "load"))
+
+    def posterior(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Posterior:
+        """q(z | x) for x in model space."""
+        return self.model.posterior(x, batch_noise(len(x), generator(self.device, seed, "posterior"), x.dtype))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Tensor:
+        """Images in [0, 1] of E[x | z] for one z ~ q(z | x) each."""
+        posterior = self.posterior(x, seed)
+        noise = batch_noise(len(x), generator(self.device, seed, "reconstruct"), x.dtype)
+        z, _ = posterior.rsample_with_log_prob(noise(1, posterior.noise_dim))
+        return self.preprocess.images(self.model.output.mean(self.model.decoder(z[0])))
+
+    @torch.no_grad()
+    def sample(self, num: int, seed: int = 0) -> Tensor:
+        """Images in [0, 1] of E[x | z] for z ~ N(0, I)."""
+        source = generator(self.device, seed, "prior")
+        dtype = self.preprocess.dtype
+        z = torch.randn(num, self.model.latent_dim, generator=source, device=self.device, dtype=dtype)
+        return self.preprocess.images(self.model.output.mean(self.model.decoder(z)))
+
+
+def prepare(
+    directory: record.RunDirectory, cfg: config.Config, splits: Splits
+) -> tuple[Training, TrainedModel, Float[Tensor, "images pixels"]]:
+    """The training as it stands before its first step, the model it trains, and the test set in model space."""
+    device, dtype = select_device(cfg.device), getattr(torch, cfg.trainer.precision)
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
+    torch.manual_seed(cfg.seed)  # nothing of ours draws from the global generator; a user's model might
+    splits, support = splits.to(device), config.build(cfg.output_dist).support
+    preprocess = Preprocess(Preprocessing.of(cfg.dataset), splits, support, dtype=dtype)
+    model = build_model(cfg, preprocess.pixels, preprocess.variance, device, dtype)
+    x_test = preprocess.evaluation_set(splits.test, "test", generator(device, cfg.seed, "test set"))
+    if cfg.trainer.selection == "test":
+        selection_set = x_test
+    else:
+        selection_source = generator(device, cfg.seed, "validation set")
+        selection_set = preprocess.evaluation_set(splits.validation, "validation", selection_source)
+    training = Training(
+        model=model,
+        optimizer=config.build(cfg.optimizer, params=model.parameters()),
+        images=preprocess.training_images(splits),
+        preprocess=preprocess,
+        selection_set=selection_set,
+        selection_name=cfg.trainer.selection,
+        schedule=Schedule(**{field.name: getattr(cfg.trainer, field.name) for field in fields(Schedule)}),
+        seed=cfg.seed,
+        directory=directory,
+    )
+    return training, TrainedModel(model, preprocess, cfg, directory), x_test[: cfg.evaluate.num_images]
+
+
+def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
+    """The best epoch's model of a run, finished or not, without its data.
+
+    RecordError: no such run, no checkpoint yet, a damaged one, or one that wants to execute code.
+    """
+    directory = record.find(runs_dir, run)
+    cfg = config.validate(directory.config())
+    state, warnings = checkpoint.load(directory.path / "checkpoints")
+    if state is None or not state["progress"]["best_model"]:
+        raise record.RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
+    where, dtype = select_device(device), getattr(torch, cfg.trainer.precision)
+    output = config.build(cfg.output_dist)
+    preprocess = Preprocess.restore(
+        Preprocessing.of(cfg.dataset), state["preprocess"], output.support, dtype=dtype, device=where
+    )
+    model = build_model(cfg, preprocess.pixels, preprocess.variance, where, dtype)
+    model.load_state_dict(state["progress"]["best_model"])
+    return TrainedModel(model, preprocess, cfg, directory)

@@ -137,7 +137,7 @@ class Sgemm:
 
 
 def flops(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """What ``run`` returns, and the floating point operations (2 per multiply-add) in the matrix products and factorisations of ``run``.
+    """What ``run`` returns, and its floating point operations: 2 per multiply-add of products and factorisations.
 
     Elementwise work is not counted, so a path that spends its time there shows a small share.
     """
@@ -148,7 +148,7 @@ def flops(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most tensor memory held at one moment of ``run``, above what was held before.
+    """The most tensor memory held at one moment of ``run``, above what stands before and after it.
 
     On a CPU every allocation and release of torch's allocator is recorded by the profiler and summed in order:
     exact, repeatable, and untouched by what malloc keeps or gives back (unlike the resident set size). The

@@ -18,6 +18,9 @@ IMAGES, PIXELS, LATENT, HIDDEN = 4, 7, 3, (6, 5)
 
 OUTPUTS = ("gaussian", "bernoulli")
 
+forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
+"""For tests with jacfwd or jvp: torch loads its forward-mode rules through torch.jit.script, which it deprecates."""
+
 
 @pytest.fixture(autouse=True)
 def seeded():

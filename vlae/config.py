@@ -4,6 +4,7 @@ Nothing here imports torch until a configuration is validated, so that help and 
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from vlae.overrides import (
     wrong_overrides,
 )
 from vlae.plugins import KINDS, build, check, check_fields, check_name, load_target
-from vlae.problems import ConfigError, Problem, shown
+from vlae.problems import ConfigError, Problem, shown, with_suggestions
 
 __all__ = [
     "Config",
@@ -123,7 +124,8 @@ def compose_unchecked(overrides: Sequence[str] = ()) -> dict[str, Any]:
 def check_command(arguments: Sequence[str]) -> None:
     """What can be refused before Hydra starts: every run of a --multirun, and what --cfg would show wrongly."""
     overrides, options = split(arguments)
-    if is_multirun(arguments):
+    other_files = any(option.startswith(("-cd", "-cp", "-cn", "--config-")) for option in options)
+    if is_multirun(arguments) and not other_files:
         problems: list[str] = []
         for job in expand(overrides):
             try:
@@ -229,27 +231,38 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     marked = {marker: container.get(marker) or {} for marker in MARKERS}
     values = {key: value for key, value in container.items() if key not in MARKERS}
     problems = wrong_overrides(marked[INVALID_OVERRIDE]) + wrong_choices(marked[INVALID_CHOICE])
-    known = _dotted_keys(values)
-    found = _problems_of_fixed_keys(values, known)
+    found = _problems_of_fixed_keys(values) + _not_finite(values)
     for section in KINDS:
         if isinstance(values.get(section), dict):
-            found += check(section, values[section], known) if deep else check_name(section, values[section])
+            found += check(section, values[section]) if deep else check_name(section, values[section])
     if deep and not found and not already:
         found = _conflicts(values)
     # a section whose choice was wrong stands at its default: its keys were meant for another
     hidden = [*marked[INVALID_CHOICE], *(problem.key for problem in already)]
+    found = with_suggestions(found, _dotted_keys(values))
     return problems + [p for p in found if not any(p.within(key) for key in hidden)]
 
 
-def _problems_of_fixed_keys(values: dict[str, Any], known: set[str]) -> list[Problem]:
+def _problems_of_fixed_keys(values: dict[str, Any]) -> list[Problem]:
     hints = get_type_hints(Config, include_extras=True)
     top = {name: dict if name in FIXED_SECTIONS else hint for name, hint in hints.items()}
-    problems = check_fields("", values, top, known)
+    problems = check_fields("", values, top)
     for section, model in FIXED_SECTIONS.items():
         if isinstance(values.get(section), dict):
             hints = get_type_hints(model, include_extras=True)
-            problems += check_fields(section, values[section], hints, known)
+            problems += check_fields(section, values[section], hints)
     return problems
+
+
+def _not_finite(value: Any, place: str = "") -> list[Problem]:
+    """No run has an id with nan or inf in it."""
+    if isinstance(value, dict):
+        return [p for k, v in value.items() for p in _not_finite(v, f"{place}.{k}" if place else str(k))]
+    if isinstance(value, list):
+        return [p for i, v in enumerate(value) for p in _not_finite(v, f"{place}[{i}]")]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [Problem(place, f"expected a finite number, came {shown(value)}")]
+    return []
 
 
 def _dotted_keys(values: dict[str, Any], place: str = "") -> set[str]:
@@ -265,8 +278,10 @@ def _conflicts(values: dict[str, Any]) -> list[Problem]:
     """Keys that are right by themselves and cannot go together."""
     from vlae.preprocessing import Preprocessing, conflicts
 
-    problems = []
-    if values["trainer"]["selection"] == "validation" and values["dataset"].get("validation_size") == 0:
+    problems: list[Problem] = []
+    no_validation = values["dataset"].get("validation_size") == 0
+    brings_its_own = "path" in values["dataset"]  # a file of the user's may hold a validation array
+    if values["trainer"]["selection"] == "validation" and no_validation and not brings_its_own:
         text = "expected test where dataset.validation_size is 0 (there is no validation split), came 'validation'"
         problems.append(Problem("trainer.selection", text))
     loader = load_target("dataset", values["dataset"]["_target_"])

@@ -117,3 +117,17 @@ def summary(results: dict[str, Any], path: Path) -> Table:
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def status_table(status: dict[str, Any], path: Path) -> Table:
+    """Where an unfinished run stands."""
+    table = Table(title=status["run_id"], show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name in ("state", "reason", "message", "attempt", "updated"):
+        if status.get(name) is not None:
+            table.add_row(name, str(status[name]))
+    for name, value in (status.get("progress") or {}).items():
+        table.add_row(name, str(value))
+    table.add_row("run directory", str(path))
+    return table

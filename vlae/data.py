@@ -281,10 +281,11 @@ def npz(
 def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     """``train``, ``test`` and, where it is there, ``validation``."""
     try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
+        # opened here, because numpy leaves a broken archive open
+        with file.open("rb") as opened:
+            archive = np.load(opened, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             found = {name: archive[name] for name in ("train", "validation", "test") if name in archive.files}
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
         raise DataError(

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ def standard_normal_log_prob(z: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*a
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * LOG_2PI)
 
 
+@runtime_checkable
 class Posterior(Protocol):
     """q(z | x) for each image of a batch: a differentiable function of standard normal noise.
 

@@ -42,8 +42,10 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
         reporter.line(f"done: {directory.path}")
         reporter.console.print(summary(results, directory.path))
         return results
-    checked = config.validate(container)  # imports torch, which takes seconds: only what is not yet done pays
-    splits = config.build(checked.dataset)  # fails before anything is left on disk
+    from vlae import data  # and torch, which takes seconds: only what is not yet done pays for it
+
+    checked = config.validate(container)
+    splits = data.load(checked.dataset)  # fails before anything is left on disk
     create = record.forced_directory if force else record.RunDirectory.create
     directory = create(runs_dir, identity, container)
     directory.config()  # refuses a frozen configuration that was edited
@@ -129,7 +131,7 @@ def score(
         nonlocal saved
         done, total = evaluation.done, len(x)
         known = evaluation.log_likelihood[:done]
-        text = f"log-likelihood {figure(known.mean().item(), None)} nats (not yet corrected for preprocessing)"
+        text = f"log-likelihood {figure(known.mean().item(), None)} nats (model space)"
         reporter.advance("evaluating image", done, total, text, last=done == total)
         attempt.heartbeat({"image": done, "images": total})
         if interruption.requested or time.monotonic() - saved > EVALUATION_CHECKPOINT_SECONDS:

@@ -7,7 +7,7 @@ numbers with less work; tests compare each with the explicit form.
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 from vlae.networks import Decoder, Linearisation
 
 
+@runtime_checkable
 class Likelihood(Protocol):
     """The local quadratic model of log p(x | z) around one z per image."""
 

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, ValueType
 from hydra.errors import HydraException
 
-from vlae.problems import Problem, did_you_mean, listed
+from vlae.problems import Problem, did_you_mean, listed, shown
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -155,6 +155,8 @@ def _config_directories(overrides: Sequence[str], options: Sequence[str]) -> lis
 def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool) -> str:
     if text.startswith("-"):
         return _invalid(index, text, f"not an option; keys are written without dashes: {text.lstrip('-')}")
+    if "=" not in text and not text.startswith("~"):
+        return _invalid(index, text, f"has no value; {_HOW_TO_WRITE}")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -165,8 +167,8 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     if not key:
         return _invalid(index, text, f"has no key; {_HOW_TO_WRITE}")
     if override.is_sweep_override() and not multirun:
-        value = text.partition("=")[2]
-        return _invalid(index, text, f"several values: add -m for one run each, or write a list as [{value}]")
+        or_list = "" if key in groups else f", or write a list as [{text.partition('=')[2]}]"
+        return _invalid(index, text, f"several values: add -m for one run each{or_list}")
     if key in groups:
         return _rewrite_choice(text, override, groups[key], index)
     if "/" in key:
@@ -192,7 +194,7 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
     if asked and not wrong:
         # a group of the defaults list is chosen without +, and `+model=vae` cannot mean anything else
         return text if "/" in group else text.lstrip("+")
-    names = ["null" if choice is None else str(choice) for choice in wrong or [""]]
+    names = [choice if isinstance(choice, str) else shown(choice) for choice in wrong or [""]]
     if "/" in group:
         return _invalid(index, group, _wrong_choice(group, names[0], known).text)
     quoted = [name if name.isidentifier() and name.isascii() else f"'{quote(name)}'" for name in names]
@@ -201,11 +203,13 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
 
 
 def _asked(override: Override) -> list[Any]:
-    """The choices that an override names: one, a sweep of several, or lists of them."""
-    value: Any = list(override.sweep_iterator()) if override.is_sweep_override() else override.value()
-    values = value if isinstance(value, list) else [value]
-    flat = [choice for entry in values for choice in (entry if isinstance(entry, list) else [entry])]
-    return [choice.text if isinstance(choice, QuotedString) else choice for choice in flat]
+    """The choices that an override names: one, or a sweep of several."""
+    values: list[Any] = (
+        list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    )
+    if override.key_or_group in _OPTIONAL_GROUPS:  # of which several can be composed
+        values = [choice for entry in values for choice in (entry if isinstance(entry, list) else [entry])]
+    return [choice.text if isinstance(choice, QuotedString) else choice for choice in values]
 
 
 def _invalid(index: int, key: str, text: str) -> str:

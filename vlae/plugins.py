@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from vlae.problems import ConfigError, Problem, expected, shown, unknown_key, wrong_value
+from vlae.problems import ConfigError, Problem, UnknownKey, expected, shown, wrong_value
 
 NAME = re.compile(r"[A-Za-z0-9_]+")
 """Names become part of run ids, and so of directories."""
@@ -39,36 +39,33 @@ KINDS = {
 }
 
 
-def check(section: str, values: Mapping[str, Any], known: set[str]) -> list[Problem]:
-    """All that is wrong with one section; ``known`` are all dotted keys, for did-you-mean."""
+def check(section: str, values: Mapping[str, Any]) -> list[Problem]:
+    """All that is wrong with one section."""
     problems = check_name(section, values) + _check_nested_targets(section, values)
-    try:
-        target = load_target(section, values.get("_target_"))
-    except ConfigError as error:
-        return [*problems, *(Problem(*text.split(": ", 1)) for text in error.problems)]
+    target, refused = _find_target(section, values.get("_target_"))
+    if refused is not None:
+        return [*problems, refused]
     own = {key: value for key, value in values.items() if key not in ("name", "_target_")}
     parameters = _parameters(target, KINDS[section].runtime)
     if section == "optimizer":
-        return problems + _check_optimizer(target, parameters, own, known)
+        return problems + _check_optimizer(target, parameters, own)
     hints = {name: parameter.annotation for name, parameter in parameters.items()}
     if section == "dataset":
         hints = {**hints, **_preprocessing_hints(), "sizes": dict}
         if isinstance(own.get("sizes"), dict):
-            problems += check_fields("dataset.sizes", own["sizes"], SIZES, known)
-    return problems + check_fields(section, own, hints, known)
+            problems += check_fields("dataset.sizes", own["sizes"], SIZES)
+    return problems + check_fields(section, own, hints)
 
 
-def check_fields(
-    place: str, values: Mapping[str, Any], hints: Mapping[str, Any], known: set[str]
-) -> list[Problem]:
+def check_fields(place: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> list[Problem]:
     """Unknown and missing keys, and values against type hints, strictly: 'four', 1.5 and true are no int."""
     prefix = f"{place}." if place else ""
-    siblings = [name for name in hints if name != "_target_"]
-    problems = [unknown_key(f"{prefix}{key}", siblings, known) for key in values if key not in hints]
+    unknown = [key for key in values if key not in hints]
+    problems: list[Problem] = [UnknownKey(f"{prefix}{key}", siblings=tuple(hints)) for key in unknown]
     for name, hint in hints.items():
         key = f"{prefix}{name}"
         if name not in values:
-            problems.append(Problem(key, f"missing; every run states it ({_describe(hint)})"))
+            problems.append(Problem(key, f"missing, expected {_describe(hint)}: every run states it"))
             continue
         try:
             _adapter(hint).validate_python(values[name])
@@ -77,21 +74,27 @@ def check_fields(
     return problems
 
 
-def load_target(section: str, target: Any) -> Callable[..., Any]:
-    """The class or function that ``_target_`` names; nothing outside the kind's package is even imported."""
+def load_target(section: str, target: Any) -> Any:
+    """The class or function that ``_target_`` names; ConfigError if it may not stand there."""
+    found, problem = _find_target(section, target)
+    if problem is not None:
+        raise ConfigError([problem])
+    return found
+
+
+def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
+    """(target, None) or (None, what is wrong). Nothing outside the kind's package is even imported."""
     kind = KINDS[section]
     key = f"{section}._target_"
-    refused = ConfigError([Problem(key, f"expected {kind.what}, came {shown(target)}")])
+    refused = Problem(key, f"expected {kind.what}, came {shown(target)}")
     if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(kind.module)}(\.\w+)+", target):
-        raise refused
+        return None, refused
     place, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(place), name, None)
     except ImportError as error:
-        raise ConfigError([Problem(key, f"{shown(target)} cannot be imported ({error})")]) from error
-    if found is None or not _is_of_kind(section, found):
-        raise refused
-    return found
+        return None, Problem(key, f"{shown(target)} cannot be imported ({error})")
+    return (found, None) if found is not None and _is_of_kind(section, found) else (None, refused)
 
 
 def build(section: Mapping[str, Any], **runtime: Any) -> Any:
@@ -191,7 +194,7 @@ def _check_nested_targets(place: str, value: Any, top: bool = True) -> list[Prob
 
 
 def _check_optimizer(
-    target: Any, parameters: dict[str, inspect.Parameter], values: dict[str, Any], known: set[str]
+    target: Any, parameters: dict[str, inspect.Parameter], values: dict[str, Any]
 ) -> list[Problem]:
     """torch's hints are too wide to check by; a default says more, and the constructor knows the ranges."""
     import torch
@@ -204,13 +207,14 @@ def _check_optimizer(
     hints |= {name: hint for name, hint in _RANGES.items() if name in hints}
     # torch adds keys from version to version: only those in the section are checked
     stated = {name: hint for name, hint in hints.items() if name in values or name == "lr"}
-    problems = [unknown_key(f"optimizer.{k}", list(hints), known) for k in values if k not in hints]
-    problems += check_fields("optimizer", {k: v for k, v in values.items() if k in hints}, stated, known)
+    unknown = [key for key in values if key not in hints]
+    problems: list[Problem] = [UnknownKey(f"optimizer.{key}", siblings=tuple(hints)) for key in unknown]
+    problems += check_fields("optimizer", {k: v for k, v in values.items() if k in hints}, stated)
     if not problems:
         try:
             target([torch.nn.Parameter(torch.zeros(2, 2))], **values)
         except (TypeError, ValueError) as error:
-            problems.append(Problem("optimizer", f"{target.__name__} refuses it: {error}"))
+            problems.append(Problem("optimizer", f"{target.__name__} does not take them: {error}"))
     return problems
 
 

@@ -54,27 +54,47 @@ def listed(choices: Iterable[str]) -> str:
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """``; did you mean trainer.epochs?``, or nothing where no known key is near.
 
-    A key of the same name elsewhere comes first (``lr``: optimizer.lr), then the nearest spelling of the whole key,
-    then that of its last part.
+    In this order: a key of the same name elsewhere (``lr``: optimizer.lr), a similar name beside it, a similar name
+    elsewhere.
     """
-    known = sorted(known, key=lambda k: (k.count("."), k))
-    by_last_part: dict[str, str] = {}
-    for candidate in known:
-        by_last_part.setdefault(candidate.rpartition(".")[2], candidate)
-    last = key.rpartition(".")[2]
-    if last in by_last_part:
-        return f"; did you mean {by_last_part[last]}?"
-    whole = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    parts = difflib.get_close_matches(last, by_last_part, n=1, cutoff=0.7)
-    near = whole or [by_last_part[part] for part in parts]
-    return f"; did you mean {near[0]}?" if near else ""
+    place, _, name = key.rpartition(".")
+    by_name: dict[str, str] = {}
+    for candidate in sorted(known, key=lambda k: (k.rpartition(".")[0] != place, k.count("."), k)):
+        by_name.setdefault(candidate.rpartition(".")[2], candidate)
+    beside = [other for other, candidate in by_name.items() if candidate.rpartition(".")[0] == place]
+    same = [name] if name in by_name else []
+    near = same or _similar(name, beside) or _similar(name, by_name)
+    return f"; did you mean {by_name[near[0]]}?" if near else ""
 
 
-def unknown_key(key: str, siblings: Iterable[str], known: Iterable[str]) -> Problem:
-    """A key that nothing takes; ``siblings`` are the keys that would be taken there."""
-    place = key.rpartition(".")[0]
+def _similar(name: str, others: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, others, n=1, cutoff=0.7)
+
+
+@dataclass(frozen=True)
+class UnknownKey(Problem):
+    """A key that nothing takes; ``siblings`` are the keys that would be taken in its place."""
+
+    text: str = "unknown key"
+    siblings: tuple[str, ...] = ()
+
+
+def with_suggestions(problems: Iterable[Problem], keys: Iterable[str]) -> list[Problem]:
+    """The same problems, unknown keys with what may have been meant: one of ``keys`` or of the siblings."""
+    problems = list(problems)
+    unknown = [problem for problem in problems if isinstance(problem, UnknownKey)]
+    known = {key for key in keys if not any(Problem(key, "").within(u.key) for u in unknown)}
+    for problem in unknown:
+        place = problem.key.rpartition(".")[0]
+        known |= {f"{place}.{name}" if place else name for name in problem.siblings}
+    return [_with_suggestion(p, known) if isinstance(p, UnknownKey) else p for p in problems]
+
+
+def _with_suggestion(problem: UnknownKey, known: Iterable[str]) -> Problem:
+    place = problem.key.rpartition(".")[0]
     keys = f"keys of {place}" if place else "keys"
-    return Problem(key, f"unknown key{did_you_mean(key, known)} ({keys}: {listed(siblings)})")
+    text = f"{problem.text}{did_you_mean(problem.key, known)} ({keys}: {listed(problem.siblings)})"
+    return Problem(problem.key, text)
 
 
 _EXPECTED = {
@@ -85,10 +105,11 @@ _EXPECTED = {
     "bool_type": "true or false",
     "string_type": "a text",
     "literal_error": "one of {expected}",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "less than {lt}",
-    "less_than_equal": "{le} or less",
+    "string_too_short": "a text that is not empty",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
     "list_type": "a list such as [500,500]",
     "is_instance_of": "a list such as [500,500]",
     "sequence_str": "a list such as [500,500]",
@@ -115,7 +136,7 @@ def wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) -
         # a union's branches stand in the location as texts, the entries of a list as numbers
         place = "".join(f"[{part}]" for part in error["loc"] if isinstance(part, int))
         entries.setdefault(f"{key}{place}", []).append(error)
-    problems = []
+    problems: list[Problem] = []
     for place, same in entries.items():
         wanted = list(dict.fromkeys(expected(error) for error in same))
         if nullable and place == key:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from vlae import checkpoint, config, record
+from vlae import checkpoint, config, data, record
 from vlae.distributions import Posterior
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
@@ -100,7 +100,7 @@ def prepare(
         torch.set_num_threads(cfg.num_threads)
     torch.manual_seed(cfg.seed)  # nothing of ours draws from the global generator; a user's model might
     splits, support = splits.to(device), config.build(cfg.output_dist).support
-    preprocess = Preprocess(Preprocessing.of(cfg.dataset), splits, support, dtype=dtype)
+    preprocess = data.preprocess(cfg.dataset, splits, support, dtype)
     model = build_model(cfg, preprocess.pixels, preprocess.variance, device, dtype)
     x_test = preprocess.evaluation_set(splits.test, "test", generator(device, cfg.seed, "test set"))
     if cfg.trainer.selection == "test":

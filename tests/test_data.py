@@ -1,0 +1,484 @@
+"""Laws of the loaders, on files in their real formats that the tests write."""
+
+import gzip
+import hashlib
+import inspect
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from vlae import data
+from vlae.data import DataError, Preprocessing
+from vlae.download import Checksum
+
+CONF = Path(__file__).parents[1] / "conf" / "dataset"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+TRAIN, TEST = 12, 5
+REAL_MNIST = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pixels(*shape, seed=0):
+    return np.random.RandomState(seed).randint(0, 256, size=shape, dtype=np.uint8)
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_idx(path, array):
+    """The format of MNIST: magic number (type 8, dimensions), sizes as big-endian int32, then bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = np.array([8 * 256 + array.ndim, *array.shape], dtype=">i4").tobytes()
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.fixture
+def mnist_root(tmp_path):
+    """MNIST's unpacked layout with few images."""
+    raw = tmp_path / "MNIST" / "raw"
+    for name, count in (("train", TRAIN), ("t10k", TEST)):
+        write_idx(raw / f"{name}-images-idx3-ubyte", pixels(count, 28, 28, seed=count))
+        write_idx(raw / f"{name}-labels-idx1-ubyte", pixels(count) % 10)
+    return tmp_path
+
+
+@pytest.fixture
+def svhn_root(tmp_path, monkeypatch):
+    """SVHN's .mat files with few images, and their checksums in place of the published ones."""
+    from scipy.io import savemat
+    from torchvision.datasets import SVHN
+
+    lists = {}
+    for name, count in (("train", TRAIN), ("test", TEST)):
+        path = tmp_path / f"{name}_32x32.mat"
+        savemat(path, {"X": pixels(32, 32, 3, count, seed=count), "y": np.ones((count, 1), np.uint8)})
+        lists[name] = [f"http://127.0.0.1:9/{path.name}", path.name, md5(path)]
+    monkeypatch.setattr(SVHN, "split_list", lists)
+    return tmp_path
+
+
+def old_pickle(entry):
+    """Protocol 2 as of 2009: the flags of a dtype are 0 and 1, where numpy now writes False and True."""
+    return pickle.dumps(entry, protocol=2).replace(b"\x89\x88\x87R", b"K\x00K\x01\x87R")
+
+
+def write_cifar10(root, monkeypatch):
+    """CIFAR10's pickled batches with few images, packed and not, and their checksums in place of the published."""
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    for k, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
+        (folder / name).write_bytes(old_pickle({"data": pixels(4, 3072, seed=k), "labels": [0, 1, 2, 3]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a", "b", "c", "d"]}, protocol=2))
+    archive = root / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, CIFAR10.base_folder)
+    lists = {"train_list": [f"data_batch_{i}" for i in range(1, 6)], "test_list": ["test_batch"]}
+    for attribute, names in lists.items():
+        monkeypatch.setattr(CIFAR10, attribute, [[name, md5(folder / name)] for name in names])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(folder / "batches.meta")})
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))
+    return folder, archive
+
+
+@pytest.fixture
+def omniglot_root(tmp_path, monkeypatch):
+    """chardata.mat with few images: fractions, one image a column, column-major."""
+    from scipy.io import savemat
+
+    path = tmp_path / "OMNIGLOT" / "chardata.mat"
+    path.parent.mkdir()
+    arrays = {}
+    for key, count in (("data", TRAIN), ("testdata", TEST)):
+        pictures = pixels(count, 28, 28, seed=count) / 255.0
+        arrays[key] = np.stack([picture.flatten(order="F") for picture in pictures], axis=1)
+    savemat(path, arrays)
+    monkeypatch.setattr(data, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
+    return tmp_path
+
+
+def write_npz(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+# --- all datasets ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dataset_file_has_the_keys_of_its_loader_at_its_defaults_and_of_preprocessing(name):
+    section = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    assert section.pop("name") == name
+    assert section.pop("_target_") == f"vlae.data.{name}"
+    sizes = section.pop("sizes")
+    assert set(sizes) == {"latent_dim", "hidden_dims", "epochs"}
+    Preprocessing.of(section)
+    assert set(section) >= Preprocessing.keys()
+    parameters = inspect.signature(getattr(data, name)).parameters
+    assert {key: section[key] for key in section.keys() - Preprocessing.keys()} == {
+        key: parameter.default for key, parameter in parameters.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_of_a_dataset_file_has_a_comment(name):
+    lines = (CONF / f"{name}.yaml").read_text().splitlines()
+    keys = [line for line in lines if line and not line.startswith((" ", "#", "name:", "_target_:"))]
+    assert all("  # " in line for line in keys)
+
+
+def test_all_but_digits_have_the_sizes_of_the_released_code():
+    for name in set(NAMES) - {"digits"}:
+        sizes = yaml.safe_load((CONF / f"{name}.yaml").read_text())["sizes"]
+        assert sizes == {"latent_dim": 50, "hidden_dims": [500, 500], "epochs": 2000}
+
+
+def test_facts_known_before_loading_are_true(mnist_root, svhn_root, omniglot_root):
+    for name in ("digits", "mnist", "svhn", "omniglot"):
+        loader = getattr(data, name)
+        root = {"root": str(mnist_root)} if "root" in inspect.signature(loader).parameters else {}
+        images = loader(**root, validation_size=0)
+        assert loader.known == {"channels": images.shape[0], "integers": images.levels is not None}
+        assert (images.train.dtype == torch.uint8) == loader.known["integers"]
+
+
+def test_importing_the_loaders_imports_neither_torchvision_nor_sklearn_nor_scipy():
+    code = "import sys, vlae.data; sys.exit(bool({'torchvision', 'sklearn', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_load_reads_a_section_of_the_configuration():
+    section = yaml.safe_load((CONF / "digits.yaml").read_text())
+    splits = data.load(section)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (1300, 200, 297)
+    p = data.preprocess(section, splits, "real")
+    assert p.evaluation_set(splits.test, "test").shape == (297, 64)
+
+
+# --- splits ---------------------------------------------------------------------------------------------------
+
+
+def rows(images):
+    return {image.numpy().tobytes() for image in images}
+
+
+def test_a_split_is_a_partition_of_the_training_set_that_leaves_the_test_set_alone(mnist_root):
+    whole = data.mnist(root=str(mnist_root), validation_size=0)
+    parts = data.mnist(root=str(mnist_root), validation_size=5)
+    assert rows(parts.train) | rows(parts.validation) == rows(whole.train)
+    assert (len(parts.train), len(parts.validation), len(whole.validation)) == (TRAIN - 5, 5, 0)
+    assert torch.equal(parts.test, whole.test)
+
+
+def test_the_split_is_a_function_of_split_seed_alone(mnist_root):
+    def validation(seed):
+        return data.mnist(root=str(mnist_root), validation_size=5, split_seed=seed).validation
+
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = validation(0)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert torch.equal(validation(0), first)
+    assert not torch.equal(validation(1), first)
+
+
+def test_digits_are_all_there_and_their_test_set_does_not_depend_on_the_validation_size():
+    small, large = data.digits(validation_size=0), data.digits(validation_size=500)
+    assert torch.equal(small.test, large.test)
+    assert len(small.test) == 297
+    assert (small.levels, int(small.train.min()), int(small.train.max())) == (17, 0, 16)
+    from sklearn.datasets import load_digits
+
+    everything = torch.cat([large.train, large.validation, large.test])
+    assert sorted(everything.flatten(1).tolist()) == sorted(load_digits().data.astype(int).tolist())
+
+
+@pytest.mark.parametrize("size", [TRAIN, TRAIN + 1])
+def test_a_validation_size_that_leaves_nothing_to_train_on_is_an_error(mnist_root, size):
+    with pytest.raises(DataError, match=rf"dataset.validation_size={size} .* has {TRAIN}"):
+        data.mnist(root=str(mnist_root), validation_size=size)
+
+
+# --- real formats ---------------------------------------------------------------------------------------------
+
+
+def test_mnist_reads_idx_files_pixel_for_pixel(mnist_root):
+    splits = data.mnist(root=str(mnist_root), validation_size=0)
+    assert np.array_equal(splits.train.numpy()[:, 0], pixels(TRAIN, 28, 28, seed=TRAIN))
+    assert np.array_equal(splits.test.numpy()[:, 0], pixels(TEST, 28, 28, seed=TEST))
+
+
+def test_packed_mnist_files_put_in_place_by_hand_are_verified_and_unpacked(mnist_root, monkeypatch):
+    from torchvision.datasets import FashionMNIST
+
+    raw = mnist_root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    resources = []
+    for path in sorted((mnist_root / "MNIST" / "raw").iterdir()):
+        packed = raw / f"{path.name}.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        resources.append((packed.name, md5(packed)))
+    monkeypatch.setattr(FashionMNIST, "resources", resources)
+    splits = data.fashion_mnist(root=str(mnist_root), url="http://127.0.0.1:9", validation_size=0)
+    assert np.array_equal(splits.train.numpy()[:, 0], pixels(TRAIN, 28, 28, seed=TRAIN))
+
+
+def test_svhn_reads_mat_files_pixel_for_pixel(svhn_root):
+    splits = data.svhn(root=str(svhn_root), validation_size=0)
+    assert np.array_equal(splits.test.numpy(), pixels(32, 32, 3, TEST, seed=TEST).transpose(3, 2, 0, 1))
+    assert splits.shape == (3, 32, 32)
+
+
+def test_cifar10_reads_pickled_batches_pixel_for_pixel(tmp_path, monkeypatch):
+    _, archive = write_cifar10(tmp_path, monkeypatch)
+    archive.unlink()
+    splits = data.cifar10(root=str(tmp_path), validation_size=0)
+    expected = np.concatenate([pixels(4, 3072, seed=k) for k in range(5)]).reshape(-1, 3, 32, 32)
+    assert np.array_equal(splits.train.numpy(), expected)
+    assert np.array_equal(splits.test.numpy(), pixels(4, 3072, seed=5).reshape(-1, 3, 32, 32))
+
+
+def test_a_packed_cifar10_put_in_place_by_hand_is_verified_and_unpacked(tmp_path, monkeypatch):
+    _, archive = write_cifar10(tmp_path / "made", monkeypatch)
+    root = tmp_path / "root"
+    root.mkdir()
+    archive.rename(root / archive.name)
+    assert len(data.cifar10(root=str(root), url="http://127.0.0.1:9", validation_size=0).train) == 20
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {"cifar-10-batches-py"}
+
+
+def test_omniglot_is_column_major_and_transposed_mirrors_it_as_the_released_code(omniglot_root):
+    expected = (pixels(TEST, 28, 28, seed=TEST) / 255.0).astype(np.float32)
+    upright = data.omniglot(root=str(omniglot_root), validation_size=3)
+    mirrored = data.omniglot(root=str(omniglot_root), validation_size=3, transposed=True)
+    assert np.array_equal(upright.test.numpy()[:, 0], expected)
+    assert torch.equal(mirrored.train, upright.train.mT)
+    assert upright.levels is None
+
+
+def test_the_git_checksum_is_the_one_git_computes(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"hello\n")
+    # printf 'hello\n' | git hash-object --stdin
+    assert Checksum("git", "").of(file) == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_files_in_a_read_only_root_are_read_without_a_lock(mnist_root):
+    folders = [mnist_root, mnist_root / "MNIST", mnist_root / "MNIST" / "raw"]
+    before = sorted(mnist_root.rglob("*"))
+    for folder in folders:
+        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        data.mnist(root=str(mnist_root), validation_size=0)
+    finally:
+        for folder in folders:
+            folder.chmod(stat.S_IRWXU)
+    assert sorted(mnist_root.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.environ.get("HOME") is None, reason="no home directory")
+def test_a_tilde_in_root_is_the_home_directory(mnist_root, monkeypatch):
+    monkeypatch.setenv("HOME", str(mnist_root))
+    assert len(data.mnist(root="~", validation_size=0).train) == TRAIN
+
+
+@pytest.mark.skipif(not (REAL_MNIST / "MNIST").is_dir(), reason="real MNIST is not there")
+def test_real_mnist_splits_into_50000_10000_10000():
+    splits = data.mnist(root=str(REAL_MNIST))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (50_000, 10_000, 10_000)
+
+
+# --- damaged files --------------------------------------------------------------------------------------------
+
+
+def message(error):
+    return " ".join(str(error.value).split())
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:3], lambda b: b"", lambda b: b"<html>" + b])
+def test_a_damaged_idx_file_is_named_with_its_sources(mnist_root, damage):
+    path = mnist_root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError) as error:
+        data.mnist(root=str(mnist_root), validation_size=0)
+    for part in (str(path), "ossci-datasets", "Delete it", f"-> {path}.gz"):
+        assert part in message(error)
+
+
+def test_a_damaged_mat_file_is_named_with_its_source(svhn_root):
+    path = svhn_root / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError) as error:
+        data.svhn(root=str(svhn_root), validation_size=0)
+    for part in (f"{path} is damaged: checksum (md5)", "http://127.0.0.1:9/test_32x32.mat", "Delete it"):
+        assert part in message(error)
+
+
+def test_a_mat_file_with_the_right_checksum_but_other_content_is_named(svhn_root, monkeypatch):
+    from torchvision.datasets import SVHN
+
+    path = svhn_root / "test_32x32.mat"
+    path.write_bytes(b"no mat file")
+    monkeypatch.setitem(SVHN.split_list, "test", ["http://x/test_32x32.mat", path.name, md5(path)])
+    with pytest.raises(DataError, match=r"cannot read .*test_32x32.mat"):
+        data.svhn(root=str(svhn_root), validation_size=0)
+
+
+class Payload:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+def test_a_cifar10_pickle_with_a_wrong_checksum_is_named_and_never_unpickled(tmp_path, monkeypatch, name):
+    folder, archive = write_cifar10(tmp_path, monkeypatch)
+    archive.unlink()
+    trace = tmp_path / "executed"
+    (folder / name).write_bytes(pickle.dumps(Payload(trace)))
+    with pytest.raises(DataError) as error:
+        data.cifar10(root=str(tmp_path), validation_size=0)
+    assert f"{folder / name} is damaged: checksum (md5)" in message(error)
+    assert not trace.exists()
+    pickle.loads((folder / name).read_bytes())
+    assert trace.exists()
+
+
+def test_a_broken_cifar10_pickle_with_the_right_checksum_is_an_error(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder, archive = write_cifar10(tmp_path, monkeypatch)
+    archive.unlink()
+    (folder / "test_batch").write_bytes((folder / "test_batch").read_bytes()[:50])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(folder / "test_batch")]])
+    with pytest.raises(DataError, match="cannot read"):
+        data.cifar10(root=str(tmp_path), validation_size=0)
+
+
+def test_a_damaged_chardata_mat_is_named_with_its_source(omniglot_root):
+    path = omniglot_root / "OMNIGLOT" / "chardata.mat"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError) as error:
+        data.omniglot(root=str(omniglot_root), validation_size=0)
+    for part in (f"{path} is damaged", "checksum (git)", data.OMNIGLOT_URL, "Delete it"):
+        assert part in message(error)
+
+
+def test_a_chardata_mat_without_its_arrays_is_an_error(omniglot_root, monkeypatch):
+    from scipy.io import savemat
+
+    path = omniglot_root / "OMNIGLOT" / "chardata.mat"
+    savemat(path, {"data": np.zeros((784, 3))})
+    monkeypatch.setattr(data, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
+    with pytest.raises(DataError, match=r"cannot read .*chardata.mat: .*testdata"):
+        data.omniglot(root=str(omniglot_root), validation_size=0)
+
+
+# --- npz ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (1, 8, 6), (3, 8, 6)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_npz_gives_back_the_arrays_of_the_file(tmp_path, shape, dtype):
+    def array(n):
+        values = pixels(n, *shape, seed=n)
+        return values if dtype == np.uint8 else (values / 255).astype(dtype)
+
+    arrays = {"train": array(10), "validation": array(4), "test": array(3)}
+    splits = data.npz(path=write_npz(tmp_path / "a.npz", **arrays))
+    for name, expected in arrays.items():
+        images = getattr(splits, name)
+        assert images.shape[1:] == (shape if len(shape) == 3 else (1, *shape))
+        assert np.array_equal(images.numpy().reshape(expected.shape), expected.astype(images.numpy().dtype))
+    assert splits.levels == (256 if dtype == np.uint8 else None)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(None, 2), (0, 0), (7, 7)])
+def test_npz_without_a_validation_array_is_split(tmp_path, size, expected):
+    path = write_npz(tmp_path / "a.npz", train=pixels(20, 4, 4), test=pixels(3, 4, 4))
+    splits = data.npz(path=path, validation_size=size)
+    assert (len(splits.train), len(splits.validation)) == (20 - expected, expected)
+
+
+GOOD = pixels(5, 4, 4)
+FLOATS = GOOD / 255
+WITH_NAN = np.where(GOOD == GOOD.max(), np.nan, FLOATS)
+BAD_NPZ = [
+    ({"train": GOOD}, "no array 'test'; expected .* found 'train'"),
+    ({"images": GOOD}, "no array 'test' and no 'train'; .* found 'images'"),
+    ({"train": GOOD[0], "test": GOOD}, r"'train' has shape \(4, 4\); expected"),
+    ({"train": GOOD[None, None], "test": GOOD}, r"'train' has shape \(1, 1, 5, 4, 4\); expected"),
+    ({"train": GOOD, "test": GOOD[:, :3]}, "different images .* 'train' 1x4x4 uint8; 'test' 1x3x4 uint8"),
+    ({"train": GOOD, "test": FLOATS}, "different images .* 'test' 1x4x4 float32"),
+    ({"train": GOOD, "test": GOOD, "validation": GOOD[:, None].repeat(3, 1)}, "'validation' 3x4x4"),
+    ({"train": WITH_NAN, "test": FLOATS}, "'train' has 1 values that are not numbers"),
+    ({"train": FLOATS * 2 - 0.5, "test": FLOATS}, r"'train' has values from -0\.[0-9]+ to 1\.[0-9]+; expected floats"),
+    ({"train": FLOATS, "test": FLOATS / 0.5}, "'test' has values from"),
+    ({"train": np.full((3, 4, 4), np.inf), "test": FLOATS}, "'train' has values from inf to inf"),
+    ({"train": GOOD, "test": GOOD[:0]}, "'test' is empty"),
+    ({"train": GOOD.astype(np.int64), "test": GOOD}, "'train' is of type int64; expected uint8"),
+    ({"train": GOOD > 100, "test": GOOD}, "'train' is of type bool; expected uint8"),
+    ({"train": (GOOD > 100).astype(np.uint8), "test": GOOD}, "holds nothing above 1"),
+    ({"train": np.array([[["a"]]], dtype=object), "test": GOOD}, "Pickled objects are refused"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "reason"), BAD_NPZ)
+def test_a_bad_npz_is_refused_with_its_reason(tmp_path, arrays, reason):
+    path = write_npz(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(DataError, match=reason) as error:
+        data.npz(path=path)
+    assert f"dataset.path={path}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"PK\x03\x04 broken", pickle.dumps([1]), b"\x93NUMPY\x01\x00"], ids=repr
+)
+def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not an .npz file"):
+        data.npz(path=str(path))
+
+
+def test_a_single_array_or_a_truncated_npz_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", GOOD)
+    whole = Path(write_npz(tmp_path / "a.npz", train=GOOD, test=GOOD)).read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[200] ^= 0xFF
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    for name in ("a.npy", "half.npz", "flipped.npz"):
+        with pytest.raises(DataError, match="not an .npz file"):
+            data.npz(path=str(tmp_path / name))
+
+
+def test_an_npz_must_be_named_and_be_there(tmp_path):
+    with pytest.raises(DataError, match=r"dataset\.path: expected your \.npz file"):
+        data.npz()
+    with pytest.raises(DataError, match="there is no such file"):
+        data.npz(path=str(tmp_path / "missing.npz"))
+
+
+def test_an_npz_that_changed_since_the_run_started_is_refused(tmp_path):
+    path = write_npz(tmp_path / "a.npz", train=GOOD, test=GOOD)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert len(data.npz(path=path, sha256=digest, validation_size=0).train) == 5
+    write_npz(path, train=GOOD[::-1], test=GOOD)
+    with pytest.raises(DataError, match=rf"not the file this run was started with: .* expected {digest}"):
+        data.npz(path=path, sha256=digest)

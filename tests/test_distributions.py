@@ -1,0 +1,200 @@
+"""Posteriors and output distributions against torch.distributions."""
+
+import math
+
+import pytest
+import torch
+from conftest import IMAGES, LATENT, PIXELS, make_images, numbers, sigma_points
+from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
+
+from vlae.distributions import (
+    BernoulliOutput,
+    DiagonalGaussian,
+    FlowedGaussian,
+    GaussianOutput,
+    PrecisionGaussian,
+    standard_normal_log_prob,
+)
+
+CLAMP = 0.05
+LIMIT = math.log((1 - CLAMP) / CLAMP)
+
+
+def precision_matrices():
+    root = numbers(IMAGES, LATENT, LATENT, key="root")
+    return root @ root.mT + 0.1 * torch.eye(LATENT).double()
+
+
+def diagonal():
+    return numbers(IMAGES, LATENT, key="mu"), 0.7 * numbers(IMAGES, LATENT, key="log_variance")
+
+
+def gaussians():
+    """(ours, torch's) for both parametrisations."""
+    mu, log_variance = diagonal()
+    precision = precision_matrices()
+    return [
+        pytest.param(
+            DiagonalGaussian(mu, log_variance),
+            MultivariateNormal(mu, torch.diag_embed(log_variance.exp())),
+            id="diagonal",
+        ),
+        pytest.param(
+            PrecisionGaussian(mu, precision), MultivariateNormal(mu, precision_matrix=precision), id="precision"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("ours", "expected"), gaussians())
+def test_log_density_of_a_sample_is_torchs_at_that_sample(ours, expected):
+    z, log_q = ours.rsample_with_log_prob(numbers(6, IMAGES, LATENT, key="eps"))
+    torch.testing.assert_close(log_q, expected.log_prob(z), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("ours", "expected"), gaussians())
+def test_samples_are_affine_in_the_noise_with_the_exact_mean_and_covariance(ours, expected):
+    eps = numbers(6, IMAGES, LATENT, key="eps")
+    z0, _ = ours.rsample_with_log_prob(torch.zeros_like(eps))
+    torch.testing.assert_close(z0, expected.mean.expand_as(z0), rtol=1e-13, atol=1e-13)
+    columns = torch.eye(LATENT).double().unsqueeze(1).expand(-1, IMAGES, -1)
+    factor = (ours.rsample_with_log_prob(columns)[0] - expected.mean).permute(1, 2, 0)
+    torch.testing.assert_close(factor @ factor.mT, expected.covariance_matrix, rtol=1e-10, atol=1e-10)
+    z, _ = ours.rsample_with_log_prob(eps)
+    torch.testing.assert_close(z - z0, torch.einsum("bij,sbj->sbi", factor, eps), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("ours", "expected"), gaussians())
+def test_entropy_and_divergence_from_the_prior_are_torchs(ours, expected):
+    """log q and log p are quadratic in the noise, so their means over the sigma points are exact."""
+    z, log_q = ours.rsample_with_log_prob(sigma_points(IMAGES, LATENT))
+    torch.testing.assert_close(-log_q.mean(0), expected.entropy(), rtol=1e-11, atol=1e-11)
+    prior = MultivariateNormal(torch.zeros(LATENT).double(), torch.eye(LATENT).double())
+    kl = (log_q - standard_normal_log_prob(z)).mean(0)
+    torch.testing.assert_close(kl, kl_divergence(expected, prior.expand((IMAGES,))), rtol=1e-11, atol=1e-11)
+
+
+def test_precision_gaussian_samples_mu_plus_the_inverse_transposed_cholesky_factor_times_the_noise():
+    mu, precision = numbers(IMAGES, LATENT, key="mu"), precision_matrices()
+    eps = numbers(6, IMAGES, LATENT, key="eps")
+    z, _ = PrecisionGaussian(mu, precision).rsample_with_log_prob(eps)
+    L = torch.linalg.cholesky(precision)
+    torch.testing.assert_close(torch.einsum("bji,sbj->sbi", L, z - mu), eps, rtol=1e-12, atol=1e-12)
+
+
+def test_diagonal_gaussian_samples_mu_plus_sigma_times_the_noise():
+    mu, log_variance = diagonal()
+    eps = numbers(6, IMAGES, LATENT, key="eps")
+    z, log_q = DiagonalGaussian(mu, log_variance).rsample_with_log_prob(eps)
+    sigma = log_variance.exp().sqrt()
+    torch.testing.assert_close((z - mu) / sigma, eps, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(log_q, Normal(mu, sigma).log_prob(z).sum(-1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("ours", "expected"), gaussians())
+def test_noise_dim_is_the_noise_that_one_sample_takes(ours, expected):
+    assert ours.noise_dim == LATENT
+    z, log_q = ours.rsample_with_log_prob(numbers(6, IMAGES, ours.noise_dim))
+    assert (z.shape, log_q.shape) == ((6, IMAGES, LATENT), (6, IMAGES))
+
+
+def test_flow_changes_the_density_by_its_determinant():
+    """An affine flow makes a Gaussian of a Gaussian."""
+    mu, log_variance = diagonal()
+    A, c = numbers(LATENT, LATENT, key="A"), numbers(LATENT, key="c")
+
+    def flow(z):
+        return z @ A.T + c, torch.linalg.slogdet(A)[1].expand(z.shape[:-1])
+
+    q = FlowedGaussian(DiagonalGaussian(mu, log_variance), flow)
+    assert q.noise_dim == LATENT
+    z, log_q = q.rsample_with_log_prob(numbers(6, IMAGES, LATENT, key="eps"))
+    expected = MultivariateNormal(mu @ A.T + c, A @ torch.diag_embed(log_variance.exp()) @ A.T)
+    torch.testing.assert_close(log_q, expected.log_prob(z), rtol=1e-10, atol=1e-10)
+
+
+def test_standard_normal_density_is_torchs():
+    z = numbers(2, 3, LATENT)
+    expected = Independent(Normal(torch.zeros_like(z), 1.0), 1).log_prob(z)
+    torch.testing.assert_close(standard_normal_log_prob(z), expected, rtol=1e-13, atol=1e-13)
+
+
+# --- output distributions --------------------------------------------------------------------------------------
+
+
+def outputs():
+    """f [samples, batch, pixels] for either output, large enough that a clamp binds here and there."""
+    return 3 * numbers(6, IMAGES, PIXELS, key="f")
+
+
+def test_gaussian_output_is_torchs_normal_with_one_variance():
+    output, x, f = GaussianOutput().double(), make_images("gaussian"), outputs()
+    output.initialise(0.37)
+    expected = Normal(f, 0.37**0.5).log_prob(x).sum(-1)
+    torch.testing.assert_close(output.log_prob(x, f), expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(output.log_variance.item(), math.log(0.37), rtol=1e-7, atol=0.0)
+    assert torch.equal(output.mean(f), f)
+
+
+def test_gaussian_outputs_variance_of_highest_likelihood_is_the_mean_squared_error():
+    """So its gradient, with which it is learned, vanishes there and has the right sign beside it."""
+    output, x, f = GaussianOutput().double(), make_images("gaussian"), outputs()[0]
+    for factor, sign in [(0.5, 1), (1.0, 0), (2.0, -1)]:
+        with torch.no_grad():
+            output.log_variance.fill_(torch.log(factor * (x - f).square().mean()))
+        (slope,) = torch.autograd.grad(output.log_prob(x, f).sum(), output.log_variance)
+        assert abs(slope) < 1e-12 if sign == 0 else slope * sign > 0.1
+
+
+def test_bernoulli_output_is_torchs_bernoulli_with_logits():
+    output, x, f = BernoulliOutput(), make_images("bernoulli"), outputs()
+    expected = Bernoulli(logits=f).log_prob(x.expand_as(f)).sum(-1)
+    torch.testing.assert_close(output.log_prob(x, f), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(output.mean(f), Bernoulli(logits=f).mean, rtol=1e-13, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bernoulli_with_enormous_logits_is_finite_and_exact(dtype):
+    x = torch.tensor([[0.0, 1.0, 0.0, 1.0]], dtype=dtype)
+    f = torch.tensor([[-500.0, 500.0, 300.0, -200.0]], dtype=dtype)
+    assert BernoulliOutput().log_prob(x, f).tolist() == [-500.0]
+
+
+def test_clamped_bernoulli_is_bernoulli_with_clamped_probabilities():
+    output, x, f = BernoulliOutput(clamp=CLAMP), make_images("bernoulli"), outputs()
+    p = torch.sigmoid(f).clamp(CLAMP, 1 - CLAMP)
+    saturated = (f.abs() > LIMIT).double().mean()
+    assert 0.1 < saturated < 0.9, "the test must see both"
+    expected = Bernoulli(p).log_prob(x.expand_as(f)).sum(-1)
+    torch.testing.assert_close(output.log_prob(x, f), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_clamped_bernoulli_has_no_gradient_where_the_clamp_binds_and_the_usual_elsewhere():
+    x, f = make_images("bernoulli"), outputs().requires_grad_()
+    (gradient,) = torch.autograd.grad(BernoulliOutput(clamp=CLAMP).log_prob(x, f).sum(), f)
+    free = f.abs() < LIMIT
+    assert torch.all(gradient[~free] == 0)
+    torch.testing.assert_close(gradient[free], (x - torch.sigmoid(f))[free], rtol=1e-11, atol=1e-12)
+
+
+def test_bernoulli_score_and_curvature_are_the_derivatives_of_the_log_density():
+    output, x, f = BernoulliOutput(), make_images("bernoulli"), outputs()[0].requires_grad_()
+    (score,) = torch.autograd.grad(output.log_prob(x, f).sum(), f, create_graph=True)
+    (second,) = torch.autograd.grad(score.sum(), f)
+    torch.testing.assert_close(output.score(x, f), score, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(output.curvature(f), -second, rtol=1e-11, atol=1e-12)
+
+
+def test_clamped_bernoulli_curvature_is_that_of_the_clamped_probabilities_plus_the_clamp():
+    f = outputs()[0]
+    p = torch.sigmoid(f).clamp(CLAMP, 1 - CLAMP)
+    curvature = BernoulliOutput(clamp=CLAMP).curvature(f)
+    torch.testing.assert_close(curvature, p * (1 - p) + CLAMP, rtol=1e-12, atol=0.0)
+
+
+def test_every_output_scores_many_samples_as_each_alone():
+    for output, x in [(GaussianOutput(), make_images("gaussian")), (BernoulliOutput(), make_images("bernoulli"))]:
+        f = outputs()
+        together = output.log_prob(x, f)
+        alone = torch.stack([torch.stack([output.log_prob(x[i : i + 1], g[i : i + 1])[0] for i in range(IMAGES)])
+                             for g in f])  # fmt: skip
+        torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,153 @@
+"""ReLU networks, the decoder's exact linearisation, and the initial weights."""
+
+import math
+
+import pytest
+import torch
+from conftest import IMAGES, LATENT, PIXELS, forward_mode, make_decoder, numbers, scalar_gradients
+from torch import nn
+
+from vlae.networks import MLP, GaussianHead, Linearisation, initialise
+from vlae.seeding import generator
+
+pytestmark = forward_mode
+
+DEPTHS = [(6,), (6, 5), (6, 5, 9)]
+GAINS = [("paper", 2 ** (1 / 3)), ("original", math.sqrt(2 / (1 + 2 ** (2 / 3))))]
+"""The second is torch's gain of a leaky ReLU with slope 2^(1/3)."""
+
+
+def points():
+    return numbers(IMAGES, LATENT, key="z")
+
+
+def brute_force_jacobian(function, z):
+    """[batch, output, latent] by automatic differentiation, image by image."""
+    return torch.func.vmap(torch.func.jacfwd(function))(z)
+
+
+def test_mlp_is_linear_and_relu_once_per_width():
+    mlp = MLP(3, (6, 5))
+    assert [(layer.in_features, layer.out_features) for layer in mlp.linears] == [(3, 6), (6, 5)]
+    h = z = numbers(8, 3).float()
+    for layer in mlp.linears:
+        h = torch.clamp(h @ layer.weight.T + layer.bias, min=0)
+    torch.testing.assert_close(mlp(z), h)
+
+
+def test_network_leaves_its_input_as_it_is():
+    """Its ReLUs work in place."""
+    decoder, z = make_decoder(), points()
+    before = z.clone()
+    decoder(z), decoder.linearise(z)
+    assert torch.equal(z, before)
+
+
+@pytest.mark.parametrize("hidden_dims", DEPTHS)
+def test_decoder_takes_any_leading_axes(hidden_dims):
+    decoder, z = make_decoder(hidden_dims), numbers(5, IMAGES, LATENT)
+    expected = torch.stack([torch.stack([decoder(one) for one in batch]) for batch in z])
+    torch.testing.assert_close(decoder(z), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gaussian_head_is_two_linear_layers():
+    head, h = GaussianHead(5, LATENT).double(), numbers(IMAGES, 5)
+    mu, log_variance = head(h)
+    torch.testing.assert_close(mu, h @ head.mu.weight.T + head.mu.bias)
+    torch.testing.assert_close(log_variance, h @ head.log_variance.weight.T + head.log_variance.bias)
+
+
+@pytest.mark.parametrize("hidden_dims", DEPTHS)
+def test_analytic_jacobian_is_that_of_automatic_differentiation(hidden_dims):
+    decoder, z = make_decoder(hidden_dims), points()
+    J = (decoder.linearise(z).jacobian() @ decoder.last.weight.T).mT
+    assert J.shape == (IMAGES, PIXELS, LATENT)
+    torch.testing.assert_close(J, brute_force_jacobian(decoder, z), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden_dims", DEPTHS)
+def test_jacobian_products_are_those_of_automatic_differentiation(hidden_dims):
+    decoder, z = make_decoder(hidden_dims), points()
+    at = decoder.linearise(z)
+    v, u = numbers(IMAGES, LATENT, key="v"), numbers(IMAGES, hidden_dims[-1], key="u")
+    features, Av = torch.func.jvp(decoder.body, (z,), (v,))
+    torch.testing.assert_close(at.features, features, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(at.jvp(v), Av, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(at.vjp(u), torch.func.vjp(decoder.body, z)[1](u)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden_dims", DEPTHS)
+@pytest.mark.parametrize("product", ["features", "jvp", "vjp", "jacobian"])
+def test_linearisation_has_the_gradients_of_automatic_differentiation(hidden_dims, product):
+    """With respect to the weights, the biases and z."""
+    decoder, z = make_decoder(hidden_dims), points().requires_grad_()
+    v, u = numbers(IMAGES, LATENT, key="v"), numbers(IMAGES, hidden_dims[-1], key="u")
+    at: Linearisation = decoder.linearise(z)
+    ours, brute_force = {
+        "features": lambda: (at.features, decoder.body(z)),
+        "jvp": lambda: (at.jvp(v), torch.func.jvp(decoder.body, (z,), (v,))[1]),
+        "vjp": lambda: (at.vjp(u), torch.func.vjp(decoder.body, z)[1](u)[0]),
+        "jacobian": lambda: (at.jacobian().mT, brute_force_jacobian(decoder.body, z)),
+    }[product]()
+    weight = numbers(*ours.shape, key="weight")
+    got = scalar_gradients((ours * weight).sum(), decoder, z)
+    expected = scalar_gradients((brute_force * weight).sum(), decoder, z)
+    assert "body.0.weight" in got
+    for name, gradient in expected.items():  # a gradient that is 0 may be absent
+        other = got.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(other, gradient, rtol=1e-11, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_features_are_exactly_linear_as_long_as_no_unit_switches():
+    decoder, z = make_decoder((6, 5)), points()
+    at, step = decoder.linearise(z), 1e-4 * numbers(IMAGES, LATENT, key="step")
+    there = decoder.linearise(z + step)
+    for before, after in zip(at.masks, there.masks, strict=True):
+        assert torch.equal(before, after), "choose a smaller step"
+    torch.testing.assert_close(there.features - at.features, at.jvp(step), rtol=0, atol=1e-14)
+
+
+# --- initialisation --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scheme", "gain"), GAINS)
+def test_backward_pass_through_the_decoder_keeps_the_variance_times_a_quarter_of_the_gain_to_the_sixth(scheme, gain):
+    """Three layers, of which two pass half of the gradient: 1 for ``paper``, 0.115 for ``original``."""
+    ratios = []
+    for draw in range(12):
+        decoder = make_decoder((500, 500), pixels=784, latent_dim=50).float()
+        initialise(decoder, scheme, generator("cpu", "backward", draw))
+        z = numbers(16, 50, key=f"z{draw}").float().requires_grad_()
+        gradient = numbers(16, 784, key=f"g{draw}").float()
+        (back,) = torch.autograd.grad(decoder(z), z, gradient)
+        ratios.append(back.square().mean() / gradient.square().mean())
+    ratios = torch.stack(ratios)
+    expected = gain**6 / 4
+    standard_error = (ratios.std() / len(ratios) ** 0.5).item()
+    assert standard_error < 0.03 * expected, "too few draws to tell"
+    assert abs(ratios.mean().item() - expected) < 4 * standard_error
+    assert math.isclose(expected, {"paper": 1.0, "original": 0.115}[scheme], rel_tol=0.01)
+
+
+@pytest.mark.parametrize(("scheme", "gain"), GAINS)
+def test_weights_are_uniform_with_variance_gain_squared_over_fan_out(scheme, gain):
+    layer = nn.Linear(40, 300)
+    initialise(layer, scheme, generator("cpu", "uniform"))
+    bound = gain * math.sqrt(3 / 300)
+    assert 0.99 * bound < layer.weight.abs().max() <= bound * (1 + 1e-6)
+    standard_error = (4 / 45 / layer.weight.numel()) ** 0.5  # of the mean square of U(-1, 1), which is 1/3
+    assert abs((layer.weight / bound).square().mean() - 1 / 3) < 5 * standard_error
+    assert abs((layer.weight / bound).mean()) < 5 / (3 * layer.weight.numel()) ** 0.5
+    assert 0.9 / math.sqrt(40) < layer.bias.abs().max() <= 1 / math.sqrt(40)
+
+
+def test_initial_weights_are_a_function_of_the_generators_key_alone():
+    def weights(history, *key):
+        torch.manual_seed(history)
+        module = nn.Sequential(GaussianHead(5, 3), MLP(4, (6, 5)), nn.Linear(3, 2, bias=False))
+        initialise(module, "paper", generator("cpu", *key))
+        return torch.cat([parameter.flatten() for parameter in module.parameters()])
+
+    assert torch.equal(weights(1, 0, "weights"), weights(2, 0, "weights"))
+    different = weights(1, 0, "weights") != weights(1, 1, "weights")
+    assert different.all(), "a layer is left as torch made it"

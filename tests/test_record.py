@@ -1,0 +1,688 @@
+"""Laws of the run directory: whole or absent, one process at a time, honest about its state."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlae import attempts, files
+from vlae.identity import run_id as run_id_of
+from vlae.record import (
+    RecordError,
+    RunDirectory,
+    RunHeld,
+    all_runs,
+    find,
+    forced_directory,
+    promote,
+    recover,
+    write_atomically,
+)
+
+CONFIG = {
+    "model": {"name": "vlae", "_target_": "vlae.models.vlae.VLAE", "latent_dim": 2, "hidden_dims": [8, 8]},
+    "dataset": {"name": "digits", "lambda": 1e-6, "on": True},
+    "output_dist": {"name": "gaussian"},
+    "optimizer": {"name": "adam", "lr": 5e-4, "betas": [0.9, 0.999]},
+    "trainer": {"epochs": 3, "patience": None},
+    "seed": 0,
+    "device": "auto",
+}
+RUN_ID = run_id_of(CONFIG)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_fsync() -> Iterator[None]:
+    """It matters when the power fails, which no test can try, and takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "runs", RUN_ID, CONFIG)
+
+
+def in_python(script: str, *arguments: object, **options) -> subprocess.Popen:
+    """A Python of its own that executes ``script``."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    tests = Path(__file__).parent
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tests, **options)
+
+
+def first_line(process: subprocess.Popen) -> str:
+    assert process.stdout
+    return process.stdout.readline()
+
+
+def output_of(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def visible_and_hidden(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+# --- writing
+
+
+def test_a_process_killed_while_writing_leaves_the_old_content_or_the_new(tmp_path):
+    path, contents = tmp_path / "file", [bytes([letter]) * 300_000 for letter in b"ab"]
+    write_atomically(path, contents[0])
+    script = """
+        import sys
+        from vlae.record import write_atomically
+        print("ready", flush=True)
+        while True:
+            for letter in b"ba":
+                write_atomically(sys.argv[1], bytes([letter]) * 300_000)
+    """
+    seen = set()
+    chance = random.Random(0)
+    for _ in range(12):
+        writer = in_python(script, path)
+        assert first_line(writer) == "ready\n"
+        time.sleep(chance.uniform(0, 0.05))
+        writer.kill()
+        writer.communicate()
+        assert path.read_bytes() in contents
+        seen.add(path.read_bytes()[:1])
+    assert seen == {b"a", b"b"}  # it was killed amid its work
+
+
+def test_a_write_that_does_not_fit_changes_nothing_and_names_path_and_reason(tmp_path):
+    """RLIMIT_FSIZE stands in for a full disk: both are an OSError in the middle of a write."""
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from vlae.record import RecordError, RunDirectory
+        from vlae.record import write_atomically
+        path = Path(sys.argv[1])
+        run = RunDirectory(path.parent)
+        write_atomically(path, b"old")
+        run.append_metrics({"epoch": 1, "note": "x" * 3000})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        for act in (lambda: write_atomically(path, b"new" * 10_000), lambda: run.append_metrics({"note": "y" * 3000})):
+            try:
+                act()
+            except RecordError as error:
+                print(error)
+        print(path.read_text(), [line["epoch"] for line in run.metrics()], sorted(p.name for p in path.parent.iterdir()))
+    """
+    first, second, last = output_of(in_python(script, tmp_path / "results.json")).splitlines()
+    assert first.startswith(f"cannot write {tmp_path}/results.json: File too large")
+    assert second.startswith(f"cannot write {tmp_path}/metrics.jsonl: ")
+    assert last == "old [1] ['metrics.jsonl', 'results.json']"
+
+
+@pytest.mark.parametrize("place", ["file/below", "missing/below"])
+def test_an_unwritable_place_is_an_error_that_names_it(tmp_path, place):
+    """Permission bits do not bind root, so a place is used in which nobody can write."""
+    tmp_path.joinpath("file").touch()
+    with pytest.raises(RecordError, match=re.escape(f"cannot write {tmp_path / place}")):
+        write_atomically(tmp_path / place, b"")
+    if place == "file/below":
+        with pytest.raises(RecordError, match="cannot write"):
+            RunDirectory.create(tmp_path / "file", RUN_ID, CONFIG)
+    assert visible_and_hidden(tmp_path) == {"file"}
+
+
+# --- creation and config
+
+
+def test_reading_states_imports_neither_torch_nor_hydra():
+    script = """
+        import sys, vlae.record
+        print({name.split(".")[0] for name in sys.modules} & {"torch", "hydra", "omegaconf", "numpy"})
+    """
+    assert output_of(in_python(script)) == "set()\n"
+
+
+text = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=12)  # no control characters
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(config=st.dictionaries(text, values, max_size=4))
+def test_a_frozen_config_reads_back_with_the_same_values_and_types(tmp_path_factory, config):
+    run = RunDirectory.create(tmp_path_factory.mktemp("runs"), "run", config)
+    text = run.path.joinpath("config.yaml").read_text("utf-8")
+    assert repr(yaml.safe_load(text)) == repr(config)
+    assert text.startswith("#")
+
+
+def test_a_frozen_config_is_the_one_that_was_given(run):
+    assert repr(run.config()) == repr(CONFIG)
+    assert run.state() == "new"
+
+
+@pytest.mark.parametrize("value", [(8, 8), float("nan"), "\x85"])
+def test_a_config_that_yaml_would_change_is_refused_before_anything_is_written(tmp_path, value):
+    with pytest.raises(ValueError, match="plain values only"):
+        RunDirectory.create(tmp_path, "run", {"model": {"hidden_dims": value}})
+    assert visible_and_hidden(tmp_path) == set()
+
+
+def test_creating_an_existing_run_changes_nothing(run, tmp_path):
+    before = run.path.joinpath("config.yaml").stat().st_mtime_ns
+    again = RunDirectory.create(tmp_path / "runs", RUN_ID, CONFIG | {"device": "cpu"})
+    assert again.config() == CONFIG
+    assert run.path.joinpath("config.yaml").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "edit", ["lr: 0.0005 -> lr: 0.005", "seed: 0 -> seed: [", "seed: 0 -> ", "vlae -> 3"]
+)
+def test_an_edited_config_is_refused(run, edit):
+    path = run.path / "config.yaml"
+    old, new = edit.split(" -> ")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RecordError, match=re.escape(f"{path} was edited by hand")):
+        run.config()
+
+
+def test_a_renamed_directory_is_the_same_run(run):
+    renamed = RunDirectory(run.path.rename(run.path.with_name("my best one")))
+    assert renamed.run_id == RUN_ID
+    assert renamed.config() == CONFIG
+
+
+def test_creation_killed_at_any_step_leaves_a_whole_run_or_none():
+    script = """
+        from killing import killed_at_every_step
+        from test_record import CONFIG, RUN_ID, RunDirectory, all_runs
+
+        def check(folder):
+            assert all(run.config() == CONFIG and run.status()["run_id"] == RUN_ID for run in all_runs(folder))
+            assert RunDirectory.create(folder, RUN_ID, CONFIG).config() == CONFIG
+
+        print(killed_at_every_step(lambda folder: None, lambda f: RunDirectory.create(f, RUN_ID, CONFIG), check))
+    """
+    assert int(output_of(in_python(script))) > 5
+
+
+# --- claims
+
+
+def put_claim(run: RunDirectory, **changes: object) -> None:
+    attempts.put_claim(run.path / "attempts" / "1", attempts.new_claim() | changes)
+
+
+def test_of_processes_that_claim_at_once_exactly_one_wins_and_the_others_know_who(tmp_path):
+    """Half of the runs are new; in the others all find an attempt whose process is dead."""
+    processes, rounds = 8, 20
+    for number in range(rounds):
+        run = RunDirectory.create(tmp_path, f"run{number}", CONFIG)
+        if number % 2:
+            put_claim(run, process_start=0.0)
+    script = """
+        import json, multiprocessing, os, sys
+        from pathlib import Path
+        from vlae.record import RunDirectory, RunHeld
+
+        def contend(barrier, reports):
+            for number in range(rounds):
+                run = RunDirectory(folder / f"run{number}")
+                barrier.wait()
+                try:
+                    reports.put((number, run.claim().number, os.getpid()))
+                except RunHeld as held:
+                    reports.put((number, None, held.holder["pid"]))
+                barrier.wait()
+
+        folder, processes, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+        context = multiprocessing.get_context("fork")
+        barrier, reports = context.Barrier(processes), context.Queue()
+        for _ in range(processes):
+            context.Process(target=contend, args=(barrier, reports), daemon=True).start()
+        print(json.dumps([reports.get(timeout=100) for _ in range(processes * rounds)]))
+    """
+    reports = json.loads(output_of(in_python(script, tmp_path, processes, rounds)))
+    for number in range(rounds):
+        of_round = [(attempt, pid) for round_, attempt, pid in reports if round_ == number]
+        winners = [(attempt, pid) for attempt, pid in of_round if attempt is not None]
+        assert len(winners) == 1
+        assert winners[0][0] == 1 + number % 2
+        assert [pid for _, pid in of_round] == [winners[0][1]] * processes
+        assert not [name for name in os.listdir(tmp_path / f"run{number}" / "attempts") if name[0] == "."]
+
+
+HOLDER = """
+    import sys, time
+    from vlae.record import RunDirectory
+    with RunDirectory(sys.argv[1]).claim() as attempt:
+        attempt.heartbeat({"epoch": 3, "epochs": 60})
+        print("holding", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_killed_holder_is_recovered_at_once(run):
+    holder = in_python(HOLDER, run.path)
+    assert first_line(holder) == "holding\n"
+    assert run.state() == "running"
+    with pytest.raises(RunHeld) as held:
+        run.claim()
+    assert re.fullmatch(
+        rf"run {RUN_ID} is being executed by process {holder.pid} on host \S+ since \d\d:\d\d "
+        rf"\(attempt 1, epoch 3/60\); wait for it, or watch it with `vlae show {RUN_ID}`",
+        str(held.value),
+    )
+    leftover = run.path / f".status.json.{holder.pid}-00000000.tmp"
+    leftover.touch()
+    os.kill(holder.pid, signal.SIGKILL)
+    while attempts.process_start(holder.pid) is not None:  # nobody has waited for it: it is a zombie
+        time.sleep(0.01)
+    status = run.status()
+    assert (status["state"], status["reason"], status["progress"]["epoch"]) == ("interrupted", "killed", 3)
+    with run.claim() as attempt:
+        assert attempt.number == 2
+        assert not leftover.exists()
+    holder.communicate()
+
+
+def test_a_process_id_that_belongs_to_another_process_by_now_holds_nothing(run):
+    put_claim(run, process_start=attempts.process_start(os.getpid()) - 1000)
+    assert run.holder() is None
+    assert run.claim().number == 2
+
+
+def test_a_process_does_not_share_a_run_with_itself(run):
+    with run.claim(), pytest.raises(RunHeld, match=f"process {os.getpid()} "):
+        run.claim()
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(timezone.utc) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+
+
+@pytest.mark.parametrize(
+    ("started", "updated", "lives"),
+    [(10, 10, True), (9000, 240, True), (9000, 360, False), (360, 360, False)],
+)
+def test_a_process_on_another_host_lives_as_long_as_it_gives_signs_of_life(run, started, updated, lives):
+    put_claim(run, host="elsewhere", place="elsewhere", started=ago(started))
+    run.write_status(state="running", attempt=1, updated=ago(updated))
+    assert run.state() == ("running" if lives else "interrupted")
+    if lives:
+        with pytest.raises(RunHeld, match="on host elsewhere"):
+            run.claim()
+    else:
+        assert run.claim().number == 2
+
+
+def test_a_process_that_was_out_of_touch_stops_when_another_has_taken_over(run):
+    first = run.claim()
+    claim = first.directory / "claim.json"
+    as_seen_elsewhere = {"place": "elsewhere", "started": ago(9000)}
+    claim.write_text(json.dumps(json.loads(claim.read_text()) | as_seen_elsewhere))
+    run.write_status(updated=ago(9000))
+    second = run.claim()
+    with pytest.raises(RecordError, match="attempt 2 executes the run now"), first:
+        first.heartbeat({"epoch": 1})
+    assert run.status()["attempt"] == second.number == 2
+    assert run.state() == "running"
+
+
+def test_a_claim_killed_at_any_step_can_be_made_again():
+    script = """
+        from killing import killed_at_every_step
+        from test_record import CONFIG, RUN_ID, RunDirectory
+
+        def check(folder):
+            run = RunDirectory(folder / RUN_ID)
+            assert run.state() in ("new", "interrupted")
+            with run.claim():
+                assert run.state() == "running"
+
+        def prepare(folder):
+            RunDirectory.create(folder, RUN_ID, CONFIG)
+
+        print(killed_at_every_step(prepare, lambda folder: RunDirectory(folder / RUN_ID).claim(), check))
+    """
+    assert int(output_of(in_python(script))) > 5
+
+
+# --- attempts and state
+
+
+class StopRequest(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (None, "interrupted", "stopped"),
+        (ValueError("loss is NaN"), "failed", "exception"),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+        (StopRequest("SIGTERM"), "interrupted", "StopRequest"),
+    ],
+)
+def test_an_attempt_records_how_it_ended_and_releases_the_run(run, error, state, reason):
+    expected = contextlib.nullcontext() if error is None else pytest.raises(type(error))
+    with expected, run.claim() as attempt:
+        assert run.state() == "running"
+        if error is not None:
+            raise error
+    status = run.status()
+    assert (status["state"], status["reason"], status["attempt"]) == (state, reason, 1)
+    ended = json.loads(attempt.directory.joinpath("ended.json").read_text())
+    assert (ended["state"], ended["reason"]) == (state, reason)
+    trace = attempt.directory / "traceback.txt"
+    assert trace.exists() == (state == "failed")
+    if state == "failed":
+        assert "raise error" in trace.read_text()
+        assert status["message"] == "ValueError: loss is NaN"
+    with run.claim() as attempt:
+        assert attempt.number == 2
+        assert run.status()["reason"] is None
+
+
+def test_only_results_make_a_run_done(run):
+    run.write_status(state="done")
+    assert run.state() == "interrupted"
+    with run.claim():
+        run.write_results({"test": {"elbo": np.float32(-1.5)}})
+    assert run.state() == "done"
+    run.write_status(state="running")  # killed between its results and its status
+    assert run.status()["state"] == "done"
+    assert run.results() == {"test": {"elbo": -1.5}}
+    run.path.joinpath("results.json").unlink()
+    assert run.state() == "interrupted"
+
+
+def test_a_heartbeat_writes_at_most_every_two_seconds(monkeypatch, tmp_path):
+    clock, written = [100.0], []
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: clock[0])
+    attempt = attempts.Attempt(
+        tmp_path / "1", lambda **fields: written.append((clock[0], fields["progress"]))
+    )
+    for step in range(101):
+        clock[0] = 100.0 + step / 10
+        attempt.heartbeat({"step": step})
+    assert written == [(100.0 + 2 * k, {"step": 20 * k}) for k in range(6)]
+
+
+def test_a_run_shows_life_during_one_long_step(monkeypatch, run):
+    monkeypatch.setattr(attempts, "PULSE_EVERY", 0.01)
+    with run.claim():
+        run.write_status(updated=ago(9000))
+        deadline = time.monotonic() + 10
+        while attempts.seconds_since(run.status()["updated"]) > 100 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert attempts.seconds_since(run.status()["updated"]) < 100
+
+
+def test_a_status_with_a_misspelt_key_or_state_is_refused(run):
+    for fields in ({"stat": "running"}, {"state": "runing"}):
+        with pytest.raises(ValueError, match=r"status\.json has the keys"):
+            run.write_status(**fields)
+
+
+def test_a_status_is_readable_json_with_its_keys_in_order(run):
+    text = run.path.joinpath("status.json").read_text()
+    assert list(json.loads(text)) == [
+        "run_id",
+        "state",
+        "attempt",
+        "progress",
+        "updated",
+        "reason",
+        "message",
+    ]
+    assert datetime.fromisoformat(json.loads(text)["updated"]).utcoffset() == timedelta(0)
+    assert text.count("\n") > 7
+
+
+def test_ten_thousand_states_need_few_files_each(run, monkeypatch):
+    """The cost of a status is counted in files opened, which does not depend on the machine."""
+    opened: list[Path] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or real(path))
+    run.write_results({})
+    opened.clear()
+    assert run.status()["state"] == "done"
+    assert [path.name for path in opened] == ["status.json"]
+
+
+# --- metrics and results
+
+
+def test_metrics_read_back_as_appended_with_null_for_what_is_no_number(run):
+    run.append_metrics({"epoch": 1, "train/elbo_nats": np.float64(-1.25), "step": np.int64(7), "ok": True})
+    run.append_metrics({"epoch": 2, "train/elbo_nats": float("nan"), "x": np.float32("inf"), "ä": None})
+    assert run.metrics() == [
+        {"epoch": 1, "train/elbo_nats": -1.25, "step": 7, "ok": True},
+        {"epoch": 2, "train/elbo_nats": None, "x": None, "ä": None},
+    ]
+    assert run.path.joinpath("metrics.jsonl").read_text("utf-8").count("\n") == 2
+
+
+@given(value=values)
+def test_what_is_finite_is_recorded_as_it_is_in_json_that_every_parser_reads(value):
+    read = json.loads(files.json_bytes(value), parse_constant=pytest.fail)
+    if "inf" not in str(value):
+        assert repr(read) == repr(value)
+
+
+def test_a_value_that_json_cannot_hold_is_refused(run):
+    with pytest.raises(TypeError, match="not object"):
+        run.append_metrics({"epoch": object()})
+    assert run.metrics() == []
+
+
+def test_a_torn_last_line_is_ignored_and_gives_way_to_the_next(run):
+    run.append_metrics({"epoch": 1})
+    size = run.metrics_size()
+    with run.path.joinpath("metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "el')
+    assert run.metrics() == [{"epoch": 1}]
+    assert run.metrics_size() == size
+    run.append_metrics({"epoch": 2})
+    assert run.metrics() == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(run):
+    run.path.joinpath("metrics.jsonl").write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
+    with pytest.raises(RecordError, match=r"metrics\.jsonl has a line that is no JSON"):
+        run.metrics()
+
+
+def test_metrics_go_back_to_a_checkpoint_and_on_from_there(run):
+    sizes = [run.metrics_size()]
+    for epoch in range(1, 5):
+        run.append_metrics({"epoch": epoch})
+        sizes.append(run.metrics_size())
+    for epoch in (4, 2, 0):
+        run.truncate_metrics(sizes[epoch])
+        assert [line["epoch"] for line in run.metrics()] == list(range(1, epoch + 1))
+    run.append_metrics({"epoch": 1})
+    for size in (sizes[1] - 1, sizes[4]):
+        with pytest.raises(RecordError, match="no line ends at byte"):
+            run.truncate_metrics(size)
+
+
+def test_results_keep_their_order_and_are_readable(run):
+    run.write_results({"run_id": RUN_ID, "test": {"elbo": -1.0}, "best_epoch": 3})
+    assert run.path.joinpath("results.json").read_text() == textwrap.dedent(f"""\
+        {{
+          "run_id": "{RUN_ID}",
+          "test": {{
+            "elbo": -1.0
+          }},
+          "best_epoch": 3
+        }}
+        """)
+
+
+def test_a_run_killed_at_any_moments_ends_with_what_an_undisturbed_one_records(run):
+    script = """
+        import sys, time
+        from vlae.record import RunDirectory
+        run = RunDirectory(sys.argv[1])
+        with run.claim() as attempt:
+            print("begun", flush=True)
+            for epoch in range(1 + len(run.metrics()), 61):
+                attempt.heartbeat({"epoch": epoch})
+                run.append_metrics({"epoch": epoch})
+                time.sleep(0.005)
+            run.write_results({"epochs": len(run.metrics())})
+    """
+    chance = random.Random(1)
+    kills = 0
+    while run.state() != "done":
+        process = in_python(script, run.path)
+        assert first_line(process) == "begun\n"
+        time.sleep(chance.uniform(0, 0.15))
+        kills += process.poll() is None
+        process.kill()
+        process.communicate()
+        assert run.state() in ("interrupted", "done")
+    assert kills > 2
+    assert [line["epoch"] for line in run.metrics()] == list(range(1, 61))
+    assert run.results() == {"epochs": 60}
+
+
+# --- finding
+
+
+@pytest.fixture
+def runs_dir(tmp_path) -> Path:
+    for name in [
+        "vae-digits-s0-aa",
+        "vae-digits-s0-ab",
+        "iaf-mnist-s0-cc",
+        "iaf-mnist-s0-c",
+        *map("m{}".format, range(12)),
+    ]:
+        RunDirectory.create(tmp_path / "runs", name, CONFIG)
+    tmp_path.joinpath("runs", "empty").mkdir()
+    RunDirectory.create(tmp_path / "runs" / ".forced", "hidden-run", CONFIG)
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("name", ["iaf-mnist-s0-cc", "iaf-mnist-s0-c", "vae-digits-s0-ab", "m11"])
+def test_a_run_is_found_by_its_id_even_where_that_begins_another(runs_dir, name, monkeypatch):
+    monkeypatch.chdir(runs_dir.parent)
+    for given_ in (name, str(runs_dir / name), f"runs/{name}/", f"./runs/{name}"):
+        assert find(runs_dir, given_).path == runs_dir / name
+
+
+def test_a_run_is_found_by_a_beginning_that_no_other_shares(runs_dir, monkeypatch):
+    assert find(runs_dir, "vae-digits-s0-aa"[:-1] + "a").path.name == "vae-digits-s0-aa"
+    assert find(runs_dir, str(runs_dir / "m11")[:-1] + "1").path.name == "m11"
+    monkeypatch.chdir(runs_dir.parent)
+    runs_dir.parent.joinpath("iaf-mnist-s0-cc").mkdir()  # a directory of that name, which is no run
+    assert find(runs_dir, "iaf-mnist-s0-cc").path.parent == runs_dir
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vae", "'vae' could be any of 2 runs in .*:\n  vae-digits-s0-aa\n  vae-digits-s0-ab$"),
+        ("m", r"'m' could be any of 12 runs in .*(\n  m\d+){10}\n  \.\.\.$"),
+        ("", "'' could be any of 16 runs"),
+        ("vea-digits-s0-aa", "no run 'vea-digits-s0-aa' in .*; did you mean vae-digits-s0-aa, "),
+        ("mnist", "no run 'mnist' in .*; did you mean iaf-mnist-s0-c, iaf-mnist-s0-cc"),
+        ("hidden-run", "no run 'hidden-run' in [^;]*$"),
+        ("empty", "empty is not a run: it has no config.yaml"),
+        ("elsewhere/x", "no run 'elsewhere/x': no directory elsewhere$"),
+    ],
+)
+def test_a_name_that_means_no_run_is_answered_with_what_there_is(runs_dir, name, message):
+    with pytest.raises(RecordError, match=message):
+        find(runs_dir, name)
+
+
+def test_all_runs_are_the_visible_ones(runs_dir):
+    assert len(all_runs(runs_dir)) == 16
+    assert all_runs(runs_dir / "missing") == []
+
+
+# --- forced runs
+
+
+def finished(run: RunDirectory, value: int) -> RunDirectory:
+    with run.claim():
+        run.append_metrics({"value": value})
+        run.write_results({"value": value})
+    return run
+
+
+def test_the_old_result_stays_until_the_new_one_is_there(run):
+    runs_dir = finished(run, 1).path.parent
+    forced = forced_directory(runs_dir, RUN_ID, CONFIG)
+    recover(runs_dir, RUN_ID)
+    with pytest.raises(RecordError, match=r"no results\.json: it does not replace"):
+        promote(forced, runs_dir)
+    assert run.results() == {"value": 1}
+    assert forced_directory(runs_dir, RUN_ID, CONFIG).path == forced.path  # an interrupted one goes on
+    assert promote(finished(forced, 2), runs_dir).results() == run.results() == {"value": 2}
+    assert run.run_id == RUN_ID
+    assert run.config() == CONFIG
+    assert not [name for name in visible_and_hidden(runs_dir) if name.endswith(RUN_ID) and name != RUN_ID]
+
+
+def test_a_run_that_is_being_executed_is_not_replaced(run):
+    runs_dir = run.path.parent
+    with run.claim(), pytest.raises(RunHeld):
+        forced_directory(runs_dir, RUN_ID, CONFIG)
+    forced = finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+    with run.claim():
+        with pytest.raises(RunHeld):
+            promote(forced, runs_dir)
+        recover(runs_dir, RUN_ID)
+        assert run.results() is None
+    recover(runs_dir, RUN_ID)
+    assert run.results() == {"value": 2}
+
+
+def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
+    script = """
+        import json
+        from killing import killed_at_every_step
+        from test_record import CONFIG, RUN_ID, RunDirectory, finished, forced_directory, promote, recover
+
+        def prepare(folder):
+            finished(RunDirectory.create(folder, RUN_ID, CONFIG), 1)
+            finished(forced_directory(folder, RUN_ID, CONFIG), 2)
+
+        def act(folder):
+            promote(forced_directory(folder, RUN_ID, CONFIG), folder)
+
+        def check(folder):
+            run = RunDirectory(folder / RUN_ID)
+            assert run.results() in ({"value": 1}, {"value": 2}, None)
+            recover(folder, RUN_ID)
+            assert run.results() == run.metrics()[0] == {"value": 2} and run.config() == CONFIG
+            left = {path.name for path in folder.rglob("*") if path.parent.parent == folder} - {"config.yaml"}
+            assert not {name for name in left if RUN_ID in name}, left
+            recover(folder, RUN_ID)
+            assert run.results() == {"value": 2}
+
+        print(killed_at_every_step(prepare, act, check))
+    """
+    assert int(output_of(in_python(script))) > 8

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Time and memory of the platform beside a plain reference that computes as the released code does.",
+        description="Time and memory of the platform beside a plain reference that computes like the released code.",
         epilog="cases: " + ", ".join(case.name for case in CASES),
     )
     parser.add_argument(
@@ -91,7 +91,7 @@ def _chosen(names: Sequence[str]) -> list[Case]:
     for name in names:
         if not any(name in k for k in known):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             raise SystemExit(f"--only: no case {name!r}{hint} Choices: {', '.join(known)}, or parts of these")
     return [case for case in CASES if not names or any(name in case.name for name in names)]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.timing import Pair, Work
+from vlae import config
 from vlae.distributions import BernoulliOutput, GaussianOutput, OutputDistribution
 from vlae.evaluate import evaluate
 from vlae.interruption import Interruption
@@ -35,8 +36,8 @@ from vlae.train import Schedule, Training, terms_means
 
 LATENT, HIDDEN, BATCH, SAMPLES, LEARNING_RATE = 50, (500, 500), 128, 5000, 5e-4
 """The setting of the released code; its T = 4 updates and 4 flows are the models' defaults."""
-MEMORY_BUDGET = 512
-"""MiB for an evaluation: the default of ``evaluate.memory_budget``."""
+DEFAULTS = config.compose(["dataset=mnist"])
+"""What a run of the platform is given when nothing is said: its optimiser, its memory budget."""
 SHARE = 0.6
 """Of the machine's sgemm rate, asked of every evaluation."""
 
@@ -82,17 +83,29 @@ def images(output_kind: type[OutputDistribution], count: int, pixels: int, devic
     return (u > 0.5).float() if output_kind.support == "binary" else u - 0.5
 
 
+MakeOptimizer = Callable[[LatentVariableModel], torch.optim.Optimizer]
+
+
+def reference_adam(model: LatentVariableModel) -> torch.optim.Optimizer:
+    """As released: torch's Adam as it comes."""
+    return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+
+
+def platform_adam(model: LatentVariableModel) -> torch.optim.Optimizer:
+    """conf/optimizer/adam.yaml."""
+    return config.build(DEFAULTS["optimizer"], params=model.parameters())
+
+
 def training_step(
     kind: type[Any], output_kind: type[OutputDistribution], pixels: int, setting: Setting
 ) -> Pair:
-    """Forward, backward, Adam. Both see the same noise, so they take the same path through parameter space."""
+    """Forward, backward, Adam. Both see the same noise, so they take the same path through parameters."""
     device = setting.device
     x = images(output_kind, BATCH, pixels, device)
 
-    def work(mean_elbo: Callable[[LatentVariableModel, int], Tensor]) -> Work:
+    def work(mean_elbo: Callable[[LatentVariableModel, int], Tensor], adam: MakeOptimizer) -> Work:
         model = build(kind, output_kind, pixels, device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-        taken = 0
+        optimizer, taken = adam(model), 0
 
         def step() -> Tensor:
             nonlocal taken
@@ -109,14 +122,16 @@ def training_step(
         return batch_noise(BATCH, generator(device, "benchmark", "noise", step), x.dtype)
 
     return Pair(
-        reference=work(lambda model, step: reference.elbo(model, x, noise(step)).mean()),
-        platform=work(lambda model, step: terms_means(sample_terms(model, x, noise(step), 1))[0]),
+        reference=work(lambda model, step: reference.elbo(model, x, noise(step)).mean(), reference_adam),
+        platform=work(
+            lambda model, step: terms_means(sample_terms(model, x, noise(step), 1))[0], platform_adam
+        ),
     )
 
 
 def evaluation(kind: type[Any], output_kind: type[OutputDistribution], pixels: int, setting: Setting) -> Pair:
     """The importance-sampled log-likelihood of each image, with the same noise for the same image."""
-    device, seed = setting.device, 0
+    device, seed, budget = setting.device, 0, DEFAULTS["evaluate"]["memory_budget"]
     model = build(kind, output_kind, pixels, device)
     x = images(output_kind, max(setting.platform_images, setting.reference_images), pixels, device)
 
@@ -130,7 +145,7 @@ def evaluation(kind: type[Any], output_kind: type[OutputDistribution], pixels: i
 
     def in_chunks() -> Tensor:
         some = x[: setting.platform_images]
-        done = evaluate(model, some, num_samples=SAMPLES, memory_budget=MEMORY_BUDGET, seed=seed)
+        done = evaluate(model, some, num_samples=SAMPLES, memory_budget=budget, seed=seed)
         return done.log_likelihood
 
     return Pair(Work(one_by_one, setting.reference_images), Work(in_chunks, setting.platform_images))
@@ -144,9 +159,9 @@ class UnsavedTraining(Training):
 
 
 def epoch(kind: type[Any], setting: Setting) -> Pair:
-    """A pass over uint8 images of MNIST's size, from where they lie to the last optimiser step; no validation.
+    """A pass over uint8 images of MNIST's size, from where they lie to the optimiser's last step.
 
-    The two draw different orders and different noise, so their mean losses agree only roughly.
+    Without the pass over a validation set. Orders and noise are each one's own, so mean losses agree only roughly.
     """
     device, side = setting.device, 28
     shape = setting.epoch_images, 1, side, side
@@ -165,7 +180,7 @@ def epoch(kind: type[Any], setting: Setting) -> Pair:
 def _reference_epoch(model: LatentVariableModel, stored: Tensor, mean: Tensor) -> Work:
     """Batches through PIL and a DataLoader; as released, each loss is brought to the host and looked at."""
     device = mean.device
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    optimizer = reference_adam(model)
     batches = reference.loader(stored, BATCH, device)
     source = generator(device, "benchmark", "epoch")
 
@@ -189,7 +204,7 @@ def _reference_epoch(model: LatentVariableModel, stored: Tensor, mean: Tensor) -
 def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
     """The platform's own training loop over its own preprocessing, for one epoch at a time."""
     preprocess = Preprocess(Preprocessing(), splits, model.output.support)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    optimizer = platform_adam(model)
     schedule = Schedule(
         epochs=1, batch_size=BATCH, patience=None, clip_grad_norm=None, checkpoint_every=float("inf")
     )

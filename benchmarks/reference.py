@@ -1,11 +1,11 @@
 """The models computed the plain way: what the platform's short cuts are measured and tested against.
 
-The mathematics is the platform's, the way of computing is that of the code released with the paper: the explicit
-[batch, pixels, latent] Jacobian at every update, the inverse of the precision and then the Cholesky factor of that
-inverse, all of an image's posterior repeated for each of its samples, one image at a time, reflections as
-matrices, masked weights multiplied in every pass, images decoded one by one. Written for this purpose in plain
-torch; it takes the parameters of the platform's models and nothing of their methods. Where the released code
-departs from what is right (docs/decisions/0001) the reference does what is right, at the same cost.
+The mathematics is the platform's, the way of computing is that of the code released with the paper: the
+explicit [batch, pixels, latent] Jacobian at every update, the inverse of the precision and then the Cholesky
+factor of that inverse, all of an image's posterior repeated for each of its samples, one image at a time,
+reflections as matrices, masked weights multiplied in every pass, images decoded one by one. Written for this
+purpose in plain torch; it takes the parameters of the platform's models and nothing of their methods. Where the
+released code departs from what is right (docs/decisions/0001) the reference does what is right, at the same cost.
 """
 
 import math
@@ -31,9 +31,6 @@ from vlae.networks import GaussianHead
 from vlae.seeding import Noise
 
 LOG_2PI = math.log(2 * math.pi)
-
-
-# --- the two figures -------------------------------------------------------------------------------------------
 
 
 def elbo(
@@ -64,9 +61,6 @@ def log_weights(
     return log_p + diagonal_log_prob(z, zero, zero) - log_q
 
 
-# --- networks --------------------------------------------------------------------------------------------------
-
-
 def encode(model: LatentVariableModel, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch hidden"]:
     """The encoder's last hidden layer."""
     for layer in _linears(model.encoder):
@@ -83,7 +77,7 @@ def decode(model: LatentVariableModel, z: Float[Tensor, "batch latent"]) -> Floa
 def linearise(
     model: LatentVariableModel, z: Float[Tensor, "batch latent"]
 ) -> tuple[Float[Tensor, "batch pixels"], Float[Tensor, "batch pixels latent"]]:
-    """f(z) and J = W_last D_L W_L ... D_1 W_1, the whole of it, D_l being the mask of layer l's active units."""
+    """f(z) and J = W_last D_L W_L ... D_1 W_1, the whole of it; D_l masks layer l's inactive units."""
     first, *others = _linears(model.decoder.body)
     h = torch.relu(affine(first, z))
     J = (h > 0).to(h.dtype).unsqueeze(-1) * first.weight
@@ -100,9 +94,6 @@ def affine(layer: nn.Linear, h: Float[Tensor, "batch before"]) -> Float[Tensor, 
 
 def _linears(network: nn.Module) -> Iterator[nn.Linear]:
     return (layer for layer in network.children() if isinstance(layer, nn.Linear))
-
-
-# --- densities -------------------------------------------------------------------------------------------------
 
 
 def output_log_prob(
@@ -128,8 +119,8 @@ def diagonal_log_prob(
 class DenseGaussian:
     """N(mu, P^-1), by the inverse of P and the Cholesky factor C of that inverse: z = mu + C eps.
 
-    Held with the latent axis reversed. In that order C is the (reversed) L^-T of P = L L', so that the same noise
-    gives the same z as in the platform; in the given order both would be right, and different.
+    Held with the latent axis reversed. In that order C is the (reversed) L^-T of P = L L', so that the same
+    noise gives the same z as in the platform; in the given order both would be right, and different.
     """
 
     def __init__(
@@ -169,8 +160,6 @@ def _probability(f: Tensor) -> Tensor:
     smallest = torch.finfo(f.dtype).eps
     return torch.sigmoid(f).clamp(smallest, 1 - smallest)
 
-
-# --- how each model draws z and knows log q(z | x) -------------------------------------------------------------
 
 Draw = tuple[Float[Tensor, "batch latent"], Float[Tensor, " batch"]]
 
@@ -264,11 +253,8 @@ def _draw_iaf(model: IAF, x: Tensor, eps: Tensor, samples: int) -> Draw:
 _DRAW = {VAE: _draw_vae, VLAE: _draw_vlae, HF: _draw_hf, IAF: _draw_iaf}
 
 
-# --- data ------------------------------------------------------------------------------------------------------
-
-
 class DecodedImages(Dataset[Tensor]):
-    """uint8 images [n, height, width] that are handed out one by one, through PIL, as torchvision's MNIST does."""
+    """uint8 images [n, height, width], handed out one by one through PIL as torchvision's MNIST does."""
 
     def __init__(self, images: Tensor) -> None:
         self.images, self.transform = images, ToTensor()

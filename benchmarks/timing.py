@@ -137,9 +137,10 @@ class Sgemm:
 
 
 def flops(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """What ``run`` returns, and its floating point operations: 2 per multiply-add of products and factorisations.
+    """What ``run`` returns, and its floating point operations: two per multiply-add.
 
-    Elementwise work is not counted, so a path that spends its time there shows a small share.
+    Products and factorisations are counted. Elementwise work is not, so a path that spends its time there shows
+    a small share of the sgemm rate.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_LINEAR_ALGEBRA)
     with counter:
@@ -150,9 +151,9 @@ def flops(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     """The most tensor memory held at one moment of ``run``, above what stands before and after it.
 
-    On a CPU every allocation and release of torch's allocator is recorded by the profiler and summed in order:
-    exact, repeatable, and untouched by what malloc keeps or gives back (unlike the resident set size). The
-    private buffers of the BLAS are not in it. On CUDA it is the caching allocator's own count.
+    On a CPU every allocation and release of torch's allocator is recorded by the profiler and summed in
+    order: exact, repeatable, and untouched by what malloc keeps or gives back (unlike the resident set size). The
+    private buffers of the BLAS are not in it. On CUDA it is the count of the caching allocator.
     """
     gc.collect()
     if device.type == "cuda":
@@ -179,7 +180,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 def measure(
     pair: Pair, device: torch.device, rounds: int, sgemm: Sgemm, memory: bool, say: Callable[[str], None]
 ) -> Measurement:
-    """Warm both up, then time them in turn, reference, platform, reference, ...; ratios are within a round."""
+    """Warm both up, then time them in turn: reference, platform, reference, ... A ratio is that of one round."""
     say("warm-up")
     reference_figures, reference_flops = flops(pair.reference.run)
     platform_figures, platform_flops = flops(pair.platform.run)

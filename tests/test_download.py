@@ -53,7 +53,9 @@ class Server:
             if fault != "breaks off, unannounced":
                 handler.send_header("Content-Length", str(len(content)))
             handler.end_headers()
-            handler.wfile.write(content[: len(content) // 2] if (fault or "").startswith("breaks off") else content)
+            handler.wfile.write(
+                content[: len(content) // 2] if (fault or "").startswith("breaks off") else content
+            )
 
     def close(self):
         self.http.shutdown()
@@ -124,14 +126,20 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.items())
-def test_a_failed_download_names_file_source_and_place_and_leaves_nothing(mnist, tmp_path, fault, reason, monkeypatch):
+def test_a_failed_download_names_file_source_and_place_and_leaves_nothing(
+    mnist, tmp_path, fault, reason, monkeypatch
+):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2 if fault == "hangs" else 10)
     mnist.fault = fault
     root = tmp_path / "root"
     with pytest.raises(DataError, match=reason) as error:
         load_mnist(mnist, root)
     source = f"{mnist.url}/{mnist.faulty}"
-    for part in (f"could not download {mnist.faulty}", f"{source}: ", f"{source}\n    -> {root}/MNIST/raw/{mnist.faulty}"):
+    for part in (
+        f"could not download {mnist.faulty}",
+        f"{source}: ",
+        f"{source}\n    -> {root}/MNIST/raw/{mnist.faulty}",
+    ):
         assert part in str(error.value)
     assert left_in(root) == []
 
@@ -140,7 +148,10 @@ def test_a_failed_download_names_file_source_and_place_and_leaves_nothing(mnist,
 def test_after_a_failed_download_a_good_server_works(mnist, omniglot, tmp_path, fault):
     root = tmp_path / "root"
     for load in (load_mnist, load_omniglot):
-        mnist.fault, mnist.faulty = fault, "chardata.mat" if load is load_omniglot else "t10k-images-idx3-ubyte.gz"
+        mnist.fault, mnist.faulty = (
+            fault,
+            "chardata.mat" if load is load_omniglot else "t10k-images-idx3-ubyte.gz",
+        )
         with pytest.raises(DataError):
             load(mnist, root)
         mnist.fault = None
@@ -221,7 +232,9 @@ def test_a_file_that_was_there_is_never_replaced(mnist, tmp_path):
 
 def test_two_at_once_download_every_file_once(omniglot, tmp_path):
     results = []
-    threads = [threading.Thread(target=lambda: results.append(load_omniglot(omniglot, tmp_path))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(load_omniglot(omniglot, tmp_path))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -268,6 +281,10 @@ def test_download_fetches_datasets_ahead_and_reports_all_failures_together(mnist
     mnist.requests.clear()
     with pytest.raises(DataError) as error:
         data.download(["mnits", "fashion_mnist", "mnist", "digits"], tmp_path)
-    for part in ("'mnits'; choices: mnist, fashion_mnist, svhn, cifar10, omniglot; did you mean 'mnist'?", dead, "'digits'"):
+    for part in (
+        "'mnits'; choices: mnist, fashion_mnist, svhn, cifar10, omniglot; did you mean 'mnist'?",
+        dead,
+        "'digits'",
+    ):
         assert part in str(error.value)
     assert not mnist.requests

@@ -22,7 +22,9 @@ REAL = [
 
 
 def images(n, shape=(1, 3, 3), levels=256, seed=0):
-    return torch.from_numpy(torch.randint(0, levels, (n, *shape), generator=generator("cpu", seed)).numpy().astype("uint8"))
+    return torch.from_numpy(
+        torch.randint(0, levels, (n, *shape), generator=generator("cpu", seed)).numpy().astype("uint8")
+    )
 
 
 def splits(n=40, shape=(1, 3, 3), levels=256, seed=0):
@@ -129,7 +131,10 @@ def test_float32_and_float64_see_the_same_images(support, settings):
     data = splits()
     single, double = (preprocess(settings, data, support, dtype) for dtype in (torch.float32, torch.float64))
     torch.testing.assert_close(single.mean.double(), double.mean, rtol=1e-6, atol=1e-6)
-    for of in (lambda p: p.forward(data.train, generator("cpu", 1)), lambda p: p.evaluation_set(data.test, "test")):
+    for of in (
+        lambda p: p.forward(data.train, generator("cpu", 1)),
+        lambda p: p.evaluation_set(data.test, "test"),
+    ):
         torch.testing.assert_close(of(single).double(), of(double), rtol=1e-5, atol=1e-5)
 
 
@@ -137,7 +142,10 @@ def test_the_logit_transform_keeps_its_digits_in_float32_next_to_black_and_white
     extremes = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2).repeat(500, 1, 1, 1)
     data = Splits(train=extremes, validation=extremes[:0], test=extremes, levels=256, seed=0)
     settings = {"dequantise": True, "logit_transform": True, "lambda": 1e-6}
-    single, double = (preprocess(settings, data, dtype=d).evaluation_set(extremes, "test") for d in (torch.float32, torch.float64))
+    single, double = (
+        preprocess(settings, data, dtype=d).evaluation_set(extremes, "test")
+        for d in (torch.float32, torch.float64)
+    )
     torch.testing.assert_close(single.double(), double, rtol=2e-6, atol=2e-6)
 
 
@@ -218,7 +226,9 @@ def test_dynamic_training_images_change_with_the_generator_and_average_to_their_
     assert (draws.mean(0) - data.train.flatten(1) / 255).abs().max() < 5 * 0.5 / math.sqrt(3000)
 
 
-@pytest.mark.parametrize("data", [splits(), splits(levels=17), fractions()], ids=["8 bits", "17 levels", "fractions"])
+@pytest.mark.parametrize(
+    "data", [splits(), splits(levels=17), fractions()], ids=["8 bits", "17 levels", "fractions"]
+)
 def test_static_training_images_are_one_fixed_draw(data):
     p = preprocess({"binarise": "static"}, data, "binary")
     train = p.training_images(data)
@@ -271,7 +281,9 @@ CONFLICTS = [
 
 @pytest.mark.parametrize(("settings", "support", "facts", "reason"), CONFLICTS)
 def test_conflicts_are_named_before_the_data_are_loaded(settings, support, facts, reason):
-    assert any(reason in problem for problem in conflicts(Preprocessing.model_validate(settings), support, **facts))
+    assert any(
+        reason in problem for problem in conflicts(Preprocessing.model_validate(settings), support, **facts)
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,7 +313,15 @@ def test_an_unknown_support_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lambda": 0.5}, {"lambda": -0.1}, {"binarise": "never"}, {"dequantise": 1}, {"lambda": math.nan}, {"x": 1}]
+    "wrong",
+    [
+        {"lambda": 0.5},
+        {"lambda": -0.1},
+        {"binarise": "never"},
+        {"dequantise": 1},
+        {"lambda": math.nan},
+        {"x": 1},
+    ],
 )
 def test_settings_out_of_range_or_of_the_wrong_type_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -1,6 +1,7 @@
 """Laws of the run directory: whole or absent, one process at a time, honest about its state."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -125,7 +126,8 @@ def test_a_write_that_does_not_fit_changes_nothing_and_names_path_and_reason(tmp
                 act()
             except RecordError as error:
                 print(error)
-        print(path.read_text(), [line["epoch"] for line in run.metrics()], sorted(p.name for p in path.parent.iterdir()))
+        names = sorted(each.name for each in path.parent.iterdir())
+        print(path.read_text(), [line["epoch"] for line in run.metrics()], names)
     """
     first, second, last = output_of(in_python(script, tmp_path / "results.json")).splitlines()
     assert first.startswith(f"cannot write {tmp_path}/results.json: File too large")
@@ -399,6 +401,25 @@ def test_an_attempt_records_how_it_ended_and_releases_the_run(run, error, state,
     with run.claim() as attempt:
         assert attempt.number == 2
         assert run.status()["reason"] is None
+
+
+def test_on_a_full_disk_the_error_of_the_run_is_reported_and_the_run_is_released(run, monkeypatch):
+    def replace(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for error, reported in ((ValueError("loss is NaN"), "loss is NaN"), (None, "No space left on device")):
+        attempt = run.claim()
+        monkeypatch.setattr(os, "replace", replace)
+        with pytest.raises((ValueError, RecordError), match=reported), attempt:
+            if error:
+                raise error
+        with pytest.raises(RecordError, match="cannot write"):
+            run.claim()
+        monkeypatch.undo()
+        assert run.holder() is None
+        assert run.state() == "interrupted"
+    with run.claim() as attempt:
+        assert attempt.number == 3
 
 
 def test_only_results_make_a_run_done(run):

@@ -40,7 +40,9 @@ def changed(container: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     return {str(key): value for key, value in plain.items()}
 
 
-def evaluate_again(directory: RunDirectory, overrides: Sequence[str], device: str) -> tuple[dict[str, Any], Path]:
+def evaluate_again(
+    directory: RunDirectory, overrides: Sequence[str], device: str
+) -> tuple[dict[str, Any], Path]:
     """Figures like those of results.json, and the file in RUN/evaluations/ that holds them.
 
     One file for each setting of ``evaluate`` and ``seed``: the same command replaces its own figures alone.
@@ -49,14 +51,18 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str], device: st
     cfg = config.validate(container)
     trained = load(str(directory.path), device=device)
     splits = data.load(cfg.dataset).to(trained.device)
-    test = trained.preprocess.evaluation_set(splits.test, "test", generator(trained.device, cfg.seed, "test set"))
+    test = trained.preprocess.evaluation_set(
+        splits.test, "test", generator(trained.device, cfg.seed, "test set")
+    )
     x = test[: cfg.evaluate.num_images]
     with Interruption() as interruption, Reporter() as reporter:
 
         def report(evaluation: Evaluation) -> None:
             mean = evaluation.log_likelihood[: evaluation.done].mean().item()
             text = f"log-likelihood {figure(mean, None)} nats (model space)"
-            reporter.advance("evaluating image", evaluation.done, len(x), text, last=evaluation.done == len(x))
+            reporter.advance(
+                "evaluating image", evaluation.done, len(x), text, last=evaluation.done == len(x)
+            )
 
         began = time.monotonic()
         evaluation = evaluate(

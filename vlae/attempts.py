@@ -225,6 +225,10 @@ class Attempt:
                 self.directory / "ended.json", json_bytes({**end, "ended": now()})
             )  # releases the run
         except RecordError:
+            with contextlib.suppress(
+                OSError
+            ):  # the disk is full; without its claim the attempt holds nothing
+                self.directory.joinpath("claim.json").unlink()
             if error is None:  # otherwise the error that ended the attempt is the one to report
                 raise
 

@@ -1,9 +1,9 @@
 """Checkpoints: written atomically, verified when read, never able to execute code.
 
-A file is what `torch.save` writes, a zip archive, with the SHA-256 of all that goes before in the archive's comment:
-content and digest are one file and cannot disagree, and ``torch.load(path, weights_only=True)`` reads it as ever.
-The digest is needed because `torch.load` does not look at the checksums of the archive: of the single flipped bits
-in a small checkpoint it lets four fifths pass, as other weights.
+A file is what `torch.save` writes, a zip archive, whose comment is the SHA-256 of all that goes before: content and
+digest are one file and cannot disagree, and ``torch.load(path, weights_only=True)`` reads it as ever. The digest is
+needed because `torch.load` ignores the checksums of the archive: of the single flipped bits in a small checkpoint
+it lets four fifths pass, as other weights.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
     """Write ``state`` to <name>.pt; the last one before it stays as previous.pt (only for ``name="last"``).
 
     state: tensors, numbers, text, None in dicts, lists and tuples. At every instant one good file is there.
-    Errors: TypeError naming the entry that could not be read back; RecordError where the disk is full or unwritable.
+    Errors: TypeError naming an entry that could not be read back; RecordError where the disk is full or unwritable.
     """
     _refuse_foreign_types(state, "state")
     buffer = io.BytesIO()
@@ -57,7 +57,7 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
 
 
 def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest good checkpoint, on the CPU, with warnings where that is not <name>.pt; None where there is none.
+    """The newest good checkpoint, on the CPU, with warnings where it is not <name>.pt; None where there is none.
 
     Errors: RecordError where there are only damaged ones, and at once where a file wants to execute code.
     """
@@ -82,7 +82,7 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
 
 
 def _refuse_foreign_types(value: Any, where: str) -> None:
-    """`torch.load(weights_only=True)` would refuse them when it is too late; a numpy.float64 looks like a float."""
+    """`torch.load(weights_only=True)` would refuse them, too late; a numpy.float64 looks like a float."""
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_foreign_types(key, f"a key of {where}")
@@ -91,12 +91,13 @@ def _refuse_foreign_types(value: Any, where: str) -> None:
         for index, item in enumerate(value):
             _refuse_foreign_types(item, f"{where}[{index}]")
     elif type(value) not in PLAIN_TYPES:
-        raise TypeError(f"{where} is a {type(value).__module__}.{type(value).__name__}; a checkpoint holds tensors, "
-                        "numbers, text and None in dicts, lists and tuples")  # fmt: skip
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        expected = "a checkpoint holds tensors, numbers, text and None in dicts, lists and tuples"
+        raise TypeError(f"{where} is a {kind}; {expected}")
 
 
 def _seal(archive: bytes) -> bytes:
-    """The archive with its digest as comment: a zip file ends with the length of its comment and the comment."""
+    """The archive with its digest as comment: a zip file ends with the comment's length and the comment."""
     sealed = archive[:-2] + SEAL_LENGTH.to_bytes(2, "little")
     return sealed + MARK + hashlib.sha256(sealed).hexdigest().encode()
 
@@ -127,7 +128,11 @@ def _unpack(path: Path, content: bytes) -> dict[str, Any]:
     if not _is_sealed(content):
         if foreign := _foreign_name(content):
             raise _refusal(path, f"it names {foreign}")
-        raise _Damaged("it is empty" if not content else "its content is not what was written (digest)")
+        if not content:
+            raise _Damaged("it is empty")
+        if MARK not in content[-SEAL_LENGTH:]:
+            raise _Damaged("it has no digest at its end, so it is torn or was written by another program")
+        raise _Damaged("it is not what was written, as its digest shows")
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # whole, and yet not what `save` writes
@@ -136,13 +141,13 @@ def _unpack(path: Path, content: bytes) -> dict[str, Any]:
 
 def _refusal(path: Path, why: str) -> RecordError:
     return RecordError(
-        f"refused: {path} was made to execute code when it is read: {why}. Nothing was executed. A checkpoint holds "
-        "tensors and plain values; find out where this file comes from before you delete it"
+        f"refused: {path} was made to execute code when it is read: {why}. Nothing was executed. A checkpoint "
+        "holds tensors and plain values; find out where this file comes from before you delete it"
     )
 
 
 def _foreign_name(content: bytes) -> str | None:
-    """A function or class, none of those that tensors need, that a whole pickle in ``content`` would import."""
+    """What a whole pickle in ``content`` would import, beside the classes and functions that tensors need."""
     try:
         if content.startswith(b"PK"):  # what `torch.save` writes; zipfile compares the checksums
             with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vlae import config, record
-from vlae.files import RecordError, write_atomically
+from vlae.files import RecordError
 
 app = typer.Typer(
     add_completion=False,
@@ -16,7 +16,9 @@ app = typer.Typer(
     help="Look at runs, evaluate and sample from them, fetch datasets. Runs are started by launch.py.",
 )
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, a run id, or the beginning of one.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run directory, a run id, or the beginning of one.")
+]
 RunsDir = Annotated[str, typer.Option(help="Where run directories are.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
@@ -30,7 +32,9 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
 
     directory = record.find(runs_dir, run)
     results, console = directory.results(), Console(highlight=False)
-    console.print(summary(results, directory.path) if results else status_table(directory.status(), directory.path))
+    console.print(
+        summary(results, directory.path) if results else status_table(directory.status(), directory.path)
+    )
     for place in sorted(directory.path.glob("evaluations/*.json")):
         console.print(f"evaluated again: {place}", markup=False)
 
@@ -77,8 +81,12 @@ def sample(
 
 @app.command()
 def download(
-    names: Annotated[list[str], typer.Argument(metavar="DATASET...", help="mnist, fashion_mnist, omniglot, svhn, cifar10")],
-    root: Annotated[str, typer.Option(help="Where datasets are kept: dataset.root of the runs.")] = "datasets",
+    names: Annotated[
+        list[str], typer.Argument(metavar="DATASET...", help="mnist, fashion_mnist, omniglot, svhn, cifar10")
+    ],
+    root: Annotated[
+        str, typer.Option(help="Where datasets are kept: dataset.root of the runs.")
+    ] = "datasets",
 ) -> None:
     """Fetch datasets ahead, for machines without internet."""
     from vlae import data

@@ -57,8 +57,9 @@ class Reporter:
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total, figures="")
             self._began[what] = (time.monotonic(), done)
-        shown = {"figures": figures} if figures else {}
-        self._bars.update(self._tasks[what], completed=done, total=total, **shown)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+        if figures:
+            self._bars.update(self._tasks[what], figures=figures)
         now = time.monotonic()
         if figures and (last or now - self._last >= PLAIN_SECONDS):
             self._last = now

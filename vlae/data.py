@@ -99,7 +99,8 @@ def digits(*, validation_size: Count = 200, split_seed: Count = 0) -> Splits:
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
-    images = torch.from_numpy(load_digits().images.astype(np.uint8)).unsqueeze(1)
+    pixels = np.asarray(load_digits(return_X_y=True)[0])
+    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 8, 8)
     order = torch.from_numpy(frozen_random("digits", split_seed).permutation(len(images)))
     test, rest = order[:DIGITS_TEST_IMAGES].sort().values, order[DIGITS_TEST_IMAGES:].sort().values
     return split(images[rest], images[test], levels=17, validation_size=validation_size, seed=split_seed)
@@ -134,7 +135,9 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
         name=dataset.__name__,
         root=Path(root).expanduser(),
         remotes=tuple(
-            Remote(f"{raw}/{file}", _below(dataset.mirrors if url is None else [url], file), Checksum("md5", md5))
+            Remote(
+                f"{raw}/{file}", _below(dataset.mirrors if url is None else [url], file), Checksum("md5", md5)
+            )
             for file, md5 in dataset.resources
         ),
         files={train: None, test: None},  # checksums were published for the packed files only
@@ -191,13 +194,16 @@ def cifar10(
     """
     from torchvision.datasets import CIFAR10
 
-    checksums = {name: md5 for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list]}
-    checksums[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
+    meta = [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]
+    checksums = {
+        f"{CIFAR10.base_folder}/{batch[0]}": Checksum("md5", batch[1])
+        for batch in [*CIFAR10.train_list, *CIFAR10.test_list, meta]
+    }
     source = Source(
         name="CIFAR10",
         root=Path(root).expanduser(),
         remotes=(Remote(CIFAR10.filename, (url or CIFAR10.url,), Checksum("md5", CIFAR10.tgz_md5)),),
-        files={f"{CIFAR10.base_folder}/{name}": Checksum("md5", md5) for name, md5 in checksums.items()},
+        files=checksums,
         unpack=lambda staging: CIFAR10(staging, download=True),
     )
     with warnings.catch_warnings():
@@ -285,7 +291,7 @@ def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
         with file.open("rb") as opened:
             archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
+                raise TypeError("it holds a single array")
             found = {name: archive[name] for name in ("train", "validation", "test") if name in archive.files}
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
         raise DataError(
@@ -315,7 +321,9 @@ def _checked(path: str, name: str, array: np.ndarray) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{where} is of type {array.dtype}; expected uint8 in 0..255, or floats in [0, 1]")
     if not_finite := int(np.isnan(array).sum()):
-        raise DataError(f"{where} has {not_finite} values that are not numbers (NaN); expected floats in [0, 1]")
+        raise DataError(
+            f"{where} has {not_finite} values that are not numbers (NaN); expected floats in [0, 1]"
+        )
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 1:
         raise DataError(f"{where} has values from {low:g} to {high:g}; expected floats in [0, 1], or uint8")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.likelihood import GramLikelihood, Likelihood, PixelLikelihood, RotatedGaussian, LogitBernoulli
+from vlae.likelihood import GramLikelihood, Likelihood, LogitBernoulli, PixelLikelihood, RotatedGaussian
 from vlae.networks import Decoder
 
 LOG_2PI = math.log(2 * math.pi)
@@ -45,7 +45,9 @@ class Posterior(Protocol):
 class DiagonalGaussian:
     """N(mu, diag exp(log_variance)): the amortised posterior of the VAE (Kingma and Welling 2014)."""
 
-    def __init__(self, mu: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]) -> None:
+    def __init__(
+        self, mu: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]
+    ) -> None:
         self.mu, self.log_variance = mu, log_variance
         self.noise_dim = mu.shape[-1]
 
@@ -63,7 +65,9 @@ class PrecisionGaussian:
     computed once per image, not once per sample.
     """
 
-    def __init__(self, mu: Float[Tensor, "batch latent"], precision: Float[Tensor, "batch latent latent"]) -> None:
+    def __init__(
+        self, mu: Float[Tensor, "batch latent"], precision: Float[Tensor, "batch latent latent"]
+    ) -> None:
         self.mu = mu
         self.noise_dim = mu.shape[-1]
         self.cholesky: Float[Tensor, "batch latent latent"] = torch.linalg.cholesky(precision)
@@ -123,7 +127,7 @@ class OutputDistribution(nn.Module, ABC):
     def scorer(self, decoder: Decoder) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
         """``scorer(decoder)(x)(z)`` = log p(x | z), prepared for very many z per image; no gradients."""
 
-    def initialise(self, variance: float) -> None:  # noqa: B027  (most outputs have nothing to initialise)
+    def initialise(self, variance: float) -> None:
         """Start from the variance of the (mean-subtracted) training data."""
 
 
@@ -144,7 +148,9 @@ class GaussianOutput(OutputDistribution):
         self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
     ) -> Float[Tensor, "*samples batch"]:
         squared_error = (x - f).square().sum(-1)
-        return -0.5 * (squared_error * torch.exp(-self.log_variance) + x.shape[-1] * (LOG_2PI + self.log_variance))
+        return -0.5 * (
+            squared_error * torch.exp(-self.log_variance) + x.shape[-1] * (LOG_2PI + self.log_variance)
+        )
 
     def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
         return f

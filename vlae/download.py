@@ -98,7 +98,9 @@ class Source:
         """DataError when the file is not what its checksum promises."""
         checksum = self.files[file]
         if checksum is not None and (mismatch := checksum.mismatch(self.root / file)):
-            raise self._error(f"{(self.root / file).absolute()} is damaged or another file: {mismatch}", delete=True)
+            raise self._error(
+                f"{(self.root / file).absolute()} is damaged or another file: {mismatch}", delete=True
+            )
 
     def _complete(self) -> bool:
         return all((self.root / file).is_file() for file in self.files)
@@ -177,7 +179,10 @@ class Source:
         self, problem: str, remotes: tuple[Remote, ...] | None = None, *, delete: bool = False
     ) -> DataError:
         first = "Delete it, and it will be downloaded again. " if delete else ""
-        lines = [f"dataset {self.name}: {problem}", f"{first}By hand: put what is missing here, and run again:"]
+        lines = [
+            f"dataset {self.name}: {problem}",
+            f"{first}By hand: put what is missing here, and run again:",
+        ]
         for remote in remotes or self.remotes:
             lines.append(f"  {' or '.join(remote.urls)}\n    -> {(self.root / remote.path).absolute()}")
         return DataError("\n".join(lines))

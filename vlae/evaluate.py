@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions import standard_normal_log_prob
+from vlae.files import write_atomically
 from vlae.interruption import Interruption
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
-from vlae.files import write_atomically
 from vlae.seeding import generator, image_noise
 
 CACHED_ROWS = 2048
@@ -37,7 +37,8 @@ class Evaluation:
 
     @classmethod
     def empty(cls, images: int) -> "Evaluation":
-        return cls(*(torch.full((images,), math.nan, dtype=torch.float64) for _ in range(3)))
+        elbo, log_likelihood, ess = torch.full((3, images), math.nan, dtype=torch.float64).unbind()
+        return cls(elbo.clone(), log_likelihood.clone(), ess.clone())
 
     def save(self, path: Path) -> None:
         """One number an image: ``log_likelihood``, ``elbo`` (nats, model space), ``ess``."""

@@ -72,7 +72,9 @@ def execute(
     ):
         if (results := directory.results()) is not None:  # another process finished it meanwhile
             return results
-        reporter.line(f"{directory.run_id}, attempt {attempt.number}, on {measurements.device_name(trained.device)}")
+        reporter.line(
+            f"{directory.run_id}, attempt {attempt.number}, on {measurements.device_name(trained.device)}"
+        )
         if cfg.trainer.selection == "test":
             reporter.warn("the best epoch is selected on the test set, so its figures are optimistic")
         for text in training.resume():
@@ -90,13 +92,18 @@ def execute(
             raise
         results = {
             "run_id": directory.run_id,
-            **{section: getattr(cfg, section)["name"] for section in ("model", "dataset", "output_dist", "optimizer")},
+            **{
+                section: getattr(cfg, section)["name"]
+                for section in ("model", "dataset", "output_dist", "optimizer")
+            },
             "seed": cfg.seed,
             "best_epoch": training.progress.best_epoch,
             "epochs": training.progress.epoch,
             "selection": cfg.trainer.selection,
             "test": figures(evaluation, trained.preprocess, x_test, cfg.evaluate.num_samples),
-            "validation": {"elbo": training.progress.best_elbo if cfg.trainer.selection == "validation" else None},
+            "validation": {
+                "elbo": training.progress.best_elbo if cfg.trainer.selection == "validation" else None
+            },
             "cost": measurements.cost(training, trained.model, seconds),
             "environment": measurements.environment(trained.device),
         }

@@ -14,7 +14,7 @@ from vlae.download import DataError
 from vlae.preprocessing import Preprocessing, conflicts
 from vlae.splits import Splits, frozen_random
 
-CHUNK_PIXELS = 2**20
+CHUNK_PIXELS = 2**17  # a chunk and its float64 intermediates stay in the processor's cache
 Name = Literal["train", "validation", "test"]
 
 
@@ -27,7 +27,12 @@ class Preprocess:
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, splits: Splits, support: str, *, dtype: torch.dtype = torch.float32
+        self,
+        preprocessing: Preprocessing,
+        splits: Splits,
+        support: str,
+        *,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Learn mean and variance from the training images. DataError: see ``preprocessing.conflicts``."""
         problems = conflicts(
@@ -131,7 +136,9 @@ class Preprocess:
         x = torch.empty(len(images), self.pixels, dtype=self.dtype, device=images.device)
         fresh = self.random and not self.preprocessing.fixed_evaluation
         if fresh and generator is None:
-            raise ValueError("dataset.fixed_evaluation=false: expected a generator for the fresh noise, got None")
+            raise ValueError(
+                "dataset.fixed_evaluation=false: expected a generator for the fresh noise, got None"
+            )
         for chunk in self._chunks(images):
             batch = images[chunk]
             noise = self._noise(batch, generator) if fresh else self._fixed_noise(name, chunk)

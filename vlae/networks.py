@@ -1,5 +1,6 @@
 """Fully connected ReLU networks: the encoder's body, the decoder, and the decoder's exact linearisation."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ class MLP(nn.Sequential):
     def __init__(self, in_dim: int, hidden_dims: Sequence[int]) -> None:
         dims = [in_dim, *hidden_dims]
         layers: list[nn.Module] = []
-        for before, after in zip(dims[:-1], dims[1:], strict=True):
+        for before, after in itertools.pairwise(dims):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 

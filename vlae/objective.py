@@ -31,7 +31,9 @@ class Terms:
         return self.log_posterior - self.log_prior
 
 
-def sample_terms(model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int) -> Terms:
+def sample_terms(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
+) -> Terms:
     """Infer q(z | x), draw ``samples`` z for each image, and evaluate the three densities."""
     posterior = model.posterior(x, noise)
     z, log_q = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))

@@ -28,8 +28,6 @@ _OPTIONS_WITH_VALUE = {
     *("--config-dir", "-cd", "--experimental-rerun"),
 }
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
-_OPTIONAL_GROUPS = {"experiment"}
-"""Groups of which nothing may be chosen."""
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -162,6 +160,8 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     except HydraException as error:
         return _invalid(index, text, f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}")
     key = override.key_or_group
+    if override.is_delete() and key in groups and "/" not in key:
+        return _invalid(index, key, f"every run has one (choices: {listed(groups[key])})")
     if override.is_hydra_override() or override.is_delete():
         return text
     if not key:
@@ -188,9 +188,8 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
     group = override.key_or_group
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP or override.package is not None:
         return text
-    accepted = {*known, None} if group in _OPTIONAL_GROUPS else set(known)
     asked = _asked(override)
-    wrong = [choice for choice in asked if not isinstance(choice, str | None) or choice not in accepted]
+    wrong = [choice for choice in asked if not isinstance(choice, str) or choice not in known]
     if asked and not wrong:
         # a group of the defaults list is chosen without +, and `+model=vae` cannot mean anything else
         return text if "/" in group else text.lstrip("+")
@@ -207,8 +206,6 @@ def _asked(override: Override) -> list[Any]:
     values: list[Any] = (
         list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     )
-    if override.key_or_group in _OPTIONAL_GROUPS:  # of which several can be composed
-        values = [choice for entry in values for choice in (entry if isinstance(entry, list) else [entry])]
     return [choice.text if isinstance(choice, QuotedString) else choice for choice in values]
 
 

@@ -27,7 +27,9 @@ def save_grid(images: Float[Tensor, "images channels height width"], columns: in
 
 
 @torch.no_grad()
-def save_pictures(trained: TrainedModel, x: Float[Tensor, "images pixels"], directory: Path, seed: int) -> None:
+def save_pictures(
+    trained: TrainedModel, x: Float[Tensor, "images pixels"], directory: Path, seed: int
+) -> None:
     """``data.png``, ``reconstructions.png``, ``prior_samples.png``; ``refinements.png`` where inference refines.
 
     In ``refinements.png`` each column is an image: the data, then its reconstruction before and after each update.

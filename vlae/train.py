@@ -123,7 +123,9 @@ class Training:
         stopped_early = patience is not None and p.epoch - p.best_epoch >= patience and p.epoch > 0
         return p.epoch >= self.schedule.epochs or stopped_early
 
-    def run(self, interruption: Interruption, report: Callable[[Progress, dict[str, float] | None], None]) -> None:
+    def run(
+        self, interruption: Interruption, report: Callable[[Progress, dict[str, float] | None], None]
+    ) -> None:
         """Train until finished. On a signal: a checkpoint at the next step boundary, then ``Interrupted``."""
         saved = time.monotonic()
         while not self.finished:
@@ -164,7 +166,7 @@ class Training:
         x = self.preprocess.forward(self.images[indices], source)
         try:
             means = terms_means(sample_terms(self.model, x, batch_noise(len(x), source, x.dtype), 1))
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise self._non_finite("posterior precision", self.progress.step + 1) from error
         self.optimizer.zero_grad(set_to_none=True)
         (-means[0]).backward()

@@ -19,7 +19,7 @@ from vlae.train import Schedule, Training
 
 
 def select_device(name: str) -> torch.device:
-    """``auto`` is the best there is: cuda, then mps, then cpu. ValueError where the device asked for is missing."""
+    """``auto`` is the best there is: cuda, then mps, then cpu. ConfigError where the one asked for is missing."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
@@ -28,7 +28,7 @@ def select_device(name: str) -> torch.device:
     if not available[device.type] or (device.index or 0) >= count:
         there = ", ".join(kind for kind, there in available.items() if there)
         raise config.ConfigError(
-            [config.Problem("device", f"{name} is not available on this machine", f"one of: auto, {there}")]
+            [config.Problem("device", f"{name} is not available on this machine; choices: auto, {there}")]
         )
     return device
 
@@ -72,7 +72,9 @@ class TrainedModel:
 
     def posterior(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Posterior:
         """q(z | x) for x in model space."""
-        return self.model.posterior(x, batch_noise(len(x), generator(self.device, seed, "posterior"), x.dtype))
+        return self.model.posterior(
+            x, batch_noise(len(x), generator(self.device, seed, "posterior"), x.dtype)
+        )
 
     @torch.no_grad()
     def reconstruct(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Tensor:
@@ -129,7 +131,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     """
     directory = record.find(runs_dir, run)
     cfg = config.validate(directory.config())
-    state, warnings = checkpoint.load(directory.path / "checkpoints")
+    state, _ = checkpoint.load(directory.path / "checkpoints")
     if state is None or not state["progress"]["best_model"]:
         raise record.RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
     where, dtype = select_device(device), getattr(torch, cfg.trainer.precision)

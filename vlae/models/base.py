@@ -22,7 +22,9 @@ class LatentVariableModel(nn.Module, ABC):
     The encoder's body has the layers ``hidden_dims``, the decoder the same in reverse.
     """
 
-    def __init__(self, *, latent_dim: int, hidden_dims: Sequence[int], pixels: int, output: OutputDistribution) -> None:
+    def __init__(
+        self, *, latent_dim: int, hidden_dims: Sequence[int], pixels: int, output: OutputDistribution
+    ) -> None:
         super().__init__()
         self.latent_dim, self.pixels = latent_dim, pixels
         self.encoder = MLP(pixels, hidden_dims)
@@ -33,6 +35,8 @@ class LatentVariableModel(nn.Module, ABC):
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Posterior:
         """q(z | x) of each image; ``noise`` only where inference itself is random."""
 
-    def refinements(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[Float[Tensor, "batch latent"]]:
+    def refinements(
+        self, x: Float[Tensor, "batch pixels"], noise: Noise
+    ) -> list[Float[Tensor, "batch latent"]]:
         """The posterior's location before and after each refinement of inference; empty if there is none."""
         return []

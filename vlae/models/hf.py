@@ -1,5 +1,7 @@
 """The Householder flow (Tomczak and Welling 2016): a diagonal Gaussian, reflected."""
 
+import itertools
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class HF(LatentVariableModel):
         super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
         self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
         dims = [hidden_dims[-1]] + [latent_dim] * num_flows
-        self.normals = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+        self.normals = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
         h = self.encoder(x)

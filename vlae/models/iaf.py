@@ -1,7 +1,7 @@
 """Inverse autoregressive flow (Kingma et al. 2016): a diagonal Gaussian through gated autoregressive steps."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from vlae.distributions import DiagonalGaussian, FlowedGaussian, OutputDistribut
 from vlae.models.base import Count, Dims, LatentVariableModel
 from vlae.networks import GaussianHead
 from vlae.seeding import Noise
-
 
 Conditioned = Callable[
     [Float[Tensor, "samples batch latent"]],
@@ -32,14 +31,15 @@ class AutoregressiveNetwork(nn.Module):
     def __init__(self, latent_dim: int, context_dim: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        sees_z = torch.ones(latent_dim, latent_dim).tril(-1).bool()
+        sees_z = torch.ones(latent_dim, latent_dim).tril(-1) > 0
         sees_context = torch.ones(latent_dim, context_dim).bool()
-        adjacency = torch.cat([sees_z, sees_context], dim=1)
-        self.masked = MaskedMLP(torch.cat([adjacency, adjacency]), hidden_dims)
+        of_m = torch.cat([sees_z, sees_context], dim=1)
+        adjacency = cast(torch.BoolTensor, torch.cat([of_m, of_m]))
+        self.masked = MaskedMLP(adjacency, hidden_dims)
 
     def forward(self, context: Float[Tensor, "batch context"]) -> Conditioned:
         linears = [layer for layer in self.masked if isinstance(layer, nn.Linear)]
-        weights = [torch.where(layer.mask, layer.weight, 0.0) for layer in linears]
+        weights = [torch.where(layer.get_buffer("mask"), layer.weight, 0.0) for layer in linears]
         of_z, of_context = weights[0].split([self.latent_dim, context.shape[-1]], dim=1)
         offset = F.linear(context, of_context, linears[0].bias)
 

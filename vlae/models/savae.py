@@ -96,7 +96,9 @@ class SAVAE(LatentVariableModel):
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> DiagonalGaussian:
         return DiagonalGaussian(*self._path(x, noise)[-1])
 
-    def refinements(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[Float[Tensor, "batch latent"]]:
+    def refinements(
+        self, x: Float[Tensor, "batch pixels"], noise: Noise
+    ) -> list[Float[Tensor, "batch latent"]]:
         return [mu for mu, _ in self._path(x, noise)]
 
     def _path(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[tuple[Tensor, Tensor]]:

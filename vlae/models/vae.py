@@ -12,7 +12,9 @@ from vlae.seeding import Noise
 class VAE(LatentVariableModel):
     """q(z | x) = N(mu(x), diag exp(log_variance(x)))."""
 
-    def __init__(self, *, latent_dim: Count, hidden_dims: Dims, pixels: int, output: OutputDistribution) -> None:
+    def __init__(
+        self, *, latent_dim: Count, hidden_dims: Dims, pixels: int, output: OutputDistribution
+    ) -> None:
         super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
         self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
 

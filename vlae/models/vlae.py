@@ -39,7 +39,9 @@ class VLAE(LatentVariableModel):
         likelihood = self.output.likelihood(self.decoder, x)
         return laplace(likelihood, self.decoder, self._path(likelihood, x)[-1])
 
-    def refinements(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[Float[Tensor, "batch latent"]]:
+    def refinements(
+        self, x: Float[Tensor, "batch pixels"], noise: Noise
+    ) -> list[Float[Tensor, "batch latent"]]:
         return self._path(self.output.likelihood(self.decoder, x), x)
 
     def _path(

@@ -1,0 +1,255 @@
+"""Laws of checkpoints: one good one at every instant, damage is found, nothing is ever executed."""
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vlae import checkpoint
+from vlae.record import RecordError
+
+
+def state_of(step: int) -> dict:
+    weights = OrderedDict(weight=torch.full((5, 4), float(step)), bias=torch.arange(3, dtype=torch.float64))
+    moments = {0: {"exp_avg": torch.full((5, 4), -1.0), "step": torch.tensor(float(step))}}
+    return {
+        "step": step,
+        "model": weights,
+        "optimizer": {"state": moments, "lr": 5e-4},
+        "best": None,
+        "name": "ä",
+    }
+
+
+def assert_same(state: dict | None, step: int) -> None:
+    assert state is not None
+    assert repr(state) == repr(state_of(step))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Step 1 in previous.pt, step 2 in last.pt."""
+    for step in (1, 2):
+        checkpoint.save(tmp_path / "checkpoints", state_of(step))
+    return tmp_path / "checkpoints"
+
+
+def test_what_is_saved_is_loaded(folder):
+    state, warnings = checkpoint.load(folder)
+    assert_same(state, 2)
+    assert warnings == []
+    assert {path.name for path in folder.iterdir()} == {"last.pt", "previous.pt"}
+
+
+def test_a_checkpoint_is_a_file_that_torch_reads_by_itself(folder):
+    for mmap in (False, True):
+        assert_same(torch.load(folder / "last.pt", weights_only=True, mmap=mmap), 2)
+
+
+def test_there_is_none_before_the_first(tmp_path):
+    assert checkpoint.load(tmp_path / "checkpoints") == (None, [])
+
+
+def test_the_best_one_is_kept_apart_and_has_no_older_one(folder):
+    for step in (7, 8):
+        checkpoint.save(folder, state_of(step), name="best")
+    assert_same(checkpoint.load(folder, name="best")[0], 8)
+    assert_same(checkpoint.load(folder)[0], 2)
+    assert {path.name for path in folder.iterdir()} == {"last.pt", "previous.pt", "best.pt"}
+    folder.joinpath("best.pt").write_bytes(b"")
+    with pytest.raises(RecordError, match=r"best\.pt is damaged"):
+        checkpoint.load(folder, name="best")
+
+
+def test_every_flipped_byte_is_found(folder):
+    path = folder / "last.pt"
+    content = path.read_bytes()
+    for position in [*range(0, len(content), 23), *range(len(content) - 80, len(content))]:
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        state, warnings = checkpoint.load(folder)
+        assert_same(state, 1)
+        assert len(warnings) == 1
+
+
+def test_torch_alone_would_load_other_weights(folder):
+    """Why the digest is there. If this fails one day, torch has learned to look at checksums."""
+    path = folder / "last.pt"
+    content = path.read_bytes()
+    weights = np.full((5, 4), 2.0, dtype=np.float32).tobytes()
+    assert content.count(weights) == 1
+    path.write_bytes(content.replace(weights, weights[::-1]))
+    assert repr(torch.load(path, weights_only=True)) != repr(state_of(2))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            lambda content: content[: len(content) // 2],
+            "last.pt is damaged: it has no digest at its end",
+        ),
+        (lambda content: content[:-1], "last.pt is damaged"),
+        (lambda content: content + b"\0", "last.pt is damaged"),
+        (lambda content: b"", "last.pt is damaged: it is empty"),
+        (lambda content: bytes(len(content)), "last.pt is damaged"),
+        (lambda content: b"corrupted file\nby hand\n", "last.pt is damaged"),
+        (lambda content: None, "last.pt is missing"),
+    ],
+)
+def test_instead_of_a_damaged_one_the_one_before_is_loaded_and_both_are_named(folder, damage, words):
+    path = folder / "last.pt"
+    content = damage(path.read_bytes())
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    state, [warning] = checkpoint.load(folder)
+    assert_same(state, 1)
+    assert words in warning
+    assert str(path) in warning
+    assert warning.endswith(f"Going on from the checkpoint before it, {folder / 'previous.pt'}")
+
+
+def test_without_a_good_one_both_are_named(folder):
+    folder.joinpath("last.pt").write_bytes(b"")
+    folder.joinpath("previous.pt").write_bytes(folder.joinpath("previous.pt").read_bytes()[:-3])
+    with pytest.raises(
+        RecordError, match=r"no good checkpoint: \S+last\.pt is damaged.*previous\.pt is damaged"
+    ):
+        checkpoint.load(folder)
+    folder.joinpath("previous.pt").unlink()
+    with pytest.raises(RecordError, match=r"last\.pt is damaged.*previous\.pt is missing"):
+        checkpoint.load(folder)
+
+
+def test_a_damaged_one_does_not_push_out_the_good_one_before_it(folder):
+    folder.joinpath("last.pt").write_bytes(b"damaged")
+    checkpoint.save(folder, state_of(3))
+    assert_same(torch.load(folder / "previous.pt", weights_only=True), 1)
+    assert_same(checkpoint.load(folder)[0], 3)
+
+
+def test_without_hard_links_the_one_before_is_kept_too(folder, monkeypatch):
+    def link(*paths: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    checkpoint.save(folder, state_of(3))
+    assert_same(torch.load(folder / "previous.pt", weights_only=True), 2)
+    assert_same(checkpoint.load(folder)[0], 3)
+
+
+def test_a_save_killed_at_any_step_leaves_a_good_one():
+    """The state before or the state after, never an older one, and the next save works."""
+    script = """
+        import os, torch
+        from killing import killed_at_every_step
+        from test_checkpoint import assert_same, checkpoint, state_of
+        torch.set_num_threads(1)
+
+        def prepare(folder):
+            for step in (1, 2):
+                checkpoint.save(folder, state_of(step))
+
+        def check(folder):
+            state, warnings = checkpoint.load(folder)
+            assert warnings == []
+            assert_same(state, state["step"])
+            assert state["step"] in (2, 3)
+            checkpoint.save(folder, state_of(4))
+            assert_same(checkpoint.load(folder)[0], 4)
+            folder.joinpath("last.pt").unlink()
+            assert_same(checkpoint.load(folder)[0], state["step"])
+
+        print(killed_at_every_step(prepare, lambda folder: checkpoint.save(folder, state_of(3)), check))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True)
+    assert int(done.stdout) > 6
+
+
+def test_a_save_that_does_not_fit_leaves_both_as_they_were(folder, monkeypatch):
+    def replace(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(RecordError, match=r"cannot write \S*last\S*: No space left on device"):
+        checkpoint.save(folder, state_of(3))
+    monkeypatch.undo()
+    assert_same(checkpoint.load(folder)[0], 2)
+    assert {path.name for path in folder.iterdir()} == {"last.pt", "previous.pt"}
+    with pytest.raises(RecordError, match="cannot write"):
+        checkpoint.save(folder / "last.pt" / "below", state_of(3))
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(np.float64(1.0), r"state\['best'\]\[1\] is a numpy\.float64"), (Path("x"), r"is a pathlib\.")],
+)
+def test_what_could_not_be_read_back_is_refused_when_it_is_saved(folder, value, named):
+    with pytest.raises(TypeError, match=named):
+        checkpoint.save(folder, state_of(3) | {"best": [1, value]})
+    assert_same(checkpoint.load(folder)[0], 2)
+
+
+class Attack:
+    """Unpickled, it makes a directory."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+def sealed(path: Path) -> None:
+    path.write_bytes(checkpoint._seal(path.read_bytes()))
+
+
+def by_torch(attack: object, path: Path) -> None:
+    torch.save(attack, path)
+
+
+def by_torch_and_sealed(attack: object, path: Path) -> None:
+    torch.save(attack, path)
+    sealed(path)
+
+
+def by_torch_in_the_old_format(attack: object, path: Path) -> None:
+    torch.save(attack, path, _use_new_zipfile_serialization=False)
+
+
+def by_pickle(protocol: int):
+    def write(attack: object, path: Path) -> None:
+        path.write_bytes(pickle.dumps(attack, protocol))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write", [by_torch, by_torch_and_sealed, by_torch_in_the_old_format, *map(by_pickle, range(6))]
+)
+@pytest.mark.parametrize("name", ["last.pt", "previous.pt"])
+def test_a_checkpoint_made_to_execute_code_is_refused_and_does_not(folder, tmp_path, write, name):
+    write({"model": torch.ones(2), "step": Attack(tmp_path / "attacked")}, folder / name)
+    if name == "previous.pt":
+        folder.joinpath("last.pt").unlink()
+    with pytest.raises(RecordError, match=rf"refused: \S+{name} was made to execute code"):
+        checkpoint.load(folder)
+    assert not tmp_path.joinpath("attacked").exists()
+
+
+def test_tensors_saved_by_torch_itself_have_no_digest_and_are_no_attack(folder):
+    torch.save(state_of(5), folder / "last.pt")
+    state, [warning] = checkpoint.load(folder)
+    assert_same(state, 1)
+    assert "it has no digest at its end" in warning

@@ -1,0 +1,590 @@
+"""Each model's posterior against closed forms and brute force, and the contract that all of conf/model keeps."""
+
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import (
+    HIDDEN,
+    IMAGES,
+    LATENT,
+    OUTPUTS,
+    PIXELS,
+    given,
+    linear,
+    make_images,
+    make_model,
+    make_output,
+    noise,
+    numbers,
+)
+from omegaconf import OmegaConf
+from torch import nn
+from torch.distributions import MultivariateNormal
+
+from vlae.distributions import DiagonalGaussian, standard_normal_log_prob
+from vlae.models.hf import HF
+from vlae.models.iaf import IAF
+from vlae.models.savae import SAVAE, OriginalSAVAE, ascend, original_step, refine
+from vlae.models.vae import VAE
+from vlae.models.vlae import VLAE
+from vlae.networks import initialise
+from vlae.objective import elbo, importance_weighted_bound, sample_terms
+from vlae.seeding import generator, image_noise
+
+
+def jacobians(outputs, inputs):
+    """d outputs / d inputs [..., i, j] where the leading axes do not interact, row by row."""
+    rows = [torch.autograd.grad(o.sum(), inputs, retain_graph=True, allow_unused=True)[0] for o in outputs.unbind(-1)]
+    return torch.stack([torch.zeros_like(inputs) if row is None else row for row in rows], -2)
+
+
+# --- VLAE ------------------------------------------------------------------------------------------------------
+
+
+def probabilistic_pca(**keys):
+    """VLAE with an exactly linear decoder: (model, x, W, b, s2)."""
+    model = make_model(VLAE, "gaussian", hidden_dims=(8, 6), **keys)
+    W, b = linear(model.decoder)
+    return model, make_images("gaussian"), W, b, model.output.log_variance.exp()
+
+
+def exact_posterior(x, W, b, s2):
+    P = W.T @ W / s2 + torch.eye(W.shape[1]).double()
+    return torch.linalg.solve(P, W.T @ (x - b).T / s2).T, P
+
+
+@torch.no_grad()
+def test_with_a_linear_decoder_and_a_full_step_every_log_weight_of_vlae_is_the_log_evidence():
+    """Probabilistic PCA: q is the exact posterior, so p(x, z) / q(z | x) = N(x; b, WW' + s2 I) at every z."""
+    model, x, W, b, s2 = probabilistic_pca(num_updates=1, damping=1.0)
+    z = numbers(50, LATENT)
+    torch.testing.assert_close(model.decoder(z), z @ W.T + b, rtol=1e-12, atol=1e-12)
+    log_evidence = MultivariateNormal(b, W @ W.T + s2 * torch.eye(PIXELS).double()).log_prob(x)
+    log_w = sample_terms(model, x, noise(), 100).log_weights
+    assert (log_w - log_evidence).abs().max() < 1e-9
+    assert (elbo(log_w) - log_evidence).abs().max() < 1e-9
+    assert (importance_weighted_bound(log_w) - log_evidence).abs().max() < 1e-9
+
+
+@torch.no_grad()
+def test_with_a_linear_decoder_and_a_full_step_vlae_has_the_exact_posteriors_mean_and_precision():
+    model, x, W, b, s2 = probabilistic_pca(num_updates=1, damping=1.0)
+    mean, P = exact_posterior(x, W, b, s2)
+    q = model.posterior(x, noise())
+    torch.testing.assert_close(q.mu, mean, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(q.cholesky @ q.cholesky.mT, P.expand(IMAGES, -1, -1), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("updates", "left"), [(1, 0.5), (2, 0.375), (4, 0.2734375), (8, 0.196380615234375)])
+@torch.no_grad()
+def test_the_papers_damping_contracts_the_distance_to_the_mode_by_a_central_binomial_coefficient(updates, left):
+    """prod_t (1 - 0.5/(t+1)) = C(2T, T) / 4^T, whatever the image and wherever the encoder starts."""
+    assert left == math.comb(2 * updates, updates) / 4**updates
+    model, x, W, b, s2 = probabilistic_pca(num_updates=updates)
+    mode, _ = exact_posterior(x, W, b, s2)
+    path = model.refinements(x, noise())
+    assert (path[0] - mode).abs().min() > 1e-3, "the encoder must not already be there"
+    torch.testing.assert_close(path[-1] - mode, left * (path[0] - mode), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model.posterior(x, noise()).mu, path[-1])
+
+
+# --- Householder flow ------------------------------------------------------------------------------------------
+
+
+def householder_matrices(model, x):
+    """The reflections of each image, explicitly: [[batch, latent, latent], ...], the first first."""
+    matrices, v = [], model.encoder(x)
+    for normal in model.normals:
+        v = normal(v)
+        outer = v.unsqueeze(-1) * v.unsqueeze(-2)
+        matrices.append(torch.eye(v.shape[-1]) - 2 * outer / v.square().sum(-1)[:, None, None])
+    return matrices
+
+
+@pytest.mark.parametrize("flows", [1, 2, 3])
+def test_householder_flow_is_the_product_of_its_reflections_and_orthogonal(flows):
+    model, x = make_model(HF, "gaussian", num_flows=flows), make_images("gaussian")
+    z0 = numbers(5, IMAGES, LATENT).requires_grad_()
+    z, log_det = model.posterior(x, noise()).flow(z0)
+    H = torch.eye(LATENT).double()
+    for reflection in householder_matrices(model, x):
+        H = reflection @ H
+    torch.testing.assert_close(z, torch.einsum("bij,sbj->sbi", H, z0), rtol=1e-11, atol=1e-11)
+    J = jacobians(z, z0)
+    torch.testing.assert_close(J.mT @ J, torch.eye(LATENT).double().expand_as(J), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.linalg.det(J), torch.full((5, IMAGES), (-1.0) ** flows).double())
+    assert torch.equal(log_det, torch.zeros(5, IMAGES).double())
+
+
+@torch.no_grad()
+def test_householder_posterior_is_the_rotated_gaussian():
+    """N(H mu, H diag(sigma^2) H'): the reason for the flow is its full covariance."""
+    model, x = make_model(HF, "gaussian", num_flows=2), make_images("gaussian")
+    first, second = householder_matrices(model, x)
+    mu, log_variance = model.amortised(model.encoder(x))
+    H = second @ first
+    covariance = H @ torch.diag_embed(log_variance.exp()) @ H.mT
+    z, log_q = model.posterior(x, noise()).rsample_with_log_prob(numbers(5, IMAGES, LATENT))
+    expected = MultivariateNormal((H @ mu.unsqueeze(-1)).squeeze(-1), covariance).log_prob(z)
+    torch.testing.assert_close(log_q, expected, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_two_equal_householder_reflections_are_the_identity():
+    model, x = make_model(HF, "gaussian", num_flows=2), make_images("gaussian")
+    model.normals[1].weight.copy_(torch.eye(LATENT))  # v_2 = v_1
+    model.normals[1].bias.zero_()
+    z0 = numbers(5, IMAGES, LATENT)
+    torch.testing.assert_close(model.posterior(x, noise()).flow(z0)[0], z0, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_one_householder_reflection_is_torchs_householder_product():
+    """For a normal in the form that LAPACK wants: its first entry is 1."""
+    model, x = make_model(HF, "gaussian", num_flows=1), make_images("gaussian")
+    model.normals[0].weight[0], model.normals[0].bias[0] = 0.0, 1.0
+    v = model.normals[0](model.encoder(x))
+    H = torch.linalg.householder_product(v.unsqueeze(-1), 2 / v.square().sum(-1, keepdim=True))
+    z0 = numbers(5, IMAGES, LATENT)
+    z, _ = model.posterior(x, noise()).flow(z0)
+    first_columns = torch.einsum("bij,sbi->sbj", H, z)  # H' H z0 = z0 in the first column
+    torch.testing.assert_close(first_columns[..., 0], z0[..., 0], rtol=1e-11, atol=1e-11)
+
+
+# --- inverse autoregressive flow -------------------------------------------------------------------------------
+
+
+def make_iaf(num_flows=2, conditional=True, latent_dim=LATENT, flow_hidden_dims=(12,), scale=1.5):
+    """(model, x), the flow far from the identity."""
+    model = make_model(
+        IAF,
+        "gaussian",
+        latent_dim=latent_dim,
+        num_flows=num_flows,
+        flow_hidden_dims=flow_hidden_dims,
+        conditional=conditional,
+    )
+    with torch.no_grad():
+        for parameter in model.flows.parameters():
+            parameter.mul_(scale)
+    return model, make_images("gaussian")
+
+
+def iaf_networks(model, x):
+    return [flow(model.encoder(x)[:, : model.context_dim]) for flow in model.flows]
+
+
+@pytest.mark.parametrize("flow_hidden_dims", [(12,), (12, 10)])
+def test_each_output_of_an_autoregressive_network_sees_all_previous_dimensions_and_no_other(flow_hidden_dims):
+    model, x = make_iaf(flow_hidden_dims=flow_hidden_dims)
+    before = torch.ones(LATENT, LATENT).tril(-1).bool()
+    for network in iaf_networks(model, x):
+        z = numbers(30, IMAGES, LATENT).requires_grad_()
+        for outputs in network(z):
+            seen = (jacobians(outputs, z) != 0).flatten(0, 1).any(0)
+            assert torch.equal(seen, before)
+
+
+def test_one_autoregressive_step_has_a_triangular_jacobian_with_the_gates_on_its_diagonal():
+    model, x = make_iaf(num_flows=1)
+    z0 = numbers(5, IMAGES, LATENT).requires_grad_()
+    z, log_det = model.posterior(x, noise()).flow(z0)
+    J = jacobians(z, z0)
+    assert torch.all(J.triu(1) == 0)
+    _, s = iaf_networks(model, x)[0](z0)
+    torch.testing.assert_close(J.diagonal(dim1=-2, dim2=-1), torch.sigmoid(s), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(log_det, torch.sigmoid(s).log().sum(-1), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("flows", [1, 2, 3, 4])
+def test_autoregressive_flow_has_the_log_determinant_of_its_jacobian(flows, conditional):
+    model, x = make_iaf(flows, conditional)
+    z0 = numbers(5, IMAGES, LATENT).requires_grad_()
+    z, log_det = model.posterior(x, noise()).flow(z0)
+    expected = torch.linalg.slogdet(jacobians(z, z0))[1]
+    assert expected.abs().min() > 1e-2
+    torch.testing.assert_close(log_det, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("flows", [2, 3, 4])
+def test_autoregressive_flow_is_the_papers_gate_with_the_order_reversed_between_steps(flows):
+    """Undoing the reversals, each step's Jacobian is triangular, and the flow's is their product."""
+    model, x = make_iaf(flows)
+    z0 = numbers(5, IMAGES, LATENT).requires_grad_()
+    ours, _ = model.posterior(x, noise()).flow(z0)
+    z, product = z0.detach(), torch.eye(LATENT).double()
+    reversal = torch.eye(LATENT).double().flip(0)
+    for step, network in enumerate(iaf_networks(model, x)):
+        if step > 0:
+            z, product = z @ reversal, reversal @ product
+        z = z.detach().requires_grad_()
+        m, s = network(z)
+        new = torch.sigmoid(s) * z + (1 - torch.sigmoid(s)) * m
+        J = jacobians(new, z)
+        assert torch.all(J.triu(1) == 0)
+        z, product = new, J @ product
+    if flows % 2 == 0:
+        z, product = z @ reversal, reversal @ product
+    torch.testing.assert_close(ours, z, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(jacobians(ours, z0), product, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("flows", [1, 2, 3])
+@torch.no_grad()
+def test_autoregressive_flow_with_open_gates_is_the_identity(flows):
+    """Every reversal is undone."""
+    model, x = make_iaf(flows)
+    for flow in model.flows:
+        flow.masked[-1].bias[LATENT:] = 1000.0
+    z0 = numbers(5, IMAGES, LATENT)
+    z, log_det = model.posterior(x, noise()).flow(z0)
+    assert torch.equal(z, z0)
+    assert torch.equal(log_det, torch.zeros(5, IMAGES).double())
+
+
+@torch.no_grad()
+def test_every_dimension_of_the_flow_depends_on_the_image_if_conditional_and_none_if_not():
+    """For the same z_0: the released code's mask on the context was all zero."""
+    z0 = numbers(5, 1, LATENT).expand(-1, IMAGES, -1)
+    for conditional in (True, False):
+        model, x = make_iaf(1, conditional)
+        z, log_det = model.posterior(x, noise()).flow(z0)
+        z = torch.cat([z, log_det.unsqueeze(-1)], -1)
+        differences = (z[:, 1:] - z[:, :1]).abs()
+        assert differences.amin(0).max() > 1e-3 if conditional else differences.max() == 0
+        assert not conditional or torch.all(differences.amax((0, 1)) > 1e-3)
+
+
+def test_autoregressive_network_sees_every_number_of_its_context():
+    model, x = make_iaf(1)
+    context = model.encoder(x).detach().requires_grad_()
+    z = numbers(30, IMAGES, LATENT)
+    for outputs in model.flows[0](context)(z):
+        rows = [torch.autograd.grad(o.sum(), context, retain_graph=True)[0] for o in outputs.unbind(-1)]
+        assert torch.all(torch.stack(rows).abs().amax(1) > 0)
+
+
+@torch.no_grad()
+def invert(model, x, z):
+    """z_0 and log |det dz/dz_0| of foreign points, one dimension after the other."""
+    if len(model.flows) % 2 == 0:
+        z = z.flip(-1)
+    log_det = torch.zeros(())
+    for step, network in reversed(list(enumerate(iaf_networks(model, x)))):
+        y = z
+        for _ in range(model.latent_dim):  # each pass makes one more dimension right
+            m, s = network(z)
+            z = (y - (1 - torch.sigmoid(s)) * m) / torch.sigmoid(s)
+        log_det = log_det + torch.nn.functional.logsigmoid(network(z)[1]).sum(-1)
+        z = z.flip(-1) if step > 0 else z
+    return z, log_det
+
+
+@pytest.mark.parametrize("flows", [1, 2, 3])
+@torch.no_grad()
+def test_autoregressive_posterior_density_integrates_to_one(flows):
+    """Over a grid of foreign points, whose noise is found by inverting the flow."""
+    model, x = make_iaf(flows, latent_dim=2, scale=0.8)  # so that the gates can be inverted far out
+    x, side = x[:1], torch.linspace(-10, 10, 401).double()
+    z = torch.cartesian_prod(side, side).unsqueeze(1)
+    z0, _ = invert(model, x, z)
+    mu, log_variance = model.amortised(model.encoder(x))
+    eps = (z0 - mu) * torch.exp(-0.5 * log_variance)
+    again, log_q = model.posterior(x, noise(1)).rsample_with_log_prob(eps)
+    torch.testing.assert_close(again, z, rtol=0, atol=1e-9)
+    total = log_q.exp().sum() * (side[1] - side[0]) ** 2
+    assert abs(total - 1) < 2e-3
+
+
+# --- SA-VAE ----------------------------------------------------------------------------------------------------
+
+
+def one_sample_elbos(model, x, path, eps):
+    """[steps + 1, batch] with the same noise for all."""
+    elbos = []
+    for mu, log_variance in path:
+        z, log_q = DiagonalGaussian(mu, log_variance).rsample_with_log_prob(eps)
+        elbos.append((model.output.log_prob(x, model.decoder(z)) + standard_normal_log_prob(z) - log_q)[0])
+    return torch.stack(elbos)
+
+
+def refined(make_step, output, step_size):
+    model, x, eps = make_model(SAVAE, output), make_images(output), numbers(1, IMAGES, LATENT)
+    start = model.amortised(model.encoder(x))
+    path = refine(model, x, start, given(eps), 6, make_step(step_size, 5.0))
+    return path, one_sample_elbos(model, x, path, eps)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_no_small_step_of_savae_lowers_any_images_elbo(output):
+    """With common random numbers."""
+    _, elbos = refined(ascend, output, 1e-3)
+    assert elbos.diff(dim=0).min() > 0
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_small_step_of_the_released_savae_lowers_the_elbo(output):
+    """A documented departure: it adds the gradient of the loss."""
+    _, elbos = refined(original_step, output, 1e-3)
+    assert elbos.diff(dim=0).max() < 0
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_step_of_savae_is_the_step_size_times_the_images_own_gradient(output):
+    model, x, eps = make_model(SAVAE, output), make_images(output), numbers(1, IMAGES, LATENT)
+    start = model.amortised(model.encoder(x))
+    (_, after) = refine(model, x, start, given(eps), 1, ascend(0.01, 1e9))
+    for image in range(IMAGES):
+        mu, log_variance = (p[image : image + 1].detach().requires_grad_() for p in start)
+        value = one_sample_elbos(model, x[image : image + 1], [(mu, log_variance)], eps[:, image : image + 1])
+        gradients = torch.autograd.grad(value.sum(), (mu, log_variance))
+        for before, new, gradient in zip((mu, log_variance), after, gradients, strict=True):
+            torch.testing.assert_close(new[image : image + 1], before + 0.01 * gradient, rtol=1e-11, atol=1e-11)
+
+
+def own_noise(images):
+    return image_noise([generator("cpu", "image", i) for i in images], torch.float64)
+
+
+def test_savae_posterior_of_an_image_does_not_depend_on_its_batch_and_that_of_the_released_code_does():
+    x = make_images("gaussian")
+    for kind, independent in [(SAVAE, True), (OriginalSAVAE, False)]:
+        model = make_model(kind, "gaussian", step_size=0.1)
+        together = model.posterior(x, own_noise(range(IMAGES)))
+        alone = model.posterior(x[1:2], own_noise([1]))
+        same = torch.allclose(alone.mu, together.mu[1:2], rtol=1e-10, atol=1e-10)
+        assert same == independent
+
+
+@torch.no_grad()
+def test_the_released_savae_steps_by_the_batch_means_gradient():
+    """So the same gradient moves an image half as far in a batch of twice the size."""
+    step, gradient = original_step(0.1, 5.0), 1e-3 * numbers(IMAGES, LATENT)
+    twice = gradient.repeat(2, 1)
+    moved = step(torch.zeros_like(gradient), gradient)
+    torch.testing.assert_close(moved, -0.1 * gradient / IMAGES, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(step(torch.zeros_like(twice), twice)[:IMAGES], moved / 2, rtol=1e-12, atol=0.0)
+
+
+@torch.no_grad()
+def test_clipping_leaves_gradients_up_to_the_norm_and_shortens_longer_ones_to_it():
+    step, directions = ascend(0.1, 5.0), torch.nn.functional.normalize(numbers(IMAGES, LATENT), dim=-1)
+    for norm, expected in [(1e-9, 1e-9), (4.999, 4.999), (5.001, 5.0), (1e6, 5.0)]:
+        moved = step(torch.zeros_like(directions), norm * directions)
+        torch.testing.assert_close(moved, 0.1 * expected * directions, rtol=1e-11, atol=0.0)
+
+
+@torch.no_grad()
+def test_the_released_clipping_divides_by_the_squared_norm():
+    """It begins at sqrt(5), and the longer the gradient, the shorter the step."""
+    step, directions = original_step(0.1, 5.0), torch.nn.functional.normalize(numbers(IMAGES, LATENT), dim=-1)
+    for norm, expected in [(2.2, 2.2), (5.0, 1.0), (10.0, 0.5), (100.0, 0.05)]:
+        moved = step(torch.zeros_like(directions), IMAGES * norm * directions)
+        torch.testing.assert_close(moved, -0.1 * expected * directions, rtol=1e-11, atol=0.0)
+
+
+@pytest.mark.parametrize("make_step", [ascend, original_step])
+def test_a_vanishing_gradient_has_a_finite_derivative_through_the_step(make_step):
+    gradient = torch.zeros(IMAGES, LATENT).double().requires_grad_()
+    make_step(0.1, 5.0)(torch.zeros_like(gradient), gradient).sum().backward()
+    assert torch.isfinite(gradient.grad).all()
+    assert torch.all(gradient.grad != 0)
+
+
+class WeightedElbo(nn.Module):
+    """A function of a model's parameters, for finite differences."""
+
+    def __init__(self, model, x, eps):
+        super().__init__()
+        self.model, self.x, self.eps = model, x, eps
+
+    def forward(self):
+        return sample_terms(self.model, self.x, given(self.eps), 1).log_weights
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 50.0], ids=["clipped", "unclipped"])
+@pytest.mark.parametrize("kind", [SAVAE, OriginalSAVAE])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_gradients_through_the_unrolled_steps_of_savae_are_those_of_finite_differences(output, kind, clip_norm):
+    model = make_model(
+        kind, output, latent_dim=2, hidden_dims=(3,), pixels=3, num_steps=2, step_size=0.2, clip_norm=clip_norm
+    )
+    weighted = WeightedElbo(model, make_images(output, 2, 3), numbers(1, 2, 2))
+    names, parameters = zip(*weighted.named_parameters(), strict=True)
+
+    def value(*parameters):
+        return torch.func.functional_call(weighted, dict(zip(names, parameters, strict=True)), ())
+
+    assert torch.autograd.gradcheck(value, parameters)
+
+
+@torch.no_grad()
+def test_savae_without_steps_is_the_vae():
+    savae, vae, x = make_model(SAVAE, "gaussian", num_steps=0), make_model(VAE, "gaussian"), make_images("gaussian")
+    vae.load_state_dict(savae.state_dict())
+    ours, expected = (sample_terms(model, x, noise(), 3).log_weights for model in (savae, vae))
+    assert torch.equal(ours, expected)
+
+
+def test_each_step_of_savae_draws_one_new_sample_per_image():
+    drawn = []
+
+    def counted(samples, dim):
+        drawn.append((samples, dim))
+        return numbers(samples, IMAGES, dim, key=str(len(drawn)))
+
+    make_model(SAVAE, "gaussian", num_steps=3).posterior(make_images("gaussian"), counted)
+    assert drawn == [(1, LATENT)] * 3
+
+
+# --- the contract: every file of conf/model with either output -------------------------------------------------
+
+FILES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
+SIZES = {"latent_dim": LATENT, "hidden_dims": list(HIDDEN), "epochs": 1}
+
+
+def keys_of(path):
+    """The file's keys, with the dataset's sizes small."""
+    root = OmegaConf.create({"dataset": {"sizes": SIZES}, "model": OmegaConf.load(path)})
+    return OmegaConf.to_container(root, resolve=True)["model"]
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def model_file(request):
+    return request.param
+
+
+@pytest.fixture(params=OUTPUTS)
+def output(request):
+    return request.param
+
+
+@pytest.fixture
+def configured(model_file, output):
+    """(model in float64, x)"""
+    keys = keys_of(model_file)
+    keys.pop("name")
+    module, _, name = keys.pop("_target_").rpartition(".")
+    model = getattr(importlib.import_module(module), name)(pixels=PIXELS, output=make_output(output), **keys)
+    initialise(model, "paper", generator("cpu", "configured", model_file.stem))
+    return model.double(), make_images(output)
+
+
+def test_there_are_model_files():
+    assert {"vae", "savae", "savae_original", "hf", "iaf", "iaf_original", "vlae"} <= {f.stem for f in FILES}
+
+
+def test_a_model_file_is_named_as_its_model(model_file):
+    assert keys_of(model_file)["name"] == model_file.stem
+
+
+def test_every_posterior_gives_samples_and_log_densities_with_their_axes(configured):
+    model, x = configured
+    q = model.posterior(x, noise())
+    for samples in (1, 6):
+        z, log_q = q.rsample_with_log_prob(numbers(samples, IMAGES, q.noise_dim))
+        assert (z.shape, log_q.shape) == ((samples, IMAGES, LATENT), (samples, IMAGES))
+        assert torch.isfinite(z).all()
+        assert torch.isfinite(log_q).all()
+
+
+def test_every_posteriors_log_density_is_that_of_its_noise_minus_the_log_determinant(configured):
+    """log q(z) = log N(eps; 0, I) - log |det dz/deps|, the determinant by automatic differentiation."""
+    model, x = configured
+    eps = numbers(6, IMAGES, LATENT).requires_grad_()
+    z, log_q = model.posterior(x, noise()).rsample_with_log_prob(eps)
+    log_det = torch.linalg.slogdet(jacobians(z, eps))[1]
+    torch.testing.assert_close(log_q, standard_normal_log_prob(eps) - log_det, rtol=1e-10, atol=1e-10)
+
+
+def test_samples_of_a_posterior_do_not_depend_on_how_many_are_drawn_at_once(configured):
+    model, x = configured
+    q, eps = model.posterior(x, noise()), numbers(6, IMAGES, LATENT)
+    z, log_q = q.rsample_with_log_prob(eps)
+    for part in (slice(0, 1), slice(1, 6)):
+        torch.testing.assert_close(q.rsample_with_log_prob(eps[part]), (z[part], log_q[part]), rtol=1e-12, atol=1e-12)
+
+
+def test_the_posterior_of_an_image_does_not_depend_on_its_batch(configured, model_file):
+    if model_file.stem == "savae_original":
+        return  # steps by the batch mean's gradient, as released
+    model, x = configured
+    eps = numbers(6, IMAGES, LATENT)
+    together = model.posterior(x, own_noise(range(IMAGES))).rsample_with_log_prob(eps)
+    for image in range(IMAGES):
+        one = slice(image, image + 1)
+        alone = model.posterior(x[one], own_noise([image])).rsample_with_log_prob(eps[:, one])
+        for a, b in zip(alone, together, strict=True):
+            torch.testing.assert_close(a, b[:, one], rtol=1e-10, atol=1e-10)
+
+
+def test_every_parameter_receives_a_finite_gradient(configured):
+    model, x = configured
+    sample_terms(model, x, noise(), 2).log_weights.mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_numbers_without_gradients_are_those_with_them(configured):
+    model, x = configured
+    with_gradients = sample_terms(model, x, noise(), 3).log_weights
+    with torch.no_grad():
+        without = sample_terms(model, x, noise(), 3).log_weights
+    assert with_gradients.requires_grad
+    assert not without.requires_grad
+    torch.testing.assert_close(without, with_gradients.detach(), rtol=1e-13, atol=1e-13)
+
+
+@torch.no_grad()
+def test_inference_without_gradients_leaves_none_behind(configured):
+    """The semi-amortised models differentiate while they infer."""
+    model, x = configured
+    q = model.posterior(x, noise())
+    z, log_q = q.rsample_with_log_prob(numbers(2, IMAGES, LATENT))
+    assert not z.requires_grad
+    assert not log_q.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_float32_and_float64_agree_given_the_same_noise(configured):
+    model, x = configured
+    eps = numbers(3, IMAGES, LATENT)
+    double = sample_terms(model, x, lambda samples, dim: eps[:samples], 3).log_weights
+    single = sample_terms(model.float(), x.float(), lambda samples, dim: eps[:samples].float(), 3).log_weights
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), double, rtol=2e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_refinements_are_the_locations_before_and_after_each_update(configured, model_file, gradients):
+    model, x = configured
+    keys = keys_of(model_file)
+    updates = keys.get("num_updates", keys.get("num_steps"))
+    with torch.set_grad_enabled(gradients):
+        path = model.refinements(x, noise())
+        q = model.posterior(x, noise())
+    assert len(path) == (0 if updates is None else updates + 1)
+    if path:
+        assert all(mu.shape == (IMAGES, LATENT) for mu in path)
+        assert all((after - before).abs().max() > 0 for before, after in zip(path, path[1:], strict=False))
+        torch.testing.assert_close(path[-1], q.mu, rtol=1e-13, atol=1e-13)
+
+
+def test_the_state_of_a_model_is_all_that_its_numbers_depend_on(configured, model_file, output):
+    """A checkpoint restores it: masks and the like are not drawn anew."""
+    model, x = configured
+    keys = keys_of(model_file)
+    keys.pop("name")
+    module, _, name = keys.pop("_target_").rpartition(".")
+    torch.manual_seed(77)
+    other = getattr(importlib.import_module(module), name)(pixels=PIXELS, output=make_output(output), **keys).double()
+    other.load_state_dict(model.state_dict())
+    ours, theirs = (sample_terms(m, x, noise(), 3).log_weights for m in (model, other))
+    assert torch.equal(ours, theirs)

@@ -12,7 +12,7 @@ statuses: list[int] = []
 """Exit statuses of the runs of this command: hydra.main drops what its task returns."""
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def run(composed: DictConfig) -> None:
     try:
         container = config.resolve(composed)

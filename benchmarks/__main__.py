@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import difflib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from benchmarks.cases import CASES, Case, Setting
 from benchmarks.timing import Measurement, Sgemm, Spread, machine, measure
 
 MIB = 2**20
+STEADY = 0.85
+"""Quartiles of the sgemm rate further apart than this mean that something else was running."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     chosen = _chosen(options.only)
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "5"
-    )  # the profiler talks to stderr about GPUs that are not there
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     setting = _setting(options)
@@ -107,12 +105,11 @@ def _setting(options: argparse.Namespace) -> Setting:
 
 
 def _print_tables(console: Console, found: dict[Case, Measurement]) -> None:
-    rates = Spread.of([m.sgemm_rate for m in found.values()])
-    console.print(
-        f"sgemm: {rates.median / 1e9:.0f} GFLOP/s "
-        f"({rates.lower / 1e9:.0f} to {rates.upper / 1e9:.0f}, quartiles over the cases)",
-        highlight=False,
-    )
+    rates = Spread.of([rate for m in found.values() for rate in m.sgemm_rates])
+    low, median, high = (rate / 1e9 for rate in (rates.lower, rates.median, rates.upper))
+    console.print(f"sgemm: {median:.0f} GFLOP/s, quartiles {low:.0f} to {high:.0f}", highlight=False)
+    if low < STEADY * high:
+        console.print("[bold yellow]the machine was busy with other work: these are no figures to report[/]")
     console.print(_times(found), _arithmetic(found))
     if any(m.memory_ratio is not None for m in found.values()):
         console.print(_memory(found))

@@ -70,9 +70,14 @@ class Measurement:
     agrees: bool
     reference_flops: float
     platform_flops: float
-    sgemm_rate: float
+    sgemm_rates: tuple[float, ...]
+    """One a round."""
     reference_bytes: int | None = None
     platform_bytes: int | None = None
+
+    @property
+    def sgemm_rate(self) -> float:
+        return statistics.median(self.sgemm_rates)
 
     @property
     def reference_share(self) -> float:
@@ -205,7 +210,7 @@ def measure(
         agrees=difference <= pair.tolerance,
         reference_flops=reference_flops / pair.reference.units,
         platform_flops=platform_flops / pair.platform.units,
-        sgemm_rate=statistics.median(rates),
+        sgemm_rates=tuple(rates),
         reference_bytes=peak_bytes(pair.reference.run, device) if memory else None,
         platform_bytes=peak_bytes(pair.platform.run, device) if memory else None,
     )

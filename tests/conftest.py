@@ -79,7 +79,9 @@ def make_model(
     return model.double()
 
 
-def make_decoder(hidden_dims: Sequence[int] = HIDDEN, pixels: int = PIXELS, latent_dim: int = LATENT) -> Decoder:
+def make_decoder(
+    hidden_dims: Sequence[int] = HIDDEN, pixels: int = PIXELS, latent_dim: int = LATENT
+) -> Decoder:
     decoder = Decoder(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels)
     initialise(decoder, "paper", generator("cpu", "decoder"))
     return decoder.double()
@@ -114,7 +116,9 @@ def scalar_gradients(value: Tensor, model: nn.Module, *inputs: Tensor) -> dict[s
     return {name: g for name, g in zip(tensors, gradients, strict=True) if g is not None}
 
 
-def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-9) -> None:
+def assert_same_gradients(
+    ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-9
+) -> None:
     assert ours.keys() == expected.keys()
     for name, gradient in ours.items():
         scale = max(expected[name].abs().max().item(), 1e-3)

@@ -1,6 +1,7 @@
 """Laws of checkpoints: one good one at every instant, damage is found, nothing is ever executed."""
 
 import errno
+import io
 import os
 import pickle
 import subprocess
@@ -58,15 +59,17 @@ def test_there_is_none_before_the_first(tmp_path):
     assert checkpoint.load(tmp_path / "checkpoints") == (None, [])
 
 
-def test_the_best_one_is_kept_apart_and_has_no_older_one(folder):
+def test_checkpoints_of_another_name_are_kept_apart_in_the_same_way(folder):
     for step in (7, 8):
-        checkpoint.save(folder, state_of(step), name="best")
-    assert_same(checkpoint.load(folder, name="best")[0], 8)
+        checkpoint.save(folder, state_of(step), name="evaluation")
+    assert_same(checkpoint.load(folder, name="evaluation")[0], 8)
     assert_same(checkpoint.load(folder)[0], 2)
-    assert {path.name for path in folder.iterdir()} == {"last.pt", "previous.pt", "best.pt"}
-    folder.joinpath("best.pt").write_bytes(b"")
-    with pytest.raises(RecordError, match=r"best\.pt is damaged"):
-        checkpoint.load(folder, name="best")
+    names = {"last.pt", "previous.pt", "evaluation.pt", "previous_evaluation.pt"}
+    assert {path.name for path in folder.iterdir()} == names
+    folder.joinpath("evaluation.pt").write_bytes(b"")
+    state, [warning] = checkpoint.load(folder, name="evaluation")
+    assert_same(state, 7)
+    assert "previous_evaluation.pt" in warning
 
 
 def test_every_flipped_byte_is_found(folder):
@@ -212,7 +215,7 @@ class Attack:
 
 
 def sealed(path: Path) -> None:
-    path.write_bytes(checkpoint._seal(path.read_bytes()))
+    path.write_bytes(checkpoint._seal(io.BytesIO(path.read_bytes())))
 
 
 def by_torch(attack: object, path: Path) -> None:

@@ -68,7 +68,7 @@ def svhn_root(tmp_path, monkeypatch):
 
 def old_pickle(entry):
     """Protocol 2 as of 2009: the flags of a dtype are 0 and 1, where numpy now writes False and True."""
-    return pickle.dumps(entry, protocol=2).replace(b"\x89\x88\x87R", b"K\x00K\x01\x87R")
+    return pickle.dumps(entry, protocol=2).replace(b"\x89\x88\x87", b"K\x00K\x01\x87")
 
 
 def write_cifar10(root, monkeypatch):
@@ -381,6 +381,15 @@ def test_a_damaged_chardata_mat_is_named_with_its_source(omniglot_root):
         assert part in message(error)
 
 
+def test_another_chardata_mat_than_that_of_iwae_is_refused(omniglot_root):
+    from scipy.io import savemat
+
+    path = omniglot_root / "OMNIGLOT" / "chardata.mat"
+    savemat(path, {"data": np.zeros((784, 3)), "testdata": np.zeros((784, 3))})
+    with pytest.raises(DataError, match="damaged or another file"):
+        data.omniglot(root=str(omniglot_root), validation_size=0)
+
+
 def test_a_chardata_mat_without_its_arrays_is_an_error(omniglot_root, monkeypatch):
     from scipy.io import savemat
 
@@ -435,6 +444,7 @@ BAD_NPZ = [
         r"'train' has values from -0\.[0-9]+ to 1\.[0-9]+; expected floats",
     ),
     ({"train": FLOATS, "test": FLOATS / 0.5}, "'test' has values from"),
+    ({"train": FLOATS - 0.5, "test": FLOATS}, r"'train' has values from -0\.[0-9]+ to 0\.[0-9]+"),
     ({"train": np.full((3, 4, 4), np.inf), "test": FLOATS}, "'train' has values from inf to inf"),
     ({"train": GOOD, "test": GOOD[:0]}, "'test' is empty"),
     ({"train": GOOD.astype(np.int64), "test": GOOD}, "'train' is of type int64; expected uint8"),

@@ -40,7 +40,9 @@ def gaussians():
             id="diagonal",
         ),
         pytest.param(
-            PrecisionGaussian(mu, precision), MultivariateNormal(mu, precision_matrix=precision), id="precision"
+            PrecisionGaussian(mu, precision),
+            MultivariateNormal(mu, precision_matrix=precision),
+            id="precision",
         ),
     ]
 

@@ -199,11 +199,15 @@ def test_a_second_mirror_is_tried_when_the_first_fails(mnist, tmp_path, monkeypa
 
 
 def test_what_a_killed_process_left_behind_is_never_read_and_is_cleared_away(mnist, tmp_path):
-    leftover = tmp_path / ".MNIST.partial" / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
-    leftover.parent.mkdir(parents=True)
-    leftover.write_bytes(b"half")
-    assert len(load_mnist(mnist, tmp_path).train) == 9
-    assert not leftover.exists()
+    raw = tmp_path / ".MNIST.partial" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in mnist.files:
+        (raw / name).write_bytes(b"half")
+        (raw / name.removesuffix(".gz")).write_bytes(b"half")
+    (raw / "more").write_bytes(b"half")
+    assert np.array_equal(load_mnist(mnist, tmp_path).train[:, 0].numpy(), IMAGES)
+    assert not raw.exists()
+    assert not (tmp_path / "MNIST" / "raw" / "more").exists()
 
 
 def test_a_packed_file_put_there_by_hand_is_used_and_a_wrong_one_is_refused(mnist, tmp_path):
@@ -271,13 +275,16 @@ def test_interrupting_a_download_leaves_nothing(omniglot, tmp_path, monkeypatch)
     assert left_in(tmp_path) == [tmp_path / "served.mat"]
 
 
-def test_download_fetches_datasets_ahead_and_reports_all_failures_together(mnist, tmp_path, monkeypatch):
+def test_download_fetches_datasets_ahead_and_reports_all_failures_together(
+    mnist, tmp_path, monkeypatch, capsys
+):
     from torchvision.datasets import MNIST, FashionMNIST
 
     monkeypatch.setattr(MNIST, "mirrors", [mnist.url])
     dead = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setattr(FashionMNIST, "mirrors", [dead])
     assert data.download(["mnist"], tmp_path) == {"mnist": tmp_path}
+    assert capsys.readouterr().out == f"mnist: {tmp_path}\n"
     mnist.requests.clear()
     with pytest.raises(DataError) as error:
         data.download(["mnits", "fashion_mnist", "mnist", "digits"], tmp_path)

@@ -130,6 +130,8 @@ def test_a_relative_error_of_the_factorised_precision_enters_the_step_squared(na
 def test_laplace_posterior_is_the_gaussian_with_the_precision_at_its_mean(name):
     output, decoder, x, mu = output_named(name), make_decoder(), make_images(name), numbers(IMAGES, LATENT)
     _, P = dense_terms(output, decoder, x, mu)
-    z, log_q = laplace(output.likelihood(decoder, x), decoder, mu).rsample_with_log_prob(numbers(5, IMAGES, LATENT))
+    z, log_q = laplace(output.likelihood(decoder, x), decoder, mu).rsample_with_log_prob(
+        numbers(5, IMAGES, LATENT)
+    )
     expected = MultivariateNormal(mu, precision_matrix=P).log_prob(z)
     torch.testing.assert_close(log_q, expected, rtol=1e-11, atol=1e-11)

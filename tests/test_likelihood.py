@@ -1,5 +1,7 @@
 """The local quadratic model of log p(x | z) and its short cuts against brute force."""
 
+import re
+
 import pytest
 import torch
 from conftest import (
@@ -29,7 +31,12 @@ DEPTHS = [(6,), (6, 5), (6, 5, 9)]
 def set_up(name, hidden_dims=(6, 5), pixels=PIXELS):
     """(output, decoder, images, one z per image)."""
     output = make_output(name).double()
-    return output, make_decoder(hidden_dims, pixels), make_images(name, pixels=pixels), numbers(IMAGES, LATENT)
+    return (
+        output,
+        make_decoder(hidden_dims, pixels),
+        make_images(name, pixels=pixels),
+        numbers(IMAGES, LATENT),
+    )
 
 
 def log_joint(output, decoder, x):
@@ -71,9 +78,9 @@ def test_precision_is_the_hessian_of_minus_the_log_joint(name, make_linear):
     output, decoder, x, z = set_up(name, (6, 4))
     if make_linear:
         linear(decoder)
-    expected = torch.stack([
-        -torch.func.hessian(log_joint(output, decoder, one))(at) for one, at in zip(x, z, strict=True)
-    ])
+    expected = torch.stack(
+        [-torch.func.hessian(log_joint(output, decoder, one))(at) for one, at in zip(x, z, strict=True)]
+    )
     ours = output.likelihood(decoder, x).precision(decoder.linearise(z))
     torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-11)
 
@@ -136,7 +143,9 @@ def test_weighted_gram_has_the_gradients_of_finite_differences():
 def test_second_derivatives_of_the_products_are_right_or_refused(gram):
     """Never silently wrong: their backward pass saves an intermediate product."""
     first = numbers(2, 3, 4, key="first").requires_grad_()
-    second = (numbers(4, 4, key="second") if gram is SharedGram else numbers(2, 4, key="second")).requires_grad_()
+    second = (
+        numbers(4, 4, key="second") if gram is SharedGram else numbers(2, 4, key="second")
+    ).requires_grad_()
 
     def product(first, second):
         return gram.apply(first, second + second.T if gram is SharedGram else second)
@@ -146,7 +155,8 @@ def test_second_derivatives_of_the_products_are_right_or_refused(gram):
     except GradcheckError:
         pytest.fail("a wrong second derivative, and no error")
     except RuntimeError as refused:
-        assert "differentiate twice" in str(refused) or "inplace" in str(refused)
+        if not re.search("differentiate twice|modified by an inplace operation", str(refused)):
+            raise
 
 
 # --- scorers: log p(x | z) at very many z ----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Each model's posterior against closed forms and brute force, and the contract that all of conf/model keeps."""
 
 import importlib
+import itertools
 import math
 from pathlib import Path
 
@@ -37,7 +38,10 @@ from vlae.seeding import generator, image_noise
 
 def jacobians(outputs, inputs):
     """d outputs / d inputs [..., i, j] where the leading axes do not interact, row by row."""
-    rows = [torch.autograd.grad(o.sum(), inputs, retain_graph=True, allow_unused=True)[0] for o in outputs.unbind(-1)]
+    rows = [
+        torch.autograd.grad(o.sum(), inputs, retain_graph=True, allow_unused=True)[0]
+        for o in outputs.unbind(-1)
+    ]
     return torch.stack([torch.zeros_like(inputs) if row is None else row for row in rows], -2)
 
 
@@ -80,7 +84,9 @@ def test_with_a_linear_decoder_and_a_full_step_vlae_has_the_exact_posteriors_mea
 
 @pytest.mark.parametrize(("updates", "left"), [(1, 0.5), (2, 0.375), (4, 0.2734375), (8, 0.196380615234375)])
 @torch.no_grad()
-def test_the_papers_damping_contracts_the_distance_to_the_mode_by_a_central_binomial_coefficient(updates, left):
+def test_the_papers_damping_contracts_the_distance_to_the_mode_by_a_central_binomial_coefficient(
+    updates, left
+):
     """prod_t (1 - 0.5/(t+1)) = C(2T, T) / 4^T, whatever the image and wherever the encoder starts."""
     assert left == math.comb(2 * updates, updates) / 4**updates
     model, x, W, b, s2 = probabilistic_pca(num_updates=updates)
@@ -141,17 +147,21 @@ def test_two_equal_householder_reflections_are_the_identity():
     torch.testing.assert_close(model.posterior(x, noise()).flow(z0)[0], z0, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("flows", [1, 2, 3])
 @torch.no_grad()
-def test_one_householder_reflection_is_torchs_householder_product():
-    """For a normal in the form that LAPACK wants: its first entry is 1."""
-    model, x = make_model(HF, "gaussian", num_flows=1), make_images("gaussian")
-    model.normals[0].weight[0], model.normals[0].bias[0] = 0.0, 1.0
-    v = model.normals[0](model.encoder(x))
-    H = torch.linalg.householder_product(v.unsqueeze(-1), 2 / v.square().sum(-1, keepdim=True))
+def test_householder_flow_is_torchs_householder_product(flows):
+    """For normals in the form that LAPACK wants: v_t begins with t - 1 zeros and a one. Its product is H_1 H_2 ..."""
+    model, x = make_model(HF, "gaussian", num_flows=flows), make_images("gaussian")
+    v = model.encoder(x)
+    columns, factors = torch.zeros(IMAGES, LATENT, LATENT).double(), torch.zeros(IMAGES, LATENT).double()
+    for t, normal in enumerate(model.normals):
+        normal.weight[: t + 1], normal.bias[:t], normal.bias[t] = 0.0, 0.0, 1.0
+        v = normal(v)
+        columns[:, :, t], factors[:, t] = v, 2 / v.square().sum(-1)
+    H = torch.linalg.householder_product(columns, factors)
     z0 = numbers(5, IMAGES, LATENT)
     z, _ = model.posterior(x, noise()).flow(z0)
-    first_columns = torch.einsum("bij,sbi->sbj", H, z)  # H' H z0 = z0 in the first column
-    torch.testing.assert_close(first_columns[..., 0], z0[..., 0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(z, torch.einsum("bji,sbj->sbi", H, z0), rtol=1e-11, atol=1e-11)
 
 
 # --- inverse autoregressive flow -------------------------------------------------------------------------------
@@ -297,7 +307,7 @@ def test_autoregressive_posterior_density_integrates_to_one(flows):
     again, log_q = model.posterior(x, noise(1)).rsample_with_log_prob(eps)
     torch.testing.assert_close(again, z, rtol=0, atol=1e-9)
     total = log_q.exp().sum() * (side[1] - side[0]) ** 2
-    assert abs(total - 1) < 2e-3
+    assert abs(total - 1) < 3e-4
 
 
 # --- SA-VAE ----------------------------------------------------------------------------------------------------
@@ -343,7 +353,9 @@ def test_a_step_of_savae_is_the_step_size_times_the_images_own_gradient(output):
         value = one_sample_elbos(model, x[image : image + 1], [(mu, log_variance)], eps[:, image : image + 1])
         gradients = torch.autograd.grad(value.sum(), (mu, log_variance))
         for before, new, gradient in zip((mu, log_variance), after, gradients, strict=True):
-            torch.testing.assert_close(new[image : image + 1], before + 0.01 * gradient, rtol=1e-11, atol=1e-11)
+            torch.testing.assert_close(
+                new[image : image + 1], before + 0.01 * gradient, rtol=1e-11, atol=1e-11
+            )
 
 
 def own_noise(images):
@@ -409,9 +421,18 @@ class WeightedElbo(nn.Module):
 @pytest.mark.parametrize("clip_norm", [0.5, 50.0], ids=["clipped", "unclipped"])
 @pytest.mark.parametrize("kind", [SAVAE, OriginalSAVAE])
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_gradients_through_the_unrolled_steps_of_savae_are_those_of_finite_differences(output, kind, clip_norm):
+def test_gradients_through_the_unrolled_steps_of_savae_are_those_of_finite_differences(
+    output, kind, clip_norm
+):
     model = make_model(
-        kind, output, latent_dim=2, hidden_dims=(3,), pixels=3, num_steps=2, step_size=0.2, clip_norm=clip_norm
+        kind,
+        output,
+        latent_dim=2,
+        hidden_dims=(3,),
+        pixels=3,
+        num_steps=2,
+        step_size=0.2,
+        clip_norm=clip_norm,
     )
     weighted = WeightedElbo(model, make_images(output, 2, 3), numbers(1, 2, 2))
     names, parameters = zip(*weighted.named_parameters(), strict=True)
@@ -424,7 +445,11 @@ def test_gradients_through_the_unrolled_steps_of_savae_are_those_of_finite_diffe
 
 @torch.no_grad()
 def test_savae_without_steps_is_the_vae():
-    savae, vae, x = make_model(SAVAE, "gaussian", num_steps=0), make_model(VAE, "gaussian"), make_images("gaussian")
+    savae, vae, x = (
+        make_model(SAVAE, "gaussian", num_steps=0),
+        make_model(VAE, "gaussian"),
+        make_images("gaussian"),
+    )
     vae.load_state_dict(savae.state_dict())
     ours, expected = (sample_terms(model, x, noise(), 3).log_weights for model in (savae, vae))
     assert torch.equal(ours, expected)
@@ -506,7 +531,9 @@ def test_samples_of_a_posterior_do_not_depend_on_how_many_are_drawn_at_once(conf
     q, eps = model.posterior(x, noise()), numbers(6, IMAGES, LATENT)
     z, log_q = q.rsample_with_log_prob(eps)
     for part in (slice(0, 1), slice(1, 6)):
-        torch.testing.assert_close(q.rsample_with_log_prob(eps[part]), (z[part], log_q[part]), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            q.rsample_with_log_prob(eps[part]), (z[part], log_q[part]), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_the_posterior_of_an_image_does_not_depend_on_its_batch(configured, model_file):
@@ -573,7 +600,7 @@ def test_refinements_are_the_locations_before_and_after_each_update(configured, 
     assert len(path) == (0 if updates is None else updates + 1)
     if path:
         assert all(mu.shape == (IMAGES, LATENT) for mu in path)
-        assert all((after - before).abs().max() > 0 for before, after in zip(path, path[1:], strict=False))
+        assert all((after - before).abs().max() > 0 for before, after in itertools.pairwise(path))
         torch.testing.assert_close(path[-1], q.mu, rtol=1e-13, atol=1e-13)
 
 
@@ -584,7 +611,9 @@ def test_the_state_of_a_model_is_all_that_its_numbers_depend_on(configured, mode
     keys.pop("name")
     module, _, name = keys.pop("_target_").rpartition(".")
     torch.manual_seed(77)
-    other = getattr(importlib.import_module(module), name)(pixels=PIXELS, output=make_output(output), **keys).double()
+    other = getattr(importlib.import_module(module), name)(
+        pixels=PIXELS, output=make_output(output), **keys
+    ).double()
     other.load_state_dict(model.state_dict())
     ours, theirs = (sample_terms(m, x, noise(), 3).log_weights for m in (model, other))
     assert torch.equal(ours, theirs)

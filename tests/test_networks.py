@@ -95,7 +95,9 @@ def test_linearisation_has_the_gradients_of_automatic_differentiation(hidden_dim
     assert "body.0.weight" in got
     for name, gradient in expected.items():  # a gradient that is 0 may be absent
         other = got.get(name, torch.zeros_like(gradient))
-        torch.testing.assert_close(other, gradient, rtol=1e-11, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            other, gradient, rtol=1e-11, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_features_are_exactly_linear_as_long_as_no_unit_switches():
@@ -111,7 +113,9 @@ def test_features_are_exactly_linear_as_long_as_no_unit_switches():
 
 
 @pytest.mark.parametrize(("scheme", "gain"), GAINS)
-def test_backward_pass_through_the_decoder_keeps_the_variance_times_a_quarter_of_the_gain_to_the_sixth(scheme, gain):
+def test_backward_pass_through_the_decoder_keeps_the_variance_times_a_quarter_of_the_gain_to_the_sixth(
+    scheme, gain
+):
     """Three layers, of which two pass half of the gradient: 1 for ``paper``, 0.115 for ``original``."""
     ratios = []
     for draw in range(12):

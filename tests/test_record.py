@@ -407,12 +407,16 @@ def test_on_a_full_disk_the_error_of_the_run_is_reported_and_the_run_is_released
     def replace(*paths: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def execute(attempt: attempts.Attempt, error: Exception | None) -> None:
+        with attempt:
+            if error:
+                raise error
+
     for error, reported in ((ValueError("loss is NaN"), "loss is NaN"), (None, "No space left on device")):
         attempt = run.claim()
         monkeypatch.setattr(os, "replace", replace)
-        with pytest.raises((ValueError, RecordError), match=reported), attempt:
-            if error:
-                raise error
+        with pytest.raises((ValueError, RecordError), match=reported):
+            execute(attempt, error)
         with pytest.raises(RecordError, match="cannot write"):
             run.claim()
         monkeypatch.undo()

@@ -47,18 +47,14 @@ def test_zero_is_a_seed():
     assert not torch.equal(draw(0, "train", 0), draw(1, "train", 0))
 
 
-def test_seed_is_the_same_in_every_process():
-    """Python's own hash is not: it is salted by PYTHONHASHSEED."""
-    for salt in "12":
-        code = "from vlae.seeding import seed_of; print(seed_of(0, 'train', 5))"
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": salt, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert int(result.stdout) == seed_of(0, "train", 5)
+def test_key_gives_the_same_generator_in_every_process():
+    """Python's own hash does not: it is salted by PYTHONHASHSEED."""
+    code = "from vlae.seeding import generator; print(generator('cpu', 0, 'train', 5).initial_seed())"
+    environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(result.stdout) == generator("cpu", 0, "train", 5).initial_seed() == seed_of(0, "train", 5)
 
 
 def test_keys_differ_in_all_their_numbers_not_only_in_the_first():

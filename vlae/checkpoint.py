@@ -35,7 +35,7 @@ class _Damaged(Exception):
 
 
 def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
-    """Write ``state`` to <name>.pt; the last one before it stays as previous.pt (only for ``name="last"``).
+    """Write ``state`` to <name>.pt; the one before it stays as previous.pt (previous_<name>.pt for other names).
 
     state: tensors, numbers, text, None in dicts, lists and tuples. At every instant one good file is there.
     Errors: TypeError naming an entry that could not be read back; RecordError where the disk is full or unwritable.
@@ -46,9 +46,9 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
     path, staged = Path(directory) / f"{name}.pt", Path(directory) / f".{name}.next"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(staged, _seal(buffer.getvalue()))
-        if name == "last" and _is_good(path):  # a damaged file must not push out the good one
-            _keep(path, path.with_name("previous.pt"))
+        write_atomically(staged, _seal(buffer))
+        if _is_good(path):  # a damaged file must not push out the good one
+            _keep(path, _previous(path))
         os.replace(staged, path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -61,9 +61,9 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
 
     Errors: RecordError where there are only damaged ones, and at once where a file wants to execute code.
     """
-    paths = [Path(directory) / f"{each}.pt" for each in ([name, "previous"] if name == "last" else [name])]
+    newest = Path(directory) / f"{name}.pt"
     problems: list[str] = []
-    for path in paths:
+    for path in (newest, _previous(newest)):
         content = read_bytes(path)
         if content is None:
             problems.append(f"{path} is missing")
@@ -76,9 +76,11 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
         return state, [f"{problems[0]}. Going on from the checkpoint before it, {path}"] if problems else []
     if all(problem.endswith("is missing") for problem in problems):
         return None, []
-    raise RecordError(
-        f"there is no good checkpoint: {'; '.join(problems)}. To start anew, delete {directory}"
-    )
+    raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to do without")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name("previous.pt" if path.name == "last.pt" else f"previous_{path.name}")
 
 
 def _refuse_foreign_types(value: Any, where: str) -> None:
@@ -96,16 +98,21 @@ def _refuse_foreign_types(value: Any, where: str) -> None:
         raise TypeError(f"{where} is a {kind}; {expected}")
 
 
-def _seal(archive: bytes) -> bytes:
+def _seal(archive: io.BytesIO) -> bytes:
     """The archive with its digest as comment: a zip file ends with the comment's length and the comment."""
-    sealed = archive[:-2] + SEAL_LENGTH.to_bytes(2, "little")
-    return sealed + MARK + hashlib.sha256(sealed).hexdigest().encode()
+    archive.seek(-2, os.SEEK_END)
+    archive.write(SEAL_LENGTH.to_bytes(2, "little"))
+    archive.write(_seal_of(archive.getvalue()))
+    return archive.getvalue()
+
+
+def _seal_of(sealed: bytes | memoryview) -> bytes:
+    return MARK + hashlib.sha256(sealed).hexdigest().encode()
 
 
 def _is_sealed(content: bytes) -> bool:
     """Every byte is as `_seal` left it."""
-    sealed, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:]
-    return seal == MARK + hashlib.sha256(sealed).hexdigest().encode()
+    return content[-SEAL_LENGTH:] == _seal_of(memoryview(content)[:-SEAL_LENGTH])
 
 
 def _is_good(path: Path) -> bool:

@@ -37,6 +37,7 @@ from vlae.plugins import KINDS, build, check, check_fields, check_name, load_tar
 from vlae.problems import ConfigError, Problem, shown, with_suggestions
 
 __all__ = [
+    "CONF",
     "Config",
     "ConfigError",
     "Evaluate",
@@ -107,6 +108,9 @@ class Config(_Section):
 FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate}
 
 
+Composed = Any
+"""An omegaconf.DictConfig; as a hint it makes beartype warn about the outdated class it derives from."""
+
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 """What Hydra raises where it cannot compose."""
 
@@ -144,7 +148,7 @@ def composition_error(error: Exception) -> ConfigError:
     return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str]) -> Composed:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=lenient(overrides))
@@ -152,7 +156,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         raise composition_error(error) from error
 
 
-def resolve(composed: DictConfig) -> dict[str, Any]:
+def resolve(composed: Composed) -> dict[str, Any]:
     """The container that a composed configuration stands for: interpolations followed, files identified.
 
     Where something is wrong that shows without importing a target (so that the id of the container would mean

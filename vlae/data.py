@@ -64,7 +64,7 @@ def preprocess(
 
 
 def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
-    """Fetch datasets ahead, for machines without internet: name -> the directory they are in.
+    """Fetch datasets ahead, for machines without internet, and print where: name -> the ``root`` they are in.
 
     Each is loaded once, so what is there afterwards is known to be readable. DataError: all that failed, together.
     """
@@ -86,6 +86,7 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
             problems.append(str(error))
         else:
             places[name] = Path(root).expanduser().absolute()
+            print(f"{name}: {places[name]}", flush=True)
     if problems:
         raise DataError("\n".join(problems))
     return places

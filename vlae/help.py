@@ -88,10 +88,10 @@ def documented_keys(file: Path) -> dict[str, str]:
 
 def _comment(lines: Sequence[str], key: yaml.Node, value: yaml.Node) -> str:
     first = key.start_mark.line
-    if value.end_mark.line == first:
-        _, mark, trailing = lines[first][value.end_mark.column :].partition("#")
-        if mark:
-            return trailing.strip()
+    same_line = value.end_mark.line == first  # or else a section below
+    _, mark, trailing = lines[first][(value if same_line else key).end_mark.column :].partition("#")
+    if mark:
+        return trailing.strip()
     above: list[str] = []
     while first > 0 and lines[first - 1].strip().startswith("#"):
         first -= 1

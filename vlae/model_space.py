@@ -199,14 +199,14 @@ class Preprocess:
     def _fixed_noise(self, name: str, chunk: slice) -> Tensor:
         """The noise that belongs to these images: a function of the data's seed, the split and the position in it.
 
-        Chunks are always drawn whole, and their size depends on nothing but the size of an image.
+        The size of a chunk depends on nothing but the size of an image, and numbers are drawn in the order of images.
         """
         if not self.random:
             return torch.empty(0)
-        size = self._chunk_size
-        source = frozen_random("noise", self.seed, name, chunk.start // size)
-        integers = source.randint(0, 2**24, size=(size, *self.shape), dtype=np.uint32)
-        return torch.from_numpy(integers[: chunk.stop - chunk.start].astype(np.float32)) * 2.0**-24
+        source = frozen_random("noise", self.seed, name, chunk.start // self._chunk_size)
+        shape = (chunk.stop - chunk.start, *self.shape)
+        integers = source.randint(0, 2**24, size=shape, dtype=np.uint32)
+        return torch.from_numpy(integers.astype(np.float32)) * 2.0**-24
 
     @property
     def _chunk_size(self) -> int:

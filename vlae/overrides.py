@@ -190,13 +190,12 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
         return text
     asked = _asked(override)
     wrong = [choice for choice in asked if not isinstance(choice, str) or choice not in known]
-    if asked and not wrong:
+    if not wrong:
         # a group of the defaults list is chosen without +, and `+model=vae` cannot mean anything else
         return text if "/" in group else text.lstrip("+")
-    names = [choice if isinstance(choice, str) else shown(choice) for choice in wrong or [""]]
     if "/" in group:
-        return _invalid(index, group, _wrong_choice(group, names[0], known).text)
-    quoted = [name if name.isidentifier() and name.isascii() else f"'{quote(name)}'" for name in names]
+        return _invalid(index, group, _wrong_choice(group, _written(wrong[0]), known).text)
+    quoted = [c if isinstance(c, str) and c.isidentifier() else f"'{quote(_written(c))}'" for c in wrong]
     came = quoted[0] if len(quoted) == 1 else f"[{','.join(quoted)}]"
     return f"++{INVALID_CHOICE}.{group}={came}"
 
@@ -207,6 +206,10 @@ def _asked(override: Override) -> list[Any]:
         list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     )
     return [choice.text if isinstance(choice, QuotedString) else choice for choice in values]
+
+
+def _written(choice: Any) -> str:
+    return choice if isinstance(choice, str) else shown(choice)
 
 
 def _invalid(index: int, key: str, text: str) -> str:

@@ -67,10 +67,7 @@ def check_fields(place: str, values: Mapping[str, Any], hints: Mapping[str, Any]
         if name not in values:
             problems.append(Problem(key, f"missing, expected {_describe(hint)}: every run states it"))
             continue
-        try:
-            _adapter(hint).validate_python(values[name])
-        except ValidationError as error:
-            problems += wrong_value(key, error.errors(include_url=False), _nullable(hint))
+        problems += wrong_value(key, _errors(hint, values[name]), _nullable(hint))
     return problems
 
 
@@ -147,11 +144,16 @@ def _preprocessing_hints() -> dict[str, Any]:
     return {field.alias or name: field.rebuild_annotation() for name, field in fields}
 
 
-def _adapter(hint: Any) -> TypeAdapter[Any]:
+def _errors(hint: Any, value: Any) -> list[Any]:
+    """pydantic's errors about a value."""
     if hint is inspect.Parameter.empty or isinstance(hint, str):
-        hint = Any
+        return []
     strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    return TypeAdapter(hint, config=strict)
+    try:
+        TypeAdapter(hint, config=strict).validate_python(value)
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
 
 
 def _nullable(hint: Any) -> bool:
@@ -160,12 +162,8 @@ def _nullable(hint: Any) -> bool:
 
 def _describe(hint: Any) -> str:
     """What a hint asks for, as the messages about wrong values say it."""
-    try:
-        _adapter(hint).validate_python(object())
-    except ValidationError as error:
-        wanted = dict.fromkeys(expected(e) for e in error.errors(include_url=False))
-        return " or ".join([*wanted, *(["null"] if _nullable(hint) else [])])
-    return "any value"
+    wanted = list(dict.fromkeys(expected(error) for error in _errors(hint, object())))
+    return " or ".join([*wanted, *(["null"] if _nullable(hint) else [])]) or "any value"
 
 
 def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:

@@ -147,7 +147,8 @@ class RunDirectory:
             }
         if status["state"] == "running" and self.holder() is None:
             claim = read_json(self._attempt(status["attempt"]) / "claim.json") or {}
-            message = f"process {claim.get('pid')} on host {claim.get('host')} ended without a word"
+            process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
+            message = f"{process} ended without a word"
             return status | {"state": "interrupted", "reason": "killed", "message": message}
         return status
 

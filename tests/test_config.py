@@ -1,0 +1,519 @@
+"""Laws of composition, validation and identity."""
+
+import copy
+import itertools
+import random
+import re
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from pydantic import Field
+
+from vlae import config, identity
+from vlae.help import documented_keys, header, show
+from vlae.overrides import CONF, expand
+from vlae.plugins import check_fields
+from vlae.problems import ConfigError, Problem, did_you_mean
+
+GROUPS = config.choices()
+COLOUR = ("cifar10", "svhn")
+quick = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """The overrides that choose a file of the user's."""
+    images = np.zeros((3, 2, 2), dtype=np.float32)
+    np.savez(tmp_path / "mine.npz", train=images, test=images)
+    return ["dataset=npz", f"dataset.path={tmp_path / 'mine.npz'}"]
+
+
+@pytest.fixture(scope="module")
+def default():
+    return config.compose()
+
+
+def problems_of(*overrides: str) -> list[str]:
+    """What a user reads about a command, a line for each problem."""
+    with pytest.raises(ConfigError) as caught:
+        config.validate(config.compose(overrides))
+    return caught.value.problems
+
+
+# composition ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+@pytest.mark.parametrize("output", GROUPS["output_dist"])
+def test_every_model_output_and_dataset_compose_and_validate(model, output, npz):
+    for dataset in GROUPS["dataset"]:
+        chosen = npz if dataset == "npz" else [f"dataset={dataset}"]
+        command = [f"model={model}", f"output_dist={output}", *chosen]
+        if output == "bernoulli" and dataset in COLOUR:
+            [problem] = problems_of(*command)
+            assert problem.startswith("output_dist: ")
+            assert "channel" in problem
+        else:
+            checked = config.validate(config.compose(command))
+            names = [checked.model["name"], checked.output_dist["name"], checked.dataset["name"]]
+            assert names == [model, output, dataset]
+
+
+@pytest.mark.parametrize("optimizer", GROUPS["optimizer"])
+def test_every_optimizer_is_built_on_the_parameters_it_is_given(optimizer):
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    section = config.compose([f"optimizer={optimizer}"])["optimizer"]
+    built = config.build(section, params=[weight], output="not taken")
+    assert built.param_groups[0]["params"][0] is weight
+    assert built.param_groups[0]["lr"] == section["lr"]
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_every_experiment_validates_with_every_model_output_and_dataset(experiment, model):
+    for output, dataset in itertools.product(GROUPS["output_dist"], ("digits", "omniglot")):
+        chosen = [f"experiment={experiment}", f"model={model}", f"output_dist={output}", f"dataset={dataset}"]
+        config.validate(config.compose(chosen))
+
+
+def test_original_code_changes_what_the_released_code_did_and_only_where_the_key_exists():
+    chosen = ["experiment=original_code", "model=savae", "output_dist=bernoulli", "dataset=omniglot"]
+    original = config.compose(chosen)
+    assert original["trainer"]["selection"] == "test"
+    assert original["trainer"]["initialisation"] == "original"
+    assert (original["dataset"]["validation_size"], original["dataset"]["lambda"]) == (0, 0.05)
+    assert original["dataset"]["fixed_evaluation"] is False
+    assert original["dataset"]["transposed"] is True
+    assert original["output_dist"]["clamp"] == 1e-5
+    assert original["model"] == config.compose(["model=savae_original", "dataset=omniglot"])["model"]
+    other = config.compose(["experiment=original_code"])
+    assert (other["output_dist"], other["model"]) == (
+        config.compose()["output_dist"],
+        config.compose()["model"],
+    )
+
+
+def test_an_override_wins_over_an_experiment():
+    chosen = ["experiment=original_code", "model=iaf", "model.num_flows=7", "trainer.selection=validation"]
+    container = config.compose([*chosen, "dataset.validation_size=9"])
+    assert container["model"]["num_flows"] == 7
+    assert container["trainer"]["selection"] == "validation"
+    assert container["dataset"]["validation_size"] == 9
+
+
+def test_composition_does_not_depend_on_the_working_directory(monkeypatch, tmp_path, default):
+    monkeypatch.chdir(tmp_path)
+    assert config.compose() == default
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_follow_the_dataset():
+    small, known = config.compose(["model=iaf"]), config.compose(["model=iaf", "dataset=mnist"])
+    assert known["model"]["hidden_dims"] == [500, 500]
+    assert known["model"]["flow_hidden_dims"] == [500]
+    assert (known["model"]["latent_dim"], known["trainer"]["epochs"]) == (50, 2000)
+    assert small["model"]["flow_hidden_dims"] == small["model"]["hidden_dims"][:1] != [500]
+
+
+# lenient ----------------------------------------------------------------------------------------------------
+
+VALID = (
+    *("model=vae", "dataset=mnist", "output_dist=bernoulli", "experiment=original_code", "optimizer=sgd"),
+    *("trainer.epochs=3", "optimizer.lr=1e-3", "trainer={patience: 3, epochs: 4}", "runs_dir='a b/c=d'"),
+    *("model.hidden_dims=[7,8]", "model.latent_dim=${dataset.sizes.latent_dim}", "trainer.patience=null"),
+    *("~model.hidden_dims", "hydra.run.dir=elsewhere", "++seed=4", "force=true"),
+)
+
+
+@given(st.lists(st.sampled_from(VALID), unique=True, max_size=6))
+@quick
+def test_lenient_keeps_the_meaning_of_valid_overrides(overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = hydra_compose("config", overrides=overrides)
+        rewritten = hydra_compose("config", overrides=config.lenient(overrides))
+    assert OmegaConf.to_container(rewritten) == OmegaConf.to_container(plain)
+
+
+@given(st.lists(st.sampled_from((*VALID, "model=nope", "a.b=[1,", "+new=3", "seed=1,2")), max_size=6))
+@quick
+def test_lenient_twice_is_lenient_once(overrides):
+    once = config.lenient(overrides)
+    assert config.lenient(once) == once
+
+
+def test_lenient_passes_options_through_and_puts_overrides_before_them():
+    given_ = [
+        "seed=1",
+        "-m",
+        "model=vae,hf",
+        "--cfg",
+        "job",
+        "-cd=a=b",
+        "hydra/launcher=basic",
+        "~model.damping",
+    ]
+    assert config.lenient(given_) == [
+        *("++seed=1", "model=vae,hf", "hydra/launcher=basic", "~model.damping"),
+        *("-m", "--cfg", "job", "-cd=a=b"),
+    ]
+
+
+@pytest.mark.parametrize("override", ["model=nope", "+model=nope", "++model=nope"])
+def test_lenient_marks_an_unknown_choice(override):
+    assert config.lenient([override]) == ["++_invalid_choice_.model=nope"]
+
+
+def test_lenient_marks_an_unknown_choice_inside_a_sweep():
+    assert config.lenient(["-m", "model=vae,nope"]) == ["++_invalid_choice_.model=nope", "-m"]
+
+
+def test_a_choice_from_an_added_directory_is_known(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("name: mine\n")
+    for option in (
+        ["--config-dir", str(tmp_path)],
+        [f"-cd={tmp_path}"],
+        [f"hydra.searchpath=[file://{tmp_path}]"],
+    ):
+        assert config.lenient(["model=mine", *option])[0] == "model=mine"
+
+
+def test_expand_is_the_product_of_all_sweeps():
+    jobs = expand(["model=vae,hf", "seed=range(0,3)", "optimizer.lr=1e-3", "output_dist=glob(*)"])
+    assert len(jobs) == len(set(map(tuple, jobs))) == 2 * 3 * 2
+    assert jobs[0] == ["model=vae", "++seed=0", "++optimizer.lr=1e-3", "output_dist=bernoulli"]
+
+
+# bad input --------------------------------------------------------------------------------------------------
+
+BAD = {
+    "trainer.epoch=3": ("trainer.epoch: ", "unknown key", "did you mean trainer.epochs?", "batch_size"),
+    "+model.foo=1": ("model.foo: ", "unknown key", "latent_dim, hidden_dims, num_updates, damping"),
+    "+optimizer.wd=1": ("optimizer.wd: ", "unknown key", "weight_decay"),
+    "dataset.validation=3": ("dataset.validation: ", "did you mean dataset.validation_size?"),
+    "lr=1": ("lr: ", "unknown key", "did you mean optimizer.lr?"),
+    "modell=vae": ("modell: ", "unknown key", "did you mean model?"),
+    "model=vlea": ("model: no choice 'vlea'", "did you mean vlae?", "choices: hf, iaf, iaf_original"),
+    "experiment=typo": ("experiment: no choice 'typo'", "choices: none, original_code"),
+    "model=null": ("model: no choice 'null'",),
+    "model=[vae,hf]": ("model: no choice", "vae", "hf"),
+    "models/vae=x": ("models/vae=x: no group 'models/vae'",),
+    "~model": ("model: every run has one", "choices"),
+    "model=vae,hf": ("model=vae,hf: several values", "-m"),
+    "model.hidden_dims=7,8": ("model.hidden_dims=7,8: ", "[7,8]", "-m"),
+    "model.hidden_dims=[5,": ("model.hidden_dims=[5,: cannot be read", "key=value"),
+    "trainer.epochs": ("trainer.epochs: has no value", "key=value"),
+    "--seed=3": ("--seed=3: not an option", "seed=3"),
+    "seed=-1": ("seed: expected 0 or more, came -1",),
+    "seed=true": ("seed: expected a whole number, came true",),
+    "trainer.epochs=1.5": ("trainer.epochs: expected a whole number, came 1.5",),
+    "trainer.patience=x": ("trainer.patience: expected a whole number or null, came 'x'",),
+    "trainer.selection=train": ("trainer.selection: ", "'validation' or 'test'", "'train'"),
+    "trainer.checkpoint_every=0": ("trainer.checkpoint_every: expected more than 0, came 0",),
+    "trainer=5": ("trainer: expected a section of keys, came 5",),
+    "evaluate.num_samples=0": ("evaluate.num_samples: expected 1 or more, came 0",),
+    "evaluate.memory_budget=15": ("evaluate.memory_budget: expected 16 or more, came 15",),
+    "device=tpu": ("device: expected auto, cpu, cuda, cuda:N or mps, came 'tpu'",),
+    "device=cuda:x": ("device: ", "'cuda:x'"),
+    "runs_dir=": ("runs_dir: expected a text that is not empty",),
+    "force=1": ("force: expected true or false, came 1",),
+    "optimizer.lr=-1": ("optimizer.lr: expected more than 0, came -1",),
+    "optimizer.lr=nan": ("optimizer.lr: expected a finite number, came nan",),
+    "optimizer.lr=inf": ("optimizer.lr: expected a finite number, came inf",),
+    "optimizer.lr=true": ("optimizer.lr: expected a number, came true",),
+    "optimizer.weight_decay=-1": ("optimizer.weight_decay: expected 0 or more, came -1",),
+    "optimizer.betas=[0.9]": ("optimizer.betas: expected at least 2 entries, came [0.9]",),
+    "optimizer.betas=[0.9,2.0]": ("optimizer: Adam does not take them", "beta"),
+    "optimizer.amsgrad=3": ("optimizer.amsgrad: expected true or false, came 3",),
+    "optimizer._target_=os.system": (
+        "optimizer._target_: expected an optimizer of torch.optim",
+        "'os.system'",
+    ),
+    "optimizer._target_=torch.optim.lr_scheduler.StepLR": ("optimizer._target_: ", "an optimizer"),
+    "optimizer._target_=torch.optim.Optimizer": ("optimizer._target_: ", "an optimizer"),
+    "optimizer._target_=torch.optim.LBFGS": ("optimizer._target_: ", "closure"),
+    "model.latent_dim=0": ("model.latent_dim: expected 1 or more, came 0",),
+    "model.hidden_dims=[]": ("model.hidden_dims: expected at least 1 entry, came []",),
+    "model.hidden_dims=[500,0]": ("model.hidden_dims[1]: expected 1 or more, came 0",),
+    "model.hidden_dims=500": ("model.hidden_dims: expected a list such as [500,500], came 500",),
+    "model.num_updates=four": ("model.num_updates: expected a whole number, came 'four'",),
+    "model.name=a/b": ("model.name: ", "'a/b'"),
+    "model._target_=vlae.config.build": ("model._target_: expected a model class", "'vlae.config.build'"),
+    "model._target_=vlae.models.vea.VAE": ("model._target_: ", "cannot be imported", "vlae.models.vea"),
+    "model._target_=vlae.models.base.LatentVariableModel": ("model._target_: expected a model class",),
+    "model._target_=vlae.models.vae.DiagonalGaussian": ("model._target_: expected a model class",),
+    "model._target_=3": ("model._target_: expected a model class", "came 3"),
+    "output_dist._target_=torch.nn.Linear": ("output_dist._target_: ", "vlae.distributions"),
+    "dataset._target_=vlae.data.download": ("dataset._target_: ", "a function", "Splits"),
+    "dataset.sizes.epochs=0 trainer.epochs=1": ("dataset.sizes.epochs: expected 1 or more, came 0",),
+    "dataset.binarise=always": ("dataset.binarise: ", "'dynamic' or 'static'"),
+    "dataset.lambda=0.5": ("dataset.lambda: expected less than 0.5, came 0.5",),
+    "dataset.validation_size=0": ("trainer.selection: expected test", "dataset.validation_size is 0"),
+    "output_dist=bernoulli dataset.dequantise=true": ("dataset.dequantise: ", "binary"),
+    "dataset=npz": ("dataset.path: expected a file",),
+    "dataset=npz dataset.path=/nowhere.npz": ("dataset.path: '/nowhere.npz' cannot be read (No such file",),
+    "~model.damping": ("model.damping: missing, expected a number",),
+    "~trainer.epochs": ("trainer.epochs: missing, expected a whole number",),
+    "~trainer": ("trainer: missing, expected a section of keys",),
+    "~nothing": ("composition: Could not delete", "'nothing' does not exist"),
+    "model.latent_dim=${dataset.sizes.latent}": ("model.latent_dim: ", "'dataset.sizes.latent' not found"),
+    "seed=???": ("seed: a value is needed",),
+}
+
+
+@pytest.mark.parametrize("command", BAD)
+def test_bad_input_is_one_problem_that_names_key_and_expectation(command):
+    start, *fragments = BAD[command]
+    [problem] = problems_of(*re.split(r" (?=\w+[.=])", command))
+    assert problem.startswith(start)
+    assert all(fragment in problem for fragment in fragments), problem
+
+
+def test_all_problems_of_a_command_are_reported_together():
+    problems = problems_of(
+        *("model=vea", "model.num_flows=3", "trainer.epoch=3", "+optimizer.foo=1", "dataset=mnst", "seed=x"),
+        *("evaluate.num_samples=[5,", "trainer.batch_size=0", "output_dist._target_=os.system"),
+        *("optimizer.lr=${nothing}", "dataset.root=3"),
+    )
+    keys = [problem.partition(":")[0] for problem in problems]
+    expected = [
+        *("optimizer.lr", "evaluate.num_samples=[5,", "model", "dataset", "seed", "trainer.epoch"),
+        *("trainer.batch_size", "output_dist._target_", "optimizer.foo"),
+    ]
+    assert sorted(keys) == sorted(expected)  # and nothing about the keys of a model and a dataset not chosen
+
+
+def test_the_error_counts_and_lists_its_problems():
+    text = str(ConfigError([Problem("a", "wrong"), Problem("b", "wrong"), Problem("a", "wrong")]))
+    assert text == "2 problems in the configuration\n  a: wrong\n  b: wrong"
+
+
+def test_a_target_inside_a_value_is_refused_and_not_called(tmp_path):
+    made = tmp_path / "made"
+    problems = problems_of(f"+model.damping={{_target_: os.mkdir, _args_: ['{made}']}}")
+    assert any(p.startswith("model.damping._target_: ") for p in problems)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "target", ["os.mkdir", "vlae.models.vae.os.mkdir", "vlae.config.compose", "builtins.exec"]
+)
+def test_build_refuses_what_validation_refuses(target):
+    with pytest.raises(ConfigError, match="_target_"):
+        config.build({"_target_": target, "name": "x"})
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (int, [0, -3], [1.0, True, "1", None, [1]]),
+        (float, [0, 1.5, -2], [True, "1.5", None, float("nan"), float("inf")]),
+        (bool, [True, False], [0, 1, "true", None]),
+        (str, ["", "a"], [1, None, True]),
+        (float | None, [None, 1, 0.5], ["null", False]),
+        (list[int], [[], [1]], [[1.5], "12", 3]),
+        (Literal["a", "b"], ["a"], ["c", None, 1]),
+        (Annotated[int, Field(gt=0, le=3)], [1, 3], [0, 4, True]),
+    ],
+)
+def test_values_are_checked_strictly_against_hints(hint, good, bad):
+    assert [check_fields("s", {"k": value}, {"k": hint}) for value in good] == [[] for _ in good]
+    for value in bad:
+        problems = check_fields("s", {"k": value}, {"k": hint})
+        assert problems, value
+        assert all(p.within("s.k") and "expected" in p.text and "came" in p.text for p in problems)
+
+
+@given(
+    st.sampled_from(["trainer.epochs", "optimizer.weight_decay", "evaluate.num_samples", "seed"]), st.data()
+)
+@quick
+def test_a_misspelt_key_is_recognised(key, data):
+    place, dot, name = key.rpartition(".")
+    at = data.draw(st.integers(0, len(name) - 1))
+    misspelt = f"{place}{dot}{name[:at]}{name[at + 1 :]}"
+    known = {"trainer.epochs", "optimizer.weight_decay", "evaluate.num_samples", "seed", "trainer.precision"}
+    assert did_you_mean(misspelt, known) == f"; did you mean {key}?"
+
+
+# identity ---------------------------------------------------------------------------------------------------
+
+CONTAINER: dict[str, Any] = config.compose(["dataset=mnist", "output_dist=bernoulli"])
+
+
+def leaves(node: Any, place: tuple = ()) -> list[tuple]:
+    """The paths of all values, also of those in lists."""
+    if isinstance(node, dict):
+        return [path for key, value in node.items() for path in leaves(value, (*place, key))]
+    if isinstance(node, list) and node:
+        return [path for i, value in enumerate(node) for path in leaves(value, (*place, i))]
+    return [place]
+
+
+def changed(container: dict[str, Any], path: tuple, value: Any) -> dict[str, Any]:
+    new = copy.deepcopy(container)
+    node: Any = new
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    return new
+
+
+def is_operational(path: tuple) -> bool:
+    dotted = ".".join(map(str, path))
+    return any(dotted == key or dotted.startswith(f"{key}.") for key in identity.OPERATIONAL)
+
+
+ALL = leaves(CONTAINER)
+SCIENTIFIC = [path for path in ALL if not is_operational(path)]
+values = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(), st.none())
+
+
+def shuffled(node: Any, order: random.Random) -> Any:
+    if not isinstance(node, dict):
+        return node
+    keys = list(node)
+    order.shuffle(keys)
+    return {key: shuffled(node[key], order) for key in keys}
+
+
+@given(st.randoms(use_true_random=False))
+@quick
+def test_the_order_of_keys_does_not_change_the_id(order):
+    assert config.run_id(shuffled(CONTAINER, order)) == config.run_id(CONTAINER)
+
+
+@given(st.sampled_from([path for path in ALL if is_operational(path)]), values)
+@quick
+def test_an_operational_key_does_not_change_the_id(path, value):
+    assert config.run_id(changed(CONTAINER, path, value)) == config.run_id(CONTAINER)
+
+
+@pytest.mark.parametrize("path", SCIENTIFIC, ids=str)
+@given(value=values)
+@settings(deadline=None, max_examples=5)
+def test_every_scientific_value_changes_the_id(path, value):
+    value = str(value) if path[-1] == "name" else value  # all that a name may be
+    was: Any = CONTAINER
+    for part in path:
+        was = was[part]
+    same = value == was and isinstance(value, bool) == isinstance(was, bool)
+    assert (config.run_id(changed(CONTAINER, path, value)) == config.run_id(CONTAINER)) == same
+
+
+@given(st.integers(-(2**53), 2**53), st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
+@quick
+def test_a_number_has_one_identity_however_it_is_spelt(number, path):
+    ids = [config.run_id(changed(CONTAINER, path, value)) for value in (number, float(number))]
+    assert (
+        ids[0].rpartition("-")[2] == ids[1].rpartition("-")[2]
+    )  # in front of it stands the seed as it was spelt
+
+
+@given(st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
+@quick
+def test_true_is_not_one(path):
+    ids = [config.run_id(changed(CONTAINER, path, value)) for value in (True, 1)]
+    assert ids[0].rpartition("-")[2] != ids[1].rpartition("-")[2]
+
+
+@pytest.mark.parametrize(("one", "other"), [("1e-3", "0.001"), ("1", "1.0"), ("5e-4", "0.0005")])
+def test_the_spelling_of_a_number_on_the_command_line_does_not_change_the_id(one, other):
+    ids = {config.run_id(config.compose([f"optimizer.lr={lr}"])) for lr in (one, other)}
+    assert len(ids) == 1
+
+
+def test_an_id_survives_being_frozen_as_yaml():
+    thawed = yaml.safe_load(yaml.safe_dump(CONTAINER))
+    assert config.run_id(thawed) == config.run_id(CONTAINER)
+
+
+def test_an_id_begins_with_what_a_person_looks_for(default):
+    assert re.fullmatch(r"vlae-digits-gaussian-s0-[0-9a-f]{10}", config.run_id(default))
+
+
+def test_an_added_field_at_its_default_counts_as_absent(monkeypatch, default):
+    before = changed(default, ("trainer",), {k: v for k, v in default["trainer"].items() if k != "patience"})
+    old_id = config.run_id(before)
+    monkeypatch.setitem(identity.ADDED_FIELDS, "trainer.patience", None)
+    assert config.run_id(default) == old_id
+    assert config.run_id(changed(default, ("trainer", "patience"), 3)) != old_id
+    assert config.validate(before).trainer.patience is None  # a run frozen before can still be read
+
+
+def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
+    other = changed(default, ("trainer", "batch_size"), 64)
+    assert config.run_id(other) != config.run_id(default)
+
+
+def test_a_file_counts_by_its_content_and_not_by_its_place(npz, tmp_path):
+    here = config.compose(npz)
+    (tmp_path / "elsewhere.npz").write_bytes((tmp_path / "mine.npz").read_bytes())
+    there = config.compose(["dataset=npz", f"dataset.path={tmp_path / 'elsewhere.npz'}"])
+    assert config.run_id(there) == config.run_id(here)
+    np.savez(tmp_path / "mine.npz", train=np.ones((3, 2, 2)), test=np.ones((3, 2, 2)))
+    assert config.run_id(config.compose(npz)) != config.run_id(here)
+    [problem] = problems_of(*npz, f"dataset.sha256={here['dataset']['sha256']}")
+    assert problem.startswith("dataset.sha256: ")
+
+
+# building ---------------------------------------------------------------------------------------------------
+
+
+def test_build_gives_plain_values_and_only_the_runtime_arguments_that_are_taken(default):
+    output = config.build(default["output_dist"], pixels=64)
+    model = config.build(default["model"], pixels=64, output=output, params="not taken")
+    assert model.output is output
+    betas = config.build(default["optimizer"], params=model.parameters()).defaults["betas"]
+    assert isinstance(betas, list | tuple)  # and no ListConfig
+
+
+def test_build_of_a_dataset_leaves_preprocessing_and_sizes_to_others(default):
+    splits = config.build(default["dataset"])
+    assert len(splits.validation) == default["dataset"]["validation_size"]
+
+
+def test_a_checked_configuration_cannot_be_changed(default):
+    checked = config.validate(default)
+    with pytest.raises(ValueError, match="frozen"):
+        checked.trainer.epochs = 1
+
+
+# documentation ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file", sorted(CONF.rglob("*.yaml")), ids=lambda file: file.relative_to(CONF).as_posix()
+)
+def test_every_file_says_what_it_is_and_every_key_has_a_comment(file):
+    assert header(file)
+    if "experiment" in file.parts:
+        return  # changes to keys that are documented elsewhere
+    sections = ("name", "_target_", "defaults", "hydra", "trainer", "evaluate")
+    keys = {k: v for k, v in documented_keys(file).items() if k not in sections}
+    undocumented = [key for key, comment in keys.items() if not comment]
+    assert [key for key in undocumented if not key.startswith(("sizes.", "hydra."))] == []
+
+
+def test_help_names_every_choice_and_every_key_with_its_value(capsys):
+    assert show(["model=iaf", "trainer.epochs=17", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for group, names in GROUPS.items() if "/" not in group for name in names)
+    container = config.compose(["model=iaf", "trainer.epochs=17"])
+    dotted = {".".join(map(str, path[:2])) for path in leaves(container) if "sizes" not in path}
+    missing = [k for k in dotted if not k.endswith(("name", "_target_")) and f" {k}=" not in text]
+    assert missing == []
+    assert "trainer.epochs=17 " in text
+
+
+def test_help_shows_what_can_be_shown_of_a_wrong_command(capsys):
+    assert show(["--help", "dataset=npz", "trainer.epochs=four"]) == 0
+    assert "dataset.path=null" in capsys.readouterr().out

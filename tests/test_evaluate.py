@@ -1,0 +1,429 @@
+"""The importance-sampled log-likelihood against quadrature and closed forms, in any chunks, interrupted or not."""
+
+import copy
+import itertools
+import math
+import signal
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    HIDDEN,
+    IMAGES,
+    LATENT,
+    OUTPUTS,
+    PIXELS,
+    linear,
+    make_images,
+    make_model,
+    numbers,
+)
+from torch import nn
+from torch.distributions import MultivariateNormal
+
+from vlae.data import Preprocess, Preprocessing, Splits
+from vlae.distributions import standard_normal_log_prob
+from vlae.evaluate import (
+    CACHED_ROWS,
+    MAX_GROUP,
+    Chunks,
+    Evaluation,
+    LogWeights,
+    evaluate,
+    figures,
+    mean_and_standard_error,
+)
+from vlae.interruption import Interrupted, Interruption
+from vlae.models.hf import HF
+from vlae.models.iaf import IAF
+from vlae.models.savae import SAVAE, OriginalSAVAE
+from vlae.models.vae import VAE
+from vlae.models.vlae import VLAE
+from vlae.objective import elbo, importance_weighted_bound, sample_terms
+from vlae.seeding import generator, image_noise
+
+KINDS = [VAE, SAVAE, HF, IAF, VLAE]
+FIELDS = ("elbo", "log_likelihood", "ess")
+
+
+def make(kind, output, **keys):
+    if kind is IAF:
+        keys["flow_hidden_dims"] = HIDDEN
+    return make_model(kind, output, **keys)
+
+
+def scored(model, x, *, num_samples=40, memory_budget=16, seed=5, **keys):
+    return evaluate(model, x, num_samples=num_samples, memory_budget=memory_budget, seed=seed, **keys)
+
+
+def assert_same(ours, expected, images=slice(None)):
+    for field in FIELDS:
+        torch.testing.assert_close(
+            getattr(ours, field)[images], getattr(expected, field)[images], rtol=1e-9, atol=1e-9
+        )
+
+
+def in_chunks_of(images, samples, monkeypatch):
+    monkeypatch.setattr(Chunks, "within", classmethod(lambda cls, *arguments: cls(images, samples)))
+
+
+# --- the figure ------------------------------------------------------------------------------------------------
+
+QUADRATURE = [
+    pytest.param(kind, latent_dim, output, id=f"{kind.__name__}-{latent_dim}-{output}")
+    for kind in KINDS
+    for latent_dim in (1, 2)
+    for output in OUTPUTS
+    if latent_dim == 2 or kind in (VAE, SAVAE, VLAE)
+]
+
+
+def broad(kind, latent_dim, output):
+    """A model whose posteriors miss the true ones, but are broader: weights are bounded, standard errors are sound."""
+    model = make(kind, output, latent_dim=latent_dim, pixels=4)
+    with torch.no_grad():
+        model.decoder.last.weight.mul_(0.5)
+        if output == "gaussian":
+            model.output.log_variance.fill_(0.0)
+        if kind is not VLAE:
+            for parameter in [
+                *model.amortised.parameters(),
+                *getattr(model, "flows", nn.Module()).parameters(),
+            ]:
+                parameter.mul_(0.3)
+            model.amortised.mu.bias.add_(0.7)
+            model.amortised.log_variance.bias.add_(1.5 if kind is IAF else 0.5)  # its gates narrow it again
+    return model, make_images(output, images=3, pixels=4)
+
+
+@torch.no_grad()
+def log_evidence(model, x):
+    """log p(x) by the trapezoidal rule on a grid over z."""
+    side = torch.linspace(-8, 8, 4001 if model.latent_dim == 1 else 401).double()
+    z = torch.cartesian_prod(*[side] * model.latent_dim).view(-1, model.latent_dim)
+    f, log_prior = model.decoder(z), standard_normal_log_prob(z)
+    log_joint = torch.stack([model.output.log_prob(image[None], f[:, None])[:, 0] + log_prior for image in x])
+    return torch.logsumexp(log_joint, 1) + model.latent_dim * torch.log(side[1] - side[0])
+
+
+@pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
+def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, latent_dim, output):
+    """With w the weights, Var log mean w = (S / ESS - 1) / S to first order: the error that the ESS promises."""
+    model, x = broad(kind, latent_dim, output)
+    exact = log_evidence(model, x)
+    scores = scored(model, x, num_samples=4000)
+    standard_error = (1 / scores.ess - 1 / 4000).sqrt()
+    assert standard_error.max() < 0.1
+    error = scores.log_likelihood - exact
+    assert torch.all(error.abs() < 4.5 * standard_error + 1e-4)
+    assert torch.all(scores.elbo < exact)
+
+
+@pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
+def test_estimate_approaches_log_likelihood_from_below_as_samples_increase(kind, latent_dim, output):
+    """In expectation: over 300 independent replicates of the images, which are images of their own to evaluate()."""
+    model, x = broad(kind, latent_dim, output)
+    exact, gaps, errors = log_evidence(model, x).sum(), [], []
+    for samples in (1, 4, 32):
+        scores = scored(model, x.repeat(300, 1), num_samples=samples).log_likelihood.view(300, len(x)).sum(1)
+        gaps.append(exact - scores.mean())
+        errors.append(scores.std() / 300**0.5)
+    assert gaps[0] - gaps[2] > 3 * (errors[0] ** 2 + errors[2] ** 2).sqrt()
+    for before, after in itertools.pairwise(range(3)):
+        assert gaps[before] - gaps[after] > -3 * (errors[before] ** 2 + errors[after] ** 2).sqrt()
+    assert all(gap > -4 * error - 1e-4 for gap, error in zip(gaps, errors, strict=True))
+    assert gaps[2] < 0.4 * gaps[0]
+
+
+def test_exact_posterior_has_the_closed_form_as_elbo_and_as_log_likelihood_and_all_samples_are_effective():
+    model, x = make(VLAE, "gaussian", hidden_dims=(8, 6), num_updates=1, damping=1.0), make_images("gaussian")
+    with torch.no_grad():
+        W, b = linear(model.decoder)
+        exact = MultivariateNormal(b, W @ W.T + model.output.log_variance.exp() * torch.eye(PIXELS).double())
+        exact = exact.log_prob(x)
+    scores = scored(model, x, num_samples=30)
+    torch.testing.assert_close(scores.elbo, exact, rtol=0, atol=1e-9)
+    torch.testing.assert_close(scores.log_likelihood, exact, rtol=0, atol=1e-9)
+    torch.testing.assert_close(scores.ess, torch.full((IMAGES,), 30.0).double(), rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_figures_are_those_of_the_training_objective_with_each_images_own_noise(kind, output):
+    """The fast scorers and the streaming sums change nothing."""
+    model, x = make(kind, output), make_images(output)
+    noise = image_noise([generator("cpu", 5, "evaluate", i) for i in range(IMAGES)], torch.float64)
+    log_w = sample_terms(model, x, noise, 40).log_weights
+    scores = scored(model, x)
+    torch.testing.assert_close(scores.elbo, elbo(log_w), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        scores.log_likelihood, importance_weighted_bound(log_w), rtol=1e-10, atol=1e-10
+    )
+    w = torch.exp(log_w - log_w.max(0).values)
+    torch.testing.assert_close(scores.ess, w.sum(0).square() / w.square().sum(0), rtol=1e-10, atol=0.0)
+
+
+def test_another_seed_gives_another_estimate():
+    model, x = make(VAE, "gaussian"), make_images("gaussian")
+    first, again, other = (scored(model, x, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.log_likelihood, again.log_likelihood)
+    assert torch.all(first.log_likelihood != other.log_likelihood)
+
+
+def test_evaluation_in_float32_agrees_with_float64_within_the_standard_error():
+    """Torch draws other numbers in another dtype, so not to rounding."""
+    model, x = broad(VAE, 2, "gaussian")
+    double = scored(model, x, num_samples=4000)
+    single = scored(model.float(), x.float(), num_samples=4000)
+    assert single.log_likelihood.dtype == torch.float64
+    standard_error = (1 / double.ess + 1 / single.ess - 2 / 4000).sqrt()
+    assert torch.all((single.log_likelihood - double.log_likelihood).abs() < 4.5 * standard_error)
+
+
+# --- chunks, restarts, other images ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*KINDS, OriginalSAVAE])
+def test_chunks_never_change_a_result(kind, monkeypatch):
+    model, x = make(kind, "gaussian"), make_images("gaussian")
+    expected = scored(model, x)
+    for images, samples in [(1, 1), (1, 40), (3, 7), (4, 39), (128, 100)]:
+        in_chunks_of(images, samples, monkeypatch)
+        assert_same(scored(model, x), expected)
+
+
+def test_memory_budget_never_changes_a_result():
+    model, x = make(VLAE, "bernoulli", pixels=300), make_images("bernoulli", images=6, pixels=300)
+    expected, tight = scored(model, x, num_samples=3000, memory_budget=512), []
+    for budget in (1, 16):
+        tight.append(Chunks.within(budget, model, 3000, x))
+        assert_same(scored(model, x, num_samples=3000, memory_budget=budget), expected)
+    assert tight[0] != tight[1], "the budgets must differ in what they allow"
+
+
+@pytest.mark.parametrize("budget", [1, 16, 100, 10_000])
+@pytest.mark.parametrize("samples", [1, 50, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chunks_keep_within_the_memory_budget_and_are_never_empty(budget, samples, dtype):
+    """Bytes of a group's noise and of a chunk's widest activations."""
+    model, x = make(VAE, "gaussian", pixels=900), torch.zeros(2, 900, dtype=dtype)
+    chunks = Chunks.within(budget, model, samples, x)
+    assert 1 <= chunks.images <= MAX_GROUP
+    assert 1 <= chunks.samples <= samples
+    available = budget * 2**20
+    noise = chunks.images * samples * LATENT * x.element_size()
+    activations = chunks.images * chunks.samples * 900 * x.element_size()
+    assert noise <= available / 2 or chunks.images == 1
+    assert noise + activations <= available or chunks.images == 1 or chunks.samples == 1
+    assert chunks.images * chunks.samples <= max(CACHED_ROWS, chunks.images)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+@pytest.mark.parametrize("kind", [SAVAE, VLAE])
+def test_an_evaluation_goes_on_from_where_it_was_stopped_to_the_same_figures(kind, done, monkeypatch):
+    model, x = make(kind, "gaussian"), make_images("gaussian")
+    expected = scored(model, x)
+    in_chunks_of(1, 11, monkeypatch)
+    kept = []
+
+    def stop(evaluation):
+        if evaluation.done == done:
+            kept.append(copy.deepcopy(evaluation))
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        scored(model, x, report=stop)
+    (partial,) = kept
+    assert_same(partial, expected, slice(0, done))
+    assert torch.isnan(partial.log_likelihood[done:]).all()
+    in_chunks_of(2, 40, monkeypatch)  # a restart may have another budget
+    finished = scored(model, x, evaluation=partial)
+    assert finished.done == IMAGES
+    assert_same(finished, expected)
+
+
+def test_only_images_that_are_not_done_are_evaluated():
+    model, x = make(VAE, "gaussian"), make_images("gaussian")
+    partial = Evaluation.empty(IMAGES)
+    partial.done = 3
+    finished = scored(model, x, evaluation=partial)
+    assert torch.isnan(finished.elbo[:3]).all()
+    assert torch.isfinite(finished.elbo[3:]).all()
+
+
+def test_a_signal_stops_an_evaluation_between_groups_with_all_finished_groups_in_hand(monkeypatch):
+    model, x = make(VAE, "gaussian"), make_images("gaussian")
+    expected = scored(model, x)
+    in_chunks_of(1, 40, monkeypatch)
+    evaluation = Evaluation.empty(IMAGES)
+
+    def signalled_after_two(so_far):
+        if so_far.done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with Interruption() as interruption, pytest.raises(Interrupted, match="SIGTERM"):
+        scored(model, x, evaluation=evaluation, interruption=interruption, report=signalled_after_two)
+    assert evaluation.done == 2
+    assert_same(scored(model, x, evaluation=evaluation), expected)
+
+
+def test_progress_is_reported_after_every_group(monkeypatch):
+    model, x, seen = make(VAE, "gaussian"), make_images("gaussian"), []
+    in_chunks_of(3, 40, monkeypatch)
+    scored(model, x, report=lambda evaluation: seen.append(evaluation.done))
+    assert seen == [3, 4]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, OriginalSAVAE])
+def test_an_images_figures_do_not_depend_on_the_other_images(kind):
+    model, x = make(kind, "gaussian"), make_images("gaussian")
+    expected = scored(model, x)
+    others = numbers(IMAGES, PIXELS, key="others")
+    others[2] = x[2]
+    assert_same(scored(model, others), expected, slice(2, 3))
+    fewer = scored(model, x[:2])
+    for field in FIELDS:
+        torch.testing.assert_close(getattr(fewer, field), getattr(expected, field)[:2], rtol=1e-9, atol=1e-9)
+
+
+def test_evaluation_leaves_the_model_and_torchs_generator_as_they_were():
+    model, x = make(SAVAE, "gaussian"), make_images("gaussian")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    scored(model, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_evaluation_of_no_images_is_empty():
+    scores = scored(make(VAE, "gaussian"), make_images("gaussian")[:0])
+    assert scores.done == 0
+    assert scores.log_likelihood.shape == (0,)
+
+
+# --- streaming sums --------------------------------------------------------------------------------------------
+
+
+def streamed(log_w, sizes):
+    weights = LogWeights()
+    for part in log_w.split(sizes):
+        weights.add(part)
+    return weights
+
+
+@pytest.mark.parametrize("sizes", [[60], [1] * 60, [7, 30, 1, 22]], ids=["at once", "one by one", "in parts"])
+@pytest.mark.parametrize("shift", [0.0, -5000.0, 5000.0])
+def test_streaming_sums_are_the_direct_ones(sizes, shift):
+    log_w = 4 * numbers(60, IMAGES) + shift
+    weights = streamed(log_w, sizes)
+    torch.testing.assert_close(weights.elbo, log_w.mean(0), rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(
+        weights.log_mean, torch.logsumexp(log_w, 0) - math.log(60), rtol=1e-12, atol=1e-11
+    )
+    w = torch.exp(log_w - shift)
+    expected = w.sum(0).square() / w.square().sum(0)
+    torch.testing.assert_close(weights.effective_sample_size, expected, rtol=1e-10, atol=0.0)
+
+
+def test_streaming_sums_of_float32_are_kept_in_float64():
+    log_w = torch.full((1, 1), -1234.567)
+    weights = streamed(log_w.expand(3000, -1), [1] * 3000)
+    torch.testing.assert_close(weights.elbo, log_w[0].double(), rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(weights.log_mean, log_w[0].double(), rtol=1e-12, atol=0.0)
+
+
+def test_effective_sample_size_is_the_number_of_equal_weights():
+    for number in (1, 2, 50):
+        ess = streamed(torch.full((number, 1), -777.7), [number]).effective_sample_size
+        torch.testing.assert_close(ess, torch.tensor([float(number)]).double(), rtol=1e-10, atol=0.0)
+
+
+def test_effective_sample_size_is_one_where_one_weight_has_it_all():
+    log_w = numbers(50, 1)
+    log_w[17] += 1000
+    ess = streamed(log_w, [50]).effective_sample_size
+    torch.testing.assert_close(ess, torch.ones(1).double(), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 300.0])
+def test_effective_sample_size_is_between_one_and_the_number_of_samples(spread):
+    ess = streamed(spread * numbers(50, 200), [13, 37]).effective_sample_size
+    assert ess.min() >= 1 - 1e-10
+    assert ess.max() <= 50 + 1e-10
+
+
+# --- what is reported ------------------------------------------------------------------------------------------
+
+
+def test_mean_and_standard_error_are_those_of_the_standard_library():
+    values = numbers(17)
+    mean, error = mean_and_standard_error(values)
+    assert math.isclose(mean, statistics.mean(values.tolist()), rel_tol=1e-12)
+    assert math.isclose(error, statistics.stdev(values.tolist()) / 17**0.5, rel_tol=1e-12)
+    assert mean_and_standard_error(values[:1]) == (values[0].item(), None)
+
+
+def preprocessed(**settings):
+    """(preprocess, x) of ten images with 2 x 2 pixels, none of them black or white, where `inverse` is clamped."""
+    images = torch.randint(1, 255, (10, 1, 2, 2), generator=generator("cpu", "images")).to(torch.uint8)
+    data = Splits(train=images, validation=images, test=images, levels=256, seed=0)
+    preprocess = Preprocess(Preprocessing.model_validate(settings), data, "real", dtype=torch.float64)
+    return preprocess, preprocess.evaluation_set(images, "test")
+
+
+def known(preprocess, x):
+    """An evaluation with some numbers, and log |det dx/dy|, y in [0, 1], by automatic differentiation."""
+    elbo = numbers(len(x), key="elbo")
+    evaluation = Evaluation(
+        elbo, elbo + numbers(len(x)).exp(), 1 + numbers(len(x), key="ess").exp(), done=len(x)
+    )
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda one: preprocess.inverse(one[None])[0]))(x)
+    return evaluation, -torch.linalg.slogdet(jacobian)[1]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"dequantise": True}, {"dequantise": True, "logit_transform": True}]
+)
+def test_reported_densities_are_those_of_pixels_in_the_unit_interval(settings):
+    preprocess, x = preprocessed(**settings, **{"lambda": 0.05})
+    evaluation, log_det = known(preprocess, x)
+    reported = figures(evaluation, preprocess, x, 77)
+    own = reported["log_likelihood"]["own"]
+    log_p = (evaluation.log_likelihood + log_det).tolist()
+    elbo = (evaluation.elbo + log_det).tolist()
+    assert math.isclose(own["mean"], statistics.mean(log_p), rel_tol=1e-9)
+    assert math.isclose(own["standard_error"], statistics.stdev(log_p) / 10**0.5, rel_tol=1e-9)
+    assert math.isclose(reported["elbo"], statistics.mean(elbo), rel_tol=1e-9)
+    assert math.isclose(reported["elbo_standard_error"], statistics.stdev(elbo) / 10**0.5, rel_tol=1e-9)
+    assert math.isclose(own["mean_in_model_space"], evaluation.log_likelihood.mean().item(), rel_tol=1e-12)
+    assert (own["num_samples"], own["num_images"]) == (77, 10)
+    ess = sorted(evaluation.ess.tolist())
+    assert own["ess_min"] == ess[0]
+    assert ess[4] <= own["ess_median"] <= ess[5]
+
+
+def test_bits_per_dim_of_a_uniform_model_are_eight_and_of_undequantised_data_undefined():
+    """Uniform over 256 levels: whatever the transform, its density of y in [0, 1] is one."""
+    preprocess, x = preprocessed(dequantise=True, logit_transform=True, **{"lambda": 0.05})
+    evaluation, log_det = known(preprocess, x)
+    evaluation.log_likelihood = -log_det
+    assert math.isclose(figures(evaluation, preprocess, x, 1)["bits_per_dim"], 8.0, rel_tol=1e-9)
+    preprocess, x = preprocessed()
+    assert figures(known(preprocess, x)[0], preprocess, x, 1)["bits_per_dim"] is None
+
+
+def test_stored_figures_are_read_back_one_number_an_image(tmp_path):
+    evaluation = scored(make(VAE, "gaussian"), make_images("gaussian"))
+    evaluation.save(tmp_path / "figures.npz")
+    with np.load(tmp_path / "figures.npz") as stored:
+        assert set(stored) == set(FIELDS)
+        for field in FIELDS:
+            assert np.array_equal(stored[field], getattr(evaluation, field).numpy())

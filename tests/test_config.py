@@ -1,5 +1,6 @@
 """Laws of composition, validation and identity."""
 
+import contextlib
 import copy
 import itertools
 import random
@@ -367,9 +368,14 @@ def changed(container: dict[str, Any], path: tuple, value: Any) -> dict[str, Any
     return new
 
 
+OPERATIONAL = {
+    *("device", "num_threads", "runs_dir", "force", "trainer.checkpoint_every", "evaluate.memory_budget"),
+    *("dataset.root", "dataset.url", "dataset.path", "dataset.sizes"),
+}
+
+
 def is_operational(path: tuple) -> bool:
-    dotted = ".".join(map(str, path))
-    return any(dotted == key or dotted.startswith(f"{key}.") for key in identity.OPERATIONAL)
+    return ".".join(map(str, path[:2])) in OPERATIONAL
 
 
 ALL = leaves(CONTAINER)
@@ -474,6 +480,13 @@ def test_build_gives_plain_values_and_only_the_runtime_arguments_that_are_taken(
     assert model.output is output
     betas = config.build(default["optimizer"], params=model.parameters()).defaults["betas"]
     assert isinstance(betas, list | tuple)  # and no ListConfig
+
+
+def test_build_does_not_call_targets_inside_values(tmp_path):
+    inside = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
+    with contextlib.suppress(Exception):  # the type of the value is wrong as well
+        config.build({"_target_": "vlae.distributions.BernoulliOutput", "clamp": inside})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_build_of_a_dataset_leaves_preprocessing_and_sizes_to_others(default):

@@ -177,7 +177,9 @@ def test_no_network_is_one_error_that_says_what_to_fetch_by_hand(tmp_path):
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(DataError, match=r"no connection .*refused") as error:
         data.mnist(root=str(tmp_path), url=url, validation_size=0)
-    assert f"-> {tmp_path}/MNIST/raw/train-images-idx3-ubyte.gz" in str(error.value)
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        file = f"{part}-ubyte.gz"
+        assert f"{url}/{file}\n    -> {tmp_path}/MNIST/raw/{file}" in str(error.value)
     assert left_in(tmp_path) == []
 
 

@@ -208,7 +208,7 @@ def cifar10(
         unpack=lambda staging: CIFAR10(staging, download=True),
     )
     with warnings.catch_warnings():
-        # the pickles of 2009 hold 0 where numpy >= 2.4 wants False
+        # the pickles of 2009 hold 0 where numpy 2.4 wants False; some of its releases warn
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
         source.provide()
         with source.reading():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 TIMEOUT_SECONDS = 30.0
-BLOCK = 2**20
+BLOCK = 2**16
 
 
 class DataError(ValueError):
@@ -150,7 +150,8 @@ class Source:
             if reason is None:
                 return
             reasons.append(f"\n  {url}: {reason}")
-        raise self._error(f"could not download {Path(remote.path).name}:{''.join(reasons)}", (remote,))
+        missing = tuple(other for other in self.remotes if not (self.root / other.path).is_file())
+        raise self._error(f"could not download {Path(remote.path).name}:{''.join(reasons)}", missing)
 
     def _unpack(self, staging: Path) -> None:
         assert self.unpack is not None

@@ -73,8 +73,8 @@ def _real_conflicts(preprocessing: Preprocessing, integers: bool | None) -> list
     problems = []
     if preprocessing.dequantise and integers is False:
         problems.append(
-            "dataset.dequantise=true: this dataset's pixels are fractions, so there are no levels to fill with noise. "
-            "Use dataset.dequantise=false"
+            "dataset.dequantise=true needs integer pixels, whose levels it fills with noise; those of this dataset are "
+            "fractions. Use dataset.dequantise=false"
         )
     if preprocessing.logit_transform and integers and not preprocessing.dequantise:
         problems.append(

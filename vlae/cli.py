@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vlae import config, record
-from vlae.files import RecordError
+from vlae import record
+from vlae.errors import UserError
+from vlae.interruption import Interrupted
 
 app = typer.Typer(
     add_completion=False,
@@ -94,15 +95,12 @@ def download(
     data.download(names, root)
 
 
-def main() -> Any:
-    """The console script: errors a user can mend are one message, not a traceback."""
+def main() -> None:
+    """The console script: what a user can put right is one message, not a traceback."""
     try:
         app()
-    except (RecordError, config.ConfigError) as error:
-        sys.exit(f"vlae: {error}")
-    except ValueError as error:
-        from vlae.download import DataError
-
-        if isinstance(error, DataError):
-            sys.exit(f"vlae: {error}")
-        raise
+    except UserError as error:
+        print(f"vlae: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.number)

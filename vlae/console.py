@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vlae.files import cannot_write
+
 PLAIN_SECONDS = 2.0
 """Without a terminal, at most one line of progress in this time."""
 
@@ -76,8 +78,11 @@ class Reporter:
 
     def _write(self, text: str) -> None:
         if self._log is not None:
-            self._log.write(text + "\n")
-            self._log.flush()
+            try:
+                self._log.write(text + "\n")
+                self._log.flush()
+            except OSError as error:
+                raise cannot_write(Path(self._log.name), error) from error
 
 
 def duration(seconds: float) -> str:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from vlae.errors import UserError
+
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A dataset cannot be had, cannot be read, or does not fit its settings; says why, and what to do."""
 
 

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vlae.errors import UserError
+
 StrPath = str | os.PathLike[str]
 
 ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
 
 
-class RecordError(RuntimeError):
+class RecordError(UserError, RuntimeError):
     """A record that cannot be read, written or found; the message says which and why."""
 
 
@@ -43,6 +45,15 @@ def write_atomically(path: StrPath, content: bytes) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RecordError:
     return RecordError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged")
+
+
+def make_directory(path: Path) -> Path:
+    """The directory, made where it is not there yet. Errors: as for `write_atomically`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
 
 
 def sync_directory(path: Path) -> None:

@@ -125,7 +125,9 @@ def score(
     from vlae.evaluate import Evaluation, evaluate
 
     place = directory.path / "checkpoints"
-    state, _ = checkpoint.load(place, "evaluation")
+    state, warnings = checkpoint.load(place, "evaluation")
+    for text in warnings:
+        reporter.warn(text)
     evaluation = Evaluation(**state["evaluation"]) if state else None
     before, began = state["seconds"] if state else 0.0, time.monotonic()
     saved = began

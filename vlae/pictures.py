@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vlae.files import write_atomically
+from vlae.files import make_directory, write_atomically
 from vlae.seeding import batch_noise, generator
 from vlae.trained import TrainedModel
 
@@ -34,7 +34,7 @@ def save_pictures(
 
     In ``refinements.png`` each column is an image: the data, then its reconstruction before and after each update.
     """
-    directory.mkdir(exist_ok=True)
+    make_directory(directory)
     x, model, show = x[:32], trained.model, trained.preprocess.images
     save_grid(show(x), 8, directory / "data.png")
     save_grid(trained.reconstruct(x, seed), 8, directory / "reconstructions.png")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vlae.errors import UserError
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -23,7 +25,7 @@ class Problem:
         return self.key == key or self.key.startswith((f"{key}.", f"{key}["))
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """Everything that is wrong with a configuration, so that it can be put right at once."""
 
     def __init__(self, problems: Iterable[Problem | str]) -> None:

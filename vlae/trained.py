@@ -1,5 +1,6 @@
 """A model built from its configuration, and a trained one loaded back from its run directory."""
 
+import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -107,6 +108,8 @@ def prepare(
     x_test = preprocess.evaluation_set(splits.test, "test", generator(device, cfg.seed, "test set"))
     if cfg.trainer.selection == "test":
         selection_set = x_test
+    elif not len(splits.validation):  # known before only for datasets without a validation array of their own
+        raise data.DataError("trainer.selection=validation needs a validation set, and this dataset has none")
     else:
         selection_source = generator(device, cfg.seed, "validation set")
         selection_set = preprocess.evaluation_set(splits.validation, "validation", selection_source)
@@ -131,7 +134,9 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     """
     directory = record.find(runs_dir, run)
     cfg = config.validate(directory.config())
-    state, _ = checkpoint.load(directory.path / "checkpoints")
+    state, damages = checkpoint.load(directory.path / "checkpoints")
+    for text in damages:
+        warnings.warn(text, stacklevel=3)
     if state is None or not state["progress"]["best_model"]:
         raise record.RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
     where, dtype = select_device(device), getattr(torch, cfg.trainer.precision)

@@ -103,12 +103,14 @@ class SharedGram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, A: Tensor, G: Tensor) -> Tensor:
         AG = A @ G
-        ctx.save_for_backward(A, AG)
+        ctx.save_for_backward(A, G, AG)
         return AG @ A.mT
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        A, AG = ctx.saved_tensors
+        A, G, AG = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: a saved product has no history
+            AG = A @ G
         C = grads[0] + grads[0].mT
         dG = torch.mm(A.flatten(0, 1).T, (0.5 * C @ A).flatten(0, 1))
         return C @ AG, dG
@@ -127,7 +129,8 @@ class WeightedGram(torch.autograd.Function):
         J, V = ctx.saved_tensors
         CJ = (grads[0] + grads[0].mT) @ J
         dV = 0.5 * (CJ * J).sum(1)
-        return CJ.mul_(V.unsqueeze(1)), dV
+        dJ = CJ * V.unsqueeze(1) if torch.is_grad_enabled() else CJ.mul_(V.unsqueeze(1))
+        return dJ, dV
 
 
 class RotatedGaussian:

@@ -193,7 +193,7 @@ class BernoulliOutput(OutputDistribution):
     def score(
         self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]
     ) -> Float[Tensor, "batch pixels"]:
-        """d log p(x | f) / df = x - p."""
+        """d log p(x | f) / df = x - p, also where ``clamp`` binds: there the released code infers with it, too."""
         return x - torch.sigmoid(f)
 
     def curvature(self, f: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:

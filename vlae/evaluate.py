@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlae.distributions import standard_normal_log_prob
 from vlae.files import write_atomically
@@ -58,8 +58,9 @@ class Chunks:
     def within(cls, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor) -> "Chunks":
         """Half of ``memory_budget`` (MiB) for the noise of a group of images, half for activations."""
         half, size = memory_budget * 2**20 // 2, x.element_size()
-        images = max(1, min(MAX_GROUP, half // (num_samples * model.latent_dim * size)))
-        widest = max([model.pixels, *(layer.out_features for layer in model.decoder.body.linears)])
+        most = 1 if model.batch_dependent else MAX_GROUP
+        images = max(1, min(most, half // (num_samples * model.latent_dim * size)))
+        widest = max(layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
         rows = half // (4 * widest * size)
         if x.device.type == "cpu":
             rows = min(rows, CACHED_ROWS)

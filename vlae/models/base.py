@@ -22,6 +22,9 @@ class LatentVariableModel(nn.Module, ABC):
     The encoder's body has the layers ``hidden_dims``, the decoder the same in reverse.
     """
 
+    batch_dependent = False
+    """Whether an image's posterior depends on the other images of its batch; evaluation then takes one at a time."""
+
     def __init__(
         self, *, latent_dim: int, hidden_dims: Sequence[int], pixels: int, output: OutputDistribution
     ) -> None:

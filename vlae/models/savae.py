@@ -106,6 +106,8 @@ class SAVAE(LatentVariableModel):
 
 
 class OriginalSAVAE(SAVAE):
-    """SA-VAE with the released code's step."""
+    """SA-VAE with the released code's step: per batch in training, image by image in evaluation."""
+
+    batch_dependent = True
 
     make_step = staticmethod(original_step)

@@ -50,7 +50,7 @@ class Setting:
     rounds: int = 5
     platform_images: int = 64
     reference_images: int = 2
-    epoch_images: int = 12_800
+    epoch_images: int = 60_000
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlae.distributions import standard_normal_log_prob
+from vlae.errors import NonFiniteError
 from vlae.files import write_atomically
 from vlae.interruption import Interruption
 from vlae.model_space import Preprocess
@@ -21,8 +22,10 @@ from vlae.seeding import generator, image_noise
 
 CACHED_ROWS = 2048
 """On a CPU, more rows (images x samples) at once than this leave the cache and get slower."""
-MAX_GROUP = 128
+MAX_GROUP = 64
 """Images whose posteriors are inferred together."""
+NOISE_BLOCK = 1000
+"""Samples whose noise is drawn at once. Part of what defines an image's noise, so no setting."""
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Chunks:
         """Half of ``memory_budget`` (MiB) for the noise of a group of images, half for activations."""
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
-        images = max(1, min(most, half // (num_samples * model.latent_dim * size)))
+        images = max(1, min(most, half // (min(num_samples, NOISE_BLOCK) * model.latent_dim * size)))
         widest = max(layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
         rows = half // (4 * widest * size)
         if x.device.type == "cpu":
@@ -127,9 +130,16 @@ def evaluate(
         posterior = model.posterior(x[group], noise)
         log_likelihood = scorer(x[group])
         weights = LogWeights()
-        for eps in noise(num_samples, posterior.noise_dim).split(chunks.samples):
-            z, log_q = posterior.rsample_with_log_prob(eps)
-            weights.add(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
+        for start in range(0, num_samples, NOISE_BLOCK):
+            block = noise(min(NOISE_BLOCK, num_samples - start), posterior.noise_dim)
+            log_w = []
+            for eps in block.split(chunks.samples):
+                z, log_q = posterior.rsample_with_log_prob(eps)
+                log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
+            weights.add(torch.cat(log_w))
+        if not torch.isfinite(weights.log_mean).all():
+            first = group.start + int((~torch.isfinite(weights.log_mean)).nonzero()[0])
+            raise NonFiniteError(f"the log-likelihood of test image {first} is NaN or infinite")
         evaluation.elbo[group] = weights.elbo.cpu()
         evaluation.log_likelihood[group] = weights.log_mean.cpu()
         evaluation.ess[group] = weights.effective_sample_size.cpu()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae import checkpoint
-from vlae.errors import UserError
+from vlae.errors import NonFiniteError
 from vlae.interruption import Interruption
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
@@ -19,12 +19,6 @@ from vlae.seeding import batch_noise, generator
 
 VALIDATION_BATCH = 500
 METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
-
-
-class NonFiniteError(UserError, RuntimeError):
-    """A metric became NaN or infinite: the run has failed, and says where."""
-
-    exit_status = 1
 
 
 @dataclass(frozen=True)

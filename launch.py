@@ -9,19 +9,21 @@ from omegaconf import DictConfig
 from vlae import config
 from vlae.errors import UserError
 
+RUNNING = -1
 statuses: list[int] = []
-"""Exit statuses of the runs of this command: hydra.main drops what its task returns."""
+"""Exit statuses of the runs of this command, RUNNING at first: hydra.main drops what its task returns."""
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def run(composed: DictConfig) -> None:
+    statuses.append(RUNNING)
     try:
         container = config.resolve(composed)
         from vlae.job import launch
 
-        statuses.append(launch(container))
+        statuses[-1] = launch(container)
     except UserError as error:
-        statuses.append(complain(error))
+        statuses[-1] = complain(error)
     if statuses[-1] > 128:  # a signal: the runs that are left of a --multirun do not start
         raise SystemExit(statuses[-1])
 
@@ -46,8 +48,13 @@ def main() -> int:
         return complain(error)
     except config.COMPOSITION_ERRORS as error:
         return complain(config.composition_error(error))
+    except OSError as error:
+        if RUNNING in statuses:
+            raise
+        problem = f"{error.filename} cannot be made for Hydra's sweep ({error.strerror})"
+        return complain(config.ConfigError([f"runs_dir: {problem}"]))
     except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
-        print("vlae: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("vlae: stopped; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return 130
     return max(statuses, default=0)
 

@@ -23,7 +23,6 @@ from vlae.download import Checksum
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 TRAIN, TEST = 12, 5
-REAL_MNIST = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pixels(*shape, seed=0):
@@ -291,12 +290,6 @@ def test_files_in_a_read_only_root_are_read_without_a_lock(mnist_root):
 def test_a_tilde_in_root_is_the_home_directory(mnist_root, monkeypatch):
     monkeypatch.setenv("HOME", str(mnist_root))
     assert len(data.mnist(root="~", validation_size=0).train) == TRAIN
-
-
-@pytest.mark.skipif(not (REAL_MNIST / "MNIST").is_dir(), reason="real MNIST is not there")
-def test_real_mnist_splits_into_50000_10000_10000():
-    splits = data.mnist(root=str(REAL_MNIST))
-    assert (len(splits.train), len(splits.validation), len(splits.test)) == (50_000, 10_000, 10_000)
 
 
 # --- damaged files --------------------------------------------------------------------------------------------

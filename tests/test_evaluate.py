@@ -422,9 +422,13 @@ def test_bits_per_dim_of_a_uniform_model_are_eight_and_of_undequantised_data_und
 
 
 def test_stored_figures_are_read_back_one_number_an_image(tmp_path):
+    """In the space of results.json; what was added for that is stored beside them."""
     evaluation = scored(make(VAE, "gaussian"), make_images("gaussian"))
-    evaluation.save(tmp_path / "figures.npz")
+    log_jacobian = numbers(len(evaluation.ess), key="jacobian")
+    evaluation.save(tmp_path / "figures.npz", log_jacobian)
     with np.load(tmp_path / "figures.npz") as stored:
-        assert set(stored) == set(FIELDS)
-        for field in FIELDS:
-            assert np.array_equal(stored[field], getattr(evaluation, field).numpy())
+        assert set(stored) == {*FIELDS, "log_jacobian"}
+        assert np.array_equal(stored["ess"], evaluation.ess.numpy())
+        for field in ("elbo", "log_likelihood"):
+            expected = getattr(evaluation, field).numpy() + stored["log_jacobian"]
+            assert np.array_equal(stored[field], expected)

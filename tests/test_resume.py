@@ -1,8 +1,8 @@
 """A run that is stopped, whatever way and however often, ends as one that was not: bit for bit on a CPU."""
 
 import json
-import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +13,41 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
+LAUNCH = f"""
+import runpy, sys
+from vlae import attempts, evaluate, job
+attempts.HEARTBEAT_EVERY = 0.0  # status.json tells every step and every group of images
+job.EVALUATION_CHECKPOINT_SECONDS = 0.0
+evaluate.MAX_GROUP = 4
+sys.argv[0] = {str(ROOT / "launch.py")!r}
+sys.path.insert(0, {str(ROOT)!r})
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""launch.py, but what it does every few seconds it does always, so that a short run can be stopped anywhere."""
 COMMAND = [
-    sys.executable, str(ROOT / "launch.py"), "model=vlae", "trainer.epochs=40", "trainer.checkpoint_every=0.05",
-    "evaluate.num_samples=300", "evaluate.memory_budget=16", "num_threads=1", "device=cpu",
+    sys.executable, "-c", LAUNCH, "trainer.epochs=14", "trainer.checkpoint_every=0.05",
+    "evaluate.num_samples=1500", "evaluate.memory_budget=16", "num_threads=1", "device=cpu",
 ]  # fmt: skip
+MODELS = {"vlae": ("model=vlae",), "savae": ("model=savae", "output_dist=bernoulli")}
+
+Position = tuple[int, int]
+"""How far a run is: (0, steps of training) or (1, images evaluated)."""
+
+
+def training(step: int) -> Position:
+    return 0, step
+
+
+def evaluating(image: int) -> Position:
+    return 1, image
 
 
 def start(place: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *overrides], cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    command = [*COMMAND, *(overrides or MODELS["vlae"])]
+    return subprocess.Popen(command, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def finish(place: Path, *overrides: str) -> str:
@@ -38,13 +62,46 @@ def run_directory(place: Path) -> Path:
     return directory
 
 
-def wait_for_steps(place: Path, process: subprocess.Popen[str]) -> None:
-    """Until a step was made in the newest attempt, or the process has ended."""
+def attempts(place: Path) -> int:
+    return len([path for path in (place / "runs").glob("[!.]*/attempts/*") if path.name.isdigit()])
+
+
+def status(place: Path) -> dict[str, object]:
+    return json.loads((run_directory(place) / "status.json").read_text())
+
+
+def position(place: Path) -> tuple[int, Position | None]:
+    """The attempt that status.json tells of, and the position."""
+    try:
+        told = status(place)
+    except (OSError, ValueError):  # no run there yet
+        return 0, None
+    progress = told["progress"] or {}
+    if "image" in progress:
+        return told["attempt"] or 0, evaluating(progress["image"])
+    return told["attempt"] or 0, training(progress["step"]) if "step" in progress else None
+
+
+def start_and_wait(place: Path, reached: Position, *overrides: str) -> subprocess.Popen[str]:
+    """A process whose own attempt has reached this position.
+
+    At its claim status.json still has the progress of the attempt before, so that must have been passed, too.
+    """
+    before, stale = attempts(place), position(place)[1] or training(0)
+    process = start(place, *overrides)
     while process.poll() is None:
-        for status in (place / "runs").glob("*/status.json"):
-            if '"state": "running"' in status.read_text() and '"epoch"' in status.read_text():
-                return
-        time.sleep(0.01)
+        attempt, now = position(place)
+        if attempt == before + 1 and now is not None and now >= reached and now > stale:
+            return process
+        time.sleep(0.001)
+    raise AssertionError(f"the process ended before it reached {reached}:\n{process.communicate()[0]}")
+
+
+def stop(process: subprocess.Popen[str], number: int) -> str:
+    """Send the signal to a process that is still at work, and wait for its end."""
+    assert process.poll() is None
+    process.send_signal(number)
+    return process.communicate(timeout=60)[0]
 
 
 def outcome(place: Path) -> dict[str, object]:
@@ -69,91 +126,113 @@ def outcome(place: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    place = tmp_path_factory.mktemp("uninterrupted")
-    finish(place)
-    return outcome(place)
+def done(tmp_path_factory):
+    """``done(model)``: where a run of it was done without a stop."""
+    places: dict[str, Path] = {}
+
+    def place(model: str) -> Path:
+        if model not in places:
+            places[model] = tmp_path_factory.mktemp(model)
+            finish(places[model], *MODELS[model])
+        return places[model]
+
+    return place
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_leaves_a_checkpoint_and_the_same_command_ends_as_if_it_had_not_come(
-    number, tmp_path, uninterrupted
-):
-    process = start(tmp_path)
-    wait_for_steps(tmp_path, process)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, output
-    assert "the same command goes on from here" in output
-    status = json.loads((run_directory(tmp_path) / "status.json").read_text())
-    assert (status["state"], status["attempt"]) == ("interrupted", 1)
-    assert (run_directory(tmp_path) / "checkpoints" / "last.pt").is_file()
-    assert "going on from epoch" in finish(tmp_path)
-    assert outcome(tmp_path) == uninterrupted
+@pytest.mark.parametrize(
+    ("model", "stops"),
+    [
+        ("vlae", [(signal.SIGINT, training(20)), (signal.SIGUSR2, training(60)), (signal.SIGTERM, evaluating(40))]),
+        ("savae", [(signal.SIGTERM, training(40)), (signal.SIGINT, evaluating(80))]),
+    ],
+)  # fmt: skip
+def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops, tmp_path, done):
+    for attempt, (number, reached) in enumerate(stops, start=1):
+        process = start_and_wait(tmp_path, reached, *MODELS[model])
+        output = stop(process, number)
+        assert process.returncode == 128 + number, output
+        assert f"interrupted by {number.name}" in output
+        assert "the same command goes on from here" in output
+        assert ("going on from epoch" in output) == (attempt > 1)
+        told = status(tmp_path)
+        assert (told["state"], told["attempt"]) == ("interrupted", attempt)
+        assert number.name in told["reason"]
+        assert (run_directory(tmp_path) / "checkpoints" / "last.pt").is_file()
+        assert not (run_directory(tmp_path) / "results.json").exists()
+    assert "image" in told["progress"]  # the last signal came in the evaluation
+    finish(tmp_path, *MODELS[model])
+    assert outcome(tmp_path) == outcome(done(model))
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tmp_path, uninterrupted):
-    moments = random.Random(0)
-    for _ in range(10):
-        process = start(tmp_path)
-        wait_for_steps(tmp_path, process)
-        time.sleep(moments.uniform(0, 0.3))
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tmp_path, done):
+    chance = random.Random(0)
+    steps = sorted(chance.sample(range(1, 130), 6))
+    images = sorted(chance.sample(range(1, 220), 4))
+    hit = []
+    for reached in [*map(training, steps), *map(evaluating, images)]:
+        process = start_and_wait(tmp_path, reached)
+        time.sleep(chance.uniform(0, 0.01))  # not just after status.json was written
+        stop(process, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        hit.append(position(tmp_path)[1])
+        assert status(tmp_path)["state"] == "running"
+        assert not (run_directory(tmp_path) / "results.json").exists()
     finish(tmp_path)
-    assert outcome(tmp_path) == uninterrupted
+    assert attempts(tmp_path) == 11
+    assert {phase for phase, _ in hit} == {0, 1}, hit
+    assert outcome(tmp_path) == outcome(done("vlae"))
+    assert not list((tmp_path / "runs").rglob("*.tmp"))
 
 
-@pytest.mark.slow
-def test_a_damaged_last_checkpoint_costs_only_what_came_after_the_one_before(tmp_path, uninterrupted):
-    process = start(tmp_path)
-    wait_for_steps(tmp_path, process)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    last = run_directory(tmp_path) / "checkpoints" / "last.pt"
-    content = bytearray(last.read_bytes())
+def test_a_damaged_last_checkpoint_costs_only_what_came_after_the_one_before(tmp_path, done):
+    process = start_and_wait(tmp_path, training(60))
+    stop(process, signal.SIGTERM)
+    checkpoints = run_directory(tmp_path) / "checkpoints"
+    assert (checkpoints / "previous.pt").is_file()
+    content = bytearray((checkpoints / "last.pt").read_bytes())
     content[len(content) // 2] ^= 1
-    last.write_bytes(content)
-    assert "warning" in finish(tmp_path)
-    assert outcome(tmp_path) == uninterrupted
+    (checkpoints / "last.pt").write_bytes(content)
+    output = finish(tmp_path)
+    assert "warning" in output
+    assert "going on from epoch" in output
+    assert outcome(tmp_path) == outcome(done("vlae"))
 
 
-@pytest.mark.slow
-def test_force_keeps_the_old_results_until_the_new_are_there(tmp_path, uninterrupted):
-    finish(tmp_path)
+def test_force_keeps_the_old_results_until_the_new_are_there(tmp_path, done):
+    shutil.copytree(done("vlae") / "runs", tmp_path / "runs")
     before = (run_directory(tmp_path) / "results.json").read_text()
-    process = start(tmp_path, "force=true")
-    while not list((tmp_path / "runs" / ".forced").glob("*/metrics.jsonl")) and process.poll() is None:
-        time.sleep(0.01)
+    process = start(tmp_path, *MODELS["vlae"], "force=true")
+    while not list((tmp_path / "runs" / ".forced").glob("*/metrics.jsonl")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.001)
     assert (run_directory(tmp_path) / "results.json").read_text() == before
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    stop(process, signal.SIGTERM)
     assert (run_directory(tmp_path) / "results.json").read_text() == before
-    assert "going on" in finish(tmp_path, "force=true")
+    assert "going on" in finish(tmp_path, *MODELS["vlae"], "force=true")
     assert (run_directory(tmp_path) / "results.json").read_text() != before  # other seconds
     assert not list((tmp_path / "runs").glob(".*/vlae-*"))
-    assert outcome(tmp_path) == uninterrupted
+    assert outcome(tmp_path) == outcome(done("vlae"))
 
 
-@pytest.mark.slow
 def test_of_two_processes_that_start_one_run_the_second_says_who_holds_it(tmp_path):
-    first = start(tmp_path)
-    wait_for_steps(tmp_path, first)
-    second = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert second.returncode != 0
-    assert f"is being executed by process {first.pid}" in second.stderr
-    first.communicate(timeout=300)
-    assert first.returncode == 0
+    first = start_and_wait(tmp_path, training(1))
+    first.send_signal(signal.SIGSTOP)  # alive, and it will not end before the second has looked
+    try:
+        second = start(tmp_path)
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert f"is being executed by process {first.pid}" in output
+        assert "Traceback" not in output
+        assert attempts(tmp_path) == 1
+    finally:
+        first.kill()
+        first.communicate()
 
 
-@pytest.mark.slow
-def test_a_done_run_is_shown_and_not_run_again(tmp_path):
-    finish(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in run_directory(tmp_path).rglob("*")}
-    output = finish(tmp_path)
+def test_a_done_run_is_shown_and_not_run_again(done):
+    directory = run_directory(done("vlae"))
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    output = finish(done("vlae"))
     assert "done" in output
     assert "test log-likelihood" in output
-    assert {path: path.stat().st_mtime_ns for path in run_directory(tmp_path).rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before

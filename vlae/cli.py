@@ -41,8 +41,8 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def evaluate(context: typer.Context, run: Run, runs_dir: RunsDir = "runs", device: Device = "auto") -> None:
-    """Evaluate a trained model again, with other settings: vlae evaluate RUN evaluate.num_samples=1000 seed=1
+def evaluate(context: typer.Context, run: Run, runs_dir: RunsDir = "runs") -> None:
+    """Evaluate a trained model again: vlae evaluate RUN evaluate.num_samples=1000 seed=1 device=cuda
 
     The model's own settings come from the run. The run's results.json stays as it is; the new figures go to
     RUN/evaluations/.
@@ -52,7 +52,7 @@ def evaluate(context: typer.Context, run: Run, runs_dir: RunsDir = "runs", devic
     from vlae.again import evaluate_again
     from vlae.console import summary
 
-    results, path = evaluate_again(record.find(runs_dir, run), context.args, device)
+    results, path = evaluate_again(record.find(runs_dir, run), context.args)
     Console(highlight=False).print(summary(results, path))
 
 
@@ -103,4 +103,5 @@ def main() -> None:
         print(f"vlae: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except Interrupted as interrupted:
+        print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)
         sys.exit(128 + interrupted.number)

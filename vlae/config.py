@@ -13,18 +13,19 @@ from typing import Annotated, Any, Literal, get_type_hints
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, MissingMandatoryValue
+from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from vlae.identity import run_id, scientific, with_added_fields
+from vlae.identity import get, run_id, with_added_fields
 from vlae.overrides import (
     CONF,
     INVALID_CHOICE,
     INVALID_OVERRIDE,
     MARKERS,
-    choices,
+    assignments,
+    commands,
     expand,
     is_multirun,
     lenient,
@@ -34,22 +35,25 @@ from vlae.overrides import (
     wrong_overrides,
 )
 from vlae.plugins import KINDS, build, check, check_fields, check_name, load_target
-from vlae.problems import ConfigError, Problem, shown, with_suggestions
+from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown, with_suggestions
 
 __all__ = [
+    "COMPOSITION_ERRORS",
     "CONF",
     "Config",
     "ConfigError",
     "Evaluate",
     "Problem",
-    "Trainer",
+    "available_devices",
     "build",
-    "choices",
+    "check_command",
     "compose",
+    "compose_unchecked",
+    "composition_error",
     "lenient",
+    "override",
     "resolve",
     "run_id",
-    "scientific",
     "validate",
 ]
 
@@ -127,7 +131,11 @@ def compose_unchecked(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def check_command(arguments: Sequence[str]) -> None:
     """What can be refused before Hydra starts: every run of a --multirun, and what --cfg would show wrongly."""
+    if len(asked := commands(arguments)) > 1:
+        raise ConfigError([Problem(" ".join(asked), "only one of them can be done at a time")])
     overrides, options = split(arguments)
+    if "--resolve" in options and "--cfg" not in asked:
+        raise ConfigError([Problem("--resolve", "goes with --cfg job")])
     other_files = any(option.startswith(("-cd", "-cp", "-cn", "--config-")) for option in options)
     if is_multirun(arguments) and not other_files:
         problems: list[str] = []
@@ -178,6 +186,38 @@ def validate(container: dict[str, Any]) -> Config:
     if problems:
         raise ConfigError(problems)
     return Config.model_validate(container)
+
+
+def override(container: dict[str, Any], arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
+    """A frozen configuration with overrides of the ``allowed`` keys; ConfigError with everything that is wrong."""
+    found, problems = assignments(arguments)
+    composed = OmegaConf.create(with_added_fields(container))
+    for key, value in found:
+        if key not in allowed:
+            text = f"cannot be changed{did_you_mean(key, allowed)} (what can: {listed(allowed)})"
+            problems.append(Problem(key, text))
+            continue
+        try:
+            OmegaConf.update(composed, key, value, force_add=True)
+        except OmegaConfBaseException as error:
+            problems.append(Problem(key, str(error).partition("\n")[0]))
+    changed = _plain(composed, "", problems)
+    problems += _identify_file(changed)
+    problems += _problems_of(changed, problems)
+    if problems:
+        raise ConfigError(problems)
+    return changed
+
+
+def available_devices(precision: str = "float32") -> list[str]:
+    """What may stand as ``device`` on this machine besides auto, the best first."""
+    import torch
+
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    found = ["cuda", *(f"cuda:{i}" for i in cuda)] if cuda else []
+    if torch.backends.mps.is_available() and precision != "float64":  # which mps does not have
+        found.append("mps")
+    return [*found, "cpu"]
 
 
 def _plain(node: Any, place: str, problems: list[Problem]) -> Any:
@@ -241,6 +281,8 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
             found += check(section, values[section]) if deep else check_name(section, values[section])
     if deep and not found and not already:
         found = _conflicts(values)
+    if deep and not any(p.within("device") for p in found):
+        found += _missing_device(values)
     # a section whose choice was wrong stands at its default: its keys were meant for another
     hidden = [*marked[INVALID_CHOICE], *(problem.key for problem in already)]
     found = with_suggestions(found, _dotted_keys(values))
@@ -276,6 +318,19 @@ def _dotted_keys(values: dict[str, Any], place: str = "") -> set[str]:
         if isinstance(value, dict):
             keys |= _dotted_keys(value, f"{place}{key}.")
     return keys
+
+
+def _missing_device(values: dict[str, Any]) -> list[Problem]:
+    """A device that is named as it should be, but that this machine does not have."""
+    name, precision = values.get("device"), get(values, "trainer.precision", "float32")
+    choices = ["auto", *available_devices(precision)]
+    if name is None or name in choices:
+        return []
+    if name == "mps" and name in available_devices():
+        text = "mps has no float64, which trainer.precision asks for"
+    else:
+        text = f"{name} is not available on this machine"
+    return [Problem("device", f"{text}; choices: {listed(choices)}")]
 
 
 def _conflicts(values: dict[str, Any]) -> list[Problem]:

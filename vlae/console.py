@@ -12,7 +12,9 @@ from rich.table import Table
 from vlae.files import cannot_write
 
 PLAIN_SECONDS = 2.0
-"""Without a terminal, at most one line of progress in this time."""
+"""Without a terminal, at most one line of figures in this time."""
+QUIET_SECONDS = 30.0
+"""Without a terminal, a line of progress after this time even where there are no figures yet."""
 
 
 class Reporter:
@@ -20,6 +22,7 @@ class Reporter:
 
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._out = Console(quiet=quiet, highlight=False)
         self._log = log.open("a", encoding="utf-8") if log is not None else None
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -31,7 +34,7 @@ class Reporter:
             disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
-        self._last = 0.0
+        self._last = time.monotonic()
         self._began: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> "Reporter":
@@ -51,6 +54,10 @@ class Reporter:
         self.console.print(text, style=style, markup=False)
         self._write(text)
 
+    def result(self, results: dict[str, Any], path: Path) -> None:
+        """The summary, on standard output."""
+        self._out.print(summary(results, path))
+
     def warn(self, text: str) -> None:
         self.line(f"warning: {text}", style="yellow")
 
@@ -63,9 +70,10 @@ class Reporter:
         if figures:
             self._bars.update(self._tasks[what], figures=figures)
         now = time.monotonic()
-        if figures and (last or now - self._last >= PLAIN_SECONDS):
+        if last or now - self._last >= (PLAIN_SECONDS if figures else QUIET_SECONDS):
             self._last = now
-            text = f"{what} {done:.0f}/{total:.0f}  {figures}{self._time_left(what, done, total)}"
+            at = f"{done:.0f}" if float(done).is_integer() else f"{done:.1f}"
+            text = f"{what} {at}/{total:.0f}  {figures}{self._time_left(what, done, total)}"
             self._write(text)
             if not self.console.is_terminal:
                 self.console.print(text, markup=False)
@@ -115,7 +123,7 @@ def summary(results: dict[str, Any], path: Path) -> Table:
         ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} an epoch), "
                     f"{cost['evaluate_seconds']:.1f} evaluation"),
         ("parameters", f"{cost['parameters']:,}"),
-        ("run directory", str(path)),
+        ("in", str(path)),
     ]  # fmt: skip
     table = Table(title=results["run_id"], show_header=False, title_justify="left")
     table.add_column(style="bold")

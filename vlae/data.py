@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "load", "preprocess"]
 
-Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=0)]
 Loader = TypeVar("Loader", bound=Callable[..., Splits])
 
 DIGITS_TEST_IMAGES = 297
@@ -93,7 +93,7 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
 
 
 @known(channels=1, integers=True)
-def digits(*, validation_size: Count = 200, split_seed: Count = 0) -> Splits:
+def digits(*, validation_size: Size = 200, split_seed: Size = 0) -> Splits:
     """1,797 handwritten digits of 8x8 pixels with 17 levels, bundled with scikit-learn (Alpaydin and Kaynak 1998).
 
     They come without a test set: 297 images, drawn by ``split_seed``.
@@ -109,7 +109,7 @@ def digits(*, validation_size: Count = 200, split_seed: Count = 0) -> Splits:
 
 @known(channels=1, integers=True)
 def mnist(
-    *, root: str = "datasets", url: str | None = None, validation_size: Count = 10_000, split_seed: Count = 0
+    *, root: str = "datasets", url: str | None = None, validation_size: Size = 10_000, split_seed: Size = 0
 ) -> Splits:
     """MNIST: 70,000 handwritten digits of 28x28 pixels. ``url``: a directory with the four idx-ubyte.gz files."""
     from torchvision.datasets import MNIST
@@ -119,7 +119,7 @@ def mnist(
 
 @known(channels=1, integers=True)
 def fashion_mnist(
-    *, root: str = "datasets", url: str | None = None, validation_size: Count = 10_000, split_seed: Count = 0
+    *, root: str = "datasets", url: str | None = None, validation_size: Size = 10_000, split_seed: Size = 0
 ) -> Splits:
     """Fashion-MNIST: 70,000 pieces of clothing of 28x28 pixels. ``url``: as for MNIST."""
     from torchvision.datasets import FashionMNIST
@@ -158,7 +158,7 @@ def _below(bases: Iterable[str], file: str) -> tuple[str, ...]:
 
 @known(channels=3, integers=True)
 def svhn(
-    *, root: str = "datasets", url: str | None = None, validation_size: Count = 5_000, split_seed: Count = 0
+    *, root: str = "datasets", url: str | None = None, validation_size: Size = 5_000, split_seed: Size = 0
 ) -> Splits:
     """SVHN, cropped: 73,257 + 26,032 house-number digits of 32x32 pixels in colour.
 
@@ -187,7 +187,7 @@ def svhn(
 
 @known(channels=3, integers=True)
 def cifar10(
-    *, root: str = "datasets", url: str | None = None, validation_size: Count = 5_000, split_seed: Count = 0
+    *, root: str = "datasets", url: str | None = None, validation_size: Size = 5_000, split_seed: Size = 0
 ) -> Splits:
     """CIFAR10: 60,000 photographs of 32x32 pixels in colour. ``url``: of cifar-10-python.tar.gz itself.
 
@@ -222,8 +222,8 @@ def omniglot(
     *,
     root: str = "datasets",
     url: str | None = None,
-    validation_size: Count = 1_345,
-    split_seed: Count = 0,
+    validation_size: Size = 1_345,
+    split_seed: Size = 0,
     transposed: bool = False,
 ) -> Splits:
     """OMNIGLOT as split and shrunk to 28x28 pixels for IWAE: 24,345 + 8,070 characters, fractions of ink.
@@ -256,8 +256,8 @@ def npz(
     *,
     path: str | None = None,
     sha256: str | None = None,
-    validation_size: Count | None = None,
-    split_seed: Count = 0,
+    validation_size: Size | None = None,
+    split_seed: Size = 0,
 ) -> Splits:
     """Your own images: ``train``, ``test`` and optionally ``validation`` in a file that ``numpy.savez`` wrote.
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from vlae.errors import NonFiniteError
 from vlae.likelihood import GramLikelihood, Likelihood, LogitBernoulli, PixelLikelihood, RotatedGaussian
 from vlae.networks import Decoder
 
@@ -50,12 +51,20 @@ class DiagonalGaussian:
     ) -> None:
         self.mu, self.log_variance = mu, log_variance
         self.noise_dim = mu.shape[-1]
+        self._scale, self._log_det = torch.exp(0.5 * log_variance), 0.5 * log_variance.sum(-1)
 
     def rsample_with_log_prob(
         self, noise: Float[Tensor, "samples batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
-        z = self.mu + torch.exp(0.5 * self.log_variance) * noise
-        return z, standard_normal_log_prob(noise) - 0.5 * self.log_variance.sum(-1)
+        return self.mu + self._scale * noise, standard_normal_log_prob(noise) - self._log_det
+
+
+def cholesky(precision: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "batch latent latent"]:
+    """L with P = L L'. NonFiniteError where P has none: it is NaN, infinite, or not positive definite."""
+    try:
+        return torch.linalg.cholesky(precision)
+    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+        raise NonFiniteError("the precision of a posterior is not finite or not positive definite") from error
 
 
 class PrecisionGaussian:
@@ -70,15 +79,15 @@ class PrecisionGaussian:
     ) -> None:
         self.mu = mu
         self.noise_dim = mu.shape[-1]
-        self.cholesky: Float[Tensor, "batch latent latent"] = torch.linalg.cholesky(precision)
+        self.cholesky: Float[Tensor, "batch latent latent"] = cholesky(precision)
+        self._half_log_det = self.cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def rsample_with_log_prob(
         self, noise: Float[Tensor, "samples batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
         eps = noise.permute(1, 2, 0)
         offset = torch.linalg.solve_triangular(self.cholesky.mT, eps, upper=True).permute(2, 0, 1)
-        half_log_det = self.cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return self.mu + offset, standard_normal_log_prob(noise) + half_log_det
+        return self.mu + offset, standard_normal_log_prob(noise) + self._half_log_det
 
 
 Flow = Callable[

@@ -43,10 +43,19 @@ class Evaluation:
         elbo, log_likelihood, ess = torch.full((3, images), math.nan, dtype=torch.float64).unbind()
         return cls(elbo.clone(), log_likelihood.clone(), ess.clone())
 
-    def save(self, path: Path) -> None:
-        """One number an image: ``log_likelihood``, ``elbo`` (nats, model space), ``ess``."""
+    def save(self, path: Path, log_jacobian: Float[Tensor, " images"]) -> None:
+        """One number an image: ``log_likelihood`` and ``elbo`` as in results.json, ``ess``, and ``log_jacobian``.
+
+        The last is what preprocessing adds to the figures of model space, see ``unit_log_jacobian``.
+        """
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: getattr(self, name).numpy() for name in ("log_likelihood", "elbo", "ess")})
+        np.savez(
+            buffer,
+            log_likelihood=(self.log_likelihood + log_jacobian).numpy(),
+            elbo=(self.elbo + log_jacobian).numpy(),
+            ess=self.ess.numpy(),
+            log_jacobian=log_jacobian.numpy(),
+        )
         write_atomically(path, buffer.getvalue())
 
 
@@ -59,11 +68,15 @@ class Chunks:
 
     @classmethod
     def within(cls, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor) -> "Chunks":
-        """Half of ``memory_budget`` (MiB) for the noise of a group of images, half for activations."""
+        """Half of ``memory_budget`` (MiB) for what grows with the images of a group, half for a chunk's activations.
+
+        The former is noise or, before it, the Jacobians of inference: three copies, of the widest layer at most.
+        """
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
-        images = max(1, min(most, half // (min(num_samples, NOISE_BLOCK) * model.latent_dim * size)))
         widest = max(layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
+        an_image = model.latent_dim * max(2 * min(num_samples, NOISE_BLOCK), 3 * widest)
+        images = max(1, min(most, half // (an_image * size)))
         rows = half // (4 * widest * size)
         if x.device.type == "cpu":
             rows = min(rows, CACHED_ROWS)
@@ -75,10 +88,10 @@ class LogWeights:
 
     def __init__(self) -> None:
         self.count = 0
-        self.total = self.log_sum = self.log_sum_of_squares = torch.tensor(0.0)
+        self.total = self.log_sum = self.log_sum_of_squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, log_w: Float[Tensor, "samples batch"]) -> None:
-        log_w = log_w.double()
+        log_w = log_w.cpu().double()  # in this order: not every device has float64
         parts = log_w.sum(0), torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
         if self.count == 0:
             self.total, self.log_sum, self.log_sum_of_squares = parts
@@ -140,9 +153,9 @@ def evaluate(
         if not torch.isfinite(weights.log_mean).all():
             first = group.start + int((~torch.isfinite(weights.log_mean)).nonzero()[0])
             raise NonFiniteError(f"the log-likelihood of test image {first} is NaN or infinite")
-        evaluation.elbo[group] = weights.elbo.cpu()
-        evaluation.log_likelihood[group] = weights.log_mean.cpu()
-        evaluation.ess[group] = weights.effective_sample_size.cpu()
+        evaluation.elbo[group] = weights.elbo
+        evaluation.log_likelihood[group] = weights.log_mean
+        evaluation.ess[group] = weights.effective_sample_size
         evaluation.done = group.stop
         report(evaluation)
     return evaluation
@@ -154,6 +167,11 @@ def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, fl
     return values.mean().item(), error
 
 
+def unit_log_jacobian(preprocess: Preprocess, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " images"]:
+    """log |dx/dy| of pixels y in [0, 1]: log p(y) = log p(x) + this. Zero but for the logit transform."""
+    return preprocess.log_abs_det_jacobian(x).cpu().double() + preprocess.log_scale
+
+
 def figures(
     evaluation: Evaluation, preprocess: Preprocess, x: Float[Tensor, "images pixels"], num_samples: int
 ) -> dict[str, Any]:
@@ -163,11 +181,11 @@ def figures(
     it out, which is ``mean_in_model_space``. ``bits_per_dim`` is on the scale of the integer pixels, where they
     were dequantised, else None.
     """
-    of_integers = preprocess.log_abs_det_jacobian(x).double().cpu()
-    of_unit = of_integers + preprocess.log_scale
+    of_unit = unit_log_jacobian(preprocess, x)
     elbo, elbo_error = mean_and_standard_error(evaluation.elbo + of_unit)
     log_p, log_p_error = mean_and_standard_error(evaluation.log_likelihood + of_unit)
-    bits = -(evaluation.log_likelihood + of_integers) / (preprocess.pixels * math.log(2))
+    of_integers = evaluation.log_likelihood + of_unit - preprocess.log_scale
+    bits = -of_integers / (preprocess.pixels * math.log(2))
     return {
         "elbo": elbo,
         "elbo_standard_error": elbo_error,

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vlae import config
+from vlae.identity import MISSING, get
 from vlae.overrides import CONF, choices, split, top_level
 from vlae.problems import shown
 
@@ -118,22 +119,13 @@ def _table() -> Table:
 def _add_keys(table: Table, container: dict[str, Any], place: str, file: Path) -> None:
     for key, comment in documented_keys(file).items():
         name = f"{place}{key}"
-        value = _value(container, name)
-        if key.split(".")[0] in _NOT_KEYS or isinstance(value, dict) or value is _ABSENT:
+        value = get(container, name)
+        if key.split(".")[0] in _NOT_KEYS or isinstance(value, dict) or value is MISSING:
             continue
         table.add_row(f"  {name}={escape(_written(value))}", escape(comment))
 
 
-_ABSENT = object()
 _NOT_KEYS = {"defaults", "hydra", "name", "_target_", "sizes"}
-
-
-def _value(container: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(container, dict) or part not in container:
-            return _ABSENT
-        container = container[part]
-    return container
 
 
 def _written(value: Any) -> str:

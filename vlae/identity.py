@@ -25,7 +25,8 @@ OPERATIONAL = (
 ADDED_FIELDS: dict[str, Any] = {}
 """Keys added after the first release, with their default: at it they count as absent, so old ids stay valid."""
 
-_MISSING = object()
+MISSING = object()
+"""What ``get`` returns for a key that is not there."""
 
 
 def scientific(container: dict[str, Any]) -> dict[str, Any]:
@@ -55,16 +56,14 @@ def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:
     """The same configuration with the fields that did not exist when it was frozen, at their defaults."""
     full = copy.deepcopy(container)
     for key, default in ADDED_FIELDS.items():
-        *sections, last = key.split(".")
-        node: Any = full
-        for part in sections:
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            node.setdefault(last, copy.deepcopy(default))
+        place, _, last = key.rpartition(".")
+        section = get(full, place) if place else full
+        if isinstance(section, dict):
+            section.setdefault(last, copy.deepcopy(default))
     return full
 
 
-def get(container: Any, key: str, default: Any = _MISSING) -> Any:
+def get(container: Any, key: str, default: Any = MISSING) -> Any:
     """The value at a dotted key, or ``default``."""
     for part in key.split("."):
         if not isinstance(container, dict) or part not in container:

@@ -4,9 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions import PrecisionGaussian
+from vlae.distributions import PrecisionGaussian, cholesky
 from vlae.likelihood import Likelihood
 from vlae.networks import Decoder
+
+CACHED_ROWS = 1600
+"""On a CPU, Jacobians of more rows (images x latent) at once than this leave the cache."""
 
 
 def newton_step(likelihood: Likelihood, decoder: Decoder, z: Float[Tensor, "batch latent"]) -> Tensor:
@@ -20,7 +23,8 @@ def newton_step(likelihood: Likelihood, decoder: Decoder, z: Float[Tensor, "batc
     at = decoder.linearise(z)
     g = likelihood.gradient(at) - z
     with torch.no_grad():
-        L = torch.linalg.cholesky(likelihood.precision(at))
+        parts = at.split(len(z) if z.device.type != "cpu" else max(1, CACHED_ROWS // z.shape[-1]))
+        L = cholesky(torch.cat([likelihood.precision(part) for part in parts]))
         d0 = torch.cholesky_solve(g.unsqueeze(-1), L).squeeze(-1)
     residual = g - likelihood.curvature_product(at, d0) - d0
     return d0 + torch.cholesky_solve(residual.unsqueeze(-1), L).squeeze(-1)

@@ -1,7 +1,7 @@
 """log p(x | z) of fixed images as a function of z: its local quadratic model, and its value at very many z.
 
 With J = df/dz and V the diagonal curvature of the output distribution, the Gauss-Newton model of -log p(x, z)
-has precision P = J'VJ + I (Park, Kim, Kim 2019, equations 10 to 12). The short cuts below compute the same
+has precision P = J'VJ + I (Park, Kim, Kim 2019). The short cuts below compute the same
 numbers with less work; tests compare each with the explicit form.
 """
 
@@ -147,7 +147,9 @@ class RotatedGaussian:
         self.body, self.log_variance = decoder.body, log_variance
         self.W, self.b = decoder.last.weight, decoder.last.bias
         pixels, hidden = self.W.shape
-        self.Q, R = torch.linalg.qr(self.W) if pixels > hidden else (None, self.W)
+        self.Q, R = None, self.W
+        if pixels > hidden:  # on the CPU, because not every device has this factorisation
+            self.Q, R = (factor.to(self.W.device) for factor in torch.linalg.qr(self.W.cpu()))
         blocks = self.BLOCKS if pixels > hidden else 1
         edges = [hidden * i // blocks for i in range(blocks)] + [len(R)]
         self.rows = [(a, b, R[a:b, (a if blocks > 1 else 0) :].T.contiguous()) for a, b in pairwise(edges)]

@@ -51,6 +51,12 @@ class Linearisation:
     masks: list[Float[Tensor, "batch _"]]
     features: Float[Tensor, "batch hidden"]
 
+    def split(self, images: int) -> "list[Linearisation]":
+        """The same, for at most ``images`` images each."""
+        masks = zip(*(mask.split(images) for mask in self.masks), strict=True)
+        features = self.features.split(images)
+        return [Linearisation(self.linears, list(m), h) for m, h in zip(masks, features, strict=True)]
+
     def jvp(self, v: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch hidden"]:
         """A v."""
         for linear, mask in zip(self.linears, self.masks, strict=True):

@@ -27,6 +27,7 @@ _OPTIONS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun"),
 }
+_COMMANDS = {"--multirun": "-m", "--run": "-r", "--cfg": "-c", "--info": "-i", "--shell-completion": "-sc"}
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
 
@@ -55,10 +56,19 @@ def _looks_like_override(argument: str) -> bool:
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
-    overrides, options = split(arguments)
+    overrides, _ = split(arguments)
+    return "--multirun" in commands(arguments) or "hydra.mode=MULTIRUN" in overrides
+
+
+def commands(arguments: Sequence[str]) -> list[str]:
+    """What Hydra is asked to do, of which it can do one at a time."""
+    names = [option.partition("=")[0] for option in split(arguments)[1]]
     # argparse takes any unambiguous beginning of a long option
-    asked = any(o == "-m" or (len(o) > 3 and "--multirun".startswith(o)) for o in options)
-    return asked or "hydra.mode=MULTIRUN" in overrides
+    return [
+        long
+        for long, short in _COMMANDS.items()
+        if any(name == short or (len(name) > 3 and long.startswith(name)) for name in names)
+    ]
 
 
 def lenient(arguments: Sequence[str]) -> list[str]:
@@ -92,6 +102,21 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
                 [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
             )
     return [list(job) for job in itertools.product(*values)]
+
+
+def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
+    """(key, value) of the overrides of a configuration that is composed already, and what is wrong with the others."""
+    found, problems = [], []
+    for i, text in enumerate(arguments):
+        override = OverridesParser.create().parse_override(_rewrite(text, i, {}, multirun=False))
+        key = override.key_or_group
+        if key.startswith(f"{INVALID_OVERRIDE}."):
+            problems += wrong_overrides({key: override.value()})
+        elif override.is_delete():
+            problems.append(Problem(text, "keys of a run cannot be removed"))
+        else:
+            found.append((key, override.value()))
+    return found, problems
 
 
 def unreadable(arguments: Sequence[str]) -> list[Problem]:

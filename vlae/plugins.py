@@ -96,18 +96,14 @@ def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
 
 def build(section: Mapping[str, Any], **runtime: Any) -> Any:
     """What a section describes: its target, called with its keys and those runtime arguments that it takes."""
-    from hydra.utils import instantiate
-
     target = str(section.get("_target_"))
     # dataset is last: its package holds the others
     kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")
     make = load_target(kind, target)
-    beside = {"name", "sizes", *_preprocessing_hints()} if kind == "dataset" else {"name"}
-    keys = {key: value for key, value in section.items() if key not in beside}
+    beside = {"sizes", *_preprocessing_hints()} if kind == "dataset" else set()
+    keys = {key: value for key, value in section.items() if key not in {"name", "_target_", *beside}}
     taken = inspect.signature(make).parameters
-    # runtime arguments do not go through instantiate, which would copy tensors into a configuration
-    partial = instantiate({**keys, "_partial_": True}, _convert_="all", _recursive_=False)
-    return partial(**{key: value for key, value in runtime.items() if key in taken})
+    return make(**keys, **{key: value for key, value in runtime.items() if key in taken})
 
 
 def _is_of_kind(section: str, found: Any) -> bool:
@@ -175,7 +171,7 @@ def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
 
 
 def _check_nested_targets(place: str, value: Any, top: bool = True) -> list[Problem]:
-    """A ``_target_`` inside a value would be called by whoever instantiates it: there is no use for one."""
+    """A ``_target_`` inside a value would be passed on and never called: that is said before it surprises."""
     if isinstance(value, list):
         entries = [(f"{place}[{i}]", entry) for i, entry in enumerate(value)]
     elif isinstance(value, Mapping):
@@ -210,10 +206,27 @@ def _check_optimizer(
     problems += check_fields("optimizer", {k: v for k, v in values.items() if k in hints}, stated)
     if not problems:
         try:
-            target([torch.nn.Parameter(torch.zeros(2, 2))], **values)
+            _try_optimizer(target, values)
         except (TypeError, ValueError) as error:
-            problems.append(Problem("optimizer", f"{target.__name__} does not take them: {error}"))
+            problems.append(Problem("optimizer", f"{target.__name__} does not take them: {_one_line(error)}"))
+        except RuntimeError as error:
+            problems.append(Problem("optimizer", f"{target.__name__} cannot train a model: {_one_line(error)}"))
     return problems
+
+
+def _try_optimizer(target: Any, values: dict[str, Any]) -> None:
+    """One step on a matrix and a vector with dense gradients, which every model has."""
+    import torch
+
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in ((2, 2), (2,))]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    # tried on the CPU, where torch captures no graphs
+    target(parameters, **{key: value for key, value in values.items() if key != "capturable"}).step()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 _RANGES = {"lr": Annotated[float, Field(gt=0)], "weight_decay": Annotated[float, Field(ge=0)]}

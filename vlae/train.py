@@ -1,7 +1,8 @@
 """The training loop: epochs of mini-batches, model selection, checkpoints, resumption bit for bit."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,9 +42,8 @@ class Progress:
     batch: int = 0
     """Complete steps of the current epoch."""
     step: int = 0
-    losses: list[float] = field(default_factory=list)
-    """Of the current epoch, a number a step, in nats."""
-    totals: list[float] = field(default_factory=lambda: [0.0] * len(METRICS))
+    means: list[list[float]] = field(default_factory=list)
+    """Of each step of the current epoch: METRICS, averaged over its images."""
     best_epoch: int = 0
     best_elbo: float = -float("inf")
     best_model: dict[str, Tensor] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def mean_terms(model: LatentVariableModel, x: Float[Tensor, "images pixels"], se
     for start in range(0, len(x), VALIDATION_BATCH):
         batch = x[start : start + VALIDATION_BATCH]
         noise = batch_noise(len(batch), generator(x.device, seed, "validation", start), x.dtype)
-        total += terms_means(sample_terms(model, batch, noise, 1)).double().cpu() * len(batch)
+        total += terms_means(sample_terms(model, batch, noise, 1)).cpu().double() * len(batch)
     return dict(zip(METRICS, (total / len(x)).tolist(), strict=True))
 
 
@@ -90,11 +90,17 @@ class Training:
         self._checkpoints = directory.path / "checkpoints"
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.selection_set.dtype
+
+    @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.images) // self.schedule.batch_size)
 
     def save(self) -> None:
         """A checkpoint: with the seed it determines all that is still to come, bit for bit on a CPU."""
+        if not all(torch.isfinite(q).all() for q in self.model.parameters()):
+            raise self._failed(f"the weights became NaN or infinite by step {self.progress.step}")
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -127,26 +133,24 @@ class Training:
         saved = time.monotonic()
         while not self.finished:
             began = time.monotonic()
-            order = self._order()
-            batches = order.split(self.schedule.batch_size)
-            losses = torch.zeros(len(batches), dtype=torch.float64, device=self.images.device)
-            losses[: self.progress.batch] = torch.tensor(self.progress.losses, dtype=torch.float64)
-            totals = torch.tensor(self.progress.totals, dtype=torch.float64, device=self.images.device)
+            batches = self._order().split(self.schedule.batch_size)
+            means = torch.zeros(len(batches), len(METRICS), dtype=self.dtype, device=self.images.device)
+            means[: self.progress.batch] = torch.tensor(self.progress.means, dtype=self.dtype).view(
+                -1, len(METRICS)
+            )
             for indices in batches[self.progress.batch :]:
-                means = self._step(indices)
-                losses[self.progress.batch] = -means[0]
-                totals += means * len(indices)
+                means[self.progress.batch] = self._step(indices)
                 self.progress.batch += 1
                 self.progress.step += 1
                 report(self.progress, None)
                 overdue = time.monotonic() - saved > self.schedule.checkpoint_every
                 if (overdue or interruption.requested) and self.progress.batch < len(batches):
-                    self._store(losses, totals, time.monotonic() - began)
+                    self._store(means, time.monotonic() - began)
                     self.save()
                     saved = began = time.monotonic()
                     interruption.check()
-            self._store(losses, totals, time.monotonic() - began)
-            report(self.progress, self._end_epoch(time.monotonic()))
+            self._store(means, time.monotonic() - began)
+            report(self.progress, self._end_epoch(batches, time.monotonic()))
             overdue = time.monotonic() - saved > self.schedule.checkpoint_every
             if overdue or interruption.requested or self.finished:
                 self.save()
@@ -163,8 +167,8 @@ class Training:
         x = self.preprocess.forward(self.images[indices], source)
         try:
             means = terms_means(sample_terms(self.model, x, batch_noise(len(x), source, x.dtype), 1))
-        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise self._non_finite("posterior precision", self.progress.step + 1) from error
+        except NonFiniteError as error:
+            raise self._failed(f"{error}, at step {self.progress.step + 1}") from error
         self.optimizer.zero_grad(set_to_none=True)
         (-means[0]).backward()
         if self.schedule.clip_grad_norm is not None:
@@ -172,32 +176,39 @@ class Training:
         self.optimizer.step()
         return means.detach()
 
-    def _store(self, losses: Tensor, totals: Tensor, seconds: float) -> None:
-        """Bring the epoch's sums to the host, and stop if one is not finite: no bad state is ever saved."""
+    def _store(self, means: Float[Tensor, "steps metrics"], seconds: float) -> None:
+        """Bring the epoch's figures to the host, and stop if one is not finite."""
         p = self.progress
-        p.losses, p.totals = losses[: p.batch].tolist(), totals.tolist()
+        done = means[: p.batch]
+        p.means = done.tolist()
         p.seconds += seconds
         p.epoch_seconds += seconds
-        bad = (~torch.isfinite(losses[: p.batch])).nonzero()
+        bad = (~torch.isfinite(done.cpu())).nonzero()
         if len(bad):
-            raise self._non_finite("train/elbo_nats", p.step - p.batch + int(bad[0]) + 1)
+            step, metric = bad[0].tolist()
+            name = f"train/{METRICS[metric]}"
+            raise self._failed(f"{name} became NaN or infinite at step {p.step - p.batch + step + 1}")
 
-    def _non_finite(self, metric: str, step: int) -> NonFiniteError:
+    def _failed(self, what: str) -> NonFiniteError:
+        last = self._checkpoints / "last.pt"
+        good = f"The last good checkpoint is {last}." if last.exists() else "There is no checkpoint yet."
         return NonFiniteError(
-            f"{metric} became NaN or infinite at step {step} (epoch {self.progress.epoch + 1}). "
-            f"The last good checkpoint is {self._checkpoints / 'last.pt'}. "
+            f"{what} (epoch {self.progress.epoch + 1}). {good} "
             "A smaller optimizer.lr or trainer.clip_grad_norm usually helps."
         )
 
-    def _end_epoch(self, began: float) -> dict[str, float]:
+    def _end_epoch(self, batches: Sequence[Tensor], began: float) -> dict[str, float]:
         """Select, record, and turn to the next epoch. Returns the epoch's line of metrics."""
         p = self.progress
         norm = torch.linalg.vector_norm(
             torch.stack([g.norm() for q in self.model.parameters() if (g := q.grad) is not None])
         )
-        selection = mean_terms(self.model, self.selection_set, self.seed)
-        if not torch.isfinite(torch.tensor(selection["elbo_nats"])):
-            raise self._non_finite("validation/elbo_nats", p.step)
+        try:
+            selection = mean_terms(self.model, self.selection_set, self.seed)
+        except NonFiniteError as error:
+            raise self._failed(f"{error}, on the {self.selection_name} set after step {p.step}") from error
+        if not math.isfinite(selection["elbo_nats"]):
+            raise self._failed(f"{self.selection_name}/elbo_nats is NaN or infinite after step {p.step}")
         p.epoch += 1
         if selection["elbo_nats"] > p.best_elbo:
             p.best_epoch, p.best_elbo = p.epoch, selection["elbo_nats"]
@@ -205,11 +216,13 @@ class Training:
         spent = time.monotonic() - began
         p.seconds += spent
         line = {"epoch": p.epoch, "global_step": p.step}
-        line |= {f"train/{m}": t / len(self.images) for m, t in zip(METRICS, p.totals, strict=True)}
+        sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+        train = (sizes @ torch.tensor(p.means, dtype=torch.float64) / sizes.sum()).tolist()
+        line |= {f"train/{metric}": mean for metric, mean in zip(METRICS, train, strict=True)}
         line |= {f"{self.selection_name}/{m}": value for m, value in selection.items()}
         line |= {"gradient_norm": norm.item(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         line |= {f"output/{n}": q.item() for n, q in self.model.output.named_parameters() if q.numel() == 1}
         line["seconds"] = p.epoch_seconds + spent
         self.directory.append_metrics(line)
-        p.batch, p.losses, p.totals, p.epoch_seconds = 0, [], [0.0] * len(METRICS), 0.0
+        p.batch, p.means, p.epoch_seconds = 0, [], 0.0
         return line

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from vlae import checkpoint, config, data, record
 from vlae.distributions import Posterior
+from vlae.evaluate import unit_log_jacobian
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.networks import initialise
 from vlae.preprocessing import Preprocessing
 from vlae.seeding import batch_noise, generator
 from vlae.splits import Splits
-from vlae.train import Schedule, Training
+from vlae.train import Progress, Schedule, Training
 
 
 def select_device(name: str) -> torch.device:
@@ -53,6 +54,13 @@ class TrainedModel:
     preprocess: Preprocess
     config: config.Config
     directory: record.RunDirectory
+    progress: Progress
+    best_elbo: float | None
+    """Of the selection set, in nats of pixels in [0, 1]; None where the images are not at hand."""
+
+    @property
+    def space(self) -> str:
+        return model_space_note(self.preprocess)
 
     @property
     def decoder(self) -> torch.nn.Module:
@@ -94,37 +102,85 @@ class TrainedModel:
         return self.preprocess.images(self.model.output.mean(self.model.decoder(z)))
 
 
-def prepare(
-    directory: record.RunDirectory, cfg: config.Config, splits: Splits
-) -> tuple[Training, TrainedModel, Float[Tensor, "images pixels"]]:
-    """The training as it stands before its first step, the model it trains, and the test set in model space."""
+@dataclass
+class Prepared:
+    """A run that is ready for its first step: nothing of it is on disk yet."""
+
+    config: config.Config
+    model: LatentVariableModel
+    preprocess: Preprocess
+    images: Tensor
+    selection_set: Float[Tensor, "selection pixels"]
+    test_set: Float[Tensor, "test pixels"]
+    """The images to score, in model space."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.test_set.device
+
+    @property
+    def space(self) -> str:
+        return model_space_note(self.preprocess)
+
+    def training(self, directory: record.RunDirectory) -> Training:
+        """The training, recorded in ``directory``."""
+        trainer = self.config.trainer
+        return Training(
+            model=self.model,
+            optimizer=config.build(self.config.optimizer, params=self.model.parameters()),
+            images=self.images,
+            preprocess=self.preprocess,
+            selection_set=self.selection_set,
+            selection_name=trainer.selection,
+            schedule=Schedule(**{field.name: getattr(trainer, field.name) for field in fields(Schedule)}),
+            seed=self.config.seed,
+            directory=directory,
+        )
+
+    def trained(self, training: Training) -> TrainedModel:
+        """The best epoch's model, once the training is finished."""
+        self.model.load_state_dict(training.progress.best_model)
+        offset = unit_log_jacobian(self.preprocess, self.selection_set).mean().item()
+        best = training.progress.best_elbo + offset
+        return TrainedModel(
+            self.model, self.preprocess, self.config, training.directory, training.progress, best
+        )
+
+
+def prepare(cfg: config.Config) -> Prepared:
+    """Device, data, preprocessing and model of a configuration. DataError, ConfigError: what is wrong with them."""
     device, dtype = select_device(cfg.device), getattr(torch, cfg.trainer.precision)
-    if cfg.num_threads is not None:
-        torch.set_num_threads(cfg.num_threads)
+    use_threads(cfg)
     torch.manual_seed(cfg.seed)  # nothing of ours draws from the global generator; a user's model might
-    splits, support = splits.to(device), config.build(cfg.output_dist).support
+    splits, support = data.load(cfg.dataset).to(device), config.build(cfg.output_dist).support
     preprocess = data.preprocess(cfg.dataset, splits, support, dtype)
-    model = build_model(cfg, preprocess.pixels, preprocess.variance, device, dtype)
-    x_test = preprocess.evaluation_set(splits.test, "test", generator(device, cfg.seed, "test set"))
+    x_test = test_set(preprocess, splits, cfg)
     if cfg.trainer.selection == "test":
         selection_set = x_test
     elif not len(splits.validation):  # known before only for datasets without a validation array of their own
         raise data.DataError("trainer.selection=validation needs a validation set, and this dataset has none")
     else:
-        selection_source = generator(device, cfg.seed, "validation set")
-        selection_set = preprocess.evaluation_set(splits.validation, "validation", selection_source)
-    training = Training(
-        model=model,
-        optimizer=config.build(cfg.optimizer, params=model.parameters()),
-        images=preprocess.training_images(splits),
-        preprocess=preprocess,
-        selection_set=selection_set,
-        selection_name=cfg.trainer.selection,
-        schedule=Schedule(**{field.name: getattr(cfg.trainer, field.name) for field in fields(Schedule)}),
-        seed=cfg.seed,
-        directory=directory,
-    )
-    return training, TrainedModel(model, preprocess, cfg, directory), x_test[: cfg.evaluate.num_images]
+        source = generator(device, cfg.seed, "validation set")
+        selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
+    model = build_model(cfg, preprocess.pixels, preprocess.variance, device, dtype)
+    images = preprocess.training_images(splits)
+    return Prepared(cfg, model, preprocess, images, selection_set, x_test[: cfg.evaluate.num_images])
+
+
+def use_threads(cfg: config.Config) -> None:
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
+
+
+def test_set(preprocess: Preprocess, splits: Splits, cfg: config.Config) -> Float[Tensor, "images pixels"]:
+    """All test images in model space; with ``fixed_evaluation: false`` their noise follows from the run's seed."""
+    source = generator(splits.test.device, cfg.seed, "test set")
+    return preprocess.evaluation_set(splits.test, "test", source)
+
+
+def model_space_note(preprocess: Preprocess) -> str:
+    """Said beside figures that lack the Jacobian of a logit transform."""
+    return " (in model space)" if preprocess.preprocessing.logit_transform and not preprocess.binary else ""
 
 
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
@@ -146,4 +202,5 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     )
     model = build_model(cfg, preprocess.pixels, preprocess.variance, where, dtype)
     model.load_state_dict(state["progress"]["best_model"])
-    return TrainedModel(model, preprocess, cfg, directory)
+    progress = Progress(**state["progress"])
+    return TrainedModel(model, preprocess, cfg, directory, progress, None)

@@ -17,7 +17,7 @@ class VLAE(LatentVariableModel):
     """mu_0 from the encoder, refined by damped Newton steps, then q(z | x) = N(mu_T, P(mu_T)^-1).
 
     mu_{t+1} = mu_t + a_t d_t with d_t the full Gauss-Newton step at mu_t and a_t = damping / (t + 1)
-    (algorithm 1; the released code's 0.5 / (t + 1)). Gradients flow through all updates.
+    (damping 0.5 is the paper's setting). Gradients flow through all updates.
     For a linear decoder the distance to the mode shrinks by exactly prod_t (1 - a_t).
     """
 

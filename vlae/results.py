@@ -1,4 +1,4 @@
-"""What a run cost, and where it ran."""
+"""The report of a run: its figures, what it cost, and where it ran."""
 
 import os
 import platform
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from vlae.models.base import LatentVariableModel
-from vlae.train import Training
+from vlae.config import Config
+from vlae.evaluate import Evaluation, figures
+from vlae.trained import TrainedModel
 
 
 def device_name(device: torch.device) -> str:
@@ -30,16 +32,38 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def cost(training: Training, model: LatentVariableModel, evaluate_seconds: float) -> dict[str, Any]:
-    """Seconds are those of all attempts together, without the work that was lost between checkpoints."""
-    p = training.progress
-    device = next(model.parameters()).device
+def report(
+    trained: TrainedModel, cfg: Config, evaluation: Evaluation, x: Tensor, evaluate_seconds: float
+) -> dict[str, Any]:
+    """All that results.json says. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats an image."""
+    progress, run = trained.progress, trained.config
+    validation = None if run.trainer.selection == "test" else trained.best_elbo
     return {
-        "train_seconds": p.seconds,
-        "seconds_per_epoch": p.seconds / max(1, p.epoch),
+        "run_id": trained.directory.run_id,
+        **{
+            section: getattr(run, section)["name"]
+            for section in ("model", "dataset", "output_dist", "optimizer")
+        },
+        "seed": run.seed,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "selection": run.trainer.selection,
+        "test": figures(evaluation, trained.preprocess, x, cfg.evaluate.num_samples),
+        "validation": {"elbo": validation},
+        "cost": cost(trained, evaluate_seconds),
+        "environment": environment(trained.device),
+    }
+
+
+def cost(trained: TrainedModel, evaluate_seconds: float) -> dict[str, Any]:
+    """Seconds are those of all attempts together, without the work that was lost between checkpoints."""
+    progress = trained.progress
+    return {
+        "train_seconds": progress.seconds,
+        "seconds_per_epoch": progress.seconds / max(1, progress.epoch),
         "evaluate_seconds": evaluate_seconds,
-        "peak_memory_bytes": peak_memory_bytes(device),
-        "parameters": sum(q.numel() for q in model.parameters()),
+        "peak_memory_bytes": peak_memory_bytes(trained.device),
+        "parameters": sum(q.numel() for q in trained.model.parameters()),
     }
 
 

@@ -1,0 +1,82 @@
+"""The evaluation of a trained model as a person meets it: with progress, interruptible, resumable."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae import checkpoint
+from vlae.config import Config
+from vlae.console import Reporter
+from vlae.evaluate import Evaluation, evaluate
+from vlae.interruption import Interruption
+from vlae.trained import TrainedModel
+
+NAME = "evaluation"
+"""Of the checkpoint of an unfinished evaluation."""
+
+
+def score(
+    trained: TrainedModel,
+    cfg: Config,
+    x: Float[Tensor, "images pixels"],
+    interruption: Interruption,
+    reporter: Reporter,
+    heartbeat: Callable[[dict[str, Any]], None] = lambda progress: None,
+    *,
+    resumable: bool = True,
+) -> tuple[Evaluation, float]:
+    """The evaluation of ``x`` by the settings of ``cfg``, and its seconds over all attempts.
+
+    ``resumable``: it goes on from, and leaves, a checkpoint beside the training's.
+    """
+    place, digest = trained.directory.path / "checkpoints", weights_digest(trained.model)
+    state = None
+    if resumable:
+        state, warnings = checkpoint.load(place, NAME)
+        for text in warnings:
+            reporter.warn(text)
+    if state is not None and state["weights"] != digest:
+        reporter.warn("the evaluation starts over: its checkpoint belongs to other weights")
+        state = None
+    before, began = state["seconds"] if state else 0.0, time.monotonic()
+    saved = began
+
+    def report(evaluation: Evaluation) -> None:
+        nonlocal saved
+        mean = evaluation.log_likelihood[: evaluation.done].mean().item()
+        text = f"log-likelihood {mean:.2f} nats{trained.space}"
+        reporter.advance("evaluating image", evaluation.done, len(x), text, last=evaluation.done == len(x))
+        heartbeat({"image": evaluation.done, "images": len(x)})
+        now = time.monotonic()
+        if resumable and (interruption.requested or now - saved > cfg.trainer.checkpoint_every):
+            seconds = before + now - began
+            checkpoint.save(
+                place, {"evaluation": vars(evaluation), "seconds": seconds, "weights": digest}, NAME
+            )
+            saved = now
+
+    evaluation = evaluate(
+        trained.model,
+        x,
+        num_samples=cfg.evaluate.num_samples,
+        memory_budget=cfg.evaluate.memory_budget,
+        seed=cfg.seed,
+        evaluation=Evaluation(**state["evaluation"]) if state else None,
+        interruption=interruption,
+        report=report,
+    )
+    return evaluation, before + time.monotonic() - began
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """One text for one set of weights."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -54,7 +54,8 @@ def main() -> int:
         problem = f"{error.filename} cannot be made for Hydra's sweep ({error.strerror})"
         return complain(config.ConfigError([f"runs_dir: {problem}"]))
     except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
-        print("vlae: stopped; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
+        text = "vlae: stopped; the same command goes on from the last checkpoint, if there is one"
+        print(text, file=sys.stderr)
         return 130
     return max(statuses, default=0)
 

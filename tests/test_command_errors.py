@@ -165,3 +165,44 @@ def test_a_signal_ends_a_multirun(command):
 
     assert command(job, "-m", "seed=0,1,2") == 128 + 15
     assert ran == [0]
+
+
+def test_a_place_that_cannot_be_made_for_a_multirun_is_one_line(command, capfd, tmp_path):
+    (tmp_path / "file").touch()
+    ran = []
+    assert command(ran.append, "-m", "seed=0,1", "runs_dir=file") == 2
+    heading, problem = capfd.readouterr().err.splitlines()
+    assert heading == "vlae: 1 problem in the configuration"
+    assert problem.startswith("  runs_dir: file")
+    assert ran == []
+
+
+def test_an_unexpected_error_of_the_file_system_keeps_its_traceback(command):
+    def job(container):
+        raise FileNotFoundError("a bug")
+
+    with pytest.raises(FileNotFoundError, match="a bug"):
+        command(job, "-m", "seed=0,1")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["-m", "--cfg", "job"], "--multirun --cfg"),
+        (["--info", "-c", "job"], "--cfg --info"),
+        (["--resolve"], "--resolve"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(command, capfd, options, named):
+    assert command(None, *options) == 2
+    heading, problem = capfd.readouterr().err.splitlines()
+    assert heading == "vlae: 1 problem in the configuration"
+    assert problem.startswith(f"  {named}: ")
+
+
+def test_a_stopped_command_promises_no_checkpoint(command, capfd):
+    def job(container):
+        raise KeyboardInterrupt
+
+    assert command(job) == 130
+    assert capfd.readouterr().err.endswith("from the last checkpoint, if there is one\n")

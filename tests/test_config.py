@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from vlae import config, identity
+from vlae import config, identity, plugins
+from vlae.again import CHANGEABLE, changed
 from vlae.help import documented_keys, header, show
-from vlae.overrides import CONF, expand
+from vlae.overrides import CONF, choices, expand
 from vlae.plugins import check_fields
 from vlae.problems import ConfigError, Problem, did_you_mean
 
-GROUPS = config.choices()
+GROUPS = choices()
 COLOUR = ("cifar10", "svhn")
 quick = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -130,7 +131,7 @@ VALID = (
     *("model=vae", "dataset=mnist", "output_dist=bernoulli", "experiment=original_code", "optimizer=sgd"),
     *("trainer.epochs=3", "optimizer.lr=1e-3", "trainer={patience: 3, epochs: 4}", "runs_dir='a b/c=d'"),
     *("model.hidden_dims=[7,8]", "model.latent_dim=${dataset.sizes.latent_dim}", "trainer.patience=null"),
-    *("~model.hidden_dims", "hydra.run.dir=elsewhere", "++seed=4", "force=true"),
+    *("~dataset.split_seed", "hydra.run.dir=elsewhere", "++seed=4", "force=true"),
 )
 
 
@@ -312,6 +313,106 @@ def test_build_refuses_what_validation_refuses(target):
         config.build({"_target_": target, "name": "x"})
 
 
+def on_a_machine_with(monkeypatch, *devices: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in devices)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices.count("cuda"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in devices)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
+def test_a_missing_device_is_reported_together_with_all_else(monkeypatch, device):
+    on_a_machine_with(monkeypatch)
+    assert problems_of(f"device={device}", "trainer.epochs=0") == [
+        "trainer.epochs: expected 1 or more, came 0",
+        f"device: {device} is not available on this machine; choices: auto, cpu",
+    ]
+
+
+def test_devices_are_counted_and_the_best_comes_first(monkeypatch):
+    on_a_machine_with(monkeypatch, "cuda", "cuda")
+    monkeypatch.setattr(plugins, "_try_optimizer", lambda *_: None)  # it would ask the driver
+    assert config.available_devices() == ["cuda", "cuda:0", "cuda:1", "cpu"]
+    assert config.validate(config.compose(["device=cuda:1"])).device == "cuda:1"
+    [problem] = problems_of("device=cuda:2")
+    assert problem.startswith("device: cuda:2 is not available")
+
+
+def test_mps_has_no_float64(monkeypatch):
+    on_a_machine_with(monkeypatch, "mps")
+    assert config.available_devices() == ["mps", "cpu"]
+    assert config.available_devices("float64") == ["cpu"]
+    config.validate(config.compose(["device=mps"]))
+    assert problems_of("device=mps", "trainer.precision=float64") == [
+        "device: mps has no float64, which trainer.precision asks for; choices: auto, cpu"
+    ]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("SparseAdam", "dense gradients"), ("Muon", "2D parameters")])
+def test_an_optimizer_that_cannot_train_every_parameter_is_refused_with_its_own_reason(name, reason, default):
+    if not hasattr(torch.optim, name):
+        pytest.skip("not in this version of torch")
+    section = {"name": "mine", "_target_": f"torch.optim.{name}", "lr": 0.1}
+    with pytest.raises(ConfigError) as caught:
+        config.validate({**default, "optimizer": section})
+    [problem] = caught.value.problems
+    assert problem.startswith(f"optimizer: {name} ")
+    assert reason in problem
+    assert "\n" not in problem
+
+
+# overrides of a trained run ---------------------------------------------------------------------------------
+
+
+def problems_of_change(container: dict[str, Any], *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        changed(container, overrides)
+    return caught.value.problems
+
+
+def test_an_evaluation_changes_what_it_may_and_nothing_else(default):
+    overrides = ["evaluate.num_samples=7", "++seed=3", "evaluate.num_images=null", "device=cpu"]
+    expected = replaced(replaced(default, ("evaluate", "num_samples"), 7), ("seed",), 3)
+    before = copy.deepcopy(default)
+    assert changed(default, overrides) == {**expected, "device": "cpu"}
+    assert default == before
+
+
+def test_a_run_is_evaluated_where_its_own_device_is_missing(monkeypatch, default):
+    on_a_machine_with(monkeypatch)
+    assert changed({**default, "device": "cuda"}, [])["device"] == "auto"
+    [problem] = problems_of_change(default, "device=cuda")
+    assert problem.startswith("device: cuda is not available")
+
+
+def test_all_that_is_wrong_with_a_change_is_reported_together(default):
+    problems = problems_of_change(
+        default,
+        "evaluate.num_samples=abc",
+        "model.latent_dim=3",
+        "seed=[1",
+        "~trainer",
+        "evaluate.num_sample=3",
+    )
+    assert sorted(problem.partition(":")[0] for problem in problems) == sorted(
+        ["evaluate.num_samples", "model.latent_dim", "seed=[1", "~trainer", "evaluate.num_sample"]
+    )
+    [forbidden] = [problem for problem in problems if problem.startswith("model.latent_dim")]
+    assert forbidden.endswith(f"(what can: {', '.join(CHANGEABLE)})")
+    [misspelt] = [problem for problem in problems if problem.startswith("evaluate.num_sample:")]
+    assert "did you mean evaluate.num_samples?" in misspelt
+
+
+@pytest.mark.parametrize("text", ["evaluate.num_samples=[1", "seed", "--seed=3", "seed=1,2"])
+def test_a_malformed_change_is_said_as_for_a_launch(text, default):
+    assert problems_of_change(default, text) == problems_of(text)
+
+
+@pytest.mark.parametrize("text", ["dataset.path=/nowhere.npz", "dataset.root=elsewhere"])
+def test_a_place_of_data_that_the_run_does_not_have_is_an_unknown_key(text, default):
+    [problem] = problems_of_change(default, text)
+    assert problem.startswith(f"{text.partition('=')[0]}: unknown key")
+
+
 @pytest.mark.parametrize(
     ("hint", "good", "bad"),
     [
@@ -359,7 +460,7 @@ def leaves(node: Any, place: tuple = ()) -> list[tuple]:
     return [place]
 
 
-def changed(container: dict[str, Any], path: tuple, value: Any) -> dict[str, Any]:
+def replaced(container: dict[str, Any], path: tuple, value: Any) -> dict[str, Any]:
     new = copy.deepcopy(container)
     node: Any = new
     for part in path[:-1]:
@@ -400,7 +501,7 @@ def test_the_order_of_keys_does_not_change_the_id(order):
 @given(st.sampled_from([path for path in ALL if is_operational(path)]), values)
 @quick
 def test_an_operational_key_does_not_change_the_id(path, value):
-    assert config.run_id(changed(CONTAINER, path, value)) == config.run_id(CONTAINER)
+    assert config.run_id(replaced(CONTAINER, path, value)) == config.run_id(CONTAINER)
 
 
 @pytest.mark.parametrize("path", SCIENTIFIC, ids=str)
@@ -412,13 +513,13 @@ def test_every_scientific_value_changes_the_id(path, value):
     for part in path:
         was = was[part]
     same = value == was and isinstance(value, bool) == isinstance(was, bool)
-    assert (config.run_id(changed(CONTAINER, path, value)) == config.run_id(CONTAINER)) == same
+    assert (config.run_id(replaced(CONTAINER, path, value)) == config.run_id(CONTAINER)) == same
 
 
 @given(st.integers(-(2**53), 2**53), st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
 def test_a_number_has_one_identity_however_it_is_spelt(number, path):
-    ids = [config.run_id(changed(CONTAINER, path, value)) for value in (number, float(number))]
+    ids = [config.run_id(replaced(CONTAINER, path, value)) for value in (number, float(number))]
     assert (
         ids[0].rpartition("-")[2] == ids[1].rpartition("-")[2]
     )  # in front of it stands the seed as it was spelt
@@ -427,7 +528,7 @@ def test_a_number_has_one_identity_however_it_is_spelt(number, path):
 @given(st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
 def test_true_is_not_one(path):
-    ids = [config.run_id(changed(CONTAINER, path, value)) for value in (True, 1)]
+    ids = [config.run_id(replaced(CONTAINER, path, value)) for value in (True, 1)]
     assert ids[0].rpartition("-")[2] != ids[1].rpartition("-")[2]
 
 
@@ -447,16 +548,16 @@ def test_an_id_begins_with_what_a_person_looks_for(default):
 
 
 def test_an_added_field_at_its_default_counts_as_absent(monkeypatch, default):
-    before = changed(default, ("trainer",), {k: v for k, v in default["trainer"].items() if k != "patience"})
+    before = replaced(default, ("trainer",), {k: v for k, v in default["trainer"].items() if k != "patience"})
     old_id = config.run_id(before)
     monkeypatch.setitem(identity.ADDED_FIELDS, "trainer.patience", None)
     assert config.run_id(default) == old_id
-    assert config.run_id(changed(default, ("trainer", "patience"), 3)) != old_id
+    assert config.run_id(replaced(default, ("trainer", "patience"), 3)) != old_id
     assert config.validate(before).trainer.patience is None  # a run frozen before can still be read
 
 
 def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
-    other = changed(default, ("trainer", "batch_size"), 64)
+    other = replaced(default, ("trainer", "batch_size"), 64)
     assert config.run_id(other) != config.run_id(default)
 
 
@@ -494,7 +595,7 @@ def test_build_of_a_dataset_leaves_preprocessing_and_sizes_to_others(default):
     assert len(splits.validation) == default["dataset"]["validation_size"]
 
 
-def test_a_checked_configuration_cannot_be_changed(default):
+def test_a_checked_configuration_cannot_be_replaced(default):
     checked = config.validate(default)
     with pytest.raises(ValueError, match="frozen"):
         checked.trainer.epochs = 1

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from vlae import data
+from vlae import config, data
 from vlae.data import DataError, Preprocessing
 from vlae.download import Checksum
 
@@ -156,9 +156,9 @@ def test_importing_the_loaders_imports_neither_torchvision_nor_sklearn_nor_scipy
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_load_reads_a_section_of_the_configuration():
+def test_a_section_of_the_configuration_is_built_and_preprocessed():
     section = yaml.safe_load((CONF / "digits.yaml").read_text())
-    splits = data.load(section)
+    splits = config.build(section)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1300, 200, 297)
     p = data.preprocess(section, splits, "real")
     assert p.evaluation_set(splits.test, "test").shape == (297, 64)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from vlae import attempts, files
 from vlae.identity import run_id as run_id_of
+from vlae.interruption import Interrupted
 from vlae.record import (
     RecordError,
     RunDirectory,
@@ -149,9 +150,31 @@ def test_an_unwritable_place_is_an_error_that_names_it(tmp_path, place):
     with pytest.raises(RecordError, match=re.escape(f"cannot write {tmp_path / place}")):
         write_atomically(tmp_path / place, b"")
     if place == "file/below":
-        with pytest.raises(RecordError, match="cannot write"):
+        with pytest.raises(RecordError, match=f"{tmp_path / 'file'} is not a directory"):
             RunDirectory.create(tmp_path / "file", RUN_ID, CONFIG)
     assert visible_and_hidden(tmp_path) == {"file"}
+
+
+def test_a_missing_directory_is_named_and_nothing_is_said_of_what_was_there_before(tmp_path):
+    with pytest.raises(RecordError, match=rf": the directory {tmp_path / 'missing'} does not exist$"):
+        write_atomically(tmp_path / "missing" / "below", b"")
+
+
+def test_below_a_file_there_is_no_run_and_creating_one_names_the_file(tmp_path):
+    """All that a start does before it creates its run's directory."""
+    file = tmp_path / "file"
+    file.touch()
+    for runs_dir in (file, file / "below"):
+        recover(runs_dir, RUN_ID)
+        run = RunDirectory(runs_dir / RUN_ID)
+        run.refuse_if_held()
+        assert (run.results(), run.holder(), run.state(), run.run_id) == (None, None, "new", RUN_ID)
+        assert all_runs(runs_dir) == []
+        with pytest.raises(RecordError, match="no run"):
+            find(runs_dir, RUN_ID)
+        for create in (RunDirectory.create, forced_directory):
+            with pytest.raises(RecordError, match=rf"^cannot write \S+{RUN_ID}: {file} is not a directory$"):
+                create(runs_dir, RUN_ID, CONFIG)
 
 
 # --- creation and config
@@ -184,6 +207,12 @@ def test_a_frozen_config_reads_back_with_the_same_values_and_types(tmp_path_fact
 def test_a_frozen_config_is_the_one_that_was_given(run):
     assert repr(run.config()) == repr(CONFIG)
     assert run.state() == "new"
+
+
+def test_how_a_start_was_asked_for_is_not_frozen(tmp_path):
+    for force in (True, False):
+        run = RunDirectory.create(tmp_path / str(force), RUN_ID, CONFIG | {"force": force})
+        assert run.config() == CONFIG | {"force": False}
 
 
 @pytest.mark.parametrize("value", [(8, 8), float("nan"), "\x85"])
@@ -365,6 +394,100 @@ def test_a_process_on_another_host_lives_as_long_as_it_gives_signs_of_life(run, 
         assert run.claim().number == 2
 
 
+SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT")
+
+
+@pytest.fixture
+def in_slurm(monkeypatch) -> Callable[..., None]:
+    def enter(**variables: str) -> None:
+        for name in SLURM:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+
+    return enter
+
+
+TASK = {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "lives"),
+    [
+        ({"JOB_ID": "7"}, {"JOB_ID": "7", "RESTART_COUNT": "1"}, False),
+        ({"JOB_ID": "7", "RESTART_COUNT": "9"}, {"JOB_ID": "7", "RESTART_COUNT": "10"}, False),
+        ({**TASK, "JOB_ID": "7"}, {**TASK, "JOB_ID": "7", "RESTART_COUNT": "1"}, False),
+        ({"JOB_ID": "7", "RESTART_COUNT": "2"}, {"JOB_ID": "7", "RESTART_COUNT": "1"}, True),
+        ({"JOB_ID": "7"}, {"JOB_ID": "7"}, True),  # a job on two nodes
+        ({"JOB_ID": "7"}, {"JOB_ID": "8", "RESTART_COUNT": "1"}, True),
+        ({**TASK, "JOB_ID": "7"}, {**TASK, "ARRAY_TASK_ID": "4", "RESTART_COUNT": "1"}, True),
+        ({"JOB_ID": "7"}, {}, True),
+        ({}, {"RESTART_COUNT": "1"}, True),
+    ],
+)
+def test_a_requeued_slurm_job_takes_over_from_its_earlier_start_at_once(run, in_slurm, before, now, lives):
+    in_slurm(**before)
+    put_claim(run, host="elsewhere", place="elsewhere")
+    run.write_status(state="running", attempt=1)
+    in_slurm(**now)
+    assert run.state() == ("running" if lives else "interrupted")
+    with pytest.raises(RunHeld) if lives else contextlib.nullcontext():
+        assert run.claim().number == 2
+
+
+def test_of_processes_in_one_slurm_job_on_one_host_the_living_holds_the_run(run, in_slurm):
+    in_slurm(JOB_ID="7")
+    holder = in_python(HOLDER, run.path)
+    assert first_line(holder) == "holding\n"
+    in_slurm(JOB_ID="7", RESTART_COUNT="1")  # here its process is seen, whatever Slurm counts
+    with pytest.raises(RunHeld):
+        run.claim()
+    holder.kill()
+    holder.communicate()
+    assert run.claim().number == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "uid", "updated", "lives"),
+    [
+        (PermissionError, -1, 240, True),
+        (PermissionError, -1, 360, False),
+        (ProcessLookupError, -1, 10, False),  # no process of that id at all
+        (PermissionError, attempts.own_uid(), 10, False),  # ours is gone, and its id is another user's now
+    ],
+)
+def test_a_hidden_process_of_another_user_lives_as_long_as_it_gives_signs_of_life(
+    run, monkeypatch, answer, uid, updated, lives
+):
+    """As where /proc is mounted with hidepid=2."""
+
+    def refuse(pid: int, number: int) -> None:
+        raise answer
+
+    def not_there(pid: int) -> None:
+        raise attempts.psutil.NoSuchProcess(pid)
+
+    put_claim(run, uid=uid, started=ago(9000))
+    run.write_status(state="running", attempt=1, updated=ago(updated))
+    monkeypatch.setattr(attempts.psutil, "pid_exists", lambda pid: False)
+    monkeypatch.setattr(attempts.psutil, "Process", not_there)
+    monkeypatch.setattr(attempts.os, "kill", refuse)
+    assert run.state() == ("running" if lives else "interrupted")
+
+
+@pytest.mark.parametrize(("updated", "lives"), [(240, True), (360, False)])
+def test_a_process_that_may_not_be_looked_at_is_judged_by_its_signs_of_life(run, monkeypatch, updated, lives):
+    """As where /proc is mounted with hidepid=1."""
+
+    def refuse(pid: int) -> None:
+        raise attempts.psutil.AccessDenied(pid)
+
+    put_claim(run, uid=-1, started=ago(9000))
+    run.write_status(state="running", attempt=1, updated=ago(updated))
+    monkeypatch.setattr(attempts.psutil, "Process", refuse)
+    assert run.state() == ("running" if lives else "interrupted")
+
+
 def test_a_process_that_was_out_of_touch_stops_when_another_has_taken_over(run):
     first = run.claim()
     claim = first.directory / "claim.json"
@@ -405,29 +528,30 @@ class StopRequest(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "reason"),
+    ("error", "state", "reason", "message"),
     [
-        (None, "interrupted", "stopped"),
-        (ValueError("loss is NaN"), "failed", "exception"),
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
-        (StopRequest("SIGTERM"), "interrupted", "StopRequest"),
+        (None, "interrupted", "stopped", None),
+        (ValueError("loss is NaN"), "failed", "exception", "ValueError: loss is NaN"),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt", None),
+        (Interrupted(signal.SIGTERM), "interrupted", "SIGTERM", None),
+        (StopRequest("enough"), "interrupted", "StopRequest", "enough"),
     ],
 )
-def test_an_attempt_records_how_it_ended_and_releases_the_run(run, error, state, reason):
+def test_an_attempt_records_how_it_ended_and_releases_the_run(run, error, state, reason, message):
     expected = contextlib.nullcontext() if error is None else pytest.raises(type(error))
     with expected, run.claim() as attempt:
         assert run.state() == "running"
         if error is not None:
             raise error
     status = run.status()
-    assert (status["state"], status["reason"], status["attempt"]) == (state, reason, 1)
+    assert (status["state"], status["reason"], status["message"]) == (state, reason, message)
+    assert status["attempt"] == 1
     ended = json.loads(attempt.directory.joinpath("ended.json").read_text())
     assert (ended["state"], ended["reason"]) == (state, reason)
     trace = attempt.directory / "traceback.txt"
     assert trace.exists() == (state == "failed")
     if state == "failed":
         assert "raise error" in trace.read_text()
-        assert status["message"] == "ValueError: loss is NaN"
     with run.claim() as attempt:
         assert attempt.number == 2
         assert run.status()["reason"] is None
@@ -716,7 +840,7 @@ def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
     script = """
         import json
         from killing import killed_at_every_step
-        from test_record import CONFIG, RUN_ID, RunDirectory, finished, forced_directory, promote, recover
+        from test_record import CONFIG, RUN_ID, RunDirectory, find, finished, forced_directory, promote, recover
 
         def prepare(folder):
             finished(RunDirectory.create(folder, RUN_ID, CONFIG), 1)
@@ -729,6 +853,8 @@ def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
             run, old = RunDirectory(folder / RUN_ID), RunDirectory(folder / ".replaced" / RUN_ID)
             whole = [each.path for each in (run, old) if each.path.exists() and each.results() and each.config()]
             assert whole == [each.path for each in (run, old) if each.path.exists()] != []
+            assert find(folder, RUN_ID[:-1]).path == run.path  # recovers it
+            assert run.results() == {"value": 2} and not old.path.exists()
             recover(folder, RUN_ID)
             assert run.results() == run.metrics()[0] == {"value": 2} and run.config() == CONFIG
             left = {path.name for path in folder.rglob("*") if path.parent.parent == folder} - {"config.yaml"}
@@ -757,5 +883,66 @@ def test_an_old_run_comes_back_where_the_new_one_has_vanished(run):
     runs_dir = finished(run, 1).path.parent
     runs_dir.joinpath(".replaced").mkdir()
     run.path.rename(runs_dir / ".replaced" / RUN_ID)
+    recover(runs_dir, RUN_ID)
+    assert run.results() == {"value": 1}
+
+
+def test_a_forced_run_that_is_being_executed_is_named_with_its_place(run):
+    forced = forced_directory(run.path.parent, RUN_ID, CONFIG)
+    with forced.claim(), pytest.raises(RunHeld) as held:
+        forced.claim()
+    message = str(held.value)
+    assert message.startswith(
+        f"run {RUN_ID}, forced in {forced.path}, is being executed by process {os.getpid()} "
+    )
+    assert message.endswith(f"`vlae show {forced.path}`")
+    assert find(run.path.parent, str(forced.path)).path == forced.path
+
+
+def test_a_look_for_a_run_writes_nothing_where_nothing_is_to_recover(run, monkeypatch):
+    runs_dir = finished(run, 1).path.parent
+    with forced_directory(runs_dir, RUN_ID, CONFIG).claim():
+        pass
+    runs_dir.joinpath(".replaced").mkdir()
+
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("mkdir", "rename", "replace", "unlink", "rmdir"):
+        monkeypatch.setattr(os, name, refuse)
+    recover(runs_dir, RUN_ID)
+    assert find(runs_dir, RUN_ID).results() == {"value": 1}
+
+
+def test_who_may_only_read_finds_the_old_run_until_another_puts_the_new_one_in_its_place(run, monkeypatch):
+    runs_dir = finished(run, 1).path.parent
+    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("mkdir", "rename"):
+        monkeypatch.setattr(os, name, refuse)
+    assert find(runs_dir, RUN_ID).results() == {"value": 1}
+    with pytest.raises(RecordError, match="cannot write"):
+        recover(runs_dir, RUN_ID)
+    monkeypatch.undo()
+    assert find(runs_dir, RUN_ID).results() == {"value": 2}
+
+
+def test_a_new_run_that_another_process_moves_away_while_recovering_is_not_deleted(run, monkeypatch):
+    """Two recover at once: the second takes the new run, put in its place a moment ago, for the old one."""
+    runs_dir = finished(run, 1).path.parent
+    replaced = runs_dir / ".replaced" / RUN_ID
+    finished(RunDirectory.create(runs_dir / ".replaced", RUN_ID, CONFIG), 0)
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if Path(source) == replaced and run.path.exists():  # deleting begins
+            real(replaced, runs_dir / ".replaced" / ".oldest")
+            real(run.path, replaced)
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
     recover(runs_dir, RUN_ID)
     assert run.results() == {"value": 1}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlae import config, data
+from vlae import config
 from vlae.console import Reporter
 from vlae.evaluate import unit_log_jacobian
 from vlae.files import json_bytes, make_directory, write_atomically
@@ -38,7 +38,7 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     cfg = config.validate(container)
     use_threads(cfg)
     trained = load(str(directory.path), device=cfg.device)
-    splits = data.load(cfg.dataset).to(trained.device)
+    splits = config.build(cfg.dataset).to(trained.device)
     x = test_set(trained.preprocess, splits, cfg)[: cfg.evaluate.num_images]
     with Interruption() as interruption, Reporter() as reporter:
         evaluation, seconds = score(trained, cfg, x, interruption, reporter, resumable=False)

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -29,7 +30,9 @@ from vlae.files import (
     rename_if_free,
     write_atomically,
 )
+from vlae.interruption import Interrupted
 
+FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old results
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
@@ -77,16 +80,53 @@ def process_start(pid: int) -> float | None:
         return None
 
 
-def new_claim() -> dict[str, Any]:
-    """Who we are; ``token`` tells our claim from one of another thread."""
+def own_uid() -> int | None:
+    return os.geteuid() if hasattr(os, "geteuid") else None
+
+
+def is_hidden(pid: int, uid: int | None) -> bool:
+    """Whether another user's process is there although /proc, mounted with hidepid=2, does not show it."""
+    if uid == own_uid() or psutil.pid_exists(pid):
+        return False
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def process_lives(claim: dict[str, Any]) -> bool | None:
+    """Whether the process that made ``claim`` in this `place` lives; None where we may not see it."""
+    try:
+        start = process_start(claim["pid"])
+    except psutil.AccessDenied:  # hidepid=1
+        return None
+    if start is None:
+        return None if is_hidden(claim["pid"], claim.get("uid")) else False
+    return abs(start - claim["process_start"]) < 2  # another start: the id belongs to another process by now
+
+
+def slurm_job() -> tuple[str | None, int]:
+    """The Slurm job, or task of a job array, that this process belongs to, and how often that was requeued."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "")  # not set at the first start
+    return f"{job}_{task}" if job and task else job, int(restarts) if restarts.isdigit() else 0
+
+
+def new_claim() -> dict[str, Any]:
+    """Who we are; ``token`` tells our claim from one of another thread."""
+    job, restarts = slurm_job()
     return {
         "pid": os.getpid(),
+        "uid": own_uid(),
         "process_start": process_start(os.getpid()),
         "host": socket.gethostname(),
         "place": place(),
-        "slurm_job": f"{job}_{task}" if job and task else job,
+        "slurm_job": job,
+        "slurm_restarts": restarts,
         "started": now(),
         "token": secrets.token_hex(8),
     }
@@ -96,23 +136,41 @@ def last_number(attempts: Path) -> int:
     """The number of the latest attempt; 0 where there is none yet."""
     try:
         return max((int(name) for name in os.listdir(attempts) if name.isdigit()), default=0)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
 
 
 def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
     """The claim in the directory of an attempt, unless that has ended or its process is dead.
 
-    last_sign: when status.json was last written by this attempt, which decides for a process on another host.
+    last_sign: when status.json was last written by this attempt, which decides for a process that we cannot see.
     """
     claim = read_json(attempt / "claim.json")
     if claim is None or attempt.joinpath("ended.json").exists():
         return None
-    if claim["place"] == place():
-        start = process_start(claim["pid"])  # another start: the id belongs to another process by now
-        return claim if start is not None and abs(start - claim["process_start"]) < 2 else None
+    if claim["place"] == place() and (lives := process_lives(claim)) is not None:
+        return claim if lives else None
+    job, restarts = slurm_job()
+    if job and job == claim["slurm_job"] and restarts > claim.get("slurm_restarts", 0):
+        return None  # Slurm ends what is left of a job before it starts the job again
     silence = min(seconds_since(last_sign), seconds_since(claim["started"]))
     return claim if silence < DEAD_AFTER else None
+
+
+def last_claim(run: Path) -> tuple[int, dict[str, Any] | None]:
+    """The number of the last attempt of the run in ``run``, and its claim if that is alive."""
+    number, status = last_number(run / "attempts"), read_json(run / "status.json") or {}
+    last_sign = status.get("updated") if status.get("attempt") == number else None
+    return number, living_claim(run / "attempts" / str(number), last_sign)
+
+
+def refuse_if_held(run: Path) -> None:
+    """RunHeld where a living process executes the run in ``run``."""
+    number, holder = last_claim(run)
+    if holder:
+        status = read_json(run / "status.json") or {}
+        progress = status["progress"] if status.get("attempt") == number else {}
+        raise RunHeld(held_message(run, status.get("run_id", run.name), number, holder, progress), holder)
 
 
 def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
@@ -147,14 +205,18 @@ def describe_progress(progress: dict[str, Any]) -> str:
     )
 
 
-def held_message(run_id: str, number: int, holder: dict[str, Any], progress: dict[str, Any]) -> str:
+def held_message(
+    run: Path, run_id: str, number: int, holder: dict[str, Any], progress: dict[str, Any]
+) -> str:
     since = datetime.fromisoformat(holder["started"]).astimezone()
     today = since.date() == datetime.now().astimezone().date()
     position = ", ".join(filter(None, [f"attempt {number}", describe_progress(progress)]))
+    forced = run.parent.name == FORCED  # it is no run yet that its id would show
+    name = f"{run_id}, forced in {run}," if forced else run_id
     return (
-        f"run {run_id} is being executed by process {holder['pid']} on host {holder['host']} "
+        f"run {name} is being executed by process {holder['pid']} on host {holder['host']} "
         f"since {since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} ({position}); "
-        f"wait for it, or watch it with `vlae show {run_id}`"
+        f"wait for it, or watch it with `vlae show {run if forced else run_id}`"
     )
 
 
@@ -163,13 +225,11 @@ class Attempt:
     """One execution of a run by this process, from its claim to its end.
 
     The end is written when the ``with`` block is left: ``done`` where there are results, ``failed`` by an
-    ``Exception``, else ``interrupted`` (KeyboardInterrupt, SystemExit and the like, or no results yet).
-    ``reason`` may be set to say why ("SIGTERM", "time limit"); status.json shows it.
+    ``Exception``, else ``interrupted`` (a signal, KeyboardInterrupt and the like, or no results yet).
     """
 
     def __init__(self, directory: Path, write_status: Callable[..., None]) -> None:
         self.directory, self.number = directory, int(directory.name)
-        self.reason: str | None = None
         self._write_status = write_status
         self._progress: dict[str, Any] = {}
         self._written = -math.inf
@@ -236,6 +296,8 @@ class Attempt:
         if self.directory.parent.parent.joinpath("results.json").is_file():
             return "done", None, None
         if isinstance(error, Exception):
-            return "failed", self.reason or "exception", f"{type(error).__name__}: {error}"
+            return "failed", "exception", f"{type(error).__name__}: {error}"
+        if isinstance(error, Interrupted):
+            return "interrupted", signal.Signals(error.number).name, None
         reason = "stopped" if error is None else type(error).__name__
-        return "interrupted", self.reason or reason, str(error or "") or None
+        return "interrupted", reason, str(error or "") or None

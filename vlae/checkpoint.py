@@ -10,10 +10,6 @@ import hashlib
 import io
 import os
 import pickle
-import pickletools
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +20,6 @@ from vlae.files import RecordError, StrPath, cannot_write, read_bytes, sync_dire
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
 MARK = b"sha256:"
 SEAL_LENGTH = len(MARK) + 64
-NOT_READABLE = (  # what zipfile and pickletools raise for bytes that are no archive, no pickle, or a torn one
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, MemoryError, OSError, OverflowError,
-    RuntimeError, ValueError,
-)  # fmt: skip
 
 
 class _Damaged(Exception):
@@ -59,7 +51,8 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
 def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None, list[str]]:
     """The newest good checkpoint, on the CPU, with warnings where it is not <name>.pt; None where there is none.
 
-    Errors: RecordError where there are only damaged ones, and at once where a file wants to execute code.
+    Errors: RecordError where there are only damaged ones, and at once where a file is of another program, which may
+    have made it to execute code.
     """
     newest = Path(directory) / f"{name}.pt"
     problems: list[str] = []
@@ -132,49 +125,24 @@ def _keep(path: Path, kept: Path) -> None:
 
 
 def _unpack(path: Path, content: bytes) -> dict[str, Any]:
+    """Only what has a good seal is unpickled at all."""
     if not _is_sealed(content):
-        if foreign := _foreign_name(content):
-            raise _refusal(path, f"it names {foreign}")
-        if not content:
-            raise _Damaged("it is empty")
-        if MARK not in content[-SEAL_LENGTH:]:
-            raise _Damaged("it has no digest at its end, so it is torn or was written by another program")
-        raise _Damaged("it is not what was written, as its digest shows")
+        if _is_of_another_program(content):
+            raise _refusal(path)
+        raise _Damaged("it is not what was written, as its digest shows" if content else "it is empty")
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # whole, and yet not what `save` writes
-        raise _refusal(path, f"it names {_foreign_name(content) or 'something that is no tensor'}") from error
+    except pickle.UnpicklingError as error:  # sealed, and yet not what `save` writes
+        raise _refusal(path) from error
 
 
-def _refusal(path: Path, why: str) -> RecordError:
+def _is_of_another_program(content: bytes) -> bool:
+    """A whole archive without a comment, as `torch.save` leaves it, or a pickle: no damaged file of ours."""
+    return (content[-22:-18] == b"PK\5\6" and content[-2:] == b"\0\0") or content[:1] == pickle.PROTO
+
+
+def _refusal(path: Path) -> RecordError:
     return RecordError(
-        f"refused: {path} was made to execute code when it is read: {why}. Nothing was executed. A checkpoint "
-        "holds tensors and plain values; find out where this file comes from before you delete it"
+        f"refused: {path} was not written by vlae and may be made to execute code when it is read; nothing in it was "
+        "executed. Find out where this file comes from before you delete it"
     )
-
-
-def _foreign_name(content: bytes) -> str | None:
-    """What a whole pickle in ``content`` would import, beside the classes and functions that tensors need."""
-    try:
-        if content.startswith(b"PK"):  # what `torch.save` writes; zipfile compares the checksums
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                content = b"".join(
-                    archive.read(each) for each in archive.namelist() if each.endswith("data.pkl")
-                )
-        stream = io.BytesIO(
-            content
-        )  # otherwise torch's format before 1.6, a sequence of pickles, or one pickle
-        while stream.tell() < len(content):
-            operations = [(each.name, str(argument)) for each, argument, _ in pickletools.genops(stream)]
-            for name, argument in operations:
-                if name == "STACK_GLOBAL":  # of pickle protocol 4, which torch does not write
-                    return "a function or class"
-                if name in ("GLOBAL", "INST") and not _of_tensors(argument):
-                    return argument.replace(" ", ".")
-    except NOT_READABLE:
-        pass
-    return None
-
-
-def _of_tensors(name: str) -> bool:
-    return name == "collections OrderedDict" or name.startswith(("torch ", "torch._utils _rebuild_"))

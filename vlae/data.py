@@ -6,7 +6,6 @@ second or more, and a run needs at most one of them.
 """
 
 import difflib
-import importlib
 import inspect
 import math
 import warnings
@@ -26,7 +25,7 @@ from vlae.splits import Splits, frozen_random, split
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
 
-__all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "load", "preprocess"]
+__all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "preprocess"]
 
 Size = Annotated[int, Field(ge=0)]
 Loader = TypeVar("Loader", bound=Callable[..., Splits])
@@ -46,14 +45,6 @@ def known(*, channels: int, integers: bool) -> Callable[[Loader], Loader]:
         return loader
 
     return mark
-
-
-def load(section: Mapping[str, Any]) -> Splits:
-    """The images of a ``dataset`` section of a checked configuration. DataError: what is wrong with its files."""
-    module, _, name = section["_target_"].rpartition(".")
-    loader = getattr(importlib.import_module(module), name)
-    others = {"name", "_target_", "sizes"} | Preprocessing.keys()
-    return loader(**{key: value for key, value in section.items() if key not in others})
 
 
 def preprocess(

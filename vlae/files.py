@@ -44,6 +44,12 @@ def write_atomically(path: StrPath, content: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RecordError:
+    if error.errno == errno.ENOENT and not os.path.isdir(path.parent):
+        return RecordError(f"cannot write {path}: the directory {path.parent} does not exist")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        for place in (path, *path.parents):
+            if os.path.lexists(place) and not os.path.isdir(place):
+                return RecordError(f"cannot write {path}: {place} is not a directory")
     return RecordError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged")
 
 
@@ -74,13 +80,6 @@ def rename_if_free(staged: Path, final: Path) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
             raise cannot_write(final, error) from error
     sync_directory(final.parent)
-
-
-def delete_directory(path: Path) -> None:
-    """Takes the name away first: a directory that has its name is whole."""
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    rename_if_free(path, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def remove_abandoned(folder: Path, pattern: str) -> None:
@@ -119,7 +118,7 @@ def read_bytes(path: Path) -> bytes | None:
     """The content of ``path``, or None where there is no such file."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror or error}") from error

@@ -130,8 +130,7 @@ class Preprocess:
     ) -> Float[Tensor, "images pixels"]:
         """x of a whole split, or of its first images, with noise that is fixed by the data's seed.
 
-        With ``fixed_evaluation: false`` the noise comes from ``generator`` instead, afresh at every evaluation, as in
-        the released code.
+        With ``fixed_evaluation: false`` the noise comes from ``generator`` instead: it is the run's, not the data's.
         """
         x = torch.empty(len(images), self.pixels, dtype=self.dtype, device=images.device)
         fresh = self.random and not self.preprocessing.fixed_evaluation

@@ -191,8 +191,6 @@ def _check_optimizer(
     target: Any, parameters: dict[str, inspect.Parameter], values: dict[str, Any]
 ) -> list[Problem]:
     """torch's hints are too wide to check by; a default says more, and the constructor knows the ranges."""
-    import torch
-
     step = inspect.signature(target.step).parameters.get("closure")
     if step is not None and step.default is inspect.Parameter.empty:
         text = f"{target.__name__} needs a closure, which training does not give"
@@ -207,10 +205,10 @@ def _check_optimizer(
     if not problems:
         try:
             _try_optimizer(target, values)
-        except (TypeError, ValueError) as error:
-            problems.append(Problem("optimizer", f"{target.__name__} does not take them: {_one_line(error)}"))
-        except RuntimeError as error:
-            problems.append(Problem("optimizer", f"{target.__name__} cannot train a model: {_one_line(error)}"))
+        except (TypeError, ValueError, RuntimeError) as error:
+            refused = "cannot train a model" if isinstance(error, RuntimeError) else "does not take them"
+            text = f"{target.__name__} {refused}: {' '.join(str(error).split())}"
+            problems.append(Problem("optimizer", text))
     return problems
 
 
@@ -223,10 +221,6 @@ def _try_optimizer(target: Any, values: dict[str, Any]) -> None:
         parameter.grad = torch.ones_like(parameter)
     # tried on the CPU, where torch captures no graphs
     target(parameters, **{key: value for key, value in values.items() if key != "capturable"}).step()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 _RANGES = {"lr": Annotated[float, Field(gt=0)], "weight_decay": Annotated[float, Field(ge=0)]}

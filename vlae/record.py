@@ -20,21 +20,20 @@ from typing import Any
 import yaml
 
 from vlae.attempts import (
+    FORCED,
     Attempt,
     RunHeld,
-    held_message,
-    last_number,
-    living_claim,
+    last_claim,
     new_claim,
     now,
     put_claim,
+    refuse_if_held,
     remove_leftovers,
 )
 from vlae.files import (
     RecordError,
     StrPath,
     cannot_write,
-    delete_directory,
     json_bytes,
     read_bytes,
     read_json,
@@ -42,6 +41,7 @@ from vlae.files import (
     rename_if_free,
     write_atomically,
 )
+from vlae.forced import put_in_place, recover, recover_all
 from vlae.identity import run_id as run_id_of
 
 __all__ = [
@@ -86,6 +86,8 @@ class RunDirectory:
         run = cls(Path(runs_dir) / run_id)
         if _is_run(run.path):
             return run
+        if "force" in config:  # how this start was asked for, no setting of the run
+            config = {**config, "force": False}
         text = HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
         if yaml.safe_load(text) != config:
             raise ValueError(f"the config of run {run_id} does not survive YAML: plain values only")
@@ -221,10 +223,10 @@ class RunDirectory:
         """
         claim = new_claim()
         while True:
-            number, holder = self._last_claim()
+            number, holder = last_claim(self.path)
             if holder and holder["token"] == claim["token"]:
                 break
-            self.refuse_if_held()
+            refuse_if_held(self.path)
             put_claim(self._attempt(number + 1), claim)  # who was first, we read from disk
         remove_leftovers(self._attempt(number - 1))
         try:
@@ -238,24 +240,14 @@ class RunDirectory:
 
     def holder(self) -> dict[str, Any] | None:
         """The claim of the living process that executes this run, if there is one."""
-        return self._last_claim()[1]
+        return last_claim(self.path)[1]
 
     def refuse_if_held(self) -> None:
         """RunHeld where a living process executes this run."""
-        number, holder = self._last_claim()
-        if holder:
-            status = self._recorded_status()
-            progress = status["progress"] if status["attempt"] == number else {}
-            raise RunHeld(held_message(self.run_id, number, holder, progress), holder)
+        refuse_if_held(self.path)
 
     def _attempt(self, number: int) -> Path:
         return self.path / "attempts" / str(number)
-
-    def _last_claim(self) -> tuple[int, dict[str, Any] | None]:
-        """The number of the last attempt, and its claim if that is alive."""
-        number, status = last_number(self.path / "attempts"), self._recorded_status()
-        last_sign = status["updated"] if status["attempt"] == number else None
-        return number, living_claim(self._attempt(number), last_sign)
 
 
 # --- many runs -------------------------------------------------------------------------------------------------
@@ -273,6 +265,7 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
     """
     given = Path(name)
     folder, prefix = (given.parent, given.name) if len(given.parts) > 1 else (Path(runs_dir), name)
+    recover_all(folder, prefix)
     exact = [folder / prefix, given] if name else []
     if runs := [path for path in exact if _is_run(path)]:
         return RunDirectory(runs[0])
@@ -293,7 +286,7 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
 
 
 def _is_run(path: Path) -> bool:
-    return path.joinpath("config.yaml").is_file()
+    return os.path.isfile(path / "config.yaml")
 
 
 def _run_names(folder: Path) -> list[str]:
@@ -312,38 +305,10 @@ def forced_directory(runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> 
 
     Errors: RunHeld where a living process executes the old one.
     """
-    RunDirectory(Path(runs_dir) / run_id).refuse_if_held()
-    return RunDirectory.create(Path(runs_dir) / ".forced", run_id, config)
+    refuse_if_held(Path(runs_dir) / run_id)
+    return RunDirectory.create(Path(runs_dir) / FORCED, run_id, config)
 
 
 def promote(forced: RunDirectory, runs_dir: StrPath) -> RunDirectory:
-    """Puts a forced run, once it is done and its attempt has ended, in the place of the old one; see `recover`."""
-    run = RunDirectory(Path(runs_dir) / forced.path.name)
-    if forced.results() is None:
-        raise RecordError(f"{forced.path} has no results.json: it does not replace {run.path}")
-    forced.refuse_if_held()
-    run.refuse_if_held()
-    recover(runs_dir, forced.path.name)
-    return run
-
-
-def recover(runs_dir: StrPath, run_id: str) -> None:
-    """Brings a forced run that is done to its place; call it before a run is started or looked at.
-
-    runs/<id> -> .replaced/<id>, .forced/<id> -> runs/<id>, then the old one is deleted. Each step starts from what is
-    on disk, so that after a kill anywhere the next call completes it: a whole result is there at every moment.
-    """
-    run, forced, replaced = (Path(runs_dir).joinpath(part, run_id) for part in ("", ".forced", ".replaced"))
-    if run.exists() and replaced.exists():
-        delete_directory(replaced)
-    held = RunDirectory(forced).holder() or RunDirectory(run).holder()
-    if forced.joinpath("results.json").is_file() and not held:
-        replaced.parent.mkdir(exist_ok=True)
-        rename_if_free(run, replaced)
-        rename_if_free(forced, run)
-    if run.exists() and replaced.exists():
-        delete_directory(replaced)
-    elif replaced.exists():
-        rename_if_free(replaced, run)
-    for rest in replaced.parent.glob(f".{run_id}.*"):
-        shutil.rmtree(rest, ignore_errors=True)
+    """The forced run in the place of the old one; `vlae.forced.put_in_place` says how."""
+    return RunDirectory(put_in_place(runs_dir, forced.path.name))

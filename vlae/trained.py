@@ -20,19 +20,9 @@ from vlae.splits import Splits
 from vlae.train import Progress, Schedule, Training
 
 
-def select_device(name: str) -> torch.device:
-    """``auto`` is the best there is: cuda, then mps, then cpu. ConfigError where the one asked for is missing."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
-    device = torch.device(name)
-    count = torch.cuda.device_count() if device.type == "cuda" else 1
-    if not available[device.type] or (device.index or 0) >= count:
-        there = ", ".join(kind for kind, there in available.items() if there)
-        raise config.ConfigError(
-            [config.Problem("device", f"{name} is not available on this machine; choices: auto, {there}")]
-        )
-    return device
+def select_device(name: str, precision: str) -> torch.device:
+    """The device of a checked configuration; ``auto`` is the best there is."""
+    return torch.device(config.available_devices(precision)[0] if name == "auto" else name)
 
 
 def build_model(
@@ -149,10 +139,10 @@ class Prepared:
 
 def prepare(cfg: config.Config) -> Prepared:
     """Device, data, preprocessing and model of a configuration. DataError, ConfigError: what is wrong with them."""
-    device, dtype = select_device(cfg.device), getattr(torch, cfg.trainer.precision)
+    device, dtype = select_device(cfg.device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
     use_threads(cfg)
     torch.manual_seed(cfg.seed)  # nothing of ours draws from the global generator; a user's model might
-    splits, support = data.load(cfg.dataset).to(device), config.build(cfg.output_dist).support
+    splits, support = config.build(cfg.dataset).to(device), config.build(cfg.output_dist).support
     preprocess = data.preprocess(cfg.dataset, splits, support, dtype)
     x_test = test_set(preprocess, splits, cfg)
     if cfg.trainer.selection == "test":
@@ -189,13 +179,13 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     RecordError: no such run, no checkpoint yet, a damaged one, or one that wants to execute code.
     """
     directory = record.find(runs_dir, run)
-    cfg = config.validate(directory.config())
+    cfg = config.validate({**directory.config(), "device": device})
     state, damages = checkpoint.load(directory.path / "checkpoints")
     for text in damages:
         warnings.warn(text, stacklevel=3)
     if state is None or not state["progress"]["best_model"]:
         raise record.RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
-    where, dtype = select_device(device), getattr(torch, cfg.trainer.precision)
+    where, dtype = select_device(device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
     output = config.build(cfg.output_dist)
     preprocess = Preprocess.restore(
         Preprocessing.of(cfg.dataset), state["preprocess"], output.support, dtype=dtype, device=where

@@ -1,0 +1,192 @@
+"""The ``vlae`` command on a finished run: what it shows, writes, leaves alone and refuses."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vlae
+from vlae import cli, config
+from vlae.record import RunDirectory
+
+TINY = (
+    "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=2",
+    "evaluate.num_samples=20", "device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    runs_dir = tmp_path_factory.mktemp("runs")
+    vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True)
+    unfinished = config.compose([*TINY, "seed=1"])
+    directory = RunDirectory.create(runs_dir, config.run_id(unfinished), unfinished)
+    directory.write_status(state="interrupted", reason="SIGTERM", progress={"epoch": 1, "epochs": 2, "step": 13})
+    return runs_dir
+
+
+@pytest.fixture
+def finished(runs) -> Path:
+    return next(runs.glob("vae-*-s0-*"))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """``vlae <words>`` in this process: its exit status and what it printed, each line's padding taken away."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vlae", *words])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+            sys.exit(0)  # where typer returns instead
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+def results(run: Path) -> dict[str, object]:
+    return json.loads((run / "results.json").read_text())
+
+
+# --- show ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["id", "prefix", "path"])
+def test_show_finds_a_run_by_id_prefix_or_path(how, command, runs, finished, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if how == "path":
+        words = [str(finished)]
+    else:
+        words = [finished.name if how == "id" else "vae-digits-gaussian-s0", "--runs-dir", str(runs)]
+    status, out, err = command("show", *words)
+    assert (status, err) == (0, "")
+    assert finished.name in out
+    own = results(finished)["test"]["log_likelihood"]["own"]
+    assert f"{own['mean']:.2f} ± {own['standard_error']:.2f} nats" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_says_where_an_unfinished_run_stands(command, runs):
+    status, out, err = command("show", "vae-digits-gaussian-s1", "--runs-dir", str(runs))
+    assert (status, err) == (0, "")
+    for word in ("interrupted", "SIGTERM", "epoch", "13"):
+        assert word in out
+    assert "log-likelihood" not in out
+
+
+@pytest.mark.parametrize("words", [["show"], ["evaluate"], ["sample"]])
+def test_a_run_that_is_not_there_is_one_message_with_what_was_meant(words, command, runs):
+    status, out, err = command(*words, "vae-digits-gausian-s1", "--runs-dir", str(runs))
+    assert (status, out) == (2, "")
+    assert err.startswith("vlae: no run 'vae-digits-gausian-s1'")
+    assert "did you mean vae-digits-gaussian-s1" in err.replace("s0", "s1")
+    assert "Traceback" not in err
+
+
+def test_a_prefix_of_several_runs_lists_them(command, runs):
+    status, _, err = command("show", "vae", "--runs-dir", str(runs))
+    assert status == 2
+    names = [path.name for path in runs.glob("vae-*")]
+    assert len(names) == 2
+    assert all(name in err for name in names)
+
+
+def test_a_missing_runs_dir_and_a_folder_that_is_no_run_are_said(command, runs, tmp_path):
+    status, _, err = command("show", "vae", "--runs-dir", str(tmp_path / "none"))
+    assert (status, "no directory" in err) == (2, True)
+    status, _, err = command("show", str(tmp_path))
+    assert (status, "is not a run" in err) == (2, True)
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_adds_figures_and_leaves_the_results_as_they_are(command, runs, finished):
+    before = (finished / "results.json").read_bytes(), (finished / "test_log_likelihood.npz").read_bytes()
+    words = ["evaluate", finished.name, "--runs-dir", str(runs), "device=cpu", "evaluate.num_images=50"]
+    for extra in (["evaluate.num_samples=20"], ["evaluate.num_samples=40"], ["evaluate.num_samples=20", "seed=1"]):
+        status, out, err = command(*words, *extra)
+        assert status == 0, err
+        assert "test log-likelihood" in out
+    command(*words, "evaluate.num_samples=40")  # replaces its own figures alone
+    assert before == ((finished / "results.json").read_bytes(), (finished / "test_log_likelihood.npz").read_bytes())
+    files = sorted((finished / "evaluations").glob("*.json"))
+    assert len(files) == 3
+    figures = [json.loads(file.read_text())["test"]["log_likelihood"]["own"] for file in files]
+    assert sorted(own["num_samples"] for own in figures) == [20, 20, 40]
+    assert {own["num_images"] for own in figures} == {50}
+    assert len({own["mean"] for own in figures}) == 3
+    same = [np.load(file.with_suffix(".npz"))["log_likelihood"] for file in files]
+    recorded = np.load(finished / "test_log_likelihood.npz")["log_likelihood"][:50]
+    close = [np.allclose(ours, recorded, rtol=1e-4, atol=1e-4) for ours in same]
+    assert close.count(True) == 1  # the run's own samples and seed
+    _, out, _ = command("show", str(finished))
+    assert all(file.name in out for file in files)
+
+
+@pytest.mark.parametrize("override", ["trainer.epochs=3", "model.latent_dim=4", "optimizer.lr=1", "evaluate.samples=3"])
+def test_evaluate_refuses_what_an_evaluation_cannot_change(override, command, finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    status, out, err = command("evaluate", str(finished), override)
+    assert (status, out) == (2, "")
+    assert override.split("=")[0] in err
+    assert "Traceback" not in err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize("override", ["evaluate.num_samples=0", "evaluate.num_samples=many", "seed=-1", "seed"])
+def test_evaluate_checks_values(override, command, finished):
+    status, out, err = command("evaluate", str(finished), override)
+    assert (status, out) == (2, "")
+    assert override.split("=")[0] in err
+    assert "Traceback" not in err
+
+
+def test_evaluate_refuses_a_run_that_was_never_trained(command, runs):
+    status, _, err = command("evaluate", "vae-digits-gaussian-s1", "--runs-dir", str(runs))
+    assert (status, "has no trained model yet" in err) == (2, True)
+
+
+# --- sample -------------------------------------------------------------------------------------------------------
+
+
+def test_sample_writes_a_picture_of_so_many_images_that_follow_from_the_seed(command, finished, tmp_path):
+    pictures, sizes = {}, {}
+    for name, words in {"a": [], "again": [], "b": ["--seed", "1"], "few": ["--num", "5"]}.items():
+        out = tmp_path / f"{name}.png"
+        status, printed, err = command("sample", str(finished), "--out", str(out), *words)
+        assert (status, printed.strip(), err) == (0, str(out), "")
+        pictures[name] = out.read_bytes()
+        with Image.open(out) as picture:
+            sizes[name] = picture.size
+    assert pictures["a"] == pictures["again"] != pictures["b"]
+    scale = 56 // 8
+    for name, num in (("a", 64), ("few", 5)):
+        columns = math.ceil(math.sqrt(num))
+        rows = math.ceil(num / columns)
+        assert sizes[name] == (scale * (columns * 9 + 1), scale * (rows * 9 + 1))  # a pixel between images
+
+
+def test_sample_into_a_missing_folder_is_a_clear_error(command, finished, tmp_path):
+    out = tmp_path / "none" / "samples.png"
+    status, printed, err = command("sample", str(finished), "--out", str(out))
+    assert (status, printed) == (2, "")
+    assert err.startswith(f"vlae: cannot write {out}: No such file or directory")
+
+
+# --- download -----------------------------------------------------------------------------------------------------
+
+
+def test_download_of_an_unknown_dataset_names_the_choices(command, tmp_path):
+    status, out, err = command("download", "fashion_mnits", "digits", "--root", str(tmp_path))
+    assert (status, out) == (2, "")
+    assert "did you mean 'fashion_mnist'?" in err
+    assert "nothing to download for 'digits'; choices: mnist, fashion_mnist" in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

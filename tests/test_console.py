@@ -1,0 +1,191 @@
+"""What is printed of a run: plain lines without a terminal, nothing when quiet, every figure; and Ctrl-C."""
+
+import copy
+import io
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vlae import console
+from vlae.console import Reporter, duration, status_table, summary
+from vlae.interruption import SIGNALS, Interrupted, Interruption
+
+RESULTS = {
+    "run_id": "vlae-digits-gaussian-s0-0123456789",
+    "best_epoch": 17,
+    "epochs": 23,
+    "selection": "validation",
+    "test": {
+        "elbo": -12.345,
+        "elbo_standard_error": 0.456,
+        "log_likelihood": {
+            "own": {
+                "mean": -11.219,
+                "standard_error": 0.347,
+                "num_samples": 5000,
+                "num_images": 297,
+                "ess_median": 123.4,
+                "ess_min": 5.6,
+                "mean_in_model_space": -11.2,
+            }
+        },
+        "bits_per_dim": 3.21987,
+    },
+    "validation": {"elbo": -13.0},
+    "cost": {
+        "train_seconds": 78.91,
+        "seconds_per_epoch": 3.43,
+        "evaluate_seconds": 2.34,
+        "peak_memory_bytes": 1,
+        "parameters": 1234567,
+    },
+}
+
+
+def printed(table: object) -> str:
+    out = io.StringIO()
+    Console(file=out, width=120).print(table)
+    return out.getvalue()
+
+
+def progress(reporter: Reporter) -> None:
+    """Three epochs as a run reports them: steps without figures between lines with them."""
+    with reporter:
+        reporter.line("begun")
+        reporter.warn("[not] markup")
+        for epoch in (1, 2, 3):
+            reporter.advance("training epoch", epoch - 0.5, 3)
+            reporter.advance("training epoch", epoch, 3, f"ELBO -{epoch}.00", last=epoch == 3)
+
+
+# --- progress -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_progress_is_plain_lines_with_the_time_left(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
+    progress(Reporter(tmp_path / "log.txt"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "\x1b" not in err
+    lines = err.splitlines()
+    assert lines[:2] == ["begun", "warning: [not] markup"]
+    assert [line.split("  ")[:2] for line in lines[2:]] == [
+        [f"training epoch {epoch}/3", f"ELBO -{epoch}.00"] for epoch in (1, 2, 3)
+    ]
+    assert [line.endswith(" s left") for line in lines[2:]] == [True, True, False]
+    assert (tmp_path / "log.txt").read_text().splitlines() == lines
+
+
+def test_lines_of_progress_are_rare_but_the_last_always_comes(capsys):
+    progress(Reporter())
+    assert [line for line in capsys.readouterr().err.splitlines() if "epoch" in line] == [
+        "training epoch 3/3  ELBO -3.00"
+    ]
+
+
+def test_an_epoch_that_lasts_shows_a_sign_of_life_without_figures(capsys, monkeypatch):
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
+    progress(Reporter())
+    assert "training epoch 0.5/3" in capsys.readouterr().err
+
+
+def test_the_time_left_is_extrapolated_from_what_this_attempt_has_done(capsys, monkeypatch):
+    clock = iter([0.0, 10.0, 10.0, 20.0, 20.0, 20.0, 20.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with Reporter() as reporter:  # goes on from epoch 50: 10 epochs took 10 seconds
+        reporter.advance("training epoch", 50, 100)
+        reporter.advance("training epoch", 60, 100, "ELBO -1.00")
+    assert capsys.readouterr().err.splitlines() == ["training epoch 60/100  ELBO -1.00  40.0 s left"]
+
+
+def test_quiet_prints_nothing_and_still_writes_the_log(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
+    reporter = Reporter(tmp_path / "log.txt", quiet=True)
+    progress(reporter)
+    reporter.result(RESULTS, tmp_path)
+    assert capsys.readouterr() == ("", "")
+    assert "training epoch 3/3  ELBO -3.00" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_log_of_an_attempt_is_appended_to(tmp_path, capsys):
+    (tmp_path / "log.txt").write_text("before\n")
+    progress(Reporter(tmp_path / "log.txt"))
+    assert (tmp_path / "log.txt").read_text().startswith("before\nbegun\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.25, "4.2 s"), (59.9, "59.9 s"), (60, "1 min 00 s"), (185.2, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations_are_in_the_units_people_use(seconds, text):
+    assert duration(seconds) == text
+
+
+# --- summary ------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_holds_every_figure_on_standard_output(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    Reporter().result(RESULTS, Path("runs/here"))
+    out, err = capsys.readouterr()
+    assert err == ""
+    for text in (
+        "vlae-digits-gaussian-s0-0123456789", "-12.3", "± 0.46", "-11.22 ± 0.35 nats", "5000 samples", "297 images",
+        "median 123.4", "minimum 5.6", "3.2199", "17 of 23", "validation", "78.9", "3.43 an epoch",
+        "2.3 evaluation", "1,234,567", "runs/here",
+    ):  # fmt: skip
+        assert text in out, text
+
+
+def test_figures_that_do_not_exist_are_left_out():
+    results = copy.deepcopy(RESULTS)
+    results["test"]["bits_per_dim"] = None
+    results["test"]["elbo_standard_error"] = None
+    results["test"]["log_likelihood"]["own"]["standard_error"] = None
+    text = printed(summary(results, Path("runs/here")))
+    assert "None" not in text
+    assert "bits" not in text
+    assert "±" not in text
+
+
+def test_the_status_of_a_failed_run_shows_why():
+    status = {
+        "run_id": "vae", "state": "failed", "reason": "exception", "message": "NonFiniteError: at step 3",
+        "attempt": 2, "updated": "2024-01-01T00:00:00+00:00", "progress": {"epoch": 1, "step": 13},
+    }  # fmt: skip
+    text = printed(status_table(status, Path("runs/vae")))
+    for word in ("vae", "failed", "NonFiniteError: at step 3", "2", "13", "runs/vae"):
+        assert word in text
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_a_request_and_the_old_handlers_come_back(number):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with Interruption() as interruption:
+        interruption.check()
+        signal.raise_signal(number)
+        assert interruption.requested
+        with pytest.raises(Interrupted) as stop:
+            interruption.check()
+    assert stop.value.number == number
+    assert not isinstance(stop.value, Exception)
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with Interruption():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_further_requests_of_a_scheduler_do_not_stop_at_once():
+    with Interruption() as interruption:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert interruption.requested

@@ -1,0 +1,161 @@
+"""launch.py end to end where a run cannot start or go on: its exit status, its message, and what is left on disk."""
+
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+LAUNCH = Path(__file__).parents[1] / "launch.py"
+TINY = ("trainer.epochs=2", "evaluate.num_samples=10", "num_threads=1", "device=cpu")
+DISK_FULL_AT = 100_000  # bytes a file: less than a checkpoint, more than anything written before it
+
+
+def launch(place: Path, *overrides: str, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    command = [sys.executable, str(LAUNCH), *TINY, *overrides]
+    return subprocess.run(
+        command, cwd=place, capture_output=True, text=True, timeout=120, preexec_fn=limit
+    )
+
+
+def run_directory(place: Path) -> Path:
+    (directory,) = (path for path in (place / "runs").iterdir() if not path.name.startswith("."))
+    return directory
+
+
+def status(run: Path) -> dict[str, object]:
+    return json.loads((run / "status.json").read_text())
+
+
+def files(place: Path) -> list[Path]:
+    return [path for path in place.rglob("*") if path.is_file()]
+
+
+def assert_refused(
+    done: subprocess.CompletedProcess[str], *words: str, exit_status: int = 2, after: tuple[str, ...] = ()
+) -> None:
+    """The last of standard error is one block that holds ``words``; before it only lines that ``after`` names."""
+    assert done.returncode == exit_status, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("vlae: ") == 1, done.stderr
+    before, _, block = done.stderr.partition("vlae: ")
+    assert all(any(word in line for word in after) for line in before.splitlines()), before
+    for word in words:
+        assert word in block, done.stderr
+
+
+# --- nothing is left of a run that cannot start -------------------------------------------------------------------
+
+
+@pytest.fixture
+def colour(tmp_path) -> Path:
+    path = tmp_path / "colour.npz"
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    np.savez(path, train=pixels[:30], test=pixels[30:])
+    return path
+
+
+def test_colour_images_and_binary_pixels_are_refused_before_anything_is_written(colour, tmp_path):
+    done = launch(tmp_path, "dataset=npz", f"dataset.path={colour}", "output_dist=bernoulli")
+    assert_refused(done, "channel", "gaussian")
+    assert files(tmp_path) == [colour]
+
+
+def test_a_runs_dir_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = launch(tmp_path, "runs_dir=file/runs")
+    assert_refused(done, "file/runs")
+    assert files(tmp_path) == [tmp_path / "file"]
+
+
+def test_a_missing_device_is_refused_with_the_choices(tmp_path):
+    done = launch(tmp_path, "device=cuda:99")
+    assert_refused(done, "device", "cuda:99", "auto", "cpu")
+    assert files(tmp_path) == []
+
+
+# --- a run that cannot go on --------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_message_and_leaves_a_run_that_goes_on_once_there_is_space(tmp_path):
+    done = launch(tmp_path, largest_file=DISK_FULL_AT)
+    run = run_directory(tmp_path)
+    last = run / "checkpoints" / "last.pt"
+    lines = (" attempt 1, on cpu", "training epoch")
+    assert_refused(done, "cannot write", str(last.parent), "File too large", after=lines)
+    assert status(run)["state"] == "failed"
+    assert json.loads((run / "attempts" / "1" / "ended.json").read_text())["state"] == "failed"
+    assert not (run / "results.json").exists()
+    assert list(last.parent.iterdir()) == []
+    assert not [path for path in files(tmp_path) if path.suffix == ".tmp"]
+
+    done = launch(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert status(run)["state"] == "done"
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    # and a run that is done refuses a configuration that was edited just as an unfinished one does
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 3"))
+    assert_refused(launch(tmp_path), str(config), "edited by hand")
+
+
+def test_a_disk_that_was_full_from_the_start_leaves_no_half_run(tmp_path):
+    done = launch(tmp_path, largest_file=200)
+    assert_refused(done, "cannot write", "File too large")
+    assert files(tmp_path) == []
+
+
+class Boom:
+    """Runs a command in the process that unpickles it."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.proof),)
+
+
+def test_neither_an_edited_configuration_nor_a_checkpoint_that_executes_code_is_used(tmp_path):
+    launch(tmp_path, largest_file=DISK_FULL_AT)  # an unfinished run
+    run, proof = run_directory(tmp_path), tmp_path / "executed"
+
+    last = run / "checkpoints" / "last.pt"
+    for write in (torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))):
+        write({"model": Boom(proof)}, last)
+        content = last.read_bytes()
+        assert_refused(launch(tmp_path), "refused", str(last), "execute code", after=(" on cpu",))
+        assert not proof.exists()
+        assert last.read_bytes() == content
+        assert status(run)["state"] == "failed"
+
+    config = run / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("epochs: 2", "epochs: 3"))
+    attempts = sorted(run.glob("attempts/*"))
+    assert_refused(launch(tmp_path), str(config), "edited by hand", "Undo the edit")
+    assert sorted(run.glob("attempts/*")) == attempts
+
+
+def test_a_run_that_diverges_fails_with_the_metric_the_step_and_a_traceback_on_disk(tmp_path):
+    done = launch(tmp_path, "model=vae", "optimizer=sgd", "optimizer.lr=1e30")
+    assert_refused(done, "_nats", "step", "optimizer.lr", exit_status=1, after=(" attempt 1, on cpu",))
+    run = run_directory(tmp_path)
+    told = status(run)
+    assert (told["state"], told["attempt"]) == ("failed", 1)
+    assert told["message"].startswith("NonFiniteError: ")
+    assert "NonFiniteError" in (run / "attempts" / "1" / "traceback.txt").read_text()
+    assert not (run / "results.json").exists()
+    assert not (run / "checkpoints" / "last.pt").exists()

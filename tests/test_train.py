@@ -1,0 +1,316 @@
+"""The training loop: when it stops, what it selects, records and refuses, and that a resumed one is the same one."""
+
+import json
+import math
+import signal
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import OUTPUTS
+from torch import Tensor
+
+from vlae import config, data, train
+from vlae.errors import NonFiniteError
+from vlae.interruption import Interrupted, Interruption
+from vlae.record import RunDirectory
+from vlae.seeding import generator
+from vlae.train import Schedule, Training, mean_terms
+from vlae.trained import build_model
+
+MODELS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
+TRAIN, BATCH = 50, 20  # the last batch of an epoch is smaller
+STEPS = 3  # an epoch
+SCHEDULE = Schedule(epochs=2, batch_size=BATCH, patience=None, clip_grad_norm=None, checkpoint_every=1e9)
+TINY = ("dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]")
+
+every_model = pytest.mark.parametrize("model", MODELS)
+every_output = pytest.mark.parametrize("output", OUTPUTS)
+
+
+@cache
+def settings(*overrides: str) -> config.Config:
+    return config.validate(config.compose([*TINY, *overrides]))
+
+
+@cache
+def digits():
+    splits = config.build(settings().dataset)
+    return replace(splits, train=splits.train[:TRAIN], validation=splits.validation[:30])
+
+
+def make(
+    place: Path,
+    model: str = "vae",
+    output: str = "gaussian",
+    *,
+    dtype: torch.dtype = torch.float64,
+    optimizer: str = "adam",
+    lr: float = 1e-2,
+    seed: int = 0,
+    **schedule: object,
+) -> Training:
+    """A training on a few digits; ``schedule`` changes SCHEDULE."""
+    cfg = settings(f"model={model}", f"output_dist={output}", f"seed={seed}")
+    preprocess = data.preprocess(cfg.dataset, digits(), config.build(cfg.output_dist).support, dtype)
+    network = build_model(cfg, preprocess.pixels, preprocess.variance, torch.device("cpu"), dtype)
+    section = settings(f"optimizer={optimizer}", f"optimizer.lr={lr!r}").optimizer
+    place.mkdir(parents=True, exist_ok=True)
+    return Training(
+        model=network,
+        optimizer=config.build(section, params=network.parameters()),
+        images=preprocess.training_images(digits()),
+        preprocess=preprocess,
+        selection_set=preprocess.evaluation_set(digits().validation, "validation"),
+        selection_name="validation",
+        schedule=replace(SCHEDULE, **schedule),
+        seed=seed,
+        directory=RunDirectory(place),
+    )
+
+
+def silent(progress: object, line: object) -> None:
+    pass
+
+
+def run(training: Training, stop_at: int | None = None) -> Training:
+    """To its end, or until a signal comes during step ``stop_at``."""
+    interruption = Interruption()
+
+    def report(progress: train.Progress, line: object) -> None:
+        if progress.step == stop_at and line is None:
+            interruption.number = signal.SIGTERM
+
+    if stop_at is None:
+        training.run(interruption, silent)
+    else:
+        with pytest.raises(Interrupted):
+            training.run(interruption, report)
+        assert training.progress.step == stop_at
+    return training
+
+
+def metrics(place: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(place: Path) -> dict[str, object]:
+    return torch.load(place / "checkpoints" / "last.pt", weights_only=True)
+
+
+def flat(value: object, name: str = "") -> dict[str, object]:
+    """Every leaf of nested mappings and lists; tensors as bytes, so that equal means bit for bit."""
+    if isinstance(value, Tensor):
+        return {name: value.detach().numpy().tobytes()}
+    if isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: leaf for k, item in items for key, leaf in flat(item, f"{name}/{k}").items()}
+    return {name: value}
+
+
+def without_time(leaves: dict[str, object]) -> dict[str, object]:
+    # the lines of metrics hold seconds, whose length changes the file's
+    return {k: v for k, v in leaves.items() if "seconds" not in k and "metrics" not in k}
+
+
+def lines_without_time(place: Path) -> list[dict[str, float]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in metrics(place)]
+
+
+# --- how long, and what is selected ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_stops_after_exactly_so_many_epochs_without_improvement(patience, tmp_path):
+    # steps too small for a weight to change: the first epoch stays the best
+    training = run(make(tmp_path, optimizer="sgd", lr=1e-300, epochs=9, patience=patience))
+    assert (training.progress.best_epoch, training.progress.epoch) == (1, 1 + patience)
+    assert len(metrics(tmp_path)) == 1 + patience
+    again = make(tmp_path, optimizer="sgd", lr=1e-300, epochs=9, patience=patience)
+    again.resume()
+    assert again.finished
+
+
+def test_an_improvement_renews_the_patience(tmp_path):
+    training = run(make(tmp_path, lr=1e-3, epochs=6, patience=1))
+    elbos = [line["validation/elbo_nats"] for line in metrics(tmp_path)]
+    assert elbos == sorted(elbos)  # each epoch is the best so far
+    assert training.progress.epoch == 6
+
+
+def test_the_best_model_is_that_of_the_epoch_with_the_best_validation_elbo(tmp_path):
+    training = run(make(tmp_path, lr=0.1, epochs=12))
+    elbos = [line["validation/elbo_nats"] for line in metrics(tmp_path)]
+    best = max(range(12), key=elbos.__getitem__)
+    assert best != 11, "the last epoch must not be the best, or the test says nothing"
+    assert training.progress.best_epoch == best + 1
+    assert training.progress.best_elbo == elbos[best]
+    last = mean_terms(training.model, training.selection_set, 0)["elbo_nats"]
+    assert last == pytest.approx(elbos[-1], rel=1e-12)
+    training.model.load_state_dict(training.progress.best_model)
+    again = mean_terms(training.model, training.selection_set, 0)["elbo_nats"]
+    assert again == pytest.approx(elbos[best], rel=1e-12)
+
+
+def test_clip_grad_norm_bounds_the_step(tmp_path):
+    moved = {}
+    for limit in (None, 0.01):
+        training = make(tmp_path / str(limit), optimizer="sgd", lr=1.0, clip_grad_norm=limit)
+        before = [q.detach().clone() for q in training.model.parameters()]
+        run(training, stop_at=1)
+        change = torch.stack([(q - p).norm() for p, q in zip(before, training.model.parameters(), strict=True)])
+        moved[limit] = change.norm().item()
+    assert moved[None] > 1
+    assert moved[0.01] == pytest.approx(0.01, rel=1e-3)
+    training = run(make(tmp_path / "recorded", clip_grad_norm=0.01))
+    assert all(line["gradient_norm"] <= 0.01 * (1 + 1e-9) for line in metrics(training.directory.path))
+
+
+def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(tmp_path):
+    def visits(place: Path, seed: int) -> list[list[bytes]]:
+        training = make(place, seed=seed)
+        training.images = torch.arange(TRAIN, dtype=torch.uint8).view(TRAIN, 1, 1, 1).expand(TRAIN, 1, 8, 8)
+        seen: list[int] = []
+        forward = training.preprocess.forward
+
+        def spy(images: Tensor, source: torch.Generator) -> Tensor:
+            seen.extend(images[:, 0, 0, 0].tolist())
+            return forward(images % 17, source)
+
+        training.preprocess.forward = spy
+        run(training)
+        return [seen[:TRAIN], seen[TRAIN:]]
+
+    first, second = visits(tmp_path / "0", 0)
+    assert sorted(first) == sorted(second) == list(range(TRAIN))
+    assert len({tuple(order) for order in (first, second, range(TRAIN))}) == 3
+    assert visits(tmp_path / "again", 0) == [first, second]
+    assert visits(tmp_path / "1", 1)[0] not in (first, second)
+
+
+# --- every model -------------------------------------------------------------------------------------------------
+
+
+@every_model
+@every_output
+def test_two_steps_change_every_parameter(model, output, tmp_path):
+    training = make(tmp_path, model, output)
+    before = {name: q.detach().clone() for name, q in training.model.named_parameters()}
+    run(training, stop_at=2)
+    same = [name for name, q in training.model.named_parameters() if torch.equal(q, before[name])]
+    assert same == []
+
+
+@every_model
+@every_output
+def test_a_training_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(model, output, tmp_path):
+    """Stopped by a signal in an epoch, then by its length at an epoch's end, each time gone on with anew."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(make(whole, model, output, epochs=4))
+    run(make(parts, model, output, epochs=2), stop_at=STEPS + 1)
+    for epochs, steps in ((2, STEPS + 1), (4, 2 * STEPS)):
+        training = make(parts, model, output, epochs=epochs)
+        assert training.resume() == []
+        assert training.progress.step == steps
+        run(training)
+    assert lines_without_time(parts) == lines_without_time(whole)
+    assert without_time(flat(checkpoint(parts))) == without_time(flat(checkpoint(whole)))
+
+
+@every_output
+def test_an_epoch_is_recorded_with_finite_figures(output, tmp_path):
+    run(make(tmp_path, "vlae", output))
+    terms = ("elbo_nats", "reconstruction_nats", "kl_nats")
+    keys = {"epoch", "global_step", "gradient_norm", "learning_rate", "seconds"}
+    keys |= {f"{name}/{term}" for name in ("train", "validation") for term in terms}
+    keys |= {"output/log_variance"} if output == "gaussian" else set()
+    lines = metrics(tmp_path)
+    assert [(line["epoch"], line["global_step"]) for line in lines] == [(1, STEPS), (2, 2 * STEPS)]
+    for line in lines:
+        assert line.keys() == keys
+        assert all(math.isfinite(value) for value in line.values())
+        for name in ("train", "validation"):
+            elbo, reconstruction, kl = (line[f"{name}/{term}"] for term in terms)
+            assert elbo == pytest.approx(reconstruction - kl, rel=1e-9)
+        assert line["learning_rate"] == 1e-2
+
+
+def test_the_recorded_training_elbo_is_the_mean_over_images_not_over_batches(tmp_path):
+    training = make(tmp_path, optimizer="sgd", lr=1e-300, epochs=1)
+    total = 0.0
+    order = torch.randperm(TRAIN, generator=generator("cpu", 0, "order", 0))
+    for step, indices in enumerate(order.split(BATCH)):
+        source = generator("cpu", 0, "train", step)
+        x = training.preprocess.forward(training.images[indices], source)
+        noise = train.batch_noise(len(x), source, x.dtype)
+        total += train.sample_terms(training.model, x, noise, 1).log_weights.sum().item()
+    run(training)
+    assert metrics(tmp_path)[0]["train/elbo_nats"] == pytest.approx(total / TRAIN, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", ["vae", "vlae", "iaf"])
+@every_output
+def test_single_and_double_precision_agree_to_rounding(model, output, tmp_path, monkeypatch):
+    def same_noise(batch: int, source: torch.Generator, dtype: torch.dtype):
+        return lambda samples, dim: torch.randn(
+            samples, batch, dim, generator=source, dtype=torch.float64
+        ).to(dtype)
+
+    monkeypatch.setattr(train, "batch_noise", same_noise)
+    single, double = (
+        run(make(tmp_path / str(dtype), model, output, dtype=dtype, lr=1e-3, optimizer="sgd", epochs=1))
+        for dtype in (torch.float32, torch.float64)
+    )
+    for name, q in single.model.named_parameters():
+        assert q.dtype == torch.float32
+        expected = dict(double.model.named_parameters())[name]
+        torch.testing.assert_close(q.double(), expected, rtol=1e-3, atol=1e-4)
+    assert single.progress.best_elbo == pytest.approx(double.progress.best_elbo, rel=1e-4)
+
+
+# --- NaN ---------------------------------------------------------------------------------------------------------
+
+
+def assert_finite_checkpoint(place: Path) -> None:
+    state = checkpoint(place)
+    for weights in (state["model"], state["progress"]["best_model"]):
+        assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@every_model
+@every_output
+def test_a_learning_rate_that_diverges_fails_and_names_metric_and_step(model, output, tmp_path):
+    training = make(tmp_path, model, output, dtype=torch.float32, optimizer="sgd", lr=1e30)
+    with pytest.raises(NonFiniteError, match=r"step [23]\b") as failure:
+        run(training)
+    message = str(failure.value)
+    assert "elbo_nats" in message or "reconstruction_nats" in message or "kl_nats" in message or "precision" in message
+    assert "There is no checkpoint yet." in message
+    assert "last.pt" not in message
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_failure_names_the_last_good_checkpoint_and_leaves_it_as_it_was(tmp_path):
+    run(make(tmp_path))
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+    training = make(tmp_path, epochs=4)
+    training.resume()
+    training.optimizer.param_groups[0]["lr"] = 1e300
+    with pytest.raises(NonFiniteError, match=rf"step {2 * STEPS + 2}\b") as failure:
+        run(training)
+    assert f"The last good checkpoint is {tmp_path / 'checkpoints' / 'last.pt'}" in str(failure.value)
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+    assert len(metrics(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+def test_weights_that_are_not_finite_are_never_saved(lr, tmp_path):
+    training = make(tmp_path, dtype=torch.float32, optimizer="sgd", lr=lr, checkpoint_every=-1.0)
+    with pytest.raises(NonFiniteError):
+        run(training)
+    if (tmp_path / "checkpoints" / "last.pt").exists():
+        assert_finite_checkpoint(tmp_path)
+    else:
+        assert lr == 1e38  # its first step already leaves the range of float32

@@ -1,0 +1,149 @@
+"""A trained model loaded back: the one the run evaluated, from its directory, its id or a prefix."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import vlae
+from vlae import config
+from vlae.evaluate import evaluate, unit_log_jacobian
+from vlae.record import RecordError, RunDirectory
+from vlae.train import mean_terms
+from vlae.trained import select_device
+
+TINY = (
+    "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=2",
+    "evaluate.num_samples=20", "device=cpu",
+)  # fmt: skip
+CASES = {
+    "gaussian": (),
+    "logit": ("dataset.dequantise=true", "dataset.logit_transform=true", "model=vlae"),
+    "bernoulli": ("output_dist=bernoulli", "trainer.precision=float64", "trainer.selection=test"),
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """``done(case)``: the results of a run, and where runs are."""
+    found: dict[str, dict[str, object]] = {}
+    runs_dir = str(tmp_path_factory.mktemp("runs"))
+
+    def run(case: str) -> tuple[dict[str, object], str]:
+        if case not in found:
+            found[case] = vlae.run([*TINY, *CASES[case], f"runs_dir={runs_dir}"], quiet=True)
+        return found[case], runs_dir
+
+    return run
+
+
+def images(trained: vlae.trained.TrainedModel, split: str):
+    splits = config.build(trained.config.dataset)
+    return trained.preprocess.evaluation_set(getattr(splits, split), split)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_loaded_model_has_the_log_likelihoods_that_the_run_recorded(case, done):
+    results, runs_dir = done(case)
+    trained = vlae.load(results["run_id"], runs_dir)
+    x = images(trained, "test")[:7]
+    again = evaluate(trained.model, x, num_samples=20, memory_budget=16, seed=0)
+    offset = unit_log_jacobian(trained.preprocess, x)
+    recorded = np.load(trained.directory.path / "test_log_likelihood.npz")
+    for name, ours in (("log_likelihood", again.log_likelihood + offset), ("elbo", again.elbo + offset)):
+        np.testing.assert_allclose(ours.numpy(), recorded[name][:7], rtol=1e-4, atol=1e-4)
+    assert len(recorded["log_likelihood"]) == 297
+    np.testing.assert_allclose(
+        recorded["log_likelihood"].mean(), results["test"]["log_likelihood"]["own"]["mean"], rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_loaded_model_is_that_of_the_best_epoch_on_the_set_it_was_selected_on(case, done):
+    results, runs_dir = done(case)
+    trained = vlae.load(results["run_id"], runs_dir)
+    name = results["selection"]
+    assert name == ("test" if case == "bernoulli" else "validation")
+    elbo = mean_terms(trained.model, images(trained, name), seed=0)["elbo_nats"]
+    lines = trained.directory.metrics()
+    assert all(f"{name}/elbo_nats" in line for line in lines)
+    assert elbo == pytest.approx(max(line[f"{name}/elbo_nats"] for line in lines), rel=1e-5)
+    assert lines[results["best_epoch"] - 1][f"{name}/elbo_nats"] == pytest.approx(elbo, rel=1e-5)
+    if name == "test":
+        assert results["validation"]["elbo"] is None
+    else:
+        offset = unit_log_jacobian(trained.preprocess, images(trained, name)).mean().item()
+        assert results["validation"]["elbo"] == pytest.approx(elbo + offset, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_posterior_decoder_and_preprocessing_lead_from_images_to_pictures(case, done):
+    results, runs_dir = done(case)
+    trained = vlae.load(results["run_id"], runs_dir)
+    splits = config.build(trained.config.dataset)
+    x = trained.to_model_space(splits.test[:4])
+    assert x.dtype == trained.preprocess.dtype
+    posterior = trained.posterior(x)
+    noise = torch.randn(6, 4, posterior.noise_dim, dtype=x.dtype)
+    z, log_q = posterior.rsample_with_log_prob(noise)
+    assert (z.shape, log_q.shape) == ((6, 4, 3), (6, 4))
+    assert trained.decoder(z).shape == (6, 4, 64)
+    for pictures in (trained.reconstruct(x), trained.sample(4)):
+        assert pictures.shape == (4, 1, 8, 8)
+        assert pictures.min() >= 0
+        assert pictures.max() <= 1
+    assert torch.equal(trained.sample(4), trained.sample(4))
+    assert not torch.equal(trained.sample(4, seed=1), trained.sample(4))
+
+
+@pytest.mark.parametrize("how", ["id", "prefix", "path"])
+def test_a_run_is_loaded_by_id_prefix_or_path(how, done):
+    results, runs_dir = done("gaussian")
+    name = {"id": results["run_id"], "prefix": "vae-digits-gaussian", "path": f"{runs_dir}/{results['run_id']}"}
+    done_dir = "elsewhere" if how == "path" else runs_dir
+    if how == "prefix":
+        done("bernoulli")  # another run, whose id begins differently
+    trained = vlae.load(name[how], done_dir)
+    assert trained.directory.run_id == results["run_id"]
+    assert trained.results == results
+
+
+def test_a_second_call_returns_the_same_results_without_work(done, monkeypatch):
+    results, runs_dir = done("gaussian")
+    path = RunDirectory(f"{runs_dir}/{results['run_id']}").path
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    assert vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True) == results
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    container = config.compose(TINY)
+    RunDirectory.create(tmp_path, config.run_id(container), container)
+    with pytest.raises(RecordError, match=r"has no trained model yet \(state: new\)"):
+        vlae.load("vae", str(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(done, tmp_path):
+    overrides = (*TINY, "seed=5", f"runs_dir={tmp_path}", "trainer.checkpoint_every=1e-9")
+    results = vlae.run(overrides, quiet=True)
+    last = tmp_path / results["run_id"] / "checkpoints" / "last.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged"):
+        vlae.load(results["run_id"], str(tmp_path))
+    last.with_name("previous.pt").unlink()
+    with warnings.catch_warnings(), pytest.raises(RecordError, match="no good checkpoint"):
+        vlae.load(results["run_id"], str(tmp_path))
+
+
+def test_auto_is_a_device_that_is_there():
+    device = select_device("auto", "float32")
+    assert torch.zeros(1, device=device).item() == 0
+
+
+def test_a_missing_device_names_the_choices(done):
+    results, runs_dir = done("gaussian")
+    with pytest.raises(config.ConfigError, match=r"(?s)device: .*cuda:99.*cpu"):
+        vlae.load(results["run_id"], runs_dir, device="cuda:99")

@@ -25,7 +25,9 @@ def runs(tmp_path_factory) -> Path:
     vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True)
     unfinished = config.compose([*TINY, "seed=1"])
     directory = RunDirectory.create(runs_dir, config.run_id(unfinished), unfinished)
-    directory.write_status(state="interrupted", reason="SIGTERM", progress={"epoch": 1, "epochs": 2, "step": 13})
+    directory.write_status(
+        state="interrupted", reason="SIGTERM", progress={"epoch": 1, "epochs": 2, "step": 13}
+    )
     return runs_dir
 
 
@@ -41,11 +43,13 @@ def command(monkeypatch, capsys):
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["vlae", *words])
         monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as end:
+        status = 0
+        try:
             cli.main()
-            sys.exit(0)  # where typer returns instead
+        except SystemExit as end:
+            status = end.code or 0
         printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
+        return status, printed.out, printed.err
 
     return run
 
@@ -110,12 +114,19 @@ def test_a_missing_runs_dir_and_a_folder_that_is_no_run_are_said(command, runs, 
 def test_evaluate_adds_figures_and_leaves_the_results_as_they_are(command, runs, finished):
     before = (finished / "results.json").read_bytes(), (finished / "test_log_likelihood.npz").read_bytes()
     words = ["evaluate", finished.name, "--runs-dir", str(runs), "device=cpu", "evaluate.num_images=50"]
-    for extra in (["evaluate.num_samples=20"], ["evaluate.num_samples=40"], ["evaluate.num_samples=20", "seed=1"]):
+    for extra in (
+        ["evaluate.num_samples=20"],
+        ["evaluate.num_samples=40"],
+        ["evaluate.num_samples=20", "seed=1"],
+    ):
         status, out, err = command(*words, *extra)
         assert status == 0, err
         assert "test log-likelihood" in out
     command(*words, "evaluate.num_samples=40")  # replaces its own figures alone
-    assert before == ((finished / "results.json").read_bytes(), (finished / "test_log_likelihood.npz").read_bytes())
+    assert before == (
+        (finished / "results.json").read_bytes(),
+        (finished / "test_log_likelihood.npz").read_bytes(),
+    )
     files = sorted((finished / "evaluations").glob("*.json"))
     assert len(files) == 3
     figures = [json.loads(file.read_text())["test"]["log_likelihood"]["own"] for file in files]
@@ -130,7 +141,9 @@ def test_evaluate_adds_figures_and_leaves_the_results_as_they_are(command, runs,
     assert all(file.name in out for file in files)
 
 
-@pytest.mark.parametrize("override", ["trainer.epochs=3", "model.latent_dim=4", "optimizer.lr=1", "evaluate.samples=3"])
+@pytest.mark.parametrize(
+    "override", ["trainer.epochs=3", "model.latent_dim=4", "optimizer.lr=1", "evaluate.samples=3"]
+)
 def test_evaluate_refuses_what_an_evaluation_cannot_change(override, command, finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     status, out, err = command("evaluate", str(finished), override)
@@ -140,7 +153,9 @@ def test_evaluate_refuses_what_an_evaluation_cannot_change(override, command, fi
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-@pytest.mark.parametrize("override", ["evaluate.num_samples=0", "evaluate.num_samples=many", "seed=-1", "seed"])
+@pytest.mark.parametrize(
+    "override", ["evaluate.num_samples=0", "evaluate.num_samples=many", "seed=-1", "seed"]
+)
 def test_evaluate_checks_values(override, command, finished):
     status, out, err = command("evaluate", str(finished), override)
     assert (status, out) == (2, "")
@@ -177,7 +192,8 @@ def test_sample_into_a_missing_folder_is_a_clear_error(command, finished, tmp_pa
     out = tmp_path / "none" / "samples.png"
     status, printed, err = command("sample", str(finished), "--out", str(out))
     assert (status, printed) == (2, "")
-    assert err.startswith(f"vlae: cannot write {out}: No such file or directory")
+    assert err.startswith(f"vlae: cannot write {out}: ")
+    assert "Traceback" not in err
 
 
 # --- download -----------------------------------------------------------------------------------------------------

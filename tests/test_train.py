@@ -160,7 +160,9 @@ def test_clip_grad_norm_bounds_the_step(tmp_path):
         training = make(tmp_path / str(limit), optimizer="sgd", lr=1.0, clip_grad_norm=limit)
         before = [q.detach().clone() for q in training.model.parameters()]
         run(training, stop_at=1)
-        change = torch.stack([(q - p).norm() for p, q in zip(before, training.model.parameters(), strict=True)])
+        change = torch.stack(
+            [(q - p).norm() for p, q in zip(before, training.model.parameters(), strict=True)]
+        )
         moved[limit] = change.norm().item()
     assert moved[None] > 1
     assert moved[0.01] == pytest.approx(0.01, rel=1e-3)
@@ -286,7 +288,12 @@ def test_a_learning_rate_that_diverges_fails_and_names_metric_and_step(model, ou
     with pytest.raises(NonFiniteError, match=r"step [23]\b") as failure:
         run(training)
     message = str(failure.value)
-    assert "elbo_nats" in message or "reconstruction_nats" in message or "kl_nats" in message or "precision" in message
+    assert (
+        "elbo_nats" in message
+        or "reconstruction_nats" in message
+        or "kl_nats" in message
+        or "precision" in message
+    )
     assert "There is no checkpoint yet." in message
     assert "last.pt" not in message
     assert not (tmp_path / "checkpoints").exists()

@@ -10,7 +10,7 @@ import vlae
 from vlae import config
 from vlae.evaluate import evaluate, unit_log_jacobian
 from vlae.record import RecordError, RunDirectory
-from vlae.train import mean_terms
+from vlae.train import Training, mean_terms
 from vlae.trained import select_device
 
 TINY = (
@@ -100,7 +100,11 @@ def test_posterior_decoder_and_preprocessing_lead_from_images_to_pictures(case, 
 @pytest.mark.parametrize("how", ["id", "prefix", "path"])
 def test_a_run_is_loaded_by_id_prefix_or_path(how, done):
     results, runs_dir = done("gaussian")
-    name = {"id": results["run_id"], "prefix": "vae-digits-gaussian", "path": f"{runs_dir}/{results['run_id']}"}
+    name = {
+        "id": results["run_id"],
+        "prefix": "vae-digits-gaussian",
+        "path": f"{runs_dir}/{results['run_id']}",
+    }
     done_dir = "elsewhere" if how == "path" else runs_dir
     if how == "prefix":
         done("bernoulli")  # another run, whose id begins differently
@@ -112,9 +116,20 @@ def test_a_run_is_loaded_by_id_prefix_or_path(how, done):
 def test_a_second_call_returns_the_same_results_without_work(done, monkeypatch):
     results, runs_dir = done("gaussian")
     path = RunDirectory(f"{runs_dir}/{results['run_id']}").path
+    monkeypatch.setattr(Training, "run", None)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     assert vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True) == results
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_a_done_run_whose_configuration_was_edited_is_refused(tmp_path):
+    overrides = [*TINY, f"runs_dir={tmp_path}"]
+    results = vlae.run(overrides, quiet=True)
+    path = tmp_path / results["run_id"] / "config.yaml"
+    path.write_text(path.read_text().replace("latent_dim: 3", "latent_dim: 4"))
+    for use in (lambda: vlae.run(overrides, quiet=True), lambda: vlae.load(results["run_id"], str(tmp_path))):
+        with pytest.raises(RecordError, match=r"config\.yaml was edited by hand"):
+            use()
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):

@@ -155,7 +155,7 @@ def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops
         assert ("going on from epoch" in output) == (attempt > 1)
         told = status(tmp_path)
         assert (told["state"], told["attempt"]) == ("interrupted", attempt)
-        assert number.name in told["message"]
+        assert number.name in f"{told['reason']} {told['message']}"
         assert (run_directory(tmp_path) / "checkpoints" / "last.pt").is_file()
         assert not (run_directory(tmp_path) / "results.json").exists()
     assert "image" in told["progress"]  # the last signal came in the evaluation

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from dataclasses import replace
 from functools import cache
@@ -175,14 +176,17 @@ def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(tmp_path):
         training = make(place, seed=seed)
         training.images = torch.arange(TRAIN, dtype=torch.uint8).view(TRAIN, 1, 1, 1).expand(TRAIN, 1, 8, 8)
         seen: list[int] = []
+        seeds: set[int] = set()
         forward = training.preprocess.forward
 
         def spy(images: Tensor, source: torch.Generator) -> Tensor:
             seen.extend(images[:, 0, 0, 0].tolist())
+            seeds.add(source.initial_seed())
             return forward(images % 17, source)
 
         training.preprocess.forward = spy
         run(training)
+        assert len(seeds) == 2 * STEPS  # noise is never used twice
         return [seen[:TRAIN], seen[TRAIN:]]
 
     first, second = visits(tmp_path / "0", 0)
@@ -219,6 +223,19 @@ def test_a_training_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(model,
         run(training)
     assert lines_without_time(parts) == lines_without_time(whole)
     assert without_time(flat(checkpoint(parts))) == without_time(flat(checkpoint(whole)))
+
+
+def test_what_was_recorded_after_the_last_checkpoint_is_taken_back(tmp_path):
+    """As after a kill: the epoch comes again, its line must not."""
+    run(make(tmp_path))
+    before = (tmp_path / "metrics.jsonl").read_text()
+    training = make(tmp_path)
+    training.directory.append_metrics({"epoch": 3})
+    training.resume()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    shutil.rmtree(tmp_path / "checkpoints")
+    make(tmp_path).resume()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 @every_output

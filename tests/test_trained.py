@@ -19,6 +19,7 @@ TINY = (
 )  # fmt: skip
 CASES = {
     "gaussian": (),
+    "diverging": ("trainer.epochs=6", "optimizer.lr=0.1"),  # the best epoch is not the last
     "logit": ("dataset.dequantise=true", "dataset.logit_transform=true", "model=vlae"),
     "bernoulli": ("output_dist=bernoulli", "trainer.precision=float64", "trainer.selection=test"),
 }
@@ -63,6 +64,7 @@ def test_the_loaded_model_has_the_log_likelihoods_that_the_run_recorded(case, do
 def test_the_loaded_model_is_that_of_the_best_epoch_on_the_set_it_was_selected_on(case, done):
     results, runs_dir = done(case)
     trained = vlae.load(results["run_id"], runs_dir)
+    assert (results["best_epoch"] < results["epochs"]) == (case == "diverging")
     name = results["selection"]
     assert name == ("test" if case == "bernoulli" else "validation")
     elbo = mean_terms(trained.model, images(trained, name), seed=0)["elbo_nats"]
@@ -77,7 +79,7 @@ def test_the_loaded_model_is_that_of_the_best_epoch_on_the_set_it_was_selected_o
         assert results["validation"]["elbo"] == pytest.approx(elbo + offset, rel=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"diverging"}))
 def test_posterior_decoder_and_preprocessing_lead_from_images_to_pictures(case, done):
     results, runs_dir = done(case)
     trained = vlae.load(results["run_id"], runs_dir)
@@ -118,7 +120,7 @@ def test_a_second_call_returns_the_same_results_without_work(done, monkeypatch):
     path = RunDirectory(f"{runs_dir}/{results['run_id']}").path
     monkeypatch.setattr(Training, "run", None)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
-    assert vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True) == results
+    assert vlae.run([*TINY, *CASES["gaussian"], f"runs_dir={runs_dir}"], quiet=True) == results
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 

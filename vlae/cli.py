@@ -40,8 +40,14 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
         console.print(f"evaluated again: {place}", markup=False)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def evaluate(context: typer.Context, run: Run, runs_dir: RunsDir = "runs") -> None:
+@app.command()
+def evaluate(
+    run: Run,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the evaluation.")
+    ] = None,
+    runs_dir: RunsDir = "runs",
+) -> None:
     """Evaluate a trained model again: vlae evaluate RUN evaluate.num_samples=1000 seed=1 device=cuda
 
     The model's own settings come from the run. The run's results.json stays as it is; the new figures go to
@@ -52,7 +58,7 @@ def evaluate(context: typer.Context, run: Run, runs_dir: RunsDir = "runs") -> No
     from vlae.again import evaluate_again
     from vlae.console import summary
 
-    results, path = evaluate_again(record.find(runs_dir, run), context.args)
+    results, path = evaluate_again(record.find(runs_dir, run), overrides or [])
     Console(highlight=False).print(summary(results, path))
 
 

@@ -8,7 +8,7 @@ from vlae.distributions import PrecisionGaussian, cholesky
 from vlae.likelihood import Likelihood
 from vlae.networks import Decoder
 
-CACHED_ROWS = 1600
+CACHED_ROWS = 800
 """On a CPU, Jacobians of more rows (images x latent) at once than this leave the cache."""
 
 

@@ -32,6 +32,7 @@ RESULTS = {
             }
         },
         "bits_per_dim": 3.21987,
+        "uniform_bits_per_dim": 8.0,
     },
     "validation": {"elbo": -13.0},
     "cost": {
@@ -148,6 +149,17 @@ def test_figures_that_do_not_exist_are_left_out():
     assert "None" not in text
     assert "bits" not in text
     assert "±" not in text
+
+
+def test_figures_that_are_not_to_be_believed_say_so():
+    results = copy.deepcopy(RESULTS)
+    results["test"]["log_likelihood"]["own"] |= {"num_samples": 5000, "ess_median": 300.0}
+    results["test"] |= {"bits_per_dim": 7.9}
+    assert console.warnings(results) == []
+    results["test"]["log_likelihood"]["own"]["ess_median"] = 2.0
+    assert "underestimated" in console.warnings(results)[0]
+    results["test"] |= {"bits_per_dim": 8.1}
+    assert "uniform noise" in console.warnings(results)[1]
 
 
 def test_the_status_of_a_failed_run_shows_why():

@@ -161,3 +161,33 @@ def test_a_missing_device_names_the_choices(done):
     results, runs_dir = done("gaussian")
     with pytest.raises(config.ConfigError, match=r"(?s)device: .*cuda:99.*cpu"):
         vlae.load(results["run_id"], runs_dir, device="cuda:99")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(2, 1, 9, 9, dtype=torch.uint8),
+        torch.zeros(2, 8, 8, dtype=torch.uint8),
+        torch.zeros(2, 1, 8, 8),
+        torch.full((2, 1, 8, 8), 17, dtype=torch.uint8),
+    ],
+    ids=["size", "axes", "type", "range"],
+)
+def test_images_unlike_the_datasets_are_refused(wrong, done):
+    results, runs_dir = done("gaussian")
+    trained = vlae.load(results["run_id"], runs_dir)
+    with pytest.raises(ValueError, match=r"expected uint8 \[batch, 1, 8, 8\] from 0 to 16"):
+        trained.to_model_space(wrong)
+
+
+def test_images_of_any_number_of_channels_get_pictures(tmp_path):
+    np.savez(
+        tmp_path / "five.npz",
+        train=np.random.RandomState(0).rand(30, 5, 4, 4),
+        test=np.random.RandomState(1).rand(9, 5, 4, 4),
+    )
+    results = vlae.run(
+        [*TINY, "dataset=npz", f"dataset.path={tmp_path / 'five.npz'}", f"runs_dir={tmp_path / 'runs'}"],
+        quiet=True,
+    )
+    assert (tmp_path / "runs" / results["run_id"] / "images" / "reconstructions.png").is_file()

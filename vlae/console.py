@@ -13,6 +13,8 @@ from vlae.files import cannot_write
 
 PLAIN_SECONDS = 2.0
 """Without a terminal, at most one line of figures in this time."""
+FEW_EFFECTIVE_SAMPLES = 10
+"""Below this the importance-sampled log-likelihood of an image is hardly better than its ELBO."""
 QUIET_SECONDS = 30.0
 """Without a terminal, a line of progress after this time even where there are no figures yet."""
 
@@ -106,6 +108,22 @@ def figure(mean: float, error: float | None) -> str:
     return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
 
 
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What a reader of the figures must know before believing them."""
+    test, found = results["test"], []
+    own = test["log_likelihood"]["own"]
+    if own["ess_median"] < FEW_EFFECTIVE_SAMPLES <= own["num_samples"]:
+        found.append(
+            f"half of the images have an effective sample size below {FEW_EFFECTIVE_SAMPLES}: "
+            "their log-likelihood is probably underestimated"
+        )
+    if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
+        found.append(
+            "worse than uniform noise: the training has probably diverged; try a smaller optimizer.lr"
+        )
+    return found
+
+
 def summary(results: dict[str, Any], path: Path) -> Table:
     """The figures of a finished run, with their units."""
     test, cost = results["test"], results["cost"]
@@ -118,6 +136,7 @@ def summary(results: dict[str, Any], path: Path) -> Table:
     ]
     if test["bits_per_dim"] is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
+    rows += [("warning", text) for text in warnings(results)]
     rows += [
         ("best epoch", f"{results['best_epoch']} of {results['epochs']}, selected on {results['selection']}"),
         ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} an epoch), "

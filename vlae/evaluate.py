@@ -201,4 +201,5 @@ def figures(
             }
         },
         "bits_per_dim": bits.mean().item() if preprocess.bits_per_dim_defined else None,
+        "uniform_bits_per_dim": math.log2(preprocess.levels) if preprocess.levels else None,
     }

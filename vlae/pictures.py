@@ -16,6 +16,8 @@ from vlae.trained import TrainedModel
 
 def save_grid(images: Float[Tensor, "images channels height width"], columns: int, path: Path) -> None:
     """A PNG of images in [0, 1], ``columns`` a row; small ones enlarged so that a person can see them."""
+    if images.shape[1] not in (1, 3):  # a picture has one channel or three
+        images = images.mean(1, keepdim=True)
     grid = make_grid(images.detach().cpu().float().clamp(0, 1), nrow=columns, padding=1, pad_value=0.5)
     pixels = (grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels)

@@ -64,8 +64,19 @@ class TrainedModel:
     def results(self) -> dict[str, Any] | None:
         return self.directory.results()
 
-    def to_model_space(self, images: Shaped[Tensor, "batch channels height width"], seed: int = 0) -> Tensor:
-        """x [batch, pixels] of images as the dataset stores them (uint8 levels, or floats in [0, 1])."""
+    def to_model_space(self, images: Shaped[Tensor, "batch *shape"], seed: int = 0) -> Tensor:
+        """x [batch, pixels] of images as the dataset stores them: uint8 in 0..levels-1, or floats in [0, 1].
+
+        ValueError: images of another shape, type or range.
+        """
+        shape, levels = self.preprocess.shape, self.preprocess.levels
+        top, dtype = (levels - 1, "uint8") if levels else (1, "float32")
+        right = images.shape[1:] == shape and (images.dtype == torch.uint8) == (levels is not None)
+        if not right or images.min() < 0 or images.max() > top:
+            raise ValueError(
+                f"images: expected {dtype} [batch, {', '.join(map(str, shape))}] from 0 to {top}, came "
+                f"{images.dtype} {list(images.shape)} from {images.min().item()} to {images.max().item()}"
+            )
         images = images.to(self.device)
         return self.preprocess.forward(images, generator(self.device, seed, "load"))
 

@@ -52,9 +52,9 @@ class Linearisation:
     features: Float[Tensor, "batch hidden"]
 
     def split(self, images: int) -> "list[Linearisation]":
-        """The same, for at most ``images`` images each."""
+        """The same, for at most ``images`` images each, its features without their gradient."""
         masks = zip(*(mask.split(images) for mask in self.masks), strict=True)
-        features = self.features.split(images)
+        features = self.features.detach().split(images)
         return [Linearisation(self.linears, list(m), h) for m, h in zip(masks, features, strict=True)]
 
     def jvp(self, v: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch hidden"]:

@@ -64,7 +64,7 @@ class TrainedModel:
     def results(self) -> dict[str, Any] | None:
         return self.directory.results()
 
-    def to_model_space(self, images: Shaped[Tensor, "batch *shape"], seed: int = 0) -> Tensor:
+    def to_model_space(self, images: Shaped[Tensor, "..."], seed: int = 0) -> Tensor:
         """x [batch, pixels] of images as the dataset stores them: uint8 in 0..levels-1, or floats in [0, 1].
 
         ValueError: images of another shape, type or range.

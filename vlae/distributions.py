@@ -85,8 +85,8 @@ class PrecisionGaussian:
     def rsample_with_log_prob(
         self, noise: Float[Tensor, "samples batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
-        eps = noise.permute(1, 2, 0)
-        offset = torch.linalg.solve_triangular(self.cholesky.mT, eps, upper=True).permute(2, 0, 1)
+        rows = noise.transpose(0, 1)
+        offset = torch.linalg.solve_triangular(self.cholesky, rows, upper=False, left=False).transpose(0, 1)
         return self.mu + offset, standard_normal_log_prob(noise) + self._half_log_det
 
 
@@ -156,7 +156,7 @@ class GaussianOutput(OutputDistribution):
     def log_prob(
         self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
     ) -> Float[Tensor, "*samples batch"]:
-        squared_error = (x - f).square().sum(-1)
+        squared_error = F.mse_loss(f, x.expand_as(f), reduction="none").sum(-1)
         return -0.5 * (
             squared_error * torch.exp(-self.log_variance) + x.shape[-1] * (LOG_2PI + self.log_variance)
         )

@@ -20,7 +20,7 @@ from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import generator, image_noise
 
-CACHED_ROWS = 2048
+CACHED_ROWS = 3072
 """On a CPU, more rows (images x samples) at once than this leave the cache and get slower."""
 MAX_GROUP = 64
 """Images whose posteriors are inferred together."""

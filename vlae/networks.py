@@ -87,7 +87,8 @@ class Decoder(nn.Module):
         self.last = nn.Linear(hidden_dims[-1], pixels)
 
     def forward(self, z: Float[Tensor, "*axes latent"]) -> Float[Tensor, "*axes pixels"]:
-        return self.last(self.body(z))
+        # as one matrix: an in-place ReLU on a view, which more axes would make of it, copies in the backward pass
+        return self.last(self.body(z.reshape(-1, self.latent_dim))).view(*z.shape[:-1], -1)
 
     def linearise(self, z: Float[Tensor, "batch latent"]) -> Linearisation:
         """h(z) and its Jacobian at z, as factors."""

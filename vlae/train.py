@@ -164,7 +164,7 @@ class Training:
 
     def _step(self, indices: Tensor) -> Float[Tensor, " metrics"]:
         source = generator(self.images.device, self.seed, "train", self.progress.step)
-        x = self.preprocess.forward(self.images[indices], source)
+        x = self.preprocess.forward(self.images.index_select(0, indices), source)
         try:
             means = terms_means(sample_terms(self.model, x, batch_noise(len(x), source, x.dtype), 1))
         except NonFiniteError as error:

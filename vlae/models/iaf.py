@@ -46,7 +46,7 @@ class AutoregressiveNetwork(nn.Module):
         def network(
             z: Float[Tensor, "samples batch latent"],
         ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
-            h = F.linear(z, of_z).add_(offset)
+            h = F.linear(z.contiguous(), of_z).add_(offset)  # contiguous: one product, not one per image
             for layer, weight in zip(linears[1:], weights[1:], strict=True):
                 h = F.linear(h.relu_(), weight, layer.bias)
             m, s = h.chunk(2, dim=-1)

@@ -7,8 +7,10 @@ import torch
 from conftest import IMAGES, LATENT, PIXELS, forward_mode, make_decoder, numbers, scalar_gradients
 from torch import nn
 
-from vlae.networks import MLP, GaussianHead, Linearisation, initialise
+from vlae import config
+from vlae.networks import MLP, GaussianHead, Linearisation, adapt_to_input_variance, initialise
 from vlae.seeding import generator
+from vlae.trained import build_model
 
 pytestmark = forward_mode
 
@@ -155,3 +157,24 @@ def test_initial_weights_are_a_function_of_the_generators_key_alone():
     assert torch.equal(weights(1, 0, "weights"), weights(2, 0, "weights"))
     different = weights(1, 0, "weights") != weights(1, 1, "weights")
     assert different.all(), "a layer is left as torch made it"
+
+
+@pytest.mark.parametrize("variance", [0.09, 1.0, 25.0])
+def test_an_encoder_starts_alike_for_the_same_images_in_larger_units(variance):
+    """First pre-activations of s x, adapted to variance s^2, are those of x; inputs of less are left alone."""
+    plain, adapted = MLP(30, (20,)), MLP(30, (20,))
+    for encoder in (plain, adapted):
+        initialise(encoder, "paper", generator("cpu", "input variance"))
+    adapt_to_input_variance(adapted, variance)
+    x = numbers(7, 30, key="x").float()
+    torch.testing.assert_close(adapted(x * math.sqrt(max(1.0, variance))), plain(x))
+
+
+def test_a_run_with_large_inputs_starts_with_moderate_posteriors():
+    """Logit pixels with lambda = 1e-6 have a standard deviation of 3 to 5; unscaled, exp(log-variance) overflows."""
+    cfg = config.validate(config.compose(["model=vae", "dataset=mnist"]))
+    model = build_model(cfg, pixels=784, variance=16.0, device=torch.device("cpu"), dtype=torch.float32)
+    x = 4 * numbers(64, 784, key="logits").float()
+    with torch.no_grad():
+        _, log_variance = model.amortised(model.encoder(x))
+    assert log_variance.abs().max() < 10

@@ -114,3 +114,14 @@ def initialise(module: nn.Module, scheme: str, source: torch.Generator) -> None:
                 layer.weight.uniform_(-1, 1, generator=source).mul_(gain * math.sqrt(3 / fan_out))
                 if layer.bias is not None:
                     layer.bias.uniform_(-1, 1, generator=source).mul_(1 / math.sqrt(fan_in))
+
+
+def adapt_to_input_variance(encoder: MLP, variance: float) -> None:
+    """Let the first layer begin as if its inputs had variance 1, where they have more.
+
+    Pixels in [0, 1] have less and are left alone. Those of the logit transform reach 14 with lambda = 1e-6: the
+    encoder's log-variances would start around 50, and training would diverge in its first epoch.
+    """
+    if variance > 1:
+        with torch.no_grad():
+            encoder.linears[0].weight.div_(math.sqrt(variance))

@@ -13,7 +13,7 @@ from vlae.distributions import Posterior
 from vlae.evaluate import unit_log_jacobian
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
-from vlae.networks import initialise
+from vlae.networks import adapt_to_input_variance, initialise
 from vlae.preprocessing import Preprocessing
 from vlae.seeding import batch_noise, generator
 from vlae.splits import Splits
@@ -28,11 +28,16 @@ def select_device(name: str, precision: str) -> torch.device:
 def build_model(
     cfg: config.Config, pixels: int, variance: float, device: torch.device, dtype: torch.dtype
 ) -> LatentVariableModel:
-    """The untrained model: weights drawn from the run's seed on the CPU, so that every device starts alike."""
+    """The untrained model: weights drawn from the run's seed on the CPU, so that every device starts alike.
+
+    ``variance`` is that of a pixel of the training images in model space.
+    """
     output = config.build(cfg.output_dist)
     output.initialise(variance)
     model = config.build(cfg.model, pixels=pixels, output=output)
     initialise(model, cfg.trainer.initialisation, generator("cpu", cfg.seed, "initialise"))
+    if cfg.trainer.initialisation == "paper":
+        adapt_to_input_variance(model.encoder, variance)
     return model.to(device=device, dtype=dtype)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from conftest import IMAGES, LATENT, PIXELS, make_images, numbers, sigma_points
+from scipy.stats import multivariate_t
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
 from vlae.distributions import (
@@ -13,6 +14,7 @@ from vlae.distributions import (
     FlowedGaussian,
     GaussianOutput,
     PrecisionGaussian,
+    PrecisionStudentT,
     standard_normal_log_prob,
 )
 
@@ -200,3 +202,27 @@ def test_log_density_of_an_image_does_not_depend_on_the_others(output):
     for image in range(IMAGES):
         alone = torch.cat([output.log_prob(x[image : image + 1], g[image : image + 1]) for g in f])
         torch.testing.assert_close(together[:, image], alone, rtol=1e-12, atol=1e-12)
+
+
+# --- Student t -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("degrees", [3, 10])
+def test_log_density_of_a_student_t_sample_is_scipys_at_that_sample(degrees):
+    mu, precision = numbers(IMAGES, LATENT, key="mu"), precision_matrices()
+    ours = PrecisionStudentT(PrecisionGaussian(mu, precision), degrees)
+    z, log_q = ours.rsample_with_log_prob(numbers(6, IMAGES, ours.noise_dim, key="eps"))
+    for i in range(IMAGES):
+        expected = multivariate_t(mu[i], torch.linalg.inv(precision[i]), df=degrees).logpdf(z[:, i])
+        torch.testing.assert_close(log_q[:, i], torch.from_numpy(expected), rtol=1e-10, atol=1e-10)
+
+
+def test_student_t_samples_have_its_mean_and_covariance():
+    """Covariance P^-1 degrees / (degrees - 2)."""
+    mu, precision, samples = numbers(1, LATENT, key="mu"), precision_matrices()[:1], 200_000
+    ours = PrecisionStudentT(PrecisionGaussian(mu, precision), degrees=10)
+    z = ours.rsample_with_log_prob(numbers(samples, 1, ours.noise_dim, key="eps"))[0][:, 0]
+    covariance = torch.linalg.inv(precision[0]) * 10 / 8
+    white = torch.linalg.solve(torch.linalg.cholesky(covariance), (z - mu).T)
+    assert white.mean(1).abs().max() < 5 / samples**0.5
+    assert (white @ white.T / samples - torch.eye(LATENT)).abs().max() < 5 * (2.5 / samples) ** 0.5

@@ -16,11 +16,12 @@ from conftest import (
     numbers,
     scalar_gradients,
 )
+from scipy.optimize import minimize
 from torch import nn
 from torch.distributions import MultivariateNormal
 
 from vlae.distributions import BernoulliOutput, standard_normal_log_prob
-from vlae.laplace import laplace, newton_step
+from vlae.laplace import find_modes, laplace, newton_step
 from vlae.models.vlae import VLAE
 from vlae.objective import sample_terms
 
@@ -135,3 +136,69 @@ def test_laplace_posterior_is_the_gaussian_with_the_precision_at_its_mean(name):
     )
     expected = MultivariateNormal(mu, precision_matrix=P).log_prob(z)
     torch.testing.assert_close(log_q, expected, rtol=1e-11, atol=1e-11)
+
+
+# --- modes -----------------------------------------------------------------------------------------------------
+
+
+def log_joint(output, decoder, x, z):
+    return output.log_prob(x, decoder(z)) + standard_normal_log_prob(z)
+
+
+@pytest.mark.parametrize("name", OUTPUTS[:2])
+def test_mode_is_where_another_optimiser_finds_it(name):
+    """scipy's BFGS with automatic differentiation; a linear decoder has one mode, and no kinks."""
+    output, decoder = output_named(name), make_decoder((6, 8))
+    linear(decoder)
+    x = images_for(output)
+    modes = find_modes(output, decoder, x, 3 * numbers(IMAGES, LATENT, key="start"), tolerance=1e-18)
+    assert modes.converged.all()
+    for image, z in zip(x, modes.z, strict=True):
+
+        def loss(value, image=image):
+            at = torch.from_numpy(value).requires_grad_()
+            negative = -log_joint(output, decoder, image[None], at[None]).sum()
+            (gradient,) = torch.autograd.grad(negative, at)
+            return negative.item(), gradient.numpy()
+
+        found = minimize(loss, torch.zeros(LATENT).double().numpy(), jac=True, options={"gtol": 1e-10})
+        torch.testing.assert_close(z, torch.from_numpy(found.x), rtol=0, atol=1e-7)
+
+
+def test_mode_of_a_linear_gaussian_model_takes_one_step():
+    output, decoder = output_named("gaussian"), make_decoder((6, 8))
+    linear(decoder)
+    modes = find_modes(output, decoder, images_for(output), numbers(IMAGES, LATENT, key="start"))
+    assert modes.steps.tolist() == [1] * IMAGES
+
+
+@pytest.mark.parametrize("name", OUTPUTS[:2])
+def test_search_for_modes_never_goes_down_and_says_truly_how_it_ended(name):
+    """With ReLU units a mode may lie on a kink, where no gradient vanishes."""
+    images, tolerance = 60, 1e-6
+    output, decoder = output_named(name), make_decoder((6, 5))
+    x = make_images(name, images)
+    start = 5 * numbers(images, LATENT, key="start")
+    modes = find_modes(output, decoder, x, start, tolerance=tolerance, max_steps=500)
+    before, after = log_joint(output, decoder, x, start), log_joint(output, decoder, x, modes.z)
+    assert (after >= before).all()
+    g, P = dense_terms(output, decoder, x, modes.z)
+    promised = 0.5 * (g * torch.linalg.solve(P, g)).sum(-1)
+    assert (promised[modes.converged] < tolerance).all()
+    assert (promised[modes.on_kink] >= tolerance).all()
+    assert (modes.converged ^ modes.on_kink).all()
+    assert 0 < modes.converged.sum() < images, "nothing to tell apart"
+    for key in range(20):  # nothing near is better
+        near = modes.z + 1e-3 * numbers(images, LATENT, key=f"near {key}")
+        better = log_joint(output, decoder, x, near) - after
+        assert better[modes.converged].max() < tolerance
+
+
+def test_modes_do_not_depend_on_the_batch():
+    output, decoder = output_named("bernoulli"), make_decoder((6, 5))
+    x, start = images_for(output), 5 * numbers(IMAGES, LATENT, key="start")
+    together = find_modes(output, decoder, x, start)
+    for i in range(IMAGES):
+        alone = find_modes(output, decoder, x[i : i + 1], start[i : i + 1])
+        torch.testing.assert_close(alone.z, together.z[i : i + 1])
+        assert alone.steps == together.steps[i]

@@ -68,6 +68,16 @@ def _device(name: str) -> str:
 Count = Annotated[int, Field(ge=1)]
 
 
+Proposal = Literal["own", "laplace", "student_t"]
+"""The names of ``vlae.proposals``, which needs torch."""
+
+
+def _proposals(names: list[str]) -> list[str]:
+    if "own" not in names or len(set(names)) < len(names):
+        raise PydanticCustomError("proposals", "each name once, and own among them: the ELBO is its")
+    return names
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -88,6 +98,7 @@ class Trainer(_Section):
 class Evaluate(_Section):
     """How a model is scored; conf/config.yaml explains each key."""
 
+    proposals: Annotated[list[Proposal], Field(min_length=1), AfterValidator(_proposals)]
     num_samples: Count
     memory_budget: Annotated[int, Field(ge=16)]
     num_images: Count | None

@@ -13,8 +13,9 @@ from vlae.files import cannot_write
 
 PLAIN_SECONDS = 2.0
 """Without a terminal, at most one line of figures in this time."""
-FEW_EFFECTIVE_SAMPLES = 10
-"""Below this the importance-sampled log-likelihood of an image is hardly better than its ELBO."""
+MARK = "†"
+MANY_UNRELIABLE = 0.05
+"""Of the images: a figure with more of them whose k-hat is too large is marked."""
 QUIET_SECONDS = 30.0
 """Without a terminal, a line of progress after this time even where there are no figures yet."""
 
@@ -108,15 +109,21 @@ def figure(mean: float, error: float | None) -> str:
     return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
 
 
+def doubtful(proposal: dict[str, Any]) -> bool:
+    """Whether more images than MANY have weights with a tail too heavy for their average."""
+    return (proposal.get("k_hat_unreliable") or 0.0) > MANY_UNRELIABLE
+
+
 def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know before believing them."""
     test, found = results["test"], []
-    own = test["log_likelihood"]["own"]
-    if own["ess_median"] < FEW_EFFECTIVE_SAMPLES <= own["num_samples"]:
-        found.append(
-            f"half of the images have an effective sample size below {FEW_EFFECTIVE_SAMPLES}: "
-            "their log-likelihood is probably underestimated"
-        )
+    for name, proposal in test["log_likelihood"].items():
+        if doubtful(proposal):
+            found.append(
+                f"{MARK} {name}: k-hat is above {proposal['k_hat_limit']:.2f} for "
+                f"{proposal['k_hat_unreliable']:.0%} of the images; there a few samples carry the estimate, "
+                "which is probably too low and whose error is larger than its ESS tells"
+            )
     if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
         found.append(
             "worse than uniform noise: the training has probably diverged; try a smaller optimizer.lr"
@@ -127,13 +134,9 @@ def warnings(results: dict[str, Any]) -> list[str]:
 def summary(results: dict[str, Any], path: Path) -> Table:
     """The figures of a finished run, with their units."""
     test, cost = results["test"], results["cost"]
-    own = test["log_likelihood"]["own"]
-    rows = [
-        ("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats"),
-        ("test log-likelihood", f"{figure(own['mean'], own['standard_error'])} nats"),
-        ("", f"importance sampling, {own['num_samples']} samples, {own['num_images']} images"),
-        ("effective sample size", f"median {own['ess_median']:.1f}, minimum {own['ess_min']:.1f}"),
-    ]
+    rows = [("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats")]
+    for name, proposal in test["log_likelihood"].items():
+        rows += proposal_rows(name, proposal)
     if test["bits_per_dim"] is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
     rows += [("warning", text) for text in warnings(results)]
@@ -150,6 +153,24 @@ def summary(results: dict[str, Any], path: Path) -> Table:
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def proposal_rows(name: str, proposal: dict[str, Any]) -> list[tuple[str, str]]:
+    """The log-likelihood by one proposal, and what tells whether to believe it."""
+    mark = f" {MARK}" if doubtful(proposal) else ""
+    share = proposal.get("k_hat_unreliable")
+    k_hat = "" if share is None else f", k-hat bad for {share:.1%} of the images"
+    rows = [
+        (
+            f"test log-likelihood, {name}",
+            f"{figure(proposal['mean'], proposal['standard_error'])} nats{mark}",
+        ),
+        ("", f"{proposal['num_samples']} samples, {proposal['num_images']} images"),
+        ("", f"effective sample size median {proposal['ess_median']:.1f}, minimum {proposal['ess_min']:.1f}{k_hat}"),
+    ]
+    if search := proposal.get("mode_search"):
+        rows.append(("", f"mode in {search['steps_mean']:.1f} steps, not settled: {search['unconverged']} images"))
+    return rows
 
 
 def status_table(status: dict[str, Any], path: Path) -> Table:

@@ -90,6 +90,32 @@ class PrecisionGaussian:
         return self.mu + offset, standard_normal_log_prob(noise) + self._half_log_det
 
 
+class PrecisionStudentT:
+    """A multivariate Student t with location mu and scale matrix P^-1: heavier tails than the Gaussian's.
+
+    The chi-squared variable of ``degrees`` freedom is a sum of squares, so a sample takes latent + degrees noise.
+    """
+
+    def __init__(self, gaussian: PrecisionGaussian, degrees: int = 10) -> None:
+        self.mu, self.cholesky, self.degrees = gaussian.mu, gaussian.cholesky, degrees
+        self.noise_dim = gaussian.noise_dim + degrees
+        self._gaussian = gaussian
+
+    def rsample_with_log_prob(
+        self, noise: Float[Tensor, "samples batch noise"]
+    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+        latent = self.noise_dim - self.degrees
+        eps, squares = noise.split([latent, self.degrees], dim=-1)
+        t = eps / squares.square().mean(-1, keepdim=True).sqrt()
+        z, log_gaussian = self._gaussian.rsample_with_log_prob(t)
+        # the Gaussian's density has the determinant; what differs is the shape in |t|
+        power = 0.5 * (self.degrees + latent)
+        constant = math.lgamma(power) - math.lgamma(0.5 * self.degrees)
+        constant -= 0.5 * latent * math.log(0.5 * self.degrees)
+        square = t.square().sum(-1)
+        return z, log_gaussian + 0.5 * square + constant - power * torch.log1p(square / self.degrees)
+
+
 Flow = Callable[
     [Float[Tensor, "samples batch latent"]],
     tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]],

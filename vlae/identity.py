@@ -22,8 +22,8 @@ OPERATIONAL = (
 )
 """Keys that change how a run is carried out, and not what comes out."""
 
-ADDED_FIELDS: dict[str, Any] = {}
-"""Keys added after the first release, with their default: at it they count as absent, so old ids stay valid."""
+ADDED_FIELDS: dict[str, Any] = {"evaluate.proposals": ["own"]}
+"""Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 
 MISSING = object()
 """What ``get`` returns for a key that is not there."""

@@ -1,10 +1,12 @@
 """Newton steps towards the mode of p(z | x), and the Gaussian there: the Laplace approximation."""
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlae.distributions import PrecisionGaussian, cholesky
+from vlae.distributions import OutputDistribution, PrecisionGaussian, cholesky, standard_normal_log_prob
 from vlae.likelihood import Likelihood
 from vlae.networks import Decoder
 
@@ -33,3 +35,71 @@ def newton_step(likelihood: Likelihood, decoder: Decoder, z: Float[Tensor, "batc
 def laplace(likelihood: Likelihood, decoder: Decoder, mu: Float[Tensor, "batch latent"]) -> PrecisionGaussian:
     """N(mu, P(mu)^-1)."""
     return PrecisionGaussian(mu, likelihood.precision(decoder.linearise(mu)))
+
+
+@dataclass
+class Modes:
+    """Where the search for the maximum of log p(x, z) over z has ended, for each image."""
+
+    z: Float[Tensor, "batch latent"]
+    steps: Int[Tensor, " batch"]
+    converged: Bool[Tensor, " batch"]
+    """The gradient has vanished: the full step promises less than the tolerance."""
+    on_kink: Bool[Tensor, " batch"]
+    """Longer steps lead down and damped ones promise less than the tolerance: it ends where ReLU units switch.
+
+    In trained networks most searches do. It is the place for a proposal, though maybe not quite the maximum.
+    """
+
+
+FIRST_DAMPING, HARDER, EASIER = 0.1, 8, 4
+"""Damping after the first refused step, relative to the mean of P's diagonal; its factors from then on."""
+
+
+@torch.no_grad()
+def find_modes(
+    output: OutputDistribution,
+    decoder: Decoder,
+    x: Float[Tensor, "batch pixels"],
+    start: Float[Tensor, "batch latent"],
+    *,
+    tolerance: float = 1e-3,
+    max_steps: int = 50,
+) -> Modes:
+    """The mode of p(z | x) by Levenberg-Marquardt steps (P + damping I)^-1 g with g = grad log p(x, z).
+
+    A step that does not raise log p(x, z) is refused, and the next one damped more. An image is done when its step
+    promises to raise log p(x, z) by less than ``tolerance`` nats, which is g'(P + damping I)^-1 g / 2; without
+    damping that is the gradient's norm in the metric of the posterior.
+    """
+    log_likelihood = output.scorer(decoder)
+
+    def log_joint(images: Tensor, z: Tensor) -> Float[Tensor, " batch"]:
+        return log_likelihood(images)(z.unsqueeze(0))[0] + standard_normal_log_prob(z)
+
+    z, value = start.clone(), log_joint(x, start)
+    damping, steps = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.long)
+    done = torch.zeros_like(value, dtype=torch.bool)
+    for _ in range(max_steps):
+        active = (~done).nonzero().squeeze(-1)
+        if len(active) == 0:
+            break
+        here, images, damped = z[active], x[active], damping[active]
+        at, likelihood = decoder.linearise(here), output.likelihood(decoder, images)
+        g = (likelihood.gradient(at) - here).unsqueeze(-1)
+        P = likelihood.precision(at)
+        scale = P.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+        L = cholesky(P + torch.diag_embed((scale * damped.unsqueeze(-1)).expand_as(here)))
+        step = torch.cholesky_solve(g, L)
+        done[active] = promises_little = (g * step).sum((-2, -1)) < 2 * tolerance
+        trial = here + step.squeeze(-1)
+        reached = log_joint(images, trial)
+        rounding = 8 * torch.finfo(x.dtype).eps * value[active].abs()
+        better = (reached >= value[active] - rounding) & ~promises_little
+        z[active] = torch.where(better.unsqueeze(-1), trial, here)
+        value[active] = torch.where(better, reached, value[active])
+        steps[active] += better
+        eased = torch.where(damped > FIRST_DAMPING, damped / EASIER, 0.0)
+        refused = torch.where(promises_little, damped, (HARDER * damped).clamp(min=FIRST_DAMPING))
+        damping[active] = torch.where(better, eased, refused)
+    return Modes(z, steps, converged=done & (damping == 0), on_kink=done & (damping > 0))

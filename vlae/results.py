@@ -6,6 +6,7 @@ import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def report(
-    trained: TrainedModel, cfg: Config, evaluation: Evaluation, x: Tensor, evaluate_seconds: float
+    trained: TrainedModel,
+    cfg: Config,
+    evaluations: Mapping[str, Evaluation],
+    x: Tensor,
+    evaluate_seconds: float,
 ) -> dict[str, Any]:
     """All that results.json says. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats an image."""
     progress, run = trained.progress, trained.config
@@ -48,7 +53,7 @@ def report(
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "selection": run.trainer.selection,
-        "test": figures(evaluation, trained.preprocess, x, cfg.evaluate.num_samples),
+        "test": figures(evaluations, trained.preprocess, x, cfg.evaluate.num_samples),
         "validation": {"elbo": validation},
         "cost": cost(trained, evaluate_seconds),
         "environment": environment(trained.device),

@@ -29,8 +29,8 @@ def score(
     heartbeat: Callable[[dict[str, Any]], None] = lambda progress: None,
     *,
     resumable: bool = True,
-) -> tuple[Evaluation, float]:
-    """The evaluation of ``x`` by the settings of ``cfg``, and its seconds over all attempts.
+) -> tuple[dict[str, Evaluation], float]:
+    """The evaluation of ``x`` by each proposal of ``cfg``, and the seconds over all attempts.
 
     ``resumable``: it goes on from, and leaves, a checkpoint beside the training's.
     """
@@ -46,31 +46,38 @@ def score(
     before, began = state["seconds"] if state else 0.0, time.monotonic()
     saved = began
 
-    def report(evaluation: Evaluation) -> None:
-        nonlocal saved
-        mean = evaluation.log_likelihood[: evaluation.done].mean().item()
-        text = f"log-likelihood {mean:.2f} nats{trained.space}"
-        reporter.advance("evaluating image", evaluation.done, len(x), text, last=evaluation.done == len(x))
-        heartbeat({"image": evaluation.done, "images": len(x)})
-        now = time.monotonic()
-        if resumable and (interruption.requested or now - saved > cfg.trainer.checkpoint_every):
-            seconds = before + now - began
-            checkpoint.save(
-                place, {"evaluation": vars(evaluation), "seconds": seconds, "weights": digest}, NAME
-            )
-            saved = now
+    evaluations = {name: Evaluation(**entry) for name, entry in state["evaluations"].items()} if state else {}
+    proposals = cfg.evaluate.proposals
+    for number, name in enumerate(proposals):
 
-    evaluation = evaluate(
-        trained.model,
-        x,
-        num_samples=cfg.evaluate.num_samples,
-        memory_budget=cfg.evaluate.memory_budget,
-        seed=cfg.seed,
-        evaluation=Evaluation(**state["evaluation"]) if state else None,
-        interruption=interruption,
-        report=report,
-    )
-    return evaluation, before + time.monotonic() - began
+        def report(evaluation: Evaluation, name: str = name, before_this: int = number * len(x)) -> None:
+            nonlocal saved
+            mean = evaluation.log_likelihood[: evaluation.done].mean().item()
+            text = f"log-likelihood {mean:.2f} nats{trained.space} by {name}"
+            last = evaluation.done == len(x)
+            done, total = before_this + evaluation.done, len(proposals) * len(x)
+            reporter.advance("evaluating image", done, total, text, last=last)
+            heartbeat({"image": done, "images": total})
+            now = time.monotonic()
+            if resumable and (interruption.requested or now - saved > cfg.trainer.checkpoint_every):
+                entries = {name: vars(entry) for name, entry in evaluations.items()}
+                seconds = before + now - began
+                checkpoint.save(place, {"evaluations": entries, "seconds": seconds, "weights": digest}, NAME)
+                saved = now
+
+        evaluations.setdefault(name, Evaluation.empty(len(x)))
+        evaluate(
+            trained.model,
+            x,
+            proposal=name,
+            num_samples=cfg.evaluate.num_samples,
+            memory_budget=cfg.evaluate.memory_budget,
+            seed=cfg.seed,
+            evaluation=evaluations[name],
+            interruption=interruption,
+            report=report,
+        )
+    return evaluations, before + time.monotonic() - began
 
 
 def weights_digest(model: torch.nn.Module) -> str:

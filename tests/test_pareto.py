@@ -1,0 +1,60 @@
+"""Pareto k-hat, against an independent implementation and against tails of known shape."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from vlae.pareto import k_hat, tail_length, unreliable_above
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of arviz: that its next version will be another
+    import arviz
+
+
+def largest(log_weights):
+    """Of [samples, images]."""
+    return np.sort(log_weights, 0)[-tail_length(len(log_weights)) - 1 :]
+
+
+@pytest.mark.parametrize("samples", [25, 26, 100, 5000])
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 5.0, 40.0, 400.0])
+def test_equals_an_independent_implementation(samples, scale):
+    """Also where most weights underflow beside the largest."""
+    log_weights = -700 + scale * np.random.default_rng(samples).standard_normal((samples, 30))
+    with np.errstate(all="ignore"):
+        _, expected = arviz.psislw(log_weights.T)
+    found = k_hat(largest(log_weights))
+    assert np.array_equal(np.isinf(found), np.isinf(expected))
+    finite = np.isfinite(expected)
+    assert np.allclose(found[finite], expected[finite], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
+def test_finds_the_shape_of_pareto_tails(shape):
+    """(1 - u)^-k has the tail index k; the prior pulls by (1/2 - k) 10 / (tail + 10)."""
+    samples, images = 20_000, 200
+    uniform = np.random.default_rng(0).random((samples, images))
+    found = k_hat(largest(-shape * np.log1p(-uniform)))
+    tail = tail_length(samples)
+    expected = (tail * shape + 5) / (tail + 10)
+    assert abs(found.mean() - expected) < 4 * found.std() / math.sqrt(images) + 0.01
+
+
+def test_does_not_depend_on_the_order_or_the_scale_of_the_weights():
+    rng = np.random.default_rng(0)
+    tail = rng.standard_normal((200, 5))
+    assert np.allclose(k_hat(rng.permuted(tail, axis=0) - 1e4), k_hat(tail), atol=1e-8)
+
+
+def test_equal_weights_are_exact_and_one_weight_alone_is_not_to_be_believed():
+    assert k_hat(np.zeros((50, 1))) == [0.0]
+    assert k_hat(np.r_[np.full(49, -1e4), 0.0][:, None]) == [math.inf]
+    assert np.isnan(k_hat(np.arange(4.0)[:, None])).all()
+
+
+def test_the_limit_of_reliability_grows_with_the_number_of_samples():
+    assert unreliable_above(10) == 0
+    assert unreliable_above(100) == 0.5
+    assert unreliable_above(10**6) == 0.7

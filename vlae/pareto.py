@@ -1,0 +1,58 @@
+"""Pareto k-hat: whether an average of importance weights can be believed (Vehtari et al. 2024)."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+FEWEST = 5
+"""Values that the shape of a tail is estimated from, at the least."""
+
+
+def tail_length(num_samples: int) -> int:
+    """How many of the largest weights are the tail: min(S / 5, 3 sqrt S) (Vehtari et al. 2024, section 2.2)."""
+    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+
+
+def unreliable_above(num_samples: int) -> float:
+    """The k-hat above which an average of so many weights may be far off: min(1 - 1 / log10 S, 0.7)."""
+    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else 0.0
+
+
+def k_hat(largest: Float64[ndarray, "tail images"]) -> Float64[ndarray, " images"]:
+    """The shape k of the generalised Pareto tail of each image's weights.
+
+    ``largest``: the ``tail_length(S) + 1`` largest log-weights of each image, in any order; the smallest of them is
+    the threshold that the others exceed. Below 1/2 the weights have a variance, from 1 on not even a mean. inf where
+    one weight is all there is; 0 for equal weights, which are exact; NaN where the tail is shorter than ``FEWEST``.
+    """
+    return np.array([_k_hat(np.sort(column)) for column in largest.T])
+
+
+def _k_hat(log_weights: Float64[ndarray, " tail"]) -> float:
+    log_weights = log_weights - log_weights[-1]
+    if len(log_weights) <= FEWEST:
+        return math.nan
+    if log_weights[0] == 0:
+        return 0.0
+    threshold = max(log_weights[0], math.log(np.finfo(float).tiny))
+    exceedances = np.exp(log_weights[log_weights > threshold]) - math.exp(threshold)
+    return _shape(exceedances) if len(exceedances) >= FEWEST else math.inf
+
+
+def _shape(x: Float64[ndarray, " n"]) -> float:
+    """k of a generalised Pareto distribution, x ascending (Zhang and Stephens 2009, with b for their theta).
+
+    The posterior mean over a grid of b = -k / sigma, then shrunk towards 1/2 as by ten more observations
+    (Vehtari et al. 2024, appendix C).
+    """
+    n = len(x)
+    grid = 30 + int(math.sqrt(n))
+    quartile = x[int(n / 4 + 0.5) - 1]
+    b = (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile) + 1 / x[-1]
+    k = np.log1p(-b[:, None] * x).mean(1)
+    profile = n * (np.log(-b / k) - k - 1)
+    weights = np.exp(profile - profile.max())
+    mean = weights @ b / weights.sum()
+    return float((n * np.log1p(-mean * x).mean() + 10 * 0.5) / (n + 10))

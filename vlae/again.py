@@ -7,7 +7,8 @@ from typing import Any
 
 from vlae import config
 from vlae.console import Reporter
-from vlae.evaluate import save_evaluations, unit_log_jacobian
+from vlae.evaluate import unit_log_jacobian
+from vlae.figures import save_evaluations
 from vlae.files import json_bytes, make_directory, write_atomically
 from vlae.interruption import Interruption
 from vlae.record import RunDirectory
@@ -41,12 +42,12 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     splits = config.build(cfg.dataset).to(trained.device)
     x = test_set(trained.preprocess, splits, cfg)[: cfg.evaluate.num_images]
     with Interruption() as interruption, Reporter() as reporter:
-        evaluations, seconds = score(trained, cfg, x, interruption, reporter, resumable=False)
-    results = report(trained, cfg, evaluations, x, seconds)
+        scores = score(trained, cfg, x, interruption, reporter, resumable=False)
+    results = report(trained, cfg, scores, x)
     settings = cfg.evaluate.model_dump(exclude={"memory_budget"}) | {"seed": cfg.seed}
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
     place = make_directory(directory.path / "evaluations")
-    save_evaluations(place / f"{name}.npz", evaluations, unit_log_jacobian(trained.preprocess, x))
+    save_evaluations(place / f"{name}.npz", scores.proposals, unit_log_jacobian(trained.preprocess, x))
     write_atomically(place / f"{name}.json", json_bytes(results))
     return results, place / f"{name}.json"

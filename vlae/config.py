@@ -68,7 +68,7 @@ def _device(name: str) -> str:
 Count = Annotated[int, Field(ge=1)]
 
 
-Proposal = Literal["own", "laplace", "student_t"]
+Proposal = Literal["own", "laplace", "student_t", "mixture"]
 """The names of ``vlae.proposals``, which needs torch."""
 
 
@@ -100,6 +100,8 @@ class Evaluate(_Section):
 
     proposals: Annotated[list[Proposal], Field(min_length=1), AfterValidator(_proposals)]
     num_samples: Count
+    target_standard_error: Annotated[float, Field(gt=0)] | None
+    num_gap_images: Annotated[int, Field(ge=0)]
     memory_budget: Annotated[int, Field(ge=16)]
     num_images: Count | None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -131,12 +131,14 @@ def warnings(results: dict[str, Any]) -> list[str]:
     return found
 
 
-def summary(results: dict[str, Any], path: Path) -> Table:
+def summary(results: dict[str, Any], path: Path) -> Group:
     """The figures of a finished run, with their units."""
     test, cost = results["test"], results["cost"]
     rows = [("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats")]
     for name, proposal in test["log_likelihood"].items():
-        rows += proposal_rows(name, proposal)
+        mark = f" {MARK}" if doubtful(proposal) else ""
+        value = f"{figure(proposal['mean'], proposal['standard_error'])} nats{mark}"
+        rows.append((f"test log-likelihood, {name}", value))
     if test["bits_per_dim"] is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
     rows += [("warning", text) for text in warnings(results)]
@@ -152,25 +154,54 @@ def summary(results: dict[str, Any], path: Path) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
+    parts: list[Table] = [table, estimators(results)]
+    if test.get("gaps"):
+        parts.append(gaps_table(test["gaps"]))
+    return Group(*parts)
+
+
+def estimators(results: dict[str, Any]) -> Table:
+    """What tells whether to believe each log-likelihood, and what a figure of equal accuracy costs by it."""
+    proposals = results["test"]["log_likelihood"]
+    images = next(iter(proposals.values()))["num_images"]
+    table = Table(title=f"Estimators, {images} images (nats)", title_justify="left")
+    table.add_column("proposal", style="bold")
+    for column in ("log-likelihood", "ELBO", "ESS median", "min", "bad k-hat", "samples", "for ±0.1", "s"):
+        table.add_column(column, justify="right")
+    seconds = results["cost"].get("seconds_by_proposal", {})
+    for name, p in proposals.items():
+        share, needed = p.get("k_hat_unreliable"), p.get("samples_for_a_tenth")
+        table.add_row(
+            name,
+            figure(p["mean"], p["standard_error"]) + (f" {MARK}" if doubtful(p) else ""),
+            figure(p["elbo"], p.get("elbo_standard_error")) if "elbo" in p else "",
+            f"{p['ess_median']:.1f}",
+            f"{p['ess_min']:.1f}",
+            "" if share is None else f"{share:.0%}",
+            f"{p.get('samples_mean', p['num_samples']):.0f}",
+            "" if needed is None else f"{needed:.0f}",
+            f"{seconds[name]:.1f}" if name in seconds else "",
+        )
+        if (search := p.get("mode_search")) and search["unconverged"]:
+            table.caption = f"{name}: the search for the mode did not settle for {search['unconverged']} images"
     return table
 
 
-def proposal_rows(name: str, proposal: dict[str, Any]) -> list[tuple[str, str]]:
-    """The log-likelihood by one proposal, and what tells whether to believe it."""
-    mark = f" {MARK}" if doubtful(proposal) else ""
-    share = proposal.get("k_hat_unreliable")
-    k_hat = "" if share is None else f", k-hat bad for {share:.1%} of the images"
-    rows = [
-        (
-            f"test log-likelihood, {name}",
-            f"{figure(proposal['mean'], proposal['standard_error'])} nats{mark}",
-        ),
-        ("", f"{proposal['num_samples']} samples, {proposal['num_images']} images"),
-        ("", f"effective sample size median {proposal['ess_median']:.1f}, minimum {proposal['ess_min']:.1f}{k_hat}"),
-    ]
-    if search := proposal.get("mode_search"):
-        rows.append(("", f"mode in {search['steps_mean']:.1f} steps, not settled: {search['unconverged']} images"))
-    return rows
+def gaps_table(gaps: dict[str, Any]) -> Table:
+    """Where the ELBO is lost."""
+    table = Table(title=f"Gaps, the first {gaps['num_images']} images (nats)", title_justify="left")
+    columns = {
+        "ELBO": f"{gaps['elbo']:.2f}",
+        "amortisation gap": figure(gaps["amortisation"], gaps["amortisation_standard_error"]),
+        "best ELBO of the family": f"{gaps['optimal_elbo']:.2f}",
+        "approximation gap": figure(gaps["approximation"], gaps["approximation_standard_error"]),
+        f"log-likelihood, {gaps['log_likelihood_by']}": f"{gaps['log_likelihood']:.2f}",
+        "inference iterations": str(gaps["iterations"]),
+    }
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_row(*columns.values())
+    return table
 
 
 def status_table(status: dict[str, Any], path: Path) -> Table:

@@ -177,7 +177,7 @@ class RotatedGaussian:
 
 
 class LogitBernoulli:
-    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f), in two passes over the logits."""
+    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f)."""
 
     def __init__(self, decoder: Decoder, logits: Callable[[Tensor], Tensor]) -> None:
         self.decoder, self.logits = decoder, logits
@@ -185,7 +185,7 @@ class LogitBernoulli:
     def __call__(self, x: Float[Tensor, "batch pixels"]) -> Callable[[Tensor], Tensor]:
         def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
             f = self.logits(self.decoder(z))
-            softplus = F.softplus(f).sum(-1)
-            return f.mul_(x).sum(-1) - softplus
+            # a matrix-vector product for each image: no pass over the logits writes them once more
+            return torch.einsum("sbp,bp->sb", f, x) - F.softplus(f).sum(-1)
 
         return log_prob

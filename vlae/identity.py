@@ -22,7 +22,12 @@ OPERATIONAL = (
 )
 """Keys that change how a run is carried out, and not what comes out."""
 
-ADDED_FIELDS: dict[str, Any] = {"evaluate.proposals": ["own"]}
+ADDED_FIELDS: dict[str, Any] = {
+    "evaluate.proposals": ["own"],
+    "trainer.objective": "elbo",
+    "trainer.num_samples": 1,
+    "trainer.kl": "sampled",
+}
 """Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 
 MISSING = object()

@@ -93,6 +93,9 @@ class Trainer(_Section):
     initialisation: Literal["paper", "original"]
     checkpoint_every: Annotated[float, Field(gt=0)]
     precision: Literal["float32", "float64"]
+    objective: Literal["elbo", "iwae"]
+    num_samples: Count
+    kl: Literal["sampled", "analytic"]
 
 
 class Evaluate(_Section):
@@ -356,8 +359,24 @@ def _conflicts(values: dict[str, Any]) -> list[Problem]:
     if values["trainer"]["selection"] == "validation" and no_validation and not brings_its_own:
         text = "expected test where dataset.validation_size is 0 (there is no validation split), came 'validation'"
         problems.append(Problem("trainer.selection", text))
+    problems += _no_closed_form(values)
     loader = load_target("dataset", values["dataset"]["_target_"])
     output = load_target("output_dist", values["output_dist"]["_target_"])
     facts = getattr(loader, "known", {})  # what the loader knows of its data before it reads them
     clashes = conflicts(Preprocessing.of(values["dataset"]), output.support, **facts)
     return problems + [Problem(*re.split(r": |=", clash, maxsplit=1)) for clash in clashes]
+
+
+def _no_closed_form(values: dict[str, Any]) -> list[Problem]:
+    """trainer.kl=analytic where there is no divergence in the objective, or none in closed form."""
+    if values["trainer"]["kl"] == "sampled":
+        return []
+    expected = "expected sampled where"
+    if values["trainer"]["objective"] == "iwae":
+        text = f"{expected} trainer.objective is iwae (its bound has no KL term), came 'analytic'"
+        return [Problem("trainer.kl", text)]
+    if not load_target("model", values["model"]["_target_"]).analytic_kl:
+        name = values["model"]["name"]
+        text = f"{expected} model is {name} (its KL(q || p) has no closed form), came 'analytic'"
+        return [Problem("trainer.kl", text)]
+    return []

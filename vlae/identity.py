@@ -26,6 +26,9 @@ ADDED_FIELDS: dict[str, Any] = {
     "evaluate.proposals": ["own"],
     "evaluate.target_standard_error": None,
     "evaluate.num_gap_images": 0,
+    "trainer.objective": "elbo",
+    "trainer.num_samples": 1,
+    "trainer.kl": "sampled",
 }
 """Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 

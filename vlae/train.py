@@ -14,12 +14,11 @@ from vlae.errors import NonFiniteError
 from vlae.interruption import Interruption
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
-from vlae.objective import Terms, sample_terms
+from vlae.objective import METRICS, choose, sample_terms, terms_means
 from vlae.record import RunDirectory
 from vlae.seeding import batch_noise, generator
 
 VALIDATION_BATCH = 500
-METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,9 @@ class Schedule:
     patience: int | None
     clip_grad_norm: float | None
     checkpoint_every: float
+    objective: str = "elbo"
+    num_samples: int = 1
+    kl: str = "sampled"
 
 
 @dataclass
@@ -43,17 +45,12 @@ class Progress:
     """Complete steps of the current epoch."""
     step: int = 0
     means: list[list[float]] = field(default_factory=list)
-    """Of each step of the current epoch: METRICS, averaged over its images."""
+    """Of each step of the current epoch: the objective's metrics, averaged over its images."""
     best_epoch: int = 0
     best_elbo: float = -float("inf")
     best_model: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     epoch_seconds: float = 0.0
-
-
-def terms_means(terms: Terms) -> Float[Tensor, " metrics"]:
-    """ELBO, reconstruction and KL term, averaged over samples and images."""
-    return torch.stack([terms.log_weights.mean(), terms.log_likelihood.mean(), terms.kl.mean()])
 
 
 @torch.no_grad()
@@ -86,6 +83,7 @@ class Training:
         self.model, self.optimizer, self.images, self.preprocess = model, optimizer, images, preprocess
         self.selection_set, self.selection_name = selection_set, selection_name
         self.schedule, self.seed, self.directory = schedule, seed, directory
+        self.objective = choose(schedule.objective, schedule.kl)
         self.progress = Progress()
         self._checkpoints = directory.path / "checkpoints"
 
@@ -134,10 +132,10 @@ class Training:
         while not self.finished:
             began = time.monotonic()
             batches = self._order().split(self.schedule.batch_size)
-            means = torch.zeros(len(batches), len(METRICS), dtype=self.dtype, device=self.images.device)
-            means[: self.progress.batch] = torch.tensor(self.progress.means, dtype=self.dtype).view(
-                -1, len(METRICS)
-            )
+            width = len(self.objective.metrics)
+            means = torch.zeros(len(batches), width, dtype=self.dtype, device=self.images.device)
+            done = torch.tensor(self.progress.means, dtype=self.dtype).view(-1, width)
+            means[: self.progress.batch] = done
             for indices in batches[self.progress.batch :]:
                 means[self.progress.batch] = self._step(indices)
                 self.progress.batch += 1
@@ -166,15 +164,16 @@ class Training:
         source = generator(self.images.device, self.seed, "train", self.progress.step)
         x = self.preprocess.forward(self.images.index_select(0, indices), source)
         try:
-            means = terms_means(sample_terms(self.model, x, batch_noise(len(x), source, x.dtype), 1))
+            noise = batch_noise(len(x), source, x.dtype)
+            loss, figures = self.objective.estimate(self.model, x, noise, self.schedule.num_samples)
         except NonFiniteError as error:
             raise self._failed(f"{error}, at step {self.progress.step + 1}") from error
         self.optimizer.zero_grad(set_to_none=True)
-        (-means[0]).backward()
+        loss.backward()
         if self.schedule.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip_grad_norm)
         self.optimizer.step()
-        return means.detach()
+        return figures
 
     def _store(self, means: Float[Tensor, "steps metrics"], seconds: float) -> None:
         """Bring the epoch's figures to the host, and stop if one is not finite."""
@@ -186,7 +185,7 @@ class Training:
         bad = (~torch.isfinite(done.cpu())).nonzero()
         if len(bad):
             step, metric = bad[0].tolist()
-            name = f"train/{METRICS[metric]}"
+            name = f"train/{self.objective.metrics[metric]}"
             raise self._failed(f"{name} became NaN or infinite at step {p.step - p.batch + step + 1}")
 
     def _failed(self, what: str) -> NonFiniteError:
@@ -218,7 +217,7 @@ class Training:
         line = {"epoch": p.epoch, "global_step": p.step}
         sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
         train = (sizes @ torch.tensor(p.means, dtype=torch.float64) / sizes.sum()).tolist()
-        line |= {f"train/{metric}": mean for metric, mean in zip(METRICS, train, strict=True)}
+        line |= {f"train/{metric}": mean for metric, mean in zip(self.objective.metrics, train, strict=True)}
         line |= {f"{self.selection_name}/{m}": value for m, value in selection.items()}
         line |= {"gradient_norm": norm.item(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         line |= {f"output/{n}": q.item() for n, q in self.model.output.named_parameters() if q.numel() == 1}

@@ -25,6 +25,9 @@ class LatentVariableModel(nn.Module, ABC):
     batch_dependent = False
     """Whether an image's posterior depends on the other images of its batch; evaluation then takes one at a time."""
 
+    analytic_kl = False
+    """Whether its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), for trainer.kl=analytic."""
+
     def __init__(
         self, *, latent_dim: int, hidden_dims: Sequence[int], pixels: int, output: OutputDistribution
     ) -> None:

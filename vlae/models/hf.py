@@ -1,15 +1,50 @@
 """The Householder flow (Tomczak and Welling 2016): a diagonal Gaussian, reflected."""
 
 import itertools
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlae.distributions import DiagonalGaussian, FlowedGaussian, OutputDistribution
+from vlae.distributions import DiagonalGaussian, Flowed, FlowedGaussian, OutputDistribution
 from vlae.models.base import Count, Dims, LatentVariableModel
 from vlae.networks import GaussianHead
 from vlae.seeding import Noise
+
+
+class Reflections:
+    """z = H_T ... H_1 z_0 with H_t = I - 2 v_t v_t' / |v_t|^2, for each image its own v_t; log |det| = 0."""
+
+    orthogonal = True
+
+    def __init__(self, normals: Iterable[Float[Tensor, "batch latent"]]) -> None:
+        # pairwise, as they come: the order of operations decides the last bits of gradients
+        pairs = [(v, nn.functional.normalize(v, dim=-1)) for v in normals]
+        self.normals, self._units = tuple(v for v, _ in pairs), [unit for _, unit in pairs]
+
+    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> Flowed:
+        return self._reflected(z0, self._units)
+
+    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Flowed:
+        """The reflections in reverse order: each is its own inverse."""
+        return self._reflected(z, self._units[::-1])
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.normals
+
+    def with_parameters(self, *parameters: Tensor) -> "Reflections":
+        return Reflections(parameters)
+
+    def detached(self) -> "Reflections":
+        return Reflections(v.detach() for v in self.normals)
+
+    def _reflected(
+        self, z: Float[Tensor, "samples batch latent"], units: list[Float[Tensor, "batch latent"]]
+    ) -> Flowed:
+        for u in units:
+            z = z - 2 * (z * u).sum(-1, keepdim=True) * u
+        return z, torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
 
 
 class HF(LatentVariableModel):
@@ -18,6 +53,8 @@ class HF(LatentVariableModel):
     Every H_t is orthogonal, so the flow's log-determinant is 0. The reflections are applied to z, [T, latent]
     work a sample; the matrices are never formed.
     """
+
+    analytic_kl = True
 
     def __init__(
         self,
@@ -36,16 +73,9 @@ class HF(LatentVariableModel):
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
         h = self.encoder(x)
         base = DiagonalGaussian(*self.amortised(h))
-        units, v = [], h
+        return FlowedGaussian(base, Reflections(self._normals(h)))
+
+    def _normals(self, v: Float[Tensor, "batch _"]) -> Iterator[Float[Tensor, "batch latent"]]:
         for normal in self.normals:
             v = normal(v)
-            units.append(nn.functional.normalize(v, dim=-1))
-
-        def reflect(
-            z: Float[Tensor, "samples batch latent"],
-        ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
-            for u in units:
-                z = z - 2 * (z * u).sum(-1, keepdim=True) * u
-            return z, torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
-
-        return FlowedGaussian(base, reflect)
+            yield v

@@ -1,6 +1,6 @@
 """Inverse autoregressive flow (Kingma et al. 2016): a diagonal Gaussian through gated autoregressive steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, cast
 
 import torch
@@ -10,27 +10,54 @@ from pydantic import Field
 from torch import Tensor, nn
 from zuko.nn import MaskedMLP
 
-from vlae.distributions import DiagonalGaussian, FlowedGaussian, OutputDistribution
+from vlae.distributions import DiagonalGaussian, Flowed, FlowedGaussian, OutputDistribution
 from vlae.models.base import Count, Dims, LatentVariableModel
 from vlae.networks import GaussianHead
 from vlae.seeding import Noise
 
-Conditioned = Callable[
-    [Float[Tensor, "samples batch latent"]],
-    tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]],
-]
+Layer = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]
+"""Weight, already masked, and bias."""
+
+
+class Conditioned:
+    """An autoregressive network with the context of each image: z -> (m, s).
+
+    The first layer is applied in two parts, so that the context's part is computed once per image instead of once
+    per sample.
+    """
+
+    def __init__(self, layers: Sequence[Layer], context: Float[Tensor, "batch context"]) -> None:
+        self.layers, self.context = layers, context
+        first, bias = layers[0]
+        self._of_z, of_context = first.split([first.shape[1] - context.shape[-1], context.shape[-1]], dim=1)
+        self._offset = F.linear(context, of_context, bias)
+
+    def __call__(
+        self, z: Float[Tensor, "samples batch latent"]
+    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
+        h = F.linear(z.contiguous(), self._of_z).add_(
+            self._offset
+        )  # contiguous: one product, not one per image
+        for weight, bias in self.layers[1:]:
+            h = F.linear(h.relu_(), weight, bias)
+        m, s = h.chunk(2, dim=-1)
+        return m, s + 2  # the gate starts almost open (Kingma et al. 2016, section 4)
+
+    def with_context(self, context: Float[Tensor, "batch context"]) -> "Conditioned":
+        return Conditioned(self.layers, context)
+
+    def detached(self) -> "Conditioned":
+        return Conditioned([(w.detach(), b.detach()) for w, b in self.layers], self.context.detach())
 
 
 class AutoregressiveNetwork(nn.Module):
     """z -> (m, s), given a context: m_i and s_i see z_1 ... z_{i-1} and all of the context.
 
-    The masked network is zuko's, over z and context side by side. Its first layer is applied in two parts, so that
-    the context's part is computed once per image instead of once per sample, and weights are masked once per batch.
+    The masked network is zuko's, over z and context side by side; weights are masked once per batch.
     """
 
     def __init__(self, latent_dim: int, context_dim: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
         sees_z = torch.ones(latent_dim, latent_dim).tril(-1) > 0
         sees_context = torch.ones(latent_dim, context_dim).bool()
         of_m = torch.cat([sees_z, sees_context], dim=1)
@@ -39,27 +66,72 @@ class AutoregressiveNetwork(nn.Module):
 
     def forward(self, context: Float[Tensor, "batch context"]) -> Conditioned:
         linears = [layer for layer in self.masked if isinstance(layer, nn.Linear)]
-        weights = [torch.where(layer.get_buffer("mask"), layer.weight, 0.0) for layer in linears]
-        of_z, of_context = weights[0].split([self.latent_dim, context.shape[-1]], dim=1)
-        offset = F.linear(context, of_context, linears[0].bias)
+        layers = [(torch.where(layer.get_buffer("mask"), layer.weight, 0.0), layer.bias) for layer in linears]
+        return Conditioned(layers, context)
 
-        def network(
-            z: Float[Tensor, "samples batch latent"],
-        ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
-            h = F.linear(z.contiguous(), of_z).add_(offset)  # contiguous: one product, not one per image
-            for layer, weight in zip(linears[1:], weights[1:], strict=True):
-                h = F.linear(h.relu_(), weight, layer.bias)
-            m, s = h.chunk(2, dim=-1)
-            return m, s + 2  # the gate starts almost open (Kingma et al. 2016, section 4)
 
-        return network
+class Gates:
+    """z <- sigmoid(s) z + (1 - sigmoid(s)) m, once per network, the order of dimensions reversed in between.
+
+    log |det| = sum log sigmoid(s).
+    """
+
+    orthogonal = False
+
+    def __init__(self, networks: Sequence[Conditioned]) -> None:
+        self.networks = networks
+
+    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> Flowed:
+        z, log_det = z0, torch.zeros(z0.shape[:-1], dtype=z0.dtype, device=z0.device)
+        for step, network in enumerate(self.networks):
+            z = z.flip(-1) if step else z
+            m, s = network(z)
+            z = torch.lerp(m, z, torch.sigmoid(s))
+            log_det = log_det + F.logsigmoid(s).sum(-1)
+        # an even number of steps has reversed the order an odd number of times
+        return (z if len(self.networks) % 2 else z.flip(-1)), log_det
+
+    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Flowed:
+        """Exact, at latent_dim passes of each network (the way there takes one), all of them kept for a gradient."""
+        log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
+        z = z if len(self.networks) % 2 else z.flip(-1)
+        for step, network in reversed(list(enumerate(self.networks))):
+            z, log_gates = ungated(network, z)
+            log_det = log_det + log_gates
+            z = z.flip(-1) if step else z
+        return z, log_det
+
+    def parameters(self) -> tuple[Float[Tensor, "batch context"]]:
+        """The context, which all networks share."""
+        return (self.networks[0].context,)
+
+    def with_parameters(self, *parameters: Tensor) -> "Gates":
+        (context,) = parameters
+        return Gates([network.with_context(context) for network in self.networks])
+
+    def detached(self) -> "Gates":
+        return Gates([network.detached() for network in self.networks])
+
+
+def ungated(network: Conditioned, y: Float[Tensor, "samples batch latent"]) -> Flowed:
+    """z with y = sigmoid(s) z + (1 - sigmoid(s)) m, and sum log sigmoid(s): dimension by dimension.
+
+    m_i and s_i follow from z_1 ... z_{i-1}, and z_i = m_i + (y_i - m_i) / sigmoid(s_i) from them.
+    """
+    latent = y.shape[-1]
+    known, log_gates = y[..., :0], torch.zeros(y.shape[:-1], dtype=y.dtype, device=y.device)
+    for i in range(latent):
+        m, s = (out[..., i] for out in network(F.pad(known, (0, latent - i))))
+        z_i = m + (y[..., i] - m) * (1 + torch.exp(-s))
+        known = torch.cat([known, z_i.unsqueeze(-1)], dim=-1)
+        log_gates = log_gates + F.logsigmoid(s)
+    return known, log_gates
 
 
 class IAF(LatentVariableModel):
-    """z <- sigmoid(s) z + (1 - sigmoid(s)) m, ``num_flows`` times, the order of dimensions reversed in between.
+    """A diagonal Gaussian through ``num_flows`` gated autoregressive steps, which see the encoder's features.
 
-    log |det| = sum log sigmoid(s). ``conditional=False`` hides the encoder's features from the flow, as the
-    released code's masks do: its flow ignores x (docs/decisions/0001).
+    ``conditional=False`` hides them, as the released code's masks do: its flow ignores x (docs/decisions/0001).
     """
 
     def __init__(
@@ -82,18 +154,5 @@ class IAF(LatentVariableModel):
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
         h = self.encoder(x)
-        networks = [flow(h[:, : self.context_dim]) for flow in self.flows]
-
-        def flow(
-            z: Float[Tensor, "samples batch latent"],
-        ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
-            log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
-            for step, network in enumerate(networks):
-                z = z.flip(-1) if step else z
-                m, s = network(z)
-                z = torch.lerp(m, z, torch.sigmoid(s))
-                log_det = log_det + F.logsigmoid(s).sum(-1)
-            # an even number of steps has reversed the order an odd number of times
-            return (z if len(networks) % 2 else z.flip(-1)), log_det
-
+        flow = Gates([network(h[:, : self.context_dim]) for network in self.flows])
         return FlowedGaussian(DiagonalGaussian(*self.amortised(h)), flow)

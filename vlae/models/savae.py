@@ -76,6 +76,7 @@ def refine(
 class SAVAE(LatentVariableModel):
     """q(z | x) = N(mu_T, diag exp(log_variance_T)), both refined by ``num_steps`` steps of gradient ascent."""
 
+    analytic_kl = True
     make_step = staticmethod(ascend)
 
     def __init__(

@@ -12,6 +12,8 @@ from vlae.seeding import Noise
 class VAE(LatentVariableModel):
     """q(z | x) = N(mu(x), diag exp(log_variance(x)))."""
 
+    analytic_kl = True
+
     def __init__(
         self, *, latent_dim: Count, hidden_dims: Dims, pixels: int, output: OutputDistribution
     ) -> None:

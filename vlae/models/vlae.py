@@ -1,5 +1,6 @@
 """The Variational Laplace Autoencoder (Park, Kim, Kim 2019): a Gaussian at the mode of p(z | x)."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from jaxtyping import Float
@@ -10,7 +11,28 @@ from vlae.distributions import OutputDistribution, PrecisionGaussian
 from vlae.laplace import laplace, newton_step
 from vlae.likelihood import Likelihood
 from vlae.models.base import Count, Dims, LatentVariableModel
+from vlae.networks import Decoder
 from vlae.seeding import Noise
+
+StepLength = Callable[
+    [int, Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]], float | Float[Tensor, "batch 1"]
+]
+"""(number of the update from 0, mu, full step) -> how much of the step to take."""
+
+
+def newton_path(
+    likelihood: Likelihood,
+    decoder: Decoder,
+    mu: Float[Tensor, "batch latent"],
+    num_updates: int,
+    step_length: StepLength,
+) -> list[Float[Tensor, "batch latent"]]:
+    """mu before and after each update mu_{t+1} = mu_t + a_t d_t, with d_t the full Gauss-Newton step at mu_t."""
+    path = [mu]
+    for t in range(num_updates):
+        d = newton_step(likelihood, decoder, path[-1])
+        path.append(path[-1] + step_length(t, path[-1], d) * d)
+    return path
 
 
 class VLAE(LatentVariableModel):
@@ -20,6 +42,8 @@ class VLAE(LatentVariableModel):
     (damping 0.5 is the paper's setting). Gradients flow through all updates.
     For a linear decoder the distance to the mode shrinks by exactly prod_t (1 - a_t).
     """
+
+    analytic_kl = True
 
     def __init__(
         self,
@@ -47,7 +71,9 @@ class VLAE(LatentVariableModel):
     def _path(
         self, likelihood: Likelihood, x: Float[Tensor, "batch pixels"]
     ) -> list[Float[Tensor, "batch latent"]]:
-        path = [self.mu(self.encoder(x))]
-        for t in range(self.num_updates):
-            path.append(path[-1] + self.damping / (t + 1) * newton_step(likelihood, self.decoder, path[-1]))
-        return path
+        return newton_path(
+            likelihood, self.decoder, self.mu(self.encoder(x)), self.num_updates, self._step_length
+        )
+
+    def _step_length(self, t: int, mu: Tensor, step: Tensor) -> float:
+        return self.damping / (t + 1)

@@ -117,13 +117,14 @@ def doubtful(proposal: dict[str, Any]) -> bool:
 def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know before believing them."""
     test, found = results["test"], []
-    for name, proposal in test["log_likelihood"].items():
-        if doubtful(proposal):
-            found.append(
-                f"{MARK} {name}: k-hat is above {proposal['k_hat_limit']:.2f} for "
-                f"{proposal['k_hat_unreliable']:.0%} of the images; there a few samples carry the estimate, "
-                "which is probably too low and whose error is larger than its ESS tells"
-            )
+    bad = {name: p for name, p in test["log_likelihood"].items() if doubtful(p)}
+    if bad:
+        shares = ", ".join(f"{p['k_hat_unreliable']:.0%} ({name})" for name, p in bad.items())
+        found.append(
+            f"{MARK} the weights' tail is too heavy (k-hat above {max(p['k_hat_limit'] for p in bad.values()):.2f}) "
+            f"for {shares} of the images: there a few samples carry the estimate, which is probably too low, and "
+            "further off than its standard error tells"
+        )
     if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
         found.append(
             "worse than uniform noise: the training has probably diverged; try a smaller optimizer.lr"
@@ -183,7 +184,9 @@ def estimators(results: dict[str, Any]) -> Table:
             f"{seconds[name]:.1f}" if name in seconds else "",
         )
         if (search := p.get("mode_search")) and search["unconverged"]:
-            table.caption = f"{name}: the search for the mode did not settle for {search['unconverged']} images"
+            table.caption = (
+                f"{name}: the search for the mode did not settle for {search['unconverged']} images"
+            )
     return table
 
 

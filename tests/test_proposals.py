@@ -53,9 +53,9 @@ def test_laplace_depends_on_the_decoder_and_the_image_not_on_where_the_search_be
     for parameter in model.encoder.parameters():
         parameter.mul_(2)
     found, _ = propose("laplace", model, x, noise())
-    # each search ends less than 1e-3 nats below the mode: sqrt(2e-3) standard deviations from it
-    torch.testing.assert_close(found.mu, expected.mu, rtol=0, atol=2 * math.sqrt(2e-3))
-    torch.testing.assert_close(found.cholesky, expected.cholesky, rtol=0.05, atol=0.05)
+    # each search ends less than 1e-2 nats below the mode: sqrt(2e-2) standard deviations from it, at most 1 each
+    torch.testing.assert_close(found.mu, expected.mu, rtol=0, atol=2 * math.sqrt(2e-2))
+    torch.testing.assert_close(found.cholesky, expected.cholesky, rtol=0.1, atol=0.1)
 
 
 def test_density_of_the_mixture_is_the_mean_of_both_densities():

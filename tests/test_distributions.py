@@ -10,14 +10,20 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 
 from vlae.distributions import (
     BernoulliOutput,
+    CholeskyGaussian,
+    ClosedFormKL,
     DiagonalGaussian,
+    FamilyMember,
     FlowedGaussian,
     GaussianOutput,
     PrecisionGaussian,
     PrecisionStudentT,
+    family_member,
     standard_normal_log_prob,
+    with_closed_form_kl,
 )
 
+BELOW = LATENT * (LATENT - 1) // 2
 CLAMP = 0.05
 LIMIT = math.log((1 - CLAMP) / CLAMP)
 
@@ -32,9 +38,13 @@ def diagonal():
 
 
 def gaussians():
-    """(ours, torch's) for both parametrisations."""
+    """(ours, torch's) for all parametrisations."""
     mu, log_variance = diagonal()
     precision = precision_matrices()
+    log_diagonal, below = numbers(IMAGES, LATENT, key="log_diagonal"), numbers(IMAGES, BELOW, key="below")
+    factor = torch.diag_embed(log_diagonal.exp())
+    for place, (row, column) in enumerate((i, j) for i in range(LATENT) for j in range(i)):
+        factor[:, row, column] = below[:, place]
     return [
         pytest.param(
             DiagonalGaussian(mu, log_variance),
@@ -45,6 +55,11 @@ def gaussians():
             PrecisionGaussian(mu, precision),
             MultivariateNormal(mu, precision_matrix=precision),
             id="precision",
+        ),
+        pytest.param(
+            CholeskyGaussian(mu, log_diagonal, below),
+            MultivariateNormal(mu, scale_tril=factor),
+            id="cholesky",
         ),
     ]
 
@@ -73,8 +88,15 @@ def test_entropy_and_divergence_from_the_prior_are_torchs(ours, expected):
     z, log_q = ours.rsample_with_log_prob(sigma_points(IMAGES, LATENT))
     torch.testing.assert_close(-log_q.mean(0), expected.entropy(), rtol=1e-11, atol=1e-11)
     prior = MultivariateNormal(torch.zeros(LATENT).double(), torch.eye(LATENT).double())
-    kl = (log_q - standard_normal_log_prob(z)).mean(0)
-    torch.testing.assert_close(kl, kl_divergence(expected, prior.expand((IMAGES,))), rtol=1e-11, atol=1e-11)
+    kl = kl_divergence(expected, prior.expand((IMAGES,)))
+    torch.testing.assert_close((log_q - standard_normal_log_prob(z)).mean(0), kl, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(ours.kl_to_prior(), kl, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("ours", "expected"), gaussians())
+def test_density_at_a_foreign_point_is_torchs(ours, expected):
+    z = 3 * numbers(6, IMAGES, LATENT, key="foreign")
+    torch.testing.assert_close(ours.log_prob(z), expected.log_prob(z), rtol=1e-11, atol=1e-11)
 
 
 def test_precision_gaussian_samples_mu_plus_the_inverse_transposed_cholesky_factor_times_the_noise():
@@ -101,19 +123,152 @@ def test_noise_dim_is_the_noise_that_one_sample_takes(ours, expected):
     assert (z.shape, log_q.shape) == ((6, IMAGES, LATENT), (6, IMAGES))
 
 
+class Affine:
+    """z = A z_0 + c, the same for all images."""
+
+    orthogonal = False
+
+    def __init__(self, A, c):
+        self.A, self.c = A, c
+
+    def _log_det(self, z):
+        return torch.linalg.slogdet(self.A)[1].expand(z.shape[:-1])
+
+    def __call__(self, z0):
+        return z0 @ self.A.T + self.c, self._log_det(z0)
+
+    def inverse(self, z):
+        return torch.linalg.solve(self.A, (z - self.c).mT).mT, self._log_det(z)
+
+    def parameters(self):
+        return ()
+
+    def with_parameters(self):
+        return self
+
+    def detached(self):
+        return Affine(self.A.detach(), self.c.detach())
+
+
+def affinely_flowed():
+    """(ours, torch's): an affine flow makes a Gaussian of a Gaussian."""
+    (mu, log_variance), A = diagonal(), numbers(LATENT, LATENT, key="A").requires_grad_()
+    c = numbers(LATENT, key="c")
+    ours = FlowedGaussian(DiagonalGaussian(mu, log_variance), Affine(A, c))
+    return ours, MultivariateNormal(mu @ A.T + c, A @ torch.diag_embed(log_variance.exp()) @ A.T)
+
+
 def test_flow_changes_the_density_by_its_determinant():
-    """An affine flow makes a Gaussian of a Gaussian."""
-    mu, log_variance = diagonal()
-    A, c = numbers(LATENT, LATENT, key="A"), numbers(LATENT, key="c")
-
-    def flow(z):
-        return z @ A.T + c, torch.linalg.slogdet(A)[1].expand(z.shape[:-1])
-
-    q = FlowedGaussian(DiagonalGaussian(mu, log_variance), flow)
+    q, expected = affinely_flowed()
     assert q.noise_dim == LATENT
     z, log_q = q.rsample_with_log_prob(numbers(6, IMAGES, LATENT, key="eps"))
-    expected = MultivariateNormal(mu @ A.T + c, A @ torch.diag_embed(log_variance.exp()) @ A.T)
     torch.testing.assert_close(log_q, expected.log_prob(z), rtol=1e-10, atol=1e-10)
+    foreign = numbers(6, IMAGES, LATENT, key="foreign")
+    torch.testing.assert_close(q.log_prob(foreign), expected.log_prob(foreign), rtol=1e-10, atol=1e-10)
+
+
+def test_a_flow_that_is_not_orthogonal_has_no_closed_form_divergence():
+    with pytest.raises(TypeError, match="Affine is not orthogonal"):
+        affinely_flowed()[0].kl_to_prior()
+
+
+# --- members of families ---------------------------------------------------------------------------------------
+
+
+def members():
+    """One of each family, its parameters with a gradient."""
+    mu, log_variance = (p.requires_grad_() for p in diagonal())
+    below = numbers(IMAGES, BELOW, key="below").requires_grad_()
+    precision = PrecisionGaussian(mu, precision_matrices().requires_grad_())
+    return {
+        "diagonal": DiagonalGaussian(mu, log_variance),
+        "cholesky": CholeskyGaussian(mu, log_variance, below),
+        "precision": precision,
+        "student_t": PrecisionStudentT(precision, 3),
+        "flowed": affinely_flowed()[0],
+    }
+
+
+@pytest.fixture(params=list(members()))
+def member(request):
+    return members()[request.param]
+
+
+def test_density_at_an_own_sample_is_the_one_that_came_with_it(member):
+    assert isinstance(member, FamilyMember)
+    z, log_q = member.rsample_with_log_prob(numbers(6, IMAGES, member.noise_dim, key="eps"))
+    torch.testing.assert_close(member.log_prob(z), log_q, rtol=1e-10, atol=1e-10)
+
+
+def test_with_its_own_parameters_a_member_is_itself(member):
+    again = member.with_parameters(*member.parameters())
+    assert type(again) is type(member)
+    assert all(len(p) == IMAGES for p in member.parameters())
+    eps, z = numbers(6, IMAGES, member.noise_dim, key="eps"), numbers(6, IMAGES, LATENT, key="foreign")
+    for ours, expected in zip(
+        again.rsample_with_log_prob(eps), member.rsample_with_log_prob(eps), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(again.log_prob(z), member.log_prob(z), rtol=1e-12, atol=1e-12)
+
+
+def test_a_detached_member_has_the_same_density_and_passes_a_gradient_to_the_point_alone(member):
+    z = numbers(6, IMAGES, LATENT, key="foreign")
+    constant = member.detached()
+    assert member.log_prob(z).requires_grad
+    assert not constant.log_prob(z).requires_grad
+    assert not constant.rsample_with_log_prob(numbers(1, IMAGES, member.noise_dim))[0].requires_grad
+    torch.testing.assert_close(constant.log_prob(z), member.log_prob(z).detach(), rtol=1e-12, atol=1e-12)
+    slopes = [torch.autograd.grad(q.log_prob(z.requires_grad_()).sum(), z)[0] for q in (constant, member)]
+    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
+
+
+def test_any_numbers_for_parameters_make_a_member(member):
+    arbitrary = [3 * numbers(*p.shape, key=str(i)) for i, p in enumerate(member.parameters())]
+    q = member.with_parameters(*arbitrary)
+    for ours, expected in zip(q.parameters(), arbitrary, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+    z, log_q = q.rsample_with_log_prob(numbers(6, IMAGES, q.noise_dim, key="eps"))
+    assert torch.isfinite(z).all()
+    assert torch.isfinite(log_q).all()
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "cholesky", "precision", "student_t"])
+@torch.no_grad()
+def test_density_integrates_to_one(kind):
+    """In two dimensions, over a grid; the rule is exact for densities that vanish at its edge."""
+    side = torch.linspace(-40, 40, 1601, dtype=torch.float64)
+    z, cell = torch.cartesian_prod(side, side).unsqueeze(1), (side[1] - side[0]) ** 2
+    mu, log_variance = torch.tensor([[0.5, -1.0]]).double(), torch.tensor([[0.3, -0.6]]).double()
+    precision = PrecisionGaussian(mu, torch.tensor([[[1.5, 0.7], [0.7, 1.0]]]).double())
+    q = {
+        "diagonal": DiagonalGaussian(mu, log_variance),
+        "cholesky": CholeskyGaussian(mu, log_variance, torch.tensor([[0.8]]).double()),
+        "precision": precision,
+        "student_t": PrecisionStudentT(precision),
+    }[kind]
+    assert abs(q.log_prob(z).exp().sum() * cell - 1) < 1e-8
+
+
+class Bare:
+    """What plain training needs of a posterior, and no more."""
+
+    noise_dim = LATENT
+
+    def rsample_with_log_prob(self, noise):
+        return noise, standard_normal_log_prob(noise)
+
+
+def test_a_posterior_that_lacks_what_is_needed_of_it_is_refused_with_the_missing_named():
+    with pytest.raises(
+        TypeError, match=r"the gap needs .*Bare has no log_prob, parameters, with_parameters, detached"
+    ):
+        family_member(Bare(), "the gap")
+    with pytest.raises(TypeError, match=r"trainer\.kl=analytic needs .*Bare has no kl_to_prior"):
+        with_closed_form_kl(Bare(), "trainer.kl=analytic")
+    assert not isinstance(
+        PrecisionStudentT(PrecisionGaussian(diagonal()[0], precision_matrices())), ClosedFormKL
+    )
 
 
 def test_standard_normal_density_is_torchs():

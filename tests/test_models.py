@@ -13,6 +13,7 @@ from conftest import (
     LATENT,
     OUTPUTS,
     PIXELS,
+    assert_same_gradients,
     given,
     linear,
     make_images,
@@ -20,17 +21,22 @@ from conftest import (
     make_output,
     noise,
     numbers,
+    scalar_gradients,
+    sigma_points,
 )
 from omegaconf import OmegaConf
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from vlae.distributions import DiagonalGaussian, standard_normal_log_prob
+from vlae.distributions import ClosedFormKL, DiagonalGaussian, FamilyMember, standard_normal_log_prob
+from vlae.laplace import newton_step
+from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
 from vlae.models.savae import SAVAE, OriginalSAVAE, ascend, original_step, refine
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
+from vlae.models.vlae_newton import HALVINGS, VLAENewton
 from vlae.networks import initialise
 from vlae.objective import elbo, importance_weighted_bound, sample_terms
 from vlae.seeding import generator, image_noise
@@ -95,6 +101,160 @@ def test_the_papers_damping_contracts_the_distance_to_the_mode_by_a_central_bino
     assert (path[0] - mode).abs().min() > 1e-3, "the encoder must not already be there"
     torch.testing.assert_close(path[-1] - mode, left * (path[0] - mode), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(model.posterior(x, noise()).mu, path[-1])
+
+
+# --- full covariance -------------------------------------------------------------------------------------------
+
+
+def maximise(value, parameters):
+    """Newton-like ascent of a smooth function, to its maximum."""
+    options = {"max_iter": 2000, "tolerance_grad": 1e-11, "tolerance_change": 0, "history_size": 50}
+    optimizer = torch.optim.LBFGS(parameters, line_search_fn="strong_wolfe", **options)
+
+    def loss():
+        optimizer.zero_grad()
+        negative = -value()
+        negative.backward()
+        return negative
+
+    optimizer.step(loss)
+
+
+def exact_elbo(model, x, q):
+    """With a linear decoder log p(x, z) is quadratic in z, and the sigma points give its mean exactly."""
+    z, _ = q.rsample_with_log_prob(sigma_points(len(x), LATENT))
+    return (model.output.log_prob(x, model.decoder(z)).mean(0) - q.kl_to_prior()).sum()
+
+
+def covariance(q):
+    columns = torch.eye(LATENT).double().unsqueeze(1).expand(-1, len(q.mu), -1)
+    factor = (q.rsample_with_log_prob(columns)[0] - q.mu).permute(1, 2, 0)
+    return factor @ factor.mT
+
+
+def full_covariance_pca():
+    """FullCovariance with a linear decoder, and an encoder whose features are relu(x) and relu(-x)."""
+    model = make_model(FullCovariance, "gaussian", hidden_dims=(2 * PIXELS,))
+    model.requires_grad_(False)
+    W, b = linear(model.decoder)
+    first = model.encoder.linears[0]
+    first.weight.copy_(torch.cat([torch.eye(PIXELS), -torch.eye(PIXELS)]))
+    first.bias.zero_()
+    return model, W, b, model.output.log_variance.exp()
+
+
+def assert_exact_posterior(q, x, W, b, s2):
+    mean, P = exact_posterior(x, W, b, s2)
+    torch.testing.assert_close(q.mu, mean, rtol=1e-5, atol=1e-5)
+    exact = torch.linalg.inv(P).expand(len(x), -1, -1)
+    torch.testing.assert_close(covariance(q), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [FullCovariance, VLAE])
+def test_the_best_member_of_a_full_covariance_family_is_the_exact_posterior_with_a_linear_decoder(kind):
+    """By gradient ascent on an image's own parameters, whether they give the covariance or the precision."""
+    model, x = make_model(kind, "gaussian", hidden_dims=(8, 6)), make_images("gaussian")
+    model.requires_grad_(False)
+    W, b = linear(model.decoder)
+    q = model.posterior(x, noise())
+    best = [p.clone().requires_grad_() for p in q.parameters()]
+    assert (q.mu - exact_posterior(x, W, b, model.output.log_variance.exp())[0]).abs().max() > 0.1
+    maximise(lambda: exact_elbo(model, x, q.with_parameters(*best)), best)
+    assert_exact_posterior(q.with_parameters(*best), x, W, b, model.output.log_variance.exp())
+
+
+def test_an_amortised_full_covariance_converges_to_the_exact_posterior_of_images_it_has_not_seen():
+    model, W, b, s2 = full_covariance_pca()
+    x = numbers(60, PIXELS, key="seen")
+    heads = nn.ModuleList([model.mu, model.log_diagonal, model.below]).requires_grad_()
+    maximise(lambda: exact_elbo(model, x, model.posterior(x, noise(60))), list(heads.parameters()))
+    new = make_images("gaussian")
+    assert_exact_posterior(model.posterior(new, noise()), new, W, b, s2)
+
+
+# --- VLAE with backtracking ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_with_a_linear_decoder_one_update_of_vlae_newton_reaches_the_mode_from_anywhere():
+    """So every log-weight is the log-evidence."""
+    model = make_model(VLAENewton, "gaussian", hidden_dims=(8, 6), num_updates=1)
+    x, (W, b), s2 = make_images("gaussian"), linear(model.decoder), model.output.log_variance.exp()
+    mode, _ = exact_posterior(x, W, b, s2)
+    log_evidence = MultivariateNormal(b, W @ W.T + s2 * torch.eye(PIXELS).double()).log_prob(x)
+    for distance in (0.1, 10.0, 1000.0):
+        model.mu.bias.fill_(distance)
+        start, reached = model.refinements(x, noise())
+        assert (start - mode).abs().max() > distance / 2
+        torch.testing.assert_close(reached, mode, rtol=0, atol=1e-11 * distance + 1e-11)
+        log_w = sample_terms(model, x, noise(), 100).log_weights
+        assert (log_w - log_evidence).abs().max() < 1e-8
+
+
+def far_from_the_mode(output):
+    """Where full steps overshoot: (model, x)"""
+    model, x = make_model(VLAENewton, output, num_updates=6), make_images(output)
+    with torch.no_grad():
+        for layer in model.decoder.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(2)
+        model.mu.weight.mul_(5)
+    return model, x
+
+
+def step_lengths(model, x, path):
+    """Share of the full step taken by each update: [updates, batch]."""
+    likelihood = model.output.likelihood(model.decoder, x)
+    steps = [newton_step(likelihood, model.decoder, mu) for mu in path[:-1]]
+    taken = torch.stack([after - before for before, after in itertools.pairwise(path)])
+    return (taken * torch.stack(steps)).sum(-1) / torch.stack(steps).square().sum(-1)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@torch.no_grad()
+def test_no_update_of_vlae_newton_lowers_log_p_and_each_is_the_longest_halved_step_that_does_not(output):
+    model, x = far_from_the_mode(output)
+    path = model.refinements(x, noise())
+    values = torch.stack([model.log_joint(x, mu) for mu in path])
+    assert (values.diff(dim=0) >= -1e-13 * values[:-1].abs()).all()
+    assert (values[-1] - values[0] > 0.1).all()
+    lengths = step_lengths(model, x, path)
+    assert lengths.min() < 0.6, "a full step must overshoot somewhere, or the test says nothing"
+    likelihood = model.output.likelihood(model.decoder, x)
+    for mu, value, length in zip(path, values, lengths, strict=False):
+        step = newton_step(likelihood, model.decoder, mu)
+        for image, a in enumerate(length.tolist()):
+            tried = [0.5**n for n in range(HALVINGS + 1)]
+            ups = [
+                t
+                for t in tried
+                if (model.log_joint(x, mu + t * step) - value)[image] > -1e-13 * value[image].abs()
+            ]
+            assert a == pytest.approx(ups[0] if ups else 0.0, rel=1e-9)
+
+
+def test_gradients_of_vlae_newton_are_those_of_its_accepted_steps():
+    """The lengths are constants: beside them it is VLAE, whose gradients are those of the dense step."""
+    model, x = far_from_the_mode("gaussian")
+    path = model.refinements(x, noise())
+    lengths = step_lengths(model, x, [mu.detach() for mu in path]).detach()
+    likelihood, mu = model.output.likelihood(model.decoder, x), model.mu(model.encoder(x))
+    for length in lengths:
+        mu = mu + length.unsqueeze(-1) * newton_step(likelihood, model.decoder, mu)
+    weight = numbers(IMAGES, LATENT, key="weight")
+    ours, expected = (scalar_gradients((m * weight).sum(), model) for m in (path[-1], mu))
+    assert {"mu.weight", "decoder.last.weight", "output.log_variance"} <= ours.keys()
+    assert_same_gradients(ours, expected, 1e-8)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@torch.no_grad()
+def test_backtracking_of_an_image_does_not_depend_on_its_batch(output):
+    model, x = far_from_the_mode(output)
+    together = model.refinements(x, noise())[-1]
+    for image in range(IMAGES):
+        alone = model.refinements(x[image : image + 1], noise(1))[-1]
+        torch.testing.assert_close(alone, together[image : image + 1], rtol=1e-9, atol=1e-9)
 
 
 # --- Householder flow ------------------------------------------------------------------------------------------
@@ -278,36 +438,38 @@ def test_autoregressive_network_sees_every_number_of_its_context():
         assert torch.all(torch.stack(rows).abs().amax(1) > 0)
 
 
+@pytest.mark.parametrize("flows", [1, 2, 3])
 @torch.no_grad()
-def invert(model, x, z):
-    """z_0 and log |det dz/dz_0| of foreign points, one dimension after the other."""
-    if len(model.flows) % 2 == 0:
-        z = z.flip(-1)
-    log_det = torch.zeros(())
-    for step, network in reversed(list(enumerate(iaf_networks(model, x)))):
-        y = z
-        for _ in range(model.latent_dim):  # each pass makes one more dimension right
-            m, s = network(z)
-            z = (y - (1 - torch.sigmoid(s)) * m) / torch.sigmoid(s)
-        log_det = log_det + torch.nn.functional.logsigmoid(network(z)[1]).sum(-1)
-        z = z.flip(-1) if step > 0 else z
-    return z, log_det
+def test_autoregressive_flow_is_inverted_exactly(flows):
+    model, x = make_iaf(flows, scale=1.0)
+    flow = model.posterior(x, noise()).flow
+    z = numbers(5, IMAGES, LATENT)
+    z0, log_det = flow.inverse(z)
+    again, forward = flow(z0)
+    torch.testing.assert_close(again, z, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(log_det, forward, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("flows", [1, 2, 3])
 @torch.no_grad()
 def test_autoregressive_posterior_density_integrates_to_one(flows):
-    """Over a grid of foreign points, whose noise is found by inverting the flow."""
+    """Over a grid of foreign points."""
     model, x = make_iaf(flows, latent_dim=2, scale=0.8)  # so that the gates can be inverted far out
-    x, side = x[:1], torch.linspace(-10, 10, 401).double()
+    x, side = x[:1], torch.linspace(-10, 10, 401, dtype=torch.float64)
     z = torch.cartesian_prod(side, side).unsqueeze(1)
-    z0, _ = invert(model, x, z)
-    mu, log_variance = model.amortised(model.encoder(x))
-    eps = (z0 - mu) * torch.exp(-0.5 * log_variance)
-    again, log_q = model.posterior(x, noise(1)).rsample_with_log_prob(eps)
-    torch.testing.assert_close(again, z, rtol=0, atol=1e-9)
-    total = log_q.exp().sum() * (side[1] - side[0]) ** 2
+    total = model.posterior(x, noise(1)).log_prob(z).exp().sum() * (side[1] - side[0]) ** 2
     assert abs(total - 1) < 3e-4
+
+
+@torch.no_grad()
+def test_density_of_an_autoregressive_flow_is_zero_where_its_inverse_overflows_and_nan_only_where_the_point_is():
+    model, x = make_iaf(3, scale=4.0)  # gates that close
+    q, z = model.posterior(x, noise()), numbers(500, IMAGES, LATENT, key="foreign") * 3
+    log_q = q.log_prob(z)
+    assert 0.01 < (log_q == -math.inf).double().mean() < 0.99
+    assert not log_q.isnan().any()
+    z[0, 1, 2] = math.nan
+    assert q.log_prob(z).isnan().nonzero().tolist() == [[0, 1]]
 
 
 # --- SA-VAE ----------------------------------------------------------------------------------------------------
@@ -500,7 +662,18 @@ def configured(model_file, output):
 
 
 def test_there_are_model_files():
-    assert {"vae", "savae", "savae_original", "hf", "iaf", "iaf_original", "vlae"} <= {f.stem for f in FILES}
+    expected = {
+        "vae",
+        "fullcov",
+        "savae",
+        "savae_original",
+        "hf",
+        "iaf",
+        "iaf_original",
+        "vlae",
+        "vlae_newton",
+    }
+    assert expected <= {f.stem for f in FILES}
 
 
 def test_a_model_file_is_named_as_its_model(model_file):
@@ -524,6 +697,72 @@ def test_every_posteriors_log_density_is_that_of_its_noise_minus_the_log_determi
     z, log_q = model.posterior(x, noise()).rsample_with_log_prob(eps)
     log_det = torch.linalg.slogdet(jacobians(z, eps))[1]
     torch.testing.assert_close(log_q, standard_normal_log_prob(eps) - log_det, rtol=1e-10, atol=1e-10)
+
+
+def test_every_posteriors_density_at_an_own_sample_is_the_one_that_came_with_it(configured):
+    model, x = configured
+    q = model.posterior(x, noise())
+    assert isinstance(q, FamilyMember)
+    z, log_q = q.rsample_with_log_prob(numbers(6, IMAGES, LATENT))
+    torch.testing.assert_close(q.log_prob(z), log_q, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(q.detached().log_prob(z), log_q, rtol=1e-9, atol=1e-9)
+
+
+def test_every_posterior_with_its_own_parameters_is_itself(configured):
+    model, x = configured
+    q, eps = model.posterior(x, noise()), numbers(6, IMAGES, LATENT)
+    again = q.with_parameters(*q.parameters())
+    assert all(len(p) == IMAGES for p in q.parameters())
+    torch.testing.assert_close(
+        again.rsample_with_log_prob(eps), q.rsample_with_log_prob(eps), rtol=1e-11, atol=1e-11
+    )
+
+
+def test_no_gradient_leaves_a_detached_posterior_and_the_same_reaches_the_point(configured):
+    model, x = configured
+    q = model.posterior(x, noise())
+    z = q.rsample_with_log_prob(numbers(6, IMAGES, LATENT))[0].detach() + 0.1 * numbers(
+        6, IMAGES, LATENT, key="far"
+    )
+    assert not q.detached().log_prob(z).requires_grad
+    slopes = [torch.autograd.grad(p.log_prob(z.requires_grad_()).sum(), z)[0] for p in (q.detached(), q)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_ascent_on_an_images_own_parameters_raises_its_elbo_and_no_other_images(configured):
+    """What the amortisation gap is measured with."""
+    model, x = configured
+    q, eps = model.posterior(x, noise()).detached(), numbers(20, IMAGES, LATENT)
+    member = [p.clone().requires_grad_() for p in q.parameters()]
+
+    def elbos():
+        z, log_q = q.with_parameters(*member).rsample_with_log_prob(eps)
+        return (model.output.log_prob(x, model.decoder(z)) + standard_normal_log_prob(z) - log_q).mean(0)
+
+    before, optimizer = elbos().detach(), torch.optim.Adam(member, lr=1e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-elbos()[1:].sum()).backward()
+        optimizer.step()
+    after = elbos().detach()
+    assert torch.all(after[1:] > before[1:])
+    torch.testing.assert_close(after[0], before[0], rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_model_says_whether_its_posteriors_have_a_closed_form_divergence_and_it_is_the_mean_of_the_sampled(
+    configured,
+):
+    model, x = configured
+    q = model.posterior(x, noise())
+    if not model.analytic_kl:
+        with pytest.raises(TypeError, match="closed form"):
+            q.kl_to_prior()
+        return
+    assert isinstance(q, ClosedFormKL)
+    z, log_q = q.rsample_with_log_prob(sigma_points(IMAGES, LATENT))
+    sampled = (log_q - standard_normal_log_prob(z)).mean(0)
+    torch.testing.assert_close(q.kl_to_prior(), sampled, rtol=1e-10, atol=1e-10)
 
 
 def test_samples_of_a_posterior_do_not_depend_on_how_many_are_drawn_at_once(configured):

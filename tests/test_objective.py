@@ -7,23 +7,37 @@ from conftest import (
     IMAGES,
     LATENT,
     OUTPUTS,
+    assert_same_gradients,
     given,
     make_images,
     make_model,
     noise,
     numbers,
+    scalar_gradients,
     sigma_points,
 )
+from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from vlae.distributions import standard_normal_log_prob
+from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
 from vlae.models.savae import SAVAE
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
-from vlae.objective import elbo, importance_weighted_bound, sample_terms
+from vlae.models.vlae_newton import VLAENewton
+from vlae.objective import (
+    analytic_elbo,
+    choose,
+    doubly_reparameterised_bound,
+    elbo,
+    importance_weighted_bound,
+    sample_terms,
+    sampled_elbo,
+)
 
-KINDS = [VAE, SAVAE, HF, IAF, VLAE]
+KINDS = [VAE, FullCovariance, SAVAE, HF, IAF, VLAE, VLAENewton]
 
 
 def make(kind, output):
@@ -112,3 +126,187 @@ def test_elbo_is_below_the_bound_of_ten_which_is_below_that_of_a_thousand(kind, 
     torch.testing.assert_close(bounds[0], elbo(log_w), rtol=1e-12, atol=1e-12)
     assert torch.all(bounds[0] < bounds[1])
     assert torch.all(bounds[1] < bounds[2])
+
+
+# --- what training follows -------------------------------------------------------------------------------------
+
+
+def gradient_of(estimator, model, x, noise, samples):
+    loss, _ = estimator(model, x, noise, samples)
+    return scalar_gradients(-loss, model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sampled_elbo_is_the_mean_over_images_and_samples_of_the_log_weight(kind):
+    model, x = make(kind, "gaussian")
+    loss, figures = sampled_elbo(model, x, noise(), 5)
+    terms = sample_terms(model, x, noise(), 5)
+    expected = torch.stack([elbo(terms.log_weights).mean(), terms.log_likelihood.mean(), terms.kl.mean()])
+    torch.testing.assert_close(figures, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(-loss, expected[0], rtol=1e-12, atol=1e-12)
+    assert not figures.requires_grad
+
+
+@pytest.mark.parametrize("kind", [VAE, FullCovariance, HF, VLAE, VLAENewton])
+def test_elbo_with_the_closed_form_divergence_is_the_mean_of_the_sampled_one_and_so_is_every_gradient(kind):
+    """Over the sigma points, which give the mean of the log-density ratio exactly."""
+    model, x = make(kind, "gaussian")
+    eps, samples = given(sigma_points(IMAGES, LATENT)), 2 * LATENT
+    figures = [estimator(model, x, eps, samples)[1] for estimator in (sampled_elbo, analytic_elbo)]
+    torch.testing.assert_close(*figures, rtol=1e-10, atol=1e-10)
+    gradients = [
+        gradient_of(estimator, model, x, eps, samples) for estimator in (analytic_elbo, sampled_elbo)
+    ]
+    assert_same_gradients(*gradients, tolerance=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_iwae_objective_reports_the_bound_and_the_elbo_of_its_samples(kind):
+    model, x = make(kind, "gaussian")
+    _, figures = doubly_reparameterised_bound(model, x, noise(), 5)
+    terms = sample_terms(model, x, noise(), 5)
+    log_w = terms.log_weights.detach()
+    assert choose("iwae", "sampled").metrics == (
+        "elbo_nats",
+        "reconstruction_nats",
+        "kl_nats",
+        "iwae_bound_nats",
+    )
+    assert len(figures) == 4
+    torch.testing.assert_close(figures[0], log_w.mean(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(figures[3], importance_weighted_bound(log_w).mean(), rtol=1e-9, atol=1e-9)
+
+
+def score(q, eps):
+    """d log q(z) / dz at the samples of this noise, parameters constant: J' score = d log q(z(eps)) / deps."""
+    eps = eps.clone().requires_grad_()
+    z, log_q = q.rsample_with_log_prob(eps)
+    (slope,) = torch.autograd.grad(log_q.sum(), eps, retain_graph=True)
+    rows = [torch.autograd.grad(column.sum(), eps, retain_graph=True)[0] for column in z.unbind(-1)]
+    return torch.linalg.solve(torch.stack(rows, -2).mT, slope)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_dreg_of_one_sample_is_the_path_derivative_of_the_elbo(kind, output):
+    """ "Sticking the landing" (Roeder et al. 2017), the score of q by dense Jacobians."""
+    model, x = make(kind, output)
+    eps = numbers(1, IMAGES, LATENT)
+    ours = gradient_of(doubly_reparameterised_bound, model, x, given(eps), 1)
+    q = model.posterior(x, given(eps))
+    z, _ = q.rsample_with_log_prob(eps)
+    log_joint = model.output.log_prob(x, model.decoder(z)) + standard_normal_log_prob(z)
+    path = (log_joint - (score(q, eps) * z).sum(-1)).mean()
+    assert_same_gradients(ours, scalar_gradients(path, model), tolerance=1e-7)
+
+
+def test_dreg_of_a_diagonal_gaussian_is_the_formula_of_the_paper():
+    """Weights to the first power for the decoder, squared for the encoder, both sums written out."""
+    model, x = make(VAE, "bernoulli")
+    K, eps = 4, numbers(4, IMAGES, LATENT)
+    ours = gradient_of(doubly_reparameterised_bound, model, x, given(eps), K)
+    mu, log_variance = model.amortised(model.encoder(x))
+    z = mu + (log_variance / 2).exp() * eps
+    leaf = z.detach().requires_grad_()
+    log_q = Normal(mu.detach(), (log_variance / 2).exp().detach()).log_prob(leaf).sum(-1)
+    log_p = Bernoulli(logits=model.decoder(leaf)).log_prob(x).sum(-1)
+    log_w = log_p + Normal(torch.zeros(()).double(), 1.0).log_prob(leaf).sum(-1) - log_q
+    w = (log_w.exp() / log_w.exp().sum(0)).detach()
+    (score,) = torch.autograd.grad(log_w.sum(), leaf, retain_graph=True)
+    of_encoder = (w.square().unsqueeze(-1) * score * z).sum() / IMAGES
+    of_decoder = (w * log_w).sum() / IMAGES
+    expected = {
+        **scalar_gradients(
+            of_encoder, nn.ModuleDict({"encoder": model.encoder, "amortised": model.amortised})
+        ),
+        **scalar_gradients(of_decoder, nn.ModuleDict({"decoder": model.decoder})),
+    }
+    assert_same_gradients(ours, expected)
+
+
+def ordinary_bound(model, x, noise, samples):
+    """The bound with the ordinary reparameterised gradient."""
+    bound = importance_weighted_bound(sample_terms(model, x, noise, samples).log_weights).mean()
+    return -bound, bound.detach().unsqueeze(0)
+
+
+BLOCKS, DRAWS = 40, 1500
+
+
+def tiny(kind):
+    """Two latent dimensions; one image, DRAWS times, so that one call has the mean of as many draws."""
+    keys = {"flow_hidden_dims": (4,)} if kind is IAF else {}
+    model = make_model(kind, "bernoulli", latent_dim=2, hidden_dims=(4,), pixels=3, **keys)
+    torch.nn.init.ones_(model.encoder.linears[0].bias)  # no unit is off
+    if kind is IAF:
+        with (
+            torch.no_grad()
+        ):  # a gentle flow: steep ones have path derivatives of heavy tails (docs/decisions/0007)
+            [parameter.mul_(0.5) for parameter in model.flows.parameters()]
+    return model, torch.tensor([[1.0, 0.0, 1.0]]).double().expand(DRAWS, -1)
+
+
+def trained(model, x):
+    """Where q is near p(z | x): the path derivative vanishes with their difference."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(300):
+        optimizer.zero_grad()
+        sampled_elbo(model, x[:100], noise(100, key=f"training {step}"), 1)[0].backward()
+        optimizer.step()
+    return model
+
+
+def block_gradients(estimator, model, x, samples):
+    """The gradients of BLOCKS independent means, by parameter: [blocks, numbers]."""
+    rows = [
+        gradient_of(estimator, model, x, noise(len(x), key=str(block)), samples) for block in range(BLOCKS)
+    ]
+    return {name: torch.stack([row[name].flatten() for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("kind", [VAE, SAVAE, HF, IAF, VLAE])
+def test_dreg_has_the_expectation_of_the_bounds_ordinary_gradient(kind):
+    """Within a few standard errors of many draws, with the same noise; also where inference uses the decoder."""
+    model, x = tiny(kind)
+    dreg, ordinary = (block_gradients(e, model, x, 3) for e in (doubly_reparameterised_bound, ordinary_bound))
+    assert dreg.keys() == ordinary.keys() == dict(model.named_parameters()).keys()
+    for name in dreg:
+        difference = dreg[name] - ordinary[name]
+        error = difference.std(0) / BLOCKS**0.5
+        assert torch.all(difference.mean(0).abs() <= 5 * error + 1e-12), name
+        size = ordinary[name].mean(0).norm()
+        assert error.norm() < 0.25 * size, f"{name}: too few draws to tell, {error.norm():.1e} of {size:.1e}"
+
+
+@pytest.mark.parametrize("kind", [VAE, FullCovariance, HF])
+def test_dreg_varies_less_than_the_ordinary_gradient_for_the_encoder(kind):
+    model, x = tiny(kind)
+    dreg, ordinary = (
+        block_gradients(e, model, x, 20) for e in (doubly_reparameterised_bound, ordinary_bound)
+    )
+    variances = [
+        sum(rows.var(0).sum() for name, rows in gradients.items() if not name.startswith("decoder"))
+        for gradients in (dreg, ordinary)
+    ]
+    assert variances[0] < 0.7 * variances[1]
+
+
+class Bare(VAE):
+    """A user's model whose posteriors have what plain training needs, and no more."""
+
+    def posterior(self, x, noise):
+        return BarePosterior(super().posterior(x, noise))
+
+
+class BarePosterior:
+    def __init__(self, q):
+        self.noise_dim, self.rsample_with_log_prob = q.noise_dim, q.rsample_with_log_prob
+
+
+def test_a_posterior_of_two_methods_trains_by_the_sampled_elbo_and_is_told_what_the_others_need():
+    model, x = make(Bare, "gaussian")
+    sampled_elbo(model, x, noise(), 2)[0].backward()
+    with pytest.raises(TypeError, match=r"trainer\.objective=iwae needs .* BarePosterior has no log_prob, "):
+        doubly_reparameterised_bound(model, x, noise(), 2)
+    with pytest.raises(TypeError, match=r"trainer\.kl=analytic needs .* BarePosterior has no kl_to_prior"):
+        analytic_elbo(model, x, noise(), 2)

@@ -256,6 +256,60 @@ def test_an_epoch_is_recorded_with_finite_figures(output, tmp_path):
         assert line["learning_rate"] == 1e-2
 
 
+@every_model
+def test_training_by_the_importance_weighted_bound_records_it_above_the_elbo_and_selects_by_the_elbo(
+    model, tmp_path
+):
+    training = run(make(tmp_path, model, objective="iwae", num_samples=5))
+    lines = metrics(tmp_path)
+    for line in lines:
+        assert line["train/iwae_bound_nats"] > line["train/elbo_nats"]
+        assert line["train/elbo_nats"] == pytest.approx(
+            line["train/reconstruction_nats"] - line["train/kl_nats"], rel=1e-9
+        )
+    assert training.progress.best_elbo == max(line["validation/elbo_nats"] for line in lines)
+
+
+def test_a_training_by_the_bound_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = {"objective": "iwae", "num_samples": 3}
+    run(make(whole, "vlae", **settings))
+    run(make(parts, "vlae", **settings), stop_at=STEPS + 1)
+    training = make(parts, "vlae", **settings)
+    training.resume()
+    run(training)
+    assert without_time(flat(checkpoint(parts))) == without_time(flat(checkpoint(whole)))
+
+
+@every_model
+def test_the_closed_form_divergence_trains_every_model_that_has_it(model, tmp_path):
+    training = make(tmp_path, model, kl="analytic")
+    if not training.model.analytic_kl:
+        with pytest.raises(TypeError, match="no closed form"):
+            run(training)
+        return
+    run(training)
+    for line in metrics(tmp_path):
+        assert line["train/elbo_nats"] == pytest.approx(
+            line["train/reconstruction_nats"] - line["train/kl_nats"], rel=1e-9
+        )
+        assert line["train/kl_nats"] > 0
+
+
+def test_more_samples_make_the_gradient_less_noisy(tmp_path):
+    """The mean of K samples: a K-th of the variance, over steps of a model that stays as it is."""
+    spread = {}
+    for samples in (1, 16):
+        training = make(tmp_path / str(samples), optimizer="sgd", lr=1e-300, num_samples=samples)
+        gradients = []
+        for step in range(60):
+            training.progress.step = step
+            training._step(torch.arange(TRAIN))
+            gradients.append(training.model.amortised.mu.weight.grad.flatten().clone())
+        spread[samples] = torch.stack(gradients).var(0).sum().item()
+    assert spread[1] / spread[16] == pytest.approx(16, rel=0.4)
+
+
 def test_the_recorded_training_elbo_is_the_mean_over_images_not_over_batches(tmp_path):
     training = make(tmp_path, optimizer="sgd", lr=1e-300, epochs=1)
     total = 0.0

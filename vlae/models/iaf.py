@@ -1,5 +1,6 @@
 """Inverse autoregressive flow (Kingma et al. 2016): a diagonal Gaussian through gated autoregressive steps."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, cast
 
@@ -116,16 +117,20 @@ class Gates:
 def ungated(network: Conditioned, y: Float[Tensor, "samples batch latent"]) -> Flowed:
     """z with y = sigmoid(s) z + (1 - sigmoid(s)) m, and sum log sigmoid(s): dimension by dimension.
 
-    m_i and s_i follow from z_1 ... z_{i-1}, and z_i = m_i + (y_i - m_i) / sigmoid(s_i) from them.
+    m_i and s_i follow from z_1 ... z_{i-1}, and z_i = m_i + (y_i - m_i) / sigmoid(s_i) from them. Where gates are
+    almost closed, z can be beyond the largest number. It is infinite then, and its density 0, as in the limit.
     """
     latent = y.shape[-1]
     known, log_gates = y[..., :0], torch.zeros(y.shape[:-1], dtype=y.dtype, device=y.device)
+    beyond = torch.zeros_like(log_gates, dtype=torch.bool)
     for i in range(latent):
         m, s = (out[..., i] for out in network(F.pad(known, (0, latent - i))))
         z_i = m + (y[..., i] - m) * (1 + torch.exp(-s))
-        known = torch.cat([known, z_i.unsqueeze(-1)], dim=-1)
-        log_gates = log_gates + F.logsigmoid(s)
-    return known, log_gates
+        beyond = beyond | ~torch.isfinite(z_i)
+        # the network of an infinite number would be NaN, in all dimensions: masked weights are 0, and 0 * inf is NaN
+        known = torch.cat([known, torch.where(beyond, 0.0, z_i).unsqueeze(-1)], dim=-1)
+        log_gates = log_gates + torch.where(beyond, 0.0, F.logsigmoid(s))
+    return torch.where(beyond.unsqueeze(-1), torch.where(y.isnan(), y, math.inf), known), log_gates
 
 
 class IAF(LatentVariableModel):

@@ -82,7 +82,7 @@ def make_model(
 def make_decoder(
     hidden_dims: Sequence[int] = HIDDEN, pixels: int = PIXELS, latent_dim: int = LATENT
 ) -> Decoder:
-    decoder = Decoder(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels)
+    decoder = Decoder.mlp(latent_dim, hidden_dims, pixels)
     initialise(decoder, "paper", generator("cpu", "decoder"))
     return decoder.double()
 

@@ -8,7 +8,8 @@ from conftest import IMAGES, LATENT, PIXELS, forward_mode, make_decoder, numbers
 from torch import nn
 
 from vlae import config
-from vlae.networks import MLP, GaussianHead, Linearisation, adapt_to_input_variance, initialise
+from vlae.linearisation import Linearisation
+from vlae.networks import MLP, GaussianHead, adapt_to_input_variance, initialise
 from vlae.seeding import generator
 from vlae.trained import build_model
 
@@ -177,7 +178,7 @@ def test_a_run_is_made_for_the_variance_of_its_pixels(initialisation, alike):
     x = numbers(64, 784, key="pixels").float()
 
     def log_variance(variance):
-        model = build_model(cfg, 784, variance, torch.device("cpu"), torch.float32)
+        model = build_model(cfg, (1, 28, 28), variance, torch.device("cpu"), torch.float32)
         return model.amortised(model.encoder(math.sqrt(variance) * x))[1]
 
     assert torch.allclose(log_variance(16.0), log_variance(1.0), atol=1e-3) == alike

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlae.distributions import standard_normal_log_prob
 from vlae.errors import NonFiniteError
@@ -18,6 +18,7 @@ from vlae.files import write_atomically
 from vlae.interruption import Interruption
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
+from vlae.networks import widest
 from vlae.pareto import k_hat, tail_length, unreliable_above
 from vlae.proposals import propose
 from vlae.seeding import generator, image_noise
@@ -88,10 +89,10 @@ class Chunks:
         """
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
-        widest = max(layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
-        an_image = model.latent_dim * max(2 * min(num_samples, NOISE_BLOCK), 3 * widest)
+        width = widest(model)
+        an_image = model.latent_dim * max(2 * min(num_samples, NOISE_BLOCK), 3 * width)
         images = max(1, min(most, half // (an_image * size)))
-        rows = half // (4 * widest * size)
+        rows = half // (4 * width * size)
         if x.device.type == "cpu":
             rows = min(rows, CACHED_ROWS)
         return cls(images, max(1, min(num_samples, rows // images)))
@@ -164,7 +165,9 @@ def evaluate(
         sources = [generator(x.device, seed, "evaluate", i) for i in range(group.start, group.stop)]
         noise = image_noise(sources, x.dtype)
         posterior, modes = propose(proposal, model, x[group], noise)
-        if proposal != "own":  # which is inferred with the noise of its samples, and so are the others' beginnings
+        if (
+            proposal != "own"
+        ):  # which is inferred with the noise of its samples, and so are the others' beginnings
             images = range(group.start, group.stop)
             noise = image_noise([generator(x.device, seed, "evaluate", proposal, i) for i in images], x.dtype)
         log_likelihood = scorer(x[group])

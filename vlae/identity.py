@@ -22,7 +22,11 @@ OPERATIONAL = (
 )
 """Keys that change how a run is carried out, and not what comes out."""
 
-ADDED_FIELDS: dict[str, Any] = {"evaluate.proposals": ["own"]}
+ADDED_FIELDS: dict[str, Any] = {
+    "evaluate.proposals": ["own"],
+    "model.activation": "relu",
+    "model.network": "mlp",
+}
 """Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 
 MISSING = object()

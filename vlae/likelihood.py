@@ -58,7 +58,8 @@ class PixelLikelihood:
         self, at: Linearisation, v: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch latent"]:
         f = self.of_pixels(at)
-        return f.vjp(self.curvature(f.features) * f.jvp(v))
+        Jv = f.jvp(v)  # first: the order of the forward pass is that in which gradients are added and rounded
+        return f.vjp(self.curvature(f.features) * Jv)
 
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
         f = self.of_pixels(at)

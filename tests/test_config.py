@@ -20,7 +20,9 @@ from pydantic import Field
 
 from vlae import config, identity, plugins
 from vlae.again import CHANGEABLE, changed
+from vlae.distributions import OutputDistribution
 from vlae.help import documented_keys, header, show
+from vlae.models.vae import VAE
 from vlae.overrides import CONF, choices, expand
 from vlae.plugins import check_fields
 from vlae.problems import ConfigError, Problem, did_you_mean
@@ -200,7 +202,9 @@ def test_expand_is_the_product_of_all_sweeps():
 
 BAD = {
     "trainer.epoch=3": ("trainer.epoch: ", "unknown key", "did you mean trainer.epochs?", "batch_size"),
-    "+model.foo=1": ("model.foo: ", "unknown key", "latent_dim, hidden_dims, num_updates, damping"),
+    "+model.foo=1": ("model.foo: ", "unknown key", "hidden_dims, activation, network, num_updates, damping"),
+    "model.activation=elu": ("model.activation: ", "one of 'relu', 'gelu', 'softplus' or 'tanh'", "'elu'"),
+    "model.network=transformer": ("model.network: ", "one of 'mlp' or 'conv'", "'transformer'"),
     "+optimizer.wd=1": ("optimizer.wd: ", "unknown key", "weight_decay"),
     "dataset.validation=3": ("dataset.validation: ", "did you mean dataset.validation_size?"),
     "lr=1": ("lr: ", "unknown key", "did you mean optimizer.lr?"),
@@ -556,6 +560,36 @@ def test_an_added_field_at_its_default_counts_as_absent(monkeypatch, default):
     assert config.run_id(default) == old_id
     assert config.run_id(replaced(default, ("trainer", "patience"), 3)) != old_id
     assert config.validate(before).trainer.patience is None  # a run frozen before can still be read
+
+
+def test_networks_as_they_were_before_there_was_a_choice_count_as_absent(default):
+    old = {k: v for k, v in default["model"].items() if k not in ("activation", "network")}
+    frozen = replaced(default, ("model",), old)
+    assert config.run_id(frozen) == config.run_id(default)
+    assert config.validate(frozen).model == default["model"]
+    for key, value in (("activation", "gelu"), ("network", "conv")):
+        assert config.run_id(replaced(default, ("model", key), value)) != config.run_id(frozen)
+
+
+class OfBefore(VAE):
+    """A user's model from before there was a choice of networks."""
+
+    def __init__(
+        self, *, latent_dim: int, hidden_dims: list[int], pixels: int, output: OutputDistribution
+    ) -> None:
+        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+
+
+def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, default):
+    monkeypatch.setattr("vlae.models.vae.OfBefore", OfBefore, raising=False)
+    section = {"name": "mine", "_target_": "vlae.models.vae.OfBefore", "latent_dim": 2, "hidden_dims": [3]}
+    container = replaced(default, ("model",), section)
+    cfg = config.validate(container)
+    model = config.build(cfg.model, pixels=16, image_shape=(1, 4, 4), output=config.build(cfg.output_dist))
+    assert isinstance(model, OfBefore)
+    assert config.run_id(cfg.model_dump()) == config.run_id(container)
+    with pytest.raises(ConfigError, match=r"model\.activation: unknown key"):
+        config.validate(replaced(container, ("model", "activation"), "gelu"))
 
 
 def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlae.distributions import Posterior, standard_normal_log_prob
 from vlae.errors import NonFiniteError
@@ -15,6 +15,7 @@ from vlae.interruption import Interruption
 from vlae.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
+from vlae.networks import widest
 from vlae.pareto import unreliable_above
 from vlae.proposals import of_images, propose
 from vlae.seeding import generator, image_noise
@@ -77,10 +78,10 @@ class Chunks:
         """
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
-        widest = max(layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear))
-        an_image = model.latent_dim * max(2 * min(num_samples, NOISE_BLOCK), 3 * widest)
+        width = widest(model)
+        an_image = model.latent_dim * max(2 * min(num_samples, NOISE_BLOCK), 3 * width)
         images = max(1, min(most, half // (an_image * size)))
-        rows = half // (4 * widest * size)
+        rows = half // (4 * width * size)
         if x.device.type == "cpu":
             rows = min(rows, CACHED_ROWS)
         return cls(images, max(1, min(num_samples, rows // images)))

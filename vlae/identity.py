@@ -29,6 +29,8 @@ ADDED_FIELDS: dict[str, Any] = {
     "trainer.objective": "elbo",
     "trainer.num_samples": 1,
     "trainer.kl": "sampled",
+    "model.activation": "relu",
+    "model.network": "mlp",
 }
 """Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 

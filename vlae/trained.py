@@ -1,5 +1,6 @@
 """A model built from its configuration, and a trained one loaded back from its run directory."""
 
+import math
 import warnings
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,15 +27,20 @@ def select_device(name: str, precision: str) -> torch.device:
 
 
 def build_model(
-    cfg: config.Config, pixels: int, variance: float, device: torch.device, dtype: torch.dtype
+    cfg: config.Config,
+    image_shape: tuple[int, int, int],
+    variance: float,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> LatentVariableModel:
     """The untrained model: weights drawn from the run's seed on the CPU, so that every device starts alike.
 
-    ``variance`` is that of a pixel of the training images in model space.
+    ``image_shape``: channels, height, width; ``variance`` is that of a pixel of the training images in model space.
+    ConfigError: images for which the model cannot be built.
     """
     output = config.build(cfg.output_dist)
     output.initialise(variance)
-    model = config.build(cfg.model, pixels=pixels, output=output)
+    model = config.build(cfg.model, pixels=math.prod(image_shape), image_shape=image_shape, output=output)
     initialise(model, cfg.trainer.initialisation, generator("cpu", cfg.seed, "initialise"))
     if cfg.trainer.initialisation == "paper":
         adapt_to_input_variance(model.encoder, variance)
@@ -168,7 +174,7 @@ def prepare(cfg: config.Config) -> Prepared:
     else:
         source = generator(device, cfg.seed, "validation set")
         selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
-    model = build_model(cfg, preprocess.pixels, preprocess.variance, device, dtype)
+    model = build_model(cfg, preprocess.shape, preprocess.variance, device, dtype)
     images = preprocess.training_images(splits)
     return Prepared(cfg, model, preprocess, images, selection_set, x_test[: cfg.evaluate.num_images])
 
@@ -206,7 +212,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     preprocess = Preprocess.restore(
         Preprocessing.of(cfg.dataset), state["preprocess"], output.support, dtype=dtype, device=where
     )
-    model = build_model(cfg, preprocess.pixels, preprocess.variance, where, dtype)
+    model = build_model(cfg, preprocess.shape, preprocess.variance, where, dtype)
     model.load_state_dict(state["progress"]["best_model"])
     progress = Progress(**state["progress"])
     return TrainedModel(model, preprocess, cfg, directory, progress, None)

@@ -455,6 +455,25 @@ def test_a_bad_npz_is_refused_with_its_reason(tmp_path, arrays, reason):
     assert f"dataset.path={path}" in str(error.value)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_last_are_recognised_with_what_mends_them(tmp_path, channels):
+    last = pixels(6, 9, 8, channels)
+    with pytest.raises(DataError, match="channels last") as error:
+        data.npz(path=write_npz(tmp_path / "last.npz", train=last, test=last))
+    for part in ("'train'", f"(6, 9, 8, {channels})", "expected [n, channels, height, width]"):
+        assert part in str(error.value)
+    mended = last.transpose(0, 3, 1, 2)
+    assert "array.transpose(0, 3, 1, 2)" in str(error.value)
+    splits = data.npz(path=write_npz(tmp_path / "first.npz", train=mended, test=mended))
+    assert splits.shape == (channels, 9, 8)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 3), (1, 9, 1), (4, 4, 3), (9, 3, 3), (9, 1, 4), (9, 8, 2)])
+def test_shapes_that_need_not_be_channels_last_are_taken_as_they_are(tmp_path, shape):
+    images = pixels(6, *shape)
+    assert data.npz(path=write_npz(tmp_path / "a.npz", train=images, test=images)).shape == shape
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"PK\x03\x04 broken", pickle.dumps([1]), b"\x93NUMPY\x01\x00"], ids=repr
 )

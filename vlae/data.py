@@ -307,6 +307,11 @@ def _checked(path: str, name: str, array: np.ndarray) -> np.ndarray:
         )
     if array.size == 0:
         raise DataError(f"{where} is empty: it has shape {array.shape}")
+    if array.ndim == 4 and array.shape[3] in (1, 3, 4) and min(array.shape[1:3]) > 4:
+        raise DataError(
+            f"{where} has shape {array.shape}, which looks like channels last; expected [n, channels, height, width]. "
+            "Save every array of the file as array.transpose(0, 3, 1, 2)"
+        )
     images = array[:, np.newaxis] if array.ndim == 3 else array
     if array.dtype == np.uint8:
         return np.ascontiguousarray(images)

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -147,8 +148,21 @@ def test_facts_known_before_loading_are_true(mnist_root, svhn_root, omniglot_roo
         loader = getattr(data, name)
         root = {"root": str(mnist_root)} if "root" in inspect.signature(loader).parameters else {}
         images = loader(**root, validation_size=0)
-        assert loader.known == {"channels": images.shape[0], "integers": images.levels is not None}
-        assert (images.train.dtype == torch.uint8) == loader.known["integers"]
+        assert loader.known["channels"] == images.shape[0]
+        assert loader.known["integers"] == (images.levels is not None) == (images.train.dtype == torch.uint8)
+
+
+def test_numbers_of_images_known_before_loading_are_those_of_the_files_and_of_their_comments():
+    images = data.digits(validation_size=0)
+    assert data.digits.known["training_images"] == len(images.train)
+    assert data.digits.known["test_images"] == len(images.test)
+    for name in set(NAMES) - {"npz"}:
+        text = (CONF / f"{name}.yaml").read_text()
+        [stated] = re.findall(r"([\d,]+) / ([\d,]+) / ([\d,]+) images", text.splitlines()[0])
+        train, validation, test = (int(number.replace(",", "")) for number in stated)
+        known = getattr(data, name).known
+        assert (known["training_images"], known["test_images"]) == (train + validation, test)
+        assert yaml.safe_load(text)["validation_size"] == validation
 
 
 def test_importing_the_loaders_imports_neither_torchvision_nor_sklearn_nor_scipy():

@@ -154,7 +154,8 @@ def test_evaluate_refuses_what_an_evaluation_cannot_change(override, command, fi
 
 
 @pytest.mark.parametrize(
-    "override", ["evaluate.num_samples=0", "evaluate.num_samples=many", "seed=-1", "seed"]
+    "override",
+    ["evaluate.num_samples=0", "evaluate.num_samples=many", "evaluate.num_images=298", "seed=-1", "seed"],
 )
 def test_evaluate_checks_values(override, command, finished):
     status, out, err = command("evaluate", str(finished), override)

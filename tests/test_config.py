@@ -265,6 +265,13 @@ BAD = {
     "dataset.binarise=always": ("dataset.binarise: ", "'dynamic' or 'static'"),
     "dataset.lambda=0.5": ("dataset.lambda: expected less than 0.5, came 0.5",),
     "dataset.validation_size=0": ("trainer.selection: expected test", "dataset.validation_size is 0"),
+    "dataset.validation_size=1500": (
+        "dataset.validation_size: expected 0 to 1499 of the 1500 training images",
+        "came 1500",
+    ),
+    "dataset=omniglot dataset.validation_size=99999": ("dataset.validation_size: expected 0 to 24344",),
+    "evaluate.num_images=298": ("evaluate.num_images: expected 1 to 297, ", "null for all, came 298"),
+    "dataset=mnist evaluate.num_images=10001": ("evaluate.num_images: expected 1 to 10000, ", "came 10001"),
     "output_dist=bernoulli dataset.dequantise=true": ("dataset.dequantise: ", "binary"),
     "dataset=npz": ("dataset.path: expected a file",),
     "dataset=npz dataset.path=/nowhere.npz": ("dataset.path: '/nowhere.npz' cannot be read (No such file",),
@@ -297,6 +304,56 @@ def test_all_problems_of_a_command_are_reported_together():
         *("trainer.batch_size", "output_dist._target_", "optimizer.foo"),
     ]
     assert sorted(keys) == sorted(expected)  # and nothing about the keys of a model and a dataset not chosen
+
+
+CONFLICTS = {
+    "trainer.selection": ("dataset.validation_size=0",),
+    "dataset.validation_size": ("dataset.validation_size=1500",),
+    "evaluate.num_images": ("evaluate.num_images=298",),
+    "dataset.dequantise": ("dataset.dequantise=true", "output_dist=bernoulli"),
+}
+
+
+@pytest.mark.parametrize("key", CONFLICTS)
+@pytest.mark.parametrize("other", ["trainer.epochs=0", "dataset.root=3", "seed=[1", "model=vea"])
+def test_keys_that_do_not_go_together_are_reported_together_with_all_else(key, other):
+    assert len(problems_of(*CONFLICTS[key], other)) == 2
+    assert any(problem.startswith(f"{key}: ") for problem in problems_of(*CONFLICTS[key], other))
+
+
+def test_keys_that_do_not_go_together_do_not_hide_each_other():
+    problems = problems_of(
+        *("dataset.validation_size=1500", "evaluate.num_images=298", "dataset.lambda=0"),
+        *("dataset.logit_transform=true", "seed=x"),
+    )
+    keys = [problem.partition(":")[0] for problem in problems]
+    assert keys == [
+        *("seed", "dataset.validation_size", "evaluate.num_images"),
+        *("dataset.logit_transform", "dataset.lambda"),
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["x", "[1", "${nothing}"])
+@pytest.mark.parametrize(
+    ("key", "others"),
+    [
+        # what would be a conflict with the default of the key
+        ("trainer.selection", ["dataset.validation_size=0"]),
+        ("dataset._target_", ["dataset.validation_size=1500", "evaluate.num_images=298"]),
+        ("output_dist._target_", ["dataset.logit_transform=true"]),
+    ],
+)
+def test_a_key_with_a_problem_of_its_own_is_in_no_conflict(key, others, wrong):
+    [problem] = problems_of(f"{key}={wrong}", *others)
+    assert problem.startswith(key)
+
+
+@pytest.mark.parametrize(("validation", "images"), [(0, 297), (1499, 1), (1499, None)])
+def test_sizes_up_to_the_limits_are_taken(validation, images):
+    number = "null" if images is None else images
+    sizes = (f"dataset.validation_size={validation}", f"evaluate.num_images={number}")
+    cfg = config.validate(config.compose(["trainer.selection=test", *sizes]))
+    assert (cfg.dataset["validation_size"], cfg.evaluate.num_images) == (validation, images)
 
 
 def test_the_error_counts_and_lists_its_problems():

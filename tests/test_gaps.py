@@ -52,10 +52,9 @@ def test_the_best_member_is_never_worse_and_an_image_depends_on_no_other(kind, o
     assert torch.any(gaps.optimal_elbo > gaps.elbo)
     others = numbers(IMAGES, PIXELS, key="others") if output == "gaussian" else 1 - x
     others[0] = x[0]
-    if kind is SAVAE:  # its inference differs by rounding, which the ascent magnifies
-        tolerance = 1e-5
-    else:
-        tolerance = 1e-8
+    tolerance = (
+        1e-5 if kind is SAVAE else 1e-8
+    )  # its inference differs by rounding, which the ascent magnifies
     again = measure_gaps(model, others, seed=0, steps=40)
     torch.testing.assert_close(again.optimal_elbo[0], gaps.optimal_elbo[0], rtol=0, atol=tolerance)
     torch.testing.assert_close(again.elbo[0], gaps.elbo[0], rtol=0, atol=1e-8)

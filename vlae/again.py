@@ -14,7 +14,7 @@ from vlae.interruption import Interruption
 from vlae.record import RunDirectory
 from vlae.results import report
 from vlae.scoring import score
-from vlae.trained import load, test_set, use_threads
+from vlae.trained import images_to_score, load, test_set, use_threads
 
 CHANGEABLE = (
     *(f"evaluate.{key}" for key in config.Evaluate.model_fields),
@@ -40,7 +40,7 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     use_threads(cfg)
     trained = load(str(directory.path), device=cfg.device)
     splits = config.build(cfg.dataset).to(trained.device)
-    x = test_set(trained.preprocess, splits, cfg)[: cfg.evaluate.num_images]
+    x = images_to_score(test_set(trained.preprocess, splits, cfg), cfg)
     with Interruption() as interruption, Reporter() as reporter:
         scores = score(trained, cfg, x, interruption, reporter, resumable=False)
     results = report(trained, cfg, scores, x)

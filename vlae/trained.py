@@ -167,6 +167,7 @@ def prepare(cfg: config.Config) -> Prepared:
     splits, support = config.build(cfg.dataset).to(device), config.build(cfg.output_dist).support
     preprocess = data.preprocess(cfg.dataset, splits, support, dtype)
     x_test = test_set(preprocess, splits, cfg)
+    scored = images_to_score(x_test, cfg)
     if cfg.trainer.selection == "test":
         selection_set = x_test
     elif not len(splits.validation):  # known before only for datasets without a validation array of their own
@@ -176,7 +177,7 @@ def prepare(cfg: config.Config) -> Prepared:
         selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
     model = build_model(cfg, preprocess.shape, preprocess.variance, device, dtype)
     images = preprocess.training_images(splits)
-    return Prepared(cfg, model, preprocess, images, selection_set, x_test[: cfg.evaluate.num_images])
+    return Prepared(cfg, model, preprocess, images, selection_set, scored)
 
 
 def use_threads(cfg: config.Config) -> None:
@@ -188,6 +189,15 @@ def test_set(preprocess: Preprocess, splits: Splits, cfg: config.Config) -> Floa
     """All test images in model space; with ``fixed_evaluation: false`` their noise follows from the run's seed."""
     source = generator(splits.test.device, cfg.seed, "test set")
     return preprocess.evaluation_set(splits.test, "test", source)
+
+
+def images_to_score(
+    x_test: Float[Tensor, "images pixels"], cfg: config.Config
+) -> Float[Tensor, "scored pixels"]:
+    """The first ``evaluate.num_images`` test images. ConfigError: there are not so many."""
+    if problems := config.too_few_test_images(cfg.evaluate.num_images, len(x_test)):
+        raise config.ConfigError(problems)
+    return x_test[: cfg.evaluate.num_images]
 
 
 def model_space_note(preprocess: Preprocess) -> str:

@@ -69,8 +69,11 @@ class Annealed:
 
     @classmethod
     def empty(cls, images: int, num_chains: int, num_distributions: int, num_leapfrog: int) -> "Annealed":
-        unknown = [torch.full((images,), math.nan, dtype=torch.float64) for _ in range(4)]
-        return cls(num_chains, num_distributions, num_leapfrog, *unknown)
+        def unknown() -> Tensor:
+            return torch.full((images,), math.nan, dtype=torch.float64)
+
+        numbers = num_chains, num_distributions, num_leapfrog
+        return cls(*numbers, unknown(), unknown(), unknown(), unknown())
 
     def record(
         self, images: slice, log_w: Float[Tensor, "chains batch"], acceptance: Tensor, sign: int

@@ -119,13 +119,14 @@ def doubtful(proposal: dict[str, Any]) -> bool:
 def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know before believing them."""
     test, found = results["test"], []
-    for name, proposal in test["log_likelihood"].items():
-        if doubtful(proposal):
-            found.append(
-                f"{MARK} {name}: k-hat is above {proposal['k_hat_limit']:.2f} for "
-                f"{proposal['k_hat_unreliable']:.0%} of the images; there a few samples carry the estimate, "
-                "which is probably too low and whose error is larger than its ESS tells"
-            )
+    bad = {name: p for name, p in test["log_likelihood"].items() if doubtful(p)}
+    if bad:
+        shares = ", ".join(f"{p['k_hat_unreliable']:.0%} ({name})" for name, p in bad.items())
+        found.append(
+            f"{MARK} the weights' tail is too heavy (k-hat above {max(p['k_hat_limit'] for p in bad.values()):.2f}) "
+            f"for {shares} of the images: there a few samples carry the estimate, which is probably too low, and "
+            "further off than its standard error tells"
+        )
     if (ais := test["log_likelihood"].get("ais")) and ais["ess_median"] < FEW_CHAINS:
         found.append(
             f"ais: at the median image only {ais['ess_median']:.1f} of {ais['num_chains']} chains count, so it is "

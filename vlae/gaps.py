@@ -16,8 +16,8 @@ from vlae.models.base import LatentVariableModel
 from vlae.objective import elbo
 from vlae.seeding import Noise, generator, image_noise
 
-FIRST_STEP, SAMPLES, FINAL_SAMPLES = 0.02, 8, 500
-"""Of the ascent: Adam's first learning rate (it falls to 0), samples a step; and those that the two ELBOs are compared by."""
+FIRST_STEP, SAMPLES, FINAL_SAMPLES = 0.1, 8, 500
+"""Of the ascent: Adam's first learning rate, which falls to 0, and samples a step; and samples of the ELBOs."""
 
 
 @dataclass

@@ -58,7 +58,7 @@ class LogWeights:
     @property
     def log_mean(self) -> Float[Tensor, " images"]:
         """log mean w: the estimate of log p(x)."""
-        return self._log_sum - self.count.log()
+        return self._log_sum - self.count.double().log()
 
     @property
     def effective_sample_size(self) -> Float[Tensor, " images"]:
@@ -80,7 +80,8 @@ class LogWeights:
 
 
 def log_mean_standard_error(
-    effective_sample_size: Float[Tensor, " images"], samples: Float[Tensor, " images"] | Int[Tensor, " images"]
+    effective_sample_size: Float[Tensor, " images"],
+    samples: Float[Tensor, " images"] | Int[Tensor, " images"],
 ) -> Float[Tensor, " images"]:
     """Of log mean w over S samples, in nats, by the delta method: sd(w) / (mean(w) sqrt S) = sqrt(1/ESS - 1/S)."""
-    return (1 / effective_sample_size - 1 / samples).clamp(min=0).sqrt()
+    return (1 / effective_sample_size - 1 / samples.double()).clamp(min=0).sqrt()

@@ -8,7 +8,7 @@ from typing import Any
 from vlae import config
 from vlae.console import Reporter
 from vlae.evaluate import unit_log_jacobian
-from vlae.figures import save_evaluations
+from vlae.figures import check_arrays, save_evaluations
 from vlae.files import json_bytes, make_directory, write_atomically
 from vlae.interruption import Interruption
 from vlae.record import RunDirectory
@@ -17,7 +17,7 @@ from vlae.scoring import score
 from vlae.trained import images_to_score, load, test_set, use_threads
 
 CHANGEABLE = (
-    *(f"evaluate.{key}" for key in config.Evaluate.model_fields),
+    *config.fixed_keys("evaluate"),
     *("seed", "device", "num_threads", "dataset.root", "dataset.path", "dataset.url"),
 )
 
@@ -48,6 +48,8 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
     place = make_directory(directory.path / "evaluations")
-    save_evaluations(place / f"{name}.npz", scores.proposals, unit_log_jacobian(trained.preprocess, x))
+    log_jacobian = unit_log_jacobian(trained.preprocess, x)
+    checks = check_arrays(scores, log_jacobian)
+    save_evaluations(place / f"{name}.npz", scores.proposals, log_jacobian, checks)
     write_atomically(place / f"{name}.json", json_bytes(results))
     return results, place / f"{name}.json"

@@ -41,6 +41,7 @@ from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown, wit
 __all__ = [
     "COMPOSITION_ERRORS",
     "CONF",
+    "Ais",
     "Config",
     "ConfigError",
     "Evaluate",
@@ -51,6 +52,7 @@ __all__ = [
     "compose",
     "compose_unchecked",
     "composition_error",
+    "fixed_keys",
     "lenient",
     "override",
     "resolve",
@@ -100,6 +102,15 @@ class Trainer(_Section):
     kl: Literal["sampled", "analytic"]
 
 
+class Ais(_Section):
+    """Annealed importance sampling; conf/config.yaml explains each key."""
+
+    num_images: Annotated[int, Field(ge=0)]
+    num_chains: Annotated[int, Field(ge=2)]
+    num_distributions: Count
+    num_leapfrog: Count
+
+
 class Evaluate(_Section):
     """How a model is scored; conf/config.yaml explains each key."""
 
@@ -107,6 +118,8 @@ class Evaluate(_Section):
     num_samples: Count
     target_standard_error: Annotated[float, Field(gt=0)] | None
     num_gap_images: Annotated[int, Field(ge=0)]
+    ais: Ais
+    bdmc: bool
     memory_budget: Annotated[int, Field(ge=16)]
     num_images: Count | None
 
@@ -127,7 +140,7 @@ class Config(_Section):
     force: bool
 
 
-FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate}
+FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate, "evaluate.ais": Ais}
 
 
 Composed = Any
@@ -308,14 +321,24 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
 
 
 def _problems_of_fixed_keys(values: dict[str, Any]) -> list[Problem]:
-    hints = get_type_hints(Config, include_extras=True)
-    top = {name: dict if name in FIXED_SECTIONS else hint for name, hint in hints.items()}
-    problems = check_fields("", values, top)
-    for section, model in FIXED_SECTIONS.items():
-        if isinstance(values.get(section), dict):
+    problems = []
+    for place, model in {"": Config, **FIXED_SECTIONS}.items():
+        section = get(values, place) if place else values
+        if isinstance(section, dict):
             hints = get_type_hints(model, include_extras=True)
-            problems += check_fields(section, values[section], hints)
+            inner = {name: dict for name in hints if _join(place, name) in FIXED_SECTIONS}
+            problems += check_fields(place, section, {**hints, **inner})
     return problems
+
+
+def fixed_keys(section: str) -> list[str]:
+    """The dotted keys of a fixed section and of those inside it."""
+    keys = [f"{section}.{name}" for name in FIXED_SECTIONS[section].model_fields]
+    return [leaf for key in keys for leaf in (fixed_keys(key) if key in FIXED_SECTIONS else [key])]
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
 
 
 def _not_finite(value: Any, place: str = "") -> list[Problem]:

@@ -16,6 +16,8 @@ PLAIN_SECONDS = 2.0
 MARK = "†"
 MANY_UNRELIABLE = 0.05
 """Of the images: a figure with more of them whose k-hat is too large is marked."""
+FEW_CHAINS = 2.0
+"""Effective chains of annealed importance sampling, below which its average is that of a chain or two."""
 QUIET_SECONDS = 30.0
 """Without a terminal, a line of progress after this time even where there are no figures yet."""
 
@@ -125,6 +127,11 @@ def warnings(results: dict[str, Any]) -> list[str]:
             f"for {shares} of the images: there a few samples carry the estimate, which is probably too low, and "
             "further off than its standard error tells"
         )
+    if (ais := test["log_likelihood"].get("ais")) and ais["ess_median"] < FEW_CHAINS:
+        found.append(
+            f"ais: at the median image only {ais['ess_median']:.1f} of {ais['num_chains']} chains count, so it is "
+            "probably too low; try a larger evaluate.ais.num_distributions"
+        )
     if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
         found.append(
             "worse than uniform noise: the training has probably diverged; try a smaller optimizer.lr"
@@ -139,6 +146,8 @@ def summary(results: dict[str, Any], path: Path) -> Group:
     for name, proposal in test["log_likelihood"].items():
         mark = f" {MARK}" if doubtful(proposal) else ""
         value = f"{figure(proposal['mean'], proposal['standard_error'])} nats{mark}"
+        if name == "ais":
+            value += f", first {proposal['num_images']} images"
         rows.append((f"test log-likelihood, {name}", value))
     if test["bits_per_dim"] is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
@@ -156,6 +165,10 @@ def summary(results: dict[str, Any], path: Path) -> Group:
     for name, value in rows:
         table.add_row(name, value)
     parts: list[Table] = [table, estimators(results)]
+    if ais := test["log_likelihood"].get("ais"):
+        parts.append(ais_table(ais))
+    if test.get("bdmc"):
+        parts.append(bdmc_table(test["bdmc"]))
     if test.get("gaps"):
         parts.append(gaps_table(test["gaps"]))
     return Group(*parts)
@@ -163,7 +176,7 @@ def summary(results: dict[str, Any], path: Path) -> Group:
 
 def estimators(results: dict[str, Any]) -> Table:
     """What tells whether to believe each log-likelihood, and what a figure of equal accuracy costs by it."""
-    proposals = results["test"]["log_likelihood"]
+    proposals = {n: p for n, p in results["test"]["log_likelihood"].items() if n != "ais"}
     images = next(iter(proposals.values()))["num_images"]
     table = Table(title=f"Estimators, {images} images (nats)", title_justify="left")
     table.add_column("proposal", style="bold")
@@ -187,6 +200,50 @@ def estimators(results: dict[str, Any]) -> Table:
             table.caption = (
                 f"{name}: the search for the mode did not settle for {search['unconverged']} images"
             )
+    return table
+
+
+def ais_table(ais: dict[str, Any]) -> Table:
+    """The proposals beside an estimate that uses none of them, on the same images."""
+    rows = {"ais": (figure(ais["mean"], ais["standard_error"]), "")}
+    title = f"Annealed importance sampling, the first {ais['num_images']} images (nats)"
+    return _beside(title, "minus ais", rows | _proposals(ais), ais)
+
+
+def bdmc_table(bdmc: dict[str, Any]) -> Table:
+    """Where each proposal is in the bracket around the truth."""
+    lower, upper = bdmc["lower"], bdmc["upper"]
+    gap = figure(bdmc["gap"], bdmc["gap_standard_error"])
+    rows = {
+        "upper bound": (figure(upper["mean"], upper["standard_error"]), gap),
+        "lower bound": (figure(lower["mean"], lower["standard_error"]), ""),
+    }
+    title = f"Bracket of the truth, {bdmc['num_images']} images drawn from the model (nats)"
+    return _beside(title, "minus lower bound", rows | _proposals(bdmc), bdmc)
+
+
+def _proposals(check: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {
+        name: (
+            figure(p["mean"], p["standard_error"]),
+            figure(p["difference"], p["difference_standard_error"]),
+        )
+        for name, p in check["proposals"].items()
+    }
+
+
+def _beside(title: str, column: str, rows: dict[str, tuple[str, str]], check: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("", style="bold")
+    table.add_column("log-likelihood", justify="right")
+    table.add_column(column, justify="right")
+    for name, values in rows.items():
+        table.add_row(name, *values)
+    acceptance = check["acceptance"]
+    table.caption = (
+        f"{check['num_chains']} chains (ESS median {check['ess_median']:.1f}, min {check['ess_min']:.1f}), "
+        f"{check['num_distributions']} distributions"
+    ) + (f", acceptance {acceptance:.2f}" if acceptance is not None else "")
     return table
 
 

@@ -396,6 +396,12 @@ class OutputDistribution(nn.Module, ABC):
         """E[x | z]."""
 
     @abstractmethod
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        """x ~ p(x | z), a function of standard normal noise."""
+
+    @abstractmethod
     def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
         """log p(x | z) of fixed images near given z: gradient and curvature, for inference."""
 
@@ -430,6 +436,11 @@ class GaussianOutput(OutputDistribution):
 
     def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
         return f
+
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        return f + torch.exp(0.5 * self.log_variance) * noise
 
     def score(
         self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]
@@ -479,6 +490,12 @@ class BernoulliOutput(OutputDistribution):
 
     def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
         return torch.sigmoid(f)
+
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        uniform = 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
+        return (uniform < torch.sigmoid(self._logits(f))).to(f.dtype)
 
     def score(
         self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]

@@ -26,6 +26,8 @@ ADDED_FIELDS: dict[str, Any] = {
     "evaluate.proposals": ["own"],
     "evaluate.target_standard_error": None,
     "evaluate.num_gap_images": 0,
+    "evaluate.ais": {"num_images": 0, "num_chains": 16, "num_distributions": 1000, "num_leapfrog": 3},
+    "evaluate.bdmc": False,
     "trainer.objective": "elbo",
     "trainer.num_samples": 1,
     "trainer.kl": "sampled",

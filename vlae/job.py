@@ -56,7 +56,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
 def execute(directory: record.RunDirectory, prepared: "Prepared", *, quiet: bool = False) -> dict[str, Any]:
     """Claim the run, train, draw, evaluate, and write results.json last."""
     from vlae.evaluate import unit_log_jacobian
-    from vlae.figures import save_evaluations
+    from vlae.figures import check_arrays, save_evaluations
     from vlae.pictures import save_pictures
     from vlae.results import device_name, report
     from vlae.scoring import score
@@ -86,7 +86,8 @@ def execute(directory: record.RunDirectory, prepared: "Prepared", *, quiet: bool
             reporter.line(f"{interrupted}, saved in {directory.path}; the same command goes on from here")
             raise
         log_jacobian = unit_log_jacobian(trained.preprocess, x)
-        save_evaluations(directory.path / "test_log_likelihood.npz", scores.proposals, log_jacobian)
+        place = directory.path / "test_log_likelihood.npz"
+        save_evaluations(place, scores.proposals, log_jacobian, check_arrays(scores, log_jacobian))
         results = report(trained, cfg, scores, x)
         directory.write_results(results)
     return results

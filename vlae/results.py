@@ -67,6 +67,8 @@ def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
         "seconds_per_epoch": progress.seconds / max(1, progress.epoch),
         "evaluate_seconds": scores.seconds,
         "seconds_by_proposal": {name: entry.seconds for name, entry in scores.proposals.items()},
+        "ais_seconds": scores.ais.seconds if scores.ais else None,
+        "bdmc_seconds": scores.bracket.seconds if scores.bracket else None,
         "peak_memory_bytes": peak_memory_bytes(trained.device),
         "parameters": sum(q.numel() for q in trained.model.parameters()),
     }

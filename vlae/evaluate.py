@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -48,8 +48,19 @@ class Evaluation:
 
     @classmethod
     def empty(cls, images: int) -> "Evaluation":
-        names = [entry.name for entry in fields(cls) if entry.name not in ("done", "seconds")]
-        return cls(**{name: torch.full((images,), math.nan, dtype=torch.float64) for name in names})
+        def unknown() -> Tensor:
+            return torch.full((images,), math.nan, dtype=torch.float64)
+
+        return cls(
+            elbo=unknown(),
+            log_likelihood=unknown(),
+            ess=unknown(),
+            k_hat=unknown(),
+            samples=unknown(),
+            steps=unknown(),
+            converged=unknown(),
+            on_kink=unknown(),
+        )
 
     @property
     def monte_carlo_error(self) -> Float[Tensor, " images"]:

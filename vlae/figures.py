@@ -43,7 +43,8 @@ def save_evaluations(
         arrays[f"ess{end}"], arrays[f"k_hat{end}"] = evaluation.ess, evaluation.k_hat
         arrays[f"samples{end}"] = evaluation.samples
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: values.numpy() for name, values in arrays.items()})
+    numbers: dict[str, Any] = {name: values.numpy() for name, values in arrays.items()}
+    np.savez(buffer, **numbers)
     write_atomically(path, buffer.getvalue())
 
 

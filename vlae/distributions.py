@@ -356,10 +356,9 @@ class FlowedGaussian:
         return z, log_q0 - log_det
 
     def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        """At the cost of the flow's inverse. -inf where that leads beyond the largest number: no sample does."""
+        """At the cost of the flow's inverse."""
         z0, log_det = self.flow.inverse(z)
-        log_q = self.base.log_prob(z0) - log_det
-        return torch.where(z0.isfinite().all(-1), log_q, -math.inf)
+        return self.base.log_prob(z0) - log_det
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
         """Of an orthogonal flow: it keeps N(0, I), so the divergence is that of the base. TypeError for others."""

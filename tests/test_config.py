@@ -209,7 +209,11 @@ BAD = {
     "dataset.validation=3": ("dataset.validation: ", "did you mean dataset.validation_size?"),
     "lr=1": ("lr: ", "unknown key", "did you mean optimizer.lr?"),
     "modell=vae": ("modell: ", "unknown key", "did you mean model?"),
-    "model=vlea": ("model: no choice 'vlea'", "did you mean vlae?", "choices: hf, iaf, iaf_original"),
+    "model=vlea": (
+        "model: no choice 'vlea'",
+        "did you mean vlae?",
+        "choices: fullcov, hf, iaf, iaf_original",
+    ),
     "experiment=typo": ("experiment: no choice 'typo'", "choices: none, original_code"),
     "model=null": ("model: no choice 'null'",),
     "model=[vae,hf]": ("model: no choice", "vae", "hf"),
@@ -225,6 +229,12 @@ BAD = {
     "trainer.epochs=1.5": ("trainer.epochs: expected a whole number, came 1.5",),
     "trainer.patience=x": ("trainer.patience: expected a whole number or null, came 'x'",),
     "trainer.selection=train": ("trainer.selection: ", "'validation' or 'test'", "'train'"),
+    "trainer.objective=vi": ("trainer.objective: ", "'elbo' or 'iwae'", "'vi'"),
+    "trainer.kl=exact": ("trainer.kl: ", "'sampled' or 'analytic'", "'exact'"),
+    "trainer.num_samples=0": ("trainer.num_samples: expected 1 or more, came 0",),
+    "model=iaf trainer.kl=analytic": ("trainer.kl: expected sampled", "model is iaf", "came 'analytic'"),
+    "trainer.objective=iwae trainer.kl=analytic": ("trainer.kl: expected sampled", "iwae", "came 'analytic'"),
+    "model=fullcov model.latent_dim=1": ("model.latent_dim: expected 2 or more, came 1",),
     "trainer.checkpoint_every=0": ("trainer.checkpoint_every: expected more than 0, came 0",),
     "trainer=5": ("trainer: expected a section of keys, came 5",),
     "evaluate.num_samples=0": ("evaluate.num_samples: expected 1 or more, came 0",),
@@ -647,6 +657,15 @@ def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, de
     assert config.run_id(cfg.model_dump()) == config.run_id(container)
     with pytest.raises(ConfigError, match=r"model\.activation: unknown key"):
         config.validate(replaced(container, ("model", "activation"), "gelu"))
+
+
+@pytest.mark.parametrize("key", [k for k in identity.ADDED_FIELDS if not k.startswith("model.")])
+def test_a_run_from_before_an_added_field_keeps_its_id_and_can_be_read(key, default):
+    section, name = key.split(".")
+    before = replaced(default, (section,), {k: v for k, v in default[section].items() if k != name})
+    at_default = replaced(default, (section, name), identity.ADDED_FIELDS[key])
+    assert config.run_id(before) == config.run_id(at_default)
+    assert getattr(getattr(config.validate(before), section), name) == identity.ADDED_FIELDS[key]
 
 
 def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):

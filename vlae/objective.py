@@ -8,7 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions import family_member, standard_normal_log_prob, with_closed_form_kl
+from vlae.distributions import (
+    FamilyMember,
+    Flow,
+    FlowedGaussian,
+    Posterior,
+    family_member,
+    standard_normal_log_prob,
+    with_closed_form_kl,
+)
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
@@ -115,17 +123,29 @@ def doubly_reparameterised_bound(
     the decoder's weights get the first sum directly and, where inference goes through the decoder (VLAE, SA-VAE),
     their share of the second through z_k. In code: the loss is -sum_k w_k log w_k, with w_k constant and q_phi held
     constant, so that z_k receives w_k d log w_k / dz_k, and what z_k passes on is multiplied by w_k once more.
-    The loss's value means nothing. With K = 1 it is the ELBO's path derivative (Roeder et al. 2017).
+
+    A flow z = f(u) that is not orthogonal counts as a part of the model: u is sampled in place of z, with the joint
+    density p(x, f(u)) |det df/du|. So the flow's parameters are in theta, and its inverse, in which this gradient
+    can be enormous, in nothing (docs/decisions/0007).
+    The loss's value means nothing. With K = 1 the gradient is the ELBO's path derivative (Roeder et al. 2017).
     TypeError: the posterior does not know its density at a foreign point.
     """
-    posterior = family_member(model.posterior(x, noise), "trainer.objective=iwae")
-    z, _ = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))
-    log_q = posterior.detached().log_prob(z)
-    terms = Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q)
+    base, flow = _base_and_flow(model.posterior(x, noise))
+    u, _ = base.rsample_with_log_prob(noise(samples, base.noise_dim))
+    log_q = base.detached().log_prob(u)
+    z, log_det = flow(u) if flow is not None else (u, torch.zeros_like(log_q))
+    terms = Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q - log_det)
     log_w = terms.log_weights
     w = torch.softmax(log_w.detach(), 0)
-    if z.requires_grad:
-        z.register_hook(lambda gradient: w.unsqueeze(-1) * gradient)
+    if u.requires_grad:
+        u.register_hook(lambda gradient: w.unsqueeze(-1) * gradient)
     loss = -(w * log_w).sum(0).mean()
     bound = importance_weighted_bound(log_w).mean()
     return loss, torch.cat([terms_means(terms), bound.unsqueeze(0)]).detach()
+
+
+def _base_and_flow(posterior: Posterior) -> tuple[FamilyMember, Flow | None]:
+    """What is sampled, and what leads from it to z where that counts as a part of the model."""
+    if isinstance(posterior, FlowedGaussian) and not posterior.flow.orthogonal:
+        return posterior.base, posterior.flow
+    return family_member(posterior, "trainer.objective=iwae"), None

@@ -12,7 +12,7 @@ from conftest import HIDDEN, IMAGE, LATENT, OUTPUTS, PIXELS, make_images, make_o
 import vlae
 from vlae import config
 from vlae.evaluate import evaluate
-from vlae.networks import initialise
+from vlae.networks import ConvEncoder, initialise, unit
 from vlae.objective import sample_terms
 from vlae.seeding import generator
 
@@ -29,6 +29,9 @@ def trained(request, model_file, output):
     keys = config.compose([*chosen, *sizes])["model"]
     pixels = math.prod(IMAGE) if network == "conv" else PIXELS
     model = config.build(keys, pixels=pixels, image_shape=IMAGE, output=make_output(output))
+    assert isinstance(model.encoder, ConvEncoder) == (network == "conv")
+    for part in (model.encoder, model.decoder):
+        assert any(isinstance(layer, type(unit(activation))) for layer in part.modules())
     initialise(model, "paper", generator("cpu", "every network", model_file.stem))
     x = make_images(output, pixels=pixels).float()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)

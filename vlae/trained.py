@@ -37,7 +37,7 @@ def build_model(
     model = config.build(cfg.model, pixels=pixels, output=output)
     initialise(model, cfg.trainer.initialisation, generator("cpu", cfg.seed, "initialise"))
     if cfg.trainer.initialisation == "paper":
-        adapt_to_input_variance(model.encoder, variance)
+        adapt_to_input_variance(model.encoder, variance, model.latent_dim)
     return model.to(device=device, dtype=dtype)
 
 

@@ -135,7 +135,8 @@ def done(tmp_path_factory, worker_id):
         with FileLock(shared / f"resume-{model}.lock"):
             if not list(directory.glob("runs/*/results.json")):
                 directory.mkdir(exist_ok=True)
-                finish_in_a_new_python(directory, *MODELS[model])
+                output = finish_in_a_new_python(directory, *MODELS[model])
+                (directory / "output.txt").write_text(output)
         return directory
 
     return place
@@ -228,6 +229,22 @@ def test_of_two_processes_that_start_one_run_the_second_says_who_holds_it(tmp_pa
         assert attempts(tmp_path) == 1
     finally:
         stop(first, signal.SIGKILL)
+
+
+def test_a_first_run_prints_its_progress_and_a_summary(done):
+    output = (done("vlae") / "output.txt").read_text()
+    for what in (
+        *("training epoch 6/6  ELBO ", "evaluating image 120/120  log-likelihood ", "test ELBO"),
+        *(
+            "test log-likelihood",
+            " ± ",
+            "effective sample size",
+            "seconds",
+            "parameters",
+            "vlae-digits-gaussian-s0-",
+        ),
+    ):
+        assert what in output
 
 
 def test_a_done_run_is_shown_and_not_run_again(done):

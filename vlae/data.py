@@ -286,11 +286,10 @@ def npz(
 def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     """``train``, ``test`` and, where it is there, ``validation``."""
     try:
-        # opened here, because numpy leaves a broken archive open
+        # opened here, because numpy leaves a broken archive open; and not by np.load, which takes any other file for
+        # a pickle and advises to trust it
         with file.open("rb") as opened:
-            archive = np.load(opened, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise TypeError("it holds a single array")
+            archive = np.lib.npyio.NpzFile(opened, allow_pickle=False)
             found = {name: archive[name] for name in ("train", "validation", "test") if name in archive.files}
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
         raise DataError(

@@ -191,16 +191,22 @@ def initialise(module: nn.Module, scheme: str, source: torch.Generator) -> None:
                     layer.bias.uniform_(-1, 1, generator=source).mul_(1 / math.sqrt(fan_in))
 
 
-def adapt_to_input_variance(encoder: nn.Module, variance: float) -> None:
-    """Let the first layer begin as if its inputs had variance 1, where they have more.
+def adapt_to_input_variance(encoder: nn.Module, variance: float, latent_dim: int) -> None:
+    """Let means and log-variances of an encoder with ``paper`` weights begin with variance 1, not with more.
 
-    Pixels in [0, 1] have less and are left alone. Those of the logit transform reach 14 with lambda = 1e-6: the
-    encoder's log-variances would start around 50, and training would diverge in its first epoch.
+    Fan-out scaling keeps the backward pass at one; forward, d layers of ReLUs and the heads make of inputs of this
+    variance outputs of variance * 2^((2 - d) / 3) * pixels / latent (of convolutions too: the product of all
+    fan-in / fan-out, the heads' last), which only the first layer need undo. Inputs of
+    variance below 1, such as pixels in [0, 1], are left as the paper has them. Those of the logit transform reach 14
+    with lambda = 1e-6: log-variances of +-50 would throw training off in its first steps.
     """
-    if variance > 1:
-        first = next(layer for layer in encoder.modules() if isinstance(layer, WEIGHTED))
+    layers = [layer for layer in encoder.modules() if isinstance(layer, WEIGHTED)]
+    ratios = [fan_in / fan_out for fan_in, fan_out in map(fans, layers)]
+    features = fans(layers[-1])[1]
+    growth = 2 ** ((2 - len(layers)) / 3) * math.prod(ratios) * features / latent_dim
+    if variance > 1 and variance * growth > 1:
         with torch.no_grad():
-            first.weight.div_(math.sqrt(variance))
+            layers[0].weight.div_(math.sqrt(variance * growth))
 
 
 def widest(model: nn.Module) -> int:

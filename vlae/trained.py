@@ -43,7 +43,7 @@ def build_model(
     model = config.build(cfg.model, pixels=math.prod(image_shape), image_shape=image_shape, output=output)
     initialise(model, cfg.trainer.initialisation, generator("cpu", cfg.seed, "initialise"))
     if cfg.trainer.initialisation == "paper":
-        adapt_to_input_variance(model.encoder, variance)
+        adapt_to_input_variance(model.encoder, variance, model.latent_dim)
     return model.to(device=device, dtype=dtype)
 
 

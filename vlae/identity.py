@@ -50,7 +50,7 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():
-        if _canonical(get(kept, key)) == _canonical(default):
+        if _text(get(kept, key)) == _text(default):
             _drop(kept, key)
     return {**_canonical(kept), "schema": SCHEMA_VERSION}
 
@@ -88,6 +88,11 @@ def _drop(container: dict[str, Any], key: str) -> None:
     section = get(container, place) if place else container
     if isinstance(section, dict):
         section.pop(last, None)
+
+
+def _text(value: Any) -> str:
+    """Equal for equal values alone: Python takes 0 for False."""
+    return repr(sorted(value.items()) if isinstance(value, dict) else _canonical(value))
 
 
 def _canonical(value: Any) -> Any:

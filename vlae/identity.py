@@ -60,7 +60,7 @@ def run_id(container: dict[str, Any]) -> str:
     text = json.dumps(scientific(container), sort_keys=True, separators=(",", ":"), allow_nan=False)
     names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return "-".join([*names, f"s{container['seed']}", digest])
+    return "-".join([*names, f"s{_canonical(container['seed'])}", digest])
 
 
 def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:

@@ -203,7 +203,11 @@ BAD = {
     "dataset.validation=3": ("dataset.validation: ", "did you mean dataset.validation_size?"),
     "lr=1": ("lr: ", "unknown key", "did you mean optimizer.lr?"),
     "modell=vae": ("modell: ", "unknown key", "did you mean model?"),
-    "model=vlea": ("model: no choice 'vlea'", "did you mean vlae?", "choices: fullcov, hf, iaf, iaf_original"),
+    "model=vlea": (
+        "model: no choice 'vlea'",
+        "did you mean vlae?",
+        "choices: fullcov, hf, iaf, iaf_original",
+    ),
     "experiment=typo": ("experiment: no choice 'typo'", "choices: none, original_code"),
     "model=null": ("model: no choice 'null'",),
     "model=[vae,hf]": ("model: no choice", "vae", "hf"),

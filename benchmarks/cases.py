@@ -40,6 +40,8 @@ DEFAULTS = config.compose(["dataset=mnist"])
 """What a run of the platform is given when nothing is said: its optimiser, its memory budget."""
 SHARE = 0.6
 """Of the machine's sgemm rate, asked of every evaluation."""
+DEAREST = 1 / 1.5
+"""The Laplace proposal may cost 1.5 times the own one."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,22 @@ def evaluation(kind: type[Any], output_kind: type[OutputDistribution], pixels: i
     return Pair(Work(one_by_one, setting.reference_images), Work(in_chunks, setting.platform_images))
 
 
+def proposals(output_kind: type[OutputDistribution], pixels: int, setting: Setting) -> Pair:
+    """What the Laplace proposal costs beside a VAE's own (here the reference): two estimates of one figure."""
+    model = build(VAE, output_kind, pixels, setting.device)
+    x = images(output_kind, setting.platform_images, pixels, setting.device)
+    budget = DEFAULTS["evaluate"]["memory_budget"]
+
+    def work(proposal: str) -> Work:
+        def run() -> Tensor:
+            done = evaluate(model, x, proposal=proposal, num_samples=SAMPLES, memory_budget=budget, seed=0)
+            return done.log_likelihood
+
+        return Work(run, len(x))
+
+    return Pair(work("own"), work("laplace"), tolerance=math.inf)
+
+
 class UnsavedTraining(Training):
     """Without checkpoints: they come every minute, not every epoch, and are not what is measured."""
 
@@ -255,4 +273,6 @@ CASES = (
     Case("hf-evaluation-gaussian-3072", "image", partial(evaluation, HF, GaussianOutput, 3072), 6, SHARE),
     Case("iaf-evaluation-gaussian-784", "image", partial(evaluation, IAF, GaussianOutput, 784), 2, SHARE),
     Case("iaf-evaluation-gaussian-3072", "image", partial(evaluation, IAF, GaussianOutput, 3072), 6, SHARE),
+    Case("laplace-beside-own-gaussian-784", "image", partial(proposals, GaussianOutput, 784), DEAREST),
+    Case("laplace-beside-own-bernoulli-784", "image", partial(proposals, BernoulliOutput, 784), DEAREST),
 )

@@ -71,7 +71,7 @@ def encode(model: LatentVariableModel, x: Float[Tensor, "batch pixels"]) -> Floa
 def decode(model: LatentVariableModel, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch pixels"]:
     for layer in _linears(model.decoder.body):
         z = torch.relu(affine(layer, z))
-    return affine(model.decoder.last, z)
+    return affine(_last(model), z)
 
 
 def linearise(
@@ -84,12 +84,18 @@ def linearise(
     for layer in others:
         h = torch.relu(affine(layer, h))
         J = (h > 0).to(h.dtype).unsqueeze(-1) * torch.matmul(layer.weight, J)
-    last = model.decoder.last
+    last = _last(model)
     return affine(last, h), torch.matmul(last.weight, J)
 
 
 def affine(layer: nn.Linear, h: Float[Tensor, "batch before"]) -> Float[Tensor, "batch after"]:
     return F.linear(h, layer.weight, layer.bias)
+
+
+def _last(model: LatentVariableModel) -> nn.Linear:
+    if model.decoder.last is None:
+        raise ValueError("the reference knows fully connected ReLU networks only")
+    return model.decoder.last
 
 
 def _linears(network: nn.Module) -> Iterator[nn.Linear]:

@@ -1,5 +1,6 @@
 """What the tests share: one thread, seeded torch, float64 numbers by key, and the smallest models of every kind."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from vlae.distributions import BernoulliOutput, GaussianOutput, OutputDistribution
 from vlae.models.base import LatentVariableModel
-from vlae.networks import Decoder, initialise
+from vlae.networks import Activation, Decoder, ImageShape, initialise
 from vlae.seeding import Noise, batch_noise, generator
 
 torch.set_num_threads(1)  # the workers of pytest-xdist share the cores
@@ -17,6 +18,22 @@ IMAGES, PIXELS, LATENT, HIDDEN = 4, 7, 3, (6, 5)
 """Every size is different, so that an axis taken for another one is an error."""
 
 OUTPUTS = ("gaussian", "bernoulli")
+
+IMAGE = (1, 5, 4)
+"""The smallest image for convolutions with an odd and an even side."""
+
+NETWORKS = [
+    pytest.param({"activation": "gelu"}, id="gelu-mlp"),
+    pytest.param({"activation": "softplus"}, id="softplus-mlp"),
+    pytest.param({"activation": "relu", "image": IMAGE}, id="relu-conv"),
+    pytest.param({"activation": "tanh", "image": IMAGE}, id="tanh-conv"),
+]
+"""Keys of ``make_decoder`` for decoders that are linearised by automatic differentiation."""
+
+
+def pixels_of(keys: dict) -> int:
+    return math.prod(keys["image"]) if "image" in keys else PIXELS
+
 
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 """For tests with jacfwd or jvp: torch loads its forward-mode rules through torch.jit.script, which it deprecates."""
@@ -69,9 +86,12 @@ def make_model(
     latent_dim: int = LATENT,
     hidden_dims: Sequence[int] = HIDDEN,
     pixels: int = PIXELS,
+    image: ImageShape | None = None,
     **keys: object,
 ) -> LatentVariableModel:
-    """A model in float64 with weights of order one."""
+    """A model in float64 with weights of order one; convolutional if it is for images of a given shape."""
+    if image is not None:
+        keys |= {"network": "conv", "image_shape": image}
     model = kind(
         latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=make_output(output), **keys
     )
@@ -80,9 +100,17 @@ def make_model(
 
 
 def make_decoder(
-    hidden_dims: Sequence[int] = HIDDEN, pixels: int = PIXELS, latent_dim: int = LATENT
+    hidden_dims: Sequence[int] = HIDDEN,
+    pixels: int = PIXELS,
+    latent_dim: int = LATENT,
+    activation: Activation = "relu",
+    image: ImageShape | None = None,
 ) -> Decoder:
-    decoder = Decoder(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels)
+    """Fully connected, or convolutional for images of the given shape."""
+    if image is None:
+        decoder = Decoder.mlp(latent_dim, hidden_dims, pixels, activation)
+    else:
+        decoder = Decoder.conv(latent_dim, hidden_dims, image, activation)
     initialise(decoder, "paper", generator("cpu", "decoder"))
     return decoder.double()
 

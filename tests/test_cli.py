@@ -11,6 +11,7 @@ from PIL import Image
 
 import vlae
 from vlae import cli, config
+from vlae.again import CHANGEABLE
 from vlae.record import RunDirectory
 
 TINY = (
@@ -154,7 +155,8 @@ def test_evaluate_refuses_what_an_evaluation_cannot_change(override, command, fi
 
 
 @pytest.mark.parametrize(
-    "override", ["evaluate.num_samples=0", "evaluate.num_samples=many", "seed=-1", "seed"]
+    "override",
+    ["evaluate.num_samples=0", "evaluate.num_samples=many", "evaluate.num_images=298", "seed=-1", "seed"],
 )
 def test_evaluate_checks_values(override, command, finished):
     status, out, err = command("evaluate", str(finished), override)
@@ -186,6 +188,18 @@ def test_sample_writes_a_picture_of_so_many_images_that_follow_from_the_seed(com
         columns = math.ceil(math.sqrt(num))
         rows = math.ceil(num / columns)
         assert sizes[name] == (scale * (columns * 9 + 1), scale * (rows * 9 + 1))  # a pixel between images
+
+
+def test_the_help_of_sample_says_that_the_laplace_part_is_for_inference_only(command):
+    status, out, _ = command("sample", "--help")
+    assert (status, "Laplace part of a VLAE is for inference only" in " ".join(out.split())) == (0, True)
+
+
+def test_the_help_of_evaluate_names_what_an_evaluation_can_change(command):
+    status, out, _ = command("evaluate", "--help")
+    named = " ".join(out.split())
+    assert status == 0
+    assert all(key in named or (key.startswith("evaluate.") and "evaluate.*" in named) for key in CHANGEABLE)
 
 
 def test_sample_into_a_missing_folder_is_a_clear_error(command, finished, tmp_path):

@@ -20,7 +20,9 @@ from pydantic import Field
 
 from vlae import config, identity, plugins
 from vlae.again import CHANGEABLE, changed
+from vlae.distributions import OutputDistribution
 from vlae.help import documented_keys, header, show
+from vlae.models.vae import VAE
 from vlae.overrides import CONF, choices, expand
 from vlae.plugins import check_fields
 from vlae.problems import ConfigError, Problem, did_you_mean
@@ -81,7 +83,9 @@ def test_every_optimizer_is_built_on_the_parameters_it_is_given(optimizer):
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 @pytest.mark.parametrize("model", GROUPS["model"])
 def test_every_experiment_validates_with_every_model_output_and_dataset(experiment, model):
-    for output, dataset in itertools.product(GROUPS["output_dist"], ("digits", "omniglot")):
+    own = config.compose([f"experiment={experiment}"])["dataset"]["name"]
+    datasets = ("digits", "omniglot") if own == "digits" else (own,)  # an experiment may be about one dataset
+    for output, dataset in itertools.product(GROUPS["output_dist"], datasets):
         chosen = [f"experiment={experiment}", f"model={model}", f"output_dist={output}", f"dataset={dataset}"]
         config.validate(config.compose(chosen))
 
@@ -198,7 +202,9 @@ def test_expand_is_the_product_of_all_sweeps():
 
 BAD = {
     "trainer.epoch=3": ("trainer.epoch: ", "unknown key", "did you mean trainer.epochs?", "batch_size"),
-    "+model.foo=1": ("model.foo: ", "unknown key", "latent_dim, hidden_dims, num_updates, damping"),
+    "+model.foo=1": ("model.foo: ", "unknown key", "hidden_dims, activation, network, num_updates, damping"),
+    "model.activation=elu": ("model.activation: ", "one of 'relu', 'gelu', 'softplus' or 'tanh'", "'elu'"),
+    "model.network=transformer": ("model.network: ", "one of 'mlp' or 'conv'", "'transformer'"),
     "+optimizer.wd=1": ("optimizer.wd: ", "unknown key", "weight_decay"),
     "dataset.validation=3": ("dataset.validation: ", "did you mean dataset.validation_size?"),
     "lr=1": ("lr: ", "unknown key", "did you mean optimizer.lr?"),
@@ -208,7 +214,7 @@ BAD = {
         "did you mean vlae?",
         "choices: fullcov, hf, iaf, iaf_original",
     ),
-    "experiment=typo": ("experiment: no choice 'typo'", "choices: none, original_code"),
+    "experiment=typo": ("experiment: no choice 'typo'", "choices: mnist_estimators, none, original_code"),
     "model=null": ("model: no choice 'null'",),
     "model=[vae,hf]": ("model: no choice", "vae", "hf"),
     "models/vae=x": ("models/vae=x: no group 'models/vae'",),
@@ -269,6 +275,13 @@ BAD = {
     "dataset.binarise=always": ("dataset.binarise: ", "'dynamic' or 'static'"),
     "dataset.lambda=0.5": ("dataset.lambda: expected less than 0.5, came 0.5",),
     "dataset.validation_size=0": ("trainer.selection: expected test", "dataset.validation_size is 0"),
+    "dataset.validation_size=1500": (
+        "dataset.validation_size: expected 0 to 1499 of the 1500 training images",
+        "came 1500",
+    ),
+    "dataset=omniglot dataset.validation_size=99999": ("dataset.validation_size: expected 0 to 24344",),
+    "evaluate.num_images=298": ("evaluate.num_images: expected 1 to 297, ", "null for all, came 298"),
+    "dataset=mnist evaluate.num_images=10001": ("evaluate.num_images: expected 1 to 10000, ", "came 10001"),
     "output_dist=bernoulli dataset.dequantise=true": ("dataset.dequantise: ", "binary"),
     "dataset=npz": ("dataset.path: expected a file",),
     "dataset=npz dataset.path=/nowhere.npz": ("dataset.path: '/nowhere.npz' cannot be read (No such file",),
@@ -301,6 +314,56 @@ def test_all_problems_of_a_command_are_reported_together():
         *("trainer.batch_size", "output_dist._target_", "optimizer.foo"),
     ]
     assert sorted(keys) == sorted(expected)  # and nothing about the keys of a model and a dataset not chosen
+
+
+CONFLICTS = {
+    "trainer.selection": ("dataset.validation_size=0",),
+    "dataset.validation_size": ("dataset.validation_size=1500",),
+    "evaluate.num_images": ("evaluate.num_images=298",),
+    "dataset.dequantise": ("dataset.dequantise=true", "output_dist=bernoulli"),
+}
+
+
+@pytest.mark.parametrize("key", CONFLICTS)
+@pytest.mark.parametrize("other", ["trainer.epochs=0", "dataset.root=3", "seed=[1", "model=vea"])
+def test_keys_that_do_not_go_together_are_reported_together_with_all_else(key, other):
+    assert len(problems_of(*CONFLICTS[key], other)) == 2
+    assert any(problem.startswith(f"{key}: ") for problem in problems_of(*CONFLICTS[key], other))
+
+
+def test_keys_that_do_not_go_together_do_not_hide_each_other():
+    problems = problems_of(
+        *("dataset.validation_size=1500", "evaluate.num_images=298", "dataset.lambda=0"),
+        *("dataset.logit_transform=true", "seed=x"),
+    )
+    keys = [problem.partition(":")[0] for problem in problems]
+    assert keys == [
+        *("seed", "dataset.validation_size", "evaluate.num_images"),
+        *("dataset.logit_transform", "dataset.lambda"),
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["x", "[1", "${nothing}"])
+@pytest.mark.parametrize(
+    ("key", "others"),
+    [
+        # what would be a conflict with the default of the key
+        ("trainer.selection", ["dataset.validation_size=0"]),
+        ("dataset._target_", ["dataset.validation_size=1500", "evaluate.num_images=298"]),
+        ("output_dist._target_", ["dataset.logit_transform=true"]),
+    ],
+)
+def test_a_key_with_a_problem_of_its_own_is_in_no_conflict(key, others, wrong):
+    [problem] = problems_of(f"{key}={wrong}", *others)
+    assert problem.startswith(key)
+
+
+@pytest.mark.parametrize(("validation", "images"), [(0, 297), (1499, 1), (1499, None)])
+def test_sizes_up_to_the_limits_are_taken(validation, images):
+    number = "null" if images is None else images
+    sizes = (f"dataset.validation_size={validation}", f"evaluate.num_images={number}")
+    cfg = config.validate(config.compose(["trainer.selection=test", *sizes]))
+    assert (cfg.dataset["validation_size"], cfg.evaluate.num_images) == (validation, images)
 
 
 def test_the_error_counts_and_lists_its_problems():
@@ -566,13 +629,43 @@ def test_an_added_field_at_its_default_counts_as_absent(monkeypatch, default):
     assert config.validate(before).trainer.patience is None  # a run frozen before can still be read
 
 
-@pytest.mark.parametrize("key", identity.ADDED_FIELDS)
+def test_networks_as_they_were_before_there_was_a_choice_count_as_absent(default):
+    old = {k: v for k, v in default["model"].items() if k not in ("activation", "network")}
+    frozen = replaced(default, ("model",), old)
+    assert config.run_id(frozen) == config.run_id(default)
+    assert config.validate(frozen).model == default["model"]
+    for key, value in (("activation", "gelu"), ("network", "conv")):
+        assert config.run_id(replaced(default, ("model", key), value)) != config.run_id(frozen)
+
+
+class OfBefore(VAE):
+    """A user's model from before there was a choice of networks."""
+
+    def __init__(
+        self, *, latent_dim: int, hidden_dims: list[int], pixels: int, output: OutputDistribution
+    ) -> None:
+        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+
+
+def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, default):
+    monkeypatch.setattr("vlae.models.vae.OfBefore", OfBefore, raising=False)
+    section = {"name": "mine", "_target_": "vlae.models.vae.OfBefore", "latent_dim": 2, "hidden_dims": [3]}
+    container = replaced(default, ("model",), section)
+    cfg = config.validate(container)
+    model = config.build(cfg.model, pixels=16, image_shape=(1, 4, 4), output=config.build(cfg.output_dist))
+    assert isinstance(model, OfBefore)
+    assert config.run_id(cfg.model_dump()) == config.run_id(container)
+    with pytest.raises(ConfigError, match=r"model\.activation: unknown key"):
+        config.validate(replaced(container, ("model", "activation"), "gelu"))
+
+
+@pytest.mark.parametrize("key", [k for k in identity.ADDED_FIELDS if not k.startswith("model.")])
 def test_a_run_from_before_an_added_field_keeps_its_id_and_can_be_read(key, default):
     section, name = key.split(".")
     before = replaced(default, (section,), {k: v for k, v in default[section].items() if k != name})
     at_default = replaced(default, (section, name), identity.ADDED_FIELDS[key])
     assert config.run_id(before) == config.run_id(at_default)
-    assert getattr(getattr(config.validate(before), section), name) == identity.ADDED_FIELDS[key]
+    assert config.validate(before).model_dump()[section][name] == identity.ADDED_FIELDS[key]
 
 
 def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
@@ -641,7 +734,8 @@ def test_help_names_every_choice_and_every_key_with_its_value(capsys):
     text = capsys.readouterr().out
     assert all(name in text for group, names in GROUPS.items() if "/" not in group for name in names)
     container = config.compose(["model=iaf", "trainer.epochs=17"])
-    dotted = {".".join(map(str, path[:2])) for path in leaves(container) if "sizes" not in path}
+    paths = (path for path in leaves(container) if "sizes" not in path)
+    dotted = {".".join(part for part in path if isinstance(part, str)) for path in paths}
     missing = [k for k in dotted if not k.endswith(("name", "_target_")) and f" {k}=" not in text]
     assert missing == []
     assert "trainer.epochs=17 " in text

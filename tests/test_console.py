@@ -28,11 +28,29 @@ RESULTS = {
                 "num_images": 297,
                 "ess_median": 123.4,
                 "ess_min": 5.6,
+                "elbo": -12.345,
+                "elbo_standard_error": 0.456,
+                "k_hat_limit": 0.7,
+                "k_hat_unreliable": 0.02,
+                "samples_mean": 4321.0,
+                "samples_for_a_tenth": 654.3,
                 "mean_in_model_space": -11.2,
             }
         },
         "bits_per_dim": 3.21987,
         "uniform_bits_per_dim": 8.0,
+        "gaps": {
+            "num_images": 100,
+            "elbo": -12.5,
+            "optimal_elbo": -12.0,
+            "log_likelihood": -10.9,
+            "log_likelihood_by": "laplace",
+            "approximation": 1.1,
+            "approximation_standard_error": 0.04,
+            "amortisation": 0.5,
+            "amortisation_standard_error": 0.03,
+            "iterations": 4,
+        },
     },
     "validation": {"elbo": -13.0},
     "cost": {
@@ -133,8 +151,8 @@ def test_the_summary_holds_every_figure_on_standard_output(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert err == ""
     for text in (
-        "vlae-digits-gaussian-s0-0123456789", "-12.3", "± 0.46", "-11.22 ± 0.35 nats", "5000 samples", "297 images",
-        "median 123.4", "minimum 5.6", "3.2199", "17 of 23", "validation", "78.9", "3.43 an epoch",
+        "vlae-digits-gaussian-s0-0123456789", "-12.3", "± 0.46", "-11.22 ± 0.35 nats", "4321", "654", "297 images",
+        "123.4", "5.6", "3.2199", "17 of 23", "validation", "78.9", "3.43 an epoch",
         "2.3 evaluation", "1,234,567", "runs/here",
     ):  # fmt: skip
         assert text in out, text
@@ -144,20 +162,24 @@ def test_figures_that_do_not_exist_are_left_out():
     results = copy.deepcopy(RESULTS)
     results["test"]["bits_per_dim"] = None
     results["test"]["elbo_standard_error"] = None
-    results["test"]["log_likelihood"]["own"]["standard_error"] = None
+    own = results["test"]["log_likelihood"]["own"]
+    own |= {"standard_error": None, "elbo_standard_error": None, "k_hat_unreliable": None}
+    results["test"]["gaps"] = None
     text = printed(summary(results, Path("runs/here")))
     assert "None" not in text
     assert "bits" not in text
-    assert "±" not in text
+    assert "±" not in text.replace("for ±0.1", "")
 
 
 def test_figures_that_are_not_to_be_believed_say_so():
     results = copy.deepcopy(RESULTS)
-    results["test"]["log_likelihood"]["own"] |= {"num_samples": 5000, "ess_median": 300.0}
     results["test"] |= {"bits_per_dim": 7.9}
     assert console.warnings(results) == []
-    results["test"]["log_likelihood"]["own"]["ess_median"] = 2.0
-    assert "underestimated" in console.warnings(results)[0]
+    assert console.MARK not in printed(summary(results, Path("runs/here")))
+    results["test"]["log_likelihood"]["own"]["k_hat_unreliable"] = 0.051
+    assert "5% (own)" in console.warnings(results)[0]
+    assert "probably too low" in console.warnings(results)[0]
+    assert f"-11.22 ± 0.35 {console.MARK}" in printed(summary(results, Path("runs/here")))
     results["test"] |= {"bits_per_dim": 8.1}
     assert "uniform noise" in console.warnings(results)[1]
 

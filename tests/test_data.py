@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -147,8 +148,21 @@ def test_facts_known_before_loading_are_true(mnist_root, svhn_root, omniglot_roo
         loader = getattr(data, name)
         root = {"root": str(mnist_root)} if "root" in inspect.signature(loader).parameters else {}
         images = loader(**root, validation_size=0)
-        assert loader.known == {"channels": images.shape[0], "integers": images.levels is not None}
-        assert (images.train.dtype == torch.uint8) == loader.known["integers"]
+        assert loader.known["channels"] == images.shape[0]
+        assert loader.known["integers"] == (images.levels is not None) == (images.train.dtype == torch.uint8)
+
+
+def test_numbers_of_images_known_before_loading_are_those_of_the_files_and_of_their_comments():
+    images = data.digits(validation_size=0)
+    assert data.digits.known["training_images"] == len(images.train)
+    assert data.digits.known["test_images"] == len(images.test)
+    for name in set(NAMES) - {"npz"}:
+        text = (CONF / f"{name}.yaml").read_text()
+        [stated] = re.findall(r"([\d,]+) / ([\d,]+) / ([\d,]+) images", text.splitlines()[0])
+        train, validation, test = (int(number.replace(",", "")) for number in stated)
+        known = getattr(data, name).known
+        assert (known["training_images"], known["test_images"]) == (train + validation, test)
+        assert yaml.safe_load(text)["validation_size"] == validation
 
 
 def test_importing_the_loaders_imports_neither_torchvision_nor_sklearn_nor_scipy():
@@ -455,14 +469,34 @@ def test_a_bad_npz_is_refused_with_its_reason(tmp_path, arrays, reason):
     assert f"dataset.path={path}" in str(error.value)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_last_are_recognised_with_what_mends_them(tmp_path, channels):
+    last = pixels(6, 9, 8, channels)
+    with pytest.raises(DataError, match="channels last") as error:
+        data.npz(path=write_npz(tmp_path / "last.npz", train=last, test=last))
+    for part in ("'train'", f"(6, 9, 8, {channels})", "expected [n, channels, height, width]"):
+        assert part in str(error.value)
+    mended = last.transpose(0, 3, 1, 2)
+    assert "array.transpose(0, 3, 1, 2)" in str(error.value)
+    splits = data.npz(path=write_npz(tmp_path / "first.npz", train=mended, test=mended))
+    assert splits.shape == (channels, 9, 8)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 3), (1, 9, 1), (4, 4, 3), (9, 3, 3), (9, 1, 4), (9, 8, 2)])
+def test_shapes_that_need_not_be_channels_last_are_taken_as_they_are(tmp_path, shape):
+    images = pixels(6, *shape)
+    assert data.npz(path=write_npz(tmp_path / "a.npz", train=images, test=images)).shape == shape
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"PK\x03\x04 broken", pickle.dumps([1]), b"\x93NUMPY\x01\x00"], ids=repr
 )
 def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"not an \.npz file"):
+    with pytest.raises(DataError, match=r"not an \.npz file") as error:
         data.npz(path=str(path))
+    assert "allow_pickle" not in str(error.value)
 
 
 def test_a_single_array_or_a_truncated_npz_is_refused(tmp_path):

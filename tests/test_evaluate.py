@@ -2,11 +2,8 @@
 
 import copy
 import itertools
-import math
 import signal
-import statistics
 
-import numpy as np
 import pytest
 import torch
 from conftest import (
@@ -23,30 +20,28 @@ from conftest import (
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from vlae.data import Preprocess, Preprocessing, Splits
 from vlae.distributions import standard_normal_log_prob
 from vlae.evaluate import (
     CACHED_ROWS,
     MAX_GROUP,
-    NOISE_BLOCK,
     Chunks,
     Evaluation,
-    LogWeights,
     evaluate,
-    figures,
-    mean_and_standard_error,
 )
 from vlae.interruption import Interrupted, Interruption
+from vlae.log_weights import NOISE_BLOCK
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
 from vlae.models.savae import SAVAE, OriginalSAVAE
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.objective import elbo, importance_weighted_bound, sample_terms
+from vlae.pareto import unreliable_above
+from vlae.proposals import PROPOSALS
 from vlae.seeding import generator, image_noise
 
 KINDS = [VAE, SAVAE, HF, IAF, VLAE]
-FIELDS = ("elbo", "log_likelihood", "ess")
+FIELDS = ("elbo", "log_likelihood", "ess", "k_hat", "samples")
 
 
 def make(kind, output, **keys):
@@ -109,17 +104,22 @@ def log_evidence(model, x):
     return torch.logsumexp(log_joint, 1) + model.latent_dim * torch.log(side[1] - side[0])
 
 
+@pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
-def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, latent_dim, output):
-    """With w the weights, Var log mean w = (S / ESS - 1) / S to first order: the error that the ESS promises."""
+def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, latent_dim, output, proposal):
+    """With w the weights, Var log mean w = (S / ESS - 1) / S to first order: the error that the ESS promises.
+
+    Where k-hat lets one believe it: a Gaussian at one mode may miss another one, beyond a kink.
+    """
     model, x = broad(kind, latent_dim, output)
     exact = log_evidence(model, x)
-    scores = scored(model, x, num_samples=4000)
-    standard_error = (1 / scores.ess - 1 / 4000).sqrt()
-    assert standard_error.max() < 0.1
-    error = scores.log_likelihood - exact
-    assert torch.all(error.abs() < 4.5 * standard_error + 1e-4)
-    assert torch.all(scores.elbo < exact)
+    scores = scored(model, x, num_samples=4000, proposal=proposal)
+    believed = scores.k_hat <= unreliable_above(4000)
+    assert believed.all() if proposal == "own" else believed.any()
+    assert scores.monte_carlo_error[believed].max() < 0.1
+    error = (scores.log_likelihood - exact)[believed]
+    assert torch.all(error.abs() < 4.5 * scores.monte_carlo_error[believed] + 1e-4)
+    assert torch.all(scores.elbo < exact + 0.01)  # itself an average over samples
 
 
 @pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
@@ -138,13 +138,17 @@ def test_estimate_approaches_log_likelihood_from_below_as_samples_increase(kind,
     assert gaps[2] < 0.4 * gaps[0]
 
 
-def test_exact_posterior_has_the_closed_form_as_elbo_and_as_log_likelihood_and_all_samples_are_effective():
+@pytest.mark.parametrize("proposal", ["own", "laplace", "mixture"])
+def test_exact_posterior_has_the_closed_form_as_elbo_and_as_log_likelihood_and_all_samples_are_effective(
+    proposal,
+):
+    """Of the mixture because both of its halves are exact here."""
     model, x = make(VLAE, "gaussian", hidden_dims=(8, 6), num_updates=1, damping=1.0), make_images("gaussian")
     with torch.no_grad():
         W, b = linear(model.decoder)
         exact = MultivariateNormal(b, W @ W.T + model.output.log_variance.exp() * torch.eye(PIXELS).double())
         exact = exact.log_prob(x)
-    scores = scored(model, x, num_samples=30)
+    scores = scored(model, x, num_samples=30, proposal=proposal)
     torch.testing.assert_close(scores.elbo, exact, rtol=0, atol=1e-9)
     torch.testing.assert_close(scores.log_likelihood, exact, rtol=0, atol=1e-9)
     torch.testing.assert_close(scores.ess, torch.full((IMAGES,), 30.0).double(), rtol=1e-9, atol=0.0)
@@ -182,6 +186,42 @@ def test_evaluation_in_float32_agrees_with_float64_within_the_standard_error():
     assert single.log_likelihood.dtype == torch.float64
     standard_error = (1 / double.ess + 1 / single.ess - 2 / 4000).sqrt()
     assert torch.all((single.log_likelihood - double.log_likelihood).abs() < 4.5 * standard_error)
+
+
+# --- to a target -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proposal", PROPOSALS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_a_target_each_image_is_sampled_until_its_standard_error_is_below_it_or_samples_are_spent(
+    kind, proposal
+):
+    model, x = broad(kind, 2, "gaussian")
+    x = torch.cat([x, 8 * x])
+    scores = scored(model, x, num_samples=6000, proposal=proposal, target_standard_error=0.03)
+    spent = scores.samples == 6000
+    assert set(scores.samples.tolist()) <= {100, 200, 400, 800, 1600, 2600, 3600, 4600, 5600, 6000}
+    assert torch.all((scores.monte_carlo_error <= 0.03) | spent)
+    assert scores.samples.min() < 6000, "no image left early"
+    for samples in set(scores.samples.tolist()) - {100.0}:  # none has left later than it could
+        before = scored(model, x, num_samples=int(samples) // 2 if samples <= 1600 else int(samples) - 1000,
+                        proposal=proposal, target_standard_error=1e-9)  # fmt: skip
+        chosen = (scores.samples == samples) & ~spent
+        limits = torch.tensor([unreliable_above(int(n)) for n in before.samples.tolist()])
+        still = (before.monte_carlo_error > 0.03) | ~(before.k_hat <= limits)
+        assert torch.all(still[chosen])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_a_target_an_images_figures_depend_neither_on_chunks_nor_on_other_images(kind, monkeypatch):
+    model, x = broad(kind, 2, "bernoulli")
+    settings = {"num_samples": 3000, "target_standard_error": 0.02, "proposal": "mixture"}
+    expected = scored(model, x, **settings)
+    in_chunks_of(1, 77, monkeypatch)
+    assert_same(scored(model, x, **settings), expected)
+    others = 1 - x
+    others[1] = x[1]
+    assert_same(scored(model, others, **settings), expected, slice(1, 2))
 
 
 # --- chunks, restarts, other images ----------------------------------------------------------------------------
@@ -308,127 +348,3 @@ def test_evaluation_of_no_images_is_empty():
     scores = scored(make(VAE, "gaussian"), make_images("gaussian")[:0])
     assert scores.done == 0
     assert scores.log_likelihood.shape == (0,)
-
-
-# --- streaming sums --------------------------------------------------------------------------------------------
-
-
-def streamed(log_w, sizes):
-    weights = LogWeights()
-    for part in log_w.split(sizes):
-        weights.add(part)
-    return weights
-
-
-@pytest.mark.parametrize("sizes", [[60], [1] * 60, [7, 30, 1, 22]], ids=["at once", "one by one", "in parts"])
-@pytest.mark.parametrize("shift", [0.0, -5000.0, 5000.0])
-def test_streaming_sums_are_the_direct_ones(sizes, shift):
-    log_w = 4 * numbers(60, IMAGES) + shift
-    weights = streamed(log_w, sizes)
-    torch.testing.assert_close(weights.elbo, log_w.mean(0), rtol=1e-12, atol=0.0)
-    torch.testing.assert_close(
-        weights.log_mean, torch.logsumexp(log_w, 0) - math.log(60), rtol=1e-12, atol=1e-11
-    )
-    w = torch.exp(log_w - shift)
-    expected = w.sum(0).square() / w.square().sum(0)
-    torch.testing.assert_close(weights.effective_sample_size, expected, rtol=1e-10, atol=0.0)
-
-
-def test_streaming_sums_of_float32_are_kept_in_float64():
-    log_w = torch.full((1, 1), -1234.567)
-    weights = streamed(log_w.expand(3000, -1), [1] * 3000)
-    torch.testing.assert_close(weights.elbo, log_w[0].double(), rtol=1e-12, atol=0.0)
-    torch.testing.assert_close(weights.log_mean, log_w[0].double(), rtol=1e-12, atol=0.0)
-
-
-def test_effective_sample_size_is_the_number_of_equal_weights():
-    for number in (1, 2, 50):
-        ess = streamed(torch.full((number, 1), -777.7), [number]).effective_sample_size
-        torch.testing.assert_close(ess, torch.tensor([float(number)]).double(), rtol=1e-10, atol=0.0)
-
-
-def test_effective_sample_size_is_one_where_one_weight_has_it_all():
-    log_w = numbers(50, 1)
-    log_w[17] += 1000
-    ess = streamed(log_w, [50]).effective_sample_size
-    torch.testing.assert_close(ess, torch.ones(1).double(), rtol=1e-12, atol=0.0)
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 300.0])
-def test_effective_sample_size_is_between_one_and_the_number_of_samples(spread):
-    ess = streamed(spread * numbers(50, 200), [13, 37]).effective_sample_size
-    assert ess.min() >= 1 - 1e-10
-    assert ess.max() <= 50 + 1e-10
-
-
-# --- what is reported ------------------------------------------------------------------------------------------
-
-
-def test_mean_and_standard_error_are_those_of_the_standard_library():
-    values = numbers(17)
-    mean, error = mean_and_standard_error(values)
-    assert math.isclose(mean, statistics.mean(values.tolist()), rel_tol=1e-12)
-    assert math.isclose(error, statistics.stdev(values.tolist()) / 17**0.5, rel_tol=1e-12)
-    assert mean_and_standard_error(values[:1]) == (values[0].item(), None)
-
-
-def preprocessed(**settings):
-    """(preprocess, x) of ten images with 2 x 2 pixels, none of them black or white, where `inverse` is clamped."""
-    images = torch.randint(1, 255, (10, 1, 2, 2), generator=generator("cpu", "images")).to(torch.uint8)
-    data = Splits(train=images, validation=images, test=images, levels=256, seed=0)
-    preprocess = Preprocess(Preprocessing.model_validate(settings), data, "real", dtype=torch.float64)
-    return preprocess, preprocess.evaluation_set(images, "test")
-
-
-def known(preprocess, x):
-    """An evaluation with some numbers, and log |det dx/dy|, y in [0, 1], by automatic differentiation."""
-    elbo = numbers(len(x), key="elbo")
-    evaluation = Evaluation(
-        elbo, elbo + numbers(len(x)).exp(), 1 + numbers(len(x), key="ess").exp(), done=len(x)
-    )
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda one: preprocess.inverse(one[None])[0]))(x)
-    return evaluation, -torch.linalg.slogdet(jacobian)[1]
-
-
-@pytest.mark.parametrize(
-    "settings", [{}, {"dequantise": True}, {"dequantise": True, "logit_transform": True}]
-)
-def test_reported_densities_are_those_of_pixels_in_the_unit_interval(settings):
-    preprocess, x = preprocessed(**settings, **{"lambda": 0.05})
-    evaluation, log_det = known(preprocess, x)
-    reported = figures(evaluation, preprocess, x, 77)
-    own = reported["log_likelihood"]["own"]
-    log_p = (evaluation.log_likelihood + log_det).tolist()
-    elbo = (evaluation.elbo + log_det).tolist()
-    assert math.isclose(own["mean"], statistics.mean(log_p), rel_tol=1e-9)
-    assert math.isclose(own["standard_error"], statistics.stdev(log_p) / 10**0.5, rel_tol=1e-9)
-    assert math.isclose(reported["elbo"], statistics.mean(elbo), rel_tol=1e-9)
-    assert math.isclose(reported["elbo_standard_error"], statistics.stdev(elbo) / 10**0.5, rel_tol=1e-9)
-    assert math.isclose(own["mean_in_model_space"], evaluation.log_likelihood.mean().item(), rel_tol=1e-12)
-    assert (own["num_samples"], own["num_images"]) == (77, 10)
-    ess = sorted(evaluation.ess.tolist())
-    assert own["ess_min"] == ess[0]
-    assert ess[4] <= own["ess_median"] <= ess[5]
-
-
-def test_bits_per_dim_of_a_uniform_model_are_eight_and_of_undequantised_data_undefined():
-    """Uniform over 256 levels: whatever the transform, its density of y in [0, 1] is one."""
-    preprocess, x = preprocessed(dequantise=True, logit_transform=True, **{"lambda": 0.05})
-    evaluation, log_det = known(preprocess, x)
-    evaluation.log_likelihood = -log_det
-    assert math.isclose(figures(evaluation, preprocess, x, 1)["bits_per_dim"], 8.0, rel_tol=1e-9)
-    preprocess, x = preprocessed()
-    assert figures(known(preprocess, x)[0], preprocess, x, 1)["bits_per_dim"] is None
-
-
-def test_stored_figures_are_read_back_one_number_an_image(tmp_path):
-    """In the space of results.json; what was added for that is stored beside them."""
-    evaluation = scored(make(VAE, "gaussian"), make_images("gaussian"))
-    log_jacobian = numbers(len(evaluation.ess), key="jacobian")
-    evaluation.save(tmp_path / "figures.npz", log_jacobian)
-    with np.load(tmp_path / "figures.npz") as stored:
-        assert set(stored) == {*FIELDS, "log_jacobian"}
-        assert np.array_equal(stored["ess"], evaluation.ess.numpy())
-        for field in ("elbo", "log_likelihood"):
-            expected = getattr(evaluation, field).numpy() + stored["log_jacobian"]
-            assert np.array_equal(stored[field], expected)

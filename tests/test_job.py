@@ -61,7 +61,7 @@ def assert_refused(
 @pytest.fixture
 def colour(tmp_path) -> Path:
     path = tmp_path / "colour.npz"
-    pixels = np.random.RandomState(0).randint(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 3, 4, 4), dtype=np.uint8)
     np.savez(path, train=pixels[:30], test=pixels[30:])
     return path
 

@@ -5,6 +5,7 @@ import torch
 from conftest import (
     IMAGES,
     LATENT,
+    NETWORKS,
     assert_same_gradients,
     forward_mode,
     given,
@@ -14,6 +15,7 @@ from conftest import (
     make_model,
     make_output,
     numbers,
+    pixels_of,
     scalar_gradients,
 )
 from scipy.optimize import minimize
@@ -34,8 +36,8 @@ def output_named(name):
     return BernoulliOutput(clamp=0.2) if name == "clamped" else make_output(name).double()
 
 
-def images_for(output):
-    return make_images("bernoulli" if output.support == "binary" else "gaussian")
+def images_for(output, **keys):
+    return make_images("bernoulli" if output.support == "binary" else "gaussian", **keys)
 
 
 def dense_terms(output, decoder, x, z):
@@ -70,10 +72,28 @@ def test_newton_step_has_the_value_and_every_gradient_of_the_dense_step(name, hi
     assert_same_gradients(*gradients)
 
 
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("keys", NETWORKS)
+def test_newton_step_of_any_network_has_the_value_and_every_gradient_of_the_dense_step(name, keys):
+    """Smooth units: the Jacobian changes with z and every weight, in g and in P."""
+    output, decoder = output_named(name), make_decoder(**keys)
+    x = images_for(output, pixels=pixels_of(keys)).requires_grad_()
+    z, weight = numbers(IMAGES, LATENT).requires_grad_(), numbers(IMAGES, LATENT, key="weight")
+    ours = newton_step(output.likelihood(decoder, x), decoder, z)
+    dense = dense_step(output, decoder, x, z)
+    torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
+    parts = nn.ModuleList([decoder, output])
+    gradients = [scalar_gradients((step * weight).sum(), parts, z, x) for step in (ours, dense)]
+    assert len(gradients[0]) == len(list(parts.parameters())) + 2
+    assert_same_gradients(*gradients)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
-def test_elbo_after_three_chained_updates_has_the_value_and_every_gradient_of_the_dense_vlae(name):
-    model = make_model(VLAE, name, num_updates=3, damping=0.7)
-    x, eps = make_images(name), numbers(2, IMAGES, LATENT, key="eps")
+@pytest.mark.parametrize("keys", [{}, *NETWORKS])
+def test_elbo_after_three_chained_updates_has_the_value_and_every_gradient_of_the_dense_vlae(name, keys):
+    pixels = pixels_of(keys)
+    model = make_model(VLAE, name, num_updates=3, damping=0.7, pixels=pixels, **keys)
+    x, eps = make_images(name, pixels=pixels), numbers(2, IMAGES, LATENT, key="eps")
     weight = numbers(2, IMAGES, key="weight")
 
     mu = model.mu(model.encoder(x))

@@ -5,6 +5,7 @@ import torch
 from conftest import (
     IMAGES,
     LATENT,
+    NETWORKS,
     OUTPUTS,
     PIXELS,
     assert_same_gradients,
@@ -14,6 +15,7 @@ from conftest import (
     make_images,
     make_output,
     numbers,
+    pixels_of,
     scalar_gradients,
 )
 
@@ -119,6 +121,27 @@ def test_short_cut_through_the_gram_matrix_is_the_explicit_way_with_every_parame
     assert_same_gradients(*gradients, tolerance=1e-10)
 
 
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("keys", NETWORKS)
+def test_with_any_network_gradient_precision_and_curvature_product_are_the_explicit_ones(name, keys):
+    """Gaussian, convolutional: J'J / s2 + I."""
+    output, decoder = make_output(name).double(), make_decoder(**keys)
+    x, z, v = (
+        make_images(name, pixels=pixels_of(keys)),
+        numbers(IMAGES, LATENT),
+        numbers(IMAGES, LATENT, key="v"),
+    )
+    J, V = explicit(output, decoder, z)
+    P = torch.einsum("bpi,bp,bpj->bij", J, V, J) + torch.eye(LATENT).double()
+    likelihood, at = output.likelihood(decoder, x), decoder.linearise(z)
+    torch.testing.assert_close(likelihood.precision(at), P, rtol=1e-11, atol=1e-11)
+    Pv = torch.einsum("bij,bj->bi", P, v)
+    torch.testing.assert_close(likelihood.curvature_product(at, v) + v, Pv, rtol=1e-11, atol=1e-11)
+    z = z.requires_grad_()
+    (expected,) = torch.autograd.grad(output.log_prob(x, decoder(z)).sum(), z)
+    torch.testing.assert_close(likelihood.gradient(at), expected, rtol=1e-11, atol=1e-11)
+
+
 # --- the products with a backward pass of their own ------------------------------------------------------------
 
 
@@ -163,6 +186,16 @@ def test_scorer_is_the_log_density_of_the_output_with_fewer_or_more_pixels_than_
     assert torch.equal(z, before[1]), "it works in place on nothing of the caller's"
     part = scorer(x[1:3])(z[:7, 1:3])
     torch.testing.assert_close(part, expected[:7, 1:3], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("output", SCORED, ids=["gaussian", "bernoulli", "clamped"])
+@pytest.mark.parametrize("keys", NETWORKS)
+@torch.no_grad()
+def test_scorer_of_any_network_is_the_log_density_of_the_output(output, keys):
+    decoder, z = make_decoder(**keys), numbers(20, IMAGES, LATENT, key="many")
+    x = make_images("bernoulli" if output.support == "binary" else "gaussian", pixels=pixels_of(keys))
+    expected = output.log_prob(x, decoder(z))
+    torch.testing.assert_close(output.scorer(decoder)(x)(z), expected, rtol=1e-11, atol=1e-11)
 
 
 @torch.no_grad()

@@ -1,14 +1,29 @@
-"""ReLU networks, the decoder's exact linearisation, and the initial weights."""
+"""Networks, the decoder's linearisation, and the initial weights."""
 
 import math
 
 import pytest
 import torch
-from conftest import IMAGES, LATENT, PIXELS, forward_mode, make_decoder, numbers, scalar_gradients
+from conftest import (
+    IMAGE,
+    IMAGES,
+    LATENT,
+    NETWORKS,
+    PIXELS,
+    assert_same_gradients,
+    forward_mode,
+    make_decoder,
+    make_model,
+    numbers,
+    scalar_gradients,
+)
 from torch import nn
 
 from vlae import config
-from vlae.networks import MLP, GaussianHead, Linearisation, adapt_to_input_variance, initialise
+from vlae.config import ConfigError
+from vlae.linearisation import FunctionLinearisation, Linearisation, ReLULinearisation
+from vlae.models.vae import VAE
+from vlae.networks import MLP, ConvEncoder, GaussianHead, adapt_to_input_variance, initialise, widest
 from vlae.seeding import generator
 from vlae.trained import build_model
 
@@ -17,6 +32,10 @@ pytestmark = forward_mode
 DEPTHS = [(6,), (6, 5), (6, 5, 9)]
 GAINS = [("paper", 2 ** (1 / 3)), ("original", math.sqrt(2 / (1 + 2 ** (2 / 3))))]
 """The second is torch's gain of a leaky ReLU with slope 2^(1/3)."""
+
+
+def close(ours, expected):
+    torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-11)
 
 
 def points():
@@ -102,6 +121,61 @@ def test_linearisation_has_the_gradients_of_automatic_differentiation(hidden_dim
         )
 
 
+@pytest.mark.parametrize("hidden_dims", DEPTHS)
+def test_analytic_linearisation_is_the_general_one(hidden_dims):
+    decoder, z = make_decoder(hidden_dims), points()
+    v, u = numbers(IMAGES, LATENT, key="v"), numbers(IMAGES, hidden_dims[-1], key="u")
+    analytic, general = decoder.linearise(z), FunctionLinearisation(decoder.body, z)
+    assert isinstance(analytic, ReLULinearisation)
+    close(analytic.features, general.features)
+    close(analytic.jvp(v), general.jvp(v))
+    close(analytic.vjp(u), general.vjp(u))
+    close(analytic.jacobian(), general.jacobian())
+
+
+def reverse_mode_jacobian(function, z):
+    """[batch, output, latent], output by output, differentiable: no forward mode, no vmap."""
+    rows = [torch.autograd.grad(o.sum(), z, create_graph=True)[0] for o in function(z).unbind(-1)]
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("keys", NETWORKS)
+@pytest.mark.parametrize("product", ["features", "jvp", "vjp", "jacobian"])
+@pytest.mark.parametrize("of", ["features", "pixels"])
+def test_linearisation_of_any_network_has_the_values_and_gradients_of_reverse_mode(keys, product, of):
+    """With respect to z, the weights and the biases: where units are smooth, the Jacobian depends on all of them."""
+    decoder, z = make_decoder(**keys), points().requires_grad_()
+    function = decoder.body if of == "features" else decoder
+    at = decoder.linearise(z) if of == "features" else decoder.of_pixels(decoder.linearise(z))
+    v, u = numbers(IMAGES, LATENT, key="v"), numbers(*function(z).shape, key="u")
+    J = reverse_mode_jacobian(function, z)
+    ours, expected = {
+        "features": lambda: (at.features, function(z)),
+        "jvp": lambda: (at.jvp(v), torch.einsum("bpi,bi->bp", J, v)),
+        "vjp": lambda: (at.vjp(u), torch.einsum("bpi,bp->bi", J, u)),
+        "jacobian": lambda: (at.jacobian(), J.mT),
+    }[product]()
+    close(ours, expected)
+    weight = numbers(*ours.shape, key="weight")
+    gradients = [scalar_gradients((value * weight).sum(), decoder, z) for value in (ours, expected)]
+    smooth = keys["activation"] != "relu"
+    assert not smooth or gradients[0]["input 0"].abs().max() > 1e-2
+    for name in set.symmetric_difference(*(set(g) for g in gradients)):  # a gradient that is 0 may be absent
+        assert all(g.pop(name, torch.zeros(1)).abs().max() == 0 for g in gradients)
+    assert_same_gradients(*gradients, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("keys", [{}, *NETWORKS])
+def test_parts_of_a_linearisation_are_those_of_their_images_without_gradient(keys):
+    decoder = make_decoder(**keys)
+    whole = decoder.of_pixels(decoder.linearise(points().requires_grad_()))
+    with torch.no_grad():
+        parts = whole.split(3)
+        close(torch.cat([part.jacobian() for part in parts]), whole.jacobian())
+    assert [len(part.features) for part in parts] == [3, IMAGES - 3]
+    torch.testing.assert_close(torch.cat([part.features for part in parts]), whole.features)
+
+
 def test_features_are_exactly_linear_as_long_as_no_unit_switches():
     decoder, z = make_decoder((6, 5)), points()
     at, step = decoder.linearise(z), 1e-4 * numbers(IMAGES, LATENT, key="step")
@@ -109,6 +183,79 @@ def test_features_are_exactly_linear_as_long_as_no_unit_switches():
     for before, after in zip(at.masks, there.masks, strict=True):
         assert torch.equal(before, after), "choose a smaller step"
     torch.testing.assert_close(there.features - at.features, at.jvp(step), rtol=0, atol=1e-14)
+
+
+# --- units and convolutions ------------------------------------------------------------------------------------
+
+UNITS = {
+    "relu": lambda a: a.clamp(min=0),
+    "gelu": lambda a: a * (1 + torch.erf(a / math.sqrt(2))) / 2,
+    "softplus": lambda a: torch.log1p(torch.exp(a)),
+    "tanh": lambda a: (torch.exp(2 * a) - 1) / (torch.exp(2 * a) + 1),
+}
+SIDES = [(4, 4), (5, 4), (6, 7), (7, 8), (8, 8), (9, 11), (28, 28), (4, 33)]
+
+
+@pytest.mark.parametrize("activation", UNITS)
+def test_units_are_those_of_their_name(activation):
+    mlp, z = MLP(3, (6, 5), activation).double(), numbers(8, 3)
+    h = z
+    for layer in mlp.linears:
+        h = UNITS[activation](h @ layer.weight.T + layer.bias)
+    close(mlp(z), h)
+
+
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutional_networks_take_and_give_images_of_any_size(sides, channels):
+    image = (channels, *sides)
+    encoder, decoder = ConvEncoder(image, (6, 5)).double(), make_decoder(image=image)
+    x, z = numbers(IMAGES, math.prod(image)), points()
+    assert encoder(x).shape == (IMAGES, 5)
+    assert decoder(z).shape == x.shape
+    assert decoder(z.expand(2, *z.shape)).shape == (2, *x.shape)
+
+
+@pytest.mark.parametrize("sides", SIDES[:6])
+def test_every_pixel_depends_on_z_and_every_feature_map_on_the_pixels_above_it(sides):
+    """No border is left out, whichever sides are odd."""
+    image = (2, *sides)
+    encoder, decoder = (
+        ConvEncoder(image, (6, 5), "tanh").double(),
+        make_decoder(image=image, activation="tanh"),
+    )
+    assert (decoder.linearise(points()).jacobian() != 0).all()
+    x = numbers(IMAGES, math.prod(image)).requires_grad_()
+    (gradient,) = torch.autograd.grad(encoder(x).sum(), x)
+    assert (gradient != 0).all()
+
+
+@pytest.mark.parametrize("image", [(1, 28, 28), (3, 32, 32), (5, 5, 4), (30, 8, 8)])
+@pytest.mark.parametrize("hidden_dims", [(6, 5), (6, 5000)])
+def test_widest_is_the_largest_output_of_any_layer_for_one_image(image, hidden_dims):
+    pixels, counts = math.prod(image), []
+    for keys in ({}, {"image": image}):
+        model = make_model(VAE, "gaussian", hidden_dims=hidden_dims, pixels=pixels, **keys)
+        counts.clear()
+        for layer in model.modules():
+            layer.register_forward_hook(lambda layer, inputs, out: counts.append(out.numel()))
+        x = numbers(1, pixels)
+        model.decoder(model.encoder(x)[:, :LATENT])
+        assert widest(model) == max(counts)
+
+
+@pytest.mark.parametrize("image", [(1, 2, 2), (3, 28, 3), (1, 3, 28)])
+def test_images_too_small_for_convolutions_are_refused_by_the_key(image):
+    for make in (lambda: ConvEncoder(image, (6, 5)), lambda: make_decoder(image=image)):
+        with pytest.raises(
+            ConfigError, match=rf"model.network: expected mlp .*{image[1]}x{image[2]} .*'conv'"
+        ):
+            make()
+
+
+def test_convolutions_need_the_shape_of_an_image():
+    with pytest.raises(ValueError, match="image_shape"):
+        make_model(VAE, "gaussian", network="conv")
 
 
 # --- initialisation --------------------------------------------------------------------------------------------
@@ -159,25 +306,96 @@ def test_initial_weights_are_a_function_of_the_generators_key_alone():
     assert different.all(), "a layer is left as torch made it"
 
 
-@pytest.mark.parametrize("variance", [0.09, 1.0, 25.0])
-def test_an_encoder_starts_alike_for_the_same_images_in_larger_units(variance):
-    """First pre-activations of s x, adapted to variance s^2, are those of x; inputs of less are left alone."""
-    plain, adapted = MLP(30, (20,)), MLP(30, (20,))
-    for encoder in (plain, adapted):
-        initialise(encoder, "paper", generator("cpu", "input variance"))
-    adapt_to_input_variance(adapted, variance)
-    x = numbers(7, 30, key="x").float()
-    torch.testing.assert_close(adapted(x * math.sqrt(max(1.0, variance))), plain(x))
+def initial_log_variances(variance, widths, latent_dim, adapt):
+    """Of images whose pixels have this variance, through encoders with 60 inputs, for many initial weights."""
+    found = []
+    for draw in range(30):
+        encoder, head = MLP(60, widths), GaussianHead(widths[-1], latent_dim)
+        initialise(nn.ModuleList([encoder, head]), "paper", generator("cpu", "initial", draw))
+        if adapt:
+            adapt_to_input_variance(encoder, variance, latent_dim)
+        x = math.sqrt(variance) * numbers(50, 60, key=f"x {draw}").float()
+        found.append(head(encoder(x))[1])
+    return torch.stack(found)
 
 
-@pytest.mark.parametrize(("initialisation", "alike"), [("paper", True), ("original", False)])
-def test_a_run_is_made_for_the_variance_of_its_pixels(initialisation, alike):
+@pytest.mark.parametrize("variance", [2.0, 100.0])
+@pytest.mark.parametrize(
+    ("widths", "latent_dim"), [((40,), 5), ((90, 40), 5), ((40, 90), 20), ((50, 30, 40), 15)]
+)
+def test_log_variances_of_images_in_large_units_begin_with_variance_one(variance, widths, latent_dim):
+    def mean_square(adapt):
+        return initial_log_variances(variance, widths, latent_dim, adapt).square().mean().item()
+
+    assert 0.7 < mean_square(True) < 1.4
+    assert mean_square(False) > 2
+
+
+@pytest.mark.parametrize(("variance", "latent_dim"), [(0.09, 5), (1.0, 5), (1.2, 200)])
+def test_an_encoder_is_left_alone_where_pixels_or_log_variances_are_small(variance, latent_dim):
+    adapted, plain = (initial_log_variances(variance, (40, 30), latent_dim, adapt) for adapt in (True, False))
+    assert torch.equal(adapted, plain)
+
+
+@pytest.mark.parametrize(("initialisation", "small"), [("paper", True), ("original", False)])
+def test_a_run_is_made_for_the_variance_of_its_pixels(initialisation, small):
     overrides = ["model=vae", "dataset=mnist", f"trainer.initialisation={initialisation}"]
     cfg = config.validate(config.compose(overrides))
-    x = numbers(64, 784, key="pixels").float()
+    x = 4 * numbers(64, 784, key="pixels").float()
+    model = build_model(cfg, (1, 28, 28), 16.0, torch.device("cpu"), torch.float32)
+    assert (model.amortised(model.encoder(x))[1].square().mean().item() < 1.5) == small
 
-    def log_variance(variance):
-        model = build_model(cfg, 784, variance, torch.device("cpu"), torch.float32)
-        return model.amortised(model.encoder(math.sqrt(variance) * x))[1]
 
-    assert torch.allclose(log_variance(16.0), log_variance(1.0), atol=1e-3) == alike
+# --- initial weights of convolutions and other units -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scheme", "gain"), GAINS)
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_backward_pass_through_a_convolution_multiplies_the_variance_by_the_squared_gain(kind, scheme, gain):
+    """Away from the border: as through a linear layer, whatever the stride does to the number of places."""
+    ratios = []
+    for draw in range(12):
+        layer = kind(24, 16, 3, stride=2, padding=1)
+        initialise(layer, scheme, generator("cpu", "conv", draw))
+        x = numbers(2, 24, 18, 18, key=f"x{draw}").float().requires_grad_()
+        out = layer(x)
+        (back,) = torch.autograd.grad(out, x, numbers(*out.shape, key=f"g{draw}").float())
+        ratios.append(back[..., 2:-2, 2:-2].square().mean())
+    ratios = torch.stack(ratios)
+    standard_error = (ratios.std() / len(ratios) ** 0.5).item()
+    assert standard_error < 0.03 * gain**2, "too few draws to tell"
+    assert abs(ratios.mean().item() - gain**2) < 4 * standard_error
+
+
+@pytest.mark.parametrize("image", [None, IMAGE])
+def test_models_that_differ_in_their_activation_alone_begin_with_the_same_weights(image):
+    relu, gelu = (
+        make_decoder(activation=activation, image=image).state_dict() for activation in ("relu", "gelu")
+    )
+    assert relu.keys() == gelu.keys()
+    assert all(torch.equal(relu[name], gelu[name]) for name in relu)
+
+
+def test_log_variances_of_a_convolutional_encoder_begin_with_variance_one():
+    """But for its biases, which are large because a window has few places; and at the border less is seen."""
+    squares = []
+    for draw in range(30):
+        encoder, head = ConvEncoder((1, 16, 16), (40,)), GaussianHead(40, 5)
+        initialise(nn.ModuleList([encoder, head]), "paper", generator("cpu", "initial", draw))
+        for layer in [*encoder.modules(), *head.modules()]:
+            if getattr(layer, "bias", None) is not None:
+                nn.init.zeros_(layer.bias)
+        adapt_to_input_variance(encoder, 25.0, 5)
+        squares.append(head(encoder(5 * numbers(20, 256, key=f"x {draw}").float()))[1].square().mean())
+    assert 0.3 < torch.stack(squares).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("activation", "passed"), [("relu", 0.5), ("gelu", 0.46), ("tanh", 0.46), ("softplus", 0.29)]
+)
+def test_units_pass_the_share_of_the_backward_variance_that_initialise_says(activation, passed):
+    """E[unit'(a)^2] for standard normal a, on a grid."""
+    a = torch.linspace(-9, 9, 20_001, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(UNITS[activation](a).sum(), a)
+    density = torch.exp(-0.5 * a.detach().square())
+    assert abs((slope.square() * density).sum() / density.sum() - passed) < 0.005

@@ -48,6 +48,12 @@ def test_does_not_depend_on_the_order_or_the_scale_of_the_weights():
     assert np.allclose(k_hat(rng.permuted(tail, axis=0) - 1e4), k_hat(tail), atol=1e-8)
 
 
+def test_a_tail_of_equal_weights_is_light():
+    """As an exact posterior has them but for rounding; 106 of them put b = 0 on the grid."""
+    tail = np.r_[0.0, np.full(106, 2.8e-14)]
+    assert k_hat(tail[:, None]) < 0.1
+
+
 def test_equal_weights_are_exact_and_one_weight_alone_is_not_to_be_believed():
     assert k_hat(np.zeros((50, 1))) == [0.0]
     assert k_hat(np.r_[np.full(49, -1e4), 0.0][:, None]) == [math.inf]

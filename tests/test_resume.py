@@ -9,27 +9,21 @@ import sys
 import time
 from pathlib import Path
 
+import launching
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from launching import Launched
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-LAUNCH = f"""
-import runpy, sys
-sys.path.insert(0, {str(ROOT)!r})
-from vlae import attempts, evaluate
-attempts.HEARTBEAT_EVERY = 0.0
-evaluate.MAX_GROUP = 4
-sys.argv[0] = {str(ROOT / "launch.py")!r}
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-"""launch.py, but status.json tells every step and every four images, so that a short run can be stopped anywhere."""
-COMMAND = [
-    sys.executable, "-c", LAUNCH, "trainer.epochs=10", "trainer.checkpoint_every=0.05",
-    "evaluate.num_samples=1500", "evaluate.memory_budget=16", "num_threads=1", "device=cpu",
-]  # fmt: skip
+SETTINGS = (
+    "trainer.epochs=6", "trainer.checkpoint_every=0.05", "evaluate.num_samples=1500", "evaluate.num_images=60",
+    "evaluate.memory_budget=16", "num_threads=1", "device=cpu",
+)  # fmt: skip
+STEPS, IMAGES = 66, 120
+"""Of the whole run: 11 steps an epoch; each image is evaluated by two proposals."""
 MODELS = {"vlae": ("model=vlae",), "savae": ("model=savae", "output_dist=bernoulli")}
 
 Position = tuple[int, int]
@@ -44,16 +38,23 @@ def evaluating(image: int) -> Position:
     return 1, image
 
 
-def start(place: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [*COMMAND, *(overrides or MODELS["vlae"])]
-    return subprocess.Popen(command, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def start(place: Path, *overrides: str) -> Launched:
+    return Launched(place, [*SETTINGS, *(overrides or MODELS["vlae"])])
 
 
 def finish(place: Path, *overrides: str) -> str:
     process = start(place, *overrides)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    output = process.wait()
+    assert process.exit_status == 0, output
     return output
+
+
+def finish_in_a_new_python(place: Path, *overrides: str) -> str:
+    """The command itself: nothing is imported ahead."""
+    command = [sys.executable, launching.__file__, *SETTINGS, *overrides]
+    done = subprocess.run(command, cwd=place, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 def run_directory(place: Path) -> Path:
@@ -81,26 +82,25 @@ def position(place: Path) -> tuple[int, Position | None]:
     return told["attempt"] or 0, training(progress["step"]) if "step" in progress else None
 
 
-def start_and_wait(place: Path, reached: Position, *overrides: str) -> subprocess.Popen[str]:
+def start_and_wait(place: Path, reached: Position, *overrides: str) -> Launched:
     """A process whose own attempt has reached this position.
 
     At its claim status.json still has the progress of the attempt before, so that must have been passed, too.
     """
     before, stale = attempts(place), position(place)[1] or training(0)
     process = start(place, *overrides)
-    while process.poll() is None:
+    while process.exit_status is None:
         attempt, now = position(place)
         if attempt == before + 1 and now is not None and now >= reached and now > stale:
             return process
         time.sleep(0.001)
-    raise AssertionError(f"the process ended before it reached {reached}:\n{process.communicate()[0]}")
+    raise AssertionError(f"the process ended before it reached {reached}:\n{process.wait()}")
 
 
-def stop(process: subprocess.Popen[str], number: int) -> str:
+def stop(process: Launched, number: signal.Signals) -> str:
     """Send the signal to a process that is still at work, and wait for its end."""
-    assert process.poll() is None
-    process.send_signal(number)
-    return process.communicate(timeout=60)[0]
+    process.send(number)
+    return process.wait(60)
 
 
 def outcome(place: Path) -> dict[str, object]:
@@ -125,15 +125,19 @@ def outcome(place: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """``done(model)``: where a run of it was done without a stop."""
-    places: dict[str, Path] = {}
+def done(tmp_path_factory, worker_id):
+    """``done(model)``: where a run of it was done without a stop, once for all workers of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
 
     def place(model: str) -> Path:
-        if model not in places:
-            places[model] = tmp_path_factory.mktemp(model)
-            finish(places[model], *MODELS[model])
-        return places[model]
+        directory = shared / f"resume-{model}"
+        with FileLock(shared / f"resume-{model}.lock"):
+            if not list(directory.glob("runs/*/results.json")):
+                directory.mkdir(exist_ok=True)
+                output = finish_in_a_new_python(directory, *MODELS[model])
+                (directory / "output.txt").write_text(output)
+        return directory
 
     return place
 
@@ -149,7 +153,7 @@ def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops
     for attempt, (number, reached) in enumerate(stops, start=1):
         process = start_and_wait(tmp_path, reached, *MODELS[model])
         output = stop(process, number)
-        assert process.returncode == 128 + number, output
+        assert process.exit_status == 128 + number, output
         assert f"interrupted by {number.name}" in output
         assert "the same command goes on from here" in output
         assert ("going on from epoch" in output) == (attempt > 1)
@@ -165,14 +169,14 @@ def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops
 
 def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tmp_path, done):
     chance = random.Random(0)
-    steps = sorted(chance.sample(range(1, 100), 6))
-    images = sorted(chance.sample(range(1, 220), 4))
+    steps = sorted(chance.sample(range(1, STEPS - 10), 6))
+    images = sorted(chance.sample(range(1, IMAGES - 20), 4))
     hit = []
     for reached in [*map(training, steps), *map(evaluating, images)]:
         process = start_and_wait(tmp_path, reached)
         time.sleep(chance.uniform(0, 0.01))  # not just after status.json was written
         stop(process, signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
+        assert process.exit_status == -signal.SIGKILL
         hit.append(position(tmp_path)[1])
         assert status(tmp_path)["state"] == "running"
         assert not (run_directory(tmp_path) / "results.json").exists()
@@ -202,7 +206,7 @@ def test_force_keeps_the_old_results_until_the_new_are_there(tmp_path, done):
     before = (run_directory(tmp_path) / "results.json").read_text()
     process = start(tmp_path, *MODELS["vlae"], "force=true")
     while not list((tmp_path / "runs" / ".forced").glob("*/metrics.jsonl")):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.exit_status is None, process.wait()
         time.sleep(0.001)
     assert (run_directory(tmp_path) / "results.json").read_text() == before
     stop(process, signal.SIGTERM)
@@ -215,23 +219,38 @@ def test_force_keeps_the_old_results_until_the_new_are_there(tmp_path, done):
 
 def test_of_two_processes_that_start_one_run_the_second_says_who_holds_it(tmp_path):
     first = start_and_wait(tmp_path, training(1))
-    first.send_signal(signal.SIGSTOP)  # alive, and it will not end before the second has looked
+    first.send(signal.SIGSTOP)  # alive, and it will not end before the second has looked
     try:
         second = start(tmp_path)
-        output, _ = second.communicate(timeout=120)
-        assert second.returncode == 2
+        output = second.wait(120)
+        assert second.exit_status == 2
         assert f"is being executed by process {first.pid}" in output
         assert "Traceback" not in output
         assert attempts(tmp_path) == 1
     finally:
-        first.kill()
-        first.communicate()
+        stop(first, signal.SIGKILL)
+
+
+def test_a_first_run_prints_its_progress_and_a_summary(done):
+    output = (done("vlae") / "output.txt").read_text()
+    for what in (
+        *("training epoch 6/6  ELBO ", "evaluating image 120/120  log-likelihood ", "test ELBO"),
+        *(
+            "test log-likelihood",
+            " ± ",
+            "effective sample size",
+            "seconds",
+            "parameters",
+            "vlae-digits-gaussian-s0-",
+        ),
+    ):
+        assert what in output
 
 
 def test_a_done_run_is_shown_and_not_run_again(done):
-    directory = run_directory(done("vlae"))
-    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
-    output = finish(done("vlae"))
+    place = done("vlae")
+    before = {path: path.stat().st_mtime_ns for path in run_directory(place).rglob("*")}
+    output = finish_in_a_new_python(place, *MODELS["vlae"])
     assert "done" in output
     assert "test log-likelihood" in output
-    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in run_directory(place).rglob("*")} == before

@@ -8,6 +8,7 @@ import torch
 
 import vlae
 from vlae import config
+from vlae.again import evaluate_again
 from vlae.evaluate import evaluate, unit_log_jacobian
 from vlae.record import RecordError, RunDirectory
 from vlae.train import Training, mean_terms
@@ -178,6 +179,21 @@ def test_images_unlike_the_datasets_are_refused(wrong, done):
     trained = vlae.load(results["run_id"], runs_dir)
     with pytest.raises(ValueError, match=r"expected uint8 \[batch, 1, 8, 8\] from 0 to 16"):
         trained.to_model_space(wrong)
+
+
+def test_more_images_to_score_than_a_file_of_the_users_has_are_refused_before_anything_is_written(tmp_path):
+    np.savez(tmp_path / "mine.npz", train=np.random.RandomState(0).rand(30, 4, 4), test=np.zeros((9, 4, 4)))
+    mine = ["dataset=npz", f"dataset.path={tmp_path / 'mine.npz'}", f"runs_dir={tmp_path / 'runs'}"]
+    reason = "evaluate.num_images: expected 1 to 9, .* or null for all, came 10"
+    with pytest.raises(config.ConfigError, match=reason):
+        vlae.run([*TINY, *mine, "evaluate.num_images=10"], quiet=True)
+    assert not (tmp_path / "runs").exists()
+    results = vlae.run([*TINY, *mine, "evaluate.num_images=9"], quiet=True)
+    assert results["test"]["log_likelihood"]["own"]["num_images"] == 9
+    run = vlae.load(results["run_id"], str(tmp_path / "runs")).directory
+    with pytest.raises(config.ConfigError, match=reason):
+        evaluate_again(run, ["evaluate.num_images=10"])
+    assert not (run.path / "evaluations").exists()
 
 
 def test_images_of_any_number_of_channels_get_pictures(tmp_path):

@@ -7,16 +7,17 @@ from typing import Any
 
 from vlae import config
 from vlae.console import Reporter
-from vlae.evaluate import save_evaluations, unit_log_jacobian
+from vlae.evaluate import unit_log_jacobian
+from vlae.figures import check_arrays, save_evaluations
 from vlae.files import json_bytes, make_directory, write_atomically
 from vlae.interruption import Interruption
 from vlae.record import RunDirectory
 from vlae.results import report
 from vlae.scoring import score
-from vlae.trained import load, test_set, use_threads
+from vlae.trained import images_to_score, load, test_set, use_threads
 
 CHANGEABLE = (
-    *(f"evaluate.{key}" for key in config.Evaluate.model_fields),
+    *config.fixed_keys("evaluate"),
     *("seed", "device", "num_threads", "dataset.root", "dataset.path", "dataset.url"),
 )
 
@@ -39,14 +40,16 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     use_threads(cfg)
     trained = load(str(directory.path), device=cfg.device)
     splits = config.build(cfg.dataset).to(trained.device)
-    x = test_set(trained.preprocess, splits, cfg)[: cfg.evaluate.num_images]
+    x = images_to_score(test_set(trained.preprocess, splits, cfg), cfg)
     with Interruption() as interruption, Reporter() as reporter:
-        evaluations, seconds = score(trained, cfg, x, interruption, reporter, resumable=False)
-    results = report(trained, cfg, evaluations, x, seconds)
+        scores = score(trained, cfg, x, interruption, reporter, resumable=False)
+    results = report(trained, cfg, scores, x)
     settings = cfg.evaluate.model_dump(exclude={"memory_budget"}) | {"seed": cfg.seed}
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
     place = make_directory(directory.path / "evaluations")
-    save_evaluations(place / f"{name}.npz", evaluations, unit_log_jacobian(trained.preprocess, x))
+    log_jacobian = unit_log_jacobian(trained.preprocess, x)
+    checks = check_arrays(scores, log_jacobian)
+    save_evaluations(place / f"{name}.npz", scores.proposals, log_jacobian, checks)
     write_atomically(place / f"{name}.json", json_bytes(results))
     return results, place / f"{name}.json"

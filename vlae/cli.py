@@ -44,7 +44,11 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
 def evaluate(
     run: Run,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the evaluation.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="evaluate.*, seed, device, num_threads, dataset.root, dataset.path, dataset.url.",
+        ),
     ] = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
@@ -73,8 +77,8 @@ def sample(
 ) -> None:
     """Draw images from the model: z ~ N(0, I) through the decoder.
 
-    The same for every model: refinements of inference, such as the Laplace approximation of the VLAE, say where an
-    image's z is, and have no part in generating images.
+    The same for every model: the Laplace part of a VLAE is for inference only, as is every refinement of q(z | x). It
+    says where an image's z is, and has no part in generating images.
     """
     import math
 

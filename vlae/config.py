@@ -35,11 +35,13 @@ from vlae.overrides import (
     wrong_overrides,
 )
 from vlae.plugins import KINDS, build, check, check_fields, check_name, load_target
+from vlae.preprocessing import Preprocessing, conflicts
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown, with_suggestions
 
 __all__ = [
     "COMPOSITION_ERRORS",
     "CONF",
+    "Ais",
     "Config",
     "ConfigError",
     "Evaluate",
@@ -50,10 +52,12 @@ __all__ = [
     "compose",
     "compose_unchecked",
     "composition_error",
+    "fixed_keys",
     "lenient",
     "override",
     "resolve",
     "run_id",
+    "too_few_test_images",
     "validate",
 ]
 
@@ -68,7 +72,7 @@ def _device(name: str) -> str:
 Count = Annotated[int, Field(ge=1)]
 
 
-Proposal = Literal["own", "laplace", "student_t"]
+Proposal = Literal["own", "laplace", "student_t", "mixture"]
 """The names of ``vlae.proposals``, which needs torch."""
 
 
@@ -98,11 +102,24 @@ class Trainer(_Section):
     kl: Literal["sampled", "analytic"]
 
 
+class Ais(_Section):
+    """Annealed importance sampling; conf/config.yaml explains each key."""
+
+    num_images: Annotated[int, Field(ge=0)]
+    num_chains: Annotated[int, Field(ge=2)]
+    num_distributions: Count
+    num_leapfrog: Count
+
+
 class Evaluate(_Section):
     """How a model is scored; conf/config.yaml explains each key."""
 
     proposals: Annotated[list[Proposal], Field(min_length=1), AfterValidator(_proposals)]
     num_samples: Count
+    target_standard_error: Annotated[float, Field(gt=0)] | None
+    num_gap_images: Annotated[int, Field(ge=0)]
+    ais: Ais
+    bdmc: bool
     memory_budget: Annotated[int, Field(ge=16)]
     num_images: Count | None
 
@@ -123,7 +140,7 @@ class Config(_Section):
     force: bool
 
 
-FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate}
+FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate, "evaluate.ais": Ais}
 
 
 Composed = Any
@@ -293,8 +310,8 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     for section in KINDS:
         if isinstance(values.get(section), dict):
             found += check(section, values[section]) if deep else check_name(section, values[section])
-    if deep and not found and not already:
-        found = _conflicts(values)
+    if deep:
+        found += _conflicts(values, [*problems, *found, *already])
     if deep and not any(p.within("device") for p in found):
         found += _missing_device(values)
     # a section whose choice was wrong stands at its default: its keys were meant for another
@@ -304,14 +321,24 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
 
 
 def _problems_of_fixed_keys(values: dict[str, Any]) -> list[Problem]:
-    hints = get_type_hints(Config, include_extras=True)
-    top = {name: dict if name in FIXED_SECTIONS else hint for name, hint in hints.items()}
-    problems = check_fields("", values, top)
-    for section, model in FIXED_SECTIONS.items():
-        if isinstance(values.get(section), dict):
+    problems = []
+    for place, model in {"": Config, **FIXED_SECTIONS}.items():
+        section = get(values, place) if place else values
+        if isinstance(section, dict):
             hints = get_type_hints(model, include_extras=True)
-            problems += check_fields(section, values[section], hints)
+            inner = {name: dict for name in hints if _join(place, name) in FIXED_SECTIONS}
+            problems += check_fields(place, section, {**hints, **inner})
     return problems
+
+
+def fixed_keys(section: str) -> list[str]:
+    """The dotted keys of a fixed section and of those inside it."""
+    keys = [f"{section}.{name}" for name in FIXED_SECTIONS[section].model_fields]
+    return [leaf for key in keys for leaf in (fixed_keys(key) if key in FIXED_SECTIONS else [key])]
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
 
 
 def _not_finite(value: Any, place: str = "") -> list[Problem]:
@@ -347,22 +374,40 @@ def _missing_device(values: dict[str, Any]) -> list[Problem]:
     return [Problem("device", f"{text}; choices: {listed(choices)}")]
 
 
-def _conflicts(values: dict[str, Any]) -> list[Problem]:
-    """Keys that are right by themselves and cannot go together."""
-    from vlae.preprocessing import Preprocessing, conflicts
+def _conflicts(values: dict[str, Any], found: Sequence[Problem]) -> list[Problem]:
+    """Keys that are right by themselves and cannot go together; those of ``found`` are not right by themselves."""
+    # an override that cannot be read begins with its key
+    wrong = [Problem(problem.key.partition("=")[0], "") for problem in found]
+
+    def sound(*keys: str) -> bool:
+        return not any(p.within(key) or Problem(key, "").within(p.key) for p in wrong for key in keys)
 
     problems: list[Problem] = []
-    no_validation = values["dataset"].get("validation_size") == 0
+    if sound("trainer.selection", "dataset.validation_size"):
+        problems += _no_validation_images(values)
+    if sound("trainer.objective", "trainer.kl", "model._target_"):
+        problems += _no_closed_form(values)
+    if sound("dataset._target_"):
+        loader = load_target("dataset", values["dataset"]["_target_"])
+        facts = getattr(loader, "known", {})  # what the loader knows of its data before it reads them
+        if sound("dataset.validation_size"):
+            problems += _no_training_images(values, facts.get("training_images"))
+        if sound("evaluate.num_images"):
+            problems += too_few_test_images(get(values, "evaluate.num_images"), facts.get("test_images"))
+        if sound("output_dist._target_", *_PREPROCESSING):
+            problems += _preprocessing_conflicts(values, facts)
+    return problems
+
+
+def _no_validation_images(values: dict[str, Any]) -> list[Problem]:
+    no_validation = get(values, "dataset.validation_size") == 0
     brings_its_own = "path" in values["dataset"]  # a file of the user's may hold a validation array
-    if values["trainer"]["selection"] == "validation" and no_validation and not brings_its_own:
-        text = "expected test where dataset.validation_size is 0 (there is no validation split), came 'validation'"
-        problems.append(Problem("trainer.selection", text))
-    problems += _no_closed_form(values)
-    loader = load_target("dataset", values["dataset"]["_target_"])
-    output = load_target("output_dist", values["output_dist"]["_target_"])
-    facts = getattr(loader, "known", {})  # what the loader knows of its data before it reads them
-    clashes = conflicts(Preprocessing.of(values["dataset"]), output.support, **facts)
-    return problems + [Problem(*re.split(r": |=", clash, maxsplit=1)) for clash in clashes]
+    if values["trainer"]["selection"] != "validation" or not no_validation or brings_its_own:
+        return []
+    text = (
+        "expected test where dataset.validation_size is 0 (there is no validation split), came 'validation'"
+    )
+    return [Problem("trainer.selection", text)]
 
 
 def _no_closed_form(values: dict[str, Any]) -> list[Problem]:
@@ -378,3 +423,33 @@ def _no_closed_form(values: dict[str, Any]) -> list[Problem]:
         text = f"{expected} model is {name} (its KL(q || p) has no closed form), came 'analytic'"
         return [Problem("trainer.kl", text)]
     return []
+
+
+def _no_training_images(values: dict[str, Any], there: int | None) -> list[Problem]:
+    wanted = get(values, "dataset.validation_size")
+    if there is None or not isinstance(wanted, int) or wanted < there:
+        return []
+    text = f"expected 0 to {there - 1} of the {there} training images, so that some are left, came {wanted}"
+    return [Problem("dataset.validation_size", text)]
+
+
+def too_few_test_images(wanted: int | None, there: int | None) -> list[Problem]:
+    """What is wrong with ``evaluate.num_images`` where there are so many test images; None: that is not known."""
+    if wanted is None or there is None or wanted <= there:
+        return []
+    text = f"expected 1 to {there}, the test images that there are, or null for all, came {wanted}"
+    return [Problem("evaluate.num_images", text)]
+
+
+def _preprocessing_conflicts(values: dict[str, Any], facts: dict[str, Any]) -> list[Problem]:
+    output = load_target("output_dist", values["output_dist"]["_target_"])
+    clashes = conflicts(
+        Preprocessing.of(values["dataset"]),
+        output.support,
+        channels=facts.get("channels"),
+        integers=facts.get("integers"),
+    )
+    return [Problem(*re.split(r": |=", clash, maxsplit=1)) for clash in clashes]
+
+
+_PREPROCESSING = tuple(f"dataset.{key}" for key in sorted(Preprocessing.keys()))

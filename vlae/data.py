@@ -37,11 +37,18 @@ OMNIGLOT_URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/char
 OMNIGLOT_CHECKSUM = Checksum("git", "016a3536ffe5e1d38e42563a18d7a78bfaf643ec")
 
 
-def known(*, channels: int, integers: bool) -> Callable[[Loader], Loader]:
-    """Facts of a loader's images before they are loaded, for ``preprocessing.conflicts``: ``loader.known``."""
+def known(
+    *, channels: int, integers: bool, training_images: int, test_images: int
+) -> Callable[[Loader], Loader]:
+    """Facts of a loader's images before they are loaded, for the check of a configuration: ``loader.known``.
+
+    ``training_images`` counts those of the validation split, too.
+    """
+    facts = {"channels": channels, "integers": integers}
+    facts |= {"training_images": training_images, "test_images": test_images}
 
     def mark(loader: Loader) -> Loader:
-        loader.__dict__["known"] = {"channels": channels, "integers": integers}
+        loader.__dict__["known"] = facts
         return loader
 
     return mark
@@ -83,7 +90,7 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
     return places
 
 
-@known(channels=1, integers=True)
+@known(channels=1, integers=True, training_images=1_500, test_images=DIGITS_TEST_IMAGES)
 def digits(*, validation_size: Size = 200, split_seed: Size = 0) -> Splits:
     """1,797 handwritten digits of 8x8 pixels with 17 levels, bundled with scikit-learn (Alpaydin and Kaynak 1998).
 
@@ -98,7 +105,7 @@ def digits(*, validation_size: Size = 200, split_seed: Size = 0) -> Splits:
     return split(images[rest], images[test], levels=17, validation_size=validation_size, seed=split_seed)
 
 
-@known(channels=1, integers=True)
+@known(channels=1, integers=True, training_images=60_000, test_images=10_000)
 def mnist(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 10_000, split_seed: Size = 0
 ) -> Splits:
@@ -108,7 +115,7 @@ def mnist(
     return _idx(MNIST, root, url, validation_size, split_seed)
 
 
-@known(channels=1, integers=True)
+@known(channels=1, integers=True, training_images=60_000, test_images=10_000)
 def fashion_mnist(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 10_000, split_seed: Size = 0
 ) -> Splits:
@@ -147,7 +154,7 @@ def _below(bases: Iterable[str], file: str) -> tuple[str, ...]:
     return tuple(f"{base.rstrip('/')}/{file}" for base in bases)
 
 
-@known(channels=3, integers=True)
+@known(channels=3, integers=True, training_images=73_257, test_images=26_032)
 def svhn(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 5_000, split_seed: Size = 0
 ) -> Splits:
@@ -176,7 +183,7 @@ def svhn(
     return split(*images, levels=256, validation_size=validation_size, seed=split_seed)
 
 
-@known(channels=3, integers=True)
+@known(channels=3, integers=True, training_images=50_000, test_images=10_000)
 def cifar10(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 5_000, split_seed: Size = 0
 ) -> Splits:
@@ -208,7 +215,7 @@ def cifar10(
     return split(*images, levels=256, validation_size=validation_size, seed=split_seed)
 
 
-@known(channels=1, integers=False)
+@known(channels=1, integers=False, training_images=24_345, test_images=8_070)
 def omniglot(
     *,
     root: str = "datasets",
@@ -279,11 +286,10 @@ def npz(
 def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     """``train``, ``test`` and, where it is there, ``validation``."""
     try:
-        # opened here, because numpy leaves a broken archive open
+        # opened here, because numpy leaves a broken archive open; and not by np.load, which takes any other file for
+        # a pickle and advises to trust it
         with file.open("rb") as opened:
-            archive = np.load(opened, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise TypeError("it holds a single array")
+            archive = np.lib.npyio.NpzFile(opened, allow_pickle=False)
             found = {name: archive[name] for name in ("train", "validation", "test") if name in archive.files}
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
         raise DataError(
@@ -307,6 +313,11 @@ def _checked(path: str, name: str, array: np.ndarray) -> np.ndarray:
         )
     if array.size == 0:
         raise DataError(f"{where} is empty: it has shape {array.shape}")
+    if array.ndim == 4 and array.shape[3] in (1, 3, 4) and min(array.shape[1:3]) > 4:
+        raise DataError(
+            f"{where} has shape {array.shape}, which looks like channels last; expected [n, channels, height, width]. "
+            "Save every array of the file as array.transpose(0, 3, 1, 2)"
+        )
     images = array[:, np.newaxis] if array.ndim == 3 else array
     if array.dtype == np.uint8:
         return np.ascontiguousarray(images)

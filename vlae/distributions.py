@@ -395,6 +395,12 @@ class OutputDistribution(nn.Module, ABC):
         """E[x | z]."""
 
     @abstractmethod
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        """x ~ p(x | z), a function of standard normal noise."""
+
+    @abstractmethod
     def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
         """log p(x | z) of fixed images near given z: gradient and curvature, for inference."""
 
@@ -430,11 +436,30 @@ class GaussianOutput(OutputDistribution):
     def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
         return f
 
-    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
-        return GramLikelihood(decoder, x, torch.exp(-self.log_variance))
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        return f + torch.exp(0.5 * self.log_variance) * noise
 
-    def scorer(self, decoder: Decoder) -> RotatedGaussian:
-        return RotatedGaussian(decoder, self.log_variance)
+    def score(
+        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]
+    ) -> Float[Tensor, "batch pixels"]:
+        """d log p(x | f) / df = (x - f) / s2."""
+        return (x - f) * torch.exp(-self.log_variance)
+
+    def curvature(self, f: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
+        """-d^2 log p(x | f) / df^2 = 1 / s2."""
+        return torch.exp(-self.log_variance).expand_as(f)
+
+    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
+        if decoder.last is None:
+            return PixelLikelihood(decoder, x, self.score, self.curvature)
+        return GramLikelihood(decoder.last, x, torch.exp(-self.log_variance))
+
+    def scorer(self, decoder: Decoder) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+        if decoder.last is None:
+            return lambda x: lambda z: self.log_prob(x, decoder(z))
+        return RotatedGaussian(decoder.body, decoder.last, self.log_variance)
 
 
 class BernoulliOutput(OutputDistribution):
@@ -464,6 +489,12 @@ class BernoulliOutput(OutputDistribution):
 
     def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
         return torch.sigmoid(f)
+
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        uniform = 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
+        return (uniform < torch.sigmoid(self._logits(f))).to(f.dtype)
 
     def score(
         self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]

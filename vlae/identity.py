@@ -24,9 +24,15 @@ OPERATIONAL = (
 
 ADDED_FIELDS: dict[str, Any] = {
     "evaluate.proposals": ["own"],
+    "evaluate.target_standard_error": None,
+    "evaluate.num_gap_images": 0,
+    "evaluate.ais": {"num_images": 0, "num_chains": 16, "num_distributions": 1000, "num_leapfrog": 3},
+    "evaluate.bdmc": False,
     "trainer.objective": "elbo",
     "trainer.num_samples": 1,
     "trainer.kl": "sampled",
+    "model.activation": "relu",
+    "model.network": "mlp",
 }
 """Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 
@@ -44,7 +50,7 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():
-        if _canonical(get(kept, key)) == _canonical(default):
+        if _text(get(kept, key)) == _text(default):
             _drop(kept, key)
     return {**_canonical(kept), "schema": SCHEMA_VERSION}
 
@@ -54,7 +60,7 @@ def run_id(container: dict[str, Any]) -> str:
     text = json.dumps(scientific(container), sort_keys=True, separators=(",", ":"), allow_nan=False)
     names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return "-".join([*names, f"s{container['seed']}", digest])
+    return "-".join([*names, f"s{_canonical(container['seed'])}", digest])
 
 
 def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +88,11 @@ def _drop(container: dict[str, Any], key: str) -> None:
     section = get(container, place) if place else container
     if isinstance(section, dict):
         section.pop(last, None)
+
+
+def _text(value: Any) -> str:
+    """Equal for equal values alone: Python takes 0 for False."""
+    return repr(sorted(value.items()) if isinstance(value, dict) else _canonical(value))
 
 
 def _canonical(value: Any) -> Any:

@@ -55,7 +55,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
 
 def execute(directory: record.RunDirectory, prepared: "Prepared", *, quiet: bool = False) -> dict[str, Any]:
     """Claim the run, train, draw, evaluate, and write results.json last."""
-    from vlae.evaluate import save_evaluations, unit_log_jacobian
+    from vlae.evaluate import unit_log_jacobian
+    from vlae.figures import check_arrays, save_evaluations
     from vlae.pictures import save_pictures
     from vlae.results import device_name, report
     from vlae.scoring import score
@@ -80,13 +81,14 @@ def execute(directory: record.RunDirectory, prepared: "Prepared", *, quiet: bool
             training.run(interruption, _training_report(reporter, attempt, training, prepared.space))
             trained = prepared.trained(training)
             save_pictures(trained, x, directory.path / "images", cfg.seed)
-            evaluations, seconds = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
+            scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
         except Interrupted as interrupted:
             reporter.line(f"{interrupted}, saved in {directory.path}; the same command goes on from here")
             raise
         log_jacobian = unit_log_jacobian(trained.preprocess, x)
-        save_evaluations(directory.path / "test_log_likelihood.npz", evaluations, log_jacobian)
-        results = report(trained, cfg, evaluations, x, seconds)
+        place = directory.path / "test_log_likelihood.npz"
+        save_evaluations(place, scores.proposals, log_jacobian, check_arrays(scores, log_jacobian))
+        results = report(trained, cfg, scores, x)
         directory.write_results(results)
     return results
 

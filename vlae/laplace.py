@@ -46,7 +46,7 @@ class Modes:
     converged: Bool[Tensor, " batch"]
     """The gradient has vanished: the full step promises less than the tolerance."""
     on_kink: Bool[Tensor, " batch"]
-    """Longer steps lead down and damped ones promise less than the tolerance: it ends where ReLU units switch.
+    """Steps promise more than the tolerance and give less: the search has ended where ReLU units switch.
 
     In trained networks most searches do. It is the place for a proposal, though maybe not quite the maximum.
     """
@@ -63,43 +63,61 @@ def find_modes(
     x: Float[Tensor, "batch pixels"],
     start: Float[Tensor, "batch latent"],
     *,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
     max_steps: int = 50,
 ) -> Modes:
     """The mode of p(z | x) by Levenberg-Marquardt steps (P + damping I)^-1 g with g = grad log p(x, z).
 
     A step that does not raise log p(x, z) is refused, and the next one damped more. An image is done when its step
     promises to raise log p(x, z) by less than ``tolerance`` nats, which is g'(P + damping I)^-1 g / 2; without
-    damping that is the gradient's norm in the metric of the posterior.
+    damping that is the gradient's norm in the metric of the posterior. Or when a step has raised it by less.
     """
     log_likelihood = output.scorer(decoder)
 
     def log_joint(images: Tensor, z: Tensor) -> Float[Tensor, " batch"]:
         return log_likelihood(images)(z.unsqueeze(0))[0] + standard_normal_log_prob(z)
 
+    def terms(
+        images: Tensor, z: Tensor
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
+        at, likelihood = decoder.linearise(z), output.likelihood(decoder, images)
+        return likelihood.gradient(at) - z, likelihood.precision(at)
+
     z, value = start.clone(), log_joint(x, start)
+    g, P = terms(x, z)
     damping, steps = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.long)
-    done = torch.zeros_like(value, dtype=torch.bool)
+    done, vanished = (torch.zeros_like(value, dtype=torch.bool) for _ in range(2))
     for _ in range(max_steps):
         active = (~done).nonzero().squeeze(-1)
         if len(active) == 0:
             break
-        here, images, damped = z[active], x[active], damping[active]
-        at, likelihood = decoder.linearise(here), output.likelihood(decoder, images)
-        g = (likelihood.gradient(at) - here).unsqueeze(-1)
-        P = likelihood.precision(at)
-        scale = P.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
-        L = cholesky(P + torch.diag_embed((scale * damped.unsqueeze(-1)).expand_as(here)))
-        step = torch.cholesky_solve(g, L)
-        done[active] = promises_little = (g * step).sum((-2, -1)) < 2 * tolerance
-        trial = here + step.squeeze(-1)
-        reached = log_joint(images, trial)
+        here, damped = z[active], damping[active]
+        step = damped_step(g[active], P[active], damped)
+        done[active] = promises_little = (g[active] * step).sum(-1) < 2 * tolerance
+        vanished[active] = promises_little & (damped == 0)
+        trial = here + step
+        reached = log_joint(x[active], trial)
         rounding = 8 * torch.finfo(x.dtype).eps * value[active].abs()
         better = (reached >= value[active] - rounding) & ~promises_little
-        z[active] = torch.where(better.unsqueeze(-1), trial, here)
-        value[active] = torch.where(better, reached, value[active])
+        # a step that promised more and gave less went over a kink, and the next ones would
+        done[active] |= better & (reached - value[active] < tolerance)
+        moved = active[better]
+        z[moved], value[moved] = trial[better], reached[better]
+        if len(moved):  # after a refused step nothing has changed but the damping
+            g[moved], P[moved] = terms(x[moved], z[moved])
         steps[active] += better
         eased = torch.where(damped > FIRST_DAMPING, damped / EASIER, 0.0)
         refused = torch.where(promises_little, damped, (HARDER * damped).clamp(min=FIRST_DAMPING))
         damping[active] = torch.where(better, eased, refused)
-    return Modes(z, steps, converged=done & (damping == 0), on_kink=done & (damping > 0))
+    return Modes(z, steps, converged=done & vanished, on_kink=done & ~vanished)
+
+
+def damped_step(
+    g: Float[Tensor, "batch latent"],
+    P: Float[Tensor, "batch latent latent"],
+    damping: Float[Tensor, " batch"],
+) -> Float[Tensor, "batch latent"]:
+    """(P + damping scale I)^-1 g, with the mean of P's diagonal as its scale."""
+    added = damping * P.diagonal(dim1=-2, dim2=-1).mean(-1)
+    L = cholesky(P + torch.diag_embed(added.unsqueeze(-1).expand_as(g)))
+    return torch.cholesky_solve(g.unsqueeze(-1), L).squeeze(-1)

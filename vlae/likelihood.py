@@ -13,9 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from vlae.networks import Decoder, Linearisation
+from vlae.linearisation import Linearisation
+from vlae.networks import Decoder
 
 
 @runtime_checkable
@@ -38,7 +39,7 @@ class Likelihood(Protocol):
 
 
 class PixelLikelihood:
-    """Any output distribution with independent pixels: works with the explicit Jacobian J = W A."""
+    """Any output distribution with independent pixels, and any decoder: works with the explicit Jacobian J."""
 
     def __init__(
         self,
@@ -47,21 +48,22 @@ class PixelLikelihood:
         score: Callable[[Tensor, Tensor], Tensor],
         curvature: Callable[[Tensor], Tensor],
     ) -> None:
-        self.last, self.x, self.score, self.curvature = decoder.last, x, score, curvature
+        self.of_pixels, self.x, self.score, self.curvature = decoder.of_pixels, x, score, curvature
 
     def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
-        return at.vjp(self.score(self.x, self.last(at.features)) @ self.last.weight)
+        f = self.of_pixels(at)
+        return f.vjp(self.score(self.x, f.features))
 
     def curvature_product(
         self, at: Linearisation, v: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch latent"]:
-        Jv = at.jvp(v) @ self.last.weight.T
-        return at.vjp((self.curvature(self.last(at.features)) * Jv) @ self.last.weight)
+        f = self.of_pixels(at)
+        Jv = f.jvp(v)  # first: the order of the forward pass is that in which gradients are added and rounded
+        return f.vjp(self.curvature(f.features) * Jv)
 
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
-        J = at.jacobian() @ self.last.weight.T
-        V = self.curvature(self.last(at.features))
-        return plus_identity(WeightedGram.apply(J, V))
+        f = self.of_pixels(at)
+        return plus_identity(WeightedGram.apply(f.jacobian(), self.curvature(f.features)))
 
 
 class GramLikelihood:
@@ -72,9 +74,9 @@ class GramLikelihood:
     """
 
     def __init__(
-        self, decoder: Decoder, x: Float[Tensor, "batch pixels"], inverse_variance: Float[Tensor, ""]
+        self, last: nn.Linear, x: Float[Tensor, "batch pixels"], inverse_variance: Float[Tensor, ""]
     ) -> None:
-        W, b = decoder.last.weight, decoder.last.bias
+        W, b = last.weight, last.bias
         self.gram = (W.T @ W) * inverse_variance
         self.target = ((x - b) @ W) * inverse_variance
 
@@ -144,9 +146,9 @@ class RotatedGaussian:
     BLOCK = 128
     """Rows of R in one product: a narrower block leaves out more zeros, and runs at a lower rate."""
 
-    def __init__(self, decoder: Decoder, log_variance: Float[Tensor, ""]) -> None:
-        self.body, self.log_variance = decoder.body, log_variance
-        self.W, self.b = decoder.last.weight, decoder.last.bias
+    def __init__(self, body: nn.Module, last: nn.Linear, log_variance: Float[Tensor, ""]) -> None:
+        self.body, self.log_variance = body, log_variance
+        self.W, self.b = last.weight, last.bias
         pixels, hidden = self.W.shape
         self.Q, R = None, self.W
         if pixels > hidden:  # on the CPU, because not every device has this factorisation
@@ -177,7 +179,7 @@ class RotatedGaussian:
 
 
 class LogitBernoulli:
-    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f), in two passes over the logits."""
+    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f)."""
 
     def __init__(self, decoder: Decoder, logits: Callable[[Tensor], Tensor]) -> None:
         self.decoder, self.logits = decoder, logits
@@ -185,7 +187,7 @@ class LogitBernoulli:
     def __call__(self, x: Float[Tensor, "batch pixels"]) -> Callable[[Tensor], Tensor]:
         def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
             f = self.logits(self.decoder(z))
-            softplus = F.softplus(f).sum(-1)
-            return f.mul_(x).sum(-1) - softplus
+            # a matrix-vector product for each image: no pass over the logits writes them once more
+            return torch.einsum("sbp,bp->sb", f, x) - F.softplus(f).sum(-1)
 
         return log_prob

@@ -1,28 +1,101 @@
-"""Fully connected ReLU networks: the encoder's body, the decoder, and the decoder's exact linearisation."""
+"""Encoders' bodies and decoders, fully connected or convolutional, and their initial weights."""
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlae.linearisation import FunctionLinearisation, Linearisation, ReLULinearisation, ThenLinear
+from vlae.problems import ConfigError, Problem
+
+Activation = Literal["relu", "gelu", "softplus", "tanh"]
+Network = Literal["mlp", "conv"]
+ImageShape = tuple[int, int, int]
+"""Channels, height, width."""
+
+CHANNELS = 16, 32
+"""Of the two convolutions of an encoder; a decoder has them in reverse."""
+SMALLEST_SIDE = 4
+"""Of images that two strided convolutions leave something of."""
+
+
+def unit(activation: str) -> nn.Module:
+    """The layer of that name."""
+    if activation == "relu":
+        return nn.ReLU(inplace=True)
+    return {"gelu": nn.GELU, "softplus": nn.Softplus, "tanh": nn.Tanh}[activation]()
+
 
 class MLP(nn.Sequential):
-    """Linear and ReLU, once per entry of ``hidden_dims``: ``in_dim -> hidden_dims[0] -> ... -> hidden_dims[-1]``."""
+    """A linear layer and units, once per entry of ``hidden_dims``: ``in_dim -> hidden_dims[0] -> ... -> [-1]``."""
 
-    def __init__(self, in_dim: int, hidden_dims: Sequence[int]) -> None:
+    def __init__(self, in_dim: int, hidden_dims: Sequence[int], activation: Activation = "relu") -> None:
         dims = [in_dim, *hidden_dims]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(dims):
-            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(before, after), unit(activation)]
         super().__init__(*layers)
+        self.activation = activation
 
     @property
     def linears(self) -> list[nn.Linear]:
         return [layer for layer in self if isinstance(layer, nn.Linear)]
+
+
+def map_shapes(image: ImageShape) -> list[ImageShape]:
+    """That of an image and of each convolution's output: every second place is taken, ceil(n / 2) of n.
+
+    ConfigError: the image is too small.
+    """
+    _, height, width = image
+    if min(height, width) < SMALLEST_SIDE:
+        least = f"conv needs {SMALLEST_SIDE}x{SMALLEST_SIDE} or more"
+        text = f"expected mlp for images of {height}x{width} pixels ({least}), came 'conv'"
+        raise ConfigError([Problem("model.network", text)])
+    shapes = [image]
+    for channels in CHANNELS:
+        height, width = (height + 1) // 2, (width + 1) // 2
+        shapes.append((channels, height, width))
+    return shapes
+
+
+class ConvEncoder(nn.Sequential):
+    """Two 3x3 convolutions of stride 2, then a fully connected network of ``hidden_dims``."""
+
+    def __init__(
+        self, image: ImageShape, hidden_dims: Sequence[int], activation: Activation = "relu"
+    ) -> None:
+        shapes = map_shapes(image)
+        layers: list[nn.Module] = [nn.Unflatten(1, image)]
+        for (before, *_), (after, *_) in itertools.pairwise(shapes):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), unit(activation)]
+        dense = MLP(math.prod(shapes[-1]), hidden_dims, activation)
+        super().__init__(*layers, nn.Flatten(), *dense)
+        self.shapes = shapes
+
+
+class ConvDecoderBody(nn.Sequential):
+    """The mirror image of ``ConvEncoder``: z -> fully connected -> two transposed convolutions -> pixels.
+
+    A convolution takes 2n - 1 and 2n places to n; back, ``output_padding`` tells them apart.
+    """
+
+    def __init__(
+        self, latent_dim: int, hidden_dims: Sequence[int], image: ImageShape, activation: Activation = "relu"
+    ) -> None:
+        shapes = map_shapes(image)
+        dense = MLP(latent_dim, [*hidden_dims, math.prod(shapes[-1])], activation)
+        layers: list[nn.Module] = [*dense, nn.Unflatten(1, shapes[-1])]
+        for (before, *_), (after, height, width) in itertools.pairwise(reversed(shapes)):
+            even = 1 - height % 2, 1 - width % 2
+            layers.append(nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=even))
+            layers.append(unit(activation))
+        super().__init__(*layers[:-1], nn.Flatten())
+        self.shapes = shapes
 
 
 class GaussianHead(nn.Module):
@@ -39,89 +112,105 @@ class GaussianHead(nn.Module):
         return self.mu(h), self.log_variance(h)
 
 
-@dataclass
-class Linearisation:
-    """The decoder's hidden features h(z) near one z per image: exactly linear wherever no ReLU changes sign.
+class Decoder(nn.Module):
+    """f: z -> body -> ``last``, a linear layer with one output per pixel (a mean or a logit).
 
-    With D_l the 0/1 diagonal of the active units of layer l, the Jacobian dh/dz is A = D_L W_L ... D_1 W_1.
-    ``features`` is h itself, differentiable; the masks D_l are constants almost everywhere.
+    Without ``last`` the body itself ends in pixels.
     """
 
-    linears: list[nn.Linear]
-    masks: list[Float[Tensor, "batch _"]]
-    features: Float[Tensor, "batch hidden"]
-
-    def split(self, images: int) -> "list[Linearisation]":
-        """The same, for at most ``images`` images each, its features without their gradient."""
-        masks = zip(*(mask.split(images) for mask in self.masks), strict=True)
-        features = self.features.detach().split(images)
-        return [Linearisation(self.linears, list(m), h) for m, h in zip(masks, features, strict=True)]
-
-    def jvp(self, v: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch hidden"]:
-        """A v."""
-        for linear, mask in zip(self.linears, self.masks, strict=True):
-            v = (v @ linear.weight.T) * mask
-        return v
-
-    def vjp(self, u: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch latent"]:
-        """A' u."""
-        for linear, mask in zip(reversed(self.linears), reversed(self.masks), strict=True):
-            u = (u * mask) @ linear.weight
-        return u
-
-    def jacobian(self) -> Float[Tensor, "batch latent hidden"]:
-        """A', one row per latent dimension, so that every large product is one plain matrix product."""
-        rows = self.masks[0].unsqueeze(1) * self.linears[0].weight.T
-        for linear, mask in zip(self.linears[1:], self.masks[1:], strict=True):
-            rows = (rows @ linear.weight.T).mul_(mask.unsqueeze(1))
-        return rows
-
-
-class Decoder(nn.Module):
-    """f: z -> ReLU layers -> linear layer with one output per pixel (a mean or a logit)."""
-
-    def __init__(self, *, latent_dim: int, hidden_dims: Sequence[int], pixels: int) -> None:
+    def __init__(self, latent_dim: int, body: nn.Module, last: nn.Linear | None) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
-        self.body = MLP(latent_dim, hidden_dims)
-        self.last = nn.Linear(hidden_dims[-1], pixels)
+        self.latent_dim, self.body, self.last = latent_dim, body, last
+
+    @classmethod
+    def mlp(
+        cls, latent_dim: int, hidden_dims: Sequence[int], pixels: int, activation: Activation = "relu"
+    ) -> "Decoder":
+        body = MLP(latent_dim, hidden_dims, activation)
+        return cls(latent_dim, body, nn.Linear(hidden_dims[-1], pixels))
+
+    @classmethod
+    def conv(
+        cls, latent_dim: int, hidden_dims: Sequence[int], image: ImageShape, activation: Activation = "relu"
+    ) -> "Decoder":
+        """Without ``last``: a transposed convolution has more inputs than pixels (docs/decisions/0006)."""
+        return cls(latent_dim, ConvDecoderBody(latent_dim, hidden_dims, image, activation), None)
 
     def forward(self, z: Float[Tensor, "*axes latent"]) -> Float[Tensor, "*axes pixels"]:
         # as one matrix: an in-place ReLU on a view, which more axes would make of it, copies in the backward pass
-        return self.last(self.body(z.reshape(-1, self.latent_dim))).view(*z.shape[:-1], -1)
+        h = self.body(z.reshape(-1, self.latent_dim))
+        return (h if self.last is None else self.last(h)).view(*z.shape[:-1], -1)
 
     def linearise(self, z: Float[Tensor, "batch latent"]) -> Linearisation:
-        """h(z) and its Jacobian at z, as factors."""
-        masks, h = [], z
-        for linear in self.body.linears:
-            h = torch.relu(linear(h))
-            masks.append((h > 0).to(h.dtype))
-        return Linearisation(self.body.linears, masks, h)
+        """Features and Jacobian of the body at z: by formula for ReLU layers, else by automatic differentiation."""
+        if isinstance(self.body, MLP) and self.body.activation == "relu":
+            return ReLULinearisation.at(self.body.linears, z)
+        return FunctionLinearisation(self.body, z)
+
+    def of_pixels(self, at: Linearisation) -> Linearisation:
+        """The linearisation of f, given that of the body."""
+        return at if self.last is None else ThenLinear(at, self.last)
+
+
+WEIGHTED = nn.Linear, nn.Conv2d, nn.ConvTranspose2d
+"""Layers with weights."""
+
+
+def fans(layer: nn.Module) -> tuple[float, float]:
+    """How many inputs an output sees, and how many outputs an input reaches: on average, away from the border.
+
+    A convolution of stride s has s^2 times fewer outputs than inputs have places, a transposed one more.
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        raise TypeError(f"expected a linear layer or a convolution, came {type(layer).__name__}")
+    window, stride = math.prod(layer.kernel_size), math.prod(layer.stride)
+    seen, reached = layer.in_channels * window, layer.out_channels * window
+    return (seen / stride, reached) if layer.transposed else (seen, reached / stride)
 
 
 def initialise(module: nn.Module, scheme: str, source: torch.Generator) -> None:
-    """Draw the weights of every linear layer, uniform with fan-out scaling (He et al. 2015, backward case).
+    """Draw the weights of every layer, uniform with fan-out scaling (He et al. 2015, backward case).
 
     ``paper``: gain 2^(1/3), which keeps the variance of the backward pass through three layers with two ReLUs
     at one. ``original``: gain sqrt(2 / (1 + 2^(2/3))) = 0.879, because the released code passes 2^(1/3) as
     the slope of a leaky ReLU (docs/decisions/0001). Biases: uniform in +-1/sqrt(fan_in), torch's default.
+
+    The gain is the same for all networks and activations, so models that differ in their activation alone begin
+    with the same weights. Where a ReLU passes 1/2 of the backward variance, other units pass of standard normal
+    inputs 0.46 (gelu), 0.46 (tanh), 0.29 (softplus).
     """
     gain = {"paper": 2 ** (1 / 3), "original": math.sqrt(2 / (1 + 2 ** (2 / 3)))}[scheme]
     with torch.no_grad():
         for layer in module.modules():
-            if isinstance(layer, nn.Linear):
-                fan_out, fan_in = layer.weight.shape
+            if isinstance(layer, WEIGHTED):
+                fan_in, fan_out = fans(layer)
                 layer.weight.uniform_(-1, 1, generator=source).mul_(gain * math.sqrt(3 / fan_out))
                 if layer.bias is not None:
                     layer.bias.uniform_(-1, 1, generator=source).mul_(1 / math.sqrt(fan_in))
 
 
-def adapt_to_input_variance(encoder: MLP, variance: float) -> None:
-    """Let the first layer begin as if its inputs had variance 1, where they have more.
+def adapt_to_input_variance(encoder: nn.Module, variance: float, latent_dim: int) -> None:
+    """Let means and log-variances of an encoder with ``paper`` weights begin with variance 1, not with more.
 
-    Pixels in [0, 1] have less and are left alone. Those of the logit transform reach 14 with lambda = 1e-6: the
-    encoder's log-variances would start around 50, and training would diverge in its first epoch.
+    Fan-out scaling keeps the backward pass at one; forward, d layers of ReLUs and the heads make of inputs of this
+    variance outputs of variance * 2^((2 - d) / 3) * pixels / latent (of convolutions too: the product of all
+    fan-in / fan-out, the heads' last), which only the first layer need undo. Inputs of
+    variance below 1, such as pixels in [0, 1], are left as the paper has them. Those of the logit transform reach 14
+    with lambda = 1e-6: log-variances of +-50 would throw training off in its first steps.
     """
-    if variance > 1:
+    layers = [layer for layer in encoder.modules() if isinstance(layer, WEIGHTED)]
+    ratios = [fan_in / fan_out for fan_in, fan_out in map(fans, layers)]
+    features = fans(layers[-1])[1]
+    growth = 2 ** ((2 - len(layers)) / 3) * math.prod(ratios) * features / latent_dim
+    if variance > 1 and variance * growth > 1:
         with torch.no_grad():
-            encoder.linears[0].weight.div_(math.sqrt(variance))
+            layers[0].weight.div_(math.sqrt(variance * growth))
+
+
+def widest(model: nn.Module) -> int:
+    """The most numbers that a layer puts out for one image: what memory is planned by."""
+    dense = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)]
+    networks = [layer for layer in model.modules() if isinstance(layer, ConvEncoder | ConvDecoderBody)]
+    return max([*dense, *(math.prod(shape) for network in networks for shape in network.shapes)])

@@ -52,7 +52,8 @@ def _shape(x: Float64[ndarray, " n"]) -> float:
     quartile = x[int(n / 4 + 0.5) - 1]
     b = (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile) + 1 / x[-1]
     k = np.log1p(-b[:, None] * x).mean(1)
-    profile = n * (np.log(-b / k) - k - 1)
+    inverse_scale = np.divide(-b, k, where=k != 0, out=np.full_like(b, 1 / x.mean()))  # the limit where b = 0
+    profile = n * (np.log(inverse_scale) - k - 1)
     weights = np.exp(profile - profile.max())
     mean = weights @ b / weights.sum()
     return float((n * np.log1p(-mean * x).mean() + 10 * 0.5) / (n + 10))

@@ -3,12 +3,13 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from vlae.identity import ADDED_FIELDS, MISSING
 from vlae.problems import ConfigError, Problem, UnknownKey, expected, shown, wrong_value
 
 NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -32,7 +33,7 @@ class Kind:
 
 
 KINDS = {
-    "model": Kind("vlae.models", "a model class below vlae.models", ("pixels", "output")),
+    "model": Kind("vlae.models", "a model class below vlae.models", ("pixels", "image_shape", "output")),
     "output_dist": Kind("vlae.distributions", "an output distribution of vlae.distributions"),
     "optimizer": Kind("torch.optim", "an optimizer of torch.optim", ("params",)),
     "dataset": Kind("vlae", "a function below vlae that returns Splits, such as vlae.data.mnist"),
@@ -45,8 +46,8 @@ def check(section: str, values: Mapping[str, Any]) -> list[Problem]:
     target, refused = _find_target(section, values.get("_target_"))
     if refused is not None:
         return [*problems, refused]
-    own = {key: value for key, value in values.items() if key not in ("name", "_target_")}
     parameters = _parameters(target, KINDS[section].runtime)
+    own = _arguments(section, values, parameters)
     if section == "optimizer":
         return problems + _check_optimizer(target, parameters, own)
     hints = {name: parameter.annotation for name, parameter in parameters.items()}
@@ -101,9 +102,22 @@ def build(section: Mapping[str, Any], **runtime: Any) -> Any:
     kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")
     make = load_target(kind, target)
     beside = {"sizes", *_preprocessing_hints()} if kind == "dataset" else set()
-    keys = {key: value for key, value in section.items() if key not in {"name", "_target_", *beside}}
     taken = inspect.signature(make).parameters
+    keys = {key: value for key, value in _arguments(kind, section, taken).items() if key not in beside}
     return make(**keys, **{key: value for key, value in runtime.items() if key in taken})
+
+
+def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) -> dict[str, Any]:
+    """The keys of a section that its target is given.
+
+    A target from before a key of ``identity.ADDED_FIELDS`` does not take it, and does what its default says.
+    """
+
+    def is_default(key: str, value: Any) -> bool:
+        return ADDED_FIELDS.get(f"{section}.{key}", MISSING) == value
+
+    arguments = {key: value for key, value in values.items() if key not in ("name", "_target_")}
+    return {key: value for key, value in arguments.items() if key in taken or not is_default(key, value)}
 
 
 def _is_of_kind(section: str, found: Any) -> bool:

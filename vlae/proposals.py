@@ -4,11 +4,13 @@ Scored each by its own posterior, models are compared together with their estima
 a model's own decoder is the same estimator for all of them.
 """
 
+import math
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vlae.distributions import Posterior, PrecisionStudentT
+from vlae.distributions import FamilyMember, Posterior, PrecisionGaussian, PrecisionStudentT, family_member
 from vlae.laplace import Modes, find_modes, laplace
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -17,6 +19,7 @@ PROPOSALS = {
     "own": "the model's q(z | x)",
     "laplace": "a Gaussian at the mode of p(z | x), of precision J'VJ + I",
     "student_t": "the same with the tails of a Student t with 10 degrees of freedom",
+    "mixture": "half own, half laplace: no weight is more than twice its weight by either",
 }
 """Every name that ``evaluate.proposals`` may hold, and what it is."""
 
@@ -34,4 +37,52 @@ def propose(
     zero = torch.zeros(1, len(x), own.noise_dim, dtype=x.dtype, device=x.device)
     modes = find_modes(model.output, model.decoder, x, own.rsample_with_log_prob(zero)[0][0])
     gaussian = laplace(model.output.likelihood(model.decoder, x), model.decoder, modes.z)
-    return (PrecisionStudentT(gaussian) if name == "student_t" else gaussian), modes
+    if name == "laplace":
+        return gaussian, modes
+    if name == "student_t":
+        return PrecisionStudentT(gaussian), modes
+    if name == "mixture":
+        return Mixture(family_member(own, "evaluate.proposals=[mixture]"), gaussian), modes
+    raise ValueError(f"proposal: expected one of {', '.join(PROPOSALS)}, got {name!r}")
+
+
+class Mixture:
+    """The defensive mixture (q_own + q_laplace) / 2 (Hesterberg 1995; Owen and Zhou 2000).
+
+    Its density is at least half of either's, so its weights are at most twice theirs: where one of the two misses a
+    part of p(z | x), the other one bounds the weights. The sign of one more number of noise chooses the component.
+    """
+
+    def __init__(self, own: FamilyMember, gaussian: PrecisionGaussian) -> None:
+        self.own, self.gaussian = own, gaussian
+        self._dim = max(own.noise_dim, gaussian.noise_dim)
+        self.noise_dim = self._dim + 1
+
+    def rsample_with_log_prob(
+        self, noise: Float[Tensor, "samples batch noise"]
+    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+        eps, choice = noise.split([self._dim, 1], dim=-1)
+        from_own, _ = self.own.rsample_with_log_prob(eps[..., : self.own.noise_dim])
+        from_gaussian, _ = self.gaussian.rsample_with_log_prob(eps[..., : self.gaussian.noise_dim])
+        z = torch.where(choice > 0, from_own, from_gaussian)
+        return z, self.log_prob(z)
+
+    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+        return torch.logaddexp(self.own.log_prob(z), self.gaussian.log_prob(z)) - math.log(2)
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return *self.own.parameters(), *self.gaussian.parameters()
+
+    def with_parameters(self, *parameters: Tensor) -> "Mixture":
+        of_own = len(self.own.parameters())
+        own = self.own.with_parameters(*parameters[:of_own])
+        return Mixture(own, self.gaussian.with_parameters(*parameters[of_own:]))
+
+    def detached(self) -> "Mixture":
+        return Mixture(self.own.detached(), self.gaussian.detached())
+
+
+def of_images(q: Posterior, chosen: Bool[Tensor, " batch"]) -> Posterior:
+    """The same for the chosen images alone."""
+    member = family_member(q, "evaluate.target_standard_error")
+    return member.with_parameters(*(p[chosen] for p in member.parameters()))

@@ -6,7 +6,6 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from vlae.config import Config
-from vlae.evaluate import Evaluation, figures
+from vlae.figures import figures
+from vlae.scoring import Scores
 from vlae.trained import TrainedModel
 
 
@@ -36,9 +36,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 def report(
     trained: TrainedModel,
     cfg: Config,
-    evaluations: Mapping[str, Evaluation],
+    scores: Scores,
     x: Tensor,
-    evaluate_seconds: float,
 ) -> dict[str, Any]:
     """All that results.json says. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats an image."""
     progress, run = trained.progress, trained.config
@@ -53,20 +52,23 @@ def report(
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "selection": run.trainer.selection,
-        "test": figures(evaluations, trained.preprocess, x, cfg.evaluate.num_samples),
+        "test": figures(scores, trained.preprocess, x, cfg.evaluate.num_samples),
         "validation": {"elbo": validation},
-        "cost": cost(trained, evaluate_seconds),
+        "cost": cost(trained, scores),
         "environment": environment(trained.device),
     }
 
 
-def cost(trained: TrainedModel, evaluate_seconds: float) -> dict[str, Any]:
+def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
     """Seconds are those of all attempts together, without the work that was lost between checkpoints."""
     progress = trained.progress
     return {
         "train_seconds": progress.seconds,
         "seconds_per_epoch": progress.seconds / max(1, progress.epoch),
-        "evaluate_seconds": evaluate_seconds,
+        "evaluate_seconds": scores.seconds,
+        "seconds_by_proposal": {name: entry.seconds for name, entry in scores.proposals.items()},
+        "ais_seconds": scores.ais.seconds if scores.ais else None,
+        "bdmc_seconds": scores.bracket.seconds if scores.bracket else None,
         "peak_memory_bytes": peak_memory_bytes(trained.device),
         "parameters": sum(q.numel() for q in trained.model.parameters()),
     }

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,14 +11,49 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae import checkpoint
+from vlae.ais import Annealed, anneal, simulated
 from vlae.config import Config
 from vlae.console import Reporter
-from vlae.evaluate import Evaluation, evaluate
+from vlae.evaluate import Evaluation, evaluate, unit_log_jacobian
+from vlae.gaps import Gaps, measure_gaps
 from vlae.interruption import Interruption
 from vlae.trained import TrainedModel
 
 NAME = "evaluation"
 """Of the checkpoint of an unfinished evaluation."""
+
+
+SIMULATED = 16
+"""Images drawn from the model where evaluate.ais.num_images does not say how many."""
+
+
+@dataclass
+class Bracket:
+    """log p(x) of images drawn from the model, from below and above, and by each proposal."""
+
+    lower: Annealed
+    upper: Annealed
+    proposals: dict[str, Evaluation] = field(default_factory=dict)
+    log_jacobian: Float[Tensor, " images"] | None = None
+    """What turns log p(x) into that of pixels in [0, 1]."""
+
+    @property
+    def seconds(self) -> float:
+        parts = [self.lower, self.upper, *self.proposals.values()]
+        return sum(part.seconds for part in parts)
+
+
+@dataclass
+class Scores:
+    """Everything that was measured on the test set, in model space."""
+
+    proposals: dict[str, Evaluation] = field(default_factory=dict)
+    gaps: Gaps | None = None
+    ais: Annealed | None = None
+    """On the first images of the test set."""
+    bracket: Bracket | None = None
+    seconds: float = 0.0
+    """Over all attempts."""
 
 
 def score(
@@ -29,55 +65,187 @@ def score(
     heartbeat: Callable[[dict[str, Any]], None] = lambda progress: None,
     *,
     resumable: bool = True,
-) -> tuple[dict[str, Evaluation], float]:
-    """The evaluation of ``x`` by each proposal of ``cfg``, and the seconds over all attempts.
+) -> Scores:
+    """What ``cfg.evaluate`` asks for. ``resumable``: goes on from, and leaves, a checkpoint beside the training's."""
+    return _Scoring(trained, cfg, x, interruption, reporter, heartbeat, resumable).run()
 
-    ``resumable``: it goes on from, and leaves, a checkpoint beside the training's.
-    """
-    place, digest = trained.directory.path / "checkpoints", weights_digest(trained.model)
-    state = None
-    if resumable:
-        state, warnings = checkpoint.load(place, NAME)
-        for text in warnings:
-            reporter.warn(text)
-    if state is not None and state["weights"] != digest:
-        reporter.warn("the evaluation starts over: its checkpoint belongs to other weights")
-        state = None
-    before, began = state["seconds"] if state else 0.0, time.monotonic()
-    saved = began
 
-    evaluations = {name: Evaluation(**entry) for name, entry in state["evaluations"].items()} if state else {}
-    proposals = cfg.evaluate.proposals
-    for number, name in enumerate(proposals):
+class _Scoring:
+    """One evaluation under way: its parts in a row, saved between groups of images."""
 
-        def report(evaluation: Evaluation, name: str = name, before_this: int = number * len(x)) -> None:
-            nonlocal saved
+    def __init__(
+        self,
+        trained: TrainedModel,
+        cfg: Config,
+        x: Float[Tensor, "images pixels"],
+        interruption: Interruption,
+        reporter: Reporter,
+        heartbeat: Callable[[dict[str, Any]], None],
+        resumable: bool,
+    ) -> None:
+        self.trained, self.cfg, self.x = trained, cfg, x
+        self.interruption, self.reporter, self.heartbeat = interruption, reporter, heartbeat
+        self.resumable = resumable
+        self.place, self.digest = trained.directory.path / "checkpoints", weights_digest(trained.model)
+        self.scores = self._saved() if resumable else Scores()
+        self.before, self.began = self.scores.seconds, time.monotonic()
+        self.saved = self.began
+
+    def run(self) -> Scores:
+        for number, name in enumerate(self.cfg.evaluate.proposals):
+            self._proposal(number, name)
+        if self.cfg.evaluate.ais.num_images:
+            self._ais()
+        if self.cfg.evaluate.bdmc:
+            self._bracket()
+        if self.cfg.evaluate.num_gap_images:
+            self._gaps()
+        self.scores.seconds = self._seconds()
+        return self.scores
+
+    def _proposal(self, number: int, name: str) -> None:
+        settings, images = self.cfg.evaluate, len(self.x)
+        total = len(settings.proposals) * images
+
+        def report(evaluation: Evaluation) -> None:
             mean = evaluation.log_likelihood[: evaluation.done].mean().item()
-            text = f"log-likelihood {mean:.2f} nats{trained.space} by {name}"
-            last = evaluation.done == len(x)
-            done, total = before_this + evaluation.done, len(proposals) * len(x)
-            reporter.advance("evaluating image", done, total, text, last=last)
-            heartbeat({"image": done, "images": total})
-            now = time.monotonic()
-            if resumable and (interruption.requested or now - saved > cfg.trainer.checkpoint_every):
-                entries = {name: vars(entry) for name, entry in evaluations.items()}
-                seconds = before + now - began
-                checkpoint.save(place, {"evaluations": entries, "seconds": seconds, "weights": digest}, NAME)
-                saved = now
+            text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {name}"
+            done, last = number * images + evaluation.done, evaluation.done == images
+            self.reporter.advance("evaluating image", done, total, text, last=last)
+            self.heartbeat({"image": done, "images": total})
+            if self._overdue() or self.interruption.requested:
+                self._save()
 
-        evaluations.setdefault(name, Evaluation.empty(len(x)))
         evaluate(
-            trained.model,
-            x,
+            self.trained.model,
+            self.x,
             proposal=name,
-            num_samples=cfg.evaluate.num_samples,
-            memory_budget=cfg.evaluate.memory_budget,
-            seed=cfg.seed,
-            evaluation=evaluations[name],
-            interruption=interruption,
+            num_samples=settings.num_samples,
+            target_standard_error=settings.target_standard_error,
+            memory_budget=settings.memory_budget,
+            seed=self.cfg.seed,
+            evaluation=self.scores.proposals.setdefault(name, Evaluation.empty(images)),
+            interruption=self.interruption,
             report=report,
         )
-    return evaluations, before + time.monotonic() - began
+
+    def _ais(self) -> None:
+        x = self.x[: self.cfg.evaluate.ais.num_images]
+        self.scores.ais = self.scores.ais or self._empty(len(x))
+        self._anneal("annealing image", x, self.scores.ais, "ais")
+
+    def _bracket(self) -> None:
+        """On images drawn from the model: chains down and up, then every proposal."""
+        model, settings = self.trained.model, self.cfg.evaluate
+        images = settings.ais.num_images or SIMULATED
+        z, x = simulated(model.output, model.decoder, images, self.cfg.seed)
+        if self.scores.bracket is None:
+            self.scores.bracket = Bracket(self._empty(images), self._empty(images))
+        bracket = self.scores.bracket
+        bracket.log_jacobian = unit_log_jacobian(self.trained.preprocess, x)
+        self._anneal("annealing simulated image", x, bracket.lower, "bdmc")
+        self._anneal("annealing simulated image back", x, bracket.upper, "bdmc", z)
+        self._save()
+        for name in settings.proposals:
+            evaluate(
+                model,
+                x,
+                proposal=name,
+                num_samples=settings.num_samples,
+                target_standard_error=settings.target_standard_error,
+                memory_budget=settings.memory_budget,
+                seed=self.cfg.seed,
+                evaluation=bracket.proposals.setdefault(name, Evaluation.empty(images)),
+                interruption=self.interruption,
+            )
+
+    def _empty(self, images: int) -> Annealed:
+        ais = self.cfg.evaluate.ais
+        return Annealed.empty(images, ais.num_chains, ais.num_distributions, ais.num_leapfrog)
+
+    def _anneal(
+        self, what: str, x: Tensor, annealed: Annealed, name: str, exact: Tensor | None = None
+    ) -> None:
+        self._save()
+
+        def report(images: float) -> None:
+            mean = annealed.log_likelihood[: annealed.done].mean().item()
+            text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {name}" if annealed.done else ""
+            self.reporter.advance(what, images, len(x), text, last=images == len(x))
+            self.heartbeat({what: images, "images": len(x)})
+            if self._overdue() or self.interruption.requested:
+                self._save()
+            self.interruption.check()
+
+        anneal(
+            self.trained.model.output,
+            self.trained.model.decoder,
+            x,
+            annealed,
+            memory_budget=self.cfg.evaluate.memory_budget,
+            seed=self.cfg.seed,
+            name=name,
+            exact=exact,
+            report=report,
+        )
+
+    def _gaps(self) -> None:
+        self._save()
+
+        def report(step: int, steps: int) -> None:
+            self.interruption.check()
+            self.reporter.advance("measuring gaps, step", step, steps)
+
+        x = self.x[: self.cfg.evaluate.num_gap_images]
+        self.scores.gaps = measure_gaps(self.trained.model, x, seed=self.cfg.seed, report=report)
+
+    def _seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+    def _overdue(self) -> bool:
+        return time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every
+
+    def _save(self) -> None:
+        if self.resumable:
+            state = _plain(self.scores) | {"seconds": self._seconds(), "weights": self.digest}
+            checkpoint.save(self.place, state, NAME)
+            self.saved = time.monotonic()
+
+    def _saved(self) -> Scores:
+        state, warnings = checkpoint.load(self.place, NAME)
+        for text in warnings:
+            self.reporter.warn(text)
+        if state is not None and state["weights"] != self.digest:
+            self.reporter.warn("the evaluation starts over: its checkpoint belongs to other weights")
+            state = None
+        if state is None:
+            return Scores()
+        return _restored(state)
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    """What a checkpoint can hold of all but the gaps."""
+    ais, bracket = scores.ais, scores.bracket
+    return {
+        "proposals": {name: vars(evaluation) for name, evaluation in scores.proposals.items()},
+        "ais": vars(ais) if ais else None,
+        "lower": vars(bracket.lower) if bracket else None,
+        "upper": vars(bracket.upper) if bracket else None,
+        "bracketed": {n: vars(e) for n, e in bracket.proposals.items()} if bracket else {},
+    }
+
+
+def _restored(state: dict[str, Any]) -> Scores:
+    def evaluations(entries: dict[str, Any]) -> dict[str, Evaluation]:
+        return {name: Evaluation(**entry) for name, entry in entries.items()}
+
+    scores = Scores(evaluations(state["proposals"]), seconds=state["seconds"])
+    if state.get("ais"):
+        scores.ais = Annealed(**state["ais"])
+    if state.get("lower"):
+        lower, upper = Annealed(**state["lower"]), Annealed(**state["upper"])
+        scores.bracket = Bracket(lower, upper, evaluations(state["bracketed"]))
+    return scores
 
 
 def weights_digest(model: torch.nn.Module) -> str:

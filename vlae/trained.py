@@ -1,5 +1,6 @@
 """A model built from its configuration, and a trained one loaded back from its run directory."""
 
+import math
 import warnings
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,18 +27,23 @@ def select_device(name: str, precision: str) -> torch.device:
 
 
 def build_model(
-    cfg: config.Config, pixels: int, variance: float, device: torch.device, dtype: torch.dtype
+    cfg: config.Config,
+    image_shape: tuple[int, int, int],
+    variance: float,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> LatentVariableModel:
     """The untrained model: weights drawn from the run's seed on the CPU, so that every device starts alike.
 
-    ``variance`` is that of a pixel of the training images in model space.
+    ``image_shape``: channels, height, width; ``variance`` is that of a pixel of the training images in model space.
+    ConfigError: images for which the model cannot be built.
     """
     output = config.build(cfg.output_dist)
     output.initialise(variance)
-    model = config.build(cfg.model, pixels=pixels, output=output)
+    model = config.build(cfg.model, pixels=math.prod(image_shape), image_shape=image_shape, output=output)
     initialise(model, cfg.trainer.initialisation, generator("cpu", cfg.seed, "initialise"))
     if cfg.trainer.initialisation == "paper":
-        adapt_to_input_variance(model.encoder, variance)
+        adapt_to_input_variance(model.encoder, variance, model.latent_dim)
     return model.to(device=device, dtype=dtype)
 
 
@@ -161,6 +167,7 @@ def prepare(cfg: config.Config) -> Prepared:
     splits, support = config.build(cfg.dataset).to(device), config.build(cfg.output_dist).support
     preprocess = data.preprocess(cfg.dataset, splits, support, dtype)
     x_test = test_set(preprocess, splits, cfg)
+    scored = images_to_score(x_test, cfg)
     if cfg.trainer.selection == "test":
         selection_set = x_test
     elif not len(splits.validation):  # known before only for datasets without a validation array of their own
@@ -168,9 +175,9 @@ def prepare(cfg: config.Config) -> Prepared:
     else:
         source = generator(device, cfg.seed, "validation set")
         selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
-    model = build_model(cfg, preprocess.pixels, preprocess.variance, device, dtype)
+    model = build_model(cfg, preprocess.shape, preprocess.variance, device, dtype)
     images = preprocess.training_images(splits)
-    return Prepared(cfg, model, preprocess, images, selection_set, x_test[: cfg.evaluate.num_images])
+    return Prepared(cfg, model, preprocess, images, selection_set, scored)
 
 
 def use_threads(cfg: config.Config) -> None:
@@ -182,6 +189,15 @@ def test_set(preprocess: Preprocess, splits: Splits, cfg: config.Config) -> Floa
     """All test images in model space; with ``fixed_evaluation: false`` their noise follows from the run's seed."""
     source = generator(splits.test.device, cfg.seed, "test set")
     return preprocess.evaluation_set(splits.test, "test", source)
+
+
+def images_to_score(
+    x_test: Float[Tensor, "images pixels"], cfg: config.Config
+) -> Float[Tensor, "scored pixels"]:
+    """The first ``evaluate.num_images`` test images. ConfigError: there are not so many."""
+    if problems := config.too_few_test_images(cfg.evaluate.num_images, len(x_test)):
+        raise config.ConfigError(problems)
+    return x_test[: cfg.evaluate.num_images]
 
 
 def model_space_note(preprocess: Preprocess) -> str:
@@ -206,7 +222,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     preprocess = Preprocess.restore(
         Preprocessing.of(cfg.dataset), state["preprocess"], output.support, dtype=dtype, device=where
     )
-    model = build_model(cfg, preprocess.pixels, preprocess.variance, where, dtype)
+    model = build_model(cfg, preprocess.shape, preprocess.variance, where, dtype)
     model.load_state_dict(state["progress"]["best_model"])
     progress = Progress(**state["progress"])
     return TrainedModel(model, preprocess, cfg, directory, progress, None)

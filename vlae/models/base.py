@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlae.distributions import OutputDistribution, Posterior
-from vlae.networks import MLP, Decoder
+from vlae.networks import MLP, Activation, ConvEncoder, Decoder, ImageShape, Network
 from vlae.seeding import Noise
 
 Count = Annotated[int, Field(ge=1)]
@@ -19,7 +19,8 @@ Dims = Annotated[Sequence[Count], Field(min_length=1)]
 class LatentVariableModel(nn.Module, ABC):
     """p(z) = N(0, I), p(x | z) = output(f(z)), and q(z | x), which is all that models differ in.
 
-    The encoder's body has the layers ``hidden_dims``, the decoder the same in reverse.
+    The encoder's body has the layers ``hidden_dims``, the decoder the same in reverse; with ``network="conv"`` there
+    are convolutions between them and the image, whose shape must then be known.
     """
 
     batch_dependent = False
@@ -29,12 +30,27 @@ class LatentVariableModel(nn.Module, ABC):
     """Whether its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), for trainer.kl=analytic."""
 
     def __init__(
-        self, *, latent_dim: int, hidden_dims: Sequence[int], pixels: int, output: OutputDistribution
+        self,
+        *,
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: Activation = "relu",
+        network: Network = "mlp",
+        pixels: int,
+        image_shape: ImageShape | None = None,
+        output: OutputDistribution,
     ) -> None:
         super().__init__()
         self.latent_dim, self.pixels = latent_dim, pixels
-        self.encoder = MLP(pixels, hidden_dims)
-        self.decoder = Decoder(latent_dim=latent_dim, hidden_dims=list(reversed(hidden_dims)), pixels=pixels)
+        reverse = list(reversed(hidden_dims))
+        if network == "mlp":
+            self.encoder = MLP(pixels, hidden_dims, activation)
+            self.decoder = Decoder.mlp(latent_dim, reverse, pixels, activation)
+        elif image_shape is None:
+            raise ValueError("network='conv' needs image_shape: channels, height, width")
+        else:
+            self.encoder = ConvEncoder(image_shape, hidden_dims, activation)
+            self.decoder = Decoder.conv(latent_dim, reverse, image_shape, activation)
         self.output = output
 
     @abstractmethod

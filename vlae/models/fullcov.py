@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vlae.distributions import CholeskyGaussian, OutputDistribution
 from vlae.models.base import Dims, LatentVariableModel
-from vlae.networks import GaussianHead
+from vlae.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 
@@ -27,10 +27,21 @@ class FullCovariance(LatentVariableModel):
         *,
         latent_dim: Annotated[int, Field(ge=2)],
         hidden_dims: Dims,
+        activation: Activation = "relu",
+        network: Network = "mlp",
         pixels: int,
+        image_shape: ImageShape | None = None,
         output: OutputDistribution,
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            latent_dim=latent_dim,
+            hidden_dims=hidden_dims,
+            activation=activation,
+            network=network,
+            pixels=pixels,
+            image_shape=image_shape,
+            output=output,
+        )
         self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
         self.below = nn.Linear(hidden_dims[-1], latent_dim * (latent_dim - 1) // 2)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vlae.distributions import DiagonalGaussian, Flowed, FlowedGaussian, OutputDistribution
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import GaussianHead
+from vlae.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 
@@ -61,11 +61,22 @@ class HF(LatentVariableModel):
         *,
         latent_dim: Count,
         hidden_dims: Dims,
+        activation: Activation = "relu",
+        network: Network = "mlp",
         num_flows: Count = 4,
         pixels: int,
+        image_shape: ImageShape | None = None,
         output: OutputDistribution,
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            latent_dim=latent_dim,
+            hidden_dims=hidden_dims,
+            activation=activation,
+            network=network,
+            pixels=pixels,
+            image_shape=image_shape,
+            output=output,
+        )
         self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
         dims = [hidden_dims[-1]] + [latent_dim] * num_flows
         self.normals = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))

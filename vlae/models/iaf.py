@@ -13,7 +13,7 @@ from zuko.nn import MaskedMLP
 
 from vlae.distributions import DiagonalGaussian, Flowed, FlowedGaussian, OutputDistribution
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import GaussianHead
+from vlae.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 Layer = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]
@@ -144,13 +144,24 @@ class IAF(LatentVariableModel):
         *,
         latent_dim: Annotated[int, Field(ge=2)],
         hidden_dims: Dims,
+        activation: Activation = "relu",
+        network: Network = "mlp",
         num_flows: Count = 4,
         flow_hidden_dims: Dims = (500,),
         conditional: bool = True,
         pixels: int,
+        image_shape: ImageShape | None = None,
         output: OutputDistribution,
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            latent_dim=latent_dim,
+            hidden_dims=hidden_dims,
+            activation=activation,
+            network=network,
+            pixels=pixels,
+            image_shape=image_shape,
+            output=output,
+        )
         self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
         self.context_dim = hidden_dims[-1] if conditional else 0
         self.flows = nn.ModuleList(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlae.distributions import DiagonalGaussian, OutputDistribution, standard_normal_log_prob
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import GaussianHead
+from vlae.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 Positive = Annotated[float, Field(gt=0)]
@@ -84,13 +84,24 @@ class SAVAE(LatentVariableModel):
         *,
         latent_dim: Count,
         hidden_dims: Dims,
+        activation: Activation = "relu",
+        network: Network = "mlp",
         num_steps: Annotated[int, Field(ge=0)] = 4,
         step_size: Positive = 0.1,
         clip_norm: Positive = 5.0,
         pixels: int,
+        image_shape: ImageShape | None = None,
         output: OutputDistribution,
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            latent_dim=latent_dim,
+            hidden_dims=hidden_dims,
+            activation=activation,
+            network=network,
+            pixels=pixels,
+            image_shape=image_shape,
+            output=output,
+        )
         self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
         self.num_steps, self.step = num_steps, self.make_step(step_size, clip_norm)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vlae.distributions import DiagonalGaussian, OutputDistribution
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import GaussianHead
+from vlae.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 
@@ -15,9 +15,25 @@ class VAE(LatentVariableModel):
     analytic_kl = True
 
     def __init__(
-        self, *, latent_dim: Count, hidden_dims: Dims, pixels: int, output: OutputDistribution
+        self,
+        *,
+        latent_dim: Count,
+        hidden_dims: Dims,
+        activation: Activation = "relu",
+        network: Network = "mlp",
+        pixels: int,
+        image_shape: ImageShape | None = None,
+        output: OutputDistribution,
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            latent_dim=latent_dim,
+            hidden_dims=hidden_dims,
+            activation=activation,
+            network=network,
+            pixels=pixels,
+            image_shape=image_shape,
+            output=output,
+        )
         self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> DiagonalGaussian:

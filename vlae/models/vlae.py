@@ -11,7 +11,7 @@ from vlae.distributions import OutputDistribution, PrecisionGaussian
 from vlae.laplace import laplace, newton_step
 from vlae.likelihood import Likelihood
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import Decoder
+from vlae.networks import Activation, Decoder, ImageShape, Network
 from vlae.seeding import Noise
 
 StepLength = Callable[
@@ -50,12 +50,23 @@ class VLAE(LatentVariableModel):
         *,
         latent_dim: Count,
         hidden_dims: Dims,
+        activation: Activation = "relu",
+        network: Network = "mlp",
         num_updates: Annotated[int, Field(ge=0)] = 4,
         damping: Annotated[float, Field(gt=0, le=1)] = 0.5,
         pixels: int,
+        image_shape: ImageShape | None = None,
         output: OutputDistribution,
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            latent_dim=latent_dim,
+            hidden_dims=hidden_dims,
+            activation=activation,
+            network=network,
+            pixels=pixels,
+            image_shape=image_shape,
+            output=output,
+        )
         self.mu = nn.Linear(hidden_dims[-1], latent_dim)
         self.num_updates, self.damping = num_updates, damping
 

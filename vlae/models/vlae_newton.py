@@ -12,6 +12,7 @@ from vlae.laplace import laplace
 from vlae.likelihood import Likelihood
 from vlae.models.base import Count, Dims, LatentVariableModel
 from vlae.models.vlae import newton_path
+from vlae.networks import Activation, ImageShape, Network
 from vlae.seeding import Noise
 
 HALVINGS = 10
@@ -35,11 +36,22 @@ class VLAENewton(LatentVariableModel):
         *,
         latent_dim: Count,
         hidden_dims: Dims,
+        activation: Activation = "relu",
+        network: Network = "mlp",
         num_updates: Annotated[int, Field(ge=0)] = 4,
         pixels: int,
+        image_shape: ImageShape | None = None,
         output: OutputDistribution,
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            latent_dim=latent_dim,
+            hidden_dims=hidden_dims,
+            activation=activation,
+            network=network,
+            pixels=pixels,
+            image_shape=image_shape,
+            output=output,
+        )
         self.mu = nn.Linear(hidden_dims[-1], latent_dim)
         self.num_updates = num_updates
 

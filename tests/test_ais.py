@@ -1,0 +1,662 @@
+"""Annealed importance sampling: moves that keep what they must, weights with the right mean, a bracket of the truth."""
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    IMAGES,
+    LATENT,
+    OUTPUTS,
+    PIXELS,
+    forward_mode,
+    linear,
+    make_decoder,
+    make_images,
+    make_output,
+    noise,
+    numbers,
+)
+from torch.distributions import MultivariateNormal
+
+import vlae
+from vlae import ais, config
+from vlae.again import changed, evaluate_again
+from vlae.ais import (
+    ACCEPTANCE,
+    LONGEST_TRAJECTORY,
+    Annealed,
+    Metric,
+    State,
+    Target,
+    adapted_steps,
+    anneal,
+    group_size,
+    leapfrog,
+    pilot,
+    simulated,
+    temperatures,
+    transition,
+)
+from vlae.config import ConfigError
+from vlae.console import Reporter, summary
+from vlae.distributions import BernoulliOutput, standard_normal_log_prob
+from vlae.errors import NonFiniteError
+from vlae.evaluate import unit_log_jacobian
+from vlae.interruption import Interrupted, Interruption
+from vlae.record import RunDirectory
+from vlae.scoring import score
+from vlae.trained import test_set as images_to_score
+
+FIELDS = ("log_likelihood", "standard_error", "ess", "acceptance")
+CLAMPED = "clamped"
+
+
+def output_of(name):
+    return BernoulliOutput(clamp=0.2) if name == CLAMPED else make_output(name).double()
+
+
+def images_of(name, images=IMAGES, pixels=PIXELS):
+    return make_images("gaussian" if name == "gaussian" else "bernoulli", images, pixels)
+
+
+def annealed(output, decoder, x, *, chains=8, distributions=20, steps=3, budget=16, seed=5, **keys):
+    empty = Annealed.empty(len(x), chains, distributions, steps)
+    return anneal(output, decoder, x, empty, memory_budget=budget, seed=seed, **keys)
+
+
+def together(images, monkeypatch):
+    """So many images in one group, which saves a test time."""
+    monkeypatch.setattr(ais, "MAX_GROUP", images)
+    monkeypatch.setattr(ais, "CACHED_ROWS", 10 * images)
+
+
+@torch.no_grad()
+def log_evidence(output, decoder, x):
+    """log p(x) by the trapezoidal rule on a grid over z."""
+    side = torch.linspace(-8, 8, 4001 if decoder.latent_dim == 1 else 401).double()
+    z = torch.cartesian_prod(*[side] * decoder.latent_dim).view(-1, decoder.latent_dim)
+    f, log_prior = decoder(z), standard_normal_log_prob(z)
+    log_joint = torch.stack([output.log_prob(image[None], f[:, None])[:, 0] + log_prior for image in x])
+    return torch.logsumexp(log_joint, 1) + decoder.latent_dim * torch.log(side[1] - side[0])
+
+
+@torch.no_grad()
+def probabilistic_pca(x, variance=0.3):
+    """(output, decoder, log p(x), mean and covariance of p(z | x)) in closed form."""
+    output, decoder = make_output("gaussian").double(), make_decoder((8, 6))
+    output.initialise(variance)
+    W, b = linear(decoder)
+    s2, eye = output.log_variance.exp(), torch.eye(PIXELS).double()
+    precision = W.T @ W / s2 + torch.eye(LATENT).double()
+    mean = torch.linalg.solve(precision, ((x - b) @ W / s2).T).T
+    log_p = MultivariateNormal(b, W @ W.T + s2 * eye).log_prob(x)
+    return output, decoder, log_p, mean, precision.inverse()
+
+
+def target_of(name, chains=5, steps=4, make_linear=False):
+    output, decoder = output_of(name), make_decoder((8, 6))
+    if make_linear:  # and with it smooth: a ReLU's kink breaks the order of any integrator
+        linear(decoder)
+    return Target(output, decoder, images_of(name), chains, steps)
+
+
+def log_density(target, beta, z):
+    return beta * target.log_likelihood(z) + standard_normal_log_prob(z)
+
+
+# --- Hamiltonian moves -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@torch.no_grad()
+def test_a_trajectory_with_its_momentum_turned_leads_back(name):
+    target, step = target_of(name), 0.1 + 0.1 * torch.arange(IMAGES).double()
+    z, p = numbers(5, IMAGES, LATENT, key="z"), numbers(5, IMAGES, LATENT, key="p")
+    there, gradient, end = leapfrog(target, 0.7, step, z, target.gradient(z), p)
+    back, _, start = leapfrog(target, 0.7, step, there, gradient, -end)
+    assert (there - z).abs().mean() > 0.1
+    torch.testing.assert_close(back, z, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(-start, p, rtol=1e-10, atol=1e-10)
+
+
+@forward_mode
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_trajectory_keeps_volume(name):
+    """|det d(z', p') / d(z, p)| = 1 for each image."""
+    target, step = target_of(name, chains=1), torch.full((IMAGES,), 0.3).double()
+
+    def flow(both):
+        z, p = both.view(IMAGES, 2, LATENT).unbind(1)
+        z, _, p = leapfrog(target, 0.7, step, z[None], target.gradient(z[None]), p[None])
+        return torch.stack([z[0], p[0]], 1).flatten()
+
+    start = numbers(2 * IMAGES * LATENT)
+    jacobian = torch.func.jacfwd(flow)(start)
+    assert not torch.allclose(flow(start), start, atol=0.1)
+    torch.testing.assert_close(
+        torch.linalg.slogdet(jacobian)[1], torch.zeros(()).double(), rtol=0, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@torch.no_grad()
+def test_half_the_step_makes_a_quarter_of_the_energy_error(name):
+    z, p = numbers(200, IMAGES, LATENT, key="z"), numbers(200, IMAGES, LATENT, key="p")
+    errors = []
+    for steps in (16, 32):
+        target = target_of(name, chains=200, steps=steps, make_linear=True)
+        step = torch.full((IMAGES,), 0.8 / steps).double()
+        there, _, end = leapfrog(target, 0.7, step, z, target.gradient(z), p)
+        before = log_density(target, 0.7, z) + standard_normal_log_prob(p)
+        errors.append((log_density(target, 0.7, there) + standard_normal_log_prob(end) - before).abs().mean())
+    assert 3.9 < errors[0] / errors[1] < 4.1
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+@torch.no_grad()
+def test_a_move_leaves_its_density_invariant_also_where_many_are_refused(beta):
+    """The prior (beta 0) and tempered posteriors of probabilistic PCA: mean and covariance of exact samples stay."""
+    chains, x = 40_000, make_images("gaussian")
+    output, decoder, _, mean, covariance = probabilistic_pca(x)
+    target = Target(output, decoder, x, chains, 2)
+    precision = (1 - beta) * torch.eye(LATENT).double() + beta * covariance.inverse()
+    mean = beta * torch.linalg.solve(precision, covariance.inverse() @ mean.T).T
+    exact = MultivariateNormal(mean, precision_matrix=precision)
+    z = mean + numbers(chains, IMAGES, LATENT) @ torch.linalg.cholesky(precision.inverse()).T
+    step = torch.full((IMAGES,), 1.55).double()
+    moved, acceptance = transition(
+        target, beta, step, target.state(z), numbers(chains, IMAGES, LATENT + 2, key="move")
+    )
+    assert 0.2 < acceptance.mean() < 0.9
+    assert (moved.z - z).abs().mean() > 0.2
+    fresh = torch.linalg.solve_triangular(exact.scale_tril, (moved.z - mean).unsqueeze(-1), upper=False)
+    white = fresh.squeeze(-1)
+    assert white.mean(0).abs().max() < 4.5 / chains**0.5
+    products = torch.einsum("cbi,cbj->bij", white, white) / chains - torch.eye(LATENT).double()
+    assert products.abs().max() < 4.5 * (2 / chains) ** 0.5
+    assert ((white**4).mean(0) - 3).abs().max() < 4.5 * (96 / chains) ** 0.5
+
+
+@torch.no_grad()
+def test_what_a_move_knows_of_its_end_is_what_is_there():
+    target = target_of("gaussian", chains=50)
+    z, step = numbers(50, IMAGES, LATENT), torch.full((IMAGES,), 0.5).double()
+    moved, _ = transition(target, 1.0, step, target.state(z), numbers(50, IMAGES, LATENT + 2, key="m"))
+    stayed = (moved.z == z).all(-1)
+    assert 0 < stayed.double().mean() < 1
+    torch.testing.assert_close(moved.log_likelihood, target.log_likelihood(moved.z))
+    torch.testing.assert_close(moved.gradient, target.gradient(moved.z))
+
+
+@torch.no_grad()
+def test_a_move_to_where_the_energy_is_not_finite_is_refused():
+    target = target_of("gaussian")
+    z = numbers(5, IMAGES, LATENT)
+    state = target.state(z)
+    state = State(z, state.log_likelihood, state.gradient * math.inf)
+    moved, acceptance = transition(
+        target, 1.0, torch.ones(IMAGES).double(), state, numbers(5, IMAGES, LATENT + 2)
+    )
+    assert torch.equal(moved.z, z)
+    assert torch.equal(acceptance, torch.zeros(5, IMAGES).double())
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@torch.no_grad()
+def test_momenta_have_the_precision_of_the_tempered_laplace_approximation_as_covariance(name):
+    x = images_of(name)
+    output, decoder, _, _, covariance = probabilistic_pca(x)
+    output = output if name == "gaussian" else output_of(name)
+    metric = Metric.at_the_mode(output, decoder, x)
+    P = (metric.directions * (1 + metric.curvatures).unsqueeze(-2)) @ metric.directions.mT
+    for beta in (0.0, 0.3, 1.0):
+        S = metric.root(beta)
+        M = torch.eye(LATENT).double() + beta * (P - torch.eye(LATENT).double())
+        torch.testing.assert_close(S @ S.mT @ M, torch.eye(LATENT).double().expand(IMAGES, -1, -1))
+    if name == "gaussian":
+        torch.testing.assert_close(P, covariance.inverse().expand_as(P), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@torch.no_grad()
+def test_adapted_steps_are_accepted_as_often_as_aimed_at_or_as_long_as_is_of_use(name):
+    target = target_of(name, chains=500, steps=3)
+    betas = temperatures(60)
+    steps = adapted_steps(target, betas, noise(), lambda share: None)
+    assert steps.shape == (61, IMAGES)
+    longest = LONGEST_TRAJECTORY / 3
+    assert steps.max() <= longest
+    z, last = numbers(500, IMAGES, LATENT), steps[-1]
+    state = target.state(z)
+    for i in range(30):  # to the posterior, and on
+        state, acceptance = transition(target, 1.0, last, state, numbers(500, IMAGES, LATENT + 2, key=f"{i}"))
+    found = acceptance.mean(0)
+    assert torch.all((found - ACCEPTANCE).abs() < 0.1) or torch.all(last[found > ACCEPTANCE] > 0.99 * longest)
+
+
+@pytest.mark.parametrize("distributions", [1, 2, 7, 1000])
+def test_temperatures_rise_from_zero_to_one_and_the_pilots_from_fewer(distributions):
+    betas = temperatures(distributions)
+    assert len(betas) == distributions + 1
+    assert (betas[0], betas[-1]) == (0, 1)
+    assert torch.all(betas.diff() > 0)
+    torch.testing.assert_close(betas, 1 - betas.flip(0))
+    assert 2 <= len(pilot(betas)) <= len(betas)
+
+
+# --- the weights -----------------------------------------------------------------------------------------------
+
+
+def test_annealing_gives_the_closed_form_of_probabilistic_pca_within_its_standard_error():
+    x = make_images("gaussian")
+    output, decoder, exact, *_ = probabilistic_pca(x)
+    found = annealed(output, decoder, x, chains=50, distributions=200)
+    assert found.standard_error.max() < 0.06
+    assert torch.all((found.log_likelihood - exact).abs() < 4.5 * found.standard_error)
+    assert torch.all(found.ess > 40)
+
+
+@pytest.mark.parametrize("distributions", [1, 2, 4])
+def test_weights_have_the_likelihood_as_mean_however_few_the_distributions(distributions):
+    """With steps that are found by a pilot run of other chains: none of the weighted chains has chosen its own."""
+    x = make_images("gaussian")[:2]
+    output, decoder, exact, *_ = probabilistic_pca(x)
+    found = annealed(output, decoder, x, chains=100_000, distributions=distributions)
+    assert found.standard_error.max() < 0.1
+    relative = torch.expm1(found.log_likelihood - exact)
+    assert torch.all(relative.abs() < 4.5 * found.standard_error)
+
+
+@pytest.mark.parametrize("distributions", [1, 3])
+def test_weights_of_reversed_chains_have_the_inverse_likelihood_as_mean(distributions, monkeypatch):
+    """Over exact posterior samples: one for each of many copies of an image, which are images of their own.
+
+    The images are so noisy that the inverse weights have a variance.
+    """
+    together(20_000, monkeypatch)
+    image = make_images("gaussian")[:1]
+    output, decoder, exact, mean, covariance = probabilistic_pca(image, variance=8.0)
+    z = mean + numbers(20_000, LATENT) @ torch.linalg.cholesky(covariance).T
+    keys = {"chains": 2, "distributions": distributions, "steps": 2, "budget": 512}
+    found = annealed(output, decoder, image.expand(20_000, -1), exact=z, **keys)
+    inverse = torch.exp(exact - found.log_likelihood)
+    assert inverse.std() > 0.03
+    assert (inverse.mean() - 1).abs() < 4.5 * inverse.std() / 20_000**0.5
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+@pytest.mark.parametrize("name", [*OUTPUTS, CLAMPED])
+def test_annealing_gives_the_log_likelihood_of_quadrature_within_its_standard_error(name, latent_dim):
+    """ReLU decoders; and where probabilities are clamped the moves' force is not the gradient, which costs no truth."""
+    output, decoder, x = output_of(name), make_decoder(latent_dim=latent_dim), images_of(name)
+    found = annealed(output, decoder, x, chains=200, distributions=60)
+    exact = log_evidence(output, decoder, x)
+    assert found.standard_error.max() < 0.2
+    assert torch.all((found.log_likelihood - exact).abs() < 4.5 * found.standard_error + 1e-4)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_the_truth_is_bracketed_in_expectation_and_more_distributions_narrow_the_bracket(
+    name, latent_dim, monkeypatch
+):
+    together(300, monkeypatch)
+    output, decoder = output_of(name), make_decoder(latent_dim=latent_dim)
+    with torch.no_grad():
+        decoder.last.weight.mul_(2)  # images that say more about z
+    z, x = simulated(output, decoder, 300, seed=1)
+    exact, gaps = log_evidence(output, decoder, x), []
+    for distributions in (1, 30):
+        keys = {"chains": 2, "distributions": distributions, "budget": 64}
+        lower = exact - annealed(output, decoder, x, **keys).log_likelihood
+        upper = annealed(output, decoder, x, exact=z, **keys).log_likelihood - exact
+        for above in (lower, upper):
+            assert above.mean() > -4 * above.std() / 300**0.5
+        gaps.append(lower + upper)
+    assert gaps[0].mean() > 4 * gaps[0].std() / 300**0.5
+    assert gaps[1].mean() < 0.5 * gaps[0].mean()
+
+
+def test_annealing_in_float32_agrees_with_float64_within_the_standard_error():
+    output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
+    double = annealed(output, decoder, x, chains=50, distributions=60)
+    single = annealed(output.float(), decoder.float(), x.float(), chains=50, distributions=60)
+    assert single.log_likelihood.dtype == torch.float64
+    error = (double.standard_error**2 + single.standard_error**2).sqrt()
+    assert torch.all((single.log_likelihood - double.log_likelihood).abs() < 4.5 * error)
+
+
+def test_a_likelihood_that_is_not_finite_names_the_image():
+    x = make_images("gaussian")
+    x[2] = math.nan
+    with pytest.raises(NonFiniteError):
+        annealed(output_of("gaussian"), make_decoder(), x)
+
+
+# --- groups, restarts, other images ----------------------------------------------------------------------------
+
+
+def assert_same(ours, expected, images=slice(None)):
+    for field in FIELDS:
+        torch.testing.assert_close(
+            getattr(ours, field)[images], getattr(expected, field)[images], rtol=1e-7, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_an_images_result_is_the_same_alone_and_in_any_group(name, backwards, monkeypatch):
+    output, decoder = output_of(name), make_decoder()
+    z, x = simulated(output, decoder, 5, seed=0)
+    exact = z if backwards else None
+    expected = annealed(output, decoder, x, exact=exact)
+    for images in (1, 2, 3):
+        monkeypatch.setattr(ais, "MAX_GROUP", images)
+        assert_same(annealed(output, decoder, x, exact=exact), expected)
+    others = torch.cat([images_of(name)[:3], x[3:]])
+    assert_same(annealed(output, decoder, others, exact=exact), expected, slice(3, 5))
+
+
+def test_another_seed_gives_another_estimate_and_so_does_another_name():
+    output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
+    first, again, seed, name = (
+        annealed(output, decoder, x, **keys) for keys in ({}, {}, {"seed": 6}, {"name": "bdmc"})
+    )
+    assert torch.equal(first.log_likelihood, again.log_likelihood)
+    for other in (seed, name):
+        assert torch.all(first.log_likelihood != other.log_likelihood)
+
+
+@pytest.mark.parametrize("budget", [16, 64, 512])
+@pytest.mark.parametrize("chains", [2, 16, 5000])
+def test_groups_keep_within_the_memory_budget_and_are_never_empty(budget, chains):
+    x = torch.zeros(2, 3000)
+    size = group_size(make_decoder(pixels=3000), x, chains, budget)
+    assert size == 1 or size * chains * 3000 * 4 <= budget * 2**20
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [0.0, 1.5, 2.0, 3.7])
+def test_annealing_goes_on_from_the_last_whole_group_to_the_same_figures(stop_at, monkeypatch):
+    output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
+    monkeypatch.setattr(ais, "NOISE_BLOCK", 10)
+    expected = annealed(output, decoder, x, distributions=40)
+    monkeypatch.setattr(ais, "MAX_GROUP", 1)
+    partial, seen = Annealed.empty(IMAGES, 8, 40, 3), []
+
+    def stop(images):
+        seen.append(images)
+        if images >= stop_at:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        anneal(output, decoder, x, partial, memory_budget=16, seed=5, report=stop)
+    assert partial.done == int(seen[-1])
+    assert torch.isnan(partial.log_likelihood[partial.done :]).all()
+    assert seen == sorted(seen)
+    anneal(output, decoder, x, partial, memory_budget=16, seed=5)
+    assert_same(partial, expected)
+
+
+def test_annealing_leaves_the_model_and_torchs_generator_as_they_were():
+    output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
+    before, state, images = [p.clone() for p in decoder.parameters()], torch.get_rng_state(), x.clone()
+    annealed(output, decoder, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(x, images)
+    assert all(torch.equal(p, q) for p, q in zip(decoder.parameters(), before, strict=True))
+    assert all(p.grad is None and p.requires_grad for p in decoder.parameters())
+
+
+# --- images drawn from the model -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*OUTPUTS, CLAMPED])
+@torch.no_grad()
+def test_pixels_are_drawn_with_the_density_that_scores_them(name):
+    """Mean and variance; binary pixels by the probabilities of log_prob, clamped as there."""
+    output, f = output_of(name), 3 * numbers(PIXELS)
+    x = output.sample(f.expand(40_000, -1), numbers(40_000, PIXELS, key="sample"))
+    if name == "gaussian":
+        mean, variance = f, output.log_variance.exp().expand_as(f)
+    else:
+        assert set(x.unique().tolist()) == {0.0, 1.0}
+        mean = torch.stack([output.log_prob(torch.ones(1, 1).double(), logit.view(1, 1))[0] for logit in f])
+        mean = mean.exp()
+        variance = mean * (1 - mean)
+    assert torch.all((x.mean(0) - mean).abs() < 4.5 * (variance / 40_000).sqrt())
+    torch.testing.assert_close(x.var(0), variance, rtol=0.05, atol=0.005)
+
+
+@torch.no_grad()
+def test_a_simulated_pair_is_a_function_of_seed_and_image():
+    output, decoder = output_of("gaussian"), make_decoder()
+    z, x = simulated(output, decoder, 6, seed=0)
+    fewer_z, fewer_x = simulated(output, decoder, 2, seed=0)
+    torch.testing.assert_close(fewer_z, z[:2], rtol=0, atol=0)
+    torch.testing.assert_close(fewer_x, x[:2])
+    assert not torch.equal(simulated(output, decoder, 6, seed=1)[0], z)
+    residual = (x - decoder(z)) * torch.exp(-0.5 * output.log_variance)
+    assert 0.6 < residual.std() < 1.4
+
+
+# --- a run -----------------------------------------------------------------------------------------------------
+
+TINY = (
+    "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=1",
+    "evaluate.num_samples=20", "evaluate.num_images=9", "evaluate.num_gap_images=0", "device=cpu",
+)  # fmt: skip
+CHECKED = (
+    *("evaluate.ais.num_images=5", "evaluate.ais.num_distributions=30", "evaluate.ais.num_chains=4"),
+    "evaluate.bdmc=true",
+)
+LOGIT = ("dataset.dequantise=true", "dataset.logit_transform=true")
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """(results, run directory) of a run with both checks."""
+    runs_dir = tmp_path_factory.mktemp("runs")
+    results = vlae.run([*TINY, *CHECKED, *LOGIT, f"runs_dir={runs_dir}"], quiet=True)
+    return results, RunDirectory(runs_dir / results["run_id"])
+
+
+def test_results_have_the_proposals_on_the_annealed_images_beside_annealing(checked):
+    results, directory = checked
+    arrays = np.load(directory.path / "test_log_likelihood.npz")
+    found = results["test"]["log_likelihood"]["ais"]
+    own = arrays["log_likelihood"][:5]
+    assert (found["num_images"], found["num_chains"], found["num_distributions"]) == (5, 4, 30)
+    assert math.isclose(found["mean"], arrays["log_likelihood_ais"][:5].mean(), rel_tol=1e-12)
+    assert math.isclose(found["proposals"]["own"]["mean"], own.mean(), rel_tol=1e-12)
+    difference = own - arrays["log_likelihood_ais"][:5]
+    beside = found["proposals"]["own"]
+    assert math.isclose(beside["difference"], difference.mean(), rel_tol=1e-9)
+    assert math.isclose(beside["difference_standard_error"], difference.std(ddof=1) / 5**0.5, rel_tol=1e-9)
+    for name in FIELDS:
+        assert np.isfinite(arrays[f"{name}_ais"]).tolist() == [True] * 5 + [False] * 4
+    assert set(found["proposals"]) == {"own", "laplace"}
+
+
+def test_results_have_the_bracket_and_where_every_proposal_is_in_it(checked):
+    results, directory = checked
+    arrays, found = np.load(directory.path / "test_log_likelihood.npz"), results["test"]["bdmc"]
+    gap = arrays["bdmc_upper"] - arrays["bdmc_lower"]
+    assert found["num_images"] == len(gap) == 5
+    assert math.isclose(found["gap"], gap.mean(), rel_tol=1e-9)
+    assert math.isclose(found["gap_standard_error"], gap.std(ddof=1) / 5**0.5, rel_tol=1e-9)
+    for name in ("own", "laplace"):
+        difference = arrays[f"bdmc_log_likelihood_{name}"] - arrays["bdmc_lower"]
+        assert math.isclose(found["proposals"][name]["difference"], difference.mean(), rel_tol=1e-9)
+
+
+def test_annealed_figures_are_in_nats_of_pixels_in_the_unit_interval(checked):
+    results, directory = checked
+    found = results["test"]["log_likelihood"]["ais"]
+    log_jacobian = np.load(directory.path / "test_log_likelihood.npz")["log_jacobian"][:5]
+    assert math.isclose(found["mean"] - found["mean_in_model_space"], log_jacobian.mean(), rel_tol=1e-9)
+
+
+def printed(results, capsys):
+    from rich.console import Console
+
+    Console(width=110, highlight=False).print(summary(results, Path("here")))
+    return capsys.readouterr().out
+
+
+def test_the_summary_shows_annealing_and_bracket(checked, capsys):
+    results = json.loads((checked[1].path / "results.json").read_text())
+    text, found = printed(results, capsys), results["test"]["log_likelihood"]["ais"]
+    assert f"{found['mean']:.2f} ± {found['standard_error']:.2f}" in text
+    assert "first 5 images" in text
+    assert "5 images drawn from the model" in text
+    assert f"{results['test']['bdmc']['gap']:.2f} ±" in text
+    assert "4 chains" in text
+    assert "30 distributions" in text
+
+
+def test_a_single_chain_that_carries_the_average_is_warned_of(checked, capsys):
+    results = json.loads((checked[1].path / "results.json").read_text())
+    results["test"]["log_likelihood"]["ais"]["ess_median"] = 1.2
+    assert "evaluate.ais.num_distributions" in printed(results, capsys)
+
+
+def test_a_run_without_checks_has_none_of_their_figures(tmp_path, capsys):
+    results = vlae.run([*TINY, f"runs_dir={tmp_path}"], quiet=True)
+    assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
+    assert results["test"]["bdmc"] is None
+    assert "Bracket" not in printed(results, capsys)
+
+
+def test_a_run_is_annealed_later_with_the_figures_of_the_run_that_asked_for_it(checked):
+    """And without ais.num_images the bracket is that of sixteen images."""
+    results, directory = checked
+    again, _ = evaluate_again(directory, ["device=cpu"])
+    for name in ("ais", "own"):
+        expected = results["test"]["log_likelihood"][name]["mean"]
+        assert math.isclose(again["test"]["log_likelihood"][name]["mean"], expected, rel_tol=1e-6)
+    again, path = evaluate_again(
+        directory, ["device=cpu", "evaluate.ais.num_images=0", "evaluate.ais.num_distributions=2"]
+    )
+    assert "ais" not in again["test"]["log_likelihood"]
+    assert again["test"]["bdmc"]["num_images"] == 16
+    assert len(np.load(path.with_suffix(".npz"))["bdmc_lower"]) == 16
+
+
+STOPS = ["annealing image", "annealing simulated image", "annealing simulated image back"]
+
+
+@pytest.mark.parametrize("part", STOPS)
+def test_a_signal_stops_a_check_and_the_next_attempt_ends_with_the_same_figures(part, checked, monkeypatch):
+    directory = checked[1]
+    trained = vlae.load(str(directory.path))
+    cfg = trained.config
+    x = images_to_score(trained.preprocess, config.build(cfg.dataset), cfg)[:9]
+    monkeypatch.setattr(ais, "MAX_GROUP", 2)
+    monkeypatch.setattr(ais, "NOISE_BLOCK", 50)
+
+    def run(heartbeat):
+        with Interruption() as interruption, Reporter(quiet=True) as reporter:
+            return score(trained, cfg, x, interruption, reporter, heartbeat)
+
+    def stop(progress):
+        if progress.get(part, 0) >= 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    for file in (directory.path / "checkpoints").glob("*evaluation*"):
+        file.unlink()
+    expected = run(lambda progress: None)
+    for file in (directory.path / "checkpoints").glob("*evaluation*"):
+        file.unlink()
+    with pytest.raises(Interrupted):
+        run(stop)
+    seen = []
+    found = run(seen.append)
+    assert not any(progress.get(part, 2) < 2 for progress in seen), "what was done is not done again"
+    for ours, theirs in (
+        (found.ais, expected.ais),
+        (found.bracket.lower, expected.bracket.lower),
+        (found.bracket.upper, expected.bracket.upper),
+    ):
+        for field in FIELDS:
+            assert torch.equal(getattr(ours, field), getattr(theirs, field))
+    torch.testing.assert_close(
+        found.bracket.log_jacobian,
+        unit_log_jacobian(
+            trained.preprocess, simulated(trained.model.output, trained.decoder, 5, cfg.seed)[1]
+        ),
+    )
+
+
+# --- keys ------------------------------------------------------------------------------------------------------
+
+
+def problems_of(*overrides):
+    with pytest.raises(ConfigError) as caught:
+        config.validate(config.compose(overrides))
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("evaluate.ais.num_images=-1", "evaluate.ais.num_images: expected 0 or more, came -1"),
+        ("evaluate.ais.num_chains=1", "evaluate.ais.num_chains: expected 2 or more, came 1"),
+        (
+            "evaluate.ais.num_leapfrog=two",
+            "evaluate.ais.num_leapfrog: expected a whole number, came 'two'",
+        ),
+        ("evaluate.ais=7", "evaluate.ais: expected a section of keys, came 7"),
+        ("evaluate.bdmc=1", "evaluate.bdmc: expected true or false, came 1"),
+        (
+            "evaluate.ais.num_image=3",
+            "evaluate.ais.num_image: unknown key; did you mean evaluate.ais.num_images?",
+        ),
+        ("+evaluate.ais.foo=3", "evaluate.ais.foo: unknown key (keys of evaluate.ais: num_images"),
+        ("~evaluate.ais.num_chains", "evaluate.ais.num_chains: missing, expected a whole number"),
+    ],
+)
+def test_what_is_wrong_with_a_nested_key_is_said_with_its_whole_name(override, text):
+    [problem] = problems_of(override)
+    assert problem.startswith(text)
+
+
+def test_a_nested_key_of_a_frozen_run_is_changed_like_any_other():
+    container = config.compose()
+    new = changed(container, ["evaluate.ais.num_images=20", "evaluate.bdmc=true", "device=cpu"])
+    assert config.validate(new).evaluate.ais.num_images == 20
+    assert config.validate(new).evaluate.bdmc
+    with pytest.raises(ConfigError) as caught:
+        changed(container, ["evaluate.ais.num_image=20"])
+    assert "did you mean evaluate.ais.num_images?" in caught.value.problems[0]
+
+
+def test_a_run_that_was_frozen_before_the_checks_keeps_its_id_and_has_them_off():
+    container = config.compose()
+    old = {
+        **container,
+        "evaluate": {k: v for k, v in container["evaluate"].items() if k not in ("ais", "bdmc")},
+    }
+    assert config.run_id(old) == config.run_id(container)
+    evaluate = config.validate(old).evaluate
+    assert (evaluate.ais.num_images, evaluate.bdmc) == (0, False)
+    ids = {
+        config.run_id(config.compose(overrides))
+        for overrides in ([], ["evaluate.ais.num_images=1"], ["evaluate.bdmc=true"])
+    }
+    assert len(ids) == 3
+
+
+def test_every_number_of_images_and_of_chains_is_checked_together():
+    problems = problems_of("evaluate.ais.num_images=x", "evaluate.ais.num_chains=0", "trainer.epochs=0")
+    assert sorted(problem.partition(":")[0] for problem in problems) == sorted(
+        ["evaluate.ais.num_images", "evaluate.ais.num_chains", "trainer.epochs"]
+    )

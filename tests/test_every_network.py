@@ -1,0 +1,81 @@
+"""Every model, output distribution and network together: a step of training and an evaluation by each proposal."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import HIDDEN, IMAGE, LATENT, OUTPUTS, PIXELS, make_images, make_output, noise
+
+import vlae
+from vlae import config
+from vlae.evaluate import evaluate
+from vlae.networks import ConvEncoder, initialise, unit
+from vlae.objective import sample_terms
+from vlae.seeding import generator
+
+FILES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
+COMBINATIONS = [("gelu", "mlp"), ("relu", "conv"), ("tanh", "conv")]
+
+
+@pytest.fixture(params=COMBINATIONS, ids="-".join)
+def trained(request, model_file, output):
+    """(model after one step, images)"""
+    activation, network = request.param
+    sizes = [f"dataset.sizes.latent_dim={LATENT}", f"dataset.sizes.hidden_dims={list(HIDDEN)}"]
+    chosen = [f"model={model_file.stem}", f"model.activation={activation}", f"model.network={network}"]
+    keys = config.compose([*chosen, *sizes])["model"]
+    pixels = math.prod(IMAGE) if network == "conv" else PIXELS
+    model = config.build(keys, pixels=pixels, image_shape=IMAGE, output=make_output(output))
+    assert isinstance(model.encoder, ConvEncoder) == (network == "conv")
+    for part in (model.encoder, model.decoder):
+        assert any(isinstance(layer, type(unit(activation))) for layer in part.modules())
+    initialise(model, "paper", generator("cpu", "every network", model_file.stem))
+    x = make_images(output, pixels=pixels).float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    (-sample_terms(model, x, noise(dtype=x.dtype), 1).log_weights.mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+    optimizer.step()
+    return model, x
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def model_file(request):
+    return request.param
+
+
+@pytest.fixture(params=OUTPUTS)
+def output(request):
+    return request.param
+
+
+def test_every_model_trains_a_step_and_is_scored_by_each_proposal_with_every_network(trained):
+    model, x = trained
+    for proposal in ("own", "laplace"):
+        scored = evaluate(model, x, proposal=proposal, num_samples=30, memory_budget=16, seed=0)
+        assert torch.isfinite(scored.log_likelihood).all()
+        assert (scored.elbo <= scored.log_likelihood).all()
+
+
+def test_a_run_with_convolutions_is_trained_scored_and_loaded_back(tmp_path):
+    overrides = ["model.network=conv", "model.activation=gelu", "model.hidden_dims=[6]", "model.latent_dim=2"]
+    overrides += ["trainer.epochs=1", "evaluate.num_samples=5", "evaluate.num_images=4", "device=cpu"]
+    results = vlae.run([*overrides, f"runs_dir={tmp_path}"], quiet=True)
+    run = tmp_path / results["run_id"]
+    assert json.loads((run / "results.json").read_text())["test"]["elbo"] == results["test"]["elbo"]
+    trained = vlae.load(str(run))
+    assert trained.sample(3).shape == (3, 1, 8, 8)
+
+
+def test_images_too_small_for_convolutions_are_refused_before_anything_is_left_on_disk(tmp_path):
+    images = np.random.default_rng(0).random((20, 2, 3))
+    np.savez(tmp_path / "small.npz", train=images, test=images, validation=images)
+    dataset = ["dataset=npz", f"dataset.path={tmp_path / 'small.npz'}", f"runs_dir={tmp_path / 'runs'}"]
+    with pytest.raises(config.ConfigError, match=r"model.network: .*2x3"):
+        vlae.run([*dataset, "model.network=conv"], quiet=True)
+    assert not (tmp_path / "runs").exists()

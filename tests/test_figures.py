@@ -1,0 +1,136 @@
+"""What is reported of an evaluation: in nats of pixels in [0, 1], with what tells whether to believe it."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_images, make_model, numbers
+
+from vlae.data import Preprocess, Preprocessing, Splits
+from vlae.evaluate import Evaluation, evaluate
+from vlae.figures import figures, mean_and_standard_error, save_evaluations
+from vlae.gaps import Gaps
+from vlae.models.vae import VAE
+from vlae.scoring import Scores
+from vlae.seeding import generator
+
+
+def test_mean_and_standard_error_are_those_of_the_standard_library():
+    values = numbers(17)
+    mean, error = mean_and_standard_error(values)
+    assert math.isclose(mean, statistics.mean(values.tolist()), rel_tol=1e-12)
+    assert math.isclose(error, statistics.stdev(values.tolist()) / 17**0.5, rel_tol=1e-12)
+    assert mean_and_standard_error(values[:1]) == (values[0].item(), None)
+
+
+def preprocessed(**settings):
+    """(preprocess, x) of ten images with 2 x 2 pixels, none of them black or white, where `inverse` is clamped."""
+    images = torch.randint(1, 255, (10, 1, 2, 2), generator=generator("cpu", "images")).to(torch.uint8)
+    data = Splits(train=images, validation=images, test=images, levels=256, seed=0)
+    preprocess = Preprocess(Preprocessing.model_validate(settings), data, "real", dtype=torch.float64)
+    return preprocess, preprocess.evaluation_set(images, "test")
+
+
+def known(preprocess, x):
+    """An evaluation with some numbers, and log |det dx/dy|, y in [0, 1], by automatic differentiation."""
+    elbo = numbers(len(x), key="elbo")
+    evaluation = Evaluation.empty(len(x))
+    evaluation.elbo, evaluation.log_likelihood = elbo, elbo + numbers(len(x)).exp()
+    evaluation.ess, evaluation.samples = (
+        1 + numbers(len(x), key="ess").exp(),
+        torch.full((len(x),), 77.0).double(),
+    )
+    evaluation.k_hat = numbers(len(x), key="k").abs()
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda one: preprocess.inverse(one[None])[0]))(x)
+    return evaluation, -torch.linalg.slogdet(jacobian)[1]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"dequantise": True}, {"dequantise": True, "logit_transform": True}]
+)
+def test_reported_densities_are_those_of_pixels_in_the_unit_interval(settings):
+    preprocess, x = preprocessed(**settings, **{"lambda": 0.05})
+    evaluation, log_det = known(preprocess, x)
+    reported = figures(Scores({"own": evaluation}), preprocess, x, 77)
+    own = reported["log_likelihood"]["own"]
+    log_p = (evaluation.log_likelihood + log_det).tolist()
+    elbo = (evaluation.elbo + log_det).tolist()
+    assert math.isclose(own["mean"], statistics.mean(log_p), rel_tol=1e-9)
+    assert math.isclose(own["standard_error"], statistics.stdev(log_p) / 10**0.5, rel_tol=1e-9)
+    assert math.isclose(reported["elbo"], statistics.mean(elbo), rel_tol=1e-9)
+    assert math.isclose(reported["elbo_standard_error"], statistics.stdev(elbo) / 10**0.5, rel_tol=1e-9)
+    assert math.isclose(own["mean_in_model_space"], evaluation.log_likelihood.mean().item(), rel_tol=1e-12)
+    assert (own["num_samples"], own["num_images"]) == (77, 10)
+    ess = sorted(evaluation.ess.tolist())
+    assert own["ess_min"] == ess[0]
+    assert ess[4] <= own["ess_median"] <= ess[5]
+
+
+def test_bits_per_dim_of_a_uniform_model_are_eight_and_of_undequantised_data_undefined():
+    """Uniform over 256 levels: whatever the transform, its density of y in [0, 1] is one."""
+    preprocess, x = preprocessed(dequantise=True, logit_transform=True, **{"lambda": 0.05})
+    evaluation, log_det = known(preprocess, x)
+    evaluation.log_likelihood = -log_det
+    assert math.isclose(
+        figures(Scores({"own": evaluation}), preprocess, x, 1)["bits_per_dim"], 8.0, rel_tol=1e-9
+    )
+    preprocess, x = preprocessed()
+    assert figures(Scores({"own": known(preprocess, x)[0]}), preprocess, x, 1)["bits_per_dim"] is None
+
+
+def test_stored_figures_are_read_back_one_number_an_image(tmp_path):
+    """In the space of results.json; what was added for that is stored beside them."""
+    model, x = make_model(VAE, "gaussian"), make_images("gaussian")
+    settings = {"num_samples": 40, "memory_budget": 16, "seed": 0}
+    evaluations = {name: evaluate(model, x, proposal=name, **settings) for name in ("own", "laplace")}
+    log_jacobian = numbers(len(x), key="jacobian")
+    save_evaluations(tmp_path / "figures.npz", evaluations, log_jacobian)
+    fields = ("elbo", "log_likelihood", "ess", "k_hat", "samples")
+    with np.load(tmp_path / "figures.npz") as stored:
+        assert set(stored) == {*fields, *(f"{field}_laplace" for field in fields), "log_jacobian"}
+        for name, end in (("own", ""), ("laplace", "_laplace")):
+            for field in fields:
+                expected = getattr(evaluations[name], field).numpy()
+                if field in ("elbo", "log_likelihood"):
+                    expected = expected + stored["log_jacobian"]
+                assert np.array_equal(stored[f"{field}{end}"], expected)
+
+
+def test_a_share_of_unreliable_images_is_by_the_limit_for_the_samples_each_was_given():
+    preprocess, x = preprocessed()
+    evaluation, _ = known(preprocess, x)
+    evaluation.samples = torch.tensor([100.0] * 5 + [10**6] * 5).double()  # limits 0.5 and 0.7
+    evaluation.k_hat = torch.tensor([0.4, 0.6, 0.6, 0.8, 0.1] * 2).double()
+    own = figures(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
+    assert own["k_hat_unreliable"] == 4 / 10
+    evaluation.k_hat[3] = math.nan
+    own = figures(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
+    assert own["k_hat_unreliable"] is None
+
+
+def test_the_samples_for_a_tenth_of_a_nat_give_that_error():
+    preprocess, x = preprocessed()
+    evaluation, _ = known(preprocess, x)
+    evaluation.ess = torch.full((len(x),), 7.0).double()
+    needed = figures(Scores({"own": evaluation}), preprocess, x, 77)["log_likelihood"]["own"][
+        "samples_for_a_tenth"
+    ]
+    efficiency = 7.0 / 77.0
+    assert math.isclose(math.sqrt((1 / efficiency - 1) / needed), 0.1, rel_tol=1e-12)
+
+
+def test_gaps_add_up_to_the_distance_from_the_elbo_to_the_log_likelihood_on_the_same_images():
+    preprocess, x = preprocessed(dequantise=True, logit_transform=True, **{"lambda": 0.05})
+    evaluation, log_det = known(preprocess, x)
+    better, _ = known(preprocess, x)
+    better.log_likelihood = evaluation.log_likelihood + 0.5
+    gaps = Gaps(evaluation.elbo[:4] + 0.1, evaluation.elbo[:4] + 0.3, iterations=4)
+    found = figures(Scores({"own": evaluation, "laplace": better}, gaps), preprocess, x, 77)["gaps"]
+    assert (found["num_images"], found["log_likelihood_by"], found["iterations"]) == (4, "laplace", 4)
+    assert math.isclose(found["amortisation"], 0.2, rel_tol=1e-9)
+    total = found["log_likelihood"] - found["elbo"]
+    assert math.isclose(found["amortisation"] + found["approximation"], total, rel_tol=1e-9)
+    level = (better.log_likelihood + log_det)[:4].mean().item()
+    assert math.isclose(found["log_likelihood"], level, rel_tol=1e-9)

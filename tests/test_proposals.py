@@ -1,0 +1,101 @@
+"""Proposals: every model has every one, found from its own decoder alone; the mixture is one half of each."""
+
+import math
+
+import pytest
+import torch
+from conftest import IMAGES, LATENT, OUTPUTS, linear, make_images, make_model, noise, numbers
+from torch.distributions import MultivariateNormal
+
+from vlae.distributions import DiagonalGaussian, PrecisionGaussian
+from vlae.models.hf import HF
+from vlae.models.iaf import IAF
+from vlae.models.savae import SAVAE
+from vlae.models.vae import VAE
+from vlae.models.vlae import VLAE
+from vlae.objective import Terms
+from vlae.proposals import PROPOSALS, Mixture, of_images, propose
+
+KINDS = [VAE, SAVAE, HF, IAF, VLAE]
+
+
+def gaussians():
+    matrix = numbers(IMAGES, LATENT, LATENT, key="precision")
+    precision = matrix @ matrix.mT + torch.eye(LATENT).double()
+    own = DiagonalGaussian(numbers(IMAGES, LATENT, key="own"), numbers(IMAGES, LATENT, key="variance"))
+    return own, PrecisionGaussian(numbers(IMAGES, LATENT, key="mu"), precision)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_laplace_is_the_exact_posterior_of_a_linear_gaussian_model_whatever_its_own_posterior(kind):
+    model, x = make_model(kind, "gaussian", hidden_dims=(8, 6)), make_images("gaussian")
+    W, b = linear(model.decoder)
+    exact = MultivariateNormal(b, W @ W.T + model.output.log_variance.exp() * torch.eye(len(b)).double())
+    for name in ("laplace", "student_t"):
+        q, modes = propose(name, model, x, noise())
+        assert modes.steps.max() <= 1
+        z, log_q = q.rsample_with_log_prob(numbers(9, IMAGES, q.noise_dim, key="eps"))
+        prior = MultivariateNormal(torch.zeros(LATENT).double(), torch.eye(LATENT).double()).log_prob(z)
+        weights = Terms(model.output.log_prob(x, model.decoder(z)), prior, log_q).log_weights
+        if name == "laplace":
+            torch.testing.assert_close(weights, exact.log_prob(x).expand(9, -1), rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_laplace_depends_on_the_decoder_and_the_image_not_on_where_the_search_began(kind, output):
+    """Where there is one mode: a linear decoder."""
+    model, x = make_model(kind, output, hidden_dims=(8, 6)), make_images(output)
+    linear(model.decoder)
+    expected, _ = propose("laplace", model, x, noise())
+    for parameter in model.encoder.parameters():
+        parameter.mul_(2)
+    found, _ = propose("laplace", model, x, noise())
+    # each search ends less than 1e-2 nats below the mode: sqrt(2e-2) standard deviations from it, at most 1 each
+    torch.testing.assert_close(found.mu, expected.mu, rtol=0, atol=2 * math.sqrt(2e-2))
+    torch.testing.assert_close(found.cholesky, expected.cholesky, rtol=0.1, atol=0.1)
+
+
+def test_density_of_the_mixture_is_the_mean_of_both_densities():
+    own, gaussian = gaussians()
+    z = numbers(9, IMAGES, LATENT, key="z")
+    expected = (own.log_prob(z).exp() + gaussian.log_prob(z).exp()) / 2
+    torch.testing.assert_close(Mixture(own, gaussian).log_prob(z).exp(), expected)
+
+
+def test_samples_of_the_mixture_come_from_either_half_of_the_time_with_its_density():
+    own, gaussian = gaussians()
+    mixture = Mixture(own, gaussian)
+    eps = numbers(20_000, IMAGES, mixture.noise_dim, key="eps")
+    z, log_q = mixture.rsample_with_log_prob(eps)
+    torch.testing.assert_close(log_q, mixture.log_prob(z))
+    of_own = (z == own.rsample_with_log_prob(eps[..., :-1])[0]).all(-1)
+    of_gaussian = (z == gaussian.rsample_with_log_prob(eps[..., :-1])[0]).all(-1)
+    assert torch.all(of_own ^ of_gaussian)
+    assert abs(of_own.double().mean() - 0.5) < 4 * 0.5 / of_own.numel() ** 0.5
+    # unbiased: the mean of p / q is 1 for any normalised p, here either half
+    for p in (own, gaussian):
+        ratio = (p.log_prob(z) - log_q).exp()
+        assert ratio.max() <= 2 + 1e-9
+        assert torch.all((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / len(z) ** 0.5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PROPOSALS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_proposal_of_chosen_images_is_theirs(kind, name):
+    model, x = make_model(kind, "bernoulli"), make_images("bernoulli")
+    q, _ = propose(name, model, x, noise())
+    eps, chosen = numbers(5, IMAGES, q.noise_dim, key="eps"), torch.tensor([True, False, False, True])
+    expected = q.rsample_with_log_prob(eps)
+    found = of_images(q, chosen).rsample_with_log_prob(eps[:, chosen])
+    for ours, all_of_them in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, all_of_them[:, chosen], rtol=1e-9, atol=1e-9)
+
+
+def test_an_unknown_proposal_is_refused_with_the_choices():
+    model, x = make_model(VAE, "gaussian"), make_images("gaussian")
+    with pytest.raises(ValueError, match=r"own, laplace, student_t, mixture.*'prior'"):
+        propose("prior", model, x, noise())

@@ -238,7 +238,7 @@ def test_a_first_run_prints_its_progress_and_a_summary(done):
         *(
             "test log-likelihood",
             " ± ",
-            "effective sample size",
+            "ESS median",
             "seconds",
             "parameters",
             "vlae-digits-gaussian-s0-",

@@ -50,14 +50,14 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():
-        if _canonical(get(kept, key)) == _canonical(default):
+        if _text(get(kept, key, None)) == _text(default):  # as texts, because 0 is not false
             _drop(kept, key)
     return {**_canonical(kept), "schema": SCHEMA_VERSION}
 
 
 def run_id(container: dict[str, Any]) -> str:
     """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration."""
-    text = json.dumps(scientific(container), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = _text(scientific(container))
     names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return "-".join([*names, f"s{container['seed']}", digest])
@@ -88,6 +88,10 @@ def _drop(container: dict[str, Any], key: str) -> None:
     section = get(container, place) if place else container
     if isinstance(section, dict):
         section.pop(last, None)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _canonical(value: Any) -> Any:

@@ -214,7 +214,7 @@ BAD = {
         "did you mean vlae?",
         "choices: fullcov, hf, iaf, iaf_original",
     ),
-    "experiment=typo": ("experiment: no choice 'typo'", "choices: none, original_code"),
+    "experiment=typo": ("experiment: no choice 'typo'", "choices: mnist_estimators, none, original_code"),
     "model=null": ("model: no choice 'null'",),
     "model=[vae,hf]": ("model: no choice", "vae", "hf"),
     "models/vae=x": ("models/vae=x: no group 'models/vae'",),
@@ -665,8 +665,7 @@ def test_a_run_from_before_an_added_field_keeps_its_id_and_can_be_read(key, defa
     before = replaced(default, (section,), {k: v for k, v in default[section].items() if k != name})
     at_default = replaced(default, (section, name), identity.ADDED_FIELDS[key])
     assert config.run_id(before) == config.run_id(at_default)
-    old, new = (getattr(config.validate(container), section) for container in (before, at_default))
-    assert getattr(old, name) == getattr(new, name)
+    assert config.validate(before).model_dump()[section][name] == identity.ADDED_FIELDS[key]
 
 
 def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
@@ -735,8 +734,8 @@ def test_help_names_every_choice_and_every_key_with_its_value(capsys):
     text = capsys.readouterr().out
     assert all(name in text for group, names in GROUPS.items() if "/" not in group for name in names)
     container = config.compose(["model=iaf", "trainer.epochs=17"])
-    keys = [[part for part in path if isinstance(part, str)] for path in leaves(container)]
-    dotted = {".".join(key) for key in keys if "sizes" not in key}
+    paths = (path for path in leaves(container) if "sizes" not in path)
+    dotted = {".".join(part for part in path if isinstance(part, str)) for path in paths}
     missing = [k for k in dotted if not k.endswith(("name", "_target_")) and f" {k}=" not in text]
     assert missing == []
     assert "trainer.epochs=17 " in text

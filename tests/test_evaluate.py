@@ -119,7 +119,7 @@ def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, la
     assert scores.monte_carlo_error[believed].max() < 0.1
     error = (scores.log_likelihood - exact)[believed]
     assert torch.all(error.abs() < 4.5 * scores.monte_carlo_error[believed] + 1e-4)
-    assert torch.all(scores.elbo < exact)
+    assert torch.all(scores.elbo < exact + 0.01)  # itself an average over samples
 
 
 @pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)

@@ -166,7 +166,7 @@ def test_the_best_member_of_a_full_covariance_family_is_the_exact_posterior_with
 def test_an_amortised_full_covariance_converges_to_the_exact_posterior_of_images_it_has_not_seen():
     model, W, b, s2 = full_covariance_pca()
     x = numbers(60, PIXELS, key="seen")
-    heads = nn.ModuleList([model.mu, model.log_diagonal, model.below]).requires_grad_()
+    heads = nn.ModuleList([model.amortised, model.below]).requires_grad_()
     maximise(lambda: exact_elbo(model, x, model.posterior(x, noise(60))), list(heads.parameters()))
     new = make_images("gaussian")
     assert_exact_posterior(model.posterior(new, noise()), new, W, b, s2)

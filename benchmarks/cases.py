@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks import reference
 from benchmarks.timing import Pair, Work
 from vlae import config
+from vlae.ais import Annealed, anneal
 from vlae.distributions import BernoulliOutput, GaussianOutput, OutputDistribution
 from vlae.evaluate import evaluate
 from vlae.interruption import Interruption
@@ -41,7 +42,7 @@ DEFAULTS = config.compose(["dataset=mnist"])
 SHARE = 0.6
 """Of the machine's sgemm rate, asked of every evaluation."""
 DEAREST = 1 / 1.5
-"""The Laplace proposal may cost 1.5 times the own one."""
+"""The Laplace proposal may cost 1.5 times the own one: a ratio of times of at least this."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Setting:
     rounds: int = 5
     platform_images: int = 64
     reference_images: int = 2
+    annealed_images: int = 16
     epoch_images: int = 60_000
 
 
@@ -153,20 +155,29 @@ def evaluation(kind: type[Any], output_kind: type[OutputDistribution], pixels: i
     return Pair(Work(one_by_one, setting.reference_images), Work(in_chunks, setting.platform_images))
 
 
-def proposals(output_kind: type[OutputDistribution], pixels: int, setting: Setting) -> Pair:
-    """What the Laplace proposal costs beside a VAE's own (here the reference): two estimates of one figure."""
+def beside_own(estimator: str, output_kind: type[OutputDistribution], pixels: int, setting: Setting) -> Pair:
+    """What another estimator of the same figure costs beside a VAE's own proposal, which stands for the reference."""
     model = build(VAE, output_kind, pixels, setting.device)
     x = images(output_kind, setting.platform_images, pixels, setting.device)
-    budget = DEFAULTS["evaluate"]["memory_budget"]
+    settings = DEFAULTS["evaluate"]
+    budget, ais = settings["memory_budget"], settings["ais"]
 
-    def work(proposal: str) -> Work:
-        def run() -> Tensor:
-            done = evaluate(model, x, proposal=proposal, num_samples=SAMPLES, memory_budget=budget, seed=0)
-            return done.log_likelihood
+    def proposed(proposal: str) -> Tensor:
+        done = evaluate(model, x, proposal=proposal, num_samples=SAMPLES, memory_budget=budget, seed=0)
+        return done.log_likelihood
 
-        return Work(run, len(x))
+    def annealed() -> Tensor:
+        some = x[: setting.annealed_images]
+        chains = ais["num_chains"], ais["num_distributions"], ais["num_leapfrog"]
+        empty = Annealed.empty(len(some), *chains)
+        done = anneal(model.output, model.decoder, some, empty, memory_budget=budget, seed=0)
+        return done.log_likelihood
 
-    return Pair(work("own"), work("laplace"), tolerance=math.inf)
+    if estimator == "ais":
+        other = Work(annealed, min(len(x), setting.annealed_images))
+    else:
+        other = Work(partial(proposed, estimator), len(x))
+    return Pair(Work(partial(proposed, "own"), len(x)), other, tolerance=math.inf)
 
 
 class UnsavedTraining(Training):
@@ -273,6 +284,17 @@ CASES = (
     Case("hf-evaluation-gaussian-3072", "image", partial(evaluation, HF, GaussianOutput, 3072), 6, SHARE),
     Case("iaf-evaluation-gaussian-784", "image", partial(evaluation, IAF, GaussianOutput, 784), 2, SHARE),
     Case("iaf-evaluation-gaussian-3072", "image", partial(evaluation, IAF, GaussianOutput, 3072), 6, SHARE),
-    Case("laplace-beside-own-gaussian-784", "image", partial(proposals, GaussianOutput, 784), DEAREST),
-    Case("laplace-beside-own-bernoulli-784", "image", partial(proposals, BernoulliOutput, 784), DEAREST),
+    Case(
+        "laplace-beside-own-gaussian-784",
+        "image",
+        partial(beside_own, "laplace", GaussianOutput, 784),
+        DEAREST,
+    ),
+    Case(
+        "laplace-beside-own-bernoulli-784",
+        "image",
+        partial(beside_own, "laplace", BernoulliOutput, 784),
+        DEAREST,
+    ),
+    Case("ais-beside-own-bernoulli-784", "image", partial(beside_own, "ais", BernoulliOutput, 784)),
 )

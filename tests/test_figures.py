@@ -107,7 +107,7 @@ def test_a_share_of_unreliable_images_is_by_the_limit_for_the_samples_each_was_g
     assert own["k_hat_unreliable"] == 4 / 10
     evaluation.k_hat[3] = math.nan
     own = figures(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
-    assert own["k_hat_unreliable"] is None
+    assert (own["k_hat_unreliable"], own["k_hat_unknown"]) == (3 / 9, 1)
 
 
 def test_the_samples_for_a_tenth_of_a_nat_give_that_error():

@@ -205,8 +205,8 @@ def test_search_for_modes_never_goes_down_and_says_truly_how_it_ended(name):
     g, P = dense_terms(output, decoder, x, modes.z)
     promised = 0.5 * (g * torch.linalg.solve(P, g)).sum(-1)
     assert (promised[modes.converged] < tolerance).all()
-    assert (promised[modes.on_kink] >= tolerance).all()
-    assert (modes.converged ^ modes.on_kink).all()
+    assert (promised[modes.stalled] >= tolerance).all()
+    assert (modes.converged ^ modes.stalled).all()
     assert 0 < modes.converged.sum() < images, "nothing to tell apart"
     for key in range(20):  # nothing near is better
         near = modes.z + 1e-3 * numbers(images, LATENT, key=f"near {key}")
@@ -222,3 +222,21 @@ def test_modes_do_not_depend_on_the_batch():
         alone = find_modes(output, decoder, x[i : i + 1], start[i : i + 1])
         torch.testing.assert_close(alone.z, together.z[i : i + 1])
         assert alone.steps == together.steps[i]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
+@pytest.mark.parametrize("name", OUTPUTS[:2])
+def test_a_search_that_has_ended_would_find_little_more(name, activation):
+    """A few hundredths of a nat for most images, from starts far outside; a stalled one may find a way on."""
+    images = 64
+    decoder, output = make_decoder((16, 16), pixels=12, activation=activation), output_named(name)
+    x, start = make_images(name, images, 12), 3 * numbers(images, LATENT, key="start")
+    ended = find_modes(output, decoder, x, start)
+    assert (ended.converged ^ ended.stalled).all()
+    further = find_modes(output, decoder, x, ended.z, tolerance=1e-7, max_steps=1000)
+    gain = log_joint(output, decoder, x, further.z) - log_joint(output, decoder, x, ended.z)
+    assert gain.quantile(0.9) < 0.03
+    assert gain.mean() < 0.1
+    if activation != "relu":  # no kinks: gradients vanish
+        assert ended.converged.double().mean() > 0.9

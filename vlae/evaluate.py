@@ -42,7 +42,7 @@ class Evaluation:
     steps: Float[Tensor, " images"]
     """Of the search for the mode; like the next two NaN where the proposal has none."""
     converged: Float[Tensor, " images"]
-    on_kink: Float[Tensor, " images"]
+    stalled: Float[Tensor, " images"]
     done: int = 0
     seconds: float = 0.0
 
@@ -59,7 +59,7 @@ class Evaluation:
             samples=unknown(),
             steps=unknown(),
             converged=unknown(),
-            on_kink=unknown(),
+            stalled=unknown(),
         )
 
     @property
@@ -134,8 +134,9 @@ def evaluate(
             sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
         sizes = list(rounds(num_samples, target_standard_error))
         weights = log_weights(q, scorer, x[images], sources, sizes, target_standard_error, chunks)
-        if not torch.isfinite(weights.log_mean).all():
-            first = group.start + int((~torch.isfinite(weights.log_mean)).nonzero()[0])
+        finite = torch.isfinite(weights.log_mean) & torch.isfinite(weights.mean)
+        if not finite.all():
+            first = group.start + int((~finite).nonzero()[0])
             raise NonFiniteError(f"the log-likelihood of test image {first} is NaN or infinite")
         evaluation.elbo[images], evaluation.log_likelihood[images] = weights.mean, weights.log_mean
         evaluation.ess[images], evaluation.k_hat[images] = weights.effective_sample_size, weights.k_hat
@@ -143,7 +144,7 @@ def evaluate(
         if modes is not None:
             evaluation.steps[images] = modes.steps.cpu().double()
             evaluation.converged[images] = modes.converged.cpu().double()
-            evaluation.on_kink[images] = modes.on_kink.cpu().double()
+            evaluation.stalled[images] = modes.stalled.cpu().double()
         evaluation.done = group.stop
         evaluation.seconds += time.monotonic() - began
         report(evaluation)

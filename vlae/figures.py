@@ -91,13 +91,15 @@ def proposal_figures(
 ) -> dict[str, Any]:
     """Of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's own estimate.
 
-    ``k_hat_unreliable`` is a share of the images; None where the samples are too few to tell.
+    ``k_hat_unreliable`` is a share of the images whose k-hat is known, which it is not where samples are too few.
     ``samples_for_a_tenth``: how many samples the median image needs for a Monte Carlo error of 0.1 nats, which is
     (S/ESS - 1) / 0.1^2: figures of equal accuracy cost so much by each proposal.
     """
     mean, error = mean_and_standard_error(evaluation.log_likelihood + log_jacobian)
     elbo, elbo_error = mean_and_standard_error(evaluation.elbo + log_jacobian)
-    bad, needed = evaluation.unreliable, (evaluation.samples / evaluation.ess - 1).clamp(min=0) / TENTH**2
+    bad, errors = evaluation.unreliable, evaluation.monte_carlo_error
+    known = [doubt for doubt in bad if doubt is not None]
+    needed = (evaluation.samples / evaluation.ess - 1).clamp(min=0) / TENTH**2
     found: dict[str, Any] = {
         "mean": mean,
         "standard_error": error,
@@ -108,19 +110,20 @@ def proposal_figures(
         "ess_median": evaluation.ess.median().item(),
         "ess_min": evaluation.ess.min().item(),
         "k_hat_limit": unreliable_above(num_samples),
-        "k_hat_unreliable": None if None in bad else sum(map(bool, bad)) / len(bad),
-        "monte_carlo_error_median": evaluation.monte_carlo_error.median().item(),
+        "k_hat_unreliable": sum(known) / len(known) if known else None,
+        "k_hat_unknown": len(bad) - len(known),
+        "monte_carlo_error_median": errors.median().item() if num_samples > 1 else None,
         "samples_mean": evaluation.samples.mean().item(),
-        "samples_for_a_tenth": needed.median().item(),
+        "samples_for_a_tenth": needed.median().item() if num_samples > 1 else None,
         "mean_in_model_space": evaluation.log_likelihood.mean().item(),
     }
     if not evaluation.steps.isnan().any():
-        settled = evaluation.converged + evaluation.on_kink
+        settled = evaluation.converged + evaluation.stalled
         found["mode_search"] = {
             "steps_mean": evaluation.steps.mean().item(),
             "steps_max": int(evaluation.steps.max().item()),
             "converged": int(evaluation.converged.sum().item()),
-            "on_kink": int(evaluation.on_kink.sum().item()),
+            "stalled": int(evaluation.stalled.sum().item()),
             "unconverged": len(settled) - int(settled.sum().item()),
         }
     return found
@@ -132,7 +135,8 @@ def gap_figures(
     """Why the ELBO is below log p(x), on the first images: the family, or how inference chooses in it.
 
     For log p(x) stands the proposal with the highest mean on these images: each is a lower bound in expectation.
-    Where that is still too low, the approximation gap is really larger.
+    Where that is still too low, the approximation gap is really larger; where the ascent has not come to q*, the
+    amortisation gap is, and the approximation gap smaller.
     """
     images = len(gaps.elbo)
     by = max(proposals, key=lambda name: proposals[name].log_likelihood[:images].mean().item())

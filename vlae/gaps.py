@@ -4,6 +4,8 @@ log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], the approxima
 with q* the best member of the model's own family for this image alone.
 """
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,59 +14,127 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions import FamilyMember, family_member, standard_normal_log_prob
+from vlae.errors import NonFiniteError
 from vlae.models.base import LatentVariableModel
+from vlae.networks import widest
 from vlae.objective import elbo
 from vlae.seeding import Noise, generator, image_noise
 
-FIRST_STEP, SAMPLES, FINAL_SAMPLES = 0.1, 8, 500
-"""Of the ascent: Adam's first learning rate, which falls to 0, and samples a step; and samples of the ELBOs."""
+STEPS, FIRST_STEP, SAMPLES = 500, 0.1, 8
+"""Of the ascent: steps, Adam's first learning rate, which falls to 0, and samples a step."""
+FINAL_SAMPLES = 500
+"""By which the better one of start and end is chosen; and by as many others their ELBOs are compared."""
+ARRAYS = 12
+"""About so many arrays as wide as the widest layer live in a step of the ascent."""
+MAX_GROUP = 100
 
 
 @dataclass
 class Gaps:
-    """Of each image, in nats; the ELBOs by common random numbers."""
+    """Of each image, in nats; the first ``done`` are known. The two ELBOs are by common random numbers."""
 
     elbo: Float[Tensor, " images"]
     optimal_elbo: Float[Tensor, " images"]
-    """Of q*, as well as gradient ascent finds it; never below ``elbo``."""
-    iterations: int
+    """Of q*, as well as gradient ascent from q finds it."""
+    iterations: int = 0
     """Refinements that the model's own inference takes."""
+    done: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, images: int) -> "Gaps":
+        unknown = torch.full((images,), math.nan, dtype=torch.float64)
+        return cls(elbo=unknown, optimal_elbo=unknown.clone())
 
 
 def measure_gaps(
     model: LatentVariableModel,
     x: Float[Tensor, "images pixels"],
     *,
+    memory_budget: int,
     seed: int,
-    steps: int = 500,
-    report: Callable[[int, int], None] = lambda step, steps: None,
+    steps: int = STEPS,
+    gaps: Gaps | None = None,
+    report: Callable[[float], None] = lambda images: None,
 ) -> Gaps:
     """Gradient ascent on each image's ELBO from the model's own posterior, over the parameters of its family.
 
-    Each image is its own problem: Adam moves every number by itself, and an image's noise is its own.
+    Each image is its own problem: Adam moves every number by itself, and an image's noise is a function of (seed, its
+    position). Goes on from ``gaps`` if given. ``report`` is called after every step with the images done so far, a
+    group's in parts; what it raises ends the work, and whole groups are kept. ``memory_budget`` in MiB.
     """
-    dtype = x.dtype
-    noise = image_noise([generator(x.device, seed, "evaluate", i) for i in range(len(x))], dtype)
+    gaps = gaps or Gaps.empty(len(x))
+    size = group_size(model, x, memory_budget)
+    while gaps.done < len(x):
+        began = time.monotonic()
+        group = range(gaps.done, min(gaps.done + size, len(x)))
+        images = slice(group.start, group.stop)
+
+        def progress(share: float, group: range = group) -> None:
+            report(group.start + share * len(group))
+
+        _measure(model, x[images], gaps, images, seed, steps, progress)
+        gaps.done = group.stop
+        gaps.seconds += time.monotonic() - began
+        report(gaps.done)
+    return gaps
+
+
+def group_size(model: LatentVariableModel, x: Float[Tensor, "images pixels"], memory_budget: int) -> int:
+    """Images at once."""
+    an_image = ARRAYS * SAMPLES * max(x.shape[1], widest(model)) * x.element_size()
+    return max(1, min(MAX_GROUP, memory_budget * 2**20 // an_image))
+
+
+def _measure(
+    model: LatentVariableModel,
+    x: Float[Tensor, "batch pixels"],
+    gaps: Gaps,
+    images: slice,
+    seed: int,
+    steps: int,
+    progress: Callable[[float], None],
+) -> None:
+    positions = range(images.start, images.stop)
+    start = inferred(model, x, positions, seed)
+    noise = image_noise([generator(x.device, seed, "gaps", i) for i in positions], x.dtype)
     with torch.no_grad():
-        posterior = family_member(model.posterior(x, noise), "evaluate.gaps")
-        iterations = max(0, len(model.refinements(x, noise)) - 1)
-    start = posterior.detached()
-    ascent = image_noise([generator(x.device, seed, "gaps", i) for i in range(len(x))], dtype)
-    best = ascend(model, x, start, ascent, steps, report)
-    with torch.no_grad():
-        eps = ascent(FINAL_SAMPLES, start.noise_dim)
-        before, after = (elbo(log_weights(model, x, q, eps)) for q in (start, best))
-    # where the ascent has led down, the start is the best member known
-    return Gaps(before.cpu().double(), torch.maximum(before, after).cpu().double(), iterations)
+        gaps.iterations = max(0, len(model.refinements(x, noise)) - 1)
+    best = ascend(model, x, start, noise, steps, progress)
+    before, after = elbos(model, x, (start, best), noise)
+    better = after > before  # the start is the best member known where the ascent has led down
+    before, after = elbos(model, x, (start, best), noise)
+    if not torch.isfinite(before + after).all():
+        first = images.start + int((~torch.isfinite(before + after)).nonzero()[0])
+        raise NonFiniteError(f"the ELBO of test image {first} is NaN or infinite where its gap is measured")
+    gaps.elbo[images], gaps.optimal_elbo[images] = before, torch.where(better, after, before)
+
+
+@torch.no_grad()
+def inferred(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], positions: range, seed: int
+) -> FamilyMember:
+    """The model's own posterior, with the noise of the evaluation; alone for each image where it must be."""
+    sources = [generator(x.device, seed, "evaluate", i) for i in positions]
+    at_once = 1 if model.batch_dependent else len(x)
+    members = [
+        family_member(
+            model.posterior(part, image_noise(sources[i * at_once : (i + 1) * at_once], x.dtype)),
+            "evaluate.num_gap_images",
+        )
+        for i, part in enumerate(x.split(at_once))
+    ]
+    together = zip(*(member.parameters() for member in members), strict=True)
+    return members[0].with_parameters(*(torch.cat(parts) for parts in together)).detached()
 
 
 def ascend(
     model: LatentVariableModel,
-    x: Float[Tensor, "images pixels"],
+    x: Float[Tensor, "batch pixels"],
     start: FamilyMember,
     noise: Noise,
     steps: int,
-    report: Callable[[int, int], None],
+    progress: Callable[[float], None],
 ) -> FamilyMember:
     """The member of the family where Adam ends, its learning rate falling linearly to 0."""
     free = [p.detach().clone().requires_grad_() for p in start.parameters()]
@@ -73,20 +143,29 @@ def ascend(
         optimizer.param_groups[0]["lr"] = FIRST_STEP * (1 - step / steps)
         with torch.enable_grad():
             q = start.with_parameters(*free)
-            total = elbo(log_weights(model, x, q, noise(SAMPLES, q.noise_dim))).sum()
-            gradients = torch.autograd.grad(-total, free)
+            z, log_q = q.rsample_with_log_prob(noise(SAMPLES, q.noise_dim))
+            log_p = model.output.log_prob(x, model.decoder(z)) + standard_normal_log_prob(z)
+            gradients = torch.autograd.grad(-elbo(log_p - log_q).sum(), free)
         for value, gradient in zip(free, gradients, strict=True):
             value.grad = gradient
         optimizer.step()
-        report(step + 1, steps)
+        progress((step + 1) / steps)
     return start.with_parameters(*(p.detach() for p in free))
 
 
-def log_weights(
+@torch.no_grad()
+def elbos(
     model: LatentVariableModel,
-    x: Float[Tensor, "images pixels"],
-    q: FamilyMember,
-    eps: Float[Tensor, "samples images noise"],
-) -> Float[Tensor, "samples images"]:
-    z, log_q = q.rsample_with_log_prob(eps)
-    return model.output.log_prob(x, model.decoder(z)) + standard_normal_log_prob(z) - log_q
+    x: Float[Tensor, "batch pixels"],
+    members: tuple[FamilyMember, ...],
+    noise: Noise,
+) -> list[Float[Tensor, " batch"]]:
+    """Of each member, in float64, by the same FINAL_SAMPLES; a few samples at a time, as the ascent has them."""
+    log_likelihood = model.output.scorer(model.decoder)(x)
+    totals = [torch.zeros(len(x), dtype=torch.float64) for _ in members]
+    for eps in noise(FINAL_SAMPLES, members[0].noise_dim).split(SAMPLES):
+        for total, q in zip(totals, members, strict=True):
+            z, log_q = q.rsample_with_log_prob(eps)
+            log_w = log_likelihood(z) + standard_normal_log_prob(z) - log_q
+            total += log_w.sum(0).cpu().double()
+    return [total / FINAL_SAMPLES for total in totals]

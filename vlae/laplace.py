@@ -43,17 +43,19 @@ class Modes:
 
     z: Float[Tensor, "batch latent"]
     steps: Int[Tensor, " batch"]
+    """Taken, that is, not refused."""
     converged: Bool[Tensor, " batch"]
     """The gradient has vanished: the full step promises less than the tolerance."""
-    on_kink: Bool[Tensor, " batch"]
-    """Steps promise more than the tolerance and give less: the search has ended where ReLU units switch.
+    stalled: Bool[Tensor, " batch"]
+    """The gradient has not, but PATIENCE tries in a row have raised log p(x, z) by less than the tolerance together.
 
-    In trained networks most searches do. It is the place for a proposal, though maybe not quite the maximum.
+    So most searches end in trained ReLU networks: the maximum lies where units switch, and steps zigzag over it.
     """
 
 
 FIRST_DAMPING, HARDER, EASIER = 0.1, 8, 4
 """Damping after the first refused step, relative to the mean of P's diagonal; its factors from then on."""
+PATIENCE = 8
 
 
 @torch.no_grad()
@@ -64,52 +66,70 @@ def find_modes(
     start: Float[Tensor, "batch latent"],
     *,
     tolerance: float = 1e-2,
-    max_steps: int = 50,
+    max_steps: int = 60,
 ) -> Modes:
     """The mode of p(z | x) by Levenberg-Marquardt steps (P + damping I)^-1 g with g = grad log p(x, z).
 
-    A step that does not raise log p(x, z) is refused, and the next one damped more. An image is done when its step
-    promises to raise log p(x, z) by less than ``tolerance`` nats, which is g'(P + damping I)^-1 g / 2; without
-    damping that is the gradient's norm in the metric of the posterior. Or when a step has raised it by less.
+    A step that does not raise log p(x, z) is refused, and the next one damped more. An image is done when its full
+    step promises to raise log p(x, z) by less than ``tolerance`` nats, which is g'P^-1 g / 2, the gradient's norm in
+    the metric of the posterior; or when it has stalled.
     """
-    log_likelihood = output.scorer(decoder)
-
-    def log_joint(images: Tensor, z: Tensor) -> Float[Tensor, " batch"]:
-        return log_likelihood(images)(z.unsqueeze(0))[0] + standard_normal_log_prob(z)
-
-    def terms(
-        images: Tensor, z: Tensor
-    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
-        at, likelihood = decoder.linearise(z), output.likelihood(decoder, images)
-        return likelihood.gradient(at) - z, likelihood.precision(at)
-
-    z, value = start.clone(), log_joint(x, start)
-    g, P = terms(x, z)
-    damping, steps = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.long)
-    done, vanished = (torch.zeros_like(value, dtype=torch.bool) for _ in range(2))
+    search = _Search(output, decoder, x, start)
+    active = torch.arange(len(x), device=x.device)
     for _ in range(max_steps):
-        active = (~done).nonzero().squeeze(-1)
         if len(active) == 0:
             break
-        here, damped = z[active], damping[active]
-        step = damped_step(g[active], P[active], damped)
-        done[active] = promises_little = (g[active] * step).sum(-1) < 2 * tolerance
-        vanished[active] = promises_little & (damped == 0)
-        trial = here + step
-        reached = log_joint(x[active], trial)
-        rounding = 8 * torch.finfo(x.dtype).eps * value[active].abs()
-        better = (reached >= value[active] - rounding) & ~promises_little
-        # a step that promised more and gave less went over a kink, and the next ones would
-        done[active] |= better & (reached - value[active] < tolerance)
+        search.step(active, tolerance)
+        active = active[~search.done[active]]
+    undamped = damped_step(search.g, search.P, torch.zeros_like(search.damping))
+    vanished = 0.5 * (search.g * undamped).sum(-1) < tolerance
+    return Modes(search.z, search.steps, search.done & vanished, search.done & ~vanished)
+
+
+class _Search:
+    """One Levenberg-Marquardt search for each image, each with its own damping."""
+
+    def __init__(self, output: OutputDistribution, decoder: Decoder, x: Tensor, start: Tensor) -> None:
+        self.output, self.decoder, self.x, self.z = output, decoder, x, start.clone()
+        self.scorer = output.scorer(decoder)
+        self.value = self._log_joint(x, start)
+        self.g, self.P = self._gradient_and_precision(x, start)
+        self.damping, self.gain = torch.zeros_like(self.value), torch.zeros_like(self.value)
+        self.steps, self.tries = (torch.zeros_like(self.value, dtype=torch.long) for _ in range(2))
+        self.done = torch.zeros_like(self.value, dtype=torch.bool)
+
+    def step(self, active: Int[Tensor, " active"], tolerance: float) -> None:
+        """One try for each active image."""
+        damping, value = self.damping[active], self.value[active]
+        step = damped_step(self.g[active], self.P[active], damping)
+        promise = 0.5 * (self.g[active] * step).sum(-1)
+        converged = (promise < tolerance) & (damping == 0)
+        trial = self.z[active] + step
+        reached = self._log_joint(self.x[active], trial)
+        rounding = 8 * torch.finfo(value.dtype).eps * value.abs()
+        better = (reached >= value - rounding) & ~converged
         moved = active[better]
-        z[moved], value[moved] = trial[better], reached[better]
+        self.z[moved], self.value[moved] = trial[better], reached[better]
         if len(moved):  # after a refused step nothing has changed but the damping
-            g[moved], P[moved] = terms(x[moved], z[moved])
-        steps[active] += better
-        eased = torch.where(damped > FIRST_DAMPING, damped / EASIER, 0.0)
-        refused = torch.where(promises_little, damped, (HARDER * damped).clamp(min=FIRST_DAMPING))
-        damping[active] = torch.where(better, eased, refused)
-    return Modes(z, steps, converged=done & vanished, on_kink=done & ~vanished)
+            self.g[moved], self.P[moved] = self._gradient_and_precision(self.x[moved], self.z[moved])
+        self.steps[moved] += 1
+        # a damped step that promises little says nothing of the mode: the next one is damped less
+        easier = better | (promise < tolerance)
+        eased = torch.where(damping > FIRST_DAMPING, damping / EASIER, 0.0)
+        self.damping[active] = torch.where(easier, eased, (HARDER * damping).clamp(min=FIRST_DAMPING))
+        gain = self.gain[active] + torch.where(better, reached - value, 0.0)
+        self.tries[active] = torch.where(gain < tolerance, self.tries[active] + 1, 0)
+        self.gain[active] = torch.where(gain < tolerance, gain, 0.0)
+        self.done[active] = converged | (self.tries[active] >= PATIENCE)
+
+    def _log_joint(self, x: Tensor, z: Tensor) -> Float[Tensor, " batch"]:
+        return self.scorer(x)(z.unsqueeze(0))[0] + standard_normal_log_prob(z)
+
+    def _gradient_and_precision(
+        self, x: Tensor, z: Tensor
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
+        at, likelihood = self.decoder.linearise(z), self.output.likelihood(self.decoder, x)
+        return likelihood.gradient(at) - z, likelihood.precision(at)
 
 
 def damped_step(

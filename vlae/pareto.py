@@ -8,6 +8,8 @@ from numpy import ndarray
 
 FEWEST = 5
 """Values that the shape of a tail is estimated from, at the least."""
+SMALLEST = 1e-300
+"""Of the quartile of the tail, in units of the largest weight: 1 over a smaller one overflows."""
 
 
 def tail_length(num_samples: int) -> int:
@@ -38,7 +40,9 @@ def _k_hat(log_weights: Float64[ndarray, " tail"]) -> float:
         return 0.0
     threshold = max(log_weights[0], math.log(np.finfo(float).tiny))
     exceedances = np.exp(log_weights[log_weights > threshold]) - math.exp(threshold)
-    return _shape(exceedances) if len(exceedances) >= FEWEST else math.inf
+    if len(exceedances) < FEWEST or exceedances[len(exceedances) // 4] < SMALLEST:
+        return math.inf  # the rest is nothing beside a few
+    return _shape(exceedances)
 
 
 def _shape(x: Float64[ndarray, " n"]) -> float:

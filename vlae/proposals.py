@@ -62,10 +62,14 @@ class Mixture:
         self, noise: Float[Tensor, "samples batch noise"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
         eps, choice = noise.split([self._dim, 1], dim=-1)
-        from_own, _ = self.own.rsample_with_log_prob(eps[..., : self.own.noise_dim])
-        from_gaussian, _ = self.gaussian.rsample_with_log_prob(eps[..., : self.gaussian.noise_dim])
-        z = torch.where(choice > 0, from_own, from_gaussian)
-        return z, self.log_prob(z)
+        of_own = choice > 0
+        own_z, own_log_q = self.own.rsample_with_log_prob(eps[..., : self.own.noise_dim])
+        gaussian_z, gaussian_log_q = self.gaussian.rsample_with_log_prob(eps[..., : self.gaussian.noise_dim])
+        z = torch.where(of_own, own_z, gaussian_z)
+        # a sample's own density is known: that of a flow at a point given from outside may overflow
+        log_own = torch.where(of_own[..., 0], own_log_q, self.own.log_prob(z))
+        log_gaussian = torch.where(of_own[..., 0], self.gaussian.log_prob(z), gaussian_log_q)
+        return z, torch.logaddexp(log_own, log_gaussian) - math.log(2)
 
     def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
         return torch.logaddexp(self.own.log_prob(z), self.gaussian.log_prob(z)) - math.log(2)

@@ -14,13 +14,14 @@ from vlae import checkpoint
 from vlae.ais import Annealed, anneal, simulated
 from vlae.config import Config
 from vlae.console import Reporter
+from vlae.distributions import FamilyMember
 from vlae.evaluate import Evaluation, evaluate, unit_log_jacobian
 from vlae.gaps import Gaps, measure_gaps
 from vlae.interruption import Interruption
 from vlae.trained import TrainedModel
 
-NAME = "evaluation"
-"""Of the checkpoint of an unfinished evaluation."""
+NAME, FORMAT = "evaluation", 2
+"""Of the checkpoint of an unfinished evaluation; the number is raised where its contents change."""
 
 
 SIMULATED = 16
@@ -104,30 +105,42 @@ class _Scoring:
         return self.scores
 
     def _proposal(self, number: int, name: str) -> None:
-        settings, images = self.cfg.evaluate, len(self.x)
-        total = len(settings.proposals) * images
+        before, total = number * len(self.x), len(self.cfg.evaluate.proposals) * len(self.x)
+        evaluation = self.scores.proposals.setdefault(name, Evaluation.empty(len(self.x)))
+        self._evaluate("evaluating image", self.x, name, evaluation, before, total)
+
+    def _evaluate(
+        self, what: str, x: Tensor, name: str, evaluation: Evaluation, before: int, total: int
+    ) -> None:
+        """``before`` of ``total`` images are behind, with other proposals."""
+        settings = self.cfg.evaluate
 
         def report(evaluation: Evaluation) -> None:
             mean = evaluation.log_likelihood[: evaluation.done].mean().item()
             text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {name}"
-            done, last = number * images + evaluation.done, evaluation.done == images
-            self.reporter.advance("evaluating image", done, total, text, last=last)
-            self.heartbeat({"image": done, "images": total})
-            if self._overdue() or self.interruption.requested:
-                self._save()
+            last = evaluation.done == len(x)
+            self._progress(what, before + evaluation.done, total, text, last=last)
 
         evaluate(
             self.trained.model,
-            self.x,
+            x,
             proposal=name,
             num_samples=settings.num_samples,
             target_standard_error=settings.target_standard_error,
             memory_budget=settings.memory_budget,
             seed=self.cfg.seed,
-            evaluation=self.scores.proposals.setdefault(name, Evaluation.empty(images)),
+            evaluation=evaluation,
             interruption=self.interruption,
             report=report,
         )
+
+    def _progress(self, what: str, done: float, total: int, text: str = "", *, last: bool) -> None:
+        """Shown, recorded, and saved where it is time to."""
+        self.reporter.advance(what, done, total, text, last=last)
+        self.heartbeat({what: done, "of": total})
+        overdue = time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every
+        if overdue or self.interruption.requested:
+            self._save()
 
     def _ais(self) -> None:
         x = self.x[: self.cfg.evaluate.ais.num_images]
@@ -146,18 +159,10 @@ class _Scoring:
         self._anneal("annealing simulated image", x, bracket.lower, "bdmc")
         self._anneal("annealing simulated image back", x, bracket.upper, "bdmc", z)
         self._save()
-        for name in settings.proposals:
-            evaluate(
-                model,
-                x,
-                proposal=name,
-                num_samples=settings.num_samples,
-                target_standard_error=settings.target_standard_error,
-                memory_budget=settings.memory_budget,
-                seed=self.cfg.seed,
-                evaluation=bracket.proposals.setdefault(name, Evaluation.empty(images)),
-                interruption=self.interruption,
-            )
+        total = len(settings.proposals) * images
+        for number, name in enumerate(settings.proposals):
+            evaluation = bracket.proposals.setdefault(name, Evaluation.empty(images))
+            self._evaluate("evaluating simulated image", x, name, evaluation, number * images, total)
 
     def _empty(self, images: int) -> Annealed:
         ais = self.cfg.evaluate.ais
@@ -171,10 +176,7 @@ class _Scoring:
         def report(images: float) -> None:
             mean = annealed.log_likelihood[: annealed.done].mean().item()
             text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {name}" if annealed.done else ""
-            self.reporter.advance(what, images, len(x), text, last=images == len(x))
-            self.heartbeat({what: images, "images": len(x)})
-            if self._overdue() or self.interruption.requested:
-                self._save()
+            self._progress(what, images, len(x), text, last=images == len(x))
             self.interruption.check()
 
         anneal(
@@ -190,24 +192,30 @@ class _Scoring:
         )
 
     def _gaps(self) -> None:
-        self._save()
+        x, model = self.x[: self.cfg.evaluate.num_gap_images], self.trained.model
+        posterior = self.trained.posterior(x[:1])
+        if not isinstance(posterior, FamilyMember):  # a user's own model need not be more than a Posterior
+            self.reporter.warn(f"no gaps: {type(posterior).__name__} is no vlae.distributions.FamilyMember")
+            return
 
-        def report(step: int, steps: int) -> None:
+        def report(images: float) -> None:
+            self._progress("measuring gaps, image", images, len(x), last=images == len(x))
             self.interruption.check()
-            self.reporter.advance("measuring gaps, step", step, steps)
 
-        x = self.x[: self.cfg.evaluate.num_gap_images]
-        self.scores.gaps = measure_gaps(self.trained.model, x, seed=self.cfg.seed, report=report)
+        self.scores.gaps = self.scores.gaps or Gaps.empty(len(x))
+        budget, seed = self.cfg.evaluate.memory_budget, self.cfg.seed
+        measure_gaps(model, x, memory_budget=budget, seed=seed, gaps=self.scores.gaps, report=report)
 
     def _seconds(self) -> float:
         return self.before + time.monotonic() - self.began
 
-    def _overdue(self) -> bool:
-        return time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every
-
     def _save(self) -> None:
         if self.resumable:
-            state = _plain(self.scores) | {"seconds": self._seconds(), "weights": self.digest}
+            state = _plain(self.scores) | {
+                "seconds": self._seconds(),
+                "weights": self.digest,
+                "format": FORMAT,
+            }
             checkpoint.save(self.place, state, NAME)
             self.saved = time.monotonic()
 
@@ -215,6 +223,9 @@ class _Scoring:
         state, warnings = checkpoint.load(self.place, NAME)
         for text in warnings:
             self.reporter.warn(text)
+        if state is not None and state.get("format") != FORMAT:
+            self.reporter.warn("the evaluation starts over: its checkpoint is of another version")
+            state = None
         if state is not None and state["weights"] != self.digest:
             self.reporter.warn("the evaluation starts over: its checkpoint belongs to other weights")
             state = None
@@ -224,10 +235,11 @@ class _Scoring:
 
 
 def _plain(scores: Scores) -> dict[str, Any]:
-    """What a checkpoint can hold of all but the gaps."""
+    """As a checkpoint can hold it."""
     ais, bracket = scores.ais, scores.bracket
     return {
         "proposals": {name: vars(evaluation) for name, evaluation in scores.proposals.items()},
+        "gaps": vars(scores.gaps) if scores.gaps else None,
         "ais": vars(ais) if ais else None,
         "lower": vars(bracket.lower) if bracket else None,
         "upper": vars(bracket.upper) if bracket else None,
@@ -240,9 +252,11 @@ def _restored(state: dict[str, Any]) -> Scores:
         return {name: Evaluation(**entry) for name, entry in entries.items()}
 
     scores = Scores(evaluations(state["proposals"]), seconds=state["seconds"])
-    if state.get("ais"):
+    if state["gaps"]:
+        scores.gaps = Gaps(**state["gaps"])
+    if state["ais"]:
         scores.ais = Annealed(**state["ais"])
-    if state.get("lower"):
+    if state["lower"]:
         lower, upper = Annealed(**state["lower"]), Annealed(**state["upper"])
         scores.bracket = Bracket(lower, upper, evaluations(state["bracketed"]))
     return scores

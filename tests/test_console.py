@@ -184,6 +184,56 @@ def test_figures_that_are_not_to_be_believed_say_so():
     assert "uniform noise" in console.warnings(results)[1]
 
 
+def test_results_of_the_first_version_are_shown():
+    """They have one estimator, and less of it."""
+    results = copy.deepcopy(RESULTS)
+    first = (
+        "mean",
+        "standard_error",
+        "num_samples",
+        "num_images",
+        "ess_median",
+        "ess_min",
+        "mean_in_model_space",
+    )
+    own = results["test"]["log_likelihood"]["own"]
+    results["test"]["log_likelihood"]["own"] = {name: own[name] for name in first}
+    del results["test"]["gaps"]
+    text = printed(summary(results, Path("runs/here")))
+    assert "-11.22 ± 0.35" in text
+    assert "None" not in text
+    assert console.MARK not in text
+
+
+def test_every_search_for_modes_that_did_not_settle_is_told():
+    results = copy.deepcopy(RESULTS)
+    proposals = results["test"]["log_likelihood"]
+    for name, images in (("laplace", 7), ("student_t", 0), ("mixture", 8)):
+        proposals[name] = proposals["own"] | {"mode_search": {"unconverged": images}}
+    text = " ".join(printed(summary(results, Path("runs/here"))).split())
+    assert "laplace: the search for the mode did not settle for 7 images" in text
+    assert "mixture: the search for the mode did not settle for 8 images" in text
+    assert "student_t: the search" not in text
+
+
+def test_a_figure_that_is_not_to_be_believed_is_marked_in_every_table():
+    results = copy.deepcopy(RESULTS)
+    proposals = results["test"]["log_likelihood"]
+    proposals["laplace"] = proposals["own"] | {"k_hat_unreliable": 0.3}
+    level = {"mean": -10.9, "standard_error": 0.2}
+    beside = level | {"difference": -0.1, "difference_standard_error": 0.05}
+    chains = {"num_images": 5, "num_chains": 4, "num_distributions": 30, "ess_median": 3.0, "ess_min": 2.0}
+    check = chains | {"acceptance": 0.7, "proposals": {"own": beside, "laplace": beside}}
+    proposals["ais"] = level | check
+    results["test"]["bdmc"] = check | {"lower": level, "upper": level, "gap": 0.3, "gap_standard_error": 0.1}
+    tables = summary(results, Path("runs/here")).renderables
+    for table, marked in zip(
+        tables, ("-11.22 ± 0.35 nats †", "-11.22 ± 0.35 †", *["-10.90 ± 0.20 †"] * 2, "-10.90 †"), strict=True
+    ):
+        text = printed(table)
+        assert text.count(f"{marked}") == text.count(console.MARK) - ("warning" in text) == 1, text
+
+
 def test_the_status_of_a_failed_run_shows_why():
     status = {
         "run_id": "vae", "state": "failed", "reason": "exception", "message": "NonFiniteError: at step 3",

@@ -9,7 +9,6 @@ import torch
 from conftest import (
     HIDDEN,
     IMAGES,
-    LATENT,
     OUTPUTS,
     PIXELS,
     linear,
@@ -30,17 +29,19 @@ from vlae.evaluate import (
 )
 from vlae.interruption import Interrupted, Interruption
 from vlae.log_weights import NOISE_BLOCK
+from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
 from vlae.models.savae import SAVAE, OriginalSAVAE
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
+from vlae.models.vlae_newton import VLAENewton
 from vlae.objective import elbo, importance_weighted_bound, sample_terms
 from vlae.pareto import unreliable_above
-from vlae.proposals import PROPOSALS
-from vlae.seeding import generator, image_noise
+from vlae.proposals import PROPOSALS, propose
+from vlae.seeding import batch_noise, generator, image_noise
 
-KINDS = [VAE, SAVAE, HF, IAF, VLAE]
+KINDS = [VAE, FullCovariance, SAVAE, HF, IAF, VLAE, VLAENewton]
 FIELDS = ("elbo", "log_likelihood", "ess", "k_hat", "samples")
 
 
@@ -72,7 +73,7 @@ QUADRATURE = [
     for kind in KINDS
     for latent_dim in (1, 2)
     for output in OUTPUTS
-    if latent_dim == 2 or kind in (VAE, SAVAE, VLAE)
+    if latent_dim == 2 or kind in (VAE, SAVAE, VLAE, VLAENewton)
 ]
 
 
@@ -248,14 +249,16 @@ def test_memory_budget_never_changes_a_result(kind):
 @pytest.mark.parametrize("budget", [1, 16, 100, 10_000])
 @pytest.mark.parametrize("samples", [1, 50, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_chunks_keep_within_the_memory_budget_and_are_never_empty(budget, samples, dtype):
+@pytest.mark.parametrize("proposal", PROPOSALS)
+def test_chunks_keep_within_the_memory_budget_and_are_never_empty(proposal, budget, samples, dtype):
     """Bytes of a group's noise and of a chunk's widest activations."""
     model, x = make(VAE, "gaussian", pixels=900), torch.zeros(2, 900, dtype=dtype)
     chunks = Chunks.within(budget, model, samples, x)
     assert 1 <= chunks.images <= MAX_GROUP
     assert 1 <= chunks.samples <= samples
     available = budget * 2**20
-    noise = chunks.images * min(samples, NOISE_BLOCK) * LATENT * x.element_size()
+    q, _ = propose(proposal, model.to(dtype), x, batch_noise(2, generator("cpu", 0), dtype))
+    noise = chunks.images * min(samples, NOISE_BLOCK) * q.noise_dim * x.element_size()
     activations = chunks.images * chunks.samples * 900 * x.element_size()
     assert noise <= available / 2 or chunks.images == 1
     assert noise + activations <= available or chunks.images == 1 or chunks.samples == 1

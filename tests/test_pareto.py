@@ -64,3 +64,11 @@ def test_the_limit_of_reliability_grows_with_the_number_of_samples():
     assert unreliable_above(10) == 0
     assert unreliable_above(100) == 0.5
     assert unreliable_above(10**6) == 0.7
+
+
+def test_weights_that_overflow_beside_each_other_give_a_number():
+    """Of the worst posteriors, of which hardly two weights are comparable: no NaN, and warnings are errors."""
+    log_weights = 1000 * np.random.default_rng(0).standard_normal((5000, 3000))
+    found = k_hat(largest(log_weights))
+    assert not np.isnan(found).any()
+    assert found.min() > unreliable_above(5000)

@@ -14,7 +14,7 @@ from vlae.interruption import Interruption
 from vlae.record import RunDirectory
 from vlae.results import report
 from vlae.scoring import score
-from vlae.trained import images_to_score, load, test_set, use_threads
+from vlae.trained import check_posterior, images_to_score, load, test_set, use_threads
 
 CHANGEABLE = (
     *config.fixed_keys("evaluate"),
@@ -41,6 +41,7 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     trained = load(str(directory.path), device=cfg.device)
     splits = config.build(cfg.dataset).to(trained.device)
     x = images_to_score(test_set(trained.preprocess, splits, cfg), cfg)
+    check_posterior(cfg, trained.model, x)
     with Interruption() as interruption, Reporter() as reporter:
         scores = score(trained, cfg, x, interruption, reporter, resumable=False)
     results = report(trained, cfg, scores, x)

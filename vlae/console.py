@@ -1,6 +1,7 @@
 """What a person sees of a run: progress while it lasts, a summary at its end."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -143,9 +144,9 @@ def summary(results: dict[str, Any], path: Path) -> Group:
     """The figures of a finished run, with their units."""
     test, cost = results["test"], results["cost"]
     rows = [("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats")]
+    marks = {name: f" {MARK}" for name, p in test["log_likelihood"].items() if doubtful(p)}
     for name, proposal in test["log_likelihood"].items():
-        mark = f" {MARK}" if doubtful(proposal) else ""
-        value = f"{figure(proposal['mean'], proposal['standard_error'])} nats{mark}"
+        value = f"{figure(proposal['mean'], proposal['standard_error'])} nats{marks.get(name, '')}"
         if name == "ais":
             value += f", first {proposal['num_images']} images"
         rows.append((f"test log-likelihood, {name}", value))
@@ -166,11 +167,11 @@ def summary(results: dict[str, Any], path: Path) -> Group:
         table.add_row(name, value)
     parts: list[Table] = [table, estimators(results)]
     if ais := test["log_likelihood"].get("ais"):
-        parts.append(ais_table(ais))
+        parts.append(ais_table(ais, marks))
     if test.get("bdmc"):
-        parts.append(bdmc_table(test["bdmc"]))
+        parts.append(bdmc_table(test["bdmc"], marks))
     if test.get("gaps"):
-        parts.append(gaps_table(test["gaps"]))
+        parts.append(gaps_table(test["gaps"], marks))
     return Group(*parts)
 
 
@@ -182,7 +183,7 @@ def estimators(results: dict[str, Any]) -> Table:
     table.add_column("proposal", style="bold")
     for column in ("log-likelihood", "ELBO", "ESS median", "min", "bad k-hat", "samples", "for ±0.1", "s"):
         table.add_column(column, justify="right")
-    seconds = results["cost"].get("seconds_by_proposal", {})
+    seconds, unsettled = results["cost"].get("seconds_by_proposal", {}), []
     for name, p in proposals.items():
         share, needed = p.get("k_hat_unreliable"), p.get("samples_for_a_tenth")
         table.add_row(
@@ -197,20 +198,21 @@ def estimators(results: dict[str, Any]) -> Table:
             f"{seconds[name]:.1f}" if name in seconds else "",
         )
         if (search := p.get("mode_search")) and search["unconverged"]:
-            table.caption = (
+            unsettled.append(
                 f"{name}: the search for the mode did not settle for {search['unconverged']} images"
             )
+    table.caption = "\n".join(unsettled) or None
     return table
 
 
-def ais_table(ais: dict[str, Any]) -> Table:
+def ais_table(ais: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """The proposals beside an estimate that uses none of them, on the same images."""
     rows = {"ais": (figure(ais["mean"], ais["standard_error"]), "")}
     title = f"Annealed importance sampling, the first {ais['num_images']} images (nats)"
-    return _beside(title, "minus ais", rows | _proposals(ais), ais)
+    return _beside(title, "minus ais", rows | _proposals(ais, marks), ais)
 
 
-def bdmc_table(bdmc: dict[str, Any]) -> Table:
+def bdmc_table(bdmc: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """Where each proposal is in the bracket around the truth."""
     lower, upper = bdmc["lower"], bdmc["upper"]
     gap = figure(bdmc["gap"], bdmc["gap_standard_error"])
@@ -219,13 +221,13 @@ def bdmc_table(bdmc: dict[str, Any]) -> Table:
         "lower bound": (figure(lower["mean"], lower["standard_error"]), ""),
     }
     title = f"Bracket of the truth, {bdmc['num_images']} images drawn from the model (nats)"
-    return _beside(title, "minus lower bound", rows | _proposals(bdmc), bdmc)
+    return _beside(title, "minus lower bound", rows | _proposals(bdmc, marks), bdmc)
 
 
-def _proposals(check: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _proposals(check: dict[str, Any], marks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return {
         name: (
-            figure(p["mean"], p["standard_error"]),
+            figure(p["mean"], p["standard_error"]) + marks.get(name, ""),
             figure(p["difference"], p["difference_standard_error"]),
         )
         for name, p in check["proposals"].items()
@@ -247,15 +249,16 @@ def _beside(title: str, column: str, rows: dict[str, tuple[str, str]], check: di
     return table
 
 
-def gaps_table(gaps: dict[str, Any]) -> Table:
+def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """Where the ELBO is lost."""
+    by = gaps["log_likelihood_by"]
     table = Table(title=f"Gaps, the first {gaps['num_images']} images (nats)", title_justify="left")
     columns = {
         "ELBO": f"{gaps['elbo']:.2f}",
         "amortisation gap": figure(gaps["amortisation"], gaps["amortisation_standard_error"]),
         "best ELBO of the family": f"{gaps['optimal_elbo']:.2f}",
         "approximation gap": figure(gaps["approximation"], gaps["approximation_standard_error"]),
-        f"log-likelihood, {gaps['log_likelihood_by']}": f"{gaps['log_likelihood']:.2f}",
+        f"log-likelihood, {by}": f"{gaps['log_likelihood']:.2f}{marks.get(by, '')}",
         "inference iterations": str(gaps["iterations"]),
     }
     for column in columns:

@@ -17,7 +17,7 @@ from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.networks import widest
 from vlae.pareto import unreliable_above
-from vlae.proposals import of_images, propose
+from vlae.proposals import DEGREES, of_images, propose
 from vlae.seeding import generator, image_noise
 
 CACHED_ROWS = 3072
@@ -90,7 +90,8 @@ class Chunks:
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
         width = widest(model)
-        an_image = model.latent_dim * max(2 * min(num_samples, NOISE_BLOCK), 3 * width)
+        noise = 2 * min(num_samples, NOISE_BLOCK) * (model.latent_dim + DEGREES)
+        an_image = max(noise, 3 * width * model.latent_dim)
         images = max(1, min(most, half // (an_image * size)))
         rows = half // (4 * width * size)
         if x.device.type == "cpu":

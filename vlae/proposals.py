@@ -22,6 +22,8 @@ PROPOSALS = {
     "mixture": "half own, half laplace: no weight is more than twice its weight by either",
 }
 """Every name that ``evaluate.proposals`` may hold, and what it is."""
+DEGREES = 10
+"""Of freedom of student_t: the noise that a sample of it takes beside latent_dim; no other takes more."""
 
 
 def propose(
@@ -40,7 +42,7 @@ def propose(
     if name == "laplace":
         return gaussian, modes
     if name == "student_t":
-        return PrecisionStudentT(gaussian), modes
+        return PrecisionStudentT(gaussian, DEGREES), modes
     if name == "mixture":
         return Mixture(family_member(own, "evaluate.proposals=[mixture]"), gaussian), modes
     raise ValueError(f"proposal: expected one of {', '.join(PROPOSALS)}, got {name!r}")

@@ -10,12 +10,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vlae import checkpoint, config, data, record
-from vlae.distributions import Posterior
+from vlae.distributions import Posterior, family_member
 from vlae.evaluate import unit_log_jacobian
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.networks import adapt_to_input_variance, initialise
 from vlae.preprocessing import Preprocessing
+from vlae.problems import Problem
 from vlae.seeding import batch_noise, generator
 from vlae.splits import Splits
 from vlae.train import Progress, Schedule, Training
@@ -176,8 +177,33 @@ def prepare(cfg: config.Config) -> Prepared:
         source = generator(device, cfg.seed, "validation set")
         selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
     model = build_model(cfg, preprocess.shape, preprocess.variance, device, dtype)
+    check_posterior(cfg, model, scored)
     images = preprocess.training_images(splits)
     return Prepared(cfg, model, preprocess, images, selection_set, scored)
+
+
+@torch.no_grad()
+def check_posterior(
+    cfg: config.Config, model: LatentVariableModel, x: Float[Tensor, "images pixels"]
+) -> None:
+    """ConfigError: a key needs posteriors that are a ``FamilyMember``, and those of the model are not."""
+    evaluation = cfg.evaluate
+    needs = {
+        "trainer.objective": "iwae" if cfg.trainer.objective == "iwae" else None,
+        "evaluate.proposals": "mixture" if "mixture" in evaluation.proposals else None,
+        "evaluate.target_standard_error": evaluation.target_standard_error,
+    }
+    asked = {key: value for key, value in needs.items() if value is not None}
+    if not asked:  # inference is spared, and a model's own way to fail in it
+        return
+    posterior, problems = model.posterior(x[:1], batch_noise(1, generator(x.device, 0, "check"), x.dtype)), []
+    for key, value in asked.items():
+        try:
+            family_member(posterior, str(value))
+        except TypeError as error:
+            problems.append(Problem(key, str(error)))
+    if problems:
+        raise config.ConfigError(problems)
 
 
 def use_threads(cfg: config.Config) -> None:

@@ -1,0 +1,59 @@
+"""A user's own model whose posteriors are a ``Posterior`` and no more: what runs with it, and what is refused."""
+
+import pytest
+
+import vlae.models.vae
+from vlae import config, job
+from vlae.config import ConfigError
+from vlae.models.vae import VAE
+
+
+class Bare(VAE):
+    def posterior(self, x, noise):
+        return BarePosterior(super().posterior(x, noise))
+
+
+class BarePosterior:
+    def __init__(self, q):
+        self.noise_dim, self.rsample_with_log_prob = q.noise_dim, q.rsample_with_log_prob
+
+
+@pytest.fixture
+def container(monkeypatch, tmp_path):
+    """``container(*overrides)``: the configuration of a run of it."""
+    monkeypatch.setattr(vlae.models.vae, "Bare", Bare, raising=False)
+    section = {"name": "mine", "_target_": "vlae.models.vae.Bare", "latent_dim": 2, "hidden_dims": [3]}
+    tiny = ("trainer.epochs=1", "evaluate.num_samples=20", "evaluate.num_images=5", "device=cpu")
+    return lambda *overrides: (
+        config.compose([*tiny, f"runs_dir={tmp_path / 'runs'}", *overrides]) | {"model": section}
+    )
+
+
+def test_a_run_of_it_has_everything_but_gaps_and_says_why(container, capsys):
+    results = job.run(container())
+    assert results["test"]["gaps"] is None
+    assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
+    assert "warning: no gaps: BarePosterior is no vlae.distributions.FamilyMember" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("evaluate.proposals=[own,mixture]", "evaluate.proposals: mixture needs"),
+        ("evaluate.target_standard_error=0.1", "evaluate.target_standard_error: 0.1 needs"),
+        ("trainer.objective=iwae", "trainer.objective: iwae needs"),
+    ],
+)
+def test_what_needs_more_is_refused_before_anything_is_on_disk(override, text, container, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        job.run(container(override))
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{text} posteriors with ")
+    assert "BarePosterior has no log_prob, parameters, " in problem
+    assert not (tmp_path / "runs").exists()
+
+
+def test_everything_that_needs_more_is_told_at_once(container):
+    with pytest.raises(ConfigError) as caught:
+        job.run(container("evaluate.proposals=[own,mixture]", "trainer.objective=iwae"))
+    assert len(caught.value.problems) == 2

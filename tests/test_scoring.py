@@ -1,0 +1,117 @@
+"""An evaluation as a person meets it: stopped anywhere, it goes on to the same scores."""
+
+import signal
+
+import pytest
+import torch
+
+import vlae
+from vlae import checkpoint, config, gaps
+from vlae import evaluate as evaluation
+from vlae.console import Reporter
+from vlae.interruption import Interrupted, Interruption
+from vlae.record import RunDirectory
+from vlae.scoring import NAME, score
+from vlae.trained import test_set as images_to_score
+
+TINY = (
+    "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=1",
+    "evaluate.num_samples=20", "evaluate.num_gap_images=5", "evaluate.bdmc=true", "evaluate.ais.num_images=5",
+    "evaluate.ais.num_distributions=5", "evaluate.ais.num_chains=2", "evaluate.num_images=6", "device=cpu",
+    "trainer.precision=float64",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run, and its test images."""
+    runs_dir = tmp_path_factory.mktemp("runs")
+    results = vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True)
+    trained = vlae.load(str(RunDirectory(runs_dir / results["run_id"]).path))
+    x = images_to_score(trained.preprocess, config.build(trained.config.dataset), trained.config)
+    return trained, x[:6]
+
+
+@pytest.fixture
+def run(finished, monkeypatch):
+    """``run(heartbeat)``: the scores, from the checkpoint where there is one; there is none before the first."""
+    trained, x = finished
+    monkeypatch.setattr(evaluation, "MAX_GROUP", 2)
+    monkeypatch.setattr(gaps, "MAX_GROUP", 2)
+    monkeypatch.setattr(gaps, "STEPS", 3)
+    for file in (trained.directory.path / "checkpoints").glob("*evaluation*"):
+        file.unlink()
+
+    def scored(heartbeat=lambda progress: None, *, resumable=True):
+        with Interruption() as interruption, Reporter(quiet=True) as reporter:
+            return score(trained, trained.config, x, interruption, reporter, heartbeat, resumable=resumable)
+
+    return scored
+
+
+def figures(scores):
+    """Every number but the seconds."""
+    bracket = scores.bracket
+    parts = {f"by {name}": part for name, part in scores.proposals.items()}
+    parts |= {f"bracket by {name}": part for name, part in bracket.proposals.items()}
+    parts |= {"gaps": scores.gaps, "ais": scores.ais, "lower": bracket.lower, "upper": bracket.upper}
+    return {
+        f"{what}, {name}": value
+        for what, part in parts.items()
+        for name, value in vars(part).items()
+        if name != "seconds"
+    }
+
+
+def assert_equal(ours, expected):
+    assert figures(ours).keys() == figures(expected).keys()
+    for name, value in figures(expected).items():
+        found = figures(ours)[name]
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(found.nan_to_num(-1e9), value.nan_to_num(-1e9)), name
+        else:
+            assert found == value, name
+
+
+@pytest.mark.parametrize(
+    ("part", "after"),
+    [
+        ("evaluating image", 2),
+        ("evaluating image", 8),  # by the second proposal
+        ("evaluating simulated image", 2),
+        ("evaluating simulated image", 7),
+        ("measuring gaps, image", 0.5),  # in the first group, which is lost
+        ("measuring gaps, image", 3),
+        ("measuring gaps, image", 5),
+    ],
+)
+def test_an_evaluation_goes_on_from_where_a_signal_stopped_it_to_the_same_figures(part, after, run):
+    expected = run(resumable=False)
+
+    def stop(progress):
+        if progress.get(part, 0) >= after:
+            signal.raise_signal(signal.SIGTERM)
+
+    seen = []
+    try:
+        run(stop)
+    except Interrupted:
+        pass
+    else:
+        assert after == 5, "only after the last part is there nothing left to stop"
+    again = run(seen.append)
+    done = after - after % 2 if part.startswith("measuring") and after < 5 else after
+    assert not any(progress.get(part, done + 1) < done for progress in seen), (
+        "what was done is not done again"
+    )
+    assert_equal(again, expected)
+
+
+def test_a_checkpoint_of_another_format_makes_the_evaluation_start_over(finished, run, capsys):
+    trained, x = finished
+    expected = run(resumable=False)
+    checkpoint.save(trained.directory.path / "checkpoints", {"proposals": {}, "seconds": 1.0}, NAME)
+    with Interruption() as interruption, Reporter() as reporter:
+        found = score(trained, trained.config, x, interruption, reporter)
+    assert "warning: the evaluation starts over" in capsys.readouterr().err
+    assert_equal(found, expected)

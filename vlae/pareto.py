@@ -40,9 +40,14 @@ def _k_hat(log_weights: Float64[ndarray, " tail"]) -> float:
         return 0.0
     threshold = max(log_weights[0], math.log(np.finfo(float).tiny))
     exceedances = np.exp(log_weights[log_weights > threshold]) - math.exp(threshold)
-    if len(exceedances) < FEWEST or exceedances[len(exceedances) // 4] < SMALLEST:
+    if len(exceedances) < FEWEST or _quartile(exceedances) < SMALLEST:
         return math.inf  # the rest is nothing beside a few
     return _shape(exceedances)
+
+
+def _quartile(x: Float64[ndarray, " n"]) -> float:
+    """Of ascending x, as Zhang and Stephens count."""
+    return x[int(len(x) / 4 + 0.5) - 1]
 
 
 def _shape(x: Float64[ndarray, " n"]) -> float:
@@ -53,8 +58,7 @@ def _shape(x: Float64[ndarray, " n"]) -> float:
     """
     n = len(x)
     grid = 30 + int(math.sqrt(n))
-    quartile = x[int(n / 4 + 0.5) - 1]
-    b = (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile) + 1 / x[-1]
+    b = (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * _quartile(x)) + 1 / x[-1]
     k = np.log1p(-b[:, None] * x).mean(1)
     inverse_scale = np.divide(-b, k, where=k != 0, out=np.full_like(b, 1 / x.mean()))  # the limit where b = 0
     profile = n * (np.log(inverse_scale) - k - 1)

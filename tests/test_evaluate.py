@@ -84,7 +84,7 @@ def broad(kind, latent_dim, output):
         model.decoder.last.weight.mul_(0.5)
         if output == "gaussian":
             model.output.log_variance.fill_(0.0)
-        if kind is not VLAE:
+        if kind not in (VLAE, VLAENewton):
             for parameter in [
                 *model.amortised.parameters(),
                 *getattr(model, "flows", nn.Module()).parameters(),

@@ -8,7 +8,7 @@ from numpy import ndarray
 
 FEWEST = 5
 """Values that the shape of a tail is estimated from, at the least."""
-SMALLEST = 1e-300
+SMALLEST = 1e-307
 """Of the quartile of the tail, in units of the largest weight: 1 over a smaller one overflows."""
 
 

@@ -227,11 +227,11 @@ def test_a_figure_that_is_not_to_be_believed_is_marked_in_every_table():
     proposals["ais"] = level | check
     results["test"]["bdmc"] = check | {"lower": level, "upper": level, "gap": 0.3, "gap_standard_error": 0.1}
     tables = summary(results, Path("runs/here")).renderables
-    for table, marked in zip(
-        tables, ("-11.22 ± 0.35 nats †", "-11.22 ± 0.35 †", *["-10.90 ± 0.20 †"] * 2, "-10.90 †"), strict=True
-    ):
-        text = printed(table)
-        assert text.count(f"{marked}") == text.count(console.MARK) - ("warning" in text) == 1, text
+    marked = ("-11.22 ± 0.35 nats †", "-11.22 ± 0.35 †", "-10.90 ± 0.20 †", "-10.90 ± 0.20 †", "-10.90 †")
+    for table, text in zip(tables, marked, strict=True):
+        shown = printed(table)
+        assert text in shown
+        assert shown.count(console.MARK) == (2 if "warning" in shown else 1)
 
 
 def test_the_status_of_a_failed_run_shows_why():

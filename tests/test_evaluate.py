@@ -85,11 +85,9 @@ def broad(kind, latent_dim, output):
         if output == "gaussian":
             model.output.log_variance.fill_(0.0)
         if kind not in (VLAE, VLAENewton):
-            for parameter in [
-                *model.amortised.parameters(),
-                *getattr(model, "flows", nn.Module()).parameters(),
-            ]:
-                parameter.mul_(0.3)
+            for name in ("amortised", "flows", "below"):
+                for parameter in getattr(model, name, nn.Module()).parameters():
+                    parameter.mul_(0.3)
             model.amortised.mu.bias.add_(0.7)
             model.amortised.log_variance.bias.add_(1.5 if kind is IAF else 0.5)  # its gates narrow it again
     return model, make_images(output, images=3, pixels=4)
@@ -110,20 +108,23 @@ def log_evidence(model, x):
 def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, latent_dim, output, proposal):
     """With w the weights, Var log mean w = (S / ESS - 1) / S to first order: the error that the ESS promises.
 
-    Where k-hat lets one believe it: a Gaussian at one mode may miss another one, beyond a kink.
+    Where k-hat lets one believe it: a Gaussian at one mode (VLAENewton's own, too) may miss another one, beyond a kink.
     """
     model, x = broad(kind, latent_dim, output)
     exact = log_evidence(model, x)
     scores = scored(model, x, num_samples=4000, proposal=proposal)
     believed = scores.k_hat <= unreliable_above(4000)
-    assert believed.all() if proposal == "own" else believed.any()
+    is_broad = proposal == "own" and kind is not VLAENewton
+    assert believed.all() if is_broad else believed.any()
     assert scores.monte_carlo_error[believed].max() < 0.1
     error = (scores.log_likelihood - exact)[believed]
     assert torch.all(error.abs() < 4.5 * scores.monte_carlo_error[believed] + 1e-4)
     assert torch.all(scores.elbo < exact + 0.01)  # itself an average over samples
 
 
-@pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
+@pytest.mark.parametrize(
+    ("kind", "latent_dim", "output"), [case for case in QUADRATURE if case.values[0] is not VLAENewton]
+)
 def test_estimate_approaches_log_likelihood_from_below_as_samples_increase(kind, latent_dim, output):
     """In expectation: over 300 independent replicates of the images, which are images of their own to evaluate()."""
     model, x = broad(kind, latent_dim, output)

@@ -3,38 +3,69 @@
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 MODELS = ("vae", "savae", "hf", "iaf", "fullcov", "vlae", "vlae_newton")
 ESTIMATORS = ("own", "laplace", "student_t", "mixture")
+MARK = "†"
 Run = tuple[dict[str, Any], dict[str, np.ndarray]]
 """results.json and test_log_likelihood.npz."""
+Values = Callable[[Run], np.ndarray]
+"""A number an image."""
 
 
-def finished(runs: Path) -> dict[tuple[str, str], list[Run]]:
-    """The MNIST runs of each (output, model), by seed."""
-    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+def finished(runs: Path) -> dict[tuple[str, str], dict[int, Run]]:
+    """Of each (output, model), by seed: the runs that ``experiment=mnist_estimators`` made, by their frozen config."""
+    found: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
     for file in sorted(runs.glob("*-mnist-*/results.json")):
-        results = json.loads(file.read_text())
-        with np.load(file.with_name("test_log_likelihood.npz")) as arrays:
-            found[results["output_dist"], results["model"]].append((results, dict(arrays)))
-    for of_a_kind in found.values():
-        of_a_kind.sort(key=lambda run: run[0]["seed"])
+        config = yaml.safe_load(file.with_name("config.yaml").read_text())
+        config = config.get("config", config)
+        of_the_experiment = (
+            config["trainer"]["epochs"] == 10
+            and config["model"]["latent_dim"] == 20
+            and config["model"]["hidden_dims"] == [200, 200]
+            and config["evaluate"].get("num_images") == 500
+            and config["evaluate"].get("proposals") == list(ESTIMATORS)
+        )
+        if of_the_experiment:
+            results = json.loads(file.read_text())
+            with np.load(file.with_name("test_log_likelihood.npz")) as arrays:
+                run = results, dict(arrays)
+            found[results["output_dist"], results["model"]][results["seed"]] = run
     return found
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def of(name: str, proposal: str = "own") -> Values:
+    """An array of the npz."""
+    key = name if proposal == "own" else f"{name}_{proposal}"
+    return lambda run: run[1][key]
 
 
-def mean(runs: list[Run], *path: str) -> float:
+def figure(runs: dict[int, Run], values: Values, sign: str = "") -> str:
+    """Mean and standard error over images of the mean over seeds; each seed's mean where there are several."""
+    by_seed = np.array([values(run) for _, run in sorted(runs.items())])
+    images = by_seed.mean(0)
+    images = images[~np.isnan(images)]
+    text = f"{images.mean():{sign}.2f} ± {images.std(ddof=1) / np.sqrt(len(images)):.2f}"
+    if len(by_seed) > 1:
+        text += f" ({', '.join(f'{np.nanmean(seed):{sign}.2f}' for seed in by_seed)})"
+    return text
+
+
+def mark(runs: dict[int, Run], proposal: str) -> str:
+    shares = [results["test"]["log_likelihood"][proposal]["k_hat_unreliable"] for results, _ in runs.values()]
+    return f" {MARK}" if max(share or 0 for share in shares) > 0.05 else ""
+
+
+def mean(runs: dict[int, Run], *path: str) -> float:
     """Of a figure of results.json, over seeds."""
     values = []
-    for results, _ in runs:
+    for results, _ in runs.values():
         value: Any = results
         for key in path:
             value = value[key]
@@ -42,54 +73,68 @@ def mean(runs: list[Run], *path: str) -> float:
     return float(np.mean(values))
 
 
-def levels(runs: list[Run]) -> list[str]:
-    likelihood = ("test", "log_likelihood")
-    cells = [f"{mean(runs, 'test', 'elbo'):.2f}"]
-    cells += [f"{mean(runs, *likelihood, name, 'mean'):.2f}" for name in ESTIMATORS]
-    cells += [f"{mean(runs, *likelihood, 'laplace', 'elbo'):.2f}"]
-    return [*cells, f"{mean(runs, 'cost', 'seconds_per_epoch'):.1f}"]
+def levels(runs: dict[int, Run]) -> list[str]:
+    cells = [figure(runs, of("elbo"))]
+    cells += [figure(runs, of("log_likelihood", name)) + mark(runs, name) for name in ESTIMATORS]
+    return [*cells, figure(runs, of("elbo", "laplace")), f"{mean(runs, 'cost', 'seconds_per_epoch'):.1f}"]
 
 
-def trust(runs: list[Run]) -> list[str]:
-    cells = []
-    for name in ESTIMATORS:
+def trust(runs: dict[int, Run]) -> list[str]:
+    def cell(name: str) -> str:
         place = ("test", "log_likelihood", name)
-        cells.append(
+        return (
             f"{mean(runs, *place, 'ess_median'):.0f} / {mean(runs, *place, 'k_hat_unreliable'):.0%} / "
             f"{mean(runs, *place, 'samples_for_a_tenth'):.0f}"
         )
-    return cells
+
+    return [cell(name) for name in ESTIMATORS]
 
 
-def checked(runs: list[Run]) -> list[str]:
-    place = ("test", "log_likelihood", "ais")
-    cells = [f"{mean(runs, *place, 'mean'):.2f}"]
+def checked(runs: dict[int, Run]) -> list[str]:
+    cells = [figure(runs, of("log_likelihood", "ais"))]
     for name in ESTIMATORS:
-        difference = mean(runs, *place, "proposals", name, "difference")
-        error = mean(runs, *place, "proposals", name, "difference_standard_error")
-        cells.append(f"{difference:+.2f} ± {error:.2f}")
-    return [*cells, f"{mean(runs, *place, 'ess_median'):.1f}"]
 
+        def difference(run: Run, name: str = name) -> np.ndarray:
+            return of("log_likelihood", name)(run) - of("log_likelihood", "ais")(run)
 
-def gaps(runs: list[Run]) -> list[str]:
-    keys = ("elbo", "amortisation", "optimal_elbo", "approximation", "log_likelihood")
-    return [f"{mean(runs, 'test', 'gaps', key):.2f}" for key in keys]
-
-
-def gains(runs: list[Run], vae: list[Run]) -> list[str]:
-    """Over the VAE of the same seed: paired over images, then averaged over seeds."""
-    cells = []
-    for key in ("elbo", "elbo_laplace", *(f"log_likelihood{end(name)}" for name in ESTIMATORS)):
-        pairs = [a[key] - b[key] for (_, a), (_, b) in zip(runs, vae, strict=True)]
-        over_seeds = np.mean(pairs, axis=0)
-        error = over_seeds.std(ddof=1) / np.sqrt(len(over_seeds))
-        seeds = f" ({', '.join(f'{pair.mean():+.2f}' for pair in pairs)})" if len(pairs) > 1 else ""
-        cells.append(f"{over_seeds.mean():+.2f} ± {error:.2f}{seeds}")
+        cells.append(figure(runs, difference, "+") + mark(runs, name))
     return cells
 
 
-def end(name: str) -> str:
-    return "" if name == "own" else f"_{name}"
+def gaps(runs: dict[int, Run]) -> list[str]:
+    keys = ("elbo", "amortisation", "optimal_elbo", "approximation", "log_likelihood")
+    found = {key: mean(runs, "test", "gaps", key) for key in keys}
+    errors = {
+        key: mean(runs, "test", "gaps", f"{key}_standard_error") for key in ("amortisation", "approximation")
+    }
+    return [f"{found[key]:.2f}" + (f" ± {errors[key]:.2f}" if key in errors else "") for key in keys]
+
+
+def gains(runs: dict[int, Run], vae: dict[int, Run]) -> list[str]:
+    """Over the VAE of the same seed, image by image."""
+    seeds = runs.keys() & vae.keys()
+    cells = []
+    for name, proposal in [
+        ("elbo", "own"),
+        ("elbo", "laplace"),
+        *(("log_likelihood", e) for e in ESTIMATORS),
+    ]:
+        paired = {
+            seed: (runs[seed][0], {"gain": of(name, proposal)(runs[seed]) - of(name, proposal)(vae[seed])})
+            for seed in seeds
+        }
+        doubt = (mark(runs, proposal) or mark(vae, proposal)) if name == "log_likelihood" else ""
+        cells.append(figure(paired, of("gain"), "+") + doubt)
+    return cells
+
+
+def table(header: list[str], rows: dict[str, list[str]]) -> str:
+    lines = [
+        header,
+        ["---"] + ["---:"] * (len(header) - 1),
+        *([model, *cells] for model, cells in rows.items()),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def main(runs: Path) -> None:
@@ -98,23 +143,34 @@ def main(runs: Path) -> None:
         rows = {model: found[output, model] for model in MODELS if (output, model) in found}
         if not rows:
             continue
-        seeds = sorted({len(of_a_kind) for of_a_kind in rows.values()})
-        print(f"## {output.capitalize()} output, seeds a model: {', '.join(map(str, seeds))}\n")
+        missing = [model for model in MODELS if model not in rows]
+        seeds = ", ".join(f"{model} {len(of_model)}" for model, of_model in rows.items())
+        print(f"## {output.capitalize()} output\n")
+        print(f"Seeds: {seeds}." + (f" Missing: {', '.join(missing)}." if missing else "") + "\n")
         header = ["model", "ELBO, own", *ESTIMATORS, "ELBO, laplace", "s an epoch"]
-        print("Levels, nats.\n\n" + table(header, [[m, *levels(r)] for m, r in rows.items()]))
+        print("Log-likelihood by each estimator, 500 test images.\n")
+        print(table(header, {m: levels(r) for m, r in rows.items()}))
         print(
             "Effective sample size (median) / images with bad k-hat / samples for a standard error of 0.1 nats.\n"
         )
-        print(table(["model", *ESTIMATORS], [[m, *trust(r)] for m, r in rows.items()]))
-        header = ["model", "ais", *(f"{name} - ais" for name in ESTIMATORS), "chains that count"]
-        print("Annealed importance sampling, 50 images.\n")
-        print(table(header, [[m, *checked(r)] for m, r in rows.items()]))
-        header = ["model", "ELBO", "amortisation gap", "best ELBO of family", "approximation gap", "log p(x)"]
-        print("Gaps, 100 images.\n\n" + table(header, [[m, *gaps(r)] for m, r in rows.items()]))
+        print(table(["model", *ESTIMATORS], {m: trust(r) for m, r in rows.items()}))
+        print("Annealed importance sampling, 50 images; each estimator minus it, image by image.\n")
+        print(table(["model", "ais", *ESTIMATORS], {m: checked(r) for m, r in rows.items()}))
+        print("Gaps, 100 images; log p(x) by the best estimator.\n")
+        header = [
+            "model",
+            "ELBO",
+            "amortisation gap",
+            "best ELBO of the family",
+            "approximation gap",
+            "log p(x)",
+        ]
+        print(table(header, {m: gaps(r) for m, r in rows.items()}))
         if "vae" in rows:
+            print("Gain over the VAE of the same seed, image by image.\n")
             header = ["model", "ELBO, own", "ELBO, laplace", *ESTIMATORS]
-            body = [[m, *gains(r, rows["vae"])] for m, r in rows.items() if m != "vae"]
-            print("Gain over the VAE, paired over images (each seed's).\n\n" + table(header, body))
+            body = {m: gains(r, rows["vae"]) for m, r in rows.items() if m != "vae"}
+            print(table(header, body))
 
 
 if __name__ == "__main__":

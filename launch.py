@@ -1,5 +1,6 @@
 """Train, evaluate and record one model: ``python launch.py --help``."""
 
+import io
 import os
 import sys
 
@@ -34,6 +35,9 @@ def complain(error: UserError) -> int:
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):  # a terminal without ± and † shows ?
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = sys.argv[1:]
     if not {"--help", "-h"}.isdisjoint(arguments):
         from vlae.help import show

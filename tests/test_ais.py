@@ -43,13 +43,14 @@ from vlae.ais import (
     transition,
 )
 from vlae.config import ConfigError
-from vlae.console import Reporter, summary
+from vlae.console import Reporter
 from vlae.distributions import BernoulliOutput, standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.evaluate import unit_log_jacobian
 from vlae.interruption import Interrupted, Interruption
 from vlae.record import RunDirectory
 from vlae.scoring import score
+from vlae.summary import summary
 from vlae.trained import test_set as images_to_score
 
 FIELDS = ("log_likelihood", "standard_error", "ess", "acceptance")

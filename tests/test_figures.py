@@ -126,7 +126,8 @@ def test_gaps_add_up_to_the_distance_from_the_elbo_to_the_log_likelihood_on_the_
     evaluation, log_det = known(preprocess, x)
     better, _ = known(preprocess, x)
     better.log_likelihood = evaluation.log_likelihood + 0.5
-    gaps = Gaps(evaluation.elbo[:4] + 0.1, evaluation.elbo[:4] + 0.3, iterations=4)
+    elbo = evaluation.elbo[:4]
+    gaps = Gaps(elbo + 0.1, elbo + 0.3, elbo + 0.3, iterations=4)
     found = figures(Scores({"own": evaluation, "laplace": better}, gaps), preprocess, x, 77)["gaps"]
     assert (found["num_images"], found["log_likelihood_by"], found["iterations"]) == (4, "laplace", 4)
     assert math.isclose(found["amortisation"], 0.2, rel_tol=1e-9)
@@ -134,3 +135,13 @@ def test_gaps_add_up_to_the_distance_from_the_elbo_to_the_log_likelihood_on_the_
     assert math.isclose(found["amortisation"] + found["approximation"], total, rel_tol=1e-9)
     level = (better.log_likelihood + log_det)[:4].mean().item()
     assert math.isclose(found["log_likelihood"], level, rel_tol=1e-9)
+
+
+def test_an_approximation_gap_is_not_negative_where_every_proposal_is_worse_than_the_family():
+    preprocess, x = preprocessed()
+    evaluation, _ = known(preprocess, x)
+    worse = evaluation.log_likelihood[:4] + 5
+    gaps = Gaps(worse, worse + 1, worse + 1.5, iterations=0)
+    found = figures(Scores({"own": evaluation}, gaps), preprocess, x, 77)["gaps"]
+    assert found["log_likelihood_by"] == "best of the family"
+    assert math.isclose(found["approximation"], 0.5, rel_tol=1e-9)

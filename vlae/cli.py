@@ -29,7 +29,7 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
     """Show a run: its state, progress and figures."""
     from rich.console import Console
 
-    from vlae.console import status_table, summary
+    from vlae.summary import status_table, summary
 
     directory = record.find(runs_dir, run)
     results, console = directory.results(), Console(highlight=False)
@@ -60,7 +60,7 @@ def evaluate(
     from rich.console import Console
 
     from vlae.again import evaluate_again
-    from vlae.console import summary
+    from vlae.summary import summary
 
     results, path = evaluate_again(record.find(runs_dir, run), overrides or [])
     Console(highlight=False).print(summary(results, path))

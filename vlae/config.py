@@ -306,7 +306,8 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     marked = {marker: container.get(marker) or {} for marker in MARKERS}
     values = {key: value for key, value in container.items() if key not in MARKERS}
     problems = wrong_overrides(marked[INVALID_OVERRIDE]) + wrong_choices(marked[INVALID_CHOICE])
-    found = _problems_of_fixed_keys(values) + _not_finite(values)
+    found = _problems_of_fixed_keys(values)
+    found += [p for p in _not_finite(values) if p.key not in {other.key for other in found}]
     for section in KINDS:
         if isinstance(values.get(section), dict):
             found += check(section, values[section]) if deep else check_name(section, values[section])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlae.distributions import FamilyMember, family_member, standard_normal_log_prob
 from vlae.errors import NonFiniteError
+from vlae.log_weights import LogWeights
 from vlae.models.base import LatentVariableModel
 from vlae.networks import widest
 from vlae.objective import elbo
@@ -36,6 +37,8 @@ class Gaps:
     elbo: Float[Tensor, " images"]
     optimal_elbo: Float[Tensor, " images"]
     """Of q*, as well as gradient ascent from q finds it."""
+    log_likelihood: Float[Tensor, " images"]
+    """Importance sampling from q*: not below its ELBO, where no other proposal is any better."""
     iterations: int = 0
     """Refinements that the model's own inference takes."""
     done: int = 0
@@ -44,7 +47,7 @@ class Gaps:
     @classmethod
     def empty(cls, images: int) -> "Gaps":
         unknown = torch.full((images,), math.nan, dtype=torch.float64)
-        return cls(elbo=unknown, optimal_elbo=unknown.clone())
+        return cls(elbo=unknown, optimal_elbo=unknown.clone(), log_likelihood=unknown.clone())
 
 
 def measure_gaps(
@@ -101,13 +104,16 @@ def _measure(
     with torch.no_grad():
         gaps.iterations = max(0, len(model.refinements(x, noise)) - 1)
     best = ascend(model, x, start, noise, steps, progress)
-    before, after = elbos(model, x, (start, best), noise)
+    before, after = (weights.mean for weights in weighed(model, x, (start, best), noise))
     better = after > before  # the start is the best member known where the ascent has led down
-    before, after = elbos(model, x, (start, best), noise)
-    if not torch.isfinite(before + after).all():
-        first = images.start + int((~torch.isfinite(before + after)).nonzero()[0])
+    of_start, of_best = weighed(model, x, (start, best), noise)
+    total = of_start.mean + of_best.mean
+    if not torch.isfinite(total).all():
+        first = images.start + int((~torch.isfinite(total)).nonzero()[0])
         raise NonFiniteError(f"the ELBO of test image {first} is NaN or infinite where its gap is measured")
-    gaps.elbo[images], gaps.optimal_elbo[images] = before, torch.where(better, after, before)
+    gaps.elbo[images] = of_start.mean
+    gaps.optimal_elbo[images] = torch.where(better, of_best.mean, of_start.mean)
+    gaps.log_likelihood[images] = torch.where(better, of_best.log_mean, of_start.log_mean)
 
 
 @torch.no_grad()
@@ -154,18 +160,18 @@ def ascend(
 
 
 @torch.no_grad()
-def elbos(
+def weighed(
     model: LatentVariableModel,
     x: Float[Tensor, "batch pixels"],
     members: tuple[FamilyMember, ...],
     noise: Noise,
-) -> list[Float[Tensor, " batch"]]:
-    """Of each member, in float64, by the same FINAL_SAMPLES; a few samples at a time, as the ascent has them."""
+) -> list[LogWeights]:
+    """The log-weights of each member at the same FINAL_SAMPLES, a few at a time, as the ascent has them."""
     log_likelihood = model.output.scorer(model.decoder)(x)
-    totals = [torch.zeros(len(x), dtype=torch.float64) for _ in members]
+    images = torch.arange(len(x))
+    weights = [LogWeights(len(x), FINAL_SAMPLES) for _ in members]
     for eps in noise(FINAL_SAMPLES, members[0].noise_dim).split(SAMPLES):
-        for total, q in zip(totals, members, strict=True):
+        for of_member, q in zip(weights, members, strict=True):
             z, log_q = q.rsample_with_log_prob(eps)
-            log_w = log_likelihood(z) + standard_normal_log_prob(z) - log_q
-            total += log_w.sum(0).cpu().double()
-    return [total / FINAL_SAMPLES for total in totals]
+            of_member.add(log_likelihood(z) + standard_normal_log_prob(z) - log_q, images)
+    return weights

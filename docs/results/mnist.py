@@ -29,6 +29,8 @@ def finished(runs: Path) -> dict[tuple[str, str], dict[int, Run]]:
             config["trainer"]["epochs"] == 10
             and config["model"]["latent_dim"] == 20
             and config["model"]["hidden_dims"] == [200, 200]
+            and (config["model"].get("activation", "relu"), config["model"].get("network", "mlp"))
+            == ("relu", "mlp")
             and config["evaluate"].get("num_images") == 500
             and config["evaluate"].get("proposals") == list(ESTIMATORS)
         )
@@ -139,6 +141,8 @@ def table(header: list[str], rows: dict[str, list[str]]) -> str:
 
 def main(runs: Path) -> None:
     found = finished(runs)
+    if not found:
+        raise SystemExit(f"{runs}: no finished run of experiment=mnist_estimators")
     for output in ("bernoulli", "gaussian"):
         rows = {model: found[output, model] for model in MODELS if (output, model) in found}
         if not rows:

@@ -1,12 +1,13 @@
 """An evaluation as a person meets it: stopped anywhere, it goes on to the same scores."""
 
 import signal
+from functools import partial
 
 import pytest
 import torch
 
 import vlae
-from vlae import checkpoint, config, gaps
+from vlae import checkpoint, config, gaps, scoring
 from vlae import evaluate as evaluation
 from vlae.console import Reporter
 from vlae.interruption import Interrupted, Interruption
@@ -38,7 +39,7 @@ def run(finished, monkeypatch):
     trained, x = finished
     monkeypatch.setattr(evaluation, "MAX_GROUP", 2)
     monkeypatch.setattr(gaps, "MAX_GROUP", 2)
-    monkeypatch.setattr(gaps, "STEPS", 3)
+    monkeypatch.setattr(scoring, "measure_gaps", partial(gaps.measure_gaps, steps=3))
     for file in (trained.directory.path / "checkpoints").glob("*evaluation*"):
         file.unlink()
 

@@ -1,6 +1,5 @@
 """Train, evaluate and record one model: ``python launch.py --help``."""
 
-import io
 import os
 import sys
 
@@ -9,6 +8,7 @@ from omegaconf import DictConfig
 
 from vlae import config
 from vlae.errors import UserError
+from vlae.files import print_anywhere
 
 RUNNING = -1
 statuses: list[int] = []
@@ -35,9 +35,7 @@ def complain(error: UserError) -> int:
 
 
 def main() -> int:
-    for stream in (sys.stdout, sys.stderr):  # a terminal without ± and † shows ?
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    print_anywhere()
     arguments = sys.argv[1:]
     if not {"--help", "-h"}.isdisjoint(arguments):
         from vlae.help import show

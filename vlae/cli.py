@@ -8,6 +8,7 @@ import typer
 
 from vlae import record
 from vlae.errors import UserError
+from vlae.files import print_anywhere
 from vlae.interruption import Interrupted
 
 app = typer.Typer(
@@ -107,6 +108,7 @@ def download(
 
 def main() -> None:
     """The console script: what a user can put right is one message, not a traceback."""
+    print_anywhere()
     try:
         app()
     except UserError as error:

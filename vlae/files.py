@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
 import secrets
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (ValueError, TypeError) as error:
         reason = "changed by hand, or a defective disk"
         raise RecordError(f"{path} holds no JSON object ({error}): {reason}") from error
+
+
+def print_anywhere() -> None:
+    """Let a terminal whose encoding has no ± show ? instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

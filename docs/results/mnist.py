@@ -173,7 +173,11 @@ def main(runs: Path) -> None:
         if "vae" in rows:
             print("Gain over the VAE of the same seed, image by image.\n")
             header = ["model", "ELBO, own", "ELBO, laplace", *ESTIMATORS]
-            body = {m: gains(r, rows["vae"]) for m, r in rows.items() if m != "vae"}
+            body = {
+                m: gains(r, rows["vae"])
+                for m, r in rows.items()
+                if m != "vae" and r.keys() & rows["vae"].keys()
+            }
             print(table(header, body))
 
 

@@ -90,10 +90,10 @@ class _Search:
     """One Levenberg-Marquardt search for each image, each with its own damping."""
 
     def __init__(self, output: OutputDistribution, decoder: Decoder, x: Tensor, start: Tensor) -> None:
-        self.output, self.decoder, self.x, self.z = output, decoder, x, start.clone()
-        self.scorer = output.scorer(decoder)
+        self.decoder, self.x, self.z = decoder, x, start.clone()
+        self.scorer, self.likelihood = output.scorer(decoder), output.likelihood(decoder, x)
         self.value = self._log_joint(x, start)
-        self.g, self.P = self._gradient_and_precision(x, start)
+        self.g, self.P = self._gradient_and_precision(self.likelihood, start)
         self.damping, self.gain = torch.zeros_like(self.value), torch.zeros_like(self.value)
         self.steps, self.tries = (torch.zeros_like(self.value, dtype=torch.long) for _ in range(2))
         self.done = torch.zeros_like(self.value, dtype=torch.bool)
@@ -111,7 +111,8 @@ class _Search:
         moved = active[better]
         self.z[moved], self.value[moved] = trial[better], reached[better]
         if len(moved):  # after a refused step nothing has changed but the damping
-            self.g[moved], self.P[moved] = self._gradient_and_precision(self.x[moved], self.z[moved])
+            likelihood = self.likelihood.of_images(moved)
+            self.g[moved], self.P[moved] = self._gradient_and_precision(likelihood, self.z[moved])
         self.steps[moved] += 1
         # a damped step that promises little says nothing of the mode: the next one is damped less
         easier = better | (promise < tolerance)
@@ -126,9 +127,9 @@ class _Search:
         return self.scorer(x)(z.unsqueeze(0))[0] + standard_normal_log_prob(z)
 
     def _gradient_and_precision(
-        self, x: Tensor, z: Tensor
+        self, likelihood: Likelihood, z: Tensor
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
-        at, likelihood = self.decoder.linearise(z), self.output.likelihood(self.decoder, x)
+        at = self.decoder.linearise(z)
         return likelihood.gradient(at) - z, likelihood.precision(at)
 
 

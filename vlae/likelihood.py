@@ -5,6 +5,7 @@ has precision P = J'VJ + I (Park, Kim, Kim 2019). The short cuts below compute t
 numbers with less work; tests compare each with the explicit form.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlae.linearisation import Linearisation
@@ -35,6 +36,10 @@ class Likelihood(Protocol):
 
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
         """P = J'V J + I."""
+        ...
+
+    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "Likelihood":
+        """The same for the images at these positions alone."""
         ...
 
 
@@ -65,6 +70,11 @@ class PixelLikelihood:
         f = self.of_pixels(at)
         return plus_identity(WeightedGram.apply(f.jacobian(), self.curvature(f.features)))
 
+    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "PixelLikelihood":
+        fewer = copy.copy(self)
+        fewer.x = self.x[chosen]
+        return fewer
+
 
 class GramLikelihood:
     """Gaussian output with a linear last layer W: everything happens in the space of hidden features.
@@ -90,6 +100,11 @@ class GramLikelihood:
 
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
         return plus_identity(SharedGram.apply(at.jacobian(), self.gram))
+
+    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "GramLikelihood":
+        fewer = copy.copy(self)
+        fewer.target = self.target[chosen]
+        return fewer
 
 
 def plus_identity(P: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "batch latent latent"]:

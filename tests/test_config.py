@@ -261,7 +261,9 @@ BAD = {
     "model.latent_dim=0": ("model.latent_dim: expected 1 or more, came 0",),
     "model.hidden_dims=[]": ("model.hidden_dims: expected at least 1 entry, came []",),
     "model.hidden_dims=[500,0]": ("model.hidden_dims[1]: expected 1 or more, came 0",),
-    "model.hidden_dims=500": ("model.hidden_dims: expected a list such as [500,500], came 500",),
+    "model.hidden_dims=500": (
+        "model.hidden_dims: expected a list such as [500,500] or [own,laplace], came 500",
+    ),
     "model.num_updates=four": ("model.num_updates: expected a whole number, came 'four'",),
     "model.name=a/b": ("model.name: ", "'a/b'"),
     "model._target_=vlae.config.build": ("model._target_: expected a model class", "'vlae.config.build'"),

@@ -205,3 +205,14 @@ def test_rotated_scorer_keeps_its_digits_in_float32_where_most_of_the_image_is_o
     exact = output.log_prob(x, decoder(z))
     ours = output.scorer(decoder.float())(x.float())(z.float())
     assert ((ours - exact) / exact).abs().max() < 3e-6
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_the_likelihood_of_chosen_images_is_theirs(name):
+    output, decoder, x, z = set_up(name)
+    chosen = torch.tensor([3, 1])
+    together, fewer = output.likelihood(decoder, x), output.likelihood(decoder, x).of_images(chosen)
+    at, there = decoder.linearise(z), decoder.linearise(z[chosen])
+    torch.testing.assert_close(fewer.gradient(there), together.gradient(at)[chosen])
+    torch.testing.assert_close(fewer.precision(there), together.precision(at)[chosen])
+    assert len(together.gradient(at)) == IMAGES  # which is left as it was

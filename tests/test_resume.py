@@ -77,7 +77,7 @@ def position(place: Path) -> tuple[int, Position | None]:
     except (OSError, ValueError):  # no run there yet
         return 0, None
     progress = told["progress"] or {}
-    if "image" in progress:
+    if progress.get("doing") == "evaluating image":
         return told["attempt"] or 0, evaluating(progress["image"])
     return told["attempt"] or 0, training(progress["step"]) if "step" in progress else None
 
@@ -238,7 +238,7 @@ def test_a_first_run_prints_its_progress_and_a_summary(done):
         *(
             "test log-likelihood",
             " ± ",
-            "ESS median",
+            "effective samples",
             "seconds",
             "parameters",
             "vlae-digits-gaussian-s0-",

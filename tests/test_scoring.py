@@ -90,14 +90,15 @@ def test_an_evaluation_goes_on_from_where_a_signal_stopped_it_to_the_same_figure
     expected = run(resumable=False)
 
     def stop(progress):
-        if progress.get(part, 0) >= after:
+        if progress["doing"] == part and progress["image"] >= after:
             signal.raise_signal(signal.SIGTERM)
 
     seen = []
     with pytest.raises(Interrupted):
         run(stop)
     again = run(seen.append)
-    assert not any(progress.get(part, done) < done for progress in seen), "what was done is not done again"
+    images = [progress["image"] for progress in seen if progress["doing"] == part]
+    assert not any(image < done for image in images), "what was done is not done again"
     assert_equal(again, expected)
 
 

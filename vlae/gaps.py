@@ -155,7 +155,7 @@ def ascend(
         for value, gradient in zip(free, gradients, strict=True):
             value.grad = gradient
         optimizer.step()
-        progress((step + 1) / steps)
+        progress(step / steps)
     return start.with_parameters(*(p.detach() for p in free))
 
 

@@ -137,7 +137,7 @@ class _Scoring:
     def _progress(self, what: str, done: float, total: int, text: str = "", *, last: bool) -> None:
         """Shown, recorded, and saved where it is time to."""
         self.reporter.advance(what, done, total, text, last=last)
-        self.heartbeat({what: done, "of": total})
+        self.heartbeat({"doing": what, "image": done, "images": total})
         overdue = time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every
         if overdue or self.interruption.requested:
             self._save()

@@ -27,7 +27,7 @@ from torch import Tensor
 from vlae.distributions import OutputDistribution, standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.laplace import find_modes
-from vlae.log_weights import log_mean_standard_error
+from vlae.log_weights import LogWeights
 from vlae.networks import Decoder, widest
 from vlae.seeding import Noise, generator, image_noise
 
@@ -78,14 +78,14 @@ class Annealed:
     def record(
         self, images: slice, log_w: Float[Tensor, "chains batch"], acceptance: Tensor, sign: int
     ) -> None:
-        log_sum = torch.logsumexp(log_w, 0)
-        if not torch.isfinite(log_sum).all():
-            first = images.start + int((~torch.isfinite(log_sum)).nonzero()[0])
+        weights = LogWeights(log_w.shape[1], len(log_w))
+        weights.add(log_w, torch.arange(log_w.shape[1]))
+        if not torch.isfinite(weights.log_mean).all():
+            first = images.start + int((~torch.isfinite(weights.log_mean)).nonzero()[0])
             raise NonFiniteError(f"the annealed log-likelihood of image {first} is NaN or infinite")
-        ess = torch.exp(2 * log_sum - torch.logsumexp(2 * log_w, 0))
-        self.log_likelihood[images] = sign * (log_sum - math.log(len(log_w)))
-        self.standard_error[images] = log_mean_standard_error(ess, torch.full_like(ess, len(log_w)))
-        self.ess[images], self.acceptance[images] = ess, acceptance
+        self.log_likelihood[images] = sign * weights.log_mean
+        self.standard_error[images] = weights.standard_error
+        self.ess[images], self.acceptance[images] = weights.effective_sample_size, acceptance
         self.done = images.stop
 
 

@@ -66,6 +66,11 @@ class LogWeights:
         return torch.exp(2 * self._log_sum - self._log_sum_of_squares)
 
     @property
+    def standard_error(self) -> Float[Tensor, " images"]:
+        """Of ``log_mean``, in nats."""
+        return log_mean_standard_error(self.effective_sample_size, self.count)
+
+    @property
     def k_hat(self) -> Float[Tensor, " images"]:
         """The shape of the weights' tail, see ``vlae.pareto``."""
         tails = [min(tail_length(n) + 1, n) for n in self.count.tolist()]
@@ -74,9 +79,8 @@ class LogWeights:
 
     def settled(self, target_standard_error: float) -> Bool[Tensor, " images"]:
         """Where the estimate's standard error is below the target, and its weights' tail lets one believe that."""
-        errors = log_mean_standard_error(self.effective_sample_size, self.count)
         limits = torch.tensor([unreliable_above(n) for n in self.count.tolist()], dtype=torch.float64)
-        return (errors <= target_standard_error) & (self.k_hat <= limits)
+        return (self.standard_error <= target_standard_error) & (self.k_hat <= limits)
 
 
 def log_mean_standard_error(

@@ -37,19 +37,20 @@ def test_a_run_of_it_has_everything_but_gaps_and_says_why(container, capsys):
 
 
 @pytest.mark.parametrize(
-    ("override", "text"),
+    ("override", "text", "lacking"),
     [
-        ("evaluate.proposals=[own,mixture]", "evaluate.proposals: mixture needs"),
-        ("evaluate.target_standard_error=0.1", "evaluate.target_standard_error: 0.1 needs"),
-        ("trainer.objective=iwae", "trainer.objective: iwae needs"),
+        ("evaluate.proposals=[own,mixture]", "evaluate.proposals: mixture needs", "log_prob, parameters, "),
+        ("evaluate.target_standard_error=0.1", "evaluate.target_standard_error: 0.1 needs", "log_prob, "),
+        ("trainer.objective=iwae", "trainer.objective: iwae needs", "log_prob, parameters, "),
+        ("trainer.kl=analytic", "trainer.kl: analytic needs", "kl_to_prior"),
     ],
 )
-def test_what_needs_more_is_refused_before_anything_is_on_disk(override, text, container, tmp_path):
+def test_what_needs_more_is_refused_before_anything_is_on_disk(override, text, lacking, container, tmp_path):
     with pytest.raises(ConfigError) as caught:
         job.run(container(override))
     [problem] = caught.value.problems
     assert problem.startswith(f"{text} posteriors with ")
-    assert "BarePosterior has no log_prob, parameters, " in problem
+    assert f"BarePosterior has no {lacking}" in problem
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -107,6 +108,23 @@ def test_a_missing_runs_dir_and_a_folder_that_is_no_run_are_said(command, runs, 
     assert (status, "no directory" in err) == (2, True)
     status, _, err = command("show", str(tmp_path))
     assert (status, "is not a run" in err) == (2, True)
+
+
+def test_results_that_lack_figures_are_one_message(command, finished, tmp_path):
+    broken = tmp_path / finished.name
+    shutil.copytree(finished, broken)
+    kept = {key: value for key, value in results(finished).items() if key != "cost"}
+    broken.joinpath("results.json").write_text(json.dumps(kept))
+    status, out, err = command("show", str(broken))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"vlae: {broken / 'results.json'} does not hold the figures")
+    assert "'cost'" in err
+
+
+def test_samples_are_a_png_or_nothing(command, finished, tmp_path):
+    status, _, err = command("sample", str(finished), "--out", str(tmp_path / "grid.jpg"))
+    assert (status, "ends in .png" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------------

@@ -86,6 +86,8 @@ def sample(
     from vlae.pictures import save_grid
     from vlae.trained import load
 
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out: expected the name of a PNG file, which ends in .png, came {str(out)!r}")
     images = load(str(record.find(runs_dir, run).path), runs_dir, device).sample(num, seed)
     save_grid(images, math.ceil(math.sqrt(num)), out)
     typer.echo(str(out))

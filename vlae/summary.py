@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from vlae.files import RecordError
+
 MARK = "†"
 MANY_UNRELIABLE = 0.05
 """Of the images: a figure with more of them whose k-hat is too large is marked."""
@@ -69,7 +71,17 @@ def warnings(results: dict[str, Any]) -> list[str]:
 
 
 def summary(results: dict[str, Any], path: Path) -> Group:
-    """The figures of a finished run, with their units."""
+    """The figures of a finished run, with their units. RecordError where the results lack some of them."""
+    try:
+        return _summary(results, path)
+    except (LookupError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise RecordError(
+            f"{path / 'results.json'} does not hold the figures of a run of this version ({reason})"
+        ) from error
+
+
+def _summary(results: dict[str, Any], path: Path) -> Group:
     test, cost = results["test"], results["cost"]
     marks = marks_of(results)
     rows = [("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats")]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vlae import checkpoint, config, data, record
-from vlae.distributions import Posterior, family_member
+from vlae.distributions import Posterior, family_member, with_closed_form_kl
 from vlae.evaluate import unit_log_jacobian
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
@@ -186,12 +186,13 @@ def prepare(cfg: config.Config) -> Prepared:
 def check_posterior(
     cfg: config.Config, model: LatentVariableModel, x: Float[Tensor, "images pixels"]
 ) -> None:
-    """ConfigError: a key needs posteriors that are a ``FamilyMember``, and those of the model are not."""
+    """ConfigError: a key needs posteriors that can do more than be sampled from, and those of the model cannot."""
     evaluation = cfg.evaluate
     needs = {
         "trainer.objective": "iwae" if cfg.trainer.objective == "iwae" else None,
         "evaluate.proposals": "mixture" if "mixture" in evaluation.proposals else None,
         "evaluate.target_standard_error": evaluation.target_standard_error,
+        "trainer.kl": "analytic" if cfg.trainer.kl == "analytic" else None,
     }
     asked = {key: value for key, value in needs.items() if value is not None}
     if not asked:  # inference is spared, and a model's own way to fail in it
@@ -199,7 +200,7 @@ def check_posterior(
     posterior, problems = model.posterior(x[:1], batch_noise(1, generator(x.device, 0, "check"), x.dtype)), []
     for key, value in asked.items():
         try:
-            family_member(posterior, str(value))
+            (with_closed_form_kl if key == "trainer.kl" else family_member)(posterior, str(value))
         except TypeError as error:
             problems.append(Problem(key, str(error)))
     if problems:

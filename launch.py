@@ -1,4 +1,4 @@
-"""Train, evaluate and record one model: ``python launch.py --help``."""
+"""Train, evaluate and record one model, or all of a sweep: ``python launch.py --help``."""
 
 import os
 import sys
@@ -9,24 +9,26 @@ from omegaconf import DictConfig
 from vlae import config
 from vlae.errors import UserError
 from vlae.files import print_anywhere
+from vlae.launching.grids import with_sweep_file
 
-RUNNING = -1
 statuses: list[int] = []
-"""Exit statuses of the runs of this command, RUNNING at first: hydra.main drops what its task returns."""
+"""Exit status of the run of this command: hydra.main drops what its task returns."""
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def run(composed: DictConfig) -> None:
-    statuses.append(RUNNING)
     try:
         container = config.resolve(composed)
-        from vlae.job import launch
+        if container["dry_run"]:
+            from vlae.launching.command import show_plan
 
-        statuses[-1] = launch(container)
-    except UserError as error:
-        statuses[-1] = complain(error)
-    if statuses[-1] > 128:  # a signal: the runs that are left of a --multirun do not start
-        raise SystemExit(statuses[-1])
+            statuses.append(show_plan(container))
+        else:
+            from vlae.job import launch
+
+            statuses.append(launch(container))
+    except UserError as error:  # which Hydra would comment on
+        statuses.append(complain(error))
 
 
 def complain(error: UserError) -> int:
@@ -43,18 +45,14 @@ def main() -> int:
         return show(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
-        sys.argv[1:] = config.lenient(arguments)
+        arguments = with_sweep_file(arguments)
         config.check_command(arguments)
+        sys.argv[1:] = config.lenient(arguments)
         run()
-    except config.ConfigError as error:
+    except UserError as error:
         return complain(error)
     except config.COMPOSITION_ERRORS as error:
         return complain(config.composition_error(error))
-    except OSError as error:
-        if RUNNING in statuses:
-            raise
-        problem = f"{error.filename} cannot be made for Hydra's sweep ({error.strerror})"
-        return complain(config.ConfigError([f"runs_dir: {problem}"]))
     except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
         text = "vlae: stopped; the same command goes on from the last checkpoint, if there is one"
         print(text, file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cases import CASES, Case, Setting
+from benchmarks.scale import QUICK, SCALE, Amount, Scale, Timing, met, time_of
 from benchmarks.timing import Measurement, Sgemm, Spread, machine, measure
 
 MIB = 2**20
@@ -29,34 +31,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     chosen = _chosen(options.only)
+    cases = [case for case in chosen if isinstance(case, Case)]
+    scales = [case for case in chosen if isinstance(case, Scale)]
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    setting = _setting(options)
+    setting, amount = _setting(options), _amount(options)
     console = Console(width=None if sys.stdout.isatty() else 140)
     facts = machine(setting.device)
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
-    started, sgemm, found = time.monotonic(), Sgemm(setting.device), {}
-    for number, case in enumerate(chosen, 1):
+    started, found, timings = time.monotonic(), {}, {}
 
-        def say(text: str, label: str = f"[{number}/{len(chosen)}] {case.name}") -> None:
-            print(f"{time.monotonic() - started:6.0f} s  {label}: {text}", flush=True)
+    def say(case: Case | Scale, text: str) -> None:
+        label = f"[{chosen.index(case) + 1}/{len(chosen)}] {case.name}"
+        print(f"{time.monotonic() - started:6.0f} s  {label}: {text}", flush=True)
 
+    sgemm = Sgemm(setting.device)
+    for case in cases:
         pair = case.prepare(setting)
-        found[case] = measure(pair, setting.device, setting.rounds, sgemm, case.memory, say)
-    _print_tables(console, found)
+        found[case] = measure(pair, setting.device, setting.rounds, sgemm, case.memory, partial(say, case))
+    for case in scales:
+        timings[case] = time_of(case, amount, partial(say, case))
+    if found:
+        _print_tables(console, found)
+    if timings:
+        console.print(_sweeps(timings, amount))
     wrong = [case.name for case, m in found.items() if not m.agrees]
     if wrong:
         console.print(f"[bold red]not the same numbers: {', '.join(wrong)}[/]")
     if options.json is not None:
-        options.json.write_text(json.dumps(_report(facts, setting, found), indent=2) + "\n")
+        options.json.write_text(json.dumps(_report(facts, setting, found, amount, timings), indent=2) + "\n")
     return 1 if wrong else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Time and memory of the platform beside a plain reference that computes like the released code.",
-        epilog="cases: " + ", ".join(case.name for case in CASES),
+        description="Time and memory of the platform beside a plain reference that computes like the released code, "
+        "and the time of commands on large sweeps.",
+        epilog=f"cases: {', '.join(case.name for case in CASES)}. Sweeps: {', '.join(case.name for case in SCALE)}, "
+        "in temporary directories: TMPDIR chooses their file system.",
     )
     parser.add_argument(
         "--only",
@@ -65,9 +78,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="cases, or parts of names: vlae, evaluation, 3072",
     )
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds per case (default 5, quick: 2)")
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds and images: a look, no figure to report"
+        "--rounds",
+        type=_positive,
+        metavar="N",
+        help="rounds per case (default 5, quick: 2; sweeps 3, quick: 1)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds, images and runs: a look, no figure to report"
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
     parser.add_argument(
@@ -83,15 +101,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _chosen(names: Sequence[str]) -> list[Case]:
+def _chosen(names: Sequence[str]) -> list[Case | Scale]:
     """The cases whose name holds any of ``names``; all of them if none is given."""
-    known = [case.name for case in CASES]
+    known = [case.name for case in (*CASES, *SCALE)]
     for name in names:
         if not any(name in k for k in known):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise SystemExit(f"--only: no case {name!r}{hint} Choices: {', '.join(known)}, or parts of these")
-    return [case for case in CASES if not names or any(name in case.name for name in names)]
+    return [case for case in (*CASES, *SCALE) if not names or any(name in case.name for name in names)]
 
 
 def _setting(options: argparse.Namespace) -> Setting:
@@ -104,6 +122,11 @@ def _setting(options: argparse.Namespace) -> Setting:
             device, rounds=2, platform_images=8, reference_images=1, annealed_images=2, epoch_images=2560
         )
     return dataclasses.replace(setting, rounds=options.rounds) if options.rounds else setting
+
+
+def _amount(options: argparse.Namespace) -> Amount:
+    amount = QUICK if options.quick else Amount()
+    return dataclasses.replace(amount, rounds=options.rounds) if options.rounds else amount
 
 
 def _print_tables(console: Console, found: dict[Case, Measurement]) -> None:
@@ -178,6 +201,24 @@ def _memory(found: dict[Case, Measurement]) -> Table:
     return table
 
 
+def _sweeps(timings: dict[Scale, Timing], amount: Amount) -> Table:
+    few = "" if amount.is_full else f"; {amount.planned} and {amount.recorded} runs only, which meet nothing"
+    table = _table(f"Sweeps: the less the better{few}", "case", "what")
+    for column in ("best", "median", "asked"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for case, timing in timings.items():
+        table.add_row(
+            case.name,
+            case.what,
+            f"{timing.best:.2f} {case.unit}",
+            f"{timing.median:.2f} {case.unit}",
+            f"< {case.asked:.3g} {case.unit}",
+            {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[met(case, timing, amount)],
+        )
+    return table
+
+
 def _table(title: str, *names: str) -> Table:
     table = Table(title=title, title_justify="left")
     for name in names:
@@ -199,8 +240,14 @@ def _verdict(value: float, asked: float | None) -> str:
     return "[green]met[/]" if value >= asked else "[red]missed[/]"
 
 
-def _report(facts: dict[str, Any], setting: Setting, found: dict[Case, Measurement]) -> dict[str, Any]:
-    """Everything in the tables, and the setting, as plain values."""
+def _report(
+    facts: dict[str, Any],
+    setting: Setting,
+    found: dict[Case, Measurement],
+    amount: Amount,
+    timings: dict[Scale, Timing],
+) -> dict[str, Any]:
+    """Everything in the tables, and the settings, as plain values."""
     cases = {}
     for case, m in found.items():
         asked = {"ratio": case.asked, "share": case.asked_share, "memory_ratio": case.asked_memory}
@@ -219,6 +266,18 @@ def _report(facts: dict[str, Any], setting: Setting, found: dict[Case, Measureme
         "machine": facts,
         "setting": dataclasses.asdict(setting) | {"device": str(setting.device)},
         "cases": cases,
+        "amount": dataclasses.asdict(amount),
+        "sweeps": {
+            case.name: {
+                "figures": timing.figures,
+                "best": timing.best,
+                "median": timing.median,
+                "asked": case.asked,
+                "unit": case.unit,
+                "met": met(case, timing, amount),
+            }
+            for case, timing in timings.items()
+        },
     }
 
 

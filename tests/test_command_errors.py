@@ -118,34 +118,6 @@ def test_cfg_refuses_a_choice_that_does_not_exist(command, capfd):
     assert "model: no choice 'nope'" in printed.err
 
 
-def test_multirun_runs_every_combination_in_turn_and_returns_the_worst_status(command, tmp_path):
-    ran = []
-
-    def job(container):
-        ran.append((container["model"]["name"], container["seed"]))
-        return len(ran) % 3
-
-    assert command(job, "model=vae,hf", "seed=0,1", "-m", "runs_dir=here") == 2
-    assert ran == [("vae", 0), ("vae", 1), ("hf", 0), ("hf", 1)]
-    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()] == [
-        "here/.multirun/multirun.yaml"
-    ]
-
-
-def test_multirun_goes_on_after_a_run_that_failed(command, capfd):
-    ran = []
-
-    def job(container):
-        ran.append(container["seed"])
-        if len(ran) == 1:
-            raise RecordError("held by another process")
-        return 0
-
-    assert command(job, "-m", "seed=0,1") == 2
-    assert ran == [0, 1]
-    assert "held by another process" in capfd.readouterr().err
-
-
 def test_multirun_reports_what_is_wrong_with_any_run_before_the_first_starts(command, capfd, tmp_path):
     ran = []
     assert command(ran.append, "-m", "model=vae,vlae", "seed=0,x", "model.num_updates=3") == 2
@@ -156,33 +128,54 @@ def test_multirun_reports_what_is_wrong_with_any_run_before_the_first_starts(com
     assert "model.num_updates: unknown key" in error
 
 
-def test_a_signal_ends_a_multirun(command):
-    ran = []
-
-    def job(container):
-        ran.append(container["seed"])
-        return 128 + 15
-
-    assert command(job, "-m", "seed=0,1,2") == 128 + 15
-    assert ran == [0]
+def test_all_that_is_wrong_with_launcher_sweep_and_runs_is_one_report(command, capfd, tmp_path):
+    assert command(None, "-m", "model=vae,vlae", "seed=x", "hydra.launcher.worker=2") == 2
+    _, *problems = capfd.readouterr().err.splitlines()
+    assert [problem.split(":")[0].strip() for problem in problems] == ["hydra.launcher.worker", "seed"]
+    assert "did you mean hydra.launcher.workers?" in problems[0]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_made_for_a_multirun_is_one_line(command, capfd, tmp_path):
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("hydra.launcher.workers=0", "hydra.launcher.workers: expected 1 or more or null, came 0"),
+        ("hydra.launcher.runs_per_gpu=x", "hydra.launcher.runs_per_gpu: expected a whole number, came 'x'"),
+        ("runs_dir=a,b", 'runs_dir: expected one value for all runs of a sweep, came "a", "b"'),
+        ("force=true,false", "force: expected one value for all runs of a sweep"),
+    ],
+)
+def test_settings_of_a_launch_are_checked(command, capfd, tmp_path, override, expected):
+    assert command(None, "-m", "seed=0,1", override) == 2
+    assert expected.replace('"', "'") in capfd.readouterr().err.replace('"', "'")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("override", ["hydra/launcher=slurm", "hydra.launcher.workers=2"])
+def test_a_launcher_without_a_sweep_is_refused(command, capfd, override):
+    assert command(None, "model=vae", override) == 2
+    assert f"{override}: launchers start sweeps: add -m or sweeps=NAME" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["sweeps=smok"], "sweeps: no choice 'smok'; did you mean smoke?"),
+        (["sweeps=smoke", "sweeps=smoke"], "sweeps: expected one sweep file, came smoke, smoke"),
+        (["sweeps=smoke,gaussian_all"], "sweeps: expected one sweep file"),
+        (["sweeps=mine.yaml"], "sweeps: no file 'mine.yaml'"),
+    ],
+)
+def test_a_sweep_file_that_is_not_there_or_not_one_is_refused(command, capfd, tmp_path, arguments, expected):
+    assert command(None, *arguments) == 2
+    assert expected in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runs_dir_that_cannot_be_made_is_one_line(command, capfd, tmp_path):
     (tmp_path / "file").touch()
-    ran = []
-    assert command(ran.append, "-m", "seed=0,1", "runs_dir=file") == 2
-    heading, problem = capfd.readouterr().err.splitlines()
-    assert heading == "vlae: 1 problem in the configuration"
-    assert problem.startswith("  runs_dir: file")
-    assert ran == []
-
-
-def test_an_unexpected_error_of_the_file_system_keeps_its_traceback(command):
-    def job(container):
-        raise FileNotFoundError("a bug")
-
-    with pytest.raises(FileNotFoundError, match="a bug"):
-        command(job, "-m", "seed=0,1")
+    assert command(None, "-m", "seed=0,1", "runs_dir=file") == 2
+    assert "file" in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

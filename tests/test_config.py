@@ -545,6 +545,8 @@ def replaced(container: dict[str, Any], path: tuple, value: Any) -> dict[str, An
 
 
 OPERATIONAL = {
+    "retry",
+    "dry_run",
     *("device", "num_threads", "runs_dir", "force", "trainer.checkpoint_every", "evaluate.memory_budget"),
     *("dataset.root", "dataset.url", "dataset.path", "dataset.sizes"),
 }
@@ -663,11 +665,13 @@ def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, de
 
 @pytest.mark.parametrize("key", [k for k in identity.ADDED_FIELDS if not k.startswith("model.")])
 def test_a_run_from_before_an_added_field_keeps_its_id_and_can_be_read(key, default):
-    section, name = key.split(".")
-    before = replaced(default, (section,), {k: v for k, v in default[section].items() if k != name})
-    at_default = replaced(default, (section, name), identity.ADDED_FIELDS[key])
+    *section, name = key.split(".")
+    within = identity.get(default, section[0]) if section else default
+    without = {k: v for k, v in within.items() if k != name}
+    before = replaced(default, tuple(section), without) if section else without
+    at_default = replaced(default, (*section, name), identity.ADDED_FIELDS[key])
     assert config.run_id(before) == config.run_id(at_default)
-    assert config.validate(before).model_dump()[section][name] == identity.ADDED_FIELDS[key]
+    assert identity.get(config.validate(before).model_dump(), key) == identity.ADDED_FIELDS[key]
 
 
 def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
@@ -725,7 +729,7 @@ def test_every_file_says_what_it_is_and_every_key_has_a_comment(file):
     assert header(file)
     if "experiment" in file.parts:
         return  # changes to keys that are documented elsewhere
-    sections = ("name", "_target_", "defaults", "hydra", "trainer", "evaluate")
+    sections = ("name", "_target_", "_convert_", "defaults", "hydra", "trainer", "evaluate")
     keys = {k: v for k, v in documented_keys(file).items() if k not in sections}
     undocumented = [key for key, comment in keys.items() if not comment]
     assert [key for key in undocumented if not key.startswith(("sizes.", "hydra."))] == []

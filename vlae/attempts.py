@@ -35,6 +35,7 @@ from vlae.interruption import Interrupted
 FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old results
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
+GPUS = "VLAE_GPUS"  # environment variable: the GPUs of this process, a fraction where it shares one
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
 
 
@@ -127,6 +128,8 @@ def new_claim() -> dict[str, Any]:
         "place": place(),
         "slurm_job": job,
         "slurm_restarts": restarts,
+        "gpus": float(os.environ.get(GPUS) or 0),
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "started": now(),
         "token": secrets.token_hex(8),
     }
@@ -228,13 +231,22 @@ class Attempt:
     ``Exception``, else ``interrupted`` (a signal, KeyboardInterrupt and the like, or no results yet).
     """
 
-    def __init__(self, directory: Path, write_status: Callable[..., None]) -> None:
+    def __init__(
+        self, directory: Path, write_status: Callable[..., None], gpus: float = 0.0, gpu_seconds: float = 0.0
+    ) -> None:
+        """gpus: that it uses; gpu_seconds: that the attempts before it have used."""
         self.directory, self.number = directory, int(directory.name)
         self._write_status = write_status
+        self._gpus, self._gpu_seconds, self._began = gpus, gpu_seconds, time.monotonic()
         self._progress: dict[str, Any] = {}
         self._written = -math.inf
         self._over = threading.Event()
         self._pulse = threading.Thread(target=self._show_life, name="pulse", daemon=True)
+
+    @property
+    def log(self) -> Path:
+        """What this attempt tells of itself."""
+        return self.directory / "log.txt"
 
     def __enter__(self) -> "Attempt":
         self._pulse.start()
@@ -256,7 +268,12 @@ class Attempt:
                 f"attempt {self.number + 1} executes the run now, this one stops"
             )
         self._written = time.monotonic()
-        self._write_status(state="running", attempt=self.number, progress=self._progress)
+        self._write_status(
+            state="running", attempt=self.number, progress=self._progress, gpu_seconds=self._spent()
+        )
+
+    def _spent(self) -> float:
+        return round(self._gpu_seconds + self._gpus * (time.monotonic() - self._began), 1)
 
     def _show_life(self) -> None:
         while not self._over.wait(PULSE_EVERY):
@@ -280,7 +297,9 @@ class Attempt:
                 text = "".join(traceback.format_exception(kind, error, trace))
                 write_atomically(self.directory / "traceback.txt", text.encode("utf-8", "backslashreplace"))
             if not self._succeeded():
-                self._write_status(attempt=self.number, progress=self._progress, **end)
+                self._write_status(
+                    attempt=self.number, progress=self._progress, gpu_seconds=self._spent(), **end
+                )
             write_atomically(
                 self.directory / "ended.json", json_bytes({**end, "ended": now()})
             )  # releases the run
@@ -296,8 +315,17 @@ class Attempt:
         if self.directory.parent.parent.joinpath("results.json").is_file():
             return "done", None, None
         if isinstance(error, Exception):
-            return "failed", "exception", f"{type(error).__name__}: {error}"
+            reason = "out of memory" if _is_out_of_memory(error) else "exception"
+            return "failed", reason, f"{type(error).__name__}: {error}"
         if isinstance(error, Interrupted):
             return "interrupted", signal.Signals(error.number).name, None
+        if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C
+            return "interrupted", "SIGINT", None
         reason = "stopped" if error is None else type(error).__name__
         return "interrupted", reason, str(error or "") or None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    )  # torch's, not imported here

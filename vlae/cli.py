@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Look at runs, evaluate and sample from them, fetch datasets. Runs are started by launch.py.",
+    help="Look at runs and sweeps, evaluate and sample, fetch datasets. Runs are started by launch.py.",
 )
 
 Run = Annotated[
@@ -39,6 +39,82 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
     )
     for place in sorted(directory.path.glob("evaluations/*.json")):
         console.print(f"evaluated again: {place}", markup=False)
+
+
+@app.command()
+def status(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every run, however many they are.")] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Show what is true of each run: queued, running, done, interrupted or failed, why, and where.
+
+    Runs that ask for attention come first.
+    """
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from vlae.launching.states import Observer
+    from vlae.launching.status import chosen, states_of, view
+
+    def look() -> tuple[Any, bool]:
+        title, labels = chosen(runs_dir, name)
+        observer = Observer(runs_dir)
+        states = states_of(runs_dir, list(labels), observer)
+        over = not any(state.state in ("queued", "running") for state in states)
+        return view(title, labels, states, observer.warning, every=every), over
+
+    seen, over = look()
+    console = Console(highlight=False)
+    if not watch or not console.is_terminal:
+        console.print(seen)
+        return
+    with Live(seen, console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while not over:
+            time.sleep(2)
+            seen, over = look()
+            live.update(seen, refresh=True)
+
+
+@app.command()
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Print what the last attempt of a run has told, its traceback included."""
+    from functools import partial
+
+    from vlae.launching.logs import follow_log, print_log
+
+    tell = partial(print, end="", flush=True)
+    (follow_log if follow else print_log)(record.find(runs_dir, run), tell)
+
+
+@app.command()
+def cancel(
+    name: Annotated[
+        str, typer.Argument(metavar="SWEEP|RUN", help="A sweep, a run, or how ids of runs begin.")
+    ],
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Cancel runs: those that wait do not start, those under way save their state and end.
+
+    The command that launched them goes on with them later.
+    """
+    from vlae.launching.cancelling import cancel
+    from vlae.launching.status import chosen
+
+    title, labels = chosen(runs_dir, name)
+    cancelled = cancel(runs_dir, list(labels))
+    for run_id in cancelled:
+        typer.echo(f"cancelled: {labels[run_id] or run_id}")
+    typer.echo(f"{title}: {len(cancelled)} of {len(labels)} runs were waiting or under way")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 Nothing here imports torch until a configuration is validated, so that help and composition stay quick.
 """
 
+import functools
 import hashlib
 import math
 import re
@@ -26,7 +27,6 @@ from vlae.overrides import (
     MARKERS,
     assignments,
     commands,
-    expand,
     is_multirun,
     lenient,
     split,
@@ -138,6 +138,8 @@ class Config(_Section):
     num_threads: Count | None
     runs_dir: Annotated[str, Field(min_length=1)]
     force: bool
+    retry: bool
+    dry_run: bool
 
 
 FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate, "evaluate.ais": Ais}
@@ -161,23 +163,23 @@ def compose_unchecked(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """What can be refused before Hydra starts: every run of a --multirun, and what --cfg would show wrongly."""
+    """What can be refused before Hydra starts."""
     if len(asked := commands(arguments)) > 1:
         raise ConfigError([Problem(" ".join(asked), "only one of them can be done at a time")])
     overrides, options = split(arguments)
     if "--resolve" in options and "--cfg" not in asked:
         raise ConfigError([Problem("--resolve", "goes with --cfg job")])
-    other_files = any(option.startswith(("-cd", "-cp", "-cn", "--config-")) for option in options)
-    if is_multirun(arguments) and not other_files:
-        problems: list[str] = []
-        for job in expand(overrides):
-            try:
-                validate(compose(job))
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
-    elif options and (problems_of_names := unreadable(arguments)):
+    if is_multirun(arguments):
+        return
+    launchers = [
+        text for text in overrides if text.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher"))
+    ]
+    if launchers and not asked:
+        text = (
+            "launchers start sweeps: add -m or sweeps=NAME; without them the run would be executed right here"
+        )
+        raise ConfigError(Problem(each, text) for each in launchers)
+    if options and (problems_of_names := unreadable(arguments)):
         raise ConfigError(problems_of_names)
 
 
@@ -321,12 +323,17 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     return problems + [p for p in found if not any(p.within(key) for key in hidden)]
 
 
+@functools.cache
+def _hints(model: type[BaseModel]) -> dict[str, Any]:
+    return get_type_hints(model, include_extras=True)
+
+
 def _problems_of_fixed_keys(values: dict[str, Any]) -> list[Problem]:
     problems = []
     for place, model in {"": Config, **FIXED_SECTIONS}.items():
         section = get(values, place) if place else values
         if isinstance(section, dict):
-            hints = get_type_hints(model, include_extras=True)
+            hints = _hints(model)
             inner = {name: dict for name in hints if _join(place, name) in FIXED_SECTIONS}
             problems += check_fields(place, section, {**hints, **inner})
     return problems

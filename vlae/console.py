@@ -1,6 +1,7 @@
 """What a person sees of a run while it lasts: bars, lines, warnings."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -93,6 +94,11 @@ class Reporter:
                 raise cannot_write(Path(self._log.name), error) from error
 
 
+def counted(number: int, what: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def duration(seconds: float) -> str:
     """``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if seconds < 60:
@@ -100,3 +106,9 @@ def duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+
+def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:
+    """What a run is doing, how much of it is done, and of how much: epochs of training, or images."""
+    name = "epoch" if "epochs" in progress else "image"
+    return progress.get("doing", name), progress.get(name, 0), progress.get(f"{name}s", 0)

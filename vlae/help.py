@@ -23,10 +23,13 @@ again shows the results, or goes on where it was interrupted.
   python launch.py model=iaf dataset=mnist output_dist=bernoulli optimizer.lr=1e-3
   python launch.py model.hidden_dims=[500,500] seed=3
   python launch.py -m model=vae,vlae seed=0,1,2  [dim]one run for each combination[/]
+  python launch.py sweeps=smoke                  [dim]the runs of a sweep file[/]
+  python launch.py sweeps=smoke dry_run=true     [dim]the plan, and nothing started[/]
   python launch.py --help model=iaf              [dim]the keys of another choice[/]
   python launch.py --cfg job                     [dim]the composed configuration[/]
   python launch.py --hydra-help                  [dim]Hydra's own options[/]
 """
+SWEEPS = CONF.parent / "sweeps"
 PLAIN_WIDTH = 110
 """Where there is no terminal whose width could be asked for."""
 
@@ -50,11 +53,26 @@ def show(arguments: Sequence[str]) -> int:
             mark = "*" if name == chosen[group] else " "
             text = header(CONF / group / f"{name}.yaml")
             table.add_row(f"  {f'{group}=' if i == 0 else '':<13}{mark} {name}", escape(text))
+    for title, folder, mark in (
+        ("sweeps=", SWEEPS, ""),
+        ("hydra/launcher=", CONF / "hydra" / "launcher", "local"),
+    ):
+        for i, file in enumerate(sorted(folder.glob("*.yaml"))):
+            star = "*" if file.stem == mark else " "
+            table.add_row(f"  {title if i == 0 else '':<13}{star} {file.stem}", escape(header(file)))
     console.print(table)
     console.print("\n[bold]Keys[/], with their values in this command")
     table = _table()
     for place, file in _files(container, chosen):
         _add_keys(table, container, place, file)
+    console.print(table)
+    console.print("\n[bold]Keys of the launchers[/], of sweeps alone: hydra.launcher.KEY=VALUE")
+    table = _table()
+    for name in ("local", "slurm"):
+        file = CONF / "hydra" / "launcher" / f"{name}.yaml"
+        for key, comment in documented_keys(file).items():
+            if not key.startswith("_"):
+                table.add_row(f"  {key} ({name})", escape(comment))
     console.print(table)
     return 0
 

@@ -13,6 +13,8 @@ OPERATIONAL = (
     "num_threads",
     "runs_dir",
     "force",
+    "retry",
+    "dry_run",
     "trainer.checkpoint_every",
     "evaluate.memory_budget",
     "dataset.root",
@@ -21,6 +23,9 @@ OPERATIONAL = (
     "dataset.sizes",  # only a default of other keys
 )
 """Keys that change how a run is carried out, and not what comes out."""
+
+OF_A_COMMAND = ("force", "retry", "dry_run")
+"""How one start was asked for: no setting of a run, and false in what is frozen."""
 
 ADDED_FIELDS: dict[str, Any] = {
     "evaluate.proposals": ["own"],
@@ -33,6 +38,8 @@ ADDED_FIELDS: dict[str, Any] = {
     "trainer.kl": "sampled",
     "model.activation": "relu",
     "model.network": "mlp",
+    "retry": False,
+    "dry_run": False,
 }
 """Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 

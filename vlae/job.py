@@ -1,16 +1,25 @@
 """One run, from its configuration to results.json: a straight line."""
 
-from collections.abc import Callable
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlae import config, record
+from vlae.attempts import FORCED, last_number
 from vlae.console import Reporter
 from vlae.interruption import Interrupted, Interruption
 
 if TYPE_CHECKING:
     from vlae.train import Progress, Training
     from vlae.trained import Prepared
+
+DONE, FAILED, HELD = 0, 1, 75
+"""What `work` returns, besides 128 + the number of a signal."""
 
 
 def launch(container: dict[str, Any]) -> int:
@@ -19,7 +28,7 @@ def launch(container: dict[str, Any]) -> int:
         run(container)
     except Interrupted as interrupted:
         return 128 + interrupted.number
-    return 0
+    return DONE
 
 
 def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
@@ -46,15 +55,75 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     create = record.forced_directory if force else record.RunDirectory.create
     directory = create(runs_dir, identity, container)
     directory.config()
-    results = execute(directory, prepared, quiet=quiet)
+    results = execute(directory, lambda: prepared, quiet=quiet)
     if force:
         directory = record.promote(directory, runs_dir)
     reporter.result(results, directory.path)
     return results
 
 
-def execute(directory: record.RunDirectory, prepared: "Prepared", *, quiet: bool = False) -> dict[str, Any]:
-    """Claim the run, train, draw, evaluate, and write results.json last."""
+def work(path: Path, attempts: int, threads: int | None = None) -> int:
+    """What a worker does with a frozen run directory: all is told by the record, nothing by a terminal.
+
+    attempts: how many the run had when this start was planned. HELD: it has had its turn since (one that was
+    interrupted goes on), or is being executed.
+    threads: CPU threads, where the run does not say.
+    """
+    directory = record.RunDirectory(path)
+    if last_number(path / "attempts") != attempts and directory.state() in ("failed", "done"):
+        return HELD
+
+    def prepare_frozen() -> "Prepared":
+        from vlae.trained import prepare
+
+        container = directory.config()
+        return prepare(config.validate({**container, "num_threads": container["num_threads"] or threads}))
+
+    try:
+        execute(directory, prepare_frozen, captured=True)
+        if path.parent.name == FORCED:
+            record.promote(directory, path.parent.parent)
+    except record.RunHeld:
+        return HELD
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
+    except KeyboardInterrupt:  # a second Ctrl-C
+        return 128 + signal.SIGINT
+    except Exception:  # the record has it
+        return FAILED
+    return DONE
+
+
+def execute(
+    directory: record.RunDirectory,
+    prepare: Callable[[], "Prepared"],
+    *,
+    quiet: bool = False,
+    captured: bool = False,
+) -> dict[str, Any]:
+    """Claim the run, train, draw, evaluate, and write results.json last.
+
+    ``captured``: whatever this process prints goes to the attempt's log.
+    """
+    with directory.claim() as attempt, _into(attempt.log) if captured else nullcontext():
+        if (results := directory.results()) is not None:  # another process finished it meanwhile
+            return results
+        with Interruption() as interruption, Reporter(attempt.log, quiet or captured) as reporter:
+            try:
+                return _carry_out(directory, attempt, prepare(), interruption, reporter)
+            except Interrupted as interrupted:
+                text = f"{interrupted}, saved in {directory.path}; the same command goes on from here"
+                reporter.line(text)
+                raise
+
+
+def _carry_out(
+    directory: record.RunDirectory,
+    attempt: record.Attempt,
+    prepared: "Prepared",
+    interruption: Interruption,
+    reporter: Reporter,
+) -> dict[str, Any]:
     from vlae.evaluate import unit_log_jacobian
     from vlae.figures import check_arrays, save_evaluations
     from vlae.pictures import save_pictures
@@ -62,44 +131,37 @@ def execute(directory: record.RunDirectory, prepared: "Prepared", *, quiet: bool
     from vlae.scoring import score
 
     cfg, x = prepared.config, prepared.test_set
-    with (
-        directory.claim() as attempt,
-        Interruption() as interruption,
-        Reporter(attempt.directory / "log.txt", quiet) as reporter,
-    ):
-        if (results := directory.results()) is not None:  # another process finished it meanwhile
-            return results
-        reporter.line(f"{directory.run_id}, attempt {attempt.number}, on {device_name(prepared.device)}")
-        if cfg.trainer.selection == "test":
-            reporter.warn("the best epoch is selected on the test set, so its figures are optimistic")
-        training = prepared.training(directory)
-        for text in training.resume():
-            reporter.warn(text)
-        if training.progress.step:
-            reporter.line(f"going on from epoch {training.progress.epoch}, step {training.progress.step}")
-        try:
-            training.run(interruption, _training_report(reporter, attempt, training, prepared.space))
-            trained = prepared.trained(training)
-            save_pictures(trained, x, directory.path / "images", cfg.seed)
-            scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
-        except Interrupted as interrupted:
-            reporter.line(f"{interrupted}, saved in {directory.path}; the same command goes on from here")
-            raise
-        log_jacobian = unit_log_jacobian(trained.preprocess, x)
-        place = directory.path / "test_log_likelihood.npz"
-        save_evaluations(place, scores.proposals, log_jacobian, check_arrays(scores, log_jacobian))
-        results = report(trained, cfg, scores, x)
-        directory.write_results(results)
+    reporter.line(f"{directory.run_id}, attempt {attempt.number}, on {device_name(prepared.device)}")
+    if cfg.trainer.selection == "test":
+        reporter.warn("the best epoch is selected on the test set, so its figures are optimistic")
+    training = prepared.training(directory)
+    for text in training.resume():
+        reporter.warn(text)
+    if training.progress.step:
+        reporter.line(f"going on from epoch {training.progress.epoch}, step {training.progress.step}")
+    training.run(interruption, _training_report(reporter, attempt, training, prepared.space))
+    trained = prepared.trained(training)
+    save_pictures(trained, x, directory.path / "images", cfg.seed)
+    scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
+    log_jacobian = unit_log_jacobian(trained.preprocess, x)
+    place = directory.path / "test_log_likelihood.npz"
+    save_evaluations(place, scores.proposals, log_jacobian, check_arrays(scores, log_jacobian))
+    results = report(trained, cfg, scores, x)
+    directory.write_results(results)
     return results
 
 
 def _training_report(
     reporter: Reporter, attempt: record.Attempt, training: "Training", space: str
 ) -> Callable[["Progress", dict[str, float] | None], None]:
+    figures: dict[str, float] = {}
+
     def report(progress: "Progress", line: dict[str, float] | None) -> None:
         epochs = training.schedule.epochs
-        attempt.heartbeat({"epoch": progress.epoch, "epochs": epochs, "step": progress.step})
         done = progress.epoch + progress.batch / training.batches_per_epoch
+        if line is not None:
+            figures["elbo"] = round(line[f"{training.selection_name}/elbo_nats"], 2)
+        attempt.heartbeat({"epoch": progress.epoch, "epochs": epochs, "step": progress.step, **figures})
         if line is None:
             reporter.advance("training epoch", done, epochs)
             return
@@ -110,3 +172,30 @@ def _training_report(
         reporter.advance("training epoch", done, epochs, text, last=training.finished)
 
     return report
+
+
+@contextmanager
+def _into(log: Path) -> Iterator[None]:
+    """Standard output and standard error of this process, and of what it starts, at the end of a file."""
+    kept = os.dup(1), os.dup(2)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        _flush()
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        try:
+            yield
+        except Exception:
+            traceback.print_exc()
+            raise
+    finally:
+        _flush()
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(descriptor)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

@@ -4,6 +4,7 @@ Hydra stops at the first mistake. Here a wrong override becomes one that Hydra a
 finds, so that all mistakes of a command are reported together.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ _OPTIONS_WITH_VALUE = {
 }
 _COMMANDS = {"--multirun": "-m", "--run": "-r", "--cfg": "-c", "--info": "-i", "--shell-completion": "-sc"}
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+
+
+@functools.lru_cache(4096)  # the runs of a sweep have most of their overrides in common
+def parse(text: str) -> Override:
+    """An override as Hydra reads it. HydraException: it cannot."""
+    return OverridesParser.create().parse_override(text)
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -89,7 +96,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     groups = choices()
     values = []
     for text in lenient([*overrides, "--multirun"])[:-1]:
-        override = OverridesParser.create().parse_override(text)
+        override = parse(text)
         if not override.is_sweep_override():
             values.append([text])
         elif override.value_type == ValueType.GLOB_CHOICE_SWEEP:
@@ -108,7 +115,7 @@ def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[P
     """(key, value) of the overrides of a configuration that is composed already, and what is wrong with the others."""
     found, problems = [], []
     for i, text in enumerate(arguments):
-        override = OverridesParser.create().parse_override(_rewrite(text, i, {}, multirun=False))
+        override = parse(_rewrite(text, i, {}, multirun=False))
         key = override.key_or_group
         if key.startswith(f"{INVALID_OVERRIDE}."):
             problems += wrong_overrides({key: override.value()})
@@ -124,7 +131,7 @@ def unreadable(arguments: Sequence[str]) -> list[Problem]:
     rewritten = [text for text in lenient(arguments) if text.startswith(tuple(f"++{m}." for m in MARKERS))]
     problems = []
     for text in rewritten:
-        override = OverridesParser.create().parse_override(text)
+        override = parse(text)
         marker, _, key = override.key_or_group.partition(".")
         explain = wrong_choices if marker == INVALID_CHOICE else wrong_overrides
         problems += explain({key: override.value()})
@@ -181,12 +188,14 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     if "=" not in text and not text.startswith("~"):
         return _invalid(index, text, f"has no value; {_HOW_TO_WRITE}")
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = parse(text)
     except HydraException as error:
         return _invalid(index, text, f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}")
     key = override.key_or_group
     if override.is_delete() and key in groups and "/" not in key:
         return _invalid(index, key, f"every run has one (choices: {listed(groups[key])})")
+    if key.startswith("hydra.launcher."):
+        return "++" + text.lstrip("+")
     if override.is_hydra_override() or override.is_delete():
         return text
     if not key:

@@ -1,5 +1,6 @@
 """Sections that name a target (model, dataset, output_dist, optimizer): checked against its signature, built."""
 
+import functools
 import importlib
 import inspect
 import re
@@ -147,6 +148,7 @@ def _parameters(target: Callable[..., Any], runtime: tuple[str, ...]) -> dict[st
     return {n: p for n, p in signature.parameters.items() if p.kind in named and n not in runtime}
 
 
+@functools.cache
 def _preprocessing_hints() -> dict[str, Any]:
     from vlae.preprocessing import Preprocessing
 
@@ -158,12 +160,22 @@ def _errors(hint: Any, value: Any) -> list[Any]:
     """pydantic's errors about a value."""
     if hint is inspect.Parameter.empty or isinstance(hint, str):
         return []
-    strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
-        TypeAdapter(hint, config=strict).validate_python(value)
+        _adapter(hint).validate_python(value)
     except ValidationError as error:
         return error.errors(include_url=False)
     return []
+
+
+_ADAPTERS: dict[int, tuple[Any, Any]] = {}
+"""By the identity of a hint, which is kept: not every hint has a hash. Making one takes longer than its use."""
+
+
+def _adapter(hint: Any) -> Any:
+    if id(hint) not in _ADAPTERS:
+        strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        _ADAPTERS[id(hint)] = (hint, TypeAdapter(hint, config=strict))
+    return _ADAPTERS[id(hint)][1]
 
 
 def _nullable(hint: Any) -> bool:

@@ -42,6 +42,7 @@ from vlae.files import (
     write_atomically,
 )
 from vlae.forced import put_in_place, recover, recover_all
+from vlae.identity import OF_A_COMMAND
 from vlae.identity import run_id as run_id_of
 
 __all__ = [
@@ -54,11 +55,16 @@ __all__ = [
     "forced_directory",
     "promote",
     "recover",
+    "run_names",
     "write_atomically",
 ]
 
 STATES = ("new", "running", "interrupted", "failed", "done")
-STATUS_KEYS = ("run_id", "state", "attempt", "progress", "updated", "reason", "message")
+STATUS_KEYS = (
+    *("run_id", "state", "attempt", "progress", "updated", "reason", "message"),
+    "where",  # the host of the attempt, and its Slurm job
+    "gpu_seconds",  # of all attempts
+)
 HEADER = """\
 # The settings of this run, frozen when it was created by launch.py. Do not edit: the run's id is a hash of them,
 # and an edited file is refused. For other settings start another run.
@@ -86,8 +92,7 @@ class RunDirectory:
         run = cls(Path(runs_dir) / run_id)
         if _is_run(run.path):
             return run
-        if "force" in config:  # how this start was asked for, no setting of the run
-            config = {**config, "force": False}
+        config = {**config, **{key: False for key in OF_A_COMMAND if key in config}}
         text = HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
         if yaml.safe_load(text) != config:
             raise ValueError(f"the config of run {run_id} does not survive YAML: plain values only")
@@ -118,7 +123,7 @@ class RunDirectory:
             config = yaml.safe_load(content)
             given = run_id_of(config)
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = f"it is no config of a run any more ({error})"
+            reason = f"it is no config of a run any more ({' '.join(str(error).split())})"
             raise RecordError(f"{path} was edited by hand: {reason}") from error
         if given != self.run_id:
             raise RecordError(
@@ -168,6 +173,7 @@ class RunDirectory:
 
     def _recorded_status(self) -> dict[str, Any]:
         empty = {**dict.fromkeys(STATUS_KEYS), "run_id": self.path.name, "state": "new", "progress": {}}
+        empty["gpu_seconds"] = 0.0
         return empty | (read_json(self.path / "status.json") or {})
 
     # --- metrics
@@ -229,14 +235,16 @@ class RunDirectory:
             refuse_if_held(self.path)
             put_claim(self._attempt(number + 1), claim)  # who was first, we read from disk
         remove_leftovers(self._attempt(number - 1))
+        where = " ".join(filter(None, [claim["slurm_job"] and f"job {claim['slurm_job']}", claim["host"]]))
+        spent = self._recorded_status()["gpu_seconds"]
         try:
-            self.write_status(state="running", attempt=number, reason=None, message=None)
+            self.write_status(state="running", attempt=number, reason=None, message=None, where=where)
         except RecordError:
             shutil.rmtree(
                 self._attempt(number), ignore_errors=True
             )  # an attempt that never began holds nothing
             raise
-        return Attempt(self._attempt(number), self.write_status)
+        return Attempt(self._attempt(number), self.write_status, claim["gpus"], spent)
 
     def holder(self) -> dict[str, Any] | None:
         """The claim of the living process that executes this run, if there is one."""
@@ -255,7 +263,7 @@ class RunDirectory:
 
 def all_runs(runs_dir: StrPath) -> list[RunDirectory]:
     """Every run in ``runs_dir``, by name."""
-    return [RunDirectory(Path(runs_dir) / name) for name in _run_names(Path(runs_dir))]
+    return [RunDirectory(Path(runs_dir) / name) for name in run_names(runs_dir)]
 
 
 def find(runs_dir: StrPath, name: str) -> RunDirectory:
@@ -269,7 +277,7 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
     exact = [folder / prefix, given] if name else []
     if runs := [path for path in exact if _is_run(path)]:
         return RunDirectory(runs[0])
-    names = _run_names(folder)
+    names = run_names(folder)
     found = [candidate for candidate in names if candidate.startswith(prefix)]
     if len(found) == 1:
         return RunDirectory(folder / found[0])
@@ -285,16 +293,17 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
     raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
 
 
-def _is_run(path: Path) -> bool:
-    return os.path.isfile(path / "config.yaml")
-
-
-def _run_names(folder: Path) -> list[str]:
-    """Names of the runs in ``folder``; hidden directories are none."""
+def run_names(runs_dir: StrPath) -> list[str]:
+    """Names of the runs in ``runs_dir``; hidden directories are none."""
+    folder = os.fspath(runs_dir)  # a Path for each of 10,000 runs takes longer than to look at it
     try:
-        return sorted(name for name in os.listdir(folder) if name[0] != "." and _is_run(folder / name))
+        return sorted(name for name in os.listdir(folder) if name[0] != "." and _is_run(f"{folder}/{name}"))
     except OSError:
         return []
+
+
+def _is_run(path: StrPath) -> bool:
+    return os.path.isfile(os.path.join(path, "config.yaml"))
 
 
 # --- forced runs -----------------------------------------------------------------------------------------------

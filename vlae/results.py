@@ -1,18 +1,16 @@
 """The report of a run: its figures, what it cost, and where it ran."""
 
-import os
 import platform
 import resource
 import socket
-import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vlae.code import description
 from vlae.config import Config
 from vlae.figures import figures
 from vlae.scoring import Scores
@@ -78,7 +76,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Enough to say why two results of one configuration differ in their last digits."""
     return {
         "vlae": version("vlae"),
-        "commit": _commit(),
+        "code": description(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device_name(device),
@@ -86,19 +84,3 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "host": socket.gethostname(),
     }
-
-
-def _commit() -> str | None:
-    """The commit of the code, with ``+changes`` where the tree differs from it; None outside a git checkout."""
-    root, env = Path(__file__).parents[1], {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env=env, timeout=10
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -1,0 +1,291 @@
+"""Sweeps of a thousand runs, and ten thousand run directories: how long the commands take that deal with them.
+
+To add a case, add an entry to ``SCALE``; its ``measure`` makes what it needs in an empty directory.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from vlae import config
+from vlae.code import SOURCE
+from vlae.interruption import Interrupted
+from vlae.launching import queues
+from vlae.launching.queues import Waiting
+from vlae.record import RunDirectory
+
+MODELS = ("vae", "savae", "hf", "iaf", "vlae")
+IN_TEN_THOUSAND = {"done": 9000, "failed": 300, "stopped": 150, "killed": 150, "running": 4, "new": 396}
+"""How the runs of a large runs directory stand; those of the last two are in a queue that is worked off."""
+SMALL = ("model=vae", "dataset=digits", "trainer.epochs=30", "evaluate.num_samples=200", "num_threads=1")
+"""A run of a few seconds on one core."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One line of the table: the less, the better."""
+
+    name: str
+    what: str
+    measure: Callable[["Amount", Path, Say], list[float]]
+    """In an empty directory; one figure for each round."""
+    asked: float
+    """Less than this."""
+    unit: str = "s"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How many rounds of how much."""
+
+    rounds: int = 3
+    planned: int = 1000
+    recorded: int = 10_000
+    in_queue: int = 4
+    """Runs of a sweep; each is done once more for itself."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is what the targets are for."""
+        return self.planned >= Amount.planned and self.recorded >= Amount.recorded
+
+
+QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a case gave."""
+
+    figures: tuple[float, ...]
+    """One a round."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.figures)
+
+    @property
+    def best(self) -> float:
+        return min(self.figures)
+
+
+def time_of(case: Scale, amount: Amount, say: Say) -> Timing:
+    """The case measured in a directory that is removed afterwards."""
+    with TemporaryDirectory() as folder:
+        return Timing(tuple(case.measure(amount, Path(folder), say)))
+
+
+def met(case: Scale, timing: Timing, amount: Amount) -> bool | None:
+    """Whether the median is less than what was asked; None: of so few runs nothing was asked."""
+    return timing.median < case.asked if amount.is_full else None
+
+
+def plan(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """``dry_run=true`` of a sweep of which nothing is on disk."""
+    overrides = sweep_of(amount.planned, folder)
+    return list(
+        _rounds(amount, say, lambda: seconds("launch.py", *overrides, "dry_run=true", expect="start"))
+    )
+
+
+def relaunch(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """The same sweep where all of its runs are done."""
+    containers = [
+        {**container, "seed": seed}
+        for container in _containers()
+        for seed in range(amount.planned // len(MODELS))
+    ]
+    fill(folder, {"done": containers})
+    say(f"{len(containers)} run directories")
+    overrides = sweep_of(amount.planned, folder)
+    return list(_rounds(amount, say, lambda: seconds("launch.py", *overrides, expect="nothing to do")))
+
+
+def status(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """``vlae status`` of all runs, in all states."""
+    models, seed, groups = _containers(), 0, {}
+    for state, number in IN_TEN_THOUSAND.items():
+        rest = amount.recorded - seed
+        count = rest if state == "new" else max(1, number * amount.recorded // 10_000)
+        groups[state] = [{**models[i % len(models)], "seed": seed + i} for i in range(count)]
+        seed += count
+    fill(folder, groups)
+    say(f"{seed} run directories")
+    command = ("-c", "from vlae.cli import main; main()", "status", "--runs-dir", str(folder))
+    return list(_rounds(amount, say, lambda: seconds(*command, expect=f"{seed} runs")))
+
+
+def queue_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """Wall time of a run in the local queue over that of the same run as a command of its own.
+
+    Of either without what comes before its first run: in the queue from the moment that the first run has a process to
+    the end of the last, with all that lies between two runs; a command from the moment that it claims its run.
+    """
+    ratios = []
+    for number in range(amount.rounds):
+        seeds = range(number * amount.in_queue, (number + 1) * amount.in_queue)
+        queued = _in_queue(folder / "queue", seeds)
+        bare = statistics.mean(_as_command(folder / "bare", seed) for seed in seeds)
+        ratios.append(queued / bare)
+        say(f"a run takes {queued:.2f} s in the queue, {bare:.2f} s by itself: {ratios[-1]:.3f}")
+    return ratios
+
+
+def _in_queue(runs_dir: Path, seeds: Sequence[int]) -> float:
+    """Seconds for each run of a sweep."""
+    overrides = [
+        *SMALL,
+        f"runs_dir={runs_dir}",
+        f"seed={','.join(map(str, seeds))}",
+        "hydra.launcher.workers=1",
+    ]
+    command = [sys.executable, "launch.py", "-m", *overrides]
+    told: list[tuple[float, str]] = []
+    with subprocess.Popen(
+        command, cwd=SOURCE, stderr=subprocess.PIPE, text=True, env=_environment()
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            told.append((time.perf_counter(), line))
+    began = [at for at, line in told if line.startswith("started: ")]
+    ended = [at for at, line in told if line.startswith("done ")]
+    if process.returncode or not len(began) == len(ended) == len(seeds):
+        raise RuntimeError(f"{' '.join(command)}: {''.join(line for _, line in told)}")
+    return (ended[-1] - began[0]) / len(seeds)
+
+
+def _as_command(runs_dir: Path, seed: int) -> float:
+    """Seconds of one run, from its claim on."""
+    seconds("launch.py", *SMALL, f"runs_dir={runs_dir}", f"seed={seed}")
+    ended = time.time()
+    claims = runs_dir.glob(f"*-s{seed}-*/attempts/1/claim.json")
+    return ended - next(claims).stat().st_mtime
+
+
+def _rounds(amount: Amount, say: Say, once: Callable[[], float]) -> Iterator[float]:
+    for number in range(1, amount.rounds + 1):
+        took = once()
+        say(f"round {number}/{amount.rounds}: {took:.2f} s")
+        yield took
+
+
+def seconds(*arguments: str, expect: str = "") -> float:
+    """Of a whole command of Python, from nothing to its end. RuntimeError: it fails, or does not say ``expect``."""
+    begin = time.perf_counter()
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, env=_environment())
+    took = time.perf_counter() - begin
+    if done.returncode or expect not in done.stdout + done.stderr:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return took
+
+
+def _environment() -> dict[str, str]:
+    """No GPU, so that every machine does the same work."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def sweep_of(runs: int, runs_dir: Path) -> list[str]:
+    """The arguments of a sweep of five models and as many seeds as it takes."""
+    models, seeds = ",".join(MODELS), runs // len(MODELS)
+    return ["-m", "dataset=digits", f"model={models}", f"seed=range(0,{seeds})", f"runs_dir={runs_dir}"]
+
+
+def _containers() -> list[dict[str, Any]]:
+    return [config.compose([f"model={model}", "dataset=digits"]) for model in MODELS]
+
+
+def fill(runs_dir: Path, groups: dict[str, list[dict[str, Any]]]) -> None:
+    """Run directories of these configurations, which stand as the names of the groups say, and their queues.
+
+    The first of a model in a group is recorded by the platform; the others are its copies under other ids, which
+    are not flushed to disk one by one.
+    """
+    originals: dict[tuple[str, str], tuple[dict[str, Any], dict[str, str]]] = {}
+    for state, containers in groups.items():
+        for container in containers:
+            kind = state, container["model"]["name"]
+            if kind not in originals:
+                originals[kind] = container, _content(_recorded(runs_dir, container, state))
+            else:
+                _copy(runs_dir, container, *originals[kind])
+    waiting = [state for state in ("running", "new") if state in groups]
+    for states in ([state for state in groups if state not in waiting], waiting):
+        runs = [Waiting(config.run_id(c), 0) for state in states for c in groups[state]]
+        labels = {run.run_id: run.run_id for run in runs}
+        if runs:
+            queue = queues.create(
+                runs_dir, kind="local", sweep="scale", code=SOURCE, runs=runs, settings={"labels": labels}
+            )
+            if states != waiting:
+                queue.end("ended")
+
+
+def _recorded(runs_dir: Path, container: dict[str, Any], state: str) -> Path:
+    """A run that has come so far."""
+    run = RunDirectory.create(runs_dir, config.run_id(container), container)
+    if state == "new":
+        return run.path
+    attempt = run.claim()
+    attempt.log.write_text("as a run tells\n")
+    for epoch in range(1, 61):
+        run.append_metrics({"epoch": epoch, "train/elbo_nats": -1.0, "validation/elbo_nats": -1.0})
+    attempt.heartbeat({"epoch": 60, "epochs": 60, "step": 600, "elbo": -1.0})
+    if state == "running":
+        return run.path
+    if state == "killed":  # the process of the claim is another by now
+        claim = attempt.directory / "claim.json"
+        claim.write_text(claim.read_text().replace('"process_start": ', '"process_start": 1'))
+        return run.path
+    errors = {"failed": RuntimeError("the loss is NaN in step 600"), "stopped": Interrupted(15)}
+    try:
+        with attempt:
+            if state in errors:
+                raise errors[state]
+            run.write_results(_results(container))
+    except (RuntimeError, Interrupted):
+        pass
+    return run.path
+
+
+def _results(container: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": config.run_id(container),
+        "seed": container["seed"],
+        "test": {"log_likelihood": {"own": {"nats": -1.0, "standard_error": 0.1}}},
+        "cost": {"train_seconds": 10.0, "evaluate_seconds": 5.0},
+    }
+
+
+def _content(run: Path) -> dict[str, str]:
+    return {str(file.relative_to(run)): file.read_text() for file in run.rglob("*") if file.is_file()}
+
+
+def _copy(
+    runs_dir: Path, container: dict[str, Any], original: dict[str, Any], content: dict[str, str]
+) -> None:
+    """``original`` is the configuration of the run that ``content`` belongs to; they differ in the seed."""
+    run_id, old_id = config.run_id(container), config.run_id(original)
+    seed, old_seed = f"\nseed: {container['seed']}\n", f"\nseed: {original['seed']}\n"
+    (runs_dir / run_id / "attempts" / "1").mkdir(parents=True)
+    if len(content) == 2:  # as created
+        (runs_dir / run_id / "attempts" / "1").rmdir()
+    for name, text in content.items():
+        (runs_dir / run_id / name).write_text(text.replace(old_id, run_id).replace(old_seed, seed))
+
+
+SCALE = (
+    Scale("plan-1000", "dry_run=true of 1,000 new runs", plan, 30),
+    Scale("status-10000", "vlae status of 10,000 runs", status, 2),
+    Scale("relaunch-1000", "the launch of 1,000 runs that are done", relaunch, 40),
+    Scale("queue-overhead", "a run in the local queue beside the bare run", queue_overhead, 1.10, "x"),
+)

@@ -1,0 +1,33 @@
+"""The sweeper: every run of a sweep file, times the sweeps on the command line."""
+
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class GridSweeper(Sweeper):
+    """Hands all runs of a sweep to the launcher at once, as overrides."""
+
+    def __init__(self, file: str | None = None, name: str | None = None) -> None:
+        self.file, self.name = file, name
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """The exit status, where the launcher is one of ours."""
+        from vlae.launching.grids import place_of, read
+        from vlae.overrides import expand
+
+        assert self.launcher is not None
+        of_file = read(place_of(self.file)) if self.file else [[]]
+        runs = [[*of_grid, *given] for of_grid in of_file for given in expand(arguments)]
+        return self.launcher.launch(runs, 0)

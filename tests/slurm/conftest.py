@@ -1,0 +1,66 @@
+"""A Slurm cluster for the tests in this directory, of which one runs at a time."""
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from slurm.cluster import Cluster, why_not
+
+REQUIRED = "VLAE_REQUIRE_SLURM"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def can_start() -> None:
+    """Skips where there can be no cluster; with VLAE_REQUIRE_SLURM=1 that is a failure."""
+    if reason := why_not():
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, but: {reason}")
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def alone(can_start: None, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """For tests that start their own clusters: no other test uses Slurm at the same time.
+
+    A lock for every test, since xdist_group has no effect with pytest 9.2 (pytest-xdist issue 1386), and one that
+    a worker kept would be waited for by another one whose end it waits for.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+    with FileLock(shared / "slurm.lock", poll_interval=0.5):
+        yield
+
+
+@pytest.fixture(scope="session")
+def started(can_start: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(alone: None, started: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Idle at the start, whatever the test before has done; Slurm's commands find it."""
+    for name, value in started.environment().items():
+        monkeypatch.setenv(name, value)
+    started.reset()
+    return started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and "cluster" in getattr(item, "funcargs", {}):
+        logs = item.funcargs["cluster"].logs()  # type: ignore[attr-defined]
+        report.sections.append(("the daemons of Slurm", logs))
+    return report

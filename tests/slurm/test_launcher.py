@@ -1,0 +1,284 @@
+"""The launcher ``slurm`` on a real Slurm: what was submitted runs once, to its end, whatever happens to its jobs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from slurm.cluster import Cluster, wait_until
+from vlae.launching.queues import all_queues
+from vlae.launching.states import Observer, State
+from vlae.record import all_runs
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "-m", "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6]", "trainer.epochs=4",
+    "num_threads=1", "trainer.checkpoint_every=0.2", "evaluate.num_samples=20", "evaluate.num_images=20",
+    "device=cpu", "evaluate.num_gap_images=0",
+)  # fmt: skip
+SLURM = (
+    "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=10",
+    "hydra.launcher.signal_delay_s=5",
+)  # fmt: skip
+LONG = "trainer.epochs=1000"
+
+
+@pytest.fixture
+def place(cluster):
+    """A directory that is not below /tmp, which no cluster shares."""
+    path = Path.home() / f".vlae-test-{os.getpid()}-{time.monotonic_ns()}"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def command(*arguments: str, place: Path, root: Path = ROOT) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(root / "launch.py"), *arguments],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def launch(place: Path, *arguments: str, status: int = 0, root: Path = ROOT) -> str:
+    process = command(*TINY, *SLURM, *arguments, place=place, root=root)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == status, text
+    return text
+
+
+def states(place: Path) -> list[State]:
+    observer = Observer(place / "runs")
+    return [observer.state(run.path) for run in all_runs(place / "runs")]
+
+
+def names(place: Path) -> list[str]:
+    return [state.state for state in states(place)]
+
+
+def wait_for(place: Path, *expected: str, seconds: float = 240) -> None:
+    wait_until(lambda: sorted(names(place)) == sorted(expected), seconds, lambda: str(states(place)))
+
+
+def training(place: Path, number: int = 1) -> bool:
+    found = [state for state in states(place) if state.state == "running" and "step" in state.progress]
+    return len(found) >= number
+
+
+def claims(place: Path) -> list[list[dict[str, object]]]:
+    """Of each run, one for each attempt."""
+    return [
+        [json.loads(file.read_text()) for file in sorted(run.path.glob("attempts/*/claim.json"))]
+        for run in all_runs(place / "runs")
+    ]
+
+
+def outcomes(place: Path) -> dict[str, str]:
+    """Of each run, all that must not depend on how often it was stopped."""
+    found = {}
+    for run in all_runs(place / "runs"):
+        results = run.results()
+        assert results is not None
+        del results["cost"], results["environment"]
+        found[run.path.name] = re.sub(r'"seconds[a-z_]*": [^,}]*', "", json.dumps(results))
+    return found
+
+
+def straight(place: Path, *arguments: str) -> dict[str, str]:
+    """The outcomes of the same sweep, on this machine and without a stop."""
+    process = command(*TINY, *arguments, place=place)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return outcomes(place)
+
+
+@pytest.fixture(scope="session")
+def reference(can_start, tmp_path_factory):
+    """Of two long runs."""
+    return straight(tmp_path_factory.mktemp("straight"), "seed=0,1", LONG)
+
+
+def slurm(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def job_of(place: Path) -> str:
+    (queue,) = all_queues(place / "runs")
+    return queue.jobs()[0]
+
+
+def test_twelve_runs_share_eight_gpus_and_each_sees_its_own(place):
+    text = launch(place, "seed=range(0,12)")
+    assert "submitted as Slurm job" in text
+    wait_for(place, *["done"] * 12)
+    every = [claim for (claim,) in claims(place)]
+    assert {claim["visible_gpus"] for claim in every} <= {"0", "1"}
+    assert all(claim["gpus"] == 1.0 for claim in every)
+    assert len({claim["slurm_job"] for claim in every}) == 12
+    assert "nothing to do" in launch(place, "seed=range(0,12)")
+
+
+def test_runs_that_share_a_job_share_its_gpu_and_no_failure(place):
+    failing = ("optimizer=sgd", "optimizer.lr=1e-4,1e30")
+    launch(place, "seed=0,1", *failing, "hydra.launcher.runs_per_job=4")
+    wait_for(place, "done", "done", "failed", "failed")
+    assert {claim["gpus"] for (claim,) in claims(place)} == {0.25}
+    assert len({claim["slurm_job"] for (claim,) in claims(place)}) == 1
+    job = job_of(place)
+    wait_until(
+        lambda: "JobState=FAILED" in slurm("scontrol", "show", "job", job), 30, "the job has not failed"
+    )
+    failed = [state for state in states(place) if state.state == "failed"]
+    assert all("NonFiniteError" in state.message and state.reason == "exception" for state in failed)
+    assert "retry=true" in launch(place, "seed=0,1", *failing, status=1)
+
+
+def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference):
+    launch(place, "seed=0,1", LONG)
+    wait_until(lambda: training(place, 2), 120, "no training")
+    victim = all_runs(place / "runs")[0]
+    os.kill(victim.holder()["pid"], signal.SIGKILL)
+    wait_for(place, "interrupted", "done")
+    assert [s.reason for s in states(place) if s.state == "interrupted"] == ["killed"]
+    launch(place, "seed=0,1", LONG)
+    wait_for(place, "done", "done")
+    assert outcomes(place) == reference
+
+
+def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, tmp_path):
+    launch(
+        place,
+        "seed=0",
+        "trainer.epochs=1500",
+        "hydra.launcher.timeout_min=1",
+        "hydra.launcher.signal_delay_s=45",
+    )
+    wait_for(place, "done")
+    (attempts,) = claims(place)
+    assert len(attempts) > 1
+    assert len({claim["slurm_job"] for claim in attempts}) == 1
+    ended = [
+        json.loads(f.read_text()) for f in all_runs(place / "runs")[0].path.glob("attempts/1/ended.json")
+    ]
+    assert [(end["state"], end["reason"]) for end in ended] == [("interrupted", "SIGUSR2")]
+    assert outcomes(place) == straight(tmp_path, "seed=0", "trainer.epochs=1500")
+
+
+def test_a_preempted_run_goes_on_to_the_same_result(place, cluster, reference):
+    launch(place, "seed=0", LONG)
+    wait_until(lambda: training(place), 120, "no training")
+    slurm("sbatch", "-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
+    wait_for(place, "queued", seconds=60)
+    wait_for(place, "done")
+    (attempts,) = claims(place)
+    assert len(attempts) == 2
+    assert outcomes(place).items() <= reference.items()
+
+
+def test_a_run_whose_node_is_lost_goes_on_elsewhere_to_the_same_result(place, cluster, reference):
+    launch(place, "seed=0", LONG)
+    wait_until(lambda: training(place), 120, "no training")
+    (node,) = re.findall(r"NodeList=(n\d)", slurm("scontrol", "show", "job", job_of(place)))
+    pid = all_runs(place / "runs")[0].holder()["pid"]
+    cluster.kill_daemon(node)
+    for process in [psutil.Process(pid), *psutil.Process(pid).parents()]:  # a node takes its jobs with it
+        if "slurmstepd" in process.name():
+            for child in [*process.children(recursive=True), process]:
+                child.kill()
+    wait_for(place, "done")
+    assert len(claims(place)[0]) == 2
+    assert outcomes(place).items() <= reference.items()
+
+
+def test_what_was_submitted_is_what_runs_whatever_is_edited_meanwhile(place):
+    root = place / "project"
+    for name in ("vlae", "conf", "hydra_plugins", "launch.py", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        (root / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, root / name)
+    launch(place, "seed=0,1,2", "trainer.epochs=100", "hydra.launcher.array_parallelism=1", root=root)
+    for file in (root / "vlae").rglob("*.py"):
+        file.write_text("raise RuntimeError('edited')\n")
+    for file in (root / "conf").rglob("*.yaml"):
+        file.write_text("epochs: 1\n")
+    assert names(place) != ["done"] * 3
+    wait_for(place, *["done"] * 3)
+    assert {run.results()["epochs"] for run in all_runs(place / "runs")} == {100}
+
+
+def test_an_array_above_the_limit_is_split(place, tmp_path_factory, monkeypatch):
+    with Cluster(tmp_path_factory.mktemp("small"), max_array_size=5) as small:
+        for name, value in small.environment().items():
+            monkeypatch.setenv(name, value)
+        launch(place, "seed=range(0,11)", "trainer.epochs=1")
+        (queue,) = all_queues(place / "runs")
+        arrays = {}
+        for job in queue.jobs().values():
+            arrays.setdefault(job.partition("_")[0], []).append(job)
+        assert sorted(len(jobs) for jobs in arrays.values()) == [1, 5, 5]
+        wait_for(place, *["done"] * 11)
+        assert [len(attempts) for attempts in claims(place)] == [1] * 11
+
+
+def test_a_command_killed_between_submission_and_record_submits_nothing_twice(place, monkeypatch):
+    """sbatch stands still after it has submitted; then the command is killed."""
+    real, fake = shutil.which("sbatch"), place / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n{real} "$@" > {place}/submitted && touch {place}/waiting && sleep 600\n')
+    fake.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+        process = command(*TINY, *SLURM, "seed=0,1", "trainer.epochs=300", place=place)
+    wait_until((place / "waiting").exists, 60, "nothing was submitted")
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    process.kill()
+    process.communicate()
+    text = launch(place, "seed=0,1", "trainer.epochs=300")
+    assert "starting" not in text
+    wait_for(place, "done", "done")
+    assert [len(attempts) for attempts in claims(place)] == [1, 1]
+
+
+def test_the_same_sweep_submitted_from_two_shells_at_once_is_submitted_once(place):
+    processes = [command(*TINY, *SLURM, "seed=range(0,4)", place=place) for _ in range(2)]
+    texts = [process.communicate(timeout=300)[0] for process in processes]
+    assert sum("submitted as Slurm job" in text for text in texts) == 1, texts
+    assert sum("nothing to do" in text for text in texts) == 1, texts
+    wait_for(place, *["done"] * 4)
+    assert [len(attempts) for attempts in claims(place)] == [1] * 4
+
+
+def test_what_is_cancelled_stops_or_never_starts_and_goes_on_when_launched_again(place):
+    launch(place, "seed=0,1", "trainer.epochs=20000", "hydra.launcher.array_parallelism=1")
+    wait_until(lambda: training(place), 120, "no training")
+    done = slurm("vlae", "cancel", "vae", "--runs-dir", str(place / "runs"))
+    assert "2 of 2 runs" in done
+    wait_until(lambda: not slurm("squeue", "-h"), 60, "jobs are left")
+    wait_for(place, "interrupted", "interrupted")
+    assert {state.reason for state in states(place)} == {"cancelled"}
+    text = launch(place, "seed=0,1", "trainer.epochs=20000", "dry_run=true")
+    assert "would start 2" in text
+
+
+def test_a_directory_that_nodes_do_not_share_and_a_launch_that_slurm_refuses_leave_nothing(
+    place, cluster, tmp_path
+):
+    text = launch(place, "seed=0", f"runs_dir={tmp_path / 'runs'}", status=2)
+    assert "runs_dir: " in text
+    assert "expected a directory that all nodes share" in text
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("[!.]*"))
+    text = launch(place, "seed=0", "hydra.launcher.partition=nowhere", status=2)
+    assert "Slurm refused the submission" in text
+    assert "invalid partition specified: nowhere" in text
+    assert names(place) == ["new"]

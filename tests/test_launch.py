@@ -1,0 +1,341 @@
+"""A launch by a launcher that only notes what it is given: what is started, what is left on disk, what is said."""
+
+import copy
+import re
+import sys
+import threading
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from vlae import code, config, job
+from vlae.config import ConfigError
+from vlae.interruption import Interrupted
+from vlae.job import DONE, FAILED, HELD, work
+from vlae.launching import queues
+from vlae.launching.cluster import SlurmError
+from vlae.launching.command import launcher_of, name_of
+from vlae.launching.launch import launch, queue_of
+from vlae.launching.plan import Jobs
+from vlae.launching.queues import Waiting
+from vlae.launching.sweeps import recall
+from vlae.launching.turns import turn
+from vlae.record import RunDirectory
+
+TINY = ("model=vae", "dataset.sizes.latent_dim=2", "dataset.sizes.hidden_dims=[3]", "device=cpu")
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return config.compose(TINY)
+
+
+@pytest.fixture
+def jobs(composed, tmp_path, monkeypatch):
+    """``jobs("retry=true", seeds=2)``: runs in ``tmp_path/runs`` that differ in their seed."""
+    source = tmp_path / "source"
+    (source / "vlae").mkdir(parents=True)
+    (source / "vlae" / "job.py").write_text("as it was\n")
+    monkeypatch.setattr(code, "SOURCE", source)
+    monkeypatch.setattr(sys, "argv", ["launch.py", "-m", "seed=0,1"])
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def compose(overrides):
+        container = copy.deepcopy(composed) | {"runs_dir": str(tmp_path / "runs")}
+        for text in overrides:
+            key, _, value = text.partition("=")
+            container[key] = int(value) if value.isdigit() else {"true": True}.get(value, value)
+        return container
+
+    return lambda *more, seeds=2: Jobs([[f"seed={i}", *more] for i in range(seeds)], compose)
+
+
+class FakeLauncher:
+    """Executes nothing: its queues go on until they are ended."""
+
+    here = True
+
+    def __init__(self, status=0, refusal=None):
+        self.status, self.refusal, self.calls, self.queues = status, refusal, [], []
+
+    def check(self, planned):
+        self.calls.append("check")
+        if self.refusal:
+            raise self.refusal
+
+    def prepare(self, planned, frozen):
+        self.calls.append("prepare")
+        assert frozen.parent == planned.runs_dir / ".code"
+        assert (frozen / "vlae" / "job.py").read_text() == "as it was\n"
+        for run in planned.starting:
+            assert RunDirectory(run.path).config()["seed"] == run.container["seed"]
+        assert recall(planned.runs_dir, planned.sweep) is not None
+        return queue_of(planned, frozen, "local", {})
+
+    def execute(self, queue):
+        self.calls.append("execute")
+        with turn(queue.runs_dir, lambda holder: pytest.fail("others can launch meanwhile")):
+            self.queues.append(queue)
+        return self.status
+
+
+@pytest.fixture
+def launcher():
+    return FakeLauncher()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The run directories, by seed."""
+
+    def find():
+        found = [RunDirectory(file.parent) for file in (tmp_path / "runs").glob("vae-*/config.yaml")]
+        return sorted(found, key=lambda run: run.config()["seed"])
+
+    return find
+
+
+def left(tmp_path):
+    """What there is in the runs directory besides turns."""
+    place = tmp_path / "runs"
+    return sorted(p.name for p in place.iterdir() if p.name != ".launching") if place.exists() else []
+
+
+# --- launch -------------------------------------------------------------------------------------------------------
+
+
+def test_code_and_runs_are_frozen_and_the_sweep_is_remembered_before_anything_is_executed(
+    jobs, launcher, runs, tmp_path, capsys
+):
+    launcher.status = 7
+    assert launch(jobs(), launcher, "s") == 7
+    assert launcher.calls == ["check", "prepare", "execute"]
+    (queue,) = launcher.queues
+    ids = [run.run_id for run in runs()]
+    assert [run.run_id for run in queue.runs] == ids
+    assert queue.settings == {"labels": dict(zip(ids, ["seed=0", "seed=1"], strict=True)), "skipped": {}}
+    remembered = recall(tmp_path / "runs", "s")
+    assert remembered["runs"] == queue.settings["labels"]
+    assert remembered["command"] == ["launch.py", "-m", "seed=0,1"]
+    assert "s: 2 runs, 2 new; starting 2" in capsys.readouterr().err
+
+
+def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, launcher, runs, tmp_path, capsys):
+    launch(jobs(), launcher, "s")
+    for run in runs():
+        run.write_results({})
+    launcher.queues[0].end("ended")
+    launcher.calls.clear()
+    assert launch(jobs(), launcher, "t") == 0
+    assert launcher.calls == []
+    assert recall(tmp_path / "runs", "t")["runs"] == recall(tmp_path / "runs", "s")["runs"]
+    err = capsys.readouterr().err
+    assert "t: 2 runs, 2 done\n" in err
+    assert err.endswith("nothing to do\n")
+
+
+def test_failed_runs_are_an_exit_status_and_a_hint_and_start_again_when_asked_for(
+    jobs, launcher, runs, capsys
+):
+    launch(jobs(), launcher, "s")
+    launcher.queues[0].end("ended")
+    done, failed = runs()
+    done.write_results({})
+    failed.write_status(state="failed", attempt=1, reason="exception", message="ValueError: [red] [/]")
+    launcher.calls.clear()
+    capsys.readouterr()
+    assert launch(jobs(), launcher, "s") == 1
+    assert launcher.calls == []
+    err = capsys.readouterr().err
+    assert "  failed: seed=1: ValueError: [red] [/]\n" in err
+    assert "retry=true starts the failed runs again" in err
+    assert launch(jobs("retry=true"), launcher, "s") == 0
+    assert [run.run_id for run in launcher.queues[-1].runs] == [failed.path.name]
+    assert launcher.queues[-1].settings["skipped"] == {"done": 1}
+
+
+@pytest.mark.parametrize("name", ["starting", "[red]s", None])
+def test_a_dry_run_shows_the_plan_and_writes_nothing(jobs, launcher, tmp_path, capsys, name):
+    assert launch(jobs("dry_run=true"), launcher, name) == 0
+    assert launcher.calls == ["check"]
+    assert not (tmp_path / "runs").exists()
+    out = capsys.readouterr().out
+    assert f"{name or 'sweep-'}" in out
+    assert "2 runs, 2 new; would start 2" in out
+    for seed in (0, 1):
+        assert re.search(rf"vae-\S+ *│ seed={seed} *│ new *│ starts", out)
+
+
+def test_a_dry_run_tells_of_what_would_be_refused(jobs, tmp_path):
+    refusal = ConfigError(["hydra.launcher.workers: too many"])
+    with pytest.raises(ConfigError, match="too many"):
+        launch(jobs("dry_run=true"), FakeLauncher(refusal=refusal))
+
+
+def test_a_second_launch_while_the_queue_of_the_first_lives_starts_nothing(jobs, launcher, runs, capsys):
+    launch(jobs(), launcher, "s")
+    launcher.calls.clear()
+    assert launch(jobs(), launcher, "s") == 0
+    assert launcher.calls == []
+    assert "s: 2 runs, 2 queued\nnothing to do\n" in capsys.readouterr().err
+    assert launch(jobs(seeds=3), launcher, "s") == 0  # of a larger sweep, what is new
+    assert [run.run_id for run in launcher.queues[-1].runs] == [runs()[2].path.name]
+    launcher.queues[0].end("interrupted")
+    launch(jobs(seeds=3), launcher, "s")
+    assert [run.run_id for run in launcher.queues[-1].runs] == [run.path.name for run in runs()[:2]]
+
+
+def test_the_same_launch_twice_at_once_starts_each_run_once(jobs, launcher):
+    launcher.execute = lambda queue: launcher.queues.append(queue) or 0
+    statuses = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(launch(jobs(), launcher, "s"))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (statuses, launcher.calls, len(launcher.queues)) == ([0] * 3, ["check", "prepare"], 1)
+
+
+@pytest.mark.parametrize("refusal", [ConfigError(["x: no"]), SlurmError("cannot reach Slurm")])
+def test_a_refusal_leaves_nothing_on_disk(jobs, runs, tmp_path, refusal):
+    with pytest.raises(type(refusal)):
+        launch(jobs(), FakeLauncher(refusal=refusal), "s")
+    assert left(tmp_path) == []
+    assert launch(jobs(), FakeLauncher(), "s") == 0  # its turn is over
+
+
+def test_a_run_that_this_machine_cannot_execute_is_refused_where_it_is_to_be_executed_here(
+    jobs, launcher, tmp_path
+):
+    with pytest.raises(ConfigError, match="cuda:99"):
+        launch(jobs("device=cuda:99"), launcher, "s")
+    assert (launcher.calls, left(tmp_path)) == ([], [])
+    launcher.here = False
+    assert launch(jobs("device=cuda:99"), launcher, "s") == 0
+
+
+def test_a_submission_that_is_refused_leaves_runs_that_may_start(jobs, launcher, tmp_path):
+    def refuse(planned, frozen):
+        raise SlurmError("Slurm refused the submission")
+
+    broken = FakeLauncher()
+    broken.prepare = refuse
+    with pytest.raises(SlurmError):
+        launch(jobs(), broken, "s")
+    assert launch(jobs(), launcher, "s") == 0
+    assert len(launcher.queues[0].runs) == 2
+
+
+def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again(
+    jobs, launcher, runs, tmp_path, monkeypatch, capsys
+):
+    slurm = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", slurm.path)
+    launch(jobs(), launcher, "s")
+    launcher.queues[0].end("ended")
+    waiting = [Waiting(run.path.name, 0, task=i) for i, run in enumerate(runs())]
+    settings = {"largest_array": 1000}
+    orphan = queues.create(
+        tmp_path / "runs", kind="slurm", sweep="s", code=tmp_path, runs=waiting, settings=settings
+    )
+    slurm.unreachable()  # then it may have submitted
+    launcher.calls.clear()
+    assert launch(jobs(), launcher, "s") == 0
+    assert launcher.calls == []
+    slurm.place.joinpath("unreachable").unlink()
+    assert launch(jobs(), launcher, "s") == 0
+    assert launcher.calls == ["check", "prepare", "execute"]
+    assert orphan.ended["state"] == "never submitted"
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_of_a_file_has_its_name_and_with_other_runs_another_one():
+    assert name_of(None, ["seed=1"]) is None
+    assert name_of("sweeps/smoke.yaml", []) == "smoke"
+    assert name_of("smoke.yaml", ["device=cpu", "+retry=true", "runs_dir=/x", "dry_run=true"]) == "smoke"
+    other = name_of("smoke.yaml", ["seed=1", "trainer.epochs=2", "force=true"])
+    assert re.fullmatch(r"smoke-[0-9a-f]{6}", other)
+    assert name_of("smoke.yaml", ["trainer.epochs=2", "device=cuda", "seed=1"]) == other
+    assert name_of("smoke.yaml", ["seed=2", "trainer.epochs=2"]) != other
+
+
+def test_all_that_is_wrong_with_the_settings_of_a_launcher_is_told_at_once():
+    assert launcher_of("local", {"workers": None, "runs_per_gpu": 2}).runs_per_gpu == 2
+    with pytest.raises(ConfigError) as caught:
+        launcher_of("local", {"workers": None, "worker": 2, "runs_per_gpu": 0})
+    per_gpu, worker = sorted(caught.value.problems)
+    assert worker.startswith("hydra.launcher.worker: ")
+    assert "did you mean hydra.launcher.workers?" in worker
+    assert per_gpu.startswith("hydra.launcher.runs_per_gpu: expected 1 or more")
+
+
+# --- a worker -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path, "a", {})
+
+
+@pytest.fixture
+def executions(monkeypatch):
+    """Runs that were executed; ``executions.end``: what it raises."""
+
+    class Executions(list):
+        end = None
+
+    found = Executions()
+
+    def execute(directory, prepare, **how):
+        found.append(directory.path.name)
+        if found.end is not None:
+            raise found.end
+
+    monkeypatch.setattr(job, "execute", execute)
+    return found
+
+
+def attempt(run, state):
+    made = run.claim()
+    run.write_status(state=state, attempt=made.number)
+    made.directory.joinpath("ended.json").write_text("{}")
+    if state == "done":
+        run.write_results({})
+
+
+@pytest.mark.parametrize("state", ["failed", "done"])
+def test_a_worker_leaves_a_run_alone_that_has_had_its_turn(run, executions, state):
+    attempt(run, state)
+    assert work(run.path, 0) == HELD
+    assert executions == []
+    assert work(run.path, 1) == DONE
+    assert executions == ["a"]
+
+
+def test_a_worker_goes_on_with_a_run_that_was_interrupted_since(run, executions):
+    attempt(run, "interrupted")
+    assert work(run.path, 0) == DONE
+    assert executions == ["a"]
+
+
+def test_a_worker_leaves_a_run_alone_that_is_being_executed(run):
+    run.claim()
+    assert work(run.path, 0) == HELD
+    assert len(list((run.path / "attempts").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("end", "status"), [(ValueError("x"), FAILED), (Interrupted(15), 128 + 15)])
+def test_the_exit_status_of_a_worker_tells_how_the_run_ended(run, executions, end, status):
+    executions.end = end
+    assert work(run.path, 0) == status
+
+
+def test_a_run_that_cannot_be_prepared_has_failed_with_its_traceback_in_the_log(run, capfd):
+    with capfd.disabled():
+        assert work(run.path, 0) == FAILED
+    assert run.state() == "failed"
+    assert "edited by hand" in (run.path / "attempts" / "1" / "log.txt").read_text()

@@ -1,0 +1,212 @@
+"""The local queue, with real processes: what happens to one run is nothing to the others, and nothing runs twice."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from vlae.record import RunDirectory, all_runs
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "-m", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6]", "trainer.epochs=4", "num_threads=1",
+    "trainer.checkpoint_every=0.05", "evaluate.num_samples=20", "evaluate.num_images=20", "device=cpu",
+    "evaluate.num_gap_images=0", "hydra.launcher.workers=2",
+)  # fmt: skip
+LONG = "trainer.epochs=4000"
+NAN = "optimizer=sgd", "optimizer.lr=1e30"
+
+
+class Command:
+    """launch.py in a process group of its own, as a shell starts it."""
+
+    def __init__(self, place: Path, *arguments: str, root: Path = ROOT) -> None:
+        self.output = place / f"output-{time.monotonic_ns()}.txt"
+        environment = {**os.environ, "COLUMNS": "200"}
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(root / "launch.py"), *arguments],
+                cwd=place,
+                stdout=file,
+                stderr=file,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def wait(self, status: int | None = 0) -> str:
+        """What it printed. ``status``: its exit status, or None for any."""
+        code = self.process.wait(300)
+        text = self.output.read_text()
+        assert status in (None, code), text
+        return text
+
+    def press_ctrl_c(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+
+def launch(place: Path, *arguments: str, status: int = 0, root: Path = ROOT) -> str:
+    return Command(place, *TINY, *arguments, root=root).wait(status)
+
+
+def states(place: Path) -> list[str]:
+    return [run.state() for run in all_runs(place / "runs")]
+
+
+def attempts(place: Path) -> list[int]:
+    return [
+        len([p for p in (run.path / "attempts").iterdir() if p.name.isdigit()])
+        for run in all_runs(place / "runs")
+    ]
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def training(place: Path, number: int) -> bool:
+    """Whether so many runs are in their training."""
+    runs = [run.status() for run in all_runs(place / "runs")]
+    return sum(run["state"] == "running" and "step" in (run["progress"] or {}) for run in runs) >= number
+
+
+def outcome(run: RunDirectory) -> object:
+    results = run.results()
+    assert results is not None
+    del results["cost"], results["environment"]
+    kept = {key: value for key, value in results["test"].items() if key != "seconds"}
+    text = json.dumps({**results, "test": kept})
+    return re.sub(r'"seconds[a-z_]*": [^,}]*', "", text)
+
+
+def test_one_failure_stops_no_other_run_and_only_what_is_missing_starts_again(tmp_path):
+    text = launch(tmp_path, "model=vae", "seed=0,1", *NAN, status=1)
+    assert text.count("failed: model") + text.count("failed: seed") >= 2
+    text = launch(tmp_path, "model=vae", "seed=0,1,2", status=0)
+    assert "3 done" in text.splitlines()[-1]
+    assert sorted(states(tmp_path)) == ["done"] * 3 + ["failed"] * 2
+    before = attempts(tmp_path)
+    text = launch(tmp_path, "model=vae", "seed=0,1,2")
+    assert "nothing to do" in text
+    text = launch(tmp_path, "model=vae", "seed=0,1", *NAN, status=1)
+    assert "retry=true starts the failed runs again" in text
+    assert "NonFiniteError" in text
+    assert attempts(tmp_path) == before
+    text = launch(tmp_path, "model=vae", "seed=0,1", *NAN, "retry=true", status=1)
+    logs = re.findall(r"failed: seed=.*NonFiniteError.*\(log: (.*)\)", text)
+    assert len(logs) == 2
+    assert all("Traceback" in Path(log).read_text() for log in logs)
+    assert sum(attempts(tmp_path)) == sum(before) + 2
+
+
+def test_ctrl_c_interrupts_the_runs_and_the_same_command_ends_as_if_it_had_not(tmp_path):
+    seeds = ("model=vae", "seed=0,1,2", "trainer.epochs=150")
+    command = Command(tmp_path, *TINY, *seeds)
+    wait_until(lambda: training(tmp_path, 2))
+    command.press_ctrl_c()
+    text = command.wait(130)
+    assert "the same command goes on from here" in text
+    assert sorted(states(tmp_path)) == ["interrupted", "interrupted", "new"]
+    launch(tmp_path, *seeds)
+    (tmp_path / "straight").mkdir()
+    launch(tmp_path / "straight", *seeds)
+    assert sorted(attempts(tmp_path)) == [1, 2, 2]
+    pairs = zip(all_runs(tmp_path / "runs"), all_runs(tmp_path / "straight" / "runs"), strict=True)
+    assert all(outcome(a) == outcome(b) for a, b in pairs)
+
+
+def test_a_killed_run_is_told_and_stops_no_other(tmp_path):
+    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=300")
+    wait_until(lambda: training(tmp_path, 2))
+    victim = next(run for run in all_runs(tmp_path / "runs") if run.state() == "running")
+    os.kill(victim.holder()["pid"], signal.SIGKILL)
+    text = command.wait(1)
+    assert re.search(r"killed: seed=\d: by SIGKILL", text)
+    assert sorted(states(tmp_path)) == ["done", "done", "interrupted"]
+    assert victim.status()["reason"] == "killed"
+    launch(tmp_path, "model=vae", "seed=0,1,2", "trainer.epochs=300")
+    assert states(tmp_path) == ["done"] * 3
+
+
+@pytest.mark.parametrize("whom", ["command", "queue"])
+def test_a_killed_launcher_loses_no_run_and_runs_none_twice(tmp_path, whom):
+    seeds = ("model=vae", "seed=0,1,2,3", "trainer.epochs=300")
+    command = Command(tmp_path, *TINY, *seeds)
+    wait_until(lambda: training(tmp_path, 2))
+    queue = next(
+        p for p in psutil.Process(command.process.pid).children() if "work_off" in " ".join(p.cmdline())
+    )
+    (queue if whom == "queue" else psutil.Process(command.process.pid)).kill()
+    command.wait(None)
+    second = Command(tmp_path, *TINY, *seeds)
+    text = second.wait()
+    if whom == "command":  # its queue goes on
+        assert "2 queued, 2 running" in text
+        wait_until(lambda: states(tmp_path) == ["done"] * 4)
+    else:  # the runs under way go on, and the others are started by the second command
+        assert "2 new, 2 running; starting 2" in text
+        wait_until(lambda: states(tmp_path) == ["done"] * 4)
+    assert attempts(tmp_path) == [1, 1, 1, 1]
+
+
+def test_the_same_sweep_launched_twice_at_once_runs_once(tmp_path):
+    commands = [Command(tmp_path, *TINY, "model=vae", "seed=0,1,2,3") for _ in range(3)]
+    texts = [command.wait() for command in commands]
+    assert sum("4 done" in text.splitlines()[-1] for text in texts) == 1
+    wait_until(lambda: states(tmp_path) == ["done"] * 4)
+    assert attempts(tmp_path) == [1, 1, 1, 1]
+
+
+def test_what_was_launched_is_what_runs_whatever_is_edited_meanwhile(tmp_path):
+    root = tmp_path / "project"
+    for name in ("vlae", "conf", "hydra_plugins", "launch.py", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        (root / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, root / name)
+    arguments = ("model=vae,hf", "seed=0,1", "trainer.epochs=60", "hydra.launcher.workers=1")
+    command = Command(root, *TINY, *arguments, root=root)
+    wait_until(lambda: training(root, 1))
+    for file in (root / "vlae").rglob("*.py"):
+        file.write_text("raise RuntimeError('edited')\n")
+    for file in (root / "conf").rglob("*.yaml"):
+        file.write_text("epochs: 1\n")
+    text = command.wait()
+    assert "4 done" in text.splitlines()[-1]
+    frozen = {run.results()["environment"]["code"]["hash"] for run in all_runs(root / "runs")}
+    assert frozen == {p.name for p in (root / "runs" / ".code").iterdir() if not p.name.startswith(".")}
+
+
+def test_force_keeps_the_old_results_until_there_are_new_ones(tmp_path):
+    launch(tmp_path, "model=vae", "seed=0")
+    (run,) = all_runs(tmp_path / "runs")
+    before = run.path.joinpath("results.json").stat().st_ino
+    text = launch(tmp_path, "model=vae", "seed=0", "force=true")
+    assert "1 done" in text.splitlines()[-1]
+    assert run.path.joinpath("results.json").stat().st_ino != before
+    assert list((tmp_path / "runs" / ".forced").glob("[!.]*")) == []
+
+
+def test_each_run_has_its_gpu(tmp_path):
+    """Stand-ins: what a run sees of CUDA is what its slot says."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "5,7"
+    try:
+        launch(tmp_path, "model=vae", "seed=0,1", "device=auto")
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    claims = [
+        json.loads((run.path / "attempts/1/claim.json").read_text()) for run in all_runs(tmp_path / "runs")
+    ]
+    assert [claim["gpus"] for claim in claims] == [1.0, 1.0]
+    assert {claim["visible_gpus"] for claim in claims} == {"5", "7"}

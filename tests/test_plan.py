@@ -1,0 +1,194 @@
+"""The plan of a sweep: each run once, with its true state, and only what is missing starts."""
+
+import json
+import threading
+
+import pytest
+
+from vlae import config, record
+from vlae.attempts import new_claim
+from vlae.launching import queues
+from vlae.launching.plan import Jobs, check, estimated_seconds, freeze, labels_of, plan
+from vlae.launching.queues import Waiting
+from vlae.launching.sweeps import recall, remember
+from vlae.launching.turns import turn
+
+TINY = (
+    "model=vae",
+    "dataset.sizes.latent_dim=2",
+    "dataset.sizes.hidden_dims=[3]",
+    "trainer.epochs=1",
+    "device=cpu",
+)
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """``planned(*overrides, seeds=3)``: the plan of runs that differ in their seed."""
+
+    def make(*overrides, seeds=3):
+        jobs = [[*TINY, f"runs_dir={tmp_path}", f"seed={seed}", *overrides] for seed in range(seeds)]
+        return plan(Jobs(jobs, config.compose))
+
+    return make
+
+
+def directory_of(run):
+    return record.RunDirectory.create(run.path.parent, run.run_id, run.container)
+
+
+def finish(run, **cost):
+    directory_of(run).write_results({"run_id": run.run_id, "cost": cost})
+
+
+def test_what_is_done_running_or_failed_does_not_start_and_what_is_interrupted_does(planned):
+    new = planned(seeds=5).runs
+    finish(new[0])
+    directory_of(new[1]).write_status(state="failed", attempt=1, reason="exception", message="a bug")
+    directory_of(new[2]).write_status(state="interrupted", attempt=1)
+    with directory_of(new[3]).claim():
+        runs = planned(seeds=5).runs
+        assert [run.state.state for run in runs] == ["done", "failed", "interrupted", "running", "new"]
+        assert [run.starts for run in runs] == [False, False, True, False, True]
+        assert [run.starts for run in planned("retry=true", seeds=5).runs] == [False, True, True, False, True]
+        anew = planned("force=true", seeds=5).runs
+        assert [run.starts for run in anew] == [True, True, True, False, True]
+        assert [run.forced for run in anew] == [True, True, True, False, False]
+
+
+def test_planning_writes_nothing(planned, tmp_path):
+    assert len(planned().starting) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_run_said_twice_is_one(tmp_path):
+    jobs = [
+        [*TINY, f"runs_dir={tmp_path}", *extra] for extra in ([], ["seed=0"], ["seed=1"], ["device=auto"])
+    ]
+    found = plan(Jobs(jobs, config.compose))
+    assert (len(found.runs), found.merged) == (2, 2)
+
+
+def test_runs_in_a_living_queue_wait_there_until_their_turn_has_been(planned, tmp_path):
+    runs = planned().runs
+    freeze(planned())
+    queue = queues.create(
+        tmp_path, kind="local", sweep="s", code=tmp_path, runs=[run.waiting() for run in runs], settings={}
+    )
+    assert [run.state.state for run in planned().runs] == ["queued"] * 3
+    assert planned("retry=true", "force=true").starting == []
+    directory_of(runs[0]).write_status(state="failed", attempt=1, reason="exception")
+    finish(runs[1])
+    assert [run.state.state for run in planned().runs] == ["failed", "done", "queued"]
+    queue.end("ended")
+    assert [run.starts for run in planned().runs] == [False, False, True]
+
+
+def test_a_queue_whose_process_has_died_holds_nothing(planned, tmp_path):
+    freeze(planned())
+    runs = [Waiting(run.run_id, 0) for run in planned().runs]
+    queue = queues.create(tmp_path, kind="local", sweep="s", code=tmp_path, runs=runs, settings={})
+    dead = {**new_claim(), "process_start": 1.0}
+    queue.path.joinpath("claim.json").write_text(json.dumps(dead))
+    assert [run.state.state for run in planned().runs] == ["new"] * 3
+
+
+def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
+    with pytest.raises(config.ConfigError) as caught:
+        planned("seed=x", "trainer.epoch=3")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["seed", "trainer.epoch"]
+    with pytest.raises(config.ConfigError) as caught:  # what shows only with the targets
+        check(planned("model.num_steps=3", "model.activation=7"), here=True)
+    assert [p.split(":")[0] for p in caught.value.problems] == ["model.num_steps", "model.activation"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launch_has_one_runs_dir(tmp_path):
+    jobs = [[*TINY, f"runs_dir={tmp_path / name}"] for name in "ab"]
+    with pytest.raises(config.ConfigError, match="runs_dir: expected one value"):
+        plan(
+            Jobs(
+                [*jobs, [*jobs[0], "seed=1"]],
+                lambda job: {**config.compose(job), "seed": jobs.index(job[:6])},
+            )
+        )
+
+
+def test_frozen_paths_are_absolute_and_runs_keep_their_id(planned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [run] = planned("dataset=mnist", "dataset.root=data", seeds=1).runs
+    freeze(planned("dataset=mnist", "dataset.root=data", seeds=1))
+    frozen = record.RunDirectory(run.path).config()  # which checks the id
+    assert frozen["dataset"]["root"] == str(tmp_path / "data")
+    assert frozen["runs_dir"] == str(tmp_path)
+
+
+def test_an_edited_run_is_told_and_stops_no_other(planned):
+    run, _, _ = planned().runs
+    directory_of(run).write_status(state="interrupted", attempt=1)
+    file = run.path / "config.yaml"
+    file.write_text(file.read_text().replace("epochs: 1", "epochs: 2"))
+    edited, *others = planned("retry=true").runs
+    assert (edited.state.state, edited.state.reason, edited.starts) == ("failed", "unreadable record", False)
+    assert "edited by hand" in edited.state.message
+    assert [other.starts for other in others] == [True, True]
+
+
+def test_labels_are_what_distinguishes_runs():
+    said = {
+        "a": ["model=vae", "seed=0", "++trainer.epochs=3"],
+        "b": ["model=vae", "seed=1", "trainer.epochs=3"],
+    }
+    assert labels_of(said) == {"a": "seed=0", "b": "seed=1"}
+    assert labels_of({"a": ["model=vae", "runs_dir=x", "force=true"]}) == {"a": "model=vae"}
+    assert labels_of({"a": ["seed=1", "seed=2"]}) == {"a": "seed=2"}
+
+
+def test_time_is_estimated_from_runs_of_the_same_kind(planned):
+    assert estimated_seconds(planned()) is None
+    finish(planned().runs[0], train_seconds=10.0, evaluate_seconds=2.0)
+    assert estimated_seconds(planned()) == 24.0
+
+
+def test_a_sweep_is_named_by_its_runs(planned):
+    assert planned().sweep == planned("device=auto").sweep
+    assert planned().sweep != planned(seeds=4).sweep
+
+
+def test_a_sweep_is_remembered_by_name(tmp_path):
+    assert recall(tmp_path, "s") is None
+    remember(tmp_path, "s", {"a": "seed=0"}, ["launch.py"])
+    remember(tmp_path, "s", {"b": "seed=1"}, ["launch.py"])
+    assert recall(tmp_path, "s")["runs"] == {"b": "seed=1"}
+    assert recall(tmp_path, "../s") is None
+
+
+# --- one launch at a time -------------------------------------------------------------------------------------
+
+
+def test_turns_never_overlap(tmp_path):
+    inside, most, told = [], [], []
+
+    def launch():
+        with turn(tmp_path, told.append):
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+
+    threads = [threading.Thread(target=launch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+
+
+def test_the_turn_of_a_process_that_died_is_over(tmp_path):
+    with turn(tmp_path):
+        pass
+    [last] = (tmp_path / ".launching").iterdir()
+    last.joinpath("ended.json").unlink()
+    last.joinpath("claim.json").write_text(json.dumps({**new_claim(), "process_start": 1.0}))
+    with turn(tmp_path, waiting=lambda holder: pytest.fail("it is dead")):
+        pass
+    assert len(list((tmp_path / ".launching").iterdir())) == 1

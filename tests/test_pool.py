@@ -1,0 +1,399 @@
+"""A pool of processes that are made up, to walk through the life of a sweep; and what is shown of it."""
+
+import io
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vlae.attempts import FORCED
+from vlae.interruption import SIGNALS, Interruption
+from vlae.job import DONE, FAILED, HELD
+from vlae.launching import display, pool, queues
+from vlae.launching.display import Display, reason_of, summary
+from vlae.launching.pool import Job, Pool, jobs_of, outcome
+from vlae.launching.queues import Waiting
+from vlae.launching.slots import Slot
+from vlae.record import RunDirectory
+
+SIGNALLED = 128 + signal.SIGTERM
+
+
+class FakeProcess:
+    """A process in name only: it ends when the test says so."""
+
+    def __init__(self, pid, arguments):
+        self.pid, self.exitcode, self.received = pid, None, []
+        self.path, self.attempts, self.cwd, self.environment, self.threads = arguments
+        self.sentinel, self._alive = os.pipe()
+
+    def end(self, status=DONE):
+        """After an attempt that is recorded as the worker records it."""
+        self.exitcode = status
+        os.close(self._alive)
+
+    def join(self):
+        assert self.exitcode is not None
+
+    def close(self):
+        os.close(self.sentinel)
+
+
+class FakeExecutor:
+    """The processes of a pool, and its audience, which acts each time that the pool looks at its runs."""
+
+    def __init__(self):
+        self.alive, self.started, self.ended_jobs, self.signals, self.most = {}, [], [], None, 0
+        self.at_each_look = self.end_first
+
+    def prepare(self, signals):
+        self.signals = tuple(signals)
+
+    def start(self, name, arguments):
+        process = FakeProcess(1000 + len(self.started), arguments)
+        self.started.append(process)
+        self.alive[name] = process
+        self.most = max(self.most, len(self.alive))
+        held = [p.environment["GPU"] for p in self.alive.values()]
+        assert len(set(held)) == len(held), "two runs in one slot"
+        return process
+
+    def end(self, name, status=DONE):
+        self.alive.pop(name).end(status)
+
+    def end_first(self):
+        if self.alive:
+            self.end(min(self.alive))
+
+    def kill(self, pid, number):
+        (process,) = [p for p in self.started if p.pid == pid]
+        if process.exitcode is not None:
+            raise ProcessLookupError(pid)
+        process.received.append(number)
+
+    def began(self, job):
+        assert job.outcome is None
+
+    def ended(self, job):
+        self.ended_jobs.append((job.path.name, job.outcome, job.detail))
+
+    def look(self, jobs):
+        self.at_each_look()
+
+
+@pytest.fixture
+def executor(monkeypatch):
+    made = FakeExecutor()
+    monkeypatch.setattr(pool, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(pool, "CANCELLED_WITHIN", 0.0)
+    monkeypatch.setattr(pool.os, "kill", made.kill)
+    return made
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """``queue("a", "b")``: with run directories."""
+
+    def make(*names, forced=(), per_task=None, attempts=0):
+        for name in names:
+            RunDirectory.create(tmp_path, name, {})
+        waiting = [
+            Waiting(name, attempts, name in forced, i // per_task if per_task else 0)
+            for i, name in enumerate(names)
+        ]
+        settings = {"labels": {name: f"seed={name}" for name in names if name != "c"}, "skipped": {}}
+        return queues.create(
+            tmp_path, kind="local", sweep="s", code=tmp_path, runs=waiting, settings=settings
+        )
+
+    return make
+
+
+@pytest.fixture
+def executed(executor):
+    """``executed(queue, slots=2)``: its jobs, each with its outcome."""
+
+    def go(queue, slots=2, signals=None):
+        places = [Slot({"GPU": str(i)}, i + 1) for i in range(slots)]
+        jobs = jobs_of(queue)
+        Pool(jobs, places, queue, executor, executor).run(signals or Interruption())
+        return {job.path.name: job.outcome for job in jobs}
+
+    return go
+
+
+def record(run, state, reason=None):
+    """An attempt that ended so."""
+    attempt = RunDirectory(run).claim()
+    RunDirectory(run).write_status(state=state, attempt=attempt.number, reason=reason)
+    attempt.directory.joinpath("ended.json").write_text('{"message": "ValueError: [red] bad\\n input"}')
+    return attempt.directory
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_those_of_the_queue_or_of_one_of_its_tasks(queue, tmp_path):
+    made = queue("a", "b", "c", forced=("b",), per_task=2, attempts=3)
+    assert jobs_of(made) == [
+        Job(tmp_path / "a", "seed=a", 3),
+        Job(tmp_path / FORCED / "b", "seed=b", 3),
+        Job(tmp_path / "c", "", 3),
+    ]
+    assert [[job.path.name for job in jobs_of(made, task)] for task in range(3)] == [["a", "b"], ["c"], []]
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "expected"),
+    [
+        (DONE, None, ("done", "")),
+        (HELD, None, ("held", "executed by another process")),
+        (-signal.SIGKILL, "running", ("killed", "SIGKILL")),
+        (-signal.SIGSEGV, "running", ("killed", "SIGSEGV")),
+        (FAILED, "failed", ("failed", "")),
+        (SIGNALLED, "interrupted", ("interrupted", "SIGTERM")),
+        (FAILED, None, ("failed", "ended before it began, with exit status 1")),
+        (3, None, ("failed", "ended before it began, with exit status 3")),
+    ],
+)
+def test_an_execution_ended_as_its_exit_status_and_the_record_say(queue, tmp_path, status, state, expected):
+    queue("a")
+    if state is not None:
+        record(tmp_path / "a", state, "SIGTERM")
+    assert outcome(tmp_path / "a", status, 0) == expected
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted"])
+def test_what_an_earlier_attempt_told_is_not_taken_for_the_end_of_this_one(queue, tmp_path, state):
+    queue("a")
+    record(tmp_path / "a", state, "SIGTERM")
+    assert outcome(tmp_path / "a", FAILED, 1) == ("failed", "ended before it began, with exit status 1")
+
+
+def test_a_record_that_cannot_be_read_is_said(queue, tmp_path):
+    queue("a")
+    (tmp_path / "a" / "status.json").write_text("{")
+    found, detail = outcome(tmp_path / "a", FAILED, 0)
+    assert found == "failed"
+    assert "holds no JSON object" in detail
+
+
+# --- the life of a sweep ------------------------------------------------------------------------------------------
+
+
+def test_runs_start_in_their_order_as_many_at_a_time_as_there_are_slots(queue, executed, executor, tmp_path):
+    names = list("abcdefg")
+    assert executed(queue(*names), slots=3) == dict.fromkeys(names, "done")
+    assert [process.path.name for process in executor.started] == names
+    assert executor.most == 3
+    assert executor.signals == SIGNALS
+    first = executor.started[0]
+    assert (first.path, first.attempts, first.cwd, first.threads) == (tmp_path / "a", 0, str(Path.cwd()), 1)
+
+
+def test_a_slot_goes_to_the_next_run_when_its_own_has_ended(queue, executed, executor):
+    order = list("bcad")
+    executor.at_each_look = lambda: (
+        not executor.alive.keys().isdisjoint(order[:1]) and executor.end(order.pop(0))
+    )
+    executed(queue(*"abcd"))
+    assert [p.environment["GPU"] for p in executor.started] == ["0", "1", "1", "1"]
+    assert [name for name, _, _ in executor.ended_jobs] == list("bcad")
+
+
+def test_a_failure_stops_no_other_run(queue, executed, executor, tmp_path):
+    statuses = {"a": FAILED, "b": -signal.SIGKILL, "c": HELD, "d": DONE}
+
+    def act():
+        for name in list(executor.alive):
+            if name == "a":
+                record(tmp_path / name, "failed")
+            executor.end(name, statuses[name])
+
+    executor.at_each_look = act
+    assert executed(queue(*"abcd"), slots=1) == {"a": "failed", "b": "killed", "c": "held", "d": "done"}
+
+
+def test_a_signal_goes_on_to_the_runs_and_no_more_are_started(queue, executed, executor, tmp_path):
+    signals, looks = Interruption(), []
+
+    def act():
+        signals.number = signal.SIGTERM
+        looks.append(1)
+        if len(looks) == 4:
+            record(tmp_path / "a", "interrupted", "SIGTERM")
+            executor.end("a", SIGNALLED)
+            executor.end("b", -signal.SIGTERM)  # it had not begun to listen
+
+    executor.at_each_look = act
+    outcomes = executed(queue(*"abc"), signals=signals)
+    assert outcomes == {"a": "interrupted", "b": "interrupted", "c": "not started"}
+    assert len(executor.started) == 2
+    assert set(executor.started[0].received) == {signal.SIGTERM}
+    assert len(executor.started[0].received) > 1  # a run that just begins hears a later one
+
+
+def test_ctrl_c_is_passed_on_once_and_again_only_when_it_is_pressed_again(queue, executed, executor):
+    signals, looks = Interruption(), []
+
+    def act():
+        looks.append(1)
+        signals.number = signal.SIGINT
+        if len(looks) in (4, 7):
+            assert [p.received for p in executor.started] == [[signal.SIGINT] * (len(looks) // 3)] * 2
+            raise KeyboardInterrupt
+        if len(looks) == 10:
+            executor.end("a", FAILED)  # before it began: Python's own end by Ctrl-C
+            executor.end("b", -signal.SIGKILL)
+
+    executor.at_each_look = act
+    assert executed(queue(*"abc"), signals=signals) == {"a": "interrupted", "b": "killed", "c": "not started"}
+    received = [[signal.Signals(number).name for number in p.received] for p in executor.started]
+    assert received[0][:2] == ["SIGINT", "SIGINT"]
+    assert set(received[0][2:]) == {"SIGKILL"}
+
+
+def test_a_run_that_failed_of_itself_while_it_was_told_to_stop_has_failed(
+    queue, executed, executor, tmp_path
+):
+    signals = Interruption()
+
+    def act():
+        signals.number = signal.SIGTERM
+        if executor.started[0].received and executor.alive:
+            record(tmp_path / "a", "failed", "exception")
+            executor.end("a", FAILED)
+
+    executor.at_each_look = act
+    assert executed(queue("a"), signals=signals) == {"a": "failed"}
+
+
+def test_cancelled_runs_do_not_start_and_those_under_way_are_told_until_they_listen(
+    queue, executed, executor, tmp_path
+):
+    made, looks = queue(*"abcd"), []
+
+    def act():
+        looks.append(1)
+        if len(looks) == 1:
+            made.cancel(["a", "c"])
+        elif len(looks) == 4:
+            record(tmp_path / "a", "interrupted", "SIGTERM")
+            executor.end("a", SIGNALLED)
+        elif len(looks) > 4:
+            executor.end_first()
+
+    executor.at_each_look = act
+    assert executed(made, slots=1) == {"a": "cancelled", "b": "done", "c": "cancelled", "d": "done"}
+    assert [process.path.name for process in executor.started] == ["a", "b", "d"]
+    assert executor.started[0].received == [signal.SIGTERM] * 3
+    assert executor.started[1].received == []
+    assert executor.ended_jobs[0] == ("a", "cancelled", "")
+
+
+def test_a_cancelled_run_that_ends_well_all_the_same_is_done(queue, executed, executor):
+    made = queue("a")
+
+    def act():
+        made.cancel(["a"])
+        if executor.started[0].received and executor.alive:
+            executor.end("a")
+
+    executor.at_each_look = act
+    assert executed(made) == {"a": "done"}
+
+
+def test_a_queue_whose_runs_are_all_cancelled_before_it_begins_starts_nothing(queue, executed, executor):
+    made = queue(*"ab")
+    made.cancel(["a", "b"])
+    assert executed(made) == {"a": "cancelled", "b": "cancelled"}
+    assert executor.started == []
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """A display without a terminal, and what it printed."""
+    out = io.StringIO()
+    monkeypatch.setattr(display, "PLAIN_EVERY", 0.0)
+    return Display(3, Console(file=out, highlight=False, soft_wrap=True)), out
+
+
+def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_path):
+    shown, out = plain
+    a, b, c = (Job(tmp_path / name, label, 0) for name, label in (("a", "dims=[red]"), ("b", ""), ("c", "c")))
+    for job in (a, b, c):
+        RunDirectory.create(tmp_path, job.path.name, {})
+    with shown:
+        for job in (a, b, c):
+            shown.began(job)
+        b.process = FakeProcess(1, (None,) * 5)
+        shown.look([a, b])
+        RunDirectory(b.path).write_status(
+            state="running", progress={"epoch": 1, "epochs": 4, "elbo": -90.126}
+        )
+        shown.look([a, b])
+        a.outcome, a.seconds = "done", 61.0
+        b.outcome = "failed"
+        log = record(b.path, "failed") / "log.txt"
+        c.outcome, c.detail = "killed", "SIGKILL"
+        for job in (a, b, c):
+            shown.ended(job)
+    assert out.getvalue().splitlines() == [
+        "started: dims=[red]",
+        "started: b",
+        "started: c",
+        "b  starting",
+        "b  epoch 1/4  ELBO -90.13",
+        "done 1/3: dims=[red]  1 min 01 s",
+        f"failed 2/3: b  0.0 s  ValueError: [red] bad input  (log: {log})",
+        "killed 3/3: c  0.0 s  (SIGKILL)",
+    ]
+    b.process.end()
+    b.process.close()
+
+
+def test_a_terminal_has_one_table(tmp_path):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, height=20, color_system=None)
+    job = Job(tmp_path / "a", "dims=[/]", 0)
+    RunDirectory.create(tmp_path, "a", {})
+    with Display(2, console) as shown:
+        shown.began(job)
+        job.process = FakeProcess(1, (None,) * 5)
+        shown.look([job, Job(tmp_path / "b", "b", 0)])
+        assert "dims=[/]  starting" in out.getvalue()
+        assert "1 running, 1 waiting" in out.getvalue()
+        job.process.end()
+        job.process.close()
+        job.process, job.outcome = None, "done"
+        shown.ended(job)
+        assert "done 1/2: dims=[/]" in out.getvalue()
+
+
+def test_the_summary_counts_outcomes_and_names_what_went_wrong(tmp_path):
+    jobs = [Job(tmp_path / name, label, 0) for name, label in (("a", "x"), ("b", "y"), ("c", ""), ("d", "z"))]
+    RunDirectory.create(tmp_path, "b", {})
+    log = record(tmp_path / "b", "failed") / "log.txt"
+    for job, end in zip(jobs, ("done", "failed", "killed", "done"), strict=True):
+        job.outcome = end
+    jobs[2].detail = "SIGKILL"
+    lines = summary(jobs, {"done": 3, "running": 1}, "smoke", 130.0)
+    assert [text for text, _ in lines] == [
+        "smoke: 2 done, 1 failed, 1 killed, 3 skipped (done), 1 skipped (running)  2 min 10 s",
+        f"  failed: y: ValueError: [red] bad input  (log: {log})",
+        "  killed: c: by SIGKILL",
+    ]
+
+
+def test_a_long_reason_is_cut(tmp_path):
+    RunDirectory.create(tmp_path, "a", {})
+    attempt = record(tmp_path / "a", "failed")
+    attempt.joinpath("ended.json").write_text('{"message": "%s"}' % ("x" * 500))
+    assert reason_of(tmp_path / "a") == f"{'x' * 197}...  (log: {attempt / 'log.txt'})"
+    attempt.joinpath("ended.json").write_text("{")
+    assert reason_of(tmp_path / "a") == f"(log: {attempt / 'log.txt'})"

@@ -1,0 +1,348 @@
+"""The state of a run in the light of the queues that list it, and of what Slurm says of its jobs."""
+
+import json
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from vlae.launching import cluster, queues, states
+from vlae.launching.queues import NEVER, Waiting
+from vlae.launching.states import Observer
+from vlae.record import RunDirectory
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    fake = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", fake.path)
+    return fake
+
+
+class Sweep:
+    """Runs ``0``, ``1``, ... of one queue."""
+
+    def __init__(self, runs_dir, monkeypatch):
+        self.runs_dir, self._environment = runs_dir, monkeypatch
+
+    def submit(self, *jobs, kind="slurm", attempts=0):
+        """A task for each job; None: its submission is not recorded yet."""
+        self.runs = [RunDirectory.create(self.runs_dir, str(i), {"seed": i}) for i in range(len(jobs))]
+        waiting = [Waiting(str(i), attempts, task=i) for i in range(len(jobs))]
+        self.queue = queues.create(
+            self.runs_dir, kind=kind, sweep="s", code=self.runs_dir, runs=waiting, settings={}
+        )
+        if kind == "slurm":
+            self.queue.record_jobs({i: job for i, job in enumerate(jobs) if job is not None})
+
+    def begin(self, number, job, host=None):
+        """An attempt of a job, on this machine or another one."""
+        array, _, task = job.partition("_")
+        with self._environment.context() as patch:
+            patch.setenv("SLURM_ARRAY_JOB_ID" if task else "SLURM_JOB_ID", array)
+            if task:
+                patch.setenv("SLURM_ARRAY_TASK_ID", task)
+            attempt = self.runs[number].claim()
+        if host is not None:
+            self._claim(number, attempt.number, host=host, place=host)
+
+    def kill(self, number, attempt=1):
+        self._claim(number, attempt, process_start=1.0)
+
+    def _claim(self, number, attempt, **changes):
+        place = self.runs[number].path / "attempts" / str(attempt) / "claim.json"
+        place.write_text(json.dumps({**json.loads(place.read_text()), **changes}))
+
+    def states(self):
+        self.observer = Observer(self.runs_dir)
+        return [self.observer.state(run.path) for run in self.runs]
+
+    def names(self):
+        return [state.state for state in self.states()]
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, slurm):
+    return Sweep(tmp_path / "runs", monkeypatch)
+
+
+ENDS = [
+    ("TIMEOUT", "time limit"),
+    ("DEADLINE", "time limit"),
+    ("OUT_OF_MEMORY", "out of memory"),
+    ("NODE_FAIL", "node lost"),
+    ("PREEMPTED", "preempted"),
+    ("CANCELLED", "cancelled"),
+    ("FAILED", "killed"),
+    ("COMPLETED", "missing"),
+    ("REVOKED", "revoked"),
+]
+
+
+# --- what Slurm says ----------------------------------------------------------------------------------------------
+
+
+def test_jobs_that_wait_or_run_are_read_task_by_task(slurm):
+    slurm.waits("12_1", reason="JobArrayTaskLimit")
+    slurm.waits("40")
+    slurm.runs("12_0", node="n3")
+    assert cluster.queued_jobs() == {
+        "12_1": cluster.JobState("waiting", "JobArrayTaskLimit"),
+        "40": cluster.JobState("waiting", "Resources"),
+        "12_0": cluster.JobState("running", node="n3"),
+    }
+    cluster.queued_jobs("vlae-x")
+    assert [call.split(" -o ")[0] for call in slurm.calls()] == [
+        "squeue --me -h -r",
+        "squeue --me -h -r -n vlae-x",
+    ]
+
+
+@pytest.mark.parametrize(("state", "reason"), ENDS)
+@pytest.mark.parametrize("job", ["12_3", "12"])
+def test_the_controller_tells_how_jobs_ended_and_so_does_the_accounting(slurm, job, state, reason):
+    slurm.known(job, state)
+    assert cluster.ended_jobs("12") == {job: cluster.JobState("ended", reason, "n1")}
+    slurm.place.joinpath("job-12").unlink()
+    assert cluster.ended_jobs("12") == {}
+    slurm.accounted(job, f"{state} by 1000" if state == "CANCELLED" else state)
+    assert cluster.ended_jobs("12") == {job: cluster.JobState("ended", reason, "n1")}
+
+
+def test_no_node_is_no_name_of_one(slurm):
+    slurm.known("12_0", "CANCELLED", node="(null)")
+    slurm.accounted("13", "CANCELLED by 0", node="None assigned")
+    assert cluster.ended_jobs("12")["12_0"].node == ""
+    assert cluster.ended_jobs("13")["13"].node == ""
+
+
+def test_a_machine_without_slurm_and_a_slurm_that_gives_no_answer_are_errors(slurm, monkeypatch):
+    slurm.unreachable()
+    with pytest.raises(cluster.SlurmError, match=r"squeue --me -h: .*Unable to contact slurm controller"):
+        cluster.queued_jobs()
+    slurm.place.joinpath("bin", "squeue").write_text("#!/bin/sh\nexec sleep 10\n")
+    with pytest.raises(cluster.SlurmError, match="gave no answer"):
+        cluster.slurm("squeue", seconds=0.05)
+    monkeypatch.setenv("PATH", str(slurm.place))
+    with pytest.raises(cluster.SlurmError, match="there is no squeue on this machine"):
+        cluster.queued_jobs()
+
+
+def test_the_largest_array_is_that_of_the_configuration(slurm):
+    slurm.place.joinpath("bin", "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 5'\n")
+    assert cluster.largest_array() == 5
+
+
+def test_no_jobs_are_cancelled_without_asking(slurm):
+    cluster.cancel([])
+    assert slurm.calls() == []
+    cluster.cancel(["12_0", "40"])
+    assert slurm.calls() == ["scancel 12_0 40"]
+
+
+# --- what is true of the runs -------------------------------------------------------------------------------------
+
+
+def test_a_run_is_queued_while_its_task_waits_and_running_with_its_heartbeat_when_it_has_begun(sweep, slurm):
+    sweep.submit("12_0", "12_1")
+    slurm.waits("12_0", "12_1", reason="Priority")
+    states = sweep.states()
+    assert [(s.state, s.reason, s.where) for s in states] == [
+        ("queued", "Priority", "job 12_0"),
+        ("queued", "Priority", "job 12_1"),
+    ]
+    slurm.clear()
+    slurm.runs("12_0", "12_1")
+    sweep.begin(0, "12_0")
+    running, starting = sweep.states()
+    assert running.state == "running"
+    assert 0 <= running.heartbeat < 60
+    assert running.where.startswith("job 12_0 ")
+    assert (starting.state, starting.heartbeat) == ("queued", None)
+
+
+@pytest.mark.parametrize(("state", "reason"), ENDS)
+@pytest.mark.parametrize("host", [None, "elsewhere"])
+def test_a_run_whose_job_has_ended_is_interrupted_for_the_reason_that_slurm_gives(
+    sweep, slurm, state, reason, host
+):
+    sweep.submit("12_0", "12_1")
+    sweep.begin(0, "12_0", host)
+    if host is None:
+        sweep.kill(0)
+    slurm.known("12_0", state)
+    slurm.known("12_1", state)
+    found = sweep.states()
+    assert [(s.state, s.reason, s.heartbeat) for s in found] == [("interrupted", reason, None)] * 2
+    assert [s.attempts for s in found] == [1, 0]
+
+
+def test_a_job_that_slurm_has_forgotten_is_missing(sweep):
+    sweep.submit("12_0", "40")
+    assert [(s.state, s.reason) for s in sweep.states()] == [("interrupted", "missing")] * 2
+
+
+def test_an_interrupted_run_whose_job_waits_again_is_queued(sweep, slurm):
+    sweep.submit("12_0", "12_1")
+    sweep.begin(0, "12_0")
+    sweep.kill(0)
+    sweep.begin(1, "12_1", host="elsewhere")  # whose node was lost: nothing says so yet but Slurm
+    slurm.waits("12_0", "12_1", reason="BeginTime")
+    assert [(s.state, s.reason, s.attempts) for s in sweep.states()] == [("queued", "BeginTime", 1)] * 2
+    slurm.clear()
+    slurm.runs("12_0")
+    sweep.begin(0, "12_0")
+    assert sweep.names()[0] == "running"
+
+
+def test_a_run_that_died_in_a_job_that_goes_on_has_had_its_turn(sweep, slurm):
+    sweep.submit("12_0")
+    slurm.runs("12_0")
+    sweep.begin(0, "12_0")
+    sweep.kill(0)
+    assert [(s.state, s.reason) for s in sweep.states()] == [("interrupted", "killed")]
+
+
+@pytest.mark.parametrize("end", ["running", "TIMEOUT"])
+def test_done_and_failed_stay_what_they_are(sweep, slurm, end):
+    sweep.submit("12_0", "12_1")
+    sweep.begin(0, "12_0")
+    sweep.begin(1, "12_1")
+    sweep.runs[0].write_results({"epochs": 1})
+    sweep.runs[1].write_status(state="failed", attempt=1, reason="exception", message="ValueError: x")
+    for job in ("12_0", "12_1"):
+        slurm.runs(job) if end == "running" else slurm.known(job, end)
+    done, failed = sweep.states()
+    assert done.state == "done"
+    assert (failed.state, failed.reason, failed.message) == ("failed", "exception", "ValueError: x")
+
+
+def test_a_slurm_that_cannot_be_reached_is_told_and_nothing_is_called_dead(sweep, slurm):
+    sweep.submit("12_0", "12_1")
+    sweep.begin(1, "12_1", host="elsewhere")
+    slurm.unreachable()
+    assert sweep.names() == ["queued", "running"]
+    assert "Unable to contact slurm controller" in sweep.observer.warning
+    assert sweep.queue.ended is None
+
+
+def test_a_queue_whose_jobs_have_all_ended_is_closed_with_its_reasons_and_slurm_is_not_asked_again(
+    sweep, slurm
+):
+    sweep.submit("12_0", "12_1")
+    sweep.begin(0, "12_0")
+    sweep.kill(0)
+    slurm.known("12_0", "OUT_OF_MEMORY")
+    slurm.runs("12_1")
+    assert sweep.names() == ["interrupted", "queued"]
+    assert sweep.queue.ended is None
+    slurm.clear()
+    slurm.known("12_1", "PREEMPTED")
+    first = [(s.state, s.reason) for s in sweep.states()]
+    assert sweep.queue.ended["reasons"] == {"0": "out of memory", "1": "preempted"}
+    slurm.calls()
+    slurm.unreachable()
+    again = [(s.state, s.reason) for s in sweep.states()]
+    assert again == first == [("interrupted", "out of memory"), ("interrupted", "preempted")]
+    assert slurm.calls() == []
+    assert sweep.observer.warning is None
+
+
+def test_the_reason_of_an_old_job_says_nothing_of_a_later_attempt_elsewhere(sweep, slurm):
+    sweep.submit("12_0")
+    sweep.begin(0, "12_0")
+    sweep.kill(0)
+    slurm.known("12_0", "TIMEOUT")
+    assert sweep.states()[0].reason == "time limit"
+    sweep.begin(0, "77")
+    sweep.kill(0, attempt=2)
+    assert sweep.states()[0].reason == "killed"
+
+
+def test_a_run_says_itself_why_it_stopped_where_slurm_does_not_know(sweep, slurm):
+    """It saved its state before the time limit, and was requeued too often already: FAILED for Slurm."""
+    sweep.submit("12_0")
+    sweep.begin(0, "12_0")
+    sweep.runs[0].write_status(state="interrupted", attempt=1, reason="SIGUSR2")
+    slurm.known("12_0", "FAILED")
+    assert [(s.state, s.reason) for s in sweep.states()] == [("interrupted", "SIGUSR2")]
+
+
+def test_a_job_that_waits_although_squeue_did_not_show_it_yet_is_alive(sweep, slurm):
+    """It was submitted a moment later; or it is another user's."""
+    sweep.submit("12_0", "12_1", "12_2")
+    slurm.known("12_0", "PENDING", reason="Resources", node="(null)")
+    slurm.known("12_1", "RUNNING")
+    slurm.known("12_2", "NODE_FAIL")
+    assert sweep.names() == ["queued", "queued", "interrupted"]
+    assert sweep.queue.ended is None
+
+
+def test_arrays_that_were_split_and_single_jobs_are_asked_for_one_by_one(sweep, slurm):
+    sweep.submit("12_0", "12_1", "20_0", "30")
+    slurm.waits("12_0")
+    slurm.known("12_1", "TIMEOUT")
+    slurm.known("20_0", "NODE_FAIL")
+    slurm.known("30", "CANCELLED", node="(null)")
+    assert [(s.state, s.reason) for s in sweep.states()] == [
+        ("queued", "Resources"),
+        ("interrupted", "time limit"),
+        ("interrupted", "node lost"),
+        ("interrupted", "cancelled"),
+    ]
+    asked = [call for call in slurm.calls() if call.startswith("scontrol")]
+    assert sorted(asked) == [f"scontrol show job -o {array}" for array in (12, 20, 30)]
+
+
+def test_runs_that_are_being_submitted_wait_and_those_never_submitted_may_start(sweep, slurm):
+    sweep.submit("12_0", None, NEVER)
+    slurm.waits("12_0")
+    assert sweep.names() == ["queued", "queued", "new"]
+
+
+def test_cancelled_runs_of_a_slurm_queue_wait_no_longer(sweep, slurm):
+    sweep.submit("12_0", "12_1")
+    slurm.waits("12_0", "12_1")
+    sweep.queue.cancel(["0"])
+    assert sweep.names() == ["new", "queued"]
+    slurm.clear()
+    assert [s.reason for s in sweep.states()] == ["cancelled", "missing"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_that_waits_in_any_living_queue_is_queued_in_whatever_order_they_are_found(
+    sweep, slurm, monkeypatch, order
+):
+    """Clocks of two hosts differ, and two launches may be of the same second."""
+    sweep.submit("12_0", kind="slurm")
+    slurm.runs("12_0")
+    sweep.begin(0, "12_0")
+    sweep.kill(0)  # its turn has been; the job goes on with other runs
+    sweep.submit("", kind="local", attempts=1)
+    sweep.queue.end("ended")
+    sweep.submit("", kind="local", attempts=1)
+    found = sorted(queues.all_queues(sweep.runs_dir), key=lambda queue: queue.token)[::order]
+    monkeypatch.setattr(states, "all_queues", lambda runs_dir: found)
+    assert sweep.names() == ["queued"]
+    sweep.begin(0, "77")
+    slurm.clear()
+    slurm.waits("12_0")
+    assert sweep.names() == ["running"]
+
+
+def test_a_local_queue_asks_no_slurm(sweep, slurm):
+    sweep.submit("", "", kind="local")
+    assert sweep.names() == ["queued", "queued"]
+    sweep.queue.cancel(["0"])
+    assert sweep.names() == ["new", "queued"]
+    sweep.queue.end("ended")
+    assert sweep.names() == ["new", "new"]
+    assert slurm.calls() == []
+
+
+def test_a_record_that_cannot_be_read_is_a_failure_of_that_run_alone(sweep, slurm):
+    sweep.submit("12_0", "12_1")
+    slurm.waits("12_0", "12_1")
+    sweep.runs[0].path.joinpath("status.json").write_text("{")
+    broken, whole = sweep.states()
+    assert (broken.state, broken.reason) == ("failed", "unreadable record")
+    assert whole.state == "queued"

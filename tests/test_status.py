@@ -1,0 +1,368 @@
+"""``vlae status``, ``vlae logs`` and ``vlae cancel``: what they show of runs in every state, and do to them."""
+
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from vlae import cli
+from vlae.attempts import FORCED
+from vlae.launching import cancelling, logs, queues, sweeps
+from vlae.launching.queues import Waiting
+from vlae.launching.states import State
+from vlae.launching.status import ORDER, ROWS, totals
+from vlae.record import RunDirectory
+
+
+@pytest.fixture
+def vlae(monkeypatch, capsys, tmp_path):
+    """``vlae <words>`` in this process: its exit status and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["vlae", *words, "--runs-dir", str(tmp_path)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run("vae-0", state="failed")``: a run directory with that in its record."""
+
+    def make(name, **status):
+        directory = RunDirectory.create(tmp_path, name, {"name": name})
+        if status.get("state") == "done":
+            directory.write_results({})
+        if status:
+            directory.write_status(attempt=1, **status)
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """``queue("vae-0", "vae-1")``: a local queue that this process holds, with these runs."""
+
+    def make(*names, kind="local", forced=False, attempts=0):
+        waiting = [Waiting(name, attempts, forced, task) for task, name in enumerate(names)]
+        return queues.create(tmp_path, kind=kind, sweep="s", code=tmp_path, runs=waiting, settings={})
+
+    return make
+
+
+def rows(out):
+    """The cells of the table below its heading."""
+    lines = [line for line in out.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+# --- status -------------------------------------------------------------------------------------------------------
+
+
+def test_every_run_has_its_state_and_those_that_ask_for_attention_come_first(vlae, run, queue):
+    run("a", state="done", where="host", gpu_seconds=3600.0)
+    run("b")
+    run("c")
+    run("d", state="interrupted", reason="SIGTERM", progress={"epoch": 3, "epochs": 60, "elbo": -101.234})
+    run("e", state="failed", reason="exception", message="ValueError: 7", gpu_seconds=1800.0)
+    attempt = run("f").claim()
+    queue("c")
+    status, out, err = vlae("status")
+    assert (status, err) == (0, "")
+    found = rows(out)
+    assert [row[0] for row in found] == ["f", "e", "d", "c", "b", "a"]
+    assert re.fullmatch(r"running, seen \d+\.\d s ago", found[0][1])
+    assert [row[1] for row in found[1:]] == [
+        *("failed (exception: ValueError: 7)", "interrupted (SIGTERM)", "queued", "new", "done")
+    ]
+    assert found[2][2] == "epoch 3/60, ELBO -101.23"
+    assert found[-1][3] == "host"
+    assert "6 runs, 1 new, 1 queued, 1 running, 1 interrupted, 1 failed, 1 done; 1.5 GPU hours" in out
+    assert attempt.number == 1
+
+
+def test_the_order_knows_every_state():
+    states = [State(name, Path(name), name, gpu_seconds=36.0) for name in ORDER]
+    assert totals("s", states[:1]) == "s: 1 run, 1 running; 0.0 GPU hours"
+    assert totals("s", []) == "s: 0 runs"
+
+
+def test_a_sweep_is_found_by_its_name_and_by_a_beginning_that_no_other_shares(vlae, run, tmp_path):
+    run("vae-0", state="done")
+    run("vlae-0", state="done")
+    sweeps.remember(tmp_path, "smoke", {"vae-0": "model=vae", "vlae-1": "model=vlae"}, [])
+    sweeps.remember(tmp_path, "smoke-2", {"vlae-0": "model=vlae"}, [])
+    for name, runs in {"smoke": ["model=vlae", "model=vae"], "smoke-": ["model=vlae"]}.items():
+        status, out, _ = vlae("status", name)
+        assert status == 0
+        assert [row[0] for row in rows(out)] == runs
+    assert "smoke-2: 1 run, 1 done" in out
+    assert "smoke: 2 runs, 1 new, 1 done" in vlae("status", "smoke")[1]
+
+
+def test_runs_are_found_by_a_beginning_of_their_ids(vlae, run):
+    for name in ("vae-0", "vae-1", "vlae-0"):
+        run(name, state="done")
+    status, out, _ = vlae("status", "vae")
+    assert (status, [row[0] for row in rows(out)]) == (0, ["vae-0", "vae-1"])
+
+
+def test_an_unknown_name_is_one_message_with_what_there_is(vlae, run, tmp_path):
+    run("vae-0")
+    for name in ("smoke", "smooth"):
+        sweeps.remember(tmp_path, name, {"vae-0": ""}, [])
+    for word in ("status", "cancel"):
+        status, out, err = vlae(word, "smokes")
+        assert (status, out) == (2, "")
+        assert err.startswith("vlae: no sweep and no run 'smokes'")
+        assert "did you mean smoke?" in err
+        assert "sweeps: smoke, smooth" in err
+    assert vlae("status", "smo")[0] == 2  # could be either
+
+
+def test_a_folder_without_runs_has_none(vlae):
+    status, out, err = vlae("status")
+    assert (status, err) == (0, "")
+    assert "0 runs" in out
+
+
+def test_the_table_has_a_limit_and_all_shows_every_run(vlae, run):
+    for i in range(ROWS + 2):
+        run(f"run-{i:02}", state="failed" if i == ROWS + 1 else "done")
+    _, out, _ = vlae("status")
+    assert len(rows(out)) == ROWS
+    assert rows(out)[0][0] == f"run-{ROWS + 1}"
+    assert "... and 2 more: --all shows them" in out
+    assert f"{ROWS + 2} runs, 1 failed, {ROWS + 1} done" in out
+    _, out, _ = vlae("status", "--all")
+    assert len(rows(out)) == ROWS + 2
+    assert "more" not in out
+
+
+def test_markup_is_printed_as_it_is(vlae, run, tmp_path):
+    run("a", state="failed", reason="[/]", message="bad [red]x[/red]", where="[bold]host")
+    sweeps.remember(tmp_path, "[red]s", {"a": "dims=[/] [red]"}, [])
+    status, out, _ = vlae("status", "[red]s")
+    assert status == 0
+    assert rows(out) == [["dims=[/] [red]", "failed ([/]: bad [red]x[/red])", "", "[bold]host"]]
+    assert "[red]s: 1 run" in out
+    run("b", state="interrupted", reason="[/]").claim()
+    (tmp_path / "b" / "attempts" / "1" / "log.txt").write_text("[red] [/]\n")
+    assert vlae("logs", "b")[1] == "[red] [/]\n"
+    assert "1 run," in vlae("status", "b")[1]
+
+
+def test_a_silent_run_is_doubtful(vlae, run):
+    run("a").claim()
+    run("a").write_status(updated="2020-01-01T00:00:00+00:00")
+    assert rows(vlae("status")[1])[0][1].endswith("ago (silent)")
+
+
+def test_a_slurm_out_of_reach_is_a_warning_below_the_table(vlae, run, queue, tmp_path, monkeypatch):
+    slurm = FakeSlurm(tmp_path / ".slurm")
+    monkeypatch.setenv("PATH", slurm.path)
+    run("a")
+    waiting = queue("a", kind="slurm")
+    waiting.record_jobs({0: "12"})
+    slurm.waits("12")
+    status, out, _ = vlae("status")
+    assert (status, rows(out)[0]) == (0, ["a", "queued (Resources)", "", "job 12"])
+    slurm.unreachable()
+    status, out, _ = vlae("status")
+    assert (status, rows(out)[0][1]) == (0, "queued")
+    assert "may be out of date: cannot reach Slurm: squeue" in out
+
+
+def test_watching_without_a_terminal_is_one_look(vlae, run):
+    run("a").claim()
+    status, out, _ = vlae("status", "--watch")
+    assert (status, len(rows(out))) == (0, 1)
+
+
+# --- logs ---------------------------------------------------------------------------------------------------------
+
+
+def begin(directory, text, state=None):
+    """An attempt that has told ``text``, and ended if there is a state."""
+    attempt = directory.claim()
+    attempt.log.write_text(text)
+    if state is not None:
+        end(directory, attempt.number, state)
+    return attempt
+
+
+def end(directory, number, state):
+    directory.write_status(state=state, attempt=number)
+    (directory.path / "attempts" / str(number) / "ended.json").write_text("{}")
+
+
+def test_the_log_is_that_of_the_last_attempt(vlae, run):
+    directory = run("a")
+    assert vlae("logs", "a")[:2] == (0, "a was never started\n")
+    begin(directory, "first\n", "interrupted")
+    begin(directory, "second ±\n", "failed")
+    assert vlae("logs", "a")[:2] == (0, "second ±\n")
+    assert vlae("logs", "b")[0] == 2
+
+
+class Clock:
+    """In place of ``time``: what happens at each sleep, in this order; at the end nothing is left to wait for."""
+
+    def __init__(self, *events):
+        self.events, self.slept = list(events), []
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.events.pop(0)()
+
+
+@pytest.fixture
+def follow(monkeypatch):
+    """``follow(run, event, ...)``: what is printed while these happen."""
+
+    def go(directory, *events):
+        clock, told = Clock(*events), []
+        monkeypatch.setattr(logs, "time", clock)
+        logs.follow_log(directory, told.append)
+        assert clock.events == []
+        return "".join(told)
+
+    return go
+
+
+def append(attempt, text):
+    with attempt.log.open("a") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "interrupted"])
+def test_a_log_is_followed_until_the_run_ends(run, follow, state):
+    directory = run("a")
+    attempt = begin(directory, "1\n")
+
+    def last():
+        append(attempt, "3\n")
+        directory.write_results({}) if state == "done" else end(directory, 1, state)
+
+    assert follow(directory, lambda: append(attempt, "2\n"), last) == "1\n2\n3\n"
+
+
+def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, follow, tmp_path, monkeypatch):
+    slurm = FakeSlurm(tmp_path / ".slurm")
+    monkeypatch.setenv("PATH", slurm.path)
+    directory = run("a")
+    queue("a", kind="slurm").record_jobs({0: "12"})
+    slurm.waits("12")
+    attempts = []
+
+    def first():
+        attempts.append(begin(directory, "1\n"))
+
+    def preempted():
+        append(attempts[0], "saved\n")
+        end(directory, 1, "interrupted")
+
+    def second():
+        append(attempts[0], "late\n")
+        attempts.append(begin(directory, "2\n"))
+        directory.write_results({})
+
+    assert follow(directory, first, preempted, second) == "1\nsaved\nlate\n2\n"
+
+
+def test_nothing_is_waited_for_where_a_run_waits_nowhere(run, queue, follow):
+    directory = run("a")
+    waiting = queue("a")
+    assert follow(directory, lambda: None, lambda: waiting.end("ended")) == "a was never started\n"
+    begin(directory, "1\n", "interrupted")
+    assert follow(directory) == "1\n"
+
+
+# --- cancel -------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_wait_in_a_living_queue_are_cancelled_and_no_others(vlae, run, queue, tmp_path):
+    for name in ("a", "b", "c"):
+        run(name)
+    waiting = queue("a", "b", "c")
+    sweeps.remember(tmp_path, "s", {"a": "seed=0", "b": "seed=1"}, [])
+    status, out, _ = vlae("cancel", "s")
+    assert (status, out.splitlines()) == (
+        0,
+        ["cancelled: seed=0", "cancelled: seed=1", "s: 2 of 2 runs were waiting or under way"],
+    )
+    assert waiting.cancelled() == {"a", "b"}
+    assert "0 of 2 runs" in vlae("cancel", "s")[1]
+    assert "cancelled: c\n" in vlae("cancel", "c")[1]
+    assert waiting.cancelled() == {"a", "b", "c"}
+
+
+def test_runs_that_are_over_or_new_are_not_cancelled(vlae, run, queue):
+    run("a", state="done")
+    run("b", state="failed", reason="exception")
+    run("c")
+    queue("a", "c").end("ended")
+    for name in ("a", "b", "c"):
+        assert vlae("cancel", name)[:2] == (0, f"{name}: 0 of 1 runs were waiting or under way\n")
+
+
+def test_a_run_that_is_done_anew_can_be_cancelled(vlae, run, queue, tmp_path):
+    run("a", state="done")
+    waiting = queue("a", forced=True)
+    assert "cancelled: a\n" in vlae("cancel", "a")[1]
+    assert waiting.cancelled() == {"a"}
+    RunDirectory.create(tmp_path / FORCED, "a", {})
+    assert "0 of 1" in vlae("cancel", "a")[1]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_run_without_a_queue_is_asked_itself(vlae, run, monkeypatch, tmp_path, anew):
+    directory = run("a")
+    if anew:
+        directory.write_results({})
+        directory = RunDirectory.create(tmp_path / FORCED, "a", {})
+    directory.claim()
+    sent = []
+    with monkeypatch.context() as patch:
+        patch.setattr(cancelling.os, "kill", lambda *words: sent.append(words))
+        assert "1 of 1 runs" in vlae("cancel", "a")[1]
+    assert sent == [(directory.holder()["pid"], signal.SIGTERM)]
+
+
+def test_a_run_of_another_host_without_a_queue_cannot_be_cancelled(vlae, run):
+    directory = run("a")
+    claim = directory.claim().directory / "claim.json"
+    claim.write_text(json.dumps({**json.loads(claim.read_text()), "place": "elsewhere"}))
+    assert "0 of 1 runs" in vlae("cancel", "a")[1]
+
+
+def test_a_job_is_cancelled_when_none_of_its_runs_is_left(vlae, run, tmp_path, monkeypatch):
+    slurm = FakeSlurm(tmp_path / ".slurm")
+    monkeypatch.setenv("PATH", slurm.path)
+    for name in ("a", "b", "c"):
+        run(name)
+    waiting = [Waiting("a", 0, task=0), Waiting("b", 0, task=0), Waiting("c", 0, task=1)]
+    queue = queues.create(tmp_path, kind="slurm", sweep="s", code=tmp_path, runs=waiting, settings={})
+    queue.record_jobs({0: "12_0", 1: "12_1"})
+    slurm.waits("12_0", "12_1")
+
+    def cancelled(name):
+        slurm.calls()
+        assert "1 of 1 runs" in vlae("cancel", name)[1]
+        return [call for call in slurm.calls() if call.startswith("scancel")]
+
+    assert cancelled("a") == []
+    assert cancelled("c") == ["scancel 12_1"]
+    assert cancelled("b") == ["scancel 12_0 12_1"]

@@ -1,0 +1,138 @@
+"""Laws of the files in sweeps/."""
+
+import re
+from functools import cache
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from vlae import config
+from vlae.launching import grids
+from vlae.launching.composer import Composer
+
+NAMES = grids.names()
+MODELS = {"vae", "savae", "hf", "iaf", "vlae"}
+FIVE = {"mnist", "omniglot", "fashion_mnist", "svhn", "cifar10"}
+
+
+def _load(chosen):
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("config", overrides=chosen, return_hydra_config=True)
+
+
+composer = Composer(_load)
+
+
+@cache
+def composed_without_seed(overrides):
+    return composer(overrides)
+
+
+@cache
+def containers(name):
+    """The composed configurations of every run of a sweep; runs that differ in their seed are composed once."""
+    found = []
+    for overrides in grids.read(grids.place_of(name)):
+        [seed] = [text for text in overrides if text.startswith("seed=")]
+        others = tuple(text for text in overrides if text != seed)
+        found.append({**composed_without_seed(others), "seed": int(seed.removeprefix("seed="))})
+    return found
+
+
+@cache
+def ids(name):
+    return [config.run_id(container) for container in containers(name)]
+
+
+@cache
+def by_setting(name):
+    """The runs of a sweep that differ in their seed alone, together."""
+    found = {}
+    for container in containers(name):
+        found.setdefault(config.run_id({**container, "seed": 0}), []).append(container)
+    return found
+
+
+def header(name: str) -> list[str]:
+    """The lines of the comment that a file begins with, without their marks."""
+    lines = grids.place_of(name).read_text(encoding="utf-8").splitlines()
+    end = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return [line[1:].removeprefix(" ") for line in lines[:end]]
+
+
+def test_the_sweeps_that_the_documentation_names_are_there():
+    assert {"smoke", "bernoulli_mnist", "gaussian_cifar10", "gaussian_all", "readme_logit_mnist"} <= set(
+        NAMES
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_tells_what_it_makes_its_runs_its_command_hardware_and_time(name):
+    what, blank, runs, *rest = header(name)
+    text = "\n".join(rest)
+    assert what
+    assert not blank
+    assert re.fullmatch(r"(\d+) runs", runs)
+    assert int(runs.removesuffix(" runs")) == len(containers(name))
+    assert f"  python launch.py sweeps={name}\n" in text
+    assert f"  python launch.py sweeps={name} hydra/launcher=slurm hydra.launcher.partition=" in text
+    assert "Hardware" in text
+    assert "measured" in text
+    assert "ublished" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_two_runs_of_a_sweep_are_the_same(name):
+    assert len(set(ids(name))) == len(ids(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_of_a_sweep_is_valid_where_no_dataset_is_on_disk(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for container, *_ in by_setting(name).values():  # whether it is valid does not depend on the seed
+        config.validate(container)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_and_the_last_run_are_what_their_overrides_alone_compose(name):
+    runs = grids.read(grids.place_of(name))
+    for place in (0, -1):
+        assert containers(name)[place] == config.compose(runs[place])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sweep_has_the_same_seeds_for_everything_that_it_compares(name):
+    seeds = [[container["seed"] for container in runs] for runs in by_setting(name).values()]
+    assert all(len(some) > 1 and some == seeds[0] for some in seeds)
+
+
+def names_of(runs, section: str) -> set[str]:
+    return {container[section]["name"] for container in runs}
+
+
+def test_smoke_is_the_five_models_on_the_bundled_digits_the_default_run_among_them():
+    smoke = containers("smoke")
+    assert (names_of(smoke, "model"), names_of(smoke, "dataset")) == (MODELS, {"digits"})
+    assert config.run_id(config.compose()) in ids("smoke")
+
+
+def test_gaussian_all_has_the_runs_of_gaussian_cifar10_and_the_same_for_four_more_datasets():
+    every = containers("gaussian_all")
+    assert names_of(every, "dataset") == FIVE
+    assert set(ids("gaussian_cifar10")) < set(ids("gaussian_all"))
+    counts = {name: sum(c["dataset"]["name"] == name for c in every) for name in FIVE}
+    assert len(set(counts.values())) == 1
+
+
+def test_readme_logit_mnist_is_what_the_released_code_did():
+    for container in containers("readme_logit_mnist"):
+        dataset, trainer = container["dataset"], container["trainer"]
+        assert (dataset["dequantise"], dataset["logit_transform"], dataset["lambda"]) == (True, True, 0.05)
+        assert (trainer["selection"], trainer["epochs"], trainer["initialisation"]) == (
+            "test",
+            2000,
+            "original",
+        )
+        refinements = {"num_updates", "num_steps", "num_flows"} & container["model"].keys()
+        assert all(container["model"][key] == 4 for key in refinements)

@@ -1,0 +1,54 @@
+"""Cancelling runs: those that wait do not start, those under way save their state and end."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection
+from pathlib import Path
+
+from vlae.attempts import FORCED, place, process_lives
+from vlae.files import StrPath
+from vlae.launching import cluster
+from vlae.launching.queues import NEVER, all_queues
+from vlae.launching.states import Observer
+from vlae.record import RunDirectory
+
+
+def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
+    """Returns the runs that were waiting or under way. The same launch goes on with them later.
+
+    SlurmError: jobs of theirs cannot be cancelled, because Slurm cannot be reached.
+    """
+    observer = Observer(runs_dir)
+    found = [run_id for run_id in run_ids if _goes_on(observer, run_id)]
+    alone = set(found)
+    for queue in all_queues(runs_dir):
+        listed = {run.run_id for run in queue.runs} & alone
+        if queue.ended is not None or not listed:
+            continue
+        queue.cancel(listed)
+        if queue.kind == "slurm":
+            gone, jobs = queue.cancelled(), queue.jobs()
+            tasks = {run.task for run in queue.runs} - {r.task for r in queue.runs if r.run_id not in gone}
+            cluster.cancel(jobs[task] for task in sorted(tasks) if jobs.get(task, NEVER) != NEVER)
+        alone -= listed
+    for run_id in alone:  # started without a queue: its process is asked itself, where it is on this machine
+        claims = [RunDirectory(path).holder() for path in _places(observer, run_id)]
+        claim = next(filter(None, claims), None)
+        if claim and claim["place"] == place() and process_lives(claim):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(claim["pid"], signal.SIGTERM)
+        elif claim:
+            found.remove(run_id)
+    return found
+
+
+def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:
+    """Where it is executed: for the first time, and anew beside its old results."""
+    return observer.runs_dir / run_id, observer.runs_dir / FORCED / run_id
+
+
+def _goes_on(observer: Observer, run_id: str) -> bool:
+    first, anew = _places(observer, run_id)
+    states = observer.state(first).state, observer.state(anew, forced=True).state
+    return not {"queued", "running"}.isdisjoint(states)

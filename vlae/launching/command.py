@@ -1,0 +1,74 @@
+"""A sweep as the command line starts it: settings of the launcher checked, runs composed, the launch made."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rich.console import Console
+
+from vlae import config
+from vlae.identity import OF_A_COMMAND, OPERATIONAL
+from vlae.launching.composer import Composer
+from vlae.launching.launch import Launcher, launch, table_of
+from vlae.launching.plan import Jobs, check, plan
+from vlae.plugins import check_fields
+from vlae.problems import with_suggestions
+
+MANY = 100
+"""Runs that take so long to compose that it is said."""
+
+
+def launch_sweep(
+    kind: str, settings: dict[str, Any], overrides: Sequence[Sequence[str]], hydra_context: Any, composed: Any
+) -> int:
+    """What the launcher plugins do. kind: of launcher; composed: the configuration of the command."""
+    sweeper, problems = composed.hydra.sweeper, []
+    try:
+        launcher = launcher_of(kind, settings)
+    except config.ConfigError as error:
+        launcher, problems = None, error.problems
+    if len(overrides) > MANY:
+        Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
+    try:
+        jobs = Jobs(
+            overrides,
+            Composer(lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen)),
+        )
+    except config.ConfigError as error:
+        raise config.ConfigError([*problems, *error.problems]) from error
+    if launcher is None:
+        raise config.ConfigError(problems)
+    return launch(jobs, launcher, sweeper.name or name_of(sweeper.file, list(composed.hydra.overrides.task)))
+
+
+def launcher_of(kind: str, settings: dict[str, Any]) -> Launcher:
+    """The launcher with these settings. ConfigError: everything that is wrong with them."""
+    if kind == "slurm":
+        from vlae.launching.slurm import SlurmArrays as chosen
+    else:
+        from vlae.launching.local import LocalQueue as chosen
+    hints = {k: h for k, h in get_type_hints(chosen.__init__, include_extras=True).items() if k != "return"}
+    if problems := check_fields("hydra.launcher", settings, hints):
+        raise config.ConfigError(with_suggestions(problems, [f"hydra.launcher.{key}" for key in hints]))
+    return chosen(**settings)
+
+
+def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
+    """That of the file; with something made of the overrides that make its runs others."""
+    if file is None:
+        return None
+    name = Path(file).stem
+    keys = (*OPERATIONAL, *OF_A_COMMAND)
+    changing = sorted(text for text in overrides if text.lstrip("+").partition("=")[0] not in keys)
+    if not changing:
+        return name
+    return f"{name}-{hashlib.sha256(' '.join(changing).encode()).hexdigest()[:6]}"
+
+
+def show_plan(container: dict[str, Any]) -> int:
+    """``dry_run=true`` of a single run."""
+    planned = plan(Jobs([[]], lambda overrides: container), "this command")
+    check(planned, here=True)
+    Console(highlight=False).print(table_of(planned))
+    return 0

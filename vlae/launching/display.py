@@ -1,0 +1,135 @@
+"""What a person sees of a pool: a live table on a terminal, plain lines elsewhere, and a summary at the end."""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from vlae.attempts import last_number
+from vlae.console import duration, position
+from vlae.files import RecordError, read_json
+from vlae.launching.pool import Job
+
+STYLES = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
+PLAIN_EVERY = 60.0
+"""Seconds between two lines on the runs under way, where there is no terminal."""
+
+
+class Display:
+    """The audience of a pool."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._total, self._began = total, time.monotonic()
+        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._first: dict[Path, tuple[float, float]] = {}
+        self._told = self._began
+        self._ended = 0
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.update(Text(""), refresh=True)
+            self._live.stop()
+
+    def began(self, job: Job) -> None:
+        if not self._live:
+            self._print(f"started: {job.label or job.path.name}")
+
+    def ended(self, job: Job) -> None:
+        self._ended += 1
+        text = f"{job.outcome} {self._ended}/{self._total}: {job.label or job.path.name}  {duration(job.seconds)}"
+        if job.outcome == "failed":
+            text += f"  {job.detail or reason_of(job.path)}"
+        elif job.detail:
+            text += f"  ({job.detail})"
+        self._print(text, STYLES.get(job.outcome or ""))
+
+    def look(self, jobs: Sequence[Job]) -> None:
+        running = [job for job in jobs if job.process is not None]
+        if self._live:
+            self._live.update(self._table(jobs, running), refresh=True)
+        elif running and time.monotonic() - self._told >= PLAIN_EVERY:
+            self._told = time.monotonic()
+            for job in running:
+                where, figures, left = self._progress(job)
+                self._print("  ".join(filter(None, [job.label or job.path.name, where, figures, left])))
+
+    def _table(self, jobs: Sequence[Job], running: Sequence[Job]) -> Group:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(4):
+            table.add_column(no_wrap=True)
+        room = max(3, self.console.height - 4)
+        for job in running[:room]:
+            table.add_row(Text(job.label or job.path.name), *self._progress(job))
+        counts = Counter(job.outcome or ("running" if job.process else "waiting") for job in jobs)
+        line = ", ".join(f"{number} {state}" for state, number in counts.items())
+        elapsed = duration(time.monotonic() - self._began)
+        return Group(table, Text(f"{line}  {elapsed}{self._all_left(jobs)}", style="bold"))
+
+    def _all_left(self, jobs: Sequence[Job]) -> str:
+        ended = [job for job in jobs if job.outcome == "done"]
+        left = sum(job.outcome is None for job in jobs)
+        if not ended or not left:
+            return ""
+        return f", about {duration((time.monotonic() - self._began) / len(ended) * left)} left"
+
+    def _progress(self, job: Job) -> tuple[str, str, str]:
+        """Where it is, its figures, the time left of this part."""
+        status: dict[str, Any] = {}
+        with contextlib.suppress(RecordError):
+            status = read_json(job.path / "status.json") or {}
+        progress = status.get("progress") or {}
+        if status.get("state") != "running" or not progress:
+            return "starting", "", ""
+        what, done, total = position(progress)
+        figures = f"ELBO {progress['elbo']:.2f}" if "elbo" in progress else ""
+        return f"{what} {done:g}/{total:g}", figures, self._left(job.path / what, done, total)
+
+    def _left(self, key: Path, done: float, total: float) -> str:
+        began, first = self._first.setdefault(key, (time.monotonic(), done))
+        if done <= first or done >= total:
+            return ""
+        return f"{duration((time.monotonic() - began) / (done - first) * (total - done))} left"
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False)
+
+
+def reason_of(run: Path) -> str:
+    """Why the last attempt failed, and where to read on."""
+    attempt = run / "attempts" / str(last_number(run / "attempts"))
+    with contextlib.suppress(RecordError):
+        if message := (read_json(attempt / "ended.json") or {}).get("message"):
+            first = " ".join(str(message).split())
+            return f"{first if len(first) <= 200 else first[:197] + '...'}  (log: {attempt / 'log.txt'})"
+    return f"(log: {attempt / 'log.txt'})"
+
+
+def summary(
+    jobs: Sequence[Job], skipped: dict[str, int], sweep: str, seconds: float
+) -> list[tuple[str, str | None]]:
+    """The last lines of a launch, each with its style."""
+    counts = Counter(job.outcome for job in jobs)
+    parts = [f"{counts[state]} {state}" for state in dict.fromkeys(job.outcome for job in jobs)]
+    parts += [f"{number} skipped ({state})" for state, number in skipped.items()]
+    lines: list[tuple[str, str | None]] = [(f"{sweep}: {', '.join(parts)}  {duration(seconds)}", "bold")]
+    for job in jobs:
+        if job.outcome in ("failed", "killed"):
+            text = f"by {job.detail}" if job.outcome == "killed" else job.detail or reason_of(job.path)
+            lines.append((f"  {job.outcome}: {job.label or job.path.name}: {text}", "red"))
+    return lines

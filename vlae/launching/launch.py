@@ -1,0 +1,153 @@
+"""A launch: compose, plan, freeze, and hand over what is missing to a queue."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vlae import code
+from vlae.console import counted, duration
+from vlae.identity import OF_A_COMMAND
+from vlae.launching import queues, sweeps
+from vlae.launching.cluster import SlurmError
+from vlae.launching.plan import Jobs, Plan, check, estimated_seconds, freeze, plan
+from vlae.launching.queues import Queue
+from vlae.launching.states import STATES
+from vlae.launching.turns import turn
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """A way to execute runs."""
+
+    here: bool
+    """On this machine."""
+
+    def check(self, planned: Plan) -> None:
+        """Before anything is on disk. UserError: why it cannot execute these runs."""
+        ...
+
+    def prepare(self, planned: Plan, frozen: Path) -> Queue:
+        """The queue of the runs that start, while nobody else can launch; ``frozen`` is their code."""
+        ...
+
+    def execute(self, queue: Queue) -> int:
+        """Then; the exit status of the command."""
+        ...
+
+
+def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
+    """Returns the exit status of the command.
+
+    name: of the sweep; None: one made of its runs.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for key in OF_A_COMMAND:
+        jobs.common(key)
+    runs_dir = Path(jobs.common("runs_dir")).absolute()
+    if jobs.common("dry_run"):  # without a turn, which would write
+        planned = plan(jobs, name)
+        check(planned, here=launcher.here)
+        try:
+            launcher.check(planned)
+        except SlurmError as error:  # a plan can be made elsewhere
+            console.print(str(error), markup=False)
+        Console(highlight=False).print(table_of(planned))
+        return 0
+
+    def waiting(holder: dict[str, Any]) -> None:
+        console.print(f"process {holder['pid']} on host {holder['host']} is launching; waiting for it")
+
+    with turn(runs_dir, waiting):
+        _recover(runs_dir)
+        planned = plan(jobs, name)
+        if planned.starting:
+            check(planned, here=launcher.here)
+            launcher.check(planned)
+        console.print(headline(planned), markup=False)
+        sweeps.remember(runs_dir, planned.sweep, {r.run_id: r.label for r in planned.runs}, sys.argv)
+        if not planned.starting:
+            return _nothing_to_do(planned, console)
+        frozen = code.freeze(runs_dir)
+        freeze(planned)
+        queue = launcher.prepare(planned, frozen)
+    return launcher.execute(queue)
+
+
+def _recover(runs_dir: Path) -> None:
+    """Submissions whose command was killed before it had recorded them."""
+    for queue in queues.all_queues(runs_dir):
+        if (
+            queue.kind == "slurm"
+            and queue.ended is None
+            and len(queue.jobs()) < len({r.task for r in queue.runs})
+        ):
+            from vlae.launching.slurm import adopt
+
+            with contextlib.suppress(SlurmError):  # then it still counts as being submitted
+                adopt(queue)
+
+
+def headline(planned: Plan, starting: str = "starting") -> str:
+    """``smoke: 10 runs, 3 done, 7 new; starting 7, about 2 min 10 s one after the other``."""
+    runs, counts = len(planned.runs), planned.counts
+    parts = [counted(runs, "run")]
+    parts += [f"{counts[state]} {state}" for state in STATES if state in counts]
+    text = f"{planned.sweep}: {', '.join(parts)}"
+    if planned.merged:
+        text += f" ({planned.merged} more the same as one of these)"
+    if planned.starting:
+        text += f"; {starting} {len(planned.starting)}"
+        if (seconds := estimated_seconds(planned)) is not None:
+            text += f", about {duration(seconds)} one after the other"
+    return text
+
+
+def table_of(planned: Plan) -> Table:
+    """The plan, for a person."""
+    table = Table(title=Text(headline(planned, "would start")), title_justify="left")
+    table.add_column("run", no_wrap=True)
+    table.add_column("what distinguishes it", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("")
+    for run in planned.runs:
+        state = " ".join(filter(None, [run.state.state, run.state.reason and f"({run.state.reason})"]))
+        what = ("anew" if run.forced else "starts") if run.starts else ""
+        table.add_row(Text(run.run_id), Text(run.label), Text(state), what)
+    return table
+
+
+def _nothing_to_do(planned: Plan, console: Console) -> int:
+    failed = [run for run in planned.runs if run.state.state == "failed"]
+    for run in failed:
+        console.print(f"  failed: {run.label or run.run_id}: {run.state.message}", style="red", markup=False)
+    if failed:
+        console.print("nothing to start; retry=true starts the failed runs again")
+    else:
+        console.print("nothing to do")
+    return int(bool(failed))
+
+
+def skipped(planned: Plan) -> dict[str, int]:
+    """By state, the runs that do not start."""
+    counts: dict[str, int] = {}
+    for run in planned.runs:
+        if not run.starts:
+            counts[run.state.state] = counts.get(run.state.state, 0) + 1
+    return counts
+
+
+def queue_of(
+    planned: Plan, frozen: Path, kind: str, settings: dict[str, Any], runs_per_task: int = 1
+) -> Queue:
+    """The record of this launch."""
+    runs = [run.waiting(i // runs_per_task) for i, run in enumerate(planned.starting)]
+    labels = {run.run_id: run.label for run in planned.starting}
+    settings = {**settings, "labels": labels, "skipped": skipped(planned)}
+    return queues.create(
+        planned.runs_dir, kind=kind, sweep=planned.sweep, code=frozen, runs=runs, settings=settings
+    )

@@ -1,0 +1,53 @@
+"""The launcher ``local``: a queue of processes on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from vlae.config import Count
+from vlae.launching.launch import queue_of
+from vlae.launching.plan import Plan
+from vlae.launching.queues import Queue
+from vlae.launching.slots import slots
+
+
+class LocalQueue:
+    """What `vlae.launching.launch.launch` needs of a launcher."""
+
+    here = True
+
+    def __init__(self, workers: Count | None = None, runs_per_gpu: Count = 1) -> None:
+        self.workers, self.runs_per_gpu = workers, runs_per_gpu
+
+    def check(self, planned: Plan) -> None:
+        """ConfigError: there is no room for so many workers."""
+        slots(len(planned.starting), **self._asked(planned))
+
+    def prepare(self, planned: Plan, frozen: Path) -> Queue:
+        """Only its record: what is in it is started by `execute`."""
+        return queue_of(planned, frozen, "local", {"slots": self._asked(planned)})
+
+    def _asked(self, planned: Plan) -> dict[str, Any]:
+        use_gpus = any(run.container["device"] != "cpu" for run in planned.starting)
+        return {"workers": self.workers, "runs_per_gpu": self.runs_per_gpu, "use_gpus": use_gpus}
+
+    def execute(self, queue: Queue) -> int:
+        """Waits for the process that works it off, whose signals are its own; if we die, it goes on."""
+        command = [sys.executable, "-m", "vlae.launching.work_off", str(queue.path)]
+        paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": paths}
+        process = subprocess.Popen(command, cwd=queue.code, env=environment)
+
+        def pass_on(number: int, frame: object) -> None:
+            if number != signal.SIGINT:  # which the terminal has sent to both
+                process.send_signal(number)
+
+        kept = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+        try:
+            return process.wait()
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)

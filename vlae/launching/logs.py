@@ -1,0 +1,63 @@
+"""What a run has told: the log of its last attempt."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vlae.attempts import last_number
+from vlae.files import read_bytes
+from vlae.launching.states import Observer
+from vlae.record import RunDirectory
+
+LOOK_EVERY = 0.5  # seconds
+WAIT_EVERY = 2.0  # while it is not under way
+
+
+def log_of(run: RunDirectory) -> Path | None:
+    """None: it was never started."""
+    number = last_number(run.path / "attempts")
+    return run.path / "attempts" / str(number) / "log.txt" if number else None
+
+
+def print_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
+    """The log of the last attempt."""
+    log = log_of(run)
+    if log is None:
+        tell(f"{run.path.name} was never started\n")
+        return
+    tell(_text(log, 0)[0])
+
+
+def follow_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
+    """Until the run is neither waiting nor under way; the attempts that follow included."""
+    log, at = log_of(run), 0
+    while True:
+        state = _state(run)
+        if (latest := log_of(run)) != log:
+            _tell_rest(log, at, tell)  # what was left of it
+            log, at = latest, 0
+        at = _tell_rest(log, at, tell)
+        if state not in ("queued", "running"):
+            if log is None:
+                print_log(run, tell)
+            return
+        time.sleep(LOOK_EVERY if state == "running" else WAIT_EVERY)
+
+
+def _state(run: RunDirectory) -> str:
+    """Queues, and Slurm, are asked where the record alone does not say that it goes on."""
+    state = run.state()
+    return state if state in ("running", "done") else Observer(run.path.parent).state(run.path).state
+
+
+def _tell_rest(log: Path | None, start: int, tell: Callable[[str], object]) -> int:
+    if log is None:
+        return 0
+    text, end = _text(log, start)
+    tell(text)
+    return end
+
+
+def _text(log: Path, start: int) -> tuple[str, int]:
+    content = read_bytes(log) or b""
+    return content[start:].decode("utf-8", "replace"), len(content)

@@ -1,0 +1,211 @@
+"""The plan of a launch: which runs a sweep consists of, what is true of each, and which of them are to be started."""
+
+import hashlib
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlae import config, record
+from vlae.attempts import FORCED
+from vlae.identity import OF_A_COMMAND, OPERATIONAL, get
+from vlae.launching.queues import Waiting
+from vlae.launching.states import UNREADABLE, Observer, State
+from vlae.overrides import split
+from vlae.problems import ConfigError, Problem, shown
+
+PATHS = ("dataset.root", "dataset.path", "runs_dir")
+"""Keys that are frozen as absolute paths: a worker need not start where the command was given."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep."""
+
+    run_id: str
+    container: dict[str, Any]
+    label: str
+    """What distinguishes it from the others."""
+    state: State
+    starts: bool
+    forced: bool
+
+    @property
+    def path(self) -> Path:
+        return self.state.path
+
+    def waiting(self, task: int = 0) -> Waiting:
+        """As it stands in a queue."""
+        return Waiting(self.run_id, self.state.attempts, self.forced, task)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a sweep, each once."""
+
+    sweep: str
+    runs_dir: Path
+    runs: tuple[Planned, ...]
+    merged: int
+    """How many were the same as another."""
+    dry_run: bool
+
+    @property
+    def starting(self) -> list[Planned]:
+        return [run for run in self.runs if run.starts]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """By state."""
+        return dict(Counter(run.state.state for run in self.runs))
+
+
+class Jobs:
+    """The composed runs of a sweep, before anything is read from disk."""
+
+    def __init__(
+        self, overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], dict[str, Any]]
+    ) -> None:
+        """ConfigError: everything that is wrong with any of them, as far as it shows without importing targets."""
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.overrides: dict[str, Sequence[str]] = {}
+        self._all, problems = [], []
+        for job in overrides:
+            try:
+                container = compose(job)
+            except ConfigError as error:
+                problems += error.problems
+                continue
+            self._all.append(container)
+            run_id = config.run_id(container)
+            self.containers.setdefault(run_id, container)
+            self.overrides.setdefault(run_id, job)
+        if not problems and not overrides:
+            problems.append(Problem("sweep", "it has no runs"))
+        if problems:
+            raise ConfigError(problems)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def common(self, key: str) -> Any:
+        """The value of a key that a launch has one of. ConfigError: the runs disagree."""
+        values = [get(container, key) for container in self._all]
+        if any(value != values[0] for value in values):
+            came = ", ".join(dict.fromkeys(shown(value) for value in values))
+            raise ConfigError([Problem(key, f"expected one value for all runs of a sweep, came {came}")])
+        return values[0]
+
+
+def plan(jobs: Jobs, name: str | None = None, observer: Observer | None = None) -> Plan:
+    """What is to be done. Reads the disk and changes nothing; call it in a `turn`."""
+    force, retry, runs_dir = (
+        jobs.common("force"),
+        jobs.common("retry"),
+        Path(jobs.common("runs_dir")).absolute(),
+    )
+    observer = observer or Observer(runs_dir)
+    labels, runs = labels_of(jobs.overrides), []
+    for run_id, container in jobs.containers.items():
+        record.recover(runs_dir, run_id)
+        state = observer.state(runs_dir / run_id)
+        anew = force and state.state not in ("new", "running", "queued")
+        if anew:
+            state = observer.state(runs_dir / FORCED / run_id, forced=True)
+        if state.state in ("interrupted", "failed"):
+            state = _unless_edited(state)
+        again = state.state == "failed" and (retry or force) and state.reason != UNREADABLE
+        starts = state.state in ("new", "interrupted") or again
+        runs.append(Planned(run_id, container, labels[run_id], state, starts, anew))
+    sweep = name or _name_of(jobs.containers)
+    return Plan(sweep, runs_dir, tuple(runs), len(jobs) - len(runs), jobs.common("dry_run"))
+
+
+def _unless_edited(state: State) -> State:
+    """A run whose frozen configuration was edited by hand is not started, and stops no other."""
+    try:
+        record.RunDirectory(state.path).config()
+    except record.RecordError as error:
+        return replace(state, state="failed", reason=UNREADABLE, message=str(error))
+    return state
+
+
+def check(plan: Plan, *, here: bool) -> None:
+    """ConfigError: everything that is wrong with the runs that would start.
+
+    here: they are executed on this machine, which must have their device.
+    """
+    problems: list[str] = []
+    for run in plan.starting:
+        try:
+            config.validate(run.container if here else {**run.container, "device": "auto"})
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def freeze(plan: Plan) -> None:
+    """The run directories of the runs that start. RecordError: there is no space."""
+    for run in plan.starting:
+        container = _absolute(run.container)
+        if run.forced:
+            record.forced_directory(plan.runs_dir, run.run_id, container)
+        else:
+            record.RunDirectory.create(plan.runs_dir, run.run_id, container)
+
+
+def estimated_seconds(plan: Plan) -> float | None:
+    """Of the runs that start, one after the other, by those of their model and dataset that are done; None: unknown."""
+    known: dict[tuple[Any, ...], list[float]] = {}
+    for run in plan.runs:
+        if run.state.state != "done" or run.starts:
+            continue
+        cost = (record.RunDirectory(run.path).results() or {}).get("cost", {})
+        seconds = cost.get("train_seconds"), cost.get("evaluate_seconds")
+        if all(isinstance(part, int | float) for part in seconds):
+            known.setdefault(_kind(run), []).append(sum(seconds))
+    every = [seconds for some in known.values() for seconds in some]
+    if not every:
+        return None
+    return sum(statistics.mean(known.get(_kind(run), every)) for run in plan.starting)
+
+
+def _kind(run: Planned) -> tuple[Any, ...]:
+    container = run.container
+    return tuple(container[section]["name"] for section in ("model", "dataset", "output_dist"))
+
+
+def labels_of(overrides: dict[str, Sequence[str]]) -> dict[str, str]:
+    """What is said of each run and not of all of them."""
+    said = {}
+    for run_id, job in overrides.items():
+        given = [text.lstrip("+") for text in split(job)[0]]
+        said[run_id] = list({text.partition("=")[0]: text for text in given}.values())  # the last one counts
+    common = set.intersection(*(set(job) for job in said.values())) if len(said) > 1 else set()
+    return {
+        run_id: " ".join(text for text in job if text not in common and not _operational(text))
+        for run_id, job in said.items()
+    }
+
+
+def _operational(override: str) -> bool:
+    key = override.partition("=")[0]
+    return key in OPERATIONAL or key in OF_A_COMMAND
+
+
+def _name_of(run_ids: Iterable[str]) -> str:
+    """The same runs have the same name."""
+    return "sweep-" + hashlib.sha256(" ".join(sorted(run_ids)).encode()).hexdigest()[:6]
+
+
+def _absolute(container: dict[str, Any]) -> dict[str, Any]:
+    changed = {**container, "dataset": dict(container["dataset"])}
+    for key in PATHS:
+        place, _, last = key.rpartition(".")
+        section = changed[place] if place else changed
+        if isinstance(section.get(last), str):
+            section[last] = str(Path(section[last]).expanduser().absolute())
+    return changed

@@ -1,0 +1,163 @@
+"""What was launched and by whom it waits to be executed: runs_dir/.queues/<token>/, a directory for each launch.
+
+    queue.json    which runs, of which sweep, by which code; written before anything is started
+    claim.json    of a local queue: the process that works it off        ended.json    how that ended
+    status.json   of a local queue: its last sign of life                jobs.json     of a Slurm queue: its job ids
+    cancelled.json  runs that are not to be executed any more
+
+A queue is what a launcher leaves behind; nothing about it is kept in memory.
+"""
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlae.attempts import living_claim, new_claim, now
+from vlae.files import (
+    RecordError,
+    StrPath,
+    cannot_write,
+    json_bytes,
+    read_json,
+    rename_if_free,
+    write_atomically,
+)
+
+QUEUES = ".queues"  # in runs_dir
+NEVER = ""
+"""In place of the id of a job that was never submitted, because the command that would have was killed."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run in a queue."""
+
+    run_id: str
+    attempts: int
+    """It had when the launch was planned: one more, and its turn has been."""
+    forced: bool = False
+    task: int = 0
+    """Of a Slurm array: which job executes it."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One launch, as it is on disk."""
+
+    path: Path
+    kind: str
+    """local or slurm"""
+    sweep: str
+    code: str
+    """Where the frozen code lies."""
+    cwd: str
+    """Where relative paths of old run directories begin."""
+    created: str
+    runs: tuple[Waiting, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of the launcher."""
+
+    @property
+    def token(self) -> str:
+        return self.path.name
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def ended(self) -> dict[str, Any] | None:
+        return read_json(self.path / "ended.json")
+
+    def end(self, state: str, reasons: dict[str, str] | None = None) -> None:
+        """Nothing of it waits any more. reasons: why runs without results have none, as far as Slurm told."""
+        content = {"state": state, "reasons": reasons or {}, "ended": now()}
+        write_atomically(self.path / "ended.json", json_bytes(content))
+
+    @property
+    def job_name(self) -> str:
+        """By which a submission is found again whose command was killed before it knew the job's id."""
+        return f"vlae-{self.token}"
+
+    def cancelled(self) -> set[str]:
+        """Ids of runs that are not to be executed any more."""
+        return set((read_json(self.path / "cancelled.json") or {}).get("runs", ()))
+
+    def cancel(self, run_ids: Iterable[str]) -> None:
+        """Whoever works it off sees it within seconds."""
+        runs = sorted(self.cancelled() | set(run_ids))
+        write_atomically(self.path / "cancelled.json", json_bytes({"runs": runs}))
+
+    def holder(self) -> dict[str, Any] | None:
+        """The claim of the living process that works off a local queue."""
+        return living_claim(self.path, (read_json(self.path / "status.json") or {}).get("updated"))
+
+    def take_over(self) -> None:
+        """This process works it off from now on."""
+        write_atomically(self.path / "claim.json", json_bytes(new_claim()))
+
+    def show_life(self) -> None:
+        write_atomically(self.path / "status.json", json_bytes({"updated": now()}))
+
+    def jobs(self) -> dict[int, str]:
+        """The Slurm job of each task; NEVER, or nothing as long as it is being submitted."""
+        found = read_json(self.path / "jobs.json") or {}
+        return {int(task): job for task, job in found.items()}
+
+    def record_jobs(self, jobs: dict[int, str]) -> None:
+        write_atomically(self.path / "jobs.json", json_bytes({str(task): job for task, job in jobs.items()}))
+
+
+def create(
+    runs_dir: StrPath,
+    *,
+    kind: str,
+    sweep: str,
+    code: Path,
+    runs: Sequence[Waiting],
+    settings: dict[str, Any],
+) -> Queue:
+    """A queue that this process holds, whole from its first moment."""
+    place = Path(runs_dir).absolute() / QUEUES
+    queue = Queue(
+        place / secrets.token_hex(6), kind, sweep, str(code), str(Path.cwd()), now(), tuple(runs), settings
+    )
+    staged = place / ".new" / queue.token
+    try:
+        staged.mkdir(parents=True)
+        content = {key: value for key, value in vars(queue).items() if key != "path"}
+        write_atomically(
+            staged / "queue.json", json_bytes({**content, "runs": [vars(run) for run in queue.runs]})
+        )
+        if kind == "local":
+            write_atomically(staged / "claim.json", json_bytes(new_claim()))
+        rename_if_free(staged, queue.path)
+    except OSError as error:
+        raise cannot_write(queue.path, error) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return queue
+
+
+def load(path: Path) -> Queue | None:
+    """None: there is no queue, or no longer."""
+    content = read_json(path / "queue.json")
+    if content is None:
+        return None
+    runs = tuple(Waiting(**run) for run in content.pop("runs"))
+    return Queue(path=path, runs=runs, **content)
+
+
+def all_queues(runs_dir: StrPath) -> list[Queue]:
+    """Every launch that was recorded, the oldest first."""
+    place = Path(runs_dir).absolute() / QUEUES
+    found = []
+    for path in place.glob("[!.]*"):
+        # one that is damaged says nothing of its runs any more; their own claims still keep them from running twice
+        with contextlib.suppress(RecordError):
+            found.append(load(path))
+    return sorted((queue for queue in found if queue), key=lambda queue: (queue.created, queue.token))

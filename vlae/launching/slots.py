@@ -1,0 +1,70 @@
+"""What a run of a pool may use: a GPU, or a part of one, and CPU threads."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import psutil
+
+from vlae.attempts import GPUS
+from vlae.problems import ConfigError, Problem
+
+MEMORY_OF_A_RUN = 2 * 2**30
+"""Bytes that a CPU worker is reckoned to need, where nobody says how many there should be."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one run at a time."""
+
+    environment: dict[str, str]
+    threads: int
+
+
+def slots(
+    runs: int, *, workers: int | None = None, runs_per_gpu: int = 1, use_gpus: bool = True
+) -> list[Slot]:
+    """Of this machine, at most as many as there are runs.
+
+    ConfigError: more workers are asked for than fit on the GPUs.
+    """
+    gpus, cores = visible_gpus() if use_gpus else [], available_cores()
+    if gpus:
+        most = len(gpus) * runs_per_gpu
+        if workers is not None and workers > most:
+            text = (
+                f"expected at most {most}, for {len(gpus)} GPUs with runs_per_gpu={runs_per_gpu}, came {workers}; "
+                "raise hydra.launcher.runs_per_gpu, or use device=cpu"
+            )
+            raise ConfigError([Problem("hydra.launcher.workers", text)])
+        number = min(workers or most, runs)
+        shared = {VISIBLE: "", GPUS: str(1 / runs_per_gpu)}
+        environments = [{**shared, VISIBLE: gpus[i % len(gpus)]} for i in range(number)]
+    else:
+        fitting = max(1, min(cores, psutil.virtual_memory().available // MEMORY_OF_A_RUN))
+        number = min(workers or fitting, runs)
+        environments = [{VISIBLE: "", GPUS: "0"}] * number
+    return [Slot(environment, max(1, cores // max(1, number))) for environment in environments]
+
+
+def available_cores() -> int:
+    """That this process may use: of a Slurm job those it asked for, even where the cluster does not confine it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", os.environ.get("SLURM_CPUS_ON_NODE", ""))
+    return min(cores, int(given)) if given.isdigit() else cores
+
+
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them; without importing torch."""
+    if VISIBLE in os.environ:
+        return [name.strip() for name in os.environ[VISIBLE].split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.split()

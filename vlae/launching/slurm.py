@@ -1,0 +1,219 @@
+"""The launcher ``slurm``: job arrays through submitit. The only module that imports it.
+
+Each task of an array executes the runs of its share with a pool of processes on its node, one GPU's worth of them.
+"""
+
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from rich.console import Console
+
+from vlae.config import Count
+from vlae.interruption import Interruption
+from vlae.launching.cluster import SlurmError, largest_array, queued_jobs, slurm
+from vlae.launching.launch import queue_of
+from vlae.launching.plan import Plan
+from vlae.launching.pool import Job, Pool, jobs_of
+from vlae.launching.queues import NEVER, Queue, load
+from vlae.launching.slots import slots
+from vlae.problems import ConfigError, Problem
+
+Seconds = Annotated[int, Field(ge=1)]
+REQUEUED_WITHIN = 60.0
+"""Seconds in which Slurm ends a job that it was told to requeue."""
+
+
+class SlurmArrays:
+    """What `vlae.launching.launch.launch` needs of a launcher. Keys: conf/hydra/launcher/slurm.yaml explains each."""
+
+    here = False
+
+    def __init__(
+        self,
+        partition: str | None,
+        account: str | None,
+        qos: str | None,
+        constraint: str | None,
+        timeout_min: Count,
+        mem_gb: Count | None,
+        cpus_per_task: Count | None,
+        gpus_per_node: Annotated[int, Field(ge=0)] | None,
+        array_parallelism: Count,
+        runs_per_job: Count,
+        signal_delay_s: Seconds,
+        max_requeues: Annotated[int, Field(ge=0)],
+        setup: list[str],
+        sbatch: dict[str, Any],
+    ) -> None:
+        self.submission = {
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "constraint": constraint,
+            "time": timeout_min,
+            "mem": mem_gb and f"{mem_gb}GB",
+            "cpus_per_task": cpus_per_task,
+            "gpus_per_node": gpus_per_node or None,
+        }
+        self.array_parallelism, self.runs_per_job = array_parallelism, runs_per_job
+        self.max_requeues, self.setup, self.sbatch = max_requeues, setup, sbatch
+        self.signal_delay_s = signal_delay_s
+
+    def check(self, planned: Plan) -> None:
+        """SlurmError: it cannot be reached. ConfigError: the nodes could not see the run directories."""
+        temporary = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path(tempfile.gettempdir()).resolve()}
+        if not temporary.isdisjoint(planned.runs_dir.resolve().parents):
+            text = f"{planned.runs_dir} is on this machine alone; expected a directory that all nodes share"
+            raise ConfigError([Problem("runs_dir", text)])
+        largest_array()
+
+    def prepare(self, planned: Plan, frozen: Path) -> Queue:
+        """Submits, so that nobody else can do so meanwhile; what is submitted is recorded array by array."""
+        largest = largest_array()
+        settings = {"max_requeues": self.max_requeues, "largest_array": largest}
+        queue = queue_of(planned, frozen, "slurm", settings, self.runs_per_job)
+        jobs: dict[int, str] = {}
+        arrays = parts(queue)
+        tasks = sum(len(part) for part in arrays)
+        try:
+            for part in arrays:
+                at_once = max(1, self.array_parallelism * len(part) // tasks)
+                jobs.update(self._submit(queue, part, at_once))
+                queue.record_jobs(jobs)
+        except Exception as error:
+            if not jobs:
+                queue.end("refused")
+            raise SlurmError(f"Slurm refused the submission: {_said(error)}") from error
+        return queue
+
+    def execute(self, queue: Queue) -> int:
+        """Nothing: Slurm does."""
+        jobs = ", ".join(dict.fromkeys(job.partition("_")[0] for job in queue.jobs().values()))
+        text = f"submitted as Slurm job {jobs}; follow it with `vlae status {queue.sweep} --watch`"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+        return 0
+
+    def _submit(self, queue: Queue, tasks: Sequence[int], at_once: int) -> dict[int, str]:
+        import submitit
+
+        # Python takes the batch shell's place and is signalled itself (B:). With srun in between, cores would have to
+        # be asked for twice, and that a job ran out of memory would be hidden from Slurm
+        python = f"exec {shlex.quote(sys.executable)}"
+        executor = submitit.SlurmExecutor(folder=queue.path / "slurm", python=python)
+        code = shlex.quote(queue.code)
+        setup = [*self.setup, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
+        executor.update_parameters(
+            **{key: value for key, value in self.submission.items() if value is not None},
+            job_name=queue.job_name,
+            array_parallelism=at_once,
+            stderr_to_stdout=True,
+            setup=setup,
+            use_srun=False,
+            additional_parameters={
+                "chdir": queue.code,
+                "requeue": True,
+                "signal": f"B:USR2@{self.signal_delay_s}",
+                **self.sbatch,
+            },
+        )
+        jobs = executor.map_array(Task(str(queue.path)), tasks)
+        return {task: job.job_id for task, job in zip(tasks, jobs, strict=True)}
+
+
+def parts(queue: Queue) -> list[Sequence[int]]:
+    """The tasks of a queue, in arrays that the cluster takes."""
+    tasks, largest = sorted({run.task for run in queue.runs}), queue.settings["largest_array"]
+    return [tasks[i : i + largest] for i in range(0, len(tasks), largest)]
+
+
+def adopt(queue: Queue) -> None:
+    """Finds the jobs of a launch whose command was killed between the submission and its record.
+
+    Call it in a `turn`: then nobody is submitting. What was not submitted waits no longer, and may be launched anew.
+    """
+    from submitit.core.utils import DelayedSubmission
+
+    jobs = queue.jobs()
+    found = queued_jobs(queue.job_name)
+    unknown = sorted(
+        {int(job.partition("_")[0]) for job in found} - {int(j.partition("_")[0]) for j in jobs.values()}
+    )
+    missing = [part for part in parts(queue) if part[0] not in jobs]
+    for array, part in zip(unknown, missing, strict=False):
+        of_array = len(part) > 1
+        jobs.update({task: f"{array}_{i}" if of_array else str(array) for i, task in enumerate(part)})
+    if not jobs:
+        queue.end("never submitted")
+        return
+    for task, job in jobs.items():
+        place = queue.path / "slurm" / f"{job}_submitted.pkl"
+        if not place.exists():  # submitit puts it there after the submission; a job waits a minute for it
+            DelayedSubmission(Task(str(queue.path)), task).dump(place)
+    queue.record_jobs({task: NEVER for part in missing for task in part} | jobs)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Task:
+    """What a job executes: its share of a queue's runs."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+
+    def __call__(self, task: int) -> None:
+        """Returns where every run is done, or was done by another; else the job fails, for Slurm too."""
+        queue = load(Path(self.queue))
+        if queue is None or queue.ended:
+            print("this launch was cancelled")
+            return
+        jobs = jobs_of(queue, task)
+        places = slots(len(jobs), workers=len(jobs), runs_per_gpu=len(jobs))
+        with Interruption() as interruption:
+            Pool(jobs, places, queue, Log()).run(interruption)
+        if interruption.requested and any(job.outcome != "done" for job in jobs):
+            requeue(interruption, queue.settings["max_requeues"])
+        if bad := [job for job in jobs if job.outcome not in ("done", "held", "cancelled")]:
+            raise SystemExit(f"{len(bad)} of {len(jobs)} runs did not end well")
+
+
+class Log:
+    """The audience in a job: lines in its log."""
+
+    def began(self, job: Job) -> None:
+        print(f"started: {job.path}", flush=True)
+
+    def ended(self, job: Job) -> None:
+        print(f"{job.outcome}: {job.path} {job.detail}", flush=True)
+
+    def look(self, jobs: Sequence[Job]) -> None:
+        pass
+
+
+def requeue(interruption: Interruption, most: int) -> None:
+    """The runs have saved their state: the job goes on later, in the same run directories.
+
+    Not where the job was cancelled, which is SIGTERM.
+    """
+    job, restarts = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    if interruption.number != signal.SIGUSR2 or job is None:
+        return
+    if restarts >= most:
+        print(f"not requeued: it was {restarts} times (hydra.launcher.max_requeues)", flush=True)
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which Slurm ends what it is told to requeue
+    try:
+        slurm("scontrol", "requeue", job)
+    except SlurmError as error:
+        print(f"not requeued: {error}", file=sys.stderr, flush=True)
+        return
+    time.sleep(REQUEUED_WITHIN)

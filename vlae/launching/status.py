@@ -1,0 +1,107 @@
+"""The state of a sweep, or of all runs, for a person: a table, its totals, and what can be done."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlae import record
+from vlae.console import counted, duration, position
+from vlae.files import RecordError, StrPath
+from vlae.launching import sweeps
+from vlae.launching.states import STATES, Observer, State
+from vlae.problems import did_you_mean, listed
+
+ROWS = 40
+"""Of the table, where not all are asked for."""
+SILENT = 120.0
+"""Seconds without a sign of life after which a running run is shown as doubtful."""
+ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
+STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
+
+
+def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
+    """The runs that a name means, each with what distinguishes it: a sweep, runs of one beginning, or all.
+
+    Errors: RecordError where it means nothing.
+    """
+    folder = Path(runs_dir)
+    if not folder.is_dir():
+        raise RecordError(f"--runs-dir: no directory {folder}")
+    if name is None:
+        return str(folder), dict.fromkeys(record.run_names(folder), "")
+    exact = sweeps.recall(folder, name)
+    begun = [known for known in sweeps.names(folder) if known.startswith(name)]
+    if sweep := exact or (sweeps.recall(folder, begun[0]) if len(begun) == 1 else None):
+        return sweep["name"], sweep["runs"]
+    beginning = Path(name).name
+    found = {known: "" for known in record.run_names(folder) if known.startswith(beginning)}
+    if found:
+        return name, found
+    known = sweeps.names(folder)
+    near = did_you_mean(name, known)
+    raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")
+
+
+def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:
+    """In their order."""
+    observer = observer or Observer(runs_dir)
+    return [observer.state(observer.runs_dir / run_id) for run_id in run_ids]
+
+
+def view(
+    title: str,
+    labels: Mapping[str, str],
+    states: Sequence[State],
+    warning: str | None,
+    *,
+    every: bool = False,
+) -> Group:
+    """The table, at most ROWS of it, those first that ask for attention; and the totals."""
+    table = Table(title_justify="left")
+    table.add_column("run", no_wrap=True)
+    for name in ("state", "progress", "where"):
+        table.add_column(name, overflow="fold")
+    ordered = sorted(states, key=lambda state: ORDER.index(state.state))
+    shown = ordered if every else ordered[:ROWS]
+    for state in shown:
+        table.add_row(
+            Text(labels.get(state.run_id) or state.run_id),
+            Text(_state(state), style=STYLES.get(state.state, "")),
+            Text(_progress(state)),
+            Text(state.where),
+        )
+    parts: list[RenderableType] = [table] if states else []
+    if len(shown) < len(ordered):
+        parts.append(Text(f"... and {len(ordered) - len(shown)} more: --all shows them"))
+    if warning:
+        parts.append(Text(f"what is said of Slurm's jobs may be out of date: {warning}", style="yellow"))
+    return Group(*parts, Text(totals(title, states), style="bold"))
+
+
+def totals(title: str, states: Sequence[State]) -> str:
+    """``smoke: 10 runs, 2 running, 8 done; 3.2 GPU hours``."""
+    counts = Counter(state.state for state in states)
+    parts = [counted(len(states), "run"), *(f"{counts[name]} {name}" for name in STATES if counts[name])]
+    hours = sum(state.gpu_seconds for state in states) / 3600
+    return f"{title}: {', '.join(parts)}" + (f"; {hours:.1f} GPU hours" if hours else "")
+
+
+def _progress(state: State) -> str:
+    if state.state in ("done", "new") or not state.progress:
+        return ""
+    what, done, total = position(state.progress)
+    figures = f", ELBO {state.progress['elbo']:.2f}" if "elbo" in state.progress else ""
+    return f"{what} {done:g}/{total:g}{figures}"
+
+
+def _state(state: State) -> str:
+    if state.state == "running" and state.heartbeat is not None:
+        text = f"running, seen {duration(state.heartbeat)} ago"
+        return text + (" (silent)" if state.heartbeat > SILENT else "")
+    reasons = [state.reason, state.message if state.state == "failed" else ""]
+    said = ": ".join(filter(None, reasons))
+    return f"{state.state} ({said})" if said else state.state

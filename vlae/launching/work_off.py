@@ -1,0 +1,78 @@
+"""A local queue at work: ``python -m vlae.launching.work_off QUEUE``, in the directory of the frozen code.
+
+It stays there, so that whatever is imported, by itself or by a process it starts, is the frozen code.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vlae.console import counted
+from vlae.errors import UserError
+from vlae.files import print_anywhere
+from vlae.interruption import Interruption
+from vlae.launching.display import Display, summary
+from vlae.launching.pool import Pool, jobs_of
+from vlae.launching.queues import Queue, load
+from vlae.launching.slots import slots
+
+SIGN_OF_LIFE_EVERY = 30.0  # seconds
+
+
+class WatchedDisplay(Display):
+    """Shows life in the queue's directory besides, for those who look from other hosts."""
+
+    def __init__(self, queue: Queue, total: int) -> None:
+        super().__init__(total)
+        self.queue, self._shown = queue, 0.0
+
+    def look(self, jobs: Any) -> None:
+        super().look(jobs)
+        if time.monotonic() - self._shown > SIGN_OF_LIFE_EVERY:
+            self._shown = time.monotonic()
+            self.queue.show_life()
+
+
+def work_off(queue: Queue) -> int:
+    """Executes the runs of a local queue; the exit status of the command that launched it."""
+    queue.take_over()
+    began, settings = time.monotonic(), queue.settings
+    jobs = jobs_of(queue)
+    state = "stopped"
+    try:
+        places = slots(len(jobs), **settings["slots"])
+        with Interruption() as interruption, WatchedDisplay(queue, len(jobs)) as display:
+            display.console.print(_opening(len(jobs), len(places)), markup=False)
+            Pool(jobs, places, queue, display).run(interruption)
+        state = "interrupted" if interruption.requested else "ended"
+    finally:
+        queue.end(state)
+    for text, style in summary(jobs, settings["skipped"], queue.sweep, time.monotonic() - began):
+        display.console.print(text, style=style, markup=False)
+    if interruption.requested:
+        display.console.print("interrupted; the same command goes on from here", markup=False)
+        return 128 + interruption.number
+    ended_well = all(job.outcome in ("done", "held") for job in jobs) and "failed" not in settings["skipped"]
+    return 0 if ended_well else 1
+
+
+def _opening(runs: int, workers: int) -> str:
+    return f"{counted(runs, 'run')}, {counted(workers, 'worker')}"
+
+
+def main() -> int:
+    print_anywhere()
+    queue = load(Path(sys.argv[1]))
+    if queue is None:
+        print(f"vlae: no queue in {sys.argv[1]}", file=sys.stderr)
+        return 2
+    try:
+        return work_off(queue)
+    except UserError as error:
+        print(f"vlae: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

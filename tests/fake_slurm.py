@@ -48,10 +48,11 @@ class FakeSlurm:
     def known(self, job: str, state: str, reason: str = "None", node: str = "n1") -> None:
         """What the controller says of a job for some minutes after its end."""
         array, _, task = job.partition("_")
+        first = int(array) + (int(task) if task.isdigit() else 0)
         of_array = f"ArrayJobId={array} ArrayTaskId={task} " if task else ""
         self._line(
             f"job-{array}",
-            f"JobId={int(array) + int(task or 0)} {of_array}JobName=vlae-x UserId=root(0) GroupId=root(0) "
+            f"JobId={first} {of_array}JobName=vlae-x UserId=root(0) GroupId=root(0) "
             f"MCS_label=N/A Account=(null) QOS=(null) JobState={state} Reason={reason} Dependency=(null) "
             f"Requeue=1 Restarts=0 Partition=gpu ReqNodeList=(null) ExcNodeList=(null) NodeList={node} "
             "NumNodes=1 WorkDir=/shared",

@@ -307,13 +307,32 @@ def attempt(run, state):
         run.write_results({})
 
 
-@pytest.mark.parametrize("state", ["failed", "done"])
-def test_a_worker_leaves_a_run_alone_that_has_had_its_turn(run, executions, state):
+@pytest.mark.parametrize(("state", "status"), [("failed", FAILED), ("done", HELD)])
+def test_a_worker_leaves_a_run_alone_that_has_had_its_turn(run, executions, state, status):
+    """And says so where it has failed: a job that is requeued for its other runs has not ended well."""
     attempt(run, state)
-    assert work(run.path, 0) == HELD
+    assert work(run.path, 0) == status
     assert executions == []
     assert work(run.path, 1) == DONE
     assert executions == ["a"]
+
+
+def test_a_worker_makes_no_run_of_one_that_is_gone(run, executions, tmp_path, capsys):
+    run.write_results({})
+    assert work(tmp_path / ".forced" / "a", 0) == HELD  # it has taken the place of the old one
+    assert work(tmp_path / "b", 0) == FAILED
+    assert "is not a run, or no longer" in capsys.readouterr().err
+    assert executions == []
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".") == ["a"]
+
+
+def test_what_no_record_has_is_told_by_a_traceback(run, executions, capsys):
+    executions.end = OSError("the claim could not be made")
+    assert work(run.path, 0) == FAILED
+    assert "OSError: the claim could not be made" in capsys.readouterr().err
+    run.write_status(state="failed", attempt=1)
+    assert work(run.path, 1) == FAILED
+    assert capsys.readouterr().err == ""
 
 
 def test_a_worker_goes_on_with_a_run_that_was_interrupted_since(run, executions):

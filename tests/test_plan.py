@@ -1,12 +1,15 @@
 """The plan of a sweep: each run once, with its true state, and only what is missing starts."""
 
 import json
+import shutil
 import threading
+import time
 
 import pytest
+from fake_slurm import FakeSlurm
 
-from vlae import config, record
-from vlae.attempts import new_claim
+from vlae import attempts, config, record
+from vlae.attempts import new_claim, put_claim
 from vlae.launching import queues
 from vlae.launching.plan import Jobs, check, estimated_seconds, freeze, labels_of, plan
 from vlae.launching.queues import Waiting
@@ -123,6 +126,42 @@ def test_frozen_paths_are_absolute_and_runs_keep_their_id(planned, tmp_path, mon
     assert frozen["runs_dir"] == str(tmp_path)
 
 
+def test_a_run_is_carried_out_as_the_last_launch_asks_for_it(planned):
+    freeze(planned("num_threads=1", "evaluate.memory_budget=64", seeds=1))
+    [run] = planned("num_threads=2", "evaluate.memory_budget=128", "dry_run=true", seeds=1).runs
+    freeze(planned("num_threads=2", "evaluate.memory_budget=128", seeds=1))
+    frozen = record.RunDirectory(run.path).config()
+    assert (frozen["num_threads"], frozen["evaluate"]["memory_budget"], frozen["dry_run"]) == (2, 128, False)
+    assert config.run_id(frozen) == run.run_id
+
+
+def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(planned, tmp_path, monkeypatch):
+    """Its process was killed on another host, where nobody can look after it."""
+    slurm = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", slurm.path)
+    freeze(planned(seeds=1))
+    [run] = planned(seeds=1).runs
+    queue = queues.create(tmp_path, kind="slurm", sweep="s", code=tmp_path, runs=[run.waiting()], settings={})
+    queue.record_jobs({0: "12"})
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    directory = directory_of(run)
+    claim = directory.claim().directory / "claim.json"
+    claim.write_text(json.dumps({**json.loads(claim.read_text()), "host": "n1", "place": "n1"}))
+    monkeypatch.delenv("SLURM_JOB_ID")
+    slurm.runs("12")
+    assert planned(seeds=1).starting == []
+    assert directory.holder() is not None
+    slurm.clear()
+    slurm.known("12", "OUT_OF_MEMORY")
+    again = planned(seeds=1)
+    assert [r.state.reason for r in again.starting] == ["out of memory"]
+    freeze(again)
+    assert directory.holder() is None
+    status = directory.status()
+    assert (status["state"], status["reason"]) == ("interrupted", "out of memory")
+    assert directory.claim().number == 2
+
+
 def test_an_edited_run_is_told_and_stops_no_other(planned):
     run, _, _ = planned().runs
     directory_of(run).write_status(state="interrupted", attempt=1)
@@ -181,6 +220,26 @@ def test_turns_never_overlap(tmp_path):
     for thread in threads:
         thread.join()
     assert most == [1] * 8
+
+
+def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_path, monkeypatch):
+    """The other host heard nothing of this process for minutes."""
+    with turn(tmp_path) as ours:
+        ours.check()
+        ours.show_life()
+        put_claim(ours.path.with_name("2"), new_claim())
+        with pytest.raises(record.RecordError, match="another launch has begun"):
+            ours.check()
+        shutil.rmtree(ours.path)  # it can no longer be written to
+
+
+def test_a_turn_shows_life(tmp_path, monkeypatch):
+    """So that a long one, of another host, is not taken for over."""
+    monkeypatch.setattr(attempts, "PULSE_EVERY", 0.01)
+    with turn(tmp_path) as ours:
+        until = time.monotonic() + 10
+        while not (ours.path / "status.json").exists():
+            assert time.monotonic() < until
 
 
 def test_the_turn_of_a_process_that_died_is_over(tmp_path):

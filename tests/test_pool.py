@@ -1,9 +1,9 @@
 """A pool of processes that are made up, to walk through the life of a sweep; and what is shown of it."""
 
 import io
+import math
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -26,7 +26,7 @@ class FakeProcess:
 
     def __init__(self, pid, arguments):
         self.pid, self.exitcode, self.received = pid, None, []
-        self.path, self.attempts, self.cwd, self.environment, self.threads = arguments
+        self.path, self.attempts, self.environment, self.threads = arguments
         self.sentinel, self._alive = os.pipe()
 
     def end(self, status=DONE):
@@ -115,10 +115,11 @@ def queue(tmp_path):
 def executed(executor):
     """``executed(queue, slots=2)``: its jobs, each with its outcome."""
 
-    def go(queue, slots=2, signals=None):
+    def go(queue, slots=2, signals=None, patience=math.inf):
         places = [Slot({"GPU": str(i)}, i + 1) for i in range(slots)]
         jobs = jobs_of(queue)
-        Pool(jobs, places, queue, executor, executor).run(signals or Interruption())
+        executing = Pool(jobs, places, queue, executor, patience=patience, processes=executor)
+        executing.run(signals or Interruption())
         return {job.path.name: job.outcome for job in jobs}
 
     return go
@@ -190,7 +191,7 @@ def test_runs_start_in_their_order_as_many_at_a_time_as_there_are_slots(queue, e
     assert executor.most == 3
     assert executor.signals == SIGNALS
     first = executor.started[0]
-    assert (first.path, first.attempts, first.cwd, first.threads) == (tmp_path / "a", 0, str(Path.cwd()), 1)
+    assert (first.path, first.attempts, first.threads) == (tmp_path / "a", 0, 1)
 
 
 def test_a_slot_goes_to_the_next_run_when_its_own_has_ended(queue, executed, executor):
@@ -235,14 +236,20 @@ def test_a_signal_goes_on_to_the_runs_and_no_more_are_started(queue, executed, e
     assert len(executor.started[0].received) > 1  # a run that just begins hears a later one
 
 
-def test_ctrl_c_is_passed_on_once_and_again_only_when_it_is_pressed_again(queue, executed, executor):
+def test_ctrl_c_is_passed_on_once_and_again_only_when_it_is_pressed_again(
+    queue, executed, executor, tmp_path
+):
+    """To a run that listens; one that just begins may not hear the first."""
     signals, looks = Interruption(), []
 
     def act():
         looks.append(1)
         signals.number = signal.SIGINT
+        if len(looks) == 1:
+            RunDirectory(tmp_path / "b").claim()
         if len(looks) in (4, 7):
-            assert [p.received for p in executor.started] == [[signal.SIGINT] * (len(looks) // 3)] * 2
+            assert executor.started[1].received == [signal.SIGINT] * (len(looks) // 3)
+            assert executor.started[0].received[: len(looks) - 1] == [signal.SIGINT] * (len(looks) - 1)
             raise KeyboardInterrupt
         if len(looks) == 10:
             executor.end("a", FAILED)  # before it began: Python's own end by Ctrl-C
@@ -251,8 +258,21 @@ def test_ctrl_c_is_passed_on_once_and_again_only_when_it_is_pressed_again(queue,
     executor.at_each_look = act
     assert executed(queue(*"abc"), signals=signals) == {"a": "interrupted", "b": "killed", "c": "not started"}
     received = [[signal.Signals(number).name for number in p.received] for p in executor.started]
-    assert received[0][:2] == ["SIGINT", "SIGINT"]
-    assert set(received[0][2:]) == {"SIGKILL"}
+    assert received[1][:2] == ["SIGINT", "SIGINT"]
+    assert set(received[1][2:]) == {"SIGKILL"}
+
+
+def test_a_run_that_does_not_stop_in_time_is_killed(queue, executed, executor):
+    signals = Interruption()
+
+    def act():
+        signals.number = signal.SIGUSR2
+        if executor.alive and signal.SIGKILL in executor.started[0].received:
+            executor.end("a", -signal.SIGKILL)
+
+    executor.at_each_look = act
+    assert executed(queue(*"ab"), 1, signals, patience=0.05) == {"a": "killed", "b": "not started"}
+    assert executor.started[0].received[0] == signal.SIGUSR2
 
 
 def test_a_run_that_failed_of_itself_while_it_was_told_to_stop_has_failed(
@@ -331,7 +351,7 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
     with shown:
         for job in (a, b, c):
             shown.began(job)
-        b.process = FakeProcess(1, (None,) * 5)
+        b.process = FakeProcess(1, (None,) * 4)
         shown.look([a, b])
         RunDirectory(b.path).write_status(
             state="running", progress={"epoch": 1, "epochs": 4, "elbo": -90.126}
@@ -364,7 +384,7 @@ def test_a_terminal_has_one_table(tmp_path):
     RunDirectory.create(tmp_path, "a", {})
     with Display(2, console) as shown:
         shown.began(job)
-        job.process = FakeProcess(1, (None,) * 5)
+        job.process = FakeProcess(1, (None,) * 4)
         shown.look([job, Job(tmp_path / "b", "b", 0)])
         assert "dims=[/]  starting" in out.getvalue()
         assert "1 running, 1 waiting" in out.getvalue()

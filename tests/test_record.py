@@ -532,7 +532,7 @@ class StopRequest(BaseException):
     [
         (None, "interrupted", "stopped", None),
         (ValueError("loss is NaN"), "failed", "exception", "ValueError: loss is NaN"),
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt", None),
+        (KeyboardInterrupt(), "interrupted", "SIGINT", None),
         (Interrupted(signal.SIGTERM), "interrupted", "SIGTERM", None),
         (StopRequest("enough"), "interrupted", "StopRequest", "enough"),
     ],

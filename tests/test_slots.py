@@ -1,5 +1,6 @@
 """Slots: a GPU or its part for each run, and cores that are shared out."""
 
+import psutil
 import pytest
 
 from vlae.config import ConfigError
@@ -55,6 +56,21 @@ def test_without_gpus_cores_and_memory_decide(machine):
     assert len(slots(100)) == 5
     machine(cores=1, memory=0)
     assert len(slots(100)) == 1
+
+
+def test_a_container_has_the_cores_and_the_memory_of_its_limits(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "CONTAINER", tmp_path)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(64)))
+    for quota, cores in (("max 100000", 64), ("350000 100000", 3), ("50000 100000", 1)):
+        tmp_path.joinpath("cpu.max").write_text(f"{quota}\n")
+        assert module.available_cores() == cores
+    free = psutil.virtual_memory().available
+    for limit, left in (("max", free), ("5000", 1000), ("3000", 0)):
+        tmp_path.joinpath("memory.max").write_text(f"{limit}\n")
+        tmp_path.joinpath("memory.current").write_text("4000\n")
+        assert module.available_memory() == pytest.approx(left, rel=0.2)
 
 
 def test_a_slurm_job_has_the_cores_that_it_asked_for(monkeypatch):

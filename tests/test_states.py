@@ -101,18 +101,18 @@ def test_jobs_that_wait_or_run_are_read_task_by_task(slurm):
 @pytest.mark.parametrize("job", ["12_3", "12"])
 def test_the_controller_tells_how_jobs_ended_and_so_does_the_accounting(slurm, job, state, reason):
     slurm.known(job, state)
-    assert cluster.ended_jobs("12") == {job: cluster.JobState("ended", reason, "n1")}
+    assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
     slurm.place.joinpath("job-12").unlink()
-    assert cluster.ended_jobs("12") == {}
+    assert cluster.known_jobs([job]) == {}
     slurm.accounted(job, f"{state} by 1000" if state == "CANCELLED" else state)
-    assert cluster.ended_jobs("12") == {job: cluster.JobState("ended", reason, "n1")}
+    assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
 
 
 def test_no_node_is_no_name_of_one(slurm):
     slurm.known("12_0", "CANCELLED", node="(null)")
     slurm.accounted("13", "CANCELLED by 0", node="None assigned")
-    assert cluster.ended_jobs("12")["12_0"].node == ""
-    assert cluster.ended_jobs("13")["13"].node == ""
+    assert cluster.known_jobs(["12_0"])["12_0"].node == ""
+    assert cluster.known_jobs(["13"])["13"].node == ""
 
 
 def test_a_machine_without_slurm_and_a_slurm_that_gives_no_answer_are_errors(slurm, monkeypatch):
@@ -264,7 +264,46 @@ def test_a_run_says_itself_why_it_stopped_where_slurm_does_not_know(sweep, slurm
     sweep.begin(0, "12_0")
     sweep.runs[0].write_status(state="interrupted", attempt=1, reason="SIGUSR2")
     slurm.known("12_0", "FAILED")
-    assert [(s.state, s.reason) for s in sweep.states()] == [("interrupted", "SIGUSR2")]
+    assert [(s.state, s.reason) for s in sweep.states()] == [
+        ("interrupted", "time limit or preempted, not requeued")
+    ]
+
+
+def test_a_run_that_was_told_to_stop_and_whose_job_runs_still_goes_on_with_it(sweep, slurm):
+    """The job asks to be requeued when its last run has stopped; and then its runs begin one after the other."""
+    sweep.submit("12_0")
+    sweep.begin(0, "12_0")
+    sweep.runs[0].write_status(state="interrupted", attempt=1, reason="SIGUSR2")
+    sweep.runs[0].path.joinpath("attempts", "1", "ended.json").write_text("{}")
+    slurm.runs("12_0")
+    assert sweep.names() == ["queued"]
+    slurm.clear()
+    slurm.runs("77")  # another job, which does not execute it
+    slurm.known("12_0", "FAILED")
+    assert sweep.names() == ["interrupted"]
+
+
+def test_tasks_that_wait_together_are_one_record_of_slurm(sweep, slurm):
+    sweep.submit(*(f"12_{i}" for i in range(12)))
+    slurm.known("12_3", "FAILED")
+    slurm.known("12_0-2,4-10:2,9%4", "PENDING", node="(null)")
+    assert [(s.run_id, s.state) for s in sweep.states() if s.state == "queued"] == [
+        (str(i), "queued") for i in (0, 1, 2, 4, 6, 8, 9, 10)
+    ]
+    assert sweep.queue.ended is None
+    slurm.place.joinpath("job-12").unlink()
+    slurm.accounted("12_[0-11%4]", "PENDING", node="None assigned")
+    assert sweep.names() == ["queued"] * 12
+
+
+@pytest.mark.parametrize("deaf", ["scontrol", "sacct"])
+def test_nothing_follows_from_an_answer_that_did_not_come(sweep, slurm, deaf):
+    sweep.submit("12_0")
+    script = slurm.place / "bin" / deaf
+    script.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    assert sweep.names() == ["queued"]
+    assert "Unable to contact" in sweep.observer.warning
+    assert sweep.queue.ended is None
 
 
 def test_a_job_that_waits_although_squeue_did_not_show_it_yet_is_alive(sweep, slurm):
@@ -297,6 +336,14 @@ def test_runs_that_are_being_submitted_wait_and_those_never_submitted_may_start(
     sweep.submit("12_0", None, NEVER)
     slurm.waits("12_0")
     assert sweep.names() == ["queued", "queued", "new"]
+    assert sweep.states()[1].reason == ""
+    place = sweep.queue.path / "claim.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "process_start": 1.0}))
+    assert [(s.state, "launch again" in s.reason) for s in sweep.states()] == [
+        ("queued", False),
+        ("queued", True),
+        ("new", False),
+    ]
 
 
 def test_cancelled_runs_of_a_slurm_queue_wait_no_longer(sweep, slurm):

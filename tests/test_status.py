@@ -309,6 +309,16 @@ def test_runs_that_wait_in_a_living_queue_are_cancelled_and_no_others(vlae, run,
     assert waiting.cancelled() == {"a", "b", "c"}
 
 
+def test_a_run_is_cancelled_wherever_it_may_wait(vlae, run, queue, tmp_path):
+    """What a dead queue lists may be in a living one, or be executed without any."""
+    dead, living = queue("a"), queue("a")
+    place = dead.path / "claim.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "process_start": 1.0}))
+    run("a")
+    assert "cancelled: a\n" in vlae("cancel", "a")[1]
+    assert (dead.cancelled(), living.cancelled()) == ({"a"}, {"a"})
+
+
 def test_runs_that_are_over_or_new_are_not_cancelled(vlae, run, queue):
     run("a", state="done")
     run("b", state="failed", reason="exception")

@@ -39,6 +39,27 @@ GPUS = "VLAE_GPUS"  # environment variable: the GPUs of this process, a fraction
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
 
 
+class Pulse:
+    """Calls ``beat`` every half minute until it is stopped: a sign of life for those on other hosts."""
+
+    def __init__(self, beat: Callable[[], object]) -> None:
+        self._beat, self._over = beat, threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _go_on(self) -> None:
+        while not self._over.wait(PULSE_EVERY):
+            with contextlib.suppress(RecordError):  # a full disk is reported by those who write what matters
+                self._beat()
+
+
 class RunHeld(RecordError):
     """The run is being executed by a living process, whose claim is in ``holder``."""
 
@@ -240,8 +261,7 @@ class Attempt:
         self._gpus, self._gpu_seconds, self._began = gpus, gpu_seconds, time.monotonic()
         self._progress: dict[str, Any] = {}
         self._written = -math.inf
-        self._over = threading.Event()
-        self._pulse = threading.Thread(target=self._show_life, name="pulse", daemon=True)
+        self._pulse = Pulse(self._show_life)
 
     @property
     def log(self) -> Path:
@@ -276,10 +296,8 @@ class Attempt:
         return round(self._gpu_seconds + self._gpus * (time.monotonic() - self._began), 1)
 
     def _show_life(self) -> None:
-        while not self._over.wait(PULSE_EVERY):
-            if time.monotonic() - self._written >= PULSE_EVERY:
-                with contextlib.suppress(RecordError):  # the loop's own heartbeat reports it
-                    self._beat()
+        if time.monotonic() - self._written >= PULSE_EVERY:
+            self._beat()
 
     def _succeeded(self) -> bool:
         return self.directory.with_name(str(self.number + 1)).exists()
@@ -287,9 +305,7 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        if self._pulse.is_alive():
-            self._pulse.join()
+        self._pulse.stop()
         state, reason, message = self._outcome(error)
         end = {"state": state, "reason": reason, "message": message}
         try:

@@ -81,6 +81,17 @@ def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
+def carried_out_as(container: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The run of ``container`` with the operational keys of ``other``."""
+    changed = copy.deepcopy(container)
+    for key in OPERATIONAL:
+        place, _, last = key.rpartition(".")
+        section, value = get(changed, place) if place else changed, get(other, key)
+        if isinstance(section, dict) and value is not MISSING:
+            section[last] = copy.deepcopy(value)
+    return changed
+
+
 def get(container: Any, key: str, default: Any = MISSING) -> Any:
     """The value at a dotted key, or ``default``."""
     for part in key.split("."):

@@ -65,13 +65,19 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
 def work(path: Path, attempts: int, threads: int | None = None) -> int:
     """What a worker does with a frozen run directory: all is told by the record, nothing by a terminal.
 
-    attempts: how many the run had when this start was planned. HELD: it has had its turn since (one that was
-    interrupted goes on), or is being executed.
+    attempts: how many the run had when this start was planned. HELD: it was done since, or is being executed by
+    another process. A run that has failed since has had its turn; one that was interrupted goes on.
     threads: CPU threads, where the run does not say.
     """
     directory = record.RunDirectory(path)
-    if last_number(path / "attempts") != attempts and directory.state() in ("failed", "done"):
-        return HELD
+    anew = path.parent.name == FORCED
+    if not (path / "config.yaml").is_file():
+        if anew and (path.parent.parent / path.name / "results.json").is_file():
+            return HELD  # a job that was requeued too late: its run has taken the place of the old one
+        print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
+        return FAILED
+    if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
+        return FAILED if state == "failed" else HELD
 
     def prepare_frozen() -> "Prepared":
         from vlae.trained import prepare
@@ -81,7 +87,7 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
 
     try:
         execute(directory, prepare_frozen, captured=True)
-        if path.parent.name == FORCED:
+        if anew:
             record.promote(directory, path.parent.parent)
     except record.RunHeld:
         return HELD
@@ -89,7 +95,11 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
         return 128 + interrupted.number
     except KeyboardInterrupt:  # a second Ctrl-C
         return 128 + signal.SIGINT
-    except Exception:  # the record has it
+    except Exception:
+        if (
+            directory.state() != "failed"
+        ):  # what happened before the claim or after the results, no record has
+            traceback.print_exc()
         return FAILED
     return DONE
 

@@ -24,6 +24,7 @@ from vlae.attempts import (
     Attempt,
     RunHeld,
     last_claim,
+    last_number,
     new_claim,
     now,
     put_claim,
@@ -42,7 +43,7 @@ from vlae.files import (
     write_atomically,
 )
 from vlae.forced import put_in_place, recover, recover_all
-from vlae.identity import OF_A_COMMAND
+from vlae.identity import OF_A_COMMAND, carried_out_as
 from vlae.identity import run_id as run_id_of
 
 __all__ = [
@@ -92,14 +93,11 @@ class RunDirectory:
         run = cls(Path(runs_dir) / run_id)
         if _is_run(run.path):
             return run
-        config = {**config, **{key: False for key in OF_A_COMMAND if key in config}}
-        text = HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
-        if yaml.safe_load(text) != config:
-            raise ValueError(f"the config of run {run_id} does not survive YAML: plain values only")
+        content = _yaml_bytes(config)
         staged = run.path.parent / ".new" / f"{run_id}.{secrets.token_hex(4)}"
         try:
             staged.joinpath("attempts").mkdir(parents=True)
-            write_atomically(staged / "config.yaml", text.encode())
+            write_atomically(staged / "config.yaml", content)
             cls(staged).write_status(run_id=run_id)
             rename_if_free(staged, run.path)
         except OSError as error:
@@ -131,6 +129,12 @@ class RunDirectory:
                 f"{self.run_id}. Undo the edit, or start the changed settings as a run of their own"
             )
         return config
+
+    def carry_out_as(self, config: dict[str, Any]) -> None:
+        """Freezes how a start with ``config`` asks for the run to be carried out: device, where data lie, ..."""
+        frozen = self.config()
+        if (wanted := carried_out_as(frozen, config)) != frozen:
+            write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
 
     def results(self) -> dict[str, Any] | None:
         return read_json(self.path / "results.json")
@@ -246,6 +250,16 @@ class RunDirectory:
             raise
         return Attempt(self._attempt(number), self.write_status, claim["gpus"], spent)
 
+    def end_attempt(self, reason: str) -> None:
+        """Of the last attempt, whose process can no longer do so: its Slurm job has ended.
+
+        Where it lives nevertheless (its node is cut off), it stops itself when it sees its successor.
+        """
+        number, end = last_number(self.path / "attempts"), {"state": "interrupted", "reason": reason}
+        self.write_status(attempt=number, message=None, **end)
+        content = json_bytes({**end, "message": None, "ended": now()})
+        write_atomically(self._attempt(number) / "ended.json", content)
+
     def holder(self) -> dict[str, Any] | None:
         """The claim of the living process that executes this run, if there is one."""
         return last_claim(self.path)[1]
@@ -300,6 +314,14 @@ def run_names(runs_dir: StrPath) -> list[str]:
         return sorted(name for name in os.listdir(folder) if name[0] != "." and _is_run(f"{folder}/{name}"))
     except OSError:
         return []
+
+
+def _yaml_bytes(config: dict[str, Any]) -> bytes:
+    config = {**config, **{key: False for key in OF_A_COMMAND if key in config}}
+    text = HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
+    if yaml.safe_load(text) != config:
+        raise ValueError("a config that does not survive YAML: plain values only")
+    return text.encode()
 
 
 def _is_run(path: StrPath) -> bool:

@@ -23,7 +23,7 @@ def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
     found = [run_id for run_id in run_ids if _goes_on(observer, run_id)]
     alone = set(found)
     for queue in all_queues(runs_dir):
-        listed = {run.run_id for run in queue.runs} & alone
+        listed = {run.run_id for run in queue.runs} & set(found)
         if queue.ended is not None or not listed:
             continue
         queue.cancel(listed)
@@ -31,6 +31,8 @@ def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
             gone, jobs = queue.cancelled(), queue.jobs()
             tasks = {run.task for run in queue.runs} - {r.task for r in queue.runs if r.run_id not in gone}
             cluster.cancel(jobs[task] for task in sorted(tasks) if jobs.get(task, NEVER) != NEVER)
+        elif queue.holder() is None:
+            continue  # nobody works it off any more
         alone -= listed
     for run_id in alone:  # started without a queue: its process is asked itself, where it is on this machine
         claims = [RunDirectory(path).holder() for path in _places(observer, run_id)]

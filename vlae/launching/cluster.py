@@ -1,16 +1,19 @@
 """What Slurm says of its jobs: squeue first, then scontrol, then the accounting, where there is one."""
 
-import contextlib
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from vlae.errors import UserError
 
-WAITS = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "CONFIGURING", "RESV_DEL_HOLD"}
-RUNS = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+WAITS = {
+    *("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED", "CONFIGURING"),
+    *("RESV_DEL_HOLD",),
+}
+RUNS = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
 REASONS = {
     "TIMEOUT": "time limit",
     "DEADLINE": "time limit",
@@ -45,8 +48,9 @@ def slurm(*command: str, seconds: float = 120) -> str:
     if shutil.which(command[0]) is None:
         text = f"cannot reach Slurm: there is no {command[0]} on this machine; launch from a login node"
         raise SlurmError(text)
+    whole = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # the tasks of an array, however many they are
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=whole)
     except subprocess.TimeoutExpired as error:
         text = f"cannot reach Slurm: {' '.join(command[:3])} gave no answer in {seconds:.0f} s"
         raise SlurmError(text) from error
@@ -72,31 +76,65 @@ def queued_jobs(name: str | None = None) -> dict[str, JobState]:
     return found
 
 
-def ended_jobs(array: str) -> dict[str, JobState]:
-    """How the tasks of an array, or a single job, have ended, as far as Slurm still knows."""
+def known_jobs(jobs: Iterable[str]) -> dict[str, JobState]:
+    """The states of jobs, and of tasks of arrays, as far as Slurm still knows of them.
+
+    Errors: SlurmError where it cannot be asked, so that nothing follows from what is not there.
+    """
     found: dict[str, JobState] = {}
-    for ask in (_by_accounting, _by_controller):
-        with contextlib.suppress(SlurmError):
-            found.update(ask(array))
+    for ask in (_by_controller, _by_accounting):
+        for array in {job.partition("_")[0] for job in jobs if job not in found}:
+            found = ask(array) | found
     return found
+
+
+def was_preempted(job: str) -> bool:
+    """Whether this running job is to make room for another. SlurmError: it cannot be asked."""
+    told = slurm("scontrol", "show", "job", "-o", job)
+    return bool(re.search(r"\bJobState=RUNNING\b", told) and re.search(r"\bPreemptTime=\d", told))
 
 
 def _by_controller(array: str) -> dict[str, JobState]:
     found = {}
-    for line in slurm("scontrol", "show", "job", "-o", array).splitlines():
+    for line in _unless("Invalid job id", "scontrol", "show", "job", "-o", array):
         told = dict(re.findall(r"\b(JobId|ArrayJobId|ArrayTaskId|JobState|NodeList)=(\S+)", line))
-        task = told.get("ArrayTaskId", "")
-        key = f"{told['ArrayJobId']}_{task}" if task.isdigit() else told.get("JobId", array)
-        found[key] = _job_state(told.get("JobState", ""), "", told.get("NodeList", ""))
+        state = _job_state(told.get("JobState", ""), "", told.get("NodeList", ""))
+        if "ArrayTaskId" in told:
+            found |= {f"{told['ArrayJobId']}_{task}": state for task in tasks_of(told["ArrayTaskId"])}
+        else:
+            found[told.get("JobId", array)] = state
     return found
 
 
 def _by_accounting(array: str) -> dict[str, JobState]:
     found = {}
-    for line in slurm("sacct", "-n", "-P", "-X", "-j", array, "-o", "JobID,State,NodeList").splitlines():
+    if shutil.which("sacct") is None:
+        return found
+    said = _unless("disabled", "sacct", "-n", "-P", "-X", "-j", array, "-o", "JobID,State,NodeList")
+    for line in said:
         job, state, node = line.split("|", 2)
-        found[job] = _job_state(state, "", node)
+        number, _, tasks = job.partition("_")
+        told = _job_state(state, "", node)
+        found |= {f"{number}_{task}": told for task in tasks_of(tasks)} if tasks else {job: told}
     return found
+
+
+def tasks_of(text: str) -> Iterator[int]:
+    """As Slurm writes those that wait together: ``5``, ``0-3,7``, ``0-10:5``, ``[5-6,9%4]``."""
+    for part in text.strip("[]").partition("%")[0].split(","):
+        if found := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part):
+            first, last, step = found.groups()
+            yield from range(int(first), int(last or first) + 1, int(step or 1))
+
+
+def _unless(words: str, *command: str) -> list[str]:
+    """The lines that a command prints; none where it fails with these words."""
+    try:
+        return slurm(*command).splitlines()
+    except SlurmError as error:
+        if words in str(error):
+            return []
+        raise
 
 
 def _job_state(state: str, reason: str, node: str) -> JobState:

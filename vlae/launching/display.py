@@ -48,7 +48,7 @@ class Display:
 
     def began(self, job: Job) -> None:
         if not self._live:
-            self._print(f"started: {job.label or job.path.name}")
+            self.say(f"started: {job.label or job.path.name}")
 
     def ended(self, job: Job) -> None:
         self._ended += 1
@@ -57,7 +57,7 @@ class Display:
             text += f"  {job.detail or reason_of(job.path)}"
         elif job.detail:
             text += f"  ({job.detail})"
-        self._print(text, STYLES.get(job.outcome or ""))
+        self.say(text, STYLES.get(job.outcome or ""))
 
     def look(self, jobs: Sequence[Job]) -> None:
         running = [job for job in jobs if job.process is not None]
@@ -67,7 +67,7 @@ class Display:
             self._told = time.monotonic()
             for job in running:
                 where, figures, left = self._progress(job)
-                self._print("  ".join(filter(None, [job.label or job.path.name, where, figures, left])))
+                self.say("  ".join(filter(None, [job.label or job.path.name, where, figures, left])))
 
     def _table(self, jobs: Sequence[Job], running: Sequence[Job]) -> Group:
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -106,7 +106,7 @@ class Display:
             return ""
         return f"{duration((time.monotonic() - began) / (done - first) * (total - done))} left"
 
-    def _print(self, text: str, style: str | None = None) -> None:
+    def say(self, text: str, style: str | None = None) -> None:
         self.console.print(text, style=style, markup=False)
 
 

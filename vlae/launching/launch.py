@@ -62,7 +62,7 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
     def waiting(holder: dict[str, Any]) -> None:
         console.print(f"process {holder['pid']} on host {holder['host']} is launching; waiting for it")
 
-    with turn(runs_dir, waiting):
+    with turn(runs_dir, waiting) as ours:
         _recover(runs_dir)
         planned = plan(jobs, name)
         if planned.starting:
@@ -74,6 +74,7 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
             return _nothing_to_do(planned, console)
         frozen = code.freeze(runs_dir)
         freeze(planned)
+        ours.check()
         queue = launcher.prepare(planned, frozen)
     return launcher.execute(queue)
 
@@ -81,11 +82,7 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
 def _recover(runs_dir: Path) -> None:
     """Submissions whose command was killed before it had recorded them."""
     for queue in queues.all_queues(runs_dir):
-        if (
-            queue.kind == "slurm"
-            and queue.ended is None
-            and len(queue.jobs()) < len({r.task for r in queue.runs})
-        ):
+        if queue.kind == "slurm" and queue.ended is None and queue.is_being_submitted:
             from vlae.launching.slurm import adopt
 
             with contextlib.suppress(SlurmError):  # then it still counts as being submitted

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.config import Count
+from vlae.interruption import SIGNALS
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
 from vlae.launching.queues import Queue
@@ -35,19 +36,20 @@ class LocalQueue:
         return {"workers": self.workers, "runs_per_gpu": self.runs_per_gpu, "use_gpus": use_gpus}
 
     def execute(self, queue: Queue) -> int:
-        """Waits for the process that works it off, whose signals are its own; if we die, it goes on."""
+        """Waits for the process that works it off, and passes every signal on; if we are killed, it goes on."""
         command = [sys.executable, "-m", "vlae.launching.work_off", str(queue.path)]
         paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": paths}
-        process = subprocess.Popen(command, cwd=queue.code, env=environment)
+        # in a session of its own: a Ctrl-C in the terminal is for us alone, and reaches it once
+        process = subprocess.Popen(command, cwd=queue.code, env=environment, start_new_session=True)
 
         def pass_on(number: int, frame: object) -> None:
-            if number != signal.SIGINT:  # which the terminal has sent to both
-                process.send_signal(number)
+            process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-        kept = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+        kept = {number: signal.signal(number, pass_on) for number in (*SIGNALS, signal.SIGHUP)}
         try:
-            return process.wait()
+            status = process.wait()
         finally:
             for number, handler in kept.items():
                 signal.signal(number, handler)
+        return status if status >= 0 else 128 - status

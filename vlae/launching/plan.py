@@ -100,7 +100,7 @@ class Jobs:
 
 
 def plan(jobs: Jobs, name: str | None = None, observer: Observer | None = None) -> Plan:
-    """What is to be done. Reads the disk and changes nothing; call it in a `turn`."""
+    """What is to be done; call it in a `turn`. Completes what a killed command has left half done, and no more."""
     force, retry, runs_dir = (
         jobs.common("force"),
         jobs.common("retry"),
@@ -152,9 +152,12 @@ def freeze(plan: Plan) -> None:
     for run in plan.starting:
         container = _absolute(run.container)
         if run.forced:
-            record.forced_directory(plan.runs_dir, run.run_id, container)
+            directory = record.forced_directory(plan.runs_dir, run.run_id, container)
         else:
-            record.RunDirectory.create(plan.runs_dir, run.run_id, container)
+            directory = record.RunDirectory.create(plan.runs_dir, run.run_id, container)
+        directory.carry_out_as(container)
+        if run.state.state == "interrupted" and directory.holder() is not None:  # Slurm knows better
+            directory.end_attempt(run.state.reason)
 
 
 def estimated_seconds(plan: Plan) -> float | None:

@@ -5,6 +5,7 @@ signals: what happens to one is nothing to the others.
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -131,10 +132,13 @@ class Pool:
         slots: Sequence[Slot],
         queue: Queue,
         audience: Audience,
+        *,
+        patience: float = math.inf,
         processes: Processes | None = None,
     ) -> None:
-        """queue: that the jobs belong to, which tells where they begin, and whether they are cancelled meanwhile.
+        """queue: that the jobs belong to, which tells whether they are cancelled meanwhile.
 
+        patience: seconds after a signal in which runs have to end; then they are killed.
         processes: None: forked ones.
         """
         self.jobs, self.queue, self.audience = list(jobs), queue, audience
@@ -142,6 +146,7 @@ class Pool:
         self._free: deque[Slot] = deque(slots)
         self._running: dict[int, tuple[Job, Slot]] = {}
         self._processes = processes or Forked()
+        self._patience, self._asked = patience, math.inf
         self._presses, self._looked = 0, 0.0
 
     def run(self, interruption: Interruption) -> None:
@@ -162,7 +167,7 @@ class Pool:
                 self._pass_on(signal.SIGINT if self._presses == 2 else signal.SIGKILL)
 
     def _start(self, job: Job, slot: Slot) -> None:
-        arguments = (job.path, job.attempts, self.queue.cwd, slot.environment, slot.threads)
+        arguments = (job.path, job.attempts, slot.environment, slot.threads)
         process = self._processes.start(job.path.name, arguments)
         job.process, job.began = process, time.monotonic()
         self._running[process.sentinel] = (job, slot)
@@ -190,7 +195,9 @@ class Pool:
     def _drop_cancelled(self) -> None:
         if time.monotonic() - self._looked < CANCELLED_WITHIN:
             return
-        self._looked, cancelled = time.monotonic(), self.queue.cancelled()
+        self._looked, cancelled = time.monotonic(), set[str]()
+        with contextlib.suppress(RecordError):  # it is read again in two seconds
+            cancelled = self.queue.cancelled()
         for job in [job for job in self._waiting if job.path.name in cancelled]:
             self._waiting.remove(job)
             job.outcome = "cancelled"
@@ -200,12 +207,16 @@ class Pool:
                 self._send(job, signal.SIGTERM)  # again and again, for it may just begin
 
     def _pass_on(self, number: int) -> None:
-        """Once, or it would be the second Ctrl-C; other signals as often as we look, for a run may just begin."""
+        """As often as we look to a run that may just begin; a Ctrl-C only once, or it would be the second one."""
         for job in self._waiting:
             job.outcome = "not started"
         self._waiting.clear()
+        self._asked = min(self._asked, time.monotonic())
+        if time.monotonic() - self._asked > self._patience:
+            number = signal.SIGKILL
         for job, _ in self._running.values():
-            if number != signal.SIGINT or job.told < max(1, self._presses):
+            listens = number == signal.SIGINT and has_begun(job.path, job.attempts)
+            if not listens or job.told < max(1, self._presses):
                 job.told += 1
                 self._send(job, number)
 
@@ -251,10 +262,8 @@ def _ignored(signals: Sequence[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _work(path: Path, attempts: int, cwd: str, environment: dict[str, str], threads: int) -> None:
+def _work(path: Path, attempts: int, environment: dict[str, str], threads: int) -> None:
     for number in SIGNALS:  # which the server ignores
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-    os.setpgid(0, 0)  # a Ctrl-C is the pool's, which passes it on once
     os.environ.update(environment)  # before CUDA is looked at
-    os.chdir(cwd)
     sys.exit(work(path, attempts, threads))

@@ -1,7 +1,7 @@
 """What was launched and by whom it waits to be executed: runs_dir/.queues/<token>/, a directory for each launch.
 
     queue.json    which runs, of which sweep, by which code; written before anything is started
-    claim.json    of a local queue: the process that works it off        ended.json    how that ended
+    claim.json    the process that works it off, or submits it           ended.json    how that ended
     status.json   of a local queue: its last sign of life                jobs.json     of a Slurm queue: its job ids
     cancelled.json  runs that are not to be executed any more
 
@@ -29,7 +29,7 @@ from vlae.files import (
 
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
-"""In place of the id of a job that was never submitted, because the command that would have was killed."""
+"""In place of the id of a job that was never submitted, because the command was killed, or Slurm refused it."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,6 @@ class Queue:
     sweep: str
     code: str
     """Where the frozen code lies."""
-    cwd: str
-    """Where relative paths of old run directories begin."""
     created: str
     runs: tuple[Waiting, ...]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -93,7 +91,7 @@ class Queue:
         write_atomically(self.path / "cancelled.json", json_bytes({"runs": runs}))
 
     def holder(self) -> dict[str, Any] | None:
-        """The claim of the living process that works off a local queue."""
+        """The claim of the living process that works off a local queue, or submits one to Slurm."""
         return living_claim(self.path, (read_json(self.path / "status.json") or {}).get("updated"))
 
     def take_over(self) -> None:
@@ -107,6 +105,11 @@ class Queue:
         """The Slurm job of each task; NEVER, or nothing as long as it is being submitted."""
         found = read_json(self.path / "jobs.json") or {}
         return {int(task): job for task, job in found.items()}
+
+    @property
+    def is_being_submitted(self) -> bool:
+        """Or was, by a command that was killed meanwhile."""
+        return len(self.jobs()) < len({run.task for run in self.runs})
 
     def record_jobs(self, jobs: dict[int, str]) -> None:
         write_atomically(self.path / "jobs.json", json_bytes({str(task): job for task, job in jobs.items()}))
@@ -123,9 +126,7 @@ def create(
 ) -> Queue:
     """A queue that this process holds, whole from its first moment."""
     place = Path(runs_dir).absolute() / QUEUES
-    queue = Queue(
-        place / secrets.token_hex(6), kind, sweep, str(code), str(Path.cwd()), now(), tuple(runs), settings
-    )
+    queue = Queue(place / secrets.token_hex(6), kind, sweep, str(code), now(), tuple(runs), settings)
     staged = place / ".new" / queue.token
     try:
         staged.mkdir(parents=True)
@@ -133,8 +134,7 @@ def create(
         write_atomically(
             staged / "queue.json", json_bytes({**content, "runs": [vars(run) for run in queue.runs]})
         )
-        if kind == "local":
-            write_atomically(staged / "claim.json", json_bytes(new_claim()))
+        write_atomically(staged / "claim.json", json_bytes(new_claim()))
         rename_if_free(staged, queue.path)
     except OSError as error:
         raise cannot_write(queue.path, error) from error

@@ -1,9 +1,11 @@
 """What a run of a pool may use: a GPU, or a part of one, and CPU threads."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -13,6 +15,8 @@ from vlae.problems import ConfigError, Problem
 MEMORY_OF_A_RUN = 2 * 2**30
 """Bytes that a CPU worker is reckoned to need, where nobody says how many there should be."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux tells the limits of the container that this process is in, if it is in one."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,27 @@ def slots(
         shared = {VISIBLE: "", GPUS: str(1 / runs_per_gpu)}
         environments = [{**shared, VISIBLE: gpus[i % len(gpus)]} for i in range(number)]
     else:
-        fitting = max(1, min(cores, psutil.virtual_memory().available // MEMORY_OF_A_RUN))
+        fitting = max(1, min(cores, available_memory() // MEMORY_OF_A_RUN))
         number = min(workers or fitting, runs)
         environments = [{VISIBLE: "", GPUS: "0"}] * number
     return [Slot(environment, max(1, cores // max(1, number))) for environment in environments]
 
 
+def available_memory() -> int:
+    """Bytes, of this machine or this container."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
+        limit, used = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
+        return min(free, max(0, limit - used))
+    return free
+
+
 def available_cores() -> int:
     """That this process may use: of a Slurm job those it asked for, even where the cluster does not confine it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (int(word) for word in (CONTAINER / "cpu.max").read_text().split())
+        cores = max(1, min(cores, quota // period))
     given = os.environ.get("SLURM_CPUS_PER_TASK", os.environ.get("SLURM_CPUS_ON_NODE", ""))
     return min(cores, int(given)) if given.isdigit() else cores
 
@@ -59,7 +75,10 @@ def available_cores() -> int:
 def visible_gpus() -> list[str]:
     """As CUDA_VISIBLE_DEVICES names them; without importing torch."""
     if VISIBLE in os.environ:
-        return [name.strip() for name in os.environ[VISIBLE].split(",") if name.strip() not in ("", "-1")]
+        names = [name.strip() for name in os.environ[VISIBLE].split(",")]
+        return [
+            name for name in names if name not in ("", "-1", "NoDevFiles")
+        ]  # the last is Slurm's word for none
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]

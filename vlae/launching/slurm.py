@@ -3,11 +3,11 @@
 Each task of an array executes the runs of its share with a pool of processes on its node, one GPU's worth of them.
 """
 
+import contextlib
 import os
 import shlex
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vlae.config import Count
 from vlae.interruption import Interruption
-from vlae.launching.cluster import SlurmError, largest_array, queued_jobs, slurm
+from vlae.launching.cluster import SlurmError, largest_array, queued_jobs, slurm, was_preempted
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
 from vlae.launching.pool import Job, Pool, jobs_of
@@ -26,7 +26,14 @@ from vlae.launching.queues import NEVER, Queue, load
 from vlae.launching.slots import slots
 from vlae.problems import ConfigError, Problem
 
+NEVER_SUBMITTED = "never submitted"
+"""How a queue has ended of which Slurm took no job."""
+UNFINISHED = ("interrupted", "killed", "not started")
 Seconds = Annotated[int, Field(ge=1)]
+OF_ONE_MACHINE = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}
+PATIENCE = 0.8
+"""Part of the time between signal and end in which the runs of a job have to end by themselves."""
+TRIES = 3
 REQUEUED_WITHIN = 60.0
 """Seconds in which Slurm ends a job that it was told to requeue."""
 
@@ -63,14 +70,15 @@ class SlurmArrays:
             "cpus_per_task": cpus_per_task,
             "gpus_per_node": gpus_per_node or None,
         }
+        self.gpus_per_node = gpus_per_node
         self.array_parallelism, self.runs_per_job = array_parallelism, runs_per_job
         self.max_requeues, self.setup, self.sbatch = max_requeues, setup, sbatch
         self.signal_delay_s = signal_delay_s
 
     def check(self, planned: Plan) -> None:
         """SlurmError: it cannot be reached. ConfigError: the nodes could not see the run directories."""
-        temporary = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path(tempfile.gettempdir()).resolve()}
-        if not temporary.isdisjoint(planned.runs_dir.resolve().parents):
+        place = planned.runs_dir.resolve()
+        if not OF_ONE_MACHINE.isdisjoint([place, *place.parents]):
             text = f"{planned.runs_dir} is on this machine alone; expected a directory that all nodes share"
             raise ConfigError([Problem("runs_dir", text)])
         largest_array()
@@ -78,7 +86,13 @@ class SlurmArrays:
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
         """Submits, so that nobody else can do so meanwhile; what is submitted is recorded array by array."""
         largest = largest_array()
-        settings = {"max_requeues": self.max_requeues, "largest_array": largest}
+        use_gpus = self.gpus_per_node != 0 and any(r.container["device"] != "cpu" for r in planned.starting)
+        settings = {
+            "max_requeues": self.max_requeues,
+            "largest_array": largest,
+            "use_gpus": use_gpus,
+            "patience": PATIENCE * self.signal_delay_s,
+        }
         queue = queue_of(planned, frozen, "slurm", settings, self.runs_per_job)
         jobs: dict[int, str] = {}
         arrays = parts(queue)
@@ -89,8 +103,8 @@ class SlurmArrays:
                 jobs.update(self._submit(queue, part, at_once))
                 queue.record_jobs(jobs)
         except Exception as error:
-            if not jobs:
-                queue.end("refused")
+            with contextlib.suppress(SlurmError):  # then the next launch does it
+                adopt(queue)  # what it took all the same
             raise SlurmError(f"Slurm refused the submission: {_said(error)}") from error
         return queue
 
@@ -151,7 +165,7 @@ def adopt(queue: Queue) -> None:
         of_array = len(part) > 1
         jobs.update({task: f"{array}_{i}" if of_array else str(array) for i, task in enumerate(part)})
     if not jobs:
-        queue.end("never submitted")
+        queue.end(NEVER_SUBMITTED)
         return
     for task, job in jobs.items():
         place = queue.path / "slurm" / f"{job}_submitted.pkl"
@@ -173,15 +187,16 @@ class Task:
     def __call__(self, task: int) -> None:
         """Returns where every run is done, or was done by another; else the job fails, for Slurm too."""
         queue = load(Path(self.queue))
-        if queue is None or queue.ended:
-            print("this launch was cancelled")
-            return
-        jobs = jobs_of(queue, task)
-        places = slots(len(jobs), workers=len(jobs), runs_per_gpu=len(jobs))
+        if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
+            raise SystemExit(
+                "this job was taken for one that was never submitted; its runs are launched anew"
+            )
+        jobs, settings = jobs_of(queue, task), queue.settings
+        places = slots(len(jobs), workers=len(jobs), runs_per_gpu=len(jobs), use_gpus=settings["use_gpus"])
         with Interruption() as interruption:
-            Pool(jobs, places, queue, Log()).run(interruption)
-        if interruption.requested and any(job.outcome != "done" for job in jobs):
-            requeue(interruption, queue.settings["max_requeues"])
+            Pool(jobs, places, queue, Log(), patience=settings["patience"]).run(interruption)
+        if any(job.outcome in UNFINISHED for job in jobs) and ends_early(interruption):
+            requeue(settings["max_requeues"])
         if bad := [job for job in jobs if job.outcome not in ("done", "held", "cancelled")]:
             raise SystemExit(f"{len(bad)} of {len(jobs)} runs did not end well")
 
@@ -199,21 +214,32 @@ class Log:
         pass
 
 
-def requeue(interruption: Interruption, most: int) -> None:
-    """The runs have saved their state: the job goes on later, in the same run directories.
+def ends_early(interruption: Interruption) -> bool:
+    """Whether this job is ended by its time limit or a preemption, and not by scancel, which is SIGTERM too."""
+    if not interruption.requested or "SLURM_JOB_ID" not in os.environ:
+        return False
+    if interruption.number == signal.SIGUSR2:
+        return True
+    try:
+        return was_preempted(os.environ["SLURM_JOB_ID"])
+    except SlurmError as error:
+        print(f"not requeued: {error}", file=sys.stderr, flush=True)
+        return False
 
-    Not where the job was cancelled, which is SIGTERM.
-    """
-    job, restarts = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-    if interruption.number != signal.SIGUSR2 or job is None:
-        return
+
+def requeue(most: int) -> None:
+    """The runs have saved their state: this job goes on later, in the same run directories."""
+    job, restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     if restarts >= most:
         print(f"not requeued: it was {restarts} times (hydra.launcher.max_requeues)", flush=True)
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which Slurm ends what it is told to requeue
-    try:
-        slurm("scontrol", "requeue", job)
-    except SlurmError as error:
-        print(f"not requeued: {error}", file=sys.stderr, flush=True)
-        return
+    for left in reversed(range(TRIES)):
+        try:
+            slurm("scontrol", "requeue", job, seconds=20)
+            break
+        except SlurmError as error:
+            print(f"not requeued{', trying again' * bool(left)}: {error}", file=sys.stderr, flush=True)
+            if not left:
+                return
     time.sleep(REQUEUED_WITHIN)

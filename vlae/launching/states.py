@@ -9,14 +9,20 @@ from typing import Any
 
 from vlae.attempts import seconds_since
 from vlae.files import RecordError, StrPath
-from vlae.launching.cluster import REASONS, JobState, SlurmError, ended_jobs, queued_jobs
+from vlae.launching.cluster import REASONS, JobState, SlurmError, known_jobs, queued_jobs
 from vlae.launching.queues import NEVER, Queue, Waiting, all_queues
 from vlae.record import RunDirectory
 
+MISSING = JobState("ended", "missing")
+"""Of a job that Slurm does not know, or no longer."""
 STATES = ("new", "queued", "running", "interrupted", "failed", "done")
 UNREADABLE = "unreadable record"
-STOPPED = {"waiting": ("interrupted", "running"), "unknown": ("interrupted",)}
+STOPPED = {"waiting": ("interrupted", "running"), "running": ("interrupted",), "unknown": ("interrupted",)}
 """By the state of its job, what a run may seem to be that goes on with that job: nobody has noted its stop yet."""
+OUT_OF_TURNS = "time limit or preempted, not requeued"
+ABOUT_TO_GO_ON = ("SIGUSR2", "SIGTERM")
+"""Why a run has stopped whose job runs still, and is requeued in a moment, or was a moment ago."""
+BROKEN_OFF = "its submission was broken off; launch again to find its job, or to submit it"
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,7 @@ class Observer:
         for waiting, job_id, job in self._waiting.get(key, ()):
             # an interrupted run goes on where its job is requeued; elsewhere each has one turn
             turn = found.state != "running" and found.attempts == waiting.attempts
-            again = job is not None and found.state in STOPPED.get(job.state, ())
-            if turn or (again and (found.state == "interrupted" or _executes(job_id, found))):
+            if turn or (job is not None and _goes_on(job_id, job, found)):
                 text, where = (job.reason if job else ""), job_id and f"job {job_id}"
                 return replace(found, state="queued", reason=text, message="", where=where)
         if key in self._ended:
@@ -95,7 +100,8 @@ class Observer:
             if found.state == "new" or its_own:
                 vague = reason in (REASONS["FAILED"], REASONS["COMPLETED"])
                 if vague and found.state == "interrupted" and found.reason not in ("", "killed"):
-                    reason = found.reason  # in the run's own words
+                    # in the run's own words; a job that was told in time, and is no longer requeued
+                    reason = OUT_OF_TURNS if found.reason == "SIGUSR2" else found.reason
                 return replace(found, state="interrupted", reason=reason, heartbeat=None)
         if found.reason == "SIGTERM" and path.name in self._cancelled:
             return replace(found, reason="cancelled")
@@ -125,34 +131,44 @@ class Observer:
     def _look_at_jobs(self, queue: Queue) -> None:
         jobs = queue.jobs()
         submitted = [run for run in queue.runs if jobs.get(run.task, NEVER) != NEVER]
-        self._wait(queue, {run: JobState("waiting") for run in queue.runs if run.task not in jobs})
+        on_its_way = JobState("waiting", "" if queue.holder() else BROKEN_OFF)
+        self._wait(queue, {run: on_its_way for run in queue.runs if run.task not in jobs})
         try:
-            self._queued = queued_jobs() if self._queued is None else self._queued
+            told = self._told_of({jobs[run.task] for run in submitted})
         except SlurmError as error:
             self.warning = str(error)
             self._wait(queue, {run: JobState("unknown") for run in submitted})
             return
-        alive = {run: self._queued[jobs[run.task]] for run in submitted if jobs[run.task] in self._queued}
+        alive = {run: told[jobs[run.task]] for run in submitted if told[jobs[run.task]].state != "ended"}
         self._wait(queue, alive)
-        gone = [run for run in submitted if run not in alive]
-        if not gone:
-            return
-        told: dict[str, JobState] = {}
-        for array in {jobs[run.task].partition("_")[0] for run in gone}:
-            told.update(ended_jobs(array))
-        # submitted after squeue was asked, or another user's, which it does not show
-        unseen = {run: told[jobs[run.task]] for run in gone if jobs[run.task] in told}
-        unseen = {run: job for run, job in unseen.items() if job.state != "ended"}
-        self._wait(queue, unseen)
-        alive, gone = alive | unseen, [run for run in gone if run not in unseen]
         cancelled, reasons = queue.cancelled(), {}
-        for run in gone:
-            job = told.get(jobs[run.task], JobState("ended", "missing"))
+        for run in submitted:
+            if run in alive:
+                continue
+            job = told[jobs[run.task]]
             reasons[run.run_id] = "cancelled" if run.run_id in cancelled else job.reason
             self._ended[run.run_id, run.forced] = (jobs[run.task], reasons[run.run_id])
         if not alive and all(run.task in jobs for run in queue.runs):
             with contextlib.suppress(RecordError):  # who may only look cannot write it down
                 queue.end("ended", reasons)
+
+    def _told_of(self, jobs: set[str]) -> dict[str, JobState]:
+        """What Slurm says of each. SlurmError: it cannot be asked."""
+        if self._queued is None:
+            self._queued = queued_jobs()
+        told = {job: self._queued[job] for job in jobs if job in self._queued}
+        # ended, or submitted after squeue was asked, or another user's, which it does not show
+        told |= known_jobs(jobs - told.keys())
+        return {job: told.get(job, MISSING) for job in jobs}
+
+
+def _goes_on(job_id: str, job: JobState, state: State) -> bool:
+    """Whether a run that has begun is continued by this job, which ends and is started again."""
+    if state.state not in STOPPED[job.state]:
+        return False
+    if job.state == "running":
+        return _executes(job_id, state) and state.reason in ABOUT_TO_GO_ON
+    return state.state == "interrupted" or _executes(job_id, state)
 
 
 def _executes(job_id: str, state: State) -> bool:

@@ -7,16 +7,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlae.attempts import last_number, living_claim, new_claim, now, put_claim
-from vlae.files import StrPath, json_bytes, write_atomically
+from vlae.attempts import Pulse, last_number, living_claim, new_claim, now, put_claim
+from vlae.files import RecordError, StrPath, json_bytes, read_json, write_atomically
 
 TURNS = ".launching"  # in runs_dir
+
+
+class Turn:
+    """That of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def check(self) -> None:
+        """RecordError: this process was out of touch for so long that another one has taken its turn."""
+        if self.path.with_name(str(int(self.path.name) + 1)).exists():
+            raise RecordError(f"{self.path} gave no sign of life, and another launch has begun; launch again")
+
+    def show_life(self) -> None:
+        write_atomically(self.path / "status.json", json_bytes({"updated": now()}))
+
+    def end(self) -> None:
+        with contextlib.suppress(RecordError):  # the disk is full; the turn ends with this process
+            write_atomically(self.path / "ended.json", json_bytes({"ended": now()}))
 
 
 @contextlib.contextmanager
 def turn(
     runs_dir: StrPath, waiting: Callable[[dict[str, Any]], None] = lambda holder: None
-) -> Iterator[None]:
+) -> Iterator[Turn]:
     """Plans and submissions happen inside; ``waiting`` is told once who is before us.
 
     A turn is a numbered claim, made by renaming a directory, which works on network file systems too. One whose
@@ -25,7 +44,8 @@ def turn(
     place, claim, told = Path(runs_dir).absolute() / TURNS, new_claim(), False
     while True:
         number = last_number(place)
-        holder = living_claim(place / str(number), None) if number else None
+        path = place / str(number)
+        holder = living_claim(path, (read_json(path / "status.json") or {}).get("updated"))
         if holder and holder["token"] == claim["token"]:
             break
         if holder is None:
@@ -38,7 +58,11 @@ def turn(
     for old in place.iterdir():
         if old.name.isdigit() and int(old.name) < number:
             shutil.rmtree(old, ignore_errors=True)
+    ours = Turn(path)
+    pulse = Pulse(ours.show_life)
+    pulse.start()
     try:
-        yield
+        yield ours
     finally:
-        write_atomically(place / str(number) / "ended.json", json_bytes({"ended": now()}))
+        pulse.stop()
+        ours.end()

@@ -3,6 +3,7 @@
 It stays there, so that whatever is imported, by itself or by a process it starts, is the frozen code.
 """
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from vlae.console import counted
 from vlae.errors import UserError
-from vlae.files import print_anywhere
+from vlae.files import RecordError, print_anywhere
 from vlae.interruption import Interruption
 from vlae.launching.display import Display, summary
 from vlae.launching.pool import Pool, jobs_of
@@ -21,17 +22,26 @@ SIGN_OF_LIFE_EVERY = 30.0  # seconds
 
 
 class WatchedDisplay(Display):
-    """Shows life in the queue's directory besides, for those who look from other hosts."""
+    """Shows life in the queue's directory besides, for those who look from other hosts.
+
+    What is said to a terminal that is gone meanwhile is lost, and nothing else.
+    """
 
     def __init__(self, queue: Queue, total: int) -> None:
         super().__init__(total)
         self.queue, self._shown = queue, 0.0
 
     def look(self, jobs: Any) -> None:
-        super().look(jobs)
+        with contextlib.suppress(OSError):
+            super().look(jobs)
         if time.monotonic() - self._shown > SIGN_OF_LIFE_EVERY:
             self._shown = time.monotonic()
-            self.queue.show_life()
+            with contextlib.suppress(RecordError):  # a full disk is reported by the runs
+                self.queue.show_life()
+
+    def say(self, text: str, style: str | None = None) -> None:
+        with contextlib.suppress(OSError):
+            super().say(text, style)
 
 
 def work_off(queue: Queue) -> int:
@@ -43,15 +53,15 @@ def work_off(queue: Queue) -> int:
     try:
         places = slots(len(jobs), **settings["slots"])
         with Interruption() as interruption, WatchedDisplay(queue, len(jobs)) as display:
-            display.console.print(_opening(len(jobs), len(places)), markup=False)
+            display.say(_opening(len(jobs), len(places)))
             Pool(jobs, places, queue, display).run(interruption)
         state = "interrupted" if interruption.requested else "ended"
     finally:
         queue.end(state)
     for text, style in summary(jobs, settings["skipped"], queue.sweep, time.monotonic() - began):
-        display.console.print(text, style=style, markup=False)
+        display.say(text, style)
     if interruption.requested:
-        display.console.print("interrupted; the same command goes on from here", markup=False)
+        display.say("interrupted; the same command goes on from here")
         return 128 + interruption.number
     ended_well = all(job.outcome in ("done", "held") for job in jobs) and "failed" not in settings["skipped"]
     return 0 if ended_well else 1

@@ -56,8 +56,7 @@ MinJobAge={min_job_age}
 
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-# the name that 22.05 knows; later versions call it PreemptParameters=send_user_signal and know this one, too
-SlurmctldParameters=preempt_send_user_signal
+{user_signal}
 JobRequeue=1
 ReturnToService=2
 SlurmdTimeout=10
@@ -112,6 +111,7 @@ def wait_until(
 class Cluster:
     """The cluster in ``directory``, between `start` and `stop` or in a ``with`` block.
 
+    user_signal: on a preemption jobs get the --signal that they asked for, and else SIGTERM.
     grace_time: seconds from the signal of a preemption to the end of the job.
     kill_wait: seconds from SIGTERM to SIGKILL, at the end of anything.
     min_job_age: seconds for which ended jobs are remembered, at least.
@@ -122,6 +122,7 @@ class Cluster:
         self,
         directory: Path,
         *,
+        user_signal: bool = True,
         max_array_size: int = 1001,
         grace_time: int = 15,
         kill_wait: int = 5,
@@ -130,6 +131,8 @@ class Cluster:
         self.directory = directory
         self.configuration = directory / "slurm.conf"
         self._settings = {
+            # the name that 22.05 knows; later versions call it PreemptParameters=send_user_signal and know both
+            "user_signal": "SlurmctldParameters=preempt_send_user_signal" * user_signal,
             "max_array_size": max_array_size,
             "grace_time": grace_time,
             "kill_wait": kill_wait,

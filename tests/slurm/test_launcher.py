@@ -32,7 +32,7 @@ LONG = "trainer.epochs=1000"
 
 
 @pytest.fixture
-def place(cluster):
+def place(alone):
     """A directory that is not below /tmp, which no cluster shares."""
     path = Path.home() / f".vlae-test-{os.getpid()}-{time.monotonic_ns()}"
     path.mkdir()
@@ -117,7 +117,7 @@ def job_of(place: Path) -> str:
     return queue.jobs()[0]
 
 
-def test_twelve_runs_share_eight_gpus_and_each_sees_its_own(place):
+def test_twelve_runs_share_eight_gpus_and_each_sees_its_own(place, cluster):
     text = launch(place, "seed=range(0,12)")
     assert "submitted as Slurm job" in text
     wait_for(place, *["done"] * 12)
@@ -128,7 +128,7 @@ def test_twelve_runs_share_eight_gpus_and_each_sees_its_own(place):
     assert "nothing to do" in launch(place, "seed=range(0,12)")
 
 
-def test_runs_that_share_a_job_share_its_gpu_and_no_failure(place):
+def test_runs_that_share_a_job_share_its_gpu_and_no_failure(place, cluster):
     failing = ("optimizer=sgd", "optimizer.lr=1e-4,1e30")
     launch(place, "seed=0,1", *failing, "hydra.launcher.runs_per_job=4")
     wait_for(place, "done", "done", "failed", "failed")
@@ -143,7 +143,7 @@ def test_runs_that_share_a_job_share_its_gpu_and_no_failure(place):
     assert "retry=true" in launch(place, "seed=0,1", *failing, status=1)
 
 
-def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference):
+def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference, cluster):
     launch(place, "seed=0,1", LONG)
     wait_until(lambda: training(place, 2), 120, "no training")
     victim = all_runs(place / "runs")[0]
@@ -155,7 +155,7 @@ def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference):
     assert outcomes(place) == reference
 
 
-def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, tmp_path):
+def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, tmp_path, cluster):
     launch(
         place,
         "seed=0",
@@ -185,6 +185,24 @@ def test_a_preempted_run_goes_on_to_the_same_result(place, cluster, reference):
     assert outcomes(place).items() <= reference.items()
 
 
+def test_a_run_that_makes_room_without_a_signal_of_its_own_goes_on_too(
+    place, alone, reference, tmp_path_factory, monkeypatch
+):
+    """As most clusters are set up: SIGTERM, as for a job that is cancelled."""
+    with Cluster(tmp_path_factory.mktemp("term"), user_signal=False) as plain:
+        for name, value in plain.environment().items():
+            monkeypatch.setenv(name, value)
+        launch(place, "seed=0", LONG)
+        wait_until(lambda: training(place), 120, "no training")
+        plain.submit("-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
+        wait_for(place, "done")
+        (attempts,) = claims(place)
+        assert len(attempts) == 2
+        end = json.loads((all_runs(place / "runs")[0].path / "attempts" / "1" / "ended.json").read_text())
+        assert (end["state"], end["reason"]) == ("interrupted", "SIGTERM")
+        assert outcomes(place).items() <= reference.items()
+
+
 def test_a_run_whose_node_is_lost_goes_on_elsewhere_to_the_same_result(place, cluster, reference):
     launch(place, "seed=0", LONG)
     wait_until(lambda: training(place), 120, "no training")
@@ -200,7 +218,7 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_to_the_same_result(place, cl
     assert outcomes(place).items() <= reference.items()
 
 
-def test_what_was_submitted_is_what_runs_whatever_is_edited_meanwhile(place):
+def test_what_was_submitted_is_what_runs_whatever_is_edited_meanwhile(place, cluster):
     root = place / "project"
     for name in ("vlae", "conf", "hydra_plugins", "launch.py", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
@@ -230,7 +248,7 @@ def test_an_array_above_the_limit_is_split(place, tmp_path_factory, monkeypatch)
         assert [len(attempts) for attempts in claims(place)] == [1] * 11
 
 
-def test_a_command_killed_between_submission_and_record_submits_nothing_twice(place, monkeypatch):
+def test_a_command_killed_between_submission_and_record_submits_nothing_twice(place, monkeypatch, cluster):
     """sbatch stands still after it has submitted; then the command is killed."""
     real, fake = shutil.which("sbatch"), place / "bin" / "sbatch"
     fake.parent.mkdir()
@@ -250,7 +268,7 @@ def test_a_command_killed_between_submission_and_record_submits_nothing_twice(pl
     assert [len(attempts) for attempts in claims(place)] == [1, 1]
 
 
-def test_the_same_sweep_submitted_from_two_shells_at_once_is_submitted_once(place):
+def test_the_same_sweep_submitted_from_two_shells_at_once_is_submitted_once(place, cluster):
     processes = [command(*TINY, *SLURM, "seed=range(0,4)", place=place) for _ in range(2)]
     texts = [process.communicate(timeout=300)[0] for process in processes]
     assert sum("submitted as Slurm job" in text for text in texts) == 1, texts
@@ -259,7 +277,7 @@ def test_the_same_sweep_submitted_from_two_shells_at_once_is_submitted_once(plac
     assert [len(attempts) for attempts in claims(place)] == [1] * 4
 
 
-def test_what_is_cancelled_stops_or_never_starts_and_goes_on_when_launched_again(place):
+def test_what_is_cancelled_stops_or_never_starts_and_goes_on_when_launched_again(place, cluster):
     launch(place, "seed=0,1", "trainer.epochs=20000", "hydra.launcher.array_parallelism=1")
     wait_until(lambda: training(place), 120, "no training")
     done = slurm("vlae", "cancel", "vae", "--runs-dir", str(place / "runs"))

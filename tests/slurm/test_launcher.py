@@ -28,7 +28,7 @@ SLURM = (
     "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=10",
     "hydra.launcher.signal_delay_s=5",
 )  # fmt: skip
-LONG = "trainer.epochs=1000"
+LONG = "trainer.epochs=400"
 
 
 @pytest.fixture

@@ -86,11 +86,10 @@ class SlurmArrays:
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
         """Submits, so that nobody else can do so meanwhile; what is submitted is recorded array by array."""
         largest = largest_array()
-        use_gpus = self.gpus_per_node != 0 and any(r.container["device"] != "cpu" for r in planned.starting)
         settings = {
             "max_requeues": self.max_requeues,
             "largest_array": largest,
-            "use_gpus": use_gpus,
+            "use_gpus": self.gpus_per_node != 0,
             "patience": PATIENCE * self.signal_delay_s,
         }
         queue = queue_of(planned, frozen, "slurm", settings, self.runs_per_job)

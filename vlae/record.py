@@ -11,7 +11,6 @@ import difflib
 import errno
 import json
 import os
-import secrets
 import shutil
 import threading
 from pathlib import Path
@@ -33,12 +32,11 @@ from vlae.attempts import (
 from vlae.files import (
     RecordError,
     StrPath,
+    appearing,
     cannot_write,
     json_bytes,
     read_bytes,
     read_json,
-    remove_abandoned,
-    rename_if_free,
     write_atomically,
 )
 from vlae.forced import put_in_place, recover, recover_all
@@ -96,17 +94,10 @@ class RunDirectory:
         text = HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
         if yaml.safe_load(text) != config:
             raise ValueError(f"the config of run {run_id} does not survive YAML: plain values only")
-        staged = run.path.parent / ".new" / f"{run_id}.{secrets.token_hex(4)}"
-        try:
-            staged.joinpath("attempts").mkdir(parents=True)
+        with appearing(run.path) as staged:
+            staged.joinpath("attempts").mkdir()
             write_atomically(staged / "config.yaml", text.encode())
             cls(staged).write_status(run_id=run_id)
-            rename_if_free(staged, run.path)
-        except OSError as error:
-            raise cannot_write(run.path, error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        remove_abandoned(staged.parent, "*")
         return run
 
     @property

@@ -10,22 +10,13 @@ A queue is what a launcher leaves behind; nothing about it is kept in memory.
 
 import contextlib
 import secrets
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlae.attempts import living_claim, new_claim, now
-from vlae.files import (
-    RecordError,
-    StrPath,
-    cannot_write,
-    json_bytes,
-    read_json,
-    rename_if_free,
-    write_atomically,
-)
+from vlae.files import RecordError, StrPath, appearing, json_bytes, read_json, write_atomically
 
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
@@ -126,20 +117,13 @@ def create(
     queue = Queue(
         place / secrets.token_hex(6), kind, sweep, str(code), str(Path.cwd()), now(), tuple(runs), settings
     )
-    staged = place / ".new" / queue.token
-    try:
-        staged.mkdir(parents=True)
-        content = {key: value for key, value in vars(queue).items() if key != "path"}
+    content = {key: value for key, value in vars(queue).items() if key != "path"}
+    with appearing(queue.path) as staged:
         write_atomically(
             staged / "queue.json", json_bytes({**content, "runs": [vars(run) for run in queue.runs]})
         )
         if kind == "local":
             write_atomically(staged / "claim.json", json_bytes(new_claim()))
-        rename_if_free(staged, queue.path)
-    except OSError as error:
-        raise cannot_write(queue.path, error) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return queue
 
 

@@ -10,17 +10,31 @@ A queue is what a launcher leaves behind; nothing about it is kept in memory.
 
 import contextlib
 import secrets
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlae.attempts import living_claim, new_claim, now
-from vlae.files import RecordError, StrPath, appearing, json_bytes, read_json, write_atomically
+from vlae.attempts import FORCED, living_claim, new_claim, now, seconds_since
+from vlae.files import (
+    STAGING,
+    RecordError,
+    StrPath,
+    appearing,
+    json_bytes,
+    make_directory,
+    read_json,
+    rename_if_free,
+    write_atomically,
+)
 
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
 """In place of the id of a job that was never submitted, because the command that would have was killed."""
+
+KEPT = 7 * 24 * 3600.0
+"""Seconds that a queue is kept after its end."""
 
 
 @dataclass(frozen=True)
@@ -145,3 +159,31 @@ def all_queues(runs_dir: StrPath) -> list[Queue]:
         with contextlib.suppress(RecordError):
             found.append(load(path))
     return sorted((queue for queue in found if queue), key=lambda queue: (queue.created, queue.token))
+
+
+def remove_old(runs_dir: StrPath) -> None:
+    """Deletes the queues that ended more than a week ago, so that looking at all of them stays cheap.
+
+    No state of a run is another afterwards: a queue stays as long as it tells why a run has no results, by what
+    Slurm said of its job or because it was cancelled. Call it in a `turn`.
+    """
+    for queue in all_queues(runs_dir):
+        with contextlib.suppress(RecordError):  # damaged, or another user's
+            if _is_old(queue) and not _explains(queue):
+                # out of sight at once, and deleted later where this process is killed before it has
+                hidden = make_directory(queue.path.parent / STAGING) / queue.token
+                rename_if_free(queue.path, hidden)
+                shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_old(queue: Queue) -> bool:
+    if (ended := queue.ended) is not None:
+        return seconds_since(ended["ended"]) > KEPT
+    # a local one whose process was killed has nobody to end it; one of Slurm ends when its jobs are seen to have
+    return queue.kind == "local" and seconds_since(queue.created) > KEPT and queue.holder() is None
+
+
+def _explains(queue: Queue) -> bool:
+    explained = {*(queue.ended or {}).get("reasons", ()), *queue.cancelled()}
+    places = [queue.runs_dir / (FORCED if run.forced else "") / run.run_id for run in queue.runs]
+    return any(p.name in explained and p.is_dir() and not (p / "results.json").is_file() for p in places)

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from test_files import in_python
 
 from vlae.attempts import FORCED, new_claim
 from vlae.launching import queues
@@ -105,8 +106,6 @@ def test_a_damaged_queue_stops_no_removal(queue, tmp_path):
 
 
 def test_killed_at_any_step_a_removal_leaves_a_whole_queue_or_none(tmp_path):
-    from test_files import in_python
-
     script = """
         from pathlib import Path
         from killing import killed_at_every_step

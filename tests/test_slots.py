@@ -132,7 +132,7 @@ def test_where_nvidia_smi_names_none_there_are_none(nvidia_smi, text, exit_statu
 def test_a_lost_gpu_is_none_and_the_others_go_by_their_names(nvidia_smi):
     """Whether CUDA counts the lost one is not known."""
     lost = "Unable to determine the device handle for GPU 0000:0C:00.0: GPU is lost.  Reboot the system to recover\n"
-    nvidia_smi(TWO_GPUS.replace(TWO_GPUS.splitlines()[0] + "\n", lost))
+    nvidia_smi(TWO_GPUS.replace(TWO_GPUS.splitlines()[0] + "\n", lost), 15)
     assert visible_gpus() == ["GPU-5a1c9f0e-1111-4b5e-9d7a-111111111111"]
 
 

@@ -70,7 +70,7 @@ def visible_gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return []
     listed = re.findall(r"^(?:GPU (\d+): |\s+MIG ).*\(UUID: (\S+)\)$", done.stdout, re.MULTILINE)

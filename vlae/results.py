@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlae.code import description
+from vlae.code import executed
 from vlae.config import Config
 from vlae.figures import figures
 from vlae.scoring import Scores
@@ -76,7 +76,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Enough to say why two results of one configuration differ in their last digits."""
     return {
         "vlae": version("vlae"),
-        "code": description(),
+        "code": executed(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device_name(device),

@@ -1,6 +1,7 @@
 """``vlae status``, ``vlae logs`` and ``vlae cancel``: what they show of runs in every state, and do to them."""
 
 import json
+import math
 import re
 import signal
 import sys
@@ -162,6 +163,11 @@ def test_markup_is_printed_as_it_is(vlae, run, tmp_path):
     (tmp_path / "b" / "attempts" / "1" / "log.txt").write_text("[red] [/]\n")
     assert vlae("logs", "b")[1] == "[red] [/]\n"
     assert "1 run," in vlae("status", "b")[1]
+
+
+def test_a_figure_that_is_not_finite_is_said(vlae, run):
+    run("a", state="interrupted", progress={"epoch": 3, "epochs": 60, "elbo": math.nan})
+    assert rows(vlae("status")[1])[0][2] == "epoch 3/60, ELBO not finite"
 
 
 def test_a_silent_run_is_doubtful(vlae, run):

@@ -112,3 +112,11 @@ def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:
     """What a run is doing, how much of it is done, and of how much: epochs of training, or images."""
     name = "epoch" if "epochs" in progress else "image"
     return progress.get("doing", name), progress.get(name, 0), progress.get(f"{name}s", 0)
+
+
+def elbo_of(progress: Mapping[str, Any]) -> str:
+    """``ELBO -101.23``; nothing where none is known yet. A record holds null for what is NaN or infinite."""
+    if "elbo" not in progress:
+        return ""
+    elbo = progress["elbo"]
+    return "ELBO not finite" if elbo is None else f"ELBO {elbo:.2f}"

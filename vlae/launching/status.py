@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlae import record
-from vlae.console import counted, duration, position
+from vlae.console import counted, duration, elbo_of, position
 from vlae.files import RecordError, StrPath
 from vlae.launching import sweeps
 from vlae.launching.states import STATES, Observer, State
@@ -94,8 +94,7 @@ def _progress(state: State) -> str:
     if state.state in ("done", "new") or not state.progress:
         return ""
     what, done, total = position(state.progress)
-    figures = f", ELBO {state.progress['elbo']:.2f}" if "elbo" in state.progress else ""
-    return f"{what} {done:g}/{total:g}{figures}"
+    return ", ".join(filter(None, [f"{what} {done:g}/{total:g}", elbo_of(state.progress)]))
 
 
 def _state(state: State) -> str:

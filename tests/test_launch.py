@@ -123,7 +123,7 @@ def test_code_and_runs_are_frozen_and_the_sweep_is_remembered_before_anything_is
 def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, launcher, runs, tmp_path, capsys):
     launch(jobs(), launcher, "s")
     for run in runs():
-        run.write_results({})
+        run.write_results({"test": {"elbo": -1.0}})
     launcher.queues[0].end("ended")
     launcher.calls.clear()
     assert launch(jobs(), launcher, "t") == 0
@@ -140,7 +140,7 @@ def test_failed_runs_are_an_exit_status_and_a_hint_and_start_again_when_asked_fo
     launch(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     done, failed = runs()
-    done.write_results({})
+    done.write_results({"test": {"elbo": -1.0}})
     failed.write_status(state="failed", attempt=1, reason="exception", message="ValueError: [red] [/]")
     launcher.calls.clear()
     capsys.readouterr()
@@ -304,7 +304,7 @@ def attempt(run, state):
     run.write_status(state=state, attempt=made.number)
     made.directory.joinpath("ended.json").write_text("{}")
     if state == "done":
-        run.write_results({})
+        run.write_results({"test": {"elbo": -1.0}})
 
 
 @pytest.mark.parametrize("state", ["failed", "done"])

@@ -38,7 +38,7 @@ def directory_of(run):
 
 
 def finish(run, **cost):
-    directory_of(run).write_results({"run_id": run.run_id, "cost": cost})
+    directory_of(run).write_results({"run_id": run.run_id, "test": {"elbo": -1.0}, "cost": cost})
 
 
 def test_what_is_done_running_or_failed_does_not_start_and_what_is_interrupted_does(planned):
@@ -132,6 +132,24 @@ def test_an_edited_run_is_told_and_stops_no_other(planned):
     assert (edited.state.state, edited.state.reason, edited.starts) == ("failed", "unreadable record", False)
     assert "edited by hand" in edited.state.message
     assert [other.starts for other in others] == [True, True]
+
+
+@pytest.mark.parametrize("words", [(), ("retry=true",)])
+def test_a_result_that_is_none_is_a_failure_that_is_told_and_left_alone(planned, words):
+    new = planned().runs
+    finish(new[1])
+    for run, content in ((new[0], "{}"), (new[1], '{"test": {"elbo": -1.0}, "cost": []}')):
+        directory_of(run).path.joinpath("results.json").write_text(content)
+    found = planned(*words)
+    damaged, done, _ = found.runs
+    assert (damaged.state.state, damaged.state.reason, damaged.starts) == (
+        "failed",
+        "unreadable record",
+        False,
+    )
+    assert "results.json holds no figures" in damaged.state.message
+    assert (done.state.state, estimated_seconds(found)) == ("done", None)
+    assert damaged.path.joinpath("results.json").read_text() == "{}"
 
 
 def test_labels_are_what_distinguishes_runs():

@@ -44,7 +44,7 @@ def run(tmp_path):
     def make(name, **status):
         directory = RunDirectory.create(tmp_path, name, {"name": name})
         if status.get("state") == "done":
-            directory.write_results({})
+            directory.write_results({"test": {"elbo": -1.0}})
         if status:
             directory.write_status(attempt=1, **status)
         return directory
@@ -137,6 +137,18 @@ def test_a_folder_without_runs_has_none(vlae):
     status, out, err = vlae("status")
     assert (status, err) == (0, "")
     assert "0 runs" in out
+
+
+def test_a_result_that_is_none_is_a_failure_and_show_says_why(vlae, run):
+    file = run("a", state="done").path / "results.json"
+    for content in ("{}", "[1]", '{"test": {}}'):
+        file.write_text(content)
+        status, out, _ = vlae("status")
+        assert (status, rows(out)[0][1].startswith("failed (unreadable record: ")) == (0, True)
+        status, out, err = vlae("show", "a")
+        assert (status, out) == (2, "")
+        assert re.fullmatch(rf"vlae: {re.escape(str(file))} holds no [^\n]*\n", err)
+        assert file.read_text() == content
 
 
 def test_the_table_has_a_limit_and_all_shows_every_run(vlae, run):
@@ -260,7 +272,7 @@ def test_a_log_is_followed_until_the_run_ends(run, follow, state):
 
     def last():
         append(attempt, "3\n")
-        directory.write_results({}) if state == "done" else end(directory, 1, state)
+        directory.write_results({"test": {"elbo": -1.0}}) if state == "done" else end(directory, 1, state)
 
     assert follow(directory, lambda: append(attempt, "2\n"), last) == "1\n2\n3\n"
 
@@ -283,7 +295,7 @@ def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, f
     def second():
         append(attempts[0], "late\n")
         attempts.append(begin(directory, "2\n"))
-        directory.write_results({})
+        directory.write_results({"test": {"elbo": -1.0}})
 
     assert follow(directory, first, preempted, second) == "1\nsaved\nlate\n2\n"
 
@@ -337,7 +349,7 @@ def test_a_run_that_is_done_anew_can_be_cancelled(vlae, run, queue, tmp_path):
 def test_a_run_without_a_queue_is_asked_itself(vlae, run, monkeypatch, tmp_path, anew):
     directory = run("a")
     if anew:
-        directory.write_results({})
+        directory.write_results({"test": {"elbo": -1.0}})
         directory = RunDirectory.create(tmp_path / FORCED, "a", {})
     directory.claim()
     sent = []

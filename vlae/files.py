@@ -131,8 +131,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if (content := read_bytes(path)) is None:
         return None
     try:
-        return dict(json.loads(content))
-    except (ValueError, TypeError) as error:
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise TypeError(f"but a {type(found).__name__}")
+        return found
+    except (ValueError, TypeError, RecursionError) as error:
         reason = "changed by hand, or a defective disk"
         raise RecordError(f"{path} holds no JSON object ({error}): {reason}") from error
 

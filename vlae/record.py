@@ -44,6 +44,7 @@ from vlae.files import (
 from vlae.forced import put_in_place, recover, recover_all
 from vlae.identity import OF_A_COMMAND
 from vlae.identity import run_id as run_id_of
+from vlae.problems import shown
 
 __all__ = [
     "Attempt",
@@ -133,7 +134,14 @@ class RunDirectory:
         return config
 
     def results(self) -> dict[str, Any] | None:
-        return read_json(self.path / "results.json")
+        """None where there are none yet. RecordError where results.json holds no figures: it proves nothing."""
+        results = read_json(self.path / "results.json")
+        if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
+            raise RecordError(
+                f"{self.path / 'results.json'} holds no figures of a run: expected them under the key test, came "
+                f"{shown(results)}. It was changed by hand; move it away, and the same command goes on with the run"
+            )
+        return results
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Last of all: from this moment the run is done."""
@@ -142,9 +150,12 @@ class RunDirectory:
     # --- state
 
     def status(self) -> dict[str, Any]:
-        """status.json, put right: done only with results, running only while the process that holds it lives."""
+        """status.json, put right: done only with results, running only while the process that holds it lives.
+
+        RecordError: it, or results.json, is none.
+        """
         status = self._recorded_status()
-        if self.path.joinpath("results.json").is_file():
+        if self.results() is not None:
             return status | {"state": "done", "reason": None, "message": None}
         if status["state"] == "done":
             return status | {

@@ -163,8 +163,8 @@ def estimated_seconds(plan: Plan) -> float | None:
     for run in plan.runs:
         if run.state.state != "done" or run.starts:
             continue
-        cost = (record.RunDirectory(run.path).results() or {}).get("cost", {})
-        seconds = cost.get("train_seconds"), cost.get("evaluate_seconds")
+        results = record.RunDirectory(run.path).results() or {}
+        seconds = get(results, "cost.train_seconds"), get(results, "cost.evaluate_seconds")
         if all(isinstance(part, int | float) for part in seconds):
             known.setdefault(_kind(run), []).append(sum(seconds))
     every = [seconds for some in known.values() for seconds in some]

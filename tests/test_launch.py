@@ -1,5 +1,6 @@
 """A launch by a launcher that only notes what it is given: what is started, what is left on disk, what is said."""
 
+import contextlib
 import copy
 import re
 import sys
@@ -163,7 +164,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(jobs, launcher, tmp_path, c
     assert f"{name or 'sweep-'}" in out
     assert "2 runs, 2 new; would start 2" in out
     for seed in (0, 1):
-        assert re.search(rf"vae-\S+ *│ seed={seed} *│ new *│ starts", out)
+        assert re.search(rf"vae-\S+  seed={seed}  new +starts", out)
 
 
 def test_a_dry_run_tells_of_what_would_be_refused(jobs, tmp_path):
@@ -248,6 +249,31 @@ def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again
     assert launch(jobs(), launcher, "s") == 0
     assert launcher.calls == ["check", "prepare", "execute"]
     assert orphan.ended["state"] == "never submitted"
+
+
+def test_runs_that_are_cancelled_while_a_launch_waits_for_its_turn_start_by_the_next_command_alone(
+    jobs, launcher, runs, capsys, monkeypatch
+):
+    module = sys.modules["vlae.launching.launch"]
+
+    @contextlib.contextmanager
+    def turn_after_a_cancelled_launch(runs_dir, waiting):
+        monkeypatch.undo()
+        launch(jobs(), launcher, "s")
+        (queue,) = launcher.queues
+        queue.cancel([queue.runs[0].run_id])
+        queue.end("ended")
+        with turn(runs_dir, waiting) as ours:
+            yield ours
+
+    monkeypatch.setattr(module, "turn", turn_after_a_cancelled_launch)
+    assert launch(jobs(), launcher, "s") == 0
+    cancelled, other = runs()
+    assert [run.run_id for run in launcher.queues[1].runs] == [other.path.name]
+    launcher.queues[1].end("ended")
+    assert "1 run cancelled while this command waited: give it again to start them" in capsys.readouterr().err
+    assert launch(jobs(), launcher, "s") == 0
+    assert [run.run_id for run in launcher.queues[2].runs] == [cancelled.path.name, other.path.name]
 
 
 # --- the command --------------------------------------------------------------------------------------------------

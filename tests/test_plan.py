@@ -103,6 +103,27 @@ def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
+    common = [*TINY[1:], f"runs_dir={tmp_path}", "evaluate.num_samples=0"]
+    jobs = [
+        [f"model={m}", *extra, *common] for m, extra in (("vae", ["seed=x"]), ("hf", ["seed=y"]), ("iaf", []))
+    ]
+    with pytest.raises(config.ConfigError) as caught:
+        Jobs(jobs, config.compose, "mine.yaml")
+    assert caught.value.problems == [
+        "seed: expected a whole number, came 'x' [mine.yaml: model=vae seed=x]",
+        "evaluate.num_samples: expected 1 or more, came 0 [mine.yaml: all of its 3 runs]",
+        "seed: expected a whole number, came 'y' [mine.yaml: model=hf seed=y]",
+    ]
+    jobs = [[f"model={model}", "model.num_steps=2", *common[:-1]] for model in ("hf", "savae", "vae")]
+    with pytest.raises(config.ConfigError) as caught:  # which shows only with the targets
+        check(plan(Jobs(jobs, config.compose, "mine.yaml")), here=True)
+    assert [problem.partition(" [")[2] for problem in caught.value.problems] == [
+        "mine.yaml: model=hf]",
+        "mine.yaml: model=vae]",
+    ]
+
+
 def test_a_launch_has_one_runs_dir(tmp_path):
     jobs = [[*TINY, f"runs_dir={tmp_path / name}"] for name in "ab"]
     with pytest.raises(config.ConfigError, match="runs_dir: expected one value"):

@@ -65,8 +65,8 @@ def queue(tmp_path):
 
 def rows(out):
     """The cells of the table below its heading."""
-    lines = [line for line in out.splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    lines = re.split(r"\n(?:\.\.\. and |what is said|\S+: \d+ runs?,)", out)[0].splitlines()
+    return [["" if cell == "-" else cell for cell in re.split(r"\s{2,}", line)] for line in lines]
 
 
 # --- status -------------------------------------------------------------------------------------------------------
@@ -136,7 +136,11 @@ def test_an_unknown_name_is_one_message_with_what_there_is(vlae, run, tmp_path):
 def test_a_folder_without_runs_has_none(vlae):
     status, out, err = vlae("status")
     assert (status, err) == (0, "")
-    assert "0 runs" in out
+    assert re.fullmatch(r"no runs in .* yet: python launch\.py starts them\n", out)
+    for word in ("status", "show", "logs", "cancel"):
+        status, out, err = vlae(word, "smoke")
+        assert (status, out) == (2, "")
+        assert re.fullmatch(r"vlae: no .*run 'smoke' in .*, which has no runs yet\n", err)
 
 
 def test_a_result_that_is_none_is_a_failure_and_show_says_why(vlae, run):
@@ -228,11 +232,30 @@ def end(directory, number, state):
 
 def test_the_log_is_that_of_the_last_attempt(vlae, run):
     directory = run("a")
-    assert vlae("logs", "a")[:2] == (0, "a was never started\n")
+    assert vlae("logs", "a")[:2] == (0, "a was never started: the command that made it starts it\n")
     begin(directory, "first\n", "interrupted")
     begin(directory, "second ±\n", "failed")
     assert vlae("logs", "a")[:2] == (0, "second ±\n")
     assert vlae("logs", "b")[0] == 2
+
+
+def test_a_run_that_waits_has_no_log_yet_and_it_is_said_how_to_wait_for_it(vlae, run, queue):
+    run("a")
+    queue("a")
+    status, out, _ = vlae("logs", "a")
+    assert (status, "`vlae logs a -f` waits with it" in out) == (0, True)
+
+
+def test_the_logs_of_a_sweep_are_those_of_its_runs(vlae, run, tmp_path):
+    labels = {f"run-{i:02}": f"seed={i}" for i in range(12)}
+    run("run-00")
+    sweeps.remember(tmp_path, "smoke", labels, [])
+    for words in (("logs", "smoke"), ("logs", "smoke", "-f")):
+        status, out, err = vlae(*words)
+        assert (status, out) == (2, "")
+        assert err.startswith("vlae: 'smoke' is a sweep of 12 runs, each with a log of its own:\n")
+        assert "\n  vlae logs run-03  seed=3\n" in err
+        assert err.endswith("\n  ...\n")
 
 
 class Clock:
@@ -303,7 +326,7 @@ def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, f
 def test_nothing_is_waited_for_where_a_run_waits_nowhere(run, queue, follow):
     directory = run("a")
     waiting = queue("a")
-    assert follow(directory, lambda: None, lambda: waiting.end("ended")) == "a was never started\n"
+    assert follow(directory, lambda: None, lambda: waiting.end("ended")).startswith("a was never started")
     begin(directory, "1\n", "interrupted")
     assert follow(directory) == "1\n"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlae import config, record
 from vlae.attempts import FORCED, last_number
 from vlae.console import Reporter
+from vlae.files import check_writable
 from vlae.interruption import Interrupted, Interruption
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
         reporter.line(f"done: {directory.path}")
         reporter.result(results, directory.path)
         return results
+    check_writable(runs_dir)
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
     from vlae.trained import prepare
 

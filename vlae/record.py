@@ -300,6 +300,7 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
             f"{directories[0]} is not a run: it has no config.yaml (looked in {folder} for others)"
         )
     where = f"no run {name!r} in {folder}" if folder.is_dir() else f"no run {name!r}: no directory {folder}"
+    where += ", which has no runs yet" if folder.is_dir() and not names else ""
     near = [each for each in names if prefix in each][:5] or difflib.get_close_matches(prefix, names, 5, 0.5)
     raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
 

@@ -40,10 +40,11 @@ def version_line() -> str:
     return ", ".join(parts)
 
 
-def _tell_version(asked: bool) -> None:
+def _tell_version(asked: bool) -> bool:
     if asked:
         typer.echo(version_line())
         raise typer.Exit
+    return asked
 
 
 @app.callback()

@@ -289,7 +289,7 @@ def test_everything_that_is_wrong_is_said_at_once():
 
 
 def test_a_file_of_too_many_runs_is_refused_with_its_axes_before_it_is_expanded():
-    axes = "{seed: [%s], trainer.epochs: [%s]}" % (",".join(map(str, range(1000))), ",".join("9" * 101))
+    axes = json.dumps({"seed": list(range(1000)), "trainer.epochs": list(range(101))})
     [problem] = problems_of(f"grids: [{axes}, {{model: vae}}]")
     assert problem == (
         "mine.yaml: expected at most 100,000 runs, came 101,001 (seed: 1,000, trainer.epochs: 101)"

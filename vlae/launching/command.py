@@ -36,8 +36,8 @@ def launch_sweep(
         launcher, problems = None, error.problems
     compose = Composer(lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen))
     with contextlib.suppress(config.ConfigError):  # all problems of all runs are told below
-        first = compose(overrides[0]) if overrides else {"dry_run": True}
-        if not first["dry_run"]:
+        first = compose(overrides[0]) if overrides else None
+        if first is not None and not first["dry_run"]:
             check_writable(Path(first["runs_dir"]).expanduser())
     if len(overrides) > MANY:
         Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")

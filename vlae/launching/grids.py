@@ -87,11 +87,8 @@ def read(file: Path) -> list[list[str]]:
         raise ConfigError(Problem(f"{file.name}: {problem.key}", problem.text) for problem in problems)
     common, grids = _axes(content.get("common", {})), content.get("grids", [{}])
     sizes = [math.prod(len(axis) for axis in [*_axes(grid), *common]) for grid in grids]
-    axes = {
-        key: len(_axes({key: value})[0])
-        for grid in [*grids, content.get("common", {})]
-        for key, value in grid.items()
-    }
+    keys = {key: value for grid in [*grids, content.get("common", {})] for key, value in grid.items()}
+    axes = {key: math.prod(map(len, _axes({key: value}))) for key, value in keys.items()}
     refuse_too_many(sum(sizes), file.name, axes)
     return [
         list(itertools.chain.from_iterable(choice))

@@ -279,10 +279,16 @@ def test_the_version_names_the_code(tmp_path, words):
     )
 
 
-@pytest.mark.parametrize("words", [[str(LAUNCH)], ["-c", "from vlae.cli import main; main()", "status"]])
-def test_a_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path, words):
-    first = "hydra" if words[0] == str(LAUNCH) else "typer"
-    (tmp_path / f"{first}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("hydra", [str(LAUNCH)]),
+        ("typer", ["-c", "from vlae.cli import main; main()", "status"]),
+        ("torch", ["-c", "from vlae.cli import main; main()", "sample", "vae"]),
+    ],
+)
+def test_a_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path, library, words):
+    (tmp_path / f"{library}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),

@@ -219,8 +219,11 @@ def main() -> None:
     """The console script: what a user can put right is one message, not a traceback."""
     print_anywhere()
     try:
-        with stopped_in_one_line():
-            app()
+        app()
+    except SystemExit as end:  # typer takes a Ctrl-C without a word
+        if end.code == 130:
+            print("vlae: stopped", file=sys.stderr)
+        raise
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from vlae.interruption import Interrupted, stopped_in_one_line
 
-from vlae import record
-from vlae.errors import UserError
-from vlae.files import print_anywhere
-from vlae.interruption import Interrupted
+with stopped_in_one_line():
+    import typer
+
+    from vlae import record
+    from vlae.errors import UserError
+    from vlae.files import print_anywhere
 
 app = typer.Typer(
     add_completion=False,
@@ -23,6 +25,35 @@ Run = Annotated[
 ]
 RunsDir = Annotated[str, typer.Option(help="Where run directories are.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def version_line() -> str:
+    """``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
+    from importlib.metadata import version
+
+    from vlae.code import description
+
+    code = description()
+    parts = [f"vlae {version('vlae')}", f"code {code['hash']}"]
+    if code["commit"]:
+        parts += [f"commit {code['commit'][:12]}", *(["changed since"] if code["changed"] else [])]
+    return ", ".join(parts)
+
+
+def _tell_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(version_line())
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show version and code.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -56,9 +87,9 @@ def status(
     """
     import time
 
-    from rich.console import Console
     from rich.live import Live
 
+    from vlae.console import standard_output
     from vlae.launching.states import Observer
     from vlae.launching.status import chosen, states_of, view
 
@@ -70,7 +101,7 @@ def status(
         return view(title, labels, states, observer.warning, every=every), over
 
     seen, over = look()
-    console = Console(highlight=False)
+    console = standard_output()
     if not watch or not console.is_terminal:
         console.print(seen)
         return
@@ -90,10 +121,10 @@ def logs(
     """Print what the last attempt of a run has told, its traceback included."""
     from functools import partial
 
-    from vlae.launching.logs import follow_log, print_log
+    from vlae.launching.logs import follow_log, print_log, run_of
 
     tell = partial(print, end="", flush=True)
-    (follow_log if follow else print_log)(record.find(runs_dir, run), tell)
+    (follow_log if follow else print_log)(run_of(runs_dir, run), tell)
 
 
 @app.command()
@@ -189,6 +220,10 @@ def main() -> None:
     print_anywhere()
     try:
         app()
+    except SystemExit as end:  # typer takes a Ctrl-C without a word
+        if end.code == 130:
+            print("vlae: stopped", file=sys.stderr)
+        raise
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

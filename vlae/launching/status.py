@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from vlae import record
-from vlae.console import counted, duration, position
+from vlae.console import Listing, counted, duration, elbo_of, position
 from vlae.files import RecordError, StrPath
 from vlae.launching import sweeps
 from vlae.launching.states import STATES, Observer, State
@@ -42,6 +41,8 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
     if found:
         return name, found
     known = sweeps.names(folder)
+    if not known and not record.run_names(folder):
+        raise RecordError(f"no sweep and no run {name!r} in {folder}, which has no runs yet")
     near = did_you_mean(name, known)
     raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")
 
@@ -61,25 +62,24 @@ def view(
     every: bool = False,
 ) -> Group:
     """The table, at most ROWS of it, those first that ask for attention; and the totals."""
-    table = Table(title_justify="left")
-    table.add_column("run", no_wrap=True)
-    for name in ("state", "progress", "where"):
-        table.add_column(name, overflow="fold")
     ordered = sorted(states, key=lambda state: ORDER.index(state.state))
     shown = ordered if every else ordered[:ROWS]
-    for state in shown:
-        table.add_row(
+    rows = [
+        [
             Text(labels.get(state.run_id) or state.run_id),
             Text(_state(state), style=STYLES.get(state.state, "")),
             Text(_progress(state)),
             Text(state.where),
-        )
-    parts: list[RenderableType] = [table] if states else []
+        ]
+        for state in shown
+    ]
+    parts: list[RenderableType] = [Listing(("run", "state", "progress", "where"), rows)] if states else []
     if len(shown) < len(ordered):
         parts.append(Text(f"... and {len(ordered) - len(shown)} more: --all shows them"))
     if warning:
         parts.append(Text(f"what is said of Slurm's jobs may be out of date: {warning}", style="yellow"))
-    return Group(*parts, Text(totals(title, states), style="bold"))
+    last = totals(title, states) if states else f"no runs in {title} yet: python launch.py starts them"
+    return Group(*parts, Text(last, style="bold"))
 
 
 def totals(title: str, states: Sequence[State]) -> str:
@@ -94,8 +94,7 @@ def _progress(state: State) -> str:
     if state.state in ("done", "new") or not state.progress:
         return ""
     what, done, total = position(state.progress)
-    figures = f", ELBO {state.progress['elbo']:.2f}" if "elbo" in state.progress else ""
-    return f"{what} {done:g}/{total:g}{figures}"
+    return ", ".join(filter(None, [f"{what} {done:g}/{total:g}", elbo_of(state.progress)]))
 
 
 def _state(state: State) -> str:

@@ -360,6 +360,16 @@ def test_a_run_is_cancelled_wherever_it_may_wait(vlae, run, queue, tmp_path):
     assert (dead.cancelled(), living.cancelled()) == ({"a"}, {"a"})
 
 
+def test_of_a_run_that_is_done_anew_it_is_shown_how_that_gets_on(vlae, run, queue, tmp_path):
+    run("a", state="done")
+    RunDirectory.create(tmp_path / ".forced", "a", {"name": "a"}).write_status(
+        state="failed", attempt=1, reason="exception", message="ValueError: x"
+    )
+    out = vlae("status")[1]
+    assert "failed anew (exception: ValueError: x)" in out
+    assert "1 failed" in out
+
+
 def test_runs_that_are_over_or_new_are_not_cancelled(vlae, run, queue):
     run("a", state="done")
     run("b", state="failed", reason="exception")

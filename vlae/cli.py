@@ -77,7 +77,7 @@ def status(
     name: Annotated[
         str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every run, however many they are.")] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
@@ -93,22 +93,24 @@ def status(
     from vlae.launching.states import Observer
     from vlae.launching.status import chosen, states_of, view
 
-    def look() -> tuple[Any, bool]:
+    def look() -> tuple[Any, float | None]:
+        """What there is to see, and after how many seconds it is worth another look."""
         title, labels = chosen(runs_dir, name)
         observer = Observer(runs_dir)
         states = states_of(runs_dir, list(labels), observer)
-        over = not any(state.state in ("queued", "running") for state in states)
-        return view(title, labels, states, observer.warning, every=every), over
+        goes_on = any(state.state in ("queued", "running") for state in states)
+        pause = (15.0 if observer.asks_slurm else 2.0) if goes_on else None
+        return view(title, labels, states, observer.warning, every=every), pause
 
-    seen, over = look()
+    seen, pause = look()
     console = standard_output()
     if not watch or not console.is_terminal:
         console.print(seen)
         return
     with Live(seen, console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while not over:
-            time.sleep(2)
-            seen, over = look()
+        while pause is not None:
+            time.sleep(pause)
+            seen, pause = look()
             live.update(seen, refresh=True)
 
 

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vlae import record
+from vlae.attempts import FORCED
 from vlae.console import Listing, counted, duration, elbo_of, position
 from vlae.files import RecordError, StrPath
 from vlae.launching import sweeps
@@ -48,9 +49,15 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
 
 
 def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:
-    """In their order."""
+    """In their order; of runs that are being done anew, how that gets on."""
     observer = observer or Observer(runs_dir)
-    return [observer.state(observer.runs_dir / run_id) for run_id in run_ids]
+    anew = set(record.run_names(observer.runs_dir / FORCED))
+    return [
+        observer.state(observer.runs_dir / FORCED / run_id, forced=True)
+        if run_id in anew
+        else observer.state(observer.runs_dir / run_id)
+        for run_id in run_ids
+    ]
 
 
 def view(
@@ -98,9 +105,10 @@ def _progress(state: State) -> str:
 
 
 def _state(state: State) -> str:
+    name = f"{state.state} anew" if state.path.parent.name == FORCED else state.state
     if state.state == "running" and state.heartbeat is not None:
-        text = f"running, seen {duration(state.heartbeat)} ago"
+        text = f"{name}, seen {duration(state.heartbeat)} ago"
         return text + (" (silent)" if state.heartbeat > SILENT else "")
     reasons = [state.reason, state.message if state.state == "failed" else ""]
     said = ": ".join(filter(None, reasons))
-    return f"{state.state} ({said})" if said else state.state
+    return f"{name} ({said})" if said else name

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -64,10 +65,34 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
 
 def run_id(container: dict[str, Any]) -> str:
     """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration."""
-    text = json.dumps(scientific(container), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return id_of(container, scientific(container))
+
+
+def id_of(container: dict[str, Any], kept: dict[str, Any]) -> str:
+    """The id of a configuration of which ``kept`` is the scientific part."""
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
     names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return "-".join([*names, f"s{_canonical(container['seed'])}", digest])
+
+
+def settings(container: dict[str, Any]) -> dict[str, Any]:
+    """All scientific keys, dotted, with their values: numbers in one spelling, lists as texts such as ``[500, 500]``.
+
+    Laws: configurations of one id have the same settings; those of a part of the sections are a part of all.
+    """
+    full = with_added_fields(container)
+    for key in OPERATIONAL:
+        _drop(full, key)
+    return dict(_leaves(_canonical(full)))
+
+
+def _leaves(section: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", json.dumps(value) if isinstance(value, list) else value
 
 
 def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:

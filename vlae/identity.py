@@ -58,7 +58,7 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():
-        if _text(get(kept, key)) == _text(default):
+        if (value := get(kept, key)) is not MISSING and _text(value) == _text(default):
             _drop(kept, key)
     return {**_canonical(kept), "schema": SCHEMA_VERSION}
 

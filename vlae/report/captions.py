@@ -7,7 +7,7 @@ from vlae.report.cells import Cell
 from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import COMMON, OWN, array_of, direction
 from vlae.report.groups import Groups, differing
-from vlae.report.keys import spelled
+from vlae.report.keys import word
 from vlae.report.published import CAVEATS, published
 from vlae.report.significance import LEVEL
 from vlae.summary import MANY_UNRELIABLE, MARK
@@ -20,12 +20,8 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     """``runs``: those whose figures are in the table."""
     if not runs:
         return f"{described(metric)}. No run has it yet."
-    parts = [
-        described(metric),
-        _spread(cells),
-        f"{counted(len(runs), 'run')}, {_seeds(runs)}, {_samples(runs, metric)}",
-    ]
-    return ". ".join([*filter(None, parts), *_bold(metric, cells), _code(runs)]) + "."
+    of = ", ".join(filter(None, [counted(len(runs), "run"), _seeds(runs), _samples(runs, metric)]))
+    return ". ".join([described(metric), _spread(cells), of, *_bold(cells), _code(runs)]) + "."
 
 
 def described(metric: str) -> str:
@@ -80,7 +76,7 @@ def _values(runs: Sequence[Run], key: str) -> str:
     )
 
 
-def _bold(metric: str, cells: Sequence[Cell]) -> list[str]:
+def _bold(cells: Sequence[Cell]) -> list[str]:
     if not any(cell.best for cell in cells):
         return []
     over = list(dict.fromkeys(cell.paired_over for cell in cells if cell.paired_over))
@@ -155,9 +151,7 @@ def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]
             continue
         for key in differing(firsts):
             if not key.startswith("model.") and key not in (*row_keys, *column_keys):
-                values.setdefault(key, {}).update(
-                    dict.fromkeys(spelled("", run.value(key))[3:] for run in firsts)
-                )
+                values.setdefault(key, {}).update(dict.fromkeys(word(run.value(key)) for run in firsts))
     if not values:
         return []
     listed = "; ".join(f"{key} ({', '.join(each)})" for key, each in values.items())

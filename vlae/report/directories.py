@@ -22,6 +22,7 @@ from vlae.report.index import Entry, Index, stamp_of
 
 _SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)
 """Where a section of a frozen config begins: what belongs to one is indented, or an entry of a list."""
+_SEED = re.compile(r"seed: (0|[1-9][0-9]*)\n")
 _ID = re.compile(r"(?P<model>[^-]+)-(?P<dataset>[^-]+)-(?P<output_dist>[^-]+)-s(?P<seed>\d+)-[0-9a-f]{10}")
 
 
@@ -52,36 +53,36 @@ class RunDirectories:
                     continue
                 if settled:
                     index.put(name, stamp, entry)
-            yield _row(Path(place), label, entry, observer)
+            yield _row(place, name, label, entry, observer)
         if self._all:
             index.keep(set(labels))
         index.save()
 
 
-def _row(place: Path, label: str, entry: Entry, observer: Observer) -> Run | LeftOut:
-    if place.name != entry.run_id:
-        return LeftOut(place.name, f"it is a copy of {entry.run_id}, or was renamed")
+def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) -> Run | LeftOut:
+    if name != entry.run_id:
+        return LeftOut(name, f"it is a copy of {entry.run_id}, or was renamed")
     if entry.figures is not None:
-        images = PerImage(place / "test_log_likelihood.npz")
+        images = PerImage(f"{place}/test_log_likelihood.npz")
         return Run(entry.run_id, label, entry.settings, "done", "", entry.figures, images)
-    state = observer.state(place)
+    state = observer.state(Path(place))
     if state.reason == UNREADABLE:
-        return LeftOut(place.name, state.message)
+        return LeftOut(name, state.message)
     if state.state == "done":  # since its files were looked at
-        return LeftOut(place.name, "it has ended in this moment")
+        return LeftOut(name, "it has ended in this moment")
     return Run(entry.run_id, label, entry.settings, state.state, state.reason)
 
 
 class PerImage:
     """Arrays with an entry a test image, read when they are asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
 
     def __call__(self, name: str) -> np.ndarray | None:
         """None: there is no such array, or it cannot be read."""
         try:
-            content = read_bytes(self.path)
+            content = read_bytes(Path(self.path))
             if content is None:
                 return None
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -137,6 +138,9 @@ class Reader:
 
     def _section(self, text: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """As it is, what of it makes the run's id, and its settings."""
+        if seed := _SEED.fullmatch(text):  # which each run may have another of
+            part = {"seed": int(seed[1])}
+            return part, part, part
         if text not in self._sections:
             part = yaml.load(text, yaml.CSafeLoader) or {}
             self._sections[text] = part, scientific(part), settings(part)

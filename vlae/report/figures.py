@@ -1,6 +1,6 @@
 """The figures of results.json under flat names that carry their unit, and what is known of each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from vlae.summary import doubtful
@@ -44,26 +44,27 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         proposals: Mapping[str, dict[str, Any]] = results["test"]["log_likelihood"]
-        found = dict(_leaves("test", {k: v for k, v in results["test"].items() if k != "log_likelihood"}))
+        found: dict[str, Any] = {}
+        _flatten("test", {k: v for k, v in results["test"].items() if k != "log_likelihood"}, found)
         for name, proposal in proposals.items():
             spelled = {OF_A_PROPOSAL.get(key, key): value for key, value in proposal.items()}
-            found.update(_leaves("test", spelled, f":{name}"))
+            _flatten("test", spelled, found, f":{name}")
             if name != "ais":
                 found[f"test/unreliable:{name}"] = doubtful(proposal)
         for name in ("validation", "cost", "environment"):
-            found.update(_leaves(name, results.get(name) or {}))
+            _flatten(name, results.get(name) or {}, found)
         return found | {f"train/{name}": results[name] for name in ("best_epoch", "epochs")}
     except (LookupError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"it does not hold the figures of a run of this version ({reason})") from error
 
 
-def _leaves(place: str, section: Mapping[str, Any], end: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any], end: str = "") -> None:
     for name, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(f"{place}/{name}", value, end)
+        if isinstance(value, dict):
+            _flatten(f"{place}/{name}", value, found, end)
         else:
-            yield f"{place}/{name}{'_nats' if name in NATS else ''}{end}", value
+            found[f"{place}/{name}{'_nats' if name in NATS else ''}{end}"] = value
 
 
 def array_of(figure: str) -> str | None:

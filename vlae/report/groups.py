@@ -1,11 +1,11 @@
 """Which runs share a cell: those that differ in their seed alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vlae.errors import UserError
-from vlae.problems import shown
 from vlae.report.collect import NEVER, Run, Runs
+from vlae.report.keys import word
 
 Values = tuple[Any, ...]
 Groups = dict[tuple[Values, Values], list[Run]]
@@ -27,7 +27,7 @@ def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> P
     for run in runs.runs:
         if run.state != NEVER:
             groups.setdefault(_place(run, row_keys, column_keys), []).append(run)
-    _refuse_mixed(groups, row_keys, column_keys)
+    _refuse_mixed(groups, row_keys)
     unplaced, launched = [], list(groups)
     for run in runs.runs:
         if run.state != NEVER:
@@ -52,25 +52,38 @@ def _fits(told: tuple[Values, Values], place: tuple[Values, Values]) -> bool:
     return all(t is None or t == p for t, p in zip(told[0] + told[1], place[0] + place[1], strict=True))
 
 
-def _refuse_mixed(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]) -> None:
+def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
     values: dict[str, dict[Any, None]] = {}
     for group in groups.values():
         for key in differing(group):
             values.setdefault(key, {}).update(dict.fromkeys(run.value(key) for run in group))
     if values:
-        lines = [f"  {key}: {_some(list(values[key]))}" for key in values]
-        key, first = next((key, next(iter(each))) for key, each in values.items())
-        rows = ",".join([*row_keys, *values])
+        telling = _telling_apart(groups.values())
+        condition = " and ".join(f"{key}={word(next(iter(values[key])))}" for key in telling)
         raise UserError(
             "runs that differ in more than their seed would share a cell; they differ in\n"
-            + "\n".join(lines)
-            + f"\nSay which are meant, such as --where {f'{key}={_word(first)}'!r}, or show them all: --rows {rows}"
+            + "".join(f"  {key}: {_some(list(values[key]))}\n" for key in values)
+            + f"say which are meant, such as --where {condition!r}, or give each a row: "
+            f"--rows {','.join([*row_keys, *telling])}"
         )
     for group in groups.values():
         seeds: dict[Any, Run] = {}
         for run in group:
             if (other := seeds.setdefault(run.value("seed"), run)) is not run:
                 raise UserError(f"two runs have the same settings and the same seed: {other.id}, {run.id}")
+
+
+def _telling_apart(groups: Iterable[Sequence[Run]]) -> list[str]:
+    """Keys that are enough to separate all settings that share a group."""
+    found: list[str] = []
+    while key := next((key for group in groups for key in differing(group)), None):
+        found.append(key)
+        parts: dict[tuple[int, Any], list[Run]] = {}
+        for number, group in enumerate(groups):
+            for run in group:
+                parts.setdefault((number, run.value(key)), []).append(run)
+        groups = list(parts.values())
+    return found
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -84,9 +97,5 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _some(values: Sequence[Any]) -> str:
-    texts = [_word(value) for value in values[:SHOWN]]
+    texts = [word(value) for value in values[:SHOWN]]
     return ", ".join(texts) + (f", ... ({len(values)} values)" if len(values) > SHOWN else "")
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else shown(value)

@@ -65,16 +65,16 @@ class Index:
     def _content(self) -> dict[str, Any]:
         """Keys and settings, which many runs share, are written once."""
         kinds: dict[tuple[str, ...], int] = {}
-        shared: dict[str, int] = {}
+        shared: dict[str, tuple[int, Mapping[str, Any]]] = {}
         runs = {}
         for name, (run_id, settings, figures) in self._entries.items():
-            rest = json.dumps({**settings, "seed": None})
+            rest = {**settings, "seed": None}
             of = kinds.setdefault(tuple(figures), len(kinds)) if figures is not None else None
             values = list(figures.values()) if figures is not None else None
             runs[name] = [
                 self._stamps[name],
                 run_id,
-                shared.setdefault(rest, len(shared)),
+                shared.setdefault(repr(rest), (len(shared), rest))[0],
                 settings["seed"],
                 of,
                 values,
@@ -82,7 +82,7 @@ class Index:
         return {
             "format": FORMAT,
             "kinds": [list(kind) for kind in kinds],
-            "settings": [json.loads(text) for text in shared],
+            "settings": [rest for _, rest in shared.values()],
             "runs": runs,
         }
 

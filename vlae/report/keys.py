@@ -45,7 +45,7 @@ def near(given: str, known: Iterable[str]) -> str:
     found = [key for key in known if given and given.lower() in key.lower()]
     found += difflib.get_close_matches(given, known, NEAR, 0.5)
     if found := list(dict.fromkeys(found))[:NEAR]:
-        return f"; near to it: {', '.join(found)}"
+        return f"; did you mean {' or '.join(found)}?"
     return f" (choices: {', '.join(known)})"
 
 
@@ -53,7 +53,12 @@ def spelled(key: str, value: Any) -> str:
     """``VLAE``, ``T = 4``, ``optimizer.lr = 0.001``."""
     if key.endswith(".name") and isinstance(value, str):
         return NAMES.get(value, value)
-    return f"{key} = {value if isinstance(value, str) else shown(value)}"
+    return f"{key} = {word(value)}"
+
+
+def word(value: Any) -> str:
+    """A value as it is written in a command."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def position(value: Any) -> tuple[int, Any]:

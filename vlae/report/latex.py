@@ -1,5 +1,8 @@
 """A table for LaTeX with booktabs: a file that compiles by itself, and that a paper takes in by \\input."""
 
+import re
+import unicodedata
+
 from jinja2 import Environment
 
 from vlae.report.layout import Layout, Text
@@ -9,7 +12,6 @@ _FILE = r"""
 % where the table shall be.
 \expandafter\ifx\csname @nodocument\endcsname\relax\else
 \documentclass{article}
-\usepackage[T1]{fontenc}
 \usepackage[margin=2cm]{geometry}
 \usepackage{booktabs}
 \begin{document}
@@ -17,7 +19,7 @@ _FILE = r"""
 \fi
 \begin{table}
 \centering
-\caption{<< told.caption | tex >>.}
+\caption{<< told.caption | tex >>}
 \begin{tabular}{l<< "r" * (told.header | length - 1) >>}
 \toprule
 << told.header | map("tex") | join(" & ") >> \\
@@ -27,24 +29,33 @@ _FILE = r"""
 <% endfor -%>
 \bottomrule
 \end{tabular}
+<%- if told.notes %>
+
+\medskip
+\begin{minipage}{\linewidth}
+\footnotesize
 <%- for mark, note in told.notes %>
-\par\smallskip{\footnotesize <% if mark %>\textsuperscript{<< mark | tex >>}~<% endif %><< note | tex >>.}
+<% if mark %>\textsuperscript{<< mark | tex >>}~<% endif %><< note | tex >>\par
 <%- endfor %>
+\end{minipage}
+<%- endif %>
 \end{table}
 \ifdefined\tableofitsown\expandafter\enddocument\fi
 """
+_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
+"""The sign of a number."""
 _SPELLED = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    '"': r"\textquotedbl{}",
+    "|": r"\textbar{}",
+    '"': "''",
     "±": r"$\pm$",
     "≥": r"$\geq$",
-    "†": r"\dag{}",
+    "†": r"$\dagger$",
     "–": "--",
-    "-": "-",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
@@ -72,5 +83,14 @@ def _cell(text: Text) -> str:
 
 
 def tex(text: str) -> str:
-    """What LaTeX prints as this text."""
-    return "".join(_SPELLED.get(character, character) for character in text)
+    """What LaTeX prints as this text; ``?`` where a plain pdflatex has no letter."""
+    return _MINUS.sub("$-$", "".join(map(_character, text)))
+
+
+def _character(character: str) -> str:
+    if character in _SPELLED:
+        return _SPELLED[character]
+    accented = (
+        character.isalpha() and unicodedata.normalize("NFD", character)[0].isascii() and character < "Ā"
+    )
+    return character if accented or (character.isascii() and character.isprintable()) else "?"

@@ -1,9 +1,8 @@
-"""Whether two models differ: paired over the same test images and the same seeds.
+"""Whether two models differ: paired over the same seeds and the same test images.
 
 Decision record: docs/decisions/0011-who-is-best-in-a-table.md.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,52 +26,49 @@ class Difference(NamedTuple):
         return self.p_value < LEVEL
 
 
-def difference(d: Float[np.ndarray, "seeds images"]) -> Difference | None:
-    """Of the paired differences d [seeds, images]; one image stands for figures that no image has a part of.
+def difference(
+    of_seeds: Float[np.ndarray, " seeds"], of_images: Float[np.ndarray, "some images"] | None
+) -> Difference | None:
+    """Of paired differences: of the figure of each seed, and of each image of some of these seeds.
 
-    Seeds and images are both drawn at random and crossed: d_si = mean + seed_s + image_i + rest_si, with variances
-    that the mean squares of the two-way table estimate (Searle, Casella, McCulloch 1992, 4.7):
+    Seeds and images are drawn at random and crossed, d_si = mean + seed_s + image_i + rest_si, so the mean over all has
 
-        Var(mean of d) = (MS_seeds + MS_images - MS_rest) / (seeds * images),
+        variance = var_s(d_s) / seeds + max(0, MS_images - MS_rest) / (some * images),
 
-    and its degrees of freedom are Satterthwaite's. It is at least MS_rest / (seeds * images). With one seed, or without
-    images, the other variance alone is known, and the test is the paired t-test. Nothing in it is drawn at random.
-    None: there is one difference alone, or none.
+    d_s being the differences of the seeds, and MS the mean squares of the two-way table of ``of_images``. What it is
+    worth is told by Satterthwaite's degrees of freedom (Searle, Casella, McCulloch 1992, sections 4.7 and 6.1c). Of one
+    seed the variance over images is all that is known; without images, that over seeds: then it is the paired
+    t-test. Nothing in it is drawn. None: nothing is known of any variance.
     """
-    seeds, images = d.shape
-    if d.size < 2:
-        return None
-    mean = float(d.mean())
-    if min(seeds, images) == 1:
-        variance, freedom = d.var(ddof=1) / d.size, d.size - 1
-        return _tested(mean, variance, freedom, "images" if seeds == 1 else "seeds")
-    of_seed, of_image = d.mean(1, keepdims=True) - mean, d.mean(0, keepdims=True) - mean
-    rest = d - mean - of_seed - of_image
-    freedoms = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])
-    squares = np.array([images * (of_seed**2).sum(), seeds * (of_image**2).sum(), (rest**2).sum()]) / freedoms
-    total = max(squares[0] + squares[1] - squares[2], squares[2])
-    spread = (squares**2 / freedoms).sum()
-    freedom = max(total**2 / spread, freedoms.min()) if spread > 0 else 1
-    return _tested(mean, total / d.size, freedom, "images and seeds")
+    seeds, images = len(of_seeds), 0 if of_images is None else of_images.shape[1]
+    if of_images is None or images < 2:
+        return _tested(of_seeds, [_spread(of_seeds)], [seeds - 1], "seeds") if seeds > 1 else None
+    if seeds == 1:
+        return _tested(of_seeds, [_spread(of_images[0])], [images - 1], "images")
+    some = len(of_images)
+    of_image = of_images.mean(0)
+    rest = of_images - of_image - of_images.mean(1, keepdims=True) + of_images.mean()
+    freedom = max(1, (some - 1) * (images - 1))
+    parts = [_spread(of_seeds), _spread(of_image), -float((rest**2).sum()) / freedom / rest.size]
+    if parts[1] + parts[2] <= 0:
+        parts[1:] = [0.0, 0.0]
+    return _tested(of_seeds, parts, [seeds - 1, images - 1, freedom], "images and seeds")
 
 
-def _tested(mean: float, variance: float, freedom: float, over: str) -> Difference:
-    from scipy.special import stdtr  # takes longer to import than a table to make
+def _spread(values: Float[np.ndarray, " n"]) -> float:
+    """Variance of their mean."""
+    return float(values.var(ddof=1)) / len(values)
 
-    error = float(np.sqrt(variance))
+
+def _tested(
+    of_seeds: Float[np.ndarray, " seeds"], parts: list[float], freedoms: list[int], over: str
+) -> Difference:
+    """The variance of the mean is the sum of the parts, each with its degrees of freedom."""
+    from scipy.special import stdtr  # takes as long to import as a table to make
+
+    mean, error = float(of_seeds.mean()), float(np.sqrt(sum(parts)))
     if error == 0:
         return Difference(mean, error, float(mean == 0), over)
+    spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
+    freedom = max(error**4 / spread, min(freedoms))
     return Difference(mean, error, float(2 * stdtr(freedom, -abs(mean) / error)), over)
-
-
-def paired(
-    ours: Mapping[int, Float[np.ndarray, " images"]], others: Mapping[int, Float[np.ndarray, " others"]]
-) -> Difference | None:
-    """Of the seeds that both have, by what each has of its test images. None: they share no seed, or too little."""
-    seeds: Sequence[int] = sorted(ours.keys() & others.keys())
-    arrays = [(ours[seed], others[seed]) for seed in seeds]
-    if not arrays or len({array.shape for pair in arrays for array in pair}) != 1:
-        return None
-    d = np.stack([one - other for one, other in arrays]).astype(np.float64)
-    known = ~np.isnan(d).any(0)
-    return difference(d[:, known]) if known.any() else None

@@ -180,7 +180,9 @@ def fill_in_all_states(amount: Amount, folder: Path, say: Say) -> int:
     for state, number in IN_TEN_THOUSAND.items():
         rest = amount.recorded - seed
         count = rest if state == "new" else max(1, number * amount.recorded // 10_000)
-        groups[state] = [{**models[i % len(models)], "seed": seed + i} for i in range(count)]
+        groups[state] = [
+            {**models[i % len(models)], "seed": i // len(models)} for i in range(seed, seed + count)
+        ]
         seed += count
     fill(folder, groups)
     say(f"{seed} run directories")

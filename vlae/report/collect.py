@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class LeftOut(NamedTuple):
     because: str
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where runs come from: run directories, or a service that mirrors them."""
 
@@ -74,7 +75,7 @@ class Runs:
         """The names of all figures."""
         return _keys(run.figures for run in self.runs if run.figures)
 
-    def keys(self) -> list[str]:
+    def known(self) -> list[str]:
         """Everything that `Run.value` has of any of them."""
         return [*OF_A_RUN, "T", *self.settings(), *self.figures()]
 

@@ -105,7 +105,7 @@ def default_metric(runs: Iterable[Run]) -> str:
 
 def _chosen(runs: Runs, where: str) -> Runs:
     if where:
-        asked = terms(where, runs.keys())
+        asked = terms(where, runs.known())
         runs = runs.only(lambda run: all(term.holds(run) for term in asked))
     if not runs.runs:
         left = (
@@ -127,7 +127,7 @@ def _metric(runs: Runs, given: str | None) -> str:
 
 
 def _keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
-    known = runs.keys()
+    known = runs.known()
     return list(dict.fromkeys(key_of(key, known, option) for key in given))
 
 

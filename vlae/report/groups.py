@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from vlae.errors import UserError
 from vlae.report.collect import NEVER, Run, Runs
-from vlae.report.keys import word
+from vlae.report.keys import position, word
 
 Values = tuple[Any, ...]
 Groups = dict[tuple[Values, Values], list[Run]]
@@ -62,7 +62,7 @@ def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
         condition = " and ".join(f"{key}={word(next(iter(values[key])))}" for key in telling)
         raise UserError(
             "runs that differ in more than their seed would share a cell; they differ in\n"
-            + "".join(f"  {key}: {_some(list(values[key]))}\n" for key in values)
+            + "".join(f"  {key}: {_some(sorted(values[key], key=position))}\n" for key in values)
             + f"say which are meant, such as --where {condition!r}, or give each a row: "
             f"--rows {','.join([*row_keys, *telling])}"
         )

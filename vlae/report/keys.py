@@ -40,9 +40,10 @@ def key_of(given: str, known: Sequence[str], option: str) -> str:
 
 
 def near(given: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?``: what holds the given text, and what is spelled like it."""
+    """``; did you mean ...?``: what is spelled like it, and what holds the given text."""
     known = list(known)
-    found = [key for key in known if given and given.lower() in key.lower()]
+    found = difflib.get_close_matches(given, known, NEAR, 0.75)
+    found += [key for key in known if given and given.lower() in key.lower()]
     found += difflib.get_close_matches(given, known, NEAR, 0.5)
     if found := list(dict.fromkeys(found))[:NEAR]:
         return f"; did you mean {' or '.join(found)}?"

@@ -35,24 +35,21 @@ def difference(
 
         variance = var_s(d_s) / seeds + max(0, MS_images - MS_rest) / (some * images),
 
-    d_s being the differences of the seeds, and MS the mean squares of the two-way table of ``of_images``. What it is
-    worth is told by Satterthwaite's degrees of freedom (Searle, Casella, McCulloch 1992, sections 4.7 and 6.1c). Of one
-    seed the variance over images is all that is known; without images, that over seeds: then it is the paired
-    t-test. Nothing in it is drawn. None: nothing is known of any variance.
+    d_s being the differences of the seeds, and MS the mean squares of the two-way table of ``of_images``: the usual
+    estimates of variance components. It is given as many degrees of freedom as the scarcer of both has, so that equal
+    models are told apart at most as often as LEVEL says. Of one seed the variance over images is all that is known; without
+    images, that over seeds: then it is the paired t-test. Nothing in it is drawn. None: no variance is known.
     """
     seeds, images = len(of_seeds), 0 if of_images is None else of_images.shape[1]
     if of_images is None or images < 2:
-        return _tested(of_seeds, [_spread(of_seeds)], [seeds - 1], "seeds") if seeds > 1 else None
+        return _tested(of_seeds, _spread(of_seeds), seeds - 1, "seeds") if seeds > 1 else None
     if seeds == 1:
-        return _tested(of_seeds, [_spread(of_images[0])], [images - 1], "images")
-    some = len(of_images)
+        return _tested(of_seeds, _spread(of_images[0]), images - 1, "images")
     of_image = of_images.mean(0)
     rest = of_images - of_image - of_images.mean(1, keepdims=True) + of_images.mean()
-    freedom = max(1, (some - 1) * (images - 1))
-    parts = [_spread(of_seeds), _spread(of_image), -float((rest**2).sum()) / freedom / rest.size]
-    if parts[1] + parts[2] <= 0:
-        parts[1:] = [0.0, 0.0]
-    return _tested(of_seeds, parts, [seeds - 1, images - 1, freedom], "images and seeds")
+    freedom = max(1, (len(of_images) - 1) * (images - 1))
+    between_images = max(0.0, _spread(of_image) - float((rest**2).sum()) / freedom / rest.size)
+    return _tested(of_seeds, _spread(of_seeds) + between_images, min(seeds, images) - 1, "images and seeds")
 
 
 def _spread(values: Float[np.ndarray, " n"]) -> float:
@@ -60,15 +57,9 @@ def _spread(values: Float[np.ndarray, " n"]) -> float:
     return float(values.var(ddof=1)) / len(values)
 
 
-def _tested(
-    of_seeds: Float[np.ndarray, " seeds"], parts: list[float], freedoms: list[int], over: str
-) -> Difference:
-    """The variance of the mean is the sum of the parts, each with its degrees of freedom."""
+def _tested(of_seeds: Float[np.ndarray, " seeds"], variance: float, freedom: int, over: str) -> Difference:
     from scipy.special import stdtr  # takes as long to import as a table to make
 
-    mean, error = float(of_seeds.mean()), float(np.sqrt(sum(parts)))
-    if error == 0:
-        return Difference(mean, error, float(mean == 0), over)
-    spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
-    freedom = max(error**4 / spread, min(freedoms))
-    return Difference(mean, error, float(2 * stdtr(freedom, -abs(mean) / error)), over)
+    mean, error = float(of_seeds.mean()), float(np.sqrt(variance))
+    p_value = float(2 * stdtr(freedom, -abs(mean) / error)) if error > 0 else float(mean == 0)
+    return Difference(mean, error, p_value, over)

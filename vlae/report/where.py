@@ -23,6 +23,8 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 _TERM = re.compile(
     r"\s*(?P<key>[^\s=!<>]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|\sin\s)\s*(?P<value>.*?)\s*", re.DOTALL
 )
+_ITEM = re.compile(r"""\s*('[^']*'|"[^"]*"|\[[^]]*\]|[^,]+)""")
+"""Of a list."""
 _AND = re.compile(r"""\s+and\s+(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")
 EXPECTED = (
     "expected KEY OP VALUE [and KEY OP VALUE ...], OP one of = != < <= > >= in, such as 'seed<3 and T in 1,2'"
@@ -56,19 +58,21 @@ def terms(text: str, known: Sequence[str]) -> list[Term]:
         if not (match := _TERM.fullmatch(part)) or not match["value"]:
             raise UserError(f"--where: {EXPECTED}; came {part!r}")
         key, op = key_of(match["key"], known, "--where"), match["op"].strip()
-        value = [_value(v) for v in match["value"].split(",")] if op == "in" else _value(match["value"])
+        value = list(map(_value, _ITEM.findall(match["value"]))) if op == "in" else _value(match["value"])
         found.append(Term(key, op, value))
     return found
 
 
 def _value(text: str) -> Any:
-    """``3``, ``0.5``, ``true``, ``null``, ``[500, 500]`` (a text, as settings have it); all else is text."""
+    """``3``, ``0.5``, ``true``, ``null``, ``[500, 500]`` (a text, as settings have it); other words are text."""
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     try:
         value = json.loads(text)
     except ValueError:
+        if text.split() != [text]:
+            raise UserError(f"--where: {EXPECTED}, text of several words in quotes; came {text!r}") from None
         return text
     return json.dumps(value) if isinstance(value, list | dict) else value
 

@@ -65,12 +65,17 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
 
 def run_id(container: dict[str, Any]) -> str:
     """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration."""
-    return id_of(container, scientific(container))
+    return id_of(container, {key: exact_text(value) for key, value in scientific(container).items()})
 
 
-def id_of(container: dict[str, Any], kept: dict[str, Any]) -> str:
-    """The id of a configuration of which ``kept`` is the scientific part."""
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def exact_text(value: Any) -> str:
+    """The same for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def id_of(container: dict[str, Any], texts: dict[str, str]) -> str:
+    """The id of a configuration, of which ``texts`` are the exact texts of what `scientific` keeps."""
+    text = "{" + ",".join(f"{json.dumps(key)}:{texts[key]}" for key in sorted(texts)) + "}"
     names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return "-".join([*names, f"s{_canonical(container['seed'])}", digest])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vlae.console import counted
 from vlae.report.cells import Cell
-from vlae.report.collect import LeftOut, Run
+from vlae.report.collect import NEVER, LeftOut, Run
 from vlae.report.figures import COMMON, OWN, array_of, direction
 from vlae.report.groups import Groups, differing
 from vlae.report.keys import word
@@ -142,11 +142,8 @@ def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]
     """What rows of one column differ in, besides their model and what they are named by."""
     values: dict[str, dict[str, None]] = {}
     for column in dict.fromkeys(column for _, column in groups):
-        firsts = [
-            group[0]
-            for (_, own), group in groups.items()
-            if own == column and "trainer.epochs" in group[0].settings
-        ]
+        of_column = [group[0] for (_, own), group in groups.items() if own == column]
+        firsts = [run for run in of_column if run.state != NEVER]
         if not firsts:
             continue
         for key in differing(firsts):

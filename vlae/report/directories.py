@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from vlae.files import RecordError, StrPath, read_bytes, read_json
-from vlae.identity import id_of, scientific, settings
+from vlae.identity import exact_text, id_of, scientific, settings
 from vlae.launching.states import UNREADABLE, Observer
 from vlae.launching.status import chosen
 from vlae.problems import Problem
@@ -47,7 +47,7 @@ class RunDirectories:
                     yield Run(name, label, settings_told(name, label), NEVER)
                     continue
                 try:
-                    entry = reader.entry(Path(place))
+                    entry = reader.entry(place)
                 except RecordError as error:
                     yield LeftOut(name, str(error))
                     continue
@@ -82,7 +82,7 @@ class PerImage:
     def __call__(self, name: str) -> np.ndarray | None:
         """None: there is no such array, or it cannot be read."""
         try:
-            content = read_bytes(Path(self.path))
+            content = read_bytes(self.path)
             if content is None:
                 return None
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -95,23 +95,23 @@ class Reader:
     """Reads run directories; sections of configs that many runs share are parsed once."""
 
     def __init__(self) -> None:
-        self._sections: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {}
+        self._sections: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {}
 
-    def entry(self, place: Path) -> Entry:
+    def entry(self, place: str) -> Entry:
         """What the files of a run say. RecordError: which of them cannot be, and why."""
-        content = read_bytes(place / "config.yaml")
+        content = read_bytes(f"{place}/config.yaml")
         if content is None:
             raise RecordError("it is no run: it has no config.yaml")
         try:
             run_id, found = self._config(content.decode())
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
-        recorded = (read_json(place / "status.json") or {}).get("run_id", place.name)
+        recorded = (read_json(f"{place}/status.json") or {}).get("run_id", os.path.basename(place))
         if recorded != run_id:
             raise RecordError(
                 f"config.yaml was edited by hand: it is that of {run_id}, frozen for {recorded}"
             )
-        results = read_json(place / "results.json")
+        results = read_json(f"{place}/results.json")
         if results is None:
             return Entry(run_id, found, None)
         if results.get("run_id") != run_id:
@@ -124,26 +124,27 @@ class Reader:
     def _config(self, text: str) -> tuple[str, dict[str, Any]]:
         """The id that a frozen config has, and its settings."""
         container: dict[str, Any] = {}
-        kept: dict[str, Any] = {}
+        texts: dict[str, str] = {}
         found: dict[str, Any] = {}
         try:
             parts = [self._section(section) for section in _SECTION.split(text)]
         except yaml.YAMLError:  # one refers to another
             parts = [self._section(text)]
-        for part, kept_part, settings_part in parts:
+        for part, texts_part, settings_part in parts:
             container |= part
-            kept |= kept_part
+            texts |= texts_part
             found |= settings_part
-        return id_of(container, kept), found
+        return id_of(container, texts), found
 
-    def _section(self, text: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def _section(self, text: str) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
         """As it is, what of it makes the run's id, and its settings."""
         if seed := _SEED.fullmatch(text):  # which each run may have another of
             part = {"seed": int(seed[1])}
-            return part, part, part
+            return part, {"seed": seed[1]}, part
         if text not in self._sections:
             part = yaml.load(text, yaml.CSafeLoader) or {}
-            self._sections[text] = part, scientific(part), settings(part)
+            texts = {key: exact_text(value) for key, value in scientific(part).items()}
+            self._sections[text] = part, texts, settings(part)
         return self._sections[text]
 
 

@@ -1,6 +1,7 @@
 """The figures of results.json under flat names that carry their unit, and what is known of each."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from vlae.summary import doubtful
@@ -60,11 +61,16 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any], end: str = "") -> None:
-    for name, value in section.items():
+    for name, value in zip(_names(place, tuple(section), end), section.values(), strict=True):
         if isinstance(value, dict):
-            _flatten(f"{place}/{name}", value, found, end)
+            _flatten(name.removesuffix(end) if end else name, value, found, end)
         else:
-            found[f"{place}/{name}{'_nats' if name in NATS else ''}{end}"] = value
+            found[name] = value
+
+
+@cache  # of thousands of runs they are the same
+def _names(place: str, keys: tuple[str, ...], end: str) -> list[str]:
+    return [f"{place}/{key}{'_nats' if key in NATS else ''}{end}" for key in keys]
 
 
 def array_of(figure: str) -> str | None:

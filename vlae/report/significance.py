@@ -37,8 +37,8 @@ def difference(
 
     d_s being the differences of the seeds, and MS the mean squares of the two-way table of ``of_images``: the usual
     estimates of variance components. It is given as many degrees of freedom as the scarcer of both has, so that equal
-    models are told apart at most as often as LEVEL says. Of one seed the variance over images is all that is known; without
-    images, that over seeds: then it is the paired t-test. Nothing in it is drawn. None: no variance is known.
+    models are told apart at most as often as LEVEL says. Of one seed the variance over images is all that is known,
+    without images that over seeds: then it is the paired t-test. Nothing in it is drawn. None: no variance is known.
     """
     seeds, images = len(of_seeds), 0 if of_images is None else of_images.shape[1]
     if of_images is None or images < 2:

@@ -1,0 +1,121 @@
+"""What a run directory tells, in the order in which a mirror of it is made."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vlae.files import read_json
+from vlae.identity import OF_A_COMMAND
+from vlae.record import RunDirectory
+
+TRACKING = "tracking"
+"""In a run directory: what mirrors need for themselves."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of trackers; conf/config.yaml explains each key."""
+
+    wandb: bool = False
+    tensorboard: bool = False
+    project: str = "vlae"
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    name: str | None = None
+    mode: str = "auto"
+    images_every: int | None = None
+    artifacts: bool = False
+
+
+class Story:
+    """One run, read anew at each look."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.config = directory.config()
+        given = self.config.get("tracker") or {}
+        self.settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
+        self._seen: tuple[int, int] | None = None
+        self._lines: list[dict[str, Any]] = []
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.run_id
+
+    @property
+    def place(self) -> Path:
+        return self.directory.path / TRACKING
+
+    @property
+    def shown_config(self) -> dict[str, Any]:
+        """Plain and nested, without what says how a command was meant."""
+        return {key: value for key, value in self.config.items() if key not in (*OF_A_COMMAND, "tracker")}
+
+    @property
+    def tags(self) -> list[str]:
+        own = [self.config[section]["name"] for section in ("model", "dataset", "output_dist")]
+        return list(dict.fromkeys([*self.settings.tags, *own]))
+
+    def notes(self, code: Mapping[str, Any]) -> str:
+        """By which a person finds the run and its code again."""
+        parts = [f"run {self.run_id}", f"code {code['hash']}"]
+        if code.get("commit"):
+            parts.append(f"commit {code['commit'][:12]}{' with changes' if code.get('changed') else ''}")
+        if where := self.directory.status()["where"]:
+            parts.append(where)
+        return ", ".join(parts)
+
+    def lines(self, after: int) -> list[dict[str, Any]]:
+        """The metrics of the epochs after that one."""
+        file = self.directory.path / "metrics.jsonl"
+        if file.exists():
+            now = file.stat()
+            if (now.st_size, now.st_mtime_ns) != self._seen:
+                self._seen, self._lines = (now.st_size, now.st_mtime_ns), self.directory.metrics()
+        return [line for line in self._lines if line["epoch"] > after]
+
+    def pictures(self, after: int) -> Iterator[tuple[int, dict[str, Path]]]:
+        """Those made while it was training, after that epoch."""
+        for folder in sorted((self.directory.path / "images").glob("epoch-*")):
+            epoch = folder.name.partition("-")[2]
+            if epoch.isdigit() and int(epoch) > after:
+                yield int(epoch), _pictures_in(folder)
+
+    def last_pictures(self) -> dict[str, Path]:
+        """Of the best epoch's model."""
+        return _pictures_in(self.directory.path / "images")
+
+    def results(self) -> dict[str, Any] | None:
+        return self.directory.results()
+
+    def per_image(self) -> Path | None:
+        """The file with the log-likelihood of each test image."""
+        file = self.directory.path / "test_log_likelihood.npz"
+        return file if file.exists() else None
+
+    def best_checkpoint(self) -> Path | None:
+        file = self.directory.path / "checkpoints" / "best.pt"
+        return file if file.exists() else None
+
+    def kept(self, mirror: str) -> dict[str, Any]:
+        """What a mirror has written down for its next look."""
+        return read_json(self.place / f"{mirror}.json") or {}
+
+
+def _pictures_in(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(folder.glob("*.png"))}
+
+
+def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
+    """Every figure of results.json under one key: ``test/log_likelihood/laplace/mean``; lists and holes left out."""
+    found: dict[str, float | str] = {}
+    for key, value in results.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}/")
+        elif isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value)):
+            found[name] = value
+    return found

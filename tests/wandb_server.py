@@ -266,15 +266,16 @@ class WandbServer:
                 self._faults_left -= 1
             return faults
 
-    def graphql(self, operation: str, variables: Json) -> Json:
-        """The answer to a GraphQL operation, with all the fields that any client asks for."""
+    def graphql(self, query: str, variables: Json) -> Json:
+        """The answer to a GraphQL operation, with the fields whose names the query contains."""
+        operation = operation_of(query)
         answer = ANSWERS.get(operation)
         with self._lock:
             if answer is None:
                 self.unknown.append(operation)
                 return {"errors": [{"message": f"this server knows no {operation}"}]}
             try:
-                return {"data": answer(self, variables)}
+                return {"data": _selected(answer(self, variables), set(re.findall(r"\w+", query)))}
             except Refused as error:
                 return {"errors": [{"message": str(error)}]}
             except Exception:
@@ -309,6 +310,27 @@ class WandbServer:
 
 
 # ---- the answers to GraphQL, by the name of the operation
+
+
+def operation_of(query: str) -> str:
+    """The name of a GraphQL request, which clients give in the text of the query."""
+    found = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
+    return found[1] if found else query[:60]
+
+
+SCALARS = {"historyKeys", "liveData", "sampledHistory"}
+"""Fields whose values are JSON of their own."""
+
+
+def _selected(value: Any, names: set[str]) -> Any:
+    """Only the fields that are named in a query, so that a client that must ask twice does ask twice."""
+    if isinstance(value, dict):
+        return {
+            key: inner if key in SCALARS else _selected(inner, names) for key, inner in value.items() if key in names
+        }
+    if isinstance(value, list):
+        return [_selected(inner, names) for inner in value]
+    return value
 
 
 def _viewer(_: WandbServer, __: Json) -> Json:
@@ -386,14 +408,17 @@ def _stamp(created: int) -> str:
 
 
 def _upsert_bucket(server: WandbServer, given: Json) -> Json:
-    entity, project = given.get("entity") or ENTITY, given.get("project") or "uncategorized"
-    key = (entity, project, given["name"])
+    key = next((key for key, run in server.runs.items() if run.id == given.get("id")), None)
+    if key is None:
+        key = (given.get("entity") or ENTITY, given.get("project") or "uncategorized", given["name"])
     inserted = key not in server.runs
-    server.projects.add((entity, project))
+    server.projects.add(key[:2])
     run = server.runs.setdefault(key, RecordedRun(*key, created=len(server.runs)))
     run.num_upserts += 1
     if given.get("config"):
         run.raw_config = json.loads(given["config"])
+    if "display_name" in given:  # the public API's name of the variable
+        given = given | {"displayName": given["display_name"]}
     names = {"displayName", "groupName", "jobType", "notes", "tags", "host", "commit", "program", "repo", "sweep"}
     run.fields |= {name: value for name, value in given.items() if name in names and value is not None}
     return {"upsertBucket": {"bucket": _bucket(run), "inserted": inserted}}
@@ -432,6 +457,20 @@ def _parquet_history(server: WandbServer, given: Json) -> Json:
     answer = _one_run(server, given)
     live = [json.loads(line) for line in answer["project"]["run"]["history"]]
     answer["project"]["run"]["parquetHistory"] = {"parquetUrls": [], "liveData": live}
+    return answer
+
+
+def _sampled_history(server: WandbServer, given: Json) -> Json:
+    """All lines that have all the keys of a specification; nothing is sampled."""
+    answer = _one_run(server, given)
+    lines = [json.loads(line) for line in answer["project"]["run"]["history"]]
+    pages = []
+    for spec in map(json.loads, given["specs"] if "specs" in given else [given["spec"]]):
+        keys = spec.get("keys", [])
+        wanted = range(spec.get("minStep", 0), spec.get("maxStep", sys.maxsize))
+        found = [line for line in lines if line["_step"] in wanted and line.keys() >= set(keys)]
+        pages.append([{key: line[key] for key in keys} if keys else line for line in found])
+    answer["project"]["run"]["sampledHistory"] = pages
     return answer
 
 
@@ -669,6 +708,8 @@ ANSWERS: Mapping[str, Callable[[WandbServer, Json], Json]] = {
     "QueryRunInfo": _one_run,
     "HistoryPage": _history_page,
     "RunParquetHistory": _parquet_history,
+    "SampledHistoryPage": _sampled_history,
+    "RunSampledHistory": _sampled_history,
     "RunFiles": _run_files,
     "DeleteRun": _delete_runs,
     "DeleteRuns": _delete_runs,
@@ -753,7 +794,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._note_key()
         path = unquote(self.path).strip("/")
         query: Json = json.loads(body) if path == "graphql" else {}
-        operation = _operation(query) if query else path
+        operation = operation_of(query["query"]) if query else path
         faults = recorder.take_fault(self.command, operation)
         if self.server.dead.wait(faults.slow) or faults.drop:
             self.close_connection = True
@@ -763,7 +804,7 @@ class _Handler(BaseHTTPRequestHandler):
             wait = [] if faults.retry_after is None else [("Retry-After", str(faults.retry_after))]
             self._answer(faults.status, {"errors": [{"message": f"told to answer {faults.status}"}]}, wait)
         elif query:
-            self._answer(200, recorder.graphql(operation, query.get("variables") or {}))
+            self._answer(200, recorder.graphql(query["query"], query.get("variables") or {}))
         elif path.endswith("/file_stream"):
             _, entity, project, name, _ = path.split("/")
             self._answer(200, recorder.file_stream(entity, project, name, json.loads(body)))
@@ -794,9 +835,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-
-
-def _operation(query: Json) -> str:
-    """The name of a GraphQL request, which clients give in the text of the query."""
-    found = re.search(r"\b(?:query|mutation)\s+(\w+)", query["query"])
-    return found[1] if found else query["query"][:60]

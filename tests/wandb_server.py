@@ -9,11 +9,12 @@ otherwise. What it cannot answer is an error for the client and stands in ``Wand
         assert server.run("my-run").history[-1]["loss"] == 0.5
 
 What the real server does with an existing run is not public in all points. Assumed here: lines of the file stream
-are written at the offset that the client names; ``UpsertBucket`` replaces the fields that it carries; a run keeps
-its history until it is deleted.
+are written at the offset that the client names; ``UpsertBucket`` replaces the fields that it carries; the id of a
+deleted run is refused with status 409 (wandb/wandb#1192).
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -70,7 +71,9 @@ class RecordedRun:
     project: str
     name: str  # the id of the run for its user
     created: int  # the rank among all runs of the server
-    fields: Json = field(default_factory=dict)  # of UpsertBucket: displayName, groupName, jobType, notes, tags, ...
+    fields: Json = field(
+        default_factory=dict
+    )  # of UpsertBucket: displayName, groupName, jobType, notes, tags, ...
     raw_config: Json = field(default_factory=dict)  # {key: {"value": ...}}, with the client's own key _wandb
     lines: dict[str, dict[int, str]] = field(default_factory=dict)  # file of the stream -> offset -> line
     files: dict[str, bytes] = field(default_factory=dict)
@@ -163,14 +166,22 @@ class RecordedReport:
 
 
 class Refused(Exception):
-    """An error that GraphQL answers with status 200."""
+    """An error that GraphQL answers, with HTTP's status 200 or another one."""
+
+    def __init__(self, message: str, status: int = 200) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class WandbServer:
     """The server; a context manager that listens from ``__enter__`` to ``__exit__``."""
 
+    runs: dict[tuple[str, str, str], RecordedRun]
+    """By entity, project and id."""
+
     def __init__(self) -> None:
-        self.runs: dict[tuple[str, str, str], RecordedRun] = {}
+        self.runs = {}
+        self.deleted: dict[tuple[str, str, str], RecordedRun] = {}  # their ids are taken for ever
         self.artifacts: list[RecordedArtifact] = []
         self.reports: list[RecordedReport] = []
         self.projects: set[tuple[str, str]] = set()
@@ -246,7 +257,9 @@ class WandbServer:
         """The run with this id, if one project only has it."""
         found = [run for run in self.runs.values() if run.name == name]
         if len(found) != 1:
-            raise KeyError(f"{len(found)} runs are called {name!r}; known: {[run.name for run in self.runs.values()]}")
+            raise KeyError(
+                f"{len(found)} runs are called {name!r}; known: {[run.name for run in self.runs.values()]}"
+            )
         return found[0]
 
     def count(self, operation: str) -> int:
@@ -266,21 +279,21 @@ class WandbServer:
                 self._faults_left -= 1
             return faults
 
-    def graphql(self, query: str, variables: Json) -> Json:
-        """The answer to a GraphQL operation, with the fields whose names the query contains."""
+    def graphql(self, query: str, variables: Json) -> tuple[int, Json]:
+        """The status and the answer to a GraphQL operation, with the fields whose names the query contains."""
         operation = operation_of(query)
-        answer = ANSWERS.get(operation)
         with self._lock:
-            if answer is None:
+            if operation not in ANSWERS:
                 self.unknown.append(operation)
-                return {"errors": [{"message": f"this server knows no {operation}"}]}
+                return 200, {"errors": [{"message": f"this server knows no {operation}"}]}
             try:
-                return {"data": _selected(answer(self, variables), set(re.findall(r"\w+", query)))}
+                answer = ANSWERS[operation](self, variables)
+                return 200, {"data": _selected(answer, set(re.findall(r"\w+", query)))}
             except Refused as error:
-                return {"errors": [{"message": str(error)}]}
-            except Exception:
+                return error.status, {"errors": [{"message": str(error)}]}
+            except Exception:  # a client would ask again and again: let the test see why
                 self.errors.append(f"{operation} {json.dumps(variables)}\n{traceback.format_exc()}")
-                return {"errors": [{"message": self.errors[-1]}]}
+                return 400, {"errors": [{"message": self.errors[-1]}]}
 
     def file_stream(self, entity: str, project: str, name: str, body: Json) -> Json:
         """Take lines of history, summary, events and console at their offsets."""
@@ -326,7 +339,9 @@ def _selected(value: Any, names: set[str]) -> Any:
     """Only the fields that are named in a query, so that a client that must ask twice does ask twice."""
     if isinstance(value, dict):
         return {
-            key: inner if key in SCALARS else _selected(inner, names) for key, inner in value.items() if key in names
+            key: inner if key in SCALARS else _selected(inner, names)
+            for key, inner in value.items()
+            if key in names
         }
     if isinstance(value, list):
         return [_selected(inner, names) for inner in value]
@@ -334,7 +349,14 @@ def _selected(value: Any, names: set[str]) -> Any:
 
 
 def _viewer(_: WandbServer, __: Json) -> Json:
-    user = {"id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "", "flags": "{}"}
+    user = {
+        "id": "VXNlcjox",
+        "entity": ENTITY,
+        "username": ENTITY,
+        "name": ENTITY,
+        "email": "",
+        "flags": "{}",
+    }
     none = {"edges": []}
     return {"viewer": user | {"teams": none, "apiKeys": none, "admin": False, "deletedAt": None}}
 
@@ -411,15 +433,30 @@ def _upsert_bucket(server: WandbServer, given: Json) -> Json:
     key = next((key for key, run in server.runs.items() if run.id == given.get("id")), None)
     if key is None:
         key = (given.get("entity") or ENTITY, given.get("project") or "uncategorized", given["name"])
+    if key in server.deleted:
+        raise Refused(
+            f"run {'/'.join(key)} was previously created and deleted; try a new run name", status=409
+        )
     inserted = key not in server.runs
     server.projects.add(key[:2])
-    run = server.runs.setdefault(key, RecordedRun(*key, created=len(server.runs)))
+    run = server.runs.setdefault(key, RecordedRun(*key, created=len(server.runs) + len(server.deleted)))
     run.num_upserts += 1
     if given.get("config"):
         run.raw_config = json.loads(given["config"])
     if "display_name" in given:  # the public API's name of the variable
         given = given | {"displayName": given["display_name"]}
-    names = {"displayName", "groupName", "jobType", "notes", "tags", "host", "commit", "program", "repo", "sweep"}
+    names = {
+        "displayName",
+        "groupName",
+        "jobType",
+        "notes",
+        "tags",
+        "host",
+        "commit",
+        "program",
+        "repo",
+        "sweep",
+    }
     run.fields |= {name: value for name, value in given.items() if name in names and value is not None}
     return {"upsertBucket": {"bucket": _bucket(run), "inserted": inserted}}
 
@@ -439,10 +476,16 @@ def _create_run_files(server: WandbServer, given: Json) -> Json:
 
 
 def _one_run(server: WandbServer, given: Json) -> Json:
-    entity, project = given.get("entity") or given.get("entityName"), given.get("project") or given.get("projectName")
+    entity, project = (
+        given.get("entity") or given.get("entityName"),
+        given.get("project") or given.get("projectName"),
+    )
     name = given.get("name") or given.get("run") or given.get("runId") or given.get("runName")
     run = server.runs.get((entity or ENTITY, project or "uncategorized", name or ""))
-    return {"project": _project(entity or ENTITY, project or "uncategorized") | {"run": _bucket(run) if run else None}}
+    return {
+        "project": _project(entity or ENTITY, project or "uncategorized")
+        | {"run": _bucket(run) if run else None}
+    }
 
 
 def _history_page(server: WandbServer, given: Json) -> Json:
@@ -482,7 +525,8 @@ def _run_files(server: WandbServer, given: Json) -> Json:
     for file in (file for file in wanted if file in run.files):
         url = f"{server.url}/download/{quote('/'.join((run.entity, run.project, run.name, file)))}"
         about = {"mimetype": "", "updatedAt": _stamp(run.created), "md5": "", "storagePath": None}
-        nodes.append({"id": file, "name": file, "url": url, "directUrl": url, "sizeBytes": len(run.files[file])} | about)
+        about |= {"id": file, "name": file, "sizeBytes": len(run.files[file])}
+        nodes.append(about | {"url": url, "directUrl": url})
     answer["project"]["run"]["files"] = _page(nodes, given.get("fileCursor"), given["fileLimit"])
     return answer
 
@@ -490,7 +534,9 @@ def _run_files(server: WandbServer, given: Json) -> Json:
 def _page(nodes: list[Json], cursor: str | None, size: int) -> Json:
     """A page of a list; a cursor is the rank of the last element that the client has."""
     start = int(cursor) + 1 if cursor else 0
-    edges = [{"node": node, "cursor": str(start + rank)} for rank, node in enumerate(nodes[start : start + size])]
+    edges = [
+        {"node": node, "cursor": str(start + rank)} for rank, node in enumerate(nodes[start : start + size])
+    ]
     last = edges[-1]["cursor"] if edges else cursor
     more = start + size < len(nodes)
     return {"edges": edges, "pageInfo": {"__typename": "PageInfo", "endCursor": last, "hasNextPage": more}}
@@ -527,26 +573,31 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 def _matches(wanted: Json, run: RecordedRun) -> bool:
     """Whether a run passes a filter in MongoDB's language."""
-    for key, condition in wanted.items():
-        if key == "$and":
-            passes = all(_matches(part, run) for part in condition)
-        elif key == "$or":
-            passes = any(_matches(part, run) for part in condition)
-        else:
-            value = _value(key, run)
-            tests = condition if isinstance(condition, dict) else {"$in" if isinstance(value, list) else "$eq": condition}
-            tests = {name: [other] if name == "$in" and not isinstance(other, list) else other for name, other in tests.items()}
-            if unknown := tests.keys() - COMPARISONS.keys():
-                raise Refused(f"this server knows no {', '.join(sorted(unknown))}")
-            passes = all(COMPARISONS[name](value, other) for name, other in tests.items())
-        if not passes:
-            return False
-    return True
+    return all(_passes(key, condition, run) for key, condition in wanted.items())
+
+
+def _passes(key: str, condition: Any, run: RecordedRun) -> bool:
+    if key == "$and":
+        return all(_matches(part, run) for part in condition)
+    if key == "$or":
+        return any(_matches(part, run) for part in condition)
+    value = _value(key, run)
+    if not isinstance(condition, dict):  # of a list, such as the tags, one element may be asked for
+        condition = {"$in": [condition]} if isinstance(value, list) else {"$eq": condition}
+    if unknown := condition.keys() - COMPARISONS.keys():
+        raise Refused(f"this server knows no {', '.join(sorted(unknown))}")
+    return all(COMPARISONS[name](value, other) for name, other in condition.items())
 
 
 def _value(key: str, run: RecordedRun) -> Any:
-    """The value of a path such as ``group``, ``config.model.value.name``, ``config.seed`` or ``summary_metrics.loss``."""
-    simple = {"group": run.group, "state": run.state, "name": run.name, "tags": run.tags, "jobType": run.job_type}
+    """The value of a path such as ``group``, ``config.model.value.name`` or ``summary_metrics.loss``."""
+    simple = {
+        "group": run.group,
+        "state": run.state,
+        "name": run.name,
+        "tags": run.tags,
+        "jobType": run.job_type,
+    }
     simple |= {"display_name": run.display_name, "displayName": run.display_name, "job_type": run.job_type}
     if key in simple:
         return simple[key]
@@ -567,7 +618,7 @@ def _delete_runs(server: WandbServer, given: Json) -> Json:
     ids = {given["id"]} if "id" in given else set(given.get("ids", ()))
     for key, run in list(server.runs.items()):
         if run.id in ids:
-            del server.runs[key]
+            server.deleted[key] = server.runs.pop(key)
     return {"deleteRun": {"clientMutationId": None}, "deleteRuns": {"clientMutationId": None}}
 
 
@@ -580,7 +631,11 @@ def _list_projects(server: WandbServer, given: Json) -> Json:
 
 
 def _get_project(server: WandbServer, given: Json) -> Json:
-    place = (given.get("entity") or given.get("entityName") or ENTITY, given.get("name") or given.get("projectName") or "")
+    entity, name = (
+        given.get("entity") or given.get("entityName"),
+        given.get("name") or given.get("projectName"),
+    )
+    place = (entity or ENTITY, name or "uncategorized")
     return {"project": _project(*place) if place in server.projects else None}
 
 
@@ -610,7 +665,11 @@ def _upsert_view(server: WandbServer, given: Json) -> Json:
     content = {"title": given["displayName"], "description": given["description"], "type": given["type"]}
     if given.get("id"):
         report = _report(server, given["id"])
-        report.title, report.description, report.type = content["title"], content["description"], content["type"]
+        report.title, report.description, report.type = (
+            content["title"],
+            content["description"],
+            content["type"],
+        )
         report.spec, report.num_saves = json.loads(given["spec"]), report.num_saves + 1
         return {"upsertView": {"view": _view(report), "inserted": False}}
     id = base64.b64encode(f"View:v1:{1000 + len(server.reports)}".encode()).decode()
@@ -665,21 +724,32 @@ def _create_artifact(server: WandbServer, given: Json) -> Json:
     artifact = RecordedArtifact(str(len(server.artifacts)), name, kind, metadata)
     server.artifacts.append(artifact)
     sequence = {"id": name, "latestArtifact": None}
-    return {"createArtifact": {"artifact": {"id": artifact.id, "state": "PENDING", "artifactSequence": sequence}}}
+    return {
+        "createArtifact": {"artifact": {"id": artifact.id, "state": "PENDING", "artifactSequence": sequence}}
+    }
 
 
 def _create_artifact_files(server: WandbServer, given: Json) -> Json:
     edges = []
     for file in given["input"]["artifactFiles"]:
         url = server.upload_url("artifact", file["artifactID"], file["name"])
-        node = {"storagePath": file["name"], "uploadUrl": url, "uploadHeaders": [], "uploadMultipartUrls": None}
+        node = {
+            "storagePath": file["name"],
+            "uploadUrl": url,
+            "uploadHeaders": [],
+            "uploadMultipartUrls": None,
+        }
         edges.append({"node": node | {"artifact": {"id": file["artifactID"]}}})
     return {"createArtifactFiles": {"files": {"edges": edges}}}
 
 
 def _artifact_manifest(server: WandbServer, given: Json) -> Json:
     id = given.get("artifactID") or given["artifactManifestID"]
-    file = {"id": id, "uploadUrl": server.upload_url("artifact", id, "wandb_manifest.json"), "uploadHeaders": []}
+    file = {
+        "id": id,
+        "uploadUrl": server.upload_url("artifact", id, "wandb_manifest.json"),
+        "uploadHeaders": [],
+    }
     answer = {"artifactManifest": {"id": id, "file": file}}
     return {"createArtifactManifest": answer, "updateArtifactManifest": answer}
 
@@ -773,30 +843,32 @@ def _hung_up() -> bool:
 
 
 def _cut(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the other side was faster
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # the other side was faster
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Reads a request, fails if it shall, and hands it to the recorder."""
 
     protocol_version = "HTTP/1.1"  # connections are kept, as clients expect
-    server: _Listener
+
+    @property
+    def listener(self) -> _Listener:
+        assert isinstance(self.server, _Listener)
+        return self.server
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep the output of tests clean."""
 
     def handle_one(self) -> None:
-        recorder = self.server.recorder
+        recorder = self.listener.recorder
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._note_key()
         path = unquote(self.path).strip("/")
         query: Json = json.loads(body) if path == "graphql" else {}
         operation = operation_of(query["query"]) if query else path
         faults = recorder.take_fault(self.command, operation)
-        if self.server.dead.wait(faults.slow) or faults.drop:
+        if self.listener.dead.wait(faults.slow) or faults.drop:
             self.close_connection = True
             _cut(self.connection)
             return
@@ -804,7 +876,7 @@ class _Handler(BaseHTTPRequestHandler):
             wait = [] if faults.retry_after is None else [("Retry-After", str(faults.retry_after))]
             self._answer(faults.status, {"errors": [{"message": f"told to answer {faults.status}"}]}, wait)
         elif query:
-            self._answer(200, recorder.graphql(query["query"], query.get("variables") or {}))
+            self._answer(*recorder.graphql(query["query"], query.get("variables") or {}))
         elif path.endswith("/file_stream"):
             _, entity, project, name, _ = path.split("/")
             self._answer(200, recorder.file_stream(entity, project, name, json.loads(body)))
@@ -820,18 +892,22 @@ class _Handler(BaseHTTPRequestHandler):
             recorder.unknown.append(path)
             self._answer(404, {"errors": [{"message": f"this server knows no {path}"}]})
 
-    do_GET = do_POST = do_PUT = handle_one  # noqa: N815
+    do_GET = do_POST = do_PUT = handle_one
 
     def _note_key(self) -> None:
         """Clients show their key as the password of basic authentication."""
         kind, _, shown = self.headers.get("Authorization", "").partition(" ")
         if kind == "Basic":
-            self.server.recorder.keys.add(base64.b64decode(shown).decode().partition(":")[2])
+            self.listener.recorder.keys.add(base64.b64decode(shown).decode().partition(":")[2])
 
     def _answer(self, status: int, content: Json | bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        for name, value in [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers]:
+        for name, value in [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            *headers,
+        ]:
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

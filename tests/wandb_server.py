@@ -510,7 +510,7 @@ def _sampled_history(server: WandbServer, given: Json) -> Json:
     pages = []
     for spec in map(json.loads, given["specs"] if "specs" in given else [given["spec"]]):
         keys = spec.get("keys", [])
-        wanted = range(spec.get("minStep", 0), spec.get("maxStep", sys.maxsize))
+        wanted = range(spec.get("minStep", 0), spec.get("maxStep", sys.maxsize - 1) + 1)  # here the last is included
         found = [line for line in lines if line["_step"] in wanted and line.keys() >= set(keys)]
         pages.append([{key: line[key] for key in keys} if keys else line for line in found])
     answer["project"]["run"]["sampledHistory"] = pages
@@ -714,7 +714,7 @@ def _organization(_: WandbServer, __: Json) -> Json:
 
 def _artifact_type(_: WandbServer, given: Json) -> Json:
     place = (given.get("entity") or given["entityName"], given.get("project") or given["projectName"])
-    return {"project": _project(*place) | {"artifactType": None}}
+    return {"project": _project(*place) | {"artifact": None}}
 
 
 def _create_artifact(server: WandbServer, given: Json) -> Json:

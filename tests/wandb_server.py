@@ -510,7 +510,8 @@ def _sampled_history(server: WandbServer, given: Json) -> Json:
     pages = []
     for spec in map(json.loads, given["specs"] if "specs" in given else [given["spec"]]):
         keys = spec.get("keys", [])
-        wanted = range(spec.get("minStep", 0), spec.get("maxStep", sys.maxsize - 1) + 1)  # here the last is included
+        last = spec.get("maxStep", sys.maxsize - 1)  # included here, and excluded by HistoryPage
+        wanted = range(spec.get("minStep", 0), last + 1)
         found = [line for line in lines if line["_step"] in wanted and line.keys() >= set(keys)]
         pages.append([{key: line[key] for key in keys} if keys else line for line in found])
     answer["project"]["run"]["sampledHistory"] = pages

@@ -250,6 +250,14 @@ def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again
     assert orphan.ended["state"] == "never submitted"
 
 
+def test_a_launch_removes_queues_that_ended_long_ago(jobs, launcher, tmp_path, monkeypatch):
+    launch(jobs(), launcher, "s")
+    launcher.queues[0].end("ended")
+    monkeypatch.setattr(queues, "KEPT", -1.0)
+    launch(jobs(), launcher, "s")
+    assert [queue.token for queue in queues.all_queues(tmp_path / "runs")] == [launcher.queues[1].token]
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 
@@ -344,7 +352,7 @@ def test_a_worker_goes_on_with_a_run_that_was_interrupted_since(run, executions)
 def test_a_worker_leaves_a_run_alone_that_is_being_executed(run):
     run.claim()
     assert work(run.path, 0) == HELD
-    assert len(list((run.path / "attempts").iterdir())) == 1
+    assert len(list((run.path / "attempts").glob("[!.]*"))) == 1
 
 
 @pytest.mark.parametrize(("end", "status"), [(ValueError("x"), FAILED), (Interrupted(15), 128 + 15)])

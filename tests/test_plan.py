@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import threading
 import time
 
 import pytest
 from fake_slurm import FakeSlurm
+from test_files import in_python
 
 from vlae import attempts, config, record
 from vlae.attempts import new_claim, put_claim
@@ -206,20 +206,34 @@ def test_a_sweep_is_remembered_by_name(tmp_path):
 
 
 def test_turns_never_overlap(tmp_path):
-    inside, most, told = [], [], []
+    """Processes count together: a count is lost where one reads it before another has written it."""
+    script = """
+        import sys, time
+        from multiprocessing import get_context
+        from pathlib import Path
+        from vlae.launching.turns import turn
 
-    def launch():
-        with turn(tmp_path, told.append):
-            inside.append(1)
-            most.append(len(inside))
-            inside.pop()
+        folder, count = Path(sys.argv[1]), Path(sys.argv[1], "count")
 
-    threads = [threading.Thread(target=launch) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 8
+        def launch(barrier):
+            barrier.wait()
+            for _ in range(3):
+                with turn(folder):
+                    before = int(count.read_text())
+                    time.sleep(0.02)
+                    count.write_text(str(before + 1))
+
+        count.write_text("0")
+        context = get_context("fork")
+        barrier = context.Barrier(6, timeout=60)
+        processes = [context.Process(target=launch, args=(barrier,)) for _ in range(6)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        print([process.exitcode for process in processes], count.read_text())
+    """
+    assert in_python(script, tmp_path) == f"{[0] * 6} 18\n"
 
 
 def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_path, monkeypatch):
@@ -245,9 +259,9 @@ def test_a_turn_shows_life(tmp_path, monkeypatch):
 def test_the_turn_of_a_process_that_died_is_over(tmp_path):
     with turn(tmp_path):
         pass
-    [last] = (tmp_path / ".launching").iterdir()
+    [last] = (tmp_path / ".launching").glob("[!.]*")
     last.joinpath("ended.json").unlink()
     last.joinpath("claim.json").write_text(json.dumps({**new_claim(), "process_start": 1.0}))
     with turn(tmp_path, waiting=lambda holder: pytest.fail("it is dead")):
         pass
-    assert len(list((tmp_path / ".launching").iterdir())) == 1
+    assert len(list((tmp_path / ".launching").glob("[!.]*"))) == 1

@@ -1,11 +1,13 @@
 """Slots: a GPU or its part for each run, and cores that are shared out."""
 
+import os
+
 import psutil
 import pytest
 
 from vlae.config import ConfigError
 from vlae.launching import slots as module
-from vlae.launching.slots import slots
+from vlae.launching.slots import slots, visible_gpus
 
 
 @pytest.fixture
@@ -81,3 +83,93 @@ def test_a_slurm_job_has_the_cores_that_it_asked_for(monkeypatch):
     assert module.available_cores() == 1
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
     assert module.available_cores() == every
+
+
+# --- which GPUs there are -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """``nvidia_smi(text, exit_status)``: what the command prints, and nothing but PATH says where it is."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin:/bin")
+
+    def say(text, exit_status=0):
+        script = tmp_path / "nvidia-smi"
+        script.write_text(f'#!/bin/sh\ntest "$*" = -L || exit 2\ncat <<END\n{text}END\nexit {exit_status}\n')
+        script.chmod(0o755)
+
+    return say
+
+
+TWO_GPUS = """\
+GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5a1c9f0e-0000-4b5e-9d7a-000000000000)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-5a1c9f0e-1111-4b5e-9d7a-111111111111)
+"""
+DIVIDED = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-e86cb44c-6756-fd30-cd4a-1e6da3caf9b0)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+  MIG 3g.20gb     Device  1: (UUID: MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-a0000000-6756-fd30-cd4a-1e6da3caf9b0)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-b0000000-6756-fd30-cd4a-1e6da3caf9b0)
+  MIG 1g.5gb      Device  0: (UUID: MIG-GPU-b0000000-6756-fd30-cd4a-1e6da3caf9b0/7/0)
+"""
+NO_DRIVER = """\
+NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver \
+is installed and running.
+
+"""
+
+
+def test_every_gpu_is_one_by_its_index(nvidia_smi):
+    nvidia_smi(TWO_GPUS)
+    assert visible_gpus() == ["0", "1"]
+
+
+def test_of_a_divided_gpu_every_part_is_one_by_its_name(nvidia_smi):
+    nvidia_smi(DIVIDED)
+    assert visible_gpus() == [
+        "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f",
+        "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb",
+        "GPU-a0000000-6756-fd30-cd4a-1e6da3caf9b0",
+        "MIG-GPU-b0000000-6756-fd30-cd4a-1e6da3caf9b0/7/0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "exit_status"),
+    [(NO_DRIVER, 9), (NO_DRIVER, 0), ("No devices were found\n", 6), ("No devices were found\n", 0), ("", 0)],
+)
+def test_where_nvidia_smi_names_none_there_are_none(nvidia_smi, text, exit_status):
+    nvidia_smi(text, exit_status)
+    assert visible_gpus() == []
+
+
+def test_a_lost_gpu_is_none_and_the_others_go_by_their_names(nvidia_smi):
+    """Whether CUDA counts the lost one is not known."""
+    lost = "Unable to determine the device handle for GPU 0000:0C:00.0: GPU is lost.  Reboot the system to recover\n"
+    nvidia_smi(TWO_GPUS.replace(TWO_GPUS.splitlines()[0] + "\n", lost), 15)
+    assert visible_gpus() == ["GPU-5a1c9f0e-1111-4b5e-9d7a-111111111111"]
+
+
+def test_without_nvidia_smi_there_are_none(nvidia_smi, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0,1", ["0", "1"]),
+        (" 3, 1", ["3", "1"]),
+        ("GPU-8932f937,MIG-c6d4f1ef", ["GPU-8932f937", "MIG-c6d4f1ef"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),  # Slurm, for a job that asked for no GPU
+        ("0,-1,1", ["0"]),  # CUDA ends the list there
+    ],
+)
+def test_cuda_visible_devices_decides_whatever_there_is(nvidia_smi, monkeypatch, value, expected):
+    nvidia_smi(TWO_GPUS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == expected

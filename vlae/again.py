@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae import config
+from vlae.code import executed
 from vlae.console import Reporter
 from vlae.evaluate import unit_log_jacobian
 from vlae.figures import check_arrays, save_evaluations
@@ -35,6 +36,7 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
 
     One file for each setting of ``evaluate`` and ``seed``: the same command replaces its own figures alone.
     """
+    executed()
     container = changed(directory.config(), overrides)
     cfg = config.validate(container)
     use_threads(cfg)

@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import secrets
-import shutil
 import signal
 import socket
 import threading
@@ -21,15 +20,7 @@ from typing import Any, final
 
 import psutil
 
-from vlae.files import (
-    RecordError,
-    cannot_write,
-    json_bytes,
-    read_json,
-    remove_abandoned,
-    rename_if_free,
-    write_atomically,
-)
+from vlae.files import RecordError, appearing, json_bytes, read_json, write_atomically
 from vlae.interruption import Interrupted
 
 FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old results
@@ -199,15 +190,8 @@ def refuse_if_held(run: Path) -> None:
 
 def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
     """Makes the directory of an attempt appear with the claim inside; nothing happens where another was first."""
-    staged = attempt.with_name(f".claim.{claim['token']}")
-    try:
-        staged.mkdir(parents=True, exist_ok=True)
+    with appearing(attempt) as staged:
         write_atomically(staged / "claim.json", json_bytes(claim))
-        rename_if_free(staged, attempt)
-    except OSError as error:
-        raise cannot_write(attempt, error) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove_leftovers(attempt: Path) -> None:
@@ -216,7 +200,6 @@ def remove_leftovers(attempt: Path) -> None:
     for leftover in (*run.glob(f".*.{pid}-*.tmp"), *run.glob(f"*/.*.{pid}-*.tmp")):
         with contextlib.suppress(OSError):
             leftover.unlink()
-    remove_abandoned(attempt.parent, ".claim.*")
 
 
 def describe_progress(progress: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vlae.errors import UserError
 
 StrPath = str | os.PathLike[str]
 
+STAGING = ".new"  # beside what appears: directories that are being filled
 ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
 
 
@@ -84,9 +86,28 @@ def rename_if_free(staged: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
-def remove_abandoned(folder: Path, pattern: str) -> None:
-    """Staging directories that a killed process left in ``folder`` long ago."""
-    for staged in folder.glob(pattern):
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A directory to be filled, which becomes ``path`` when the ``with`` block ends: whole or not there.
+
+    Where ``path`` is there by then, it stays as it is: the first one wins, and the others are not told. Whoever fails
+    or is killed leaves nothing to be seen. Errors: as for `write_atomically`.
+    """
+    staged = path.parent / STAGING / f"{path.name}.{secrets.token_hex(4)}"
+    try:
+        staged.mkdir(parents=True)
+        yield staged
+        rename_if_free(staged, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    _remove_abandoned(staged.parent)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What killed processes left there long ago."""
+    for staged in folder.glob("*"):
         with contextlib.suppress(OSError):
             if time.time() - staged.stat().st_mtime > ABANDONED_AFTER:
                 shutil.rmtree(staged, ignore_errors=True)

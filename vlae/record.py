@@ -11,7 +11,6 @@ import difflib
 import errno
 import json
 import os
-import secrets
 import shutil
 import threading
 from pathlib import Path
@@ -34,12 +33,11 @@ from vlae.attempts import (
 from vlae.files import (
     RecordError,
     StrPath,
+    appearing,
     cannot_write,
     json_bytes,
     read_bytes,
     read_json,
-    remove_abandoned,
-    rename_if_free,
     write_atomically,
 )
 from vlae.forced import put_in_place, recover, recover_all
@@ -94,17 +92,10 @@ class RunDirectory:
         if _is_run(run.path):
             return run
         content = _yaml_bytes(config)
-        staged = run.path.parent / ".new" / f"{run_id}.{secrets.token_hex(4)}"
-        try:
-            staged.joinpath("attempts").mkdir(parents=True)
+        with appearing(run.path) as staged:
+            staged.joinpath("attempts").mkdir()
             write_atomically(staged / "config.yaml", content)
             cls(staged).write_status(run_id=run_id)
-            rename_if_free(staged, run.path)
-        except OSError as error:
-            raise cannot_write(run.path, error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        remove_abandoned(staged.parent, "*")
         return run
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlae.code import description
+from vlae.code import executed
 from vlae.config import Config
 from vlae.figures import figures
 from vlae.memory import peak_memory_bytes
@@ -67,7 +67,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Enough to say why two results of one configuration differ in their last digits."""
     return {
         "vlae": version("vlae"),
-        "code": description(),
+        "code": executed(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device_name(device),

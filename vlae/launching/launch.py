@@ -63,6 +63,7 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
         console.print(f"process {holder['pid']} on host {holder['host']} is launching; waiting for it")
 
     with turn(runs_dir, waiting) as ours:
+        queues.remove_old(runs_dir)
         _recover(runs_dir)
         planned = plan(jobs, name)
         if planned.starting:

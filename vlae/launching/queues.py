@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlae.attempts import living_claim, new_claim, now
+from vlae.attempts import FORCED, living_claim, new_claim, now, seconds_since
 from vlae.files import (
+    STAGING,
     RecordError,
     StrPath,
-    cannot_write,
+    appearing,
     json_bytes,
+    make_directory,
     read_json,
     rename_if_free,
     write_atomically,
@@ -30,6 +32,9 @@ from vlae.files import (
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
 """In place of the id of a job that was never submitted, because the command was killed, or Slurm refused it."""
+
+KEPT = 7 * 24 * 3600.0
+"""Seconds that a queue is kept after its end."""
 
 
 @dataclass(frozen=True)
@@ -127,19 +132,12 @@ def create(
     """A queue that this process holds, whole from its first moment."""
     place = Path(runs_dir).absolute() / QUEUES
     queue = Queue(place / secrets.token_hex(6), kind, sweep, str(code), now(), tuple(runs), settings)
-    staged = place / ".new" / queue.token
-    try:
-        staged.mkdir(parents=True)
-        content = {key: value for key, value in vars(queue).items() if key != "path"}
+    content = {key: value for key, value in vars(queue).items() if key != "path"}
+    with appearing(queue.path) as staged:
         write_atomically(
             staged / "queue.json", json_bytes({**content, "runs": [vars(run) for run in queue.runs]})
         )
         write_atomically(staged / "claim.json", json_bytes(new_claim()))
-        rename_if_free(staged, queue.path)
-    except OSError as error:
-        raise cannot_write(queue.path, error) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return queue
 
 
@@ -161,3 +159,31 @@ def all_queues(runs_dir: StrPath) -> list[Queue]:
         with contextlib.suppress(RecordError):
             found.append(load(path))
     return sorted((queue for queue in found if queue), key=lambda queue: (queue.created, queue.token))
+
+
+def remove_old(runs_dir: StrPath) -> None:
+    """Deletes the queues that ended more than a week ago, so that looking at all of them stays cheap.
+
+    No state of a run is another afterwards: a queue stays as long as it tells why a run has no results, by what
+    Slurm said of its job or because it was cancelled. Call it in a `turn`.
+    """
+    for queue in all_queues(runs_dir):
+        with contextlib.suppress(RecordError):  # damaged, or another user's
+            if _is_old(queue) and not _explains(queue):
+                # out of sight at once, and deleted later where this process is killed before it has
+                hidden = make_directory(queue.path.parent / STAGING) / queue.token
+                rename_if_free(queue.path, hidden)
+                shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_old(queue: Queue) -> bool:
+    if (ended := queue.ended) is not None:
+        return seconds_since(ended["ended"]) > KEPT
+    # a local one whose process was killed has nobody to end it; one of Slurm ends when its jobs are seen to have
+    return queue.kind == "local" and seconds_since(queue.created) > KEPT and queue.holder() is None
+
+
+def _explains(queue: Queue) -> bool:
+    explained = {*(queue.ended or {}).get("reasons", ()), *queue.cancelled()}
+    places = [queue.runs_dir / (FORCED if run.forced else "") / run.run_id for run in queue.runs]
+    return any(p.name in explained and p.is_dir() and not (p / "results.json").is_file() for p in places)

@@ -1,7 +1,9 @@
 """What a run of a pool may use: a GPU, or a part of one, and CPU threads."""
 
 import contextlib
+import itertools
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -73,17 +75,24 @@ def available_cores() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them; without importing torch."""
+    """As CUDA_VISIBLE_DEVICES names them; without importing torch.
+
+    Of a GPU that is divided (MIG) each part counts as one: a process can use one part alone, and that by its name.
+    """
     if VISIBLE in os.environ:
         names = [name.strip() for name in os.environ[VISIBLE].split(",")]
-        return [
-            name for name in names if name not in ("", "-1", "NoDevFiles")
-        ]  # the last is Slurm's word for none
+        # CUDA ends the list at the first name that means nothing: -1, or Slurm's NoDevFiles
+        return list(itertools.takewhile(re.compile(r"\d+$|GPU-|MIG-").match, names))
     if shutil.which("nvidia-smi") is None:
         return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return []
-    return done.stdout.split()
+    listed = re.findall(r"^(?:GPU (\d+): |\s+MIG ).*\(UUID: (\S+)\)$", done.stdout, re.MULTILINE)
+    indices = [index for index, _ in listed]
+    if indices == [str(i) for i in range(len(indices))]:
+        return indices
+    # parts have no index, and follow the GPU that they are parts of
+    divided = [not following for following in [*indices[1:], "end"]]
+    return [uuid for (index, uuid), parts in zip(listed, divided, strict=True) if not (index and parts)]

@@ -1,0 +1,133 @@
+"""A directory that appears: whole or not there, the first one wins, and nothing is left of who failed."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from vlae.files import RecordError, appearing
+
+
+def in_python(script: str, *arguments: object) -> str:
+    """What a Python of its own prints that executes ``script``."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    tests = Path(__file__).parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tests, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def visible(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*")}
+
+
+def test_it_appears_with_all_that_is_in_it_when_the_block_ends(tmp_path):
+    path = tmp_path / "not" / "there" / "yet"
+    with appearing(path) as staged:
+        staged.joinpath("below").mkdir()
+        staged.joinpath("below", "file").write_text("content")
+        assert not path.exists()
+    assert visible(path) == {"below", "below/file"}
+    assert list(staged.parent.iterdir()) == []
+
+
+def test_the_first_one_wins_and_the_other_is_not_told(tmp_path):
+    with appearing(tmp_path / "it") as late:
+        late.joinpath("file").write_text("late")
+        with appearing(tmp_path / "it") as early:
+            early.joinpath("file").write_text("early")
+    assert (tmp_path / "it" / "file").read_text() == "early"
+    assert list(late.parent.iterdir()) == []
+
+
+def test_of_processes_at_once_one_wins_whole(tmp_path):
+    """Each fills 20 directories with its number in two files; no directory holds two numbers."""
+    script = """
+        import os, sys
+        from multiprocessing import get_context
+        from pathlib import Path
+        from vlae.files import appearing
+
+        def contend(barrier, number):
+            for each in range(20):
+                barrier.wait()
+                with appearing(Path(sys.argv[1], str(each))) as staged:
+                    for name in "ab":
+                        staged.joinpath(name).write_text(str(number))
+
+        context = get_context("fork")
+        barrier = context.Barrier(6, timeout=30)
+        processes = [context.Process(target=contend, args=(barrier, number)) for number in range(6)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        print([process.exitcode for process in processes])
+    """
+    assert in_python(script, tmp_path) == f"{[0] * 6}\n"
+    made = [path for path in tmp_path.iterdir() if path.name != ".new"]
+    assert len(made) == 20
+    assert all((path / "a").read_text() == (path / "b").read_text() for path in made)
+    assert list((tmp_path / ".new").iterdir()) == []
+
+
+def test_killed_at_any_step_it_is_whole_or_not_there_and_can_be_made_again():
+    script = """
+        from killing import killed_at_every_step
+        from vlae.files import appearing
+
+        def make(folder):
+            with appearing(folder / "it") as staged:
+                for name in "ab":
+                    staged.joinpath(name).write_text(name)
+
+        def check(folder):
+            assert not (folder / "it").exists() or (folder / "it" / "b").read_text() == "b"
+            make(folder)
+            assert sorted(path.name for path in (folder / "it").iterdir()) == ["a", "b"]
+
+        print(killed_at_every_step(lambda folder: None, make, check))
+    """
+    assert int(in_python(script)) > 5
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
+def test_nothing_is_left_of_a_block_that_raises(tmp_path, error):
+    def fill():
+        with appearing(tmp_path / "it") as staged:
+            staged.joinpath("file").touch()
+            raise error
+
+    with pytest.raises(type(error)):
+        fill()
+    assert [path.name for path in tmp_path.rglob("*")] == [".new"]
+
+
+def test_an_error_of_the_file_system_names_what_could_not_appear(tmp_path):
+    """Permission bits do not bind root, so a file stands where a directory has to be."""
+    tmp_path.joinpath("file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "it"):
+        text = (
+            rf"^cannot write {re.escape(str(path))}: {re.escape(str(tmp_path / 'file'))} is not a directory$"
+        )
+        with pytest.raises(RecordError, match=text), appearing(path):
+            pass
+    with pytest.raises(RecordError, match="No space left on device"), appearing(tmp_path / "it"):
+        raise OSError(28, "No space left on device")
+    assert visible(tmp_path) == {"file"}
+
+
+def test_what_killed_processes_left_long_ago_is_removed(tmp_path):
+    leftover = tmp_path / ".new" / "run.1"
+    leftover.joinpath("below").mkdir(parents=True)
+    with appearing(tmp_path / "a"):
+        pass
+    assert leftover.exists()  # its process may live
+    os.utime(leftover, (0, 0))
+    with appearing(tmp_path / "b"):
+        pass
+    assert not leftover.exists()

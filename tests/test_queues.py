@@ -1,0 +1,127 @@
+"""Old queues go, and nobody can tell."""
+
+import json
+import os
+import shutil
+
+import pytest
+from test_files import in_python
+
+from vlae.attempts import FORCED, new_claim
+from vlae.launching import queues
+from vlae.launching.queues import Waiting, all_queues, remove_old
+from vlae.launching.states import Observer
+from vlae.record import RunDirectory
+
+LONG_AGO = "2020-01-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """``queue("slurm", ended=LONG_AGO, reasons={...})``: a queue of the runs a, b, c; only a has results."""
+    for name in "abc":
+        run = RunDirectory.create(tmp_path, name, {"seed": name})
+        if name == "a":
+            run.write_results({})
+
+    def make(kind="local", ended=None, reasons=None, created=LONG_AGO, forced=False):
+        waiting = [Waiting(name, 0, forced) for name in "abc"]
+        made = queues.create(tmp_path, kind=kind, sweep="s", code=tmp_path, runs=waiting, settings={})
+        rewrite(made.path / "queue.json", created=created)
+        if ended:
+            made.end("ended", reasons)
+            rewrite(made.path / "ended.json", ended=ended)
+        return made
+
+    return make
+
+
+def rewrite(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def left(tmp_path):
+    """Tokens of the queues that are there after a removal, which changed no state of a run."""
+    paths = [tmp_path / name for name in "abc"]
+    before = [Observer(tmp_path).state(path) for path in paths]
+    remove_old(tmp_path)
+    assert [Observer(tmp_path).state(path) for path in paths] == before
+    return {queue.token for queue in all_queues(tmp_path)}
+
+
+@pytest.mark.parametrize("kind", ["local", "slurm"])
+def test_a_queue_that_ended_long_ago_goes_and_one_that_has_just_ended_stays(queue, tmp_path, kind):
+    old = queue(kind, ended=LONG_AGO)
+    new = queue(kind)
+    new.end("ended")
+    assert left(tmp_path) == {new.token}
+    assert [path.name for path in old.path.parent.iterdir() if path.name != new.token] == [".new"]
+    assert list(old.path.parent.joinpath(".new").iterdir()) == []
+
+
+def test_a_queue_that_goes_on_stays_however_old_it_is(queue, tmp_path):
+    going_on = queue("local")
+    submitted = queue("slurm")
+    assert left(tmp_path) == {going_on.token, submitted.token}
+
+
+def test_a_local_queue_whose_process_was_killed_goes_when_it_is_old(queue, tmp_path):
+    old, new = queue("local"), queue("local", created=new_claim()["started"])
+    for killed in (old, new):
+        rewrite(killed.path / "claim.json", process_start=1.0)
+    assert left(tmp_path) == {new.token}
+
+
+def test_it_stays_as_long_as_it_tells_why_a_run_has_no_results(queue, tmp_path):
+    queue("slurm", ended=LONG_AGO, reasons={"a": "missing"})
+    told = queue("slurm", ended=LONG_AGO, reasons={"a": "missing", "b": "time limit"})
+    cancelled = queue("local", ended=LONG_AGO)
+    cancelled.cancel(["c"])
+    RunDirectory(tmp_path / "c").write_status(state="interrupted", attempt=1, reason="SIGTERM")
+    assert left(tmp_path) == {told.token, cancelled.token}
+    assert Observer(tmp_path).state(tmp_path / "b").reason == "time limit"
+    assert Observer(tmp_path).state(tmp_path / "c").reason == "cancelled"
+    RunDirectory(tmp_path / "b").write_results({})
+    assert left(tmp_path) == {cancelled.token}
+    shutil.rmtree(tmp_path / "c")
+    remove_old(tmp_path)
+    assert all_queues(tmp_path) == []
+
+
+def test_of_a_forced_run_it_tells_until_that_is_in_the_place_of_the_old_one(queue, tmp_path):
+    forced = queue("slurm", ended=LONG_AGO, reasons={"b": "time limit"}, forced=True)
+    RunDirectory.create(tmp_path / FORCED, "b", {"seed": "b"})
+    assert left(tmp_path) == {forced.token}
+    os.rename(tmp_path / "b", tmp_path / "old")
+    os.rename(tmp_path / FORCED / "b", tmp_path / "b")
+    assert left(tmp_path) == set()
+
+
+def test_a_damaged_queue_stops_no_removal(queue, tmp_path):
+    for name in ("ended.json", "cancelled.json"):
+        queue("local", ended=LONG_AGO).path.joinpath(name).write_text("{")
+    queue("local", ended=LONG_AGO)
+    remove_old(tmp_path)
+    assert len(all_queues(tmp_path)) == 2
+
+
+def test_killed_at_any_step_a_removal_leaves_a_whole_queue_or_none(tmp_path):
+    script = """
+        from pathlib import Path
+        from killing import killed_at_every_step
+        from test_queues import LONG_AGO, rewrite
+        from vlae.launching.queues import all_queues, create, remove_old
+
+        def prepare(folder):
+            queue = create(folder, kind="slurm", sweep="s", code=folder, runs=[], settings={})
+            queue.end("ended")
+            rewrite(queue.path / "ended.json", ended=LONG_AGO)
+
+        def check(folder):
+            assert all(queue.ended is not None for queue in all_queues(folder))
+            remove_old(folder)
+            assert all_queues(folder) == []
+
+        print(killed_at_every_step(prepare, remove_old, check))
+    """
+    assert int(in_python(script)) > 5

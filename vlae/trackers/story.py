@@ -1,7 +1,7 @@
 """What a run directory tells, in the order in which a mirror of it is made."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Settings:
     project: str = "vlae"
     entity: str | None = None
     group: str | None = None
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
     name: str | None = None
     mode: str = "auto"
     images_every: int | None = None

@@ -97,7 +97,8 @@ class Story:
         return file if file.exists() else None
 
     def best_checkpoint(self) -> Path | None:
-        file = self.directory.path / "checkpoints" / "best.pt"
+        """The last one, which holds the best epoch's model."""
+        file = self.directory.path / "checkpoints" / "last.pt"
         return file if file.exists() else None
 
     def kept(self, mirror: str) -> dict[str, Any]:

@@ -275,6 +275,19 @@ def test_a_server_that_dies_in_mid_run_costs_finish_its_timeout(server: WandbSer
     assert server.run("a").exit_codes == [0]
 
 
+def test_an_attempt_learns_from_the_server_which_step_comes_next(server: WandbServer, client: Client) -> None:
+    """So lines of a record of one's own arrive once, whatever happened to the attempts before."""
+    server.fail(status=401, only="file_stream")
+    client("run = start('a'); epochs(run, 0, 3); run.finish()")  # says nothing, though nothing arrived
+    assert not server.run("a").history
+    server.fail()
+    client("run = start('a'); epochs(run, run.starting_step, 4); run.finish()")
+    client("run = start('a'); assert run.starting_step == 4; epochs(run, run.starting_step, 6); run.finish()")
+    assert [(line["_step"], line["epoch"]) for line in server.run("a").history] == [
+        (step, step) for step in range(6)
+    ]
+
+
 def test_a_fault_may_last_for_some_requests_only(server: WandbServer, client: Client) -> None:
     server.fail(status=500, only="UpsertBucket", times=1)
     client("run = start('a', init_timeout=60); epochs(run, 0, 3); run.finish()")

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -154,23 +155,37 @@ def segments(run):
 
 
 def read_back(segment):
-    """The records of a transaction log, by wandb's own reader: their kinds, with what they hold as plain values."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    """The records of a transaction log: their kinds, with what they hold as plain values.
+
+    LevelDB's log format after a header of seven bytes: blocks of 32 KiB, of parts of records with seven bytes each.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = segment.glob("*.wandb")
-    store, found = DataStore(), []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        kind = record.WhichOneof("record_type")
-        part = getattr(record, kind)
-        if kind == "run":
-            kind, part = "config", part.config
-        items = getattr(part, "item", None) or getattr(part, "update", None) or ()
-        found.append((kind, {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}))
+    data, at, parts, found = file.read_bytes(), 7, b"", []
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(parts)
+            parts = b""
+            found.append(plain(record))
     return found
+
+
+def plain(record):
+    kind = record.WhichOneof("record_type")
+    part = getattr(record, kind)
+    if kind == "run":
+        kind, part = "config", part.config
+    items = getattr(part, "item", None) or getattr(part, "update", None) or ()
+    return kind, {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def vlae(run, *words, status=0):

@@ -41,7 +41,9 @@ class EventFiles:
 
     def finish(self) -> None:
         if (results := self.story.results()) is not None:
-            figures = {k: v for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)}
+            figures = {
+                k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
+            }
             self._writer.add_hparams(
                 _hparams(self.story.config), figures, name=".", global_step=results["epochs"]
             )

@@ -18,8 +18,10 @@ from vlae.record import RunDirectory
 from vlae.trackers.story import TRACKING, Settings, Story, flat
 
 NAME = "wandb"
-INIT_WITHIN = 20.0
+INIT_WITHIN = 15.0
 """Seconds that W&B has to answer at the start; then the run goes on offline."""
+FINISH_WITHIN = 30.0
+"""Seconds that it has to take what is left at the end, where nobody waits less."""
 JITTER = 10.0
 """Seconds over which jobs that start together are spread."""
 STATES = {"done": 0, "failed": 1}
@@ -30,32 +32,36 @@ class Streamed:
     """A run as it goes on, online or offline; what W&B has already is not sent again."""
 
     def __init__(self, story: Story, mode: str | None = None, *, anew: bool = False) -> None:
-        """mode: online, for what is uploaded later; None: as the configuration, the environment and the key say.
+        """mode: online, for what is uploaded later; None: as the configuration, the environment and the key say, and
+        offline where W&B cannot be reached.
 
         anew: under another id, with nothing of it there yet.
         """
         self.story = story
-        self._mode, self._run = mode, None
+        self._asked, self._mode = mode, ""
+        self._run: Any = None
         kept = story.kept(NAME)
         if anew or not kept:
             kept = {"generation": generation_before(story) + 1}
         self._kept: dict[str, Any] = {"epoch": 0, "pictures": 0, "reason": None, **kept}
 
     def start(self) -> None:
+        os.environ.update(self._environment())
+        for name in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # with which the key is written to logs
+            os.environ.pop(name, None)
         import wandb
 
-        self._mode = self._mode or mode_of(self.story.settings.mode, has_key())
-        if self._mode == "online":
-            if "SLURM_JOB_ID" in os.environ:
-                time.sleep(random.uniform(0, JITTER))
-            try:
-                self._run = self._init("online")
-            except Exception as error:
-                self._kept["reason"] = f"{type(error).__name__}: {_first_line(error)}"
-                self._mode = "offline"
-                wandb.teardown()
-        if self._run is None:
-            self._run = self._init("offline")
+        self._mode = self._asked or mode_of(self.story.settings.mode, has_key())
+        if self._mode == "online" and self._asked is None and "SLURM_JOB_ID" in os.environ:
+            time.sleep(random.uniform(0, JITTER))
+        try:
+            self._run = self._init()
+        except Exception as error:
+            if self._asked is not None or self._mode == "offline":
+                raise
+            wandb.teardown()  # which holds the id
+            self._mode, self._kept["reason"] = "offline", f"{type(error).__name__}: {_first_line(error)}"
+            self._run = self._init()
         for key in ("epoch", "global_step"):
             self._run.define_metric(key)
         self._run.define_metric("*", step_metric="epoch")
@@ -65,12 +71,11 @@ class Streamed:
             self._kept["pictures"] = int(self._run.summary.get("pictures_epoch") or 0)
         elif self._mode == "online":
             self._kept["epoch"] = self._kept["pictures"] = 0
-        self._keep(complete=False)
+        self._keep(complete=False, reason=self._kept["reason"] if self._mode == "offline" else None)
 
     def catch_up(self) -> None:
         import wandb
 
-        assert self._run is not None
         sent = False
         for line in self.story.lines(self._kept["epoch"]):
             self._run.log(line)
@@ -87,7 +92,6 @@ class Streamed:
     def finish(self) -> None:
         import wandb
 
-        assert self._run is not None
         status, results = self.story.directory.status(), self.story.results()
         if results is not None:
             self._run.summary.update(flat(results))
@@ -102,9 +106,18 @@ class Streamed:
         elif status["state"] == "interrupted":
             self._run.mark_preempting()
         self._run.finish(exit_code=STATES.get(status["state"], 255))
-        self._keep(complete=self._mode == "online" and results is not None, finished=True)
+        whole = results is not None and self._mode == "online" and self._has_arrived()
+        self._keep(complete=whole)
 
-    def _init(self, mode: str) -> Any:
+    def _has_arrived(self) -> bool:
+        """Asked of W&B: a key that is refused in mid-run ends the client's work without a word."""
+        import wandb
+
+        path = f"{self._run.entity}/{self._run.project}/{self._run.id}"
+        there = wandb.Api(timeout=10).run(path).summary
+        return there.get("epoch") == self._kept["epoch"] and there.get("run_id") == self.story.run_id
+
+    def _init(self) -> Any:
         import wandb
 
         settings, place = self.story.settings, make_directory(self.story.place)
@@ -118,19 +131,32 @@ class Streamed:
             notes=self.story.notes(code.description()),
             config=self.story.shown_config,
             dir=str(place),
-            mode=mode,
+            mode="online" if self._mode == "online" else "offline",
             resume="allow",
             settings=wandb.Settings(
                 init_timeout=INIT_WITHIN,
-                console="off",
+                finish_timeout=FINISH_WITHIN,
+                finish_timeout_raises=True,
                 silent=True,
+                console="off",
+                x_transaction_log_flush_interval=1,  # what a SIGKILL loses
+                # the run's own record has what is worth knowing of code and machine
+                x_disable_meta=True,
+                x_disable_machine_info=True,
                 x_disable_stats=True,
+                x_save_requirements=False,
                 disable_git=True,
                 disable_code=True,
-                x_save_requirements=False,
-                x_disable_meta=True,
+                disable_job_creation=True,
             ),
         )
+
+    def _environment(self) -> dict[str, str]:
+        """Of the client: a word to nobody, and no file outside of the run directory, but for what the user says."""
+        places = {f"WANDB_{name}_DIR": str(self.story.place / "wandb-client") for name in ("CACHE", "DATA")}
+        places = {name: place for name, place in places.items() if name not in os.environ}
+        # reports of its own errors hold the end of a process for 20 seconds where there is no internet
+        return {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", **places}
 
     def _keep(self, **changes: Any) -> None:
         self._kept.update(changes)
@@ -199,7 +225,7 @@ def per_image_table(file: Path) -> Any:
     with np.load(file) as arrays:
         names = sorted(name for name in arrays.files if name.startswith("log_likelihood"))
         columns = [arrays[name].tolist() for name in names]
-    data = [[i, *values] for i, values in enumerate(zip(*columns, strict=True))]
+    data: list[Any] = [[i, *values] for i, values in enumerate(zip(*columns, strict=True))]
     return wandb.Table(columns=["image", *names], data=data)
 
 

@@ -99,7 +99,7 @@ class FakeRun:
     def go(self):
         """All of it, in the middle of which its mirror begins."""
         self.epochs(1, 3)
-        wait_for(lambda: self.kept().get("epoch"))
+        wait_for(lambda: self.kept().get("sent"))
         self.epochs(4, 6)
         self.complete()
 
@@ -248,7 +248,7 @@ def test_the_best_model_is_uploaded_where_that_is_asked_for(online, tmp_path):
     (run.directory.path / "checkpoints" / "last.pt").write_bytes(b"weights")
     run.attempt(run.go)
     (model,) = [a for a in online.artifacts if a.type == "model"]
-    assert model.files == {"last.pt": b"weights"}
+    assert model.files["last.pt"] == b"weights"
 
 
 def test_attempts_of_a_run_are_one_run(online, run):
@@ -262,7 +262,7 @@ def test_attempts_of_a_run_are_one_run(online, run):
     def second():  # it goes back to its checkpoint
         run.directory.truncate_metrics(run.size_after(2))
         run.epochs(3, 6)
-        wait_for(lambda: run.kept().get("epoch") == 6)
+        wait_for(lambda: run.kept().get("sent") == 9)
         run.complete()
 
     run.attempt(second)
@@ -285,7 +285,7 @@ def test_how_a_run_ended_is_told(online, tmp_path):
     failed, stopped = FakeRun(tmp_path / "runs"), FakeRun(tmp_path / "runs", seed=1)
 
     def a_little(run):
-        return lambda: (run.epochs(1, 2), wait_for(lambda: run.kept().get("epoch")))
+        return lambda: (run.epochs(1, 2), wait_for(lambda: run.kept().get("sent")))
 
     failed.attempt(a_little(failed), end=ValueError("x"))
     stopped.attempt(a_little(stopped), end=Interrupted(signal.SIGTERM))
@@ -303,7 +303,7 @@ def test_without_a_key_a_run_is_logged_offline_and_can_be_read_back(client, run)
     records = read_back(segment)
     lines = [values for kind, values in records if kind == "history"]
     assert [line["epoch"] for line in lines if "train/elbo_nats" in line] == [1, 2, 3, 4, 5, 6]
-    assert sum("images/reconstructions" in line for line in lines) == 3
+    assert sum(any(key.startswith("images/reconstructions") for key in line) for line in lines) == 3
     given = next(values for kind, values in records if kind == "config")
     assert given["model"]["latent_dim"] == 2
     summary = {key: value for kind, values in records if kind == "summary" for key, value in values.items()}
@@ -316,7 +316,7 @@ def test_segments_of_several_attempts_are_one_run_by_either_command(
 ):
     def part(first, last):
         run.epochs(first, last)
-        wait_for(lambda: run.kept().get("epoch") == last)
+        wait_for(lambda: run.kept().get("sent") == {3: 4, 6: 9}[last])
 
     run.attempt(lambda: part(1, 3), end=Interrupted(signal.SIGUSR2))
     run.attempt(lambda: (part(4, 6), run.complete()))
@@ -374,7 +374,7 @@ def test_a_service_that_fails_costs_seconds_and_what_is_missing_is_completed_lat
     def act():
         run.epochs(1, 3)
         if when == "in mid-run":
-            wait_for(lambda: run.kept().get("epoch") == 3)
+            wait_for(lambda: run.kept().get("sent") == 4)
             fail()
         run.epochs(4, 6)
         run.complete()
@@ -388,7 +388,7 @@ def test_a_service_that_fails_costs_seconds_and_what_is_missing_is_completed_lat
     online.fail()
     assert "synced: " in vlae(run, "sync", run.id)
     found = online.run(run.id)
-    assert sorted(set(history(found))) == [1, 2, 3, 4, 5, 6]
+    assert history(found) == [1, 2, 3, 4, 5, 6]
     assert found.summary["test/elbo"] == -2.5
     assert upload_later(run.directory) == ""
 
@@ -400,7 +400,7 @@ def test_a_run_goes_on_offline_where_the_service_cannot_be_reached_and_says_so_o
         run.epochs(1, 3)
         wait_for(lambda: run.kept().get("mode") == "offline", 120)
         run.epochs(4, 6)
-        wait_for(lambda: run.kept().get("epoch") == 6)
+        wait_for(lambda: run.kept().get("sent") == 9)
         run.complete()
 
     run.attempt(act)
@@ -425,5 +425,5 @@ def test_a_sweep_is_a_group_of_distinct_runs(online, tmp_path):
     found = list(online.runs.values())
     assert len(found) == 8
     assert len({(run.group, run.project) for run in found}) == 1
-    assert all(sorted(set(history(run))) == [1, 2, 3, 4, 5, 6] for run in found)
+    assert all(history(run) == [1, 2, 3, 4, 5, 6] for run in found)
     assert all("test/elbo" in run.summary for run in found)

@@ -1,7 +1,7 @@
 """What a run directory tells, in the order in which a mirror of it is made."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,18 @@ class Story:
             parts.append(where)
         return ", ".join(parts)
 
-    def lines(self, after: int) -> list[dict[str, Any]]:
-        """The metrics of the epochs after that one."""
+    def chapters(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
+        """The metrics of each epoch, and the pictures made after it."""
         file = self.directory.path / "metrics.jsonl"
         if file.exists():
             now = file.stat()
             if (now.st_size, now.st_mtime_ns) != self._seen:
                 self._seen, self._lines = (now.st_size, now.st_mtime_ns), self.directory.metrics()
-        return [line for line in self._lines if line["epoch"] > after]
-
-    def pictures(self, after: int) -> Iterator[tuple[int, dict[str, Path]]]:
-        """Those made while it was training, after that epoch."""
-        for folder in sorted((self.directory.path / "images").glob("epoch-*")):
-            epoch = folder.name.partition("-")[2]
-            if epoch.isdigit() and int(epoch) > after:
-                yield int(epoch), _pictures_in(folder)
+        place = self.directory.path / "images"
+        made = {folder.name for folder in place.glob("epoch-*")}
+        names = [f"epoch-{line['epoch']:06d}" for line in self._lines]
+        pictures = [_pictures_in(place / name) if name in made else {} for name in names]
+        return list(zip(self._lines, pictures, strict=True))
 
     def last_pictures(self) -> dict[str, Path]:
         """Of the best epoch's model."""

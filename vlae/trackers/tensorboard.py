@@ -28,15 +28,17 @@ class EventFiles:
         self._writer = SummaryWriter(str(place), flush_secs=5)
 
     def catch_up(self) -> None:
-        for line in self.story.lines(self._epoch):
-            for name, value in line.items():
-                if isinstance(value, int | float) and name != "epoch":
-                    self._writer.add_scalar(name, value, line["epoch"])
-            self._epoch = line["epoch"]
-        for epoch, pictures in self.story.pictures(self._pictures):
-            for name, file in pictures.items():
-                self._writer.add_image(f"images/{name}", _pixels(file), epoch, dataformats="HWC")
-            self._pictures = epoch
+        for line, pictures in self.story.chapters():
+            epoch = line["epoch"]
+            if epoch > self._epoch:
+                for name, value in line.items():
+                    if isinstance(value, int | float) and name != "epoch":
+                        self._writer.add_scalar(name, value, epoch)
+                self._epoch = epoch
+            if pictures and epoch > self._pictures:
+                for name, file in pictures.items():
+                    self._writer.add_image(f"images/{name}", _pixels(file), epoch, dataformats="HWC")
+                self._pictures = epoch
         self._writer.flush()
 
     def finish(self) -> None:

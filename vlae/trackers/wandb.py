@@ -43,7 +43,7 @@ class Streamed:
         kept = story.kept(NAME)
         if anew or not kept:
             kept = {"generation": generation_before(story) + 1}
-        self._kept: dict[str, Any] = {"epoch": 0, "pictures": 0, "reason": None, **kept}
+        self._kept: dict[str, Any] = {"sent": 0, "reason": None, **kept}
 
     def start(self) -> None:
         os.environ.update(self._environment())
@@ -65,29 +65,36 @@ class Streamed:
         for key in ("epoch", "global_step"):
             self._run.define_metric(key)
         self._run.define_metric("*", step_metric="epoch")
-        if self._mode == "online" and self._run.resumed:
-            # the truth about what W&B has is there
-            self._kept["epoch"] = int(self._run.summary.get("epoch") or 0)
-            self._kept["pictures"] = int(self._run.summary.get("pictures_epoch") or 0)
-        elif self._mode == "online":
-            self._kept["epoch"] = self._kept["pictures"] = 0
+        if self._mode == "online":  # how much W&B has, it knows better than we do
+            self._kept["sent"] = self._run.starting_step
         self._keep(complete=False, reason=self._kept["reason"] if self._mode == "offline" else None)
 
     def catch_up(self) -> None:
         import wandb
 
-        sent = False
-        for line in self.story.lines(self._kept["epoch"]):
-            self._run.log(line)
-            self._kept["epoch"], sent = line["epoch"], True
-        for epoch, pictures in self.story.pictures(self._kept["pictures"]):
-            if epoch > self._kept["epoch"]:
-                break
-            images = {f"images/{name}": wandb.Image(str(file)) for name, file in pictures.items()}
-            self._run.log({"epoch": epoch, "pictures_epoch": epoch, **images})
-            self._kept["pictures"], sent = epoch, True
-        if sent:
-            self._keep()
+        steps = self._steps()
+        for step in steps[self._kept["sent"] :]:
+            pictures = {
+                key: wandb.Image(str(value)) for key, value in step.items() if isinstance(value, Path)
+            }
+            self._run.log(step | pictures)
+        if len(steps) > self._kept["sent"]:
+            self._keep(sent=len(steps))
+
+    def _steps(self) -> list[dict[str, Any]]:
+        """All that the run directory tells so far, one entry for each step of the history on W&B.
+
+        A longer story begins with the same steps: pictures are there before the next epoch is. So a number tells
+        what is still to be sent, whoever has sent the rest.
+        """
+        steps = []
+        for line, pictures in self.story.chapters():
+            steps.append(line)
+            if pictures:
+                steps.append(
+                    {"epoch": line["epoch"], **{f"images/{n}": file for n, file in pictures.items()}}
+                )
+        return steps
 
     def finish(self) -> None:
         import wandb
@@ -95,10 +102,9 @@ class Streamed:
         status, results = self.story.directory.status(), self.story.results()
         if results is not None:
             self._run.summary.update(flat(results))
-            final = {f"final/{n}": wandb.Image(str(file)) for n, file in self.story.last_pictures().items()}
-            if file := self.story.per_image():
-                final["test/per_image"] = per_image_table(file)
-            self._run.log({"epoch": results["epochs"], **final})
+            if self._kept["sent"] == len(self._steps()):
+                self._run.log(self._last_step(results))
+                self._kept["sent"] += 1
             if self.story.settings.artifacts and (model := self.story.best_checkpoint()):
                 artifact = wandb.Artifact(f"{self._run.id}-model", "model")
                 artifact.add_file(str(model))
@@ -109,13 +115,22 @@ class Streamed:
         whole = results is not None and self._mode == "online" and self._has_arrived()
         self._keep(complete=whole)
 
+    def _last_step(self, results: dict[str, Any]) -> dict[str, Any]:
+        import wandb
+
+        step: dict[str, Any] = {"epoch": results["epochs"]}
+        step |= {f"final/{name}": wandb.Image(str(file)) for name, file in self.story.last_pictures().items()}
+        if file := self.story.per_image():
+            step["test/per_image"] = per_image_table(file)
+        return step
+
     def _has_arrived(self) -> bool:
         """Asked of W&B: a key that is refused in mid-run ends the client's work without a word."""
         import wandb
 
         path = f"{self._run.entity}/{self._run.project}/{self._run.id}"
-        there = wandb.Api(timeout=10).run(path).summary
-        return there.get("epoch") == self._kept["epoch"] and there.get("run_id") == self.story.run_id
+        there = wandb.Api(timeout=10).run(path)
+        return there.lastHistoryStep + 1 >= self._kept["sent"] and "run_id" in there.summary
 
     def _init(self) -> Any:
         import wandb

@@ -136,6 +136,15 @@ def table(
         str, typer.Option("--format", help="terminal, markdown, latex, html, csv or json.")
     ] = "terminal",
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir."),
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")] = None,
+    per_image: Annotated[
+        bool,
+        typer.Option("--per-image", help="With --from: compare image by image; two requests a run."),
+    ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
@@ -144,6 +153,7 @@ def table(
     print_table(
         runs_dir, name, format, out, decimals=decimals, transpose=transpose,
         metric=metric, rows=_listed(rows), columns=_listed(cols), where=where, literature=published,
+        source=source, group=group, per_image=per_image,
     )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ class Source(Protocol):
     """Where runs come from: run directories, or a service that mirrors them."""
 
     title: str
+    note: str
+    """What has to be said below a table of them; mostly nothing."""
 
     def __iter__(self) -> Iterator[Run | LeftOut]: ...
 
@@ -66,6 +68,7 @@ class Runs:
     title: str
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()
+    note: str = ""
 
     def settings(self) -> list[str]:
         """The keys of all settings."""
@@ -104,7 +107,7 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "it is there more than once"))
         else:
             found[entry.id] = entry
-    return Runs(source.title, tuple(found.values()), tuple(left_out))
+    return Runs(source.title, tuple(found.values()), tuple(left_out), source.note)
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

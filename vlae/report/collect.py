@@ -52,11 +52,12 @@ class LeftOut(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where runs come from: run directories, or a service that mirrors them."""
+    """Where runs come from: run directories, or a service that mirrors them.
+
+    It may have a ``note``, which has to be said below a table of them.
+    """
 
     title: str
-    note: str
-    """What has to be said below a table of them; mostly nothing."""
 
     def __iter__(self) -> Iterator[Run | LeftOut]: ...
 
@@ -107,7 +108,7 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "it is there more than once"))
         else:
             found[entry.id] = entry
-    return Runs(source.title, tuple(found.values()), tuple(left_out), source.note)
+    return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

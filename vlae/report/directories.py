@@ -29,8 +29,6 @@ _ID = re.compile(r"(?P<model>[^-]+)-(?P<dataset>[^-]+)-(?P<output_dist>[^-]+)-s(
 class RunDirectories:
     """The runs that a name means in ``runs_dir``: a sweep, how ids begin, or (None) all of them."""
 
-    note = ""
-
     def __init__(self, runs_dir: StrPath, name: str | None = None) -> None:
         """Errors: RecordError where it means nothing."""
         self.runs_dir = Path(runs_dir).absolute()

@@ -4,15 +4,19 @@ To add a case, add an entry to ``SCALE``; its ``measure`` makes what it needs in
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from vlae import config
 from vlae.code import SOURCE
@@ -20,15 +24,18 @@ from vlae.interruption import Interrupted
 from vlae.launching import queues
 from vlae.launching.queues import Waiting
 from vlae.record import RunDirectory
+from vlae.report.index import SETTLED
 
 MODELS = ("vae", "savae", "hf", "iaf", "vlae")
 IN_TEN_THOUSAND = {"done": 9000, "failed": 300, "stopped": 150, "killed": 150, "running": 4, "new": 396}
 """How the runs of a large runs directory stand; those of the last two are in a queue that is worked off."""
+VLAE = ("-c", "from vlae.cli import main; main()")
+IMAGES = 300
+"""Of the test set of digits."""
+ARRAYS = "test_log_likelihood.npz"
 SMALL = ("model=vae", "dataset=digits", "trainer.epochs=30", "evaluate.num_samples=200", "num_threads=1")
 """A run of a few seconds on one core."""
 
-RESULTS_BYTES = 3000
-"""Of results.json, about as many as those of a run with the default evaluation."""
 
 Say = Callable[[str], None]
 
@@ -115,16 +122,72 @@ def relaunch(amount: Amount, folder: Path, say: Say) -> list[float]:
 
 def status(amount: Amount, folder: Path, say: Say) -> list[float]:
     """``vlae status`` of all runs, in all states."""
+    runs = fill_in_all_states(amount, folder, say)
+    return list(
+        _rounds(
+            amount, say, lambda: seconds(*VLAE, "status", "--runs-dir", str(folder), expect=f"{runs} runs")
+        )
+    )
+
+
+def collect_cold(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """All runs as rows, where no index was made yet; without the start of Python."""
+    runs = fill_in_all_states(amount, folder, say)
+
+    def once() -> float:
+        shutil.rmtree(folder / ".index", ignore_errors=True)
+        return _collecting(folder, runs)
+
+    return list(_rounds(amount, say, once))
+
+
+def collect_warm(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """The same with the index of the time before."""
+    runs = fill_in_all_states(amount, folder, say)
+    time.sleep(SETTLED)
+    _collecting(folder, runs)
+    return list(_rounds(amount, say, lambda: _collecting(folder, runs)))
+
+
+def table(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """The table of these rows, with its comparisons image by image, and with all imports; without collecting."""
+    runs = fill_in_all_states(amount, folder, say)
+    time.sleep(SETTLED)
+    _collecting(folder, runs)
+    return list(_rounds(amount, say, lambda: _collecting(folder, runs, "table(runs)")))
+
+
+def _collecting(folder: Path, runs: int, then: str = "") -> float:
+    """Seconds inside a new process, of collecting or of what is done then."""
+    script = (
+        "import sys, time; began = time.perf_counter(); from vlae.report.collect import collect; "
+        "from vlae.report.directories import RunDirectories; first = time.perf_counter(); "
+        f"runs = collect(RunDirectories(sys.argv[1])); took = time.perf_counter() - first; "
+        f"assert len(runs.runs) == {runs}, runs.left_out[:3]"
+    )
+    if then:
+        script = f"{script}; first = time.perf_counter(); from vlae.report.table import table; {then}; "
+        script += "took = time.perf_counter() - first"
+    command = [sys.executable, "-c", f"{script}; print(took)", str(folder)]
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, env=_environment())
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    return float(done.stdout)
+
+
+def fill_in_all_states(amount: Amount, folder: Path, say: Say) -> int:
+    """Run directories as IN_TEN_THOUSAND says; their number."""
     models, seed, groups = _containers(), 0, {}
     for state, number in IN_TEN_THOUSAND.items():
         rest = amount.recorded - seed
         count = rest if state == "new" else max(1, number * amount.recorded // 10_000)
-        groups[state] = [{**models[i % len(models)], "seed": seed + i} for i in range(count)]
+        groups[state] = [
+            {**models[i % len(models)], "seed": i // len(models)} for i in range(seed, seed + count)
+        ]
         seed += count
     fill(folder, groups)
     say(f"{seed} run directories")
-    command = ("-c", "from vlae.cli import main; main()", "status", "--runs-dir", str(folder))
-    return list(_rounds(amount, say, lambda: seconds(*command, expect=f"{seed} runs")))
+    return seed
 
 
 def queue_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
@@ -254,6 +317,7 @@ def _recorded(runs_dir: Path, container: dict[str, Any], state: str) -> Path:
         with attempt:
             if state in errors:
                 raise errors[state]
+            _write_images(run.path)
             run.write_results(_results(container))
     except (RuntimeError, Interrupted):
         pass
@@ -261,17 +325,61 @@ def _recorded(runs_dir: Path, container: dict[str, Any], state: str) -> Path:
 
 
 def _results(container: dict[str, Any]) -> dict[str, Any]:
+    """As many figures as a run has that was evaluated by two proposals."""
+    of_a_proposal = {
+        **{"mean": -1.0, "standard_error": 0.1, "num_samples": 5000, "num_images": IMAGES, "elbo": -1.5},
+        **{"elbo_standard_error": 0.1, "ess_median": 150.0, "ess_min": 1.5, "k_hat_limit": 0.7},
+        **{"k_hat_unreliable": 0.04, "k_hat_unknown": 0, "monte_carlo_error_median": 0.08},
+        **{"samples_mean": 5000.0, "samples_for_a_tenth": 3000.0, "mean_in_model_space": -1.0},
+        "mode_search": dict.fromkeys(("steps_mean", "steps_max", "converged", "stalled", "unconverged"), 9),
+    }
+    gaps = (
+        "num_images",
+        "elbo",
+        "optimal_elbo",
+        "log_likelihood",
+        "approximation",
+        "amortisation",
+        "iterations",
+    )
     return {
         "run_id": config.run_id(container),
-        "seed": container["seed"],
-        "test": {"log_likelihood": {"own": {"nats": -1.0, "standard_error": 0.1}}},
-        "padding": "x" * RESULTS_BYTES,
-        "cost": {"train_seconds": 10.0, "evaluate_seconds": 5.0},
+        **{
+            section: container[section]["name"]
+            for section in ("model", "dataset", "output_dist", "optimizer")
+        },
+        **{"seed": container["seed"], "best_epoch": 60, "epochs": 60, "selection": "validation"},
+        "test": {
+            **{"elbo": -1.5, "elbo_standard_error": 0.1, "bits_per_dim": None, "uniform_bits_per_dim": 4.1},
+            "log_likelihood": {"own": of_a_proposal, "laplace": of_a_proposal},
+            "gaps": dict.fromkeys(gaps, 1.25),
+        },
+        "validation": {"elbo": -1.6},
+        "cost": {
+            **{"train_seconds": 10.0, "seconds_per_epoch": 0.2, "evaluate_seconds": 5.0},
+            "seconds_by_proposal": {"own": 2.5, "laplace": 2.5},
+            **{"peak_memory_bytes": 500_000_000, "parameters": 18_000},
+        },
+        "environment": {
+            "code": {
+                "hash": "0123456789ab",
+                "commit": "0123456789abcdef0123456789abcdef01234567",
+                "changed": False,
+            },
+            **{"python": "3.11", "torch": "2.14", "device": "cpu, 1 threads", "threads": 1, "host": "here"},
+        },
     }
 
 
+def _write_images(run: Path) -> None:
+    """The arrays that are compared image by image."""
+    values = np.random.default_rng(zlib.crc32(run.name.encode())).normal(-1, 2, size=(2, IMAGES))
+    np.savez(run / ARRAYS, log_likelihood=values[0], log_likelihood_laplace=values[1])
+
+
 def _content(run: Path) -> dict[str, str]:
-    return {str(file.relative_to(run)): file.read_text() for file in run.rglob("*") if file.is_file()}
+    files = [file for file in run.rglob("*") if file.is_file()]
+    return {str(file.relative_to(run)): file.read_text() for file in files if file.suffix != ".npz"}
 
 
 def _copy(
@@ -285,11 +393,16 @@ def _copy(
         (runs_dir / run_id / "attempts" / "1").rmdir()
     for name, text in content.items():
         (runs_dir / run_id / name).write_text(text.replace(old_id, run_id).replace(old_seed, seed))
+    if "results.json" in content:
+        _write_images(runs_dir / run_id)
 
 
 SCALE = (
     Scale("plan-1000", "dry_run=true of 1,000 new runs", plan, 30),
     Scale("status-10000", "vlae status of 10,000 runs", status, 2),
+    Scale("collect-10000-cold", "the rows of 10,000 runs, without an index", collect_cold, 5),
+    Scale("collect-10000-warm", "the same with the index", collect_warm, 1),
+    Scale("table-10000", "the table of these rows", table, 1),
     Scale("relaunch-1000", "the launch of 1,000 runs that are done", relaunch, 40),
     Scale("queue-overhead", "a run in the local queue beside the bare run", queue_overhead, 1.10, "x"),
 )

@@ -115,6 +115,43 @@ def status(
 
 
 @app.command()
+def table(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin; default: all runs."
+        ),
+    ] = None,
+    rows: Annotated[str | None, typer.Option(help="Keys, by commas: model,T,optimizer.lr")] = None,
+    cols: Annotated[str | None, typer.Option(help="Keys, by commas: dataset,output_dist")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="A figure: test/elbo_nats, test/log_likelihood_nats:own, cost/train_seconds, ..."),
+    ] = None,
+    where: Annotated[str, typer.Option(help="Which runs: 'seed<3 and model in vae,vlae'")] = "",
+    decimals: Annotated[int, typer.Option(min=0, max=15, help="Of every figure.")] = 2,
+    transpose: Annotated[bool, typer.Option("--transpose", help="Columns as rows.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="Published figures beside ours.")] = False,
+    format: Annotated[
+        str, typer.Option("--format", help="terminal, markdown, latex, html, csv or json.")
+    ] = "terminal",
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
+    from vlae.report.command import print_table
+
+    print_table(
+        runs_dir, name, format, out, decimals=decimals, transpose=transpose,
+        metric=metric, rows=_listed(rows), columns=_listed(cols), where=where, literature=published,
+    )  # fmt: skip
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return [key.strip() for key in text.split(",") if key.strip()] if text else None
+
+
+@app.command()
 def logs(
     run: Run,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,

@@ -147,17 +147,20 @@ def json_bytes(value: Any, indent: int | None = 2) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes a valid JSON escape
 
 
-def read_bytes(path: Path) -> bytes | None:
+def read_bytes(path: StrPath) -> bytes | None:
     """The content of ``path``, or None where there is no such file."""
     try:
-        return path.read_bytes()
+        with open(
+            path, "rb", buffering=0
+        ) as file:  # a buffer, or a Path for each file, would take as long as to read it
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: StrPath) -> dict[str, Any] | None:
     """The object in ``path``, or None where there is no such file."""
     if (content := read_bytes(path)) is None:
         return None

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -57,17 +58,46 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():
-        if _text(get(kept, key)) == _text(default):
+        if (value := get(kept, key)) is not MISSING and _text(value) == _text(default):
             _drop(kept, key)
     return {**_canonical(kept), "schema": SCHEMA_VERSION}
 
 
 def run_id(container: dict[str, Any]) -> str:
     """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration."""
-    text = json.dumps(scientific(container), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return id_of(container, {key: exact_text(value) for key, value in scientific(container).items()})
+
+
+def exact_text(value: Any) -> str:
+    """The same for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def id_of(container: dict[str, Any], texts: dict[str, str]) -> str:
+    """The id of a configuration, of which ``texts`` are the exact texts of what `scientific` keeps."""
+    text = "{" + ",".join(f"{json.dumps(key)}:{texts[key]}" for key in sorted(texts)) + "}"
     names = [container[section]["name"] for section in ("model", "dataset", "output_dist")]
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return "-".join([*names, f"s{_canonical(container['seed'])}", digest])
+
+
+def settings(container: dict[str, Any]) -> dict[str, Any]:
+    """All scientific keys, dotted, with their values: numbers in one spelling, lists as texts such as ``[500, 500]``.
+
+    Laws: configurations of one id have the same settings; those of a part of the sections are a part of all.
+    """
+    full = with_added_fields(container)
+    for key in OPERATIONAL:
+        _drop(full, key)
+    return dict(_leaves(_canonical(full)))
+
+
+def _leaves(section: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", json.dumps(value) if isinstance(value, list) else value
 
 
 def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:

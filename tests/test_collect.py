@@ -1,0 +1,325 @@
+"""Runs as rows: what a row says, that the index changes nothing but the time, and what is left out."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import assume, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from recorded import container, done, results, stopped
+
+from vlae.identity import run_id, settings
+from vlae.launching import queues, sweeps
+from vlae.launching.queues import Waiting
+from vlae.report import index
+from vlae.report.collect import NEVER, LeftOut, Run, collect
+from vlae.report.directories import Reader, RunDirectories, settings_told
+from vlae.report.figures import figures
+
+VAE, VLAE = "model=vae", "model=vlae"
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """Files are old enough for the index as soon as they are written."""
+    monkeypatch.setattr(index, "SETTLED", -1.0)
+
+
+def rows(runs_dir, name=None):
+    """Without what cannot be compared."""
+    runs = collect(RunDirectories(runs_dir, name))
+    return [run._replace(per_image=None) for run in runs.runs], list(runs.left_out)
+
+
+def leaves(value, place=()):
+    if isinstance(value, dict):
+        return [leaf for key, entry in value.items() for leaf in leaves(entry, (*place, key))]
+    return [(place, value)]
+
+
+# --- what a row says ------------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_every_setting_and_every_figure(tmp_path):
+    cfg = container(VLAE, seed=3)
+    path = done(tmp_path, cfg)
+    (run,), left_out = rows(tmp_path)
+    told = json.loads((path / "results.json").read_text())
+    assert (run.id, run.state, left_out) == (run_id(cfg), "done", [])
+    assert run.settings == settings(cfg)
+    assert run.value("model.num_updates") == run.value("T") == 4
+    assert run.value("model.hidden_dims") == "[64, 64]"
+    laplace = told["test"]["log_likelihood"]["laplace"]
+    assert run.value("test/log_likelihood_nats:laplace") == laplace["mean"]
+    assert run.value("test/log_likelihood_standard_error_nats:laplace") == laplace["standard_error"]
+    assert run.value("test/k_hat_unreliable:laplace") == 0.0
+    assert run.value("test/unreliable:laplace") is False
+    assert run.value("cost/train_seconds") == 5.0
+    assert run.value("environment/code/commit") == "c" * 40
+    measured = [
+        value for place, value in leaves({k: told[k] for k in ("test", "validation", "cost", "environment")})
+    ]
+    assert len(run.figures) == len(measured) + 2 + 2  # best epoch and epochs, two marks of reliability
+
+
+def test_the_images_are_read_when_they_are_asked_for(tmp_path):
+    path = done(tmp_path, container(VAE))
+    file = path / "test_log_likelihood.npz"
+    run = collect(RunDirectories(tmp_path)).runs[0]
+    np.testing.assert_array_equal(
+        run.per_image("log_likelihood_laplace"), np.load(file)["log_likelihood_laplace"]
+    )
+    assert run.per_image("log_likelihood_student_t") is None
+    file.write_bytes(file.read_bytes()[:100])
+    assert run.per_image("log_likelihood") is None
+    file.unlink()
+    assert run.per_image("log_likelihood") is None
+
+
+def test_the_frame_has_one_row_a_run_and_one_column_a_key(tmp_path):
+    for seed in range(3):
+        done(tmp_path, container(VAE, seed=seed))
+    stopped(tmp_path, container(VLAE), state="failed", reason="exception")
+    runs = collect(RunDirectories(tmp_path))
+    frame = runs.frame()
+    assert len(frame) == 4
+    assert list(frame.columns) == [key for key in runs.known() if key != "T"]
+    for run, (_, row) in zip(runs.runs, frame.iterrows(), strict=True):
+        for key in ("id", "state", "reason", "model.name", "seed"):
+            assert row[key] == run.value(key)
+    assert frame["test/elbo_nats"].isna().tolist() == [False, False, False, True]
+
+
+def test_runs_that_are_not_done_tell_their_state_and_why(tmp_path):
+    stopped(tmp_path, container(VAE, seed=0))
+    stopped(tmp_path, container(VAE, seed=1), state="failed", reason="exception")
+    stopped(tmp_path, container(VAE, seed=2))
+    waiting = [Waiting(run_id(container(VAE, seed=2)), 0)]
+    queues.create(tmp_path, kind="local", sweep="s", code=tmp_path, runs=waiting, settings={})
+    told = {run.value("seed"): (run.state, run.reason) for run in rows(tmp_path)[0]}
+    assert told == {0: ("new", ""), 1: ("failed", "exception"), 2: ("queued", "")}
+
+
+def test_a_sweep_knows_the_runs_that_were_never_launched(tmp_path):
+    here, gone = container(VLAE, seed=0), container(VLAE, "model.num_updates=2", seed=1)
+    done(tmp_path, here)
+    labels = {run_id(here): "seed=0", run_id(gone): "model.num_updates=2 seed=1"}
+    sweeps.remember(tmp_path, "s", labels, [])
+    (first, second), _ = rows(tmp_path, "s")
+    assert (first.state, first.label) == ("done", "seed=0")
+    assert (second.state, second.value("T"), second.value("seed"), second.value("model.name")) == (
+        NEVER,
+        2,
+        1,
+        "vlae",
+    )
+    assert second.settings.items() <= settings(gone).items()
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        (
+            "model=my-model trainer.objective=iwae trainer.epochs=5",
+            {"trainer.objective": "iwae", "trainer.epochs": 5},
+        ),
+        ("+model.hidden_dims=[5,6] device=cpu", {"model.hidden_dims": "[5, 6]"}),
+        ("not an override = {", {}),
+    ],
+)
+def test_a_label_tells_what_it_says_and_no_defaults(label, told):
+    found = settings_told("x", label)
+    found.pop("model.name", None)
+    assert found == told
+
+
+# --- configurations ---------------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts
+)
+
+
+@effort(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["model", "dataset", "trainer"]), st.dictionaries(texts, values)),
+    st.integers(),
+)
+def test_a_frozen_config_read_in_sections_is_the_config(changes, seed):
+    cfg = container(VAE)
+    for section, keys in changes.items():
+        cfg[section] |= {key: value for key, value in keys.items() if key != "name"}
+    cfg["seed"] = seed
+    text = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True, width=110)
+    assume(yaml.safe_load(text) == cfg)  # others are not frozen
+    assert Reader()._config(f"# header\n{text}") == (run_id(cfg), settings(cfg))
+
+
+def test_sections_that_refer_to_each_other_are_read_together():
+    shared = [5, 6]
+    cfg = container(VAE, model__hidden_dims=shared, trainer__extra=shared)
+    text = yaml.safe_dump(cfg, sort_keys=False)
+    assert "*id001" in text
+    assert Reader()._config(text) == (run_id(cfg), settings(cfg))
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+
+def without_index(runs_dir):
+    shutil.rmtree(runs_dir / ".index", ignore_errors=True)
+    found = rows(runs_dir)
+    shutil.rmtree(runs_dir / ".index", ignore_errors=True)
+    return found
+
+
+def test_the_index_changes_nothing_whatever_happens_to_the_runs(tmp_path):
+    paths = [done(tmp_path, container(VAE, seed=seed)) for seed in range(3)]
+    fresh = container(VLAE)
+    expected = without_index(tmp_path)
+    assert rows(tmp_path) == rows(tmp_path) == expected
+    changes = [
+        lambda: done(tmp_path, container(VAE, seed=0), level=5.0),
+        lambda: (paths[1] / "results.json").unlink(),
+        lambda: shutil.rmtree(paths[2]),
+        lambda: stopped(tmp_path, fresh, state="failed", reason="exception"),
+        lambda: done(tmp_path, fresh),
+        lambda: (paths[0] / "results.json").write_text("{"),
+    ]
+    for change in changes:
+        rows(tmp_path)
+        before = (tmp_path / ".index" / "runs.json").read_bytes()
+        change()
+        kept = rows(tmp_path)
+        assert kept == without_index(tmp_path)
+        (tmp_path / ".index").mkdir()
+        (tmp_path / ".index" / "runs.json").write_bytes(before)  # of the time before
+        assert rows(tmp_path) == kept
+
+
+def test_what_is_in_the_index_is_not_read_again(tmp_path, monkeypatch):
+    done(tmp_path, container(VAE))
+    first = rows(tmp_path)
+    monkeypatch.setattr(Reader, "entry", None)
+    assert rows(tmp_path) == first
+
+
+def test_files_of_this_moment_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "SETTLED", 60.0)
+    done(tmp_path, container(VAE))
+    rows(tmp_path)
+    assert not (tmp_path / ".index").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 0}', '{"format": 1}', '{"format": 1, "runs": 3}']
+)
+def test_a_damaged_index_is_made_anew(tmp_path, content):
+    done(tmp_path, container(VAE))
+    expected = rows(tmp_path)
+    (tmp_path / ".index" / "runs.json").write_text(content)
+    assert rows(tmp_path) == expected
+    assert json.loads((tmp_path / ".index" / "runs.json").read_text())["runs"]
+
+
+def test_an_index_that_cannot_be_written_is_only_slower(tmp_path):
+    done(tmp_path, container(VAE))
+    (tmp_path / ".index").write_text("in its place")
+    assert rows(tmp_path) == rows(tmp_path)
+    assert len(rows(tmp_path)[0]) == 1
+
+
+def test_looking_at_some_runs_keeps_what_is_known_of_the_others(tmp_path, monkeypatch):
+    done(tmp_path, container(VAE))
+    done(tmp_path, container(VLAE))
+    expected = rows(tmp_path)
+    done(tmp_path, container(VAE), level=1.0)
+    rows(tmp_path, "vae")
+    monkeypatch.setattr(Reader, "entry", None)
+    assert rows(tmp_path, "vlae")[0] == [run for run in expected[0] if run.id.startswith("vlae")]
+
+
+# --- what is left out -------------------------------------------------------------------------------------------------
+
+
+def _replace(name, old, new):
+    def change(path):
+        text = (path / name).read_text()
+        assert old in text
+        (path / name).write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "because"),
+    [
+        (lambda path: (path / "results.json").write_text('{"test": '), "holds no JSON object"),
+        (lambda path: (path / "results.json").write_text('"done"'), "holds no JSON object"),
+        (_replace("results.json", '"log_likelihood"', '"nll"'), "results.json: it does not hold the figures"),
+        (_replace("results.json", '"ess_median"', '"ess"'), None),
+        (_replace("results.json", '"own": {', '"own": 3, "other": {'), "results.json: it does not hold"),
+        (_replace("results.json", "vae-digits", "hf-digits"), "results.json is that of another run"),
+        (lambda path: (path / "config.yaml").unlink(), "it is no run: it has no config.yaml"),
+        (lambda path: (path / "config.yaml").write_text("model: [\n"), "config.yaml is not that of a run"),
+        (lambda path: (path / "config.yaml").write_text("3\n"), "config.yaml is not that of a run"),
+        (lambda path: (path / "config.yaml").write_bytes(b"\xff\xfe"), "config.yaml is not that of a run"),
+        (_replace("config.yaml", "latent_dim: 8", "latent_dim: 9"), "config.yaml was edited by hand"),
+        (lambda path: (path / "status.json").write_text("{"), "holds no JSON object"),
+        (lambda path: path.rename(path.with_name("renamed")), "was renamed"),
+        (lambda path: path.with_name("empty").mkdir(), "it is no run"),
+    ],
+)
+def test_what_cannot_be_counted_is_left_out_with_the_reason(tmp_path, damage, because):
+    done(tmp_path, container(VLAE))
+    damage(done(tmp_path, container(VAE)))
+    for _ in range(2):
+        found, left_out = rows(tmp_path)
+        assert any(run.id.startswith("vlae") for run in found)
+        if because is None:  # a figure that older runs lack
+            assert len(found) == 2
+        else:
+            assert [because in left.because for left in left_out] == [True]
+
+
+def test_a_copy_of_a_run_does_not_count_twice(tmp_path):
+    path = done(tmp_path, container(VAE))
+    shutil.copytree(path, tmp_path / "a-copy")
+    found, left_out = rows(tmp_path)
+    assert [run.id for run in found] == [path.name]
+    assert left_out == [LeftOut("a-copy", f"it is a copy of {path.name}, or was renamed")]
+
+
+# --- other sources ----------------------------------------------------------------------------------------------------
+
+
+def test_any_source_of_rows_can_be_collected():
+    class Service:
+        title = "elsewhere"
+
+        def __iter__(self):
+            for seed in (0, 0, 1):
+                cfg = container(VAE, seed=seed)
+                yield Run(
+                    run_id(cfg), "", settings(cfg), "done", "", figures(results(cfg, {"own": np.ones(3)}))
+                )
+            yield LeftOut("x", "deleted")
+
+    runs = collect(Service())
+    assert [run.value("seed") for run in runs.runs] == [0, 1]
+    assert [left.name for left in runs.left_out] == [runs.runs[0].id, "x"]
+
+
+@pytest.mark.slow
+def test_tables_need_no_library_that_trains():
+    code = "import sys; import vlae.report.command, vlae.report.table, vlae.report.directories; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "hydra", "omegaconf", "wandb", "pandas"} & set(loaded)

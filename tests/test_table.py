@@ -1,0 +1,602 @@
+"""Tables of runs: what a cell says, what shares one, who is best, and that every format says the same."""
+
+import io
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from recorded import container, done, stopped
+from rich.console import Console
+from scipy.stats import ttest_rel
+
+from vlae import cli
+from vlae.errors import UserError
+from vlae.identity import run_id
+from vlae.launching import queues, sweeps
+from vlae.launching.queues import Waiting
+from vlae.report.collect import Run, Runs, collect
+from vlae.report.directories import RunDirectories
+from vlae.report.formats import FORMATS, from_csv, from_json, to_csv, to_json
+from vlae.report.latex import tex
+from vlae.report.layout import layout
+from vlae.report.significance import difference
+from vlae.report.table import table
+from vlae.report.terminal import in_terminal
+from vlae.report.where import terms
+from vlae.summary import MARK
+
+VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
+OWN, LAPLACE = "test/log_likelihood_nats:own", "test/log_likelihood_nats:laplace"
+
+
+def table_of(runs_dir, name=None, **asked):
+    return table(collect(RunDirectories(runs_dir, name)), **asked)
+
+
+def cells(found):
+    return {cell.row[0] if len(cell.row) == 1 else cell.row: cell for cell in found.cells}
+
+
+@pytest.fixture
+def vlae(monkeypatch, capsys, tmp_path):
+    """``vlae table <words>`` in this process: its exit status and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["vlae", "table", *map(str, words), "--runs-dir", str(tmp_path)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_the_mean_of_its_seeds_with_its_standard_error(tmp_path):
+    for seed in range(3):
+        done(tmp_path, container(VAE, seed=seed), level=seed**2)
+    done(tmp_path, container(VLAE), level=3)
+    runs, found = collect(RunDirectories(tmp_path)), cells(table_of(tmp_path, metric=OWN))
+    values = [run.value(OWN) for run in runs.runs if run.value("model.name") == "vae"]
+    assert found["vae"].mean == pytest.approx(sum(values) / 3)
+    assert found["vae"].standard_error == pytest.approx(statistics.stdev(values) / math.sqrt(3))
+    assert (found["vae"].n, found["vlae"].n, found["vlae"].standard_error) == (3, 1, None)
+    texts = [line[1].text for line in layout(table_of(tmp_path, metric=OWN)).lines]
+    assert [("n =" in text, "±" in text) for text in texts] == [(False, True), (True, False)]
+
+
+def test_a_hole_says_why_it_is_one(tmp_path):
+    done(tmp_path, container(VAE, seed=0))
+    stopped(tmp_path, container(VAE, seed=1), state="failed", reason="exception")
+    stopped(tmp_path, container(HF, seed=0))
+    stopped(tmp_path, container(HF, seed=1), state="interrupted", reason="SIGTERM")
+    queues.create(
+        tmp_path,
+        kind="local",
+        sweep="s",
+        code=tmp_path,
+        runs=[Waiting(run_id(container(HF)), 0)],
+        settings={},
+    )
+    never = [container(VLAE, seed=seed) for seed in (0, 1)]
+    known = [container(model, seed=seed) for model in (VAE, HF) for seed in (0, 1)]
+    sweeps.remember(tmp_path, "s", {run_id(cfg): f"seed={cfg['seed']}" for cfg in [*known, *never]}, [])
+    found = table_of(tmp_path, "s")
+    assert {name: (cell.n, cell.runs, cell.missing) for name, cell in cells(found).items()} == {
+        "vae": (1, 2, "1 failed (exception)"),
+        "hf": (0, 2, "1 interrupted (SIGTERM), 1 queued"),
+        "vlae": (0, 2, "2 never launched"),
+    }
+    shown = layout(found)
+    assert [line[1].text[:1] == "–" for line in shown.lines] == [False, True, True]
+    letters = [line[1].marks for line in shown.lines]
+    assert letters == [("a",), ("b",), ("c",)]
+    assert dict(shown.notes)["c"] == "2 never launched"
+
+
+def test_runs_never_launched_are_in_the_cell_that_fits_what_is_known_of_them(tmp_path):
+    for updates in (1, 2):
+        done(tmp_path, container(VLAE, f"model.num_updates={updates}"))
+    told = {run_id(container(VLAE, f"model.num_updates={t}", seed=s)): (t, s) for t in (1, 2) for s in (0, 1)}
+    labels = {name: f"model.num_updates={t} seed={s}" for name, (t, s) in told.items()}
+    sweeps.remember(tmp_path, "s", labels, [])
+    found = cells(table_of(tmp_path, "s"))
+    assert {row: (cell.n, cell.runs) for row, cell in found.items()} == {
+        ("vlae", 1): (1, 2),
+        ("vlae", 2): (1, 2),
+    }
+    sweeps.remember(tmp_path, "s", {name: f"seed={s}" for name, (_, s) in told.items()}, [])
+    assert "2 runs never launched could belong to several cells" in table_of(tmp_path, "s").notes
+
+
+def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
+    done(tmp_path, container(VAE, seed=0), unreliable=0.04)
+    done(tmp_path, container(VLAE, seed=0), unreliable=0.06)
+    marks = {line[0].text: line[1].marks for line in layout(table_of(tmp_path)).lines}
+    assert marks == {"VAE": (), "VLAE": (MARK,)}
+    assert any(note.startswith(MARK) for note in table_of(tmp_path).notes)
+    assert not any(note.startswith(MARK) for note in table_of(tmp_path, metric="test/elbo_nats").notes)
+
+
+def test_what_was_left_out_is_named(tmp_path):
+    done(tmp_path, container(VAE))
+    path = done(tmp_path, container(VLAE))
+    (path / "results.json").write_text("{")
+    assert [f"Left out: {path.name} (" in note for note in table_of(tmp_path).notes] == [True]
+
+
+# --- what shares a cell -----------------------------------------------------------------------------------------------
+
+
+def test_settings_that_differ_in_more_than_the_seed_share_no_cell(tmp_path):
+    for lr in ("1e-3", "5e-4"):
+        for seed in (0, 1):
+            done(tmp_path, container(VAE, f"optimizer.lr={lr}", seed=seed))
+    with pytest.raises(UserError, match=r"optimizer.lr: 0.0005, 0.001") as refused:
+        table_of(tmp_path)
+    where, rows = re.search(r"--where '(.*?)', or .* --rows (\S+)", str(refused.value)).groups()
+    (cell,) = table_of(tmp_path, where=where).cells
+    assert cell.n == 2
+    assert [cell.n for cell in table_of(tmp_path, rows=rows.split(",")).cells] == [2, 2]
+    assert [line[0].text for line in layout(table_of(tmp_path, rows=rows.split(","))).lines] == [
+        "VAE, optimizer.lr = 0.0005",
+        "VAE, optimizer.lr = 0.001",
+    ]
+
+
+@effort(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 4), unique=True, max_size=12))
+def test_no_cell_of_any_table_mixes_settings(kinds):
+    """Of runs with the settings a, b, c and a seed, in all tables by any of them."""
+    runs = [
+        Run(
+            str(kind), "", dict(zip("abc", kind[:3], strict=True)) | {"seed": kind[3]}, "done", "", {OWN: 1.0}
+        )
+        for kind in kinds
+    ]
+    for keys in (["a"], ["a", "b"], ["a", "b", "c"]):
+        mixed = len({kind[:3] for kind in kinds}) > len({kind[: len(keys)] for kind in kinds})
+        try:
+            found = table(Runs("", tuple(runs)), metric=OWN, rows=keys, columns=["state"])
+        except UserError:
+            assert mixed or not kinds
+        else:
+            assert not mixed
+            assert sum(cell.n for cell in found.cells) == len(kinds)
+
+
+def test_t_names_a_row_where_a_model_has_several(tmp_path):
+    done(tmp_path, container(VAE))
+    done(tmp_path, container(VLAE, "model.num_updates=2"))
+    assert [line[0].text for line in layout(table_of(tmp_path)).lines] == ["VAE", "VLAE"]
+    done(tmp_path, container(VLAE, "model.num_updates=10"))
+    assert [line[0].text for line in layout(table_of(tmp_path)).lines] == [
+        "VAE",
+        "VLAE, T = 2",
+        "VLAE, T = 10",
+    ]
+
+
+def test_the_default_figure_is_by_an_estimator_that_all_runs_have(tmp_path):
+    done(tmp_path, container(VAE))
+    assert table_of(tmp_path).metric == LAPLACE
+    path = done(tmp_path, container(VLAE))
+    results = json.loads((path / "results.json").read_text())
+    del results["test"]["log_likelihood"]["laplace"]
+    (path / "results.json").write_text(json.dumps(results))
+    assert table_of(tmp_path).metric == OWN
+    assert "by each model's own q" in table_of(tmp_path).caption
+    assert cells(table_of(tmp_path, metric=LAPLACE))["vlae"].missing == "1 done without this figure"
+
+
+def test_rows_that_differ_in_how_they_were_trained_are_said_to(tmp_path):
+    done(tmp_path, container(VAE, "trainer.epochs=5"))
+    done(tmp_path, container(VLAE, "trainer.epochs=7"))
+    assert "Rows of one column differ also in trainer.epochs (5, 7)" in table_of(tmp_path).notes
+
+
+# --- who is best ------------------------------------------------------------------------------------------------------
+
+
+def test_of_one_seed_the_difference_is_the_paired_t_test_over_images():
+    one, other = np.random.default_rng(0).normal(size=(2, 1, 9))
+    d, expected = difference((one - other).mean(1), one - other), ttest_rel(one[0], other[0])
+    assert (d.p_value, d.over) == (pytest.approx(expected.pvalue), "images")
+    assert d.mean / d.standard_error == pytest.approx(expected.statistic)
+
+
+def test_without_images_the_difference_is_the_paired_t_test_over_seeds():
+    one, other = np.random.default_rng(0).normal(size=(2, 5))
+    d, expected = difference(one - other, None), ttest_rel(one, other)
+    assert (d.p_value, d.over) == (pytest.approx(expected.pvalue), "seeds")
+    assert d.mean / d.standard_error == pytest.approx(expected.statistic)
+
+
+def test_the_variance_of_the_difference_is_that_of_the_two_way_table():
+    d = np.random.default_rng(1).normal(size=(4, 6)) + np.arange(6) * 0.8
+    S, N = d.shape
+    mean = sum(d[s, i] for s in range(S) for i in range(N)) / (S * N)
+    rows, columns = [sum(d[s]) / N for s in range(S)], [sum(d[:, i]) / S for i in range(N)]
+    seeds = N * sum((row - mean) ** 2 for row in rows) / (S - 1)
+    images = S * sum((column - mean) ** 2 for column in columns) / (N - 1)
+    rest = sum((d[s, i] - rows[s] - columns[i] + mean) ** 2 for s in range(S) for i in range(N))
+    rest /= (S - 1) * (N - 1)
+    found = difference(d.mean(1), d)
+    assert found.mean == pytest.approx(mean)
+    assert found.standard_error**2 == pytest.approx((seeds + images - rest) / (S * N))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+@pytest.mark.parametrize("spread", [(1, 1, 1), (0, 1, 3), (1, 0, 1), (0.1, 1, 0.3)])
+def test_models_that_do_not_differ_are_seldom_told_apart(seeds, spread):
+    """At most 5 % of the time, but for what 1,000 trials may add."""
+    generator, wrong = np.random.default_rng(0), 0
+    for _ in range(1000):
+        of_seed, of_image = generator.normal(size=(seeds, 1)), generator.normal(size=(1, 40))
+        d = spread[0] * of_seed + spread[1] * of_image + spread[2] * generator.normal(size=(seeds, 40))
+        wrong += difference(d.mean(1), d).significant
+    assert wrong / 1000 < 0.07
+
+
+def test_equal_models_do_not_differ_and_nothing_is_told_of_one_number():
+    assert difference(np.zeros(3), np.zeros((3, 4))).p_value == 1
+    assert not difference(np.zeros(3), None).significant
+    assert difference(np.ones(1), None) is None
+
+
+def test_bold_are_the_best_and_what_does_not_differ_from_it(tmp_path):
+    for seed in range(3):
+        done(tmp_path, container(VAE, seed=seed), level=-5)
+        done(tmp_path, container(HF, seed=seed), level=0.0)
+        done(tmp_path, container(VLAE, seed=seed), level=0.01)
+    found = table_of(tmp_path)
+    told = cells(found)
+    assert {name: (cell.best, cell.as_good) for name, cell in told.items()} == {
+        "vae": (False, False),
+        "hf": (False, True),
+        "vlae": (True, True),
+    }
+    assert told["vae"].difference == pytest.approx(told["vae"].mean - told["vlae"].mean)
+    assert told["vae"].paired_over == "images and seeds"
+    assert [line[1].bold for line in layout(found).lines] == [False, True, True]
+    cheap = cells(table_of(tmp_path, metric="cost/train_seconds"))  # the same for all
+    assert all(cell.as_good for cell in cheap.values())
+    assert "paired over images and seeds" in found.caption
+
+
+def test_the_best_is_the_lowest_where_lower_is_better_and_none_where_neither_is(tmp_path):
+    done(tmp_path, container(VAE, seed=0))
+    done(tmp_path, container(VLAE, seed=5))
+    assert cells(table_of(tmp_path, metric="cost/train_seconds"))["vae"].best
+    assert not any(cell.best for cell in table_of(tmp_path, metric="train/best_epoch").cells)
+
+
+def test_other_test_images_are_not_compared(tmp_path):
+    done(tmp_path, container(VAE, "evaluate.num_images=10"), images=10)
+    done(tmp_path, container(VLAE), level=3)
+    found = cells(table_of(tmp_path))
+    assert (found["vlae"].best, found["vae"].as_good, found["vae"].p_value) == (True, False, None)
+
+
+# --- published --------------------------------------------------------------------------------------------------------
+
+
+def published_runs(tmp_path):
+    of = ("dataset=mnist", "output_dist=bernoulli")
+    done(tmp_path, container(VAE, *of), level=-86.0)
+    done(tmp_path, container(VLAE, *of, "model.num_updates=4"), level=-84.0)
+    done(tmp_path, container(VLAE, *of, "model.num_updates=3"), level=-84.5)
+
+
+def test_published_figures_stand_beside_ours(tmp_path):
+    published_runs(tmp_path)
+    found = table_of(tmp_path, metric=OWN, literature=True)
+    plain = table_of(tmp_path, metric=OWN)
+    told = cells(found)
+    assert {row: cell.published for row, cell in told.items()} == {
+        ("vae", None): -85.37,
+        ("vlae", 3): None,
+        ("vlae", 4): -83.72,
+    }
+    for cell in found.cells:
+        assert cell.published is None or cell.published_difference == pytest.approx(
+            cell.mean - cell.published
+        )
+    bare = [replace(cell, published=None, published_difference=None) for cell in found.cells]
+    assert bare == list(plain.cells)
+    header = layout(found).header
+    assert header == ("", *(f"MNIST, Bernoulli, {kind}" for kind in ("ours", "published", "difference")))
+    assert any(note.startswith("Published: Park, Kim, Kim (ICML 2019)") for note in found.notes)
+
+
+def test_nothing_is_published_of_other_data(tmp_path):
+    done(tmp_path, container(VAE))
+    with pytest.raises(UserError, match="--published: nothing"):
+        table_of(tmp_path, literature=True)
+
+
+# --- conditions -------------------------------------------------------------------------------------------------------
+
+KNOWN = ["seed", "model.name", "optimizer.lr", "x"]
+scalars = st.one_of(
+    st.integers(-3, 3), st.sampled_from(["vae", "vlae", "a and b", "3"]), st.booleans(), st.none()
+)
+
+
+@effort(max_examples=200)
+@given(scalars, st.sampled_from(["=", "==", "!=", "<", "<=", ">", ">="]), scalars)
+def test_a_condition_holds_as_python_says(own, op, value):
+    run = Run("", "", {"x": own}, "done")
+    written = f'"{value}"' if isinstance(value, str) else json.dumps(value)
+    (term,) = terms(f"x {op} {written}", KNOWN)
+    same = own == value and type(own) is type(value)
+    if op in ("=", "==", "!="):
+        assert term.holds(run) == (same if op != "!=" else not same)
+    elif type(own) is type(value) and isinstance(own, int | str) and not isinstance(own, bool):
+        assert (
+            term.holds(run)
+            == {"<": own < value, "<=": own <= value, ">": own > value, ">=": own >= value}[op]
+        )
+    else:
+        assert not term.holds(run)
+
+
+def test_all_terms_of_a_condition_have_to_hold():
+    found = terms("seed<3 and model in vae,vlae and optimizer.lr>=1e-3 and x='a and b'", KNOWN)
+    assert [(term.key, term.op, term.value) for term in found] == [
+        ("seed", "<", 3),
+        ("model.name", "in", ["vae", "vlae"]),
+        ("optimizer.lr", ">=", 0.001),
+        ("x", "=", "a and b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed",
+        "seed<",
+        "<3",
+        "seed ~ 3",
+        "__import__('os').system('false')",
+        "seed<3 and",
+        "(seed<3)",
+        "exit()",
+    ],
+)
+def test_what_is_no_condition_is_refused(text):
+    with pytest.raises(UserError, match="--where: "):
+        terms(text, KNOWN)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+names = st.one_of(
+    st.text(max_size=12), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()
+)
+
+
+@effort(max_examples=30, deadline=None)
+@given(st.lists(names, min_size=1, max_size=4, unique_by=lambda v: (type(v), v)), st.floats(-1e6, 1e6))
+def test_csv_and_json_read_back_equal(names, value):
+    runs = [
+        Run(f"{i}", "", {"name": name, "seed": seed}, "done", "", {OWN: value + i * seed / 3})
+        for i, name in enumerate(names)
+        for seed in (0, 1)
+    ]
+    runs.append(Run("x", "", {"name": 'missing, "one"\n', "seed": 0}, "failed", "exception"))
+    found = table(Runs('"\n,', tuple(runs)), metric=OWN, rows=["name"], columns=["state"], where="id != y")
+    assert from_json(to_json(found)) == found
+    read = from_csv(to_csv(found), len(found.row_keys))
+    assert read == found.cells
+    assert [list(map(type, cell.row)) for cell in read] == [list(map(type, cell.row)) for cell in found.cells]
+
+
+class _Page(HTMLParser):
+    """The texts of the cells, by line."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines, self.open = [], False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.lines.append([])
+        if tag in ("td", "th"):
+            self.lines[-1].append("")
+            self.open = True
+        assert tag != "script"
+
+    def handle_endtag(self, tag):
+        self.open = self.open and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.open:
+            self.lines[-1][-1] += data
+
+
+HOSTILE = "<script>alert(1)</script> & | `a` **b** $x_1$ 100% \\n #~^{}"
+
+
+def hostile():
+    runs = [
+        Run(n, "", {"name": n, "seed": s}, "done", "", {OWN: -1.0 - s})
+        for n in (HOSTILE, "vae")
+        for s in (0, 1)
+    ]
+    runs = [run._replace(id=f"{run.id}{run.settings['seed']}") for run in runs]
+    return table(Runs(HOSTILE, tuple(runs)), metric=OWN, rows=["name"], columns=["state"])
+
+
+def test_names_are_text_in_html():
+    page = _Page()
+    page.feed(FORMATS["html"](hostile(), 2, False))
+    assert [line[0] for line in page.lines] == ["", *(line[0].text for line in layout(hostile()).lines)]
+    assert {line[1] for line in page.lines[1:]} == {"-1.50 ± 0.50"}
+
+
+def test_names_are_text_in_markdown():
+    lines = FORMATS["markdown"](hostile(), 2, False).splitlines()[:4]
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in lines] == [4] * 4
+    assert "<script" not in "\n".join(lines)
+    assert not re.search(r"(?<![\\*])\*\*b", "\n".join(lines))
+
+
+def test_transposed_is_the_same_the_other_way_round(tmp_path):
+    published_runs(tmp_path)
+    done(tmp_path, container(VAE))
+    found = table_of(tmp_path)
+    one, other = layout(found), layout(found, transpose=True)
+    assert [text.text for text, *_ in one.lines] == list(other.header[1:])
+    assert [text.text for text, *_ in other.lines] == list(one.header[1:])
+    for i, line in enumerate(one.lines):
+        assert [replace(t, marks=()) for t in line[1:]] == [replace(o[i + 1], marks=()) for o in other.lines]
+
+
+@pytest.mark.parametrize("decimals", [0, 3])
+def test_every_format_for_readers_shows_the_same_figures(tmp_path, decimals):
+    published_runs(tmp_path)
+    found = table_of(tmp_path, metric=OWN, literature=True)
+    figures = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?|\d{2,3}\.\d{3}")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(in_terminal(layout(found, decimals), ""))
+    written = [
+        console.file.getvalue(),
+        *(FORMATS[name](found, decimals, False) for name in ("markdown", "html", "latex")),
+    ]
+    told = [set(figures.findall(text.replace(r"$\pm$", "±"))) for text in written]
+    assert all(each == told[0] for each in told)
+    assert len(told[0]) == (0 if decimals == 0 else 3 + 2)
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path):
+    for seed in range(2):
+        for model in (VAE, VLAE, HF):
+            done(tmp_path, container(model, seed=seed))
+    for write in FORMATS.values():
+        assert write(table_of(tmp_path), 2, False) == write(table_of(tmp_path), 2, False)
+
+
+# --- LaTeX ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pdf(tmp_path):
+    """``pdf(tex)``: the text of what pdflatex makes of it."""
+    if not (shutil.which("pdflatex") and shutil.which("pdftotext")):
+        pytest.skip("apt-get install texlive-latex-base texlive-latex-recommended poppler-utils")
+
+    def compiled(name):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+        assert run.returncode == 0, run.stdout[-2000:]
+        place = str((tmp_path / name).with_suffix(".pdf"))
+        return subprocess.run(
+            ["pdftotext", "-layout", place, "-"], capture_output=True, text=True, check=True
+        ).stdout
+
+    return compiled
+
+
+PAPER = r"""\documentclass{article}
+\usepackage{booktabs}
+\begin{document}
+Before.
+\input{table.tex}
+After.
+\end{document}
+"""
+
+
+@pytest.mark.slow
+def test_a_latex_table_compiles_by_itself_and_in_a_paper(pdf, tmp_path):
+    for seed in range(2):
+        done(tmp_path / "runs", container(VAE, seed=seed), level=-5, unreliable=0.5)
+    stopped(tmp_path / "runs", container(VLAE), state="failed", reason="exception")
+    content = FORMATS["latex"](table_of(tmp_path / "runs"), 2, False)
+    (tmp_path / "table.tex").write_text(content)
+    (tmp_path / "paper.tex").write_text(PAPER)
+    alone, inside = pdf("table.tex"), pdf("paper.tex")
+    for text in (alone, inside):
+        assert "Table 1: Test log-likelihood" in text
+        assert re.search(r"VAE\s+−\d\.\d\d ± \d\.\d\d†", text)
+        assert re.search(r"VLAE\s+–a", text)
+    assert "Before." in inside
+    assert "After." in inside
+
+
+@pytest.mark.slow
+def test_names_are_text_in_latex(pdf, tmp_path):
+    (tmp_path / "table.tex").write_text(FORMATS["latex"](hostile(), 2, False))
+    assert "<script>alert(1)</script> & |" in pdf("table.tex")
+
+
+@given(st.text())
+def test_nothing_of_a_name_is_a_command_of_latex(text):
+    rest = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$-\$|\$\\(pm|geq|dagger)\$", "", tex(text))
+    assert not set(rest) & set("\\{}$&#%_^~")
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
+    done(tmp_path, container(VAE))
+    for name in FORMATS:
+        status, out, _ = vlae("--format", name)
+        file = tmp_path / f"{name}.out"
+        assert (status, vlae("--format", name, "--out", file)[:2]) == (0, (0, f"{file}\n"))
+        assert file.read_text() == out
+    status, out, _ = vlae("--rows", "seed", "--cols", "model", "--decimals", 3, "--where", "seed<1")
+    assert status == 0
+    assert "seed = 0" in out
+    assert re.search(r"VAE\b.*\n.*\n.* -?\d\.\d{3} ", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--format", "latx"],
+            "--format: expected one of terminal, markdown, latex, html, csv, json, came 'latx'",
+        ),
+        (["--metric", "test/elbo"], "--metric: no run has a figure 'test/elbo'; did you mean test/elbo_nats"),
+        (["--metric", "environment/host"], "--metric: expected a figure, environment/host is 'h' in"),
+        (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model.name"),
+        (["--cols", "optimizer.lrr"], "--cols: no run has 'optimizer.lrr'; did you mean optimizer.lr"),
+        (["--where", "sed=3"], "--where: no run has 'sed'; did you mean seed"),
+        (["--where", "seed>7"], "no runs with seed>7"),
+        (["nothing"], "no sweep and no run 'nothing'"),
+        (["--out", "nowhere/x.csv", "--format", "csv"], "cannot write nowhere/x.csv"),
+        (["--published"], "--published: nothing that was published"),
+    ],
+)
+def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, told):
+    done(tmp_path, container(VAE))
+    status, out, err = vlae(*words)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_a_directory_without_runs_is_said_to_be_one(vlae, tmp_path):
+    assert "no runs" in vlae()[2]
+    (tmp_path / "x").mkdir()
+    assert "left out: x, because it is no run" in vlae()[2]

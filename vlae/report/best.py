@@ -1,0 +1,84 @@
+"""The best of each column, and those that are as good as far as the runs can tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vlae.report.cells import Cell
+from vlae.report.collect import Run
+from vlae.report.figures import array_of, direction
+from vlae.report.significance import Difference, difference
+
+Group = tuple[Cell, Sequence[Run]]
+"""A cell, and those of its runs that have the figure."""
+SEEDS_READ = 30
+"""Of so many seeds the images are read: how images differ is known well enough then."""
+
+
+def judged(column: Sequence[Group], metric: str) -> list[Cell]:
+    """The cells of a column, the best of them marked, each other one with its difference from it."""
+    sign = direction(metric)
+    told = [group for group in column if group[0].mean is not None]
+    if not sign or not told:
+        return [cell for cell, _ in column]
+    best = max(told, key=lambda group: sign * (group[0].mean or 0.0))
+    return [
+        replace(group[0], best=True, as_good=True)
+        if group is best
+        else _beside(group[0], _difference(group[1], best[1], metric))
+        for group in column
+    ]
+
+
+def _beside(cell: Cell, d: Difference | None) -> Cell:
+    if d is None:
+        return cell
+    return replace(
+        cell,
+        as_good=not d.significant,
+        difference=d.mean,
+        difference_standard_error=d.standard_error,
+        p_value=d.p_value,
+        paired_over=d.over,
+    )
+
+
+def _difference(ours: Sequence[Run], others: Sequence[Run], metric: str) -> Difference | None:
+    """Of the seeds that both have. None: there is none, or they were scored on other test images."""
+    pairs = _pairs(ours, others)
+    if not pairs or any(_test_set(one) != _test_set(other) for one, other in pairs[:1]):
+        return None
+    of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)
+    found = [_of_images(one, other, metric) for one, other in pairs[:SEEDS_READ]]
+    arrays = [array for array in found if array is not None]
+    same = len({array.shape for array in arrays}) == 1
+    return difference(of_seeds, _without_unknown(np.stack(arrays)) if same else None)
+
+
+def _pairs(ours: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """By seed."""
+    by_seed: Mapping[int, Run] = {run.settings["seed"]: run for run in others}
+    both = [(run, by_seed[run.settings["seed"]]) for run in ours if run.settings["seed"] in by_seed]
+    return sorted(both, key=lambda pair: pair[0].settings["seed"])
+
+
+def _test_set(run: Run) -> dict[str, object]:
+    """What decides on which images a run is scored."""
+    data = {key: value for key, value in run.settings.items() if key.startswith("dataset.")}
+    return {**data, "evaluate.num_images": run.settings.get("evaluate.num_images")}
+
+
+def _of_images(one: Run, other: Run, metric: str) -> np.ndarray | None:
+    name = array_of(metric)
+    if name is None or one.per_image is None or other.per_image is None:
+        return None
+    ours, others = one.per_image(name), other.per_image(name)
+    if ours is None or others is None or ours.shape != others.shape:
+        return None
+    return ours.astype(np.float64) - others
+
+
+def _without_unknown(d: np.ndarray) -> np.ndarray:
+    """Images that every seed has a figure of."""
+    return d[:, ~np.isnan(d).any(0)]

@@ -1,0 +1,161 @@
+"""What has to be said of a table: what its figures are, of what, how they were compared, and what is missing."""
+
+from collections.abc import Sequence
+
+from vlae.console import counted
+from vlae.report.cells import Cell
+from vlae.report.collect import NEVER, LeftOut, Run
+from vlae.report.figures import COMMON, OWN, array_of, direction
+from vlae.report.groups import Groups, differing
+from vlae.report.keys import word
+from vlae.report.published import CAVEATS, published
+from vlae.report.significance import LEVEL
+from vlae.summary import MANY_UNRELIABLE, MARK
+
+SOME = 5
+"""Of a list that a caption can hold."""
+
+
+def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
+    """``runs``: those whose figures are in the table."""
+    if not runs:
+        return f"{described(metric)}. No run has it yet."
+    of = ", ".join(filter(None, [counted(len(runs), "run"), _seeds(runs), _samples(runs, metric)]))
+    return ". ".join([described(metric), _spread(cells), of, *_bold(cells), _code(runs)]) + "."
+
+
+def described(metric: str) -> str:
+    """The figure, its unit, and what is better."""
+    name, _, estimator = metric.partition(":")
+    better = {1: "higher is better", -1: "lower is better", 0: ""}[direction(metric)]
+    what = {
+        "test/log_likelihood_nats": "Test log-likelihood",
+        "test/elbo_nats": "Test ELBO",
+        "test/mean_in_model_space_nats": "Test log-likelihood in model space",
+    }.get(name)
+    unit = "nats an image" if what else ""
+    if estimator in COMMON:
+        by = f", by {estimator}, the same estimator for all models"
+    elif estimator == OWN:
+        by = (
+            ", by each model's own q, which differs between models: compared are models with their estimators"
+        )
+    else:
+        by = f", by {estimator}" if estimator else ""
+    said = "; ".join(filter(None, [unit, better]))
+    return (what or name) + (f" ({said})" if said else "") + by
+
+
+def _spread(cells: Sequence[Cell]) -> str:
+    if any(cell.standard_error is not None for cell in cells):
+        return "Mean ± standard error over seeds (ddof 1)"
+    return "One seed each, so no standard error over seeds is known"
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    seeds = sorted({run.settings["seed"] for run in runs})
+    if len(seeds) <= SOME:
+        return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+    return f"{len(seeds)} seeds from {seeds[0]} to {seeds[-1]}"
+
+
+def _samples(runs: Sequence[Run], metric: str) -> str:
+    """Importance samples and test images."""
+    estimator = metric.partition(":")[2] or OWN
+    if array_of(metric) is None:
+        return ""
+    samples = _values(runs, f"test/num_samples:{estimator}")
+    images = _values(runs, f"test/num_images:{estimator}")
+    return f"{samples} importance samples for each of {images} test images"
+
+
+def _values(runs: Sequence[Run], key: str) -> str:
+    values = sorted({run.value(key) for run in runs if run.value(key) is not None})
+    return (
+        " or ".join(str(value) for value in values) if len(values) <= SOME else f"{values[0]} to {values[-1]}"
+    )
+
+
+def _bold(cells: Sequence[Cell]) -> list[str]:
+    if not any(cell.best for cell in cells):
+        return []
+    over = list(dict.fromkeys(cell.paired_over for cell in cells if cell.paired_over))
+    if not over:
+        return ["Bold: the best of each column; no difference from it could be tested"]
+    return [
+        f"Bold: the best of each column, and what does not differ from it significantly (p ≥ {LEVEL:g}, two-sided "
+        f"t-test of the differences, paired over {' or over '.join(over)})"
+    ]
+
+
+def _code(runs: Sequence[Run]) -> str:
+    names = sorted({_version(run) for run in runs})
+    if len(names) > SOME:
+        return f"Code of {len(names)} versions"
+    return f"Code: {', '.join(names)}"
+
+
+def _version(run: Run) -> str:
+    commit, digest = run.value("environment/code/commit"), run.value("environment/code/hash")
+    if commit is None:
+        return str(digest or "unknown")
+    return commit[:10] + (f" with changes ({digest})" if run.value("environment/code/changed") else "")
+
+
+def notes(
+    metric: str,
+    cells: Sequence[Cell],
+    groups: Groups,
+    row_keys: Sequence[str],
+    column_keys: Sequence[str],
+    unplaced: Sequence[Run],
+    left_out: Sequence[LeftOut],
+    literature: bool,
+) -> tuple[str, ...]:
+    """Below the table."""
+    found = []
+    if doubted := sum(cell.unreliable > 0 for cell in cells):
+        found.append(
+            f"{MARK} {'This estimate is' if doubted == 1 else 'These estimates are'} not to be relied on: in a run or "
+            f"more the weights' k-hat is too large on more than {MANY_UNRELIABLE:.0%} of the test images; probably too "
+            "low, and further off than the standard error tells"
+        )
+    untested = [cell for cell in cells if cell.mean is not None and not cell.best and not cell.paired_over]
+    if untested and any(cell.best for cell in cells):
+        found.append(
+            f"{counted(len(untested), 'cell')} could not be compared with the best of its column: other test "
+            "images, no seed in common, or too few of them"
+        )
+    found += _unequal(groups, row_keys, column_keys)
+    if literature:
+        found += _literature(groups, metric)
+    if unplaced:
+        found.append(f"{counted(len(unplaced), 'run')} never launched could belong to several cells")
+    if left_out:
+        names = ", ".join(f"{left.name} ({left.because})" for left in left_out[:SOME])
+        more = f", and {len(left_out) - SOME} more" if len(left_out) > SOME else ""
+        found.append(f"Left out: {names}{more}")
+    return tuple(found)
+
+
+def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[str]:
+    """What rows of one column differ in, besides their model and what they are named by."""
+    values: dict[str, dict[str, None]] = {}
+    for column in dict.fromkeys(column for _, column in groups):
+        of_column = [group[0] for (_, own), group in groups.items() if own == column]
+        firsts = [run for run in of_column if run.state != NEVER]
+        if not firsts:
+            continue
+        for key in differing(firsts):
+            if not key.startswith("model.") and key not in (*row_keys, *column_keys):
+                values.setdefault(key, {}).update(dict.fromkeys(word(run.value(key)) for run in firsts))
+    if not values:
+        return []
+    listed = "; ".join(f"{key} ({', '.join(each)})" for key, each in values.items())
+    return [f"Rows of one column differ also in {listed}"]
+
+
+def _literature(groups: Groups, metric: str) -> list[str]:
+    sources = {p.source: None for group in groups.values() if (p := published(group[0], metric))}
+    own = "" if metric.endswith(f":{OWN}") else "; they are by each model's own q, ours are not"
+    return [f"Published: {source}; {CAVEATS[source]}{own}" for source in sources]

@@ -1,0 +1,86 @@
+"""What a cell of a table says of its runs."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlae.errors import UserError
+from vlae.problems import shown
+from vlae.report.collect import Run
+from vlae.report.figures import reliability_of
+
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one row and one column, which differ in their seeds alone."""
+
+    row: Values
+    column: Values
+    runs: int
+    """Of any state."""
+    n: int
+    """That are done and have the figure."""
+    mean: float | None = None
+    standard_error: float | None = None
+    """Over seeds, ddof 1; None: of one seed it is unknown."""
+    unreliable: int = 0
+    """Of n: their estimator's weights have a bad k-hat on too many images."""
+    missing: str = ""
+    """What is true of the others: ``1 queued, 2 failed (exception)``."""
+    best: bool = False
+    as_good: bool = False
+    """The best of its column, or not significantly different from it."""
+    difference: float | None = None
+    """From the best, paired; None: it is the best, or cannot be paired with it."""
+    difference_standard_error: float | None = None
+    p_value: float | None = None
+    paired_over: str = ""
+    published: float | None = None
+    published_difference: float | None = None
+    """Ours minus the published."""
+
+
+def with_figure(runs: Sequence[Run], metric: str) -> list[Run]:
+    """Those that are done and have it. UserError: it is no number."""
+    found = []
+    for run in runs:
+        value = run.value(metric)
+        if isinstance(value, bool | str):
+            raise UserError(f"--metric: expected a figure, {metric} is {shown(value)} in {run.id}")
+        if value is not None and math.isfinite(value):
+            found.append(run)
+    return found
+
+
+def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], metric: str) -> Cell:
+    """Without what is known only beside others."""
+    figures = [float(run.value(metric)) for run in done]
+    mark = reliability_of(metric)
+    return Cell(
+        row,
+        column,
+        len(runs),
+        len(done),
+        statistics.fmean(figures) if figures else None,
+        statistics.stdev(figures) / math.sqrt(len(figures)) if len(figures) > 1 else None,
+        sum(run.value(mark) is True for run in done) if mark else 0,
+        _why_missing(runs, done),
+    )
+
+
+def _why_missing(runs: Sequence[Run], done: Sequence[Run]) -> str:
+    counted = {run.id for run in done}
+    reasons = Counter(_why(run) for run in runs if run.id not in counted)
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+
+
+def _why(run: Run) -> str:
+    if run.state == "done":
+        return "done without this figure"
+    state = "never started" if run.state == "new" else run.state
+    return f"{state} ({run.reason})" if run.reason else state

@@ -1,0 +1,113 @@
+"""Many runs, wherever they come from, as rows with flat keys: settings, state and figures."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NEVER = "never launched"
+"""The state of a run of a sweep that has no directory; other states are those of `vlae.launching.states`."""
+UPDATES = ("model.num_updates", "model.num_steps", "model.num_flows")
+"""What ``T`` is: each model has one of them, or none."""
+OF_A_RUN = ("id", "label", "state", "reason")
+
+
+class Run(NamedTuple):
+    """One row."""
+
+    id: str
+    label: str
+    """What distinguishes it in its sweep."""
+    settings: Mapping[str, Any]
+    """The scientific configuration, as `vlae.identity.settings` has it; of a run that was never launched, a part."""
+    state: str
+    reason: str = ""
+    """Of a run that is not done."""
+    figures: Mapping[str, Any] | None = None
+    """Of a run that is done, as `vlae.report.figures` has them."""
+    per_image: Callable[[str], np.ndarray | None] | None = None
+    """The array of this name in test_log_likelihood.npz, read when it is asked for."""
+
+    def value(self, key: str) -> Any:
+        """Of a setting, of ``T``, of a figure, or of OF_A_RUN; None where the run has none."""
+        if key in self.settings:
+            return self.settings[key]
+        if key == "T":
+            return next((self.settings[name] for name in UPDATES if name in self.settings), None)
+        if key in OF_A_RUN:
+            return getattr(self, key)
+        return (self.figures or {}).get(key)
+
+
+class LeftOut(NamedTuple):
+    """What a reader might take for a run that counts."""
+
+    name: str
+    because: str
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where runs come from: run directories, or a service that mirrors them."""
+
+    title: str
+
+    def __iter__(self) -> Iterator[Run | LeftOut]: ...
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What a source had."""
+
+    title: str
+    runs: tuple[Run, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def settings(self) -> list[str]:
+        """The keys of all settings."""
+        return _keys(run.settings for run in self.runs)
+
+    def figures(self) -> list[str]:
+        """The names of all figures."""
+        return _keys(run.figures for run in self.runs if run.figures)
+
+    def known(self) -> list[str]:
+        """Everything that `Run.value` has of any of them."""
+        return [*OF_A_RUN, "T", *self.settings(), *self.figures()]
+
+    def only(self, chosen: Callable[[Run], bool]) -> "Runs":
+        return replace(self, runs=tuple(run for run in self.runs if chosen(run)))
+
+    def frame(self) -> "DataFrame":
+        """One row a run, one column a key; what a run has not is missing."""
+        from pandas import DataFrame  # takes longer to import than a table to make
+
+        settings, figures = self.settings(), self.figures()
+        columns = {key: [getattr(run, key) for run in self.runs] for key in OF_A_RUN}
+        columns |= {key: [run.settings.get(key) for run in self.runs] for key in settings}
+        columns |= {key: [(run.figures or {}).get(key) for run in self.runs] for key in figures}
+        return DataFrame(columns)
+
+
+def collect(source: Source) -> Runs:
+    """The runs of a source. Of those of one id the first counts, and the others are left out."""
+    found: dict[str, Run] = {}
+    left_out: list[LeftOut] = []
+    for entry in source:
+        if isinstance(entry, LeftOut):
+            left_out.append(entry)
+        elif entry.id in found:
+            left_out.append(LeftOut(entry.id, "it is there more than once"))
+        else:
+            found[entry.id] = entry
+    return Runs(source.title, tuple(found.values()), tuple(left_out))
+
+
+def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Of any of them; most have the same ones."""
+    kinds = dict.fromkeys(tuple(mapping) for mapping in mappings)
+    return list(dict.fromkeys(key for kind in kinds for key in kind))

@@ -1,0 +1,178 @@
+"""Run directories as a source of rows: a sweep, the runs of a beginning, or all of a runs directory."""
+
+import io
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vlae.files import RecordError, StrPath, read_bytes, read_json
+from vlae.identity import exact_text, id_of, scientific, settings
+from vlae.launching.states import UNREADABLE, Observer
+from vlae.launching.status import chosen
+from vlae.problems import Problem
+from vlae.report.collect import NEVER, LeftOut, Run
+from vlae.report.figures import figures
+from vlae.report.index import Entry, Index, stamp_of
+
+_SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)
+"""Where a section of a frozen config begins: what belongs to one is indented, or an entry of a list."""
+_SEED = re.compile(r"seed: (0|[1-9][0-9]*)\n")
+_ID = re.compile(r"(?P<model>[^-]+)-(?P<dataset>[^-]+)-(?P<output_dist>[^-]+)-s(?P<seed>\d+)-[0-9a-f]{10}")
+
+
+class RunDirectories:
+    """The runs that a name means in ``runs_dir``: a sweep, how ids begin, or (None) all of them."""
+
+    def __init__(self, runs_dir: StrPath, name: str | None = None) -> None:
+        """Errors: RecordError where it means nothing."""
+        self.runs_dir = Path(runs_dir).absolute()
+        self.title, self._labels = chosen(runs_dir, name)
+        self._all = name is None
+
+    def __iter__(self) -> Iterator[Run | LeftOut]:
+        index, observer, reader = Index(self.runs_dir), Observer(self.runs_dir), Reader()
+        labels = dict.fromkeys(_directories(self.runs_dir), "") if self._all else self._labels
+        for name, label in labels.items():
+            place = f"{self.runs_dir}/{name}"
+            stamp, settled = stamp_of(place)
+            entry = index.get(name, stamp)
+            if entry is None:
+                if not os.path.isdir(place):
+                    yield Run(name, label, settings_told(name, label), NEVER)
+                    continue
+                try:
+                    entry = reader.entry(place)
+                except RecordError as error:
+                    yield LeftOut(name, str(error).replace(f"{place}/", ""))
+                    continue
+                if settled:
+                    index.put(name, stamp, entry)
+            yield _row(place, name, label, entry, observer)
+        if self._all:
+            index.keep(set(labels))
+        index.save()
+
+
+def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) -> Run | LeftOut:
+    if name != entry.run_id:
+        return LeftOut(name, f"it is a copy of {entry.run_id}, or was renamed")
+    if entry.figures is not None:
+        images = PerImage(f"{place}/test_log_likelihood.npz")
+        return Run(entry.run_id, label, entry.settings, "done", "", entry.figures, images)
+    state = observer.state(Path(place))
+    if state.reason == UNREADABLE:
+        return LeftOut(name, state.message)
+    if state.state == "done":  # since its files were looked at
+        return LeftOut(name, "it has ended in this moment")
+    return Run(entry.run_id, label, entry.settings, state.state, state.reason)
+
+
+class PerImage:
+    """Arrays with an entry a test image, read when they are asked for."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, name: str) -> np.ndarray | None:
+        """None: there is no such array, or it cannot be read."""
+        try:
+            content = read_bytes(self.path)
+            if content is None:
+                return None
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return arrays.get(name)
+        except (RecordError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+
+class Reader:
+    """Reads run directories; sections of configs that many runs share are parsed once."""
+
+    def __init__(self) -> None:
+        self._sections: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {}
+
+    def entry(self, place: str) -> Entry:
+        """What the files of a run say. RecordError: which of them cannot be, and why."""
+        content = read_bytes(f"{place}/config.yaml")
+        if content is None:
+            raise RecordError("it is no run: it has no config.yaml")
+        try:
+            run_id, found = self._config(content.decode())
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
+        recorded = (read_json(f"{place}/status.json") or {}).get("run_id", os.path.basename(place))
+        if recorded != run_id:
+            raise RecordError(
+                f"config.yaml was edited by hand: it is that of {run_id}, frozen for {recorded}"
+            )
+        results = read_json(f"{place}/results.json")
+        if results is None:
+            return Entry(run_id, found, None)
+        if results.get("run_id") != run_id:
+            raise RecordError(f"results.json is that of another run, {results.get('run_id')}")
+        try:
+            return Entry(run_id, found, figures(results))
+        except ValueError as error:
+            raise RecordError(f"results.json: {error}") from error
+
+    def _config(self, text: str) -> tuple[str, dict[str, Any]]:
+        """The id that a frozen config has, and its settings."""
+        container: dict[str, Any] = {}
+        texts: dict[str, str] = {}
+        found: dict[str, Any] = {}
+        try:
+            parts = [self._section(section) for section in _SECTION.split(text)]
+        except yaml.YAMLError:  # one refers to another
+            parts = [self._section(text)]
+        for part, texts_part, settings_part in parts:
+            container |= part
+            texts |= texts_part
+            found |= settings_part
+        return id_of(container, texts), found
+
+    def _section(self, text: str) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+        """As it is, what of it makes the run's id, and its settings."""
+        if seed := _SEED.fullmatch(text):  # which each run may have another of
+            part = {"seed": int(seed[1])}
+            return part, {"seed": seed[1]}, part
+        if text not in self._sections:
+            part = yaml.load(text, yaml.CSafeLoader) or {}
+            texts = {key: exact_text(value) for key, value in scientific(part).items()}
+            self._sections[text] = part, texts, settings(part)
+        return self._sections[text]
+
+
+def settings_told(run_id: str, label: str) -> dict[str, Any]:
+    """What the id of a run, and what distinguishes it in its sweep, tell of its settings."""
+    found: dict[str, Any] = {}
+    if told := _ID.fullmatch(run_id):
+        found = {f"{key}.name": told[key] for key in ("model", "dataset", "output_dist")}
+        found["seed"] = int(told["seed"])
+    for word in label.split():
+        key, _, value = word.lstrip("+").partition("=")
+        if key in ("model", "dataset", "output_dist", "optimizer"):
+            found[f"{key}.name"] = value
+        elif value:
+            try:
+                told_of_section = settings(_nested(key, yaml.safe_load(value)))
+            except yaml.YAMLError:
+                continue
+            found |= {k: v for k, v in told_of_section.items() if Problem(k, "").within(key)}
+    return found
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _directories(runs_dir: Path) -> list[str]:
+    with os.scandir(runs_dir) as entries:
+        return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())

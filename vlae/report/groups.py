@@ -1,0 +1,101 @@
+"""Which runs share a cell: those that differ in their seed alone."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from vlae.errors import UserError
+from vlae.report.collect import NEVER, Run, Runs
+from vlae.report.keys import position, word
+
+Values = tuple[Any, ...]
+Groups = dict[tuple[Values, Values], list[Run]]
+"""By row and column."""
+SHOWN = 6
+
+
+class Placed(NamedTuple):
+    """All runs of a table."""
+
+    groups: Groups
+    unplaced: list[Run]
+    """Never launched, and what is known of them fits several cells."""
+
+
+def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Placed:
+    """Every run in its cell. UserError: two settings would share one."""
+    groups: Groups = {}
+    for run in runs.runs:
+        if run.state != NEVER:
+            groups.setdefault(_place(run, row_keys, column_keys), []).append(run)
+    _refuse_mixed(groups, row_keys)
+    unplaced, launched = [], list(groups)
+    for run in runs.runs:
+        if run.state != NEVER:
+            continue
+        own = _place(run, row_keys, column_keys)
+        fitting = [place for place in launched if _fits(own, place)]
+        if len(fitting) == 1:
+            groups[fitting[0]].append(run)
+        elif fitting:
+            unplaced.append(run)
+        else:
+            groups.setdefault(own, []).append(run)
+    return Placed(groups, unplaced)
+
+
+def _place(run: Run, row_keys: Sequence[str], column_keys: Sequence[str]) -> tuple[Values, Values]:
+    return tuple(run.value(key) for key in row_keys), tuple(run.value(key) for key in column_keys)
+
+
+def _fits(told: tuple[Values, Values], place: tuple[Values, Values]) -> bool:
+    """What is told of a run that was never launched is a part of its settings: what is not told may be anything."""
+    return all(t is None or t == p for t, p in zip(told[0] + told[1], place[0] + place[1], strict=True))
+
+
+def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
+    values: dict[str, dict[Any, None]] = {}
+    for group in groups.values():
+        for key in differing(group):
+            values.setdefault(key, {}).update(dict.fromkeys(run.value(key) for run in group))
+    if values:
+        telling = _telling_apart(groups.values())
+        condition = " and ".join(f"{key}={word(next(iter(values[key])))}" for key in telling)
+        raise UserError(
+            "runs that differ in more than their seed would share a cell; they differ in\n"
+            + "".join(f"  {key}: {_some(sorted(values[key], key=position))}\n" for key in values)
+            + f"say which are meant, such as --where {condition!r}, or give each a row: "
+            f"--rows {','.join([*row_keys, *telling])}"
+        )
+    for group in groups.values():
+        seeds: dict[Any, Run] = {}
+        for run in group:
+            if (other := seeds.setdefault(run.value("seed"), run)) is not run:
+                raise UserError(f"two runs have the same settings and the same seed: {other.id}, {run.id}")
+
+
+def _telling_apart(groups: Iterable[Sequence[Run]]) -> list[str]:
+    """Keys that are enough to separate all settings that share a group."""
+    found: list[str] = []
+    while key := next((key for group in groups for key in differing(group)), None):
+        found.append(key)
+        parts: dict[tuple[int, Any], list[Run]] = {}
+        for number, group in enumerate(groups):
+            for run in group:
+                parts.setdefault((number, run.value(key)), []).append(run)
+        groups = list(parts.values())
+    return found
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The keys of their settings, but for the seed, in which any two of them differ."""
+    first, found = runs[0].settings, {}
+    for run in runs:
+        if run.settings != {**first, "seed": run.settings.get("seed")}:
+            keys = {**first, **run.settings}
+            found |= {key: None for key in keys if run.settings.get(key) != first.get(key) and key != "seed"}
+    return list(found)
+
+
+def _some(values: Sequence[Any]) -> str:
+    texts = [word(value) for value in values[:SHOWN]]
+    return ", ".join(texts) + (f", ... ({len(values)} values)" if len(values) > SHOWN else "")

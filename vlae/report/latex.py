@@ -1,0 +1,96 @@
+"""A table for LaTeX with booktabs: a file that compiles by itself, and that a paper takes in by \\input."""
+
+import re
+import unicodedata
+
+from jinja2 import Environment
+
+from vlae.report.layout import Layout, Text
+
+_FILE = r"""
+% Compiles by itself, and in a paper: \usepackage{booktabs} in its preamble, and \input of this file
+% where the table shall be.
+\expandafter\ifx\csname @nodocument\endcsname\relax\else
+\documentclass{article}
+\usepackage[margin=2cm]{geometry}
+\usepackage{booktabs}
+\begin{document}
+\def\tableofitsown{}
+\fi
+\begin{table}
+\centering
+\caption{<< told.caption | tex >>}
+\begin{tabular}{l<< "r" * (told.header | length - 1) >>}
+\toprule
+<< told.header | map("tex") | join(" & ") >> \\
+\midrule
+<% for line in told.lines -%>
+<< line | map("cell") | join(" & ") >> \\
+<% endfor -%>
+\bottomrule
+\end{tabular}
+<%- if told.notes %>
+
+\medskip
+\begin{minipage}{\linewidth}
+\footnotesize
+<%- for mark, note in told.notes %>
+<% if mark %>\textsuperscript{<< mark | tex >>}~<% endif %><< note | tex >>\par
+<%- endfor %>
+\end{minipage}
+<%- endif %>
+\end{table}
+\ifdefined\tableofitsown\expandafter\enddocument\fi
+"""
+_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
+"""The sign of a number."""
+_SPELLED = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "†": r"$\dagger$",
+    "–": "--",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def latex(told: Layout) -> str:
+    """Needs booktabs, and nothing else that is not in every LaTeX."""
+    environment = Environment(
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=False,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"tex": tex, "cell": _cell}
+    return environment.from_string(_FILE.lstrip("\n")).render(told=told)
+
+
+def _cell(text: Text) -> str:
+    marks = rf"\textsuperscript{{{tex(','.join(text.marks))}}}" if text.marks else ""
+    return (rf"\textbf{{{tex(text.text)}}}" if text.bold else tex(text.text)) + marks
+
+
+def tex(text: str) -> str:
+    """What LaTeX prints as this text; ``?`` where a plain pdflatex has no letter."""
+    return _MINUS.sub("$-$", "".join(map(_character, text)))
+
+
+def _character(character: str) -> str:
+    if character in _SPELLED:
+        return _SPELLED[character]
+    accented = (
+        character.isalpha() and unicodedata.normalize("NFD", character)[0].isascii() and character < "Ā"
+    )
+    return character if accented or (character.isascii() and character.isprintable()) else "?"

@@ -1,0 +1,65 @@
+"""Whether two models differ: paired over the same seeds and the same test images.
+
+Decision record: docs/decisions/0011-who-is-best-in-a-table.md.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+LEVEL = 0.05
+"""Two-sided; a difference with a smaller p-value is significant."""
+
+
+class Difference(NamedTuple):
+    """Of one model's figure minus another's."""
+
+    mean: float
+    standard_error: float
+    p_value: float
+    over: str
+    """What it is paired over: ``images and seeds``, ``images`` (of one seed), or ``seeds``."""
+
+    @property
+    def significant(self) -> bool:
+        return self.p_value < LEVEL
+
+
+def difference(
+    of_seeds: Float[np.ndarray, " seeds"], of_images: Float[np.ndarray, "some images"] | None
+) -> Difference | None:
+    """Of paired differences: of the figure of each seed, and of each image of some of these seeds.
+
+    Seeds and images are drawn at random and crossed, d_si = mean + seed_s + image_i + rest_si, so the mean over all has
+
+        variance = var_s(d_s) / seeds + max(0, MS_images - MS_rest) / (some * images),
+
+    d_s being the differences of the seeds, and MS the mean squares of the two-way table of ``of_images``: the usual
+    estimates of variance components. It is given as many degrees of freedom as the scarcer of both has, so that equal
+    models are told apart at most as often as LEVEL says. Of one seed the variance over images is all that is known,
+    without images that over seeds: then it is the paired t-test. Nothing in it is drawn. None: no variance is known.
+    """
+    seeds, images = len(of_seeds), 0 if of_images is None else of_images.shape[1]
+    if of_images is None or images < 2:
+        return _tested(of_seeds, _spread(of_seeds), seeds - 1, "seeds") if seeds > 1 else None
+    if seeds == 1:
+        return _tested(of_seeds, _spread(of_images[0]), images - 1, "images")
+    of_image = of_images.mean(0)
+    rest = of_images - of_image - of_images.mean(1, keepdims=True) + of_images.mean()
+    freedom = max(1, (len(of_images) - 1) * (images - 1))
+    between_images = max(0.0, _spread(of_image) - float((rest**2).sum()) / freedom / rest.size)
+    return _tested(of_seeds, _spread(of_seeds) + between_images, min(seeds, images) - 1, "images and seeds")
+
+
+def _spread(values: Float[np.ndarray, " n"]) -> float:
+    """Variance of their mean."""
+    return float(values.var(ddof=1)) / len(values)
+
+
+def _tested(of_seeds: Float[np.ndarray, " seeds"], variance: float, freedom: int, over: str) -> Difference:
+    from scipy.special import stdtr  # takes as long to import as a table to make
+
+    mean, error = float(of_seeds.mean()), float(np.sqrt(variance))
+    p_value = float(2 * stdtr(freedom, -abs(mean) / error)) if error > 0 else float(mean == 0)
+    return Difference(mean, error, p_value, over)

@@ -1,0 +1,149 @@
+"""A table of many runs: rows and columns by any keys, a figure in each cell, and what a reader has to know of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from vlae.errors import UserError
+from vlae.report.best import judged
+from vlae.report.captions import caption, notes
+from vlae.report.cells import Cell, Values, cell, with_figure
+from vlae.report.collect import Run, Runs
+from vlae.report.figures import COMMON, LOG_LIKELIHOOD, OWN
+from vlae.report.groups import placed
+from vlae.report.keys import key_of, near, position
+from vlae.report.published import Published, published
+from vlae.report.where import terms
+
+COLUMNS = ("dataset.name", "output_dist.name")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is told, whatever it is written in."""
+
+    title: str
+    metric: str
+    row_keys: tuple[str, ...]
+    column_keys: tuple[str, ...]
+    rows: tuple[Values, ...]
+    columns: tuple[Values, ...]
+    cells: tuple[Cell, ...]
+    """Of each row and column of which there are runs."""
+    expected: int
+    """Seeds of the cell that has most of them: others say how many they have."""
+    caption: str
+    notes: tuple[str, ...]
+
+
+def table(
+    runs: Runs,
+    *,
+    metric: str | None = None,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    where: str = "",
+    literature: bool = False,
+) -> Table:
+    """The table of one figure of these runs.
+
+    metric: None: the log-likelihood that `default_metric` chooses.
+    rows: None: the model, and T where a model has several. columns: None: dataset and output distribution.
+    literature: with the published figures beside ours.
+    UserError: what is asked for is not there, or settings that differ in more than the seed would share a cell.
+    """
+    chosen = _chosen(runs, where)
+    metric = _metric(chosen, metric)
+    row_keys = _keys(rows, runs, "--rows") if rows else _row_keys(chosen)
+    column_keys = _keys(columns or COLUMNS, runs, "--cols")
+    groups, unplaced = placed(chosen, row_keys, column_keys)
+    if literature and not any(published(group[0], metric) for group in groups.values()):
+        raise UserError(f"--published: nothing that was published is a {metric} of these models and data")
+    done = {place: with_figure(group, metric) for place, group in groups.items()}
+    found = [cell(*place, group, done[place], metric) for place, group in groups.items()]
+    if literature:
+        found = [_beside(one, published(groups[one.row, one.column][0], metric)) for one in found]
+    rows_found, columns_found = _ordered(one.row for one in found), _ordered(one.column for one in found)
+    judgements = [
+        judged([(one, done[one.row, one.column]) for one in found if one.column == column], metric)
+        for column in columns_found
+    ]
+    cells = sorted(
+        (one for column in judgements for one in column),
+        key=lambda one: (rows_found.index(one.row), columns_found.index(one.column)),
+    )
+    counted = [run for group in done.values() for run in group]
+    return Table(
+        chosen.title,
+        metric,
+        tuple(row_keys),
+        tuple(column_keys),
+        tuple(rows_found),
+        tuple(columns_found),
+        tuple(cells),
+        max((one.runs for one in cells), default=0),
+        caption(metric, cells, counted),
+        notes(metric, cells, groups, row_keys, column_keys, unplaced, chosen.left_out, literature),
+    )
+
+
+def default_metric(runs: Iterable[Run]) -> str:
+    """The log-likelihood by an estimator that is the same for all models, if all runs that are done have it.
+
+    That of each model's own q compares models together with their estimators (README, "Figures to trust"), so it is
+    taken only where there is no other. UserError: there is no estimator that all runs have.
+    """
+    done = [run for run in runs if run.figures is not None]
+    for estimator in (*COMMON, OWN):
+        metric = LOG_LIKELIHOOD + estimator
+        if all(run.value(metric) is not None for run in done):
+            return metric
+    raise UserError(
+        "--metric: no estimator of the log-likelihood is common to all runs; choose a figure, or some of the runs by "
+        "--where"
+    )
+
+
+def _chosen(runs: Runs, where: str) -> Runs:
+    if where:
+        asked = terms(where, runs.known())
+        runs = runs.only(lambda run: all(term.holds(run) for term in asked))
+    if not runs.runs:
+        left = (
+            f"; left out: {runs.left_out[0].name}, because {runs.left_out[0].because}"
+            if runs.left_out
+            else ""
+        )
+        raise UserError(f"{runs.title}: no runs{f' with {where}' if where else ''}{left}")
+    return runs
+
+
+def _metric(runs: Runs, given: str | None) -> str:
+    if given is None:
+        return default_metric(runs.runs)
+    known = runs.figures()
+    if given not in known and known:
+        raise UserError(f"--metric: no run has a figure {given!r}{near(given, known)}")
+    return given
+
+
+def _keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
+    known = runs.known()
+    return list(dict.fromkeys(key_of(key, known, option) for key in given))
+
+
+def _row_keys(runs: Runs) -> list[str]:
+    """T is a part of a model's name where a model has several."""
+    kinds = {(run.value("model.name"), run.value("T")) for run in runs.runs if run.value("T") is not None}
+    several = len(kinds) > len({model for model, _ in kinds})
+    return ["model.name", "T"] if several else ["model.name"]
+
+
+def _ordered(values: Iterable[Values]) -> list[Values]:
+    return sorted(set(values), key=lambda each: [position(value) for value in each])
+
+
+def _beside(one: Cell, figure: Published | None) -> Cell:
+    if figure is None:
+        return one
+    ours = None if one.mean is None else one.mean - figure.value
+    return replace(one, published=figure.value, published_difference=ours)

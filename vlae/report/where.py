@@ -1,0 +1,86 @@
+"""A condition on runs, as a person writes it: ``seed<3 and model.name=vae``. Nothing of it is executed."""
+
+import json
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from vlae.errors import UserError
+from vlae.report.collect import Run
+from vlae.report.keys import key_of
+
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+    " in ": operator.contains,
+}
+_TERM = re.compile(
+    r"\s*(?P<key>[^\s=!<>]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|\sin\s)\s*(?P<value>.*?)\s*", re.DOTALL
+)
+_ITEM = re.compile(r"""\s*('[^']*'|"[^"]*"|\[[^]]*\]|[^,]+)""")
+"""Of a list."""
+_AND = re.compile(r"""\s+and\s+(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")
+EXPECTED = (
+    "expected KEY OP VALUE [and KEY OP VALUE ...], OP one of = != < <= > >= in, such as 'seed<3 and T in 1,2'"
+)
+
+
+class Term(NamedTuple):
+    """``key op value``"""
+
+    key: str
+    op: str
+    value: Any
+    """A list where the operator is ``in``."""
+
+    def holds(self, run: Run) -> bool:
+        """A run without the key, or with a value of another kind, is unequal to it, and neither more nor less."""
+        own = run.value(self.key)
+        if self.op == "in":
+            return any(_same(own, value) for value in self.value)
+        if self.op in ("=", "==", "!="):
+            return _same(own, self.value) == (self.op != "!=")
+        both = (own, self.value)
+        ordered = all(_is_number(v) for v in both) or all(isinstance(v, str) for v in both)
+        return ordered and OPERATORS[self.op](*both)
+
+
+def terms(text: str, known: Sequence[str]) -> list[Term]:
+    """What ``text`` asks, all of which is to hold. UserError: it is no condition, or of a key that no run has."""
+    found = []
+    for part in _AND.split(text.strip()):
+        if not (match := _TERM.fullmatch(part)) or not match["value"]:
+            raise UserError(f"--where: {EXPECTED}; came {part!r}")
+        key, op = key_of(match["key"], known, "--where"), match["op"].strip()
+        value = list(map(_value, _ITEM.findall(match["value"]))) if op == "in" else _value(match["value"])
+        found.append(Term(key, op, value))
+    return found
+
+
+def _value(text: str) -> Any:
+    """``3``, ``0.5``, ``true``, ``null``, ``[500, 500]`` (a text, as settings have it); other words are text."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        if text.split() != [text]:
+            raise UserError(f"--where: {EXPECTED}, text of several words in quotes; came {text!r}") from None
+        return text
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Python takes True for 1."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

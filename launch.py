@@ -3,13 +3,16 @@
 import os
 import sys
 
-import hydra
-from omegaconf import DictConfig
+from vlae.interruption import stopped_in_one_line
 
-from vlae import config
-from vlae.errors import UserError
-from vlae.files import print_anywhere
-from vlae.launching.grids import with_sweep_file
+with stopped_in_one_line():  # importing takes seconds
+    import hydra
+    from omegaconf import DictConfig
+
+    from vlae import config
+    from vlae.errors import UserError
+    from vlae.files import print_anywhere
+    from vlae.launching.grids import with_sweep_file
 
 statuses: list[int] = []
 """Exit status of the run of this command: hydra.main drops what its task returns."""
@@ -43,6 +46,11 @@ def main() -> int:
         from vlae.help import show
 
         return show(arguments)
+    if "--version" in arguments:
+        from vlae.cli import version_line
+
+        print(version_line())
+        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         arguments = with_sweep_file(arguments)
@@ -61,4 +69,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with stopped_in_one_line():
+        sys.exit(main())

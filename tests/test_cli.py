@@ -110,15 +110,23 @@ def test_a_missing_runs_dir_and_a_folder_that_is_no_run_are_said(command, runs, 
     assert (status, "is not a run" in err) == (2, True)
 
 
-def test_results_that_lack_figures_are_one_message(command, finished, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cost": None}, "NoneType"),
+        ({"cost": {}}, "it has no 'train_seconds'"),
+        ({"test": {"elbo": 1.0, "elbo_standard_error": 0.1, "log_likelihood": [1]}}, "items"),
+    ],
+)
+def test_results_that_lack_figures_are_one_message(command, finished, tmp_path, change, said):
     broken = tmp_path / finished.name
     shutil.copytree(finished, broken)
-    kept = {key: value for key, value in results(finished).items() if key != "cost"}
-    broken.joinpath("results.json").write_text(json.dumps(kept))
+    broken.joinpath("results.json").write_text(json.dumps(results(finished) | change))
     status, out, err = command("show", str(broken))
     assert (status, out) == (2, "")
     assert err.startswith(f"vlae: {broken / 'results.json'} does not hold the figures")
-    assert "'cost'" in err
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_samples_are_a_png_or_nothing(command, finished, tmp_path):

@@ -1,6 +1,8 @@
 """launch.py as a command: its exit statuses, what it prints when something is wrong, and what it leaves behind."""
 
 import importlib.util
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 import yaml
 
 from vlae import config
+from vlae.launching.composer import Composer
+from vlae.launching.local import LocalQueue
 from vlae.record import RecordError
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
@@ -172,10 +176,127 @@ def test_a_sweep_file_that_is_not_there_or_not_one_is_refused(command, capfd, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_runs_dir_that_cannot_be_made_is_one_line(command, capfd, tmp_path):
+@pytest.mark.parametrize("place", ["file", "file/below", "locked/below"])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_runs_dir_that_cannot_be_written_is_one_line_before_runs_are_composed(
+    command, capfd, tmp_path, monkeypatch, place, many
+):
     (tmp_path / "file").touch()
-    assert command(None, "-m", "seed=0,1", "runs_dir=file") == 2
-    assert "file" in capfd.readouterr().err.splitlines()[-1]
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(
+        os, "access", lambda place, mode: place != tmp_path / "locked"
+    )  # root may write anywhere
+    if many:
+        monkeypatch.setattr(Composer, "__call__", once(Composer.__call__))
+        assert command(None, "-m", "seed=range(0,5000)", f"runs_dir={place}") == 2
+    else:
+        from vlae import job
+
+        monkeypatch.setitem(sys.modules, "vlae.trained", None)  # and before torch is imported
+        assert command(job.launch, f"runs_dir={place}") == 2
+    reason = "locked" if place.startswith("locked") else "file is not a directory"
+    assert re.fullmatch(
+        rf"vlae: runs_dir: cannot write {tmp_path / place}: .*{reason}\n", capfd.readouterr().err
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "locked"]
+
+
+def once(function):
+    """``function``, which may be called a single time."""
+    calls = []
+
+    def call(*arguments):
+        calls.append(1)
+        assert len(calls) == 1
+        return function(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher: no choice 'nope' (choices: local, slurm)"),
+        (
+            ["hydra.launcher.workers=1,2"],
+            "hydra.launcher.workers=1,2: expected one value: it is a setting of",
+        ),
+        (
+            ["hydra/launcher=local,slurm"],
+            "hydra/launcher=local,slurm: expected one value: it is a setting of",
+        ),
+        (["seed=interval(0,1)"], "seed=interval(0,1): an interval has no values to go through"),
+        (["seed=range(3,3)"], "seed=range(3,3): expected one value or more, came none"),
+        (["seed=range(0,1e9)"], "seed=range(0,1e9): expected at most 100,000 values, came 1,000,000,000"),
+        (["seed=shuffle(range(9e9))"], "expected at most 100,000 values, came 9,000,000,000"),
+        (["model=range(0,1e9)"], "model=range(0,1e9): expected at most 100,000 values"),
+        (["seed=range(0,inf)"], "seed=range(0,inf): expected at most 100,000 values, came inf"),
+        (
+            ["seed=range(0,1000)", "trainer.epochs=range(1,500)"],
+            "sweep: expected at most 100,000 runs, came 499,000 (seed: 1,000, trainer.epochs: 499)",
+        ),
+        (["model=glob(x*)"], "sweep: it has no runs"),
+    ],
+)
+def test_what_is_no_sweep_is_one_problem_of_few_words(command, capfd, tmp_path, arguments, expected):
+    assert command(None, "-m", *arguments) == 2
+    heading, problem = capfd.readouterr().err.splitlines()
+    assert heading == "vlae: 1 problem in the configuration"
+    assert expected in problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_file_is_not_shown_as_one_configuration(command, capfd):
+    assert command(None, "sweeps=smoke", "--cfg", "job") == 2
+    assert "sweeps=smoke --cfg: only one of them can be done" in capfd.readouterr().err
+
+
+def test_a_sweep_file_times_the_command_line_has_a_limit_too(command, capfd):
+    assert command(None, "sweeps=smoke", "seed=range(0,60000)") == 2
+    assert "sweep: expected at most 100,000 runs, came 600,000" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_what_replaces_an_axis_of_a_sweep_file_is_said_below_the_headline(
+    command, capfd, tmp_path, dry, monkeypatch
+):
+    (tmp_path / "mine.yaml").write_text("common: {model: vae, seed: [0, 1]}")
+    monkeypatch.setattr(LocalQueue, "prepare", lambda *words: None)
+    monkeypatch.setattr(LocalQueue, "execute", lambda *words: 0)
+    assert command(None, "sweeps=mine.yaml", "seed=7", *(["dry_run=true"] if dry else [])) == 0
+    printed = capfd.readouterr()
+    heading, note = (printed.out if dry else printed.err).splitlines()[:2]
+    assert "1 run, 1 new" in heading
+    assert note == "  seed=7 on the command line replaces the 2 values of the sweep file"
+
+
+@pytest.mark.parametrize("words", [[str(LAUNCH)], ["-c", "from vlae.cli import main; main()"]])
+def test_the_version_names_the_code(tmp_path, words):
+    done = python(*words, "--version", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(
+        r"vlae [\d.]+, code [0-9a-f]{12}(, commit [0-9a-f]{12})?(, changed since)?\n", done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("hydra", [str(LAUNCH)]),
+        ("typer", ["-c", "from vlae.cli import main; main()", "status"]),
+        ("torch", ["-c", "from vlae.cli import main; main()", "sample", "vae"]),
+    ],
+)
+def test_a_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path, library, words):
+    (tmp_path / f"{library}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vlae: stopped\n")
 
 
 @pytest.mark.parametrize(

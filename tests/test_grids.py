@@ -288,6 +288,23 @@ def test_everything_that_is_wrong_is_said_at_once():
     ]
 
 
+def test_a_file_of_too_many_runs_is_refused_with_its_axes_before_it_is_expanded():
+    axes = json.dumps({"seed": list(range(1000)), "trainer.epochs": list(range(101))})
+    [problem] = problems_of(f"grids: [{axes}, {{model: vae}}]")
+    assert problem == (
+        "mine.yaml: expected at most 100,000 runs, came 101,001 (seed: 1,000, trainer.epochs: 101)"
+    )
+
+
+def test_what_the_command_line_puts_in_the_place_of_an_axis_is_said():
+    runs = runs_of("grids: [{model: vae}, {model: [hf, iaf], seed: [0, 1]}]\ncommon: {dataset: mnist}")
+    given = ["++seed=7", "model=vae,hf", "dataset=digits", "trainer.epochs=3"]
+    assert grids.replaced(runs, given) == [
+        "seed=7 on the command line replaces the 2 values of the sweep file",
+        "model=vae,hf on the command line replaces the 3 values of the sweep file",
+    ]
+
+
 # which file --------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """A launch by a launcher that only notes what it is given: what is started, what is left on disk, what is said."""
 
+import contextlib
 import copy
 import re
 import sys
@@ -123,7 +124,7 @@ def test_code_and_runs_are_frozen_and_the_sweep_is_remembered_before_anything_is
 def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, launcher, runs, tmp_path, capsys):
     launch(jobs(), launcher, "s")
     for run in runs():
-        run.write_results({})
+        run.write_results({"test": {"elbo": -1.0}})
     launcher.queues[0].end("ended")
     launcher.calls.clear()
     assert launch(jobs(), launcher, "t") == 0
@@ -140,7 +141,7 @@ def test_failed_runs_are_an_exit_status_and_a_hint_and_start_again_when_asked_fo
     launch(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     done, failed = runs()
-    done.write_results({})
+    done.write_results({"test": {"elbo": -1.0}})
     failed.write_status(state="failed", attempt=1, reason="exception", message="ValueError: [red] [/]")
     launcher.calls.clear()
     capsys.readouterr()
@@ -163,7 +164,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(jobs, launcher, tmp_path, c
     assert f"{name or 'sweep-'}" in out
     assert "2 runs, 2 new; would start 2" in out
     for seed in (0, 1):
-        assert re.search(rf"vae-\S+ *│ seed={seed} *│ new *│ starts", out)
+        assert re.search(rf"vae-\S+ +seed={seed} +new +starts", out)
 
 
 def test_a_dry_run_tells_of_what_would_be_refused(jobs, tmp_path):
@@ -258,6 +259,33 @@ def test_a_launch_removes_queues_that_ended_long_ago(jobs, launcher, tmp_path, m
     assert [queue.token for queue in queues.all_queues(tmp_path / "runs")] == [launcher.queues[1].token]
 
 
+def test_runs_that_are_cancelled_while_a_launch_waits_for_its_turn_start_by_the_next_command_alone(
+    jobs, launcher, runs, capsys, monkeypatch
+):
+    module = sys.modules["vlae.launching.launch"]
+    waited = []
+
+    @contextlib.contextmanager
+    def turn_after_a_cancelled_launch(runs_dir, waiting):
+        if not waited:
+            waited.append(1)
+            launch(jobs(), launcher, "s")
+            (queue,) = launcher.queues
+            queue.cancel([queue.runs[0].run_id])
+            queue.end("ended")
+        with turn(runs_dir, waiting) as ours:
+            yield ours
+
+    monkeypatch.setattr(module, "turn", turn_after_a_cancelled_launch)
+    assert launch(jobs(), launcher, "s") == 0
+    cancelled, other = runs()
+    assert [run.run_id for run in launcher.queues[1].runs] == [other.path.name]
+    launcher.queues[1].end("ended")
+    assert "1 run cancelled while this command waited: give it again to start them" in capsys.readouterr().err
+    assert launch(jobs(), launcher, "s") == 0
+    assert [run.run_id for run in launcher.queues[2].runs] == [cancelled.path.name, other.path.name]
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +340,7 @@ def attempt(run, state):
     run.write_status(state=state, attempt=made.number)
     made.directory.joinpath("ended.json").write_text("{}")
     if state == "done":
-        run.write_results({})
+        run.write_results({"test": {"elbo": -1.0}})
 
 
 @pytest.mark.parametrize(("state", "status"), [("failed", FAILED), ("done", HELD)])

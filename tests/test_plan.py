@@ -41,7 +41,7 @@ def directory_of(run):
 
 
 def finish(run, **cost):
-    directory_of(run).write_results({"run_id": run.run_id, "cost": cost})
+    directory_of(run).write_results({"run_id": run.run_id, "test": {"elbo": -1.0}, "cost": cost})
 
 
 def test_what_is_done_running_or_failed_does_not_start_and_what_is_interrupted_does(planned):
@@ -104,6 +104,27 @@ def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
         check(planned("model.num_steps=3", "model.activation=7"), here=True)
     assert [p.split(":")[0] for p in caught.value.problems] == ["model.num_steps", "model.activation"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
+    common = [*TINY[1:], f"runs_dir={tmp_path}", "evaluate.num_samples=0"]
+    jobs = [
+        [f"model={m}", *extra, *common] for m, extra in (("vae", ["seed=x"]), ("hf", ["seed=y"]), ("iaf", []))
+    ]
+    with pytest.raises(config.ConfigError) as caught:
+        Jobs(jobs, config.compose, "mine.yaml")
+    assert caught.value.problems == [
+        "seed: expected a whole number, came 'x' [mine.yaml: model=vae seed=x]",
+        "evaluate.num_samples: expected 1 or more, came 0 [mine.yaml: all of its 3 runs]",
+        "seed: expected a whole number, came 'y' [mine.yaml: model=hf seed=y]",
+    ]
+    jobs = [[f"model={model}", "model.num_steps=2", *common[:-1]] for model in ("hf", "savae", "vae")]
+    with pytest.raises(config.ConfigError) as caught:  # which shows only with the targets
+        check(plan(Jobs(jobs, config.compose, "mine.yaml")), here=True)
+    assert [problem.partition(" [")[2] for problem in caught.value.problems] == [
+        "mine.yaml: model=hf]",
+        "mine.yaml: model=vae]",
+    ]
 
 
 def test_a_launch_has_one_runs_dir(tmp_path):
@@ -171,6 +192,24 @@ def test_an_edited_run_is_told_and_stops_no_other(planned):
     assert (edited.state.state, edited.state.reason, edited.starts) == ("failed", "unreadable record", False)
     assert "edited by hand" in edited.state.message
     assert [other.starts for other in others] == [True, True]
+
+
+@pytest.mark.parametrize("words", [(), ("retry=true",)])
+def test_a_result_that_is_none_is_a_failure_that_is_told_and_left_alone(planned, words):
+    new = planned().runs
+    finish(new[1])
+    for run, content in ((new[0], "{}"), (new[1], '{"test": {"elbo": -1.0}, "cost": []}')):
+        directory_of(run).path.joinpath("results.json").write_text(content)
+    found = planned(*words)
+    damaged, done, _ = found.runs
+    assert (damaged.state.state, damaged.state.reason, damaged.starts) == (
+        "failed",
+        "unreadable record",
+        False,
+    )
+    assert "results.json holds no figures" in damaged.state.message
+    assert (done.state.state, estimated_seconds(found)) == ("done", None)
+    assert damaged.path.joinpath("results.json").read_text() == "{}"
 
 
 def test_labels_are_what_distinguishes_runs():

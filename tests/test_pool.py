@@ -310,7 +310,7 @@ def test_cancelled_runs_do_not_start_and_those_under_way_are_told_until_they_lis
     assert [process.path.name for process in executor.started] == ["a", "b", "d"]
     assert executor.started[0].received == [signal.SIGTERM] * 3
     assert executor.started[1].received == []
-    assert executor.ended_jobs[0] == ("a", "cancelled", "")
+    assert executor.ended_jobs[:2] == [("c", "cancelled", ""), ("a", "cancelled", "")]
 
 
 def test_a_cancelled_run_that_ends_well_all_the_same_is_done(queue, executed, executor):
@@ -330,6 +330,7 @@ def test_a_queue_whose_runs_are_all_cancelled_before_it_begins_starts_nothing(qu
     made.cancel(["a", "b"])
     assert executed(made) == {"a": "cancelled", "b": "cancelled"}
     assert executor.started == []
+    assert executor.ended_jobs == [("a", "cancelled", ""), ("b", "cancelled", "")]
 
 
 # --- what is shown ------------------------------------------------------------------------------------------------
@@ -375,6 +376,22 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
     ]
     b.process.end()
     b.process.close()
+
+
+@pytest.mark.parametrize(
+    ("elbo", "shown"), [({}, ""), ({"elbo": None}, "ELBO not finite"), ({"elbo": -1.0}, "ELBO -1.00")]
+)
+def test_a_figure_that_is_not_finite_is_said_and_ends_nothing(plain, tmp_path, elbo, shown):
+    display, out = plain
+    job = Job(tmp_path / "a", "", 0)
+    job.process = FakeProcess(1, (None,) * 4)
+    progress = {"epoch": 1, "epochs": 4, **elbo}
+    RunDirectory.create(tmp_path, "a", {}).write_status(state="running", progress=progress)
+    with display:
+        display.look([job])
+    assert out.getvalue() == "  ".join(filter(None, ["a", "epoch 1/4", shown])) + "\n"
+    job.process.end()
+    job.process.close()
 
 
 def test_a_terminal_has_one_table(tmp_path):

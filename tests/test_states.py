@@ -207,7 +207,7 @@ def test_done_and_failed_stay_what_they_are(sweep, slurm, end):
     sweep.submit("12_0", "12_1")
     sweep.begin(0, "12_0")
     sweep.begin(1, "12_1")
-    sweep.runs[0].write_results({"epochs": 1})
+    sweep.runs[0].write_results({"test": {"elbo": -1.0}})
     sweep.runs[1].write_status(state="failed", attempt=1, reason="exception", message="ValueError: x")
     for job in ("12_0", "12_1"):
         slurm.runs(job) if end == "running" else slurm.known(job, end)

@@ -1,6 +1,7 @@
 """``vlae status``, ``vlae logs`` and ``vlae cancel``: what they show of runs in every state, and do to them."""
 
 import json
+import math
 import re
 import signal
 import sys
@@ -43,7 +44,7 @@ def run(tmp_path):
     def make(name, **status):
         directory = RunDirectory.create(tmp_path, name, {"name": name})
         if status.get("state") == "done":
-            directory.write_results({})
+            directory.write_results({"test": {"elbo": -1.0}})
         if status:
             directory.write_status(attempt=1, **status)
         return directory
@@ -64,8 +65,8 @@ def queue(tmp_path):
 
 def rows(out):
     """The cells of the table below its heading."""
-    lines = [line for line in out.splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    lines = re.split(r"\n(?:\.\.\. and |what is said|\S+: \d+ runs?,)", out)[0].splitlines()
+    return [["" if cell == "-" else cell for cell in re.split(r"\s{2,}", line)] for line in lines]
 
 
 # --- status -------------------------------------------------------------------------------------------------------
@@ -135,7 +136,23 @@ def test_an_unknown_name_is_one_message_with_what_there_is(vlae, run, tmp_path):
 def test_a_folder_without_runs_has_none(vlae):
     status, out, err = vlae("status")
     assert (status, err) == (0, "")
-    assert "0 runs" in out
+    assert re.fullmatch(r"no runs in .* yet: python launch\.py starts them\n", out)
+    for word in ("status", "show", "logs", "cancel"):
+        status, out, err = vlae(word, "smoke")
+        assert (status, out) == (2, "")
+        assert re.fullmatch(r"vlae: no .*run 'smoke' in .*, which has no runs yet\n", err)
+
+
+def test_a_result_that_is_none_is_a_failure_and_show_says_why(vlae, run):
+    file = run("a", state="done").path / "results.json"
+    for content in ("{}", "[1]", '{"test": {}}'):
+        file.write_text(content)
+        status, out, _ = vlae("status")
+        assert (status, rows(out)[0][1].startswith("failed (unreadable record: ")) == (0, True)
+        status, out, err = vlae("show", "a")
+        assert (status, out) == (2, "")
+        assert re.fullmatch(rf"vlae: {re.escape(str(file))} holds no [^\n]*\n", err)
+        assert file.read_text() == content
 
 
 def test_the_table_has_a_limit_and_all_shows_every_run(vlae, run):
@@ -162,6 +179,11 @@ def test_markup_is_printed_as_it_is(vlae, run, tmp_path):
     (tmp_path / "b" / "attempts" / "1" / "log.txt").write_text("[red] [/]\n")
     assert vlae("logs", "b")[1] == "[red] [/]\n"
     assert "1 run," in vlae("status", "b")[1]
+
+
+def test_a_figure_that_is_not_finite_is_said(vlae, run):
+    run("a", state="interrupted", progress={"epoch": 3, "epochs": 60, "elbo": math.nan})
+    assert rows(vlae("status")[1])[0][2] == "epoch 3/60, ELBO not finite"
 
 
 def test_a_silent_run_is_doubtful(vlae, run):
@@ -210,11 +232,30 @@ def end(directory, number, state):
 
 def test_the_log_is_that_of_the_last_attempt(vlae, run):
     directory = run("a")
-    assert vlae("logs", "a")[:2] == (0, "a was never started\n")
+    assert vlae("logs", "a")[:2] == (0, "a was never started: the command that made it starts it\n")
     begin(directory, "first\n", "interrupted")
     begin(directory, "second ±\n", "failed")
     assert vlae("logs", "a")[:2] == (0, "second ±\n")
     assert vlae("logs", "b")[0] == 2
+
+
+def test_a_run_that_waits_has_no_log_yet_and_it_is_said_how_to_wait_for_it(vlae, run, queue):
+    run("a")
+    queue("a")
+    status, out, _ = vlae("logs", "a")
+    assert (status, "`vlae logs a -f` waits with it" in out) == (0, True)
+
+
+def test_the_logs_of_a_sweep_are_those_of_its_runs(vlae, run, tmp_path):
+    labels = {f"run-{i:02}": f"seed={i}" for i in range(12)}
+    run("run-00")
+    sweeps.remember(tmp_path, "smoke", labels, [])
+    for words in (("logs", "smoke"), ("logs", "smoke", "-f")):
+        status, out, err = vlae(*words)
+        assert (status, out) == (2, "")
+        assert err.startswith("vlae: 'smoke' is a sweep of 12 runs, each with a log of its own:\n")
+        assert "\n  vlae logs run-03  seed=3\n" in err
+        assert err.endswith("\n  ...\n")
 
 
 class Clock:
@@ -254,7 +295,7 @@ def test_a_log_is_followed_until_the_run_ends(run, follow, state):
 
     def last():
         append(attempt, "3\n")
-        directory.write_results({}) if state == "done" else end(directory, 1, state)
+        directory.write_results({"test": {"elbo": -1.0}}) if state == "done" else end(directory, 1, state)
 
     assert follow(directory, lambda: append(attempt, "2\n"), last) == "1\n2\n3\n"
 
@@ -277,7 +318,7 @@ def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, f
     def second():
         append(attempts[0], "late\n")
         attempts.append(begin(directory, "2\n"))
-        directory.write_results({})
+        directory.write_results({"test": {"elbo": -1.0}})
 
     assert follow(directory, first, preempted, second) == "1\nsaved\nlate\n2\n"
 
@@ -285,7 +326,7 @@ def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, f
 def test_nothing_is_waited_for_where_a_run_waits_nowhere(run, queue, follow):
     directory = run("a")
     waiting = queue("a")
-    assert follow(directory, lambda: None, lambda: waiting.end("ended")) == "a was never started\n"
+    assert follow(directory, lambda: None, lambda: waiting.end("ended")).startswith("a was never started")
     begin(directory, "1\n", "interrupted")
     assert follow(directory) == "1\n"
 
@@ -319,6 +360,16 @@ def test_a_run_is_cancelled_wherever_it_may_wait(vlae, run, queue, tmp_path):
     assert (dead.cancelled(), living.cancelled()) == ({"a"}, {"a"})
 
 
+def test_of_a_run_that_is_done_anew_it_is_shown_how_that_gets_on(vlae, run, queue, tmp_path):
+    run("a", state="done")
+    RunDirectory.create(tmp_path / ".forced", "a", {"name": "a"}).write_status(
+        state="failed", attempt=1, reason="exception", message="ValueError: x"
+    )
+    out = vlae("status")[1]
+    assert "failed anew (exception: ValueError: x)" in out
+    assert "1 failed" in out
+
+
 def test_runs_that_are_over_or_new_are_not_cancelled(vlae, run, queue):
     run("a", state="done")
     run("b", state="failed", reason="exception")
@@ -341,7 +392,7 @@ def test_a_run_that_is_done_anew_can_be_cancelled(vlae, run, queue, tmp_path):
 def test_a_run_without_a_queue_is_asked_itself(vlae, run, monkeypatch, tmp_path, anew):
     directory = run("a")
     if anew:
-        directory.write_results({})
+        directory.write_results({"test": {"elbo": -1.0}})
         directory = RunDirectory.create(tmp_path / FORCED, "a", {})
     directory.claim()
     sent = []

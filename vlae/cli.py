@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from vlae.interruption import Interrupted, stopped_in_one_line
 
-from vlae import record
-from vlae.errors import UserError
-from vlae.files import print_anywhere
-from vlae.interruption import Interrupted
+with stopped_in_one_line():
+    import typer
+
+    from vlae import record
+    from vlae.errors import UserError
+    from vlae.files import print_anywhere
 
 app = typer.Typer(
     add_completion=False,
@@ -23,6 +25,35 @@ Run = Annotated[
 ]
 RunsDir = Annotated[str, typer.Option(help="Where run directories are.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def version_line() -> str:
+    """``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
+    from importlib.metadata import version
+
+    from vlae.code import description
+
+    code = description()
+    parts = [f"vlae {version('vlae')}", f"code {code['hash']}"]
+    if code["commit"]:
+        parts += [f"commit {code['commit'][:12]}", *(["changed since"] if code["changed"] else [])]
+    return ", ".join(parts)
+
+
+def _tell_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(version_line())
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show version and code.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -46,7 +77,7 @@ def status(
     name: Annotated[
         str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every run, however many they are.")] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
@@ -56,28 +87,30 @@ def status(
     """
     import time
 
-    from rich.console import Console
     from rich.live import Live
 
+    from vlae.console import standard_output
     from vlae.launching.states import Observer
     from vlae.launching.status import chosen, states_of, view
 
-    def look() -> tuple[Any, bool]:
+    def look() -> tuple[Any, float | None]:
+        """What there is to see, and after how many seconds it is worth another look."""
         title, labels = chosen(runs_dir, name)
         observer = Observer(runs_dir)
         states = states_of(runs_dir, list(labels), observer)
-        over = not any(state.state in ("queued", "running") for state in states)
-        return view(title, labels, states, observer.warning, every=every), over
+        goes_on = any(state.state in ("queued", "running") for state in states)
+        pause = (15.0 if observer.asks_slurm else 2.0) if goes_on else None
+        return view(title, labels, states, observer.warning, every=every), pause
 
-    seen, over = look()
-    console = Console(highlight=False)
+    seen, pause = look()
+    console = standard_output()
     if not watch or not console.is_terminal:
         console.print(seen)
         return
     with Live(seen, console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while not over:
-            time.sleep(2)
-            seen, over = look()
+        while pause is not None:
+            time.sleep(pause)
+            seen, pause = look()
             live.update(seen, refresh=True)
 
 
@@ -90,10 +123,10 @@ def logs(
     """Print what the last attempt of a run has told, its traceback included."""
     from functools import partial
 
-    from vlae.launching.logs import follow_log, print_log
+    from vlae.launching.logs import follow_log, print_log, run_of
 
     tell = partial(print, end="", flush=True)
-    (follow_log if follow else print_log)(record.find(runs_dir, run), tell)
+    (follow_log if follow else print_log)(run_of(runs_dir, run), tell)
 
 
 @app.command()
@@ -211,6 +244,10 @@ def main() -> None:
     print_anywhere()
     try:
         app()
+    except SystemExit as end:  # typer takes a Ctrl-C without a word
+        if end.code == 130:
+            print("vlae: stopped", file=sys.stderr)
+        raise
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

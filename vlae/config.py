@@ -32,6 +32,7 @@ from vlae.overrides import (
     split,
     unreadable,
     wrong_choices,
+    wrong_launchers,
     wrong_overrides,
 )
 from vlae.plugins import KINDS, build, check, check_fields, check_name, load_target
@@ -190,6 +191,8 @@ def check_command(arguments: Sequence[str]) -> None:
     overrides, options = split(arguments)
     if "--resolve" in options and "--cfg" not in asked:
         raise ConfigError([Problem("--resolve", "goes with --cfg job")])
+    if wrong := wrong_launchers(overrides):
+        raise ConfigError(wrong)
     if is_multirun(arguments):
         return
     launchers = [

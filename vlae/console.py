@@ -1,13 +1,16 @@
 """What a person sees of a run while it lasts: bars, lines, warnings."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from vlae.files import cannot_write
 from vlae.summary import summary
@@ -16,6 +19,8 @@ PLAIN_SECONDS = 2.0
 """Without a terminal, at most one line of figures in this time."""
 QUIET_SECONDS = 30.0
 """Without a terminal, a line of progress after this time even where there are no figures yet."""
+LONG = 40
+"""Columns of a cell that stands in one line; a longer one is words, which may be wrapped."""
 
 
 class Reporter:
@@ -94,6 +99,49 @@ class Reporter:
                 raise cannot_write(Path(self._log.name), error) from error
 
 
+class Listing:
+    """Rows of cells under headings, of which none is ever cut off.
+
+    A table where the terminal is wide enough for it; else the cells of a row below its first one. Where there is no
+    terminal: one line a row, whatever its length, which can be searched; a cell without a word is -.
+    """
+
+    def __init__(self, headings: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+        """The first cell names the row, and is never wrapped."""
+        self.headings, self.rows = headings, rows
+        self._widths = [
+            max(len(heading), *(row[i].cell_len for row in rows))
+            for i, heading in enumerate(headings)
+            if rows
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        shortest = [*self._widths[:1], *(min(width, LONG) for width in self._widths[1:])]
+        if not console.is_terminal:
+            for row in self.rows:
+                cells = [" ".join(cell.plain.split()) or "-" for cell in row]
+                line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, shortest, strict=True))
+                yield Text(line.rstrip(), no_wrap=True, overflow="ignore")
+        elif sum(shortest) + 3 * len(shortest) + 1 <= options.max_width:
+            table = Table()
+            for heading, width in zip(self.headings, shortest, strict=True):
+                table.add_column(heading, overflow="fold", min_width=width)
+            for row in self.rows:
+                table.add_row(*row)
+            yield table
+        else:
+            for name, *others in self.rows:
+                yield name
+                yield from (Padding(cell, (0, 0, 0, 4)) for cell in others if cell)
+
+
+def standard_output() -> Console:
+    """Where there is no terminal, lines are as long as they are."""
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
 def counted(number: int, what: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
@@ -112,3 +160,11 @@ def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:
     """What a run is doing, how much of it is done, and of how much: epochs of training, or images."""
     name = "epoch" if "epochs" in progress else "image"
     return progress.get("doing", name), progress.get(name, 0), progress.get(f"{name}s", 0)
+
+
+def elbo_of(progress: Mapping[str, Any]) -> str:
+    """``ELBO -101.23``; nothing where none is known yet. A record holds null for what is NaN or infinite."""
+    if "elbo" not in progress:
+        return ""
+    elbo = progress["elbo"]
+    return "ELBO not finite" if elbo is None else f"ELBO {elbo:.2f}"

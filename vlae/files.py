@@ -66,6 +66,16 @@ def make_directory(path: Path) -> Path:
     return path
 
 
+def check_writable(folder: Path) -> None:
+    """RecordError where the directory could not be made, or written in. Writes nothing itself."""
+    folder = folder.absolute()
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not os.path.isdir(there):
+        raise RecordError(f"runs_dir: cannot write {folder}: {there} is not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RecordError(f"runs_dir: cannot write {folder}: no permission to write in {there}")
+
+
 def sync_directory(path: Path) -> None:
     """Makes renames inside ``path`` survive a power cut, where the file system can do that for directories."""
     with contextlib.suppress(OSError):
@@ -152,8 +162,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if (content := read_bytes(path)) is None:
         return None
     try:
-        return dict(json.loads(content))
-    except (ValueError, TypeError) as error:
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise TypeError(f"but a {type(found).__name__}")
+        return found
+    except (ValueError, TypeError, RecursionError) as error:
         reason = "changed by hand, or a defective disk"
         raise RecordError(f"{path} holds no JSON object ({error}): {reason}") from error
 

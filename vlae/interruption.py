@@ -1,14 +1,26 @@
 """Signals as a request to stop at the next step boundary."""
 
+import contextlib
 import signal
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)
 )  # Windows has no SIGUSR2
+
+
+@contextlib.contextmanager
+def stopped_in_one_line() -> Iterator[None]:
+    """A Ctrl-C inside ends the process with one line and status 130, whatever is being imported."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("vlae: stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 class Interrupted(BaseException):

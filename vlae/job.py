@@ -13,6 +13,7 @@ from vlae import config, record
 from vlae.attempts import FORCED, last_number
 from vlae.code import executed
 from vlae.console import Reporter
+from vlae.files import check_writable
 from vlae.interruption import Interrupted, Interruption
 from vlae.trackers.companion import mirrored, upload_later, watched
 
@@ -49,6 +50,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
         reporter.line(f"done: {directory.path}")
         reporter.result(results, directory.path)
         return results
+    check_writable(runs_dir)
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
     executed()  # what is imported from here on
     from vlae.trained import prepare

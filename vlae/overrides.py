@@ -6,16 +6,17 @@ finds, so that all mistakes of a command are reported together.
 
 import functools
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, QuotedString, ValueType
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, RangeSweep, ValueType
 from hydra.errors import HydraException
 
-from vlae.problems import Problem, did_you_mean, listed, shown
+from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -23,6 +24,9 @@ INVALID_CHOICE = "_invalid_choice_"
 INVALID_OVERRIDE = "_invalid_override_"
 MARKERS = (INVALID_CHOICE, INVALID_OVERRIDE)
 """Keys under which mistakes reach ``config.validate``; no real configuration has them."""
+
+MOST_RUNS = 100_000
+"""Of a sweep: more are a slip, and it is told before they are expanded."""
 
 _OPTIONS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -94,9 +98,10 @@ def lenient(arguments: Sequence[str]) -> list[str]:
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of every run of a --multirun, in Hydra's order: the product of all sweeps."""
     groups = choices()
-    values = []
+    values, axes = [], {}
     for text in lenient([*overrides, "--multirun"])[:-1]:
         override = parse(text)
+        key = override.get_key_element().lstrip("+")
         if not override.is_sweep_override():
             values.append([text])
         elif override.value_type == ValueType.GLOB_CHOICE_SWEEP:
@@ -108,7 +113,37 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
             values.append(
                 [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
             )
+        axes[key] = len(values[-1])
+    refuse_too_many(math.prod(map(len, values)), axes=axes)
     return [list(job) for job in itertools.product(*values)]
+
+
+def refuse_too_many(runs: int, place: str = "sweep", axes: Mapping[str, int] | None = None) -> None:
+    """ConfigError: a sweep is larger than anybody means. axes: how many values each of its keys has."""
+    if runs > MOST_RUNS:
+        several = listed(f"{key}: {count:,}" for key, count in (axes or {}).items() if count > 1)
+        text = f"expected at most {MOST_RUNS:,} runs, came {runs:,}" + (f" ({several})" if axes else "")
+        raise ConfigError([Problem(place, text)])
+
+
+def _number_of_values(override: Override) -> float:
+    """Of a sweep, without making them. Of a glob: at least one."""
+    swept: Any = override.value()
+    if isinstance(swept, RangeSweep):
+        start, stop, step = (float(part or 0) for part in (swept.start, swept.stop, swept.step))
+        steps = (stop - start) / step if step else math.inf
+        return max(0, math.ceil(steps)) if math.isfinite(steps) else math.inf
+    return len(swept.list) if isinstance(swept, ChoiceSweep) else 1
+
+
+def _wrong_sweep(override: Override) -> str | None:
+    """What is wrong with the values that an override sweeps over, if anything is."""
+    if override.is_interval_sweep():
+        return "an interval has no values to go through; expected a list such as 0,1 or range(0,5)"
+    number = _number_of_values(override)
+    if number == 0:
+        return "expected one value or more, came none"
+    return f"expected at most {MOST_RUNS:,} values, came {number:,}" if number > MOST_RUNS else None
 
 
 def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
@@ -164,6 +199,21 @@ def _wrong_choice(group: str, choice: str, known: Sequence[str]) -> Problem:
     return Problem(group, f"no choice {choice!r}{did_you_mean(choice, known)} (choices: {listed(known)})")
 
 
+def wrong_launchers(overrides: Sequence[str]) -> list[Problem]:
+    """A launcher that there is not, and several values of what a launch has one of."""
+    problems, known = [], sorted(file.stem for file in (CONF / "hydra" / "launcher").glob("*.yaml"))
+    for text in overrides:
+        try:
+            override = parse(text)
+        except HydraException:  # which is told with the other problems
+            continue
+        if override.is_hydra_override() and override.is_sweep_override():
+            problems.append(Problem(text, "expected one value: it is a setting of the launch, not of a run"))
+        elif override.key_or_group == "hydra/launcher" and override.value() not in known:
+            problems.append(_wrong_choice("hydra/launcher", _written(override.value()), known))
+    return problems
+
+
 def wrong_overrides(invalid: dict[str, Any]) -> list[Problem]:
     """The problems behind the entries of ``_invalid_override_``."""
     return [Problem(*unquote(str(text)).split("\n", 1)) for text in invalid.values()]
@@ -203,6 +253,8 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     if override.is_sweep_override() and not multirun:
         or_list = "" if key in groups else f", or write a list as [{text.partition('=')[2]}]"
         return _invalid(index, text, f"several values: add -m for one run each{or_list}")
+    if override.is_sweep_override() and (wrong := _wrong_sweep(override)):
+        return _invalid(index, text, wrong)
     if key in groups:
         return _rewrite_choice(text, override, groups[key], index)
     if "/" in key:

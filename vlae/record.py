@@ -43,6 +43,7 @@ from vlae.files import (
 from vlae.forced import put_in_place, recover, recover_all
 from vlae.identity import OF_A_COMMAND, carried_out_as
 from vlae.identity import run_id as run_id_of
+from vlae.problems import shown
 
 __all__ = [
     "Attempt",
@@ -128,7 +129,14 @@ class RunDirectory:
             write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
 
     def results(self) -> dict[str, Any] | None:
-        return read_json(self.path / "results.json")
+        """None where there are none yet. RecordError where results.json holds no figures: it proves nothing."""
+        results = read_json(self.path / "results.json")
+        if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
+            raise RecordError(
+                f"{self.path / 'results.json'} holds no figures of a run: expected them under the key test, came "
+                f"{shown(results)}. It was changed by hand; move it away, and the same command goes on with the run"
+            )
+        return results
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Last of all: from this moment the run is done."""
@@ -137,9 +145,12 @@ class RunDirectory:
     # --- state
 
     def status(self) -> dict[str, Any]:
-        """status.json, put right: done only with results, running only while the process that holds it lives."""
+        """status.json, put right: done only with results, running only while the process that holds it lives.
+
+        RecordError: it, or results.json, is none.
+        """
         status = self._recorded_status()
-        if self.path.joinpath("results.json").is_file():
+        if self.results() is not None:
             return status | {"state": "done", "reason": None, "message": None}
         if status["state"] == "done":
             return status | {
@@ -294,6 +305,7 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
             f"{directories[0]} is not a run: it has no config.yaml (looked in {folder} for others)"
         )
     where = f"no run {name!r} in {folder}" if folder.is_dir() else f"no run {name!r}: no directory {folder}"
+    where += ", which has no runs yet" if folder.is_dir() and not names else ""
     near = [each for each in names if prefix in each][:5] or difflib.get_close_matches(prefix, names, 5, 0.5)
     raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
 

@@ -74,7 +74,7 @@ def summary(results: dict[str, Any], path: Path) -> Group:
     """The figures of a finished run, with their units. RecordError where the results lack some of them."""
     try:
         return _summary(results, path)
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordError(
             f"{path / 'results.json'} does not hold the figures of a run of this version ({reason})"

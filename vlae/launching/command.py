@@ -1,5 +1,6 @@
 """A sweep as the command line starts it: settings of the launcher checked, runs composed, the launch made."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any, get_type_hints
 from rich.console import Console
 
 from vlae import config
+from vlae.console import standard_output
+from vlae.files import check_writable
 from vlae.identity import OF_A_COMMAND, OPERATIONAL
 from vlae.launching.composer import Composer
+from vlae.launching.grids import read, replaced
 from vlae.launching.launch import Launcher, launch, table_of
 from vlae.launching.plan import Jobs, check, plan
 from vlae.plugins import check_fields
@@ -23,23 +27,27 @@ def launch_sweep(
     kind: str, settings: dict[str, Any], overrides: Sequence[Sequence[str]], hydra_context: Any, composed: Any
 ) -> int:
     """What the launcher plugins do. kind: of launcher; composed: the configuration of the command."""
-    sweeper, problems = composed.hydra.sweeper, []
+    sweeper, problems, given = composed.hydra.sweeper, [], list(composed.hydra.overrides.task)
+    file = Path(sweeper.file) if sweeper.file else None
+    notes = replaced(read(file), given) if file else []
     try:
         launcher = launcher_of(kind, settings)
     except config.ConfigError as error:
         launcher, problems = None, error.problems
+    compose = Composer(lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen))
+    with contextlib.suppress(config.ConfigError):  # all problems of all runs are told below
+        first = compose(overrides[0]) if overrides else None
+        if first is not None and not first["dry_run"]:
+            check_writable(Path(first["runs_dir"]).expanduser())
     if len(overrides) > MANY:
         Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
     try:
-        jobs = Jobs(
-            overrides,
-            Composer(lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen)),
-        )
+        jobs = Jobs(overrides, compose, file and file.name, notes)
     except config.ConfigError as error:
         raise config.ConfigError([*problems, *error.problems]) from error
     if launcher is None:
         raise config.ConfigError(problems)
-    return launch(jobs, launcher, sweeper.name or name_of(sweeper.file, list(composed.hydra.overrides.task)))
+    return launch(jobs, launcher, sweeper.name or name_of(sweeper.file, given))
 
 
 def launcher_of(kind: str, settings: dict[str, Any]) -> Launcher:
@@ -70,5 +78,5 @@ def show_plan(container: dict[str, Any]) -> int:
     """``dry_run=true`` of a single run."""
     planned = plan(Jobs([[]], lambda overrides: container), "this command")
     check(planned, here=True)
-    Console(highlight=False).print(table_of(planned))
+    standard_output().print(table_of(planned))
     return 0

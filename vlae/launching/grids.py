@@ -13,6 +13,7 @@ number, '1e-3' a text.
 """
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlae.overrides import CONF, is_multirun, split
+from vlae.overrides import CONF, commands, is_multirun, refuse_too_many, split
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown
 
 SWEEPS = CONF.parent / "sweeps"
@@ -69,6 +70,12 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
         text = f"expected one sweep file, came {listed(values)}; launch one after the other"
         raise ConfigError([Problem("sweeps", text)])
     rest = [text for text in arguments if text not in asked]
+    if other := [command for command in commands(rest) if command != "--multirun"]:
+        text = (
+            "only one of them can be done at a time; dry_run=true shows the runs of a sweep, and --cfg job with the "
+            "overrides of one of them its configuration"
+        )
+        raise ConfigError([Problem(" ".join([*asked, *other]), text)])
     file = override("hydra.sweeper.file", str(place_of(values[0].strip("'\""))))
     return [*rest, file, *([] if is_multirun(rest) else ["--multirun"])]
 
@@ -78,11 +85,32 @@ def read(file: Path) -> list[list[str]]:
     content = _content(file)
     if problems := list(_problems(content)):
         raise ConfigError(Problem(f"{file.name}: {problem.key}", problem.text) for problem in problems)
-    common = _axes(content.get("common", {}))
+    common, grids = _axes(content.get("common", {})), content.get("grids", [{}])
+    sizes = [math.prod(len(axis) for axis in [*_axes(grid), *common]) for grid in grids]
+    keys = {key: value for grid in [*grids, content.get("common", {})] for key, value in grid.items()}
+    axes = {key: math.prod(map(len, _axes({key: value}))) for key, value in keys.items()}
+    refuse_too_many(sum(sizes), file.name, axes)
     return [
         list(itertools.chain.from_iterable(choice))
-        for grid in content.get("grids", [{}])
+        for grid in grids
         for choice in itertools.product(*_axes(grid), *common)
+    ]
+
+
+def replaced(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
+    """What is to be said where overrides on the command line take the place of axes of a sweep file.
+
+    runs: the overrides of each run of the file.
+    """
+    values: dict[str, set[str]] = {}
+    for text in itertools.chain.from_iterable(runs):
+        key, _, value = text.lstrip("+").partition("=")
+        values.setdefault(key, set()).add(value)
+    counts = {text.lstrip("+"): len(values.get(text.lstrip("+").partition("=")[0], ())) for text in given}
+    return [
+        f"{text} on the command line replaces the {count} values of the sweep file"
+        for text, count in counts.items()
+        if count > 1
     ]
 
 

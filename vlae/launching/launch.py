@@ -5,16 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
 from vlae import code
-from vlae.console import counted, duration
+from vlae.console import Listing, counted, duration, standard_output
 from vlae.identity import OF_A_COMMAND
 from vlae.launching import queues, sweeps
 from vlae.launching.cluster import SlurmError
-from vlae.launching.plan import Jobs, Plan, check, estimated_seconds, freeze, plan
+from vlae.launching.plan import Jobs, Plan, cancellations, check, estimated_seconds, freeze, plan
 from vlae.launching.queues import Queue
 from vlae.launching.states import STATES
 from vlae.launching.turns import turn
@@ -56,16 +55,17 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
             launcher.check(planned)
         except SlurmError as error:  # a plan can be made elsewhere
             console.print(str(error), markup=False)
-        Console(highlight=False).print(table_of(planned))
+        standard_output().print(table_of(planned))
         return 0
 
     def waiting(holder: dict[str, Any]) -> None:
         console.print(f"process {holder['pid']} on host {holder['host']} is launching; waiting for it")
 
+    before = cancellations(runs_dir)
     with turn(runs_dir, waiting) as ours:
         queues.remove_old(runs_dir)
         _recover(runs_dir)
-        planned = plan(jobs, name)
+        planned = plan(jobs, name, before=before)
         if planned.starting:
             check(planned, here=launcher.here)
             launcher.check(planned)
@@ -102,21 +102,18 @@ def headline(planned: Plan, starting: str = "starting") -> str:
         text += f"; {starting} {len(planned.starting)}"
         if (seconds := estimated_seconds(planned)) is not None:
             text += f", about {duration(seconds)} one after the other"
-    return text
+    return "\n  ".join([text, *planned.notes])
 
 
-def table_of(planned: Plan) -> Table:
+def table_of(planned: Plan) -> Group:
     """The plan, for a person."""
-    table = Table(title=Text(headline(planned, "would start")), title_justify="left")
-    table.add_column("run", no_wrap=True)
-    table.add_column("what distinguishes it", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("")
+    rows = []
     for run in planned.runs:
         state = " ".join(filter(None, [run.state.state, run.state.reason and f"({run.state.reason})"]))
         what = ("anew" if run.forced else "starts") if run.starts else ""
-        table.add_row(Text(run.run_id), Text(run.label), Text(state), what)
-    return table
+        rows.append([Text(run.run_id), Text(run.label), Text(state), Text(what)])
+    listing = Listing(("run", "what distinguishes it", "state", ""), rows)
+    return Group(Text(headline(planned, "would start"), style="bold"), listing)
 
 
 def _nothing_to_do(planned: Plan, console: Console) -> int:

@@ -15,6 +15,15 @@ from vlae.launching.queues import Queue
 from vlae.launching.slots import slots
 
 
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
+from vlae.launching.work_off import main
+sys.exit(main())
+"""
+"""Of the process that works a queue off: until the pool listens to signals, which takes a second, a Ctrl-C ends it."""
+
+
 class LocalQueue:
     """What `vlae.launching.launch.launch` needs of a launcher."""
 
@@ -37,7 +46,7 @@ class LocalQueue:
 
     def execute(self, queue: Queue) -> int:
         """Waits for the process that works it off, and passes every signal on; if we are killed, it goes on."""
-        command = [sys.executable, "-m", "vlae.launching.work_off", str(queue.path)]
+        command = [sys.executable, "-c", START, str(queue.path)]
         paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": paths}
         # in a session of its own: a Ctrl-C in the terminal is for us alone, and reaches it once

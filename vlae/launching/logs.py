@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vlae.attempts import last_number
-from vlae.files import read_bytes
+from vlae.console import counted
+from vlae.files import RecordError, StrPath, read_bytes
+from vlae.launching import sweeps
 from vlae.launching.states import Observer
-from vlae.record import RunDirectory
+from vlae.record import RunDirectory, find
 
 LOOK_EVERY = 0.5  # seconds
 WAIT_EVERY = 2.0  # while it is not under way
+MOST_NAMED = 10
+"""Runs of a sweep that are named to choose from."""
 
 
 def log_of(run: RunDirectory) -> Path | None:
@@ -19,13 +23,31 @@ def log_of(run: RunDirectory) -> Path | None:
     return run.path / "attempts" / str(number) / "log.txt" if number else None
 
 
+def run_of(runs_dir: StrPath, name: str) -> RunDirectory:
+    """The run that a name means. RecordError: it means none, or a sweep, which has several."""
+    try:
+        return find(runs_dir, name)
+    except RecordError:
+        sweep = sweeps.recall(runs_dir, name)
+        if sweep is None:
+            raise
+    of_sweep = [f"\n  vlae logs {run_id}  {label}".rstrip() for run_id, label in sweep["runs"].items()]
+    more = "\n  ..." if len(of_sweep) > MOST_NAMED else ""
+    count = counted(len(of_sweep), "run")
+    raise RecordError(
+        f"{name!r} is a sweep of {count}, each with a log of its own:{''.join(of_sweep[:MOST_NAMED])}{more}"
+    )
+
+
 def print_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
     """The log of the last attempt."""
-    log = log_of(run)
-    if log is None:
-        tell(f"{run.path.name} was never started\n")
-        return
-    tell(_text(log, 0)[0])
+    log, name = log_of(run), run.path.name
+    if log is not None:
+        tell(_text(log, 0)[0])
+    elif Observer(run.path.parent).state(run.path).state == "queued":
+        tell(f"{name} waits in a queue, and has told nothing yet: `vlae logs {name} -f` waits with it\n")
+    else:
+        tell(f"{name} was never started: the command that made it starts it\n")
 
 
 def follow_log(run: RunDirectory, tell: Callable[[str], object]) -> None:

@@ -3,15 +3,17 @@
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlae import config, record
 from vlae.attempts import FORCED
+from vlae.console import counted
+from vlae.files import StrPath
 from vlae.identity import OF_A_COMMAND, OPERATIONAL, get
-from vlae.launching.queues import Waiting
+from vlae.launching.queues import Waiting, all_queues
 from vlae.launching.states import UNREADABLE, Observer, State
 from vlae.overrides import split
 from vlae.problems import ConfigError, Problem, shown
@@ -51,6 +53,10 @@ class Plan:
     merged: int
     """How many were the same as another."""
     dry_run: bool
+    file: str | None = None
+    """The sweep file, where there is one."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of it besides."""
 
     @property
     def starting(self) -> list[Planned]:
@@ -66,26 +72,35 @@ class Jobs:
     """The composed runs of a sweep, before anything is read from disk."""
 
     def __init__(
-        self, overrides: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], dict[str, Any]]
+        self,
+        overrides: Sequence[Sequence[str]],
+        compose: Callable[[Sequence[str]], dict[str, Any]],
+        file: str | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
-        """ConfigError: everything that is wrong with any of them, as far as it shows without importing targets."""
+        """file: the sweep file that they are of; notes: what is to be said of them.
+
+        ConfigError: everything that is wrong with any of them, as far as it shows without importing targets.
+        """
+        self.file, self.notes = file, tuple(notes)
         self.containers: dict[str, dict[str, Any]] = {}
         self.overrides: dict[str, Sequence[str]] = {}
-        self._all, problems = [], []
-        for job in overrides:
+        self._all, wrong = [], {}
+        for number, job in enumerate(overrides):
             try:
                 container = compose(job)
             except ConfigError as error:
-                problems += error.problems
+                wrong[str(number)] = error.problems
                 continue
             self._all.append(container)
             run_id = config.run_id(container)
             self.containers.setdefault(run_id, container)
             self.overrides.setdefault(run_id, job)
-        if not problems and not overrides:
-            problems.append(Problem("sweep", "it has no runs"))
-        if problems:
-            raise ConfigError(problems)
+        if not overrides:
+            raise ConfigError([Problem("sweep", "it has no runs")])
+        if wrong:
+            labels = labels_of({str(number): job for number, job in enumerate(overrides)})
+            raise ConfigError(located(wrong, labels, file))
 
     def __len__(self) -> int:
         return len(self._all)
@@ -99,8 +114,38 @@ class Jobs:
         return values[0]
 
 
-def plan(jobs: Jobs, name: str | None = None, observer: Observer | None = None) -> Plan:
-    """What is to be done; call it in a `turn`. Completes what a killed command has left half done, and no more."""
+def located(wrong: Mapping[str, Sequence[str]], labels: Mapping[str, str], file: str | None) -> list[str]:
+    """The problems of these runs, each once, with the runs that have it, of all those that have a label."""
+    runs: dict[str, list[str]] = {}
+    for run, problems in wrong.items():
+        for problem in problems:
+            runs.setdefault(problem, []).append(labels[run] or run)
+    found = []
+    for problem, those in runs.items():
+        more = f", and {len(those) - 1} more of the {counted(len(labels), 'run')}" if len(those) > 1 else ""
+        where = f"{those[0]}{more}"
+        if len(those) == len(labels):
+            where = f"all of its {counted(len(labels), 'run')}" if file else ""
+        where = ": ".join(filter(None, [file, where]))
+        found.append(f"{problem} [{where}]" if where else problem)
+    return found
+
+
+def cancellations(runs_dir: StrPath) -> set[tuple[str, str]]:
+    """Every run that was cancelled, with the launch that it was cancelled in."""
+    return {(queue.token, run_id) for queue in all_queues(runs_dir) for run_id in queue.cancelled()}
+
+
+def plan(
+    jobs: Jobs,
+    name: str | None = None,
+    observer: Observer | None = None,
+    before: Collection[tuple[str, str]] | None = None,
+) -> Plan:
+    """What is to be done; call it in a `turn`. Completes what a killed command has left half done, and no more.
+
+    before: `cancellations` when the command was given. Runs that were cancelled since do not start by it.
+    """
     force, retry, runs_dir = (
         jobs.common("force"),
         jobs.common("retry"),
@@ -108,6 +153,10 @@ def plan(jobs: Jobs, name: str | None = None, observer: Observer | None = None) 
     )
     observer = observer or Observer(runs_dir)
     labels, runs = labels_of(jobs.overrides), []
+    meanwhile = (
+        {run_id for _, run_id in cancellations(runs_dir) - set(before)} if before is not None else set()
+    )
+    revoked = 0
     for run_id, container in jobs.containers.items():
         record.recover(runs_dir, run_id)
         state = observer.state(runs_dir / run_id)
@@ -118,9 +167,20 @@ def plan(jobs: Jobs, name: str | None = None, observer: Observer | None = None) 
             state = _unless_edited(state)
         again = state.state == "failed" and (retry or force) and state.reason != UNREADABLE
         starts = state.state in ("new", "interrupted") or again
+        if starts and run_id in meanwhile:
+            state, starts, revoked = (
+                replace(state, state="interrupted", reason="cancelled"),
+                False,
+                revoked + 1,
+            )
         runs.append(Planned(run_id, container, labels[run_id], state, starts, anew))
     sweep = name or _name_of(jobs.containers)
-    return Plan(sweep, runs_dir, tuple(runs), len(jobs) - len(runs), jobs.common("dry_run"))
+    notes = list(jobs.notes)
+    if revoked:
+        text = f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
+        notes.append(text)
+    dry_run, merged = jobs.common("dry_run"), len(jobs) - len(runs)
+    return Plan(sweep, runs_dir, tuple(runs), merged, dry_run, jobs.file, tuple(notes))
 
 
 def _unless_edited(state: State) -> State:
@@ -137,14 +197,14 @@ def check(plan: Plan, *, here: bool) -> None:
 
     here: they are executed on this machine, which must have their device.
     """
-    problems: list[str] = []
+    wrong: dict[str, list[str]] = {}
     for run in plan.starting:
         try:
             config.validate(run.container if here else {**run.container, "device": "auto"})
         except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+            wrong[run.run_id] = error.problems
+    if wrong:
+        raise ConfigError(located(wrong, {run.run_id: run.label for run in plan.starting}, plan.file))
 
 
 def freeze(plan: Plan) -> None:
@@ -166,8 +226,8 @@ def estimated_seconds(plan: Plan) -> float | None:
     for run in plan.runs:
         if run.state.state != "done" or run.starts:
             continue
-        cost = (record.RunDirectory(run.path).results() or {}).get("cost", {})
-        seconds = cost.get("train_seconds"), cost.get("evaluate_seconds")
+        results = record.RunDirectory(run.path).results() or {}
+        seconds = get(results, "cost.train_seconds"), get(results, "cost.evaluate_seconds")
         if all(isinstance(part, int | float) for part in seconds):
             known.setdefault(_kind(run), []).append(sum(seconds))
     every = [seconds for some in known.values() for seconds in some]

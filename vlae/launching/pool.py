@@ -201,6 +201,7 @@ class Pool:
         for job in [job for job in self._waiting if job.path.name in cancelled]:
             self._waiting.remove(job)
             job.outcome = "cancelled"
+            self.audience.ended(job)
         for job, _ in self._running.values():
             if job.path.name in cancelled:
                 job.detail = "cancelled"

@@ -83,6 +83,11 @@ class Observer:
         for queue in self.queues:
             self._look_at(queue)
 
+    @property
+    def asks_slurm(self) -> bool:
+        """Whether a look costs the cluster's controller something."""
+        return self._queued is not None or self.warning is not None
+
     def state(self, path: Path, *, forced: bool = False) -> State:
         """Of the run in ``path``."""
         found, key = recorded_state(path), (path.name, forced)

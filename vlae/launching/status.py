@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from vlae import record
-from vlae.console import counted, duration, position
+from vlae.attempts import FORCED
+from vlae.console import Listing, counted, duration, elbo_of, position
 from vlae.files import RecordError, StrPath
 from vlae.launching import sweeps
 from vlae.launching.states import STATES, Observer, State
@@ -42,14 +42,22 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
     if found:
         return name, found
     known = sweeps.names(folder)
+    if not known and not record.run_names(folder):
+        raise RecordError(f"no sweep and no run {name!r} in {folder}, which has no runs yet")
     near = did_you_mean(name, known)
     raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")
 
 
 def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:
-    """In their order."""
+    """In their order; of runs that are being done anew, how that gets on."""
     observer = observer or Observer(runs_dir)
-    return [observer.state(observer.runs_dir / run_id) for run_id in run_ids]
+    anew = set(record.run_names(observer.runs_dir / FORCED))
+    return [
+        observer.state(observer.runs_dir / FORCED / run_id, forced=True)
+        if run_id in anew
+        else observer.state(observer.runs_dir / run_id)
+        for run_id in run_ids
+    ]
 
 
 def view(
@@ -61,25 +69,24 @@ def view(
     every: bool = False,
 ) -> Group:
     """The table, at most ROWS of it, those first that ask for attention; and the totals."""
-    table = Table(title_justify="left")
-    table.add_column("run", no_wrap=True)
-    for name in ("state", "progress", "where"):
-        table.add_column(name, overflow="fold")
     ordered = sorted(states, key=lambda state: ORDER.index(state.state))
     shown = ordered if every else ordered[:ROWS]
-    for state in shown:
-        table.add_row(
+    rows = [
+        [
             Text(labels.get(state.run_id) or state.run_id),
             Text(_state(state), style=STYLES.get(state.state, "")),
             Text(_progress(state)),
             Text(state.where),
-        )
-    parts: list[RenderableType] = [table] if states else []
+        ]
+        for state in shown
+    ]
+    parts: list[RenderableType] = [Listing(("run", "state", "progress", "where"), rows)] if states else []
     if len(shown) < len(ordered):
         parts.append(Text(f"... and {len(ordered) - len(shown)} more: --all shows them"))
     if warning:
         parts.append(Text(f"what is said of Slurm's jobs may be out of date: {warning}", style="yellow"))
-    return Group(*parts, Text(totals(title, states), style="bold"))
+    last = totals(title, states) if states else f"no runs in {title} yet: python launch.py starts them"
+    return Group(*parts, Text(last, style="bold"))
 
 
 def totals(title: str, states: Sequence[State]) -> str:
@@ -94,14 +101,14 @@ def _progress(state: State) -> str:
     if state.state in ("done", "new") or not state.progress:
         return ""
     what, done, total = position(state.progress)
-    figures = f", ELBO {state.progress['elbo']:.2f}" if "elbo" in state.progress else ""
-    return f"{what} {done:g}/{total:g}{figures}"
+    return ", ".join(filter(None, [f"{what} {done:g}/{total:g}", elbo_of(state.progress)]))
 
 
 def _state(state: State) -> str:
+    name = f"{state.state} anew" if state.path.parent.name == FORCED else state.state
     if state.state == "running" and state.heartbeat is not None:
-        text = f"running, seen {duration(state.heartbeat)} ago"
+        text = f"{name}, seen {duration(state.heartbeat)} ago"
         return text + (" (silent)" if state.heartbeat > SILENT else "")
     reasons = [state.reason, state.message if state.state == "failed" else ""]
     said = ": ".join(filter(None, reasons))
-    return f"{state.state} ({said})" if said else state.state
+    return f"{name} ({said})" if said else name

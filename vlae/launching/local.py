@@ -14,7 +14,6 @@ from vlae.launching.plan import Plan
 from vlae.launching.queues import Queue
 from vlae.launching.slots import slots
 
-
 START = """
 import signal, sys
 signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))

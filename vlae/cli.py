@@ -188,6 +188,28 @@ def cancel(
 
 
 @app.command()
+def sync(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP|RUN]", help="A sweep, a run, or how ids of runs begin.")
+    ] = None,
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Make the runs on Weights & Biases anew, and delete the old ones."),
+    ] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Upload to Weights & Biases what is not there yet: runs that were offline, or were cut off.
+
+    Safe to repeat: what is complete is passed over.
+    """
+    from vlae.launching.status import chosen
+    from vlae.trackers.sync import sync
+
+    _, labels = chosen(runs_dir, name)
+    sync((record.RunDirectory(Path(runs_dir) / run_id) for run_id in labels), typer.echo, rebuild=rebuild)
+
+
+@app.command()
 def evaluate(
     run: Run,
     overrides: Annotated[

@@ -125,6 +125,21 @@ class Evaluate(_Section):
     num_images: Count | None
 
 
+class Tracker(_Section):
+    """Where a run is mirrored; conf/config.yaml explains each key."""
+
+    wandb: bool
+    tensorboard: bool
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    name: str | None
+    mode: Literal["auto", "online", "offline", "disabled"]
+    images_every: Count | None
+    artifacts: bool
+
+
 class Config(_Section):
     """A run, completely described. The first four sections name a class or function and its arguments."""
 
@@ -134,6 +149,7 @@ class Config(_Section):
     optimizer: dict[str, Any]
     trainer: Trainer
     evaluate: Evaluate
+    tracker: Tracker
     seed: Annotated[int, Field(ge=0)]
     device: Annotated[str, AfterValidator(_device)]
     num_threads: Count | None
@@ -143,7 +159,12 @@ class Config(_Section):
     dry_run: bool
 
 
-FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate, "evaluate.ais": Ais}
+FIXED_SECTIONS: dict[str, type[BaseModel]] = {
+    "trainer": Trainer,
+    "evaluate": Evaluate,
+    "evaluate.ais": Ais,
+    "tracker": Tracker,
+}
 
 
 Composed = Any

@@ -153,6 +153,10 @@ class Prepared:
     def trained(self, training: Training) -> TrainedModel:
         """The best epoch's model, once the training is finished."""
         self.model.load_state_dict(training.progress.best_model)
+        return self.so_far(training)
+
+    def so_far(self, training: Training) -> TrainedModel:
+        """The model as it is now."""
         offset = unit_log_jacobian(self.preprocess, self.selection_set).mean().item()
         best = training.progress.best_elbo + offset
         return TrainedModel(

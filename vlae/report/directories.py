@@ -49,7 +49,7 @@ class RunDirectories:
                 try:
                     entry = reader.entry(place)
                 except RecordError as error:
-                    yield LeftOut(name, str(error))
+                    yield LeftOut(name, str(error).replace(f"{place}/", ""))
                     continue
                 if settled:
                     index.put(name, stamp, entry)

@@ -18,8 +18,11 @@ ENDS_WITHIN = 5.0
 """Seconds that a mirror has to complete itself after the run."""
 
 
-def upload_later(directory: RunDirectory) -> str:
-    """What is to be said of a run that Weights & Biases does not have completely; else nothing."""
+def upload_later(directory: RunDirectory, name: str | None = None) -> str:
+    """What is to be said of a run that Weights & Biases does not have completely; else nothing.
+
+    name: of what is to be uploaded, where the run stands for a sweep.
+    """
     story = Story(directory)
     kept = story.kept("wandb")
     if not story.settings.wandb or not watched(story.settings) or kept.get("complete"):
@@ -34,7 +37,7 @@ def upload_later(directory: RunDirectory) -> str:
         )
     else:
         why = "Weights & Biases has not taken everything in time"
-    return f"{why}; `vlae sync {story.run_id}` uploads it later"
+    return f"{why}; `vlae sync {name or story.run_id}` uploads it later"
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ INIT_WITHIN = 15.0
 """Seconds that W&B has to answer at the start; then the run goes on offline."""
 FINISH_WITHIN = 30.0
 """Seconds that it has to take what is left at the end, where nobody waits less."""
+LOOKS = 3
+"""At what has arrived, which the service may see a second later than it took it."""
 JITTER = 10.0
 """Seconds over which jobs that start together are spread."""
 STATES = {"done": 0, "failed": 1}
@@ -129,8 +131,12 @@ class Streamed:
         import wandb
 
         path = f"{self._run.entity}/{self._run.project}/{self._run.id}"
-        there = wandb.Api(timeout=10).run(path)
-        return there.lastHistoryStep + 1 >= self._kept["sent"] and "run_id" in there.summary
+        for _ in range(LOOKS):
+            there = wandb.Api(timeout=10).run(path)
+            if there.lastHistoryStep + 1 >= self._kept["sent"] and "run_id" in there.summary:
+                return True
+            time.sleep(1)
+        return False
 
     def _init(self) -> Any:
         import wandb

@@ -53,7 +53,7 @@ def table(
     """
     chosen = _chosen(runs, where)
     metric = _metric(chosen, metric)
-    row_keys = _keys(rows, runs, "--rows") if rows else _row_keys(chosen)
+    row_keys = _keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
     column_keys = _keys(columns or COLUMNS, runs, "--cols")
     groups, unplaced = placed(chosen, row_keys, column_keys)
     if literature and not any(published(group[0], metric) for group in groups.values()):
@@ -134,8 +134,8 @@ def _keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
     return list(dict.fromkeys(key_of(key, known, option) for key in given))
 
 
-def _row_keys(runs: Runs) -> list[str]:
-    """T is a part of a model's name where a model has several."""
+def row_keys_of(runs: Runs) -> list[str]:
+    """The model, and T, which is a part of a model's name where a model has several."""
     kinds = {(run.value("model.name"), run.value("T")) for run in runs.runs if run.value("T") is not None}
     several = len(kinds) > len({model for model, _ in kinds})
     return ["model.name", "T"] if several else ["model.name"]

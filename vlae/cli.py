@@ -166,12 +166,26 @@ def report(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
+    ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
+    if wandb:
+        _report_on_wandb(runs_dir, name)
+        return
     from vlae.report.page.command import write_report
 
     write_report(runs_dir, name, out)
+
+
+def _report_on_wandb(runs_dir: str, name: str | None) -> None:
+    from vlae.report.wandb_report import publish
+
+    if name is None:
+        raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
+    typer.echo(publish(runs_dir, name))
 
 
 def _listed(text: str | None) -> list[str] | None:

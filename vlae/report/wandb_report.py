@@ -103,10 +103,10 @@ def _tracker(run: Path) -> Mapping[str, Any]:
 
 
 def _save(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]) -> str:
-    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces.reports.v2.interface import Report
 
     known = [view for view in api.reports(f"{entity}/{project}") if view.display_name == title]
-    report = wr.Report(project=project, entity=entity, title=title, blocks=list(blocks), width="fluid")
+    report = Report(project=project, entity=entity, title=title, blocks=list(blocks), width="fluid")
     if known:
         report.id = known[0].id
     return str(report.save().url)
@@ -159,8 +159,8 @@ def _panels(
 
 
 def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditions: Mapping[str, Any]) -> Any:
-    import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
+    from wandb_workspaces.reports.v2.interface import Runset
 
     filters: list[Any] = [expr.Metric("Group").isin(list(place.groups))] if place.groups else []
     filters += [
@@ -168,7 +168,7 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
     ]
     updates = [key for key in UPDATES if key in runs.settings()]
     grouping = [key for each in keys for key in (updates if each == "T" else [each])]
-    return wr.Runset(
+    return Runset(
         entity=place.entity or entity,
         project=place.project,
         name=runs.title,

@@ -46,12 +46,19 @@ class EventFiles:
             figures = {
                 k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
             }
-            self._writer.add_hparams(
-                _hparams(self.story.config), figures, name=".", global_step=results["epochs"]
-            )
+            self._add_hparams(figures, results["epochs"])
             for name, file in self.story.last_pictures().items():
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
         self._writer.close()
+
+    def _add_hparams(self, figures: dict[str, float], epoch: int) -> None:
+        """Into the one file: the writer's own way opens another, of the same name if that is in the same second."""
+        from tensorboardX.summary import hparams
+
+        for part in hparams(_hparams(self.story.config), figures):
+            self._writer.file_writer.add_summary(part)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, epoch)
 
 
 def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:

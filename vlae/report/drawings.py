@@ -12,9 +12,13 @@ from vlae.report.collect import Runs
 from vlae.report.drawing.bars import LIKELIHOOD_VS_UPDATES
 from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.costs import COST
+from vlae.report.drawing.covariance import COVARIANCE
 from vlae.report.drawing.curves import CURVES
+from vlae.report.drawing.estimators import ESTIMATORS
+from vlae.report.drawing.paths import LATENT_PATH
 from vlae.report.drawing.series import panels
 from vlae.report.drawing.style import RC
+from vlae.report.drawing.updates import UPDATES
 from vlae.report.keys import near
 from vlae.report.table import COLUMNS, asked_keys, asked_metric, chosen_runs, row_keys_of
 
@@ -22,6 +26,10 @@ KINDS: Mapping[str, Drawing] = {
     "curves": CURVES,
     "likelihood_vs_updates": LIKELIHOOD_VS_UPDATES,
     "cost": COST,
+    "covariance": COVARIANCE,
+    "updates": UPDATES,
+    "estimators": ESTIMATORS,
+    "latent_path": LATENT_PATH,
 }
 WITHOUT_TIME: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},

@@ -2,10 +2,15 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vlae.report.drawing.series import Series
 
 COLUMNS = 3
 LETTERS_AN_INCH = 17
@@ -27,14 +32,36 @@ def frame(titles: Sequence[str], width: float = 3.4, height: float = 2.6) -> tup
 
 def legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """What any panel names, once, in the order of appearance."""
-    named: dict[str, object] = {}
+    named: dict[str, Artist] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
+    legend_of(figure, named)
+
+
+def legend_of(figure: Figure, named: Mapping[str, Artist]) -> None:
+    """Right of all panels, for which the figure becomes larger."""
     longest = max(map(len, named), default=0)
     figure.set_figwidth(figure.get_figwidth() + 0.75 + longest / LETTERS_AN_INCH)
     figure.set_figheight(max(figure.get_figheight(), len(named) * INCHES_OF_A_LINE + 0.5))
-    figure.legend(named.values(), named.keys(), loc="outside right upper", handlelength=3.5)
+    figure.legend(list(named.values()), list(named), loc="outside right upper", handlelength=3.5)
+
+
+def sample_of(**look: Any) -> Artist:
+    """A line in black, to name dashes or markers that several models have."""
+    return Line2D([], [], **{"color": "black", **look})
+
+
+def bare(axes: Axes) -> None:
+    """Without ticks and borders: a picture."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def heading(axes: Axes, series: Series, **look: Any) -> None:
+    """The name of a series in its colour."""
+    axes.set_title(series.label, color=series.style.color, fontweight="bold", **look)
 
 
 def note(figure: Figure, text: str) -> None:

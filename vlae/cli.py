@@ -177,6 +177,21 @@ def figure(
     )  # fmt: skip
 
 
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="RUN_A", help="A run directory, an id, or its beginning.")],
+    other: Annotated[str, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file for both learning curves: .pdf, .svg or .png.")
+    ] = None,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Compare two runs: settings that differ, figures side by side, and their paired difference over test images."""
+    from vlae.report.compare_command import compare_runs
+
+    compare_runs(runs_dir, one, other, out)
+
+
 def _listed(text: str | None) -> list[str] | None:
     return [key.strip() for key in text.split(",") if key.strip()] if text else None
 

@@ -1,5 +1,6 @@
 """What inference does in a trained model with its test images, as arrays: covariances, updates, estimates, searches."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -119,7 +120,8 @@ class Inspected:
     ) -> tuple[Float[Array, " sizes"], Float[Array, " sizes"]]:
         """Mean log-likelihood of the first test images in nats of pixels in [0, 1], by so many samples each.
 
-        And its Monte Carlo standard error, of these images. The samples of a size are those of an evaluation with it.
+        And its Monte Carlo standard error, for these images; of one sample it is unknown. The samples of a size are
+        those of an evaluation with it.
         """
         x, cfg = self.x[:images], self.trained.config
         jacobian = unit_log_jacobian(self.trained.preprocess, x)
@@ -134,7 +136,8 @@ class Inspected:
                 seed=cfg.seed,
             )
             means.append((found.log_likelihood + jacobian).mean().item())
-            errors.append(found.monte_carlo_error.square().sum().sqrt().item() / len(x))
+            error = found.monte_carlo_error.square().sum().sqrt().item() / len(x)
+            errors.append(error if size > 1 else math.nan)
         return np.array(means), np.array(errors)
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ COLORS = "cividis"
 
 
 def covariance(panels: Sequence[Panel], asked: Asked) -> Figure:
-    """A row an image, a column a model; each matrix on its own scale, symmetric around 0, whose end is written below."""
+    """A row an image, a column a model; each matrix on its own scale, symmetric around 0, its end written below."""
     models = opened(panels, asked.images, asked.tell)
     pictures = models[0][1].pictures(asked.images)
     rows, columns = len(pictures), len(models) + 1

@@ -41,7 +41,7 @@ def estimators(panels: Sequence[Panel], asked: Asked) -> Figure:
     note(
         figure,
         f"Importance-sampled log-likelihood of the first {images}, {panels[0].title}, with the Monte Carlo standard "
-        f"error. Too few samples estimate too low. {said_of(models)}.",
+        f"error. Too few samples estimate too low, the error as well. {said_of(models)}.",
     )
     return figure
 

@@ -46,8 +46,8 @@ def paths(panels: Sequence[Panel], asked: Asked) -> Figure:
     note(
         figure,
         "Contours: log p(z | x), 1, 2, 4, ... standard deviations of a Gaussian below its highest point; ellipse: q at "
-        f"2 standard deviations; {SEARCH}: that of the evaluation by laplace, from the model's own guess (○) to where it "
-        f"ends (×). {panels[0].title}. {said_of(models)}.",
+        f"2 standard deviations; {SEARCH}: that of the evaluation by laplace, from the model's own guess (○) to where "
+        f"it ends (×). {panels[0].title}. {said_of(models)}.",
     )
     return figure
 

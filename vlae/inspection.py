@@ -67,7 +67,7 @@ class Searched:
 
     updates: Float[Array, "points 2"]
     """The model's own; empty if it has none."""
-    search: Float[Array, "points 2"]
+    search: Float[Array, "others 2"]
     """That of the evaluation for the mode, from the model's own guess."""
     mean: Float[Array, "2"]
     covariance: Float[Array, "2 2"]

@@ -65,7 +65,9 @@ def _refuse_other_images(one: Run, other: Run) -> None:
     ours, others = _images(one), _images(other)
     keys = [key for key in dict.fromkeys((*ours, *others)) if ours.get(key) != others.get(key)]
     if keys:
-        reasons = "".join(f"\n  {key}: {_told(ours.get(key))} and {_told(others.get(key))}" for key in keys)
+        reasons = "".join(
+            f"\n  {key}: {_told(one.settings.get(key))} and {_told(other.settings.get(key))}" for key in keys
+        )
         raise UserError(
             f"{one.id} and {other.id} are scored on different test images, and their figures cannot be compared; they "
             f"differ in{reasons}"
@@ -94,7 +96,7 @@ def _told(value: Any) -> str:
 
 def _figures(one: Run, other: Run) -> list[str]:
     """What says which of them is better, and at what price."""
-    keys = list(dict.fromkeys((*(one.figures or {}), *(other.figures or {}))))
+    keys = {**(one.figures or {}), **(other.figures or {})}
     judging = [
         key for key in keys if key.startswith("test/") and direction(key) and not _superfluous(key, one)
     ]

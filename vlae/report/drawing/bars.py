@@ -13,7 +13,7 @@ from vlae.report.captions import described
 from vlae.report.cells import with_figure
 from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.frame import frame, legend, note
-from vlae.report.drawing.seeds import SPREAD, mean_and_error, numbers_of_seeds
+from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
 from vlae.report.published import CAVEATS, Published, published
 
@@ -76,10 +76,7 @@ def with_figures(panel: Panel, metrics: Sequence[str], tell: Callable[[str], Non
 def _bars(axes: Axes, panel: Panel, metric: str, beside: bool) -> dict[str, None]:
     """The sources of what was published."""
     updates = sorted({_updates(series) for series in panel.series}, key=lambda t: -1 if t is None else t)
-    bars = [
-        _Bar(series, *map(float, mean_and_error(_values(series, metric))), _published(series, metric, beside))
-        for series in panel.series
-    ]
+    bars = [_bar(series, metric, beside) for series in panel.series]
     bottom, top = _limits(bars)
     groups = [[bar for bar in bars if _updates(bar.series) == t] for t in updates]
     width = WIDTH / max(map(len, groups))
@@ -108,12 +105,9 @@ def _draw(axes: Axes, bar: _Bar, x: float, width: float, bottom: float) -> None:
         axes.plot(x, bar.published.value, "D", color="black", mfc="white", label=PUBLISHED, zorder=4)
 
 
-def _values(series: Series, metric: str) -> np.ndarray:
-    return np.array([float(run.value(metric)) for run in series.runs])
-
-
-def _published(series: Series, metric: str, beside: bool) -> Published | None:
-    return published(series.runs[0], metric) if beside else None
+def _bar(series: Series, metric: str, beside: bool) -> _Bar:
+    mean, error = mean_and_error(np.array([float(run.value(metric)) for run in series.runs]))
+    return _Bar(series, float(mean), float(error), published(series.runs[0], metric) if beside else None)
 
 
 def _updates(series: Series) -> Any:
@@ -134,9 +128,9 @@ def short(metric: str) -> str:
 
 
 def _said(panels: Sequence[Panel], metric: str, sources: dict[str, None]) -> str:
-    seeds = numbers_of_seeds([len(series.runs) for panel in panels for series in panel.series])
+    numbers = [len(series.runs) for panel in panels for series in panel.series]
     parts = [
-        f"{described(metric)}; mean of {seeds}" + (f", with {SPREAD}" if "seeds" in seeds else ""),
+        f"{described(metric)}; {of_seeds(numbers, ', with')}",
         "Bars do not begin at 0",
         *(f"Published: {source}; {CAVEATS[source]}" for source in sources),
     ]

@@ -11,7 +11,7 @@ from vlae.report.captions import described
 from vlae.report.drawing.bars import short, with_figures
 from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.frame import frame, legend, note
-from vlae.report.drawing.seeds import SPREAD, mean_and_error, numbers_of_seeds
+from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
 
 SECONDS = "cost/train_seconds"
@@ -36,12 +36,11 @@ def costs(panels: Sequence[Panel], asked: Asked) -> Figure:
         each.set_xlabel("Training (seconds)")
         each.set_ylabel(short(metric))
     legend(figure, axes)
-    seeds = numbers_of_seeds([len(series.runs) for panel in told for series in panel.series])
-    spread = f", with {SPREAD}; small: each run" if "seeds" in seeds else ""
+    seeds = of_seeds([len(series.runs) for panel in told for series in panel.series], ", with")
     note(
         figure,
-        f"{described(metric)}; mean of {seeds}{spread}. Seconds are those of the machines that the runs had, and of "
-        "what else these did.",
+        f"{described(metric)}; {seeds}; small markers: each run. Seconds are those of the machines that the runs had, "
+        "and of what else these did.",
     )
     return figure
 

@@ -12,7 +12,7 @@ from vlae.files import RecordError
 from vlae.report.collect import NEVER, Run
 from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.frame import frame, legend, note
-from vlae.report.drawing.seeds import SPREAD, mean_and_error, numbers_of_seeds
+from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
 
 SELECTION = "trainer.selection"
@@ -41,8 +41,8 @@ def curves(panels: Sequence[Panel], asked: Asked) -> Figure:
         each.set_ylabel(f"{_selection(panel)} ELBO (nats an image{_space(panel)})")
         _cut_off_the_beginning(each, own)
     legend(figure, axes)
-    seeds = numbers_of_seeds([len(curve.of_seeds) for _, own in found for curve in own])
-    note(figure, f"Mean of {seeds}" + (f"; bands: {SPREAD}" if "seeds" in seeds else ""))
+    said = of_seeds([len(curve.of_seeds) for _, own in found for curve in own], "; bands:")
+    note(figure, said[0].upper() + said[1:])
     return figure
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vlae.report.drawing.series import Series
 
+Handle = Artist | Container
+"""What a legend shows an example of."""
 COLUMNS = 3
 LETTERS_AN_INCH = 17
 """Of the note and the legend."""
@@ -32,14 +35,14 @@ def frame(titles: Sequence[str], width: float = 3.4, height: float = 2.6) -> tup
 
 def legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """What any panel names, once, in the order of appearance."""
-    named: dict[str, Artist] = {}
+    named: dict[str, Handle] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
     legend_of(figure, named)
 
 
-def legend_of(figure: Figure, named: Mapping[str, Artist]) -> None:
+def legend_of(figure: Figure, named: Mapping[str, Handle]) -> None:
     """Right of all panels, for which the figure becomes larger."""
     longest = max(map(len, named), default=0)
     figure.set_figwidth(figure.get_figwidth() + 0.75 + longest / LETTERS_AN_INCH)

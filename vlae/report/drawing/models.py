@@ -1,12 +1,12 @@
 """The trained models of series: the one door from the report to torch, opened only when they are looked at."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlae.errors import UserError
-from vlae.files import RecordError
 from vlae.report.collect import Run
 from vlae.report.drawing.series import Panel, Series
 
@@ -36,10 +36,11 @@ def opened(panels: Sequence[Panel], images: int, tell: Callable[[str], None]) ->
             f"--where: all models are shown with the same test images, but these runs are of {names}. Choose one, such "
             "as --where 'dataset=digits and output_dist=gaussian'"
         )
-    library = Library()
-    found = [(series, model) for series in panels[0].series if (model := _first(series, library, tell))]
+    library, problems = Library(), []
+    read = [(series, _first(series, library, tell, problems)) for series in panels[0].series]
+    found = [(series, model) for series, model in read if model is not None]
     if not found:
-        raise UserError("no trained model of these runs can be read")
+        raise UserError(f"no trained model of these runs can be read: {problems[0]}")
     first = found[0][1].pictures(images)
     for series, model in found[1:]:
         own = model.pictures(images)
@@ -51,14 +52,22 @@ def opened(panels: Sequence[Panel], images: int, tell: Callable[[str], None]) ->
     return found
 
 
-def _first(series: Series, library: "Library", tell: Callable[[str], None]) -> "Inspected | None":
-    """Of the first seed whose model can be read."""
+def _first(
+    series: Series, library: "Library", tell: Callable[[str], None], problems: list[str]
+) -> "Inspected | None":
+    """Of the first seed whose model can be read; why others cannot is told, and added to the problems."""
     for run in series.runs:
         try:
-            if run.directory is not None:
-                return library.inspected(run.directory)
-        except RecordError as error:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model = library.inspected(str(run.directory))
+        except UserError as error:
+            problems.append(str(error))
             tell(f"left out: {run.id} ({error})")
+        else:
+            for warning in caught:
+                tell(str(warning.message))
+            return model
     return None
 
 

@@ -16,10 +16,13 @@ def mean_and_error(
     """The standard error of one seed is unknown: NaN."""
     seeds = len(of_seeds)
     spread = of_seeds.std(0, ddof=1) if seeds > 1 else np.full(of_seeds.shape[1:], np.nan)
-    return of_seeds.mean(0), spread / np.sqrt(seeds)
+    return np.asarray(of_seeds.mean(0)), np.asarray(spread / np.sqrt(seeds))
 
 
-def numbers_of_seeds(numbers: Sequence[int]) -> str:
-    """``3 seeds``, ``1 to 3 seeds``"""
+def of_seeds(numbers: Sequence[int], and_error: str) -> str:
+    """What figures of so many seeds each are: ``mean of 3 seeds, with standard error over seeds (ddof 1)``."""
     least, most = min(numbers), max(numbers)
-    return counted(most, "seed") if least == most else f"{least} to {counted(most, 'seed')}"
+    if most == 1:
+        return "one seed each"
+    number = counted(most, "seed") if least == most else f"{least} to {counted(most, 'seed')}"
+    return f"mean of {number}{and_error} {SPREAD}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vlae.errors import UserError
 from vlae.report.collect import Run
@@ -25,7 +26,9 @@ def updates(panels: Sequence[Panel], asked: Asked) -> Figure:
     """A strip a model: the test images, then what each update makes of them; beside them the error over updates."""
     models = opened(panels, asked.images, asked.tell)
     found = [
-        (series, updated) for series, model in models if (updated := model.updated(MEASURED)) is not None
+        (series, updated)
+        for series, model in models
+        if (updated := model.updated(max(MEASURED, asked.images))) is not None
     ]
     if not found:
         raise UserError(f"updates: {LACKING}")
@@ -42,7 +45,7 @@ def updates(panels: Sequence[Panel], asked: Asked) -> Figure:
         _errors(errors, series, updated.errors)
     errors.set_xlabel("Update")
     errors.set_ylabel("Mean squared error of a pixel")
-    errors.xaxis.get_major_locator().set_params(integer=True)
+    errors.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, [errors])
     images = found[0][1].errors.shape[1]
     note(

@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,11 @@ def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) ->
     )
 
 
+@dataclass
 class Metrics:
     """The lines of metrics.jsonl, read when they are asked for."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    place: str
 
     def __call__(self) -> list[dict[str, Any]]:
         """RecordError: one of them is no JSON, or no object."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from vlae.console import counted
 from vlae.report.collect import Run, Runs
 from vlae.report.layout import named
+from vlae.report.page.details import amount
 from vlae.report.table import Table
 
 MOST_NAMED = 6
@@ -54,7 +55,7 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
 def _diverged(done: Sequence[Run]) -> Iterator[str]:
     worse = []
     for run in done:
-        bits, uniform = run.value("test/bits_per_dim"), run.value("test/uniform_bits_per_dim")
+        bits, uniform = amount(run, "test/bits_per_dim"), amount(run, "test/uniform_bits_per_dim")
         if bits is not None and uniform is not None and bits > uniform:
             worse.append(run.label or run.id)
     if worse:

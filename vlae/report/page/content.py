@@ -12,7 +12,7 @@ from vlae.report.collect import NEVER, LeftOut, Runs
 from vlae.report.layout import Layout, layout
 from vlae.report.page.cautions import cautions
 from vlae.report.page.curves import Curves, curves
-from vlae.report.page.details import MOST, Detail, common_settings, details
+from vlae.report.page.details import MOST, Detail, amount, common_settings, details
 from vlae.report.page.drawn import Drawn, drawn
 from vlae.report.page.failures import Failure, failures
 from vlae.report.page.models import Model, models, row_keys
@@ -114,7 +114,7 @@ def _facts(runs_dir: Path, runs: Runs, found: Sequence[Model]) -> list[tuple[str
         if counts[state]
     ]
     keys = ("cost/train_seconds", "cost/evaluate_seconds")
-    seconds = sum(run.value(key) or 0.0 for run in runs.runs for key in keys)
+    seconds = sum(amount(run, key) or 0.0 for run in runs.runs for key in keys)
     if seconds:
         facts.append((duration(seconds), "of computing"))
     gpu = sum(recorded_state(runs_dir / run.id).gpu_seconds for run in runs.runs if run.state != NEVER)

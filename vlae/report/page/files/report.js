@@ -39,7 +39,7 @@
   const place = byId("chart");
   if (!place || !told.runs.length) return;
 
-  const COLOURS = ["#1f77b4", "#e6550d", "#2ca02c", "#d62728", "#9467bd", "#8c6d31", "#e377c2", "#17a2b8", "#7f7f7f", "#b5a000"];
+  const COLOURS = ["#3b8ed0", "#e6650d", "#36a336", "#dd4048", "#a274d0", "#9c7634", "#e06fbd", "#17a2b8", "#8a8a8a", "#b09a00"];
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
   const colour = (model) => COLOURS[model % COLOURS.length];
   const dash = (model) => DASHES[Math.floor(model / COLOURS.length) % DASHES.length];
@@ -87,7 +87,8 @@
     return ends;
   }
 
-  const said = byId("chart-told"), hint = said.textContent;
+  const said = byId("chart-told");
+  const hint = matchMedia("(pointer: coarse)").matches ? "Touch a curve for its values; the epochs in sight are chosen above." : said.textContent;
 
   /** The line under the pointer, in words. */
   function tell(u, at) {
@@ -169,10 +170,12 @@
       boxes.forEach((each, model) => { if (!each.label.hidden) choose(model, each.has && button.dataset.models === "all"); });
       draw();
     });
-  byId("chart-filter").addEventListener("input", (event) => {
-    const wanted = words(event.target.value);
-    for (const each of boxes) each.label.hidden = !wanted.every((word) => each.name.includes(word));
-  });
+  const filter = byId("chart-filter"); // where there are many
+  if (filter)
+    filter.addEventListener("input", () => {
+      const wanted = words(filter.value);
+      for (const each of boxes) each.label.hidden = !wanted.every((word) => each.name.includes(word));
+    });
   for (const control of [figure, seeds, outliers]) control.addEventListener("change", draw);
   for (const end of [from, to]) end.addEventListener("change", () => zoom(Number(from.value), Number(to.value)));
   byId("chart-whole").addEventListener("click", () => zoom(...whole));

@@ -19,7 +19,7 @@ from vlae.report.page.models import Model, models, row_keys
 from vlae.report.page.origin import Code, Launch, codes, launches
 from vlae.report.page.pictures import Gallery, gallery
 from vlae.report.page.verdict import Verdict, verdicts
-from vlae.report.table import Table, table
+from vlae.report.table import Table, row_keys_of, table
 
 STATES = ("done", "running", "queued", "interrupted", "failed", "new", NEVER)
 CURVES_SHOWN = 8
@@ -60,7 +60,8 @@ def content(runs_dir: Path, runs: Runs) -> Content:
     found = models(runs, keys)
     told, reason = _table(runs, keys)
     best_first = _best_first(found, told)
-    drawings, not_drawn = drawn(runs)
+    own_rows = None if keys == row_keys_of(runs) else keys
+    drawings, not_drawn = drawn(runs, len(found), own_rows)
     failed, more_failed = failures(runs_dir, runs.runs)
     every_run = details(runs, found)
     return Content(

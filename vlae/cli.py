@@ -147,23 +147,6 @@ def table(
     )  # fmt: skip
 
 
-@app.command()
-def report(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin; default: all runs."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    runs_dir: RunsDir = "runs",
-) -> None:
-    """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
-    from vlae.report.page.command import write_report
-
-    write_report(runs_dir, name, out)
-
-
 def _listed(text: str | None) -> list[str] | None:
     return [key.strip() for key in text.split(",") if key.strip()] if text else None
 
@@ -202,6 +185,23 @@ def cancel(
     for run_id in cancelled:
         typer.echo(f"cancelled: {labels[run_id] or run_id}")
     typer.echo(f"{title}: {len(cancelled)} of {len(labels)} runs were waiting or under way")
+
+
+@app.command()
+def report(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin; default: all runs."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
+    from vlae.report.page.command import write_report
+
+    write_report(runs_dir, name, out)
 
 
 @app.command()

@@ -132,7 +132,7 @@ def _keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
 
 
 def row_keys_of(runs: Runs) -> list[str]:
-    """The model, and T, which is a part of a model's name where a model has several."""
+    """What names a model: T is a part of it where a model has several."""
     kinds = {(run.value("model.name"), run.value("T")) for run in runs.runs if run.value("T") is not None}
     several = len(kinds) > len({model for model, _ in kinds})
     return ["model.name", "T"] if several else ["model.name"]

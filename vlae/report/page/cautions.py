@@ -37,19 +37,21 @@ def _damaged(runs: Runs) -> Iterator[str]:
 
 def _unreliable(done: Sequence[Run]) -> Iterator[str]:
     keys = dict.fromkeys(key for run in done for key in run.figures or () if key.startswith(UNRELIABLE))
+    estimators: dict[str, list[str]] = {}
     for key in keys:
-        doubted = [run for run in done if run.value(key) is True]
-        if doubted:
+        if doubted := [run for run in done if run.value(key) is True]:
             names = Counter(str(run.value("model.name")) for run in doubted)
             told = _some([f"{counted(number, 'run')} of {name}" for name, number in names.items()])
             where = (
                 "all runs" if len(doubted) == len(done) else f"{len(doubted)} of {len(done)} runs ({told})"
             )
-            yield (
-                f"The log-likelihood by {key.removeprefix(UNRELIABLE)} is not to be relied on in {where}: the weights' "
-                "k-hat is too large on many test images, so the estimate is probably too low, and further off than its "
-                "standard error tells."
-            )
+            estimators.setdefault(where, []).append(key.removeprefix(UNRELIABLE))
+    for where, by in estimators.items():
+        yield (
+            f"The log-likelihood by {' and by '.join(by)} is not to be relied on in {where}: the weights' k-hat is too "
+            "large on many test images, so the estimate is probably too low, and further off than its standard error "
+            "tells."
+        )
 
 
 def _diverged(done: Sequence[Run]) -> Iterator[str]:

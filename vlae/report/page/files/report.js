@@ -39,7 +39,8 @@
   const place = byId("chart");
   if (!place || !told.runs.length) return;
 
-  const COLOURS = ["#3b8ed0", "#e6650d", "#36a336", "#dd4048", "#a274d0", "#9c7634", "#e06fbd", "#17a2b8", "#8a8a8a", "#b09a00"];
+  // in the order of tables, so that the five models of the paper have here the colours that they have in figures
+  const COLOURS = ["#8a8a8a", "#e69f00", "#1fa67a", "#d57fb0", "#3b8ed0", "#dd4048", "#a274d0", "#9c7634", "#17a2b8", "#b09a00"];
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
   const colour = (model) => COLOURS[model % COLOURS.length];
   const dash = (model) => DASHES[Math.floor(model / COLOURS.length) % DASHES.length];
@@ -90,10 +91,12 @@
   const said = byId("chart-told");
   const hint = matchMedia("(pointer: coarse)").matches ? "Touch a curve for its values; the epochs in sight are chosen above." : said.textContent;
 
+  const rest = () => { said.textContent = lines.length ? hint : "Nothing is chosen that has this figure."; };
+
   /** The line under the pointer, in words. */
   function tell(u, at) {
     const { idx } = u.cursor;
-    if (at === null || at === undefined || idx === null || idx === undefined) return void (said.textContent = hint);
+    if (at === null || at === undefined || idx === null || idx === undefined) return rest();
     const line = lines[at - 1], value = line.values[idx], name = document.createElement("b");
     name.textContent = told.models[line.model];
     const shownValue = value === null ? "none" : Number(value.toPrecision(5)).toString();
@@ -138,7 +141,7 @@
       [epochs, ...lines.map((line) => line.values)],
       place,
     );
-    said.textContent = lines.length ? hint : "Nothing is chosen that has this figure.";
+    rest();
   }
 
   // --- controls

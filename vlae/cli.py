@@ -255,6 +255,23 @@ def sync(
 
 
 @app.command()
+def report(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin; default: all runs."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
+    from vlae.report.page.command import write_report
+
+    write_report(runs_dir, name, out)
+
+
+@app.command()
 def evaluate(
     run: Run,
     overrides: Annotated[

@@ -23,10 +23,7 @@ class Placed(NamedTuple):
 
 def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Placed:
     """Every run in its cell. UserError: two settings would share one."""
-    groups: Groups = {}
-    for run in runs.runs:
-        if run.state != NEVER:
-            groups.setdefault(_place(run, row_keys, column_keys), []).append(run)
+    groups = _launched(runs, row_keys, column_keys)
     _refuse_mixed(groups, row_keys)
     unplaced, launched = [], list(groups)
     for run in runs.runs:
@@ -41,6 +38,19 @@ def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> P
         else:
             groups.setdefault(own, []).append(run)
     return Placed(groups, unplaced)
+
+
+def telling_apart(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[str]:
+    """Keys of rows which, added to these, let no runs share a cell that differ in more than their seed."""
+    return _telling_apart(_launched(runs, row_keys, column_keys).values())
+
+
+def _launched(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
+    groups: Groups = {}
+    for run in runs.runs:
+        if run.state != NEVER:
+            groups.setdefault(_place(run, row_keys, column_keys), []).append(run)
+    return groups
 
 
 def _place(run: Run, row_keys: Sequence[str], column_keys: Sequence[str]) -> tuple[Values, Values]:

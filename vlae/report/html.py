@@ -1,9 +1,31 @@
-"""A table as an HTML page that needs nothing else."""
+"""A table in HTML: a part of a page, or a page that needs nothing else."""
 
 from jinja2 import Environment
+from markupsafe import Markup
 
 from vlae.report.layout import Layout
 
+_TABLE = """\
+<table{% if sortable %} class="sortable n-last" id="table"{% endif %}>
+<caption>{{ told.caption }}</caption>
+<thead>
+<tr>{% for name in told.header %}<th>{{ name or ("model" if sortable else "") }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{%- for line in told.lines %}
+<tr>
+{%- for text in line %}<td
+{%- if sortable and not loop.first %} data-sort="{{ "" if text.value is none else text.value }}"{% endif -%}
+>{% if text.bold %}<b>{{ text.text }}</b>{% else %}{{ text.text }}{% endif %}
+{%- if text.marks %}<sup>{{ text.marks | join(",") }}</sup>{% endif %}</td>
+{%- endfor %}</tr>
+{%- endfor %}
+</tbody>
+</table>
+{%- for mark, note in told.notes %}
+<p>{% if mark %}<sup>{{ mark }}</sup> {% endif %}{{ note }}</p>
+{%- endfor %}
+"""
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -20,23 +42,7 @@ th:first-child, td:first-child { text-align: left; }
 </style>
 </head>
 <body>
-<table>
-<caption>{{ told.caption }}</caption>
-<thead>
-<tr>{% for name in told.header %}<th>{{ name }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{%- for line in told.lines %}
-<tr>
-{%- for text in line %}<td>{% if text.bold %}<b>{{ text.text }}</b>{% else %}{{ text.text }}{% endif %}
-{%- if text.marks %}<sup>{{ text.marks | join(",") }}</sup>{% endif %}</td>
-{%- endfor %}</tr>
-{%- endfor %}
-</tbody>
-</table>
-{%- for mark, note in told.notes %}
-<p>{% if mark %}<sup>{{ mark }}</sup> {% endif %}{{ note }}</p>
-{%- endfor %}
+{{ table }}
 </body>
 </html>
 """
@@ -44,5 +50,13 @@ th:first-child, td:first-child { text-align: left; }
 
 def html(told: Layout) -> str:
     """Names are text, whatever characters they have."""
-    page = Environment(autoescape=True, keep_trailing_newline=True).from_string(_PAGE)
-    return page.render(told=told)
+    return _rendered(_PAGE, told=told, table=table_of(told))
+
+
+def table_of(told: Layout, sortable: bool = False) -> Markup:
+    """The table with its notes, as a part of a page. sortable: with the figures, for a script that sorts by them."""
+    return Markup(_rendered(_TABLE, told=told, sortable=sortable))
+
+
+def _rendered(template: str, **values: object) -> str:
+    return Environment(autoescape=True, keep_trailing_newline=True).from_string(template).render(**values)

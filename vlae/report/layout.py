@@ -20,6 +20,8 @@ class Text:
     bold: bool = False
     marks: tuple[str, ...] = ()
     """Raised: the dagger, and letters of notes."""
+    value: float | None = None
+    """The figure that the text tells, where it tells one."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,10 @@ def _texts(
         return [Text(HOLE, marks=(letters.of("no such run"),)), *[Text("")] * (len(kinds) - 1)]
     beside = [cell.published, cell.published_difference] if len(kinds) > 1 else []
     texts = [
-        "" if value is None else f"{value:{sign}.{decimals}f}"
+        Text("" if value is None else f"{value:{sign}.{decimals}f}", value=value)
         for value, sign in zip(beside, ("", "+"), strict=False)
     ]
-    return [_ours(cell, table, decimals, letters), *map(Text, texts)]
+    return [_ours(cell, table, decimals, letters), *texts]
 
 
 def _ours(cell: Cell, table: Table, decimals: int, letters: _Letters) -> Text:
@@ -108,4 +110,4 @@ def _ours(cell: Cell, table: Table, decimals: int, letters: _Letters) -> Text:
         return Text(HOLE, marks=marks)
     error = "" if cell.standard_error is None else f" ± {cell.standard_error:.{decimals}f}"
     number = "" if cell.n == table.expected else f" (n = {cell.n})"
-    return Text(f"{cell.mean:.{decimals}f}{error}{number}", cell.as_good, marks)
+    return Text(f"{cell.mean:.{decimals}f}{error}{number}", cell.as_good, marks, cell.mean)

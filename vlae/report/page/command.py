@@ -1,0 +1,24 @@
+"""``vlae report``: from run directories to a file."""
+
+from pathlib import Path
+
+from vlae.errors import UserError
+from vlae.files import StrPath, write_atomically
+from vlae.report.collect import collect
+from vlae.report.directories import RunDirectories
+from vlae.report.page.content import content
+from vlae.report.page.page import page
+
+
+def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
+    """name: a sweep, how ids of runs begin, or (None) all runs.
+
+    UserError: it means no runs, or ``out`` cannot be written.
+    """
+    source = RunDirectories(runs_dir, name)
+    runs = collect(source)
+    if not runs.runs:
+        left = "".join(f"; left out: {one.name}, because {one.because}" for one in runs.left_out[:1])
+        raise UserError(f"{runs.title}: no runs{left}")
+    write_atomically(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))
+    print(out)

@@ -1,0 +1,124 @@
+"""All that a report tells, before it is HTML."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlae.console import duration
+from vlae.errors import UserError
+from vlae.launching.states import recorded_state
+from vlae.report.collect import NEVER, LeftOut, Runs
+from vlae.report.layout import Layout, layout
+from vlae.report.page.cautions import cautions
+from vlae.report.page.curves import Curves, curves
+from vlae.report.page.details import MOST, Detail, amount, common_settings, details
+from vlae.report.page.drawn import Drawn, drawn
+from vlae.report.page.failures import Failure, failures
+from vlae.report.page.models import Model, models, row_keys
+from vlae.report.page.origin import Code, Launch, codes, launches
+from vlae.report.page.pictures import Gallery, gallery
+from vlae.report.page.verdict import Verdict, verdicts
+from vlae.report.table import Table, row_keys_of, table
+
+STATES = ("done", "running", "queued", "interrupted", "failed", "new", NEVER)
+CURVES_SHOWN = 8
+"""Models whose curves are drawn at first: the best ones, where there are more."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Of one report."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    """A figure and what it counts."""
+    verdicts: tuple[Verdict, ...]
+    cautions: tuple[str, ...]
+    table: Layout | None
+    without_table: str
+    """Why there is no table."""
+    metric: str
+    figures: tuple[Drawn, ...]
+    figures_left_out: tuple[LeftOut, ...]
+    models: tuple[Model, ...]
+    curves: Curves
+    curves_shown: tuple[int, ...]
+    gallery: Gallery
+    details: tuple[Detail, ...]
+    undetailed: int
+    common: tuple[tuple[str, str], ...]
+    failures: tuple[Failure, ...]
+    failures_untold: int
+    launches: tuple[Launch, ...]
+    codes: tuple[Code, ...]
+
+
+def content(runs_dir: Path, runs: Runs) -> Content:
+    """Of at least one run."""
+    keys = row_keys(runs)
+    found = models(runs, keys)
+    told, reason = _table(runs, keys)
+    best_first = _best_first(found, told)
+    own_rows = None if keys == row_keys_of(runs) else keys
+    drawings, not_drawn = drawn(runs, len(found), own_rows)
+    failed, more_failed = failures(runs_dir, runs.runs)
+    every_run = details(runs, found)
+    return Content(
+        title=runs.title,
+        facts=tuple(_facts(runs_dir, runs, found)),
+        verdicts=tuple(verdicts(told)) if told else (),
+        cautions=tuple(cautions(runs, told)),
+        table=layout(told) if told else None,
+        without_table=reason,
+        metric=told.metric if told else "",
+        figures=tuple(drawings),
+        figures_left_out=tuple(not_drawn),
+        models=tuple(found),
+        curves=curves(runs_dir, found),
+        curves_shown=tuple(sorted(found.index(model) for model in best_first[:CURVES_SHOWN])),
+        gallery=gallery(runs_dir, best_first),
+        details=tuple(every_run[:MOST]),
+        undetailed=max(0, len(every_run) - MOST),
+        common=tuple(common_settings(runs)),
+        failures=tuple(failed),
+        failures_untold=more_failed,
+        launches=tuple(launches(runs_dir, runs)),
+        codes=tuple(codes(runs_dir, runs.runs)),
+    )
+
+
+def _table(runs: Runs, keys: Sequence[str]) -> tuple[Table | None, str]:
+    try:
+        return table(runs, rows=keys), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _best_first(found: Sequence[Model], told: Table | None) -> list[Model]:
+    means = {(cell.row, cell.column): cell.mean for cell in told.cells} if told else {}
+
+    def place(model: Model) -> tuple[bool, float]:
+        mean = means.get((model.row, model.column))
+        return mean is None, -(mean or 0.0)
+
+    return sorted(found, key=place)
+
+
+def _facts(runs_dir: Path, runs: Runs, found: Sequence[Model]) -> list[tuple[str, str]]:
+    counts = Counter(run.state for run in runs.runs)
+    states = [*STATES, *sorted(counts.keys() - set(STATES))]
+    facts = [(str(len(runs.runs)), "runs"), (str(len(found)), "models")]
+    facts += [
+        (str(counts[state]), "never started" if state == "new" else state)
+        for state in states
+        if counts[state]
+    ]
+    keys = ("cost/train_seconds", "cost/evaluate_seconds")
+    seconds = sum(amount(run, key) or 0.0 for run in runs.runs for key in keys)
+    if seconds:
+        facts.append((duration(seconds), "of computing"))
+    gpu = sum(recorded_state(runs_dir / run.id).gpu_seconds for run in runs.runs if run.state != NEVER)
+    if gpu:
+        facts.append((f"{gpu / 3600:.1f}", "GPU hours"))
+    return facts

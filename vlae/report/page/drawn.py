@@ -1,0 +1,52 @@
+"""The figures of a report, as images that are a part of the page; what cannot be drawn is left out, with the reason."""
+
+import base64
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from vlae.report.collect import LeftOut, Runs
+
+DRAWINGS = "vlae.report.drawings"
+ELSEWHERE = ("curves",)
+"""Kinds that the page has in another form."""
+LOADED = 12
+"""Models of which figures are drawn that load what was trained: each takes seconds."""
+LARGEST = 1_000_000
+"""Bytes of a drawing in SVG; a larger one becomes pixels."""
+
+
+class Drawn(NamedTuple):
+    """For an ``img``: an image of its own, whose names and styles are not the page's, and which executes nothing."""
+
+    title: str
+    uri: str
+
+
+def drawn(runs: Runs, models: int, rows: Sequence[str] | None = None) -> tuple[list[Drawn], list[LeftOut]]:
+    """Everything that can be drawn of these runs, and what cannot. rows: as `vlae.report.table.table` has them."""
+    try:
+        drawings = importlib.import_module(DRAWINGS)
+    except ImportError as error:
+        return [], [LeftOut("figures", f"this installation draws none ({error})")]
+    found, left_out = [], []
+    for kind, drawing in drawings.KINDS.items():
+        if kind in ELSEWHERE:
+            continue
+        if drawing.needs_models and models > LOADED:
+            reason = f"{models} trained models would have to be loaded; vlae figure draws it of some of them"
+            left_out.append(LeftOut(kind, reason))
+            continue
+        try:
+            figure = drawings.draw(kind, runs, rows=rows)
+            found.append(Drawn(drawing.shows, _uri(drawings, figure)))
+        except Exception as error:  # whatever it is, the page is worth more than one figure
+            left_out.append(LeftOut(kind, str(error) or type(error).__name__))
+    return found, left_out
+
+
+def _uri(drawings: Any, figure: Any) -> str:
+    svg = drawings.written(figure, "svg")
+    if len(svg) <= LARGEST:
+        return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(drawings.written(figure, 'png')).decode()}"

@@ -1,0 +1,190 @@
+"use strict";
+/* Filters of tables, links into closed details, and the learning curves. Everything that comes from runs is set as text. */
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const words = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
+
+  // --- tables: a line is shown that has all words
+
+  for (const input of document.querySelectorAll("input[data-filters]")) {
+    const output = input.closest("p").querySelector("output");
+    input.addEventListener("input", () => {
+      const wanted = words(input.value);
+      const rows = [...byId(input.dataset.filters).tBodies[0].rows];
+      let shown = 0;
+      for (const row of rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !wanted.every((word) => text.includes(word));
+        shown += row.hidden ? 0 : 1;
+      }
+      output.textContent = wanted.length ? `${shown} of ${rows.length}` : "";
+    });
+  }
+
+  // --- links to a run open it
+
+  const open = () => {
+    const target = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+    if (target && target.tagName === "DETAILS") {
+      target.open = true;
+      target.scrollIntoView({ block: "nearest" });
+    }
+  };
+  addEventListener("hashchange", open);
+  open();
+
+  // --- learning curves
+
+  const told = JSON.parse(byId("curves-data").textContent);
+  const place = byId("chart");
+  if (!place || !told.runs.length) return;
+
+  // in the order of tables, so that the five models of the paper have here the colours that they have in figures
+  const COLOURS = ["#8a8a8a", "#e69f00", "#1fa67a", "#d57fb0", "#3b8ed0", "#dd4048", "#a274d0", "#9c7634", "#17a2b8", "#b09a00"];
+  const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+  const colour = (model) => COLOURS[model % COLOURS.length];
+  const dash = (model) => DASHES[Math.floor(model / COLOURS.length) % DASHES.length];
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const epochs = told.epochs, whole = [epochs[0], epochs[epochs.length - 1]];
+  const shown = new Set(told.shown.length ? told.shown : told.models.map((_, i) => i));
+  const [figure, seeds, from, to, outliers] = ["figure", "seeds", "from", "to", "outliers"].map((id) => byId(`chart-${id}`));
+  let range = [...whole], chart = null, lines = [];
+
+  for (const name of told.figures) figure.add(new Option(name, name));
+
+  const padded = (values) => epochs.map((_, i) => (i < values.length ? values[i] : null));
+
+  /** What is drawn: a line each seed, or one each model. */
+  function linesOf() {
+    const at = told.figures.indexOf(figure.value);
+    const each = told.runs
+      .filter((run) => shown.has(run.model) && run.values[at].length)
+      .map((run) => ({ model: run.model, label: run.label, values: padded(run.values[at]) }));
+    if (seeds.value === "each") return each;
+    const byModel = new Map();
+    for (const line of each) byModel.set(line.model, [...(byModel.get(line.model) || []), line]);
+    return [...byModel].map(([model, group]) => ({
+      model,
+      label: `mean of ${group.length}`,
+      values: epochs.map((_, i) => {
+        const values = group.map((line) => line.values[i]);
+        return values.some((value) => value === null) ? null : values.reduce((a, b) => a + b, 0) / values.length;
+      }),
+    }));
+  }
+
+  /** Of what is in sight: the first epochs, which are far off, are cut unless they are asked for. */
+  function heights() {
+    const seen = [];
+    for (const line of lines)
+      for (let i = 0; i < epochs.length; i++)
+        if (line.values[i] !== null && epochs[i] >= range[0] && epochs[i] <= range[1]) seen.push(line.values[i]);
+    if (!seen.length) return [0, 1];
+    seen.sort((a, b) => a - b);
+    const pick = (q) => seen[Math.round(q * (seen.length - 1))];
+    const [low, high] = outliers.checked ? [seen[0], seen[seen.length - 1]] : [pick(0.06), pick(0.98)];
+    const pad = 0.15 * (high - low) || Math.abs(high) * 0.05 || 1;
+    const ends = outliers.checked ? [low - pad / 3, high + pad / 3] : [Math.max(low - pad, seen[0] - pad / 3), Math.min(high + pad, seen[seen.length - 1] + pad / 3)];
+    return ends;
+  }
+
+  const said = byId("chart-told");
+  const hint = matchMedia("(pointer: coarse)").matches ? "Touch a curve for its values; the epochs in sight are chosen above." : said.textContent;
+
+  const rest = () => { said.textContent = lines.length ? hint : "Nothing is chosen that has this figure."; };
+
+  /** The line under the pointer, in words. */
+  function tell(u, at) {
+    const { idx } = u.cursor;
+    if (at === null || at === undefined || idx === null || idx === undefined) return rest();
+    const line = lines[at - 1], value = line.values[idx], name = document.createElement("b");
+    name.textContent = told.models[line.model];
+    const shownValue = value === null ? "none" : Number(value.toPrecision(5)).toString();
+    said.replaceChildren(name, ` ${line.label}, epoch ${epochs[idx]}: ${shownValue}`);
+  }
+
+  function zoom(low, high) {
+    const [a, b] = [Math.max(whole[0], Math.min(low, high)), Math.min(whole[1], Math.max(low, high))];
+    range = b > a ? [a, b] : [...whole];
+    draw();
+  }
+
+  function draw() {
+    lines = linesOf();
+    [from.value, to.value] = range.map(Math.round);
+    if (chart) chart.destroy();
+    const many = lines.length > 60, width = Math.max(200, place.clientWidth);
+    const axis = { stroke: () => css("--faint"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { stroke: () => css("--line") } };
+    let focused = null;
+    chart = new uPlot(
+      {
+        width,
+        height: width < 600 ? 320 : 420,
+        scales: { x: { time: false, range: () => range }, y: { range: heights } },
+        legend: { show: false },
+        focus: { alpha: many ? 0.15 : 0.3 },
+        cursor: { drag: { x: true, y: false, setScale: false }, focus: { prox: 30 }, points: { size: 6 }, bind: { dblclick: () => () => (zoom(...whole), null) } },
+        axes: [
+          { ...axis, label: "epoch", labelSize: 22, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
+          { ...axis, size: 62, label: figure.value, labelSize: 20 },
+        ],
+        series: [
+          {},
+          ...lines.map((line) => ({ label: line.label, stroke: colour(line.model), dash: dash(line.model), width: many ? 1 : 1.5, points: { show: epochs.length === 1 } })),
+        ],
+        hooks: {
+          setSeries: [(u, at) => tell(u, (focused = at))],
+          setCursor: [(u) => tell(u, focused)],
+          setSelect: [(u) => { if (u.select.width > 4) zoom(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")); }],
+        },
+      },
+      [epochs, ...lines.map((line) => line.values)],
+      place,
+    );
+    rest();
+  }
+
+  // --- controls
+
+  const chips = document.querySelector("#chart-models .chips");
+  const SVG = "http://www.w3.org/2000/svg";
+  const boxes = told.models.map((name, model) => {
+    const label = document.createElement("label"), box = document.createElement("input");
+    const swatch = document.createElementNS(SVG, "svg"), stroke = document.createElementNS(SVG, "line");
+    box.type = "checkbox";
+    box.checked = shown.has(model);
+    box.addEventListener("change", () => { choose(model, box.checked); draw(); });
+    for (const [key, value] of Object.entries({ width: 26, height: 8, "aria-hidden": true })) swatch.setAttribute(key, value);
+    for (const [key, value] of Object.entries({ x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour(model), "stroke-width": 3, "stroke-dasharray": dash(model).join(" ") })) stroke.setAttribute(key, value);
+    swatch.append(stroke);
+    label.append(box, swatch, name);
+    return { label, box, name: name.toLowerCase(), has: told.runs.some((run) => run.model === model) };
+  });
+  chips.append(...boxes.filter((each) => each.has).map((each) => each.label));
+
+  function choose(model, wanted) {
+    boxes[model].box.checked = wanted;
+    if (wanted) shown.add(model);
+    else shown.delete(model);
+  }
+
+  for (const button of document.querySelectorAll("button[data-models]"))
+    button.addEventListener("click", () => {
+      boxes.forEach((each, model) => { if (!each.label.hidden) choose(model, each.has && button.dataset.models === "all"); });
+      draw();
+    });
+  const filter = byId("chart-filter"); // where there are many
+  if (filter)
+    filter.addEventListener("input", () => {
+      const wanted = words(filter.value);
+      for (const each of boxes) each.label.hidden = !wanted.every((word) => each.name.includes(word));
+    });
+  for (const control of [figure, seeds, outliers]) control.addEventListener("change", draw);
+  for (const end of [from, to]) end.addEventListener("change", () => zoom(Number(from.value), Number(to.value)));
+  byId("chart-whole").addEventListener("click", () => zoom(...whole));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  let width = place.clientWidth;
+  new ResizeObserver(() => { if (Math.abs(place.clientWidth - width) > 1) { width = place.clientWidth; draw(); } }).observe(place);
+  byId("chart-controls").hidden = byId("chart-models").hidden = false;
+  draw();
+})();

@@ -1,0 +1,52 @@
+"""The models of a report: runs whose settings are the same but for the seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlae.report.cells import Values
+from vlae.report.collect import NEVER, Run, Runs
+from vlae.report.groups import placed, telling_apart
+from vlae.report.keys import position
+from vlae.report.layout import named
+from vlae.report.table import COLUMNS, row_keys_of
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table in one of its columns."""
+
+    name: str
+    row: Values
+    column: Values
+    runs: tuple[Run, ...]
+    """By seed."""
+
+    @property
+    def launched(self) -> list[Run]:
+        return [run for run in self.runs if run.state != NEVER]
+
+
+def row_keys(runs: Runs) -> list[str]:
+    """Those of the table, and as many more as it takes to give everything that was varied a row of its own."""
+    keys = row_keys_of(runs)
+    return list(dict.fromkeys([*keys, *telling_apart(runs, keys, COLUMNS)]))
+
+
+def models(runs: Runs, keys: Sequence[str]) -> list[Model]:
+    """In the order of the table."""
+    groups = placed(runs, keys, COLUMNS).groups
+    several = len({column for _, column in groups}) > 1
+    places = sorted(groups, key=lambda place: [position(value) for value in (*place[1], *place[0])])
+    return [
+        Model(
+            _name(keys, row) + (f" ({named(COLUMNS, column)})" if several else ""),
+            row,
+            column,
+            tuple(sorted(groups[row, column], key=lambda run: (position(run.value("seed")), run.id))),
+        )
+        for row, column in places
+    ]
+
+
+def _name(keys: Sequence[str], row: Values) -> str:
+    return named(keys, row) or "unknown model"

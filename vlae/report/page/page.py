@@ -1,0 +1,44 @@
+"""What a report tells, as HTML."""
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from vlae.report.collect import Run
+from vlae.report.figures import LOG_LIKELIHOOD
+from vlae.report.html import table_of
+from vlae.report.page.assets import FILES, licences, policy, scripts, styles
+from vlae.report.page.content import Content
+from vlae.report.page.details import amount
+
+
+def page(told: Content) -> str:
+    """Opens anywhere, without a network. Names and messages are text, whatever characters they have."""
+    environment = Environment(
+        loader=FileSystemLoader(FILES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["figure"] = _figure
+    drawn = {
+        **told.curves.data,
+        "models": [model.name for model in told.models],
+        "shown": told.curves_shown,
+    }
+    return environment.get_template("report.html.jinja").render(
+        told=told,
+        table=table_of(told.table, sortable=True) if told.table else None,
+        estimator=told.metric.removeprefix(LOG_LIKELIHOOD),
+        curves=drawn,
+        policy=policy(),
+        scripts=scripts(),
+        styles=styles(),
+        licences=licences(),
+    )
+
+
+def _figure(run: Run, key: str) -> str:
+    value = amount(run, key)
+    return "" if value is None else f"{value:.2f}"

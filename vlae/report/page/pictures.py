@@ -1,0 +1,105 @@
+"""Reconstructions and samples of each model, as images that are a part of the page."""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from vlae.files import RecordError, read_bytes
+from vlae.report.collect import Run
+from vlae.report.page.models import Model
+
+DATA = "data"
+KINDS = {
+    "reconstructions": "reconstructions",
+    "prior_samples": "samples from the prior",
+    "refinements": "refinements: the data, then each update of inference",
+}
+LARGEST = 60_000
+"""Bytes of a picture as it is; a larger one is made smaller."""
+WIDEST = 480
+"""Pixels."""
+MOST = 24
+"""Models."""
+ALL = 4_000_000
+"""Bytes of all pictures together."""
+
+
+class Picture(NamedTuple):
+    """For an ``img``."""
+
+    title: str
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures of one run of a model."""
+
+    title: str
+    run: Run
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Test images, which many models share, are shown once."""
+
+    data: tuple[Picture, ...]
+    models: tuple[Shown, ...]
+    more: int
+    """Models whose pictures would be too much for one page."""
+
+
+def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
+    """One seed of each model, in the order given; damaged pictures are not shown."""
+    data: dict[str, Picture] = {}
+    shown: list[Shown] = []
+    used, more = 0, 0
+    for model in models:
+        run = next((run for run in model.launched if (runs_dir / run.id / "images").is_dir()), None)
+        if run is None:
+            continue
+        own = tuple(_pictures(runs_dir / run.id, KINDS))
+        of_data = [
+            each for each in _pictures(runs_dir / run.id, {DATA: "test images"}) if each.uri not in data
+        ]
+        size = sum(len(picture.uri) for picture in (*own, *of_data))
+        if used + size > ALL or len(shown) == MOST:
+            more += 1
+        elif own:
+            used += size
+            data |= {each.uri: each for each in of_data}
+            shown.append(Shown(model.name, run, own))
+    return Gallery(tuple(data.values()), tuple(shown), more)
+
+
+def _pictures(run: Path, kinds: dict[str, str]) -> Iterator[Picture]:
+    for name, title in kinds.items():
+        try:
+            content = read_bytes(run / "images" / f"{name}.png")
+            if content is not None:
+                yield _picture(title, content)
+        except (RecordError, UnidentifiedImageError, OSError, ValueError, SyntaxError):
+            continue
+
+
+def _picture(title: str, content: bytes) -> Picture:
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        image.load()
+        kind = "png"
+        if len(content) > LARGEST or image.width > WIDEST:
+            image = image.convert("RGB")
+            image.thumbnail((WIDEST, 4 * WIDEST))
+            buffer = io.BytesIO()
+            image.save(buffer, format="JPEG", quality=85, optimize=True)
+            if len(buffer.getvalue()) < len(content):
+                content, kind = buffer.getvalue(), "jpeg"
+        uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        return Picture(title, uri, image.width, image.height)

@@ -74,6 +74,7 @@ class Amount:
     in_queue: int = 4
     """Runs of a sweep; each is done once more for itself."""
     reported: int = 500
+    tracked_epochs: int = 200
 
     @property
     def is_full(self) -> bool:
@@ -85,7 +86,7 @@ class Amount:
         )
 
 
-QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, reported=50)
+QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, reported=50, tracked_epochs=20)
 
 
 @dataclass(frozen=True)
@@ -317,6 +318,47 @@ def _as_command(runs_dir: Path, seed: int) -> float:
     return ended - next(claims).stat().st_mtime
 
 
+def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """Wall time of a run that is mirrored to Weights & Biases, offline, over that of the same run without a mirror.
+
+    One after the other in each round, in turns, since no machine is the same for long. From the claim of the run to its
+    results: with the start of the mirror's process and the pictures that only mirrored runs make, without the seconds
+    that a mirror has afterwards to complete itself, which are told.
+    """
+    ratios = []
+    epochs = amount.tracked_epochs
+    for number in range(amount.rounds):
+        took, after = {}, {}
+        for tracker in ("none", "wandb") if number % 2 else ("wandb", "none"):
+            took[tracker], after[tracker] = _tracked(folder / tracker, number, tracker, epochs)
+        ratios.append(took["wandb"] / took["none"])
+        say(
+            f"{epochs} epochs take {took['wandb']:.2f} s with a mirror, {took['none']:.2f} s without: "
+            f"{ratios[-1]:.3f}; the mirror ends {after['wandb'] - after['none']:.1f} s later"
+        )
+    return ratios
+
+
+def _tracked(runs_dir: Path, seed: int, tracker: str, epochs: int) -> tuple[float, float]:
+    """Seconds from the claim of a run to its results, and from there to the end of the command."""
+    overrides = [
+        *SMALL,
+        f"tracker={tracker}",
+        f"trainer.epochs={epochs}",
+        f"runs_dir={runs_dir}",
+        f"seed={seed}",
+    ]
+    offline = [] if tracker == "none" else ["tracker.mode=offline"]
+    seconds("launch.py", *overrides, *offline, WANDB_MODE="offline")
+    ended = time.time()
+    (claim,) = runs_dir.glob(f"*-s{seed}-*/attempts/1/claim.json")
+    run = claim.parents[2]
+    if any(run.glob("tracking/wandb/offline-run-*")) != (tracker == "wandb"):
+        raise RuntimeError(f"{run}: expected a mirror with tracker=wandb, and none with tracker=none")
+    results = (run / "results.json").stat().st_mtime
+    return results - claim.stat().st_mtime, ended - results
+
+
 def _rounds(amount: Amount, say: Say, once: Callable[[], float]) -> Iterator[float]:
     for number in range(1, amount.rounds + 1):
         took = once()
@@ -324,11 +366,12 @@ def _rounds(amount: Amount, say: Say, once: Callable[[], float]) -> Iterator[flo
         yield took
 
 
-def seconds(*arguments: str, expect: str = "") -> float:
+def seconds(*arguments: str, expect: str = "", **variables: str) -> float:
     """Of a whole command of Python, from nothing to its end. RuntimeError: it fails, or does not say ``expect``."""
     begin = time.perf_counter()
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, env=_environment())
+    environment = _environment() | variables
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, env=environment)
     took = time.perf_counter() - begin
     if done.returncode or expect not in done.stdout + done.stderr:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -336,8 +379,8 @@ def seconds(*arguments: str, expect: str = "") -> float:
 
 
 def _environment() -> dict[str, str]:
-    """No GPU, so that every machine does the same work."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    """No GPU, so that every machine does the same work; nothing is mirrored, but where that is what is measured."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
 
 
 def sweep_of(runs: int, runs_dir: Path) -> list[str]:
@@ -489,5 +532,6 @@ SCALE = (
     Scale("report-500", "a report of 500 runs opens in a browser", report_opened, 2),
     Scale("report-500-size", "the size of that file", report_size, 15, "MB"),
     Scale("report-500-written", "vlae report, which writes it", report_written, 60),
+    Scale("tracking-overhead", "a run with a mirror beside one without", tracking_overhead, 1.03, "x"),
     Scale("queue-overhead", "a run in the local queue beside the bare run", queue_overhead, 1.10, "x"),
 )

@@ -1,8 +1,8 @@
 """A small Weights & Biases server on 127.0.0.1 that records what real clients send, and fails when it is told to.
 
 ``WandbServer`` answers the GraphQL operations, the file stream and the uploads that wandb 0.31 makes for logging,
-resuming, ``wandb sync``, reading runs back and reports. It knows no users: every key is accepted unless a fault says
-otherwise. What it cannot answer is an error for the client and stands in ``WandbServer.unknown``.
+resuming, ``wandb sync``, reading runs back, reports, and agents of sweeps. It knows no users: every key is accepted
+unless a fault says otherwise. What it cannot answer is an error for the client and stands in ``WandbServer.unknown``.
 
     with WandbServer() as server:
         subprocess.run([...], env=os.environ | server.environment(tmp_path))
@@ -16,6 +16,7 @@ deleted run is refused with status 409 (wandb/wandb#1192).
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 import socket
@@ -29,6 +30,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
+
+import yaml
 
 KEY = "local-" + "0123456789" * 4
 """A key of the form that clients accept for a server of one's own."""
@@ -165,6 +168,24 @@ class RecordedReport:
     num_saves: int = 1
 
 
+@dataclass
+class RecordedSweep:
+    """A sweep of method ``grid``, whose points are handed to agents one after the other."""
+
+    id: str
+    entity: str
+    project: str
+    config: Json
+    given: dict[str, Json] = field(
+        default_factory=dict
+    )  # the id that an agent is told for its run -> the point
+
+    def points(self) -> list[Json]:
+        parameters = self.config["parameters"]
+        axes = [spec["values"] if "values" in spec else [spec["value"]] for spec in parameters.values()]
+        return [dict(zip(parameters, values, strict=True)) for values in itertools.product(*axes)]
+
+
 class Refused(Exception):
     """An error that GraphQL answers, with HTTP's status 200 or another one."""
 
@@ -184,6 +205,7 @@ class WandbServer:
         self.deleted: dict[tuple[str, str, str], RecordedRun] = {}  # their ids are taken for ever
         self.artifacts: list[RecordedArtifact] = []
         self.reports: list[RecordedReport] = []
+        self.sweeps: list[RecordedSweep] = []
         self.projects: set[tuple[str, str]] = set()
         self.requests: list[Request] = []
         self.keys: set[str] = set()  # that clients showed
@@ -710,6 +732,47 @@ def _organization(_: WandbServer, __: Json) -> Json:
     return {"entity": {"organization": None}}
 
 
+# -- sweeps: agents are named by the rank of their sweep
+
+
+def _upsert_sweep(server: WandbServer, given: Json) -> Json:
+    place = (given["entityName"] or ENTITY, given["projectName"] or "uncategorized")
+    sweep = RecordedSweep(f"sweep{len(server.sweeps):03d}", *place, yaml.safe_load(given["config"]))
+    server.sweeps.append(sweep)
+    server.projects.add(place)
+    told = {"name": sweep.id, "project": _project(*place)}
+    return {"upsertSweep": {"sweep": told, "configValidationWarnings": []}}
+
+
+def _sweep(server: WandbServer, given: Json) -> Json:
+    place = (given["entity"] or ENTITY, given["project"] or "uncategorized")
+    known = [sweep for sweep in server.sweeps if sweep.id == given["sweep"]]
+    if not known:
+        return {"project": _project(*place) | {"sweep": None}}
+    (sweep,) = known
+    told = {"id": sweep.id, "name": sweep.id, "state": "RUNNING", "config": yaml.safe_dump(sweep.config)}
+    return {"project": _project(*place) | {"sweep": told | {"runs": {"edges": []}}}}
+
+
+def _create_agent(server: WandbServer, given: Json) -> Json:
+    names = [sweep.id for sweep in server.sweeps]
+    return {"createAgent": {"agent": {"id": str(names.index(given["sweep"]))}}}
+
+
+def _heartbeat(server: WandbServer, given: Json) -> Json:
+    """The next point for an agent that has nothing to do; the end, where there is none."""
+    sweep, commands = server.sweeps[int(given["id"])], []
+    if not json.loads(given["runState"]):
+        if points := sweep.points()[len(sweep.given) :]:
+            name = f"agent{len(sweep.given):03d}"
+            sweep.given[name] = points[0]
+            args = {key: {"value": value} for key, value in points[0].items()}
+            commands = [{"type": "run", "run_id": name, "program": sweep.config["program"], "args": args}]
+        else:
+            commands = [{"type": "exit"}]
+    return {"agentHeartbeat": {"agent": {"id": given["id"]}, "commands": json.dumps(commands)}}
+
+
 # -- artifacts: uploads are recorded; using, linking and downloading them is not supported
 
 
@@ -793,6 +856,10 @@ ANSWERS: Mapping[str, Callable[[WandbServer, Json], Json]] = {
     "SpecificReport": _specific_report,
     "deleteView": _delete_view,
     "OrganizationCoreWeaveOrganizationID": _organization,
+    "UpsertSweep": _upsert_sweep,
+    "SweepWithRuns": _sweep,
+    "CreateAgent": _create_agent,
+    "Heartbeat": _heartbeat,
     "ArtifactType": _artifact_type,
     "CreateArtifact": _create_artifact,
     "CreateArtifactFiles": _create_artifact_files,

@@ -136,6 +136,15 @@ def table(
         str, typer.Option("--format", help="terminal, markdown, latex, html, csv or json.")
     ] = "terminal",
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir."),
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")] = None,
+    per_image: Annotated[
+        bool,
+        typer.Option("--per-image", help="With --from: compare image by image; two requests a run."),
+    ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
@@ -144,6 +153,7 @@ def table(
     print_table(
         runs_dir, name, format, out, decimals=decimals, transpose=transpose,
         metric=metric, rows=_listed(rows), columns=_listed(cols), where=where, literature=published,
+        source=source, group=group, per_image=per_image,
     )  # fmt: skip
 
 
@@ -190,6 +200,14 @@ def compare(
     from vlae.report.compare_command import compare_runs
 
     compare_runs(runs_dir, one, other, out)
+
+
+def _report_on_wandb(runs_dir: str, name: str | None) -> None:
+    from vlae.report.wandb_report import publish
+
+    if name is None:
+        raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
+    typer.echo(publish(runs_dir, name))
 
 
 def _listed(text: str | None) -> list[str] | None:
@@ -263,9 +281,15 @@ def report(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
+    ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
+    if wandb:
+        _report_on_wandb(runs_dir, name)
+        return
     from vlae.report.page.command import write_report
 
     write_report(runs_dir, name, out)

@@ -5,6 +5,7 @@ Nothing here imports torch until a configuration is validated, so that help and 
 
 import functools
 import hashlib
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ __all__ = [
     "composition_error",
     "fixed_keys",
     "lenient",
+    "of_a_trained_model",
     "override",
     "resolve",
     "run_id",
@@ -245,6 +247,11 @@ def validate(container: dict[str, Any]) -> Config:
     return Config.model_validate(container)
 
 
+def of_a_trained_model(container: dict[str, Any], device: str) -> dict[str, Any]:
+    """A frozen configuration as it is looked at, maybe on another machine: where it was mirrored plays no part."""
+    return {**{key: value for key, value in container.items() if key != "tracker"}, "device": device}
+
+
 def override(container: dict[str, Any], arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
     """A frozen configuration with overrides of the ``allowed`` keys; ConfigError with everything that is wrong."""
     found, problems = assignments(arguments)
@@ -341,6 +348,8 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
         found += _conflicts(values, [*problems, *found, *already])
     if deep and not any(p.within("device") for p in found):
         found += _missing_device(values)
+    if deep:
+        found += _missing_extra(values)
     # a section whose choice was wrong stands at its default: its keys were meant for another
     hidden = [*marked[INVALID_CHOICE], *(problem.key for problem in already)]
     found = with_suggestions(found, _dotted_keys(values))
@@ -404,6 +413,14 @@ def _missing_device(values: dict[str, Any]) -> list[Problem]:
     else:
         text = f"{name} is not available on this machine"
     return [Problem("device", f"{text}; choices: {listed(choices)}")]
+
+
+def _missing_extra(values: dict[str, Any]) -> list[Problem]:
+    """A tracker whose library is not installed: its mirror would stay empty, beside a run of days."""
+    if get(values, "tracker.tensorboard") is not True or importlib.util.find_spec("tensorboardX"):
+        return []
+    text = "needs tensorboardX, which is not installed: pip install 'vlae[tensorboard]', or choose another tracker"
+    return [Problem("tracker.tensorboard", text)]
 
 
 def _conflicts(values: dict[str, Any], found: Sequence[Problem]) -> list[Problem]:

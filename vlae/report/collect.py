@@ -56,7 +56,10 @@ class LeftOut(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where runs come from: run directories, or a service that mirrors them."""
+    """Where runs come from: run directories, or a service that mirrors them.
+
+    It may have a ``note``, which has to be said below a table of them.
+    """
 
     title: str
 
@@ -70,6 +73,7 @@ class Runs:
     title: str
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()
+    note: str = ""
 
     def settings(self) -> list[str]:
         """The keys of all settings."""
@@ -108,7 +112,7 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "it is there more than once"))
         else:
             found[entry.id] = entry
-    return Runs(source.title, tuple(found.values()), tuple(left_out))
+    return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -82,7 +82,10 @@ def table(
         tuple(cells),
         max((one.runs for one in cells), default=0),
         caption(metric, cells, counted),
-        notes(metric, cells, groups, row_keys, column_keys, unplaced, chosen.left_out, literature),
+        (
+            *notes(metric, cells, groups, row_keys, column_keys, unplaced, chosen.left_out, literature),
+            *filter(None, [chosen.note]),
+        ),
     )
 
 

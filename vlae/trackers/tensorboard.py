@@ -16,7 +16,8 @@ class EventFiles:
     """Loss curves and images against epochs, and at the end the hyperparameters with the test figures."""
 
     def __init__(self, story: Story) -> None:
-        self.story, self._epoch, self._pictures = story, 0, 0
+        self.story, self._epoch = story, 0
+        self._shown: set[tuple[int, str]] = set()
 
     def start(self) -> None:
         from tensorboardX import SummaryWriter
@@ -35,10 +36,10 @@ class EventFiles:
                     if isinstance(value, int | float) and name != "epoch":
                         self._writer.add_scalar(name, value, epoch)
                 self._epoch = epoch
-            if pictures and epoch > self._pictures:
-                for name, file in pictures.items():
+            for name, file in pictures.items():  # of which a look may see the first ones only
+                if (epoch, name) not in self._shown:
                     self._writer.add_image(f"images/{name}", _pixels(file), epoch, dataformats="HWC")
-                self._pictures = epoch
+                    self._shown.add((epoch, name))
         self._writer.flush()
 
     def finish(self) -> None:
@@ -46,12 +47,20 @@ class EventFiles:
             figures = {
                 k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
             }
-            self._writer.add_hparams(
-                _hparams(self.story.config), figures, name=".", global_step=results["epochs"]
-            )
+            self._add_hparams(figures, results["epochs"])
             for name, file in self.story.last_pictures().items():
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
         self._writer.close()
+
+    def _add_hparams(self, figures: dict[str, float], epoch: int) -> None:
+        """Into the one file: the writer's own way opens another, of the same name if that is in the same second."""
+        from tensorboardX.summary import hparams
+
+        assert self._writer.file_writer is not None
+        for part in hparams(_hparams(self.story.config), figures):
+            self._writer.file_writer.add_summary(part)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, epoch)
 
 
 def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.frame import frame, legend, note
 from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
+from vlae.report.figures import OWN
 from vlae.report.published import CAVEATS, Published, published
 
 WIDTH = 0.85
@@ -129,10 +130,11 @@ def short(metric: str) -> str:
 
 def _said(panels: Sequence[Panel], metric: str, sources: dict[str, None]) -> str:
     numbers = [len(series.runs) for panel in panels for series in panel.series]
+    by = "" if metric.endswith(f":{OWN}") else "; they are by each model's own q, ours are not"
     parts = [
         f"{described(metric)}; {of_seeds(numbers, ', with')}",
         "Bars do not begin at 0",
-        *(f"Published: {source}; {CAVEATS[source]}" for source in sources),
+        *(f"Published: {source}; {CAVEATS[source]}{by}" for source in sources),
     ]
     return ". ".join(parts) + "."
 

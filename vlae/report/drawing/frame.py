@@ -47,7 +47,7 @@ def legend_of(figure: Figure, named: Mapping[str, Handle]) -> None:
     longest = max(map(len, named), default=0)
     figure.set_figwidth(figure.get_figwidth() + 0.75 + longest / LETTERS_AN_INCH)
     figure.set_figheight(max(figure.get_figheight(), len(named) * INCHES_OF_A_LINE + 0.5))
-    handles: list[Any] = list(named.values())  # matplotlib takes containers, too
+    handles: Any = list(named.values())  # the annotation of matplotlib knows no containers
     figure.legend(handles, list(named), loc="outside right upper", handlelength=3.5)
 
 

@@ -26,13 +26,13 @@ GREY = "#666666"
 
 STYLES: dict[str, Style] = {
     "vae": Style(GREY, "o", (0, (4, 1.5)), "\\\\\\"),
-    "fullcov": Style(SKY, "s", (0, (8, 2)), "---"),
+    "fullcov": Style(SKY, "P", (0, (8, 2)), "---"),
     "savae": Style(ORANGE, "^", (0, (5, 1.5, 1, 1.5)), "///"),
     "savae_original": Style(ORANGE, "<", (0, (5, 1.5, 2.5, 1.5)), "//"),
     "hf": Style(GREEN, "v", (0, (1, 1.2)), "..."),
     "iaf": Style(PURPLE, "D", (0, (5, 1.5, 1, 1.5, 1, 1.5)), "xxx"),
     "iaf_original": Style(PURPLE, "d", (0, (2.5, 1.5, 1, 1.5, 1, 1.5)), "xx"),
-    "vlae": Style(BLUE, "P", (0, None), ""),
+    "vlae": Style(BLUE, "s", (0, None), ""),
     "vlae_newton": Style(VERMILION, "X", (0, (10, 1.5, 1, 1.5)), "++"),
 }
 _OTHER_COLORS = ("#000000", VERMILION, SKY, "#8C510A", "#5E3C99", "#01665E")
@@ -57,7 +57,7 @@ RC: Mapping[str, Any] = {
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "lines.linewidth": 1.2,
-    "lines.markersize": 4.5,
+    "lines.markersize": 5.0,
     "hatch.linewidth": 0.5,
     "image.interpolation": "nearest",
     "savefig.dpi": 200,

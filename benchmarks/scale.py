@@ -237,20 +237,25 @@ def fill_for_a_report(amount: Amount, folder: Path, say: Say) -> None:
     ]
     fill_in_all_states(replace(amount, recorded=amount.reported), folder, say, models)
     generator = np.random.default_rng(0)
-    epochs = np.arange(1, EPOCHS + 1)
-    for run in sorted(folder.glob("*-s*")):
-        level, noise = generator.normal(0, 2), generator.normal(0, 0.1, (len(FIGURES), EPOCHS))
-        values = level - 100 / epochs + noise
-        lines = [
-            json.dumps({"epoch": int(epoch), **dict(zip(FIGURES, map(float, column), strict=True))})
-            for epoch, column in zip(epochs, values.T, strict=True)
-        ]
-        (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    texts = [_metrics(generator) for _ in range(20)]
+    for number, run in enumerate(sorted(folder.glob("*-s*"))):
+        (run / "metrics.jsonl").write_text(texts[number % len(texts)])
         (run / "images").mkdir()
         for name in ("data", "reconstructions", "prior_samples"):
             source = np.random.default_rng(0) if name == "data" else generator
             pixels = source.integers(0, 256, (265, 265, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(run / "images" / f"{name}.png", compress_level=1)
+
+
+def _metrics(generator: np.random.Generator) -> str:
+    """Of a run of many epochs."""
+    epochs, level = np.arange(1, EPOCHS + 1), generator.normal(0, 2)
+    values = level - 100 / epochs + generator.normal(0, 0.1, (len(FIGURES), EPOCHS))
+    lines = [
+        json.dumps({"epoch": int(epoch), **dict(zip(FIGURES, map(float, column), strict=True))})
+        for epoch, column in zip(epochs, values.T, strict=True)
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def fill_in_all_states(
@@ -531,7 +536,7 @@ SCALE = (
     Scale("relaunch-1000", "the launch of 1,000 runs that are done", relaunch, 40),
     Scale("report-500", "a report of 500 runs opens in a browser", report_opened, 2),
     Scale("report-500-size", "the size of that file", report_size, 15, "MB"),
-    Scale("report-500-written", "vlae report, which writes it", report_written, 60),
+    Scale("report-500-written", "vlae report, which writes it", report_written, 30),
     Scale("tracking-overhead", "a run with a mirror beside one without", tracking_overhead, 1.03, "x"),
     Scale("queue-overhead", "a run in the local queue beside the bare run", queue_overhead, 1.10, "x"),
 )

@@ -33,6 +33,12 @@
   addEventListener("hashchange", open);
   open();
 
+  // --- on paper all images are in sight
+
+  addEventListener("beforeprint", () => {
+    for (const image of document.querySelectorAll("img[loading]")) image.loading = "eager";
+  });
+
   // --- learning curves
 
   const told = JSON.parse(byId("curves-data").textContent);

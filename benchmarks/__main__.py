@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pair = case.prepare(setting)
         found[case] = measure(pair, setting.device, setting.rounds, sgemm, case.memory, partial(say, case))
     for case in scales:
-        timings[case] = time_of(case, amount, partial(say, case))
+        if (timing := time_of(case, amount, partial(say, case))).figures:
+            timings[case] = timing
     if found:
         _print_tables(console, found)
     if timings:
@@ -202,7 +203,11 @@ def _memory(found: dict[Case, Measurement]) -> Table:
 
 
 def _sweeps(timings: dict[Scale, Timing], amount: Amount) -> Table:
-    few = "" if amount.is_full else f"; {amount.planned} and {amount.recorded} runs only, which meet nothing"
+    few = (
+        ""
+        if amount.is_full
+        else f"; {amount.planned}, {amount.recorded} and {amount.reported} runs only, which meet nothing"
+    )
     table = _table(f"Sweeps: the less the better{few}", "case", "what")
     for column in ("best", "median", "asked"):
         table.add_column(column, justify="right")

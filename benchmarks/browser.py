@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,8 @@ class Browser:
             if zero:
                 self._rest = rest
                 yield json.loads(message)
+            elif not select.select([self._from], [], [], PATIENCE)[0]:
+                raise RuntimeError(f"the browser has not answered in {PATIENCE:g} s")
             elif chunk := os.read(self._from, 2**16):
                 self._rest += chunk
             else:

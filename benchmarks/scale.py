@@ -3,6 +3,7 @@
 To add a case, add an entry to ``SCALE``; its ``measure`` makes what it needs in an empty directory.
 """
 
+import json
 import os
 import shutil
 import statistics
@@ -11,13 +12,15 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from benchmarks import browser
 from vlae import config
 from vlae.code import SOURCE
 from vlae.interruption import Interrupted
@@ -33,6 +36,14 @@ VLAE = ("-c", "from vlae.cli import main; main()")
 IMAGES = 300
 """Of the test set of digits."""
 ARRAYS = "test_log_likelihood.npz"
+REPORT = "report.html"
+EPOCHS = 2000
+"""Of each run that is reported: the default of most datasets."""
+FIGURES = (
+    *(f"{of}/{what}_nats" for of in ("train", "validation") for what in ("elbo", "reconstruction", "kl")),
+    *("gradient_norm", "learning_rate", "output/log_variance", "seconds"),
+)
+"""Of each epoch."""
 SMALL = ("model=vae", "dataset=digits", "trainer.epochs=30", "evaluate.num_samples=200", "num_threads=1")
 """A run of a few seconds on one core."""
 
@@ -47,7 +58,7 @@ class Scale:
     name: str
     what: str
     measure: Callable[["Amount", Path, Say], list[float]]
-    """In an empty directory; one figure for each round."""
+    """In an empty directory; one figure for each round, none where this machine lacks what it takes."""
     asked: float
     """Less than this."""
     unit: str = "s"
@@ -62,15 +73,20 @@ class Amount:
     recorded: int = 10_000
     in_queue: int = 4
     """Runs of a sweep; each is done once more for itself."""
+    reported: int = 500
     tracked_epochs: int = 200
 
     @property
     def is_full(self) -> bool:
         """Whether it is what the targets are for."""
-        return self.planned >= Amount.planned and self.recorded >= Amount.recorded
+        return (
+            self.planned >= Amount.planned
+            and self.recorded >= Amount.recorded
+            and self.reported >= Amount.reported
+        )
 
 
-QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, tracked_epochs=20)
+QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, reported=50, tracked_epochs=20)
 
 
 @dataclass(frozen=True)
@@ -176,9 +192,78 @@ def _collecting(folder: Path, runs: int, then: str = "") -> float:
     return float(done.stdout)
 
 
-def fill_in_all_states(amount: Amount, folder: Path, say: Say) -> int:
+def report_written(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """``vlae report`` of long runs with images, from nothing to the end of the command."""
+    fill_for_a_report(amount, folder, say)
+    return list(_rounds(amount, say, lambda: _report(folder)))
+
+
+def report_size(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """Of that file."""
+    fill_for_a_report(amount, folder, say)
+    _report(folder)
+    return [(folder / REPORT).stat().st_size / 1e6]
+
+
+def report_opened(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """That file in a browser that was just started: until all is loaded, and the curves are drawn."""
+    if (path := browser.program()) is None:
+        say(browser.HOW_TO_GET_IT)
+        return []
+    fill_for_a_report(amount, folder, say)
+    _report(folder)
+
+    def once() -> float:
+        with browser.Browser(path) as page:
+            page.view(1280, 900)
+            page.open(folder / REPORT)
+            timing = "performance.timing.loadEventEnd - performance.timing.navigationStart"
+            return page.evaluate(timing) / 1000
+
+    return list(_rounds(amount, say, once))
+
+
+def _report(folder: Path) -> float:
+    out = str(folder / REPORT)
+    return seconds(*VLAE, "report", "--runs-dir", str(folder), "--out", out, expect=out)
+
+
+def fill_for_a_report(amount: Amount, folder: Path, say: Say) -> None:
+    """Runs of ten settings of each model, most of them done, with many epochs and with images."""
+    models = [
+        {**container, "optimizer": {**container["optimizer"], "lr": lr / 1e4}}
+        for container in _containers()
+        for lr in range(1, 11)
+    ]
+    fill_in_all_states(replace(amount, recorded=amount.reported), folder, say, models)
+    generator = np.random.default_rng(0)
+    texts = [_metrics(generator) for _ in range(20)]
+    for number, run in enumerate(sorted(folder.glob("*-s*"))):
+        (run / "metrics.jsonl").write_text(texts[number % len(texts)])
+        (run / "images").mkdir()
+        for name in ("data", "reconstructions", "prior_samples"):
+            source = np.random.default_rng(0) if name == "data" else generator
+            pixels = source.integers(0, 256, (265, 265, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(run / "images" / f"{name}.png", compress_level=1)
+
+
+def _metrics(generator: np.random.Generator) -> str:
+    """Of a run of many epochs."""
+    epochs, level = np.arange(1, EPOCHS + 1), generator.normal(0, 2)
+    values = level - 100 / epochs + generator.normal(0, 0.1, (len(FIGURES), EPOCHS))
+    lines = [
+        json.dumps({"epoch": int(epoch), **dict(zip(FIGURES, map(float, column), strict=True))})
+        for epoch, column in zip(epochs, values.T, strict=True)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def fill_in_all_states(
+    amount: Amount, folder: Path, say: Say, models: Sequence[dict[str, Any]] | None = None
+) -> int:
     """Run directories as IN_TEN_THOUSAND says; their number."""
-    models, seed, groups = _containers(), 0, {}
+    models = _containers() if models is None else models
+    seed, groups = 0, {}
     for state, number in IN_TEN_THOUSAND.items():
         rest = amount.recorded - seed
         count = rest if state == "new" else max(1, number * amount.recorded // 10_000)
@@ -343,10 +428,12 @@ def fill(runs_dir: Path, groups: dict[str, list[dict[str, Any]]]) -> None:
     The first of a model in a group is recorded by the platform; the others are its copies under other ids, which
     are not flushed to disk one by one.
     """
-    originals: dict[tuple[str, str], tuple[dict[str, Any], dict[str, str]]] = {}
+    originals: dict[
+        tuple[str, str], tuple[dict[str, Any], dict[str, str]]
+    ] = {}  # by state, and all but the seed
     for state, containers in groups.items():
         for container in containers:
-            kind = state, container["model"]["name"]
+            kind = state, json.dumps({**container, "seed": None})
             if kind not in originals:
                 originals[kind] = container, _content(_recorded(runs_dir, container, state))
             else:
@@ -471,6 +558,9 @@ SCALE = (
     Scale("collect-10000-warm", "the same with the index", collect_warm, 1),
     Scale("table-10000", "the table of these rows", table, 1),
     Scale("relaunch-1000", "the launch of 1,000 runs that are done", relaunch, 40),
+    Scale("report-500", "a report of 500 runs opens in a browser", report_opened, 2),
+    Scale("report-500-size", "the size of that file", report_size, 15, "MB"),
+    Scale("report-500-written", "vlae report, which writes it", report_written, 30),
     Scale("tracking-overhead", "a run with a mirror beside one without", tracking_overhead, 1.03, "x"),
     Scale("queue-overhead", "a run in the local queue beside the bare run", queue_overhead, 1.10, "x"),
 )

@@ -1,6 +1,6 @@
 """Many runs, wherever they come from, as rows with flat keys: settings, state and figures."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -31,6 +31,10 @@ class Run(NamedTuple):
     """Of a run that is done, as `vlae.report.figures` has them."""
     per_image: Callable[[str], np.ndarray | None] | None = None
     """The array of this name in test_log_likelihood.npz, read when it is asked for."""
+    metrics: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+    """An entry an epoch, as metrics.jsonl has them, read when it is asked for; None: there are none."""
+    directory: str | None = None
+    """Where its trained model is; None: not on this machine."""
 
     def value(self, key: str) -> Any:
         """Of a setting, of ``T``, of a figure, or of OF_A_RUN; None where the run has none."""

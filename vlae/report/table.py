@@ -51,10 +51,10 @@ def table(
     literature: with the published figures beside ours.
     UserError: what is asked for is not there, or settings that differ in more than the seed would share a cell.
     """
-    chosen = _chosen(runs, where)
-    metric = _metric(chosen, metric)
-    row_keys = _keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
-    column_keys = _keys(columns or COLUMNS, runs, "--cols")
+    chosen = chosen_runs(runs, where)
+    metric = asked_metric(chosen, metric)
+    row_keys = asked_keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
+    column_keys = asked_keys(columns or COLUMNS, runs, "--cols")
     groups, unplaced = placed(chosen, row_keys, column_keys)
     if literature and not any(published(group[0], metric) for group in groups.values()):
         raise UserError(f"--published: nothing that was published is a {metric} of these models and data")
@@ -106,7 +106,8 @@ def default_metric(runs: Iterable[Run]) -> str:
     )
 
 
-def _chosen(runs: Runs, where: str) -> Runs:
+def chosen_runs(runs: Runs, where: str) -> Runs:
+    """Those of which a condition holds. UserError: there are none."""
     if where:
         asked = terms(where, runs.known())
         runs = runs.only(lambda run: all(term.holds(run) for term in asked))
@@ -120,7 +121,8 @@ def _chosen(runs: Runs, where: str) -> Runs:
     return runs
 
 
-def _metric(runs: Runs, given: str | None) -> str:
+def asked_metric(runs: Runs, given: str | None) -> str:
+    """The figure of this name; None: the default. UserError: no run has it."""
     if given is None:
         return default_metric(runs.runs)
     known = runs.figures()
@@ -129,13 +131,14 @@ def _metric(runs: Runs, given: str | None) -> str:
     return given
 
 
-def _keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
+def asked_keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
+    """The keys that are meant, each once. UserError: no run has one of them."""
     known = runs.known()
     return list(dict.fromkeys(key_of(key, known, option) for key in given))
 
 
 def row_keys_of(runs: Runs) -> list[str]:
-    """The model, and T, which is a part of a model's name where a model has several."""
+    """What names a model: T is a part of it where a model has several."""
     kinds = {(run.value("model.name"), run.value("T")) for run in runs.runs if run.value("T") is not None}
     several = len(kinds) > len({model for model, _ in kinds})
     return ["model.name", "T"] if several else ["model.name"]

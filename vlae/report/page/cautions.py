@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from vlae.console import counted
 from vlae.report.collect import Run, Runs
 from vlae.report.layout import named
+from vlae.report.page.details import amount
 from vlae.report.table import Table
 
 MOST_NAMED = 6
@@ -36,25 +37,27 @@ def _damaged(runs: Runs) -> Iterator[str]:
 
 def _unreliable(done: Sequence[Run]) -> Iterator[str]:
     keys = dict.fromkeys(key for run in done for key in run.figures or () if key.startswith(UNRELIABLE))
+    estimators: dict[str, list[str]] = {}
     for key in keys:
-        doubted = [run for run in done if run.value(key) is True]
-        if doubted:
+        if doubted := [run for run in done if run.value(key) is True]:
             names = Counter(str(run.value("model.name")) for run in doubted)
             told = _some([f"{counted(number, 'run')} of {name}" for name, number in names.items()])
             where = (
                 "all runs" if len(doubted) == len(done) else f"{len(doubted)} of {len(done)} runs ({told})"
             )
-            yield (
-                f"The log-likelihood by {key.removeprefix(UNRELIABLE)} is not to be relied on in {where}: the weights' "
-                "k-hat is too large on many test images, so the estimate is probably too low, and further off than its "
-                "standard error tells."
-            )
+            estimators.setdefault(where, []).append(key.removeprefix(UNRELIABLE))
+    for where, by in estimators.items():
+        yield (
+            f"The log-likelihood by {' and by '.join(by)} is not to be relied on in {where}: the weights' k-hat is too "
+            "large on many test images, so the estimate is probably too low, and further off than its standard error "
+            "tells."
+        )
 
 
 def _diverged(done: Sequence[Run]) -> Iterator[str]:
     worse = []
     for run in done:
-        bits, uniform = run.value("test/bits_per_dim"), run.value("test/uniform_bits_per_dim")
+        bits, uniform = amount(run, "test/bits_per_dim"), amount(run, "test/uniform_bits_per_dim")
         if bits is not None and uniform is not None and bits > uniform:
             worse.append(run.label or run.id)
     if worse:

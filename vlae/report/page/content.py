@@ -12,14 +12,14 @@ from vlae.report.collect import NEVER, LeftOut, Runs
 from vlae.report.layout import Layout, layout
 from vlae.report.page.cautions import cautions
 from vlae.report.page.curves import Curves, curves
-from vlae.report.page.details import MOST, Detail, common_settings, details
+from vlae.report.page.details import MOST, Detail, amount, common_settings, details
 from vlae.report.page.drawn import Drawn, drawn
 from vlae.report.page.failures import Failure, failures
 from vlae.report.page.models import Model, models, row_keys
 from vlae.report.page.origin import Code, Launch, codes, launches
 from vlae.report.page.pictures import Gallery, gallery
 from vlae.report.page.verdict import Verdict, verdicts
-from vlae.report.table import Table, table
+from vlae.report.table import Table, row_keys_of, table
 
 STATES = ("done", "running", "queued", "interrupted", "failed", "new", NEVER)
 CURVES_SHOWN = 8
@@ -60,7 +60,8 @@ def content(runs_dir: Path, runs: Runs) -> Content:
     found = models(runs, keys)
     told, reason = _table(runs, keys)
     best_first = _best_first(found, told)
-    drawings, not_drawn = drawn(runs)
+    own_rows = None if keys == row_keys_of(runs) else keys
+    drawings, not_drawn = drawn(runs, len(found), own_rows)
     failed, more_failed = failures(runs_dir, runs.runs)
     every_run = details(runs, found)
     return Content(
@@ -114,7 +115,7 @@ def _facts(runs_dir: Path, runs: Runs, found: Sequence[Model]) -> list[tuple[str
         if counts[state]
     ]
     keys = ("cost/train_seconds", "cost/evaluate_seconds")
-    seconds = sum(run.value(key) or 0.0 for run in runs.runs for key in keys)
+    seconds = sum(amount(run, key) or 0.0 for run in runs.runs for key in keys)
     if seconds:
         facts.append((duration(seconds), "of computing"))
     gpu = sum(recorded_state(runs_dir / run.id).gpu_seconds for run in runs.runs if run.state != NEVER)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from vlae.files import RecordError, read_bytes
+from vlae.problems import shown
 from vlae.report.collect import LeftOut, Run
 from vlae.report.page.models import Model
 
 POINTS = 240
 """Of a curve, at most; no screen shows more."""
 FEWEST = 40
-NUMBERS = 600_000
+NUMBERS = 300_000
 """Of all curves together."""
 MOST_RUNS = 1000
 FIRST = (
@@ -36,7 +37,7 @@ class Curves:
     data: dict[str, Any]
     """``epochs``, ``figures``, and ``runs``: of each its model, label and a list for each figure, along the epochs."""
     every: int
-    """Which epochs: each so-manieth."""
+    """One epoch in so many."""
     left_out: tuple[LeftOut, ...]
     more: int
     """Runs that are too many."""
@@ -58,7 +59,7 @@ def curves(runs_dir: Path, models: Sequence[Model]) -> Curves:
     for number, run in begun:
         try:
             read.append((number, run, _epochs(_content(runs_dir, run), every)))
-        except (RecordError, ValueError, TypeError, LookupError) as error:
+        except (RecordError, ValueError) as error:
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({error})"))
     return Curves(_along_epochs(read), every, tuple(left_out), len(started) - len(chosen))
 
@@ -73,10 +74,16 @@ def _every(longest: int, runs: int) -> int:
 
 
 def _epochs(content: bytes, every: int) -> dict[int, dict[str, Any]]:
-    """The first line and each so-manieth; a line torn by a kill does not count."""
+    """The first line, and then one in so many; a line torn by a kill does not count."""
     lines = content.split(b"\n")[:-1]
     chosen = [line for at, line in enumerate(lines, 1) if at == 1 or at % every == 0]
-    return {entry["epoch"]: entry for entry in map(json.loads, chosen)}
+    return {_epoch(entry): entry for entry in map(json.loads, chosen)}
+
+
+def _epoch(entry: Any) -> int:
+    if not isinstance(entry, dict) or not isinstance(entry.get("epoch"), int):
+        raise ValueError(f"expected figures of an epoch, came {shown(entry)}")
+    return entry["epoch"]
 
 
 def _along_epochs(read: Sequence[tuple[int, Run, dict[int, dict[str, Any]]]]) -> dict[str, Any]:
@@ -110,6 +117,6 @@ def _values(entries: dict[int, dict[str, Any]], epochs: Sequence[int], figure: s
 
 def _short(value: Any) -> float | None:
     """Five digits are more than a screen shows."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(f"{value:.5g}")

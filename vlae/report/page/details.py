@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vlae.console import duration
 from vlae.report.collect import NEVER, Run, Runs
@@ -54,7 +53,7 @@ def details(runs: Runs, models: Sequence[Model]) -> list[Detail]:
             run,
             names.get(run.id, ""),
             tuple((key, word(run.settings[key])) for key in varied if key in run.settings),
-            tuple(_figures(run)) if run.figures is not None else (),
+            figures_of(run),
         )
         for number, run in enumerate(ordered, 1)
     ]
@@ -68,6 +67,16 @@ def estimators(runs: Sequence[Run]) -> list[str]:
     """By which any of them was scored."""
     keys = dict.fromkeys(key for run in runs for key in run.figures or () if key.startswith(LOG_LIKELIHOOD))
     return [key.removeprefix(LOG_LIKELIHOOD) for key in keys]
+
+
+def figures_of(run: Run) -> tuple[tuple[str, str], ...]:
+    """None of a run that is not done. What was changed by hand, and is no figure any more, is said to be none."""
+    if run.figures is None:
+        return ()
+    try:
+        return tuple(_figures(run))
+    except (TypeError, ValueError) as error:
+        return (("figures", f"results.json was changed by hand: {error}"),)
 
 
 def _figures(run: Run) -> Iterator[tuple[str, str]]:
@@ -118,5 +127,7 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
         yield "peak of memory", f"{memory / 2**20:,.0f} MiB"
 
 
-def number(value: Any) -> str:
-    return "" if value is None else f"{value:.2f}"
+def amount(run: Run, key: str) -> float | None:
+    """None: the run has no such figure, or it is no number."""
+    value = run.value(key)
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else value

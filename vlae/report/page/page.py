@@ -2,11 +2,12 @@
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from vlae.report.collect import Run
 from vlae.report.figures import LOG_LIKELIHOOD
 from vlae.report.html import table_of
 from vlae.report.page.assets import FILES, licences, policy, scripts, styles
 from vlae.report.page.content import Content
-from vlae.report.page.details import number
+from vlae.report.page.details import amount
 
 
 def page(told: Content) -> str:
@@ -20,7 +21,7 @@ def page(told: Content) -> str:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["number"] = number
+    environment.filters["figure"] = _figure
     drawn = {
         **told.curves.data,
         "models": [model.name for model in told.models],
@@ -36,3 +37,8 @@ def page(told: Content) -> str:
         styles=styles(),
         licences=licences(),
     )
+
+
+def _figure(run: Run, key: str) -> str:
+    value = amount(run, key)
+    return "" if value is None else f"{value:.2f}"

@@ -23,7 +23,9 @@ LARGEST = 60_000
 """Bytes of a picture as it is; a larger one is made smaller."""
 WIDEST = 480
 """Pixels."""
-ALL = 5_000_000
+MOST = 24
+"""Models."""
+ALL = 4_000_000
 """Bytes of all pictures together."""
 
 
@@ -69,7 +71,7 @@ def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
             each for each in _pictures(runs_dir / run.id, {DATA: "test images"}) if each.uri not in data
         ]
         size = sum(len(picture.uri) for picture in (*own, *of_data))
-        if used + size > ALL:
+        if used + size > ALL or len(shown) == MOST:
             more += 1
         elif own:
             used += size

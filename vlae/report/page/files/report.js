@@ -33,13 +33,20 @@
   addEventListener("hashchange", open);
   open();
 
+  // --- on paper all images are in sight
+
+  addEventListener("beforeprint", () => {
+    for (const image of document.querySelectorAll("img[loading]")) image.loading = "eager";
+  });
+
   // --- learning curves
 
   const told = JSON.parse(byId("curves-data").textContent);
   const place = byId("chart");
   if (!place || !told.runs.length) return;
 
-  const COLOURS = ["#1f77b4", "#e6550d", "#2ca02c", "#d62728", "#9467bd", "#8c6d31", "#e377c2", "#17a2b8", "#7f7f7f", "#b5a000"];
+  // in the order of tables, so that the five models of the paper have here the colours that they have in figures
+  const COLOURS = ["#8a8a8a", "#e69f00", "#1fa67a", "#d57fb0", "#3b8ed0", "#dd4048", "#a274d0", "#9c7634", "#17a2b8", "#b09a00"];
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
   const colour = (model) => COLOURS[model % COLOURS.length];
   const dash = (model) => DASHES[Math.floor(model / COLOURS.length) % DASHES.length];
@@ -87,12 +94,15 @@
     return ends;
   }
 
-  const said = byId("chart-told"), hint = said.textContent;
+  const said = byId("chart-told");
+  const hint = matchMedia("(pointer: coarse)").matches ? "Touch a curve for its values; the epochs in sight are chosen above." : said.textContent;
+
+  const rest = () => { said.textContent = lines.length ? hint : "Nothing is chosen that has this figure."; };
 
   /** The line under the pointer, in words. */
   function tell(u, at) {
     const { idx } = u.cursor;
-    if (at === null || at === undefined || idx === null || idx === undefined) return void (said.textContent = hint);
+    if (at === null || at === undefined || idx === null || idx === undefined) return rest();
     const line = lines[at - 1], value = line.values[idx], name = document.createElement("b");
     name.textContent = told.models[line.model];
     const shownValue = value === null ? "none" : Number(value.toPrecision(5)).toString();
@@ -137,7 +147,7 @@
       [epochs, ...lines.map((line) => line.values)],
       place,
     );
-    said.textContent = lines.length ? hint : "Nothing is chosen that has this figure.";
+    rest();
   }
 
   // --- controls
@@ -169,10 +179,12 @@
       boxes.forEach((each, model) => { if (!each.label.hidden) choose(model, each.has && button.dataset.models === "all"); });
       draw();
     });
-  byId("chart-filter").addEventListener("input", (event) => {
-    const wanted = words(event.target.value);
-    for (const each of boxes) each.label.hidden = !wanted.every((word) => each.name.includes(word));
-  });
+  const filter = byId("chart-filter"); // where there are many
+  if (filter)
+    filter.addEventListener("input", () => {
+      const wanted = words(filter.value);
+      for (const each of boxes) each.label.hidden = !wanted.every((word) => each.name.includes(word));
+    });
   for (const control of [figure, seeds, outliers]) control.addEventListener("change", draw);
   for (const end of [from, to]) end.addEventListener("change", () => zoom(Number(from.value), Number(to.value)));
   byId("chart-whole").addEventListener("click", () => zoom(...whole));

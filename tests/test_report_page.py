@@ -1,0 +1,536 @@
+"""The report of a sweep: what it tells, that it is text whatever it is named, and that a browser shows it offline."""
+
+import base64
+import io
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+from programs import do_without
+from recorded import container, done, stopped
+
+from benchmarks.browser import HOW_TO_GET_IT, Browser, program
+from vlae import cli
+from vlae.errors import UserError
+from vlae.identity import run_id
+from vlae.launching import sweeps
+from vlae.record import RunDirectory
+from vlae.report.collect import collect
+from vlae.report.directories import RunDirectories
+from vlae.report.page import curves as drawn_curves
+from vlae.report.page import drawn, pictures
+from vlae.report.page.assets import LICENCES, SCRIPTS, licences
+from vlae.report.page.content import content
+from vlae.report.page.page import page
+
+VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
+MARKUP = "<script>document.documentElement.dataset.broken = 1</script>"
+HOSTILE = (
+    f"{MARKUP}<img src=x onerror='document.documentElement.dataset.broken = 1'>'\"&amp;</pre>{{{{ 7 * 7 }}}}"
+)
+
+
+def told(runs_dir, name=None):
+    return content(runs_dir, collect(RunDirectories(runs_dir, name)))
+
+
+def written(runs_dir, name=None):
+    return page(told(runs_dir, name))
+
+
+def metrics(place, epochs=5, **more):
+    for epoch in range(1, epochs + 1):
+        elbo = -1.0 / epoch
+        RunDirectory(place).append_metrics(
+            {"epoch": epoch, "validation/elbo_nats": elbo, "seconds": 0.1, **more}
+        )
+
+
+def picture(place, name, size=(40, 20), noisy=False):
+    pixels = np.random.default_rng(0).integers(0, 256 if noisy else 2, (*size[::-1], 3), dtype=np.uint8)
+    place.joinpath("images").mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(place / "images" / f"{name}.png")
+
+
+def fails(runs_dir, cfg, message):
+    place = stopped(runs_dir, cfg)
+    try:
+        with RunDirectory(place).claim():
+            raise RuntimeError(message)
+    except RuntimeError:
+        return place
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Three models, three seeds; runs that fail; labels, messages, figures and a title that are markup."""
+    labels = {}
+    for model in (VAE, VLAE, HF):
+        for seed in range(3):
+            cfg = container(model, seed=seed)
+            place = done(tmp_path, cfg, level=len(model) + seed / 10)
+            metrics(place, 30, **{HOSTILE: 1.0})
+            picture(place, "data")
+            picture(place, "reconstructions")
+            labels[run_id(cfg)] = f"{HOSTILE} {model} seed={seed}"
+    for seed in (3, 4):
+        cfg = container(VAE, seed=seed)
+        fails(tmp_path, cfg, f"{HOSTILE} in step {seed}")
+        labels[run_id(cfg)] = HOSTILE
+    labels["iaf-digits-gaussian-s0-0123456789"] = "model=iaf seed=0"
+    sweeps.remember(tmp_path, "<b>sweep", labels, ["launch.py", f"++model={HOSTILE}", "-m"])
+    return tmp_path
+
+
+class Elements(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+# --- one file that is safe --------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_asked_for_from_elsewhere(sweep):
+    text = written(sweep, "<b>sweep")
+    for _, attrs in Elements(text).found:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attrs.get(name, "#").startswith(("#", "data:"))
+    styles = "".join(re.findall(r"<style>.*?</style>", text, re.DOTALL))
+    assert "url(" not in styles
+    assert "@import" not in styles
+    policy = next(attrs["content"] for _, attrs in Elements(text).found if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "http" not in policy
+
+
+def test_names_and_messages_are_text(sweep):
+    elements = Elements(written(sweep, "<b>sweep"))
+    scripts = [attrs for tag, attrs in elements.found if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "curves-data"}, *[{}] * len(SCRIPTS)]
+    assert not [attrs for _, attrs in elements.found for name in attrs if name.startswith("on")]
+    assert all(attrs["src"].startswith("data:") for tag, attrs in elements.found if tag == "img")
+    assert "b" not in {
+        tag for tag, attrs in elements.found[: [tag for tag, _ in elements.found].index("main")]
+    }
+    assert elements.text.count(HOSTILE) > 11
+    assert "49" not in re.sub(r"[^ ]*\d49|49\d[^ ]*", "", elements.text.partition("uPlot")[0])
+
+
+def test_the_same_runs_give_the_same_bytes(sweep):
+    assert written(sweep, "<b>sweep") == written(sweep, "<b>sweep")
+
+
+def test_licences_of_what_is_embedded_are_in_the_file(sweep):
+    elements = Elements(written(sweep))
+    for name, text in licences().items():
+        assert name in LICENCES
+        assert text.splitlines()[0] in elements.text
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_the_best_model_is_told_with_its_estimator_and_those_that_are_as_good(tmp_path):
+    for seed in range(3):
+        done(tmp_path, container(VAE, seed=seed), level=-3)
+        done(tmp_path, container(VLAE, seed=seed), level=2)
+        done(tmp_path, container(HF, seed=seed), level=2 - (1e-3 * seed - 1e-3))
+    (verdict,) = told(tmp_path).verdicts
+    best, other = ("HF", "VLAE") if "HF is best" in verdict.said else ("VLAE", "HF")
+    assert re.fullmatch(rf"digits, Gaussian: {best} is best, \d\.\d\d ± 0\.\d\d\.", verdict.said)
+    assert "by laplace, the same estimator for all models; 3 seeds" in verdict.explained
+    assert re.search(
+        rf"Not significantly worse: {other} \(\d\.\d\d ± 0\.\d\d, p = [\d.]+\)", verdict.explained
+    )
+    assert "VAE (" not in verdict.explained
+
+
+def test_settings_that_were_varied_get_a_row_each(tmp_path):
+    for lr in (1e-3, 1e-4):
+        done(tmp_path, container(VAE, optimizer__lr=lr))
+    found = told(tmp_path)
+    assert [model.name for model in found.models] == [
+        "VAE, optimizer.lr = 0.0001",
+        "VAE, optimizer.lr = 0.001",
+    ]
+    assert len(found.table.lines) == 2
+    assert "optimizer.lr" not in dict(found.common)
+    assert [dict(each.settings) for each in found.details] == [
+        {"seed": "0", "optimizer.lr": lr} for lr in ("0.0001", "0.001")
+    ]
+
+
+def _reliable(runs_dir):
+    for seed in range(2):
+        done(runs_dir, container(VAE, seed=seed))
+
+
+def _without_a_seed(runs_dir):
+    _reliable(runs_dir)
+    done(runs_dir, container(VLAE))
+    stopped(runs_dir, container(VLAE, seed=1))
+
+
+def _of_other_code(runs_dir):
+    _reliable(runs_dir)
+    place = done(runs_dir, container(VAE, seed=2)) / "results.json"
+    place.write_text(place.read_text().replace("0123456789ab", "ba9876543210").replace("false", "true"))
+
+
+def _damaged(runs_dir):
+    _reliable(runs_dir)
+    (done(runs_dir, container(VLAE)) / "results.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (_reliable, []),
+        (
+            lambda d: [done(d, container(VAE, seed=s), unreliable=0.5) for s in range(2)],
+            ["by own and by laplace is not to be relied on in all runs"],
+        ),
+        (
+            lambda d: [done(d, container(VAE, seed=s, trainer__selection="test")) for s in range(2)],
+            ["2 runs of 2 chose the best epoch on the test images"],
+        ),
+        (_without_a_seed, [r"VLAE has 1 of 2 \(1 never started\)"]),
+        (lambda d: done(d, container(VAE)), ["One seed each"]),
+        (
+            _of_other_code,
+            [r"2 versions of code: 0123456789ab \(2 runs\), ba9876543210 \(1 run\)", "not committed"],
+        ),
+        (_damaged, [r"Left out of everything: vlae-digits.*holds no JSON"]),
+    ],
+)
+def test_what_a_reader_must_know_is_said_and_nothing_else(tmp_path, make, expected):
+    make(tmp_path)
+    found = told(tmp_path).cautions
+    assert len(found) == len(expected)
+    for text, pattern in zip(found, expected, strict=True):
+        assert re.search(pattern, text)
+
+
+def test_failures_of_one_cause_stand_together_with_a_traceback(tmp_path):
+    done(tmp_path, container(VLAE))
+    for seed in range(3):
+        fails(tmp_path, container(VAE, seed=seed), f"NaN in step {seed}")
+    fails(tmp_path, container(HF), "no space left")
+    stopped(tmp_path, container(HF, seed=1), state="interrupted", reason="SIGTERM")
+    first, second, third = told(tmp_path).failures
+    assert [run.value("seed") for run in first.runs] == [0, 1, 2]
+    assert "RuntimeError: NaN in step 0" in first.traceback
+    assert (tmp_path / first.place).read_text() == first.traceback
+    assert "no space left" in second.message
+    assert (third.state, third.reason, third.traceback) == ("interrupted", "SIGTERM", "")
+
+
+def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
+    labels = {done(tmp_path, container(VAE)).name: ""}
+    command = ["launch.py", "++seed=0", "hydra.sweeper.file=sweeps/a b.yaml", "--multirun"]
+    sweeps.remember(tmp_path, "mine", labels, command)
+    found = told(tmp_path, "mine")
+    assert [launch.command for launch in found.launches] == [
+        "python launch.py seed=0 'sweeps=sweeps/a b.yaml'"
+    ]
+    assert [(code.digest, code.commit, code.runs) for code in found.codes] == [("0123456789ab", "c" * 40, 1)]
+
+
+def test_what_was_changed_by_hand_is_said_to_be_no_figure(tmp_path):
+    place = done(tmp_path, container(VAE)) / "results.json"
+    results = json.loads(place.read_text())
+    results["cost"]["train_seconds"] = "long"
+    results["test"]["elbo"] = "good"
+    place.write_text(json.dumps(results))
+    assert "results.json was changed by hand" in written(tmp_path)
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_the_recorded_figures_with_fewer_epochs_where_there_are_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawn_curves, "POINTS", 10)
+    monkeypatch.setattr(drawn_curves, "FEWEST", 10)
+    metrics(done(tmp_path, container(VAE)), 95, extra=None)
+    metrics(stopped(tmp_path, container(VAE, seed=1)), 7)
+    found = told(tmp_path).curves
+    data = found.data
+    assert (found.every, data["epochs"]) == (10, [1, *range(10, 91, 10)])
+    assert data["figures"] == ["validation/elbo_nats", "extra"]
+    long, short = data["runs"]
+    assert long["values"] == [[float(f"{-1 / epoch:.5g}") for epoch in data["epochs"]], []]
+    assert short["values"] == [[-1.0], []]
+
+
+@pytest.mark.parametrize("line", ["no JSON", "3", '{"epoch": "first"}'])
+def test_a_curve_that_cannot_be_read_is_named(tmp_path, line):
+    metrics(done(tmp_path, container(VAE)))
+    place = done(tmp_path, container(VLAE))
+    (place / "metrics.jsonl").write_text(line + "\n")
+    (left,) = told(tmp_path).curves.left_out
+    assert left.name == place.name
+    assert place.name in written(tmp_path).partition('id="curves"')[2]
+
+
+def test_what_is_no_number_is_a_hole(tmp_path):
+    place = done(tmp_path, container(VAE))
+    (place / "metrics.jsonl").write_text('{"epoch": 1, "a": NaN}\n{"epoch": 2, "a": 1}\n{"epoch": 3, "a"')
+    assert told(tmp_path).curves.data["runs"][0]["values"] == [[None, 1.0]]
+    written(tmp_path)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_seed_of_each_model_is_shown_and_common_data_once(tmp_path):
+    for model in (VAE, VLAE):
+        for seed in range(2):
+            place = done(tmp_path, container(model, seed=seed), level=len(model))
+            picture(place, "data")
+            picture(place, "reconstructions")
+    (place / "images" / "prior_samples.png").write_bytes(b"no picture")
+    found = told(tmp_path).gallery
+    assert len(found.data) == 1
+    assert [(shown.title, shown.run.value("seed"), len(shown.pictures)) for shown in found.models] == [
+        ("VLAE", 0, 1),
+        ("VAE", 0, 1),
+    ]
+
+
+def test_large_pictures_are_made_smaller_and_all_together_have_a_limit(tmp_path, monkeypatch):
+    for model in (VAE, VLAE, HF):
+        picture(done(tmp_path, container(model)), "reconstructions", (600, 300), noisy=True)
+    (first, *_) = told(tmp_path).gallery.models
+    (shown,) = first.pictures
+    kind, _, encoded = shown.uri.partition(";base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert (kind, image.size) == ("data:image/jpeg", (shown.width, shown.height))
+    assert image.width == pictures.WIDEST
+    monkeypatch.setattr(pictures, "ALL", 2 * len(shown.uri) + 1000)
+    found = told(tmp_path).gallery
+    assert (len(found.models), found.more) == (2, 1)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+class Drawings(SimpleNamespace):
+    """A stand-in for vlae.report.drawings."""
+
+    KINDS: ClassVar = {
+        "good": SimpleNamespace(shows="what is good", needs_models=False),
+        "bad": SimpleNamespace(shows="what is bad", needs_models=False),
+        "dear": SimpleNamespace(shows="what is dear", needs_models=True),
+    }
+
+    @staticmethod
+    def draw(kind, runs, rows=None):
+        if kind == "bad":
+            raise UserError("bad: nothing can be drawn")
+        return kind
+
+    @staticmethod
+    def written(figure, suffix):
+        return f"<svg><script>{figure}</script></svg>".encode()
+
+
+def test_figures_are_images_of_their_own_and_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, drawn.DRAWINGS, Drawings())
+    monkeypatch.setattr(drawn, "LOADED", 0)
+    done(tmp_path, container(VAE))
+    found = told(tmp_path)
+    assert [figure.title for figure in found.figures] == ["what is good"]
+    assert [left.name for left in found.figures_left_out] == ["bad", "dear"]
+    text = written(tmp_path)
+    assert "<svg><script>" not in text
+    assert 'src="data:image/svg+xml;base64,' in text
+    assert "bad: nothing can be drawn" in text
+
+
+def test_without_drawings_the_page_is_written_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, drawn.DRAWINGS, None)
+    done(tmp_path, container(VAE))
+    assert "this installation draws none" in written(tmp_path)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vlae(monkeypatch, capsys, tmp_path):
+    """``vlae report <words>`` in this process: its exit status and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["vlae", "report", *map(str, words), "--runs-dir", str(tmp_path)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def test_the_command_writes_a_file_and_tells_where(vlae, tmp_path):
+    done(tmp_path, container(VAE))
+    out = tmp_path / "out.html"
+    assert vlae("--out", out) == (0, f"{out}\n", "")
+    assert out.read_text() == written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["nothing"], "no sweep and no run 'nothing'"),
+        (["--out", "nowhere/x.html"], "cannot write nowhere/x.html"),
+    ],
+)
+def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, expected):
+    done(tmp_path, container(VAE))
+    status, out, err = vlae(*words)
+    assert (status, out) == (2, "")
+    assert expected in err
+
+
+def test_of_no_runs_there_is_no_report(vlae, tmp_path):
+    (tmp_path / "x").mkdir()
+    status, _, err = vlae("--out", tmp_path / "x.html")
+    assert status == 2
+    assert "no runs; left out: x, because it is no run" in err
+    assert not (tmp_path / "x.html").exists()
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if (path := program()) is None:
+        do_without(HOW_TO_GET_IT)
+    with Browser(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(browser, sweep, tmp_path):
+    """The page of ``sweep`` in a window of a desk; afterwards nothing has gone wrong in it, or was asked for."""
+    file = tmp_path / "report.html"
+    file.write_text(written(sweep, "<b>sweep"))
+    browser.view(1280, 900)
+    browser.open(file)
+    yield browser
+    assert browser.problems() == []
+    assert browser.requests() == [file.as_uri()]
+    assert browser.evaluate("document.documentElement.dataset.broken") is None
+
+
+def column(browser, table, at):
+    cells = f"[...document.querySelectorAll('#{table} tbody tr:not([hidden])')].map(row => row.cells[{at}].innerText)"
+    return browser.evaluate(cells)
+
+
+def settled(browser, script):
+    """The value of the second expression, once the first one was carried out and drawn."""
+    return browser.evaluate(f"(async () => {{ {script}; await new Promise(r => setTimeout(r, 80)); }})()")
+
+
+@pytest.mark.slow
+def test_tables_are_sorted_by_their_figures_with_mouse_and_keyboard(opened):
+    header = "document.querySelector('#table thead th:nth-child(2)')"
+    settled(opened, f"{header}.click()")
+    first = column(opened, "table", 0)
+    assert first == ["VLAE", "VAE", "HF", "IAF"]
+    opened.evaluate(f"{header}.focus()")
+    opened.press("Enter")
+    settled(opened, "0")
+    assert column(opened, "table", 0) == ["HF", "VAE", "VLAE", "IAF"]  # what is missing stays last
+    assert opened.evaluate(f"{header}.getAttribute('aria-sort')") == "ascending"
+
+
+@pytest.mark.slow
+def test_a_filter_shows_the_lines_that_have_all_words(opened):
+    change = "input.dispatchEvent(new Event('input'))"
+    script = f"const input = document.querySelector('[data-filters=runs-table]'); input.value = 'VLAE done'; {change}"
+    settled(opened, script)
+    assert column(opened, "runs-table", 1) == ["VLAE"] * 3
+    assert opened.evaluate("document.querySelector('#runs .filter output').textContent") == "3 of 12"
+
+
+@pytest.mark.slow
+def test_a_run_is_opened_by_its_link(opened):
+    settled(opened, "document.querySelector('#runs-table a').click()")
+    assert opened.evaluate("document.querySelector(location.hash).open")
+
+
+@pytest.mark.slow
+def test_curves_can_be_hovered_zoomed_and_chosen(opened):
+    opened.evaluate("document.getElementById('chart').scrollIntoView({block: 'center'})")
+    box = opened.evaluate(
+        "(r => [r.x, r.y, r.width, r.height])(document.querySelector('.u-over').getBoundingClientRect())"
+    )
+    x, y, width, height = box
+    for at in (0.5, 0.52):
+        opened.mouse("mouseMoved", x + at * width, y + 5)
+    settled(opened, "0")
+    assert re.search(
+        r"epoch 1[56]: -0\.06", opened.evaluate("document.getElementById('chart-told').textContent")
+    )
+    opened.mouse("mouseMoved", x + 0.5 * width, y + height / 2)
+    opened.mouse("mousePressed", x + 0.5 * width, y + height / 2)
+    opened.mouse("mouseMoved", x + 0.8 * width, y + height / 2)
+    opened.mouse("mouseReleased", x + 0.8 * width, y + height / 2)
+    settled(opened, "0")
+    ends = "['from', 'to'].map(end => Number(document.getElementById(`chart-${end}`).value))"
+    low, high = opened.evaluate(ends)
+    assert 14 <= low <= 17
+    assert 23 <= high <= 25
+    settled(opened, "document.getElementById('chart-whole').click()")
+    assert opened.evaluate(ends) == [1, 30]
+    settled(opened, "document.querySelector('[data-models=none]').click()")
+    assert "Nothing is chosen" in opened.evaluate("document.getElementById('chart-told').textContent")
+    mean = "const s = document.getElementById('chart-seeds'); s.value = 'mean'; s.dispatchEvent(new Event('change'))"
+    settled(opened, f"document.querySelector('[data-models=all]').click(); {mean}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone_and_is_dark_where_that_is_preferred(opened, dark):
+    opened.view(390, 844, dark)
+    settled(opened, "0")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    red = opened.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+    assert (int(red) < 60) == dark
+
+
+@pytest.mark.slow
+def test_on_paper_there_is_nothing_to_press(opened):
+    opened.view(1280, 900, media="print")
+    visible = (
+        "[...document.querySelectorAll('nav, button, input, select')].map(each => each.checkVisibility())"
+    )
+    assert set(opened.evaluate(visible)) == {False}
+    opened.view(1280, 900)
+
+
+@pytest.mark.slow
+def test_the_first_tab_leads_past_the_navigation(opened):
+    opened.press("Tab")
+    assert opened.evaluate("document.activeElement.className") == "skip"

@@ -223,7 +223,10 @@ def test_tensorboard_without_its_library_is_refused_before_a_run_starts(tmp_path
         )
     config.validate(config.compose(["tracker=wandb"]))
     frozen = config.compose(["tracker=tensorboard"])  # of a run from another machine, which is only looked at
-    config.validate(config.of_a_trained_model(frozen, "cpu"))
+    config.validate(frozen, to_run=False)
+    assert config.override(frozen, ["seed=3"], ["seed"]) == {**frozen, "seed": 3}
+    problems = problems_of("tracker=tensorboard", "trainer.epoch=3")
+    assert [problem.partition(":")[0] for problem in problems] == ["trainer.epoch", "tracker.tensorboard"]
 
 
 @pytest.mark.slow

@@ -56,7 +56,6 @@ __all__ = [
     "composition_error",
     "fixed_keys",
     "lenient",
-    "of_a_trained_model",
     "override",
     "resolve",
     "run_id",
@@ -234,22 +233,20 @@ def resolve(composed: Composed) -> dict[str, Any]:
     problems += _identify_file(container)
     # targets, and torch with them, are imported only for a complete report
     if problems or _problems_of(container, problems, deep=False):
-        raise ConfigError([*problems, *_problems_of(container, problems)])
+        raise ConfigError([*problems, *_problems_of(container, problems), *_missing_extra(container)])
     return container
 
 
-def validate(container: dict[str, Any]) -> Config:
-    """The checked configuration; ConfigError with everything that is wrong with it."""
+def validate(container: dict[str, Any], *, to_run: bool = True) -> Config:
+    """The checked configuration; ConfigError with everything that is wrong with it.
+
+    to_run: False for a run that is only looked at, maybe on a machine that could not mirror it.
+    """
     container = with_added_fields(container)
-    problems = _problems_of(container, ())
+    problems = [*_problems_of(container, ()), *(_missing_extra(container) if to_run else ())]
     if problems:
         raise ConfigError(problems)
     return Config.model_validate(container)
-
-
-def of_a_trained_model(container: dict[str, Any], device: str) -> dict[str, Any]:
-    """A frozen configuration as it is looked at, maybe on another machine: where it was mirrored plays no part."""
-    return {**{key: value for key, value in container.items() if key != "tracker"}, "device": device}
 
 
 def override(container: dict[str, Any], arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
@@ -348,8 +345,6 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
         found += _conflicts(values, [*problems, *found, *already])
     if deep and not any(p.within("device") for p in found):
         found += _missing_device(values)
-    if deep:
-        found += _missing_extra(values)
     # a section whose choice was wrong stands at its default: its keys were meant for another
     hidden = [*marked[INVALID_CHOICE], *(problem.key for problem in already)]
     found = with_suggestions(found, _dotted_keys(values))

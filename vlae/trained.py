@@ -242,7 +242,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     RecordError: no such run, no checkpoint yet, a damaged one, or one that wants to execute code.
     """
     directory = record.find(runs_dir, run)
-    cfg = config.validate(config.of_a_trained_model(directory.config(), device))
+    cfg = config.validate({**directory.config(), "device": device}, to_run=False)
     state, damages = checkpoint.load(directory.path / "checkpoints")
     for text in damages:
         warnings.warn(text, stacklevel=3)

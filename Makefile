@@ -1,10 +1,12 @@
-.PHONY: check test format bench
+.PHONY: lint check test format bench
 
-check:            ## what CI runs after the suite: lint, types, layers, quick tests (about a minute)
+lint:             ## lint, types, layers
 	ruff check .
 	ruff format --check .
 	pyright --pythonpath "$$(command -v python)"
 	lint-imports
+
+check: lint       ## the same, and the quick tests
 	pytest -m "not slow"
 
 test:             ## everything

@@ -74,6 +74,7 @@ class Amount:
     in_queue: int = 4
     """Runs of a sweep; each is done once more for itself."""
     reported: int = 500
+    tracked_epochs: int = 200
 
     @property
     def is_full(self) -> bool:
@@ -85,7 +86,7 @@ class Amount:
         )
 
 
-QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, reported=50)
+QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, reported=50, tracked_epochs=20)
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,72 @@ def _as_command(runs_dir: Path, seed: int) -> float:
     return ended - next(claims).stat().st_mtime
 
 
+def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """Wall time of a run that is mirrored to Weights & Biases, offline, over that of the same run without a mirror.
+
+    Both at the same time in each round, of one thread each, so that other work on the machine slows both: one after the
+    other, the ratio on a busy machine came out between 0.5 and 1.5, and side by side it still moves by some hundredths,
+    so look at all rounds. It needs two cores, and hides what the mirror's process, of the lowest priority, takes from
+    both alike: so the processor time of each is told. From the claim of a run to its results; what comes then is told.
+    """
+    ratios = []
+    for number in range(amount.rounds):
+        took = _tracked(folder, number, amount.tracked_epochs)
+        mirrored, bare = took["wandb"], took["none"]
+        ratios.append(mirrored.wall / bare.wall)
+        say(
+            f"{amount.tracked_epochs} epochs take {mirrored.wall:.2f} s with a mirror, {bare.wall:.2f} s without: "
+            f"{ratios[-1]:.3f}; processor {mirrored.processor:.1f} s, mirror included, and {bare.processor:.1f} s; "
+            f"to the end of the command {mirrored.after:.1f} s and {bare.after:.1f} s more"
+        )
+    return ratios
+
+
+@dataclass(frozen=True)
+class _Took:
+    """Seconds of one run."""
+
+    wall: float
+    """From its claim to its results."""
+    after: float
+    """From there to the end of the command."""
+    processor: float
+    """Of the command, with all processes that it has waited for."""
+
+
+def _tracked(folder: Path, seed: int, epochs: int) -> dict[str, _Took]:
+    """By tracker. The one that is started first changes from round to round."""
+    environment = _environment() | {"WANDB_MODE": "offline"}
+    trackers, started = ("none", "wandb") if seed % 2 else ("wandb", "none"), {}
+    for tracker in trackers:
+        overrides = [*SMALL, f"tracker={tracker}", f"trainer.epochs={epochs}", f"seed={seed}"]
+        command = [sys.executable, "launch.py", *overrides, f"runs_dir={folder / tracker}"]
+        process = subprocess.Popen(
+            command, cwd=SOURCE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        started[process.pid] = tracker, process
+    found = {}
+    while started:
+        pid, status, used = os.wait3(0)
+        tracker, process = started.pop(pid)
+        process.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which has not seen the end
+        found[tracker] = _took(folder / tracker, seed, process, used.ru_utime + used.ru_stime)
+    if any((folder / "none").glob("*/tracking")) or not any(
+        (folder / "wandb").glob(f"*-s{seed}-*/tracking/wandb/offline-run-*")
+    ):
+        raise RuntimeError(f"{folder}: expected a mirror with tracker=wandb, and none with tracker=none")
+    return found
+
+
+def _took(runs_dir: Path, seed: int, process: subprocess.Popen[bytes], processor: float) -> _Took:
+    ended = time.time()
+    if process.returncode:
+        raise RuntimeError(f"{process.args} ended with status {process.returncode}")
+    (claim,) = runs_dir.glob(f"*-s{seed}-*/attempts/1/claim.json")
+    results = (claim.parents[2] / "results.json").stat().st_mtime
+    return _Took(results - claim.stat().st_mtime, ended - results, processor)
+
+
 def _rounds(amount: Amount, say: Say, once: Callable[[], float]) -> Iterator[float]:
     for number in range(1, amount.rounds + 1):
         took = once()
@@ -341,8 +408,8 @@ def seconds(*arguments: str, expect: str = "") -> float:
 
 
 def _environment() -> dict[str, str]:
-    """No GPU, so that every machine does the same work."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    """No GPU, so that every machine does the same work; nothing is mirrored, but where that is what is measured."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
 
 
 def sweep_of(runs: int, runs_dir: Path) -> list[str]:
@@ -494,5 +561,6 @@ SCALE = (
     Scale("report-500", "a report of 500 runs opens in a browser", report_opened, 2),
     Scale("report-500-size", "the size of that file", report_size, 15, "MB"),
     Scale("report-500-written", "vlae report, which writes it", report_written, 30),
+    Scale("tracking-overhead", "a run with a mirror beside one without", tracking_overhead, 1.03, "x"),
     Scale("queue-overhead", "a run in the local queue beside the bare run", queue_overhead, 1.10, "x"),
 )

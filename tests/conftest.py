@@ -1,6 +1,7 @@
 """What the tests share: one thread, seeded torch, float64 numbers by key, and the smallest models of every kind."""
 
 import math
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from vlae.models.base import LatentVariableModel
 from vlae.networks import Activation, Decoder, ImageShape, initialise
 from vlae.seeding import Noise, batch_noise, generator
 
+os.environ["WANDB_MODE"] = "disabled"  # but for the tests that are about it
 torch.set_num_threads(1)  # the workers of pytest-xdist share the cores
 
 IMAGES, PIXELS, LATENT, HIDDEN = 4, 7, 3, (6, 5)

@@ -545,15 +545,14 @@ def replaced(container: dict[str, Any], path: tuple, value: Any) -> dict[str, An
 
 
 OPERATIONAL = {
-    "retry",
-    "dry_run",
+    *("retry", "dry_run", "tracker"),
     *("device", "num_threads", "runs_dir", "force", "trainer.checkpoint_every", "evaluate.memory_budget"),
     *("dataset.root", "dataset.url", "dataset.path", "dataset.sizes"),
 }
 
 
 def is_operational(path: tuple) -> bool:
-    return ".".join(map(str, path[:2])) in OPERATIONAL
+    return bool({path[0], ".".join(map(str, path[:2]))} & OPERATIONAL)
 
 
 ALL = leaves(CONTAINER)

@@ -841,6 +841,10 @@ def test_refinements_are_the_locations_before_and_after_each_update(configured, 
         assert all(mu.shape == (IMAGES, LATENT) for mu in path)
         assert all((after - before).abs().max() > 0 for before, after in itertools.pairwise(path))
         torch.testing.assert_close(path[-1], q.mu, rtol=1e-13, atol=1e-13)
+        with torch.set_grad_enabled(gradients):
+            last = model.stages(x, noise())[-1]
+        z = numbers(2, IMAGES, LATENT, key="z")
+        torch.testing.assert_close(last.log_prob(z), q.log_prob(z), rtol=1e-12, atol=1e-12)
 
 
 def test_the_state_of_a_model_is_all_that_its_numbers_depend_on(configured, model_file, output):

@@ -384,7 +384,7 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
 def test_a_figure_that_is_not_finite_is_said_and_ends_nothing(plain, tmp_path, elbo, shown):
     display, out = plain
     job = Job(tmp_path / "a", "", 0)
-    job.process = FakeProcess(1, (None,) * 5)
+    job.process = FakeProcess(1, (None,) * 4)
     progress = {"epoch": 1, "epochs": 4, **elbo}
     RunDirectory.create(tmp_path, "a", {}).write_status(state="running", progress=progress)
     with display:

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlae import attempts, files
+from vlae.identity import OF_A_COMMAND
 from vlae.identity import run_id as run_id_of
 from vlae.interruption import Interrupted
 from vlae.record import (
@@ -196,7 +197,7 @@ values = st.recursive(
 )
 
 
-@given(config=st.dictionaries(text, values, max_size=4))
+@given(config=st.dictionaries(text.filter(lambda key: key not in OF_A_COMMAND), values, max_size=4))
 def test_a_frozen_config_reads_back_with_the_same_values_and_types(tmp_path_factory, config):
     run = RunDirectory.create(tmp_path_factory.mktemp("runs"), "run", config)
     text = run.path.joinpath("config.yaml").read_text("utf-8")
@@ -639,8 +640,12 @@ def test_a_status_is_readable_json_with_its_keys_in_order(run):
 def test_ten_thousand_states_need_few_files_each(run, monkeypatch):
     """The cost of a status is counted in files opened, which does not depend on the machine."""
     opened: list[Path] = []
-    real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or real(path))
+
+    def seen(path, *words, **keys):
+        opened.append(Path(path))
+        return open(path, *words, **keys)
+
+    monkeypatch.setattr(files, "open", seen, raising=False)
     run.write_results({"test": {"elbo": -1.0}})
     opened.clear()
     assert run.status()["state"] == "done"

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -13,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from PIL import Image
+from programs import do_without
 from recorded import container, done, stopped
 
 from benchmarks.browser import HOW_TO_GET_IT, Browser, program
@@ -423,11 +423,8 @@ def test_of_no_runs_there_is_no_report(vlae, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A skip is a failure where VLAE_REQUIRE_BROWSER=1."""
     if (path := program()) is None:
-        if os.environ.get("VLAE_REQUIRE_BROWSER") == "1":
-            pytest.fail(HOW_TO_GET_IT)
-        pytest.skip(HOW_TO_GET_IT)
+        do_without(HOW_TO_GET_IT)
     with Browser(path) as opened:
         yield opened
 

@@ -117,10 +117,12 @@ def outcome(place: Path) -> dict[str, object]:
     }
     return {
         "results": {key: value for key, value in results.items() if key not in ("cost", "environment")},
-        "metrics": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        "metrics": [
+            {k: v for k, v in line.items() if k not in ("seconds", "memory_bytes")} for line in lines
+        ],
         "tensors": {name: value.numpy().tobytes() for name, value in tensors.items()},
         "images": {name: v.tobytes() for name, v in np.load(directory / "test_log_likelihood.npz").items()},
-        "pictures": {path.name: path.read_bytes() for path in (directory / "images").iterdir()},
+        "pictures": {path.name: path.read_bytes() for path in (directory / "images").rglob("*.png")},
     }
 
 

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from programs import need
 from recorded import container, done, stopped
 from rich.console import Console
 from scipy.stats import ttest_rel
@@ -500,8 +500,8 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
 @pytest.fixture
 def pdf(tmp_path):
     """``pdf(tex)``: the text of what pdflatex makes of it."""
-    if not (shutil.which("pdflatex") and shutil.which("pdftotext")):
-        pytest.skip("apt-get install texlive-latex-base texlive-latex-recommended poppler-utils")
+    packages = "texlive-latex-base texlive-latex-recommended poppler-utils"
+    need("pdflatex", "pdftotext", packages=packages)
 
     def compiled(name):
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]

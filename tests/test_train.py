@@ -16,8 +16,9 @@ from torch import Tensor
 from vlae import config, data, train
 from vlae.errors import NonFiniteError
 from vlae.interruption import Interrupted, Interruption
+from vlae.objective import sample_terms
 from vlae.record import RunDirectory
-from vlae.seeding import generator
+from vlae.seeding import batch_noise, generator
 from vlae.train import Schedule, Training, mean_terms
 from vlae.trained import build_model
 
@@ -117,7 +118,8 @@ def without_time(leaves: dict[str, object]) -> dict[str, object]:
 
 
 def lines_without_time(place: Path) -> list[dict[str, float]]:
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in metrics(place)]
+    cost = ("seconds", "memory_bytes")
+    return [{key: value for key, value in line.items() if key not in cost} for line in metrics(place)]
 
 
 # --- how long, and what is selected ------------------------------------------------------------------------------
@@ -242,7 +244,10 @@ def test_what_was_recorded_after_the_last_checkpoint_is_taken_back(tmp_path):
 def test_an_epoch_is_recorded_with_finite_figures(output, tmp_path):
     run(make(tmp_path, "vlae", output))
     terms = ("elbo_nats", "reconstruction_nats", "kl_nats")
-    keys = {"epoch", "global_step", "gradient_norm", "learning_rate", "seconds"}
+    keys = {"epoch", "global_step", "gradient_norm", "learning_rate", "seconds", "memory_bytes"}
+    keys |= {
+        f"validation/elbo_nats_after_{t}" for t in range(settings("model=vlae").model["num_updates"] + 1)
+    }
     keys |= {f"{name}/{term}" for name in ("train", "validation") for term in terms}
     keys |= {"output/log_variance"} if output == "gaussian" else set()
     lines = metrics(tmp_path)
@@ -254,6 +259,20 @@ def test_an_epoch_is_recorded_with_finite_figures(output, tmp_path):
             elbo, reconstruction, kl = (line[f"{name}/{term}"] for term in terms)
             assert elbo == pytest.approx(reconstruction - kl, rel=1e-9)
         assert line["learning_rate"] == 1e-2
+
+
+def test_the_elbo_after_each_refinement_is_that_of_a_model_that_stops_there(tmp_path):
+    training = run(make(tmp_path, "vlae"))
+    x, model = training.selection_set, training.model
+    found, updates = train.stage_elbos(model, x, 7), model.num_updates
+    assert len(found) == updates + 1
+    for t in range(updates + 1):
+        model.num_updates = t
+        noise = batch_noise(len(x), generator(x.device, 7, "stages"), x.dtype)
+        with torch.no_grad():
+            expected = sample_terms(model, x, noise, 1).log_weights.mean().item()
+        assert found[t] == pytest.approx(expected, rel=1e-10)
+    assert train.stage_elbos(make(tmp_path / "vae", "vae").model, x, 7) == []
 
 
 @every_model

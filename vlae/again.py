@@ -28,7 +28,7 @@ def changed(container: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
 
     Its device is chosen anew: the one it was trained on says nothing about this machine.
     """
-    return config.override({**container, "device": "auto"}, overrides, CHANGEABLE)
+    return config.override(config.of_a_trained_model(container, "auto"), overrides, CHANGEABLE)
 
 
 def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[dict[str, Any], Path]:

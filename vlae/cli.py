@@ -136,6 +136,15 @@ def table(
         str, typer.Option("--format", help="terminal, markdown, latex, html, csv or json.")
     ] = "terminal",
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir."),
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")] = None,
+    per_image: Annotated[
+        bool,
+        typer.Option("--per-image", help="With --from: compare image by image; two requests a run."),
+    ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
@@ -144,7 +153,61 @@ def table(
     print_table(
         runs_dir, name, format, out, decimals=decimals, transpose=transpose,
         metric=metric, rows=_listed(rows), columns=_listed(cols), where=where, literature=published,
+        source=source, group=group, per_image=per_image,
     )  # fmt: skip
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(metavar="SWEEP|PREFIX", help="A sweep, or how ids of runs begin.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="curves, likelihood_vs_updates, cost; of trained models covariance, updates, estimators, latent_path.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write: .pdf, .svg or .png.")],
+    metric: Annotated[str | None, typer.Option(help="A figure, as vlae table has them.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Keys that make a line each, by commas: model,optimizer.lr")
+    ] = None,
+    where: Annotated[str, typer.Option(help="Which runs: 'seed<3 and model in vae,vlae'")] = "",
+    published: Annotated[bool, typer.Option("--published", help="Published figures beside ours.")] = False,
+    images: Annotated[int | None, typer.Option(min=1, help="How many test images are looked at.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Up to how many samples an image.")] = None,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Draw runs: learning curves, likelihoods over updates, costs, and what inference does in trained models."""
+    from vlae.report.draw_command import draw_figure
+
+    draw_figure(
+        runs_dir, name, kind, out, metric=metric, rows=_listed(rows), where=where, published=published,
+        images=images, samples=samples,
+    )  # fmt: skip
+
+
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="RUN_A", help="A run directory, an id, or its beginning.")],
+    other: Annotated[str, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file for both learning curves: .pdf, .svg or .png.")
+    ] = None,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Compare two runs: settings that differ, figures side by side, and their paired difference over test images."""
+    from vlae.report.compare_command import compare_runs
+
+    compare_runs(runs_dir, one, other, out)
+
+
+def _report_on_wandb(runs_dir: str, name: str | None) -> None:
+    from vlae.report.wandb_report import publish
+
+    if name is None:
+        raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
+    typer.echo(publish(runs_dir, name))
 
 
 def _listed(text: str | None) -> list[str] | None:
@@ -188,6 +251,28 @@ def cancel(
 
 
 @app.command()
+def sync(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP|RUN]", help="A sweep, a run, or how ids of runs begin.")
+    ] = None,
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Make the runs on Weights & Biases anew, and delete the old ones."),
+    ] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Upload to Weights & Biases what is not there yet: runs that were offline, or were cut off.
+
+    Safe to repeat: what is complete is passed over.
+    """
+    from vlae.launching.status import chosen
+    from vlae.trackers.sync import sync
+
+    _, labels = chosen(runs_dir, name)
+    sync((record.RunDirectory(Path(runs_dir) / run_id) for run_id in labels), typer.echo, rebuild=rebuild)
+
+
+@app.command()
 def report(
     name: Annotated[
         str | None,
@@ -196,9 +281,15 @@ def report(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
+    ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
+    if wandb:
+        _report_on_wandb(runs_dir, name)
+        return
     from vlae.report.page.command import write_report
 
     write_report(runs_dir, name, out)

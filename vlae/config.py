@@ -5,6 +5,7 @@ Nothing here imports torch until a configuration is validated, so that help and 
 
 import functools
 import hashlib
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ __all__ = [
     "composition_error",
     "fixed_keys",
     "lenient",
+    "of_a_trained_model",
     "override",
     "resolve",
     "run_id",
@@ -125,6 +127,21 @@ class Evaluate(_Section):
     num_images: Count | None
 
 
+class Tracker(_Section):
+    """Where a run is mirrored; conf/config.yaml explains each key."""
+
+    wandb: bool
+    tensorboard: bool
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    name: str | None
+    mode: Literal["auto", "online", "offline", "disabled"]
+    images_every: Count | None
+    artifacts: bool
+
+
 class Config(_Section):
     """A run, completely described. The first four sections name a class or function and its arguments."""
 
@@ -134,6 +151,7 @@ class Config(_Section):
     optimizer: dict[str, Any]
     trainer: Trainer
     evaluate: Evaluate
+    tracker: Tracker
     seed: Annotated[int, Field(ge=0)]
     device: Annotated[str, AfterValidator(_device)]
     num_threads: Count | None
@@ -143,7 +161,12 @@ class Config(_Section):
     dry_run: bool
 
 
-FIXED_SECTIONS: dict[str, type[BaseModel]] = {"trainer": Trainer, "evaluate": Evaluate, "evaluate.ais": Ais}
+FIXED_SECTIONS: dict[str, type[BaseModel]] = {
+    "trainer": Trainer,
+    "evaluate": Evaluate,
+    "evaluate.ais": Ais,
+    "tracker": Tracker,
+}
 
 
 Composed = Any
@@ -222,6 +245,11 @@ def validate(container: dict[str, Any]) -> Config:
     if problems:
         raise ConfigError(problems)
     return Config.model_validate(container)
+
+
+def of_a_trained_model(container: dict[str, Any], device: str) -> dict[str, Any]:
+    """A frozen configuration as it is looked at, maybe on another machine: where it was mirrored plays no part."""
+    return {**{key: value for key, value in container.items() if key != "tracker"}, "device": device}
 
 
 def override(container: dict[str, Any], arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
@@ -320,6 +348,8 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
         found += _conflicts(values, [*problems, *found, *already])
     if deep and not any(p.within("device") for p in found):
         found += _missing_device(values)
+    if deep:
+        found += _missing_extra(values)
     # a section whose choice was wrong stands at its default: its keys were meant for another
     hidden = [*marked[INVALID_CHOICE], *(problem.key for problem in already)]
     found = with_suggestions(found, _dotted_keys(values))
@@ -383,6 +413,14 @@ def _missing_device(values: dict[str, Any]) -> list[Problem]:
     else:
         text = f"{name} is not available on this machine"
     return [Problem("device", f"{text}; choices: {listed(choices)}")]
+
+
+def _missing_extra(values: dict[str, Any]) -> list[Problem]:
+    """A tracker whose library is not installed: its mirror would stay empty, beside a run of days."""
+    if get(values, "tracker.tensorboard") is not True or importlib.util.find_spec("tensorboardX"):
+        return []
+    text = "needs tensorboardX, which is not installed: pip install 'vlae[tensorboard]', or choose another tracker"
+    return [Problem("tracker.tensorboard", text)]
 
 
 def _conflicts(values: dict[str, Any], found: Sequence[Problem]) -> list[Problem]:

@@ -165,7 +165,7 @@ def read_json(path: StrPath) -> dict[str, Any] | None:
     if (content := read_bytes(path)) is None:
         return None
     try:
-        found = json.loads(content)
+        found = json.loads(content.decode())
         if not isinstance(found, dict):
             raise TypeError(f"but a {type(found).__name__}")
         return found

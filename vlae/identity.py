@@ -22,6 +22,7 @@ OPERATIONAL = (
     "dataset.url",
     "dataset.path",  # the content of a file counts (dataset.sha256), not where it lies
     "dataset.sizes",  # only a default of other keys
+    "tracker",
 )
 """Keys that change how a run is carried out, and not what comes out."""
 
@@ -41,6 +42,17 @@ ADDED_FIELDS: dict[str, Any] = {
     "model.network": "mlp",
     "retry": False,
     "dry_run": False,
+    "tracker": {
+        **{
+            "wandb": False,
+            "tensorboard": False,
+            "project": "vlae",
+            "entity": None,
+            "group": None,
+            "tags": [],
+        },
+        **{"name": None, "mode": "auto", "images_every": None, "artifacts": False},
+    },
 }
 """Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
 

@@ -5,7 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from vlae.code import executed
 from vlae.console import Reporter
 from vlae.files import check_writable
 from vlae.interruption import Interrupted, Interruption
+from vlae.trackers.companion import mirrored, upload_later, watched
 
 if TYPE_CHECKING:
     from vlae.train import Progress, Training
@@ -58,11 +59,13 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     prepared = prepare(config.validate(container))
     create = record.forced_directory if force else record.RunDirectory.create
     directory = create(runs_dir, identity, container)
-    directory.config()
+    directory.carry_out_as(container)
     results = execute(directory, lambda: prepared, quiet=quiet)
     if force:
         directory = record.promote(directory, runs_dir)
     reporter.result(results, directory.path)
+    if text := upload_later(directory):
+        reporter.line(text)
     return results
 
 
@@ -119,9 +122,14 @@ def execute(
 
     ``captured``: whatever this process prints goes to the attempt's log.
     """
-    with directory.claim() as attempt, _into(attempt.log) if captured else nullcontext():
+    with (
+        ExitStack() as after,
+        directory.claim() as attempt,
+        _into(attempt.log) if captured else nullcontext(),
+    ):
         if (results := directory.results()) is not None:  # another process finished it meanwhile
             return results
+        after.enter_context(mirrored(directory))  # it sees how the attempt has ended
         with Interruption() as interruption, Reporter(attempt.log, quiet or captured) as reporter:
             try:
                 return _carry_out(directory, attempt, prepare(), interruption, reporter)
@@ -153,7 +161,8 @@ def _carry_out(
         reporter.warn(text)
     if training.progress.step:
         reporter.line(f"going on from epoch {training.progress.epoch}, step {training.progress.step}")
-    training.run(interruption, _training_report(reporter, attempt, training, prepared.space))
+    pictures = _pictures(prepared, training) if watched(cfg.tracker) else None
+    training.run(interruption, _training_report(reporter, attempt, training, prepared.space, pictures))
     trained = prepared.trained(training)
     save_pictures(trained, x, directory.path / "images", cfg.seed)
     scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
@@ -165,8 +174,27 @@ def _carry_out(
     return results
 
 
+def _pictures(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
+    """Saves those of the model as it is after an epoch, every ``tracker.images_every`` epochs."""
+    from vlae.pictures import save_pictures
+
+    cfg, x = prepared.config, training.selection_set
+    every = cfg.tracker.images_every or max(1, cfg.trainer.epochs // 10)
+
+    def save(epoch: int) -> None:
+        if epoch % every == 0:
+            place = training.directory.path / "images" / f"epoch-{epoch:06d}"
+            save_pictures(prepared.so_far(training), x, place, cfg.seed)
+
+    return save
+
+
 def _training_report(
-    reporter: Reporter, attempt: record.Attempt, training: "Training", space: str
+    reporter: Reporter,
+    attempt: record.Attempt,
+    training: "Training",
+    space: str,
+    pictures: Callable[[int], None] | None,
 ) -> Callable[["Progress", dict[str, float] | None], None]:
     figures: dict[str, float] = {}
 
@@ -179,6 +207,8 @@ def _training_report(
         if line is None:
             reporter.advance("training epoch", done, epochs)
             return
+        if pictures is not None:
+            pictures(progress.epoch)
         text = (
             f"ELBO {line['train/elbo_nats']:.2f} train, {line[training.selection_name + '/elbo_nats']:.2f} "
             f"{training.selection_name} (best {progress.best_elbo:.2f} in epoch {progress.best_epoch}) nats{space}"

@@ -25,6 +25,9 @@ INVALID_OVERRIDE = "_invalid_override_"
 MARKERS = (INVALID_CHOICE, INVALID_OVERRIDE)
 """Keys under which mistakes reach ``config.validate``; no real configuration has them."""
 
+SEVERAL = ("tracker",)
+"""Groups of which a run can have several choices: ``tracker=[wandb,tensorboard]``."""
+
 MOST_RUNS = 100_000
 """Of a sweep: more are a slip, and it is told before they are expanded."""
 
@@ -275,6 +278,8 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP or override.package is not None:
         return text
     asked = _asked(override)
+    if group in SEVERAL and len(asked) == 1 and isinstance(asked[0], list):
+        asked = [_unquoted(choice) for choice in asked[0]]
     wrong = [choice for choice in asked if not isinstance(choice, str) or choice not in known]
     if not wrong:
         # a group of the defaults list is chosen without +, and `+model=vae` cannot mean anything else
@@ -291,7 +296,11 @@ def _asked(override: Override) -> list[Any]:
     values: list[Any] = (
         list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     )
-    return [choice.text if isinstance(choice, QuotedString) else choice for choice in values]
+    return [_unquoted(choice) for choice in values]
+
+
+def _unquoted(choice: Any) -> Any:
+    return choice.text if isinstance(choice, QuotedString) else choice
 
 
 def _written(choice: Any) -> str:

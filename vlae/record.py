@@ -65,6 +65,7 @@ STATUS_KEYS = (
     "where",  # the host of the attempt, and its Slurm job
     "gpu_seconds",  # of all attempts
 )
+EMPTY_STATUS = {**dict.fromkeys(STATUS_KEYS), "state": "new", "gpu_seconds": 0.0}
 HEADER = """\
 # The settings of this run, frozen when it was created by launch.py. Do not edit: the run's id is a hash of them,
 # and an edited file is refused. For other settings start another run.
@@ -76,6 +77,7 @@ class RunDirectory:
 
     def __init__(self, path: StrPath) -> None:
         self.path = Path(path).absolute()
+        self._name = str(self.path)  # a Path for each file of 10,000 runs would take as long as to read it
         self._lock = threading.RLock()  # the loop and the pulse of an attempt both write status.json
 
     def __repr__(self) -> str:
@@ -130,7 +132,7 @@ class RunDirectory:
 
     def results(self) -> dict[str, Any] | None:
         """None where there are none yet. RecordError where results.json holds no figures: it proves nothing."""
-        results = read_json(self.path / "results.json")
+        results = read_json(f"{self._name}/results.json")
         if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
             raise RecordError(
                 f"{self.path / 'results.json'} holds no figures of a run: expected them under the key test, came "
@@ -178,9 +180,8 @@ class RunDirectory:
             write_atomically(self.path / "status.json", json_bytes(status))
 
     def _recorded_status(self) -> dict[str, Any]:
-        empty = {**dict.fromkeys(STATUS_KEYS), "run_id": self.path.name, "state": "new", "progress": {}}
-        empty["gpu_seconds"] = 0.0
-        return empty | (read_json(self.path / "status.json") or {})
+        empty = {**EMPTY_STATUS, "run_id": self.path.name, "progress": {}}
+        return empty | (read_json(f"{self._name}/status.json") or {})
 
     # --- metrics
 

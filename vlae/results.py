@@ -1,9 +1,7 @@
 """The report of a run: its figures, what it cost, and where it ran."""
 
 import platform
-import resource
 import socket
-import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from vlae.code import executed
 from vlae.config import Config
 from vlae.figures import figures
+from vlae.memory import peak_memory_bytes
 from vlae.scoring import Scores
 from vlae.trained import TrainedModel
 
@@ -21,14 +20,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Of the GPU's allocator, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def report(

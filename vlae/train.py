@@ -10,15 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae import checkpoint
+from vlae.distributions import standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.interruption import Interruption
+from vlae.memory import peak_memory_bytes
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
-from vlae.objective import METRICS, choose, sample_terms, terms_means
+from vlae.objective import METRICS, Terms, choose, sample_terms, terms_means
 from vlae.record import RunDirectory
 from vlae.seeding import batch_noise, generator
 
 VALIDATION_BATCH = 500
+STAGE_IMAGES = 100
+"""Whose ELBO after each update is recorded."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,20 @@ def mean_terms(model: LatentVariableModel, x: Float[Tensor, "images pixels"], se
         noise = batch_noise(len(batch), generator(x.device, seed, "validation", start), x.dtype)
         total += terms_means(sample_terms(model, batch, noise, 1)).cpu().double() * len(batch)
     return dict(zip(METRICS, (total / len(x)).tolist(), strict=True))
+
+
+@torch.no_grad()
+def stage_elbos(model: LatentVariableModel, x: Float[Tensor, "images pixels"], seed: int) -> list[float]:
+    """The ELBO before and after each refinement of inference, all with the same sample's noise; empty without any."""
+    noise = batch_noise(len(x), generator(x.device, seed, "stages"), x.dtype)
+    stages = model.stages(x, noise)
+    eps = noise(1, stages[0].noise_dim) if stages else x.new_empty(0)
+    found = []
+    for q in stages:
+        z, log_q = q.rsample_with_log_prob(eps)
+        terms = Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q)
+        found.append(terms.log_weights.mean().item())
+    return found
 
 
 class Training:
@@ -219,8 +237,12 @@ class Training:
         train = (sizes @ torch.tensor(p.means, dtype=torch.float64) / sizes.sum()).tolist()
         line |= {f"train/{metric}": mean for metric, mean in zip(self.objective.metrics, train, strict=True)}
         line |= {f"{self.selection_name}/{m}": value for m, value in selection.items()}
+        few = self.selection_set[:STAGE_IMAGES]
+        elbos = enumerate(stage_elbos(self.model, few, self.seed))
+        line |= {f"{self.selection_name}/elbo_nats_after_{t}": value for t, value in elbos}
         line |= {"gradient_norm": norm.item(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         line |= {f"output/{n}": q.item() for n, q in self.model.output.named_parameters() if q.numel() == 1}
+        line["memory_bytes"] = peak_memory_bytes(self.images.device)
         line["seconds"] = p.epoch_seconds + spent
         self.directory.append_metrics(line)
         p.batch, p.means, p.epoch_seconds = 0, [], 0.0

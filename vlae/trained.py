@@ -153,6 +153,10 @@ class Prepared:
     def trained(self, training: Training) -> TrainedModel:
         """The best epoch's model, once the training is finished."""
         self.model.load_state_dict(training.progress.best_model)
+        return self.so_far(training)
+
+    def so_far(self, training: Training) -> TrainedModel:
+        """The model as it is now."""
         offset = unit_log_jacobian(self.preprocess, self.selection_set).mean().item()
         best = training.progress.best_elbo + offset
         return TrainedModel(
@@ -238,7 +242,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     RecordError: no such run, no checkpoint yet, a damaged one, or one that wants to execute code.
     """
     directory = record.find(runs_dir, run)
-    cfg = config.validate({**directory.config(), "device": device})
+    cfg = config.validate(config.of_a_trained_model(directory.config(), device))
     state, damages = checkpoint.load(directory.path / "checkpoints")
     for text in damages:
         warnings.warn(text, stacklevel=3)

@@ -210,7 +210,7 @@ def check(plan: Plan, *, here: bool) -> None:
 def freeze(plan: Plan) -> None:
     """The run directories of the runs that start. RecordError: there is no space."""
     for run in plan.starting:
-        container = _absolute(run.container)
+        container = _absolute(_grouped(run.container, plan.sweep))
         if run.forced:
             directory = record.forced_directory(plan.runs_dir, run.run_id, container)
         else:
@@ -262,6 +262,12 @@ def _operational(override: str) -> bool:
 def _name_of(run_ids: Iterable[str]) -> str:
     """The same runs have the same name."""
     return "sweep-" + hashlib.sha256(" ".join(sorted(run_ids)).encode()).hexdigest()[:6]
+
+
+def _grouped(container: dict[str, Any], sweep: str) -> dict[str, Any]:
+    """With the sweep's name as that of the group on Weights & Biases, where no other is given."""
+    tracker = container["tracker"]
+    return {**container, "tracker": {**tracker, "group": tracker["group"] or sweep}}
 
 
 def _absolute(container: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The honest state of every run: what its record says, put right by who is alive and by what Slurm says."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,8 +46,6 @@ class State:
 
 def recorded_state(path: Path) -> State:
     """What the record of a run says, its process taken into account."""
-    if not os.path.isdir(path):
-        return State(path.name, path, "new")
     directory = RunDirectory(path)
     try:
         status = directory.status()

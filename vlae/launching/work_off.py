@@ -17,6 +17,8 @@ from vlae.launching.display import Display, summary
 from vlae.launching.pool import Pool, jobs_of
 from vlae.launching.queues import Queue, load
 from vlae.launching.slots import slots
+from vlae.record import RunDirectory
+from vlae.trackers.companion import upload_later
 
 SIGN_OF_LIFE_EVERY = 30.0  # seconds
 
@@ -60,6 +62,9 @@ def work_off(queue: Queue) -> int:
         queue.end(state)
     for text, style in summary(jobs, settings["skipped"], queue.sweep, time.monotonic() - began):
         display.say(text, style)
+    notes = [upload_later(RunDirectory(job.path), queue.sweep) for job in jobs if job.outcome == "done"]
+    for text in list(dict.fromkeys(filter(None, notes)))[:1]:
+        display.say(text)
     if interruption.requested:
         display.say("interrupted; the same command goes on from here")
         return 128 + interruption.number

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.distributions import OutputDistribution, Posterior
+from vlae.distributions import DiagonalGaussian, OutputDistribution, Posterior, PrecisionGaussian
 from vlae.networks import MLP, Activation, ConvEncoder, Decoder, ImageShape, Network
 from vlae.seeding import Noise
 
 Count = Annotated[int, Field(ge=1)]
+Gaussian = DiagonalGaussian | PrecisionGaussian
 Dims = Annotated[Sequence[Count], Field(min_length=1)]
 
 
@@ -57,8 +58,12 @@ class LatentVariableModel(nn.Module, ABC):
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Posterior:
         """q(z | x) of each image; ``noise`` only where inference itself is random."""
 
+    def stages(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Sequence[Gaussian]:
+        """q(z | x) before and after each refinement of inference, the last one `posterior`; empty without any."""
+        return []
+
     def refinements(
         self, x: Float[Tensor, "batch pixels"], noise: Noise
     ) -> list[Float[Tensor, "batch latent"]]:
-        """The posterior's location before and after each refinement of inference; empty if there is none."""
-        return []
+        """The posterior's location at each of its `stages`."""
+        return [q.mu for q in self.stages(x, noise)]

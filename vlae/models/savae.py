@@ -108,10 +108,8 @@ class SAVAE(LatentVariableModel):
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> DiagonalGaussian:
         return DiagonalGaussian(*self._path(x, noise)[-1])
 
-    def refinements(
-        self, x: Float[Tensor, "batch pixels"], noise: Noise
-    ) -> list[Float[Tensor, "batch latent"]]:
-        return [mu for mu, _ in self._path(x, noise)]
+    def stages(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[DiagonalGaussian]:
+        return [DiagonalGaussian(*parameters) for parameters in self._path(x, noise)]
 
     def _path(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[tuple[Tensor, Tensor]]:
         return refine(self, x, self.amortised(self.encoder(x)), noise, self.num_steps, self.step)

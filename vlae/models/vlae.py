@@ -74,10 +74,9 @@ class VLAE(LatentVariableModel):
         likelihood = self.output.likelihood(self.decoder, x)
         return laplace(likelihood, self.decoder, self._path(likelihood, x)[-1])
 
-    def refinements(
-        self, x: Float[Tensor, "batch pixels"], noise: Noise
-    ) -> list[Float[Tensor, "batch latent"]]:
-        return self._path(self.output.likelihood(self.decoder, x), x)
+    def stages(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[PrecisionGaussian]:
+        likelihood = self.output.likelihood(self.decoder, x)
+        return [laplace(likelihood, self.decoder, mu) for mu in self._path(likelihood, x)]
 
     def _path(
         self, likelihood: Likelihood, x: Float[Tensor, "batch pixels"]

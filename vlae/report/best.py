@@ -47,13 +47,13 @@ def _beside(cell: Cell, d: Difference | None) -> Cell:
 def _difference(ours: Sequence[Run], others: Sequence[Run], metric: str) -> Difference | None:
     """Of the seeds that both have. None: there is none, or they were scored on other test images."""
     pairs = _pairs(ours, others)
-    if not pairs or any(_test_set(one) != _test_set(other) for one, other in pairs[:1]):
+    if not pairs or any(scored_on(one) != scored_on(other) for one, other in pairs[:1]):
         return None
     of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)
-    found = [_of_images(one, other, metric) for one, other in pairs[:SEEDS_READ]]
+    found = [difference_of_images(one, other, metric) for one, other in pairs[:SEEDS_READ]]
     arrays = [array for array in found if array is not None]
     same = len({array.shape for array in arrays}) == 1
-    return difference(of_seeds, _without_unknown(np.stack(arrays)) if same else None)
+    return difference(of_seeds, without_unknown(np.stack(arrays)) if same else None)
 
 
 def _pairs(ours: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
@@ -63,13 +63,14 @@ def _pairs(ours: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
     return sorted(both, key=lambda pair: pair[0].settings["seed"])
 
 
-def _test_set(run: Run) -> dict[str, object]:
+def scored_on(run: Run) -> dict[str, object]:
     """What decides on which images a run is scored."""
     data = {key: value for key, value in run.settings.items() if key.startswith("dataset.")}
     return {**data, "evaluate.num_images": run.settings.get("evaluate.num_images")}
 
 
-def _of_images(one: Run, other: Run, metric: str) -> np.ndarray | None:
+def difference_of_images(one: Run, other: Run, metric: str) -> np.ndarray | None:
+    """The figure of one minus that of the other, an entry an image. None: no image has a part of it."""
     name = array_of(metric)
     if name is None or one.per_image is None or other.per_image is None:
         return None
@@ -79,6 +80,6 @@ def _of_images(one: Run, other: Run, metric: str) -> np.ndarray | None:
     return ours.astype(np.float64) - others
 
 
-def _without_unknown(d: np.ndarray) -> np.ndarray:
+def without_unknown(d: np.ndarray) -> np.ndarray:
     """Images that every seed has a figure of."""
     return d[:, ~np.isnan(d).any(0)]

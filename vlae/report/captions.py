@@ -151,7 +151,7 @@ def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]
                 values.setdefault(key, {}).update(dict.fromkeys(word(run.value(key)) for run in firsts))
     if not values:
         return []
-    listed = "; ".join(f"{key} ({', '.join(each)})" for key, each in values.items())
+    listed = "; ".join(f"{key} ({', '.join(sorted(each))})" for key, each in sorted(values.items()))
     return [f"Rows of one column differ also in {listed}"]
 
 

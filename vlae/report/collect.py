@@ -1,6 +1,6 @@
 """Many runs, wherever they come from, as rows with flat keys: settings, state and figures."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -31,6 +31,10 @@ class Run(NamedTuple):
     """Of a run that is done, as `vlae.report.figures` has them."""
     per_image: Callable[[str], np.ndarray | None] | None = None
     """The array of this name in test_log_likelihood.npz, read when it is asked for."""
+    metrics: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+    """An entry an epoch, as metrics.jsonl has them, read when it is asked for; None: there are none."""
+    directory: str | None = None
+    """Where its trained model is; None: not on this machine."""
 
     def value(self, key: str) -> Any:
         """Of a setting, of ``T``, of a figure, or of OF_A_RUN; None where the run has none."""
@@ -52,7 +56,10 @@ class LeftOut(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where runs come from: run directories, or a service that mirrors them."""
+    """Where runs come from: run directories, or a service that mirrors them.
+
+    It may have a ``note``, which has to be said below a table of them.
+    """
 
     title: str
 
@@ -66,6 +73,7 @@ class Runs:
     title: str
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()
+    note: str = ""
 
     def settings(self) -> list[str]:
         """The keys of all settings."""
@@ -104,7 +112,7 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "it is there more than once"))
         else:
             found[entry.id] = entry
-    return Runs(source.title, tuple(found.values()), tuple(left_out))
+    return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``vlae table``: from run directories to a file or the terminal."""
+"""``vlae table``: from run directories, or Weights & Biases, to a file or the terminal."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from vlae.errors import UserError
 from vlae.files import StrPath, write_atomically
-from vlae.report.collect import collect
+from vlae.report.collect import Source, collect
 from vlae.report.directories import RunDirectories
 from vlae.report.formats import FORMATS
 from vlae.report.keys import near
@@ -27,15 +27,21 @@ def print_table(
     *,
     decimals: int,
     transpose: bool,
+    source: str | None = None,
+    group: str | None = None,
+    per_image: bool = False,
     **asked: Any,
 ) -> None:
-    """``asked``: the keywords of `table`. UserError: as there, or no such format, or a file that cannot be written."""
+    """``source``, ``group``, ``per_image``: of `source_of`; ``asked``: the keywords of `table`.
+
+    UserError: as there, or no such format, or a file that cannot be written.
+    """
     choices = (TERMINAL, *FORMATS)
     if format not in choices:
         raise UserError(
             f"--format: expected one of {', '.join(choices)}, came {format!r}{near(format, choices)}"
         )
-    found = table(collect(RunDirectories(runs_dir, name)), **asked)
+    found = table(collect(source_of(runs_dir, name, source, group, per_image)), **asked)
     if format == TERMINAL:
         console = Console(highlight=False, file=io.StringIO() if out else None)
         console.print(in_terminal(layout(found, decimals, transpose), found.title))
@@ -47,3 +53,25 @@ def print_table(
     if out is not None:
         write_atomically(out, text.encode("utf-8", "backslashreplace"))
         print(out)
+
+
+def source_of(
+    runs_dir: StrPath, name: str | None, source: str | None, group: str | None, per_image: bool
+) -> Source:
+    """Where the runs are read from. source: None (``runs_dir``) or ``wandb:ENTITY/PROJECT``."""
+    if source is None:
+        if group or per_image:
+            raise UserError(
+                f"{'--group' if group else '--per-image'}: goes with --from wandb:ENTITY/PROJECT; of run directories "
+                "the sweep is named by itself: vlae table SWEEP"
+            )
+        return RunDirectories(runs_dir, name)
+    kind, _, place = source.partition(":")
+    parts = place.split("/")
+    if kind != "wandb" or len(parts) > 2 or not all(parts):
+        raise UserError(f"--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, came {source!r}")
+    if name is not None:
+        raise UserError(f"expected no name beside --from: the runs of a sweep there are --group {name}")
+    from vlae.report.wandb import WandbRuns
+
+    return WandbRuns(place, group, per_image=per_image)

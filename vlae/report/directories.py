@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vlae.identity import exact_text, id_of, scientific, settings
 from vlae.launching.states import UNREADABLE, Observer
 from vlae.launching.status import chosen
 from vlae.problems import Problem
+from vlae.record import RunDirectory
 from vlae.report.collect import NEVER, LeftOut, Run
 from vlae.report.figures import figures
 from vlae.report.index import Entry, Index, stamp_of
@@ -49,7 +51,7 @@ class RunDirectories:
                 try:
                     entry = reader.entry(place)
                 except RecordError as error:
-                    yield LeftOut(name, str(error))
+                    yield LeftOut(name, str(error).replace(f"{place}/", ""))
                     continue
                 if settled:
                     index.put(name, stamp, entry)
@@ -62,15 +64,38 @@ class RunDirectories:
 def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) -> Run | LeftOut:
     if name != entry.run_id:
         return LeftOut(name, f"it is a copy of {entry.run_id}, or was renamed")
+    metrics = Metrics(place)
     if entry.figures is not None:
         images = PerImage(f"{place}/test_log_likelihood.npz")
-        return Run(entry.run_id, label, entry.settings, "done", "", entry.figures, images)
+        return Run(entry.run_id, label, entry.settings, "done", "", entry.figures, images, metrics, place)
     state = observer.state(Path(place))
     if state.reason == UNREADABLE:
         return LeftOut(name, state.message)
     if state.state == "done":  # since its files were looked at
         return LeftOut(name, "it has ended in this moment")
-    return Run(entry.run_id, label, entry.settings, state.state, state.reason)
+    return Run(
+        entry.run_id,
+        label,
+        entry.settings,
+        state.state,
+        state.reason,
+        metrics=metrics,
+        directory=place,
+    )
+
+
+@dataclass
+class Metrics:
+    """The lines of metrics.jsonl, read when they are asked for."""
+
+    place: str
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """RecordError: one of them is no JSON, or no object."""
+        lines = RunDirectory(self.place).metrics()
+        if not all(isinstance(line, dict) for line in lines):
+            raise RecordError(f"{self.place}/metrics.jsonl has a line that is no JSON object")
+        return lines
 
 
 class PerImage:

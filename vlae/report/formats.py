@@ -41,8 +41,8 @@ FIGURES = tuple(field.name for field in fields(Cell) if field.name not in ("row"
 def to_csv(table: Table) -> str:
     """A line a cell: the values of its keys, then all that is known of it. `from_csv` gives equal cells.
 
-    A field is JSON where it is no text, and text that would be read as something else is quoted as JSON has it; an
-    empty field is what is missing.
+    A field is JSON where it is no text; text that would be read as something else, or has line breaks, is quoted as
+    JSON has it; an empty field is what is missing.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -70,7 +70,7 @@ def from_csv(text: str, row_keys: int) -> tuple[Cell, ...]:
 def _field(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, str) and _value(value) == value:
+    if isinstance(value, str) and value.isprintable() and _value(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
 

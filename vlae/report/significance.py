@@ -20,10 +20,20 @@ class Difference(NamedTuple):
     p_value: float
     over: str
     """What it is paired over: ``images and seeds``, ``images`` (of one seed), or ``seeds``."""
+    freedom: int
+    """Degrees of freedom of the standard error."""
 
     @property
     def significant(self) -> bool:
         return self.p_value < LEVEL
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The means that the test does not reject: 0 lies outside where the difference is significant."""
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.freedom, 1 - LEVEL / 2)) * self.standard_error
+        return self.mean - half, self.mean + half
 
 
 def difference(
@@ -62,4 +72,4 @@ def _tested(of_seeds: Float[np.ndarray, " seeds"], variance: float, freedom: int
 
     mean, error = float(of_seeds.mean()), float(np.sqrt(variance))
     p_value = float(2 * stdtr(freedom, -abs(mean) / error)) if error > 0 else float(mean == 0)
-    return Difference(mean, error, p_value, over)
+    return Difference(mean, error, p_value, over, freedom)

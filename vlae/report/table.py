@@ -51,10 +51,10 @@ def table(
     literature: with the published figures beside ours.
     UserError: what is asked for is not there, or settings that differ in more than the seed would share a cell.
     """
-    chosen = _chosen(runs, where)
-    metric = _metric(chosen, metric)
-    row_keys = _keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
-    column_keys = _keys(columns or COLUMNS, runs, "--cols")
+    chosen = chosen_runs(runs, where)
+    metric = asked_metric(chosen, metric)
+    row_keys = asked_keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
+    column_keys = asked_keys(columns or COLUMNS, runs, "--cols")
     groups, unplaced = placed(chosen, row_keys, column_keys)
     if literature and not any(published(group[0], metric) for group in groups.values()):
         raise UserError(f"--published: nothing that was published is a {metric} of these models and data")
@@ -82,7 +82,10 @@ def table(
         tuple(cells),
         max((one.runs for one in cells), default=0),
         caption(metric, cells, counted),
-        notes(metric, cells, groups, row_keys, column_keys, unplaced, chosen.left_out, literature),
+        (
+            *notes(metric, cells, groups, row_keys, column_keys, unplaced, chosen.left_out, literature),
+            *filter(None, [chosen.note]),
+        ),
     )
 
 
@@ -103,7 +106,8 @@ def default_metric(runs: Iterable[Run]) -> str:
     )
 
 
-def _chosen(runs: Runs, where: str) -> Runs:
+def chosen_runs(runs: Runs, where: str) -> Runs:
+    """Those of which a condition holds. UserError: there are none."""
     if where:
         asked = terms(where, runs.known())
         runs = runs.only(lambda run: all(term.holds(run) for term in asked))
@@ -117,7 +121,8 @@ def _chosen(runs: Runs, where: str) -> Runs:
     return runs
 
 
-def _metric(runs: Runs, given: str | None) -> str:
+def asked_metric(runs: Runs, given: str | None) -> str:
+    """The figure of this name; None: the default. UserError: no run has it."""
     if given is None:
         return default_metric(runs.runs)
     known = runs.figures()
@@ -126,7 +131,8 @@ def _metric(runs: Runs, given: str | None) -> str:
     return given
 
 
-def _keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
+def asked_keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
+    """The keys that are meant, each once. UserError: no run has one of them."""
     known = runs.known()
     return list(dict.fromkeys(key_of(key, known, option) for key in given))
 

@@ -1,0 +1,180 @@
+"""Two runs side by side: what differs, and the paired difference of their figures."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from recorded import IMAGES, container, done, stopped
+from scipy.stats import ttest_rel
+from test_drawings import learned, lines
+
+from vlae import cli
+from vlae.errors import UserError
+from vlae.identity import settings
+from vlae.report.collect import Runs
+from vlae.report.compare import compared
+from vlae.report.compare_command import run_of
+from vlae.report.drawings import draw, written
+
+VAE, VLAE = "model=vae", "model=vlae"
+OWN, LAPLACE = "test/log_likelihood_nats:own", "test/log_likelihood_nats:laplace"
+
+
+@pytest.fixture
+def compare(monkeypatch, capsys, tmp_path):
+    """``vlae compare <words>`` in this process: its exit status and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["vlae", "compare", *map(str, words), "--runs-dir", str(tmp_path)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def comparison(runs_dir, one, other):
+    return compared(run_of(runs_dir, one), run_of(runs_dir, other))
+
+
+def figures(found):
+    return {each.key: each for each in found.figures}
+
+
+def test_the_settings_that_differ_are_told_and_no_others(tmp_path):
+    one, other = container(VAE, seed=1), container(VLAE, "optimizer.lr=1e-3")
+    done(tmp_path, one)
+    done(tmp_path, other)
+    told = {each.key: (each.one, each.other) for each in comparison(tmp_path, "vae", "vlae").settings}
+    ours, others = settings(one), settings(other)
+    expected = {
+        key: (ours.get(key), others.get(key)) for key in ours | others if ours.get(key) != others.get(key)
+    }
+    assert told == {key: values for key, values in expected.items() if not key.endswith("_target_")}
+    assert {"seed", "model.name", "optimizer.lr", "model.num_updates"} <= told.keys()
+
+
+def test_the_difference_is_the_paired_t_test_over_images_with_its_interval(tmp_path):
+    paths = [done(tmp_path, container(VAE)), done(tmp_path, container(VLAE), level=0.1)]
+    arrays = [np.load(path / "test_log_likelihood.npz") for path in paths]
+    found = figures(comparison(tmp_path, "vae", "vlae"))
+    for key, name in ((OWN, "log_likelihood"), (LAPLACE, "log_likelihood_laplace")):
+        one, other = (array[name] for array in arrays)
+        expected, d = ttest_rel(one, other), found[key].paired
+        assert d.mean == pytest.approx((one - other).mean())
+        assert d.mean == pytest.approx(found[key].one - found[key].other)
+        assert d.p_value == pytest.approx(expected.pvalue)
+        interval = expected.confidence_interval(0.95)
+        assert d.interval == pytest.approx((interval.low, interval.high))
+        assert d.significant == (not d.interval[0] <= 0 <= d.interval[1])
+    assert comparison(tmp_path, "vae", "vlae").images == IMAGES
+
+
+def test_the_other_way_round_every_difference_changes_its_sign(tmp_path):
+    done(tmp_path, container(VAE))
+    done(tmp_path, container(VLAE), level=0.1)
+    one, other = comparison(tmp_path, "vae", "vlae"), comparison(tmp_path, "vlae", "vae")
+    back = figures(other)
+    for key, each in figures(one).items():
+        assert (each.one, each.other) == (back[key].other, back[key].one)
+        if each.paired:
+            assert back[key].paired.mean == pytest.approx(-each.paired.mean)
+            assert back[key].paired.interval == pytest.approx(
+                tuple(-end for end in reversed(each.paired.interval))
+            )
+
+
+def test_seeds_and_settings_that_decide_on_no_image_may_differ(tmp_path):
+    done(tmp_path, container(VAE, seed=0))
+    done(tmp_path, container(VAE, "trainer.epochs=3", "evaluate.num_samples=10", seed=1))
+    assert figures(comparison(tmp_path, "vae-digits-gaussian-s0", "vae-digits-gaussian-s1"))[OWN].paired
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("dataset=mnist",), "dataset.name: digits and mnist"),
+        (("dataset.split_seed=1",), "dataset.split_seed: 0 and 1"),
+        (("evaluate.num_images=7",), "evaluate.num_images: – and 7"),
+        (("output_dist=bernoulli",), "output_dist.name: gaussian and bernoulli"),
+        (("dataset.dequantise=true",), "dataset.dequantise: false and true"),
+    ],
+)
+def test_runs_with_other_test_images_are_refused_with_the_reason(compare, tmp_path, overrides, told):
+    one, other = done(tmp_path, container(VAE)), done(tmp_path, container(VAE, *overrides))
+    status, out, err = compare(one.name, other.name)
+    assert (status, out) == (2, "")
+    assert "scored on different test images" in err
+    assert told in err
+
+
+def test_seeds_decide_on_test_images_whose_noise_is_not_fixed(tmp_path):
+    for seed in (0, 1):
+        done(tmp_path, container(VAE, "dataset.fixed_evaluation=false", seed=seed))
+    with pytest.raises(UserError, match=r"different test images.*\n  seed: 0 and 1"):
+        comparison(tmp_path, "vae-digits-gaussian-s0", "vae-digits-gaussian-s1")
+
+
+def test_a_run_that_is_not_done_has_a_state_and_no_difference(compare, tmp_path):
+    done(tmp_path, container(VAE))
+    stopped(tmp_path, container(VLAE), state="failed", reason="exception")
+    status, out, _ = compare("vae", "vlae")
+    assert status == 0
+    assert re.search(r"state │ done +│ failed \(exception\)", out)
+    assert "there is no difference to be told yet" in out
+    assert not any(each.paired for each in comparison(tmp_path, "vae", "vlae").figures)
+
+
+def test_an_estimate_that_is_not_to_be_believed_is_marked(compare, tmp_path):
+    done(tmp_path, container(VAE), unreliable=0.5)
+    done(tmp_path, container(VLAE))
+    line = next(line for line in compare("vae", "vlae")[1].splitlines() if OWN in line)
+    assert [("†" in cell) for cell in line.split("│")[2:4]] == [True, False]
+
+
+def test_the_learning_curves_are_those_of_both_runs(compare, tmp_path):
+    for seed in (0, 1):
+        learned(done(tmp_path, container(VAE, seed=seed)), [-3.0 - seed, -2.0])
+    file = tmp_path / "a.svg"
+    status, out, _ = compare("vae-digits-gaussian-s0", "vae-digits-gaussian-s1", "--out", file)
+    assert (status, out.splitlines()[-1]) == (0, str(file))
+    both = [run_of(tmp_path, f"vae-digits-gaussian-s{seed}") for seed in (0, 1)]
+    figure = draw("curves", Runs("", tuple(both)), rows=["model", "id"])
+    assert [list(line.get_ydata()) for line in lines(figure.axes[0]).values()] == [[-3.0, -2.0], [-4.0, -2.0]]
+    assert written(figure, "svg") == file.read_bytes()
+
+
+def test_the_same_runs_print_the_same(compare, tmp_path):
+    done(tmp_path, container(VAE))
+    done(tmp_path, container(VLAE))
+    assert compare("vae", "vlae") == compare("vae", "vlae")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["vae", "vae"], "RUN_A and RUN_B are the same run, vae-"),
+        (["vae", "nothing"], "no run 'nothing' in"),
+        (["vae", "v"], "could be any of 3 runs"),
+        (["vae", "vlae-digits-gaussian-s1"], "cannot be compared: "),
+        (
+            ["vae", "vlae-digits-gaussian-s0", "--out", "a.txt"],
+            "expected a file that ends in .pdf, .svg, .png",
+        ),
+        (["vae", "vlae-digits-gaussian-s0", "--out", "no/a.pdf"], "the directory no does not exist"),
+    ],
+)
+def test_what_cannot_be_is_one_message_and_status_2(compare, tmp_path, words, told):
+    done(tmp_path, container(VAE))
+    done(tmp_path, container(VLAE))
+    (done(tmp_path, container(VLAE, seed=1)) / "results.json").write_text("{")
+    status, out, err = compare(*words)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert "Traceback" not in err

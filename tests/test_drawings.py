@@ -1,0 +1,561 @@
+"""Figures of runs: what is drawn is what the runs say, a model looks the same everywhere, and bytes are the same."""
+
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.container import BarContainer, ErrorbarContainer
+from recorded import container, done, stopped
+
+import vlae
+from vlae import cli
+from vlae.errors import UserError
+from vlae.evaluate import evaluate, unit_log_jacobian
+from vlae.inspection import Library
+from vlae.laplace import find_modes
+from vlae.report.collect import Run, Runs, collect
+from vlae.report.directories import RunDirectories
+from vlae.report.drawing.estimators import sample_sizes
+from vlae.report.drawing.style import STYLES, style_of
+from vlae.report.drawing.updates import tiled
+from vlae.report.drawings import KINDS, WITHOUT_TIME, draw, drawable, written
+from vlae.report.published import published
+
+VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
+OWN, LAPLACE = "test/log_likelihood_nats:own", "test/log_likelihood_nats:laplace"
+RECORDED = [kind for kind, drawing in KINDS.items() if not drawing.needs_models]
+OF_MODELS = [kind for kind, drawing in KINDS.items() if drawing.needs_models]
+
+
+def runs_of(runs_dir, name=None):
+    return collect(RunDirectories(runs_dir, name))
+
+
+def learned(path: Path, elbos, key="validation/elbo_nats"):
+    """The run with a metrics.jsonl of these ELBOs."""
+    lines = [json.dumps({"epoch": epoch, key: elbo}) for epoch, elbo in enumerate(elbos, 1)]
+    (path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+def some_runs(runs_dir, seeds=3):
+    """Of three models, each with a curve of its own."""
+    for number, model in enumerate((VAE, HF, VLAE)):
+        for seed in range(seeds):
+            path = done(runs_dir, container(model, seed=seed), level=number + seed**2)
+            learned(path, [-50.0 / epoch + number - 0.3 * seed for epoch in range(1, 13)])
+
+
+def lines(axes):
+    """By label."""
+    return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def bars(axes):
+    return [
+        (found.get_label(), found.patches[0]) for found in axes.containers if isinstance(found, BarContainer)
+    ]
+
+
+def look(artist):
+    """Of a line: what tells models apart."""
+    offset, dashes = artist._unscaled_dash_pattern
+    return to_hex(artist.get_color()).upper(), artist.get_marker(), (offset, dashes)
+
+
+@pytest.fixture
+def figure_command(monkeypatch, capsys, tmp_path):
+    """``vlae figure <words>`` in this process: its exit status and what it printed."""
+
+    def run(*words, runs_dir=tmp_path):
+        monkeypatch.setattr(sys, "argv", ["vlae", "figure", *map(str, words), "--runs-dir", str(runs_dir)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+# --- looks ------------------------------------------------------------------------------------------------------------
+
+
+def test_models_differ_in_colour_or_marker_and_in_dashes_and_in_hatch():
+    styles = list(STYLES.values())
+    assert len({(style.color, style.marker) for style in styles}) == len(styles)
+    assert len({style.dashes for style in styles}) == len(styles)
+    assert len({style.hatch for style in styles}) == len(styles)
+
+
+@given(st.text(), st.lists(st.text()))
+def test_a_models_look_follows_from_its_name_alone(name, others):
+    before = style_of(name)
+    for other in others:
+        style_of(other)
+    assert style_of(name) == before
+    assert to_rgb(before.color)
+
+
+@pytest.mark.parametrize("models", [(VAE, VLAE), (VLAE,), (HF, SAVAE, VLAE)])
+def test_a_model_looks_the_same_whatever_else_is_drawn(tmp_path, models):
+    for model in models:
+        learned(done(tmp_path, container(model)), [-3.0, -2.0])
+    runs = runs_of(tmp_path)
+    line = lines(draw("curves", runs).axes[0])["VLAE"]
+    style = STYLES["vlae"]
+    assert look(line) == (style.color, style.marker, style.dashes)
+    ((_, bar),) = [found for found in bars(draw("likelihood_vs_updates", runs).axes[0]) if found[0] == "VLAE"]
+    assert (to_hex(bar.get_facecolor()).upper(), bar.get_hatch() or "") == (style.color, style.hatch)
+    marker = next(
+        found.lines[0]
+        for found in draw("cost", runs).axes[0].containers
+        if isinstance(found, ErrorbarContainer) and found.get_label() == "VLAE"
+    )
+    assert look(marker)[:2] == (style.color, style.marker)
+
+
+def test_other_settings_of_a_model_keep_its_colour_and_differ_in_their_markers(tmp_path):
+    for updates in (1, 2, 4):
+        learned(done(tmp_path, container(VLAE, f"model.num_updates={updates}")), [-3.0, -2.0])
+    found = lines(draw("curves", runs_of(tmp_path)).axes[0])
+    assert list(found) == ["VLAE, T = 1", "VLAE, T = 2", "VLAE, T = 4"]
+    assert len({look(line) for line in found.values()}) == 1
+    assert len({line.get_fillstyle() for line in found.values()}) == 3
+
+
+def test_names_are_text_and_no_formulas(tmp_path):
+    names = ["$x", "a$b$c", r"$\frac$", "vae"]
+    runs = [
+        Run(name, "", {"model.name": name, "seed": 0}, "done", "", {LAPLACE: -1.0, "cost/train_seconds": 1.0})
+        for name in names
+    ]
+    figure = draw("cost", Runs("", tuple(runs)))
+    assert written(figure, "svg")
+    shown = [text.get_text().replace(r"\$", "$") for text in figure.legends[0].get_texts()]
+    assert sorted(shown) == sorted([*names[:3], "VAE"])
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_the_mean_over_seeds_in_a_band_of_its_standard_error(tmp_path):
+    some_runs(tmp_path)
+    axes = draw("curves", runs_of(tmp_path)).axes[0]
+    found = lines(axes)
+    assert list(found) == ["VAE", "HF", "VLAE"]
+    bands = dict(zip(found, axes.collections, strict=True))
+    for name, line in found.items():
+        files = tmp_path.glob(f"{name.lower()}-*/metrics.jsonl")
+        told = [
+            [json.loads(text)["validation/elbo_nats"] for text in file.read_text().splitlines()]
+            for file in files
+        ]
+        for epoch, values in enumerate(zip(*told, strict=True), 1):
+            mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(3)
+            assert line.get_xydata()[epoch - 1] == pytest.approx([epoch, mean])
+            edge = [y for x, y in bands[name].get_paths()[0].vertices if x == epoch]
+            assert (min(edge), max(edge)) == pytest.approx((mean - error, mean + error))
+
+
+def test_of_one_seed_there_is_no_band(tmp_path):
+    learned(done(tmp_path, container(VAE)), [-3.0, -2.0])
+    figure = draw("curves", runs_of(tmp_path))
+    assert not figure.axes[0].collections
+    assert "One seed each" in figure.get_supxlabel()
+
+
+def test_a_curve_ends_where_its_first_seed_does(tmp_path):
+    for seed, epochs in ((0, 3), (1, 5)):
+        learned(done(tmp_path, container(VAE, seed=seed)), [-float(epoch) for epoch in range(epochs)])
+    assert list(lines(draw("curves", runs_of(tmp_path)).axes[0])["VAE"].get_xdata()) == [1, 2, 3]
+
+
+def test_runs_under_way_are_drawn_until_one_of_their_seeds_is_done(tmp_path):
+    learned(stopped(tmp_path, container(VAE, seed=0), state="failed", reason="exception"), [-3.0])
+    assert list(lines(draw("curves", runs_of(tmp_path)).axes[0])["VAE"].get_ydata()) == [-3.0]
+    learned(done(tmp_path, container(VAE, seed=1)), [-5.0, -4.0])
+    assert list(lines(draw("curves", runs_of(tmp_path)).axes[0])["VAE"].get_ydata()) == [-5.0, -4.0]
+
+
+def test_the_set_that_epochs_are_selected_by_is_what_is_drawn(tmp_path):
+    path = done(tmp_path, container(VAE, "trainer.selection=test"))
+    learned(path, [-3.0, -2.0], "test/elbo_nats")
+    axes = draw("curves", runs_of(tmp_path)).axes[0]
+    assert axes.get_ylabel() == "Test ELBO (nats an image)"
+    assert list(lines(axes)["VAE"].get_ydata()) == [-3.0, -2.0]
+
+
+def test_what_metrics_have_in_model_space_is_said_to_be(tmp_path):
+    learned(done(tmp_path, container(VAE, "dataset.dequantise=true", "dataset.logit_transform=true")), [-3.0])
+    assert "in model space" in draw("curves", runs_of(tmp_path)).axes[0].get_ylabel()
+
+
+def test_every_data_set_and_output_has_its_panel(tmp_path):
+    learned(done(tmp_path, container(VAE)), [-3.0, -2.0])
+    learned(done(tmp_path, container(VAE, "output_dist=bernoulli")), [-7.0, -6.0])
+    found = {
+        axes.get_title(): lines(axes)["VAE"].get_ydata()[0] for axes in draw("curves", runs_of(tmp_path)).axes
+    }
+    assert found == {"digits, Bernoulli": -7.0, "digits, Gaussian": -3.0}
+
+
+@pytest.mark.parametrize("damage", ['{"epoch": 1\n', "[1, 2]\n", '{"validation/elbo_nats": 3}\n'])
+def test_a_damaged_record_is_named_and_left_out(tmp_path, damage):
+    learned(done(tmp_path, container(VAE, seed=0)), [-3.0])
+    path = learned(done(tmp_path, container(VAE, seed=1)), [-3.0])
+    (path / "metrics.jsonl").write_text(damage)
+    (done(tmp_path, container(VLAE)) / "results.json").write_text("{")
+    told = []
+    axes = draw("curves", runs_of(tmp_path), tell=told.append).axes[0]
+    assert list(lines(axes)["VAE"].get_ydata()) == [-3.0]
+    assert [re.match(r"left out: (\S+)", text)[1].partition("-")[0] for text in told] == ["vlae", "vae"]
+
+
+# --- bars and costs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_bar_ends_at_the_mean_over_seeds_and_stands_at_its_t(tmp_path):
+    for seed in range(2):
+        done(tmp_path, container(VAE, seed=seed), level=seed)
+        for updates in (1, 4):
+            done(tmp_path, container(VLAE, f"model.num_updates={updates}", seed=seed), level=updates + seed)
+            done(tmp_path, container(HF, f"model.num_flows={updates}", seed=seed), level=updates - seed)
+    runs = runs_of(tmp_path)
+    axes = draw("likelihood_vs_updates", runs, metric=OWN).axes[0]
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == ["none", "1", "4"]
+    found = {}
+    for name, bar in bars(axes):
+        middle = bar.get_x() + bar.get_width() / 2
+        found[name.lower(), ticks[round(middle)]] = bar.get_y() + bar.get_height()
+    expected = {}
+    for run in runs.runs:
+        place = run.value("model.name"), str(run.value("T") or "none")
+        expected.setdefault(place, []).append(run.value(OWN))
+    assert found == pytest.approx({place: statistics.fmean(values) for place, values in expected.items()})
+    errors = [
+        c.lines[2][0].get_segments()[0][:, 1] for c in axes.containers if isinstance(c, ErrorbarContainer)
+    ]
+    told = [
+        [m - e, m + e]
+        for m, e in ((statistics.fmean(v), statistics.stdev(v) / 2**0.5) for v in expected.values())
+    ]
+    assert sorted(map(list, errors)) == [pytest.approx(each) for each in sorted(told)]
+
+
+def test_published_figures_stand_beside_ours_and_name_their_source(tmp_path):
+    for model in (VAE, VLAE):
+        done(tmp_path, container("dataset=mnist", "output_dist=bernoulli", model), level=-90)
+    runs = runs_of(tmp_path)
+    figure = draw("likelihood_vs_updates", runs, published=True)
+    shown = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "published"]
+    told = [published(run, LAPLACE) for run in runs.runs]
+    assert sorted(shown) == sorted(each.value for each in told)
+    assert " ".join(told[0].source.split()) in " ".join(figure.get_supxlabel().split())
+
+
+def test_costs_are_means_of_seconds_and_of_the_figure(tmp_path):
+    some_runs(tmp_path)
+    runs = runs_of(tmp_path)
+    axes = draw("cost", runs, metric=OWN).axes[0]
+    for found in (each for each in axes.containers if isinstance(each, ErrorbarContainer)):
+        of_model = [run for run in runs.runs if run.value("model.name") == found.get_label().lower()]
+        mean = [statistics.fmean(run.value(key) for run in of_model) for key in ("cost/train_seconds", OWN)]
+        assert found.lines[0].get_xydata()[0] == pytest.approx(mean)
+
+
+# --- what cannot be drawn ---------------------------------------------------------------------------------------------
+
+
+def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_drawn_as(tmp_path):
+    learned(stopped(tmp_path, container(VLAE), state="failed", reason="exception"), [-3.0])
+    runs = runs_of(tmp_path)
+    assert drawable(runs) == ["curves"]
+    for kind in KINDS.keys() - {"curves"}:
+        with pytest.raises(UserError, match=f"^{kind}: no .* done.*; these runs can be drawn as curves$"):
+            draw(kind, runs)
+    done(tmp_path, container(VAE))
+    assert drawable(runs_of(tmp_path)) == [
+        "curves",
+        "likelihood_vs_updates",
+        "cost",
+        "covariance",
+        "estimators",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["curvs", "--out", "a.pdf"], "KIND: expected one of curves, likelihood_vs_updates, "),
+        (
+            ["curves", "--out", "a.pfd"],
+            "expected a file that ends in .pdf, .svg, .png, came 'a.pfd'; did you mean pdf?",
+        ),
+        (["curves", "--out", "a"], "expected a file that ends in .pdf"),
+        (
+            ["curves", "--out", "nowhere/a.pdf"],
+            "cannot write nowhere/a.pdf: the directory nowhere does not exist",
+        ),
+        (["curves", "--out", "d.pdf"], "cannot write d.pdf: it is a directory"),
+        (["curves", "--out", "a.pdf", "--where", "seed>7"], "no runs with seed>7"),
+        (
+            ["curves", "--out", "a.pdf", "--rows", "mdel"],
+            "--rows: no run has 'mdel'; did you mean model.name",
+        ),
+        (
+            ["curves", "--out", "a.pdf", "--published"],
+            "--published: curves has none; it is for likelihood_vs_updates",
+        ),
+        (["cost", "--out", "a.pdf", "--samples", "7"], "--samples: cost has none; it is for estimators"),
+        (["cost", "--out", "a.pdf", "--metric", "x"], "--metric: no run has a figure 'x'"),
+        (
+            ["likelihood_vs_updates", "--out", "a.pdf", "--published"],
+            "--published: nothing that was published",
+        ),
+        (["latent_path", "--out", "a.pdf"], "latent_path: no run with model.latent_dim=2 is done"),
+    ],
+)
+def test_what_cannot_be_is_one_message_and_status_2(figure_command, tmp_path, monkeypatch, words, told):
+    learned(done(tmp_path, container(VAE)), [-3.0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.pdf").mkdir()
+    status, out, err = figure_command("vae", *words)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_settings_that_differ_in_more_than_the_seed_share_no_line(tmp_path):
+    for lr in ("1e-3", "5e-4"):
+        learned(done(tmp_path, container(VAE, f"optimizer.lr={lr}")), [-3.0])
+    with pytest.raises(UserError, match=r"--rows model.name,optimizer.lr"):
+        draw("curves", runs_of(tmp_path))
+    found = lines(draw("curves", runs_of(tmp_path), rows=["model", "optimizer.lr"]).axes[0])
+    assert list(found) == ["VAE, optimizer.lr = 0.0005", "VAE, optimizer.lr = 0.001"]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_same_runs_give_the_same_bytes_in_another_process_and_take_no_torch(tmp_path):
+    some_runs(tmp_path, seeds=2)
+    code = (
+        "import sys; from vlae.report.drawings import *; from vlae.report.collect import collect\n"
+        "from vlae.report.directories import RunDirectories\n"
+        f"runs = collect(RunDirectories({str(tmp_path)!r}))\n"
+        f"figures = [draw(kind, runs) for kind in {RECORDED}]\n"
+        "for figure in figures:\n"
+        "    for suffix in WITHOUT_TIME: sys.stdout.buffer.write(written(figure, suffix))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    found = []
+    for seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+        assert ran.returncode == 0, ran.stderr.decode()
+        found.append(ran.stdout)
+    assert found[0] == found[1]
+    assert found[0].count(b"%PDF-") == len(RECORDED)
+    for date in (b"CreationDate", b"dc:date"):
+        assert date not in found[0]
+
+
+@pytest.mark.parametrize("suffix", WITHOUT_TIME)
+def test_the_same_runs_give_the_same_bytes(tmp_path, suffix, monkeypatch):
+    some_runs(tmp_path, seeds=2)
+    one = written(draw("curves", runs_of(tmp_path)), suffix)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert written(draw("curves", runs_of(tmp_path)), suffix) == one
+
+
+def test_the_command_writes_the_file_and_names_it(figure_command, tmp_path):
+    some_runs(tmp_path, seeds=1)
+    begins = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
+    for suffix, begin in begins.items():
+        file = tmp_path / f"a.{suffix.upper()}"
+        assert figure_command("v", "curves", "--out", file) == (0, f"{file}\n", "")
+        assert file.read_bytes().startswith(begin)
+
+
+def test_the_help_of_the_command_names_every_kind(figure_command):
+    _, out, _ = figure_command("--help")
+    assert all(kind in out for kind in KINDS)
+
+
+# --- of trained models ------------------------------------------------------------------------------------------------
+
+TINY = (
+    "model.latent_dim=2", "model.hidden_dims=[6,5]", "trainer.epochs=1", "evaluate.num_samples=20",
+    "evaluate.num_images=7", "evaluate.num_gap_images=0", "device=cpu", "num_threads=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory):
+    """One epoch of five models in two dimensions."""
+    runs_dir = tmp_path_factory.mktemp("runs")
+    for model in ("vae", "savae", "hf", "iaf", "vlae"):
+        vlae.run([*TINY, f"model={model}", f"runs_dir={runs_dir}"], quiet=True)
+    return runs_dir
+
+
+def model_of(runs_dir, name):
+    (place,) = runs_dir.glob(f"{name}-*")
+    return Library().inspected(place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vae", "savae", "hf", "iaf", "vlae"])
+def test_covariances_are_those_of_samples_of_q(trained_runs, name):
+    model = model_of(trained_runs, name)
+    for i, ours in enumerate(model.covariances(2)):
+        q = model.model.posterior(model.x[i : i + 1], model._noise(slice(i, i + 1)))
+        z, _ = q.rsample_with_log_prob(torch.randn(100_000, 1, q.noise_dim))
+        expected = torch.cov(z[:, 0].detach().double().T).numpy()
+        scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+        assert (np.abs(ours - expected) / scale).max() < 0.05
+
+
+@pytest.mark.slow
+def test_the_covariance_figure_has_a_row_an_image_and_a_column_a_model(trained_runs):
+    figure = draw("covariance", runs_of(trained_runs), images=2)
+    pictures = [axes for axes in figure.axes if axes.images]
+    names = ["Test image", "VAE", "SA-VAE", "HF", "IAF", "VLAE"]
+    assert [axes.get_title() for axes in pictures] == [*names, *[""] * 6]
+    for column, name in enumerate(names[1:], 1):
+        model = model_of(trained_runs, name.lower().replace("-", ""))
+        for row, matrix in enumerate(model.covariances(2)):
+            shown = pictures[row * len(names) + column].images[0].get_array()
+            np.testing.assert_allclose(shown, matrix)
+
+
+@pytest.mark.slow
+def test_updates_shows_images_and_what_each_update_makes_of_them(trained_runs):
+    figure = draw("updates", runs_of(trained_runs), images=2)
+    strips = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.images}
+    assert list(strips) == ["SA-VAE", "VLAE"]
+    model = model_of(trained_runs, "vlae")
+    mu = model.model.refinements(model.x[:2], model._noise(slice(0, 2)))
+    with torch.no_grad():
+        shown = [model.x[:2], *(model.model.output.mean(model.model.decoder(each)) for each in mu)]
+    pictures = [model.trained.preprocess.images(x)[:, 0] for x in shown]
+    image = np.asarray(strips["VLAE"].images[0].get_array())
+    for column, of_step in enumerate(pictures):
+        for row, picture in enumerate(of_step):
+            tile = image[row * 9 : row * 9 + 8, column * 9 : column * 9 + 8]
+            np.testing.assert_allclose(tile, picture.numpy(), atol=1e-6)
+    line = lines(figure.axes[-1])["VLAE"]
+    x, *reached = (model.trained.preprocess.images(model.x), *model.updated(7).pictures)
+    errors = [((x[:, 0].numpy() - each) ** 2).mean() for each in reached]
+    np.testing.assert_allclose(line.get_ydata(), errors, rtol=1e-5)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_tiles_lie_side_by_side(columns, rows, colours):
+    shape = (columns, rows, 2, 3, *([3] if colours else []))
+    pictures = np.arange(math.prod(shape)).reshape(shape) / math.prod(shape)
+    found = tiled(pictures)
+    for column in range(columns):
+        for row in range(rows):
+            tile = found[row * 3 : row * 3 + 2, column * 4 : column * 4 + 3]
+            np.testing.assert_array_equal(tile, pictures[column, row])
+
+
+@pytest.mark.slow
+def test_estimates_are_those_of_an_evaluation_and_end_in_the_recorded_one(trained_runs):
+    runs = runs_of(trained_runs)
+    figure = draw("estimators", runs, where="model in vae,vlae", images=5)
+    for axes, name in zip(figure.axes, ("vae", "vlae"), strict=True):
+        model = model_of(trained_runs, name)
+        recorded = np.load(model.trained.directory.path / "test_log_likelihood.npz")
+        assert list(lines(axes)) == ["own", "laplace"]
+        for proposal, line in lines(axes).items():
+            array = "log_likelihood" if proposal == "own" else "log_likelihood_laplace"
+            assert list(line.get_xdata()) == [1, 2, 5, 10, 20]
+            assert line.get_ydata()[-1] == pytest.approx(recorded[array][:5].mean(), abs=1e-5)
+            x = model.x[:5]
+            again = evaluate(model.model, x, proposal=proposal, num_samples=5, memory_budget=16, seed=0)
+            expected = (again.log_likelihood + unit_log_jacobian(model.trained.preprocess, x)).mean().item()
+            assert line.get_ydata()[2] == pytest.approx(expected, abs=1e-5)
+
+
+@given(st.integers(1, 10**6))
+def test_sizes_of_samples_grow_to_the_most(most):
+    sizes = sample_sizes(most)
+    assert sizes[-1] == most
+    assert sizes == sorted(set(sizes))
+    assert all(str(size).strip("0") in ("1", "2", "5") for size in sizes[:-1])
+
+
+@pytest.mark.slow
+def test_the_path_is_that_of_the_search_and_ends_at_its_mode(trained_runs):
+    figure = draw("latent_path", runs_of(trained_runs), where="model=vlae", images=1)
+    (axes,) = [axes for axes in figure.axes if axes.get_title() == "VLAE"]
+    model, found = model_of(trained_runs, "vlae"), lines(axes)
+    mu = torch.cat(model.model.refinements(model.x[:1], model._noise(slice(0, 1))))
+    np.testing.assert_allclose(found["updates"].get_xydata(), mu.detach().numpy(), atol=1e-6)
+    search = found["search for the mode"].get_xydata()
+    np.testing.assert_allclose(search[0], found["updates"].get_xydata()[-1], atol=1e-6)
+    assert (np.diff(model.log_joint(0)(search)) > -1e-3).all()
+    modes = find_modes(model.model.output, model.model.decoder, model.x[:1], mu[-1:].detach())
+    np.testing.assert_allclose(search[-1:], modes.z.numpy(), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_ellipse_of_q_is_at_two_standard_deviations(trained_runs):
+    figure = draw("latent_path", runs_of(trained_runs), where="model=vae", images=1)
+    q = model_of(trained_runs, "vae").searched(0)
+    points = lines(figure.axes[0])["q(z | x)"].get_xydata() - q.mean
+    distances = np.einsum("ni,ij,nj->n", points, np.linalg.inv(q.covariance), points)
+    np.testing.assert_allclose(distances, 4, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OF_MODELS)
+def test_figures_of_models_are_the_same_bytes_again(trained_runs, kind):
+    runs = runs_of(trained_runs).only(lambda run: run.value("model.name") in ("savae", "vlae"))
+    one, other = (written(draw(kind, runs, images=1), "svg") for _ in range(2))
+    assert one == other
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_read_is_named_and_another_seed_shown(trained_runs, tmp_path):
+    for seed in (0, 1):
+        vlae.run([*TINY, "model=vae", f"seed={seed}", f"runs_dir={tmp_path}"], quiet=True)
+    runs, told = runs_of(tmp_path), []
+    for file in Path(runs.runs[0].directory, "checkpoints").iterdir():
+        file.write_bytes(b"")
+    figure = draw("covariance", runs, images=1, tell=told.append)
+    assert "Models of seed 1" in figure.get_supxlabel()
+    assert any(text.startswith(f"left out: {runs.runs[0].id} (") for text in told)
+    for file in Path(runs.runs[1].directory, "checkpoints").iterdir():
+        file.unlink()
+    with pytest.raises(
+        UserError, match=r"no trained model of these runs can be read: .*damaged: it is empty"
+    ):
+        draw("covariance", runs)
+
+
+@pytest.mark.slow
+def test_models_of_several_data_sets_share_no_test_image(tmp_path):
+    for output in ("gaussian", "bernoulli"):
+        vlae.run([*TINY, "model=vae", f"output_dist={output}", f"runs_dir={tmp_path}"], quiet=True)
+    with pytest.raises(UserError, match=r"--where: .*digits, Bernoulli; digits, Gaussian"):
+        draw("covariance", runs_of(tmp_path))

@@ -1,0 +1,429 @@
+"""Runs on Weights & Biases, with the real client: what arrives at a recording server, and what its failures cost."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from wandb_server import KEY, WandbServer
+
+from vlae import config
+from vlae.interruption import Interrupted
+from vlae.record import RunDirectory
+from vlae.trackers.companion import ENDS_WITHIN, mirrored, upload_later
+from vlae.trackers.story import Story
+
+pytestmark = pytest.mark.slow
+
+TINY = (
+    *("model=vlae", "dataset.sizes.latent_dim=2", "dataset.sizes.hidden_dims=[3]"),
+    *("device=cpu", "trainer.epochs=6", "tracker=wandb"),
+)
+A_FEW_SECONDS = ENDS_WITHIN + 1.5
+
+
+@pytest.fixture
+def server():
+    with WandbServer() as server:
+        yield server
+    assert not server.errors
+    assert not server.unknown
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """An environment without a key, whose files are all below ``tmp_path``."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "client"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+
+
+def with_key(monkeypatch, server, tmp_path):
+    for name, value in server.environment(tmp_path / "client").items():
+        if name in ("WANDB_BASE_URL", "WANDB_API_KEY"):
+            monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def online(client, server, tmp_path, monkeypatch):
+    """The same with a key, and the server."""
+    with_key(monkeypatch, server, tmp_path)
+    return server
+
+
+class FakeRun:
+    """A run directory that is written without training: what a run leaves in it, epoch by epoch."""
+
+    def __init__(self, runs_dir, *overrides, seed=0):
+        words = [*TINY, f"runs_dir={runs_dir}", f"seed={seed}", "tracker.group=sweep", *overrides]
+        container = config.compose(words)
+        self.directory = RunDirectory.create(runs_dir, config.run_id(container), container)
+        self.id = self.directory.run_id
+
+    def epochs(self, first, last):
+        for epoch in range(first, last + 1):
+            line = {"epoch": epoch, "global_step": 10 * epoch, "train/elbo_nats": -100.0 / epoch}
+            self.directory.append_metrics(line | {"validation/elbo_nats_after_1": -50.0 / epoch})
+            if epoch % 2 == 0:
+                self.picture(f"epoch-{epoch:06d}", "reconstructions", epoch)
+
+    def picture(self, folder, name, grey):
+        place = self.directory.path / "images" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 5), grey, np.uint8)).save(place / f"{name}.png")
+
+    def complete(self):
+        self.picture("", "prior_samples", 99)
+        np.savez(
+            self.directory.path / "test_log_likelihood.npz",
+            log_likelihood=np.array([-1.0, -2.0]),
+            log_likelihood_laplace=np.array([-0.5, -1.5]),
+        )
+        own = {"mean": -1.5, "k_hat_unreliable": None}
+        results = {"run_id": self.id, "epochs": 6, "test": {"elbo": -2.5, "log_likelihood": {"own": own}}}
+        self.directory.write_results(results)
+
+    def go(self):
+        """All of it, in the middle of which its mirror begins."""
+        self.epochs(1, 3)
+        wait_for(lambda: self.kept().get("sent"))
+        self.epochs(4, 6)
+        self.complete()
+
+    def attempt(self, act, end=None):
+        """One attempt that does this; the seconds that its end took."""
+        began = math.nan
+        try:
+            with mirrored(self.directory), self.directory.claim():
+                act()
+                began = time.monotonic()
+                if end is not None:
+                    raise end
+        except BaseException as error:
+            if error is not end:
+                raise
+        return time.monotonic() - began
+
+    def log(self):
+        return (self.directory.path / "tracking" / "log.txt").read_text()
+
+    def kept(self):
+        return Story(self.directory).kept("wandb")
+
+    def size_after(self, epoch):
+        lines = (self.directory.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        return sum(map(len, lines[:epoch]))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return FakeRun(tmp_path / "runs")
+
+
+def wait_for(reached, seconds=60):
+    until = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(KeyError):  # there is no such run yet
+            if reached():
+                return
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def history(recorded, key="train/elbo_nats"):
+    """Of one figure: its epochs in the order in which they arrived."""
+    return [line["epoch"] for line in recorded.history if key in line]
+
+
+def segments(run):
+    """Of all attempts, in their order."""
+    found = (run.directory.path / "tracking" / "wandb").glob("*run-2*")
+    return sorted(found, key=lambda path: path.name.removeprefix("offline-"))
+
+
+def read_back(segment):
+    """The records of a transaction log: their kinds, with what they hold as plain values.
+
+    LevelDB's log format after a header of seven bytes: blocks of 32 KiB, of parts of records with seven bytes each.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = segment.glob("*.wandb")
+    data, at, parts, found = file.read_bytes(), 7, b"", []
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(parts)
+            parts = b""
+            found.append(plain(record))
+    return found
+
+
+def plain(record):
+    kind = record.WhichOneof("record_type")
+    part = getattr(record, kind)
+    if kind == "run":
+        kind, part = "config", part.config
+    items = getattr(part, "item", None) or getattr(part, "update", None) or ()
+    return kind, {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def vlae(run, *words, status=0):
+    """The command, in a process of its own."""
+    command = [sys.executable, "-c", "from vlae.cli import main; main()", *words]
+    command += ["--runs-dir", str(run.directory.path.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+# --- what arrives -------------------------------------------------------------------------------------------------
+
+
+def test_all_that_a_run_tells_arrives(online, run):
+    run.attempt(run.go)
+    found = online.run(run.id)
+    assert history(found) == [1, 2, 3, 4, 5, 6]
+    assert [line["global_step"] for line in found.history if "global_step" in line] == [
+        10,
+        20,
+        30,
+        40,
+        50,
+        60,
+    ]
+    assert history(found, "validation/elbo_nats_after_1") == [1, 2, 3, 4, 5, 6]
+    assert found.exit_codes == [0]
+    assert (found.group, found.display_name) == ("sweep", run.id)
+    assert set(found.tags) == {"vlae", "digits", "gaussian"}
+    assert f"run {run.id}, code " in found.notes
+    frozen = run.directory.config()
+    for key in ("model", "trainer", "seed"):
+        assert found.config[key] == frozen[key]
+    assert (found.summary["test/elbo"], found.summary["test/log_likelihood/own/mean"]) == (-2.5, -1.5)
+    assert history(found, "images/reconstructions") == [2, 4, 6]
+    line = next(line for line in found.history if "images/reconstructions" in line)
+    picture = run.directory.path / "images" / "epoch-000002" / "reconstructions.png"
+    assert found.files[line["images/reconstructions"]["path"]] == picture.read_bytes()
+    assert found.summary["final/prior_samples"]["width"] == 5
+    (table,) = [a for a in online.artifacts if a.type == "run_table"]
+    rows = json.loads(table.files["test/per_image.table.json"])
+    assert rows["columns"] == ["image", "log_likelihood", "log_likelihood_laplace"]
+    assert rows["data"] == [[0, -1.0, -0.5], [1, -2.0, -1.5]]
+    assert upload_later(run.directory) == ""
+
+
+def test_the_key_is_nowhere(online, run):
+    run.attempt(run.go)
+    found = online.run(run.id)
+    places = [p for p in run.directory.path.rglob("*") if p.is_file()]
+    assert len(places) > 10
+    assert [p for p in places if KEY.encode() in p.read_bytes()] == []
+    assert KEY not in json.dumps([found.config, found.summary, found.notes, found.fields])
+
+
+def test_the_best_model_is_uploaded_where_that_is_asked_for(online, tmp_path):
+    run = FakeRun(tmp_path / "runs", "tracker.artifacts=true")
+    (run.directory.path / "checkpoints").mkdir()
+    (run.directory.path / "checkpoints" / "last.pt").write_bytes(b"weights")
+    run.attempt(run.go)
+    (model,) = [a for a in online.artifacts if a.type == "model"]
+    assert model.files["last.pt"] == b"weights"
+
+
+def test_attempts_of_a_run_are_one_run(online, run):
+    def first():
+        run.epochs(1, 3)
+        wait_for(lambda: history(online.run(run.id)) == [1, 2, 3])
+
+    run.attempt(first, end=Interrupted(signal.SIGUSR2))
+    assert online.run(run.id).state != "finished"
+
+    def second():  # it goes back to its checkpoint
+        run.directory.truncate_metrics(run.size_after(2))
+        run.epochs(3, 6)
+        wait_for(lambda: run.kept().get("sent") == 9)
+        run.complete()
+
+    run.attempt(second)
+    found = online.run(run.id)
+    assert history(found) == [1, 2, 3, 4, 5, 6]
+    assert found.exit_codes[-1] == 0
+    assert len(online.runs) == 1
+
+
+def test_a_run_done_anew_is_another_one(online, run, tmp_path):
+    run.attempt(run.go)
+    forced = FakeRun(tmp_path / "runs" / ".forced")
+    assert forced.id == run.id
+    forced.attempt(forced.go)
+    assert history(online.run(f"{run.id}-g2")) == [1, 2, 3, 4, 5, 6]
+    assert history(online.run(run.id)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_how_a_run_ended_is_told(online, tmp_path):
+    failed, stopped = FakeRun(tmp_path / "runs"), FakeRun(tmp_path / "runs", seed=1)
+
+    def a_little(run):
+        return lambda: (run.epochs(1, 2), wait_for(lambda: run.kept().get("sent")))
+
+    failed.attempt(a_little(failed), end=ValueError("x"))
+    stopped.attempt(a_little(stopped), end=Interrupted(signal.SIGTERM))
+    assert online.run(failed.id).exit_codes == [1]
+    assert online.run(stopped.id).exit_codes == [255]
+
+
+# --- without a key ------------------------------------------------------------------------------------------------
+
+
+def test_without_a_key_a_run_is_logged_offline_and_can_be_read_back(client, run):
+    run.attempt(run.go)
+    assert "offline, without a key" in upload_later(run.directory)
+    (segment,) = segments(run)
+    records = read_back(segment)
+    lines = [values for kind, values in records if kind == "history"]
+    assert [line["epoch"] for line in lines if "train/elbo_nats" in line] == [1, 2, 3, 4, 5, 6]
+    assert sum(any(key.startswith("images/reconstructions") for key in line) for line in lines) == 3
+    given = next(values for kind, values in records if kind == "config")
+    assert given["model"]["latent_dim"] == 2
+    summary = {key: value for kind, values in records if kind == "summary" for key, value in values.items()}
+    assert summary["test/elbo"] == -2.5
+    assert {"files", "exit"} <= {kind for kind, _ in records}
+
+
+def test_segments_of_several_attempts_are_one_run_by_either_command(
+    client, server, run, tmp_path, monkeypatch
+):
+    def part(first, last):
+        run.epochs(first, last)
+        wait_for(lambda: run.kept().get("sent") == {3: 4, 6: 9}[last])
+
+    run.attempt(lambda: part(1, 3), end=Interrupted(signal.SIGUSR2))
+    run.attempt(lambda: (part(4, 6), run.complete()))
+    with_key(monkeypatch, server, tmp_path)
+    assert "synced" in vlae(run, "sync", run.id)
+    found = server.run(run.id)
+    assert history(found) == [1, 2, 3, 4, 5, 6]
+    assert found.summary["test/elbo"] == -2.5
+    upserts = found.num_upserts
+    assert "complete: " in vlae(run, "sync")
+    assert found.num_upserts == upserts
+
+    server.runs.clear()  # and by wandb's own
+    offline = [str(segment) for segment in segments(run) if segment.name.startswith("offline-")]
+    command = [sys.executable, "-m", "wandb", "sync", *offline]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    found = server.run(run.id)
+    assert history(found) == [1, 2, 3, 4, 5, 6]
+    assert found.summary["test/elbo"] == -2.5
+
+
+def test_a_mirror_is_made_anew_from_the_run_directory(online, run):
+    run.attempt(run.go)
+    shutil.rmtree(run.directory.path / "tracking" / "wandb")
+    assert "synced: " in vlae(run, "sync", run.id, "--rebuild")
+    assert [found.name for found in online.runs.values()] == [f"{run.id}-g2"]
+    found = online.run(f"{run.id}-g2")
+    assert history(found) == [1, 2, 3, 4, 5, 6]
+    assert history(found, "images/reconstructions") == [2, 4, 6]
+    assert found.summary["test/elbo"] == -2.5
+    assert "complete: " in vlae(run, "sync")
+
+
+def test_without_a_key_nothing_is_synced(client, run):
+    assert "no key for Weights & Biases" in vlae(run, "sync", run.id, status=2)
+
+
+# --- failures of the service --------------------------------------------------------------------------------------
+
+FAULTS = {
+    "slow": {"slow": 30.0},
+    "too many requests": {"status": 429},
+    "server error": {"status": 500},
+    "key refused": {"status": 401},
+    "connections dropped": {"drop": True},
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "dead"])
+@pytest.mark.parametrize("when", ["from the start", "in mid-run"])
+def test_a_service_that_fails_costs_seconds_and_what_is_missing_is_completed_later(online, run, fault, when):
+    def fail():
+        online.stop() if fault == "dead" else online.fail(**FAULTS[fault])
+
+    def act():
+        run.epochs(1, 3)
+        if when == "in mid-run":
+            wait_for(lambda: run.kept().get("sent") == 4)
+            fail()
+        run.epochs(4, 6)
+        run.complete()
+
+    if when == "from the start":
+        fail()
+    assert run.attempt(act) < A_FEW_SECONDS
+    assert "`vlae sync" in upload_later(run.directory)
+    if fault == "dead":
+        online.start()
+    online.fail()
+    assert "synced: " in vlae(run, "sync", run.id)
+    found = online.run(run.id)
+    assert history(found) == [1, 2, 3, 4, 5, 6]
+    assert found.summary["test/elbo"] == -2.5
+    assert upload_later(run.directory) == ""
+
+
+def test_a_run_goes_on_offline_where_the_service_cannot_be_reached_and_says_so_once(online, run):
+    online.fail(drop=True)
+
+    def act():
+        run.epochs(1, 3)
+        wait_for(lambda: run.kept().get("mode") == "offline", 120)
+        run.epochs(4, 6)
+        wait_for(lambda: run.kept().get("sent") == 9)
+        run.complete()
+
+    run.attempt(act)
+    text = upload_later(run.directory)
+    assert text.startswith("Weights & Biases could not be reached (")
+    assert len(text.splitlines()) == 1
+    assert any(segment.name.startswith("offline-") for segment in segments(run))
+
+
+# --- many runs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_a_group_of_distinct_runs(online, tmp_path):
+    words = ["-m", "model=vae,hf", "seed=range(0,4)", *TINY[1:], f"runs_dir={tmp_path / 'runs'}"]
+    words += ["evaluate.num_samples=5", "evaluate.num_images=5", "evaluate.num_gap_images=0", "num_threads=1"]
+    command = [sys.executable, str(config.CONF.parent / "launch.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs_dir = tmp_path / "runs"
+    sync = [sys.executable, "-c", "from vlae.cli import main; main()", "sync", "--runs-dir", str(runs_dir)]
+    subprocess.run(sync, check=True, capture_output=True, timeout=300)  # what was too short to be mirrored
+    found = list(online.runs.values())
+    assert len(found) == 8
+    assert len({(run.group, run.project) for run in found}) == 1
+    assert all(history(run) == [1, 2, 3, 4, 5, 6] for run in found)
+    assert all("test/elbo" in run.summary for run in found)

@@ -1,0 +1,74 @@
+"""A sweep of W&B's own: the shipped file, with the real `wandb sweep` and `wandb agent` and a recording server."""
+
+import sys
+
+import pytest
+import yaml
+from mirrored import Commands
+from wandb_server import ENTITY, WandbServer
+
+from vlae import config
+from vlae.launching import grids
+
+pytestmark = pytest.mark.slow
+
+FILE = grids.SWEEPS / "wandb" / "vlae.yaml"
+SMALL = {
+    "trainer.epochs": 2,
+    "evaluate.num_samples": 5,
+    "evaluate.num_images": 5,
+    "evaluate.num_gap_images": 0,
+    "num_threads": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def server():
+    with WandbServer() as server:
+        yield server
+    assert not server.errors
+    assert not server.unknown
+
+
+def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_path, server):
+    content, runs_dir = yaml.safe_load(FILE.read_text()), tmp_path / "runs"
+    content["parameters"] |= {key: {"value": value} for key, value in SMALL.items()}
+    content["parameters"] |= {"runs_dir": {"value": str(runs_dir)}, "model": {"values": ["vae", "hf"]}}
+    content["parameters"]["seed"] = {"values": [0]}
+    (tmp_path / "vlae.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    commands = Commands(tmp_path / "client", server)
+    commands.cwd = config.CONF.parent  # which has launch.py
+    wandb = [sys.executable, "-m", "wandb"]
+    commands.process([*wandb, "sweep", "--project", "vlae", str(tmp_path / "vlae.yaml")])
+    (sweep,) = server.sweeps
+    commands.process([*wandb, "agent", f"{ENTITY}/vlae/{sweep.id}"])
+    assert len(sweep.given) == 2
+    overrides = [f"{key}={value}" for key, value in SMALL.items()]
+    expected = {
+        config.run_id(config.compose([*overrides, f"model={model}", "seed=0", f"runs_dir={runs_dir}"]))
+        for model in ("vae", "hf")
+    }
+    assert {place.name for place in runs_dir.iterdir() if place.name[0] != "."} == expected
+    commands("sync", "--runs-dir", runs_dir)  # what was too short to be mirrored to its end
+    assert {run.name for run in server.runs.values()} == expected
+    for run in server.runs.values():
+        assert (run.group, run.project, run.entity) == (sweep.id, "vlae", ENTITY)
+        assert run.config["model"]["name"] in ("vae", "hf")
+        assert "test/elbo" in run.summary
+
+
+def test_it_is_no_file_of_grids():
+    assert FILE.stem not in grids.names()
+
+
+def test_each_of_its_points_is_a_valid_run_and_each_a_different_one():
+    from wandb_server import RecordedSweep
+
+    sweep = RecordedSweep("", "", "", yaml.safe_load(FILE.read_text()))
+    containers = [
+        config.compose([f"{key}={value}" for key, value in point.items()]) for point in sweep.points()
+    ]
+    for container in containers:
+        config.validate(container)
+    assert len({config.run_id(container) for container in containers}) == len(containers) == 10

@@ -1,0 +1,251 @@
+"""Tables from Weights & Biases, read with the real client from a recording server: the same as from run directories."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from mirrored import PROJECT, Commands, mirror
+from recorded import container, done, results, stopped
+from wandb_server import ENTITY, WandbServer
+
+from vlae.launching import sweeps
+from vlae.report.figures import figures
+from vlae.report.wandb import PAGE, nested
+from vlae.trackers.story import flat
+
+VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
+PLACE = f"wandb:{ENTITY}/{PROJECT}"
+
+
+@pytest.fixture
+def server():
+    with WandbServer() as server:
+        yield server
+    assert not server.errors
+    assert not server.unknown
+
+
+@pytest.fixture
+def vlae(tmp_path, server):
+    return Commands(tmp_path / "client", server)
+
+
+def as_json(text):
+    return json.loads(text[text.index("{") :])
+
+
+def sweep(runs_dir, *containers, name="s"):
+    """Runs that are done, of a sweep; their directories."""
+    places = [done(runs_dir, cfg, level=cfg["seed"] + len(cfg["model"]["name"])) for cfg in containers]
+    sweeps.remember(runs_dir, name, {place.name: "" for place in places}, [])
+    return places
+
+
+# --- what is read back ------------------------------------------------------------------------------------------------
+
+
+def test_a_summary_has_the_figures_of_the_results_that_are_known():
+    cfg = container(VAE)
+    told = results(cfg, {})
+    told["test"]["log_likelihood"] = {
+        "own": {"mean": -1.5, "k_hat_unreliable": 0.01, "ess_median": 3.0, "mode_search": {"steps_max": 2}},
+        "laplace": {"mean": -1.25, "k_hat_unreliable": None, "ess_median": 3.0},
+    }
+    of_epochs = {
+        "validation/elbo_nats": 0.0,
+        "train/elbo_nats": 0.0,
+        "epoch": 1,
+        "test/per_image": {"path": ""},
+    }
+    found = figures(nested(flat(told) | of_epochs))
+    assert found == {key: value for key, value in figures(told).items() if value is not None}
+
+
+@pytest.mark.slow
+def test_the_table_is_the_same_as_from_run_directories(tmp_path, server, vlae):
+    models = ((VAE, 3), (HF, 3), (VLAE, 2))
+    places = sweep(
+        tmp_path, *(container(model, seed=seed) for model, seeds in models for seed in range(seeds))
+    )
+    places.append(
+        stopped(tmp_path, container(VLAE, seed=2), state="interrupted", reason="crashed", attempt=1)
+    )
+    sweeps.remember(tmp_path, "s", {place.name: "" for place in places}, [])
+    for place in reversed(places[:-1]):
+        mirror(server, place)
+    mirror(server, places[-1], state="crashed")
+    mirror(server, done(tmp_path / "other", container(HF, seed=9)), group="other")
+    for asked in ([], ["--metric", "test/log_likelihood_nats:own"], ["--metric", "cost/train_seconds"]):
+        for format in ("json", "markdown", "csv"):
+            words = ["table", *asked, "--format", format]
+            local = vlae(*words, "s", "--runs-dir", tmp_path)
+            assert vlae(*words, "--from", PLACE, "--group", "s", "--per-image") == local
+    assert "paired over images and seeds" in vlae("table", "--from", PLACE, "--group", "s", "--per-image")
+    assert list(vlae.cwd.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_table_is_the_same_for_runs_that_vlae_sync_has_sent(tmp_path, server, vlae):
+    words = ["tracker=wandb", "tracker.mode=offline", "tracker.group=s", "trainer.epochs=4"]
+    places = sweep(tmp_path, *(container(model, *words, seed=seed) for model in (VAE, HF) for seed in (0, 1)))
+    for place in places:
+        status = json.loads((place / "status.json").read_text())
+        (place / "status.json").write_text(json.dumps(status | {"attempt": 1}))
+    vlae("sync", "s", "--runs-dir", tmp_path)
+    assert len(server.runs) == 4
+    local = as_json(vlae("table", "s", "--runs-dir", tmp_path, "--format", "json"))
+    assert as_json(vlae("table", "--from", PLACE, "--per-image", "--format", "json")) == {
+        **local,
+        "title": f"{ENTITY}/{PROJECT}",
+    }
+
+
+@pytest.mark.slow
+def test_without_the_test_images_means_are_the_same_and_the_table_says_so(tmp_path, server, vlae):
+    for place in sweep(
+        tmp_path, *(container(model, seed=seed) for model in (VAE, VLAE) for seed in (0, 1, 2))
+    ):
+        mirror(server, place)
+    local = as_json(vlae("table", "s", "--runs-dir", tmp_path, "--format", "json"))
+    found = as_json(vlae("table", "--from", PLACE, "--group", "s", "--format", "json"))
+    assert "paired over seeds alone; --per-image reads them" in found["notes"][-1]
+    assert "paired over seeds)" in found["caption"]
+    for ours, theirs in zip(local["cells"], found["cells"], strict=True):
+        for key in ("row", "column", "n", "runs", "mean", "standard_error", "missing", "difference"):
+            assert ours[key] == theirs[key]
+    assert server.count("RunFiles") == 0
+
+
+@pytest.mark.slow
+def test_three_hundred_runs_take_a_request_a_page(tmp_path, server, vlae):
+    first = done(tmp_path, container(VAE))
+    cfg, told = container(VAE), json.loads((first / "results.json").read_text())
+    from vlae.identity import run_id
+
+    for seed in range(300):
+        recorded = mirror(server, first, generation=seed + 1)
+        own = {**cfg, "seed": seed}
+        del server.runs[ENTITY, PROJECT, recorded.name]
+        recorded.name = run_id(own)
+        recorded.raw_config = {key: {"value": value} for key, value in own.items()}
+        recorded.lines["wandb-summary.json"] = {0: json.dumps(flat(told))}
+        server.runs[ENTITY, PROJECT, recorded.name] = recorded
+    server.requests.clear()
+    (cell,) = as_json(vlae("table", "--from", PLACE, "--format", "json"))["cells"]
+    assert cell["n"] == 300
+    assert server.count("Runs") == math.ceil(300 / PAGE)
+    assert len(server.requests) <= math.ceil(300 / PAGE) + 2  # and who asks
+
+
+@pytest.mark.slow
+def test_test_images_are_read_of_those_runs_that_are_compared(tmp_path, server, vlae):
+    for place in sweep(tmp_path, *(container(model, seed=seed) for model in (VAE, VLAE) for seed in (0, 1))):
+        mirror(server, place)
+    vlae("table", "--from", PLACE, "--per-image")
+    assert server.count("RunFiles") == 4
+    server.requests.clear()
+    vlae("table", "--from", PLACE, "--per-image", "--metric", "cost/train_seconds")
+    assert server.count("RunFiles") == 0
+
+
+# --- what is not a run that counts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_of_a_run_done_anew_the_newest_that_is_done_counts(tmp_path, server, vlae):
+    (place,) = sweep(tmp_path, container(VAE))
+    old, new = mirror(server, place), mirror(server, place, generation=2)
+    mirror(server, stopped(tmp_path / "anew", container(VAE)), generation=3, state="running")
+
+    def mean():
+        (cell,) = as_json(vlae("table", "--from", PLACE, "--metric", "test/elbo_nats", "--format", "json"))[
+            "cells"
+        ]
+        return cell["n"], cell["runs"], cell["mean"]
+
+    summary = json.loads(new.lines["wandb-summary.json"][0]) | {"test/elbo": -77.0}
+    new.lines["wandb-summary.json"] = {0: json.dumps(summary)}
+    assert mean() == (1, 1, -77.0)
+    del server.runs[ENTITY, PROJECT, new.name]
+    assert old.summary["test/elbo"] == -3.5
+    assert mean() == (1, 1, -3.5)
+
+
+@pytest.mark.slow
+def test_what_is_no_run_of_vlae_or_was_changed_there_is_named_and_left_out(tmp_path, server, vlae):
+    good, copied, edited, empty, foreign = (
+        mirror(server, done(tmp_path, container(VAE, seed=seed))) for seed in range(5)
+    )
+    server.runs[ENTITY, PROJECT, "abc123"] = server.runs.pop((ENTITY, PROJECT, copied.name))
+    copied.name = "abc123"
+    edited.raw_config["trainer"]["value"]["epochs"] = 7
+    empty.lines["wandb-summary.json"] = {0: json.dumps({"test/elbo": 1.0})}
+    foreign.raw_config = {"lr": {"value": 0.1}}
+    said = vlae("table", "--from", PLACE, "--format", "json")
+    (cell,), (note, _) = as_json(said)["cells"], as_json(said)["notes"]
+    assert (cell["n"], cell["runs"]) == (1, 1)
+    assert f"abc123 (its configuration is that of {container_id(1)})" in note
+    assert f"{edited.name} (its configuration is that of vae-digits-gaussian-s2-" in note
+    assert f"{empty.name} (its summary: it does not hold the figures of a run" in note
+    assert f"{foreign.name} (it is not a run of vlae)" in note
+    assert good.name not in note
+
+
+def container_id(seed):
+    from vlae.identity import run_id
+
+    return run_id(container(VAE, seed=seed))
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_busy_service_is_asked_again(tmp_path, server, vlae):
+    mirror(server, done(tmp_path, container(VAE)))
+    server.fail(status=429, retry_after=0.2, only="Runs", times=2)
+    assert "VAE" in vlae("table", "--from", PLACE)
+    assert server.count("Runs") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from", "wandb:tester/none"], "Could not find project none"),
+        (
+            ["--from", PLACE, "--group", "none"],
+            "no runs in the group 'none' of tester/vlae on Weights & Biases",
+        ),
+        (
+            ["--from", "tester/vlae"],
+            "--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, came 'tester/vlae'",
+        ),
+        (["--from", "wandb:a/b/c"], "--from: expected wandb:ENTITY/PROJECT"),
+        (["--from", PLACE, "smoke"], "the runs of a sweep there are --group smoke"),
+        (["--group", "s"], "--group: goes with --from"),
+        (["--per-image"], "--per-image: goes with --from"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path, server, vlae, words, said):
+    mirror(server, done(tmp_path, container(VAE)))
+    told = vlae("table", *words, "--runs-dir", tmp_path, status=2)
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_without_a_key_or_with_a_refused_one_there_is_one_line(tmp_path, server, vlae):
+    said = Commands(tmp_path / "other", None)("table", "--from", PLACE, status=2)
+    assert said == "vlae: no key for Weights & Biases: set WANDB_API_KEY, or run `wandb login`\n"
+    server.fail(status=401)
+    said = vlae("table", "--from", PLACE, status=2)
+    assert said.startswith("vlae: Weights & Biases: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_table_of_run_directories_needs_no_wandb():
+    code = "import sys, vlae.report.command, vlae.report.table; sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Figures of runs, a family a module: `vlae.report.drawings` is the way in."""

@@ -1,0 +1,60 @@
+"""Covariances of q(z | x): each model's, for the same test images, as the paper's figure has them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from vlae.report.drawing.contract import Asked, Drawing
+from vlae.report.drawing.frame import bare, heading, note
+from vlae.report.drawing.models import LACKING, has_model, opened, said_of
+from vlae.report.drawing.series import Panel
+
+INCHES = 1.25
+COLORS = "cividis"
+"""Its lightness rises with the value, so it reads the same in grey."""
+
+
+def covariance(panels: Sequence[Panel], asked: Asked) -> Figure:
+    """A row an image, a column a model; each matrix on its own scale, symmetric around 0, its end written below."""
+    models = opened(panels, asked.images, asked.tell)
+    pictures = models[0][1].pictures(asked.images)
+    rows, columns = len(pictures), len(models) + 1
+    figure = Figure((INCHES * columns + 0.7, INCHES * 1.25 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for each in axes.ravel():
+        bare(each)
+    for each, picture in zip(axes[:, 0], pictures, strict=True):
+        each.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    axes[0, 0].set_title("Test image")
+    for column, (series, model) in zip(axes.T[1:], models, strict=True):
+        heading(column[0], series)
+        for each, matrix in zip(column, model.covariances(asked.images), strict=True):
+            _matrix(each, matrix)
+    colors = ScalarMappable(Normalize(-1, 1), COLORS)
+    bar = figure.colorbar(colors, ax=list(axes.ravel()), fraction=0.02, pad=0.01, ticks=[-1, 0, 1])
+    bar.ax.set_yticklabels(["−max", "0", "max"])
+    note(
+        figure,
+        f"Covariance matrices of q(z | x), {panels[0].title}. {said_of(models)}. Each on its own scale.",
+    )
+    return figure
+
+
+def _matrix(axes: Axes, matrix: np.ndarray) -> None:
+    top = np.abs(matrix).max()
+    axes.imshow(matrix, cmap=COLORS, vmin=-top, vmax=top)
+    axes.set_xlabel(f"max {top:.2g}", fontsize=6.5, labelpad=2)
+
+
+COVARIANCE = Drawing(
+    shows="the covariance matrices of q(z | x) of each model, for the same test images",
+    draw=covariance,
+    of=has_model,
+    lacking=LACKING,
+    needs_models=True,
+    images=3,
+)

@@ -1,0 +1,99 @@
+"""Searches for the mode in a latent space of two dimensions, on the contours of the log-posterior."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlae.report.collect import Run
+from vlae.report.drawing.contract import Asked, Drawing
+from vlae.report.drawing.frame import heading, legend_of, note, sample_of
+from vlae.report.drawing.models import has_model, opened, said_of
+from vlae.report.drawing.series import Panel, Series
+
+if TYPE_CHECKING:
+    from vlae.inspection import Inspected, Searched
+
+INCHES = 2.0
+FINE = 121
+"""Points a side of the grid that contours are drawn through."""
+LEVELS = [-0.5 * 4.0**k for k in range(8, -1, -1)]
+"""Nats below the highest point: those of a Gaussian at 1, 2, 4, ... standard deviations."""
+DEVIATIONS = 4
+"""Of q that are in the frame at least."""
+Q, UPDATES, SEARCH = "q(z | x)", "updates", "search for the mode"
+_SEARCHED = {"color": "black", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
+
+
+def paths(panels: Sequence[Panel], asked: Asked) -> Figure:
+    """A row an image, a column a model."""
+    models = opened(panels, asked.images, asked.tell)
+    rows = min(asked.images, len(models[0][1].x))
+    figure = Figure((INCHES * len(models), INCHES * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, len(models), squeeze=False)
+    for i in range(rows):
+        for each, (series, model) in zip(axes[i], models, strict=True):
+            _panel(each, series, model, i)
+    for each, (series, _) in zip(axes[0], models, strict=True):
+        heading(each, series)
+    for i, each in enumerate(axes[:, 0]):
+        each.set_ylabel(f"Test image {i + 1}")
+    legend_of(
+        figure, {Q: sample_of(linewidth=0.9), UPDATES: sample_of(marker="."), SEARCH: sample_of(**_SEARCHED)}
+    )
+    note(
+        figure,
+        "Contours: log p(z | x), 1, 2, 4, ... standard deviations of a Gaussian below its highest point; ellipse: q at "
+        f"2 standard deviations; {SEARCH}: that of the evaluation by laplace, from the model's own guess (○) to where "
+        f"it ends (×). {panels[0].title}. {said_of(models)}.",
+    )
+    return figure
+
+
+def _panel(axes: Axes, series: Series, model: "Inspected", image: int) -> None:
+    found, style = model.searched(image), series.style
+    low, high = _frame(found)
+    x, y = (np.linspace(low[k], high[k], FINE) for k in range(2))
+    grid = np.stack(np.meshgrid(x, y), -1)
+    value = model.log_joint(image)(grid.reshape(-1, 2)).reshape(FINE, FINE)
+    axes.contour(x, y, value - value.max(), LEVELS, colors="0.55", linewidths=0.6, linestyles="solid")
+    axes.plot(*_ellipse(found, 2).T, color=style.color, linewidth=0.9, label=Q)
+    if len(found.updates):
+        axes.plot(*found.updates.T, color=style.color, marker=style.marker, label=UPDATES)
+    axes.plot(*found.search.T, **_SEARCHED, label=SEARCH)
+    axes.plot(*found.search[0], "o", color="black", mfc="none", markersize=5)
+    axes.plot(*found.search[-1], "x", color="black", markersize=5)
+    axes.set_aspect("equal")
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+
+
+def _frame(found: "Searched") -> tuple[np.ndarray, np.ndarray]:
+    """A square around both paths and most of q."""
+    points = np.concatenate([found.updates, found.search, _ellipse(found, DEVIATIONS)])
+    low, high = points.min(0), points.max(0)
+    half = 0.55 * (high - low).max()
+    return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+def _ellipse(found: "Searched", deviations: float) -> np.ndarray:
+    """Points at so many standard deviations of q."""
+    angle = np.linspace(0, 2 * np.pi, 100)
+    root = np.linalg.cholesky(found.covariance)
+    return found.mean + deviations * np.stack([np.cos(angle), np.sin(angle)], -1) @ root.T
+
+
+def _of(run: Run) -> bool:
+    return has_model(run) and run.settings.get("model.latent_dim") == 2
+
+
+LATENT_PATH = Drawing(
+    shows="the paths of the updates and of the search for the mode on the contours of log p(z | x), in two dimensions",
+    draw=paths,
+    of=_of,
+    lacking="no run with model.latent_dim=2 is done and has its directory here",
+    needs_models=True,
+    images=3,
+)

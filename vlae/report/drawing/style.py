@@ -1,0 +1,84 @@
+"""How models look: each has its colour, marker, dashes and hatch, in every figure, whatever else is drawn in it.
+
+The colours are those of Okabe and Ito, which the colour-blind tell apart; dashes, markers and hatches tell lines and
+bars apart in print without colours.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+Dashes = tuple[int, tuple[float, ...] | None]
+"""As matplotlib has them: where they begin, and lengths on and off."""
+
+
+class Style(NamedTuple):
+    """Of a model."""
+
+    color: str
+    marker: str
+    dashes: Dashes
+    hatch: str
+
+
+ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#666666"
+
+STYLES: dict[str, Style] = {
+    "vae": Style(GREY, "o", (0, (4, 1.5)), "\\\\\\"),
+    "fullcov": Style(SKY, "P", (0, (8, 2)), "---"),
+    "savae": Style(ORANGE, "^", (0, (5, 1.5, 1, 1.5)), "///"),
+    "savae_original": Style(ORANGE, "<", (0, (5, 1.5, 2.5, 1.5)), "//"),
+    "hf": Style(GREEN, "v", (0, (1, 1.2)), "..."),
+    "iaf": Style(PURPLE, "D", (0, (5, 1.5, 1, 1.5, 1, 1.5)), "xxx"),
+    "iaf_original": Style(PURPLE, "d", (0, (2.5, 1.5, 1, 1.5, 1, 1.5)), "xx"),
+    "vlae": Style(BLUE, "s", (0, None), ""),
+    "vlae_newton": Style(VERMILION, "X", (0, (10, 1.5, 1, 1.5)), "++"),
+}
+_OTHER_COLORS = ("#000000", VERMILION, SKY, "#8C510A", "#5E3C99", "#01665E")
+_OTHER_MARKERS = ("*", "h", "8", ">", "p", "H")
+_OTHER_DASHES: tuple[Dashes, ...] = ((0, (3, 3)), (0, (12, 2)), (0, (6, 2, 2, 2)), (0, (1, 3)))
+_OTHER_HATCHES = ("**", "||", "oo", "OO")
+FILLED = ("full", "none", "left", "right", "bottom", "top")
+"""Markers of the same model with other settings, such as VLAE with T = 1, 2, 4, 8."""
+PROPOSALS: dict[str, tuple[Dashes, str]] = {
+    "own": ((0, None), "full"),
+    "laplace": ((0, (4, 1.5)), "none"),
+    "student_t": ((0, (1, 1.2)), "left"),
+    "mixture": ((0, (5, 1.5, 1, 1.5)), "right"),
+}
+"""Dashes and filling of the markers, in figures where the lines of a model are its proposals."""
+RC: Mapping[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 5.0,
+    "hatch.linewidth": 0.5,
+    "image.interpolation": "nearest",
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text that can be searched and edited
+    "svg.hashsalt": "vlae",  # else ids are drawn at random
+}
+
+
+def style_of(model: str) -> Style:
+    """The same for a name always; of a user's own model it follows from the name alone."""
+    if model in STYLES:
+        return STYLES[model]
+    digest = hashlib.sha256(model.encode()).digest()
+    return Style(
+        _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
+        _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)],
+        _OTHER_DASHES[digest[2] % len(_OTHER_DASHES)],
+        _OTHER_HATCHES[digest[3] % len(_OTHER_HATCHES)],
+    )
+
+
+def filling(variant: int) -> str:
+    """Of the markers of a model's ``variant``-th settings in a figure."""
+    return FILLED[variant % len(FILLED)]

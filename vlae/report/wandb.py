@@ -1,0 +1,176 @@
+"""Runs on Weights & Biases as a source of rows: what `vlae.trackers.wandb` has mirrored there, read back."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from vlae.errors import UserError
+from vlae.identity import run_id, settings
+from vlae.report.collect import LeftOut, Run
+from vlae.report.figures import figures
+from vlae.trackers.wandb import has_key
+
+PAGE = 100
+"""Runs in one request, each with its config and its summary."""
+WITHIN = 30
+"""Seconds for one request, with its repetitions."""
+OF_RESULTS = re.compile(r"(test|cost|environment)/.*|validation/elbo|best_epoch|epochs")
+"""Keys of a summary that are those of results.json, as `vlae.trackers.story.flat` has them; others are of epochs."""
+PER_IMAGE = "test/per_image"
+INTERRUPTED = ("crashed", "killed", "preempted", "preempting")
+"""What W&B calls a run that has ended before its results, and not by an error."""
+_ID = re.compile(r"(?P<run_id>.+?)(?:-g(?P<generation>[0-9]+))?")
+UNPAIRED = (
+    "From Weights & Biases without the figures of each test image, so differences are paired over seeds alone; "
+    "--per-image reads them"
+)
+
+
+class WandbError(UserError, RuntimeError):
+    """Weights & Biases cannot be reached, or refuses."""
+
+
+class WandbRuns:
+    """The runs of a project, or of one group in it. Runs that were never mirrored are not known there."""
+
+    def __init__(self, place: str, group: str | None = None, *, per_image: bool = False) -> None:
+        """place: ``ENTITY/PROJECT``, or ``PROJECT`` of the key's own entity.
+
+        per_image: with the figures of each test image, which cost two requests for each run that is compared.
+        """
+        self.place, self.group = place, group
+        self.title, self.note = group or place, "" if per_image else UNPAIRED
+        self._per_image = per_image
+
+    def __iter__(self) -> Iterator[Run | LeftOut]:
+        newest: dict[str, tuple[tuple[bool, int], Run]] = {}
+        left_out: list[LeftOut] = []
+        for mirrored in self._mirrored():
+            row = _row(mirrored, self._per_image)
+            if isinstance(row, LeftOut):
+                left_out.append(row)
+                continue
+            # one that is done anew counts from the moment that it is done
+            rank = row.figures is not None, _generation(mirrored.id)
+            if row.id not in newest or rank > newest[row.id][0]:
+                newest[row.id] = rank, row
+        if not newest and not left_out:
+            among = f" in the group {self.group!r}" if self.group else ""
+            raise WandbError(f"no runs{among} of {self.place} on Weights & Biases")
+        yield from (newest[name][1] for name in sorted(newest))
+        yield from left_out
+
+    def _mirrored(self) -> list[Any]:
+        filters = {"group": self.group} if self.group else {}
+        api = connected()
+        try:
+            return list(api.runs(self.place, filters, order="+created_at", per_page=PAGE, lazy=False))
+        except Exception as error:
+            raise told(error) from error
+
+
+def connected() -> Any:
+    """wandb's public API. WandbError: there is no key, or it is refused, or nobody answers."""
+    if not has_key():
+        raise WandbError("no key for Weights & Biases: set WANDB_API_KEY, or run `wandb login`")
+    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
+    for name in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # with which the key is written to logs
+        os.environ.pop(name, None)
+    import wandb
+
+    try:
+        return wandb.Api(timeout=WITHIN)
+    except Exception as error:
+        raise told(error) from error
+
+
+def told(error: Exception) -> WandbError:
+    """An error of the client in one line."""
+    return WandbError(f"Weights & Biases: {' '.join(str(error).split())[:300]} ({type(error).__name__})")
+
+
+def nested(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The results that `vlae.trackers.story.flat` has made a summary of, but for holes and lists.
+
+    Law: ``nested(flat(results))`` has the figures of ``results`` that are not None.
+    """
+    found: dict[str, Any] = {}
+    for key in sorted(summary):  # which W&B keeps in no order
+        if OF_RESULTS.fullmatch(key) and isinstance(summary[key], str | bool | int | float):
+            *sections, last = key.split("/")
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = summary[key]
+    return found
+
+
+def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
+    config = dict(mirrored.config)
+    try:
+        identity = run_id(config)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return LeftOut(mirrored.id, "it is not a run of vlae")
+    if identity != _run_id(mirrored.id):
+        return LeftOut(mirrored.id, f"its configuration is that of {identity}")
+    own = dict(sorted(settings(config).items()))
+    results = nested(dict(mirrored.summary))
+    if "test" not in results:
+        return Run(identity, "", own, *_state(mirrored.state))
+    try:
+        images = PerImage(mirrored) if per_image else None
+        return Run(identity, "", own, "done", "", figures(results), images)
+    except ValueError as error:
+        return LeftOut(mirrored.id, f"its summary: {error}")
+
+
+def _state(state: str) -> tuple[str, str]:
+    """That of a run without results, and the reason; the run directory knows more of it."""
+    if state in INTERRUPTED:
+        return "interrupted", state
+    if state == "finished":
+        return "interrupted", "finished without results"
+    return state, ""
+
+
+def _run_id(wandb_id: str) -> str:
+    """Without the generation; see `vlae.trackers.wandb.wandb_id`."""
+    match = _ID.fullmatch(wandb_id)
+    return match["run_id"] if match else wandb_id
+
+
+def _generation(wandb_id: str) -> int:
+    match = _ID.fullmatch(wandb_id)
+    return int(match["generation"] or 1) if match else 1
+
+
+class PerImage:
+    """The table of a run with an entry a test image, read once and when it is asked for."""
+
+    def __init__(self, mirrored: Any) -> None:
+        self._mirrored = mirrored
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def __call__(self, name: str) -> np.ndarray | None:
+        """None: the table has no such column, or the run no table. WandbError: it cannot be read."""
+        if self._arrays is None:
+            self._arrays = self._read()
+        return self._arrays.get(name)
+
+    def _read(self) -> dict[str, np.ndarray]:
+        told_of = self._mirrored.summary.get(PER_IMAGE)
+        if told_of is None:
+            return {}
+        try:
+            file = self._mirrored.file(told_of["path"])
+            with TemporaryDirectory() as folder, file.download(root=folder, replace=True) as opened:
+                table = json.load(opened)
+            columns = zip(*table["data"], strict=True)
+            return {name: np.array(column) for name, column in zip(table["columns"], columns, strict=True)}
+        except Exception as error:
+            raise told(error) from error

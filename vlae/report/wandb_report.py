@@ -1,0 +1,233 @@
+"""The report of a sweep on Weights & Biases: its table, curves, bars and pictures, written anew at each call."""
+
+import importlib.util
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlae.console import counted
+from vlae.errors import UserError
+from vlae.files import RecordError, StrPath, read_bytes
+from vlae.identity import with_added_fields
+from vlae.report.collect import NEVER, UPDATES, Runs, collect
+from vlae.report.directories import RunDirectories
+from vlae.report.figures import LOG_LIKELIHOOD, OWN
+from vlae.report.formats import FORMATS
+from vlae.report.layout import named
+from vlae.report.page.models import row_keys
+from vlae.report.page.origin import codes, launches
+from vlae.report.table import Table, table
+from vlae.report.wandb import WandbError, connected, told
+
+VALIDATION = "validation/elbo_nats"
+FINAL = ("final/reconstructions", "final/prior_samples")
+OVER_EPOCHS = ("images/reconstructions", "images/prior_samples")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs of a sweep are mirrored."""
+
+    entity: str
+    """Empty: that of the key."""
+    project: str
+    groups: tuple[str, ...]
+
+
+def publish(runs_dir: StrPath, name: str) -> str:
+    """Creates the report of a sweep on W&B, or replaces its content; its URL.
+
+    Errors: WandbError where W&B or its extra is not there; UserError where the name means no runs.
+    """
+    _check_extra(name)
+    source = RunDirectories(runs_dir, name)
+    runs = collect(source)
+    if not runs.runs:
+        raise UserError(f"{runs.title}: no runs")
+    places = places_of(source.runs_dir, [run.id for run in runs.runs if run.state != NEVER])
+    try:
+        api = connected()
+    except WandbError as error:
+        raise WandbError(f"{error}; {_without_wandb(name)}") from error
+    entity = places[0].entity or api.default_entity
+    blocks = _blocks(source.runs_dir, runs, places, entity)
+    try:
+        return _save(api, entity, places[0].project, title_of(runs), blocks)
+    except Exception as error:
+        if isinstance(error, ValueError) and "not found" in str(error):  # it asks for the project of its runs
+            text = f"nothing of {name} is on Weights & Biases yet; `vlae sync {name}` uploads it"
+            raise WandbError(f"{text} ({' '.join(str(error).split())})") from error
+        raise told(error) from error
+
+
+def title_of(runs: Runs) -> str:
+    """By which the report is found again."""
+    return f"vlae: {runs.title}"[:128]
+
+
+def _check_extra(name: str) -> None:
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise WandbError(
+            f"reports on Weights & Biases need wandb-workspaces: pip install 'vlae[reports]'; {_without_wandb(name)}"
+        )
+
+
+def _without_wandb(name: str) -> str:
+    return f"vlae report {name} --out report.html needs neither"
+
+
+def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
+    """The projects that runs are mirrored to, that of most runs first; of runs without a mirror, the default's."""
+    groups: dict[tuple[str, str], Counter[str]] = {}
+    for run_id in run_ids:
+        tracker = _tracker(runs_dir / run_id)
+        place = tracker["entity"] or "", tracker["project"]
+        groups.setdefault(place, Counter()).update([tracker["group"] or ""])
+    ordered = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
+    return [Place(*place, tuple(sorted(filter(None, found)))) for place, found in ordered] or [
+        Place("", with_added_fields({})["tracker"]["project"], ())
+    ]
+
+
+def _tracker(run: Path) -> Mapping[str, Any]:
+    default = with_added_fields({})["tracker"]
+    try:
+        content = yaml.load(read_bytes(run / "config.yaml") or b"", yaml.CSafeLoader)
+        return {**default, **content["tracker"]}
+    except (RecordError, yaml.YAMLError, LookupError, TypeError):  # of which the table says more
+        return default
+
+
+def _save(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]) -> str:
+    from wandb_workspaces.reports.v2.interface import Report
+
+    known = [view for view in api.reports(f"{entity}/{project}") if view.display_name == title]
+    report = Report(project=project, entity=entity, title=title, blocks=list(blocks), width="fluid")
+    if known:
+        report.id = known[0].id
+    return str(report.save().url)
+
+
+# --- what it holds ----------------------------------------------------------------------------------------------------
+
+
+def _blocks(runs_dir: Path, runs: Runs, places: Sequence[Place], entity: str) -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    keys = row_keys(runs)
+    try:
+        found, text = table(runs, rows=keys), ""
+    except UserError as error:  # figures that cannot stand in one table
+        found, text = None, f"No table: {error}\n"
+    blocks: list[Any] = [wr.MarkdownBlock(_introduction(runs, places)), wr.H2("Figures")]
+    blocks.append(wr.MarkdownBlock(FORMATS["markdown"](found, 2, False) if found else text))
+    blocks += _panels(found, keys, runs, places, entity)
+    return [*blocks, wr.H2("To make it again"), wr.MarkdownBlock(_commands(runs_dir, runs))]
+
+
+def _introduction(runs: Runs, places: Sequence[Place]) -> str:
+    states = Counter(run.state for run in runs.runs)
+    said = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+    groups = sorted({group for place in places for group in place.groups})
+    of = f" Curves and pictures are those of the runs of the group {' or '.join(groups)}." if groups else ""
+    return (
+        f"{counted(len(runs.runs), 'run')}: {said}. Figures are computed from run directories by `vlae report`, which "
+        f"replaces this page at each call; what is changed here by hand is lost then.{of}"
+    )
+
+
+def _panels(
+    found: Table | None, keys: Sequence[str], runs: Runs, places: Sequence[Place], entity: str
+) -> list[Any]:
+    """For each column of the table its runs, and no others: one dataset's nats are not comparable with another's."""
+    import wandb_workspaces.reports.v2 as wr
+
+    columns = found.columns if found else ()
+    chosen = [dict(zip(found.column_keys, column, strict=True)) for column in columns] if found else [{}]
+    blocks = []
+    for column in chosen:
+        conditions = column if len(chosen) > 1 else {}
+        runsets = [_runset(place, entity, keys, runs, conditions) for place in places]
+        heading = named(tuple(column), tuple(column.values())) if column else "All runs"
+        panels = _panels_of_a_column(keys, found.metric if found else None)
+        blocks += [wr.H2(heading), wr.PanelGrid(runsets=runsets, panels=panels)]
+    return blocks
+
+
+def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditions: Mapping[str, Any]) -> Any:
+    from wandb_workspaces import expr
+    from wandb_workspaces.reports.v2.interface import Runset
+
+    filters: list[Any] = [expr.Metric("Group").isin(list(place.groups))] if place.groups else []
+    filters += [
+        expr.Config(_stored(key)).isin([value]) for key, value in conditions.items() if value is not None
+    ]
+    updates = [key for key in UPDATES if key in runs.settings()]
+    grouping = [key for each in keys for key in (updates if each == "T" else [each])]
+    return Runset(
+        entity=place.entity or entity,
+        project=place.project,
+        name=runs.title,
+        filters=filters,
+        groupby=[f"config.{key}" for key in dict.fromkeys(grouping)],
+    )
+
+
+def _stored(key: str) -> str:
+    """``dataset.value.name``: as W&B keeps a nested config. Of groupings the library knows that, of filters not; and
+    where ``==`` finds nothing there, a list of one does (wandb-workspaces issue 34)."""
+    section, dot, name = key.partition(".")
+    return f"{section}.value{dot}{name}"
+
+
+def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
+    """Grouped as the run set is; by the panel itself where one key is enough, so that it can be looked at alone."""
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces.reports.v2.interface import Layout
+
+    by: dict[str, Any] = {"groupby_aggfunc": "mean"}
+    by |= {"groupby": f"config.{keys[0]}"} if len(keys) == 1 else {}
+    name, _, estimator = (metric or LOG_LIKELIHOOD + OWN).partition(":")
+    figure = f"test/log_likelihood/{estimator}/mean" if f"{name}:" == LOG_LIKELIHOOD else "test/elbo"
+    half = {"w": 12, "h": 9}
+    return [
+        wr.LinePlot(
+            title="Validation ELBO, nats an image, mean and deviation over seeds",
+            x="epoch",
+            y=[VALIDATION],
+            groupby_rangefunc="stddev",
+            layout=Layout(x=0, y=0, **half),
+            **by,
+        ),
+        wr.BarPlot(
+            title=f"Test log-likelihood by {estimator}, nats an image, mean and standard error over seeds",
+            metrics=[figure],
+            groupby_rangefunc="stderr",
+            layout=Layout(x=12, y=0, **half),
+            **by,
+        ),
+        wr.MediaBrowser(title="At the end", media_keys=list(FINAL), layout=Layout(x=0, y=9, **half)),
+        wr.MediaBrowser(
+            title="Over epochs",
+            media_keys=list(OVER_EPOCHS),
+            mode="gallery",
+            gallery_axis="step",
+            layout=Layout(x=12, y=9, **half),
+        ),
+    ]
+
+
+def _commands(runs_dir: Path, runs: Runs) -> str:
+    """As a shell takes them."""
+    known = [code for code in codes(runs_dir, runs.runs) if code.commit]
+    lines = [
+        f"git checkout {code.commit}  # {counted(code.runs, 'run')}{', with changes' if code.changed else ''}"
+        for code in known
+    ]
+    lines += [launch.command for launch in launches(runs_dir, runs)]
+    lines += [f"vlae table {runs.title}", f"vlae report {runs.title} --wandb"]
+    return "\n".join(["```bash", *lines, "```"])

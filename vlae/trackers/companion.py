@@ -1,0 +1,91 @@
+"""Starts the process that mirrors a run, and ends it: neither takes a run more than some seconds."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlae.code import SOURCE
+from vlae.config import Tracker
+from vlae.files import make_directory
+from vlae.record import RecordError, RunDirectory
+from vlae.trackers.story import Settings, Story
+
+ENDS_WITHIN = 5.0
+"""Seconds that a mirror has to complete itself after the run."""
+
+
+def upload_later(directory: RunDirectory, name: str | None = None) -> str:
+    """What is to be said of a run that Weights & Biases does not have completely; else nothing.
+
+    name: of what is to be uploaded, where the run stands for a sweep.
+    """
+    story = Story(directory)
+    kept = story.kept("wandb")
+    if not story.settings.wandb or not watched(story.settings) or kept.get("complete"):
+        return ""
+    if kept.get("reason"):
+        why = f"Weights & Biases could not be reached ({kept['reason']})"
+    elif kept.get("mode") == "offline":
+        why = (
+            "Weights & Biases: offline, without a key"
+            if story.settings.mode == "auto"
+            else "Weights & Biases: offline"
+        )
+    else:
+        why = "Weights & Biases has not taken everything in time"
+    return f"{why}; `vlae sync {name or story.run_id}` uploads it later"
+
+
+@contextlib.contextmanager
+def mirrored(directory: RunDirectory) -> Iterator[None]:
+    """Inside, the run is mirrored as its configuration asks for."""
+    story = Story(directory)
+    if not watched(story.settings):
+        yield
+        return
+    process = _start(directory.path, story.place)
+    try:
+        yield
+    finally:
+        if process is not None:
+            _end(process)
+
+
+def watched(settings: Settings | Tracker) -> bool:
+    """Whether there is a mirror at all."""
+    disabled = settings.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled"
+    return settings.tensorboard or (settings.wandb and not disabled)
+
+
+def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
+    paths = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "vlae.trackers.follow", str(run)]
+    try:
+        log = (make_directory(place) / "log.txt").open("ab")
+        with log:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+    except (OSError, RecordError):  # a full disk, or no more processes: the run has more to say of it
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(ENDS_WITHIN)
+    with contextlib.suppress(OSError):  # with all that it has started
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

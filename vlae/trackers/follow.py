@@ -1,0 +1,89 @@
+"""The process beside a run that mirrors it: ``python -m vlae.trackers.follow RUN_DIR``.
+
+It reads the run directory and nothing else, so a run neither waits for it nor fails with it, and it ends when its
+standard input does: with the attempt, or with the process of the attempt.
+"""
+
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from vlae.record import RunDirectory
+from vlae.trackers.story import Story
+
+LOOK_EVERY = 1.0  # seconds
+NICE = 19
+"""The run comes first."""
+
+
+class Mirror(Protocol):
+    """Of a run, somewhere else. Each call may fail; then this mirror is given up, and can be made later."""
+
+    def start(self) -> None:
+        """Before anything else."""
+        ...
+
+    def catch_up(self) -> None:
+        """Mirrors what the run directory tells and the mirror does not have yet."""
+        ...
+
+    def finish(self) -> None:
+        """Mirrors how the attempt has ended, and the results where there are any."""
+        ...
+
+
+def mirrors_of(story: Story) -> list[Mirror]:
+    """Those that the run's configuration asks for."""
+    found: list[Mirror] = []
+    if story.settings.wandb:
+        from vlae.trackers.wandb import Streamed
+
+        found.append(Streamed(story))
+    if story.settings.tensorboard:
+        from vlae.trackers.tensorboard import EventFiles
+
+        found.append(EventFiles(story))
+    return found
+
+
+def follow(mirrors: list[Mirror], over: Callable[[], bool]) -> bool:
+    """Until the attempt is over, which is asked once a second; whether all mirrors are complete."""
+    living = [mirror for mirror in mirrors if _succeeds(mirror.start)]
+    last = False
+    while living and not last:
+        last = over()  # asked before the look, so that nothing is missed that came before the end
+        living = [mirror for mirror in living if _succeeds(mirror.catch_up)]
+    finished = [mirror for mirror in living if _succeeds(mirror.finish)]
+    return len(finished) == len(mirrors)
+
+
+def _succeeds(step: Callable[[], None]) -> bool:
+    try:
+        step()
+    except Exception:  # whatever a service or its client comes up with
+        traceback.print_exc()
+        return False
+    return True
+
+
+def input_has_ended() -> bool:
+    """Of this process; waits for it until the next look."""
+    ready, _, _ = select.select([0], [], [], LOOK_EVERY)
+    return bool(ready) and not os.read(0, 4096)
+
+
+def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # those of the run, which ends and we with it
+    os.nice(NICE)
+    story = Story(RunDirectory(Path(sys.argv[1])))
+    return 0 if follow(mirrors_of(story), input_has_ended) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

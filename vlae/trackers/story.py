@@ -1,0 +1,119 @@
+"""What a run directory tells, in the order in which a mirror of it is made."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vlae.files import read_json
+from vlae.identity import OF_A_COMMAND
+from vlae.record import RunDirectory
+
+TRACKING = "tracking"
+"""In a run directory: what mirrors need for themselves."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of trackers; conf/config.yaml explains each key."""
+
+    wandb: bool = False
+    tensorboard: bool = False
+    project: str = "vlae"
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+    name: str | None = None
+    mode: str = "auto"
+    images_every: int | None = None
+    artifacts: bool = False
+
+
+class Story:
+    """One run, read anew at each look."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.config = directory.config()
+        given = self.config.get("tracker") or {}
+        self.settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
+        self._seen: tuple[int, int] | None = None
+        self._lines: list[dict[str, Any]] = []
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.run_id
+
+    @property
+    def place(self) -> Path:
+        return self.directory.path / TRACKING
+
+    @property
+    def shown_config(self) -> dict[str, Any]:
+        """Plain and nested, without what says how a command was meant."""
+        return {key: value for key, value in self.config.items() if key not in (*OF_A_COMMAND, "tracker")}
+
+    @property
+    def tags(self) -> list[str]:
+        own = [self.config[section]["name"] for section in ("model", "dataset", "output_dist")]
+        return list(dict.fromkeys([*self.settings.tags, *own]))
+
+    def notes(self, code: Mapping[str, Any]) -> str:
+        """By which a person finds the run and its code again."""
+        parts = [f"run {self.run_id}", f"code {code['hash']}"]
+        if code.get("commit"):
+            parts.append(f"commit {code['commit'][:12]}{' with changes' if code.get('changed') else ''}")
+        if where := self.directory.status()["where"]:
+            parts.append(where)
+        return ", ".join(parts)
+
+    def chapters(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
+        """The metrics of each epoch, and the pictures made after it."""
+        file = self.directory.path / "metrics.jsonl"
+        if file.exists():
+            now = file.stat()
+            if (now.st_size, now.st_mtime_ns) != self._seen:
+                self._seen, self._lines = (now.st_size, now.st_mtime_ns), self.directory.metrics()
+        place = self.directory.path / "images"
+        made = {folder.name for folder in place.glob("epoch-*")}
+        names = [f"epoch-{line['epoch']:06d}" for line in self._lines]
+        pictures = [_pictures_in(place / name) if name in made else {} for name in names]
+        return list(zip(self._lines, pictures, strict=True))
+
+    def last_pictures(self) -> dict[str, Path]:
+        """Of the best epoch's model."""
+        return _pictures_in(self.directory.path / "images")
+
+    def results(self) -> dict[str, Any] | None:
+        return self.directory.results()
+
+    def per_image(self) -> Path | None:
+        """The file with the log-likelihood of each test image."""
+        file = self.directory.path / "test_log_likelihood.npz"
+        return file if file.exists() else None
+
+    def best_checkpoint(self) -> Path | None:
+        """The last one, which holds the best epoch's model."""
+        file = self.directory.path / "checkpoints" / "last.pt"
+        return file if file.exists() else None
+
+    def kept(self, mirror: str) -> dict[str, Any]:
+        """What a mirror has written down for its next look."""
+        return read_json(self.place / f"{mirror}.json") or {}
+
+
+def _pictures_in(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(folder.glob("*.png"))}
+
+
+def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
+    """Every figure of results.json under one key: ``test/log_likelihood/laplace/mean``; lists and holes left out."""
+    found: dict[str, float | str] = {}
+    for key, value in results.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}/")
+        elif isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value)):
+            found[name] = value
+    return found

@@ -1,0 +1,73 @@
+"""The mirror for TensorBoard: event files in the run directory, made anew at every attempt."""
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlae.trackers.story import Story, flat
+
+HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
+
+
+class EventFiles:
+    """Loss curves and images against epochs, and at the end the hyperparameters with the test figures."""
+
+    def __init__(self, story: Story) -> None:
+        self.story, self._epoch = story, 0
+        self._shown: set[tuple[int, str]] = set()
+
+    def start(self) -> None:
+        from tensorboardX import SummaryWriter
+
+        place = self.story.place / "tensorboard"
+        shutil.rmtree(
+            place, ignore_errors=True
+        )  # an attempt may go back behind what the one before has written
+        self._writer = SummaryWriter(str(place), flush_secs=5)
+
+    def catch_up(self) -> None:
+        for line, pictures in self.story.chapters():
+            epoch = line["epoch"]
+            if epoch > self._epoch:
+                for name, value in line.items():
+                    if isinstance(value, int | float) and name != "epoch":
+                        self._writer.add_scalar(name, value, epoch)
+                self._epoch = epoch
+            for name, file in pictures.items():  # of which a look may see the first ones only
+                if (epoch, name) not in self._shown:
+                    self._writer.add_image(f"images/{name}", _pixels(file), epoch, dataformats="HWC")
+                    self._shown.add((epoch, name))
+        self._writer.flush()
+
+    def finish(self) -> None:
+        if (results := self.story.results()) is not None:
+            figures = {
+                k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
+            }
+            self._add_hparams(figures, results["epochs"])
+            for name, file in self.story.last_pictures().items():
+                self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
+        self._writer.close()
+
+    def _add_hparams(self, figures: dict[str, float], epoch: int) -> None:
+        """Into the one file: the writer's own way opens another, of the same name if that is in the same second."""
+        from tensorboardX.summary import hparams
+
+        assert self._writer.file_writer is not None
+        for part in hparams(_hparams(self.story.config), figures):
+            self._writer.file_writer.add_summary(part)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, epoch)
+
+
+def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {key: config[key] for key in HPARAMS}
+    return {key: value for key, value in flat(chosen).items() if not key.endswith("_target_")}
+
+
+def _pixels(file: Any) -> Any:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))

@@ -451,7 +451,8 @@ def test_an_evaluation_changes_what_it_may_and_nothing_else(default):
     found = changed(default, overrides)
     tracker = found["tracker"]  # of the evaluation, which is not mirrored
     assert found == {**expected, "device": "cpu", "tracker": tracker}
-    assert not (tracker["wandb"] or tracker["tensorboard"])
+    assert not tracker["wandb"]
+    assert not tracker["tensorboard"]
     assert default == before
 
 

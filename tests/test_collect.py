@@ -140,7 +140,10 @@ def test_a_label_tells_what_it_says_and_no_defaults(label, told):
 
 # --- configurations ---------------------------------------------------------------------------------------------------
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+# without those that YAML's parsers in C and in Python take for different breaks of lines
+texts = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029"), max_size=30
+)
 values = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts
 )

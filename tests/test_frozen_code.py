@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vlae
-from vlae import code
+from vlae import code, files
 from vlae.launching.sweeps import remember
 from vlae.launching.turns import turn
 from vlae.record import RecordError, RunDirectory
@@ -112,14 +112,14 @@ def test_a_link_is_copied_as_what_it_leads_to_and_left_out_where_that_is_nothing
 
 
 def test_a_file_that_vanishes_after_it_was_listed_is_left_out(checkout, tmp_path, monkeypatch):
-    real = Path.read_bytes
+    real = code.read_bytes
 
     def read_bytes(path):
         if path.name == "model.py":
             path.unlink()
         return real(path)
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(code, "read_bytes", read_bytes)
     frozen = code.freeze(tmp_path / "runs")
     assert frozen.joinpath("launch.py").exists()
     assert not frozen.joinpath("vlae").exists()
@@ -128,10 +128,10 @@ def test_a_file_that_vanishes_after_it_was_listed_is_left_out(checkout, tmp_path
 def test_a_file_that_cannot_be_read_is_named(checkout, tmp_path, monkeypatch):
     """Permission bits do not bind root, so the refusal is the test's."""
 
-    def refuse(path):
+    def refuse(path, *words, **keys):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
     for act in (code.description, lambda: code.freeze(tmp_path / "runs")):
         with pytest.raises(RecordError, match=r"cannot read \S+/project/\S+: Permission denied"):
             act()

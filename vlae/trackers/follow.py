@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vlae.record import RunDirectory
 from vlae.trackers.story import Story
@@ -21,6 +21,7 @@ NICE = 19
 """The run comes first."""
 
 
+@runtime_checkable
 class Mirror(Protocol):
     """Of a run, somewhere else. Each call may fail; then this mirror is given up, and can be made later."""
 

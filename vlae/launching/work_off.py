@@ -62,8 +62,8 @@ def work_off(queue: Queue) -> int:
         queue.end(state)
     for text, style in summary(jobs, settings["skipped"], queue.sweep, time.monotonic() - began):
         display.say(text, style)
-    notes = [upload_later(RunDirectory(job.path), queue.sweep) for job in jobs if job.outcome == "done"]
-    for text in list(dict.fromkeys(filter(None, notes)))[:1]:
+    notes = (upload_later(RunDirectory(job.path), queue.sweep) for job in jobs if job.outcome == "done")
+    if text := next(filter(None, notes), ""):
         display.say(text)
     if interruption.requested:
         display.say("interrupted; the same command goes on from here")

@@ -45,7 +45,17 @@ def sample_terms(
 ) -> Terms:
     """Infer q(z | x), draw ``samples`` z for each image, and evaluate the three densities."""
     posterior = model.posterior(x, noise)
-    z, log_q = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))
+    return terms_of(model, x, posterior, noise(samples, posterior.noise_dim))
+
+
+def terms_of(
+    model: LatentVariableModel,
+    x: Float[Tensor, "batch pixels"],
+    posterior: Posterior,
+    eps: Float[Tensor, "samples batch noise"],
+) -> Terms:
+    """The three densities of the z that ``posterior`` makes of the noise ``eps``."""
+    z, log_q = posterior.rsample_with_log_prob(eps)
     return Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q)
 
 

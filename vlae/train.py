@@ -10,13 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae import checkpoint
-from vlae.distributions import standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.interruption import Interruption
 from vlae.memory import peak_memory_bytes
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
-from vlae.objective import METRICS, Terms, choose, sample_terms, terms_means
+from vlae.objective import METRICS, choose, sample_terms, terms_means, terms_of
 from vlae.record import RunDirectory
 from vlae.seeding import batch_noise, generator
 
@@ -74,12 +73,7 @@ def stage_elbos(model: LatentVariableModel, x: Float[Tensor, "images pixels"], s
     noise = batch_noise(len(x), generator(x.device, seed, "stages"), x.dtype)
     stages = model.stages(x, noise)
     eps = noise(1, stages[0].noise_dim) if stages else x.new_empty(0)
-    found = []
-    for q in stages:
-        z, log_q = q.rsample_with_log_prob(eps)
-        terms = Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q)
-        found.append(terms.log_weights.mean().item())
-    return found
+    return [terms_of(model, x, q, eps).log_weights.mean().item() for q in stages]
 
 
 class Training:

@@ -14,7 +14,7 @@ from vlae.errors import UserError
 from vlae.files import RecordError, print_anywhere
 from vlae.interruption import Interruption
 from vlae.launching.display import Display, summary
-from vlae.launching.pool import Pool, jobs_of
+from vlae.launching.pool import Job, Pool, jobs_of
 from vlae.launching.queues import Queue, load
 from vlae.launching.slots import slots
 from vlae.record import RunDirectory
@@ -62,14 +62,22 @@ def work_off(queue: Queue) -> int:
         queue.end(state)
     for text, style in summary(jobs, settings["skipped"], queue.sweep, time.monotonic() - began):
         display.say(text, style)
-    notes = (upload_later(RunDirectory(job.path), queue.sweep) for job in jobs if job.outcome == "done")
-    if text := next(filter(None, notes), ""):
+    if text := next(filter(None, (_upload_later(queue, job) for job in jobs)), ""):
         display.say(text)
     if interruption.requested:
         display.say("interrupted; the same command goes on from here")
         return 128 + interruption.number
     ended_well = all(job.outcome in ("done", "held") for job in jobs) and "failed" not in settings["skipped"]
     return 0 if ended_well else 1
+
+
+def _upload_later(queue: Queue, job: Job) -> str:
+    if job.outcome != "done":
+        return ""
+    with contextlib.suppress(RecordError):  # it was deleted meanwhile
+        # not job.path: a run that was done anew is in the place of the old one by now
+        return upload_later(RunDirectory(queue.runs_dir / job.path.name), queue.sweep)
+    return ""
 
 
 def _opening(runs: int, workers: int) -> str:

@@ -1,5 +1,6 @@
 """The launcher ``slurm`` on a real Slurm: what was submitted runs once, to its end, whatever happens to its jobs."""
 
+import contextlib
 import json
 import os
 import re
@@ -29,6 +30,8 @@ SLURM = (
     "hydra.launcher.signal_delay_s=5",
 )  # fmt: skip
 LONG = "trainer.epochs=400"
+URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
+"""A job that all others have to make room for."""
 
 
 @pytest.fixture
@@ -108,6 +111,28 @@ def reference(can_start, tmp_path_factory):
     return straight(tmp_path_factory.mktemp("straight"), "seed=0,1", LONG)
 
 
+@contextlib.contextmanager
+def standing_still(place):
+    """The one run, until Slurm has told it something: on a fast machine it would be done before."""
+    run = psutil.Process(all_runs(place / "runs")[0].holder()["pid"])
+    run.suspend()
+    try:
+        yield
+        wait_until(lambda: was_told(run), 60, "no signal")
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            run.resume()
+
+
+def was_told(stopped: psutil.Process) -> bool:
+    """A signal waits for it to go on, or it does already: Slurm itself wakes some of those that it tells something."""
+    try:
+        (pending,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{stopped.pid}/status").read_text())
+        return int(pending, 16) != 0 or stopped.status() != psutil.STATUS_STOPPED
+    except (psutil.NoSuchProcess, OSError):
+        return True  # it has ended by now
+
+
 def slurm(*words: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
@@ -177,7 +202,8 @@ def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, tmp
 def test_a_preempted_run_goes_on_to_the_same_result(place, cluster, reference):
     launch(place, "seed=0", LONG)
     wait_until(lambda: training(place), 120, "no training")
-    slurm("sbatch", "-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
+    with standing_still(place):
+        slurm("sbatch", *URGENT)
     wait_for(place, "queued", seconds=60)
     wait_for(place, "done")
     (attempts,) = claims(place)
@@ -194,7 +220,8 @@ def test_a_run_that_makes_room_without_a_signal_of_its_own_goes_on_too(
             monkeypatch.setenv(name, value)
         launch(place, "seed=0", LONG)
         wait_until(lambda: training(place), 120, "no training")
-        plain.submit("-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
+        with standing_still(place):
+            plain.submit(*URGENT)
         wait_for(place, "done")
         (attempts,) = claims(place)
         assert len(attempts) == 2

@@ -337,13 +337,14 @@ def sample(
     """
     import math
 
-    from vlae.pictures import save_grid
+    from vlae.files import write_atomically
+    from vlae.pictures import grid
     from vlae.trained import load
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out: expected the name of a PNG file, which ends in .png, came {str(out)!r}")
     images = load(str(record.find(runs_dir, run).path), runs_dir, device).sample(num, seed)
-    save_grid(images, math.ceil(math.sqrt(num)), out)
+    write_atomically(out, grid(images, math.ceil(math.sqrt(num))))
     typer.echo(str(out))
 
 

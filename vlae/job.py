@@ -13,7 +13,7 @@ from vlae import config, record
 from vlae.attempts import FORCED, last_number
 from vlae.code import executed
 from vlae.console import Reporter
-from vlae.files import check_writable
+from vlae.files import appearing, check_writable, make_directory, write_atomically
 from vlae.interruption import Interrupted, Interruption
 from vlae.trackers.companion import mirrored, upload_later, watched
 
@@ -148,7 +148,7 @@ def _carry_out(
 ) -> dict[str, Any]:
     from vlae.evaluate import unit_log_jacobian
     from vlae.figures import check_arrays, save_evaluations
-    from vlae.pictures import save_pictures
+    from vlae.pictures import pictures
     from vlae.results import device_name, report
     from vlae.scoring import score
 
@@ -161,10 +161,12 @@ def _carry_out(
         reporter.warn(text)
     if training.progress.step:
         reporter.line(f"going on from epoch {training.progress.epoch}, step {training.progress.step}")
-    pictures = _pictures(prepared, training) if watched(cfg.tracker) else None
-    training.run(interruption, _training_report(reporter, attempt, training, prepared.space, pictures))
+    picture = _picture(prepared, training) if watched(cfg.tracker) else None
+    training.run(interruption, _training_report(reporter, attempt, training, prepared.space, picture))
     trained = prepared.trained(training)
-    save_pictures(trained, x, directory.path / "images", cfg.seed)
+    place = make_directory(directory.path / "images")
+    for name, content in pictures(trained, x, cfg.seed).items():
+        write_atomically(place / f"{name}.png", content)
     scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
     log_jacobian = unit_log_jacobian(trained.preprocess, x)
     place = directory.path / "test_log_likelihood.npz"
@@ -174,19 +176,20 @@ def _carry_out(
     return results
 
 
-def _pictures(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
-    """Saves those of the model as it is after an epoch, every ``tracker.images_every`` epochs."""
-    from vlae.pictures import save_pictures
+def _picture(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
+    """Pictures the model as it is after an epoch, every ``tracker.images_every`` epochs: all of them at once."""
+    from vlae.pictures import pictures
 
     cfg, x = prepared.config, training.selection_set
     every = cfg.tracker.images_every or max(1, cfg.trainer.epochs // 10)
 
-    def save(epoch: int) -> None:
+    def picture(epoch: int) -> None:
         if epoch % every == 0:
-            place = training.directory.path / "images" / f"epoch-{epoch:06d}"
-            save_pictures(prepared.so_far(training), x, place, cfg.seed)
+            with appearing(training.directory.path / "images" / f"epoch-{epoch:06d}") as staged:
+                for name, content in pictures(prepared.so_far(training), x, cfg.seed).items():
+                    (staged / f"{name}.png").write_bytes(content)
 
-    return save
+    return picture
 
 
 def _training_report(
@@ -194,7 +197,7 @@ def _training_report(
     attempt: record.Attempt,
     training: "Training",
     space: str,
-    pictures: Callable[[int], None] | None,
+    picture: Callable[[int], None] | None,
 ) -> Callable[["Progress", dict[str, float] | None], None]:
     figures: dict[str, float] = {}
 
@@ -207,8 +210,8 @@ def _training_report(
         if line is None:
             reporter.advance("training epoch", done, epochs)
             return
-        if pictures is not None:
-            pictures(progress.epoch)
+        if picture is not None:
+            picture(progress.epoch)
         text = (
             f"ELBO {line['train/elbo_nats']:.2f} train, {line[training.selection_name + '/elbo_nats']:.2f} "
             f"{training.selection_name} (best {progress.best_elbo:.2f} in epoch {progress.best_epoch}) nats{space}"

@@ -17,7 +17,7 @@ class EventFiles:
 
     def __init__(self, story: Story) -> None:
         self.story, self._epoch = story, 0
-        self._shown: set[tuple[int, str]] = set()
+        self._pictured = set[int]()
 
     def start(self) -> None:
         from tensorboardX import SummaryWriter
@@ -36,10 +36,10 @@ class EventFiles:
                     if isinstance(value, int | float) and name != "epoch":
                         self._writer.add_scalar(name, value, epoch)
                 self._epoch = epoch
-            for name, file in pictures.items():  # of which a look may see the first ones only
-                if (epoch, name) not in self._shown:
+            if pictures and epoch not in self._pictured:
+                for name, file in pictures.items():
                     self._writer.add_image(f"images/{name}", _pixels(file), epoch, dataformats="HWC")
-                    self._shown.add((epoch, name))
+                self._pictured.add(epoch)
         self._writer.flush()
 
     def finish(self) -> None:

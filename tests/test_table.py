@@ -126,6 +126,18 @@ def test_runs_never_launched_are_in_the_cell_that_fits_what_is_known_of_them(tmp
     assert "2 runs never launched could belong to several cells" in table_of(tmp_path, "s").notes
 
 
+def test_runs_never_launched_are_in_no_cell_of_other_settings(tmp_path):
+    done(tmp_path, container(VAE, "optimizer.lr=1e-3"))
+    told = {run_id(container(VAE, f"optimizer.lr={lr}", seed=1)): lr for lr in ("1e-3", "1e-4")}
+    launched = dict.fromkeys([run_id(container(VAE, "optimizer.lr=1e-3"))], "")
+    sweeps.remember(
+        tmp_path, "s", {**launched, **{n: f"optimizer.lr={lr} seed=1" for n, lr in told.items()}}, []
+    )
+    found = table_of(tmp_path, "s")
+    assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {"vae": (1, 2)}
+    assert "1 run never launched" in " ".join(found.notes)
+
+
 def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
     done(tmp_path, container(VAE, seed=0), unreliable=0.04)
     done(tmp_path, container(VLAE, seed=0), unreliable=0.06)
@@ -292,7 +304,22 @@ def test_other_test_images_are_not_compared(tmp_path):
     done(tmp_path, container(VAE, "evaluate.num_images=10"), images=10)
     done(tmp_path, container(VLAE), level=3)
     found = cells(table_of(tmp_path))
-    assert (found["vlae"].best, found["vae"].as_good, found["vae"].p_value) == (True, False, None)
+    assert not any(cell.best or cell.as_good or cell.p_value for cell in found.values())
+    done(tmp_path, container(HF), level=2)
+    found = cells(table_of(tmp_path))
+    assert [name for name, cell in found.items() if cell.best] == ["vlae"]
+    assert (found["vae"].as_good, found["vae"].p_value) == (False, None)
+
+
+def test_probabilities_are_not_compared_with_densities(tmp_path):
+    """The images of a Bernoulli output are binary, and its figures probabilities: less than 0, whatever the model."""
+    for model, level in ((VAE, 1), (VLAE, 2)):
+        for output in ("bernoulli", "gaussian"):
+            done(
+                tmp_path, container(model, f"output_dist={output}"), level=level + 9 * (output == "gaussian")
+            )
+    rows = table_of(tmp_path, rows=["model", "output_dist"], columns=["dataset"])
+    assert {cell.row for cell in rows.cells if cell.best} == {("vlae", "bernoulli"), ("vlae", "gaussian")}
 
 
 # --- published --------------------------------------------------------------------------------------------------------

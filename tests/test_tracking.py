@@ -18,6 +18,7 @@ from wandb_server import KEY, WandbServer
 
 from vlae import config
 from vlae.interruption import Interrupted
+from vlae.launching import sweeps
 from vlae.record import RunDirectory
 from vlae.trackers.companion import ENDS_WITHIN, mirrored, upload_later
 from vlae.trackers.story import Story
@@ -424,6 +425,7 @@ def test_a_sweep_is_a_group_of_distinct_runs(online, tmp_path):
     subprocess.run(sync, check=True, capture_output=True, timeout=300)  # what was too short to be mirrored
     found = list(online.runs.values())
     assert len(found) == 8
-    assert len({(run.group, run.project) for run in found}) == 1
+    assert [run.group for run in found] == sweeps.names(runs_dir) * 8
+    assert len({run.project for run in found}) == 1
     assert all(history(run) == [1, 2, 3, 4, 5, 6] for run in found)
     assert all("test/elbo" in run.summary for run in found)

@@ -280,7 +280,7 @@ def report(
             metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin; default: all runs."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    out: Annotated[Path | None, typer.Option(help="The HTML file to write; default: report.html.")] = None,
     wandb: Annotated[
         bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
     ] = False,
@@ -288,11 +288,13 @@ def report(
 ) -> None:
     """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
     if wandb:
+        if out is not None:
+            raise UserError(f"--wandb writes no file: leave out --out {out}")
         _report_on_wandb(runs_dir, name)
         return
     from vlae.report.page.command import write_report
 
-    write_report(runs_dir, name, out)
+    write_report(runs_dir, name, out or Path("report.html"))
 
 
 @app.command()

@@ -12,23 +12,41 @@ from vlae.report.significance import Difference, difference
 
 Group = tuple[Cell, Sequence[Run]]
 """A cell, and those of its runs that have the figure."""
+OUTPUT = "output_dist.name"
+BINARY = "bernoulli"
+"""Images are black and white for it, and have probabilities; for others they have densities."""
 SEEDS_READ = 30
 """Of so many seeds the images are read: how images differ is known well enough then."""
 
 
 def judged(column: Sequence[Group], metric: str) -> list[Cell]:
-    """The cells of a column, the best of them marked, each other one with its difference from it."""
+    """The cells of a column, the best of them marked, each other one with its difference from it.
+
+    Where they were not all scored on the same images, each set of images has its best, if there is something beside it.
+    """
     sign = direction(metric)
-    told = [group for group in column if group[0].mean is not None]
-    if not sign or not told:
-        return [cell for cell, _ in column]
-    best = max(told, key=lambda group: sign * (group[0].mean or 0.0))
-    return [
-        replace(group[0], best=True, as_good=True)
-        if group is best
-        else _beside(group[0], _difference(group[1], best[1], metric))
-        for group in column
-    ]
+    compared: dict[str, list[Group]] = {}
+    for group in column if sign else ():
+        if group[0].mean is not None:
+            compared.setdefault(_images_of(group), []).append(group)
+    best = {
+        images: max(groups, key=lambda group: sign * (group[0].mean or 0.0))
+        for images, groups in compared.items()
+        if len(groups) > 1 or len(compared) == 1
+    }
+    return [_judged(group, best.get(_images_of(group)), metric) for group in column]
+
+
+def _images_of(group: Group) -> str:
+    return repr(sorted(scored_on(group[1][0]).items())) if group[1] else ""
+
+
+def _judged(group: Group, best: Group | None, metric: str) -> Cell:
+    if best is None:
+        return group[0]
+    if group is best:
+        return replace(group[0], best=True, as_good=True)
+    return _beside(group[0], _difference(group[1], best[1], metric))
 
 
 def _beside(cell: Cell, d: Difference | None) -> Cell:
@@ -64,9 +82,11 @@ def _pairs(ours: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 
 def scored_on(run: Run) -> dict[str, object]:
-    """What decides on which images a run is scored."""
-    data = {key: value for key, value in run.settings.items() if key.startswith("dataset.")}
-    return {**data, "evaluate.num_images": run.settings.get("evaluate.num_images")}
+    """What decides on which images a run is scored, but for its seed: binary ones or not, for one."""
+    found = {key: value for key, value in run.settings.items() if key.startswith("dataset.")}
+    if run.settings.get(OUTPUT) == BINARY:
+        found[OUTPUT] = BINARY
+    return {**found, "evaluate.num_images": run.settings.get("evaluate.num_images")}
 
 
 def difference_of_images(one: Run, other: Run, metric: str) -> np.ndarray | None:

@@ -50,7 +50,7 @@ def with_figure(runs: Sequence[Run], metric: str) -> list[Run]:
     found = []
     for run in runs:
         value = run.value(metric)
-        if isinstance(value, bool | str):
+        if isinstance(value, bool | str | list | dict):
             raise UserError(f"--metric: expected a figure, {metric} is {shown(value)} in {run.id}")
         if value is not None and math.isfinite(value):
             found.append(run)

@@ -12,9 +12,6 @@ from vlae.report.significance import Difference, difference
 
 ABSENT = "–"
 """Of a run without the setting or the figure."""
-OUTPUT = "output_dist.name"
-BINARY = "bernoulli"
-"""Images are black and white for it, and have probabilities; for others they have densities."""
 ALSO = ("train/epochs", "train/best_epoch", "cost/train_seconds", "cost/evaluate_seconds", "cost/parameters")
 
 
@@ -75,10 +72,8 @@ def _refuse_other_images(one: Run, other: Run) -> None:
 
 
 def _images(run: Run) -> dict[str, object]:
-    """What decides on which images a run is scored, the output's kind and the noise of its own included."""
+    """What decides on which images a run is scored, the noise of its own included."""
     found = scored_on(run)
-    if run.settings.get(OUTPUT) == BINARY:
-        found[OUTPUT] = BINARY
     if run.settings.get("dataset.fixed_evaluation") is False:  # then the noise of test images follows from it
         found["seed"] = run.settings["seed"]
     return found

@@ -1,5 +1,6 @@
 """Run directories as a source of rows: a sweep, the runs of a beginning, or all of a runs directory."""
 
+import contextlib
 import io
 import os
 import re
@@ -112,8 +113,8 @@ class PerImage:
                 return None
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return arrays.get(name)
-        except (RecordError, OSError, ValueError, EOFError, zipfile.BadZipFile):
-            return None
+        except (RecordError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+            return None  # TypeError: a single array without a name
 
 
 class Reader:
@@ -185,11 +186,20 @@ def settings_told(run_id: str, label: str) -> dict[str, Any]:
             found[f"{key}.name"] = value
         elif value:
             try:
-                told_of_section = settings(_nested(key, yaml.safe_load(value)))
+                told_of_section = settings(_nested(key, _value(value)))
             except yaml.YAMLError:
                 continue
             found |= {k: v for k, v in told_of_section.items() if Problem(k, "").within(key)}
     return found
+
+
+def _value(text: str) -> Any:
+    """As Hydra has it, for which 1e-4 is a number."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -31,8 +31,9 @@ def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> P
             continue
         own = _place(run, row_keys, column_keys)
         fitting = [place for place in launched if _fits(own, place)]
-        if len(fitting) == 1:
-            groups[fitting[0]].append(run)
+        agreeing = [place for place in fitting if _agrees(run, groups[place][0])]
+        if len(agreeing) == 1:
+            groups[agreeing[0]].append(run)
         elif fitting:
             unplaced.append(run)
         else:
@@ -60,6 +61,12 @@ def _place(run: Run, row_keys: Sequence[str], column_keys: Sequence[str]) -> tup
 def _fits(told: tuple[Values, Values], place: tuple[Values, Values]) -> bool:
     """What is told of a run that was never launched is a part of its settings: what is not told may be anything."""
     return all(t is None or t == p for t, p in zip(told[0] + told[1], place[0] + place[1], strict=True))
+
+
+def _agrees(told: Run, launched: Run) -> bool:
+    """As far as both tell: such a run is one more seed of what was launched."""
+    both = told.settings.keys() & launched.settings.keys() - {"seed"}
+    return all(told.settings[key] is None or told.settings[key] == launched.settings[key] for key in both)
 
 
 def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:

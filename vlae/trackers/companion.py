@@ -12,7 +12,7 @@ from vlae.code import SOURCE
 from vlae.config import Tracker
 from vlae.files import make_directory
 from vlae.record import RecordError, RunDirectory
-from vlae.trackers.story import Settings, Story
+from vlae.trackers.story import Settings, Story, to_wandb
 
 ENDS_WITHIN = 5.0
 """Seconds that a mirror has to complete itself after the run."""
@@ -25,7 +25,7 @@ def upload_later(directory: RunDirectory, name: str | None = None) -> str:
     """
     story = Story(directory)
     kept = story.kept("wandb")
-    if not story.settings.wandb or not watched(story.settings) or kept.get("complete"):
+    if not to_wandb(story.settings.wandb, story.settings.mode) or kept.get("complete"):
         return ""
     if kept.get("reason"):
         why = f"Weights & Biases could not be reached ({kept['reason']})"
@@ -57,8 +57,7 @@ def mirrored(directory: RunDirectory) -> Iterator[None]:
 
 def watched(settings: Settings | Tracker) -> bool:
     """Whether there is a mirror at all."""
-    disabled = settings.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled"
-    return settings.tensorboard or (settings.wandb and not disabled)
+    return settings.tensorboard or to_wandb(settings.wandb, settings.mode)
 
 
 def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
@@ -86,6 +85,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(ENDS_WITHIN)
-    with contextlib.suppress(OSError):  # with all that it has started
+    with contextlib.suppress(OSError):  # what the client of W&B has started ends when its parent does
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

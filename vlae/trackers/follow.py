@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vlae.record import RunDirectory
-from vlae.trackers.story import Story
+from vlae.trackers.story import Story, to_wandb
 
 LOOK_EVERY = 1.0  # seconds
 NICE = 19
@@ -41,14 +41,14 @@ class Mirror(Protocol):
 def mirrors_of(story: Story) -> list[Mirror]:
     """Those that the run's configuration asks for."""
     found: list[Mirror] = []
-    if story.settings.wandb:
-        from vlae.trackers.wandb import Streamed
-
-        found.append(Streamed(story))
-    if story.settings.tensorboard:
+    if story.settings.tensorboard:  # first, since it waits for nobody, and nothing makes it later
         from vlae.trackers.tensorboard import EventFiles
 
         found.append(EventFiles(story))
+    if to_wandb(story.settings.wandb, story.settings.mode):
+        from vlae.trackers.wandb import Streamed
+
+        found.append(Streamed(story))
     return found
 
 

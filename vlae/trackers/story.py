@@ -1,6 +1,7 @@
 """What a run directory tells, in the order in which a mirror of it is made."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -105,6 +106,11 @@ class Story:
 
 def _pictures_in(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.png"))}
+
+
+def to_wandb(wandb: bool, mode: str) -> bool:
+    """Whether a run is mirrored to Weights & Biases at all; its settings, or the environment, may say no."""
+    return wandb and mode != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:

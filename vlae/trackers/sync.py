@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterable
 
+from vlae.console import counted
 from vlae.errors import UserError
 from vlae.record import RecordError, RunDirectory
 from vlae.trackers.story import Story
 from vlae.trackers.wandb import Streamed, delete, has_key
+
+GIVES_UP_AFTER = 10
+"""Failures one after the other: then it is not the runs, and each of the next 500 would be waited for."""
 
 
 class SyncError(UserError, RuntimeError):
@@ -16,24 +20,33 @@ def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild
     """Sends what W&B does not have yet of each run; safe to repeat.
 
     rebuild: makes its mirror anew, from the first epoch on, and deletes the old one.
-    Errors: SyncError, after which the same call goes on with the rest.
+    Errors: SyncError at the end, where some could not be sent; the same call goes on with them.
     """
     if not has_key():
         raise SyncError("no key for Weights & Biases: set WANDB_API_KEY, or run `wandb login`")
+    failed, in_a_row = 0, 0
     for run in runs:
         try:
-            text = _sync_one(run, rebuild)
+            text, in_a_row = _sync_one(run, rebuild), 0
         except RecordError as error:
             text = f"left out: {error}"
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise SyncError(f"{run.path.name}: {type(error).__name__}: {reason}") from error
+            text = f"not synced: {type(error).__name__}: {' '.join(str(error).split())}"
+            failed, in_a_row = failed + 1, in_a_row + 1
         tell(f"{run.path.name}: {text}")
+        if in_a_row == GIVES_UP_AFTER:
+            raise SyncError(
+                f"{in_a_row} runs one after the other could not be synced; the same command goes on"
+            )
+    if failed:
+        raise SyncError(f"{counted(failed, 'run')} could not be synced; the same command tries again")
 
 
 def _sync_one(run: RunDirectory, rebuild: bool) -> str:
     story = Story(run)
     kept = story.kept("wandb")
+    if not (story.settings.wandb and story.settings.mode != "disabled") and not rebuild:
+        return "its configuration asks for no mirror on Weights & Biases; --rebuild makes one all the same"
     if kept.get("complete") and not rebuild:
         return f"complete: {kept['url']}"
     if run.status()["attempt"] is None:

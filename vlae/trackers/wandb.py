@@ -62,7 +62,7 @@ class Streamed:
             if self._asked is not None or self._mode == "offline":
                 raise
             wandb.teardown()  # which holds the id
-            self._mode, self._kept["reason"] = "offline", f"{type(error).__name__}: {_first_line(error)}"
+            self._mode, self._kept["reason"] = "offline", f"{type(error).__name__}: {_in_one_line(error)}"
             self._run = self._init()
         for key in ("epoch", "global_step"):
             self._run.define_metric(key)
@@ -203,11 +203,19 @@ def generation_before(story: Story) -> int:
 
 
 def delete(settings: Settings, wandb_id: str) -> None:
-    """A run on W&B."""
+    """A run on W&B, if it is there: one that was offline may never have arrived."""
+    from wandb.errors import CommError
+
     import wandb
 
     path = "/".join(filter(None, [settings.entity, settings.project, wandb_id]))
-    wandb.Api().run(path).delete()
+    try:
+        found = wandb.Api().run(path)
+    except (CommError, ValueError) as error:
+        if "could not find" not in str(error).lower():
+            raise
+        return
+    found.delete()
 
 
 def wandb_id(run_id: str, generation: int) -> str:
@@ -250,5 +258,5 @@ def per_image_table(file: Path) -> Any:
     return wandb.Table(columns=["image", *names], data=data)
 
 
-def _first_line(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

@@ -99,6 +99,7 @@ def _limits(bars: Sequence[_Bar]) -> tuple[float, float]:
 def _draw(axes: Axes, bar: _Bar, x: float, width: float, bottom: float) -> None:
     style, name = bar.series.style, _name(bar.series)
     look = {"color": style.color, "hatch": style.hatch, "edgecolor": "white", "linewidth": 0.3}
+    look["alpha"] = max(0.3, 1 - 0.3 * bar.series.variant)  # paler for other settings of the same model
     axes.bar(x, bar.mean - bottom, width, bottom, label=name, **look)
     if np.isfinite(bar.error):
         axes.errorbar(x, bar.mean, bar.error, color="black", linewidth=0.8, capsize=2)

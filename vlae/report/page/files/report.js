@@ -24,7 +24,7 @@
   // --- links to a run open it
 
   const open = () => {
-    const target = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+    const target = location.hash && byId(location.hash.slice(1));
     if (target && target.tagName === "DETAILS") {
       target.open = true;
       target.scrollIntoView({ block: "nearest" });
@@ -45,11 +45,10 @@
   const place = byId("chart");
   if (!place || !told.runs.length) return;
 
-  // in the order of tables, so that the five models of the paper have here the colours that they have in figures
-  const COLOURS = ["#8a8a8a", "#e69f00", "#1fa67a", "#d57fb0", "#3b8ed0", "#dd4048", "#a274d0", "#9c7634", "#17a2b8", "#b09a00"];
+  // a model has its colour, that of the figures; its dashes tell its settings apart
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
-  const colour = (model) => COLOURS[model % COLOURS.length];
-  const dash = (model) => DASHES[Math.floor(model / COLOURS.length) % DASHES.length];
+  const colour = (model) => told.colours[model];
+  const dash = (model) => DASHES[told.variants[model] % DASHES.length];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const epochs = told.epochs, whole = [epochs[0], epochs[epochs.length - 1]];
   const shown = new Set(told.shown.length ? told.shown : told.models.map((_, i) => i));

@@ -351,6 +351,51 @@ def test_a_mirror_is_made_anew_from_the_run_directory(online, run):
     assert "complete: " in vlae(run, "sync")
 
 
+def test_runs_that_were_offline_are_made_anew_one_after_the_other(client, server, tmp_path, monkeypatch):
+    runs = [FakeRun(tmp_path / "runs", seed=seed) for seed in (0, 1)]
+    for run in runs:
+        run.attempt(run.go)
+    with_key(monkeypatch, server, tmp_path)
+    vlae(runs[0], "sync", "--rebuild")
+    assert sorted(found.name for found in server.runs.values()) == sorted(f"{run.id}-g2" for run in runs)
+
+
+def test_a_run_that_cannot_be_synced_stops_no_other(client, server, tmp_path, monkeypatch):
+    runs = [FakeRun(tmp_path / "runs", seed=seed) for seed in (0, 1)]
+    for run in runs:
+        run.attempt(run.go)
+    (runs[0].directory.path / "test_log_likelihood.npz").write_bytes(b"damaged")
+    with_key(monkeypatch, server, tmp_path)
+    said = vlae(runs[0], "sync", status=2)
+    assert f"{runs[0].id}: not synced: " in said
+    assert f"{runs[1].id}: synced: " in said
+    assert "1 run could not be synced" in said
+    assert server.run(runs[1].id).summary["test/elbo"] == -2.5
+
+
+BOTH = "tracker=[wandb,tensorboard]"
+
+
+def test_a_mirror_that_is_disabled_is_none_beside_another(online, tmp_path):
+    run = FakeRun(tmp_path / "runs", BOTH, "tracker.mode=disabled")
+    run.attempt(lambda: (run.epochs(1, 6), run.complete(), wait_for(lambda: event_files(run))))
+    assert upload_later(run.directory) == ""
+    assert "asks for no mirror" in vlae(run, "sync", run.id)
+    assert not online.runs
+    assert not run.kept()
+
+
+def test_event_files_do_not_wait_for_a_service_that_is_down(online, tmp_path):
+    online.fail(slow=30.0)
+    run = FakeRun(tmp_path / "runs", BOTH)
+    run.attempt(lambda: (run.epochs(1, 6), wait_for(lambda: event_files(run), 20), run.complete()))
+    assert "`vlae sync" in upload_later(run.directory)
+
+
+def event_files(run):
+    return list(run.directory.path.glob("tracking/tensorboard/events*"))
+
+
 def test_without_a_key_nothing_is_synced(client, run):
     assert "no key for Weights & Biases" in vlae(run, "sync", run.id, status=2)
 

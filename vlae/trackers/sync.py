@@ -55,9 +55,13 @@ def _sync_one(run: RunDirectory, rebuild: bool) -> str:
         return f"under way: {kept['url']}"
     old = kept.get("id")
     mirror = Streamed(story, "online", anew=rebuild)
-    mirror.start()
-    mirror.catch_up()
-    mirror.finish()
+    try:
+        mirror.start()
+        mirror.catch_up()
+        mirror.finish()
+    except BaseException:
+        mirror.give_up()
+        raise
     if rebuild and old:
         delete(story.settings, old)
     return f"synced: {story.kept('wandb')['url']}"

@@ -117,6 +117,16 @@ class Streamed:
         whole = results is not None and self._mode == "online" and self._has_arrived()
         self._keep(complete=whole)
 
+    def give_up(self) -> None:
+        """Ends the client's work on this run, or the next one of this process would go on with it."""
+        import wandb
+
+        if wandb.run is not None:
+            with contextlib.suppress(Exception):
+                wandb.run.finish(exit_code=STATES["failed"])
+        with contextlib.suppress(Exception):
+            wandb.teardown()
+
     def _last_step(self, results: dict[str, Any]) -> dict[str, Any]:
         import wandb
 

@@ -31,7 +31,7 @@ from vlae.report.page.page import page
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 MARKUP = "<script>document.documentElement.dataset.broken = 1</script>"
-HOSTILE = f"{MARKUP}<img src=x onerror='document.documentElement.dataset.broken = 1'>'\"&amp;</pre>{{{{ 7919 * 7919 }}}}"
+HOSTILE = f"{MARKUP}<img src=x onerror='document.documentElement.dataset.broken = 1'>'\"&amp;</pre>{{{{ 7919*7919 }}}}"
 
 
 def told(runs_dir, name=None):

@@ -199,6 +199,8 @@ def test_a_controller_that_is_gone_is_an_error_and_forgets_no_job(cluster, tmp_p
     job = cluster.submit("--output=/dev/null", "--wrap", f"exec {python(tmp_path / 'job')}")
     wait_for(lambda: starts(tmp_path / "job"), "a running job")
     running, state = time.time(), cluster.directory / "state" / "job_state"
+    # something to save: that the job runs may be on disk already, and then nothing would be written again
+    cluster.command("scontrol", "update", f"JobId={job}", "Comment=running")
     wait_for(lambda: state.is_file() and state.stat().st_mtime > running, "the state on disk")
     cluster.kill_daemon(CONTROLLER)
     with pytest.raises(AssertionError, match="Unable to contact slurm controller"):

@@ -137,6 +137,14 @@ def test_other_settings_of_a_model_keep_its_colour_and_differ_in_their_markers(t
     assert len({line.get_fillstyle() for line in found.values()}) == 3
 
 
+def test_other_settings_of_a_model_are_paler_bars(tmp_path):
+    for lr in ("1e-3", "1e-4"):
+        done(tmp_path, container(VLAE, f"optimizer.lr={lr}"))
+    found = bars(draw("likelihood_vs_updates", runs_of(tmp_path), rows=["model", "optimizer.lr"]).axes[0])
+    assert len({to_hex(bar.get_facecolor()) for _, bar in found}) == 1
+    assert len({bar.get_alpha() for _, bar in found}) == len(found) == 2
+
+
 def test_names_are_text_and_no_formulas(tmp_path):
     names = ["$x", "a$b$c", r"$\frac$", "vae"]
     runs = [

@@ -23,6 +23,7 @@ from vlae.launching import sweeps
 from vlae.record import RunDirectory
 from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
+from vlae.report.drawing.style import on_screen, style_of
 from vlae.report.page import curves as drawn_curves
 from vlae.report.page import drawn, pictures
 from vlae.report.page.assets import LICENCES, SCRIPTS, licences
@@ -276,6 +277,14 @@ def test_curves_are_the_recorded_figures_with_fewer_epochs_where_there_are_many(
     assert short["values"] == [[-1.0], []]
 
 
+def test_a_curve_has_the_colour_of_its_model_and_other_dashes_for_other_settings(tmp_path):
+    for words in ([VAE], [VLAE, "model.num_updates=1"], [VLAE, "model.num_updates=2"]):
+        metrics(done(tmp_path, container(*words)))
+    drawn = json.loads(re.search(r'id="curves-data"[^>]*>(.*?)</script>', written(tmp_path), re.DOTALL)[1])
+    grey, blue = (on_screen(style_of(name).color) for name in ("vae", "vlae"))
+    assert (drawn["colours"], drawn["variants"]) == ([grey, blue, blue], [0, 0, 1])
+
+
 @pytest.mark.parametrize("line", ["no JSON", "3", '{"epoch": "first"}'])
 def test_a_curve_that_cannot_be_read_is_named(tmp_path, line):
     metrics(done(tmp_path, container(VAE)))
@@ -399,6 +408,7 @@ def test_the_command_writes_a_file_and_tells_where(vlae, tmp_path):
     [
         (["nothing"], "no sweep and no run 'nothing'"),
         (["--out", "nowhere/x.html"], "cannot write nowhere/x.html"),
+        (["--wandb", "--out", "x.html"], "--wandb writes no file: leave out --out x.html"),
     ],
 )
 def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, expected):

@@ -356,7 +356,8 @@ def test_runs_that_were_offline_are_made_anew_one_after_the_other(client, server
     for run in runs:
         run.attempt(run.go)
     with_key(monkeypatch, server, tmp_path)
-    vlae(runs[0], "sync", "--rebuild")
+    said = vlae(runs[0], "sync", "--rebuild")
+    assert all(f"({run.id} was not there)" in said for run in runs)
     assert sorted(found.name for found in server.runs.values()) == sorted(f"{run.id}-g2" for run in runs)
 
 

@@ -25,20 +25,22 @@ def judged(column: Sequence[Group], metric: str) -> list[Cell]:
     Where they were not all scored on the same images, each set of images has its best, if there is something beside it.
     """
     sign = direction(metric)
+    if not sign:
+        return [cell for cell, _ in column]
+    images = [repr(scored_on(runs[0])) if runs else None for _, runs in column]
     compared: dict[str, list[Group]] = {}
-    for group in column if sign else ():
-        if group[0].mean is not None:
-            compared.setdefault(_images_of(group), []).append(group)
+    for group, own in zip(column, images, strict=True):
+        if own is not None:
+            compared.setdefault(own, []).append(group)
     best = {
-        images: max(groups, key=lambda group: sign * (group[0].mean or 0.0))
-        for images, groups in compared.items()
+        own: max(groups, key=lambda group: sign * (group[0].mean or 0.0))
+        for own, groups in compared.items()
         if len(groups) > 1 or len(compared) == 1
     }
-    return [_judged(group, best.get(_images_of(group)), metric) for group in column]
-
-
-def _images_of(group: Group) -> str:
-    return repr(sorted(scored_on(group[1][0]).items())) if group[1] else ""
+    return [
+        _judged(group, best.get(own) if own else None, metric)
+        for group, own in zip(column, images, strict=True)
+    ]
 
 
 def _judged(group: Group, best: Group | None, metric: str) -> Cell:
@@ -63,9 +65,9 @@ def _beside(cell: Cell, d: Difference | None) -> Cell:
 
 
 def _difference(ours: Sequence[Run], others: Sequence[Run], metric: str) -> Difference | None:
-    """Of the seeds that both have. None: there is none, or they were scored on other test images."""
+    """Of the seeds that both have. None: there is none."""
     pairs = _pairs(ours, others)
-    if not pairs or any(scored_on(one) != scored_on(other) for one, other in pairs[:1]):
+    if not pairs:
         return None
     of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)
     found = [difference_of_images(one, other, metric) for one, other in pairs[:SEEDS_READ]]
@@ -83,7 +85,7 @@ def _pairs(ours: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 def scored_on(run: Run) -> dict[str, object]:
     """What decides on which images a run is scored, but for its seed: binary ones or not, for one."""
-    found = {key: value for key, value in run.settings.items() if key.startswith("dataset.")}
+    found = {key: run.settings[key] for key in sorted(run.settings) if key.startswith("dataset.")}
     if run.settings.get(OUTPUT) == BINARY:
         found[OUTPUT] = BINARY
     return {**found, "evaluate.num_images": run.settings.get("evaluate.num_images")}

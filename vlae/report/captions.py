@@ -121,7 +121,7 @@ def notes(
             "low, and further off than the standard error tells"
         )
     untested = [cell for cell in cells if cell.mean is not None and not cell.best and not cell.paired_over]
-    if untested and any(cell.best for cell in cells):
+    if untested and direction(metric):
         found.append(
             f"{counted(len(untested), 'cell')} could not be compared with the best of its column: other test "
             "images, no seed in common, or too few of them"
@@ -130,7 +130,9 @@ def notes(
     if literature:
         found += _literature(groups, metric)
     if unplaced:
-        found.append(f"{counted(len(unplaced), 'run')} never launched could belong to several cells")
+        found.append(
+            f"{counted(len(unplaced), 'run')} never launched could belong to several cells, or to none of these"
+        )
     if left_out:
         names = ", ".join(f"{left.name} ({left.because})" for left in left_out[:SOME])
         more = f", and {len(left_out) - SOME} more" if len(left_out) > SOME else ""

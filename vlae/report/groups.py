@@ -18,7 +18,7 @@ class Placed(NamedTuple):
 
     groups: Groups
     unplaced: list[Run]
-    """Never launched, and what is known of them fits several cells."""
+    """Never launched, and what is known of them fits several cells, or one cell whose runs have other settings."""
 
 
 def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Placed:

@@ -1,1 +1,1 @@
-"""Mirrors of run directories: Weights & Biases, TensorBoard. Each can be made anew from the directory at any time."""
+"""Mirrors of run directories: Weights & Biases, TensorBoard. That on W&B can be made anew at any time."""

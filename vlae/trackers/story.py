@@ -108,9 +108,14 @@ def _pictures_in(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.png"))}
 
 
+def asks_for_wandb(wandb: bool, mode: str) -> bool:
+    """Whether these settings of a run ask for a mirror on Weights & Biases."""
+    return wandb and mode != "disabled"
+
+
 def to_wandb(wandb: bool, mode: str) -> bool:
-    """Whether a run is mirrored to Weights & Biases at all; its settings, or the environment, may say no."""
-    return wandb and mode != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
+    """Whether it gets one while it runs: the environment may say no."""
+    return asks_for_wandb(wandb, mode) and os.environ.get("WANDB_MODE") != "disabled"
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:

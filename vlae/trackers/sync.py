@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from vlae.console import counted
 from vlae.errors import UserError
 from vlae.record import RecordError, RunDirectory
-from vlae.trackers.story import Story
+from vlae.trackers.story import Story, asks_for_wandb
 from vlae.trackers.wandb import Streamed, delete, has_key
 
 GIVES_UP_AFTER = 10
@@ -45,7 +45,7 @@ def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild
 def _sync_one(run: RunDirectory, rebuild: bool) -> str:
     story = Story(run)
     kept = story.kept("wandb")
-    if not (story.settings.wandb and story.settings.mode != "disabled") and not rebuild:
+    if not asks_for_wandb(story.settings.wandb, story.settings.mode) and not rebuild:
         return "its configuration asks for no mirror on Weights & Biases; --rebuild makes one all the same"
     if kept.get("complete") and not rebuild:
         return f"complete: {kept['url']}"
@@ -62,6 +62,7 @@ def _sync_one(run: RunDirectory, rebuild: bool) -> str:
     except BaseException:
         mirror.give_up()
         raise
-    if rebuild and old:
-        delete(story.settings, old)
-    return f"synced: {story.kept('wandb')['url']}"
+    text = f"synced: {story.kept('wandb')['url']}"
+    if rebuild and old and not delete(story.settings, old):
+        text += f" ({old} was not there)"
+    return text

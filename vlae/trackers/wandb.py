@@ -212,8 +212,8 @@ def generation_before(story: Story) -> int:
     return found
 
 
-def delete(settings: Settings, wandb_id: str) -> None:
-    """A run on W&B, if it is there: one that was offline may never have arrived."""
+def delete(settings: Settings, wandb_id: str) -> bool:
+    """A run on W&B. Returns whether it was there: one that was offline may never have arrived."""
     from wandb.errors import CommError
 
     import wandb
@@ -224,8 +224,9 @@ def delete(settings: Settings, wandb_id: str) -> None:
     except (CommError, ValueError) as error:
         if "could not find" not in str(error).lower():
             raise
-        return
+        return False
     found.delete()
+    return True
 
 
 def wandb_id(run_id: str, generation: int) -> str:

@@ -36,6 +36,10 @@ STYLES: dict[str, Style] = {
     "vlae_newton": Style(VERMILION, "X", (0, (10, 1.5, 1, 1.5)), "++"),
 }
 _OTHER_COLORS = ("#000000", VERMILION, SKY, "#8C510A", "#5E3C99", "#01665E")
+_ON_SCREEN = {
+    **{GREY: "#8a8a8a", GREEN: "#1fa67a", PURPLE: "#d57fb0", BLUE: "#3b8ed0", VERMILION: "#dd6a33"},
+    **{"#000000": "#8f7f66", "#8C510A": "#b07a3a", "#5E3C99": "#8f70c4", "#01665E": "#2b958b"},
+}
 _OTHER_MARKERS = ("*", "h", "8", ">", "p", "H")
 _OTHER_DASHES: tuple[Dashes, ...] = ((0, (3, 3)), (0, (12, 2)), (0, (6, 2, 2, 2)), (0, (1, 3)))
 _OTHER_HATCHES = ("**", "||", "oo", "OO")
@@ -77,6 +81,11 @@ def style_of(model: str) -> Style:
         _OTHER_DASHES[digest[2] % len(_OTHER_DASHES)],
         _OTHER_HATCHES[digest[3] % len(_OTHER_HATCHES)],
     )
+
+
+def on_screen(color: str) -> str:
+    """That of a model, to be seen on white and on black."""
+    return _ON_SCREEN.get(color, color)
 
 
 def filling(variant: int) -> str:

@@ -6,23 +6,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vlae.report.collect import Run
-from vlae.report.drawing.style import BLUE, GREEN, GREY, PURPLE, VERMILION, style_of
+from vlae.report.drawing.style import on_screen, style_of
 from vlae.report.figures import LOG_LIKELIHOOD
 from vlae.report.html import table_of
 from vlae.report.page.assets import FILES, licences, policy, scripts, styles
 from vlae.report.page.content import Content
 from vlae.report.page.details import amount
 from vlae.report.page.models import Model
-
-ON_SCREEN = {
-    GREY: "#8a8a8a",
-    GREEN: "#1fa67a",
-    PURPLE: "#d57fb0",
-    BLUE: "#3b8ed0",
-    VERMILION: "#dd6a33",
-    "#000000": "#8f7f66",
-}
-"""In place of colours for paper: to be seen on white and on black."""
 
 
 def page(told: Content) -> str:
@@ -58,9 +48,8 @@ def page(told: Content) -> str:
 def _looks(found: Sequence[Model]) -> dict[str, list[Any]]:
     """Of their curves: the colour of a model is that of the figures, and its settings are numbered."""
     names = [str(model.runs[0].settings.get("model.name")) for model in found]
-    styles = [style_of(name).color for name in names]
     return {
-        "colours": [ON_SCREEN.get(color, color) for color in styles],
+        "colours": [on_screen(style_of(name).color) for name in names],
         "variants": [names[:i].count(name) for i, name in enumerate(names)],
     }
 

@@ -26,6 +26,7 @@ from vlae.models.vae import VAE
 from vlae.overrides import CONF, choices, expand
 from vlae.plugins import check_fields
 from vlae.problems import ConfigError, Problem, did_you_mean
+from vlae.trackers.companion import environment_problems
 
 GROUPS = choices()
 COLOUR = ("cifar10", "svhn")
@@ -749,3 +750,38 @@ def test_help_names_every_choice_and_every_key_with_its_value(capsys):
 def test_help_shows_what_can_be_shown_of_a_wrong_command(capsys):
     assert show(["--help", "dataset=npz", "trainer.epochs=four"]) == 0
     assert "dataset.path=null" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("tracker.project=a/b", "1 to 128 characters without"),
+        ("tracker.project=''", "1 to 128 characters without"),
+        ("tracker.entity='a b'", "a user or team, which has no spaces"),
+        ("tracker.group=''", "a text that is not empty"),
+        (f"tracker.name={'x' * 129}", "a text of at most 128 characters"),
+        (f"tracker.tags=[{'x' * 65}]", "a text of at most 64 characters"),
+        ("tracker=[none,wandb]", "none alone, or without it"),
+    ],
+)
+def test_what_weights_and_biases_does_not_take_is_refused_before(override, expected):
+    [problem] = problems_of(override)
+    assert problem.startswith(override.partition("=")[0])
+    assert f"expected {expected}" in problem
+
+
+@pytest.mark.parametrize("mode", ["auto", "online"])
+def test_the_environment_of_a_launch_is_checked_where_it_counts(mode, monkeypatch, tmp_path):
+    tracker = config.compose(["tracker=wandb", f"tracker.mode={mode}"])["tracker"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("NETRC", "WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    refused = "online needs a key" if mode == "online" else None
+    assert [refused] == ([str(p.text)[:18] for p in environment_problems(tracker)] or [None])
+    assert environment_problems({**tracker, "wandb": False}) == []
+    (tmp_path / ".netrc").write_text("")
+    assert environment_problems(tracker) == []
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    found = [str(problem) for problem in environment_problems(tracker)]
+    wrong = "tracker.mode: auto takes it from WANDB_MODE: expected online, offline, disabled, came 'bogus'"
+    assert found == ([wrong] if mode == "auto" else [])

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from wandb_server import KEY, WandbServer
 
@@ -22,6 +23,7 @@ from vlae.launching import sweeps
 from vlae.record import RunDirectory
 from vlae.trackers.companion import ENDS_WITHIN, mirrored, upload_later
 from vlae.trackers.story import Story
+from vlae.trackers.wandb import JITTER, jitter
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +92,8 @@ class FakeRun:
         self.picture("", "prior_samples", 99)
         np.savez(
             self.directory.path / "test_log_likelihood.npz",
+            elbo=np.array([-3.0, -4.0]),
+            ess=np.array([5.0, 5.0]),
             log_likelihood=np.array([-1.0, -2.0]),
             log_likelihood_laplace=np.array([-0.5, -1.5]),
         )
@@ -229,18 +233,22 @@ def test_all_that_a_run_tells_arrives(online, run):
     assert found.summary["final/prior_samples"]["width"] == 5
     (table,) = [a for a in online.artifacts if a.type == "run_table"]
     rows = json.loads(table.files["test/per_image.table.json"])
-    assert rows["columns"] == ["image", "log_likelihood", "log_likelihood_laplace"]
-    assert rows["data"] == [[0, -1.0, -0.5], [1, -2.0, -1.5]]
+    assert rows["columns"] == ["image", "elbo", "log_likelihood", "log_likelihood_laplace"]
+    assert rows["data"] == [[0, -3.0, -1.0, -0.5], [1, -4.0, -2.0, -1.5]]
     assert upload_later(run.directory) == ""
 
 
 def test_the_key_is_nowhere(online, run):
     run.attempt(run.go)
     found = online.run(run.id)
-    places = [p for p in run.directory.path.rglob("*") if p.is_file()]
-    assert len(places) > 10
-    assert [p for p in places if KEY.encode() in p.read_bytes()] == []
+    assert len([p for p in run.directory.path.rglob("*") if p.is_file()]) > 10
+    assert with_the_key(run) == []
     assert KEY not in json.dumps([found.config, found.summary, found.notes, found.fields])
+
+
+def with_the_key(run):
+    """Files of the run, its client's logs among them."""
+    return [p for p in run.directory.path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
 
 
 def test_the_best_model_is_uploaded_where_that_is_asked_for(online, tmp_path):
@@ -292,6 +300,92 @@ def test_how_a_run_ended_is_told(online, tmp_path):
     stopped.attempt(a_little(stopped), end=Interrupted(signal.SIGTERM))
     assert online.run(failed.id).exit_codes == [1]
     assert online.run(stopped.id).exit_codes == [255]
+    told = {key: online.run(failed.id).summary[f"status/{key}"] for key in ("state", "reason", "message")}
+    assert told == {"state": "failed", "reason": "exception", "message": "ValueError: x"}
+    assert online.run(stopped.id).summary["status/reason"] == "SIGTERM"
+
+    def the_rest():
+        stopped.epochs(3, 6)
+        wait_for(lambda: stopped.kept().get("sent") == 9)
+        stopped.complete()
+
+    stopped.attempt(the_rest)
+    assert online.run(stopped.id).summary["status/state"] == "done"
+    assert online.run(stopped.id).summary["status/reason"] == ""
+
+
+def test_a_key_is_found_where_wandb_login_has_put_it(client, server, run):
+    login = [sys.executable, "-m", "wandb", "login", "--host", server.url, KEY]
+    subprocess.run(login, check=True, capture_output=True, timeout=60)
+    run.attempt(run.go)
+    assert history(server.run(run.id)) == [1, 2, 3, 4, 5, 6]
+    assert server.keys == {KEY}
+
+
+# --- one writer at a time -----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_being_sent_is_left_alone_by_a_sync(online, run):
+    online.fail(
+        slow=3.0, only="RunResumeStatus|UpsertBucket"
+    )  # its mirror has said nothing yet when it is synced
+
+    def act():
+        run.epochs(1, 3)
+        wait_for(lambda: online.count("RunResumeStatus|UpsertBucket"))
+        assert f"{run.id}: under way" in vlae(run, "sync", run.id)
+        assert "under way" in vlae(run, "sync", run.id, "--rebuild")
+        online.fail()
+        run.epochs(4, 6)
+        wait_for(lambda: run.kept().get("sent") == 9)
+        run.complete()
+
+    run.attempt(act)
+    found = online.run(run.id)
+    assert history(found) == [1, 2, 3, 4, 5, 6]
+    assert found.exit_codes == [0]
+
+
+def test_a_run_waits_for_a_sync_of_it(online, run):
+    place = run.directory.path / "tracking"
+    place.mkdir()
+    with FileLock(place / "lock") as lock:
+
+        def act():
+            run.epochs(1, 6)
+            time.sleep(4)
+            assert not online.runs
+            lock.release()
+            wait_for(lambda: run.kept().get("sent") == 9)
+            run.complete()
+
+        run.attempt(act)
+    assert history(online.run(run.id)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_under_way_offline_can_be_sent_so_far(client, server, run, tmp_path, monkeypatch):
+    def act():
+        run.epochs(1, 3)
+        wait_for(lambda: run.kept().get("sent") == 4)
+        with_key(monkeypatch, server, tmp_path)
+        assert "synced: " in vlae(run, "sync", run.id)
+        assert server.run(run.id).summary["status/state"] == "running"
+        run.epochs(4, 6)
+        run.complete()
+
+    run.attempt(act)
+    assert "synced: " in vlae(run, "sync", run.id)
+    assert history(server.run(run.id)) == [1, 2, 3, 4, 5, 6]
+    assert server.run(run.id).exit_codes[-1] == 0
+
+
+def test_jobs_of_slurm_do_not_ask_all_at_once(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert jitter() == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    waits = [jitter() for _ in range(200)]
+    assert min(waits) < JITTER / 4
+    assert JITTER * 3 / 4 < max(waits) <= JITTER
 
 
 # --- without a key ------------------------------------------------------------------------------------------------
@@ -401,6 +495,19 @@ def test_without_a_key_nothing_is_synced(client, run):
     assert "no key for Weights & Biases" in vlae(run, "sync", run.id, status=2)
 
 
+@pytest.mark.parametrize("words", [("sync",), ("table", "--from", "wandb:tester/vlae")])
+def test_where_nobody_answers_that_is_said_and_soon(online, run, words):
+    run.attempt(run.complete)
+    online.stop()
+    began = time.monotonic()
+    said = vlae(run, *words, status=2)
+    assert f"{online.url} could not be reached (" in said
+    assert "credentials" not in said
+    assert time.monotonic() - began < 10
+    if words[0] == "sync":
+        assert said.endswith("; nothing was uploaded\n")
+
+
 # --- failures of the service --------------------------------------------------------------------------------------
 
 FAULTS = {
@@ -430,6 +537,7 @@ def test_a_service_that_fails_costs_seconds_and_what_is_missing_is_completed_lat
         fail()
     assert run.attempt(act) < A_FEW_SECONDS
     assert "`vlae sync" in upload_later(run.directory)
+    assert with_the_key(run) == []
     if fault == "dead":
         online.start()
     online.fail()
@@ -452,7 +560,7 @@ def test_a_run_goes_on_offline_where_the_service_cannot_be_reached_and_says_so_o
 
     run.attempt(act)
     text = upload_later(run.directory)
-    assert text.startswith("Weights & Biases could not be reached (")
+    assert text.startswith(f"Weights & Biases: {online.url} could not be reached (")
     assert len(text.splitlines()) == 1
     assert any(segment.name.startswith("offline-") for segment in segments(run))
 
@@ -467,10 +575,12 @@ def test_a_sweep_is_a_group_of_distinct_runs(online, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     runs_dir = tmp_path / "runs"
-    sync = [sys.executable, "-c", "from vlae.cli import main; main()", "sync", "--runs-dir", str(runs_dir)]
-    subprocess.run(sync, check=True, capture_output=True, timeout=300)  # what was too short to be mirrored
     found = list(online.runs.values())
     assert len(found) == 8
+    assert all(history(run) for run in found)  # while they ran
+    sync = [sys.executable, "-c", "from vlae.cli import main; main()", "sync", "--runs-dir", str(runs_dir)]
+    subprocess.run(sync, check=True, capture_output=True, timeout=300)  # what a mirror had no time for
+    assert len(online.runs) == 8
     assert [run.group for run in found] == sweeps.names(runs_dir) * 8
     assert len({run.project for run in found}) == 1
     assert all(history(run) == [1, 2, 3, 4, 5, 6] for run in found)

@@ -1,5 +1,6 @@
 """Reports on Weights & Biases, made with the real client on a recording server."""
 
+import json
 import sys
 
 import pytest
@@ -117,6 +118,23 @@ def test_each_column_of_the_table_has_panels_of_its_own_runs(tmp_path, server, v
     assert all(c["dataset.value.name"] == ["digits"] and c["group"] == ["s"] for c in conditions)
 
 
+def test_panels_show_no_run_twice_that_was_done_anew(tmp_path, server, vlae):
+    anew, in_work, *_ = sweep(tmp_path, server)
+    keep_generation(anew, 3)
+    keep_generation(in_work, 1)
+    keep_generation(tmp_path / ".forced" / in_work.name, 2)
+    vlae("report", "s", "--wandb", "--runs-dir", tmp_path)
+    (grid,) = blocks(server.reports[0], "panel-grid")
+    (_, left_out) = grid["metadata"]["runSets"][0]["filters"]["filters"]
+    assert (left_out["key"], left_out["op"]) == ({"section": "run", "name": "name"}, "NIN")
+    assert left_out["value"] == [anew.name, f"{anew.name}-g2", f"{in_work.name}-g2"]
+
+
+def keep_generation(run, number):
+    (run / "tracking").mkdir(parents=True)
+    (run / "tracking" / "wandb.json").write_text(json.dumps({"generation": number}))
+
+
 def test_models_of_several_T_are_told_apart(tmp_path, server, vlae):
     places = [done(tmp_path, container(VLAE, f"model.num_updates={t}", "tracker.group=s")) for t in (1, 2)]
     sweeps.remember(tmp_path, "s", {place.name: "" for place in places}, [])
@@ -154,6 +172,11 @@ def test_without_a_key_the_extra_or_an_upload_there_is_one_line_with_what_to_do(
     server.fail(status=401)
     refused = vlae(*words, status=2)
     assert refused.startswith("vlae: Weights & Biases: ")
-    assert all(len(said.splitlines()) == 1 for said in (without_key, without_extra, not_there, refused))
+    server.stop()
+    nobody = vlae(*words, status=2)
+    assert nobody.startswith(f"vlae: {server.url} could not be reached (")
+    assert nobody.endswith(instead)
+    every = (without_key, without_extra, not_there, refused, nobody)
+    assert all(len(said.splitlines()) == 1 for said in every)
     assert "expected a sweep" in vlae("report", "--wandb", status=2)
     assert f"{ENTITY}/{PROJECT}" not in {f"{report.entity}/{report.project}" for report in server.reports}

@@ -954,6 +954,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith("download/"):
             entity, project, name, file = path.removeprefix("download/").split("/", 3)
             self._answer(200, recorder.runs[entity, project, name].files[file])
+        elif not path:
+            self._answer(200, {})  # somebody asks whether anybody is here
         elif path.startswith("sdk/otel/"):
             self._answer(200, {})  # the client's telemetry about itself
         else:

@@ -126,16 +126,28 @@ class Evaluate(_Section):
     num_images: Count | None
 
 
+def _project(name: str) -> str:
+    if 1 <= len(name) <= 128 and name.isprintable() and not set(name) & set("/\\#?%:"):
+        return name
+    raise PydanticCustomError("project", "1 to 128 characters without / \\ # ? % :")
+
+
+def _entity(name: str) -> str:
+    if _project(name) and not any(c.isspace() for c in name):
+        return name
+    raise PydanticCustomError("entity", "a user or team, which has no spaces,")
+
+
 class Tracker(_Section):
-    """Where a run is mirrored; conf/config.yaml explains each key."""
+    """Where a run is mirrored, in lengths that Weights & Biases takes; conf/config.yaml explains each key."""
 
     wandb: bool
     tensorboard: bool
-    project: Annotated[str, Field(min_length=1)]
-    entity: str | None
-    group: str | None
-    tags: list[str]
-    name: str | None
+    project: Annotated[str, AfterValidator(_project)]
+    entity: Annotated[str, AfterValidator(_entity)] | None
+    group: Annotated[str, Field(min_length=1, max_length=128)] | None
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]]
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None
     mode: Literal["auto", "online", "offline", "disabled"]
     images_every: Count | None
     artifacts: bool

@@ -15,7 +15,8 @@ from vlae.code import executed
 from vlae.console import Reporter
 from vlae.files import appearing, check_writable, make_directory, write_atomically
 from vlae.interruption import Interrupted, Interruption
-from vlae.trackers.companion import mirrored, upload_later, watched
+from vlae.problems import ConfigError
+from vlae.trackers.companion import environment_problems, mirrored, upload_later, watched
 
 if TYPE_CHECKING:
     from vlae.train import Progress, Training
@@ -56,6 +57,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     from vlae.trained import prepare
 
     # whatever is wrong with the configuration, the device or the data shows before anything is left on disk
+    if problems := environment_problems(container["tracker"]):
+        raise ConfigError(problems)
     prepared = prepare(config.validate(container))
     create = record.forced_directory if force else record.RunDirectory.create
     directory = create(runs_dir, identity, container)

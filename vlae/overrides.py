@@ -281,6 +281,9 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
     if group in SEVERAL and len(asked) == 1 and isinstance(asked[0], list):
         asked = [_unquoted(choice) for choice in asked[0]]
     wrong = [choice for choice in asked if not isinstance(choice, str) or choice not in known]
+    if "none" in asked and len(asked) > 1 and not override.is_sweep_override():
+        came = f"[{','.join(map(_written, asked))}]"
+        return _invalid(index, group, f"expected none alone, or without it, came {came}")
     if not wrong:
         # a group of the defaults list is chosen without +, and `+model=vae` cannot mean anything else
         return text if "/" in group else text.lstrip("+")

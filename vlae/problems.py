@@ -118,6 +118,7 @@ _EXPECTED = {
     "too_short": "at least {min_length} entries",
     "too_long": "at most {max_length} entries",
     "dict_type": "a section of keys",
+    "string_too_long": "a text of at most {max_length} characters",
 }
 """pydantic's error types, as what was expected."""
 

@@ -17,6 +17,7 @@ from vlae.launching.queues import Waiting, all_queues
 from vlae.launching.states import UNREADABLE, Observer, State
 from vlae.overrides import split
 from vlae.problems import ConfigError, Problem, shown
+from vlae.trackers.companion import environment_problems
 
 PATHS = ("dataset.root", "dataset.path", "runs_dir")
 """Keys that are frozen as absolute paths: a worker need not start where the command was given."""
@@ -200,6 +201,8 @@ def check(plan: Plan, *, here: bool) -> None:
     wrong: dict[str, list[str]] = {}
     for run in plan.starting:
         try:
+            if problems := environment_problems(run.container["tracker"]):
+                raise ConfigError(problems)
             config.validate(run.container if here else {**run.container, "device": "auto"})
         except ConfigError as error:
             wrong[run.run_id] = error.problems

@@ -1,7 +1,6 @@
 """Runs on Weights & Biases as a source of rows: what `vlae.trackers.wandb` has mirrored there, read back."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from tempfile import TemporaryDirectory
@@ -9,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vlae.errors import UserError
 from vlae.identity import run_id, settings
 from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import figures
-from vlae.trackers.wandb import has_key
+from vlae.trackers.wandb import WandbError, check_access, client
+from vlae.trackers.wandb import told as in_one_line
 
 PAGE = 100
 """Runs in one request, each with its config and its summary."""
@@ -24,15 +23,13 @@ OF_RESULTS = re.compile(r"(test|cost|environment)/.*|validation/elbo|best_epoch|
 PER_IMAGE = "test/per_image"
 INTERRUPTED = ("crashed", "killed", "preempted", "preempting")
 """What W&B calls a run that has ended before its results, and not by an error."""
+WITH_A_WORD = ("finished", "failed", "preempted", "preempting")
+"""What it calls one whose client has said how it ended."""
 _ID = re.compile(r"(?P<run_id>.+?)(?:-g(?P<generation>[0-9]+))?")
 UNPAIRED = (
     "From Weights & Biases without the figures of each test image, so differences are paired over seeds alone; "
     "--per-image reads them"
 )
-
-
-class WandbError(UserError, RuntimeError):
-    """Weights & Biases cannot be reached, or refuses."""
 
 
 class WandbRuns:
@@ -76,22 +73,16 @@ class WandbRuns:
 
 def connected() -> Any:
     """wandb's public API. WandbError: there is no key, or it is refused, or nobody answers."""
-    if not has_key():
-        raise WandbError("no key for Weights & Biases: set WANDB_API_KEY, or run `wandb login`")
-    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
-    for name in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # with which the key is written to logs
-        os.environ.pop(name, None)
-    import wandb
-
+    check_access()
     try:
-        return wandb.Api(timeout=WITHIN)
+        return client().Api(timeout=WITHIN)
     except Exception as error:
         raise told(error) from error
 
 
 def told(error: Exception) -> WandbError:
-    """An error of the client in one line."""
-    return WandbError(f"Weights & Biases: {' '.join(str(error).split())[:300]} ({type(error).__name__})")
+    """An error of the client, for a person."""
+    return WandbError(f"Weights & Biases: {in_one_line(error)}")
 
 
 def nested(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +112,7 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
     own = dict(sorted(settings(config).items()))
     results = nested(dict(mirrored.summary))
     if "test" not in results:
-        return Run(identity, "", own, *_state(mirrored.state))
+        return Run(identity, "", own, *_state(mirrored.state, mirrored.summary))
     try:
         images = PerImage(mirrored) if per_image else None
         return Run(identity, "", own, "done", "", figures(results), images)
@@ -129,8 +120,10 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
         return LeftOut(mirrored.id, f"its summary: {error}")
 
 
-def _state(state: str) -> tuple[str, str]:
-    """That of a run without results, and the reason; the run directory knows more of it."""
+def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
+    """That of a run without results, and the reason: its own word, unless it has ended without one since."""
+    if state in WITH_A_WORD and (word := summary.get("status/state")):
+        return word, summary.get("status/reason") or ""
     if state in INTERRUPTED:
         return "interrupted", state
     if state == "finished":

@@ -22,6 +22,7 @@ from vlae.report.page.models import row_keys
 from vlae.report.page.origin import codes, launches
 from vlae.report.table import Table, table
 from vlae.report.wandb import WandbError, connected, told
+from vlae.trackers.wandb import other_generations
 
 VALIDATION = "validation/elbo_nats"
 FINAL = ("final/reconstructions", "final/prior_samples")
@@ -36,6 +37,8 @@ class Place:
     """Empty: that of the key."""
     project: str
     groups: tuple[str, ...]
+    superseded: tuple[str, ...] = ()
+    """Ids there of runs that were done or mirrored anew under another one, or are being done anew."""
 
 
 def publish(runs_dir: StrPath, name: str) -> str:
@@ -83,14 +86,16 @@ def _without_wandb(name: str) -> str:
 def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
     """The projects that runs are mirrored to, that of most runs first; of runs without a mirror, the default's."""
     groups: dict[tuple[str, str], Counter[str]] = {}
+    superseded: dict[tuple[str, str], list[str]] = {}
     for run_id in run_ids:
         tracker = _tracker(runs_dir / run_id)
         place = tracker["entity"] or "", tracker["project"]
         groups.setdefault(place, Counter()).update([tracker["group"] or ""])
+        superseded.setdefault(place, []).extend(other_generations(runs_dir / run_id))
     ordered = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
-    return [Place(*place, tuple(sorted(filter(None, found)))) for place, found in ordered] or [
-        Place("", with_added_fields({})["tracker"]["project"], ())
-    ]
+    return [
+        Place(*at, tuple(sorted(filter(None, found))), tuple(superseded[at])) for at, found in ordered
+    ] or [Place("", with_added_fields({})["tracker"]["project"], ())]
 
 
 def _tracker(run: Path) -> Mapping[str, Any]:
@@ -163,6 +168,7 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
     from wandb_workspaces.reports.v2.interface import Runset
 
     filters: list[Any] = [expr.Metric("Group").isin(list(place.groups))] if place.groups else []
+    filters += [expr.Metric("ID").notin(list(place.superseded))] if place.superseded else []
     filters += [
         expr.Config(_stored(key)).isin([value]) for key, value in conditions.items() if value is not None
     ]

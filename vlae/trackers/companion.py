@@ -5,17 +5,43 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from vlae.code import SOURCE
 from vlae.config import Tracker
 from vlae.files import make_directory
+from vlae.problems import Problem
 from vlae.record import RecordError, RunDirectory
 from vlae.trackers.story import Settings, Story, to_wandb
 
 ENDS_WITHIN = 5.0
 """Seconds that a mirror has to complete itself after the run."""
+MODES = ("online", "offline", "disabled", "dryrun", "run")
+"""Of WANDB_MODE."""
+KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+LOGINS = ("~/.netrc", "~/_netrc")
+"""Where `wandb login` keeps a key."""
+
+
+def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
+    """What speaks against these settings, for the person who launches; a run takes its environment as it is."""
+    if not tracker["wandb"]:
+        return []
+    mode = os.environ.get("WANDB_MODE", MODES[0])
+    if tracker["mode"] == "auto" and mode not in MODES:
+        text = f"auto takes it from WANDB_MODE: expected {', '.join(MODES[:3])}, came {mode!r}"
+        return [Problem("tracker.mode", text)]
+    places = [Path(place).expanduser() for place in (os.environ.get("NETRC"), *LOGINS) if place]
+    if (
+        tracker["mode"] == "online"
+        and not any(map(os.environ.get, KEYS))
+        and not any(p.exists() for p in places)
+    ):
+        text = "online needs a key: set WANDB_API_KEY, or run `wandb login`; auto goes on offline without one"
+        return [Problem("tracker.mode", text)]
+    return []
 
 
 def upload_later(directory: RunDirectory, name: str | None = None) -> str:
@@ -27,17 +53,8 @@ def upload_later(directory: RunDirectory, name: str | None = None) -> str:
     kept = story.kept("wandb")
     if not to_wandb(story.settings.wandb, story.settings.mode) or kept.get("complete"):
         return ""
-    if kept.get("reason"):
-        why = f"Weights & Biases could not be reached ({kept['reason']})"
-    elif kept.get("mode") == "offline":
-        why = (
-            "Weights & Biases: offline, without a key"
-            if story.settings.mode == "auto"
-            else "Weights & Biases: offline"
-        )
-    else:
-        why = "Weights & Biases has not taken everything in time"
-    return f"{why}; `vlae sync {name or story.run_id}` uploads it later"
+    why = f": {kept['reason']}" if kept.get("reason") else " has not taken everything in time"
+    return f"Weights & Biases{why}; `vlae sync {name or story.run_id}` uploads it later"
 
 
 @contextlib.contextmanager

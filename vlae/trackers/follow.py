@@ -23,7 +23,7 @@ NICE = 19
 
 @runtime_checkable
 class Mirror(Protocol):
-    """Of a run, somewhere else. Each call may fail; then this mirror is given up, and can be made later."""
+    """Of a run, somewhere else. Each call may fail; then this mirror is given up."""
 
     def start(self) -> None:
         """Before anything else."""
@@ -35,6 +35,10 @@ class Mirror(Protocol):
 
     def finish(self) -> None:
         """Mirrors how the attempt has ended, and the results where there are any."""
+        ...
+
+    def give_up(self, error: Exception) -> None:
+        """The last call, where another has failed: what is there stays."""
         ...
 
 
@@ -54,20 +58,21 @@ def mirrors_of(story: Story) -> list[Mirror]:
 
 def follow(mirrors: list[Mirror], over: Callable[[], bool]) -> bool:
     """Until the attempt is over, which is asked once a second; whether all mirrors are complete."""
-    living = [mirror for mirror in mirrors if _succeeds(mirror.start)]
+    living = [mirror for mirror in mirrors if _succeeds(mirror, mirror.start)]
     last = False
     while living and not last:
         last = over()  # asked before the look, so that nothing is missed that came before the end
-        living = [mirror for mirror in living if _succeeds(mirror.catch_up)]
-    finished = [mirror for mirror in living if _succeeds(mirror.finish)]
+        living = [mirror for mirror in living if _succeeds(mirror, mirror.catch_up)]
+    finished = [mirror for mirror in living if _succeeds(mirror, mirror.finish)]
     return len(finished) == len(mirrors)
 
 
-def _succeeds(step: Callable[[], None]) -> bool:
+def _succeeds(mirror: Mirror, step: Callable[[], None]) -> bool:
     try:
         step()
-    except Exception:  # whatever a service or its client comes up with
+    except Exception as error:  # whatever a service or its client comes up with
         traceback.print_exc()
+        mirror.give_up(error)
         return False
     return True
 

@@ -11,6 +11,8 @@ from vlae.files import read_json
 from vlae.identity import OF_A_COMMAND
 from vlae.record import RunDirectory
 
+LONGEST_TAG = 64
+"""Characters that Weights & Biases takes."""
 TRACKING = "tracking"
 """In a run directory: what mirrors need for themselves."""
 
@@ -58,7 +60,7 @@ class Story:
     @property
     def tags(self) -> list[str]:
         own = [self.config[section]["name"] for section in ("model", "dataset", "output_dist")]
-        return list(dict.fromkeys([*self.settings.tags, *own]))
+        return [tag[:LONGEST_TAG] for tag in dict.fromkeys([*self.settings.tags, *own])]
 
     def notes(self, code: Mapping[str, Any]) -> str:
         """By which a person finds the run and its code again."""

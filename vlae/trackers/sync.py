@@ -3,43 +3,43 @@
 from collections.abc import Callable, Iterable
 
 from vlae.console import counted
-from vlae.errors import UserError
 from vlae.record import RecordError, RunDirectory
 from vlae.trackers.story import Story, asks_for_wandb
-from vlae.trackers.wandb import Streamed, delete, has_key
+from vlae.trackers.wandb import Busy, Streamed, WandbError, check_access, delete, told
 
 GIVES_UP_AFTER = 10
 """Failures one after the other: then it is not the runs, and each of the next 500 would be waited for."""
-
-
-class SyncError(UserError, RuntimeError):
-    """Weights & Biases cannot be reached, or refuses."""
 
 
 def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild: bool = False) -> None:
     """Sends what W&B does not have yet of each run; safe to repeat.
 
     rebuild: makes its mirror anew, from the first epoch on, and deletes the old one.
-    Errors: SyncError at the end, where some could not be sent; the same call goes on with them.
+    Errors: WandbError where there is no key or nobody answers, before anything is sent; and at the end where some
+    could not be sent: the same call goes on with them.
     """
-    if not has_key():
-        raise SyncError("no key for Weights & Biases: set WANDB_API_KEY, or run `wandb login`")
+    try:
+        check_access()
+    except WandbError as error:
+        raise WandbError(f"{error}; nothing was uploaded") from error
     failed, in_a_row = 0, 0
     for run in runs:
         try:
             text, in_a_row = _sync_one(run, rebuild), 0
-        except RecordError as error:
-            text = f"left out: {error}"
+        except Busy:
+            text, in_a_row = "under way, it is being sent", 0
+        except RecordError as error:  # of this run alone
+            text, failed = f"not synced: {error}", failed + 1
         except Exception as error:
-            text = f"not synced: {type(error).__name__}: {' '.join(str(error).split())}"
+            text = f"not synced: {told(error)}"
             failed, in_a_row = failed + 1, in_a_row + 1
         tell(f"{run.path.name}: {text}")
         if in_a_row == GIVES_UP_AFTER:
-            raise SyncError(
+            raise WandbError(
                 f"{in_a_row} runs one after the other could not be synced; the same command goes on"
             )
     if failed:
-        raise SyncError(f"{counted(failed, 'run')} could not be synced; the same command tries again")
+        raise WandbError(f"{counted(failed, 'run')} could not be synced; the same command tries again")
 
 
 def _sync_one(run: RunDirectory, rebuild: bool) -> str:
@@ -51,16 +51,18 @@ def _sync_one(run: RunDirectory, rebuild: bool) -> str:
         return f"complete: {kept['url']}"
     if run.status()["attempt"] is None:
         return "it was never started"
-    if run.holder() is not None and kept.get("mode") == "online":
-        return f"under way: {kept['url']}"
+    if run.holder() is not None and (rebuild or kept.get("mode") == "online"):
+        return "under way" + (
+            ": --rebuild can make its mirror when it has ended" if rebuild else f": {kept['url']}"
+        )
     old = kept.get("id")
-    mirror = Streamed(story, "online", anew=rebuild)
+    mirror = Streamed(story, later=True, anew=rebuild)
     try:
         mirror.start()
         mirror.catch_up()
         mirror.finish()
-    except BaseException:
-        mirror.give_up()
+    except BaseException as error:
+        mirror.give_up(error)
         raise
     text = f"synced: {story.kept('wandb')['url']}"
     if rebuild and old and not delete(story.settings, old):

@@ -52,6 +52,9 @@ class EventFiles:
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
         self._writer.close()
 
+    def give_up(self, error: Exception) -> None:
+        """Each epoch is on disk already."""
+
     def _add_hparams(self, figures: dict[str, float], epoch: int) -> None:
         """Into the one file: the writer's own way opens another, of the same name if that is in the same second."""
         from tensorboardX.summary import hparams

@@ -1,23 +1,29 @@
 """The mirror on Weights & Biases. The only module of a run that imports wandb."""
 
 import contextlib
-import netrc
+import http.client
 import os
 import random
+import ssl
 import time
+import urllib.error
+import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from vlae import code
 from vlae.attempts import FORCED, now
-from vlae.files import json_bytes, make_directory, read_json, write_atomically
-from vlae.record import RunDirectory
+from vlae.errors import UserError
+from vlae.files import RecordError, json_bytes, make_directory, read_json, write_atomically
 from vlae.trackers.story import TRACKING, Settings, Story, flat
 
 NAME = "wandb"
+ANSWER_WITHIN = 5.0
+"""Seconds in which somebody has to answer at its address."""
 INIT_WITHIN = 15.0
 """Seconds that W&B has to answer at the start; then the run goes on offline."""
 FINISH_WITHIN = 30.0
@@ -25,56 +31,85 @@ FINISH_WITHIN = 30.0
 LOOKS = 3
 """At what has arrived, which the service may see a second later than it took it."""
 JITTER = 10.0
-"""Seconds over which jobs that start together are spread."""
+"""Seconds over which jobs of Slurm that start together are spread; a local queue starts a few at a time."""
+PATIENCE = 60.0
+"""Seconds for which a run waits until another process has sent what it had of it: the attempt before, or a sync."""
 STATES = {"done": 0, "failed": 1}
 """Exit codes, by which W&B calls a run finished or failed; it calls others crashed or preempted."""
 
 
-class Streamed:
-    """A run as it goes on, online or offline; what W&B has already is not sent again."""
+class WandbError(UserError, RuntimeError):
+    """Weights & Biases cannot be reached, or refuses."""
 
-    def __init__(self, story: Story, mode: str | None = None, *, anew: bool = False) -> None:
-        """mode: online, for what is uploaded later; None: as the configuration, the environment and the key say, and
-        offline where W&B cannot be reached.
+
+class Busy(WandbError):
+    """Another process sends this run."""
+
+
+class Streamed:
+    """A run as it goes on, online or offline; what W&B has already is not sent again.
+
+    One process at a time sends a run: two would write each other's steps of its history anew.
+    """
+
+    def __init__(self, story: Story, *, later: bool = False, anew: bool = False) -> None:
+        """later: uploaded, whatever the configuration and the environment say, and with an error where W&B does not
+        take it. Else as they say, and offline where W&B cannot be reached.
 
         anew: under another id, with nothing of it there yet.
         """
-        self.story = story
-        self._asked, self._mode = mode, ""
+        self.story, self._later, self._anew = story, later, anew
+        self._mode, self._kept = "", dict[str, Any]()
         self._run: Any = None
-        kept = story.kept(NAME)
-        if anew or not kept:
-            kept = {"generation": generation_before(story) + 1}
-        self._kept: dict[str, Any] = {"sent": 0, "reason": None, **kept}
+        self._lock = FileLock(story.place / "lock")
 
     def start(self) -> None:
+        """Errors: Busy, after a wait where it is not sent later."""
         os.environ.update(self._environment())
-        for name in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # with which the key is written to logs
-            os.environ.pop(name, None)
-        import wandb
-
-        self._mode = self._asked or mode_of(self.story.settings.mode, has_key())
-        if self._mode == "online" and self._asked is None and "SLURM_JOB_ID" in os.environ:
-            time.sleep(random.uniform(0, JITTER))
-        try:
-            self._run = self._init()
-        except Exception as error:
-            if self._asked is not None or self._mode == "offline":
-                raise
-            wandb.teardown()  # which holds the id
-            self._mode, self._kept["reason"] = "offline", f"{type(error).__name__}: {_in_one_line(error)}"
-            self._run = self._init()
+        reason = "" if self._later else why_offline(self.story.settings.mode)
+        if not reason:
+            reason = self._go_online()
+        if reason:
+            self._go_offline(reason)
         for key in ("epoch", "global_step"):
             self._run.define_metric(key)
         self._run.define_metric("*", step_metric="epoch")
         if self._mode == "online":  # how much W&B has, it knows better than we do
             self._kept["sent"] = self._run.starting_step
-        self._keep(complete=False, reason=self._kept["reason"] if self._mode == "offline" else None)
+        self._keep(complete=False, reason=reason or None)
+
+    def _go_online(self) -> str:
+        """Why it cannot; else nothing."""
+        self._take_turn()
+        if not self._later:
+            time.sleep(jitter())
+            if trouble := unreachable():
+                return trouble
+        try:
+            self._init("online")
+        except Exception as error:
+            if self._later:
+                raise
+            return told(error)
+        return ""
+
+    def _go_offline(self, reason: str) -> None:
+        if self._mode == "online":
+            client().teardown()  # which holds the id
+        self._lock.release()
+        self._init("offline")
+
+    def _take_turn(self) -> None:
+        make_directory(self.story.place)
+        try:
+            self._lock.acquire(timeout=0 if self._later else PATIENCE)
+        except Timeout as error:
+            raise Busy("another process is sending this run") from error
+        except (OSError, NotImplementedError):  # a file system without locks: the claim of a run has to do
+            pass
 
     def catch_up(self) -> None:
-        import wandb
-
-        steps = self._steps()
+        wandb, steps = client(), self._steps()
         for step in steps[self._kept["sent"] :]:
             pictures = {
                 key: wandb.Image(str(value)) for key, value in step.items() if isinstance(value, Path)
@@ -99,9 +134,10 @@ class Streamed:
         return steps
 
     def finish(self) -> None:
-        import wandb
-
-        status, results = self.story.directory.status(), self.story.results()
+        wandb, status, results = client(), self.story.directory.status(), self.story.results()
+        self._run.summary.update(
+            {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
+        )
         if results is not None:
             self._run.summary.update(flat(results))
             if self._kept["sent"] == len(self._steps()):
@@ -111,25 +147,28 @@ class Streamed:
                 artifact = wandb.Artifact(f"{self._run.id}-model", "model")
                 artifact.add_file(str(model))
                 self._run.log_artifact(artifact)
-        elif status["state"] == "interrupted":
+        elif status["state"] != "failed":  # it goes on, or may
             self._run.mark_preempting()
         self._run.finish(exit_code=STATES.get(status["state"], 255))
         whole = results is not None and self._mode == "online" and self._has_arrived()
         self._keep(complete=whole)
+        self._lock.release()
 
-    def give_up(self) -> None:
+    def give_up(self, error: BaseException) -> None:
         """Ends the client's work on this run, or the next one of this process would go on with it."""
-        import wandb
-
+        wandb = client()
         if wandb.run is not None:
             with contextlib.suppress(Exception):
-                wandb.run.finish(exit_code=STATES["failed"])
+                wandb.run.finish(exit_code=255)
         with contextlib.suppress(Exception):
             wandb.teardown()
+        if isinstance(error, Exception) and not isinstance(error, Busy):  # else the other one knows more
+            with contextlib.suppress(RecordError):
+                self._keep(complete=False, reason=told(error))
+        self._lock.release()
 
     def _last_step(self, results: dict[str, Any]) -> dict[str, Any]:
-        import wandb
-
+        wandb = client()
         step: dict[str, Any] = {"epoch": results["epochs"]}
         step |= {f"final/{name}": wandb.Image(str(file)) for name, file in self.story.last_pictures().items()}
         if file := self.story.per_image():
@@ -138,21 +177,21 @@ class Streamed:
 
     def _has_arrived(self) -> bool:
         """Asked of W&B: a key that is refused in mid-run ends the client's work without a word."""
-        import wandb
-
         path = f"{self._run.entity}/{self._run.project}/{self._run.id}"
         for _ in range(LOOKS):
-            there = wandb.Api(timeout=10).run(path)
+            there = client().Api(timeout=10).run(path)
             if there.lastHistoryStep + 1 >= self._kept["sent"] and "run_id" in there.summary:
                 return True
             time.sleep(1)
         return False
 
-    def _init(self) -> Any:
-        import wandb
-
-        settings, place = self.story.settings, make_directory(self.story.place)
-        return wandb.init(
+    def _init(self, mode: str) -> None:
+        settings, place, wandb = self.story.settings, make_directory(self.story.place), client()
+        self._mode, kept = mode, self.story.kept(NAME)
+        if self._anew or not kept:
+            kept = {"generation": generation_before(self.story) + 1}
+        self._kept = {"sent": 0, "reason": None, **kept}
+        self._run = wandb.init(
             id=wandb_id(self.story.run_id, self._kept["generation"]),
             project=settings.project,
             entity=settings.entity,
@@ -162,7 +201,7 @@ class Streamed:
             notes=self.story.notes(code.description()),
             config=self.story.shown_config,
             dir=str(place),
-            mode="online" if self._mode == "online" else "offline",
+            mode=mode,
             resume="allow",
             settings=wandb.Settings(
                 init_timeout=INIT_WITHIN,
@@ -183,21 +222,16 @@ class Streamed:
         )
 
     def _environment(self) -> dict[str, str]:
-        """Of the client: a word to nobody, and no file outside of the run directory, but for what the user says."""
+        """For no file outside of the run directory, but where the user says."""
         places = {f"WANDB_{name}_DIR": str(self.story.place / "wandb-client") for name in ("CACHE", "DATA")}
-        places = {name: place for name, place in places.items() if name not in os.environ}
-        # reports of its own errors hold the end of a process for 20 seconds where there is no internet
-        return {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", **places}
+        return {name: place for name, place in places.items() if name not in os.environ}
 
     def _keep(self, **changes: Any) -> None:
         self._kept.update(changes)
-        told = {
-            "id": self._run.id,
-            "url": self._run.url if self._mode == "online" else None,
-            "mode": self._mode,
-            "updated": now(),
-        }
-        write_atomically(self.story.place / f"{NAME}.json", json_bytes(self._kept | told))
+        about = {"mode": self._mode, "updated": now()}
+        if self._run is not None:
+            about |= {"id": self._run.id, "url": self._run.url if self._mode == "online" else None}
+        write_atomically(self.story.place / f"{NAME}.json", json_bytes(self._kept | about))
 
 
 def generation_before(story: Story) -> int:
@@ -205,11 +239,22 @@ def generation_before(story: Story) -> int:
 
     What has happened under an id there can be neither taken back nor, once deleted, used again.
     """
-    found = story.kept(NAME).get("generation", 0)
-    if story.directory.path.parent.name == FORCED:
-        replaced = RunDirectory(story.directory.path.parent.parent / story.run_id)
-        found = max(found, (read_json(replaced.path / TRACKING / f"{NAME}.json") or {}).get("generation", 0))
+    path = story.directory.path
+    found = _generation(path)
+    if path.parent.name == FORCED:
+        found = max(found, _generation(path.parent.parent / story.run_id))
     return found
+
+
+def other_generations(run: Path) -> list[str]:
+    """Ids on W&B under which the run in this directory was mirrored before, or is being done anew."""
+    own = _generation(run)
+    newest = max(own, _generation(run.parent / FORCED / run.name))
+    return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
+
+
+def _generation(run: Path) -> int:
+    return (read_json(run / TRACKING / f"{NAME}.json") or {}).get("generation", 0)
 
 
 def delete(settings: Settings, wandb_id: str) -> bool:
@@ -234,40 +279,97 @@ def wandb_id(run_id: str, generation: int) -> str:
     return run_id if generation == 1 else f"{run_id}-g{generation}"
 
 
-def mode_of(asked: str, key: bool) -> str:
-    """online or offline. asked: as in the configuration; WANDB_MODE wins over auto."""
+def client() -> Any:
+    """Its package, which says nothing to anybody and writes no key to its logs. What it has to do, it is told."""
+    # reports of its own errors hold the end of a process for 20 seconds where there is no internet
+    os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
+    for name in ("WANDB_DEBUG", "WANDB_CORE_DEBUG", "WANDB_MODE"):
+        os.environ.pop(name, None)
+    import wandb
+
+    return wandb
+
+
+def why_offline(asked: str) -> str:
+    """Of a run with this tracker.mode, as far as this machine knows; empty: it is online.
+
+    WANDB_MODE wins over auto.
+    """
     if asked == "auto":
-        asked = os.environ.get("WANDB_MODE") or "auto"
-    if asked in ("online", "offline"):
-        return asked
-    return "online" if key else "offline"
+        asked = os.environ.get("WANDB_MODE", "auto")
+    if asked in ("offline", "dryrun"):
+        return "offline"
+    return "" if has_key() else "offline, without a key"
 
 
 def has_key() -> bool:
-    """Whether this user has a key for W&B, in the environment or by `wandb login`, which puts it into ~/.netrc.
+    """Whether this user has a key for W&B: in the environment, or by `wandb login`. Asks nobody."""
+    from wandb.errors import AuthenticationError
+    from wandb.sdk.lib.wbauth import read_netrc_auth  # its own search: for which machine, it knows
 
-    Without asking anybody, the user or the service.
-    """
-    if os.environ.get("WANDB_API_KEY"):
+    settings = client().setup().settings
+    try:
+        netrc = read_netrc_auth(host=settings.base_url)
+    except AuthenticationError:  # it is there, and the client says what is wrong with it
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    for place in filter(None, [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]):
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(Path(place).expanduser()).authenticators(host):
-                return True
-    return False
+    return bool(settings.api_key or settings.identity_token_file or netrc)
+
+
+def check_access() -> None:
+    """Before what cannot be done without it. WandbError: there is no key, or nobody answers."""
+    if not has_key():
+        raise WandbError("no key for Weights & Biases: set WANDB_API_KEY, or run `wandb login`")
+    if trouble := unreachable():
+        raise WandbError(trouble)
+
+
+def unreachable() -> str:
+    """Why nobody answers at the address of W&B; empty: somebody does, whatever the answer.
+
+    The client says of a network that is not there, after half a minute, that credentials could not be verified.
+    """
+    url = client().setup().settings.base_url
+    try:
+        urllib.request.urlopen(url, timeout=ANSWER_WITHIN).close()
+    except urllib.error.HTTPError:
+        return ""
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):  # the client may know the certificate
+            return ""
+        return f"{url} could not be reached ({_in_one_line(error.reason)})"
+    except (OSError, http.client.HTTPException) as error:
+        return f"{url} could not be reached ({_in_one_line(error)})"
+    return ""
+
+
+def told(error: Exception) -> str:
+    """What has gone wrong with W&B, in one line."""
+    if isinstance(error, UserError):
+        return str(error)
+    if trouble := unreachable():
+        return trouble
+    text = _in_one_line(error).partition(" Consider increasing")[
+        0
+    ]  # of the client's settings, which are ours
+    return f"it fails or refuses: {text} ({type(error).__name__})"
+
+
+def jitter() -> float:
+    """Seconds that this job waits before it asks the service."""
+    return random.uniform(0, JITTER) if "SLURM_JOB_ID" in os.environ else 0.0
 
 
 def per_image_table(file: Path) -> Any:
-    """Of each test image: its log-likelihood by each proposal, in nats."""
-    import wandb
+    """Of each test image: its log-likelihood and ELBO by each proposal, in nats."""
+    try:
+        with np.load(file) as arrays:
+            names = sorted(name for name in arrays.files if name.startswith(("elbo", "log_likelihood")))
+            columns = {name: arrays[name].tolist() for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RecordError(f"{file.name} cannot be read ({_in_one_line(error)})") from error
+    data: list[Any] = [[i, *values] for i, values in enumerate(zip(*columns.values(), strict=True))]
+    return client().Table(columns=["image", *columns], data=data)
 
-    with np.load(file) as arrays:
-        names = sorted(name for name in arrays.files if name.startswith("log_likelihood"))
-        columns = [arrays[name].tolist() for name in names]
-    data: list[Any] = [[i, *values] for i, values in enumerate(zip(*columns, strict=True))]
-    return wandb.Table(columns=["image", *names], data=data)
 
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _in_one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -45,6 +46,26 @@ forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 def seeded():
     """No test depends on which tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """``vlae <words>`` in this process, 200 columns wide: its exit status, and what it printed."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        from vlae import cli
+
+        monkeypatch.setattr(sys, "argv", ["vlae", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
 
 
 def numbers(*shape: int, key: str = "") -> Tensor:

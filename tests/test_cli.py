@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 import vlae
-from vlae import cli, config
+from vlae import config
 from vlae.again import CHANGEABLE
 from vlae.record import RunDirectory
 
@@ -36,24 +35,6 @@ def runs(tmp_path_factory) -> Path:
 @pytest.fixture
 def finished(runs) -> Path:
     return next(runs.glob("vae-*-s0-*"))
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """``vlae <words>`` in this process: its exit status and what it printed, each line's padding taken away."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vlae", *words])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
 
 
 def results(run: Path) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """Two runs side by side: what differs, and the paired difference of their figures."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from recorded import IMAGES, container, done, stopped
 from scipy.stats import ttest_rel
 from test_drawings import learned, lines
 
-from vlae import cli
 from vlae.errors import UserError
 from vlae.identity import settings
 from vlae.report.collect import Runs
@@ -22,21 +20,9 @@ OWN, LAPLACE = "test/log_likelihood_nats:own", "test/log_likelihood_nats:laplace
 
 
 @pytest.fixture
-def compare(monkeypatch, capsys, tmp_path):
-    """``vlae compare <words>`` in this process: its exit status and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["vlae", "compare", *map(str, words), "--runs-dir", str(tmp_path)])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def compare(command, tmp_path):
+    """``vlae compare <words>``"""
+    return lambda *words: command("compare", *words, "--runs-dir", tmp_path)
 
 
 def comparison(runs_dir, one, other):

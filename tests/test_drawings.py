@@ -19,7 +19,6 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from recorded import container, done, stopped
 
 import vlae
-from vlae import cli
 from vlae.errors import UserError
 from vlae.evaluate import evaluate, unit_log_jacobian
 from vlae.inspection import Library
@@ -75,20 +74,9 @@ def look(artist):
 
 
 @pytest.fixture
-def figure_command(monkeypatch, capsys, tmp_path):
-    """``vlae figure <words>`` in this process: its exit status and what it printed."""
-
-    def run(*words, runs_dir=tmp_path):
-        monkeypatch.setattr(sys, "argv", ["vlae", "figure", *map(str, words), "--runs-dir", str(runs_dir)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def figure_command(command, tmp_path):
+    """``vlae figure <words>``"""
+    return lambda *words, runs_dir=tmp_path: command("figure", *words, "--runs-dir", runs_dir)
 
 
 # --- looks ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from programs import do_without
 from recorded import container, done, stopped
 
 from benchmarks.browser import HOW_TO_GET_IT, Browser, program
-from vlae import cli
 from vlae.errors import UserError
 from vlae.identity import run_id
 from vlae.launching import sweeps
@@ -380,20 +379,9 @@ def test_without_drawings_the_page_is_written_and_says_so(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def vlae(monkeypatch, capsys, tmp_path):
-    """``vlae report <words>`` in this process: its exit status and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["vlae", "report", *map(str, words), "--runs-dir", str(tmp_path)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def vlae(command, tmp_path):
+    """``vlae report <words>``"""
+    return lambda *words: command("report", *words, "--runs-dir", tmp_path)
 
 
 def test_the_command_writes_a_file_and_tells_where(vlae, tmp_path):

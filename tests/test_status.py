@@ -4,13 +4,11 @@ import json
 import math
 import re
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
 
-from vlae import cli
 from vlae.attempts import FORCED
 from vlae.launching import cancelling, logs, queues, sweeps
 from vlae.launching.queues import Waiting
@@ -20,21 +18,9 @@ from vlae.record import RunDirectory
 
 
 @pytest.fixture
-def vlae(monkeypatch, capsys, tmp_path):
-    """``vlae <words>`` in this process: its exit status and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["vlae", *words, "--runs-dir", str(tmp_path)])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def vlae(command, tmp_path):
+    """``vlae <words>``"""
+    return lambda *words: command(*words, "--runs-dir", tmp_path)
 
 
 @pytest.fixture

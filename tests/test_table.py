@@ -6,7 +6,6 @@ import math
 import re
 import statistics
 import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -20,7 +19,6 @@ from recorded import container, done, stopped
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from vlae import cli
 from vlae.errors import UserError
 from vlae.identity import run_id
 from vlae.launching import queues, sweeps
@@ -49,21 +47,9 @@ def cells(found):
 
 
 @pytest.fixture
-def vlae(monkeypatch, capsys, tmp_path):
-    """``vlae table <words>`` in this process: its exit status and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["vlae", "table", *map(str, words), "--runs-dir", str(tmp_path)])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def vlae(command, tmp_path):
+    """``vlae table <words>``"""
+    return lambda *words: command("table", *words, "--runs-dir", tmp_path)
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------

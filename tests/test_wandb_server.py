@@ -3,7 +3,6 @@
 Seconds go to the client's imports, so the tests that share a machine run one after the other: ``pytest -n 0``.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,10 +14,7 @@ from pathlib import Path
 import pytest
 from wandb_server import KEY, RecordedRun, WandbServer
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb"),
-]
+pytestmark = pytest.mark.slow
 
 PRELUDE = """
 import sys, time
@@ -398,8 +394,8 @@ def save(table):
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb_workspaces") is None, reason="needs wandb-workspaces")
 def test_a_report_is_saved_found_by_its_title_and_updated(server: WandbServer, client: Client) -> None:
+    pytest.importorskip("wandb_workspaces")
     _record(server, 2)
     client(
         REPORT

@@ -16,6 +16,8 @@ from vlae.launching.states import State
 from vlae.launching.status import ORDER, ROWS, totals
 from vlae.record import RunDirectory
 
+LOST = "vae-digits-gaussian-s0-0123456789"
+
 
 @pytest.fixture
 def vlae(command, tmp_path):
@@ -139,6 +141,26 @@ def test_a_result_that_is_none_is_a_failure_and_show_says_why(vlae, run):
         assert (status, out) == (2, "")
         assert re.fullmatch(rf"vlae: {re.escape(str(file))} holds no [^\n]*\n", err)
         assert file.read_text() == content
+
+
+@pytest.mark.parametrize("what", ["results", "status", "nothing"])
+def test_a_run_that_has_lost_its_config_is_a_failure_however_it_is_asked_for(vlae, run, tmp_path, what):
+    place = run(LOST, state="done").path
+    for file in (
+        "config.yaml",
+        *{"results": [], "status": ["results.json"]}.get(what, ["results.json", "status.json"]),
+    ):
+        (place / file).unlink()
+    if what == "nothing":
+        (place / "attempts").rmdir()
+    sweeps.remember(tmp_path, "smoke", {LOST: ""}, [])
+    (tmp_path / "notes").mkdir()
+    for words in ([], ["smoke"], ["vae-"]):
+        status, out, err = vlae("status", *words)
+        assert (status, err) == (0, "")
+        (row,) = rows(out)
+        assert row[0] == LOST
+        assert row[1].startswith(f"failed (unreadable record: {place} has no config.yaml; move it away")
 
 
 def test_the_table_has_a_limit_and_all_shows_every_run(vlae, run):

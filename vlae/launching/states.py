@@ -1,6 +1,7 @@
 """The honest state of every run: what its record says, put right by who is alive and by what Slurm says."""
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,6 +50,10 @@ def recorded_state(path: Path) -> State:
     directory = RunDirectory(path)
     try:
         status = directory.status()
+        if not os.path.isfile(f"{path}/config.yaml") and os.path.isdir(path):
+            raise RecordError(
+                f"{path} has no config.yaml; move it away, and the same command makes the run anew"
+            )
     except RecordError as error:
         return State(path.name, path, "failed", reason=UNREADABLE, message=str(error))
     return State(

@@ -2,6 +2,8 @@
 
 import contextlib
 import gc
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ ROWS = 40
 SILENT = 120.0
 """Seconds without a sign of life after which a running run is shown as doubtful."""
 ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
+_LIKE_A_RUN = re.compile(r"^[^.].*-s\d+-[0-9a-f]{10}$")
 STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
 
 
@@ -34,20 +37,29 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
     if not folder.is_dir():
         raise RecordError(f"--runs-dir: no directory {folder}")
     if name is None:
-        return str(folder), dict.fromkeys(record.run_names(folder), "")
+        return str(folder), dict.fromkeys(_names(folder), "")
     exact = sweeps.recall(folder, name)
     begun = [known for known in sweeps.names(folder) if known.startswith(name)]
     if sweep := exact or (sweeps.recall(folder, begun[0]) if len(begun) == 1 else None):
         return sweep["name"], sweep["runs"]
     beginning = Path(name).name
-    found = {known: "" for known in record.run_names(folder) if known.startswith(beginning)}
+    found = {known: "" for known in _names(folder) if known.startswith(beginning)}
     if found:
         return name, found
     known = sweeps.names(folder)
-    if not known and not record.run_names(folder):
+    if not known and not _names(folder):
         raise RecordError(f"no sweep and no run {name!r} in {folder}, which has no runs yet")
     near = did_you_mean(name, known)
     raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")
+
+
+def _names(folder: Path) -> list[str]:
+    """Of all runs, and of directories that are named like one and have lost their config.yaml."""
+    runs = set(record.run_names(folder))
+    with contextlib.suppress(OSError):
+        others = [name for name in os.listdir(folder) if name not in runs and _LIKE_A_RUN.search(name)]
+        runs.update(name for name in others if os.path.isdir(folder / name))
+    return sorted(runs)
 
 
 def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +229,35 @@ def test_download_of_an_unknown_dataset_names_the_choices(command, tmp_path):
     assert "nothing to download for 'digits'; choices: mnist, fashion_mnist" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+# --- usage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["figure", "x", "curves"], "missing option '--out'; see vlae figure --help"),
+        (["table", "--decimals", "x"], "invalid value for '--decimals': "),
+        (["table", "--nope"], "no such option: --nope"),
+        (["nope"], "no such command 'nope'"),
+        (["table", "a", "b"], "got unexpected extra argument"),
+    ],
+)
+def test_a_command_that_is_none_is_one_line(command, words, told):
+    status, out, err = command(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"vlae: {told}")
+    assert err.count("\n") == 1
+
+
+def test_without_a_word_the_help_is_shown_and_nothing_else(command):
+    _, out, err = command()
+    assert out.lstrip().startswith("Usage: vlae ")
+    assert (out.rstrip(), err) == (command("--help")[1].rstrip(), "")
+
+
+def test_the_command_is_a_module_too():
+    words = [sys.executable, "-m", "vlae.cli", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "vlae")

@@ -302,6 +302,9 @@ def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_
             ["curves", "--out", "a.pfd"],
             "expected a file that ends in .pdf, .svg, .png, came 'a.pfd'; did you mean pdf?",
         ),
+        (["curves", "--out", ""], "expected a file that ends in .pdf, .svg, .png, came ''"),
+        (["bogus", "--out", "a.pdf"], "updates, estimators, latent_path, came 'bogus'\n"),
+        (["curves", "--out", "a.pdf", "--rows", ""], "--rows: expected a key or several"),
         (["curves", "--out", "a"], "expected a file that ends in .pdf"),
         (
             ["curves", "--out", "nowhere/a.pdf"],
@@ -311,7 +314,7 @@ def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_
         (["curves", "--out", "a.pdf", "--where", "seed>7"], "no runs with seed>7"),
         (
             ["curves", "--out", "a.pdf", "--rows", "mdel"],
-            "--rows: no run has 'mdel'; did you mean model.name",
+            "--rows: no run has 'mdel'; did you mean model?",
         ),
         (
             ["curves", "--out", "a.pdf", "--published"],
@@ -340,7 +343,7 @@ def test_what_cannot_be_is_one_message_and_status_2(figure_command, tmp_path, mo
 def test_settings_that_differ_in_more_than_the_seed_share_no_line(tmp_path):
     for lr in ("1e-3", "5e-4"):
         learned(done(tmp_path, container(VAE, f"optimizer.lr={lr}")), [-3.0])
-    with pytest.raises(UserError, match=r"--rows model.name,optimizer.lr"):
+    with pytest.raises(UserError, match=r"--rows model,optimizer.lr"):
         draw("curves", runs_of(tmp_path))
     found = lines(draw("curves", runs_of(tmp_path), rows=["model", "optimizer.lr"]).axes[0])
     assert list(found) == ["VAE, optimizer.lr = 0.0005", "VAE, optimizer.lr = 0.001"]

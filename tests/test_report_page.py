@@ -396,6 +396,9 @@ def test_the_command_writes_a_file_and_tells_where(vlae, tmp_path):
     [
         (["nothing"], "no sweep and no run 'nothing'"),
         (["--out", "nowhere/x.html"], "cannot write nowhere/x.html"),
+        (["--out", "x.pdf"], "--out: expected a file that ends in .html, .htm, came 'x.pdf'"),
+        (["--out", ""], "--out: expected a file that ends in .html, .htm, came ''"),
+        (["--wandb"], "--wandb: expected a sweep"),
         (["--wandb", "--out", "x.html"], "--wandb writes no file: leave out --out x.html"),
     ],
 )
@@ -406,11 +409,16 @@ def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, expec
     assert expected in err
 
 
+def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
+    monkeypatch.setattr("vlae.report.page.command.collect", None)
+    assert "the directory nowhere does not exist" in vlae("--out", "nowhere/x.html")[2]
+
+
 def test_of_no_runs_there_is_no_report(vlae, tmp_path):
     (tmp_path / "x").mkdir()
     status, _, err = vlae("--out", tmp_path / "x.html")
     assert status == 2
-    assert "no runs; left out: x, because it is no run" in err
+    assert "no runs; 1 left out: x (it is no run: it has no config.yaml)" in err
     assert not (tmp_path / "x.html").exists()
 
 

@@ -24,10 +24,12 @@ from vlae.identity import run_id
 from vlae.launching import queues, sweeps
 from vlae.launching.queues import Waiting
 from vlae.report.collect import Run, Runs, collect
+from vlae.report.command import ENDINGS
 from vlae.report.directories import RunDirectories
 from vlae.report.formats import FORMATS, from_csv, from_json, to_csv, to_json
+from vlae.report.keys import CHOICES
 from vlae.report.latex import tex
-from vlae.report.layout import layout
+from vlae.report.layout import HOLE, layout
 from vlae.report.significance import difference
 from vlae.report.table import table
 from vlae.report.terminal import in_terminal
@@ -592,7 +594,21 @@ def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
         ),
         (["--metric", "test/elbo"], "--metric: no run has a figure 'test/elbo'; did you mean test/elbo_nats"),
         (["--metric", "environment/host"], "--metric: expected a figure, environment/host is 'h' in"),
-        (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model.name"),
+        (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model?"),
+        (["--rows", ""], "--rows: expected a key or several, by commas, came ''"),
+        (["--cols", " ,"], "--cols: expected a key or several, by commas, came ' ,'"),
+        (["--rows", "model", "--cols", "model"], "--cols: expected keys that the rows have not, came model"),
+        (["--cols", "model"], "came model, which --rows has by default, too"),
+        (
+            ["--where", "model=VAE and seed<9"],
+            "no runs with model=VAE and seed<9; model.name is vae; seed is 0",
+        ),
+        (
+            ["--out", ""],
+            "--out: expected a file that ends in .txt, .md, .tex, .html, .htm, .csv, .json, came ''",
+        ),
+        (["--out", "", "--format", "csv"], "--out: expected a file, came ''"),
+        (["--out", "x.doc"], "--out: expected a file that ends in .txt, .md, "),
         (["--cols", "optimizer.lrr"], "--cols: no run has 'optimizer.lrr'; did you mean optimizer.lr"),
         (["--where", "sed=3"], "--where: no run has 'sed'; did you mean seed"),
         (["--where", "seed>7"], "no runs with seed>7"),
@@ -612,4 +628,67 @@ def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, told)
 def test_a_directory_without_runs_is_said_to_be_one(vlae, tmp_path):
     assert "no runs" in vlae()[2]
     (tmp_path / "x").mkdir()
-    assert "left out: x, because it is no run" in vlae()[2]
+    assert "no runs; 1 left out: x (it is no run: it has no config.yaml)" in vlae()[2]
+    for i in range(8):
+        (tmp_path / f"y{i}").mkdir()
+    err = vlae()[2]
+    assert "no runs; 9 left out: x (it is no run: it has no config.yaml), y0 (" in err
+    assert err.endswith(", and 4 more\n")
+
+
+def test_what_a_condition_asks_for_is_answered_by_the_values_that_there_are(tmp_path):
+    for seed in range(12):
+        done(tmp_path, container(VAE if seed else VLAE, seed=seed))
+    for where, told in {
+        "model=VAE": "model.name is one of vae, vlae",
+        "seed>20": "seed is from 0 to 11",
+        "seed='1'": "seed is from 0 to 11",
+        "T=2": "T is one of null, 4",
+        "model.hidden_dims=[5]": 'model.hidden_dims is [64, 64]',
+    }.items():
+        with pytest.raises(UserError, match=re.escape(f"no runs with {where}; {told}") + "$"):
+            table_of(tmp_path, where=where)
+
+
+def test_where_nothing_is_near_some_choices_are_told_and_all_would_be_taken(vlae, tmp_path):
+    done(tmp_path, container(VAE))
+    for option in ("--rows", "--metric"):
+        _, _, err = vlae(option, "q0q0")
+        assert len(err) < 800
+        assert err.endswith('; README, "Tables", shows how to list them all)\n')
+        choices = re.search(r"choices: (.*), and \d+ more", err)[1].split(", ")
+        assert len(choices) == CHOICES
+        for choice in choices:
+            other = ["--cols", "state"] if choice in ("dataset", "output_dist") else []
+            assert vlae(option, choice, *other)[0] == 0, choice
+    _, _, err = vlae("--format", "q0q0")
+    assert err.count("latex") == 1
+
+
+def test_a_row_without_a_value_has_a_name_and_sides_share_no_key(tmp_path):
+    for model in (VAE, VLAE):
+        done(tmp_path, container(model))
+    assert [line[0].text for line in layout(table_of(tmp_path, rows=["T"])).lines] == [HOLE, "T = 4"]
+    found = table_of(tmp_path, rows=["dataset", "model"])
+    assert (found.row_keys, found.column_keys) == (("dataset.name", "model.name"), ("output_dist.name",))
+    found = table_of(tmp_path, columns=["T"])
+    assert (found.row_keys, found.column_keys) == (("model.name",), ("T",))
+
+
+@pytest.mark.parametrize(("ending", "format"), ENDINGS.items())
+def test_the_ending_of_the_file_asks_for_its_format_and_format_has_the_last_word(
+    vlae, tmp_path, ending, format
+):
+    done(tmp_path, container(VAE))
+    file, same, other = (tmp_path / name for name in (f"a.{ending}", "b", f"c.{ending}"))
+    assert vlae("--out", file) == (0, f"{file}\n", "")
+    assert vlae("--out", same, "--format", format)[0] == 0
+    assert file.read_bytes() == same.read_bytes()
+    assert vlae("--out", other, "--format", "markdown")[0] == 0
+    assert other.read_text().startswith("| ")
+
+
+def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
+    monkeypatch.setattr("vlae.report.command.collect", None)
+    for words in (["--out", "nowhere/x.tex"], ["--out", "nowhere/x", "--format", "csv"]):
+        assert vlae(*words)[2] == f"vlae: cannot write {words[1]}: the directory nowhere does not exist\n"

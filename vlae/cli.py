@@ -20,6 +20,9 @@ app = typer.Typer(
     help="Look at runs and sweeps, evaluate and sample, fetch datasets. Runs are started by launch.py.",
 )
 
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""click's, which typer has no name for: its own copy, or that which is installed, by its version."""
+
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run directory, a run id, or the beginning of one.")
 ]
@@ -45,6 +48,16 @@ def _tell_version(asked: bool) -> bool:
         typer.echo(version_line())
         raise typer.Exit
     return asked
+
+
+def _listed(option: str, text: str | None) -> list[str] | None:
+    """The keys of an option. UserError: it is given, and has none."""
+    if text is None:
+        return None
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    if not keys:
+        raise UserError(f"{option}: expected a key or several, by commas, came {text!r}")
+    return keys
 
 
 @app.callback()
@@ -133,9 +146,14 @@ def table(
     transpose: Annotated[bool, typer.Option("--transpose", help="Columns as rows.")] = False,
     published: Annotated[bool, typer.Option("--published", help="Published figures beside ours.")] = False,
     format: Annotated[
-        str, typer.Option("--format", help="terminal, markdown, latex, html, csv or json.")
-    ] = "terminal",
-    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+        str | None,
+        typer.Option(
+            "--format", help="terminal, markdown, latex, html, csv or json; default: by the file's ending."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write: .txt, .md, .tex, .html, .csv or .json.")
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir."),
@@ -152,7 +170,7 @@ def table(
 
     print_table(
         runs_dir, name, format, out, decimals=decimals, transpose=transpose,
-        metric=metric, rows=_listed(rows), columns=_listed(cols), where=where, literature=published,
+        metric=metric, rows=_listed("--rows", rows), columns=_listed("--cols", cols), where=where, literature=published,
         source=source, group=group, per_image=per_image,
     )  # fmt: skip
 
@@ -182,7 +200,7 @@ def figure(
     from vlae.report.draw_command import draw_figure
 
     draw_figure(
-        runs_dir, name, kind, out, metric=metric, rows=_listed(rows), where=where, published=published,
+        runs_dir, name, kind, out, metric=metric, rows=_listed("--rows", rows), where=where, published=published,
         images=images, samples=samples,
     )  # fmt: skip
 
@@ -200,18 +218,6 @@ def compare(
     from vlae.report.compare_command import compare_runs
 
     compare_runs(runs_dir, one, other, out)
-
-
-def _report_on_wandb(runs_dir: str, name: str | None) -> None:
-    from vlae.report.wandb_report import publish
-
-    if name is None:
-        raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
-    typer.echo(publish(runs_dir, name))
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return [key.strip() for key in text.split(",") if key.strip()] if text else None
 
 
 @app.command()
@@ -290,7 +296,11 @@ def report(
     if wandb:
         if out is not None:
             raise UserError(f"--wandb writes no file: leave out --out {out}")
-        _report_on_wandb(runs_dir, name)
+        if name is None:
+            raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
+        from vlae.report.wandb_report import publish
+
+        typer.echo(publish(runs_dir, name))
         return
     from vlae.report.page.command import write_report
 
@@ -341,10 +351,10 @@ def sample(
 
     from vlae.files import write_atomically
     from vlae.pictures import grid
+    from vlae.report.output import ending_of
     from vlae.trained import load
 
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out: expected the name of a PNG file, which ends in .png, came {str(out)!r}")
+    ending_of(out, ("png",))
     images = load(str(record.find(runs_dir, run).path), runs_dir, device).sample(num, seed)
     write_atomically(out, grid(images, math.ceil(math.sqrt(num))))
     typer.echo(str(out))
@@ -369,14 +379,24 @@ def main() -> None:
     """The console script: what a user can put right is one message, not a traceback."""
     print_anywhere()
     try:
-        app()
-    except SystemExit as end:  # typer takes a Ctrl-C without a word
-        if end.code == 130:
-            print("vlae: stopped", file=sys.stderr)
-        raise
+        status = app(prog_name="vlae", standalone_mode=False)
+    except _UsageError as error:
+        if said := error.format_message().rstrip("."):  # without a word, its help was shown already
+            command = error.ctx.command_path if error.ctx else "vlae"
+            print(f"vlae: {said[0].lower()}{said[1:]}; see {command} --help", file=sys.stderr)
+        sys.exit(error.exit_code)
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except Interrupted as interrupted:
         print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)
         sys.exit(128 + interrupted.number)
+    except typer.Abort:
+        status = 130
+    if status == 130:  # typer takes a Ctrl-C without a word
+        print("vlae: stopped", file=sys.stderr)
+    sys.exit(status or 0)
+
+
+if __name__ == "__main__":
+    main()

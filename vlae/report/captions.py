@@ -1,17 +1,24 @@
 """What has to be said of a table: what its figures are, of what, how they were compared, and what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vlae.console import counted
 from vlae.report.cells import Cell
 from vlae.report.collect import NEVER, LeftOut, Run
 from vlae.report.figures import COMMON, OWN, array_of, direction
 from vlae.report.groups import Groups, differing
-from vlae.report.keys import word
+from vlae.report.keys import some, word
 from vlae.report.published import CAVEATS, published
 from vlae.report.significance import LEVEL
 from vlae.summary import MANY_UNRELIABLE, MARK
 
+NAMES = {
+    "test/log_likelihood_nats": "Test log-likelihood",
+    "test/elbo_nats": "Test ELBO",
+    "test/mean_in_model_space_nats": "Test log-likelihood in model space",
+}
+UNIT = "nats an image"
+"""Of all of these."""
 SOME = 5
 """Of a list that a caption can hold."""
 
@@ -27,13 +34,9 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
 def described(metric: str) -> str:
     """The figure, its unit, and what is better."""
     name, _, estimator = metric.partition(":")
+    what = NAMES.get(name)
     better = {1: "higher is better", -1: "lower is better", 0: ""}[direction(metric)]
-    what = {
-        "test/log_likelihood_nats": "Test log-likelihood",
-        "test/elbo_nats": "Test ELBO",
-        "test/mean_in_model_space_nats": "Test log-likelihood in model space",
-    }.get(name)
-    unit = "nats an image" if what else ""
+    unit = UNIT if what else ""
     if estimator in COMMON:
         by = f", by {estimator}, the same estimator for all models"
     elif estimator == OWN:
@@ -110,7 +113,7 @@ def notes(
     column_keys: Sequence[str],
     unplaced: Sequence[Run],
     left_out: Sequence[LeftOut],
-    literature: bool,
+    with_published: bool,
 ) -> tuple[str, ...]:
     """Below the table."""
     found = []
@@ -127,17 +130,26 @@ def notes(
             "images, no seed in common, or too few of them"
         )
     found += _unequal(groups, row_keys, column_keys)
-    if literature:
-        found += _literature(groups, metric)
+    if with_published:
+        found += _published(groups, metric)
     if unplaced:
         found.append(
             f"{counted(len(unplaced), 'run')} never launched could belong to several cells, or to none of these"
         )
     if left_out:
-        names = ", ".join(f"{left.name} ({left.because})" for left in left_out[:SOME])
-        more = f", and {len(left_out) - SOME} more" if len(left_out) > SOME else ""
-        found.append(f"Left out: {names}{more}")
+        found.append(f"Left out: {named_left_out(left_out)}")
     return tuple(found)
+
+
+def named_left_out(left_out: Sequence[LeftOut]) -> str:
+    """Some of them, each with its reason, and how many more."""
+    return some([f"{left.name} ({left.because})" for left in left_out], SOME)
+
+
+def no_runs(title: str, left_out: Sequence[LeftOut]) -> str:
+    """Why there is nothing to tell."""
+    told = f"; {len(left_out)} left out: {named_left_out(left_out)}" if left_out else ""
+    return f"{title}: no runs{told}"
 
 
 def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[str]:
@@ -157,7 +169,12 @@ def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]
     return [f"Rows of one column differ also in {listed}"]
 
 
-def _literature(groups: Groups, metric: str) -> list[str]:
-    sources = {p.source: None for group in groups.values() if (p := published(group[0], metric))}
+def literature(sources: Iterable[str], metric: str) -> list[str]:
+    """What has to be said of figures from these, each once, beside ours."""
     own = "" if metric.endswith(f":{OWN}") else "; they are by each model's own q, ours are not"
-    return [f"Published: {source}; {CAVEATS[source]}{own}" for source in sources]
+    return [f"Published: {source}; {CAVEATS[source]}{own}" for source in dict.fromkeys(sources)]
+
+
+def _published(groups: Groups, metric: str) -> list[str]:
+    found = (published(group[0], metric) for group in groups.values())
+    return literature([each.source for each in found if each], metric)

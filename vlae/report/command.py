@@ -13,16 +13,27 @@ from vlae.report.directories import RunDirectories
 from vlae.report.formats import FORMATS
 from vlae.report.keys import near
 from vlae.report.layout import layout
+from vlae.report.output import ending_of, refuse_unwritable
 from vlae.report.table import table
 from vlae.report.terminal import in_terminal
 
 TERMINAL = "terminal"
+ENDINGS = {
+    "txt": TERMINAL,
+    "md": "markdown",
+    "tex": "latex",
+    "html": "html",
+    "htm": "html",
+    "csv": "csv",
+    "json": "json",
+}
+"""What a file is written as, where no format is asked for."""
 
 
 def print_table(
     runs_dir: StrPath,
     name: str | None,
-    format: str,
+    format: str | None,
     out: Path | None,
     *,
     decimals: int,
@@ -34,13 +45,10 @@ def print_table(
 ) -> None:
     """``source``, ``group``, ``per_image``: of `source_of`; ``asked``: the keywords of `table`.
 
+    format: None: that of the file's ending, else the terminal's.
     UserError: as there, or no such format, or a file that cannot be written.
     """
-    choices = (TERMINAL, *FORMATS)
-    if format not in choices:
-        raise UserError(
-            f"--format: expected one of {', '.join(choices)}, came {format!r}{near(format, choices)}"
-        )
+    format = _format(format, out)
     found = table(collect(source_of(runs_dir, name, source, group, per_image)), **asked)
     if format == TERMINAL:
         console = Console(highlight=False, file=io.StringIO() if out else None)
@@ -53,6 +61,20 @@ def print_table(
     if out is not None:
         write_atomically(out, text.encode("utf-8", "backslashreplace"))
         print(out)
+
+
+def _format(asked: str | None, out: Path | None) -> str:
+    """What is asked for, else what the name of the file asks for, else the terminal."""
+    if asked is None:
+        return ENDINGS[ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
+    choices = (TERMINAL, *FORMATS)
+    if asked not in choices:
+        raise UserError(
+            f"--format: expected one of {', '.join(choices)}, came {asked!r}{near(asked, choices)}"
+        )
+    if out is not None:
+        refuse_unwritable(out)
+    return asked
 
 
 def source_of(

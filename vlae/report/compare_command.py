@@ -15,6 +15,7 @@ from vlae.report.compare import ABSENT, Beside, Comparison, compared
 from vlae.report.directories import RunDirectories
 from vlae.report.figures import reliability_of
 from vlae.report.keys import word
+from vlae.report.output import ending_of
 from vlae.report.significance import LEVEL
 from vlae.summary import MARK
 
@@ -23,9 +24,9 @@ def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> N
     """UserError: no such runs, they cannot be compared, or the file cannot be written."""
     suffix = ""
     if out:
-        from vlae.report.draw_command import suffix_of
+        from vlae.report.drawings import WITHOUT_TIME
 
-        suffix = suffix_of(out)
+        suffix = ending_of(out, tuple(WITHOUT_TIME))
     comparison = compared(run_of(runs_dir, one), run_of(runs_dir, other))
     Console(highlight=False).print(view(comparison))
     if out:

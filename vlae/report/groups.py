@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from vlae.errors import UserError
 from vlae.report.collect import NEVER, Run, Runs
-from vlae.report.keys import position, word
+from vlae.report.keys import position, short, some, word
 
 Values = tuple[Any, ...]
 Groups = dict[tuple[Values, Values], list[Run]]
@@ -76,12 +76,14 @@ def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
             values.setdefault(key, {}).update(dict.fromkeys(run.value(key) for run in group))
     if values:
         telling = _telling_apart(groups.values())
-        condition = " and ".join(f"{key}={word(next(iter(values[key])))}" for key in telling)
+        condition = " and ".join(f"{short(key)}={word(next(iter(values[key])))}" for key in telling)
         raise UserError(
             "runs that differ in more than their seed would share a cell; they differ in\n"
-            + "".join(f"  {key}: {_some(sorted(values[key], key=position))}\n" for key in values)
+            + "".join(
+                f"  {key}: {some([*map(word, sorted(values[key], key=position))], SHOWN)}\n" for key in values
+            )
             + f"say which are meant, such as --where {condition!r}, or give each a row: "
-            f"--rows {','.join([*row_keys, *telling])}"
+            f"--rows {','.join(map(short, [*row_keys, *telling]))}"
         )
     for group in groups.values():
         seeds: dict[Any, Run] = {}
@@ -111,8 +113,3 @@ def differing(runs: Sequence[Run]) -> list[str]:
             keys = {**first, **run.settings}
             found |= {key: None for key in keys if run.settings.get(key) != first.get(key) and key != "seed"}
     return list(found)
-
-
-def _some(values: Sequence[Any]) -> str:
-    texts = [word(value) for value in values[:SHOWN]]
-    return ", ".join(texts) + (f", ... ({len(values)} values)" if len(values) > SHOWN else "")

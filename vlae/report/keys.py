@@ -9,6 +9,8 @@ from vlae.problems import shown
 
 SECTIONS = ("model", "dataset", "output_dist", "optimizer")
 """Each may stand for its name."""
+USUAL = (*SECTIONS, "T", "seed")
+"""What tables are usually made by."""
 NAMES = {
     "vae": "VAE",
     "savae": "SA-VAE",
@@ -29,6 +31,7 @@ NAMES = {
 }
 """In the order of tables: what is compared with comes first."""
 NEAR = 5
+CHOICES = 12
 
 
 def key_of(given: str, known: Sequence[str], option: str) -> str:
@@ -36,18 +39,39 @@ def key_of(given: str, known: Sequence[str], option: str) -> str:
     key = f"{given}.name" if given in SECTIONS else given
     if key in known:
         return key
-    raise UserError(f"{option}: no run has {given!r}{near(given, known)}")
+    names = sorted(map(short, known), key=lambda name: name not in USUAL)
+    raise UserError(f"{option}: no run has {given!r}{near_or_some(given, names)}")
+
+
+def short(key: str) -> str:
+    """The key as a person may write it: ``model`` for ``model.name``."""
+    section = key.removesuffix(".name")
+    return section if section in SECTIONS else key
 
 
 def near(given: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?``: what is spelled like it, and what holds the given text."""
+    """``; did you mean ...?``: what is spelled like it, and what holds the given text; or nothing."""
     known = list(known)
     found = difflib.get_close_matches(given, known, NEAR, 0.75)
     found += [key for key in known if given and given.lower() in key.lower()]
     found += difflib.get_close_matches(given, known, NEAR, 0.5)
     if found := list(dict.fromkeys(found))[:NEAR]:
         return f"; did you mean {' or '.join(found)}?"
-    return f" (choices: {', '.join(known)})"
+    return ""
+
+
+def near_or_some(given: str, known: Sequence[str]) -> str:
+    """What is near, else some of what there is, which may be hundreds of keys, and what shows them all."""
+    if found := near(given, known):
+        return found
+    where = '; README, "Tables", shows how to list them all' if len(known) > CHOICES else ""
+    return f" (choices: {some(known, CHOICES)}{where})"
+
+
+def some(texts: Sequence[str], most: int) -> str:
+    """``a, b, and 3 more``"""
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f", and {more} more" if more > 0 else "")
 
 
 def spelled(key: str, value: Any) -> str:

@@ -71,9 +71,9 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
 
 
 def named(keys: Sequence[str], values: Values) -> str:
-    """``VLAE, T = 4``; what a row or column has no value of is not said."""
+    """``VLAE, T = 4``; what a row or column has no value of is not said, unless it has none at all."""
     told = [spelled(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
-    return ", ".join(told)
+    return ", ".join(told) or (HOLE if keys else "")
 
 
 def _parts(table: Table) -> list[tuple[Values, tuple[str, ...]]]:

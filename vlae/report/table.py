@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 from vlae.errors import UserError
 from vlae.report.best import judged
-from vlae.report.captions import caption, notes
+from vlae.report.captions import caption, no_runs, notes
 from vlae.report.cells import Cell, Values, cell, with_figure
 from vlae.report.collect import Run, Runs
 from vlae.report.figures import COMMON, LOG_LIKELIHOOD, OWN
 from vlae.report.groups import placed
-from vlae.report.keys import key_of, near, position
+from vlae.report.keys import key_of, near_or_some, position, short
 from vlae.report.published import Published, published
-from vlae.report.where import terms
+from vlae.report.where import fulfilling, is_number
 
 COLUMNS = ("dataset.name", "output_dist.name")
 
@@ -47,14 +47,14 @@ def table(
     """The table of one figure of these runs.
 
     metric: None: the log-likelihood that `default_metric` chooses.
-    rows: None: the model, and T where a model has several. columns: None: dataset and output distribution.
+    rows: None: the model, and T where a model has several.
+    columns: None: dataset and output distribution. What is asked for on one side is no default of the other.
     literature: with the published figures beside ours.
     UserError: what is asked for is not there, or settings that differ in more than the seed would share a cell.
     """
     chosen = chosen_runs(runs, where)
     metric = asked_metric(chosen, metric)
-    row_keys = asked_keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
-    column_keys = asked_keys(columns or COLUMNS, runs, "--cols")
+    row_keys, column_keys = _sides(chosen, runs, rows, columns)
     groups, unplaced = placed(chosen, row_keys, column_keys)
     if literature and not any(published(group[0], metric) for group in groups.values()):
         raise UserError(f"--published: nothing that was published is a {metric} of these models and data")
@@ -108,17 +108,9 @@ def default_metric(runs: Iterable[Run]) -> str:
 
 def chosen_runs(runs: Runs, where: str) -> Runs:
     """Those of which a condition holds. UserError: there are none."""
-    if where:
-        asked = terms(where, runs.known())
-        runs = runs.only(lambda run: all(term.holds(run) for term in asked))
     if not runs.runs:
-        left = (
-            f"; left out: {runs.left_out[0].name}, because {runs.left_out[0].because}"
-            if runs.left_out
-            else ""
-        )
-        raise UserError(f"{runs.title}: no runs{f' with {where}' if where else ''}{left}")
-    return runs
+        raise UserError(no_runs(runs.title, runs.left_out))
+    return fulfilling(runs, where) if where else runs
 
 
 def asked_metric(runs: Runs, given: str | None) -> str:
@@ -127,7 +119,8 @@ def asked_metric(runs: Runs, given: str | None) -> str:
         return default_metric(runs.runs)
     known = runs.figures()
     if given not in known and known:
-        raise UserError(f"--metric: no run has a figure {given!r}{near(given, known)}")
+        numbers = [key for key in known if any(is_number(run.value(key)) for run in runs.runs)]
+        raise UserError(f"--metric: no run has a figure {given!r}{near_or_some(given, numbers)}")
     return given
 
 
@@ -135,6 +128,25 @@ def asked_keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
     """The keys that are meant, each once. UserError: no run has one of them."""
     known = runs.known()
     return list(dict.fromkeys(key_of(key, known, option) for key in given))
+
+
+def _sides(
+    chosen: Runs, runs: Runs, rows: Sequence[str] | None, columns: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """The keys of rows and of columns. UserError: one is in both, which would leave all cells but a diagonal empty."""
+    row_keys = asked_keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
+    column_keys = asked_keys(columns or COLUMNS, runs, "--cols")
+    both = [key for key in row_keys if key in column_keys]
+    if both and not columns:
+        return row_keys, [key for key in column_keys if key not in both]
+    if both and not rows and len(both) < len(row_keys):
+        return [key for key in row_keys if key not in both], column_keys
+    if both:
+        raise UserError(
+            f"--cols: expected keys that the rows have not, came {', '.join(map(short, both))}, which --rows has"
+            f"{'' if rows else ' by default'}, too"
+        )
+    return row_keys, column_keys
 
 
 def row_keys_of(runs: Runs) -> list[str]:

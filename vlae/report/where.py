@@ -7,18 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from vlae.errors import UserError
-from vlae.report.collect import Run
-from vlae.report.keys import key_of
+from vlae.report.collect import Run, Runs
+from vlae.report.keys import key_of, position, some
 
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
+ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "<": operator.lt,
     ">": operator.gt,
-    "=": operator.eq,
-    " in ": operator.contains,
 }
 _TERM = re.compile(
     r"\s*(?P<key>[^\s=!<>]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|\sin\s)\s*(?P<value>.*?)\s*", re.DOTALL
@@ -26,6 +22,7 @@ _TERM = re.compile(
 _ITEM = re.compile(r"""\s*('[^']*'|"[^"]*"|\[[^]]*\]|[^,]+)""")
 """Of a list."""
 _AND = re.compile(r"""\s+and\s+(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")
+SHOWN = 8
 EXPECTED = (
     "expected KEY OP VALUE [and KEY OP VALUE ...], OP one of = != < <= > >= in, such as 'seed<3 and T in 1,2'"
 )
@@ -47,8 +44,8 @@ class Term(NamedTuple):
         if self.op in ("=", "==", "!="):
             return _same(own, self.value) == (self.op != "!=")
         both = (own, self.value)
-        ordered = all(_is_number(v) for v in both) or all(isinstance(v, str) for v in both)
-        return ordered and OPERATORS[self.op](*both)
+        ordered = all(is_number(v) for v in both) or all(isinstance(v, str) for v in both)
+        return ordered and ORDERED[self.op](*both)
 
 
 def terms(text: str, known: Sequence[str]) -> list[Term]:
@@ -61,6 +58,38 @@ def terms(text: str, known: Sequence[str]) -> list[Term]:
         value = list(map(_value, _ITEM.findall(match["value"]))) if op == "in" else _value(match["value"])
         found.append(Term(key, op, value))
     return found
+
+
+def fulfilling(runs: Runs, text: str) -> Runs:
+    """Those of which it holds. UserError: of none, with the values that there are."""
+    asked = terms(text, runs.known())
+    found = runs.only(lambda run: all(term.holds(run) for term in asked))
+    if not found.runs:
+        told = "; ".join(_told(key, runs) for key in dict.fromkeys(term.key for term in asked))
+        raise UserError(f"{runs.title}: no runs with {text}; {told}")
+    return found
+
+
+def _told(key: str, runs: Runs) -> str:
+    """``model.name is one of vae, vlae``"""
+    values = {_written(value): value for value in (run.value(key) for run in runs.runs)}
+    texts = sorted(values, key=lambda text: position(values[text]))
+    if len(texts) > SHOWN and all(map(is_number, values.values())):
+        return f"{key} is from {texts[0]} to {texts[-1]}"
+    return f"{key} is {'one of ' if len(texts) > 1 else ''}{some(texts, SHOWN)}"
+
+
+def _written(value: Any) -> str:
+    """As a condition has it: text that would be read as something else in quotes."""
+    plain = isinstance(value, str) and value and value == value.strip() and _read(value) == value
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _read(text: str) -> Any:
+    try:
+        return _value(text)
+    except UserError:
+        return None
 
 
 def _value(text: str) -> Any:
@@ -82,5 +111,5 @@ def _same(one: Any, other: Any) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

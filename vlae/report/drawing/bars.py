@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 
 from vlae.console import counted
 from vlae.errors import UserError
-from vlae.report.captions import described
+from vlae.report.captions import NAMES, UNIT, described, literature
 from vlae.report.cells import with_figure
 from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.frame import frame, legend, note
 from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
-from vlae.report.figures import OWN
-from vlae.report.published import CAVEATS, Published, published
+from vlae.report.published import Published, published
 
 WIDTH = 0.85
 """Of the bars of one T together."""
@@ -125,17 +124,15 @@ def _name(series: Series) -> str:
 def short(metric: str) -> str:
     """Of an axis."""
     name = metric.partition(":")[0]
-    shorter = {"test/log_likelihood_nats": "Test log-likelihood", "test/elbo_nats": "Test ELBO"}
-    return f"{shorter[name]} (nats an image)" if name in shorter else name
+    return f"{NAMES[name]} ({UNIT})" if name in NAMES else name
 
 
 def _said(panels: Sequence[Panel], metric: str, sources: dict[str, None]) -> str:
     numbers = [len(series.runs) for panel in panels for series in panel.series]
-    by = "" if metric.endswith(f":{OWN}") else "; they are by each model's own q, ours are not"
     parts = [
         f"{described(metric)}; {of_seeds(numbers, ', with')}",
         "Bars do not begin at 0",
-        *(f"Published: {source}; {CAVEATS[source]}{by}" for source in sources),
+        *literature(sources, metric),
     ]
     return ". ".join(parts) + "."
 

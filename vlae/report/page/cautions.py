@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from vlae.console import counted
 from vlae.report.collect import Run, Runs
+from vlae.report.keys import some
 from vlae.report.layout import named
 from vlae.report.page.details import amount
 from vlae.report.table import Table
@@ -110,5 +111,4 @@ def _devices(done: Sequence[Run]) -> Iterator[str]:
 
 
 def _some(texts: Sequence[str]) -> str:
-    more = len(texts) - MOST_NAMED
-    return ", ".join(texts[:MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
+    return some(texts, MOST_NAMED)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from vlae.errors import UserError
 from vlae.files import StrPath, write_atomically
+from vlae.report.captions import no_runs
 from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
+from vlae.report.output import ending_of
 from vlae.report.page.content import content
 from vlae.report.page.page import page
 
@@ -15,10 +17,10 @@ def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
 
     UserError: it means no runs, or ``out`` cannot be written.
     """
+    ending_of(out, ("html", "htm"))
     source = RunDirectories(runs_dir, name)
     runs = collect(source)
     if not runs.runs:
-        left = "".join(f"; left out: {one.name}, because {one.because}" for one in runs.left_out[:1])
-        raise UserError(f"{runs.title}: no runs{left}")
+        raise UserError(no_runs(runs.title, runs.left_out))
     write_atomically(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))
     print(out)

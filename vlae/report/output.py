@@ -1,0 +1,37 @@
+"""The file that a command writes, before anything is computed: what its name asks for, and if it can be written."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlae.errors import UserError
+from vlae.files import RecordError
+from vlae.report.keys import near
+
+
+def ending_of(out: Path, choices: Sequence[str]) -> str:
+    """What the name ends in, without its dot. UserError: in none of the choices, or it cannot be written there."""
+    ending = out.suffix.lower().removeprefix(".")
+    if ending not in choices:
+        raise UserError(
+            f"--out: expected a file that ends in .{', .'.join(choices)}, came {_given(out)!r}{near(ending, choices)}"
+        )
+    refuse_unwritable(out)
+    return ending
+
+
+def refuse_unwritable(out: Path) -> None:
+    """UserError: nothing can be written there."""
+    if not out.name:
+        raise UserError(f"--out: expected a file, came {_given(out)!r}")
+    if os.path.isdir(out):
+        raise RecordError(f"cannot write {out}: it is a directory")
+    if not os.path.isdir(out.parent):
+        raise RecordError(f"cannot write {out}: the directory {out.parent} does not exist")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise RecordError(f"cannot write {out}: no permission to write in {out.parent}")
+
+
+def _given(out: Path) -> str:
+    """A Path takes what is empty for the directory that it is in."""
+    return "" if out == Path() else str(out)

@@ -4,13 +4,14 @@ import base64
 import io
 import json
 import re
-import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from programs import do_without
 from recorded import container, done, stopped
@@ -22,6 +23,7 @@ from vlae.launching import sweeps
 from vlae.record import RunDirectory
 from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
+from vlae.report.drawing.frame import frame
 from vlae.report.drawing.style import on_screen, style_of
 from vlae.report.page import curves as drawn_curves
 from vlae.report.page import drawn, pictures
@@ -349,30 +351,24 @@ class Drawings(SimpleNamespace):
     def draw(kind, runs, rows=None):
         if kind == "bad":
             raise UserError("bad: nothing can be drawn")
-        return kind
+        return Figure((9.0 if kind == "good" else 4.0, 3.0))
 
     @staticmethod
     def written(figure, suffix):
-        return f"<svg><script>{figure}</script></svg>".encode()
+        return b"<svg><script>good</script></svg>"
 
 
 def test_figures_are_images_of_their_own_and_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, drawn.DRAWINGS, Drawings())
+    monkeypatch.setattr(drawn, "drawings", Drawings())
     monkeypatch.setattr(drawn, "LOADED", 0)
     done(tmp_path, container(VAE))
     found = told(tmp_path)
-    assert [figure.title for figure in found.figures] == ["what is good"]
+    assert [(each.title, each.width, each.wide) for each in found.figures] == [("what is good", 864, True)]
     assert [left.name for left in found.figures_left_out] == ["bad", "dear"]
     text = written(tmp_path)
     assert "<svg><script>" not in text
     assert 'src="data:image/svg+xml;base64,' in text
     assert "bad: nothing can be drawn" in text
-
-
-def test_without_drawings_the_page_is_written_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, drawn.DRAWINGS, None)
-    done(tmp_path, container(VAE))
-    assert "this installation draws none" in written(tmp_path)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -538,3 +534,22 @@ def test_on_paper_there_is_nothing_to_press(opened):
 def test_the_first_tab_leads_past_the_navigation(opened):
     opened.press("Tab")
     assert opened.evaluate("document.activeElement.className") == "skip"
+
+
+@pytest.mark.parametrize("window", [1280, 800, 390])
+def test_letters_of_drawings_can_be_read_in_every_window(browser, sweep, tmp_path, window):
+    drawings = [frame(["a"] * panels, width=width)[0] for panels, width in ((3, 3.4), (1, 4.5), (1, 4.5))]
+    figures = tuple(
+        drawn.Drawn("", drawn._uri(drawing), round(drawing.get_figwidth() * 96)) for drawing in drawings
+    )
+    file = tmp_path / "report.html"
+    file.write_text(page(replace(told(sweep), figures=figures)))
+    browser.view(window, 900)
+    browser.open(file)
+    scales = browser.evaluate(
+        "Promise.all([...document.querySelectorAll('.drawing')].map(async image => { image.loading = 'eager'; "
+        "await image.decode(); return image.getBoundingClientRect().width / image.getAttribute('width') }))"
+    )
+    assert len(scales) == 3
+    assert min(scales) > 0.8
+    assert browser.evaluate("document.documentElement.scrollWidth") <= window

@@ -644,7 +644,7 @@ def test_what_a_condition_asks_for_is_answered_by_the_values_that_there_are(tmp_
         "seed>20": "seed is from 0 to 11",
         "seed='1'": "seed is from 0 to 11",
         "T=2": "T is one of null, 4",
-        "model.hidden_dims=[5]": 'model.hidden_dims is [64, 64]',
+        "model.hidden_dims=[5]": "model.hidden_dims is [64, 64]",
     }.items():
         with pytest.raises(UserError, match=re.escape(f"no runs with {where}; {told}") + "$"):
             table_of(tmp_path, where=where)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vlae.console import counted
 from vlae.report.drawing.contract import Asked, Drawing
-from vlae.report.drawing.frame import COLUMNS, frame, heading, legend_of, note, sample_of
+from vlae.report.drawing.frame import frame, heading, legend_of, note, sample_of
 from vlae.report.drawing.models import LACKING, has_model, opened, said_of
 from vlae.report.drawing.series import Panel
 from vlae.report.drawing.style import PROPOSALS
@@ -34,8 +34,9 @@ def estimators(panels: Sequence[Panel], asked: Asked) -> Figure:
             each.fill_between(sizes, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
         each.set_xscale("log")
         each.set_xlabel("Samples an image")
-    for each in axes[::COLUMNS]:
-        each.set_ylabel("Log-likelihood (nats an image)")
+    for each in axes:
+        if (place := each.get_subplotspec()) and place.is_first_col():
+            each.set_ylabel("Log-likelihood (nats an image)")
     legend_of(figure, proposals)
     images = counted(min(asked.images, len(models[0][1].x)), "test image")
     note(

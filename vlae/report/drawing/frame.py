@@ -16,6 +16,7 @@ from vlae.report.drawing.series import Series
 Handle = Artist | Container
 """What a legend shows an example of."""
 COLUMNS = 3
+"""At most."""
 LETTERS_AN_INCH = 17
 """Of the note and the legend."""
 INCHES_OF_A_LINE = 0.16
@@ -24,8 +25,8 @@ INCHES_OF_A_LINE = 0.16
 
 def frame(titles: Sequence[str], width: float = 3.4, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     """A panel for each title, of so many inches."""
-    columns = min(COLUMNS, len(titles))
-    rows = math.ceil(len(titles) / columns)
+    rows = math.ceil(len(titles) / COLUMNS)
+    columns = math.ceil(len(titles) / rows)
     figure = Figure((width * columns, height * rows + 0.3), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(titles))]
     for each, title in zip(axes, titles, strict=True):

@@ -1,17 +1,22 @@
 """The figures of a report, as images that are a part of the page; what cannot be drawn is left out, with the reason."""
 
 import base64
-import importlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from matplotlib.figure import Figure
+
+from vlae.report import drawings
 from vlae.report.collect import LeftOut, Runs
 
-DRAWINGS = "vlae.report.drawings"
 ELSEWHERE = ("curves",)
 """Kinds that the page has in another form."""
 LOADED = 12
 """Models of which figures are drawn that load what was trained: each takes seconds."""
+INCH = 96
+"""Pixels of a browser."""
+WIDE = 530
+"""Pixels: a wider drawing has the whole width of the page."""
 LARGEST = 1_000_000
 """Bytes of a drawing in SVG; a larger one becomes pixels."""
 
@@ -21,14 +26,17 @@ class Drawn(NamedTuple):
 
     title: str
     uri: str
+    width: int
+    """Pixels, at which its letters are as large as they are on paper."""
+
+    @property
+    def wide(self) -> bool:
+        """In half of a page its letters could not be read."""
+        return self.width > WIDE
 
 
 def drawn(runs: Runs, models: int, rows: Sequence[str] | None = None) -> tuple[list[Drawn], list[LeftOut]]:
     """Everything that can be drawn of these runs, and what cannot. rows: as `vlae.report.table.table` has them."""
-    try:
-        drawings = importlib.import_module(DRAWINGS)
-    except ImportError as error:
-        return [], [LeftOut("figures", f"this installation draws none ({error})")]
     found, left_out = [], []
     for kind, drawing in drawings.KINDS.items():
         if kind in ELSEWHERE:
@@ -39,13 +47,13 @@ def drawn(runs: Runs, models: int, rows: Sequence[str] | None = None) -> tuple[l
             continue
         try:
             figure = drawings.draw(kind, runs, rows=rows)
-            found.append(Drawn(drawing.shows, _uri(drawings, figure)))
+            found.append(Drawn(drawing.shows, _uri(figure), round(INCH * figure.get_figwidth())))
         except Exception as error:  # whatever it is, the page is worth more than one figure
             left_out.append(LeftOut(kind, str(error) or type(error).__name__))
     return found, left_out
 
 
-def _uri(drawings: Any, figure: Any) -> str:
+def _uri(figure: Figure) -> str:
     svg = drawings.written(figure, "svg")
     if len(svg) <= LARGEST:
         return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

@@ -553,6 +553,16 @@ def test_a_model_that_cannot_be_read_is_named_and_another_seed_shown(trained_run
 
 
 @pytest.mark.slow
+def test_that_there_are_fewer_images_than_are_asked_for_is_said(trained_runs):
+    runs, told = runs_of(trained_runs).only(lambda run: run.value("model.name") == "vae"), []
+    figure = draw("estimators", runs, images=100_000, tell=told.append)
+    assert told == ["--images: 7 test images are shown, not 100000: the models were scored on no more"]
+    assert "of the first 7 test images" in figure.get_supxlabel()
+    draw("estimators", runs, images=7, tell=told.append)
+    assert len(told) == 1
+
+
+@pytest.mark.slow
 def test_models_of_several_data_sets_share_no_test_image(tmp_path):
     for output in ("gaussian", "bernoulli"):
         vlae.run([*TINY, "model=vae", f"output_dist={output}", f"runs_dir={tmp_path}"], quiet=True)

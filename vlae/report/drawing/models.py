@@ -43,9 +43,7 @@ def opened(panels: Sequence[Panel], images: int, tell: Callable[[str], None]) ->
         raise UserError(f"no trained model of these runs can be read: {problems[0]}")
     first = found[0][1].pictures(images)
     if len(first) < images:
-        tell(
-            f"--images: expected at most {len(first)}, the test images that there are, came {images}: all are shown"
-        )
+        tell(f"--images: {len(first)} test images are shown, not {images}: the models were scored on no more")
     for series, model in found[1:]:
         own = model.pictures(images)
         if own.shape != first.shape or not np.array_equal(own, first):

@@ -237,7 +237,7 @@ def test_download_of_an_unknown_dataset_names_the_choices(command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["figure", "x", "curves"], "missing option '--out'; see vlae figure --help"),
+        (["figure", "x", "curves"], "missing option '--out' (see vlae figure --help)"),
         (["table", "--decimals", "x"], "invalid value for '--decimals': "),
         (["table", "--nope"], "no such option: --nope"),
         (["nope"], "no such command 'nope'"),

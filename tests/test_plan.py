@@ -212,6 +212,15 @@ def test_a_result_that_is_none_is_a_failure_that_is_told_and_left_alone(planned,
     assert damaged.path.joinpath("results.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("words", [(), ("retry=true",)])
+def test_a_run_that_has_lost_its_config_does_not_start_and_stops_no_other(planned, words):
+    lost = planned().runs[0]
+    directory_of(lost).path.joinpath("config.yaml").unlink()
+    found, *others = planned(*words).runs
+    assert (found.state.state, found.state.reason, found.starts) == ("failed", "unreadable record", False)
+    assert [other.starts for other in others] == [True, True]
+
+
 def test_labels_are_what_distinguishes_runs():
     said = {
         "a": ["model=vae", "seed=0", "++trainer.epochs=3"],

@@ -383,7 +383,7 @@ def main() -> None:
     except _UsageError as error:
         if said := error.format_message().rstrip("."):  # without a word, its help was shown already
             command = error.ctx.command_path if error.ctx else "vlae"
-            print(f"vlae: {said[0].lower()}{said[1:]}; see {command} --help", file=sys.stderr)
+            print(f"vlae: {said[0].lower()}{said[1:]} (see {command} --help)", file=sys.stderr)
         sys.exit(error.exit_code)
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)

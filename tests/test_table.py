@@ -134,6 +134,22 @@ def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
     assert not any(note.startswith(MARK) for note in table_of(tmp_path, metric="test/elbo_nats").notes)
 
 
+def test_a_figure_that_is_no_number_is_missing_in_its_cell_alone(tmp_path):
+    for model in (VAE, VLAE):
+        for seed in (0, 1):
+            path = done(tmp_path, container(model, seed=seed))
+    told = json.loads((path / "results.json").read_text())
+    told["test"]["log_likelihood"]["laplace"]["mean"] = "good"
+    (path / "results.json").write_text(json.dumps(told))
+    found = cells(table_of(tmp_path))
+    assert {name: (cell.n, cell.runs, cell.missing) for name, cell in found.items()} == {
+        "vae": (2, 2, ""),
+        "vlae": (1, 2, "1 done, but its figure is 'good'"),
+    }
+    with pytest.raises(UserError, match=f"is 'good' in {path.name}"):
+        table_of(tmp_path, where="model=vlae and seed=1", metric=LAPLACE)
+
+
 def test_what_was_left_out_is_named(tmp_path):
     done(tmp_path, container(VAE))
     path = done(tmp_path, container(VLAE))

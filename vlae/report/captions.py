@@ -7,7 +7,7 @@ from vlae.report.cells import Cell
 from vlae.report.collect import NEVER, LeftOut, Run
 from vlae.report.figures import COMMON, OWN, array_of, direction
 from vlae.report.groups import Groups, differing
-from vlae.report.keys import some, word
+from vlae.report.keys import position, some, word
 from vlae.report.published import CAVEATS, published
 from vlae.report.significance import LEVEL
 from vlae.summary import MANY_UNRELIABLE, MARK
@@ -73,7 +73,8 @@ def _samples(runs: Sequence[Run], metric: str) -> str:
 
 
 def _values(runs: Sequence[Run], key: str) -> str:
-    values = sorted({run.value(key) for run in runs if run.value(key) is not None})
+    told = {str(value): value for run in runs if (value := run.value(key)) is not None}
+    values = sorted(told.values(), key=position)
     return (
         " or ".join(str(value) for value in values) if len(values) <= SOME else f"{values[0]} to {values[-1]}"
     )
@@ -102,7 +103,7 @@ def _version(run: Run) -> str:
     commit, digest = run.value("environment/code/commit"), run.value("environment/code/hash")
     if commit is None:
         return str(digest or "unknown")
-    return commit[:10] + (f" with changes ({digest})" if run.value("environment/code/changed") else "")
+    return str(commit)[:10] + (f" with changes ({digest})" if run.value("environment/code/changed") else "")
 
 
 def notes(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlae.errors import UserError
 from vlae.problems import shown
 from vlae.report.collect import Run
 from vlae.report.figures import reliability_of
@@ -45,16 +44,16 @@ class Cell:
     """Ours minus the published."""
 
 
+def amount(run: Run, figure: str) -> float | None:
+    """None: the run has no such figure, or what it has is no number."""
+    value = run.value(figure)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and math.isfinite(value) else None
+
+
 def with_figure(runs: Sequence[Run], metric: str) -> list[Run]:
-    """Those that are done and have it. UserError: it is no number."""
-    found = []
-    for run in runs:
-        value = run.value(metric)
-        if isinstance(value, bool | str | list | dict):
-            raise UserError(f"--metric: expected a figure, {metric} is {shown(value)} in {run.id}")
-        if value is not None and math.isfinite(value):
-            found.append(run)
-    return found
+    """Those that are done and have it, as a number."""
+    return [run for run in runs if amount(run, metric) is not None]
 
 
 def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], metric: str) -> Cell:
@@ -69,18 +68,19 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
         statistics.fmean(figures) if figures else None,
         statistics.stdev(figures) / math.sqrt(len(figures)) if len(figures) > 1 else None,
         sum(run.value(mark) is True for run in done) if mark else 0,
-        _why_missing(runs, done),
+        _why_missing(runs, done, metric),
     )
 
 
-def _why_missing(runs: Sequence[Run], done: Sequence[Run]) -> str:
+def _why_missing(runs: Sequence[Run], done: Sequence[Run], metric: str) -> str:
     counted = {run.id for run in done}
-    reasons = Counter(_why(run) for run in runs if run.id not in counted)
+    reasons = Counter(_why(run, metric) for run in runs if run.id not in counted)
     return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
 
 
-def _why(run: Run) -> str:
+def _why(run: Run, metric: str) -> str:
     if run.state == "done":
-        return "done without this figure"
+        value = run.value(metric)
+        return "done without this figure" if value is None else f"done, but its figure is {shown(value)}"
     state = "never started" if run.state == "new" else run.state
     return f"{state} ({run.reason})" if run.reason else state

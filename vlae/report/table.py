@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vlae.errors import UserError
+from vlae.problems import shown
 from vlae.report.best import judged
 from vlae.report.captions import caption, no_runs, notes
 from vlae.report.cells import Cell, Values, cell, with_figure
@@ -114,14 +115,16 @@ def chosen_runs(runs: Runs, where: str) -> Runs:
 
 
 def asked_metric(runs: Runs, given: str | None) -> str:
-    """The figure of this name; None: the default. UserError: no run has it."""
-    if given is None:
-        return default_metric(runs.runs)
+    """The figure of this name; None: the default. UserError: no run has it, or none has it as a number."""
     known = runs.figures()
-    if given not in known and known:
+    if given is not None and given not in known and known:
         numbers = [key for key in known if any(is_number(run.value(key)) for run in runs.runs)]
         raise UserError(f"--metric: no run has a figure {given!r}{near_or_some(given, numbers)}")
-    return given
+    metric = default_metric(runs.runs) if given is None else given
+    told = [(run.id, value) for run in runs.runs if (value := run.value(metric)) is not None]
+    if told and not any(is_number(value) for _, value in told):
+        raise UserError(f"--metric: expected a figure, {metric} is {shown(told[0][1])} in {told[0][0]}")
+    return metric
 
 
 def asked_keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from vlae.console import counted
+from vlae.report.cells import amount
 from vlae.report.collect import Run, Runs
 from vlae.report.keys import some
 from vlae.report.layout import named
-from vlae.report.page.details import amount
 from vlae.report.table import Table
 
 MOST_NAMED = 6

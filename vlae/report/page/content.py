@@ -8,11 +8,12 @@ from pathlib import Path
 from vlae.console import duration
 from vlae.errors import UserError
 from vlae.launching.states import recorded_state
+from vlae.report.cells import amount
 from vlae.report.collect import NEVER, LeftOut, Runs
 from vlae.report.layout import Layout, layout
 from vlae.report.page.cautions import cautions
 from vlae.report.page.curves import Curves, curves
-from vlae.report.page.details import MOST, Detail, amount, common_settings, details
+from vlae.report.page.details import MOST, Detail, common_settings, details
 from vlae.report.page.drawn import Drawn, drawn
 from vlae.report.page.failures import Failure, failures
 from vlae.report.page.models import Model, models, row_keys

@@ -125,9 +125,3 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
         yield "parameters", f"{parameters:,}"
     if (memory := run.value("cost/peak_memory_bytes")) is not None:
         yield "peak of memory", f"{memory / 2**20:,.0f} MiB"
-
-
-def amount(run: Run, key: str) -> float | None:
-    """None: the run has no such figure, or it is no number."""
-    value = run.value(key)
-    return None if isinstance(value, bool) or not isinstance(value, int | float) else value

@@ -5,13 +5,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from vlae.report.cells import amount
 from vlae.report.collect import Run
 from vlae.report.drawing.style import on_screen, style_of
 from vlae.report.figures import LOG_LIKELIHOOD
 from vlae.report.html import table_of
 from vlae.report.page.assets import FILES, licences, policy, scripts, styles
 from vlae.report.page.content import Content
-from vlae.report.page.details import amount
 from vlae.report.page.models import Model
 
 

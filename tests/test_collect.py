@@ -13,6 +13,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from recorded import container, done, results, stopped
 
+from vlae.files import RecordError
 from vlae.identity import run_id, settings
 from vlae.launching import queues, sweeps
 from vlae.launching.queues import Waiting
@@ -75,10 +76,43 @@ def test_the_images_are_read_when_they_are_asked_for(tmp_path):
         run.per_image("log_likelihood_laplace"), np.load(file)["log_likelihood_laplace"]
     )
     assert run.per_image("log_likelihood_student_t") is None
-    file.write_bytes(file.read_bytes()[:100])
-    assert run.per_image("log_likelihood") is None
     file.unlink()
     assert run.per_image("log_likelihood") is None
+
+
+def _cut(file):
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def _flipped(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 4] ^= 1
+    file.write_bytes(content)
+
+
+def _single(file):
+    with file.open("wb") as opened:
+        np.save(opened, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_cut, "cannot be read"),
+        (_flipped, "cannot be read"),
+        (lambda file: file.write_bytes(b""), "cannot be read"),
+        (lambda file: file.write_text("no arrays"), "cannot be read"),
+        (_single, "cannot be read"),
+        (lambda file: np.savez(file, log_likelihood=np.array(["a"])), "expected a number for each image"),
+        (lambda file: np.savez(file, log_likelihood=np.ones((3, 3))), "expected a number for each image"),
+    ],
+)
+def test_images_that_are_damaged_are_no_images_that_are_not_there(tmp_path, damage, reason):
+    file = done(tmp_path, container(VAE)) / "test_log_likelihood.npz"
+    (run,) = collect(RunDirectories(tmp_path)).runs
+    damage(file)
+    with pytest.raises(RecordError, match=rf"^{file.name}:? {reason}"):
+        run.per_image("log_likelihood")
 
 
 def test_the_frame_has_one_row_a_run_and_one_column_a_key(tmp_path):

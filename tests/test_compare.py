@@ -62,6 +62,19 @@ def test_the_difference_is_the_paired_t_test_over_images_with_its_interval(tmp_p
     assert comparison(tmp_path, "vae", "vlae").images == IMAGES
 
 
+def test_a_run_whose_images_are_damaged_is_named(compare, tmp_path):
+    paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
+    assert comparison(tmp_path, "vae", "vlae").unread == ()
+    (paths[1] / "test_log_likelihood.npz").write_bytes(b"damaged")
+    found = comparison(tmp_path, "vae", "vlae")
+    assert [left.name for left in found.unread] == [paths[1].name]
+    assert not any(each.paired for each in found.figures)
+    status, out, _ = compare("vae", "vlae")
+    told = " ".join(out.split())
+    assert status == 0
+    assert f"cannot be read: {paths[1].name} (test_log_likelihood.npz cannot be read (" in told
+
+
 def test_the_other_way_round_every_difference_changes_its_sign(tmp_path):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE), level=0.1)

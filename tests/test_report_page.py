@@ -198,6 +198,12 @@ def _damaged(runs_dir):
     (done(runs_dir, container(VLAE)) / "results.json").write_text("{")
 
 
+def _without_images(runs_dir):
+    _reliable(runs_dir)
+    for seed in range(2):
+        (done(runs_dir, container(VLAE, seed=seed)) / "test_log_likelihood.npz").write_text("damaged")
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -216,6 +222,7 @@ def _damaged(runs_dir):
             _of_other_code,
             [r"2 versions of code: 0123456789ab \(2 runs\), ba9876543210 \(1 run\)", "not committed"],
         ),
+        (_without_images, [r"cannot be read: vlae-digits-\S+ \(test_log_likelihood.npz.*, vlae-digits"]),
         (_damaged, [r"Left out of everything: vlae-digits.*holds no JSON"]),
     ],
 )

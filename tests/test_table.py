@@ -303,6 +303,35 @@ def test_the_best_is_the_lowest_where_lower_is_better_and_none_where_neither_is(
     assert not any(cell.best for cell in table_of(tmp_path, metric="train/best_epoch").cells)
 
 
+def test_a_run_whose_images_are_damaged_is_named_wherever_it_is_compared_without_them(tmp_path):
+    for seed in (0, 1):
+        done(tmp_path, container(VAE, seed=seed))
+        path = done(tmp_path, container(VLAE, seed=seed), level=1.0)
+    whole = table_of(tmp_path)
+    (path / "test_log_likelihood.npz").write_bytes(b"damaged")
+    found = table_of(tmp_path)
+    assert whole.unread == ()
+    assert cells(found)["vae"].p_value != cells(whole)["vae"].p_value
+    ((name, because),) = found.unread
+    assert name == path.name
+    assert because.startswith("test_log_likelihood.npz cannot be read (")
+    assert [f"{name} ({because})" in note for note in found.notes] == [True]
+    assert from_json(to_json(found)) == found
+    for write in ("markdown", "html", "latex"):
+        written = FORMATS[write](found, 2, False).replace("\\", "").replace("{}", "")
+        assert re.search(rf"cannot be read: {name} \(test_log_likelihood", written)
+
+
+def test_images_of_which_one_run_has_fewer_are_not_compared_and_it_is_named(tmp_path):
+    paths = [done(tmp_path, container(model), level=len(model)) for model in (VAE, VLAE)]
+    file = paths[0] / "test_log_likelihood.npz"
+    np.savez(file, **{name: array[:-1] for name, array in np.load(file).items()})
+    found = table_of(tmp_path)
+    because = f"it has log_likelihood_laplace of 11 images, {paths[1].name} of 12"
+    assert found.unread == ((paths[0].name, because),)
+    assert cells(found)["vae"].p_value is None
+
+
 def test_other_test_images_are_not_compared(tmp_path):
     done(tmp_path, container(VAE, "evaluate.num_images=10"), images=10)
     done(tmp_path, container(VLAE), level=3)

@@ -1,17 +1,20 @@
 """The best of each column, and those that are as good as far as the runs can tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from vlae.files import RecordError
 from vlae.report.cells import Cell
-from vlae.report.collect import Run
+from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import array_of, direction
 from vlae.report.significance import Difference, difference
 
 Group = tuple[Cell, Sequence[Run]]
 """A cell, and those of its runs that have the figure."""
+Tell = Callable[[LeftOut], object]
+"""Is told of each run whose figures of test images cannot be read, so that it is compared without them."""
 OUTPUT = "output_dist.name"
 BINARY = "bernoulli"
 """Images are black and white for it, and have probabilities; for others they have densities."""
@@ -19,7 +22,7 @@ SEEDS_READ = 30
 """Of so many seeds the images are read: how images differ is known well enough then."""
 
 
-def judged(column: Sequence[Group], metric: str) -> list[Cell]:
+def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
     """The cells of a column, the best of them marked, each other one with its difference from it.
 
     Where they were not all scored on the same images, each set of images has its best, if there is something beside it.
@@ -38,17 +41,17 @@ def judged(column: Sequence[Group], metric: str) -> list[Cell]:
         if len(groups) > 1 or len(compared) == 1
     }
     return [
-        _judged(group, best.get(own) if own else None, metric)
+        _judged(group, best.get(own) if own else None, metric, tell)
         for group, own in zip(column, images, strict=True)
     ]
 
 
-def _judged(group: Group, best: Group | None, metric: str) -> Cell:
+def _judged(group: Group, best: Group | None, metric: str, tell: Tell) -> Cell:
     if best is None:
         return group[0]
     if group is best:
         return replace(group[0], best=True, as_good=True)
-    return _beside(group[0], _difference(group[1], best[1], metric))
+    return _beside(group[0], _difference(group[1], best[1], metric, tell))
 
 
 def _beside(cell: Cell, d: Difference | None) -> Cell:
@@ -64,13 +67,13 @@ def _beside(cell: Cell, d: Difference | None) -> Cell:
     )
 
 
-def _difference(ours: Sequence[Run], others: Sequence[Run], metric: str) -> Difference | None:
+def _difference(ours: Sequence[Run], others: Sequence[Run], metric: str, tell: Tell) -> Difference | None:
     """Of the seeds that both have. None: there is none."""
     pairs = _pairs(ours, others)
     if not pairs:
         return None
     of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)
-    found = [difference_of_images(one, other, metric) for one, other in pairs[:SEEDS_READ]]
+    found = [difference_of_images(one, other, metric, tell) for one, other in pairs[:SEEDS_READ]]
     arrays = [array for array in found if array is not None]
     same = len({array.shape for array in arrays}) == 1
     return difference(of_seeds, without_unknown(np.stack(arrays)) if same else None)
@@ -91,15 +94,26 @@ def scored_on(run: Run) -> dict[str, object]:
     return {**found, "evaluate.num_images": run.settings.get("evaluate.num_images")}
 
 
-def difference_of_images(one: Run, other: Run, metric: str) -> np.ndarray | None:
+def difference_of_images(one: Run, other: Run, metric: str, tell: Tell) -> np.ndarray | None:
     """The figure of one minus that of the other, an entry an image. None: no image has a part of it."""
     name = array_of(metric)
-    if name is None or one.per_image is None or other.per_image is None:
+    if name is None:
         return None
-    ours, others = one.per_image(name), other.per_image(name)
-    if ours is None or others is None or ours.shape != others.shape:
+    ours, others = _of_images(one, name, tell), _of_images(other, name, tell)
+    if ours is None or others is None:
+        return None
+    if ours.shape != others.shape:
+        tell(LeftOut(one.id, f"it has {name} of {len(ours)} images, {other.id} of {len(others)}"))
         return None
     return ours.astype(np.float64) - others
+
+
+def _of_images(run: Run, name: str, tell: Tell) -> np.ndarray | None:
+    try:
+        return run.per_image(name) if run.per_image else None
+    except RecordError as error:
+        tell(LeftOut(run.id, str(error)))
+        return None
 
 
 def without_unknown(d: np.ndarray) -> np.ndarray:

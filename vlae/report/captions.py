@@ -114,6 +114,7 @@ def notes(
     column_keys: Sequence[str],
     unplaced: Sequence[Run],
     left_out: Sequence[LeftOut],
+    unread: Sequence[LeftOut],
     with_published: bool,
 ) -> tuple[str, ...]:
     """Below the table."""
@@ -137,9 +138,16 @@ def notes(
         found.append(
             f"{counted(len(unplaced), 'run')} never launched could belong to several cells, or to none of these"
         )
+    if unread:
+        found.append(without_images(unread))
     if left_out:
         found.append(f"Left out: {named_left_out(left_out)}")
     return tuple(found)
+
+
+def without_images(unread: Sequence[LeftOut]) -> str:
+    """Of runs whose figures of test images are damaged."""
+    return f"Compared without figures of each test image, which cannot be read: {named_left_out(unread)}"
 
 
 def named_left_out(left_out: Sequence[LeftOut]) -> str:

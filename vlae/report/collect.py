@@ -30,7 +30,7 @@ class Run(NamedTuple):
     figures: Mapping[str, Any] | None = None
     """Of a run that is done, as `vlae.report.figures` has them."""
     per_image: Callable[[str], np.ndarray | None] | None = None
-    """The array of this name in test_log_likelihood.npz, read when it is asked for."""
+    """The array of this name in test_log_likelihood.npz, read when it is asked for; RecordError: it is damaged."""
     metrics: Callable[[], Sequence[Mapping[str, Any]]] | None = None
     """An entry an epoch, as metrics.jsonl has them, read when it is asked for; None: there are none."""
     directory: str | None = None

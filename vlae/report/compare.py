@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.errors import UserError
-from vlae.report.best import difference_of_images, scored_on, without_unknown
-from vlae.report.collect import Run
+from vlae.report.best import Tell, difference_of_images, scored_on, without_unknown
+from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import OWN, array_of, direction
 from vlae.report.keys import word
 from vlae.report.significance import Difference, difference
@@ -38,6 +38,8 @@ class Comparison:
     """Of those that are done; log-likelihoods and ELBOs first."""
     images: int | None
     """That differences are paired over."""
+    unread: tuple[LeftOut, ...]
+    """Of both, those whose figures of test images are damaged."""
 
 
 def compared(one: Run, other: Run) -> Comparison:
@@ -47,7 +49,8 @@ def compared(one: Run, other: Run) -> Comparison:
     _refuse_other_images(one, other)
     keys = dict.fromkeys((*one.settings, *other.settings))
     settings = [Beside(key, one.settings.get(key), other.settings.get(key)) for key in keys]
-    figures = [_beside(key, one, other) for key in _figures(one, other)]
+    unread: dict[LeftOut, None] = {}
+    figures = [_beside(key, one, other, unread.setdefault) for key in _figures(one, other)]
     paired = next((each.paired for each in figures if each.paired), None)
     return Comparison(
         one,
@@ -55,6 +58,7 @@ def compared(one: Run, other: Run) -> Comparison:
         tuple(each for each in settings if each.one != each.other and not _follows(each.key, one, other)),
         tuple(figures),
         paired.freedom + 1 if paired else None,
+        tuple(unread),
     )
 
 
@@ -107,9 +111,9 @@ def _superfluous(key: str, run: Run) -> bool:
     return "standard_error" in name or (name == "test/elbo_nats" and estimator == OWN)
 
 
-def _beside(key: str, one: Run, other: Run) -> Beside:
+def _beside(key: str, one: Run, other: Run, tell: Tell) -> Beside:
     ours, others = one.value(key), other.value(key)
-    images = difference_of_images(one, other, key)
+    images = difference_of_images(one, other, key, tell)
     if images is None or ours is None or others is None:
         return Beside(key, ours, others)
     known = without_unknown(images[None])

@@ -10,6 +10,7 @@ from rich.text import Text
 from vlae import record
 from vlae.errors import UserError
 from vlae.files import StrPath, write_atomically
+from vlae.report.captions import without_images
 from vlae.report.collect import LeftOut, Run, Runs
 from vlae.report.compare import ABSENT, Beside, Comparison, compared
 from vlae.report.directories import RunDirectories
@@ -101,6 +102,8 @@ def _said(comparison: Comparison) -> str:
         if comparison.images
         else "No figure of both is known image by image, so no difference could be tested"
     ]
+    if comparison.unread:
+        parts.append(without_images(comparison.unread))
     if any(_mark(each, run) for each in comparison.figures for run in done):
         parts.append(
             f"{MARK} is not to be relied on: the weights' k-hat is too large on too many test images"

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +105,19 @@ class PerImage:
         self.path = path
 
     def __call__(self, name: str) -> np.ndarray | None:
-        """None: there is no such array, or it cannot be read."""
+        """None: there is no such array. RecordError: the file is damaged."""
+        if (content := read_bytes(self.path)) is None:
+            return None
+        file = os.path.basename(self.path)
         try:
-            content = read_bytes(self.path)
-            if content is None:
-                return None
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return arrays.get(name)
-        except (RecordError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
-            return None  # TypeError: a single array without a name
+                found = arrays.get(name)
+        except Exception as error:  # what numpy, zip and zlib raise depends on where the damage is
+            raise RecordError(f"{file} cannot be read ({error})") from error
+        if found is not None and (found.ndim != 1 or found.dtype.kind not in "fiu"):
+            came = f"the shape {found.shape} and the type {found.dtype}"
+            raise RecordError(f"{file}: expected a number for each image, {name} has {came}")
+        return found
 
 
 class Reader:

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from vlae.report.cells import Cell, Values
+from vlae.report.collect import LeftOut
 from vlae.report.layout import Layout, Text, layout
 from vlae.report.table import Table
 
@@ -23,7 +24,8 @@ def to_json(table: Table) -> str:
 def from_json(text: str) -> Table:
     told = json.loads(text)
     told["cells"] = tuple(Cell(**_tuples(cell)) for cell in told["cells"])
-    return Table(**_tuples(told))
+    unread = tuple(LeftOut(*each) for each in told.pop("unread"))
+    return Table(**_tuples(told), unread=unread)
 
 
 def _tuples(told: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from vlae.problems import shown
 from vlae.report.best import judged
 from vlae.report.captions import caption, no_runs, notes
 from vlae.report.cells import Cell, Values, cell, with_figure
-from vlae.report.collect import Run, Runs
+from vlae.report.collect import LeftOut, Run, Runs
 from vlae.report.figures import COMMON, LOG_LIKELIHOOD, OWN
 from vlae.report.groups import placed
 from vlae.report.keys import key_of, near_or_some, position, short
@@ -34,6 +34,8 @@ class Table:
     """Seeds of the cell that has most of them: others say how many they have."""
     caption: str
     notes: tuple[str, ...]
+    unread: tuple[LeftOut, ...] = ()
+    """Runs that were compared without their figures of test images, which are damaged."""
 
 
 def table(
@@ -64,8 +66,13 @@ def table(
     if literature:
         found = [_beside(one, published(groups[one.row, one.column][0], metric)) for one in found]
     rows_found, columns_found = _ordered(one.row for one in found), _ordered(one.column for one in found)
+    unread: dict[LeftOut, None] = {}
     judgements = [
-        judged([(one, done[one.row, one.column]) for one in found if one.column == column], metric)
+        judged(
+            [(one, done[one.row, one.column]) for one in found if one.column == column],
+            metric,
+            unread.setdefault,
+        )
         for column in columns_found
     ]
     cells = sorted(
@@ -84,9 +91,13 @@ def table(
         max((one.runs for one in cells), default=0),
         caption(metric, cells, counted),
         (
-            *notes(metric, cells, groups, row_keys, column_keys, unplaced, chosen.left_out, literature),
+            *notes(
+                *(metric, cells, groups, row_keys, column_keys),
+                *(unplaced, chosen.left_out, tuple(unread), literature),
+            ),
             *filter(None, [chosen.note]),
         ),
+        tuple(unread),
     )
 
 

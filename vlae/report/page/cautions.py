@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from vlae.console import counted
+from vlae.report.captions import without_images
 from vlae.report.cells import amount
 from vlae.report.collect import Run, Runs
 from vlae.report.keys import some
@@ -23,6 +24,7 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *_diverged(done),
         *_selected_on_test(runs.runs),
         *(_missing_seeds(table) if table else ()),
+        *([f"{without_images(table.unread)}."] if table and table.unread else ()),
         *_mixed(done, "environment/code/hash", "of code", "their figures may differ for that reason alone"),
         *_changed(done),
         *_mixed(done, "environment/torch", "of PyTorch", "their last digits may differ for that reason"),

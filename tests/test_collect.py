@@ -18,7 +18,7 @@ from vlae.identity import run_id, settings
 from vlae.launching import queues, sweeps
 from vlae.launching.queues import Waiting
 from vlae.report import index
-from vlae.report.collect import NEVER, LeftOut, Run, collect
+from vlae.report.collect import DAMAGED, NEVER, LeftOut, Run, collect
 from vlae.report.directories import Reader, RunDirectories, settings_told
 from vlae.report.figures import figures
 
@@ -323,6 +323,11 @@ def test_what_cannot_be_counted_is_left_out_with_the_reason(tmp_path, damage, be
             assert len(found) == 2
         else:
             assert [because in left.because for left in left_out] == [True]
+            damaged = [(run.id, run.reason) for run in found if run.state == DAMAGED]
+            assert damaged == [
+                left for left in left_out if left.name.startswith("vae-")
+            ]  # by its name it is a run
+            assert len([run for run in found if run.readable]) == 1 + (left_out[0].name == "empty")
 
 
 def test_a_copy_of_a_run_does_not_count_twice(tmp_path):

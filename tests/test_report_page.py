@@ -223,7 +223,13 @@ def _without_images(runs_dir):
             [r"2 versions of code: 0123456789ab \(2 runs\), ba9876543210 \(1 run\)", "not committed"],
         ),
         (_without_images, [r"cannot be read: vlae-digits-\S+ \(test_log_likelihood.npz.*, vlae-digits"]),
-        (_damaged, [r"Left out of everything: vlae-digits.*holds no JSON"]),
+        (
+            _damaged,
+            [
+                r"Left out of all figures: vlae-digits.*holds no JSON",
+                r"VLAE has 0 of 2 \(1 damaged \(results.json",
+            ],
+        ),
     ],
 )
 def test_what_a_reader_must_know_is_said_and_nothing_else(tmp_path, make, expected):
@@ -232,6 +238,19 @@ def test_what_a_reader_must_know_is_said_and_nothing_else(tmp_path, make, expect
     assert len(found) == len(expected)
     for text, pattern in zip(found, expected, strict=True):
         assert re.search(pattern, text)
+
+
+def test_a_damaged_run_is_told_of_and_shows_nothing_that_may_be_wrong(tmp_path):
+    done(tmp_path, container(VAE))
+    place = done(tmp_path, container(VLAE))
+    metrics(place)
+    picture(place, "reconstructions")
+    (place / "results.json").write_text("{")
+    found = told(tmp_path)
+    assert ("1", "damaged") in found.facts
+    assert [(run.model, run.run.state) for run in found.details] == [("VAE", "done"), ("VLAE", "damaged")]
+    assert (found.curves.data["runs"], found.gallery.models) == ([], ())
+    assert "damaged: results.json holds no JSON" in written(tmp_path)
 
 
 def test_failures_of_one_cause_stand_together_with_a_traceback(tmp_path):

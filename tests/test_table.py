@@ -115,6 +115,55 @@ def test_runs_never_launched_are_in_the_cell_that_fits_what_is_known_of_them(tmp
     assert note in table_of(tmp_path, "s").notes
 
 
+def _of_two_sizes(tmp_path):
+    """A sweep of T = 1 and 2 with two seeds each; the directories by T and seed."""
+    told = {(t, s): container(VLAE, f"model.num_updates={t}", seed=s) for t in (1, 2) for s in (0, 1)}
+    sweeps.remember(
+        tmp_path, "s", {run_id(c): f"model.num_updates={t} seed={s}" for (t, s), c in told.items()}, []
+    )
+    return {key: done(tmp_path, cfg) for key, cfg in told.items()}
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "results.json", "status.json"])
+@pytest.mark.parametrize("name", ["s", None])
+def test_a_damaged_run_is_a_missing_one_of_the_cell_that_it_is_known_to_belong_to(tmp_path, file, name):
+    paths = _of_two_sizes(tmp_path)
+    (paths[2, 1] / file).write_text("[")
+    found = table_of(tmp_path, name)
+    placed = name == "s" or file != "config.yaml"  # else nothing tells its T
+    assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {
+        ("vlae", 1): (2, 2),
+        ("vlae", 2): (1, 2 if placed else 1),
+    }
+    (named,) = [note for note in found.notes if note.startswith("Left out: ")]
+    assert re.match(rf"Left out: {paths[2, 1].name} \({file}", named)
+    if placed:
+        missing = cells(found)["vlae", 2].missing
+        assert missing.startswith(f"1 damaged ({file}")
+        assert from_json(to_json(found)) == found
+        assert missing in {cell.missing for cell in from_csv(to_csv(found), 2)}
+        assert missing in dict(layout(found).notes).values()
+        assert "3 of 4 runs, seeds 0, 1" in found.caption
+    else:
+        assert "1 run damaged could belong to several cells, or to none of these" in found.notes
+
+
+def test_a_damaged_run_is_not_counted_where_its_seed_is_already(tmp_path):
+    """It has other settings, whatever is known of them: those of a cell and a seed are those of one run."""
+    done(tmp_path, container(VAE))
+    other = done(tmp_path, container(VAE, "optimizer.lr=1e-4"))
+    (other / "config.yaml").write_text("[")
+    found = table_of(tmp_path)
+    assert [(cell.n, cell.runs) for cell in found.cells] == [(1, 1)]
+    assert "1 run damaged could belong" in " ".join(found.notes)
+
+
+def test_damaged_runs_alone_are_a_table_of_holes(tmp_path):
+    (done(tmp_path, container(VAE)) / "results.json").write_text("{")
+    (cell,) = table_of(tmp_path).cells
+    assert (cell.n, cell.runs, cell.missing[:9]) == (0, 1, "1 damaged")
+
+
 def test_runs_never_launched_are_in_no_cell_of_other_settings(tmp_path):
     done(tmp_path, container(VAE, "optimizer.lr=1e-3"))
     told = {run_id(container(VAE, f"optimizer.lr={lr}", seed=1)): lr for lr in ("1e-3", "1e-4")}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from vlae.console import counted
 from vlae.report.cells import Cell
-from vlae.report.collect import NEVER, LeftOut, Run
+from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import COMMON, OWN, array_of, direction
 from vlae.report.groups import Groups, differing
 from vlae.report.keys import position, some, word
@@ -27,7 +27,11 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     """``runs``: those whose figures are in the table."""
     if not runs:
         return f"{described(metric)}. No run has it yet."
-    of = ", ".join(filter(None, [counted(len(runs), "run"), _seeds(runs), _samples(runs, metric)]))
+    expected = sum(cell.runs for cell in cells)
+    number = (
+        counted(len(runs), "run") if len(runs) == expected else f"{len(runs)} of {counted(expected, 'run')}"
+    )
+    of = ", ".join(filter(None, [number, _seeds(runs), _samples(runs, metric)]))
     return ". ".join([described(metric), _spread(cells), of, *_bold(cells), _code(runs)]) + "."
 
 
@@ -135,8 +139,9 @@ def notes(
     if with_published:
         found += _published(groups, metric)
     if unplaced:
+        states = " or ".join(sorted({run.state for run in unplaced}))
         found.append(
-            f"{counted(len(unplaced), 'run')} never launched could belong to several cells, or to none of these"
+            f"{counted(len(unplaced), 'run')} {states} could belong to several cells, or to none of these"
         )
     if unread:
         found.append(without_images(unread))
@@ -166,7 +171,7 @@ def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]
     values: dict[str, dict[str, None]] = {}
     for column in dict.fromkeys(column for _, column in groups):
         of_column = [group[0] for (_, own), group in groups.items() if own == column]
-        firsts = [run for run in of_column if run.state != NEVER]
+        firsts = [run for run in of_column if run.readable]
         if not firsts:
             continue
         for key in differing(firsts):

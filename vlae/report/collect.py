@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 NEVER = "never launched"
 """The state of a run of a sweep that has no directory; other states are those of `vlae.launching.states`."""
+DAMAGED = "damaged"
+"""The state of a run whose record cannot be read; the reason says what of it, and why."""
 UPDATES = ("model.num_updates", "model.num_steps", "model.num_flows")
 """What ``T`` is: each model has one of them, or none."""
 OF_A_RUN = ("id", "label", "state", "reason")
@@ -23,7 +25,7 @@ class Run(NamedTuple):
     label: str
     """What distinguishes it in its sweep."""
     settings: Mapping[str, Any]
-    """The scientific configuration, as `vlae.identity.settings` has it; of a run that was never launched, a part."""
+    """The scientific configuration, as `vlae.identity.settings` has it; perhaps a part where it is not `readable`."""
     state: str
     reason: str = ""
     """Of a run that is not done."""
@@ -35,6 +37,11 @@ class Run(NamedTuple):
     """An entry an epoch, as metrics.jsonl has them, read when it is asked for; None: there are none."""
     directory: str | None = None
     """Where its trained model is; None: not on this machine."""
+
+    @property
+    def readable(self) -> bool:
+        """Another one has no record, or a damaged one: it counts in the cell that fits what is known of it, no more."""
+        return self.state not in (NEVER, DAMAGED)
 
     def value(self, key: str) -> Any:
         """Of a setting, of ``T``, of a figure, or of OF_A_RUN; None where the run has none."""
@@ -102,7 +109,10 @@ class Runs:
 
 
 def collect(source: Source) -> Runs:
-    """The runs of a source. Of those of one id the first counts, and the others are left out."""
+    """The runs of a source. Of those of one id the first counts, and the others are left out.
+
+    A damaged one is left out, too, and counts as missing.
+    """
     found: dict[str, Run] = {}
     left_out: list[LeftOut] = []
     for entry in source:
@@ -112,6 +122,8 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "it is there more than once"))
         else:
             found[entry.id] = entry
+            if entry.state == DAMAGED:
+                left_out.append(LeftOut(entry.id, entry.reason))
     return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
 
 

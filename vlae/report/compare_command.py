@@ -11,7 +11,7 @@ from vlae import record
 from vlae.errors import UserError
 from vlae.files import StrPath, write_atomically
 from vlae.report.captions import without_images
-from vlae.report.collect import LeftOut, Run, Runs
+from vlae.report.collect import DAMAGED, LeftOut, Run, Runs
 from vlae.report.compare import ABSENT, Beside, Comparison, compared
 from vlae.report.directories import RunDirectories
 from vlae.report.figures import reliability_of
@@ -43,10 +43,12 @@ def run_of(runs_dir: StrPath, name: str) -> Run:
     """The run that a directory, an id or a beginning means. UserError: there is none, or its record is damaged."""
     place = record.find(runs_dir, name).path
     for entry in RunDirectories(place.parent, place.name):
-        if isinstance(entry, Run) and entry.id == place.name:
-            return entry
         if isinstance(entry, LeftOut) and entry.name == place.name:
             raise UserError(f"{place} cannot be compared: {entry.because}")
+        if isinstance(entry, Run) and entry.id == place.name:
+            if entry.state == DAMAGED:
+                raise UserError(f"{place} cannot be compared: {entry.reason}")
+            return entry
     raise UserError(f"{place} cannot be compared: it is no run directory any more")
 
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vlae.launching.states import UNREADABLE, Observer
 from vlae.launching.status import chosen
 from vlae.problems import Problem
 from vlae.record import RunDirectory
-from vlae.report.collect import NEVER, LeftOut, Run
+from vlae.report.collect import DAMAGED, NEVER, LeftOut, Run
 from vlae.report.figures import figures
 from vlae.report.index import Entry, Index, stamp_of
 
@@ -51,7 +51,9 @@ class RunDirectories:
                 try:
                     entry = reader.entry(place)
                 except RecordError as error:
-                    yield LeftOut(name, str(error).replace(f"{place}/", ""))
+                    yield _damaged(
+                        name, label, reader.settings_of(place), str(error).replace(f"{place}/", "")
+                    )
                     continue
                 if settled:
                     index.put(name, stamp, entry)
@@ -63,14 +65,14 @@ class RunDirectories:
 
 def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) -> Run | LeftOut:
     if name != entry.run_id:
-        return LeftOut(name, f"it is a copy of {entry.run_id}, or was renamed")
+        return _damaged(name, label, None, f"it is a copy of {entry.run_id}, or was renamed")
     metrics = Metrics(place)
     if entry.figures is not None:
         images = PerImage(f"{place}/test_log_likelihood.npz")
         return Run(entry.run_id, label, entry.settings, "done", "", entry.figures, images, metrics, place)
     state = observer.state(Path(place))
     if state.reason == UNREADABLE:
-        return LeftOut(name, state.message)
+        return _damaged(name, label, entry.settings, state.message.replace(f"{place}/", ""))
     if state.state == "done":  # since its files were looked at
         return LeftOut(name, "it has ended in this moment")
     return Run(
@@ -82,6 +84,13 @@ def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) ->
         metrics=metrics,
         directory=place,
     )
+
+
+def _damaged(name: str, label: str, known: Mapping[str, Any] | None, because: str) -> Run | LeftOut:
+    """A run of which its settings are ``known``, or what its name tells; of a directory that is no run, nothing."""
+    if known is None and not label and not _ID.fullmatch(name):
+        return LeftOut(name, because)
+    return Run(name, label, known or settings_told(name, label), DAMAGED, because)
 
 
 @dataclass
@@ -128,13 +137,7 @@ class Reader:
 
     def entry(self, place: str) -> Entry:
         """What the files of a run say. RecordError: which of them cannot be, and why."""
-        content = read_bytes(f"{place}/config.yaml")
-        if content is None:
-            raise RecordError("it is no run: it has no config.yaml")
-        try:
-            run_id, found = self._config(content.decode())
-        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
+        run_id, found = self._identity(place)
         recorded = (read_json(f"{place}/status.json") or {}).get("run_id", os.path.basename(place))
         if recorded != run_id:
             raise RecordError(
@@ -149,6 +152,24 @@ class Reader:
             return Entry(run_id, found, figures(results))
         except ValueError as error:
             raise RecordError(f"results.json: {error}") from error
+
+    def settings_of(self, place: str) -> dict[str, Any] | None:
+        """What is certain of a run whose other files are damaged. None: its config is not the one of its name."""
+        try:
+            run_id, found = self._identity(place)
+        except RecordError:
+            return None
+        return found if run_id == os.path.basename(place) else None
+
+    def _identity(self, place: str) -> tuple[str, dict[str, Any]]:
+        """As `_config` has it. RecordError: it cannot be read."""
+        content = read_bytes(f"{place}/config.yaml")
+        if content is None:
+            raise RecordError("it is no run: it has no config.yaml")
+        try:
+            return self._config(content.decode())
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
 
     def _config(self, text: str) -> tuple[str, dict[str, Any]]:
         """The id that a frozen config has, and its settings."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vlae.errors import UserError
-from vlae.report.collect import NEVER, Run, Runs
+from vlae.report.collect import Run, Runs
 from vlae.report.keys import position, short, some, word
 
 Values = tuple[Any, ...]
@@ -18,21 +18,21 @@ class Placed(NamedTuple):
 
     groups: Groups
     unplaced: list[Run]
-    """Never launched, and what is known of them fits several cells, or one cell whose runs have other settings."""
+    """Not readable, and what is known of them fits several cells, or one cell of which they cannot be a seed."""
 
 
 def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Placed:
     """Every run in its cell. UserError: two settings would share one."""
-    groups = _launched(runs, row_keys, column_keys)
+    groups = _readable(runs, row_keys, column_keys)
     _refuse_mixed(groups, row_keys)
-    unplaced, launched = [], list(groups)
+    unplaced, readable = [], list(groups)
     for run in runs.runs:
-        if run.state != NEVER:
+        if run.readable:
             continue
         own = _place(run, row_keys, column_keys)
-        fitting = [place for place in launched if _fits(own, place)]
+        fitting = [place for place in readable if _fits(own, place)]
         agreeing = [place for place in fitting if _agrees(run, groups[place][0])]
-        if len(agreeing) == 1:
+        if len(agreeing) == 1 and _is_another_seed(run, groups[agreeing[0]]):
             groups[agreeing[0]].append(run)
         elif fitting:
             unplaced.append(run)
@@ -43,13 +43,13 @@ def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> P
 
 def telling_apart(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[str]:
     """Keys of rows which, added to these, let no runs share a cell that differ in more than their seed."""
-    return _telling_apart(_launched(runs, row_keys, column_keys).values())
+    return _telling_apart(_readable(runs, row_keys, column_keys).values())
 
 
-def _launched(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
+def _readable(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
     groups: Groups = {}
     for run in runs.runs:
-        if run.state != NEVER:
+        if run.readable:
             groups.setdefault(_place(run, row_keys, column_keys), []).append(run)
     return groups
 
@@ -59,14 +59,20 @@ def _place(run: Run, row_keys: Sequence[str], column_keys: Sequence[str]) -> tup
 
 
 def _fits(told: tuple[Values, Values], place: tuple[Values, Values]) -> bool:
-    """What is told of a run that was never launched is a part of its settings: what is not told may be anything."""
+    """What is told of a run that cannot be read is a part of its settings: what is not told may be anything."""
     return all(t is None or t == p for t, p in zip(told[0] + told[1], place[0] + place[1], strict=True))
 
 
-def _agrees(told: Run, launched: Run) -> bool:
-    """As far as both tell: such a run is one more seed of what was launched."""
-    both = told.settings.keys() & launched.settings.keys() - {"seed"}
-    return all(told.settings[key] is None or told.settings[key] == launched.settings[key] for key in both)
+def _agrees(told: Run, readable: Run) -> bool:
+    """As far as both tell: then it is one more seed of what is there."""
+    both = told.settings.keys() & readable.settings.keys() - {"seed"}
+    return all(told.settings[key] is None or told.settings[key] == readable.settings[key] for key in both)
+
+
+def _is_another_seed(told: Run, group: Sequence[Run]) -> bool:
+    """One of the same settings and seed would have the same id."""
+    seed = told.value("seed")
+    return seed is None or all(run.value("seed") != seed for run in group)
 
 
 def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:

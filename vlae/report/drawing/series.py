@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlae.report.collect import NEVER, Run, Runs
+from vlae.report.collect import Run, Runs
 from vlae.report.drawing.style import Style, filling, style_of
 from vlae.report.groups import placed
 from vlae.report.keys import position
@@ -41,7 +41,7 @@ class Panel:
 
 def panels(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[Panel]:
     """Series by ``row_keys``, panels by ``column_keys``. UserError: a series would have more than one setting."""
-    groups, _ = placed(runs.only(lambda run: run.state != NEVER), row_keys, column_keys)
+    groups, _ = placed(runs.only(lambda run: run.readable), row_keys, column_keys)
     variants: dict[str, list[object]] = {}
     places = sorted(groups, key=lambda place: [[position(value) for value in part] for part in place])
     for row, column in places:

@@ -35,7 +35,7 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
 def _damaged(runs: Runs) -> Iterator[str]:
     if runs.left_out:
         told = [f"{left.name} ({left.because})" for left in runs.left_out]
-        yield f"Left out of everything: {_some(told)}."
+        yield f"Left out of all figures: {_some(told)}."
 
 
 def _unreliable(done: Sequence[Run]) -> Iterator[str]:

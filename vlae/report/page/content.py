@@ -9,7 +9,7 @@ from vlae.console import duration
 from vlae.errors import UserError
 from vlae.launching.states import recorded_state
 from vlae.report.cells import amount
-from vlae.report.collect import NEVER, LeftOut, Runs
+from vlae.report.collect import DAMAGED, NEVER, LeftOut, Runs
 from vlae.report.layout import Layout, layout
 from vlae.report.page.cautions import cautions
 from vlae.report.page.curves import Curves, curves
@@ -22,7 +22,7 @@ from vlae.report.page.pictures import Gallery, gallery
 from vlae.report.page.verdict import Verdict, verdicts
 from vlae.report.table import Table, row_keys_of, table
 
-STATES = ("done", "running", "queued", "interrupted", "failed", "new", NEVER)
+STATES = ("done", "running", "queued", "interrupted", "failed", DAMAGED, "new", NEVER)
 CURVES_SHOWN = 8
 """Models whose curves are drawn at first: the best ones, where there are more."""
 

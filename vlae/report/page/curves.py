@@ -45,7 +45,7 @@ class Curves:
 
 def curves(runs_dir: Path, models: Sequence[Model]) -> Curves:
     """Of all runs that have begun; damaged ones are named."""
-    started = [(number, run) for number, model in enumerate(models) for run in model.launched]
+    started = [(number, run) for number, model in enumerate(models) for run in model.readable]
     chosen, left_out = started[:MOST_RUNS], []
     lines: dict[str, int] = {}
     for _, run in chosen:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vlae.console import duration
-from vlae.report.collect import NEVER, Run, Runs
+from vlae.report.collect import Run, Runs
 from vlae.report.figures import LOG_LIKELIHOOD
 from vlae.report.groups import differing
 from vlae.report.keys import word
@@ -33,17 +33,17 @@ class Detail:
 
 def common_settings(runs: Runs) -> list[tuple[str, str]]:
     """Those that all runs have alike, the seed never among them."""
-    launched = _launched(runs)
-    if not launched:
+    readable = _readable(runs)
+    if not readable:
         return []
-    varied = {*differing(launched), "seed"}
-    return [(key, word(value)) for key, value in launched[0].settings.items() if key not in varied]
+    varied = {*differing(readable), "seed"}
+    return [(key, word(value)) for key, value in readable[0].settings.items() if key not in varied]
 
 
 def details(runs: Runs, models: Sequence[Model]) -> list[Detail]:
     """In the order of the models, by seed; runs that fit no model come last."""
-    launched = _launched(runs)
-    varied = {"seed": None, **dict.fromkeys(differing(launched))} if launched else {"seed": None}
+    readable = _readable(runs)
+    varied = {"seed": None, **dict.fromkeys(differing(readable))} if readable else {"seed": None}
     names = {run.id: model.name for model in models for run in model.runs}
     ordered = [run for model in models for run in model.runs]
     ordered += [run for run in runs.runs if run.id not in names]
@@ -59,8 +59,8 @@ def details(runs: Runs, models: Sequence[Model]) -> list[Detail]:
     ]
 
 
-def _launched(runs: Runs) -> list[Run]:
-    return [run for run in runs.runs if run.state != NEVER]
+def _readable(runs: Runs) -> list[Run]:
+    return [run for run in runs.runs if run.readable]
 
 
 def estimators(runs: Sequence[Run]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlae.report.cells import Values
-from vlae.report.collect import NEVER, Run, Runs
+from vlae.report.collect import Run, Runs
 from vlae.report.groups import placed, telling_apart
 from vlae.report.keys import position
 from vlae.report.layout import named
@@ -22,8 +22,8 @@ class Model:
     """By seed."""
 
     @property
-    def launched(self) -> list[Run]:
-        return [run for run in self.runs if run.state != NEVER]
+    def readable(self) -> list[Run]:
+        return [run for run in self.runs if run.readable]
 
 
 def row_keys(runs: Runs) -> list[str]:

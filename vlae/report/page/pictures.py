@@ -63,7 +63,7 @@ def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
     shown: list[Shown] = []
     used, more = 0, 0
     for model in models:
-        run = next((run for run in model.launched if (runs_dir / run.id / "images").is_dir()), None)
+        run = next((run for run in model.readable if (runs_dir / run.id / "images").is_dir()), None)
         if run is None:
             continue
         own = tuple(_pictures(runs_dir / run.id, KINDS))

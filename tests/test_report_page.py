@@ -25,6 +25,7 @@ from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
 from vlae.report.drawing.frame import frame
 from vlae.report.drawing.style import on_screen, style_of
+from vlae.report.page import content as shown_content
 from vlae.report.page import curves as drawn_curves
 from vlae.report.page import drawn, pictures
 from vlae.report.page.assets import LICENCES, SCRIPTS, licences
@@ -329,6 +330,35 @@ def test_what_is_no_number_is_a_hole(tmp_path):
     written(tmp_path)
 
 
+def _of_two_outputs(runs_dir):
+    """Four models: probabilities of binary images, and densities, which are higher whatever the model."""
+    for model, binary, real in ((VAE, -100.0, 5.0), (VLAE, -90.0, 1.0)):
+        for output, level, epochs in (("bernoulli", binary, 5), ("gaussian", real, 30)):
+            place = done(runs_dir, container(model, f"output_dist={output}"), level=level)
+            metrics(place, epochs)
+            picture(place, "reconstructions")
+
+
+def test_models_are_ranked_and_drawn_beside_those_of_the_same_data_and_output(tmp_path, monkeypatch):
+    _of_two_outputs(tmp_path)
+    monkeypatch.setattr(shown_content, "CURVES_SHOWN", 1)
+    found = told(tmp_path)
+    names = [model.name for model in found.models]
+    best = ["VLAE (digits, Bernoulli)", "VAE (digits, Gaussian)"]
+    assert [names[at] for at in found.curves_shown] == best
+    assert [shown.title for shown in found.gallery.models] == [
+        *(best[0], "VAE (digits, Bernoulli)"),
+        *(best[1], "VLAE (digits, Gaussian)"),
+    ]
+    monkeypatch.setattr(pictures, "MOST", 2)
+    assert [shown.title for shown in told(tmp_path).gallery.models] == best
+    drawn = json.loads(re.search(r'id="curves-data"[^>]*>(.*?)</script>', written(tmp_path), re.DOTALL)[1])
+    assert [drawn["columns"][at] for at in drawn["column"]] == [
+        re.search(r"\((.*)\)", name)[1] for name in names
+    ]
+    assert drawn["variants"] == [0] * 4
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
@@ -534,6 +564,42 @@ def test_curves_can_be_hovered_zoomed_and_chosen(opened):
     assert "Nothing is chosen" in opened.evaluate("document.getElementById('chart-told').textContent")
     mean = "const s = document.getElementById('chart-seeds'); s.value = 'mean'; s.dispatchEvent(new Event('change'))"
     settled(opened, f"document.querySelector('[data-models=all]').click(); {mean}")
+
+
+@pytest.mark.slow
+def test_curves_are_those_of_one_data_set_and_output_at_a_time(browser, tmp_path):
+    _of_two_outputs(tmp_path)
+    file = tmp_path / "report.html"
+    file.write_text(written(tmp_path))
+    browser.view(390, 844)
+    browser.open(file)
+    seen = """({
+        chips: [...document.querySelectorAll(".chips label:not([hidden])")].map(each => each.textContent),
+        last: Number(document.getElementById("chart-to").value),
+        told: document.getElementById("chart-told").textContent,
+    })"""
+    choose = "const data = document.getElementById('chart-data'); data.selectedIndex = {}; "
+    choose += "data.dispatchEvent(new Event('change'))"
+    names = browser.evaluate("[...document.getElementById('chart-data').options].map(each => each.text)")
+    assert names == ["digits, Bernoulli", "digits, Gaussian"]
+    first = browser.evaluate(seen)
+    assert (first["chips"], first["last"]) == (
+        [f"{model} (digits, Bernoulli)" for model in ("VAE", "VLAE")],
+        5,
+    )
+    settled(browser, "document.querySelector('[data-models=none]').click()")
+    assert "Nothing is chosen" in browser.evaluate(seen)["told"]
+    settled(browser, choose.format(1))
+    second = browser.evaluate(seen)
+    assert (second["chips"], second["last"]) == (
+        [f"{model} (digits, Gaussian)" for model in ("VAE", "VLAE")],
+        30,
+    )
+    assert "Nothing is chosen" not in second["told"]  # only models in sight were put away
+    settled(browser, choose.format(0))
+    assert "Nothing is chosen" in browser.evaluate(seen)["told"]
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    assert browser.problems() == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from vlae.console import duration
@@ -24,7 +25,7 @@ from vlae.report.table import Table, row_keys_of, table
 
 STATES = ("done", "running", "queued", "interrupted", "failed", DAMAGED, "new", NEVER)
 CURVES_SHOWN = 8
-"""Models whose curves are drawn at first: the best ones, where there are more."""
+"""Models of each data set and output whose curves are drawn at first: the best ones, where there are more."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def content(runs_dir: Path, runs: Runs) -> Content:
     keys = row_keys(runs)
     found = models(runs, keys)
     told, reason = _table(runs, keys)
-    best_first = _best_first(found, told)
+    ranked = _ranked(found, told)
+    best_first = [model for of_a_rank in zip_longest(*ranked) for model in of_a_rank if model is not None]
     own_rows = None if keys == row_keys_of(runs) else keys
     drawings, not_drawn = drawn(runs, len(found), own_rows)
     failed, more_failed = failures(runs_dir, runs.runs)
@@ -77,7 +79,7 @@ def content(runs_dir: Path, runs: Runs) -> Content:
         figures_left_out=tuple(not_drawn),
         models=tuple(found),
         curves=curves(runs_dir, found),
-        curves_shown=tuple(sorted(found.index(model) for model in best_first[:CURVES_SHOWN])),
+        curves_shown=tuple(sorted(found.index(model) for best in ranked for model in best[:CURVES_SHOWN])),
         gallery=gallery(runs_dir, best_first),
         details=tuple(every_run[:MOST]),
         undetailed=max(0, len(every_run) - MOST),
@@ -96,14 +98,16 @@ def _table(runs: Runs, keys: Sequence[str]) -> tuple[Table | None, str]:
         return None, str(error)
 
 
-def _best_first(found: Sequence[Model], told: Table | None) -> list[Model]:
+def _ranked(found: Sequence[Model], told: Table | None) -> list[list[Model]]:
+    """Those of each column, the best first: figures of other data, or of another output, are not compared with them."""
     means = {(cell.row, cell.column): cell.mean for cell in told.cells} if told else {}
 
     def place(model: Model) -> tuple[bool, float]:
         mean = means.get((model.row, model.column))
         return mean is None, -(mean or 0.0)
 
-    return sorted(found, key=place)
+    columns = dict.fromkeys(model.column for model in found)
+    return [sorted((model for model in found if model.column == column), key=place) for column in columns]
 
 
 def _facts(runs_dir: Path, runs: Runs, found: Sequence[Model]) -> list[tuple[str, str]]:

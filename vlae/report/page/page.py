@@ -5,14 +5,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vlae.report.cells import amount
+from vlae.report.cells import Values, amount
 from vlae.report.collect import Run
 from vlae.report.drawing.style import on_screen, style_of
 from vlae.report.figures import LOG_LIKELIHOOD
 from vlae.report.html import table_of
+from vlae.report.layout import named
 from vlae.report.page.assets import FILES, licences, policy, scripts, styles
 from vlae.report.page.content import Content
 from vlae.report.page.models import Model
+from vlae.report.table import COLUMNS
 
 
 def page(told: Content) -> str:
@@ -30,6 +32,7 @@ def page(told: Content) -> str:
     drawn = {
         **told.curves.data,
         "models": [model.name for model in told.models],
+        **_columns(told.models),
         **_looks(told.models),
         "shown": told.curves_shown,
     }
@@ -45,12 +48,26 @@ def page(told: Content) -> str:
     )
 
 
+def _columns(found: Sequence[Model]) -> dict[str, list[Any]]:
+    """The data sets with their outputs, one of which is drawn at a time, and the number of each model's."""
+    columns = list(dict.fromkeys(model.column for model in found))
+    return {
+        "columns": [named(COLUMNS, column) for column in columns],
+        "column": [columns.index(model.column) for model in found],
+    }
+
+
 def _looks(found: Sequence[Model]) -> dict[str, list[Any]]:
     """Of their curves: the colour of a model is that of the figures, and its settings are numbered."""
     names = [str(model.runs[0].settings.get("model.name")) for model in found]
+    rows: dict[str, list[Values]] = {}
+    for name, model in zip(names, found, strict=True):
+        of_model = rows.setdefault(name, [])
+        if model.row not in of_model:
+            of_model.append(model.row)
     return {
         "colours": [on_screen(style_of(name).color) for name in names],
-        "variants": [names[:i].count(name) for i, name in enumerate(names)],
+        "variants": [rows[name].index(model.row) for name, model in zip(names, found, strict=True)],
     }
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from vlae.files import RecordError, read_bytes
+from vlae.report.cells import Values
 from vlae.report.collect import Run
 from vlae.report.page.models import Model
 
@@ -58,9 +59,13 @@ class Gallery:
 
 
 def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
-    """One seed of each model, in the order given; damaged pictures are not shown."""
+    """One seed of each model, the first ones of the order given where there are too many, those of one column together.
+
+    Damaged pictures are not shown.
+    """
     data: dict[str, Picture] = {}
-    shown: list[Shown] = []
+    shown: dict[Values, list[Shown]] = {model.column: [] for model in models}
+    number = 0
     used, more = 0, 0
     for model in models:
         run = next((run for run in model.readable if (runs_dir / run.id / "images").is_dir()), None)
@@ -71,13 +76,13 @@ def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
             each for each in _pictures(runs_dir / run.id, {DATA: "test images"}) if each.uri not in data
         ]
         size = sum(len(picture.uri) for picture in (*own, *of_data))
-        if used + size > ALL or len(shown) == MOST:
+        if used + size > ALL or number == MOST:
             more += 1
         elif own:
-            used += size
+            used, number = used + size, number + 1
             data |= {each.uri: each for each in of_data}
-            shown.append(Shown(model.name, run, own))
-    return Gallery(tuple(data.values()), tuple(shown), more)
+            shown[model.column].append(Shown(model.name, run, own))
+    return Gallery(tuple(data.values()), tuple(each for column in shown.values() for each in column), more)
 
 
 def _pictures(run: Path, kinds: dict[str, str]) -> Iterator[Picture]:

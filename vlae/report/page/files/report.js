@@ -50,10 +50,25 @@
   const colour = (model) => told.colours[model];
   const dash = (model) => DASHES[told.variants[model] % DASHES.length];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const epochs = told.epochs, whole = [epochs[0], epochs[epochs.length - 1]];
+  const epochs = told.epochs;
   const shown = new Set(told.shown.length ? told.shown : told.models.map((_, i) => i));
-  const [figure, seeds, from, to, outliers] = ["figure", "seeds", "from", "to", "outliers"].map((id) => byId(`chart-${id}`));
-  let range = [...whole], chart = null, lines = [];
+  const [data, figure, seeds, from, to, outliers] = ["data", "figure", "seeds", "from", "to", "outliers"].map((id) => byId(`chart-${id}`));
+
+  // figures of other data, or of another output, are not compared: one of them is drawn at a time
+  const inSight = (model) => told.column[model] === Number(data.value);
+  told.columns.forEach((name, at) => {
+    if (told.runs.some((run) => told.column[run.model] === at)) data.add(new Option(name, at));
+  });
+  const several = data.options.length > 1;
+  data.closest("label").hidden = !several;
+
+  /** All epochs of what is in sight. */
+  function wholeRange() {
+    let last = 1;
+    for (const run of told.runs) if (inSight(run.model)) for (const values of run.values) last = Math.max(last, values.length);
+    return [epochs[0], epochs[last - 1]];
+  }
+  let whole = wholeRange(), range = [...whole], chart = null, lines = [];
 
   for (const name of told.figures) figure.add(new Option(name, name));
 
@@ -63,7 +78,7 @@
   function linesOf() {
     const at = told.figures.indexOf(figure.value);
     const each = told.runs
-      .filter((run) => shown.has(run.model) && run.values[at].length)
+      .filter((run) => inSight(run.model) && shown.has(run.model) && run.values[at].length)
       .map((run) => ({ model: run.model, label: run.label, values: padded(run.values[at]) }));
     if (seeds.value === "each") return each;
     const byModel = new Map();
@@ -131,7 +146,7 @@
         cursor: { drag: { x: true, y: false, setScale: false }, focus: { prox: 30 }, points: { size: 6 }, bind: { dblclick: () => () => (zoom(...whole), null) } },
         axes: [
           { ...axis, label: "epoch", labelSize: 22, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
-          { ...axis, size: 62, label: figure.value, labelSize: 20 },
+          { ...axis, size: 62, label: several ? `${figure.value}, ${data.selectedOptions[0].text}` : figure.value, labelSize: 20 },
         ],
         series: [
           {},
@@ -179,11 +194,13 @@
       draw();
     });
   const filter = byId("chart-filter"); // where there are many
-  if (filter)
-    filter.addEventListener("input", () => {
-      const wanted = words(filter.value);
-      for (const each of boxes) each.label.hidden = !wanted.every((word) => each.name.includes(word));
-    });
+  function sift() {
+    const wanted = filter ? words(filter.value) : [];
+    boxes.forEach((each, model) => { each.label.hidden = !inSight(model) || !wanted.every((word) => each.name.includes(word)); });
+  }
+  if (filter) filter.addEventListener("input", sift);
+  data.addEventListener("change", () => { whole = wholeRange(); sift(); zoom(...whole); });
+  sift();
   for (const control of [figure, seeds, outliers]) control.addEventListener("change", draw);
   for (const end of [from, to]) end.addEventListener("change", () => zoom(Number(from.value), Number(to.value)));
   byId("chart-whole").addEventListener("click", () => zoom(...whole));

@@ -679,6 +679,18 @@ def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
     assert re.search(r"VAE\b.*\n.*\n.* -?\d\.\d{3} ", out)
 
 
+def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
+    done(tmp_path, container(VAE))
+    done(tmp_path, container(VLAE))
+    assert vlae("--format", "csv")[2] == ""
+    path = done(tmp_path, container(HF))
+    (path / "results.json").write_text("{")
+    for words in ([], ["--out", tmp_path / "x.csv"]):
+        (line,) = vlae("--format", "csv", *words)[2].splitlines()
+        assert line.startswith(f"vlae: Left out: {path.name} (results.json holds no JSON object")
+    assert vlae("--format", "json")[2] == ""  # it is in its notes
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

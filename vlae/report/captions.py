@@ -143,11 +143,13 @@ def notes(
         found.append(
             f"{counted(len(unplaced), 'run')} {states} could belong to several cells, or to none of these"
         )
-    if unread:
-        found.append(without_images(unread))
-    if left_out:
-        found.append(f"Left out: {named_left_out(left_out)}")
-    return tuple(found)
+    return (*found, *of_damage(left_out, unread))
+
+
+def of_damage(left_out: Sequence[LeftOut], unread: Sequence[LeftOut]) -> list[str]:
+    """What a table is without, and why."""
+    found = [without_images(unread)] if unread else []
+    return [*found, f"Left out: {named_left_out(left_out)}"] if left_out else found
 
 
 def without_images(unread: Sequence[LeftOut]) -> str:

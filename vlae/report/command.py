@@ -1,6 +1,7 @@
 """``vlae table``: from run directories, or Weights & Biases, to a file or the terminal."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from vlae.errors import UserError
 from vlae.files import StrPath, write_atomically
+from vlae.report.captions import of_damage
 from vlae.report.collect import Source, collect
 from vlae.report.directories import RunDirectories
 from vlae.report.formats import FORMATS
@@ -49,7 +51,11 @@ def print_table(
     UserError: as there, or no such format, or a file that cannot be written.
     """
     format = _format(format, out)
-    found = table(collect(source_of(runs_dir, name, source, group, per_image)), **asked)
+    runs = collect(source_of(runs_dir, name, source, group, per_image))
+    found = table(runs, **asked)
+    if format == "csv":  # which has no notes
+        for text in of_damage(runs.left_out, found.unread):
+            print(f"vlae: {text}", file=sys.stderr)
     if format == TERMINAL:
         console = Console(highlight=False, file=io.StringIO() if out else None)
         console.print(in_terminal(layout(found, decimals, transpose), found.title))

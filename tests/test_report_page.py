@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -25,6 +28,7 @@ from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
 from vlae.report.drawing.frame import frame
 from vlae.report.drawing.style import on_screen, style_of
+from vlae.report.formats import FORMATS
 from vlae.report.page import content as shown_content
 from vlae.report.page import curves as drawn_curves
 from vlae.report.page import drawn, pictures
@@ -135,6 +139,56 @@ def test_names_and_messages_are_text(sweep):
 
 def test_the_same_runs_give_the_same_bytes(sweep):
     assert written(sweep, "<b>sweep") == written(sweep, "<b>sweep")
+
+
+TWICE = """
+import sys
+from vlae import cli
+for words in {commands!r}:
+    sys.argv = ["vlae", *words, "--runs-dir", {runs_dir!r}]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code, (words, end.code)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_runs_give_the_same_bytes_in_another_process(sweep):
+    """Tables in all formats and the page, whatever the order of its sets: all that can be said of runs is said."""
+    _of_two_outputs(sweep)
+    _of_other_code(sweep)
+    for number in (2, 3):
+        words = (
+            "model.num_updates",
+            "trainer.epochs",
+            "trainer.patience",
+            "trainer.batch_size",
+            "evaluate.num_samples",
+        )
+        done(sweep, container(VLAE, "output_dist=bernoulli", *(f"{key}={number}" for key in words)))
+    for seed, file in enumerate(("test_log_likelihood.npz", "results.json", "config.yaml")):
+        (done(sweep, container(HF, "output_dist=bernoulli", seed=seed)) / file).write_text("[")
+    sweep.joinpath("no-run").mkdir()
+    written_by = []
+    for seed in ("1", "2"):
+        out = sweep / f".out{seed}"  # hidden: no run
+        out.mkdir()
+        commands = [["report", "--out", str(out / "page")]]
+        commands += [["table", "--format", name, "--out", str(out / name)] for name in ("terminal", *FORMATS)]
+        code = TWICE.format(commands=commands, runs_dir=str(sweep))
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        written_by.append(
+            {file.name: file.read_bytes() for file in out.iterdir()} | {"said": ran.stderr.encode()}
+        )
+    assert written_by[0].keys() == {"page", "said", "terminal", *FORMATS}
+    assert [name for name, content in written_by[0].items() if content != written_by[1][name]] == []
+    for told in (b"Left out: ", b"Rows of one column differ also in ", b"Compared without figures"):
+        assert told in written_by[0]["markdown"]
 
 
 def test_licences_of_what_is_embedded_are_in_the_file(sweep):

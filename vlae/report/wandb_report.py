@@ -13,7 +13,7 @@ from vlae.console import counted
 from vlae.errors import UserError
 from vlae.files import RecordError, StrPath, read_bytes
 from vlae.identity import with_added_fields
-from vlae.report.collect import NEVER, UPDATES, Runs, collect
+from vlae.report.collect import UPDATES, Runs, collect
 from vlae.report.directories import RunDirectories
 from vlae.report.figures import LOG_LIKELIHOOD, OWN
 from vlae.report.formats import FORMATS
@@ -51,7 +51,7 @@ def publish(runs_dir: StrPath, name: str) -> str:
     runs = collect(source)
     if not runs.runs:
         raise UserError(f"{runs.title}: no runs")
-    places = places_of(source.runs_dir, [run.id for run in runs.runs if run.state != NEVER])
+    places = places_of(source.runs_dir, [run.id for run in runs.runs if run.readable])
     try:
         api = connected()
     except WandbError as error:

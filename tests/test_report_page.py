@@ -174,7 +174,7 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(sweep):
     for seed in ("1", "2"):
         out = sweep / f".out{seed}"  # hidden: no run
         out.mkdir()
-        commands = [["report", "--out", str(out / "page")]]
+        commands = [["report", "--out", str(out / "page.html")]]
         commands += [["table", "--format", name, "--out", str(out / name)] for name in ("terminal", *FORMATS)]
         code = TWICE.format(commands=commands, runs_dir=str(sweep))
         environment = {**os.environ, "PYTHONHASHSEED": seed}
@@ -185,7 +185,7 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(sweep):
         written_by.append(
             {file.name: file.read_bytes() for file in out.iterdir()} | {"said": ran.stderr.encode()}
         )
-    assert written_by[0].keys() == {"page", "said", "terminal", *FORMATS}
+    assert written_by[0].keys() == {"page.html", "said", "terminal", *FORMATS}
     assert [name for name, content in written_by[0].items() if content != written_by[1][name]] == []
     for told in (b"Left out: ", b"Rows of one column differ also in ", b"Compared without figures"):
         assert told in written_by[0]["markdown"]

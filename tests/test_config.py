@@ -774,7 +774,7 @@ def test_what_weights_and_biases_does_not_take_is_refused_before(override, expec
 def test_the_environment_of_a_launch_is_checked_where_it_counts(mode, monkeypatch, tmp_path):
     tracker = config.compose(["tracker=wandb", f"tracker.mode={mode}"])["tracker"]
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("NETRC", "WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+    for name in ("NETRC", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     refused = "online needs a key" if mode == "online" else None
     assert [refused] == ([str(p.text)[:18] for p in environment_problems(tracker)] or [None])
@@ -785,3 +785,11 @@ def test_the_environment_of_a_launch_is_checked_where_it_counts(mode, monkeypatc
     found = [str(problem) for problem in environment_problems(tracker)]
     wrong = "tracker.mode: auto takes it from WANDB_MODE: expected online, offline, disabled, came 'bogus'"
     assert found == ([wrong] if mode == "auto" else [])
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("WANDB_BASE_URL", "api.wandb.ai")
+    monkeypatch.setenv("WANDB_API_KEY", "secret ")
+    found = [str(problem) for problem in environment_problems(tracker)]
+    assert [text.partition(":")[0] for text in found] == ["WANDB_BASE_URL", "WANDB_API_KEY"]
+    assert "secret" not in str(found)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert len(environment_problems(tracker)) == (0 if mode == "auto" else 2)

@@ -202,7 +202,7 @@ def test_a_sweep_composes_several_trackers_as_a_run_does():
         ("tracker.wandb=ja", "tracker.wandb: expected true or false, came 'ja'"),
         ("tracker.tag=x", "tracker.tag: unknown key; did you mean tracker.tags?"),
         ("tracker.tags=x", "tracker.tags: expected a list such as"),
-        ("tracker.project=''", "tracker.project: expected a text that is not empty, came ''"),
+        ("tracker.project=''", "tracker.project: expected 1 to 128 characters without / \\ # ? % :, came ''"),
         ("tracker.images_every=0", "tracker.images_every: expected 1 or more or null, came 0"),
     ],
 )

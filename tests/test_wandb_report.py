@@ -160,7 +160,7 @@ def test_without_a_key_the_extra_or_an_upload_there_is_one_line_with_what_to_do(
     words = ["report", "s", "--wandb", "--runs-dir", tmp_path]
     instead = "vlae report s --out report.html needs neither\n"
     without_key = Commands(tmp_path / "other", None)(*words, status=2)
-    assert without_key.startswith("vlae: no key for Weights & Biases: set WANDB_API_KEY")
+    assert without_key.startswith("vlae: no key for Weights & Biases at https://")
     assert without_key.endswith(instead)
     block = "import sys; sys.modules['wandb_workspaces'] = None; from vlae.cli import main; main()"
     without_extra = vlae.process([sys.executable, "-c", block, *map(str, words)], status=2)
@@ -174,7 +174,7 @@ def test_without_a_key_the_extra_or_an_upload_there_is_one_line_with_what_to_do(
     assert refused.startswith("vlae: Weights & Biases: ")
     server.stop()
     nobody = vlae(*words, status=2)
-    assert nobody.startswith(f"vlae: {server.url} could not be reached (")
+    assert nobody.startswith(f"vlae: Weights & Biases: {server.url} could not be reached (")
     assert nobody.endswith(instead)
     every = (without_key, without_extra, not_there, refused, nobody)
     assert all(len(said.splitlines()) == 1 for said in every)

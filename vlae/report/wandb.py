@@ -11,8 +11,7 @@ import numpy as np
 from vlae.identity import run_id, settings
 from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import figures
-from vlae.trackers.wandb import WandbError, check_access, client
-from vlae.trackers.wandb import told as in_one_line
+from vlae.trackers.wandb import WandbError, check_access, client, told
 
 PAGE = 100
 """Runs in one request, each with its config and its summary."""
@@ -68,7 +67,7 @@ class WandbRuns:
         try:
             return list(api.runs(self.place, filters, order="+created_at", per_page=PAGE, lazy=False))
         except Exception as error:
-            raise told(error) from error
+            raise refused(error) from error
 
 
 def connected() -> Any:
@@ -77,12 +76,12 @@ def connected() -> Any:
     try:
         return client().Api(timeout=WITHIN)
     except Exception as error:
-        raise told(error) from error
+        raise refused(error) from error
 
 
-def told(error: Exception) -> WandbError:
+def refused(error: Exception) -> WandbError:
     """An error of the client, for a person."""
-    return WandbError(f"Weights & Biases: {in_one_line(error)}")
+    return WandbError(f"Weights & Biases: {told(error)}")
 
 
 def nested(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +121,8 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
 
 def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
     """That of a run without results, and the reason: its own word, unless it has ended without one since."""
-    if state in WITH_A_WORD and (word := summary.get("status/state")):
+    word = summary.get("status/state")
+    if state in WITH_A_WORD and word not in (None, "done"):
         return word, summary.get("status/reason") or ""
     if state in INTERRUPTED:
         return "interrupted", state
@@ -166,4 +166,4 @@ class PerImage:
             columns = zip(*table["data"], strict=True)
             return {name: np.array(column) for name, column in zip(table["columns"], columns, strict=True)}
         except Exception as error:
-            raise told(error) from error
+            raise refused(error) from error

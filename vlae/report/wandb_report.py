@@ -1,5 +1,6 @@
 """The report of a sweep on Weights & Biases: its table, curves, bars and pictures, written anew at each call."""
 
+import contextlib
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ from vlae.report.layout import named
 from vlae.report.page.models import row_keys
 from vlae.report.page.origin import codes, launches
 from vlae.report.table import Table, table
-from vlae.report.wandb import WandbError, connected, told
-from vlae.trackers.wandb import other_generations
+from vlae.report.wandb import WandbError, connected, refused
+from vlae.trackers.story import other_ids
 
 VALIDATION = "validation/elbo_nats"
 FINAL = ("final/reconstructions", "final/prior_samples")
@@ -56,7 +57,7 @@ def publish(runs_dir: StrPath, name: str) -> str:
         api = connected()
     except WandbError as error:
         raise WandbError(f"{error}; {_without_wandb(name)}") from error
-    entity = places[0].entity or api.default_entity
+    entity = places[0].entity or api.settings["entity"] or api.default_entity
     blocks = _blocks(source.runs_dir, runs, places, entity)
     try:
         return _save(api, entity, places[0].project, title_of(runs), blocks)
@@ -64,7 +65,7 @@ def publish(runs_dir: StrPath, name: str) -> str:
         if isinstance(error, ValueError) and "not found" in str(error):  # it asks for the project of its runs
             text = f"nothing of {name} is on Weights & Biases yet; `vlae sync {name}` uploads it"
             raise WandbError(f"{text} ({' '.join(str(error).split())})") from error
-        raise told(error) from error
+        raise refused(error) from error
 
 
 def title_of(runs: Runs) -> str:
@@ -91,10 +92,11 @@ def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
         tracker = _tracker(runs_dir / run_id)
         place = tracker["entity"] or "", tracker["project"]
         groups.setdefault(place, Counter()).update([tracker["group"] or ""])
-        superseded.setdefault(place, []).extend(other_generations(runs_dir / run_id))
+        with contextlib.suppress(RecordError):  # of what a mirror keeps for itself
+            superseded.setdefault(place, []).extend(other_ids(runs_dir / run_id))
     ordered = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
     return [
-        Place(*at, tuple(sorted(filter(None, found))), tuple(superseded[at])) for at, found in ordered
+        Place(*at, tuple(sorted(filter(None, found))), tuple(superseded.get(at, ()))) for at, found in ordered
     ] or [Place("", with_added_fields({})["tracker"]["project"], ())]
 
 

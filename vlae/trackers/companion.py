@@ -14,7 +14,7 @@ from vlae.config import Tracker
 from vlae.files import make_directory
 from vlae.problems import Problem
 from vlae.record import RecordError, RunDirectory
-from vlae.trackers.story import Settings, Story, to_wandb
+from vlae.trackers.story import OFFLINE, WANDB, Settings, Story, to_wandb
 
 ENDS_WITHIN = 5.0
 """Seconds that a mirror has to complete itself after the run."""
@@ -27,12 +27,19 @@ LOGINS = ("~/.netrc", "~/_netrc")
 
 def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
     """What speaks against these settings, for the person who launches; a run takes its environment as it is."""
-    if not tracker["wandb"]:
+    mode = os.environ.get("WANDB_MODE") or MODES[0] if tracker["mode"] == "auto" else tracker["mode"]
+    if not tracker["wandb"] or mode == "disabled":
         return []
-    mode = os.environ.get("WANDB_MODE", MODES[0])
-    if tracker["mode"] == "auto" and mode not in MODES:
+    if mode not in MODES:
         text = f"auto takes it from WANDB_MODE: expected {', '.join(MODES[:3])}, came {mode!r}"
         return [Problem("tracker.mode", text)]
+    found = []
+    address, key = os.environ.get("WANDB_BASE_URL") or "https://", os.environ.get("WANDB_API_KEY") or ""
+    if not address.startswith(("https://", "http://")):
+        text = f"expected an address that begins with https:// or http://, came {address!r}"
+        found.append(Problem("WANDB_BASE_URL", text))
+    if key != key.strip():
+        found.append(Problem("WANDB_API_KEY", "expected a key, came one with spaces around it"))
     places = [Path(place).expanduser() for place in (os.environ.get("NETRC"), *LOGINS) if place]
     if (
         tracker["mode"] == "online"
@@ -40,27 +47,41 @@ def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
         and not any(p.exists() for p in places)
     ):
         text = "online needs a key: set WANDB_API_KEY, or run `wandb login`; auto goes on offline without one"
-        return [Problem("tracker.mode", text)]
-    return []
+        found.append(Problem("tracker.mode", text))
+    return found
 
 
 def upload_later(directory: RunDirectory, name: str | None = None) -> str:
-    """What is to be said of a run that Weights & Biases does not have completely; else nothing.
+    """What is to be said of a run whose mirrors are not complete; else nothing.
 
     name: of what is to be uploaded, where the run stands for a sweep.
     """
-    story = Story(directory)
-    kept = story.kept("wandb")
+    try:
+        story = Story(directory)
+        found = list(filter(None, (_lacking_on_wandb(story), _lacking_event_files(story))))
+    except RecordError as error:  # of what mirrors keep for themselves: the run is done all the same
+        return f"mirrors of the run: {error}"
+    return f"{'; '.join(found)}; `vlae sync {name or story.run_id}` completes it later" if found else ""
+
+
+def _lacking_on_wandb(story: Story) -> str:
+    kept = story.kept(WANDB)
     if not to_wandb(story.settings.wandb, story.settings.mode) or kept.get("complete"):
         return ""
-    why = f": {kept['reason']}" if kept.get("reason") else " has not taken everything in time"
-    return f"Weights & Biases{why}; `vlae sync {name or story.run_id}` uploads it later"
+    reason = (story.kept(OFFLINE) or kept).get("reason")
+    return f"Weights & Biases: {reason}" if reason else "Weights & Biases has not taken everything in time"
+
+
+def _lacking_event_files(story: Story) -> str:
+    return "TensorBoard's event files were not completed in time" if story.lacks_event_files() else ""
 
 
 @contextlib.contextmanager
 def mirrored(directory: RunDirectory) -> Iterator[None]:
     """Inside, the run is mirrored as its configuration asks for."""
     story = Story(directory)
+    with contextlib.suppress(RecordError):  # the mirror, if there is one, says more of it
+        story.take_generation()
     if not watched(story.settings):
         yield
         return
@@ -98,10 +119,13 @@ def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(ENDS_WITHIN)
-    with contextlib.suppress(OSError):  # what the client of W&B has started ends when its parent does
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ENDS_WITHIN)
+    finally:  # whatever signal the run gets meanwhile
+        with contextlib.suppress(OSError):  # what the client of W&B has started ends when its parent does
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)

@@ -72,7 +72,10 @@ def _succeeds(mirror: Mirror, step: Callable[[], None]) -> bool:
         step()
     except Exception as error:  # whatever a service or its client comes up with
         traceback.print_exc()
-        mirror.give_up(error)
+        try:
+            mirror.give_up(error)
+        except Exception:
+            traceback.print_exc()
         return False
     return True
 

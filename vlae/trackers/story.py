@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlae.files import read_json
+from vlae.attempts import FORCED
+from vlae.files import RecordError, json_bytes, make_directory, read_json, write_atomically
 from vlae.identity import OF_A_COMMAND
 from vlae.record import RunDirectory
 
@@ -15,6 +16,8 @@ LONGEST_TAG = 64
 """Characters that Weights & Biases takes."""
 TRACKING = "tracking"
 """In a run directory: what mirrors need for themselves."""
+WANDB, OFFLINE, TENSORBOARD = "wandb", "wandb-offline", "tensorboard"
+"""What they keep: of what Weights & Biases has; of what was logged offline since; of event files."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,44 @@ class Story:
         """What a mirror has written down for its next look."""
         return read_json(self.place / f"{mirror}.json") or {}
 
+    def lacks_event_files(self) -> bool:
+        """Whether the run is done, and those that its configuration asks for are not complete."""
+        complete = self.kept(TENSORBOARD).get("complete")
+        return self.settings.tensorboard and not complete and self.results() is not None
+
+    def take_generation(self) -> None:
+        """Of a run that is done anew: one after that of the run which it will replace, mirrored now or later."""
+        path = self.directory.path
+        replaced = path.parent.parent / path.name
+        if path.parent.name == FORCED and not self.kept(WANDB) and (before := generation(replaced)):
+            place = make_directory(self.place) / f"{WANDB}.json"
+            write_atomically(place, json_bytes({"generation": before + 1}))
+
+
+def wandb_id(run_id: str, generation: int) -> str:
+    """The same for all attempts of a run."""
+    return run_id if generation == 1 else f"{run_id}-g{generation}"
+
+
+def generation(run: Path) -> int:
+    """Under which the run in this directory is mirrored on Weights & Biases; 0: it was not.
+
+    A run that is done anew, or mirrored anew, gets another one: what has happened under an id there can be neither
+    taken back nor, once deleted, used again.
+    """
+    file = run / TRACKING / f"{WANDB}.json"
+    found = (read_json(file) or {}).get("generation", 0)
+    if not isinstance(found, int):
+        raise RecordError(f"{file} was changed by hand: generation is {found!r}")
+    return found or int((file.parent / f"{OFFLINE}.json").exists())
+
+
+def other_ids(run: Path) -> list[str]:
+    """On Weights & Biases, of the run in this directory: under which it was mirrored before, or is being done anew."""
+    own = generation(run)
+    newest = max(own, generation(run.parent / FORCED / run.name))
+    return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
+
 
 def _pictures_in(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.png"))}
@@ -116,8 +157,9 @@ def asks_for_wandb(wandb: bool, mode: str) -> bool:
 
 
 def to_wandb(wandb: bool, mode: str) -> bool:
-    """Whether it gets one while it runs: the environment may say no."""
-    return asks_for_wandb(wandb, mode) and os.environ.get("WANDB_MODE") != "disabled"
+    """Whether it gets one while it runs: the environment may say no to auto."""
+    refused = mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
+    return asks_for_wandb(wandb, mode) and not refused
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlae.trackers.story import Story, flat
+from vlae.files import json_bytes, write_atomically
+from vlae.trackers.story import TENSORBOARD, Story, flat
 
 HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
 
@@ -43,6 +44,7 @@ class EventFiles:
         self._writer.flush()
 
     def finish(self) -> None:
+        self.catch_up()  # what came since
         if (results := self.story.results()) is not None:
             figures = {
                 k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
@@ -51,6 +53,9 @@ class EventFiles:
             for name, file in self.story.last_pictures().items():
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
         self._writer.close()
+        write_atomically(
+            self.story.place / f"{TENSORBOARD}.json", json_bytes({"complete": results is not None})
+        )
 
     def give_up(self, error: Exception) -> None:
         """Each epoch is on disk already."""

@@ -4,11 +4,13 @@ import contextlib
 import http.client
 import os
 import random
+import re
 import ssl
 import time
 import urllib.error
 import urllib.request
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,34 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from vlae import code
-from vlae.attempts import FORCED, now
+from vlae.attempts import now
 from vlae.errors import UserError
-from vlae.files import RecordError, json_bytes, make_directory, read_json, write_atomically
-from vlae.trackers.story import TRACKING, Settings, Story, flat
+from vlae.files import RecordError, json_bytes, make_directory, write_atomically
+from vlae.trackers.story import OFFLINE, WANDB, Settings, Story, flat, generation, wandb_id
 
-NAME = "wandb"
 ANSWER_WITHIN = 5.0
 """Seconds in which somebody has to answer at its address."""
 INIT_WITHIN = 15.0
 """Seconds that W&B has to answer at the start; then the run goes on offline."""
 FINISH_WITHIN = 30.0
 """Seconds that it has to take what is left at the end, where nobody waits less."""
-LOOKS = 3
-"""At what has arrived, which the service may see a second later than it took it."""
+LOOKS, PATIENT_LOOKS = 3, 15
+"""At what has arrived, one a second, which the service may see later than it took it; the second where nobody waits."""
 JITTER = 10.0
 """Seconds over which jobs of Slurm that start together are spread; a local queue starts a few at a time."""
 PATIENCE = 60.0
 """Seconds for which a run waits until another process has sent what it had of it: the attempt before, or a sync."""
+LIKE_A_KEY = re.compile(r"(local-)?[0-9A-Za-z_]{40,}")
 STATES = {"done": 0, "failed": 1}
 """Exit codes, by which W&B calls a run finished or failed; it calls others crashed or preempted."""
 
 
 class WandbError(UserError, RuntimeError):
     """Weights & Biases cannot be reached, or refuses."""
+
+
+class NoAccess(WandbError):
+    """To anything of it."""
 
 
 class Busy(WandbError):
@@ -62,30 +68,40 @@ class Streamed:
         self._mode, self._kept = "", dict[str, Any]()
         self._run: Any = None
         self._lock = FileLock(story.place / "lock")
+        self.arrived = False
+        """Whether W&B has all that the run directory told at the end; where that was looked at."""
 
     def start(self) -> None:
-        """Errors: Busy, after a wait where it is not sent later."""
-        os.environ.update(self._environment())
-        reason = "" if self._later else why_offline(self.story.settings.mode)
+        """Errors: Busy, where it is sent later."""
+        reason = "" if self._later else self._why_offline()
         if not reason:
             reason = self._go_online()
         if reason:
-            self._go_offline(reason)
+            self._go_offline()
         for key in ("epoch", "global_step"):
             self._run.define_metric(key)
         self._run.define_metric("*", step_metric="epoch")
         if self._mode == "online":  # how much W&B has, it knows better than we do
             self._kept["sent"] = self._run.starting_step
-        self._keep(complete=False, reason=reason or None)
+        self._keep(complete=False, told=None, reason=reason or None)
+        if self._mode == "online":
+            (self.story.place / f"{OFFLINE}.json").unlink(missing_ok=True)
+
+    def _why_offline(self) -> str:
+        os.environ.update(own_places(self.story.place / "wandb-client"))
+        try:
+            return why_offline(self.story.settings.mode)
+        except Exception as error:  # settings that the client refuses
+            return told(error)
 
     def _go_online(self) -> str:
         """Why it cannot; else nothing."""
-        self._take_turn()
-        if not self._later:
-            time.sleep(jitter())
-            if trouble := unreachable():
-                return trouble
         try:
+            self._take_turn()
+            if not self._later:
+                time.sleep(jitter())
+                if trouble := unreachable():
+                    return trouble
             self._init("online")
         except Exception as error:
             if self._later:
@@ -93,7 +109,7 @@ class Streamed:
             return told(error)
         return ""
 
-    def _go_offline(self, reason: str) -> None:
+    def _go_offline(self) -> None:
         if self._mode == "online":
             client().teardown()  # which holds the id
         self._lock.release()
@@ -102,9 +118,15 @@ class Streamed:
     def _take_turn(self) -> None:
         make_directory(self.story.place)
         try:
-            self._lock.acquire(timeout=0 if self._later else PATIENCE)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                if self._later:
+                    raise
+                print("another process is sending this run; waiting", flush=True)
+                self._lock.acquire(timeout=PATIENCE)
         except Timeout as error:
-            raise Busy("another process is sending this run") from error
+            raise Busy("it is being sent by another process") from error
         except (OSError, NotImplementedError):  # a file system without locks: the claim of a run has to do
             pass
 
@@ -134,13 +156,15 @@ class Streamed:
         return steps
 
     def finish(self) -> None:
-        wandb, status, results = client(), self.story.directory.status(), self.story.results()
+        self.catch_up()  # what came since
+        wandb, status, steps = client(), self.story.directory.status(), len(self._steps())
+        results = self.story.results() if status["state"] == "done" else None
         self._run.summary.update(
             {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
         )
         if results is not None:
             self._run.summary.update(flat(results))
-            if self._kept["sent"] == len(self._steps()):
+            if self._kept["sent"] == steps:
                 self._run.log(self._last_step(results))
                 self._kept["sent"] += 1
             if self.story.settings.artifacts and (model := self.story.best_checkpoint()):
@@ -150,8 +174,12 @@ class Streamed:
         elif status["state"] != "failed":  # it goes on, or may
             self._run.mark_preempting()
         self._run.finish(exit_code=STATES.get(status["state"], 255))
-        whole = results is not None and self._mode == "online" and self._has_arrived()
-        self._keep(complete=whole)
+        if self._mode == "online" and (self._later or results is not None):
+            whole = self._kept["sent"] >= steps + (results is not None)
+            self.arrived = whole and self._has_arrived(results is not None)
+        self._keep(
+            complete=self.arrived and results is not None, told=told_of(self.story) if self.arrived else None
+        )
         self._lock.release()
 
     def give_up(self, error: BaseException) -> None:
@@ -164,7 +192,7 @@ class Streamed:
             wandb.teardown()
         if isinstance(error, Exception) and not isinstance(error, Busy):  # else the other one knows more
             with contextlib.suppress(RecordError):
-                self._keep(complete=False, reason=told(error))
+                self._keep(reason=told(error))
         self._lock.release()
 
     def _last_step(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -175,24 +203,24 @@ class Streamed:
             step["test/per_image"] = per_image_table(file)
         return step
 
-    def _has_arrived(self) -> bool:
+    def _has_arrived(self, done: bool) -> bool:
         """Asked of W&B: a key that is refused in mid-run ends the client's work without a word."""
         path = f"{self._run.entity}/{self._run.project}/{self._run.id}"
-        for _ in range(LOOKS):
+        for _ in range(PATIENT_LOOKS if self._later else LOOKS):
             there = client().Api(timeout=10).run(path)
-            if there.lastHistoryStep + 1 >= self._kept["sent"] and "run_id" in there.summary:
+            if there.lastHistoryStep + 1 >= self._kept["sent"] and ("run_id" in there.summary or not done):
                 return True
             time.sleep(1)
         return False
 
     def _init(self, mode: str) -> None:
         settings, place, wandb = self.story.settings, make_directory(self.story.place), client()
-        self._mode, kept = mode, self.story.kept(NAME)
-        if self._anew or not kept:
-            kept = {"generation": generation_before(self.story) + 1}
-        self._kept = {"sent": 0, "reason": None, **kept}
+        self._mode = mode
+        number = generation(self.story.directory.path) + self._anew or 1
+        sent = [self.story.kept(name).get("sent", 0) for name in (WANDB, OFFLINE)]
+        self._kept = {"generation": number, "sent": max(sent), **self._kept}
         self._run = wandb.init(
-            id=wandb_id(self.story.run_id, self._kept["generation"]),
+            id=wandb_id(self.story.run_id, number),
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
@@ -221,52 +249,32 @@ class Streamed:
             ),
         )
 
-    def _environment(self) -> dict[str, str]:
-        """For no file outside of the run directory, but where the user says."""
-        places = {f"WANDB_{name}_DIR": str(self.story.place / "wandb-client") for name in ("CACHE", "DATA")}
-        return {name: place for name, place in places.items() if name not in os.environ}
-
     def _keep(self, **changes: Any) -> None:
+        """What W&B has, is written by those who send it to W&B alone."""
         self._kept.update(changes)
+        online = self._mode == "online"
         about = {"mode": self._mode, "updated": now()}
         if self._run is not None:
-            about |= {"id": self._run.id, "url": self._run.url if self._mode == "online" else None}
-        write_atomically(self.story.place / f"{NAME}.json", json_bytes(self._kept | about))
+            about |= {"id": self._run.id, "url": self._run.url if online else None}
+        elif online:
+            return  # nothing is known of it yet
+        name, place = WANDB if online else OFFLINE, make_directory(self.story.place)
+        write_atomically(place / f"{name}.json", json_bytes(self.story.kept(name) | self._kept | about))
 
 
-def generation_before(story: Story) -> int:
-    """How often there was a run of this id on W&B: a run that is done anew, or mirrored anew, gets another one.
-
-    What has happened under an id there can be neither taken back nor, once deleted, used again.
-    """
-    path = story.directory.path
-    found = _generation(path)
-    if path.parent.name == FORCED:
-        found = max(found, _generation(path.parent.parent / story.run_id))
-    return found
-
-
-def other_generations(run: Path) -> list[str]:
-    """Ids on W&B under which the run in this directory was mirrored before, or is being done anew."""
-    own = _generation(run)
-    newest = max(own, _generation(run.parent / FORCED / run.name))
-    return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
-
-
-def _generation(run: Path) -> int:
-    return (read_json(run / TRACKING / f"{NAME}.json") or {}).get("generation", 0)
+def told_of(story: Story) -> list[Any]:
+    """What a run directory tells, as far as it can change: where it is the same, there is nothing new to send."""
+    status = story.directory.status()
+    return [status["state"], status["attempt"], sum(1 + bool(pictures) for _, pictures in story.chapters())]
 
 
 def delete(settings: Settings, wandb_id: str) -> bool:
     """A run on W&B. Returns whether it was there: one that was offline may never have arrived."""
-    from wandb.errors import CommError
-
-    import wandb
-
+    wandb = client()
     path = "/".join(filter(None, [settings.entity, settings.project, wandb_id]))
     try:
         found = wandb.Api().run(path)
-    except (CommError, ValueError) as error:
+    except (wandb.errors.CommError, ValueError) as error:
         if "could not find" not in str(error).lower():
             raise
         return False
@@ -274,13 +282,12 @@ def delete(settings: Settings, wandb_id: str) -> bool:
     return True
 
 
-def wandb_id(run_id: str, generation: int) -> str:
-    """The same for all attempts of a run."""
-    return run_id if generation == 1 else f"{run_id}-g{generation}"
-
-
+@cache
 def client() -> Any:
-    """Its package, which says nothing to anybody and writes no key to its logs. What it has to do, it is told."""
+    """Its package, which from now on says nothing to anybody, writes no key to its logs, and does what it is told.
+
+    Changes the environment of this process.
+    """
     # reports of its own errors hold the end of a process for 20 seconds where there is no internet
     os.environ.update(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
     for name in ("WANDB_DEBUG", "WANDB_CORE_DEBUG", "WANDB_MODE"):
@@ -290,13 +297,19 @@ def client() -> Any:
     return wandb
 
 
+def own_places(folder: Path) -> dict[str, str]:
+    """Variables for a client that puts its files in there, but where the user says."""
+    places = {f"WANDB_{name}_DIR": str(folder) for name in ("CACHE", "DATA")}
+    return {name: place for name, place in places.items() if name not in os.environ}
+
+
 def why_offline(asked: str) -> str:
     """Of a run with this tracker.mode, as far as this machine knows; empty: it is online.
 
-    WANDB_MODE wins over auto.
+    WANDB_MODE decides where it is auto.
     """
     if asked == "auto":
-        asked = os.environ.get("WANDB_MODE", "auto")
+        asked = os.environ.get("WANDB_MODE") or "auto"
     if asked in ("offline", "dryrun"):
         return "offline"
     return "" if has_key() else "offline, without a key"
@@ -304,10 +317,10 @@ def why_offline(asked: str) -> str:
 
 def has_key() -> bool:
     """Whether this user has a key for W&B: in the environment, or by `wandb login`. Asks nobody."""
+    settings = client().setup().settings
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib.wbauth import read_netrc_auth  # its own search: for which machine, it knows
 
-    settings = client().setup().settings
     try:
         netrc = read_netrc_auth(host=settings.base_url)
     except AuthenticationError:  # it is there, and the client says what is wrong with it
@@ -316,11 +329,25 @@ def has_key() -> bool:
 
 
 def check_access() -> None:
-    """Before what cannot be done without it. WandbError: there is no key, or nobody answers."""
-    if not has_key():
-        raise WandbError("no key for Weights & Biases: set WANDB_API_KEY, or run `wandb login`")
-    if trouble := unreachable():
-        raise WandbError(trouble)
+    """Before what cannot be done without it. NoAccess: there is no key, or nobody answers."""
+    try:
+        key, trouble = has_key(), ""
+        if key:
+            trouble = unreachable()
+    except Exception as error:  # settings that the client refuses
+        raise NoAccess(f"Weights & Biases: {told(error)}") from error
+    if not key:
+        url = client().setup().settings.base_url
+        raise NoAccess(f"no key for Weights & Biases at {url}: set WANDB_API_KEY, or run `wandb login`")
+    if trouble:
+        raise NoAccess(f"Weights & Biases: {trouble}")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """To be sent elsewhere is an answer."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        return None
 
 
 def unreachable() -> str:
@@ -328,17 +355,19 @@ def unreachable() -> str:
 
     The client says of a network that is not there, after half a minute, that credentials could not be verified.
     """
-    url = client().setup().settings.base_url
+    settings = client().setup().settings
+    given = {"http": settings.http_proxy, "https": settings.https_proxy}
+    proxies = {scheme: proxy for scheme, proxy in given.items() if proxy}
+    opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(proxies or None))
     try:
-        urllib.request.urlopen(url, timeout=ANSWER_WITHIN).close()
+        opener.open(settings.base_url, timeout=ANSWER_WITHIN).close()
     except urllib.error.HTTPError:
         return ""
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLError):  # the client may know the certificate
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, ssl.SSLError):  # the client may know the certificate
             return ""
-        return f"{url} could not be reached ({_in_one_line(error.reason)})"
-    except (OSError, http.client.HTTPException) as error:
-        return f"{url} could not be reached ({_in_one_line(error)})"
+        return f"{settings.base_url} could not be reached ({_in_one_line(reason)})"
     return ""
 
 
@@ -346,12 +375,14 @@ def told(error: Exception) -> str:
     """What has gone wrong with W&B, in one line."""
     if isinstance(error, UserError):
         return str(error)
-    if trouble := unreachable():
-        return trouble
+    with contextlib.suppress(Exception):  # then the error is about what it would ask
+        if trouble := unreachable():
+            return trouble
     text = _in_one_line(error).partition(" Consider increasing")[
         0
     ]  # of the client's settings, which are ours
-    return f"it fails or refuses: {text} ({type(error).__name__})"
+    what = "the key is refused" if re.search(r"\b40[13]\b", text) else "it fails or refuses"
+    return f"{what}: {text} ({type(error).__name__})"
 
 
 def jitter() -> float:
@@ -372,4 +403,5 @@ def per_image_table(file: Path) -> Any:
 
 
 def _in_one_line(error: object) -> str:
-    return " ".join(str(error).split())[:300]
+    """Without what could be a key, which no message of the client's should have."""
+    return LIKE_A_KEY.sub("***", " ".join(str(error).split()))[:300]

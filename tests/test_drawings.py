@@ -174,6 +174,13 @@ def test_of_one_seed_there_is_no_band(tmp_path):
     assert "One seed each" in figure.get_supxlabel()
 
 
+def test_a_curve_that_lacks_epochs_is_told(tmp_path):
+    path = learned(done(tmp_path, container(VAE)), [-3.0, -2.0, -1.0])  # of 4
+    said = []
+    draw("curves", runs_of(tmp_path), tell=said.append)
+    assert said == [f"{path.name}: metrics.jsonl has 3 of 4 epochs, so its curve is cut"]
+
+
 def test_a_curve_ends_where_its_first_seed_does(tmp_path):
     for seed, epochs in ((0, 3), (1, 5)):
         learned(done(tmp_path, container(VAE, seed=seed)), [-float(epoch) for epoch in range(epochs)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlae.files import RecordError, appearing
+from vlae.files import RecordError, appearing, write_atomically
 
 
 def in_python(script: str, *arguments: object) -> str:
@@ -131,3 +131,12 @@ def test_what_killed_processes_left_long_ago_is_removed(tmp_path):
     with appearing(tmp_path / "b"):
         pass
     assert not leftover.exists()
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    real, link = tmp_path / "real.md", tmp_path / "link.md"
+    real.write_text("old")
+    link.symlink_to("real.md")
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"

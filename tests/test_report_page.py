@@ -216,6 +216,34 @@ def test_the_best_model_is_told_with_its_estimator_and_those_that_are_as_good(tm
     assert "VAE (" not in verdict.explained
 
 
+def test_each_set_of_test_images_has_a_best_of_its_own(tmp_path):
+    for seed in range(3):
+        for model, level in ((VAE, 0), (VLAE, 2)):
+            done(tmp_path, container(model, seed=seed), level=level)
+            done(tmp_path, container(model, "evaluate.num_images=10", seed=seed), level=30 - level, images=10)
+    few, all_images = sorted(verdict.said for verdict in told(tmp_path).verdicts)
+    assert few.startswith(
+        "digits, Gaussian, evaluate.num_images = 10: VAE, evaluate.num_images = 10 is best, "
+    )
+    assert re.match(r"digits, Gaussian, evaluate.num_images = [^:]*: VLAE, .* is best, ", all_images)
+
+
+def test_of_one_seed_the_models_as_they_were_trained_are_meant(tmp_path):
+    for model, level in ((VAE, 0), (VLAE, 2)):
+        done(tmp_path, container(model), level=level)
+    (verdict,) = told(tmp_path).verdicts
+    assert "significantly worse. Compared over the test images of one seed: " in verdict.explained
+
+
+def test_a_curve_that_lacks_epochs_is_named(tmp_path):
+    path = done(tmp_path, container(VAE))  # of 4 epochs
+    (path / "metrics.jsonl").write_text(
+        "".join(f'{{"epoch": {i}, "train/elbo_nats": -1}}\n' for i in (1, 2, 3))
+    )
+    (left,) = told(tmp_path).curves.left_out
+    assert left == (path.name, "metrics.jsonl has 3 of 4 epochs, so its curve is cut")
+
+
 def test_settings_that_were_varied_get_a_row_each(tmp_path):
     for lr in (1e-3, 1e-4):
         done(tmp_path, container(VAE, optimizer__lr=lr))

@@ -364,6 +364,8 @@ def test_a_run_whose_images_are_damaged_is_named_wherever_it_is_compared_without
     ((name, because),) = found.unread
     assert name == path.name
     assert because.startswith("test_log_likelihood.npz cannot be read (")
+    (path / "test_log_likelihood.npz").rename(path / "elsewhere")
+    assert table_of(tmp_path).unread == ((name, "test_log_likelihood.npz is missing"),)
     assert [f"{name} ({because})" in note for note in found.notes] == [True]
     assert from_json(to_json(found)) == found
     for write in ("markdown", "html", "latex"):

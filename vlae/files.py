@@ -29,9 +29,10 @@ class RecordError(UserError, RuntimeError):
 def write_atomically(path: StrPath, content: bytes) -> None:
     """Afterwards ``path`` holds ``content``, on disk; whatever goes wrong, it holds the old content or the new one.
 
+    A link stays one: what it leads to is written.
     Errors: RecordError with path and reason (no space left, no permission, no such directory).
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:

@@ -9,6 +9,7 @@ from vlae.files import RecordError
 from vlae.report.cells import Cell
 from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import array_of, direction
+from vlae.report.keys import spelled
 from vlae.report.significance import Difference, difference
 
 Group = tuple[Cell, Sequence[Run]]
@@ -30,7 +31,7 @@ def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
     sign = direction(metric)
     if not sign:
         return [cell for cell, _ in column]
-    images = [repr(scored_on(runs[0])) if runs else None for _, runs in column]
+    images = _sets_of_images(column)
     compared: dict[str, list[Group]] = {}
     for group, own in zip(column, images, strict=True):
         if own is not None:
@@ -41,9 +42,17 @@ def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
         if len(groups) > 1 or len(compared) == 1
     }
     return [
-        _judged(group, best.get(own) if own else None, metric, tell)
+        replace(_judged(group, best.get(own) if own is not None else None, metric, tell), images=own or "")
         for group, own in zip(column, images, strict=True)
     ]
+
+
+def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
+    """Of each group what tells its test images from those of others, ``num_images = 60``; None: it has no figure."""
+    sets = [scored_on(runs[0]) if runs else None for _, runs in column]
+    keys = sorted({key for one in sets if one for key in one})
+    telling = [key for key in keys if len({repr(one.get(key)) for one in sets if one is not None}) > 1]
+    return [None if one is None else ", ".join(spelled(key, one.get(key)) for key in telling) for one in sets]
 
 
 def _judged(group: Group, best: Group | None, metric: str, tell: Tell) -> Cell:

@@ -88,10 +88,13 @@ def _bold(cells: Sequence[Cell]) -> list[str]:
     if not any(cell.best for cell in cells):
         return []
     over = list(dict.fromkeys(cell.paired_over for cell in cells if cell.paired_over))
+    best = "the best of each column"
+    if any(cell.images for cell in cells):
+        best += " among those scored on the same test images"
     if not over:
-        return ["Bold: the best of each column; no difference from it could be tested"]
+        return [f"Bold: {best}; no difference from it could be tested"]
     return [
-        f"Bold: the best of each column, and what does not differ from it significantly (p ≥ {LEVEL:g}, two-sided "
+        f"Bold: {best}, and what does not differ from it significantly (p ≥ {LEVEL:g}, two-sided "
         f"t-test of the differences, paired over {' or over '.join(over)})"
     ]
 

@@ -32,6 +32,8 @@ class Cell:
     missing: str = ""
     """What is true of the others: ``1 queued, 2 failed (exception)``."""
     best: bool = False
+    images: str = ""
+    """Which set of test images of its column it was scored on; empty: the column has one."""
     as_good: bool = False
     """The best of its column, or not significantly different from it."""
     difference: float | None = None

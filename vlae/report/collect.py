@@ -43,6 +43,13 @@ class Run(NamedTuple):
         """Another one has no record, or a damaged one: it counts in the cell that fits what is known of it, no more."""
         return self.state not in (NEVER, DAMAGED)
 
+    def lacks_epochs(self, there: int) -> str:
+        """What is to be said of so many epochs in metrics.jsonl; empty: it has all of a run that is done."""
+        trained = (self.figures or {}).get("train/epochs")
+        if not isinstance(trained, int) or there >= trained:
+            return ""
+        return f"metrics.jsonl has {there} of {trained} epochs, so its curve is cut"
+
     def value(self, key: str) -> Any:
         """Of a setting, of ``T``, of a figure, or of OF_A_RUN; None where the run has none."""
         if key in self.settings:

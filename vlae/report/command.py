@@ -58,7 +58,8 @@ def print_table(
             print(f"vlae: {text}", file=sys.stderr)
     if format == TERMINAL:
         console = Console(highlight=False, file=io.StringIO() if out else None)
-        console.print(in_terminal(layout(found, decimals, transpose), found.title))
+        plain = not console.is_terminal
+        console.print(in_terminal(layout(found, decimals, transpose), found.title, plain=plain))
         text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     else:
         text = FORMATS[format](found, decimals, transpose)
@@ -71,6 +72,7 @@ def print_table(
 
 def _format(asked: str | None, out: Path | None) -> str:
     """What is asked for, else what the name of the file asks for, else the terminal."""
+    asked = ENDINGS.get(asked or "", asked)
     if asked is None:
         return ENDINGS[ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
     choices = (TERMINAL, *FORMATS)

@@ -115,9 +115,9 @@ class PerImage:
 
     def __call__(self, name: str) -> np.ndarray | None:
         """None: there is no such array. RecordError: the file is damaged."""
-        if (content := read_bytes(self.path)) is None:
-            return None
         file = os.path.basename(self.path)
+        if (content := read_bytes(self.path)) is None:
+            raise RecordError(f"{file} is missing")
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 found = arrays.get(name)

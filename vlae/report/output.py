@@ -26,6 +26,8 @@ def refuse_unwritable(out: Path) -> None:
         raise UserError(f"--out: expected a file, came {_given(out)!r}")
     if os.path.isdir(out):
         raise RecordError(f"cannot write {out}: it is a directory")
+    if os.path.exists(out) and not os.path.isfile(out):
+        raise RecordError(f"cannot write {out}: it is no file, but a device, a pipe or a socket")
     if not os.path.isdir(out.parent):
         raise RecordError(f"cannot write {out}: the directory {out.parent} does not exist")
     if not os.access(out.parent, os.W_OK | os.X_OK):

@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 LEVEL = 0.05
 """Two-sided; a difference with a smaller p-value is significant."""
+OVER_IMAGES = "images"
+"""Of one seed."""
 
 
 class Difference(NamedTuple):
@@ -54,7 +56,7 @@ def difference(
     if of_images is None or images < 2:
         return _tested(of_seeds, _spread(of_seeds), seeds - 1, "seeds") if seeds > 1 else None
     if seeds == 1:
-        return _tested(of_seeds, _spread(of_images[0]), images - 1, "images")
+        return _tested(of_seeds, _spread(of_images[0]), images - 1, OVER_IMAGES)
     of_image = of_images.mean(0)
     rest = of_images - of_image - of_images.mean(1, keepdims=True) + of_images.mean()
     freedom = max(1, (len(of_images) - 1) * (images - 1))

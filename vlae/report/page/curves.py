@@ -51,6 +51,8 @@ def curves(runs_dir: Path, models: Sequence[Model]) -> Curves:
     for _, run in chosen:
         try:
             lines[run.id] = _content(runs_dir, run).count(b"\n")
+            if cut := run.lacks_epochs(lines[run.id]):
+                left_out.append(LeftOut(run.id, cut))
         except RecordError as error:
             left_out.append(LeftOut(run.id, str(error)))
     begun = [(number, run) for number, run in chosen if lines.get(run.id)]

@@ -150,7 +150,7 @@
         ],
         series: [
           {},
-          ...lines.map((line) => ({ label: line.label, stroke: colour(line.model), dash: dash(line.model), width: many ? 1 : 1.5, points: { show: epochs.length === 1 } })),
+          ...lines.map((line) => ({ label: line.label, stroke: colour(line.model), dash: dash(line.model), width: many ? 1 : 1.5, points: { show: line.values.filter((value) => value != null).length === 1 } })),
         ],
         hooks: {
           setSeries: [(u, at) => tell(u, (focused = at))],

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 from dataclasses import replace
@@ -139,7 +140,7 @@ def test_a_damaged_run_is_a_missing_one_of_the_cell_that_it_is_known_to_belong_t
     assert re.match(rf"Left out: {paths[2, 1].name} \({file}", named)
     if placed:
         missing = cells(found)["vlae", 2].missing
-        assert missing.startswith(f"1 damaged ({file}")
+        assert missing == "1 damaged"
         assert from_json(to_json(found)) == found
         assert missing in {cell.missing for cell in from_csv(to_csv(found), 2)}
         assert missing in dict(layout(found).notes).values()
@@ -162,6 +163,58 @@ def test_damaged_runs_alone_are_a_table_of_holes(tmp_path):
     (done(tmp_path, container(VAE)) / "results.json").write_text("{")
     (cell,) = table_of(tmp_path).cells
     assert (cell.n, cell.runs, cell.missing[:9]) == (0, 1, "1 damaged")
+
+
+def test_runs_that_cannot_be_read_share_no_cell_with_other_settings(tmp_path):
+    """Nor do they make a cell larger than it can be, in which others would seem to lack seeds."""
+    labels = {}
+    for seed in (0, 1):
+        labels[done(tmp_path, container(VAE, seed=seed)).name] = f"seed={seed}"
+        for lr in ("1e-3", "1e-4"):
+            labels[run_id(container(VLAE, f"optimizer.lr={lr}", seed=seed))] = (
+                f"optimizer.lr={lr} seed={seed}"
+            )
+    sweeps.remember(tmp_path, "s", labels, [])
+    found = table_of(tmp_path, "s")
+    assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {"vae": (2, 2), "vlae": (0, 2)}
+    assert found.expected == 2
+    assert "2 runs never launched could belong" in " ".join(found.notes)
+
+
+def test_a_condition_on_what_is_not_known_of_a_run_does_not_hide_it(tmp_path):
+    labels = {run_id(container(VAE, seed=seed)): f"seed={seed}" for seed in range(4)}
+    for seed in (0, 1):
+        done(tmp_path, container(VAE, seed=seed))
+    sweeps.remember(tmp_path, "s", labels, [])
+    for where, missing in (("trainer.batch_size=128", "2 never launched"), ("seed<3", "1 never launched")):
+        (cell,) = table_of(tmp_path, "s", where=where).cells
+        assert (cell.n, cell.missing) == (2, missing)
+    with pytest.raises(UserError, match="no runs with"):
+        table_of(tmp_path, "s", where="trainer.batch_size=4")
+
+
+def test_what_is_left_out_of_other_runs_is_not_said(tmp_path):
+    done(tmp_path, container(VAE))
+    (done(tmp_path, container(VLAE)) / "results.json").write_text("{")
+    assert not any("Left out" in note for note in table_of(tmp_path, where="model=vae").notes)
+
+
+def test_a_copy_is_no_seed_whatever_its_name_is(tmp_path):
+    paths = [done(tmp_path, container(VAE, seed=seed)) for seed in (0, 1)]
+    shutil.copytree(paths[0], tmp_path / paths[0].name.replace("-s0-", "-s7-"))
+    found = table_of(tmp_path)
+    assert [(cell.n, cell.runs) for cell in found.cells] == [(2, 2)]
+    assert f"it is a copy of {paths[0].name}" in " ".join(found.notes)
+
+
+def test_an_estimator_that_one_run_has_no_figure_of_is_that_of_the_table_all_the_same(tmp_path):
+    paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
+    told = json.loads((paths[0] / "results.json").read_text())
+    told["test"]["log_likelihood"]["laplace"]["mean"] = None
+    (paths[0] / "results.json").write_text(json.dumps(told))
+    found = table_of(tmp_path)
+    assert found.metric == "test/log_likelihood_nats:laplace"
+    assert {row: cell.n for row, cell in cells(found).items()} == {"vae": 0, "vlae": 1}
 
 
 def test_runs_never_launched_are_in_no_cell_of_other_settings(tmp_path):
@@ -678,7 +731,7 @@ def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
     status, out, _ = vlae("--rows", "seed", "--cols", "model", "--decimals", 3, "--where", "seed<1")
     assert status == 0
     assert "seed = 0" in out
-    assert re.search(r"VAE\b.*\n.*\n.* -?\d\.\d{3} ", out)
+    assert re.search(r"VAE\b.*\n.*\n.* \*\*-?\d\.\d{3}\*\* ", out)  # best, where nothing can be bold
 
 
 def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):

@@ -23,7 +23,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """The exit status, where the launcher is one of ours."""
+        """Ends the command with its exit status, where the launcher is one of ours."""
         from vlae.launching.grids import place_of, read
         from vlae.overrides import expand, refuse_too_many
 

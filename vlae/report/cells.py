@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.problems import shown
-from vlae.report.collect import Run
+from vlae.report.collect import DAMAGED, Run
 from vlae.report.figures import reliability_of
+from vlae.report.where import is_number
 
 Values = tuple[Any, ...]
 
@@ -49,8 +50,7 @@ class Cell:
 def amount(run: Run, figure: str) -> float | None:
     """None: the run has no such figure, or what it has is no number."""
     value = run.value(figure)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if number and math.isfinite(value) else None
+    return value if is_number(value) and math.isfinite(value) else None
 
 
 def with_figure(runs: Sequence[Run], metric: str) -> list[Run]:
@@ -85,4 +85,5 @@ def _why(run: Run, metric: str) -> str:
         value = run.value(metric)
         return "done without this figure" if value is None else f"done, but its figure is {shown(value)}"
     state = "never started" if run.state == "new" else run.state
-    return f"{state} ({run.reason})" if run.reason else state
+    # what is damaged differs from run to run, and stands with what was left out
+    return f"{state} ({run.reason})" if run.reason and run.state != DAMAGED else state

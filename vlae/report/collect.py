@@ -102,7 +102,12 @@ class Runs:
         return [*OF_A_RUN, "T", *self.settings(), *self.figures()]
 
     def only(self, chosen: Callable[[Run], bool]) -> "Runs":
-        return replace(self, runs=tuple(run for run in self.runs if chosen(run)))
+        """What is left out of the others is so, too."""
+        runs = tuple(run for run in self.runs if chosen(run))
+        others = {run.id for run in self.runs if run.state == DAMAGED} - {run.id for run in runs}
+        return replace(
+            self, runs=runs, left_out=tuple(one for one in self.left_out if one.name not in others)
+        )
 
     def frame(self) -> "DataFrame":
         """One row a run, one column a key; what a run has not is missing."""

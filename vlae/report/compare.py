@@ -49,8 +49,11 @@ def compared(one: Run, other: Run) -> Comparison:
     _refuse_other_images(one, other)
     keys = dict.fromkeys((*one.settings, *other.settings))
     settings = [Beside(key, one.settings.get(key), other.settings.get(key)) for key in keys]
-    unread: dict[LeftOut, None] = {}
-    figures = [_beside(key, one, other, unread.setdefault) for key in _figures(one, other)]
+    unread: dict[str, LeftOut] = {}
+    figures = [
+        _beside(key, one, other, lambda left: unread.setdefault(left.name, left))
+        for key in _figures(one, other)
+    ]
     paired = next((each.paired for each in figures if each.paired), None)
     return Comparison(
         one,
@@ -58,7 +61,7 @@ def compared(one: Run, other: Run) -> Comparison:
         tuple(each for each in settings if each.one != each.other and not _follows(each.key, one, other)),
         tuple(figures),
         paired.freedom + 1 if paired else None,
-        tuple(unread),
+        tuple(unread.values()),
     )
 
 

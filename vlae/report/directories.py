@@ -65,7 +65,9 @@ class RunDirectories:
 
 def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) -> Run | LeftOut:
     if name != entry.run_id:
-        return _damaged(name, label, None, f"it is a copy of {entry.run_id}, or was renamed")
+        if os.path.isdir(os.path.join(os.path.dirname(place), entry.run_id)):
+            return LeftOut(name, f"it is a copy of {entry.run_id}")
+        return Run(name, label, entry.settings, DAMAGED, f"it was {entry.run_id}, and was renamed")
     metrics = Metrics(place)
     if entry.figures is not None:
         images = PerImage(f"{place}/test_log_likelihood.npz")

@@ -64,7 +64,7 @@ def from_csv(text: str, row_keys: int) -> tuple[Cell, ...]:
     for line in lines:
         values: Values = tuple(_value(field) for field in line)
         told = dict(zip(FIGURES, values[keys:], strict=True))
-        told |= {name: told[name] or "" for name in ("missing", "paired_over")}
+        told |= {name: told[name] or "" for name in ("missing", "images", "paired_over")}
         cells.append(Cell(values[:row_keys], values[row_keys:keys], **told))
     return tuple(cells)
 

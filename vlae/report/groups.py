@@ -1,6 +1,6 @@
 """Which runs share a cell: those that differ in their seed alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vlae.errors import UserError
@@ -25,20 +25,31 @@ def placed(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> P
     """Every run in its cell. UserError: two settings would share one."""
     groups = _readable(runs, row_keys, column_keys)
     _refuse_mixed(groups, row_keys)
-    unplaced, readable = [], list(groups)
+    unplaced, readable = [], frozenset(groups)
+    fitting_of: dict[tuple[Values, Values], list[tuple[Values, Values]]] = {}
     for run in runs.runs:
         if run.readable:
             continue
         own = _place(run, row_keys, column_keys)
-        fitting = [place for place in readable if _fits(own, place)]
-        agreeing = [place for place in fitting if _agrees(run, groups[place][0])]
+        if own not in fitting_of:
+            fitting_of[own] = _fitting(own, groups, readable)
+        agreeing = [place for place in fitting_of[own] if _agrees(run, groups[place][0])]
         if len(agreeing) == 1 and _is_another_seed(run, groups[agreeing[0]]):
             groups[agreeing[0]].append(run)
-        elif fitting:
+        elif fitting_of[own]:
             unplaced.append(run)
         else:
-            groups.setdefault(own, []).append(run)
+            groups[own], fitting_of[own] = [run], [own]
     return Placed(groups, unplaced)
+
+
+def _fitting(
+    own: tuple[Values, Values], groups: Groups, readable: Collection[tuple[Values, Values]]
+) -> list[tuple[Values, Values]]:
+    """The cells with a run that can be read which it may belong to."""
+    if None not in own[0] + own[1]:
+        return [own] if own in readable else []
+    return [place for place in groups if place in readable and _fits(own, place)]
 
 
 def telling_apart(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[str]:

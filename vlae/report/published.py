@@ -86,7 +86,7 @@ def published(run: Run, metric: str) -> Published | None:
         if not same or metric.partition(":")[0] != chart.metric or model not in chart.values:
             continue
         updates, values = run.value("T"), chart.values[model]
-        if updates is None:
+        if updates is None and run.readable:
             return Published(values[0], chart.source)
         if updates in chart.updates[: len(values)]:
             return Published(values[chart.updates.index(updates)], chart.source)

@@ -67,17 +67,14 @@ def table(
         found = [_beside(one, published(groups[one.row, one.column][0], metric)) for one in found]
     rows_found, columns_found = _ordered(one.row for one in found), _ordered(one.column for one in found)
     unread: dict[LeftOut, None] = {}
-    judgements = [
-        judged(
-            [(one, done[one.row, one.column]) for one in found if one.column == column],
-            metric,
-            unread.setdefault,
-        )
-        for column in columns_found
-    ]
+    of_columns: dict[Values, list[tuple[Cell, list[Run]]]] = {column: [] for column in columns_found}
+    for one in found:
+        of_columns[one.column].append((one, done[one.row, one.column]))
+    judgements = [judged(column, metric, unread.setdefault) for column in of_columns.values()]
+    at_row, at_column = _positions(rows_found), _positions(columns_found)
     cells = sorted(
         (one for column in judgements for one in column),
-        key=lambda one: (rows_found.index(one.row), columns_found.index(one.column)),
+        key=lambda one: (at_row[one.row], at_column[one.column]),
     )
     counted = [run for group in done.values() for run in group]
     return Table(
@@ -101,6 +98,10 @@ def table(
     )
 
 
+def _positions(values: Sequence[Values]) -> dict[Values, int]:
+    return {each: number for number, each in enumerate(values)}
+
+
 def default_metric(runs: Iterable[Run]) -> str:
     """The log-likelihood by an estimator that is the same for all models, if all runs that are done have it.
 
@@ -110,7 +111,7 @@ def default_metric(runs: Iterable[Run]) -> str:
     done = [run for run in runs if run.figures is not None]
     for estimator in (*COMMON, OWN):
         metric = LOG_LIKELIHOOD + estimator
-        if all(run.value(metric) is not None for run in done):
+        if all(metric in (run.figures or {}) for run in done):
             return metric
     raise UserError(
         "--metric: no estimator of the log-likelihood is common to all runs; choose a figure, or some of the runs by "

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vlae.files import RecordError
 from vlae.identity import run_id, settings
-from vlae.report.collect import LeftOut, Run
+from vlae.report.collect import DAMAGED, LeftOut, Run
 from vlae.report.figures import figures
 from vlae.trackers.wandb import WandbError, check_access, client, told
 
@@ -109,20 +110,24 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
     if identity != _run_id(mirrored.id):
         return LeftOut(mirrored.id, f"its configuration is that of {identity}")
     own = dict(sorted(settings(config).items()))
-    results = nested(dict(mirrored.summary))
-    if "test" not in results:
-        return Run(identity, "", own, *_state(mirrored.state, mirrored.summary))
     try:
+        results = nested(dict(mirrored.summary))
+        if "test" not in results:
+            return Run(identity, "", own, *_state(mirrored.state, mirrored.summary))
         images = PerImage(mirrored) if per_image else None
         return Run(identity, "", own, "done", "", figures(results), images)
-    except ValueError as error:
-        return LeftOut(mirrored.id, f"its summary: {error}")
+    except (ValueError, TypeError, AttributeError) as error:  # keys of which one is a part of another
+        return Run(identity, "", own, DAMAGED, f"its summary: {error}")
 
 
 def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
     """That of a run without results, and the reason: its own word, unless it has ended without one since."""
     word = summary.get("status/state")
-    if state in WITH_A_WORD and word not in (None, "done"):
+    if state in WITH_A_WORD and word in (
+        "failed",
+        "interrupted",
+        *(["running"] if state != "failed" else []),
+    ):
         return word, summary.get("status/reason") or ""
     if state in INTERRUPTED:
         return "interrupted", state
@@ -150,7 +155,7 @@ class PerImage:
         self._arrays: dict[str, np.ndarray] | None = None
 
     def __call__(self, name: str) -> np.ndarray | None:
-        """None: the table has no such column, or the run no table. WandbError: it cannot be read."""
+        """None: the table has no such column, or the run no table. RecordError: it cannot be read."""
         if self._arrays is None:
             self._arrays = self._read()
         return self._arrays.get(name)
@@ -164,6 +169,7 @@ class PerImage:
             with TemporaryDirectory() as folder, file.download(root=folder, replace=True) as opened:
                 table = json.load(opened)
             columns = zip(*table["data"], strict=True)
-            return {name: np.array(column) for name, column in zip(table["columns"], columns, strict=True)}
-        except Exception as error:
-            raise refused(error) from error
+            named = zip(table["columns"], columns, strict=True)
+            return {name: np.array(column, dtype=np.float64) for name, column in named}
+        except Exception as error:  # of this run: the others are compared
+            raise RecordError(f"its table of test images cannot be read: {told(error)}") from error

@@ -37,8 +37,13 @@ class Term(NamedTuple):
     """A list where the operator is ``in``."""
 
     def holds(self, run: Run) -> bool:
-        """A run without the key, or with a value of another kind, is unequal to it, and neither more nor less."""
+        """A run without the key, or with a value of another kind, is unequal to it, and neither more nor less.
+
+        What is not told of a run that cannot be read may be anything: then it holds.
+        """
         own = run.value(self.key)
+        if own is None and not run.readable:
+            return True
         if self.op == "in":
             return any(_same(own, value) for value in self.value)
         if self.op in ("=", "==", "!="):
@@ -64,7 +69,7 @@ def fulfilling(runs: Runs, text: str) -> Runs:
     """Those of which it holds. UserError: of none, with the values that there are."""
     asked = terms(text, runs.known())
     found = runs.only(lambda run: all(term.holds(run) for term in asked))
-    if not found.runs:
+    if not any(run.readable or all(run.value(term.key) is not None for term in asked) for run in found.runs):
         told = "; ".join(_told(key, runs) for key in dict.fromkeys(term.key for term in asked))
         raise UserError(f"{runs.title}: no runs with {text}; {told}")
     return found

@@ -66,12 +66,13 @@ def _points(run: Run, tell: Callable[[str], None]) -> dict[int, float]:
     key = f"{run.settings.get(SELECTION, 'validation')}/elbo_nats"
     try:
         lines = run.metrics() if run.metrics else []
-        if cut := run.lacks_epochs(len(lines)):
-            tell(f"{run.id}: {cut}")
-        return {int(line["epoch"]): float(line[key]) for line in lines if line.get(key) is not None}
+        points = {int(line["epoch"]): float(line[key]) for line in lines if line.get(key) is not None}
     except (RecordError, LookupError, TypeError, ValueError) as error:
         tell(f"left out: {run.id} ({error})")
         return {}
+    if cut := run.lacks_epochs(len(points)):
+        tell(f"{run.id}: {cut}")
+    return points
 
 
 def _line(axes: Axes, curve: _Curve, offset: float) -> None:

@@ -51,8 +51,6 @@ def curves(runs_dir: Path, models: Sequence[Model]) -> Curves:
     for _, run in chosen:
         try:
             lines[run.id] = _content(runs_dir, run).count(b"\n")
-            if cut := run.lacks_epochs(lines[run.id]):
-                left_out.append(LeftOut(run.id, cut))
         except RecordError as error:
             left_out.append(LeftOut(run.id, str(error)))
     begun = [(number, run) for number, run in chosen if lines.get(run.id)]
@@ -63,6 +61,9 @@ def curves(runs_dir: Path, models: Sequence[Model]) -> Curves:
             read.append((number, run, _epochs(_content(runs_dir, run), every)))
         except (RecordError, ValueError) as error:
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({error})"))
+            del lines[run.id]
+    cut = [(run.id, run.lacks_epochs(lines[run.id])) for _, run in chosen if run.id in lines]
+    left_out += [LeftOut(name, text) for name, text in cut if text]
     return Curves(_along_epochs(read), every, tuple(left_out), len(started) - len(chosen))
 
 

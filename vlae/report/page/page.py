@@ -59,7 +59,7 @@ def _columns(found: Sequence[Model]) -> dict[str, list[Any]]:
 
 def _looks(found: Sequence[Model]) -> dict[str, list[Any]]:
     """Of their curves: the colour of a model is that of the figures, and its settings are numbered."""
-    names = [str(model.runs[0].settings.get("model.name")) for model in found]
+    names = [str((model.readable or model.runs)[0].settings.get("model.name")) for model in found]
     rows: dict[str, list[Values]] = {}
     for name, model in zip(names, found, strict=True):
         of_model = rows.setdefault(name, [])

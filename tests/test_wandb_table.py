@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from mirrored import PROJECT, Commands, mirror
+from mirrored import PROJECT, TABLE, Commands, mirror
 from recorded import container, done, results, stopped
 from wandb_server import ENTITY, WandbServer
 
@@ -191,12 +191,25 @@ def test_what_is_no_run_of_vlae_or_was_changed_there_is_named_and_left_out(tmp_p
     foreign.raw_config = {"lr": {"value": 0.1}}
     said = vlae("table", "--from", PLACE, "--format", "json")
     (cell,), (note, _) = as_json(said)["cells"], as_json(said)["notes"]
-    assert (cell["n"], cell["runs"]) == (1, 1)
+    assert (cell["n"], cell["runs"], cell["missing"]) == (1, 2, "1 damaged")
     assert f"abc123 (its configuration is that of {container_id(1)})" in note
     assert f"{edited.name} (its configuration is that of vae-digits-gaussian-s2-" in note
     assert f"{empty.name} (its summary: it does not hold the figures of a run" in note
     assert f"{foreign.name} (it is not a run of vlae)" in note
     assert good.name not in note
+
+
+@pytest.mark.slow
+def test_a_table_of_test_images_that_cannot_be_read_is_that_of_one_run(tmp_path, server, vlae):
+    for model in (VAE, HF):
+        for seed in (0, 1):
+            recorded = mirror(server, done(tmp_path, container(model, seed=seed)))
+    recorded.files[TABLE] = b'{"columns": ["log_likelihood_laplace"], "data": [["x"]]}'
+    told = as_json(vlae("table", "--from", PLACE, "--per-image", "--format", "json"))
+    ((name, because),) = told["unread"]
+    assert name == recorded.name
+    assert because.startswith("its table of test images cannot be read: ")
+    assert sum(cell["n"] for cell in told["cells"]) == 4
 
 
 def container_id(seed):

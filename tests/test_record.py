@@ -25,6 +25,7 @@ from vlae import attempts, files
 from vlae.identity import OF_A_COMMAND
 from vlae.identity import run_id as run_id_of
 from vlae.interruption import Interrupted
+from vlae.problems import shown
 from vlae.record import (
     RecordError,
     RunDirectory,
@@ -618,6 +619,41 @@ def test_a_status_with_a_misspelt_key_or_state_is_refused(run):
     for fields in ({"stat": "running"}, {"state": "runing"}):
         with pytest.raises(ValueError, match=r"status\.json has the keys"):
             run.write_status(**fields)
+
+
+WRONG = [
+    *(("state", value) for value in ("runing", None, 3, [])),
+    *(("gpu_seconds", value) for value in (None, "3", True, float("nan"), 10**400)),
+    *(
+        ("progress", value)
+        for value in ([], "epoch 3", {"epoch": "3", "epochs": 4}, {"elbo": "low"}, {"doing": 3})
+    ),
+    *((key, value) for key in ("reason", "message", "where") for value in (3, ["a"], {})),
+    *(("updated", value) for value in (3, "yesterday", "2026-01-01T00:00:00")),
+    *(("attempt", value) for value in ("1", 1.5, True)),
+    *(("run_id", value) for value in (None, 3)),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_status_that_no_run_writes_is_refused_with_the_file_the_key_and_what_came(run, key, value):
+    file = run.path / "status.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    for look in (run.status, run.state, lambda: run.write_status(attempt=1), run.claim):
+        with pytest.raises(RecordError, match=re.escape(f"{file}: {key}: expected ")) as caught:
+            look()
+        assert f"came {shown(value)}" in str(caught.value)
+    assert list((run.path / "attempts").iterdir()) == []
+
+
+def test_a_status_of_an_older_version_may_lack_any_key(run):
+    file = run.path / "status.json"
+    known = json.loads(file.read_text())
+    for key in known:
+        file.write_text(json.dumps({k: v for k, v in known.items() if k != key}))
+        assert run.state() == "new"
+    file.write_text("{}")
+    assert run.state() == "new"
 
 
 def test_a_status_is_readable_json_with_its_keys_in_order(run):

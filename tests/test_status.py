@@ -143,6 +143,22 @@ def test_a_result_that_is_none_is_a_failure_and_show_says_why(vlae, run):
         assert file.read_text() == content
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"state": "over"}, {"gpu_seconds": None}, {"progress": ["epoch", 3]}, {"reason": ["a"]}, {"where": 3}],
+)
+def test_a_status_of_the_wrong_types_is_a_failure_of_that_run_alone(vlae, run, wrong):
+    file = run("a", state="interrupted").path / "status.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    run("b")
+    status, out, err = vlae("status")
+    assert (status, err) == (0, "")
+    broken, whole = rows(out)
+    (key,) = wrong
+    assert (broken[0], whole) == ("a", ["b", "new", "", ""])
+    assert broken[1].startswith(f"failed (unreadable record: {file}: {key}: expected ")
+
+
 @pytest.mark.parametrize("what", ["results", "status", "nothing"])
 def test_a_run_that_has_lost_its_config_is_a_failure_however_it_is_asked_for(vlae, run, tmp_path, what):
     place = run(LOST, state="done").path

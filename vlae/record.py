@@ -12,7 +12,10 @@ import errno
 import json
 import os
 import shutil
+import sys
 import threading
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,8 @@ STATUS_KEYS = (
     "gpu_seconds",  # of all attempts
 )
 EMPTY_STATUS = {**dict.fromkeys(STATUS_KEYS), "state": "new", "gpu_seconds": 0.0}
+COUNTS = ("epoch", "epochs", "image", "images")
+"""Of progress, what is shown as a share."""
 HEADER = """\
 # The settings of this run, frozen when it was created by launch.py. Do not edit: the run's id is a hash of them,
 # and an edited file is refused. For other settings start another run.
@@ -180,8 +185,7 @@ class RunDirectory:
             write_atomically(self.path / "status.json", json_bytes(status))
 
     def _recorded_status(self) -> dict[str, Any]:
-        empty = {**EMPTY_STATUS, "run_id": self.path.name, "progress": {}}
-        return empty | (read_json(f"{self._name}/status.json") or {})
+        return recorded_status(self._name)
 
     # --- metrics
 
@@ -234,6 +238,7 @@ class RunDirectory:
         Look at `results` again once you hold it: another process may have finished in between.
         Errors: RunHeld where a living process has it.
         """
+        self._recorded_status()  # one that cannot be gone on with is refused before anything is claimed
         claim = new_claim()
         while True:
             number, holder = last_claim(self.path)
@@ -273,6 +278,65 @@ class RunDirectory:
 
     def _attempt(self, number: int) -> Path:
         return self.path / "attempts" / str(number)
+
+
+# --- what status.json holds ------------------------------------------------------------------------------------
+
+
+def recorded_status(run: str) -> dict[str, Any]:
+    """status.json of the directory ``run``; a key that it lacks, as records of older versions do, is as of a new run.
+
+    RecordError: it cannot be read, or a key of it has a value that no run writes.
+    """
+    file = f"{run}/status.json"
+    status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (read_json(file) or {})
+    for key, (expected, fits) in _FITTING.items():
+        if not fits(status[key]):
+            raise RecordError(
+                f"{file}: {key}: expected {expected}, came {shown(status[key])}. It was changed by hand; move it away, "
+                "and the same command goes on with the run"
+            )
+    return status
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    """That a float can hold."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
+
+
+def _is_time(value: Any) -> bool:
+    """Older records may have none."""
+    try:
+        return value is None or datetime.fromisoformat(value).tzinfo is not None
+    except (ValueError, TypeError):
+        return False
+
+
+def _is_progress(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and isinstance(value.get("doing", ""), str)
+        and all(_is_number(value[key]) for key in COUNTS if key in value)
+        and (value.get("elbo") is None or _is_number(value["elbo"]))  # null: it was not finite
+    )
+
+
+_TEXT = ("a text or null", _is_text)
+_FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "run_id": ("a text", lambda value: isinstance(value, str)),
+    "state": (f"one of {', '.join(STATES)}", lambda value: isinstance(value, str) and value in STATES),
+    "attempt": ("a whole number or null", lambda value: value is None or type(value) is int),
+    "progress": ("numbers by their names", _is_progress),
+    "updated": ("a time with its zone", _is_time),
+    **dict.fromkeys(("reason", "message", "where"), _TEXT),
+    "gpu_seconds": ("a number", _is_number),
+}
+"""What each key of status.json has to be, and whether a value is that."""
 
 
 # --- many runs -------------------------------------------------------------------------------------------------

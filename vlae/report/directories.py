@@ -17,7 +17,7 @@ from vlae.identity import exact_text, id_of, scientific, settings
 from vlae.launching.states import UNREADABLE, Observer
 from vlae.launching.status import chosen
 from vlae.problems import Problem
-from vlae.record import RunDirectory
+from vlae.record import RunDirectory, recorded_status
 from vlae.report.collect import DAMAGED, NEVER, LeftOut, Run
 from vlae.report.figures import figures
 from vlae.report.index import Entry, Index, stamp_of
@@ -140,7 +140,7 @@ class Reader:
     def entry(self, place: str) -> Entry:
         """What the files of a run say. RecordError: which of them cannot be, and why."""
         run_id, found = self._identity(place)
-        recorded = (read_json(f"{place}/status.json") or {}).get("run_id", os.path.basename(place))
+        recorded = recorded_status(place)["run_id"]
         if recorded != run_id:
             raise RecordError(
                 f"config.yaml was edited by hand: it is that of {run_id}, frozen for {recorded}"

@@ -101,6 +101,31 @@ def test_a_sweep_is_found_by_its_name_and_by_a_beginning_that_no_other_shares(vl
     assert "smoke: 2 runs, 1 new, 1 done" in vlae("status", "smoke")[1]
 
 
+@pytest.mark.parametrize(
+    ("note", "wrong"),
+    [
+        ({"name": "s"}, "runs: expected ids of runs with a label each, came null"),
+        ({"name": "s", "runs": ["a"]}, 'runs: expected ids of runs with a label each, came ["a"]'),
+        ({"name": "s", "runs": {"a": None}}, "runs: a: expected a text, came null"),
+        *(
+            ({"name": "s", "runs": {"a": "", name: ""}}, f"runs: expected ids of runs, came {name!r}")
+            for name in ("../x", "", ".x", "a\0b", "\ud800")
+        ),
+        ({"runs": {"a": ""}}, "name: expected a text, came null"),
+    ],
+)
+def test_a_damaged_note_of_a_sweep_is_one_message_that_names_the_file(vlae, run, tmp_path, note, wrong):
+    run("a", state="done")
+    sweeps.remember(tmp_path, "s", {"a": ""}, [])
+    file = tmp_path / ".sweeps" / "s.json"
+    file.write_text(json.dumps(note))
+    for word in ("status", "table", "report", "cancel", "logs"):
+        status, out, err = vlae(word, "s")
+        assert (status, out) == (2, "")
+        assert err.startswith(f"vlae: {file}: {wrong}. ")
+    assert "1 run, 1 done" in vlae("status")[1]
+
+
 def test_runs_are_found_by_a_beginning_of_their_ids(vlae, run):
     for name in ("vae-0", "vae-1", "vlae-0"):
         run(name, state="done")

@@ -17,6 +17,7 @@ from vlae.attempts import last_number
 from vlae.console import duration, elbo_of, position
 from vlae.files import RecordError, read_json
 from vlae.launching.pool import Job
+from vlae.record import recorded_status
 
 STYLES = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
 PLAIN_EVERY = 60.0
@@ -92,7 +93,7 @@ class Display:
         """Where it is, its figures, the time left of this part."""
         status: dict[str, Any] = {}
         with contextlib.suppress(RecordError):
-            status = read_json(job.path / "status.json") or {}
+            status = recorded_status(str(job.path))
         progress = status.get("progress") or {}
         if status.get("state") != "running" or not progress:
             return "starting", "", ""

@@ -1,6 +1,7 @@
 """Runs as rows: what a row says, that the index changes nothing but the time, and what is left out."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -306,6 +307,10 @@ def _replace(name, old, new):
         (_replace("results.json", "vae-digits", "hf-digits"), "results.json is that of another run"),
         (lambda path: (path / "config.yaml").unlink(), "it is no run: it has no config.yaml"),
         (lambda path: (path / "config.yaml").write_text("model: [\n"), "config.yaml is not that of a run"),
+        (
+            lambda path: (path / "config.yaml").write_text("model: &a [*a]\n"),
+            "config.yaml is not that of a run",
+        ),
         (lambda path: (path / "config.yaml").write_text("3\n"), "config.yaml is not that of a run"),
         (lambda path: (path / "config.yaml").write_bytes(b"\xff\xfe"), "config.yaml is not that of a run"),
         (_replace("config.yaml", "latent_dim: 8", "latent_dim: 9"), "config.yaml was edited by hand"),
@@ -317,6 +322,14 @@ def _replace(name, old, new):
         ),
         (lambda path: path.rename(path.with_name("renamed")), "was renamed"),
         (lambda path: path.with_name("empty").mkdir(), "it is no run"),
+        (
+            lambda path: path.with_name("empty").symlink_to("empty"),
+            "it is a link that leads nowhere (Too many",
+        ),
+        (
+            lambda path: path.with_name("empty").symlink_to("gone"),
+            "it is a link that leads nowhere (No such file",
+        ),
     ],
 )
 def test_what_cannot_be_counted_is_left_out_with_the_reason(tmp_path, damage, because):
@@ -334,6 +347,30 @@ def test_what_cannot_be_counted_is_left_out_with_the_reason(tmp_path, damage, be
                 left for left in left_out if left.name != "empty"
             ]  # its name or its config tell which run it is
             assert len([run for run in found if run.readable]) == 1 + (left_out[0].name == "empty")
+
+
+def test_a_run_of_a_sweep_that_is_a_link_to_itself_is_damaged(tmp_path):
+    name = run_id(container(VAE))
+    (tmp_path / name).symlink_to(name)
+    sweeps.remember(tmp_path, "s", {name: "model=vae"}, [])
+    (run,), ((left, because),) = rows(tmp_path, "s")
+    assert (run.id, run.state, left) == (name, DAMAGED, name)
+    assert because.startswith("it is a link that leads nowhere (")
+
+
+def test_runs_that_may_not_be_read_are_an_error_that_names_the_directory(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda place, mode: False)  # root may read everything
+        with pytest.raises(RecordError, match=f"no permission to read {tmp_path}"):
+            RunDirectories(tmp_path)
+
+    def refused(place):
+        raise PermissionError(13, "Permission denied")
+
+    source = RunDirectories(tmp_path)
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(RecordError, match=f"cannot read {tmp_path}: Permission denied"):
+        collect(source)
 
 
 def test_a_copy_of_a_run_does_not_count_twice(tmp_path):

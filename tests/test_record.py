@@ -232,7 +232,8 @@ def test_creating_an_existing_run_changes_nothing(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "edit", ["lr: 0.0005 -> lr: 0.005", "seed: 0 -> seed: [", "seed: 0 -> ", "vlae -> 3"]
+    "edit",
+    ["lr: 0.0005 -> lr: 0.005", "seed: 0 -> seed: [", "seed: 0 -> seed: &a [*a]", "seed: 0 -> ", "vlae -> 3"],
 )
 def test_an_edited_config_is_refused(run, edit):
     path = run.path / "config.yaml"

@@ -119,7 +119,7 @@ class RunDirectory:
         try:
             config = yaml.safe_load(content)
             given = run_id_of(config)
-        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"it is no config of a run any more ({' '.join(str(error).split())})"
             raise RecordError(f"{path} was edited by hand: {reason}") from error
         if given != self.run_id:

@@ -34,8 +34,10 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
     Errors: RecordError where it means nothing.
     """
     folder = Path(runs_dir)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise RecordError(f"--runs-dir: no directory {folder}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise RecordError(f"--runs-dir: no permission to read {folder}")
     if name is None:
         return str(folder), dict.fromkeys(_names(folder), "")
     exact = sweeps.recall(folder, name)

@@ -46,7 +46,9 @@ class RunDirectories:
             entry = index.get(name, stamp)
             if entry is None:
                 if not os.path.isdir(place):
-                    yield Run(name, label, settings_told(name, label), NEVER)
+                    reason = _leads_nowhere(place)
+                    never = Run(name, label, settings_told(name, label), NEVER)
+                    yield _damaged(name, label, None, reason) if reason else never
                     continue
                 try:
                     entry = reader.entry(place)
@@ -170,7 +172,7 @@ class Reader:
             raise RecordError("it is no run: it has no config.yaml")
         try:
             return self._config(content.decode())
-        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
 
     def _config(self, text: str) -> tuple[str, dict[str, Any]]:
@@ -235,5 +237,24 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def _directories(runs_dir: Path) -> list[str]:
-    with os.scandir(runs_dir) as entries:
-        return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    """Links that lead nowhere among them, so that they are told of."""
+    try:
+        with os.scandir(runs_dir) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and _counts(entry))
+    except OSError as error:
+        raise RecordError(f"cannot read {runs_dir}: {error.strerror or error}") from error
+
+
+def _counts(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink():
+        return os.path.isdir(entry.path) or not os.path.exists(entry.path)
+    return entry.is_dir()
+
+
+def _leads_nowhere(place: str) -> str:
+    """Why a link does; empty: it is none, or leads somewhere."""
+    try:
+        os.stat(place)
+    except OSError as error:
+        return f"it is a link that leads nowhere ({error.strerror})" if os.path.islink(place) else ""
+    return ""

@@ -304,6 +304,28 @@ def _replace(name, old, new):
         (_replace("results.json", '"log_likelihood"', '"nll"'), "results.json: it does not hold the figures"),
         (_replace("results.json", '"ess_median"', '"ess"'), None),
         (_replace("results.json", '"own": {', '"own": 3, "other": {'), "results.json: it does not hold"),
+        (
+            _replace("results.json", '"host": "h"', '"host": ["h"]'),
+            "results.json: environment/host: expected a number",
+        ),
+        (
+            _replace("results.json", '"0123456789ab"', '["0123"]'),
+            "results.json: environment/code/hash: expected",
+        ),
+        (
+            _replace("results.json", '"elbo": -3.5', f'"elbo": -1{400 * "0"}'),
+            "results.json: test/elbo_nats: expected",
+        ),
+        (
+            _replace("results.json", '"epochs": 4', f'"epochs": 4{400 * "0"}'),
+            "results.json: train/epochs: expected",
+        ),
+        (
+            _replace("results.json", '"best_epoch": 3', '"best_epoch": [3]'),
+            "results.json: train/best_epoch: expected",
+        ),
+        (_replace("results.json", '"elbo": -3.5', '"elbo": "good"'), None),  # a hole of that figure alone
+        (_replace("results.json", '"elbo": -3.5', '"elbo": null'), None),
         (_replace("results.json", "vae-digits", "hf-digits"), "results.json is that of another run"),
         (lambda path: (path / "config.yaml").unlink(), "it is no run: it has no config.yaml"),
         (lambda path: (path / "config.yaml").write_text("model: [\n"), "config.yaml is not that of a run"),

@@ -1,9 +1,11 @@
 """The figures of results.json under flat names that carry their unit, and what is known of each."""
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from vlae.problems import shown
 from vlae.summary import doubtful
 
 LOG_LIKELIHOOD = "test/log_likelihood_nats:"
@@ -54,8 +56,9 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
                 found[f"test/unreliable:{name}"] = doubtful(proposal)
         for name in ("validation", "cost", "environment"):
             _flatten(name, results.get(name) or {}, found)
-        return found | {f"train/{name}": results[name] for name in ("best_epoch", "epochs")}
-    except (LookupError, TypeError, AttributeError) as error:
+        _flatten("train", {name: results[name] for name in ("best_epoch", "epochs")}, found)
+        return found
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"it does not hold the figures of a run of this version ({reason})") from error
 
@@ -64,6 +67,10 @@ def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any], end:
     for name, value in zip(_names(place, tuple(section), end), section.values(), strict=True):
         if isinstance(value, dict):
             _flatten(name.removesuffix(end) if end else name, value, found, end)
+        elif isinstance(value, list):
+            raise ValueError(f"{name}: expected a number or a text, came {shown(value)}")
+        elif isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ValueError(f"{name}: expected a number of at most 308 digits, came {shown(value)}")
         else:
             found[name] = value
 

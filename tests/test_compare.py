@@ -75,6 +75,28 @@ def test_a_run_whose_images_are_damaged_is_named(compare, tmp_path):
     assert f"cannot be read: {paths[1].name} (test_log_likelihood.npz cannot be read (" in told
 
 
+def test_images_that_are_known_of_neither_make_no_difference_and_no_warning(compare, tmp_path):
+    paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
+    unknown = np.full(IMAGES, np.nan)
+    np.savez(paths[0] / "test_log_likelihood.npz", log_likelihood=unknown, log_likelihood_laplace=unknown)
+    assert not any(each.paired for each in comparison(tmp_path, "vae", "vlae").figures)
+    status, out, err = compare("vae", "vlae")
+    assert (status, err) == (0, "")
+    assert "No figure of both is known image by image" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf])
+def test_figures_of_images_that_are_infinite_are_damage(compare, tmp_path, wrong):
+    paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
+    values = np.zeros(IMAGES)
+    values[3] = wrong
+    np.savez(paths[0] / "test_log_likelihood.npz", log_likelihood=values, log_likelihood_laplace=values)
+    status, out, err = compare("vae", "vlae")
+    assert (status, err) == (0, "")
+    told = " ".join(out.split())
+    assert f"{paths[0].name} (test_log_likelihood.npz: expected finite numbers, log_likelihood has 1" in told
+
+
 def test_the_other_way_round_every_difference_changes_its_sign(tmp_path):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE), level=0.1)

@@ -120,4 +120,6 @@ def _beside(key: str, one: Run, other: Run, tell: Tell) -> Beside:
     if images is None or ours is None or others is None:
         return Beside(key, ours, others)
     known = without_unknown(images[None])
+    if not known.size:  # no image is known of both
+        return Beside(key, ours, others)
     return Beside(key, ours, others, difference(known.mean(1), known))

@@ -118,7 +118,7 @@ class PerImage:
         self.path = path
 
     def __call__(self, name: str) -> np.ndarray | None:
-        """None: there is no such array. RecordError: the file is damaged."""
+        """None: there is no such array. NaN: it is not known of this image. RecordError: the file is damaged."""
         file = os.path.basename(self.path)
         if (content := read_bytes(self.path)) is None:
             raise RecordError(f"{file} is missing")
@@ -130,6 +130,9 @@ class PerImage:
         if found is not None and (found.ndim != 1 or found.dtype.kind not in "fiu"):
             came = f"the shape {found.shape} and the type {found.dtype}"
             raise RecordError(f"{file}: expected a number for each image, {name} has {came}")
+        if found is not None and np.isinf(found).any():
+            count = int(np.isinf(found).sum())
+            raise RecordError(f"{file}: expected finite numbers, {name} has {count} that are infinite")
         return found
 
 

@@ -166,12 +166,30 @@ def test_a_sweep_knows_the_runs_that_were_never_launched(tmp_path):
         ),
         ("+model.hidden_dims=[5,6] device=cpu", {"model.hidden_dims": "[5, 6]"}),
         ("not an override = {", {}),
+        (
+            "evaluate.proposals=[own,laplace] optimizer.lr=1e-4",
+            {"evaluate.proposals": '["own", "laplace"]', "optimizer.lr": 1e-4},
+        ),
+        (
+            "trainer.objective=on trainer.kl=2020-01-01 trainer.epochs=12:30",
+            {"trainer.objective": "on", "trainer.kl": "2020-01-01", "trainer.epochs": "12:30"},
+        ),
+        (
+            "optimizer.lr=nan trainer.epochs=-.inf model.x=1e999 model.y=NaN",
+            {"optimizer.lr": "nan", "trainer.epochs": "-.inf", "model.x": "1e999", "model.y": "NaN"},
+        ),
+        (
+            "model.a=True model.b=.5 model.c='5' model.d=null",
+            {"model.a": True, "model.b": 0.5, "model.c": "5", "model.d": None},
+        ),
     ],
 )
 def test_a_label_tells_what_it_says_and_no_defaults(label, told):
     found = settings_told("x", label)
     found.pop("model.name", None)
     assert found == told
+    json.dumps(found, allow_nan=False)
+    assert [type(value) for value in found.values()] == [type(value) for value in told.values()]
 
 
 # --- configurations ---------------------------------------------------------------------------------------------------
@@ -369,6 +387,21 @@ def test_what_cannot_be_counted_is_left_out_with_the_reason(tmp_path, damage, be
                 left for left in left_out if left.name != "empty"
             ]  # its name or its config tell which run it is
             assert len([run for run in found if run.readable]) == 1 + (left_out[0].name == "empty")
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "html", "latex", "markdown", "terminal"])
+def test_runs_that_were_never_launched_are_in_every_table_whatever_their_labels_say(
+    command, tmp_path, format
+):
+    name = done(tmp_path, container(VAE)).name
+    labels = {
+        name: "model=vae",
+        **{f"vae-{k}": f"trainer.kl={v}" for k, v in enumerate(["2020-01-01", "nan", "on"])},
+    }
+    sweeps.remember(tmp_path, "s", labels, [])
+    status, out, _ = command("table", "s", "--rows", "trainer.kl", "--format", format, "--runs-dir", tmp_path)
+    assert status == 0
+    assert "2020-01-01" in out
 
 
 def test_a_run_of_a_sweep_that_is_a_link_to_itself_is_damaged(tmp_path):

@@ -1,6 +1,5 @@
 """Run directories as a source of rows: a sweep, the runs of a beginning, or all of a runs directory."""
 
-import contextlib
 import io
 import os
 import re
@@ -21,6 +20,7 @@ from vlae.record import RunDirectory, recorded_status
 from vlae.report.collect import DAMAGED, NEVER, LeftOut, Run
 from vlae.report.figures import figures
 from vlae.report.index import Entry, Index, stamp_of
+from vlae.report.values import read_value
 
 _SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)
 """Where a section of a frozen config begins: what belongs to one is indented, or an entry of a list."""
@@ -216,21 +216,9 @@ def settings_told(run_id: str, label: str) -> dict[str, Any]:
         if key in ("model", "dataset", "output_dist", "optimizer"):
             found[f"{key}.name"] = value
         elif value:
-            try:
-                told_of_section = settings(_nested(key, _value(value)))
-            except yaml.YAMLError:
-                continue
+            told_of_section = settings(_nested(key, read_value(value)))
             found |= {k: v for k, v in told_of_section.items() if Problem(k, "").within(key)}
     return found
-
-
-def _value(text: str) -> Any:
-    """As Hydra has it, for which 1e-4 is a number."""
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

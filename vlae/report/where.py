@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from vlae.errors import UserError
 from vlae.report.collect import Run, Runs
 from vlae.report.keys import key_of, position, some
+from vlae.report.values import read_value
 
 ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -98,17 +99,10 @@ def _read(text: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """``3``, ``0.5``, ``true``, ``null``, ``[500, 500]`` (a text, as settings have it); other words are text."""
-    text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
     try:
-        value = json.loads(text)
-    except ValueError:
-        if text.split() != [text]:
-            raise UserError(f"--where: {EXPECTED}, text of several words in quotes; came {text!r}") from None
-        return text
-    return json.dumps(value) if isinstance(value, list | dict) else value
+        return read_value(text)
+    except ValueError as error:
+        raise UserError(f"--where: {EXPECTED}, {error}") from None
 
 
 def _same(one: Any, other: Any) -> bool:

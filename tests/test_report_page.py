@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -471,6 +473,20 @@ def test_large_pictures_are_made_smaller_and_all_together_have_a_limit(tmp_path,
     monkeypatch.setattr(pictures, "ALL", 2 * len(shown.uri) + 1000)
     found = told(tmp_path).gallery
     assert (len(found.models), found.more) == (2, 1)
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_a_picture_of_gigabytes_is_not_shown(tmp_path, side):
+    place = done(tmp_path, container(VAE))
+    for name in ("reconstructions", "prior_samples", "data"):
+        picture(place, name)
+    file = place / "images" / "reconstructions.png"
+    content = bytearray(file.read_bytes())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    file.write_bytes(content)
+    (shown,) = told(tmp_path).gallery.models
+    assert [each.title for each in shown.pictures] == ["samples from the prior"]
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

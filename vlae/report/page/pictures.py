@@ -2,12 +2,13 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vlae.files import RecordError, read_bytes
 from vlae.report.cells import Values
@@ -20,6 +21,8 @@ KINDS = {
     "prior_samples": "samples from the prior",
     "refinements": "refinements: the data, then each update of inference",
 }
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""To be a picture of a run: it would take gigabytes to make smaller."""
 LARGEST = 60_000
 """Bytes of a picture as it is; a larger one is made smaller."""
 WIDEST = 480
@@ -91,12 +94,15 @@ def _pictures(run: Path, kinds: dict[str, str]) -> Iterator[Picture]:
             content = read_bytes(run / "images" / f"{name}.png")
             if content is not None:
                 yield _picture(title, content)
-        except (RecordError, UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        except (*TOO_LARGE, RecordError, OSError, ValueError, SyntaxError):
             continue
 
 
 def _picture(title: str, content: bytes) -> Picture:
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        opened = Image.open(io.BytesIO(content), formats=["PNG"])
+    with opened as image:
         image.load()
         kind = "png"
         if len(content) > LARGEST or image.width > WIDEST:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from recorded import container, done
 
 import vlae
 from vlae import config
@@ -261,3 +262,32 @@ def test_the_command_is_a_module_too():
     words = [sys.executable, "-m", "vlae.cli", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.split()[0]) == (0, "vlae")
+
+
+def _printing(words, tmp_path, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "vlae.cli", *words, "--runs-dir", str(tmp_path)], **options
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has it")
+@pytest.mark.parametrize(
+    "words", [["table"], ["table", "--format", "json"], ["status"], ["status", "--help"]]
+)
+def test_an_output_that_takes_nothing_more_is_one_line(tmp_path, words):
+    done(tmp_path, container())
+    with open("/dev/full", "w") as full:
+        process = _printing(words, tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+        _, err = process.communicate(timeout=120)
+    assert err == "vlae: cannot write to standard output: No space left on device\n"
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize("words", [["table", "--format", "json"], ["status"]])
+def test_an_output_that_is_read_no_more_ends_the_command_without_a_word(tmp_path, words):
+    done(tmp_path, container())
+    process = _printing(words, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=120) != 0

@@ -1,5 +1,6 @@
 """The ``vlae`` command: what can be done with runs and datasets besides launching."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -379,23 +380,50 @@ def main() -> None:
     """The console script: what a user can put right is one message, not a traceback."""
     print_anywhere()
     try:
+        status = _status()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if not _output_fails():
+            raise
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is left would fail again at the exit
+        if not isinstance(error, BrokenPipeError):  # who reads has seen enough
+            print(f"vlae: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def _output_fails() -> bool:
+    """Whether an error was that of standard output: then an empty line fails, too."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def _status() -> int:
+    """Carries the command out; its exit status."""
+    try:
         status = app(prog_name="vlae", standalone_mode=False)
     except _UsageError as error:
         if said := error.format_message().rstrip("."):  # without a word, its help was shown already
             command = error.ctx.command_path if error.ctx else "vlae"
             print(f"vlae: {said[0].lower()}{said[1:]} (see {command} --help)", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        return error.exit_status
     except Interrupted as interrupted:
         print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)
-        sys.exit(128 + interrupted.number)
+        return 128 + interrupted.number
     except typer.Abort:
         status = 130
     if status == 130:  # typer takes a Ctrl-C without a word
         print("vlae: stopped", file=sys.stderr)
-    sys.exit(status or 0)
+    return status or 0
 
 
 if __name__ == "__main__":

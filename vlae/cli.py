@@ -31,6 +31,17 @@ RunsDir = Annotated[str, typer.Option(help="Where run directories are.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
+def _file(name: str | Path) -> Path:
+    """UserError: it is empty, which a Path takes for the directory that it is in."""
+    if name == "":
+        raise UserError("--out: expected a file, came ''")
+    return Path(name)
+
+
+def _out(text: str) -> Any:
+    return typer.Option("--out", parser=_file, metavar="<path>", help=text)
+
+
 def version_line() -> str:
     """``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
     from importlib.metadata import version
@@ -152,9 +163,7 @@ def table(
             "--format", help="terminal, markdown, latex, html, csv or json; default: by the file's ending."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The file to write: .txt, .md, .tex, .html, .csv or .json.")
-    ] = None,
+    out: Annotated[Path | None, _out("The file to write: .txt, .md, .tex, .html, .csv or .json.")] = None,
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir."),
@@ -186,7 +195,7 @@ def figure(
             help="curves, likelihood_vs_updates, cost; of trained models covariance, updates, estimators, latent_path.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write: .pdf, .svg or .png.")],
+    out: Annotated[Path, _out("The file to write: .pdf, .svg or .png.")],
     metric: Annotated[str | None, typer.Option(help="A figure, as vlae table has them.")] = None,
     rows: Annotated[
         str | None, typer.Option(help="Keys that make a line each, by commas: model,optimizer.lr")
@@ -210,9 +219,7 @@ def figure(
 def compare(
     one: Annotated[str, typer.Argument(metavar="RUN_A", help="A run directory, an id, or its beginning.")],
     other: Annotated[str, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The file for both learning curves: .pdf, .svg or .png.")
-    ] = None,
+    out: Annotated[Path | None, _out("The file for both learning curves: .pdf, .svg or .png.")] = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Compare two runs: settings that differ, figures side by side, and their paired difference over test images."""
@@ -287,7 +294,7 @@ def report(
             metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin; default: all runs."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The HTML file to write; default: report.html.")] = None,
+    out: Annotated[Path | None, _out("The HTML file to write; default: report.html.")] = None,
     wandb: Annotated[
         bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
     ] = False,
@@ -338,7 +345,7 @@ def evaluate(
 def sample(
     run: Run,
     num: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
-    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("samples.png"),
+    out: Annotated[Path, _out("The PNG file to write.")] = Path("samples.png"),
     seed: Annotated[int, typer.Option(min=0, help="Other seeds give other images.")] = 0,
     runs_dir: RunsDir = "runs",
     device: Device = "cpu",
@@ -381,8 +388,7 @@ def main() -> None:
     print_anywhere()
     try:
         status = _status()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        print(end="", flush=True)  # not at the exit, where an error could not be told
     except OSError as error:
         if not _output_fails():
             raise

@@ -30,6 +30,8 @@ SLURM = (
     "hydra.launcher.signal_delay_s=5",
 )  # fmt: skip
 LONG = "trainer.epochs=400"
+TOLD = 1 << signal.SIGUSR2 - 1 | 1 << signal.SIGTERM - 1
+"""As /proc has pending signals."""
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
 """A job that all others have to make room for."""
 
@@ -117,6 +119,7 @@ def standing_still(place):
     run = psutil.Process(all_runs(place / "runs")[0].holder()["pid"])
     run.suspend()
     try:
+        wait_until(lambda: run.status() == psutil.STATUS_STOPPED, 10, "it does not stand still")
         yield
         wait_until(lambda: was_told(run), 60, "no signal")
     finally:
@@ -128,7 +131,7 @@ def was_told(stopped: psutil.Process) -> bool:
     """A signal waits for it to go on, or it does already: Slurm itself wakes some of those that it tells something."""
     try:
         (pending,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{stopped.pid}/status").read_text())
-        return int(pending, 16) != 0 or stopped.status() != psutil.STATUS_STOPPED
+        return bool(int(pending, 16) & TOLD) or stopped.status() != psutil.STATUS_STOPPED
     except (psutil.NoSuchProcess, OSError):
         return True  # it has ended by now
 

@@ -392,9 +392,8 @@ def main() -> None:
     except OSError as error:
         if not _output_fails():
             raise
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # what is left would fail again at the exit
+        # what is left would fail again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # who reads has seen enough
             print(f"vlae: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
         status = 2

@@ -45,11 +45,12 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
     if sweep := exact or (sweeps.recall(folder, begun[0]) if len(begun) == 1 else None):
         return sweep["name"], sweep["runs"]
     beginning = Path(name).name
-    found = {known: "" for known in _names(folder) if known.startswith(beginning)}
+    runs = _names(folder)
+    found = {known: "" for known in runs if known.startswith(beginning)}
     if found:
         return name, found
     known = sweeps.names(folder)
-    if not known and not _names(folder):
+    if not known and not runs:
         raise RecordError(f"no sweep and no run {name!r} in {folder}, which has no runs yet")
     near = did_you_mean(name, known)
     raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")

@@ -131,7 +131,7 @@ class Streamed:
             pass
 
     def catch_up(self) -> None:
-        wandb, steps = client(), self._steps()
+        wandb, steps = client(), steps_of(self.story)
         for step in steps[self._kept["sent"] :]:
             pictures = {
                 key: wandb.Image(str(value)) for key, value in step.items() if isinstance(value, Path)
@@ -140,24 +140,9 @@ class Streamed:
         if len(steps) > self._kept["sent"]:
             self._keep(sent=len(steps))
 
-    def _steps(self) -> list[dict[str, Any]]:
-        """All that the run directory tells so far, one entry for each step of the history on W&B.
-
-        A longer story begins with the same steps: pictures are there before the next epoch is. So a number tells
-        what is still to be sent, whoever has sent the rest.
-        """
-        steps = []
-        for line, pictures in self.story.chapters():
-            steps.append(line)
-            if pictures:
-                steps.append(
-                    {"epoch": line["epoch"], **{f"images/{n}": file for n, file in pictures.items()}}
-                )
-        return steps
-
     def finish(self) -> None:
         self.catch_up()  # what came since
-        wandb, status, steps = client(), self.story.directory.status(), len(self._steps())
+        wandb, status, steps = client(), self.story.directory.status(), len(steps_of(self.story))
         results = self.story.results() if status["state"] == "done" else None
         self._run.summary.update(
             {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
@@ -262,10 +247,24 @@ class Streamed:
         write_atomically(place / f"{name}.json", json_bytes(self.story.kept(name) | self._kept | about))
 
 
+def steps_of(story: Story) -> list[dict[str, Any]]:
+    """All that the run directory tells so far, one entry for each step of the history on W&B.
+
+    A longer story begins with the same steps: pictures are there before the next epoch is. So a number tells
+    what is still to be sent, whoever has sent the rest.
+    """
+    steps = []
+    for line, pictures in story.chapters():
+        steps.append(line)
+        if pictures:
+            steps.append({"epoch": line["epoch"], **{f"images/{n}": file for n, file in pictures.items()}})
+    return steps
+
+
 def told_of(story: Story) -> list[Any]:
     """What a run directory tells, as far as it can change: where it is the same, there is nothing new to send."""
     status = story.directory.status()
-    return [status["state"], status["attempt"], sum(1 + bool(pictures) for _, pictures in story.chapters())]
+    return [status["state"], status["attempt"], len(steps_of(story))]
 
 
 def delete(settings: Settings, wandb_id: str) -> bool:
@@ -331,15 +330,13 @@ def has_key() -> bool:
 def check_access() -> None:
     """Before what cannot be done without it. NoAccess: there is no key, or nobody answers."""
     try:
-        key, trouble = has_key(), ""
-        if key:
-            trouble = unreachable()
+        key = has_key()
     except Exception as error:  # settings that the client refuses
         raise NoAccess(f"Weights & Biases: {told(error)}") from error
     if not key:
         url = client().setup().settings.base_url
         raise NoAccess(f"no key for Weights & Biases at {url}: set WANDB_API_KEY, or run `wandb login`")
-    if trouble:
+    if trouble := unreachable():
         raise NoAccess(f"Weights & Biases: {trouble}")
 
 
@@ -378,9 +375,8 @@ def told(error: Exception) -> str:
     with contextlib.suppress(Exception):  # then the error is about what it would ask
         if trouble := unreachable():
             return trouble
-    text = _in_one_line(error).partition(" Consider increasing")[
-        0
-    ]  # of the client's settings, which are ours
+    # what it advises is about the client's settings, which are ours
+    text = _in_one_line(error).partition(" Consider increasing")[0]
     what = "the key is refused" if re.search(r"\b40[13]\b", text) else "it fails or refuses"
     return f"{what}: {text} ({type(error).__name__})"
 

@@ -4,6 +4,7 @@ To add a case, add an entry to ``SCALE``; its ``measure`` makes what it needs in
 """
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -21,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import browser
+from benchmarks.turns import Took, in_turns
 from vlae import config
 from vlae.code import SOURCE
 from vlae.interruption import Interrupted
@@ -324,20 +326,17 @@ def _as_command(runs_dir: Path, seed: int) -> float:
 
 
 def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
-    """Wall time of a run that is mirrored to Weights & Biases, offline, over that of the same run without a mirror.
+    """Time of a run that is mirrored to Weights & Biases, offline, over that of the same run without a mirror.
 
-    Both at the same time in each round, of one thread each, so that other work on the machine slows both: one after the
-    other, the ratio on a busy machine came out between 0.5 and 1.5, and side by side it still moves by some hundredths,
-    so look at all rounds. It needs two cores, and hides what the mirror's process, of the lowest priority, takes from
-    both alike: so the processor time of each is told. From the claim of a run to its results; what comes then is told.
+    From the claim of a run to its results; what comes then is told, and the processor time of each whole command. Each
+    run computes with one thread, so that its mirror has a processor where there are two.
     """
     ratios = []
     for number in range(amount.rounds):
-        took = _tracked(folder, number, amount.tracked_epochs)
-        mirrored, bare = took["wandb"], took["none"]
-        ratios.append(mirrored.wall / bare.wall)
+        mirrored, bare = _tracked(folder, number, amount.tracked_epochs)
+        ratios.append(mirrored.run / bare.run)
         say(
-            f"{amount.tracked_epochs} epochs take {mirrored.wall:.2f} s with a mirror, {bare.wall:.2f} s without: "
+            f"{amount.tracked_epochs} epochs take {mirrored.run:.2f} s with a mirror, {bare.run:.2f} s without: "
             f"{ratios[-1]:.3f}; processor {mirrored.processor:.1f} s, mirror included, and {bare.processor:.1f} s; "
             f"to the end of the command {mirrored.after:.1f} s and {bare.after:.1f} s more"
         )
@@ -345,10 +344,10 @@ def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
 
 
 @dataclass(frozen=True)
-class _Took:
-    """Seconds of one run."""
+class _Seconds:
+    """Of a run and its command."""
 
-    wall: float
+    run: float
     """From its claim to its results."""
     after: float
     """From there to the end of the command."""
@@ -356,37 +355,28 @@ class _Took:
     """Of the command, with all processes that it has waited for."""
 
 
-def _tracked(folder: Path, seed: int, epochs: int) -> dict[str, _Took]:
-    """By tracker. The one that is started first changes from round to round."""
-    environment = _environment() | {"WANDB_MODE": "offline"}
-    trackers, started = ("none", "wandb") if seed % 2 else ("wandb", "none"), {}
-    for tracker in trackers:
-        overrides = [*SMALL, f"tracker={tracker}", f"trainer.epochs={epochs}", f"seed={seed}"]
-        command = [sys.executable, "launch.py", *overrides, f"runs_dir={folder / tracker}"]
-        process = subprocess.Popen(
-            command, cwd=SOURCE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        started[process.pid] = tracker, process
-    found = {}
-    while started:
-        pid, status, used = os.wait3(0)
-        tracker, process = started.pop(pid)
-        process.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which has not seen the end
-        found[tracker] = _took(folder / tracker, seed, process, used.ru_utime + used.ru_stime)
+def _tracked(folder: Path, seed: int, epochs: int) -> tuple[_Seconds, _Seconds]:
+    """With a mirror and without. The one that begins changes from round to round."""
+    arguments = ["launch.py", *SMALL, f"trainer.epochs={epochs}", f"seed={seed}"]
+    took = in_turns(
+        {
+            tracker: [sys.executable, *arguments, f"tracker={tracker}", f"runs_dir={folder / tracker}"]
+            for tracker in (("none", "wandb") if seed % 2 else ("wandb", "none"))
+        },
+        _environment() | {"WANDB_MODE": "offline"},
+    )
     if any((folder / "none").glob("*/tracking")) or not any(
         (folder / "wandb").glob(f"*-s{seed}-*/tracking/wandb/offline-run-*")
     ):
         raise RuntimeError(f"{folder}: expected a mirror with tracker=wandb, and none with tracker=none")
-    return found
+    mirrored, bare = (_seconds(folder / tracker, seed, took[tracker]) for tracker in ("wandb", "none"))
+    return mirrored, bare
 
 
-def _took(runs_dir: Path, seed: int, process: subprocess.Popen[bytes], processor: float) -> _Took:
-    ended = time.time()
-    if process.returncode:
-        raise RuntimeError(f"{process.args} ended with status {process.returncode}")
+def _seconds(runs_dir: Path, seed: int, took: Took) -> _Seconds:
     (claim,) = runs_dir.glob(f"*-s{seed}-*/attempts/1/claim.json")
-    results = (claim.parents[2] / "results.json").stat().st_mtime
-    return _Took(results - claim.stat().st_mtime, ended - results, processor)
+    begin, end = (file.stat().st_mtime for file in (claim, claim.parents[2] / "results.json"))
+    return _Seconds(took.between(begin, end), took.between(end, math.inf), took.processor)
 
 
 def _rounds(amount: Amount, say: Say, once: Callable[[], float]) -> Iterator[float]:
@@ -561,6 +551,6 @@ SCALE = (
     Scale("report-500", "a report of 500 runs opens in a browser", report_opened, 2),
     Scale("report-500-size", "the size of that file", report_size, 15, "MB"),
     Scale("report-500-written", "vlae report, which writes it", report_written, 30),
-    Scale("tracking-overhead", "a run with a mirror beside one without", tracking_overhead, 1.03, "x"),
+    Scale("tracking-overhead", "a run with a mirror over one without", tracking_overhead, 1.03, "x"),
     Scale("queue-overhead", "a run in the local queue beside the bare run", queue_overhead, 1.10, "x"),
 )

@@ -1,0 +1,81 @@
+"""Commands beside each other in turns, so that whatever else slows the machine slows each of them alike.
+
+A machine that others use too changes its speed by half within minutes: of two commands one after the other the ratio
+tells that, and of two at once also what each takes from the other. In turns each has the whole machine, all cores, for
+a quarter of a second.
+"""
+
+import contextlib
+import resource
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import time
+
+import psutil
+
+from vlae.code import SOURCE
+
+TURN = 0.25
+"""Seconds."""
+
+
+@dataclass
+class Took:
+    """What one command took."""
+
+    turns: list[tuple[float, float]] = field(default_factory=list)
+    """Begin and end, in seconds since 1970."""
+    processor: float = 0.0
+    """Seconds of processor time, of the command and all processes that it has waited for."""
+
+    def between(self, begin: float, end: float) -> float:
+        """Seconds of its turns from ``begin`` to ``end``, in seconds since 1970."""
+        return sum(max(0.0, min(last, end) - max(first, begin)) for first, last in self.turns)
+
+
+def in_turns(commands: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> dict[str, Took]:
+    """By name; the first begins. RuntimeError: one of them fails."""
+    waiting, took = {}, {name: Took() for name in commands}
+    try:
+        for name, command in commands.items():
+            waiting[name] = subprocess.Popen(
+                command, cwd=SOURCE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            _send(waiting[name].pid, psutil.Process.suspend)
+        while waiting:
+            for name, process in list(waiting.items()):
+                _turn(process, took[name], alone=len(waiting) == 1)
+                if process.returncode is not None:
+                    del waiting[name]
+                if process.returncode:
+                    raise RuntimeError(f"{process.args} ended with status {process.returncode}")
+    finally:
+        for process in waiting.values():
+            process.terminate()
+            _send(process.pid, psutil.Process.resume)
+            process.wait()
+    return took
+
+
+def _turn(process: subprocess.Popen[bytes], took: Took, *, alone: bool) -> None:
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time()
+    _send(process.pid, psutil.Process.resume)
+    try:
+        process.wait(TURN)
+    except subprocess.TimeoutExpired:
+        if not alone:
+            _send(process.pid, psutil.Process.suspend)
+    took.turns.append((begin, time()))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # more of it, if the command has ended in this turn
+    took.processor += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _send(pid: int, say: Callable[[psutil.Process], None]) -> None:
+    """To the process and to all that it has started, the first of them first."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        say(process)
+        for started in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                say(started)

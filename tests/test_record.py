@@ -647,6 +647,29 @@ def test_a_status_that_no_run_writes_is_refused_with_the_file_the_key_and_what_c
     assert list((run.path / "attempts").iterdir()) == []
 
 
+WRONG_IN_CLAIMS = [
+    *(("pid", value) for value in (None, "17", 1.5, True)),
+    *(("process_start", value) for value in (None, "early")),
+    *((key, value) for key in ("place", "host", "token") for value in (None, 3)),
+    *(("slurm_job", value) for value in (17, ["17"])),
+    *(("started", value) for value in (None, 3, "yesterday", "2026-01-01T00:00:00")),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_IN_CLAIMS)
+def test_a_claim_that_nobody_has_made_is_refused_with_the_file_the_key_and_what_came(run, key, value):
+    put_claim(run, **{key: value})
+    run.write_status(state="running", attempt=1)
+    file = run.path / "attempts" / "1" / "claim.json"
+    for look in (run.status, run.state, run.holder, run.refuse_if_held, run.claim):
+        with pytest.raises(RecordError, match=re.escape(f"{file}: {key}: expected ")) as caught:
+            look()
+        assert f"came {shown(value)}" in str(caught.value)
+    file.rename(run.path / "moved away")
+    assert run.state() == "interrupted"
+    assert run.claim().number == 2
+
+
 def test_a_status_of_an_older_version_may_lack_any_key(run):
     file = run.path / "status.json"
     known = json.loads(file.read_text())

@@ -184,6 +184,17 @@ def test_a_status_of_the_wrong_types_is_a_failure_of_that_run_alone(vlae, run, w
     assert broken[1].startswith(f"failed (unreadable record: {file}: {key}: expected ")
 
 
+def test_a_claim_that_nobody_has_made_is_a_failure_of_that_run_alone(vlae, run):
+    file = run("a").claim().directory / "claim.json"
+    file.write_text("{}")
+    run("b")
+    status, out, err = vlae("status")
+    assert (status, err) == (0, "")
+    broken, whole = rows(out)
+    assert (broken[0], whole) == ("a", ["b", "new", "", ""])
+    assert broken[1].startswith(f"failed (unreadable record: {file}: pid: expected a whole number, came null")
+
+
 @pytest.mark.parametrize("what", ["results", "status", "nothing"])
 def test_a_run_that_has_lost_its_config_is_a_failure_however_it_is_asked_for(vlae, run, tmp_path, what):
     place = run(LOST, state="done").path

@@ -22,6 +22,7 @@ import psutil
 
 from vlae.files import RecordError, appearing, json_bytes, read_json, write_atomically
 from vlae.interruption import Interrupted
+from vlae.kinds import NUMBER, TEXT, TIME, WHOLE, Kind, check, or_null
 
 FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old results
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
@@ -147,6 +148,16 @@ def new_claim() -> dict[str, Any]:
     }
 
 
+_KINDS: dict[str, Kind] = {
+    "pid": WHOLE,
+    "process_start": NUMBER,
+    **dict.fromkeys(("place", "host", "token"), TEXT),
+    "slurm_job": or_null(TEXT),
+    "started": TIME,
+}
+"""Of a claim, what others go by."""
+
+
 def last_number(attempts: Path) -> int:
     """The number of the latest attempt; 0 where there is none yet."""
     try:
@@ -155,12 +166,20 @@ def last_number(attempts: Path) -> int:
         return 0
 
 
+def read_claim(attempt: Path) -> dict[str, Any] | None:
+    """The claim in the directory of an attempt, if there is one. RecordError: it is none that anybody has made."""
+    file = attempt / "claim.json"
+    if (claim := read_json(file)) is not None:
+        check(str(file), claim, _KINDS, "where no process executes this any more, move it away")
+    return claim
+
+
 def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
     """The claim in the directory of an attempt, unless that has ended or its process is dead.
 
     last_sign: when status.json was last written by this attempt, which decides for a process that we cannot see.
     """
-    claim = read_json(attempt / "claim.json")
+    claim = read_claim(attempt)
     if claim is None or attempt.joinpath("ended.json").exists():
         return None
     if claim["place"] == place() and (lives := process_lives(claim)) is not None:
@@ -196,7 +215,7 @@ def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
 
 def remove_leftovers(attempt: Path) -> None:
     """Temporary files that the process of an attempt left in the run directory when it was killed."""
-    run, pid = attempt.parent.parent, (read_json(attempt / "claim.json") or {}).get("pid")
+    run, pid = attempt.parent.parent, (read_claim(attempt) or {}).get("pid")
     for leftover in (*run.glob(f".*.{pid}-*.tmp"), *run.glob(f"*/.*.{pid}-*.tmp")):
         with contextlib.suppress(OSError):
             leftover.unlink()

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,12 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
         if (value := get(kept, key)) is not MISSING and _text(value) == _text(default):
             _drop(kept, key)
     return {**_canonical(kept), "schema": SCHEMA_VERSION}
+
+
+RUN_ID = re.compile(
+    r"(?P<model>[^-.][^-]*)-(?P<dataset>[^-]+)-(?P<output_dist>[^-]+)-s(?P<seed>\d+)-[0-9a-f]{10}"
+)
+"""Of what `run_id` makes."""
 
 
 def run_id(container: dict[str, Any]) -> str:

@@ -12,10 +12,7 @@ import errno
 import json
 import os
 import shutil
-import sys
 import threading
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from vlae.attempts import (
     new_claim,
     now,
     put_claim,
+    read_claim,
     refuse_if_held,
     remove_leftovers,
 )
@@ -46,6 +44,7 @@ from vlae.files import (
 from vlae.forced import put_in_place, recover, recover_all
 from vlae.identity import OF_A_COMMAND, carried_out_as
 from vlae.identity import run_id as run_id_of
+from vlae.kinds import NUMBER, TEXT, TIME, WHOLE, Kind, check, is_number, or_null
 from vlae.problems import shown
 
 __all__ = [
@@ -166,7 +165,7 @@ class RunDirectory:
                 "message": "results.json is missing",
             }
         if status["state"] == "running" and self.holder() is None:
-            claim = read_json(self._attempt(status["attempt"]) / "claim.json") or {}
+            claim = read_claim(self._attempt(status["attempt"])) or {}
             process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
             message = f"{process} ended without a word"
             return status | {"state": "interrupted", "reason": "killed", "message": message}
@@ -290,53 +289,29 @@ def recorded_status(run: str) -> dict[str, Any]:
     """
     file = f"{run}/status.json"
     status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (read_json(file) or {})
-    for key, (expected, fits) in _FITTING.items():
-        if not fits(status[key]):
-            raise RecordError(
-                f"{file}: {key}: expected {expected}, came {shown(status[key])}. It was changed by hand; move it away, "
-                "and the same command goes on with the run"
-            )
+    check(file, status, _KINDS, "move it away, and the same command goes on with the run")
     return status
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    """That a float can hold."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
-
-
-def _is_time(value: Any) -> bool:
-    """Older records may have none."""
-    try:
-        return value is None or datetime.fromisoformat(value).tzinfo is not None
-    except (ValueError, TypeError):
-        return False
 
 
 def _is_progress(value: Any) -> bool:
     return value is None or (
         isinstance(value, dict)
         and isinstance(value.get("doing", ""), str)
-        and all(_is_number(value[key]) for key in COUNTS if key in value)
-        and (value.get("elbo") is None or _is_number(value["elbo"]))  # null: it was not finite
+        and all(is_number(value[key]) for key in COUNTS if key in value)
+        and (value.get("elbo") is None or is_number(value["elbo"]))  # null: it was not finite
     )
 
 
-_TEXT = ("a text or null", _is_text)
-_FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "run_id": ("a text", lambda value: isinstance(value, str)),
+_KINDS: dict[str, Kind] = {
+    "run_id": TEXT,
     "state": (f"one of {', '.join(STATES)}", lambda value: isinstance(value, str) and value in STATES),
-    "attempt": ("a whole number or null", lambda value: value is None or type(value) is int),
+    "attempt": or_null(WHOLE),
     "progress": ("numbers by their names", _is_progress),
-    "updated": ("a time with its zone", _is_time),
-    **dict.fromkeys(("reason", "message", "where"), _TEXT),
-    "gpu_seconds": ("a number", _is_number),
+    "updated": or_null(TIME),  # older records may have none
+    **dict.fromkeys(("reason", "message", "where"), or_null(TEXT)),
+    "gpu_seconds": NUMBER,
 }
-"""What each key of status.json has to be, and whether a value is that."""
+"""Of status.json."""
 
 
 # --- many runs -------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from vlae import record
 from vlae.attempts import FORCED
 from vlae.console import Listing, counted, duration, elbo_of, position
 from vlae.files import RecordError, StrPath
+from vlae.identity import RUN_ID
 from vlae.launching import sweeps
 from vlae.launching.states import STATES, Observer, State
 from vlae.problems import did_you_mean, listed
@@ -24,7 +24,6 @@ ROWS = 40
 SILENT = 120.0
 """Seconds without a sign of life after which a running run is shown as doubtful."""
 ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
-_LIKE_A_RUN = re.compile(r"^[^.].*-s\d+-[0-9a-f]{10}$")
 STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
 
 
@@ -60,7 +59,7 @@ def _names(folder: Path) -> list[str]:
     """Of all runs, and of directories that are named like one and have lost their config.yaml."""
     runs = set(record.run_names(folder))
     with contextlib.suppress(OSError):
-        others = [name for name in os.listdir(folder) if name not in runs and _LIKE_A_RUN.search(name)]
+        others = [name for name in os.listdir(folder) if name not in runs and RUN_ID.fullmatch(name)]
         runs.update(name for name in others if os.path.isdir(folder / name))
     return sorted(runs)
 

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from vlae.files import RecordError, StrPath, read_bytes, read_json
-from vlae.identity import exact_text, id_of, scientific, settings
+from vlae.identity import RUN_ID, exact_text, id_of, scientific, settings
 from vlae.launching.states import UNREADABLE, Observer
 from vlae.launching.status import chosen
 from vlae.problems import Problem
@@ -25,7 +25,6 @@ from vlae.report.values import read_value
 _SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)
 """Where a section of a frozen config begins: what belongs to one is indented, or an entry of a list."""
 _SEED = re.compile(r"seed: (0|[1-9][0-9]*)\n")
-_ID = re.compile(r"(?P<model>[^-]+)-(?P<dataset>[^-]+)-(?P<output_dist>[^-]+)-s(?P<seed>\d+)-[0-9a-f]{10}")
 
 
 class RunDirectories:
@@ -92,7 +91,7 @@ def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) ->
 
 def _damaged(name: str, label: str, known: Mapping[str, Any] | None, because: str) -> Run | LeftOut:
     """A run of which its settings are ``known``, or what its name tells; of a directory that is no run, nothing."""
-    if known is None and not label and not _ID.fullmatch(name):
+    if known is None and not label and not RUN_ID.fullmatch(name):
         return LeftOut(name, because)
     return Run(name, label, known or settings_told(name, label), DAMAGED, because)
 
@@ -208,7 +207,7 @@ class Reader:
 def settings_told(run_id: str, label: str) -> dict[str, Any]:
     """What the id of a run, and what distinguishes it in its sweep, tell of its settings."""
     found: dict[str, Any] = {}
-    if told := _ID.fullmatch(run_id):
+    if told := RUN_ID.fullmatch(run_id):
         found = {f"{key}.name": told[key] for key in ("model", "dataset", "output_dist")}
         found["seed"] = int(told["seed"])
     for word in label.split():

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -287,4 +288,6 @@ def _report(
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))  # what waits for its turn is not left stopped
     sys.exit(main())

@@ -18,6 +18,8 @@ from vlae.code import SOURCE
 
 TURN = 0.25
 """Seconds."""
+ENDS_WITHIN = 20.0
+"""Seconds that a command has where another has failed."""
 
 
 @dataclass
@@ -53,8 +55,9 @@ def in_turns(commands: Mapping[str, Sequence[str]], environment: Mapping[str, st
     finally:
         for process in waiting.values():
             process.terminate()
-            _send(process.pid, psutil.Process.resume)
-            process.wait()
+            _send(process.pid, psutil.Process.resume)  # what it has started would wait in its own session
+        for process in waiting.values():
+            _end(process)
     return took
 
 
@@ -71,11 +74,21 @@ def _turn(process: subprocess.Popen[bytes], took: Took, *, alone: bool) -> None:
     took.processor += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _send(pid: int, say: Callable[[psutil.Process], None]) -> None:
-    """To the process and to all that it has started, the first of them first."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(ENDS_WITHIN)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _send(pid: int, act: Callable[[psutil.Process], None]) -> None:
+    """To the process and all that it has started, parents first; what starts meanwhile escapes one turn."""
+    try:
         process = psutil.Process(pid)
-        say(process)
-        for started in process.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                say(started)
+        tree = [process, *process.children(recursive=True)]  # first, so that all of it is told at once
+    except psutil.NoSuchProcess:
+        return
+    for each in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            act(each)

@@ -423,29 +423,6 @@ def test_a_run_that_is_under_way_offline_can_be_sent_so_far(client, server, run,
     assert server.run(run.id).exit_codes[-1] == 0
 
 
-def test_a_mirror_leaves_a_processor_that_both_want_to_the_run():
-    """Priorities of processes do not reach beyond their sessions, where the kernel groups processes by session."""
-    loop = (
-        "import os, sys, time; from vlae.trackers.follow import give_way\n"
-        "os.sched_setaffinity(0, {int(sys.argv[1])}); {'mirror': give_way, 'run': int}[sys.argv[2]]()\n"
-        "begin = time.process_time()\n"
-        "while time.time() < float(sys.argv[3]): pass\n"
-        "print(time.process_time() - begin)"
-    )
-    core, end = str(min(os.sched_getaffinity(0))), str(time.time() + 6)
-    started = {
-        who: subprocess.Popen(
-            [sys.executable, "-c", loop, core, who, end],
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        for who in ("mirror", "run")
-    }
-    took = {who: float(process.communicate()[0]) for who, process in started.items()}
-    assert took["mirror"] < 0.2 * took["run"]
-
-
 def test_jobs_of_slurm_do_not_ask_all_at_once(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert jitter() == 0

@@ -5,11 +5,9 @@ standard input does: with the attempt, or with the process of the attempt.
 """
 
 import os
-import random
 import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +17,8 @@ from vlae.record import RunDirectory
 from vlae.trackers.story import Story, to_wandb
 
 LOOK_EVERY = 1.0  # seconds
-LOWEST_PRIORITY = 19
-AUTOGROUP = Path("/proc/self/autogroup")
+NICE = 5
+"""The run comes first; but on a machine that is full, the lowest priority would end the mirror before it begins."""
 
 
 @runtime_checkable
@@ -88,28 +86,10 @@ def input_has_ended() -> bool:
     return bool(ready) and not os.read(0, 4096)
 
 
-def give_way() -> None:
-    """To the run, which comes first.
-
-    On Linux the kernel shares a processor between sessions (``man 7 sched``, "The autogroup feature"): the priority of
-    a process counts in its session only, and ours, without one of its own, would take as much as the run's.
-    """
-    os.nice(LOWEST_PRIORITY)
-    for _ in range(20):
-        try:
-            AUTOGROUP.write_text(str(LOWEST_PRIORITY))
-        except BlockingIOError:  # once in 0.1 s on the whole machine, where other runs start as well
-            time.sleep(random.uniform(0.1, 0.3))
-        except OSError:  # a kernel without it
-            return
-        else:
-            return
-
-
 def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # those of the run, which ends and we with it
-    give_way()
+    os.nice(NICE)
     story = Story(RunDirectory(Path(sys.argv[1])))
     return 0 if follow(mirrors_of(story), input_has_ended) else 1
 

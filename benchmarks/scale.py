@@ -329,35 +329,27 @@ def _as_command(runs_dir: Path, seed: int) -> float:
 def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
     """Time of a run that is mirrored to Weights & Biases, offline, over that of the same run without a mirror.
 
-    From the claim of a run to its results; what comes then is told, and the processor time of each whole command. Each
-    run computes with one thread, so that its mirror has a processor where there are two; for one, `taskset -c 0`.
+    From the claim of a run to the end of the command, which waits for the mirror; the processor time of each command is
+    told. Each run computes with one thread, so that its mirror has a processor where there are two; for one, start it
+    with `taskset -c 0`.
     """
     ratios = []
     for number in range(amount.rounds):
-        mirrored, bare = _tracked(folder, number, amount.tracked_epochs)
-        ratios.append(mirrored.run / bare.run)
+        took = _tracked(folder, number, amount.tracked_epochs)
+        mirrored, bare = (
+            _since_claim(folder / tracker, number, took[tracker]) for tracker in ("wandb", "none")
+        )
+        ratios.append(mirrored / bare)
         say(
-            f"{amount.tracked_epochs} epochs take {mirrored.run:.2f} s with a mirror, {bare.run:.2f} s without: "
-            f"{ratios[-1]:.3f}; processor {mirrored.processor:.1f} s, mirror included, and {bare.processor:.1f} s; "
-            f"to the end of the command {mirrored.after:.1f} s and {bare.after:.1f} s more"
+            f"{amount.tracked_epochs} epochs take {mirrored:.2f} s with a mirror, {bare:.2f} s without: "
+            f"{ratios[-1]:.3f}; processor {took['wandb'].processor:.1f} s, mirror included, and "
+            f"{took['none'].processor:.1f} s"
         )
     return ratios
 
 
-@dataclass(frozen=True)
-class _Seconds:
-    """Of a run and its command."""
-
-    run: float
-    """From its claim to its results."""
-    after: float
-    """From there to the end of the command."""
-    processor: float
-    """Of the command, with all processes that it has waited for."""
-
-
-def _tracked(folder: Path, seed: int, epochs: int) -> tuple[_Seconds, _Seconds]:
-    """With a mirror and without. The one that begins changes from round to round."""
+def _tracked(folder: Path, seed: int, epochs: int) -> dict[str, Took]:
+    """By tracker. The one that begins changes from round to round."""
     arguments = ["launch.py", *SMALL, f"trainer.epochs={epochs}", f"seed={seed}"]
     took = in_turns(
         {
@@ -372,14 +364,13 @@ def _tracked(folder: Path, seed: int, epochs: int) -> tuple[_Seconds, _Seconds]:
         raise RuntimeError(
             f"{folder}: expected a whole mirror with tracker=wandb, and none with tracker=none"
         )
-    mirrored, bare = (_seconds(folder / tracker, seed, took[tracker]) for tracker in ("wandb", "none"))
-    return mirrored, bare
+    return took
 
 
-def _seconds(runs_dir: Path, seed: int, took: Took) -> _Seconds:
+def _since_claim(runs_dir: Path, seed: int, took: Took) -> float:
+    """Seconds."""
     (claim,) = runs_dir.glob(f"*-s{seed}-*/attempts/1/claim.json")
-    begin, end = (file.stat().st_mtime for file in (claim, claim.parents[2] / "results.json"))
-    return _Seconds(took.between(begin, end), took.between(end, math.inf), took.processor)
+    return took.between(claim.stat().st_mtime, math.inf)
 
 
 def _rounds(amount: Amount, say: Say, once: Callable[[], float]) -> Iterator[float]:

@@ -289,5 +289,6 @@ def _report(
 
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))  # what waits for its turn is not left stopped
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, lambda *_: sys.exit(1))  # what waits for its turn is not left stopped
     sys.exit(main())

@@ -648,10 +648,11 @@ def test_a_status_that_no_run_writes_is_refused_with_the_file_the_key_and_what_c
 
 
 WRONG_IN_CLAIMS = [
-    *(("pid", value) for value in (None, "17", 1.5, True)),
+    *(("pid", value) for value in (None, "17", 1.5, True, -5)),
     *(("process_start", value) for value in (None, "early")),
     *((key, value) for key in ("place", "host", "token") for value in (None, 3)),
     *(("slurm_job", value) for value in (17, ["17"])),
+    ("slurm_restarts", "1"),
     *(("started", value) for value in (None, 3, "yesterday", "2026-01-01T00:00:00")),
 ]
 
@@ -667,6 +668,13 @@ def test_a_claim_that_nobody_has_made_is_refused_with_the_file_the_key_and_what_
         assert f"came {shown(value)}" in str(caught.value)
     file.rename(run.path / "moved away")
     assert run.state() == "interrupted"
+    assert run.claim().number == 2
+
+
+def test_a_damaged_claim_of_an_attempt_that_has_ended_is_in_nobodys_way(run):
+    with run.claim() as attempt:
+        pass
+    attempt.directory.joinpath("claim.json").write_text("{}")
     assert run.claim().number == 2
 
 

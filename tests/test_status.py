@@ -192,7 +192,9 @@ def test_a_claim_that_nobody_has_made_is_a_failure_of_that_run_alone(vlae, run):
     assert (status, err) == (0, "")
     broken, whole = rows(out)
     assert (broken[0], whole) == ("a", ["b", "new", "", ""])
-    assert broken[1].startswith(f"failed (unreadable record: {file}: pid: expected a whole number, came null")
+    assert broken[1].startswith(
+        f"failed (unreadable record: {file}: pid: expected a positive whole number, came null"
+    )
 
 
 @pytest.mark.parametrize("what", ["results", "status", "nothing"])

@@ -435,8 +435,11 @@ def test_jobs_of_slurm_do_not_ask_all_at_once(monkeypatch):
 # --- without a key ------------------------------------------------------------------------------------------------
 
 
-def test_without_a_key_a_run_is_logged_offline_and_can_be_read_back(client, run):
+def test_without_a_key_a_run_is_logged_offline_and_can_be_read_back(client, run, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     run.attempt(run.go)
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert "offline, without a key" in upload_later(run.directory)
     (segment,) = segments(run)
     records = read_back(segment)

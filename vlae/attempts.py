@@ -149,10 +149,11 @@ def new_claim() -> dict[str, Any]:
 
 
 _KINDS: dict[str, Kind] = {
-    "pid": WHOLE,
+    "pid": ("a positive whole number", lambda value: type(value) is int and value > 0),
     "process_start": NUMBER,
     **dict.fromkeys(("place", "host", "token"), TEXT),
     "slurm_job": or_null(TEXT),
+    "slurm_restarts": or_null(WHOLE),  # older claims have none
     "started": TIME,
 }
 """Of a claim, what others go by."""
@@ -179,13 +180,12 @@ def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
 
     last_sign: when status.json was last written by this attempt, which decides for a process that we cannot see.
     """
-    claim = read_claim(attempt)
-    if claim is None or attempt.joinpath("ended.json").exists():
+    if attempt.joinpath("ended.json").exists() or (claim := read_claim(attempt)) is None:
         return None
     if claim["place"] == place() and (lives := process_lives(claim)) is not None:
         return claim if lives else None
     job, restarts = slurm_job()
-    if job and job == claim["slurm_job"] and restarts > claim.get("slurm_restarts", 0):
+    if job and job == claim["slurm_job"] and restarts > (claim.get("slurm_restarts") or 0):
         return None  # Slurm ends what is left of a job before it starts the job again
     silence = min(seconds_since(last_sign), seconds_since(claim["started"]))
     return claim if silence < DEAD_AFTER else None
@@ -215,7 +215,7 @@ def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
 
 def remove_leftovers(attempt: Path) -> None:
     """Temporary files that the process of an attempt left in the run directory when it was killed."""
-    run, pid = attempt.parent.parent, (read_claim(attempt) or {}).get("pid")
+    run, pid = attempt.parent.parent, (read_json(attempt / "claim.json") or {}).get("pid")
     for leftover in (*run.glob(f".*.{pid}-*.tmp"), *run.glob(f"*/.*.{pid}-*.tmp")):
         with contextlib.suppress(OSError):
             leftover.unlink()

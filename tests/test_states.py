@@ -132,6 +132,21 @@ def test_the_largest_array_is_that_of_the_configuration(slurm):
     assert cluster.largest_array() == 5
 
 
+def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
+    """``scontrol show job 12`` describes all tasks, and the last one has the array's own id as its JobId."""
+    lines = [
+        "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobState=RUNNING PreemptTime=2026-01-02T03:04:05",
+        "JobId=14 ArrayJobId=12 ArrayTaskId=1 JobState=COMPLETED PreemptTime=2026-01-02T03:04:05",
+        "JobId=15 ArrayJobId=12 ArrayTaskId=3-5%2 JobState=PENDING PreemptTime=None",
+        "JobId=12 ArrayJobId=12 ArrayTaskId=2 JobState=RUNNING PreemptTime=None Comment=a PreemptTime=2 b",
+    ]
+    slurm.place.joinpath("job-12").write_text("\n".join(lines))
+    script = slurm.place / "bin" / "scontrol"
+    script.write_text(f"#!/bin/sh\nexec cat {slurm.place}/job-12\n")
+    assert [cluster.was_preempted(f"12_{task}") for task in range(5)] == [True, False, False, False, False]
+    assert set(cluster.known_jobs(["12_0"])) == {f"12_{task}" for task in range(6)}
+
+
 def test_no_jobs_are_cancelled_without_asking(slurm):
     cluster.cancel([])
     assert slurm.calls() == []

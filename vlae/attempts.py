@@ -123,7 +123,11 @@ def process_lives(claim: dict[str, Any]) -> bool | None:
 
 
 def slurm_job() -> tuple[str | None, int]:
-    """The Slurm job, or task of a job array, that this process belongs to, and how often that was requeued."""
+    """The id by which Slurm knows the job of this process, and how often that job was requeued.
+
+    A task of an array is ``<array>_<task>``. SLURM_JOB_ID does not tell one: that of the last task is the array's
+    own id, which means all tasks to Slurm's commands.
+    """
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     restarts = os.environ.get("SLURM_RESTART_COUNT", "")  # not set at the first start

@@ -89,21 +89,39 @@ def known_jobs(jobs: Iterable[str]) -> dict[str, JobState]:
 
 
 def was_preempted(job: str) -> bool:
-    """Whether this running job is to make room for another. SlurmError: it cannot be asked."""
-    told = slurm("scontrol", "show", "job", "-o", job)
-    return bool(re.search(r"\bJobState=RUNNING\b", told) and re.search(r"\bPreemptTime=\d", told))
+    """Whether this running job, or task of an array, must make room for another.
+
+    SlurmError: Slurm does not answer, or does not know the job.
+    """
+    for line in slurm("scontrol", "show", "job", "-o", job).splitlines():
+        fields = _fields(line)
+        if job in _ids(fields) and fields.get("JobState") == "RUNNING":
+            return fields.get("PreemptTime", "")[:1].isdigit()
+    return False
 
 
 def _by_controller(array: str) -> dict[str, JobState]:
     found = {}
     for line in _unless("Invalid job id", "scontrol", "show", "job", "-o", array):
-        told = dict(re.findall(r"\b(JobId|ArrayJobId|ArrayTaskId|JobState|NodeList)=(\S+)", line))
-        state = _job_state(told.get("JobState", ""), "", told.get("NodeList", ""))
-        if "ArrayTaskId" in told:
-            found |= {f"{told['ArrayJobId']}_{task}": state for task in tasks_of(told["ArrayTaskId"])}
-        else:
-            found[told.get("JobId", array)] = state
+        fields = _fields(line)
+        state = _job_state(fields.get("JobState", ""), "", fields.get("NodeList", ""))
+        found |= dict.fromkeys(_ids(fields), state)
     return found
+
+
+def _fields(line: str) -> dict[str, str]:
+    """The fields of one line of ``scontrol show job -o``; of two alike the first, for a comment is free text."""
+    return dict(reversed(re.findall(r"(?:^| )(\w+)=(\S+)", line)))
+
+
+def _ids(fields: dict[str, str]) -> list[str]:
+    """The jobs, or tasks of an array, that one line of ``scontrol show job`` describes.
+
+    JobId does not tell a task: that of the last task of an array is the array's own.
+    """
+    if "ArrayTaskId" in fields:
+        return [f"{fields['ArrayJobId']}_{task}" for task in tasks_of(fields["ArrayTaskId"])]
+    return [fields["JobId"]] if "JobId" in fields else []
 
 
 def _by_accounting(array: str) -> dict[str, JobState]:

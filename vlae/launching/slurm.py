@@ -4,7 +4,6 @@ Each task of an array executes the runs of its share with a pool of processes on
 """
 
 import contextlib
-import os
 import shlex
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from rich.console import Console
 
+from vlae.attempts import slurm_job
 from vlae.config import Count
 from vlae.interruption import Interruption
 from vlae.launching.cluster import SlurmError, largest_array, queued_jobs, slurm, was_preempted
@@ -215,12 +215,13 @@ class Log:
 
 def ends_early(interruption: Interruption) -> bool:
     """Whether this job is ended by its time limit or a preemption, and not by scancel, which is SIGTERM too."""
-    if not interruption.requested or "SLURM_JOB_ID" not in os.environ:
+    job, _ = slurm_job()
+    if not interruption.requested or job is None:
         return False
     if interruption.number == signal.SIGUSR2:
         return True
     try:
-        return was_preempted(os.environ["SLURM_JOB_ID"])
+        return was_preempted(job)
     except SlurmError as error:
         print(f"not requeued: {error}", file=sys.stderr, flush=True)
         return False
@@ -228,7 +229,8 @@ def ends_early(interruption: Interruption) -> bool:
 
 def requeue(most: int) -> None:
     """The runs have saved their state: this job goes on later, in the same run directories."""
-    job, restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    job, restarts = slurm_job()
+    assert job is not None
     if restarts >= most:
         print(f"not requeued: it was {restarts} times (hydra.launcher.max_requeues)", flush=True)
         return

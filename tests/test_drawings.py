@@ -353,8 +353,8 @@ def test_settings_that_differ_in_more_than_the_seed_share_no_line(tmp_path):
     for lr in ("1e-3", "5e-4"):
         learned(done(tmp_path, container(VAE, f"optimizer.lr={lr}")), [-3.0])
     with pytest.raises(UserError, match=r"--rows model,optimizer.lr"):
-        draw("curves", runs_of(tmp_path))
-    found = lines(draw("curves", runs_of(tmp_path), rows=["model", "optimizer.lr"]).axes[0])
+        draw("curves", runs_of(tmp_path), rows=["model"])
+    found = lines(draw("curves", runs_of(tmp_path)).axes[0])
     assert list(found) == ["VAE, optimizer.lr = 0.0005", "VAE, optimizer.lr = 0.001"]
 
 

@@ -27,6 +27,7 @@ from vlae.launching.queues import Waiting
 from vlae.report.collect import Run, Runs, collect
 from vlae.report.command import ENDINGS
 from vlae.report.directories import RunDirectories
+from vlae.report.drawings import draw
 from vlae.report.formats import FORMATS, from_csv, from_json, to_csv, to_json
 from vlae.report.keys import CHOICES
 from vlae.report.latex import tex
@@ -267,15 +268,36 @@ def test_settings_that_differ_in_more_than_the_seed_share_no_cell(tmp_path):
         for seed in (0, 1):
             done(tmp_path, container(VAE, f"optimizer.lr={lr}", seed=seed))
     with pytest.raises(UserError, match=r"optimizer.lr: 0.0005, 0.001") as refused:
-        table_of(tmp_path)
+        table_of(tmp_path, rows=["model"])
     where, rows = re.search(r"--where '(.*?)', or .* --rows (\S+)", str(refused.value)).groups()
-    (cell,) = table_of(tmp_path, where=where).cells
+    (cell,) = table_of(tmp_path, where=where, rows=["model"]).cells
     assert cell.n == 2
     assert [cell.n for cell in table_of(tmp_path, rows=rows.split(",")).cells] == [2, 2]
-    assert [line[0].text for line in layout(table_of(tmp_path, rows=rows.split(","))).lines] == [
-        "VAE, optimizer.lr = 0.0005",
-        "VAE, optimizer.lr = 0.001",
-    ]
+
+
+def test_without_rows_every_setting_that_was_varied_has_a_row(tmp_path):
+    """In tables and figures alike; what differs between models alone names no row."""
+    for lr in ("1e-3", "5e-4"):
+        for seed in (0, 1):
+            done(tmp_path, container(VAE, f"optimizer.lr={lr}", seed=seed))
+    done(tmp_path, container(VLAE, "trainer.epochs=7", "optimizer.lr=1e-3"))
+    found = table_of(tmp_path)
+    names = ["VAE, optimizer.lr = 0.0005", "VAE, optimizer.lr = 0.001", "VLAE, optimizer.lr = 0.001"]
+    assert [line[0].text for line in layout(found).lines] == names
+    assert [cell.n for cell in found.cells] == [2, 2, 1]
+    runs = collect(RunDirectories(tmp_path))
+    for kind in ("likelihood_vs_updates", "cost"):
+        legend = [text.get_text() for text in draw(kind, runs).legends[0].get_texts()]
+        assert [name for name in legend if name != "published"] == names
+    by_lr = table_of(tmp_path, columns=["optimizer.lr"])
+    assert [line[0].text for line in layout(by_lr).lines] == ["VAE", "VLAE"]
+
+
+def test_runs_of_several_data_sets_beside_columns_of_something_else_have_rows(tmp_path):
+    for output in ("gaussian", "bernoulli"):
+        done(tmp_path, container(VAE, f"output_dist={output}"))
+    found = table_of(tmp_path, columns=["seed"])
+    assert [line[0].text for line in layout(found).lines] == ["VAE, Bernoulli", "VAE, Gaussian"]
 
 
 @effort(max_examples=50, deadline=None)

@@ -69,8 +69,8 @@ def draw(
         raise UserError(f"{kind}: {drawing.lacking}; {instead}")
     for left in chosen.left_out:
         tell(f"left out: {left.name} ({left.because})")
-    usual = ["model.name", "T"] if drawing.by_updates else row_keys_of(fitting)
-    row_keys = asked_keys(rows, runs, "--rows") if rows else usual
+    named_by = ["model.name", "T"] if drawing.by_updates else None
+    row_keys = asked_keys(rows, runs, "--rows") if rows else row_keys_of(fitting, named_by)
     asked = Asked(
         metric=asked_metric(fitting, metric) if drawing.metric else None,
         published=published,

@@ -10,7 +10,7 @@ from vlae.report.captions import caption, no_runs, notes
 from vlae.report.cells import Cell, Values, cell, with_figure
 from vlae.report.collect import LeftOut, Run, Runs
 from vlae.report.figures import COMMON, LOG_LIKELIHOOD, OWN
-from vlae.report.groups import placed
+from vlae.report.groups import placed, telling_apart
 from vlae.report.keys import key_of, near_or_some, position, short
 from vlae.report.published import Published, published
 from vlae.report.where import fulfilling, is_number
@@ -50,7 +50,7 @@ def table(
     """The table of one figure of these runs.
 
     metric: None: the log-likelihood that `default_metric` chooses.
-    rows: None: the model, and T where a model has several.
+    rows: None: those of `row_keys_of`, so that every setting that was varied has a row.
     columns: None: dataset and output distribution. What is asked for on one side is no default of the other.
     literature: with the published figures beside ours.
     UserError: what is asked for is not there, or settings that differ in more than the seed would share a cell.
@@ -149,23 +149,35 @@ def _sides(
     chosen: Runs, runs: Runs, rows: Sequence[str] | None, columns: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """The keys of rows and of columns. UserError: one is in both, which would leave all cells but a diagonal empty."""
-    row_keys = asked_keys(rows, runs, "--rows") if rows else row_keys_of(chosen)
+    row_keys = asked_keys(rows, runs, "--rows") if rows else model_keys_of(chosen)
     column_keys = asked_keys(columns or COLUMNS, runs, "--cols")
     both = [key for key in row_keys if key in column_keys]
     if both and not columns:
-        return row_keys, [key for key in column_keys if key not in both]
-    if both and not rows and len(both) < len(row_keys):
-        return [key for key in row_keys if key not in both], column_keys
-    if both:
+        column_keys = [key for key in column_keys if key not in both]
+    elif both and not rows and len(both) < len(row_keys):
+        row_keys = [key for key in row_keys if key not in both]
+    elif both:
         raise UserError(
             f"--cols: expected keys that the rows have not, came {', '.join(map(short, both))}, which --rows has"
             f"{'' if rows else ' by default'}, too"
         )
-    return row_keys, column_keys
+    return row_keys if rows else row_keys_of(chosen, row_keys, column_keys), column_keys
 
 
-def row_keys_of(runs: Runs) -> list[str]:
-    """What names a model: T is a part of it where a model has several."""
+def row_keys_of(
+    runs: Runs, first: Sequence[str] | None = None, column_keys: Sequence[str] = COLUMNS
+) -> list[str]:
+    """The keys of rows where none are asked for, in tables, figures and reports alike.
+
+    These are the keys that name a model, then those that it takes to give every setting that was varied a row.
+    first: what names a model; None: `model_keys_of`.
+    """
+    keys = list(model_keys_of(runs) if first is None else first)
+    return list(dict.fromkeys([*keys, *telling_apart(runs, keys, column_keys)]))
+
+
+def model_keys_of(runs: Runs) -> list[str]:
+    """The keys that name a model: T is one of them where a model has several."""
     kinds = {(run.value("model.name"), run.value("T")) for run in runs.runs if run.value("T") is not None}
     several = len(kinds) > len({model for model, _ in kinds})
     return ["model.name", "T"] if several else ["model.name"]

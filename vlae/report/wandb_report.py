@@ -19,9 +19,8 @@ from vlae.report.directories import RunDirectories
 from vlae.report.figures import LOG_LIKELIHOOD, OWN
 from vlae.report.formats import FORMATS
 from vlae.report.layout import named
-from vlae.report.page.models import row_keys
 from vlae.report.page.origin import codes, launches
-from vlae.report.table import Table, table
+from vlae.report.table import Table, row_keys_of, table
 from vlae.report.wandb import WandbError, connected, refused
 from vlae.trackers.story import other_ids
 
@@ -125,7 +124,7 @@ def _save(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]
 def _blocks(runs_dir: Path, runs: Runs, places: Sequence[Place], entity: str) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
-    keys = row_keys(runs)
+    keys = row_keys_of(runs)
     try:
         found, text = table(runs, rows=keys), ""
     except UserError as error:  # figures that cannot stand in one table

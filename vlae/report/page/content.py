@@ -17,7 +17,7 @@ from vlae.report.page.curves import Curves, curves
 from vlae.report.page.details import MOST, Detail, common_settings, details
 from vlae.report.page.drawn import Drawn, drawn
 from vlae.report.page.failures import Failure, failures
-from vlae.report.page.models import Model, models, row_keys
+from vlae.report.page.models import Model, models
 from vlae.report.page.origin import Code, Launch, codes, launches
 from vlae.report.page.pictures import Gallery, gallery
 from vlae.report.page.verdict import Verdict, verdicts
@@ -58,13 +58,12 @@ class Content:
 
 def content(runs_dir: Path, runs: Runs) -> Content:
     """Of at least one run."""
-    keys = row_keys(runs)
+    keys = row_keys_of(runs)
     found = models(runs, keys)
     told, reason = _table(runs, keys)
     ranked = _ranked(found, told)
     best_first = [model for of_a_rank in zip_longest(*ranked) for model in of_a_rank if model is not None]
-    own_rows = None if keys == row_keys_of(runs) else keys
-    drawings, not_drawn = drawn(runs, len(found), own_rows)
+    drawings, not_drawn = drawn(runs, len(found))
     failed, more_failed = failures(runs_dir, runs.runs)
     every_run = details(runs, found)
     return Content(

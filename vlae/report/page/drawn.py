@@ -1,7 +1,6 @@
 """The figures of a report, as images that are a part of the page; what cannot be drawn is left out, with the reason."""
 
 import base64
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -35,8 +34,8 @@ class Drawn(NamedTuple):
         return self.width > WIDE
 
 
-def drawn(runs: Runs, models: int, rows: Sequence[str] | None = None) -> tuple[list[Drawn], list[LeftOut]]:
-    """Everything that can be drawn of these runs, and what cannot. rows: as `vlae.report.table.table` has them."""
+def drawn(runs: Runs, models: int) -> tuple[list[Drawn], list[LeftOut]]:
+    """Everything that can be drawn of these runs, and what cannot be, with the reason."""
     found, left_out = [], []
     for kind, drawing in drawings.KINDS.items():
         if kind in ELSEWHERE:
@@ -46,7 +45,7 @@ def drawn(runs: Runs, models: int, rows: Sequence[str] | None = None) -> tuple[l
             left_out.append(LeftOut(kind, reason))
             continue
         try:
-            figure = drawings.draw(kind, runs, rows=rows)
+            figure = drawings.draw(kind, runs)
             found.append(Drawn(drawing.shows, _uri(figure), round(INCH * figure.get_figwidth())))
         except Exception as error:  # whatever it is, the page is worth more than one figure
             left_out.append(LeftOut(kind, str(error) or type(error).__name__))

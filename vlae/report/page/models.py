@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from vlae.report.cells import Values
 from vlae.report.collect import Run, Runs
-from vlae.report.groups import placed, telling_apart
+from vlae.report.groups import placed
 from vlae.report.keys import position
 from vlae.report.layout import named
-from vlae.report.table import COLUMNS, row_keys_of
+from vlae.report.table import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,6 @@ class Model:
     @property
     def readable(self) -> list[Run]:
         return [run for run in self.runs if run.readable]
-
-
-def row_keys(runs: Runs) -> list[str]:
-    """Those of the table, and as many more as it takes to give everything that was varied a row of its own."""
-    keys = row_keys_of(runs)
-    return list(dict.fromkeys([*keys, *telling_apart(runs, keys, COLUMNS)]))
 
 
 def models(runs: Runs, keys: Sequence[str]) -> list[Model]:

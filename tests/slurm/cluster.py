@@ -269,7 +269,7 @@ class Cluster:
         port, *ports = free_ports(1 + len(NODES))
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={node_port} "
-            f"CPUs=24 RealMemory=64000 Gres=gpu:{GPUS_PER_NODE}"
+            f"CPUs=24 RealMemory=96000 Gres=gpu:{GPUS_PER_NODE}"
             for node, node_port in zip(NODES, ports, strict=True)
         )
         self.configuration.write_text(

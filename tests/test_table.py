@@ -237,6 +237,19 @@ def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
     assert not any(note.startswith(MARK) for note in table_of(tmp_path, metric="test/elbo_nats").notes)
 
 
+@pytest.mark.parametrize("unreliable", [[0.5, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5], [0.0, 0.0]])
+def test_a_mark_that_every_estimate_has_is_said_once_in_the_caption(tmp_path, unreliable):
+    for model, share in zip((VAE, HF, VLAE), unreliable, strict=False):
+        done(tmp_path, container(model), unreliable=share)
+    stopped(tmp_path, container("model=iaf"), state="failed", reason="exception")
+    found = table_of(tmp_path)
+    once = len(unreliable) > 1 and all(share > 0.05 for share in unreliable)
+    marks = [MARK in line[1].marks for line in layout(found).lines if line[1].value is not None]
+    assert sum(marks) == (0 if once else sum(share > 0.05 for share in unreliable))
+    said = [note.startswith(f"{MARK} Unreliable") for note in found.notes]
+    assert ("All of these estimates are unreliable" in found.caption, any(said)) == (once, any(marks))
+
+
 def test_a_figure_that_is_no_number_is_missing_in_its_cell_alone(tmp_path):
     for model in (VAE, VLAE):
         for seed in (0, 1):
@@ -418,6 +431,43 @@ def test_bold_are_the_best_and_what_does_not_differ_from_it(tmp_path):
     cheap = cells(table_of(tmp_path, metric="cost/train_seconds"))  # the same for all
     assert all(cell.as_good for cell in cheap.values())
     assert "paired over images and seeds" in found.caption
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_with_fewer_than_three_seeds_only_the_best_is_bold_and_differences_are_untested(tmp_path, seeds):
+    for seed in range(seeds):
+        for model, level in ((VAE, -5.0), (HF, 0.0), (VLAE, 0.01)):
+            done(tmp_path, container(model, seed=seed), level=level)
+    found = table_of(tmp_path)
+    assert [line[1].bold for line in layout(found).lines] == [False, False, True]
+    assert not any(cell.tested for cell in found.cells)
+    assert (
+        "Bold: the best of each column; differences are untested with fewer than three seeds" in found.caption
+    )
+    assert "significant" not in found.caption
+
+
+def test_a_cell_with_too_few_seeds_beside_tested_ones_is_not_bold_and_counted(tmp_path):
+    for seed in range(3):
+        for model, level in ((VAE, -5.0), (VLAE, 0.01)):
+            done(tmp_path, container(model, seed=seed), level=level)
+    done(tmp_path, container(HF), level=0.0)
+    found = table_of(tmp_path)
+    assert {name: (cell.tested, cell.as_good) for name, cell in cells(found).items()} == {
+        "vae": (True, False),
+        "hf": (False, False),
+        "vlae": (False, True),
+    }
+    (note,) = [note for note in found.notes if "untested" in note]
+    assert note.startswith("1 cell with fewer than three seeds in common with the best of the column")
+
+
+def test_equal_figures_are_bold_together_and_one_alone_is_not(tmp_path):
+    done(tmp_path, container(VAE))
+    assert [line[1].bold for line in layout(table_of(tmp_path)).lines] == [False]
+    done(tmp_path, container(VLAE))
+    lines = layout(table_of(tmp_path, metric="cost/train_seconds")).lines  # the same for both
+    assert [line[1].bold for line in lines] == [True, True]
 
 
 def test_the_best_is_the_lowest_where_lower_is_better_and_none_where_neither_is(tmp_path):
@@ -704,7 +754,7 @@ def pdf(tmp_path):
 PAPER = r"""\documentclass{article}
 \usepackage{booktabs}
 \begin{document}
-Before.
+Before, see Table~\ref{LABEL}.
 \input{table.tex}
 After.
 \end{document}
@@ -718,14 +768,33 @@ def test_a_latex_table_compiles_by_itself_and_in_a_paper(pdf, tmp_path):
     stopped(tmp_path / "runs", container(VLAE), state="failed", reason="exception")
     content = FORMATS["latex"](table_of(tmp_path / "runs"), 2, False)
     (tmp_path / "table.tex").write_text(content)
-    (tmp_path / "paper.tex").write_text(PAPER)
+    label = re.search(r"\\label\{(tab:[a-zA-Z0-9.-]+)\}", content)[1]
+    (tmp_path / "paper.tex").write_text(PAPER.replace("LABEL", label))
+    pdf("paper.tex")  # writes the numbers that references need
     alone, inside = pdf("table.tex"), pdf("paper.tex")
+    caption = re.search(r"\\caption\{(.*)\}", content)[1]
+    assert "cccc" not in caption  # the code: it is in a comment
+    assert re.match("% .*Code: cccccccccc\n", content)
     for text in (alone, inside):
         assert "Table 1: Test log-likelihood" in text
         assert re.search(r"VAE\s+−\d\.\d\d ± \d\.\d\d†", text)
         assert re.search(r"VLAE\s+–a", text)
-    assert "Before." in inside
+    assert "Before, see Table 1." in inside
     assert "After." in inside
+
+
+@pytest.mark.slow
+def test_the_caption_of_a_latex_table_keeps_away_from_its_top_rule(tmp_path, pdf):
+    """By the lines of text that the PDF has: the header is at least a line and a half below the caption."""
+    for model in (VAE, VLAE):
+        done(tmp_path / "runs", container(model))
+    (tmp_path / "table.tex").write_text(FORMATS["latex"](table_of(tmp_path / "runs"), 2, False))
+    pdf("table.tex")
+    words = subprocess.run(
+        ["pdftotext", "-bbox", tmp_path / "table.pdf", "-"], capture_output=True, text=True, check=True
+    ).stdout
+    tops = {word: float(top) for top, word in re.findall(r'yMin="([\d.]+)".*>(images.|digits,)<', words)}
+    assert tops["digits,"] - tops["images."] > 20
 
 
 @pytest.mark.slow
@@ -750,10 +819,12 @@ def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
         file = tmp_path / f"{name}.out"
         assert (status, vlae("--format", name, "--out", file)[:2]) == (0, (0, f"{file}\n"))
         assert file.read_text() == out
-    status, out, _ = vlae("--rows", "seed", "--cols", "model", "--decimals", 3, "--where", "seed<1")
+    done(tmp_path, container(VLAE), level=-9.0)
+    status, out, _ = vlae("--rows", "seed", "--cols", "dataset,output_dist,model", "--decimals", 3)
     assert status == 0
     assert "seed = 0" in out
-    assert re.search(r"VAE\b.*\n.*\n.* \*\*-?\d\.\d{3}\*\* ", out)  # best, where nothing can be bold
+    assert "**" not in out  # nothing stands beside a cell of its column
+    assert re.search(r"VAE +│ +\*\*-?\d\.\d{3}\*\* │\n", vlae("--decimals", 3)[1])  # the best, in plain text
 
 
 def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):

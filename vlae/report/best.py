@@ -19,6 +19,9 @@ Tell = Callable[[LeftOut], object]
 OUTPUT = "output_dist.name"
 BINARY = "bernoulli"
 """Images are black and white for it, and have probabilities; for others they have densities."""
+ENOUGH_SEEDS = 3
+"""That both models must have: with fewer the test can tell almost nothing (decision record 11), so only the best is bold."""
+TOO_FEW = "fewer than three seeds"
 SEEDS_READ = 30
 """Of so many seeds the images are read: how images differ is known well enough then."""
 
@@ -26,7 +29,7 @@ SEEDS_READ = 30
 def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
     """The cells of a column, the best of them marked, each other one with its difference from it.
 
-    Where they were not all scored on the same images, each set of images has its best, if there is something beside it.
+    Where they were not all scored on the same images, each set of images has its best. There is no best of one.
     """
     sign = direction(metric)
     if not sign:
@@ -39,7 +42,7 @@ def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
     best = {
         own: max(groups, key=lambda group: sign * (group[0].mean or 0.0))
         for own, groups in compared.items()
-        if len(groups) > 1 or len(compared) == 1
+        if len(groups) > 1
     }
     return [
         replace(_judged(group, best.get(own) if own is not None else None, metric, tell), images=own or "")
@@ -56,19 +59,21 @@ def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
 
 
 def _judged(group: Group, best: Group | None, metric: str, tell: Tell) -> Cell:
+    cell, runs = group
     if best is None:
-        return group[0]
-    if group is best:
-        return replace(group[0], best=True, as_good=True)
-    return _beside(group[0], _difference(group[1], best[1], metric, tell))
-
-
-def _beside(cell: Cell, d: Difference | None) -> Cell:
-    if d is None:
         return cell
+    if group is best:
+        return replace(cell, best=True, as_good=True)
+    pairs = _pairs(runs, best[1])
+    equal = cell.mean == best[0].mean
+    d = _difference(pairs, metric, tell)
+    if d is None:
+        return replace(cell, as_good=equal)
+    tested = len(pairs) >= ENOUGH_SEEDS
     return replace(
         cell,
-        as_good=not d.significant,
+        as_good=equal or (tested and not d.significant),
+        tested=tested,
         difference=d.mean,
         difference_standard_error=d.standard_error,
         p_value=d.p_value,
@@ -76,9 +81,8 @@ def _beside(cell: Cell, d: Difference | None) -> Cell:
     )
 
 
-def _difference(ours: Sequence[Run], others: Sequence[Run], metric: str, tell: Tell) -> Difference | None:
-    """Of the seeds that both have. None: there is none."""
-    pairs = _pairs(ours, others)
+def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, tell: Tell) -> Difference | None:
+    """The difference of the runs of each pair. None: there is no pair, or its variance is unknown."""
     if not pairs:
         return None
     of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)

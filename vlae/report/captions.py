@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from vlae.console import counted
-from vlae.report.cells import Cell
+from vlae.report.best import TOO_FEW
+from vlae.report.cells import Cell, daggers
 from vlae.report.collect import LeftOut, Run
 from vlae.report.figures import COMMON, OWN, array_of, direction
 from vlae.report.groups import Groups, differing
@@ -17,8 +18,12 @@ NAMES = {
     "test/elbo_nats": "Test ELBO",
     "test/mean_in_model_space_nats": "Test log-likelihood in model space",
 }
-UNIT = "nats an image"
+UNIT = "nats per image"
 """Of all of these."""
+UNRELIABLE = (
+    f"in at least one run of each the k-hat of the importance weights is too large on more than {MANY_UNRELIABLE:.0%} of "
+    "the test images, so they are probably too low, by more than their standard error"
+)
 SOME = 5
 """Of a list that a caption can hold."""
 
@@ -32,25 +37,23 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
         counted(len(runs), "run") if len(runs) == expected else f"{len(runs)} of {counted(expected, 'run')}"
     )
     of = ", ".join(filter(None, [number, _seeds(runs), _samples(runs, metric)]))
-    return ". ".join([described(metric), _spread(cells), of, *_bold(cells), _code(runs)]) + "."
+    said = [described(metric), _spread(cells), of, *_bold(cells), *_all_unreliable(cells)]
+    return ". ".join(said) + "."
 
 
 def described(metric: str) -> str:
     """The figure, its unit, and what is better."""
     name, _, estimator = metric.partition(":")
     what = NAMES.get(name)
-    better = {1: "higher is better", -1: "lower is better", 0: ""}[direction(metric)]
-    unit = UNIT if what else ""
+    better = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[direction(metric)]
+    unit = f" in {UNIT}" if what else ""
     if estimator in COMMON:
         by = f", by {estimator}, the same estimator for all models"
     elif estimator == OWN:
-        by = (
-            ", by each model's own q, which differs between models: compared are models with their estimators"
-        )
+        by = ", by each model's own q, so models are compared together with their estimators"
     else:
         by = f", by {estimator}" if estimator else ""
-    said = "; ".join(filter(None, [unit, better]))
-    return (what or name) + (f" ({said})" if said else "") + by
+    return (what or name) + unit + better + by
 
 
 def _spread(cells: Sequence[Cell]) -> str:
@@ -87,16 +90,30 @@ def _values(runs: Sequence[Run], key: str) -> str:
 def _bold(cells: Sequence[Cell]) -> list[str]:
     if not any(cell.best for cell in cells):
         return []
-    over = list(dict.fromkeys(cell.paired_over for cell in cells if cell.paired_over))
+    over = list(dict.fromkeys(cell.paired_over for cell in cells if cell.tested))
     best = "the best of each column"
     if any(cell.images for cell in cells):
         best += " among those scored on the same test images"
-    if not over:
-        return [f"Bold: {best}; no difference from it could be tested"]
-    return [
-        f"Bold: {best}, and what does not differ from it significantly (p ≥ {LEVEL:g}, two-sided "
-        f"t-test of the differences, paired over {' or over '.join(over)})"
-    ]
+    if over:
+        return [
+            f"Bold: {best}, and what does not differ from it significantly (p ≥ {LEVEL:g}, two-sided "
+            f"t-test of the differences, paired over {' or over '.join(over)})"
+        ]
+    if any(cell.paired_over for cell in cells):
+        return [f"Bold: {best}; differences are untested with {TOO_FEW}"]
+    return [f"Bold: {best}; no difference from it could be tested"]
+
+
+def _all_unreliable(cells: Sequence[Cell]) -> list[str]:
+    """Once, where a dagger on each would distinguish nothing."""
+    if not any(cell.unreliable for cell in cells) or daggers(cells):
+        return []
+    return [f"All of these estimates are unreliable: {UNRELIABLE}"]
+
+
+def provenance(runs: Sequence[Run]) -> str:
+    """Which code made the figures of these runs."""
+    return _code(runs) if runs else ""
 
 
 def _code(runs: Sequence[Run]) -> str:
@@ -126,16 +143,20 @@ def notes(
 ) -> tuple[str, ...]:
     """Below the table."""
     found = []
-    if doubted := sum(cell.unreliable > 0 for cell in cells):
+    if any(cell.unreliable for cell in cells) and daggers(cells):
+        found.append(f"{MARK} Unreliable: {UNRELIABLE}")
+    others = [cell for cell in cells if cell.mean is not None and not cell.best]
+    if any(cell.tested for cell in others) and (
+        few := sum(c.paired_over != "" and not c.tested for c in others)
+    ):
         found.append(
-            f"{MARK} {'This estimate is' if doubted == 1 else 'These estimates are'} not to be relied on: in a run or "
-            f"more the weights' k-hat is too large on more than {MANY_UNRELIABLE:.0%} of the test images; probably too "
-            "low, and further off than the standard error tells"
+            f"{counted(few, 'cell')} with {TOO_FEW} in common with the best of the column: "
+            "the difference is untested"
         )
-    untested = [cell for cell in cells if cell.mean is not None and not cell.best and not cell.paired_over]
-    if untested and direction(metric):
+    untested = sum(not cell.paired_over for cell in others)
+    if untested and direction(metric) and len(others) + any(cell.best for cell in cells) > 1:
         found.append(
-            f"{counted(len(untested), 'cell')} could not be compared with the best of its column: other test "
+            f"{counted(untested, 'cell')} could not be compared with the best of its column: other test "
             "images, no seed in common, or too few of them"
         )
     found += _unequal(groups, row_keys, column_keys)

@@ -36,7 +36,9 @@ class Cell:
     images: str = ""
     """Which set of test images of its column it was scored on; empty: the column has one."""
     as_good: bool = False
-    """The best of its column, or not significantly different from it."""
+    """The best of its column, equal to it, or tested and not significantly different from it."""
+    tested: bool = False
+    """Whether its difference from the best counts as tested: that takes ENOUGH_SEEDS of `vlae.report.best` in common."""
     difference: float | None = None
     """From the best, paired; None: it is the best, or cannot be paired with it."""
     difference_standard_error: float | None = None
@@ -45,6 +47,13 @@ class Cell:
     published: float | None = None
     published_difference: float | None = None
     """Ours minus the published."""
+
+
+def daggers(cells: Sequence[Cell]) -> bool:
+    """Whether each unreliable cell gets a dagger. Where all of several are unreliable the caption says it once."""
+    estimates = [cell for cell in cells if cell.mean is not None]
+    unreliable = sum(cell.unreliable > 0 for cell in estimates)
+    return unreliable == 1 or 0 < unreliable < len(estimates)
 
 
 def amount(run: Run, figure: str) -> float | None:

@@ -95,7 +95,9 @@ def markdown(told: Layout) -> str:
         *([_marked(text) for text in line] for line in told.lines),
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [f"<sup>{mark}</sup> {_escaped(note)}" if mark else _escaped(note) for mark, note in told.notes]
+    notes = [
+        f"<sup>{mark}</sup> {_escaped(note)}" if mark else _escaped(note) for mark, note in told.all_notes
+    ]
     return "\n\n".join([table, _escaped(told.caption), *notes]) + "\n"
 
 

@@ -22,7 +22,7 @@ _TABLE = """\
 {%- endfor %}
 </tbody>
 </table>
-{%- for mark, note in told.notes %}
+{%- for mark, note in told.all_notes %}
 <p>{% if mark %}<sup>{{ mark }}</sup> {% endif %}{{ note }}</p>
 {%- endfor %}
 """

@@ -8,8 +8,9 @@ from jinja2 import Environment
 from vlae.report.layout import Layout, Text
 
 _FILE = r"""
-% Compiles by itself, and in a paper: \usepackage{booktabs} in its preamble, and \input of this file
-% where the table shall be.
+% << told.title | comment >>: << told.metric | comment >>. << told.provenance | comment >>
+% Compiles by itself, and in a paper: \usepackage{booktabs} in its preamble, \input of this file
+% where the table goes, and \ref{<< told | label >>} in the text.
 \expandafter\ifx\csname @nodocument\endcsname\relax\else
 \documentclass{article}
 \usepackage[margin=2cm]{geometry}
@@ -19,7 +20,10 @@ _FILE = r"""
 \fi
 \begin{table}
 \centering
+\setlength{\abovecaptionskip}{0pt}
+\setlength{\belowcaptionskip}{6pt}
 \caption{<< told.caption | tex >>}
+\label{<< told | label >>}
 \begin{tabular}{l<< "r" * (told.header | length - 1) >>}
 \toprule
 << told.header | map("tex") | join(" & ") >> \\
@@ -73,18 +77,30 @@ def latex(told: Layout) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"tex": tex, "cell": _cell}
+    environment.filters |= {"tex": tex, "cell": _cell, "comment": _comment, "label": label_of}
     return environment.from_string(_FILE.lstrip("\n")).render(told=told)
 
 
 def _cell(text: Text) -> str:
     marks = rf"\textsuperscript{{{tex(','.join(text.marks))}}}" if text.marks else ""
-    return (rf"\textbf{{{tex(text.text)}}}" if text.bold else tex(text.text)) + marks
+    return (rf"\textbf{{\boldmath {tex(text.text)}}}" if text.bold else tex(text.text)) + marks
 
 
 def tex(text: str) -> str:
     """What LaTeX prints as this text; ``?`` where a plain pdflatex has no letter."""
     return _MINUS.sub("$-$", "".join(map(_character, text)))
+
+
+def label_of(told: Layout) -> str:
+    """``tab:smoke-log-likelihood-laplace``: one table of a sweep and a metric has it."""
+    metric = told.metric.removeprefix("test/").replace("_nats", "")
+    words = re.findall(r"[A-Za-z0-9.]+", f"{told.title} {metric}")
+    return "tab:" + "-".join(words)
+
+
+def _comment(text: str) -> str:
+    """One line of printable ASCII, since a comment ends where its line does."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
 
 
 def _character(character: str) -> str:

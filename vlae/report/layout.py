@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_lowercase
 
-from vlae.report.cells import Cell, Values
+from vlae.report.cells import Cell, Values, daggers
 from vlae.report.keys import spelled
 from vlae.report.table import Table
 from vlae.summary import MARK
@@ -33,6 +33,15 @@ class Layout:
     caption: str
     notes: tuple[tuple[str, str], ...]
     """A mark, or nothing, and a text."""
+    provenance: str = ""
+    """Which code made the figures: no part of a caption, and the last note where a format has no comments."""
+    title: str = ""
+    metric: str = ""
+
+    @property
+    def all_notes(self) -> tuple[tuple[str, str], ...]:
+        """The notes, and the provenance as the last one."""
+        return (*self.notes, ("", self.provenance)) if self.provenance else self.notes
 
 
 @dataclass
@@ -49,14 +58,14 @@ class _Letters:
 
 def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     """transpose: the columns of the table become lines."""
-    letters = _Letters()
+    letters, marked = _Letters(), daggers(table.cells)
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     parts = _parts(table)
     by_row = [
         [
             text
             for column, kinds in parts
-            for text in _texts(cells.get((row, column)), kinds, table, decimals, letters)
+            for text in _texts(cells.get((row, column)), kinds, table, decimals, letters, marked)
         ]
         for row in table.rows
     ]
@@ -67,7 +76,10 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     lines = [(Text(name), *line) for name, line in zip(names, by_row, strict=True)]
     reasons = [(letter, reason) for reason, letter in letters.given.items()]
     other = [(MARK, note[2:]) if note.startswith(f"{MARK} ") else ("", note) for note in table.notes]
-    return Layout(("", *heads), tuple(lines), table.caption, (*reasons, *other))
+    notes = (*reasons, *other)
+    return Layout(
+        ("", *heads), tuple(lines), table.caption, notes, table.provenance, table.title, table.metric
+    )
 
 
 def named(keys: Sequence[str], values: Values) -> str:
@@ -90,7 +102,7 @@ def _head(keys: Sequence[str], column: Values, kind: str) -> str:
 
 
 def _texts(
-    cell: Cell | None, kinds: Sequence[str], table: Table, decimals: int, letters: _Letters
+    cell: Cell | None, kinds: Sequence[str], table: Table, decimals: int, letters: _Letters, marked: bool
 ) -> list[Text]:
     if cell is None:
         return [Text(HOLE, marks=(letters.of("no such run"),)), *[Text("")] * (len(kinds) - 1)]
@@ -99,11 +111,11 @@ def _texts(
         Text("" if value is None else f"{value:{sign}.{decimals}f}", value=value)
         for value, sign in zip(beside, ("", "+"), strict=False)
     ]
-    return [_ours(cell, table, decimals, letters), *texts]
+    return [_ours(cell, table, decimals, letters, marked), *texts]
 
 
-def _ours(cell: Cell, table: Table, decimals: int, letters: _Letters) -> Text:
-    marks = (MARK,) if cell.unreliable else ()
+def _ours(cell: Cell, table: Table, decimals: int, letters: _Letters, marked: bool) -> Text:
+    marks = (MARK,) if cell.unreliable and marked else ()
     if cell.missing:
         marks = (*marks, letters.of(cell.missing))
     if cell.mean is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from vlae.errors import UserError
 from vlae.problems import shown
 from vlae.report.best import judged
-from vlae.report.captions import caption, no_runs, notes
+from vlae.report.captions import caption, no_runs, notes, provenance
 from vlae.report.cells import Cell, Values, cell, with_figure
 from vlae.report.collect import LeftOut, Run, Runs
 from vlae.report.figures import COMMON, LOG_LIKELIHOOD, OWN
@@ -34,6 +34,8 @@ class Table:
     """Seeds of the cell that has most of them: others say how many they have."""
     caption: str
     notes: tuple[str, ...]
+    provenance: str
+    """Which code made the figures."""
     unread: tuple[LeftOut, ...] = ()
     """Runs that were compared without their figures of test images, which are damaged."""
 
@@ -94,6 +96,7 @@ def table(
             ),
             *filter(None, [chosen.note]),
         ),
+        provenance(counted),
         tuple(unread),
     )
 

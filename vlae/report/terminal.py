@@ -14,7 +14,7 @@ def in_terminal(layout: Layout, title: str, *, plain: bool = False) -> Group:
         table.add_column(RichText(name), justify="right" if i else "left", overflow="fold")
     for line in layout.lines:
         table.add_row(*(_styled(text, plain) for text in line))
-    notes = [RichText(f"{mark} {note}" if mark else note) for mark, note in layout.notes]
+    notes = [RichText(f"{mark} {note}" if mark else note) for mark, note in layout.all_notes]
     parts: list[RenderableType] = [table, RichText(layout.caption), *notes]
     return Group(*parts)
 

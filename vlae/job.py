@@ -89,14 +89,8 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
     if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
         return FAILED if state == "failed" else HELD
 
-    def prepare_frozen() -> "Prepared":
-        from vlae.trained import prepare
-
-        container = directory.config()
-        return prepare(config.validate({**container, "num_threads": container["num_threads"] or threads}))
-
     try:
-        execute(directory, prepare_frozen, captured=True)
+        execute(directory, lambda: _prepared(directory, threads), captured=True)
         if anew:
             record.promote(directory, path.parent.parent)
     except record.RunHeld:
@@ -112,6 +106,14 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
             traceback.print_exc()
         return FAILED
     return DONE
+
+
+def _prepared(directory: record.RunDirectory, threads: int | None) -> "Prepared":
+    """Of the frozen configuration; threads: CPU threads, where that does not say."""
+    from vlae.trained import prepare
+
+    container = directory.config()
+    return prepare(config.validate({**container, "num_threads": container["num_threads"] or threads}))
 
 
 def execute(

@@ -34,7 +34,9 @@ def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
         elif queue.holder() is None:
             continue  # nobody works it off any more
         alone -= listed
-    for run_id in alone:  # started without a queue: its process is asked itself, where it is on this machine
+    for run_id in sorted(
+        alone
+    ):  # started without a queue: its process is asked itself, where it is on this machine
         claims = [RunDirectory(path).holder() for path in _places(observer, run_id)]
         claim = next(filter(None, claims), None)
         if claim and claim["place"] == place() and process_lives(claim):

@@ -83,7 +83,7 @@ def known_jobs(jobs: Iterable[str]) -> dict[str, JobState]:
     """
     found: dict[str, JobState] = {}
     for ask in (_by_controller, _by_accounting):
-        for array in {job.partition("_")[0] for job in jobs if job not in found}:
+        for array in sorted({job.partition("_")[0] for job in jobs if job not in found}):
             found = ask(array) | found
     return found
 

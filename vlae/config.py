@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from vlae.identity import get, run_id, with_added_fields
+from vlae.identity import LONGEST_NAME, get, run_id, with_added_fields, wrong_name
 from vlae.overrides import (
     CONF,
     INVALID_CHOICE,
@@ -138,6 +138,15 @@ def _entity(name: str) -> str:
     raise PydanticCustomError("entity", "a user or team, which has no spaces,")
 
 
+def _name(longest: int) -> AfterValidator:
+    def check_name(name: str) -> str:
+        if wrong := wrong_name(name, longest):
+            raise PydanticCustomError("name", "{wrong}", {"wrong": wrong})
+        return name
+
+    return AfterValidator(check_name)
+
+
 class Tracker(_Section):
     """Where a run is mirrored, in lengths that Weights & Biases takes; conf/config.yaml explains each key."""
 
@@ -145,9 +154,9 @@ class Tracker(_Section):
     tensorboard: bool
     project: Annotated[str, AfterValidator(_project)]
     entity: Annotated[str, AfterValidator(_entity)] | None
-    group: Annotated[str, Field(min_length=1, max_length=128)] | None
-    tags: list[Annotated[str, Field(min_length=1, max_length=64)]]
-    name: Annotated[str, Field(min_length=1, max_length=128)] | None
+    group: Annotated[str, _name(LONGEST_NAME)] | None
+    tags: list[Annotated[str, _name(64)]]
+    name: Annotated[str, _name(LONGEST_NAME)] | None
     mode: Literal["auto", "online", "offline", "disabled"]
     images_every: Count | None
     artifacts: bool
@@ -211,6 +220,10 @@ def check_command(arguments: Sequence[str]) -> None:
     launchers = [
         text for text in overrides if text.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher"))
     ]
+    named = [text for text in overrides if text.lstrip("+").startswith("hydra.sweeper.name=")]
+    if named and not asked:
+        text = "names a sweep: add -m or sweeps=NAME; a single run is named by its settings"
+        raise ConfigError(Problem(each, text) for each in named)
     if launchers and not asked:
         text = (
             "launchers start sweeps: add -m or sweeps=NAME; without them the run would be executed right here"

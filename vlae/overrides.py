@@ -7,6 +7,7 @@ finds, so that all mistakes of a command are reported together.
 import functools
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -240,6 +241,8 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         return _invalid(index, text, f"not an option; keys are written without dashes: {text.lstrip('-')}")
     if "=" not in text and not text.startswith("~"):
         return _invalid(index, text, f"has no value; {_HOW_TO_WRITE}")
+    if (named := _SWEEP_NAME.fullmatch(text)) and named["name"].lower() != "null":
+        return f"hydra.sweeper.name={quoted(named['name'])}"
     try:
         override = parse(text)
     except HydraException as error:
@@ -265,6 +268,9 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         return _invalid(index, text, f"no group {key!r}{near} (groups: {listed(top_level(groups))})")
     return "++" + text.lstrip("+")
 
+
+_SWEEP_NAME = re.compile(r"\+{0,2}hydra\.sweeper\.name=(?P<name>(?!['\"]).*)", re.DOTALL)
+"""A name is text as it is written: 20261128 and 1e5 are no numbers."""
 
 _HOW_TO_WRITE = "overrides are key=value, a list is [500,500], a text with special characters \"key='text'\""
 
@@ -308,6 +314,12 @@ def _unquoted(choice: Any) -> Any:
 
 def _written(choice: Any) -> str:
     return choice if isinstance(choice, str) else shown(choice)
+
+
+def quoted(text: str) -> str:
+    """A text in Hydra's grammar, where backslashes count only before a quote and at the end."""
+    doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text)
+    return "'" + doubled.replace("'", r"\'") + "'"
 
 
 def _invalid(index: int, key: str, text: str) -> str:

@@ -11,13 +11,13 @@ from rich.console import Console
 from vlae import config
 from vlae.console import standard_output
 from vlae.files import check_writable
-from vlae.identity import OF_A_COMMAND, OPERATIONAL
+from vlae.identity import LONGEST_NAME, OF_A_COMMAND, OPERATIONAL, wrong_name
 from vlae.launching.composer import Composer
 from vlae.launching.grids import read, replaced
 from vlae.launching.launch import Launcher, launch, table_of
 from vlae.launching.plan import Jobs, check, plan
 from vlae.plugins import check_fields
-from vlae.problems import with_suggestions
+from vlae.problems import shown, with_suggestions
 
 MANY = 100
 """Runs that take so long to compose that it is said."""
@@ -34,6 +34,8 @@ def launch_sweep(
         launcher = launcher_of(kind, settings)
     except config.ConfigError as error:
         launcher, problems = None, error.problems
+    if wrong := wrong_sweep_name(sweeper.name, file):
+        problems = [*problems, str(wrong)]
     compose = Composer(lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen))
     with contextlib.suppress(config.ConfigError):  # all problems of all runs are told below
         first = compose(overrides[0]) if overrides else None
@@ -45,7 +47,7 @@ def launch_sweep(
         jobs = Jobs(overrides, compose, file and file.name, notes)
     except config.ConfigError as error:
         raise config.ConfigError([*problems, *error.problems]) from error
-    if launcher is None:
+    if launcher is None or problems:
         raise config.ConfigError(problems)
     return launch(jobs, launcher, sweeper.name or name_of(sweeper.file, given))
 
@@ -71,7 +73,19 @@ def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
     changing = sorted(text for text in overrides if text.lstrip("+").partition("=")[0] not in keys)
     if not changing:
         return name
-    return f"{name}-{hashlib.sha256(' '.join(changing).encode()).hexdigest()[:6]}"
+    digest = hashlib.sha256(" ".join(changing).encode()).hexdigest()[:6]
+    return f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"
+
+
+def wrong_sweep_name(given: str | None, file: Path | None) -> config.Problem | None:
+    """What is wrong with the name of a sweep: the ``given`` one, or that of its file."""
+    name = given if given is not None else file and file.stem
+    if name is None or not (wrong := wrong_name(name, file=True)):
+        return None
+    if given is not None:
+        return config.Problem("hydra.sweeper.name", f"expected {wrong}, got {shown(given)}")
+    text = f"the sweep has the name of its file: expected {wrong}, got {shown(name)}; or add hydra.sweeper.name=NAME"
+    return config.Problem("sweeps", text)
 
 
 def show_plan(container: dict[str, Any]) -> int:

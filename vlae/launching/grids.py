@@ -24,7 +24,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlae.overrides import CONF, commands, is_multirun, refuse_too_many, split
+from vlae.overrides import CONF, commands, is_multirun, quoted, refuse_too_many, split
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown
 
 SWEEPS = CONF.parent / "sweeps"
@@ -243,7 +243,7 @@ def override(key: str, value: Any) -> str:
 
 def _written(value: Any) -> str:
     if isinstance(value, str):
-        return value if _is_plain(value) else _quoted(value)
+        return value if _is_plain(value) else quoted(value)
     if isinstance(value, list):
         return "[" + ",".join(_written(entry) for entry in value) + "]"
     if isinstance(value, dict):
@@ -253,9 +253,3 @@ def _written(value: Any) -> str:
 
 def _is_plain(text: str) -> bool:
     return bool(PLAIN.fullmatch(text)) and text.lower() not in WORDS
-
-
-def _quoted(text: str) -> str:
-    """Backslashes count before a quote alone, and the last ones are before the closing one."""
-    doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text)
-    return "'" + doubled.replace("'", r"\'") + "'"

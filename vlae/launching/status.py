@@ -43,9 +43,9 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
     begun = [known for known in sweeps.names(folder) if known.startswith(name)]
     if sweep := exact or (sweeps.recall(folder, begun[0]) if len(begun) == 1 else None):
         return sweep["name"], sweep["runs"]
-    beginning = Path(name).name
     runs = _names(folder)
-    found = {known: "" for known in runs if known.startswith(beginning)}
+    prefix = _prefix(folder, name)
+    found = {known: "" for known in runs if prefix and known.startswith(prefix)}
     if found:
         return name, found
     known = sweeps.names(folder)
@@ -53,6 +53,12 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
         raise RecordError(f"no sweep and no run {name!r} in {folder}, which has no runs yet")
     near = did_you_mean(name, known)
     raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")
+
+
+def _prefix(folder: Path, name: str) -> str:
+    """How ids begin: ``name``, or the last part of a path into ``folder``; empty for any other path."""
+    place, prefix = os.path.split(name)
+    return prefix if not place or os.path.abspath(place) == os.path.abspath(folder) else ""
 
 
 def _names(folder: Path) -> list[str]:

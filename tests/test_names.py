@@ -1,0 +1,195 @@
+"""Names that people give to sweeps, groups and tags: one rule, and no way out of runs_dir."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vlae import config
+from vlae.identity import LONGEST_NAME, wrong_name
+from vlae.launching import sweeps
+from vlae.launching.command import name_of, wrong_sweep_name
+from vlae.launching.status import chosen
+from vlae.overrides import lenient, parse
+from vlae.problems import ConfigError
+from vlae.record import RecordError
+
+LAUNCH = Path(__file__).parents[1] / "launch.py"
+TINY = ["model=vae", "trainer.epochs=1", "seed=0", "tracker=none", "device=cpu", "num_threads=1"]
+quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+LEGAL = ["20261128", "2026-11-28", "1e5", "true", "007", "a b", "lr=1e-3", "v1.2+x", "_", "x" * LONGEST_NAME]
+ILLEGAL = [
+    *(
+        "",
+        " ",
+        " a",
+        "a ",
+        "a.",
+        ".",
+        "..",
+        ".hidden",
+        "-m",
+        "a/b",
+        "../a",
+        "/a",
+        "a\\b",
+        "~",
+        "$HOME",
+        "a\nb",
+    ),
+    *(
+        "\x1b[31m",
+        "[red]a",
+        "größe",
+        "a:b",
+        "a*",
+        "con",
+        "NUL.txt",
+        "Lpt1",
+        "x" * (LONGEST_NAME + 1),
+        "x" * 300,
+    ),
+]
+
+
+@pytest.fixture
+def launch(monkeypatch, tmp_path, capsys):
+    """``python launch.py <words>`` in this process: its exit status, and what it printed."""
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [str(LAUNCH), *words])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.chdir(tmp_path)
+        spec = importlib.util.spec_from_file_location("launch", LAUNCH)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "launch", module)
+        spec.loader.exec_module(module)
+        try:
+            status = module.main()
+        except SystemExit as end:
+            status = end.code
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_a_legal_name_is_text_as_it_is_written_and_finds_its_sweep(name, tmp_path):
+    assert wrong_name(name, file=True) is None
+    assert parse(lenient([f"hydra.sweeper.name={name}"])[0]).value() == name
+    sweeps.remember(tmp_path, name, {"a": "seed=0"}, [])
+    sweeps.remember(tmp_path, f"{name}2"[-20:], {"b": "seed=0"}, [])
+    assert chosen(tmp_path, name) == (name, {"a": "seed=0"})
+    assert name in sweeps.names(tmp_path)
+
+
+@pytest.mark.parametrize("name", ILLEGAL)
+def test_the_rule_refuses_any_other_name(name):
+    assert wrong_sweep_name(name, None).key == "hydra.sweeper.name"
+    assert (
+        wrong_sweep_name(None, Path("sweeps") / f"{name}.yaml" if "/" not in name else Path("-")) is not None
+    )
+
+
+@pytest.mark.parametrize("name", ["", "../../a", "[red]a", "x" * (LONGEST_NAME + 1)])
+@pytest.mark.parametrize("mode", ["dry_run=true", "dry_run=false"])
+def test_any_other_name_is_refused_by_its_key_and_leaves_nothing(launch, tmp_path, name, mode):
+    status, text = launch("-m", *TINY, mode, f"hydra.sweeper.name={name}")
+    assert status == 2
+    assert "hydra.sweeper.name: expected " in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["20261128", "a b"])
+def test_a_plan_has_the_name_as_it_is_written(launch, name):
+    status, text = launch("-m", *TINY, "dry_run=true", f"hydra.sweeper.name={name}")
+    assert (status, text.splitlines()[0]) == (0, f"{name}: 1 run, 1 new; would start 1")
+
+
+def test_the_name_of_a_sweep_file_is_a_name_too(launch, tmp_path):
+    (tmp_path / "größe.yaml").write_text("grids: [{model: vae}]")
+    status, text = launch("sweeps=größe.yaml", *TINY, "dry_run=true")
+    assert status == 2
+    assert "sweeps: the sweep has the name of its file: expected letters" in text
+    status, text = launch("sweeps=größe.yaml", *TINY, "dry_run=true", "hydra.sweeper.name=size")
+    assert (status, text.split(":")[0]) == (0, "size")
+
+
+def test_a_long_file_name_leaves_room_for_what_overrides_add():
+    file = Path("x" * LONGEST_NAME + ".yaml")
+    assert wrong_sweep_name(None, file) is None
+    name = name_of(str(file), ["model=vae"])
+    assert len(name) == LONGEST_NAME
+    assert name != name_of(str(file), ["model=hf"])
+
+
+def test_a_single_run_has_no_name_of_a_sweep(launch, tmp_path):
+    status, text = launch(*TINY, "hydra.sweeper.name=mine")
+    assert (status, "names a sweep: add -m or sweeps=NAME" in text) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+names = st.text(max_size=20) | st.text(alphabet="./\\ab~-", max_size=6) | st.sampled_from([*LEGAL, *ILLEGAL])
+
+
+@quick
+@given(names)
+def test_no_name_leads_out_of_the_directory_of_notes(tmp_path_factory, name):
+    outside = tmp_path_factory.mktemp("outside")
+    runs_dir = outside / "a" / "runs"
+    runs_dir.mkdir(parents=True)
+    if wrong_name(name, file=True) is None:
+        sweeps.remember(runs_dir, name, {"a": ""}, [])
+        assert sweeps.recall(runs_dir, name)["name"] == name
+    else:
+        with pytest.raises((RecordError, ConfigError)):
+            chosen(runs_dir, name)
+    written = [path for path in outside.rglob("*") if path.is_file()]
+    assert [path.parent for path in written] == [runs_dir / ".sweeps"] * len(written)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "../vae", "elsewhere/vae", "x" * 300, "a\0b"])
+@pytest.mark.parametrize("word", ["status", "table", "cancel", "report", "sync"])
+def test_no_other_name_means_all_runs_or_those_of_another_place(command, tmp_path, monkeypatch, word, name):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "vae-digits-gaussian-s0-0123456789"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    status, out, err = command(word, name)
+    assert (status, out) == (2, "")
+    assert err.startswith("vlae: no sweep and no run ")
+    assert (
+        chosen("runs", f"runs/{run.name[:5]}")[1]
+        == chosen("runs", f"{tmp_path}/runs/vae")[1]
+        == {run.name: ""}
+    )
+
+
+def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
+    sweeps.remember(tmp_path, "20261128", {"a": ""}, [])
+    place = tmp_path / ".sweeps" / "20261128.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"name": 20261128}))
+    assert chosen(tmp_path, "20261128") == ("20261128", {"a": ""})
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".x", ""])
+def test_a_note_is_not_written_under_a_name_that_is_a_path(tmp_path, name):
+    with pytest.raises(ValueError, match="one visible file name"):
+        sweeps.remember(tmp_path / "runs", name, {}, [])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31mred", "a\u202eb", "  "])
+def test_what_the_tracker_is_given_can_be_shown(text):
+    for override in (f'tracker.group="{text}"', f'tracker.name="{text}"', f'tracker.tags=["{text}"]'):
+        with pytest.raises(ConfigError) as refused:
+            config.compose([override])
+        assert refused.value.problems[0].startswith(f"{override.partition('=')[0]}")
+    config.compose(["tracker.group='a/b: größe'", "tracker.tags=['lr=1e-3']"])

@@ -65,9 +65,21 @@ def warnings(results: dict[str, Any]) -> list[str]:
         )
     if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
         found.append(
-            "worse than uniform noise: the training has probably diverged; try a smaller optimizer.lr"
+            f"worse than uniform noise: {why_worse_than_noise(results['best_epoch'], results['epochs'])}"
         )
     return found
+
+
+def why_worse_than_noise(best_epoch: float | None, epochs: float | None) -> str:
+    """What the best epoch says: a model that was best in its last epoch was still learning, and has not diverged."""
+    if best_epoch is None or epochs is None:
+        return "trained too briefly, or diverged"
+    if best_epoch >= epochs:
+        return f"it was still improving in its last epoch ({epochs:g}); train longer (trainer.epochs)"
+    return (
+        f"it was best in epoch {best_epoch:g} of {epochs:g}, so the training diverged or is stuck; try a smaller "
+        "optimizer.lr"
+    )
 
 
 def summary(results: dict[str, Any], path: Path) -> Group:

@@ -20,7 +20,7 @@ OUTPUT = "output_dist.name"
 BINARY = "bernoulli"
 """Images are black and white for it, and have probabilities; for others they have densities."""
 ENOUGH_SEEDS = 3
-"""That both models must have: with fewer the test can tell almost nothing (decision record 11), so only the best is bold."""
+"""Seeds that two models must share to be tested: with fewer a test can show almost nothing (decision record 11)."""
 TOO_FEW = "fewer than three seeds"
 SEEDS_READ = 30
 """Of so many seeds the images are read: how images differ is known well enough then."""

@@ -21,8 +21,8 @@ NAMES = {
 UNIT = "nats per image"
 """Of all of these."""
 UNRELIABLE = (
-    f"in at least one run of each the k-hat of the importance weights is too large on more than {MANY_UNRELIABLE:.0%} of "
-    "the test images, so they are probably too low, by more than their standard error"
+    "in at least one run of each the k-hat of the importance weights is too large on more than "
+    f"{MANY_UNRELIABLE:.0%} of the test images, so they are probably too low, by more than their standard error"
 )
 SOME = 5
 """Of a list that a caption can hold."""
@@ -39,6 +39,13 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     of = ", ".join(filter(None, [number, _seeds(runs), _samples(runs, metric)]))
     said = [described(metric), _spread(cells), of, *_bold(cells), *_all_unreliable(cells)]
     return ". ".join(said) + "."
+
+
+def metric_name(metric: str) -> str:
+    """``Test log-likelihood by laplace``: for where the caption of a table says the rest."""
+    name, _, estimator = metric.partition(":")
+    by = {"": "", OWN: " by each model's own q"}.get(estimator, f" by {estimator}")
+    return NAMES.get(name, name) + by
 
 
 def described(metric: str) -> str:

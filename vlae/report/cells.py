@@ -38,7 +38,7 @@ class Cell:
     as_good: bool = False
     """The best of its column, equal to it, or tested and not significantly different from it."""
     tested: bool = False
-    """Whether its difference from the best counts as tested: that takes ENOUGH_SEEDS of `vlae.report.best` in common."""
+    """Whether its difference from the best counts as tested: both have at least ENOUGH_SEEDS (`best.py`) in common."""
     difference: float | None = None
     """From the best, paired; None: it is the best, or cannot be paired with it."""
     difference_standard_error: float | None = None

@@ -10,6 +10,7 @@ from vlae.report.collect import Run, Runs
 from vlae.report.keys import some
 from vlae.report.layout import named
 from vlae.report.table import Table
+from vlae.summary import why_worse_than_noise
 
 MOST_NAMED = 6
 UNRELIABLE = "test/unreliable:"
@@ -21,7 +22,7 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
     return [
         *_damaged(runs),
         *_unreliable(done),
-        *_diverged(done),
+        *_worse_than_noise(done),
         *_selected_on_test(runs.runs),
         *(_missing_seeds(table) if table else ()),
         *([f"{without_images(table.unread)}."] if table and table.unread else ()),
@@ -51,20 +52,20 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
             estimators.setdefault(where, []).append(key.removeprefix(UNRELIABLE))
     for where, by in estimators.items():
         yield (
-            f"The log-likelihood by {' and by '.join(by)} is not to be relied on in {where}: the weights' k-hat is too "
-            "large on many test images, so the estimate is probably too low, and further off than its standard error "
-            "tells."
+            f"The log-likelihood by {' and by '.join(by)} is unreliable in {where}, probably too low: the k-hat of the "
+            "importance weights is too large on many test images."
         )
 
 
-def _diverged(done: Sequence[Run]) -> Iterator[str]:
-    worse = []
+def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
+    worse: dict[str, list[str]] = {}
     for run in done:
         bits, uniform = amount(run, "test/bits_per_dim"), amount(run, "test/uniform_bits_per_dim")
         if bits is not None and uniform is not None and bits > uniform:
-            worse.append(run.label or run.id)
-    if worse:
-        yield f"Worse than uniform noise, so the training has probably diverged: {_some(worse)}."
+            why = why_worse_than_noise(amount(run, "train/best_epoch"), amount(run, "train/epochs"))
+            worse.setdefault(why, []).append(run.label or run.id)
+    for why, names in worse.items():
+        yield f"Worse than uniform noise: {_some(names)}; {why}."
 
 
 def _selected_on_test(runs: Sequence[Run]) -> Iterator[str]:

@@ -69,7 +69,7 @@ def content(runs_dir: Path, runs: Runs) -> Content:
     return Content(
         title=runs.title,
         facts=tuple(_facts(runs_dir, runs, found)),
-        verdicts=tuple(verdicts(told)) if told else (),
+        verdicts=tuple(verdicts(told, runs.runs)) if told else (),
         cautions=tuple(cautions(runs, told)),
         table=layout(told) if told else None,
         without_table=reason,
@@ -109,10 +109,17 @@ def _ranked(found: Sequence[Model], told: Table | None) -> list[list[Model]]:
     return [sorted((model for model in found if model.column == column), key=place) for column in columns]
 
 
+def _number(number: int, noun: str) -> tuple[str, str]:
+    return str(number), noun if number == 1 else f"{noun}s"
+
+
 def _facts(runs_dir: Path, runs: Runs, found: Sequence[Model]) -> list[tuple[str, str]]:
     counts = Counter(run.state for run in runs.runs)
     states = [*STATES, *sorted(counts.keys() - set(STATES))]
-    facts = [(str(len(runs.runs)), "runs"), (str(len(found)), "models")]
+    names = {name for run in runs.runs if (name := run.value("model.name")) is not None}
+    facts = [_number(len(runs.runs), "run"), _number(len(names), "model")]
+    if len(found) != len(names):
+        facts.append(_number(len(found), "configuration"))
     facts += [
         (str(counts[state]), "never started" if state == "new" else state)
         for state in states

@@ -1,4 +1,4 @@
-"""The models of a report: runs whose settings are the same but for the seed."""
+"""The configurations of a report: runs whose settings are the same but for the seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from vlae.report.table import COLUMNS
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table in one of its columns."""
+    """A row of the table in one of its columns: a model with its settings."""
 
     name: str
     row: Values

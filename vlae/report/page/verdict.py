@@ -4,58 +4,104 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vlae.console import counted
-from vlae.report.captions import described
-from vlae.report.cells import Cell
+from vlae.report.best import TOO_FEW
+from vlae.report.captions import metric_name
+from vlae.report.cells import Cell, with_figure
+from vlae.report.collect import Run
+from vlae.report.figures import direction
+from vlae.report.keys import position, some, word
 from vlae.report.layout import named
-from vlae.report.significance import OVER_IMAGES
 from vlae.report.table import Table
 from vlae.summary import MARK, figure
 
 MOST_NAMED = 5
 
 
+BUDGET = ("trainer.epochs", "trainer.patience", "trainer.batch_size", "trainer.num_samples")
+"""Settings that decide how long a model is trained, and on how much."""
+
+
 class Verdict(NamedTuple):
-    """On one column of the table, or on those of its models that were scored on the same test images."""
+    """On one column of the table, or on those of its rows that were scored on the same test images."""
 
     said: str
     explained: str
-    """By which estimator, of how many seeds, and which other models are as good."""
+    """The estimator, the number of seeds, and what else is as good."""
 
 
-def verdicts(table: Table) -> list[Verdict]:
-    """In the order of the columns."""
+def verdicts(table: Table, runs: Sequence[Run]) -> list[Verdict]:
+    """In the order of the columns. runs: those of the table."""
     found = []
     for column in table.columns:
         where, cells = named(table.column_keys, column), [c for c in table.cells if c.column == column]
         known = [cell for cell in cells if cell.mean is not None]
         if not known:
-            found.append(Verdict(f"{where}: no run has a figure yet.", ""))
+            found.append(Verdict(f"{where}: no run is done yet.", ""))
         for images in dict.fromkeys(cell.images for cell in known):
             of_images = [cell for cell in known if cell.images == images]
-            found.append(_verdict(table, f"{where}, {images}" if images else where, of_images))
+            budgets = _budgets(table, of_images, runs)
+            found.append(_verdict(table, f"{where}, {images}" if images else where, of_images, budgets))
     return found
 
 
-def _verdict(table: Table, where: str, cells: Sequence[Cell]) -> Verdict:
-    best = next((cell for cell in cells if cell.best), None)
-    if best is None or best.mean is None:
-        return Verdict(f"{where}: no model is the best.", "Nothing is beside it to be compared with.")
-    said = f"{where}: {_model(table, best)} is best, {figure(best.mean, best.standard_error)}."
-    explained = [f"{described(table.metric)}; {_spread(best)}."]
-    others = [cell for cell in cells if not cell.best]
-    if as_good := [cell for cell in others if cell.as_good]:
-        explained.append(f"Not significantly worse: {_listed(table, as_good)}.")
-    elif any(cell.p_value is not None for cell in others):
-        explained.append("Every other model that could be compared is significantly worse.")
-    elif not others:
-        explained.append("No other model has a figure yet.")
-    if {cell.paired_over for cell in others if cell.paired_over} == {OVER_IMAGES}:
+def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
+    """``trainer.epochs: 5, 20``; empty: all runs of these cells were trained with the same budget."""
+    places = {(cell.row, cell.column) for cell in cells}
+    of_cells = [
+        run
+        for run in with_figure(runs, table.metric)
+        if (tuple(map(run.value, table.row_keys)), tuple(map(run.value, table.column_keys))) in places
+    ]
+    values = {key: {run.value(key) for run in of_cells} for key in BUDGET}
+    return "; ".join(
+        f"{key}: {some([*map(word, sorted(each, key=position))], MOST_NAMED)}"
+        for key, each in values.items()
+        if len(each) > 1
+    )
+
+
+def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> Verdict:
+    best = next((cell for cell in cells if cell.best), cells[0])
+    mean = figure(best.mean or 0.0, best.standard_error)
+    explained = [f"{metric_name(table.metric)}; {_spread(best)}."]
+    others = [cell for cell in cells if cell is not best]
+    tested = [cell for cell in others if cell.tested]
+    if not others:
+        said = f"{where}: {_model(table, best)} has {mean}"
+        explained.append(f"No other {_noun(table)} has a result to compare it with.")
+    elif tested:
+        said = f"{where}: {_model(table, best)} is best, {mean}"
+        explained += _tested(table, others, tested)
+    else:
+        extreme = "highest" if direction(table.metric) > 0 else "lowest"
+        said = f"{where}: {_model(table, best)} has the {extreme} mean, {mean}"
+        few = any(cell.paired_over for cell in others)
         explained.append(
-            "Compared over the test images of one seed: this is about the models as they were trained."
+            f"Differences are untested with {TOO_FEW}." if few else "No difference could be tested."
         )
+    if budgets:
+        said += f", among different training budgets ({budgets})"
+        explained.append("A difference may be one of training, not of models.")
     if best.unreliable:
-        explained.append(f"{MARK} Its estimate is not to be relied on: the weights' k-hat is too large.")
-    return Verdict(said, " ".join(explained))
+        explained.append(f"{MARK} Its estimate is unreliable.")
+    return Verdict(f"{said}.", " ".join(explained))
+
+
+def _tested(table: Table, others: Sequence[Cell], tested: Sequence[Cell]) -> list[str]:
+    """Which others are as good, as far as that was tested."""
+    if as_good := [cell for cell in tested if cell.as_good]:
+        found = [f"Not significantly worse: {_listed(table, as_good)}."]
+    else:
+        every = "Every other" if len(tested) == len(others) else "Every tested"
+        found = [f"{every} {_noun(table)} is significantly worse."]
+    if untested := len(others) - len(tested):
+        found.append(f"Untested: {counted(untested, _noun(table))}.")
+    return found
+
+
+def _noun(table: Table) -> str:
+    """What a row is: of a sweep that varied settings, not a model."""
+    return "model" if table.row_keys == ("model.name",) else "configuration"
 
 
 def _model(table: Table, cell: Cell) -> str:

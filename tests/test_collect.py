@@ -57,12 +57,12 @@ def test_a_row_has_every_setting_and_every_figure(tmp_path):
     assert run.value("model.num_updates") == run.value("T") == 4
     assert run.value("model.hidden_dims") == "[64, 64]"
     laplace = told["test"]["log_likelihood"]["laplace"]
-    assert run.value("test/log_likelihood_nats:laplace") == laplace["mean"]
-    assert run.value("test/log_likelihood_standard_error_nats:laplace") == laplace["standard_error"]
-    assert run.value("test/k_hat_unreliable:laplace") == 0.0
-    assert run.value("test/unreliable:laplace") is False
-    assert run.value("cost/train_seconds") == 5.0
-    assert run.value("environment/code/commit") == "c" * 40
+    assert run.value("test.log_likelihood.laplace.mean") == laplace["mean"]
+    assert run.value("test.log_likelihood.laplace.standard_error") == laplace["standard_error"]
+    assert run.value("test.log_likelihood.laplace.k_hat_unreliable") == 0.0
+    assert run.value("test.log_likelihood.laplace.unreliable") is False
+    assert run.value("cost.train_seconds") == 5.0
+    assert run.value("environment.code.commit") == "c" * 40
     measured = [
         value for place, value in leaves({k: told[k] for k in ("test", "validation", "cost", "environment")})
     ]
@@ -128,7 +128,7 @@ def test_the_frame_has_one_row_a_run_and_one_column_a_key(tmp_path):
     for run, (_, row) in zip(runs.runs, frame.iterrows(), strict=True):
         for key in ("id", "state", "reason", "model.name", "seed"):
             assert row[key] == run.value(key)
-    assert frame["test/elbo_nats"].isna().tolist() == [False, False, False, True]
+    assert frame["test.elbo"].isna().tolist() == [False, False, False, True]
 
 
 def test_runs_that_are_not_done_tell_their_state_and_why(tmp_path):
@@ -324,23 +324,23 @@ def _replace(name, old, new):
         (_replace("results.json", '"own": {', '"own": 3, "other": {'), "results.json: it does not hold"),
         (
             _replace("results.json", '"host": "h"', '"host": ["h"]'),
-            "results.json: environment/host: expected a number",
+            "results.json: environment.host: expected a number",
         ),
         (
             _replace("results.json", '"0123456789ab"', '["0123"]'),
-            "results.json: environment/code/hash: expected",
+            "results.json: environment.code.hash: expected",
         ),
         (
             _replace("results.json", '"elbo": -3.5', f'"elbo": -1{400 * "0"}'),
-            "results.json: test/elbo_nats: expected",
+            "results.json: test.elbo: expected",
         ),
         (
             _replace("results.json", '"epochs": 4', f'"epochs": 4{400 * "0"}'),
-            "results.json: train/epochs: expected",
+            "results.json: epochs: expected",
         ),
         (
             _replace("results.json", '"best_epoch": 3', '"best_epoch": [3]'),
-            "results.json: train/best_epoch: expected",
+            "results.json: best_epoch: expected",
         ),
         (_replace("results.json", '"elbo": -3.5', '"elbo": "good"'), None),  # a hole of that figure alone
         (_replace("results.json", '"elbo": -3.5', '"elbo": null'), None),

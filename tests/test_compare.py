@@ -16,7 +16,7 @@ from vlae.report.compare_command import run_of
 from vlae.report.drawings import draw, written
 
 VAE, VLAE = "model=vae", "model=vlae"
-OWN, LAPLACE = "test/log_likelihood_nats:own", "test/log_likelihood_nats:laplace"
+OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
 
 
 @pytest.fixture

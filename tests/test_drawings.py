@@ -32,7 +32,7 @@ from vlae.report.drawings import KINDS, WITHOUT_TIME, draw, drawable, written
 from vlae.report.published import published
 
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
-OWN, LAPLACE = "test/log_likelihood_nats:own", "test/log_likelihood_nats:laplace"
+OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
 RECORDED = [kind for kind, drawing in KINDS.items() if not drawing.needs_models]
 OF_MODELS = [kind for kind, drawing in KINDS.items() if drawing.needs_models]
 
@@ -136,7 +136,7 @@ def test_other_settings_of_a_model_are_paler_bars(tmp_path):
 def test_names_are_text_and_no_formulas(tmp_path):
     names = ["$x", "a$b$c", r"$\frac$", "vae"]
     runs = [
-        Run(name, "", {"model.name": name, "seed": 0}, "done", "", {LAPLACE: -1.0, "cost/train_seconds": 1.0})
+        Run(name, "", {"model.name": name, "seed": 0}, "done", "", {LAPLACE: -1.0, "cost.train_seconds": 1.0})
         for name in names
     ]
     figure = draw("cost", Runs("", tuple(runs)))
@@ -278,7 +278,7 @@ def test_costs_are_means_of_seconds_and_of_the_figure(tmp_path):
     axes = draw("cost", runs, metric=OWN).axes[0]
     for found in (each for each in axes.containers if isinstance(each, ErrorbarContainer)):
         of_model = [run for run in runs.runs if run.value("model.name") == found.get_label().lower()]
-        mean = [statistics.fmean(run.value(key) for run in of_model) for key in ("cost/train_seconds", OWN)]
+        mean = [statistics.fmean(run.value(key) for run in of_model) for key in ("cost.train_seconds", OWN)]
         assert found.lines[0].get_xydata()[0] == pytest.approx(mean)
 
 

@@ -39,7 +39,7 @@ from vlae.report.where import terms
 from vlae.summary import MARK
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
-OWN, LAPLACE = "test/log_likelihood_nats:own", "test/log_likelihood_nats:laplace"
+OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
 
 
 def table_of(runs_dir, name=None, **asked):
@@ -214,7 +214,7 @@ def test_an_estimator_that_one_run_has_no_figure_of_is_that_of_the_table_all_the
     told["test"]["log_likelihood"]["laplace"]["mean"] = None
     (paths[0] / "results.json").write_text(json.dumps(told))
     found = table_of(tmp_path)
-    assert found.metric == "test/log_likelihood_nats:laplace"
+    assert found.metric == "test.log_likelihood.laplace.mean"
     assert {row: cell.n for row, cell in cells(found).items()} == {"vae": 0, "vlae": 1}
 
 
@@ -234,7 +234,7 @@ def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
     marks = {line[0].text: line[1].marks for line in layout(table_of(tmp_path)).lines}
     assert marks == {"VAE": (), "VLAE": (MARK,)}
     assert any(note.startswith(MARK) for note in table_of(tmp_path).notes)
-    assert not any(note.startswith(MARK) for note in table_of(tmp_path, metric="test/elbo_nats").notes)
+    assert not any(note.startswith(MARK) for note in table_of(tmp_path, metric="test.elbo").notes)
 
 
 @pytest.mark.parametrize("unreliable", [[0.5, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5], [0.0, 0.0]])
@@ -428,7 +428,7 @@ def test_bold_are_the_best_and_what_does_not_differ_from_it(tmp_path):
     assert told["vae"].difference == pytest.approx(told["vae"].mean - told["vlae"].mean)
     assert told["vae"].paired_over == "images and seeds"
     assert [line[1].bold for line in layout(found).lines] == [False, True, True]
-    cheap = cells(table_of(tmp_path, metric="cost/train_seconds"))  # the same for all
+    cheap = cells(table_of(tmp_path, metric="cost.train_seconds"))  # the same for all
     assert all(cell.as_good for cell in cheap.values())
     assert "paired over images and seeds" in found.caption
 
@@ -473,8 +473,8 @@ def test_equal_figures_are_bold_together_and_one_alone_is_not(tmp_path):
 def test_the_best_is_the_lowest_where_lower_is_better_and_none_where_neither_is(tmp_path):
     done(tmp_path, container(VAE, seed=0))
     done(tmp_path, container(VLAE, seed=5))
-    assert cells(table_of(tmp_path, metric="cost/train_seconds"))["vae"].best
-    assert not any(cell.best for cell in table_of(tmp_path, metric="train/best_epoch").cells)
+    assert cells(table_of(tmp_path, metric="cost.train_seconds"))["vae"].best
+    assert not any(cell.best for cell in table_of(tmp_path, metric="best_epoch").cells)
 
 
 def test_a_run_whose_images_are_damaged_is_named_wherever_it_is_compared_without_them(tmp_path):
@@ -846,8 +846,8 @@ def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
             ["--format", "latx"],
             "--format: expected one of terminal, markdown, latex, html, csv, json, came 'latx'",
         ),
-        (["--metric", "test/elbo"], "--metric: no run has a figure 'test/elbo'; did you mean test/elbo_nats"),
-        (["--metric", "environment/host"], "--metric: expected a figure, environment/host is 'h' in"),
+        (["--metric", "test/elbo"], "--metric: no run has a figure 'test/elbo'; did you mean test.elbo"),
+        (["--metric", "environment.host"], "--metric: expected a figure, environment.host is 'h' in"),
         (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model?"),
         (["--rows", ""], "--rows: expected a key or several, by commas, came ''"),
         (["--cols", " ,"], "--cols: expected a key or several, by commas, came ' ,'"),
@@ -910,7 +910,7 @@ def test_where_nothing_is_near_some_choices_are_told_and_all_would_be_taken(vlae
     for option in ("--rows", "--metric"):
         _, _, err = vlae(option, "q0q0")
         assert len(err) < 800
-        assert err.endswith('; README, "Tables", shows how to list them all)\n')
+        assert err.endswith("; `vlae metrics` lists metrics, `python launch.py --help` settings)\n")
         choices = re.search(r"choices: (.*), and \d+ more", err)[1].split(", ")
         assert len(choices) == CHOICES
         for choice in choices:

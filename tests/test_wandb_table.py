@@ -77,7 +77,7 @@ def test_the_table_is_the_same_as_from_run_directories(tmp_path, server, vlae):
         mirror(server, place)
     mirror(server, places[-1], state="crashed")
     mirror(server, done(tmp_path / "other", container(HF, seed=9)), group="other")
-    for asked in ([], ["--metric", "test/log_likelihood_nats:own"], ["--metric", "cost/train_seconds"]):
+    for asked in ([], ["--metric", "test.log_likelihood.own.mean"], ["--metric", "cost.train_seconds"]):
         for format in ("json", "markdown", "csv"):
             words = ["table", *asked, "--format", format]
             local = vlae(*words, "s", "--runs-dir", tmp_path)
@@ -152,7 +152,7 @@ def test_test_images_are_read_of_those_runs_that_are_compared(tmp_path, server, 
     vlae("table", "--from", PLACE, "--per-image")
     assert server.count("RunFiles") == 4
     server.requests.clear()
-    vlae("table", "--from", PLACE, "--per-image", "--metric", "cost/train_seconds")
+    vlae("table", "--from", PLACE, "--per-image", "--metric", "cost.train_seconds")
     assert server.count("RunFiles") == 0
 
 
@@ -166,7 +166,7 @@ def test_of_a_run_done_anew_the_newest_that_is_done_counts(tmp_path, server, vla
     mirror(server, stopped(tmp_path / "anew", container(VAE)), generation=3, state="running")
 
     def mean():
-        (cell,) = as_json(vlae("table", "--from", PLACE, "--metric", "test/elbo_nats", "--format", "json"))[
+        (cell,) = as_json(vlae("table", "--from", PLACE, "--metric", "test.elbo", "--format", "json"))[
             "cells"
         ]
         return cell["n"], cell["runs"], cell["mean"]

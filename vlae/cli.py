@@ -15,9 +15,10 @@ with stopped_in_one_line():
     from vlae.files import print_anywhere
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Look at runs and sweeps, evaluate and sample, fetch datasets. Runs are started by launch.py.",
 )
 
@@ -151,7 +152,7 @@ def table(
     cols: Annotated[str | None, typer.Option(help="Keys, by commas: dataset,output_dist")] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="A figure: test/elbo_nats, test/log_likelihood_nats:own, cost/train_seconds, ..."),
+        typer.Option(help="A metric: test.elbo, test.log_likelihood.own.mean, ... (see vlae metrics)."),
     ] = None,
     where: Annotated[str, typer.Option(help="Which runs: 'seed<3 and model in vae,vlae'")] = "",
     decimals: Annotated[int, typer.Option(min=0, max=15, help="Of every figure.")] = 2,
@@ -186,6 +187,16 @@ def table(
 
 
 @app.command()
+def metrics() -> None:
+    """List all metrics: names, units, and what each says."""
+    from rich.console import Console
+
+    from vlae.metrics import listing
+
+    Console(highlight=False, markup=False).print(listing(), soft_wrap=True)
+
+
+@app.command()
 def figure(
     name: Annotated[str, typer.Argument(metavar="SWEEP|PREFIX", help="A sweep, or how ids of runs begin.")],
     kind: Annotated[
@@ -196,7 +207,7 @@ def figure(
         ),
     ],
     out: Annotated[Path, _out("The file to write: .pdf, .svg or .png.")],
-    metric: Annotated[str | None, typer.Option(help="A figure, as vlae table has them.")] = None,
+    metric: Annotated[str | None, typer.Option(help="A metric (see vlae metrics).")] = None,
     rows: Annotated[
         str | None, typer.Option(help="Keys that make a line each, by commas: model,optimizer.lr")
     ] = None,

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from vlae.files import RecordError
+from vlae.metrics import better
 from vlae.report.cells import Cell
 from vlae.report.collect import LeftOut, Run
-from vlae.report.figures import array_of, direction
+from vlae.report.figures import array_of
 from vlae.report.keys import spelled
 from vlae.report.significance import Difference, difference
 
@@ -31,7 +32,7 @@ def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
 
     Where they were not all scored on the same images, each set of images has its best. There is no best of one.
     """
-    sign = direction(metric)
+    sign = better(metric)
     if not sign:
         return [cell for cell, _ in column]
     images = _sets_of_images(column)

@@ -3,10 +3,20 @@
 from collections.abc import Iterable, Sequence
 
 from vlae.console import counted
+from vlae.metrics import better
 from vlae.report.best import TOO_FEW
 from vlae.report.cells import Cell, daggers
 from vlae.report.collect import LeftOut, Run
-from vlae.report.figures import COMMON, OWN, array_of, direction
+from vlae.report.figures import (
+    COMMON,
+    ELBO,
+    IN_MODEL_SPACE,
+    MEAN,
+    OWN,
+    array_of,
+    of_estimator,
+    what_and_estimator,
+)
 from vlae.report.groups import Groups, differing
 from vlae.report.keys import position, some, word
 from vlae.report.published import CAVEATS, published
@@ -14,9 +24,9 @@ from vlae.report.significance import LEVEL
 from vlae.summary import MANY_UNRELIABLE, MARK
 
 NAMES = {
-    "test/log_likelihood_nats": "Test log-likelihood",
-    "test/elbo_nats": "Test ELBO",
-    "test/mean_in_model_space_nats": "Test log-likelihood in model space",
+    MEAN: "Test log-likelihood",
+    ELBO: "Test ELBO",
+    IN_MODEL_SPACE: "Test log-likelihood in model space",
 }
 UNIT = "nats per image"
 """Of all of these."""
@@ -50,17 +60,17 @@ def metric_name(metric: str) -> str:
 
 def described(metric: str) -> str:
     """The figure, its unit, and what is better."""
-    name, _, estimator = metric.partition(":")
-    what = NAMES.get(name)
-    better = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[direction(metric)]
-    unit = f" in {UNIT}" if what else ""
+    what, estimator = what_and_estimator(metric)
+    name = NAMES.get(what)
+    best = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[better(metric)]
+    unit = f" in {UNIT}" if name else ""
     if estimator in COMMON:
         by = f", by {estimator}, the same estimator for all models"
     elif estimator == OWN:
         by = ", by each model's own q, so models are compared together with their estimators"
     else:
         by = f", by {estimator}" if estimator else ""
-    return (what or name) + unit + better + by
+    return (name or metric) + unit + best + by
 
 
 def _spread(cells: Sequence[Cell]) -> str:
@@ -78,11 +88,11 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 def _samples(runs: Sequence[Run], metric: str) -> str:
     """Importance samples and test images."""
-    estimator = metric.partition(":")[2] or OWN
+    estimator = what_and_estimator(metric)[1] or OWN
     if array_of(metric) is None:
         return ""
-    samples = _values(runs, f"test/num_samples:{estimator}")
-    images = _values(runs, f"test/num_images:{estimator}")
+    samples = _values(runs, of_estimator(estimator, "num_samples"))
+    images = _values(runs, of_estimator(estimator, "num_images"))
     return f"{samples} importance samples for each of {images} test images"
 
 
@@ -131,10 +141,10 @@ def _code(runs: Sequence[Run]) -> str:
 
 
 def _version(run: Run) -> str:
-    commit, digest = run.value("environment/code/commit"), run.value("environment/code/hash")
+    commit, digest = run.value("environment.code.commit"), run.value("environment.code.hash")
     if commit is None:
         return str(digest or "unknown")
-    return str(commit)[:10] + (f" with changes ({digest})" if run.value("environment/code/changed") else "")
+    return str(commit)[:10] + (f" with changes ({digest})" if run.value("environment.code.changed") else "")
 
 
 def notes(
@@ -161,7 +171,7 @@ def notes(
             "the difference is untested"
         )
     untested = sum(not cell.paired_over for cell in others)
-    if untested and direction(metric) and len(others) + any(cell.best for cell in cells) > 1:
+    if untested and better(metric) and len(others) + any(cell.best for cell in cells) > 1:
         found.append(
             f"{counted(untested, 'cell')} could not be compared with the best of its column: other test "
             "images, no seed in common, or too few of them"
@@ -218,7 +228,7 @@ def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]
 
 def literature(sources: Iterable[str], metric: str) -> list[str]:
     """What has to be said of figures from these, each once, beside ours."""
-    own = "" if metric.endswith(f":{OWN}") else "; they are by each model's own q, ours are not"
+    own = "" if what_and_estimator(metric)[1] == OWN else "; they are by each model's own q, ours are not"
     return [f"Published: {source}; {CAVEATS[source]}{own}" for source in dict.fromkeys(sources)]
 
 

@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
     def lacks_epochs(self, there: int) -> str:
         """What is to be said of so many epochs in metrics.jsonl; empty: it has all of a run that is done."""
-        trained = (self.figures or {}).get("train/epochs")
+        trained = (self.figures or {}).get("epochs")
         if not isinstance(trained, int) or there >= trained:
             return ""
         return f"metrics.jsonl has {there} of {trained} epochs, so its curve is cut"

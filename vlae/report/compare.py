@@ -4,15 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.errors import UserError
+from vlae.metrics import better
 from vlae.report.best import Tell, difference_of_images, scored_on, without_unknown
 from vlae.report.collect import LeftOut, Run
-from vlae.report.figures import OWN, array_of, direction
+from vlae.report.figures import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
 from vlae.report.keys import word
 from vlae.report.significance import Difference, difference
 
 ABSENT = "–"
 """Of a run without the setting or the figure."""
-ALSO = ("train/epochs", "train/best_epoch", "cost/train_seconds", "cost/evaluate_seconds", "cost/parameters")
+ALSO = ("epochs", "best_epoch", "cost.train_seconds", "cost.evaluate_seconds", "cost.parameters")
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,17 @@ def _told(value: Any) -> str:
 def _figures(one: Run, other: Run) -> list[str]:
     """What says which of them is better, and at what price."""
     keys = {**(one.figures or {}), **(other.figures or {})}
-    judging = [
-        key for key in keys if key.startswith("test/") and direction(key) and not _superfluous(key, one)
-    ]
+    judging = [key for key in keys if key.startswith("test.") and better(key) and not _superfluous(key, one)]
     found = [key for key in (*judging, *ALSO) if not (one.value(key) is None and other.value(key) is None)]
     return sorted(found, key=lambda key: (array_of(key) is None, key in ALSO))
 
 
 def _superfluous(key: str, run: Run) -> bool:
     """Told under another name, or as a part of another figure."""
-    name, _, estimator = key.partition(":")
-    if name == "test/mean_in_model_space_nats":
+    what, estimator = what_and_estimator(key)
+    if what == IN_MODEL_SPACE:
         return not run.settings.get("dataset.logit_transform")
-    return "standard_error" in name or (name == "test/elbo_nats" and estimator == OWN)
+    return "standard_error" in what or (what == ELBO and estimator == OWN)
 
 
 def _beside(key: str, one: Run, other: Run, tell: Tell) -> Beside:

@@ -10,6 +10,7 @@ from rich.text import Text
 from vlae import record
 from vlae.errors import UserError
 from vlae.files import StrPath, write_atomically
+from vlae.metrics import unit
 from vlae.report.captions import without_images
 from vlae.report.collect import DAMAGED, LeftOut, Run, Runs
 from vlae.report.compare import ABSENT, Beside, Comparison, compared
@@ -121,7 +122,7 @@ def _figure(each: Beside, value: Any) -> str:
     if value is None:
         return ABSENT
     if isinstance(value, float):
-        return f"{value:.3f}" if "_nats" in each.key else f"{value:.4g}"
+        return f"{value:.3f}" if unit(each.key) == "nats" else f"{value:.4g}"
     return str(value)
 
 

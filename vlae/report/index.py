@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from vlae.files import RecordError, StrPath, make_directory, read_json, write_atomically
 
 INDEX = ".index"  # in runs_dir
-FORMAT = 2
+FORMAT = 3
 """Raised when settings or figures of the same files are read as something else."""
 FILES = ("config.yaml", "status.json", "results.json")
 SETTLED = 2.0

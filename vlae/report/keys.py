@@ -64,7 +64,9 @@ def near_or_some(given: str, known: Sequence[str]) -> str:
     """What is near, else some of what there is, which may be hundreds of keys, and what shows them all."""
     if found := near(given, known):
         return found
-    where = '; README, "Tables", shows how to list them all' if len(known) > CHOICES else ""
+    where = (
+        "; `vlae metrics` lists metrics, `python launch.py --help` settings" if len(known) > CHOICES else ""
+    )
     return f" (choices: {some(known, CHOICES)}{where})"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from vlae.report.collect import Run
+from vlae.report.figures import IN_MODEL_SPACE, MEAN, what_and_estimator
 
 CHARTS = "Park, Kim, Kim (ICML 2019), charts of the poster and the slides"
 PICTURE = "README of github.com/yookoon/VLAE, picture of its results"
@@ -17,7 +18,6 @@ CAVEATS = {
     PICTURE: "2000 epochs, without the Jacobian of the logit transform, made with an earlier preprocessing: their "
     "differences carry over, their levels do not",
 }
-IN_PIXELS, IN_MODEL_SPACE = "test/log_likelihood_nats", "test/mean_in_model_space_nats"
 
 
 class Published(NamedTuple):
@@ -29,7 +29,7 @@ class Published(NamedTuple):
 
 class _Chart(NamedTuple):
     source: str
-    metric: str
+    what: str
     of: Mapping[str, Any]
     """Settings of the runs that it is of."""
     updates: tuple[int | None, ...]
@@ -42,7 +42,7 @@ _PLAIN = {"dataset.logit_transform": False, "dataset.dequantise": False}
 _CHARTS = (
     _Chart(
         CHARTS,
-        IN_PIXELS,
+        MEAN,
         {"dataset.name": "cifar10", "output_dist.name": "gaussian", **_PLAIN},
         _T,
         {
@@ -54,7 +54,7 @@ _CHARTS = (
     ),
     _Chart(
         CHARTS,
-        IN_PIXELS,
+        MEAN,
         {"dataset.name": "mnist", "output_dist.name": "bernoulli", "dataset.binarise": "dynamic"},
         _T,
         {
@@ -83,7 +83,7 @@ def published(run: Run, metric: str) -> Published | None:
     model = str(run.value("model.name")).removesuffix("_original")
     for chart in _CHARTS:
         same = all(run.value(key) == value for key, value in chart.of.items())
-        if not same or metric.partition(":")[0] != chart.metric or model not in chart.values:
+        if not same or what_and_estimator(metric)[0] != chart.what or model not in chart.values:
             continue
         updates, values = run.value("T"), chart.values[model]
         if updates is None and run.readable:

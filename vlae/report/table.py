@@ -9,7 +9,7 @@ from vlae.report.best import judged
 from vlae.report.captions import caption, no_runs, notes, provenance
 from vlae.report.cells import Cell, Values, cell, with_figure
 from vlae.report.collect import LeftOut, Run, Runs
-from vlae.report.figures import COMMON, LOG_LIKELIHOOD, OWN
+from vlae.report.figures import COMMON, OWN, of_estimator
 from vlae.report.groups import placed, telling_apart
 from vlae.report.keys import key_of, near_or_some, position, short
 from vlae.report.published import Published, published
@@ -113,7 +113,7 @@ def default_metric(runs: Iterable[Run]) -> str:
     """
     done = [run for run in runs if run.figures is not None]
     for estimator in (*COMMON, OWN):
-        metric = LOG_LIKELIHOOD + estimator
+        metric = of_estimator(estimator)
         if all(metric in (run.figures or {}) for run in done):
             return metric
     raise UserError(

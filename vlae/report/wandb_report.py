@@ -14,9 +14,10 @@ from vlae.console import counted
 from vlae.errors import UserError
 from vlae.files import RecordError, StrPath, read_bytes
 from vlae.identity import with_added_fields
+from vlae.metrics import on_charts
 from vlae.report.collect import UPDATES, Runs, collect
 from vlae.report.directories import RunDirectories
-from vlae.report.figures import LOG_LIKELIHOOD, OWN
+from vlae.report.figures import MEAN, OWN, of_estimator, what_and_estimator
 from vlae.report.formats import FORMATS
 from vlae.report.layout import named
 from vlae.report.page.origin import codes, launches
@@ -198,8 +199,9 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
 
     by: dict[str, Any] = {"groupby_aggfunc": "mean"}
     by |= {"groupby": f"config.{keys[0]}"} if len(keys) == 1 else {}
-    name, _, estimator = (metric or LOG_LIKELIHOOD + OWN).partition(":")
-    figure = f"test/log_likelihood/{estimator}/mean" if f"{name}:" == LOG_LIKELIHOOD else "test/elbo"
+    metric = metric or of_estimator(OWN)
+    what, estimator = what_and_estimator(metric)
+    figure = on_charts(metric if what == MEAN else "test.elbo")
     half = {"w": 12, "h": 9}
     return [
         wr.LinePlot(

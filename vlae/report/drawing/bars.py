@@ -15,6 +15,7 @@ from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.frame import frame, legend, note
 from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
+from vlae.report.figures import what_and_estimator
 from vlae.report.published import Published, published
 
 WIDTH = 0.85
@@ -123,8 +124,8 @@ def _name(series: Series) -> str:
 
 def short(metric: str) -> str:
     """Of an axis."""
-    name = metric.partition(":")[0]
-    return f"{NAMES[name]} ({UNIT})" if name in NAMES else name
+    what = what_and_estimator(metric)[0]
+    return f"{NAMES[what]} ({UNIT})" if what in NAMES else metric
 
 
 def _said(panels: Sequence[Panel], metric: str, sources: dict[str, None]) -> str:

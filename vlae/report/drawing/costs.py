@@ -14,7 +14,7 @@ from vlae.report.drawing.frame import frame, legend, note
 from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
 
-SECONDS = "cost/train_seconds"
+SECONDS = "cost.train_seconds"
 WIDE = 8.0
 """Seconds that differ by more than this factor are drawn on a logarithmic axis."""
 

@@ -7,13 +7,13 @@ from vlae.console import counted
 from vlae.report.captions import without_images
 from vlae.report.cells import amount
 from vlae.report.collect import Run, Runs
+from vlae.report.figures import UNRELIABLE, what_and_estimator
 from vlae.report.keys import some
 from vlae.report.layout import named
 from vlae.report.table import Table
 from vlae.summary import why_worse_than_noise
 
 MOST_NAMED = 6
-UNRELIABLE = "test/unreliable:"
 
 
 def cautions(runs: Runs, table: Table | None) -> list[str]:
@@ -26,9 +26,9 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *_selected_on_test(runs.runs),
         *(_missing_seeds(table) if table else ()),
         *([f"{without_images(table.unread)}."] if table and table.unread else ()),
-        *_mixed(done, "environment/code/hash", "of code", "their figures may differ for that reason alone"),
+        *_mixed(done, "environment.code.hash", "of code", "their figures may differ for that reason alone"),
         *_changed(done),
-        *_mixed(done, "environment/torch", "of PyTorch", "their last digits may differ for that reason"),
+        *_mixed(done, "environment.torch", "of PyTorch", "their last digits may differ for that reason"),
         *_devices(done),
     ]
 
@@ -40,16 +40,19 @@ def _damaged(runs: Runs) -> Iterator[str]:
 
 
 def _unreliable(done: Sequence[Run]) -> Iterator[str]:
-    keys = dict.fromkeys(key for run in done for key in run.figures or () if key.startswith(UNRELIABLE))
+    keys = dict.fromkeys(key for run in done for key in run.figures or ())
     estimators: dict[str, list[str]] = {}
     for key in keys:
+        what, estimator = what_and_estimator(key)
+        if what != UNRELIABLE:
+            continue
         if doubted := [run for run in done if run.value(key) is True]:
             names = Counter(str(run.value("model.name")) for run in doubted)
             told = _some([f"{counted(number, 'run')} of {name}" for name, number in names.items()])
             where = (
                 "all runs" if len(doubted) == len(done) else f"{len(doubted)} of {len(done)} runs ({told})"
             )
-            estimators.setdefault(where, []).append(key.removeprefix(UNRELIABLE))
+            estimators.setdefault(where, []).append(estimator)
     for where, by in estimators.items():
         yield (
             f"The log-likelihood by {' and by '.join(by)} is unreliable in {where}, probably too low: the k-hat of the "
@@ -60,7 +63,7 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
 def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
     worse: dict[str, list[str]] = {}
     for run in done:
-        bits, uniform = amount(run, "test/bits_per_dim"), amount(run, "test/uniform_bits_per_dim")
+        bits, uniform = amount(run, "test.bits_per_dim"), amount(run, "test.uniform_bits_per_dim")
         if bits is not None and uniform is not None and bits > uniform:
             why = why_worse_than_noise(amount(run, "train/best_epoch"), amount(run, "train/epochs"))
             worse.setdefault(why, []).append(run.label or run.id)
@@ -98,7 +101,7 @@ def _mixed(done: Sequence[Run], key: str, what: str, so: str) -> Iterator[str]:
 
 
 def _changed(done: Sequence[Run]) -> Iterator[str]:
-    changed = [run for run in done if run.value("environment/code/changed") is True]
+    changed = [run for run in done if run.value("environment.code.changed") is True]
     if changed:
         yield (
             f"{counted(len(changed), 'run')} of {len(done)} ran code with changes that were not committed; what was "
@@ -107,7 +110,7 @@ def _changed(done: Sequence[Run]) -> Iterator[str]:
 
 
 def _devices(done: Sequence[Run]) -> Iterator[str]:
-    devices = Counter(str(run.value("environment/device")) for run in done if run.value("environment/device"))
+    devices = Counter(str(run.value("environment.device")) for run in done if run.value("environment.device"))
     if len(devices) > 1:
         told = _some([f"{name} ({counted(number, 'run')})" for name, number in sorted(devices.items())])
         yield f"Runs were executed on different devices, whose seconds cannot be compared: {told}."

@@ -125,7 +125,7 @@ def _facts(runs_dir: Path, runs: Runs, found: Sequence[Model]) -> list[tuple[str
         for state in states
         if counts[state]
     ]
-    keys = ("cost/train_seconds", "cost/evaluate_seconds")
+    keys = ("cost.train_seconds", "cost.evaluate_seconds")
     seconds = sum(amount(run, key) or 0.0 for run in runs.runs for key in keys)
     if seconds:
         facts.append((duration(seconds), "of computing"))

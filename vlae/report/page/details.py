@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vlae.console import duration
 from vlae.report.collect import Run, Runs
-from vlae.report.figures import LOG_LIKELIHOOD
+from vlae.report.figures import MEAN, UNRELIABLE, of_estimator, what_and_estimator
 from vlae.report.groups import differing
 from vlae.report.keys import word
 from vlae.report.page.models import Model
@@ -65,8 +65,8 @@ def _readable(runs: Runs) -> list[Run]:
 
 def estimators(runs: Sequence[Run]) -> list[str]:
     """By which any of them was scored."""
-    keys = dict.fromkeys(key for run in runs for key in run.figures or () if key.startswith(LOG_LIKELIHOOD))
-    return [key.removeprefix(LOG_LIKELIHOOD) for key in keys]
+    keys = dict.fromkeys(key for run in runs for key in run.figures or ())
+    return [estimator for what, estimator in map(what_and_estimator, keys) if what == MEAN]
 
 
 def figures_of(run: Run) -> tuple[tuple[str, str], ...]:
@@ -80,21 +80,21 @@ def figures_of(run: Run) -> tuple[tuple[str, str], ...]:
 
 
 def _figures(run: Run) -> Iterator[tuple[str, str]]:
-    if (elbo := run.value("test/elbo_nats")) is not None:
-        yield "test ELBO", f"{figure(elbo, run.value('test/elbo_standard_error_nats'))} nats"
+    if (elbo := run.value("test.elbo")) is not None:
+        yield "test ELBO", f"{figure(elbo, run.value('test.elbo_standard_error'))} nats"
     for name in estimators([run]):
         yield f"log-likelihood, {name}", _estimate(run, name)
     for gap in ("amortisation", "approximation"):
-        if (value := run.value(f"test/gaps/{gap}_nats")) is not None:
-            yield f"{gap} gap", f"{figure(value, run.value(f'test/gaps/{gap}_standard_error_nats'))} nats"
-    if (bits := run.value("test/bits_per_dim")) is not None:
+        if (value := run.value(f"test.gaps.{gap}")) is not None:
+            yield f"{gap} gap", f"{figure(value, run.value(f'test.gaps.{gap}_standard_error'))} nats"
+    if (bits := run.value("test.bits_per_dim")) is not None:
         yield "bits per dimension", f"{bits:.4f}"
-    yield "best epoch", f"{run.value('train/best_epoch')} of {run.value('train/epochs')}"
+    yield "best epoch", f"{run.value('best_epoch')} of {run.value('epochs')}"
     yield from _costs(run)
-    commit, changed = run.value("environment/code/commit"), run.value("environment/code/changed")
-    code = str(run.value("environment/code/hash") or "unknown")
+    commit, changed = run.value("environment.code.commit"), run.value("environment.code.changed")
+    code = str(run.value("environment.code.hash") or "unknown")
     yield "code", code + (f", commit {commit[:12]}{' with changes' if changed else ''}" if commit else "")
-    where = [run.value(f"environment/{key}") for key in ("device", "host", "python", "torch")]
+    where = [run.value(f"environment.{key}") for key in ("device", "host", "python", "torch")]
     names = ("", "host ", "Python ", "PyTorch ")
     if told := [f"{name}{value}" for name, value in zip(names, where, strict=True) if value is not None]:
         yield "executed on", ", ".join(told)
@@ -102,18 +102,18 @@ def _figures(run: Run) -> Iterator[tuple[str, str]]:
 
 def _estimate(run: Run, name: str) -> str:
     """With what tells whether to believe it."""
-    doubt = f" {MARK}" if run.value(f"test/unreliable:{name}") else ""
-    error = run.value(f"test/log_likelihood_standard_error_nats:{name}")
-    said = [f"{figure(run.value(LOG_LIKELIHOOD + name), error)} nats{doubt}"]
-    if (share := run.value(f"test/k_hat_unreliable:{name}")) is not None:
+    doubt = f" {MARK}" if run.value(of_estimator(name, UNRELIABLE)) else ""
+    error = run.value(of_estimator(name, "standard_error"))
+    said = [f"{figure(run.value(of_estimator(name)), error)} nats{doubt}"]
+    if (share := run.value(of_estimator(name, "k_hat_unreliable"))) is not None:
         said.append(f"bad k-hat on {share:.0%} of the images")
-    if (samples := run.value(f"test/ess_median:{name}")) is not None:
+    if (samples := run.value(of_estimator(name, "ess_median"))) is not None:
         said.append(f"{samples:.0f} effective samples at the median image")
     return ", ".join(said)
 
 
 def _costs(run: Run) -> Iterator[tuple[str, str]]:
-    train, evaluate = run.value("cost/train_seconds"), run.value("cost/evaluate_seconds")
+    train, evaluate = run.value("cost.train_seconds"), run.value("cost.evaluate_seconds")
     times = [
         f"{duration(seconds)} {what}"
         for seconds, what in ((train, "training"), (evaluate, "evaluation"))
@@ -121,7 +121,7 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
     ]
     if times:
         yield "time", ", ".join(times)
-    if (parameters := run.value("cost/parameters")) is not None:
+    if (parameters := run.value("cost.parameters")) is not None:
         yield "parameters", f"{parameters:,}"
-    if (memory := run.value("cost/peak_memory_bytes")) is not None:
+    if (memory := run.value("cost.peak_memory_bytes")) is not None:
         yield "peak of memory", f"{memory / 2**20:,.0f} MiB"

@@ -69,7 +69,7 @@ def codes(runs_dir: Path, runs: Sequence[Run]) -> list[Code]:
     """Those that most runs have executed come first."""
     keys = ("hash", "commit", "changed")
     done = [run for run in runs if run.figures is not None]
-    counts = Counter(tuple(run.value(f"environment/code/{key}") for key in keys) for run in done)
+    counts = Counter(tuple(run.value(f"environment.code.{key}") for key in keys) for run in done)
     return [
         Code(str(digest or "unknown"), str(commit or ""), bool(changed), number, _frozen(runs_dir, digest))
         for (digest, commit, changed), number in sorted(

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from vlae.report.cells import Values, amount
 from vlae.report.collect import Run
 from vlae.report.drawing.style import on_screen, style_of
-from vlae.report.figures import LOG_LIKELIHOOD
+from vlae.report.figures import what_and_estimator
 from vlae.report.html import table_of
 from vlae.report.layout import named
 from vlae.report.page.assets import FILES, licences, policy, scripts, styles
@@ -39,7 +39,7 @@ def page(told: Content) -> str:
     return environment.get_template("report.html.jinja").render(
         told=told,
         table=table_of(told.table, sortable=True) if told.table else None,
-        estimator=told.metric.removeprefix(LOG_LIKELIHOOD),
+        estimator=what_and_estimator(told.metric)[1],
         curves=drawn,
         policy=policy(),
         scripts=scripts(),

@@ -1,0 +1,97 @@
+"""The list of metrics against what a real run writes, and the one spelling of their names."""
+
+import json
+import re
+
+import pytest
+
+import vlae
+from vlae import metrics
+from vlae.report import figures
+from vlae.trackers.story import flat
+
+OF_THE_RUN = {"run_id", "model", "dataset", "output_dist", "optimizer", "seed", "selection"}
+"""What results.json says of which run it is."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that computes everything a run can."""
+    place = tmp_path_factory.mktemp("runs")
+    results = vlae.run(
+        [
+            *("trainer.epochs=1", "evaluate.num_samples=8", "evaluate.num_images=4", "num_threads=1"),
+            *("evaluate.proposals=[own,laplace,student_t,mixture]", "evaluate.num_gap_images=2"),
+            *("evaluate.ais.num_images=2", "evaluate.ais.num_distributions=3", "evaluate.bdmc=true"),
+            *("device=cpu", "tracker=none", f"runs_dir={place}", "trainer.objective=iwae"),
+        ],
+        quiet=True,
+    )
+    lines = (place / results["run_id"] / "metrics.jsonl").read_text().splitlines()
+    return results, json.loads(lines[-1])
+
+
+def leaves(section, place=""):
+    """The dotted keys of all values."""
+    if not isinstance(section, dict):
+        return {place}
+    return {
+        leaf for key, value in section.items() for leaf in leaves(value, f"{place}.{key}" if place else key)
+    }
+
+
+def patterns(listed):
+    return {each.name: re.compile(re.sub("<[a-z]+>", "[^./]+", re.escape(each.name))) for each in listed}
+
+
+def test_all_metrics_of_a_run_are_listed_and_no_others(finished):
+    written = leaves(finished[0]) - OF_THE_RUN
+    assert {name for name in written if metrics.metric(name) is None} == set()
+    unwritten = [
+        name
+        for name, pattern in patterns(metrics.RESULTS).items()
+        if not any(map(pattern.fullmatch, written))
+    ]
+    assert unwritten == []
+
+
+def test_all_metrics_of_an_epoch_are_listed_and_no_others(finished):
+    written = set(finished[1])
+    assert {name for name in written if metrics.metric(name) is None} == set()
+    unwritten = [
+        name for name, pattern in patterns(metrics.EPOCHS).items() if not any(map(pattern.fullmatch, written))
+    ]
+    assert unwritten == []
+
+
+def test_tables_know_the_metrics_of_results_json_by_its_own_keys(finished):
+    results = finished[0]
+    known = figures.figures(results)
+    derived = {name for name in known if name.endswith(".unreliable")}
+    assert set(known) - derived == leaves(results) - OF_THE_RUN
+    assert known["test.log_likelihood.own.mean"] == results["test"]["log_likelihood"]["own"]["mean"]
+    assert all(metrics.metric(name) for name in derived)
+
+
+def test_charts_have_the_same_names_with_slashes(finished):
+    results = {key: value for key, value in finished[0].items() if key not in OF_THE_RUN}
+    known = figures.figures(finished[0])
+    assert set(flat(results)) <= {metrics.on_charts(name) for name in known}
+
+
+def test_a_name_means_one_metric():
+    names = [each.name for each in (*metrics.RESULTS, *metrics.DERIVED, *metrics.EPOCHS)]
+    assert len(names) == len(set(names))
+    assert metrics.metric("test.log_likelihood.ais.mean").name == "test.log_likelihood.ais.mean"
+    assert metrics.metric("test.elbo_nats") is None
+
+
+def test_every_metric_has_a_line_with_its_unit_and_explanation():
+    lines = metrics.listing().splitlines()
+    for each in (*metrics.RESULTS, *metrics.DERIVED, *metrics.EPOCHS):
+        assert each.text
+        assert any(line.split()[:1] == [each.name] and each.text in line for line in lines)
+    parts = {
+        part for each in (*metrics.RESULTS, *metrics.EPOCHS) for part in re.findall("<[a-z]+>", each.name)
+    }
+    assert parts == set(metrics.PARTS)

@@ -1,0 +1,228 @@
+"""Every metric: its name in results.json or metrics.jsonl, its unit, what it says, and which direction is better.
+
+A metric of results.json is named by its keys with dots between them: ``test.log_likelihood.own.mean``. Tables, figures,
+conditions and Python take this name; on Weights & Biases and TensorBoard it has slashes in place of the dots. Metrics
+of each epoch have slashes everywhere: ``validation/elbo_nats`` is a key of a line of metrics.jsonl.
+"""
+
+import functools
+import re
+from typing import NamedTuple
+
+HIGHER, LOWER = 1, -1
+
+
+class Metric(NamedTuple):
+    """One metric, or several whose names differ in a ``<part>``."""
+
+    name: str
+    unit: str
+    """Empty: a number without a unit."""
+    text: str
+    better: int = 0
+    """HIGHER, LOWER, or 0 where neither can be said."""
+
+
+PARTS = {
+    "<estimator>": "own, laplace, student_t, mixture: what importance samples are drawn from (evaluate.proposals)",
+    "<set>": "validation, or test with trainer.selection=test",
+    "<t>": "0, 1, 2, ...",
+    "<parameter>": "log_variance for Gaussian outputs",
+}
+"""What may stand in their places."""
+
+_ERROR = "standard error of it over test images"
+
+
+def _chains(place: str) -> list[Metric]:
+    """Of annealed importance sampling."""
+    return [
+        Metric(f"{place}.num_images", "images", "images that were annealed"),
+        Metric(f"{place}.num_chains", "chains", "independent chains per image"),
+        Metric(f"{place}.num_distributions", "", "steps of a chain from the prior to p(z | x)"),
+        Metric(f"{place}.num_leapfrog", "", "steps of a Hamiltonian move"),
+        Metric(f"{place}.ess_median", "chains", "effective number of chains of the median image", HIGHER),
+        Metric(f"{place}.ess_min", "chains", "effective number of chains of the worst image", HIGHER),
+        Metric(
+            f"{place}.monte_carlo_error_median",
+            "nats",
+            "standard error of the median image's own estimate",
+            LOWER,
+        ),
+        Metric(f"{place}.acceptance", "", "share of the moves that were accepted"),
+        Metric(
+            f"{place}.proposals.<estimator>.mean", "nats", "log-likelihood by the estimator on these images"
+        ),
+        Metric(f"{place}.proposals.<estimator>.standard_error", "nats", _ERROR, LOWER),
+        Metric(f"{place}.proposals.<estimator>.difference", "nats", "the estimator's minus the annealed"),
+        Metric(f"{place}.proposals.<estimator>.difference_standard_error", "nats", _ERROR, LOWER),
+    ]
+
+
+_OF_ESTIMATOR = "test.log_likelihood.<estimator>"
+_AIS = "test.log_likelihood.ais"
+
+RESULTS = (
+    Metric("test.elbo", "nats", "ELBO per test image, by the model's own q(z | x)", HIGHER),
+    Metric("test.elbo_standard_error", "nats", _ERROR, LOWER),
+    Metric(f"{_OF_ESTIMATOR}.mean", "nats", "log-likelihood per test image by this estimator", HIGHER),
+    Metric(f"{_OF_ESTIMATOR}.standard_error", "nats", _ERROR, LOWER),
+    Metric(f"{_OF_ESTIMATOR}.num_samples", "samples", "the most importance samples per image"),
+    Metric(f"{_OF_ESTIMATOR}.num_images", "images", "test images that were scored"),
+    Metric(f"{_OF_ESTIMATOR}.elbo", "nats", "ELBO per test image with this q", HIGHER),
+    Metric(f"{_OF_ESTIMATOR}.elbo_standard_error", "nats", _ERROR, LOWER),
+    Metric(f"{_OF_ESTIMATOR}.ess_median", "samples", "effective sample size of the median image", HIGHER),
+    Metric(f"{_OF_ESTIMATOR}.ess_min", "samples", "effective sample size of the worst image", HIGHER),
+    Metric(f"{_OF_ESTIMATOR}.k_hat_limit", "", "Pareto k-hat above which an image's estimate is unreliable"),
+    Metric(
+        f"{_OF_ESTIMATOR}.k_hat_unreliable", "", "share of the images with a k-hat above the limit", LOWER
+    ),
+    Metric(f"{_OF_ESTIMATOR}.k_hat_unknown", "images", "images with too few samples for a k-hat"),
+    Metric(
+        f"{_OF_ESTIMATOR}.monte_carlo_error_median",
+        "nats",
+        "standard error of the median image's own estimate",
+        LOWER,
+    ),
+    Metric(f"{_OF_ESTIMATOR}.samples_mean", "samples", "importance samples per image that were drawn"),
+    Metric(
+        f"{_OF_ESTIMATOR}.samples_for_a_tenth",
+        "samples",
+        "samples that the median image needs for a standard error of 0.1 nats",
+        LOWER,
+    ),
+    Metric(
+        f"{_OF_ESTIMATOR}.mean_in_model_space",
+        "nats",
+        "log-likelihood without the Jacobian of the logit transform",
+        HIGHER,
+    ),
+    Metric(f"{_OF_ESTIMATOR}.mode_search.steps_mean", "steps", "steps of the search for the mode, per image"),
+    Metric(f"{_OF_ESTIMATOR}.mode_search.steps_max", "steps", "steps of the longest search"),
+    Metric(f"{_OF_ESTIMATOR}.mode_search.converged", "images", "searches that converged"),
+    Metric(f"{_OF_ESTIMATOR}.mode_search.stalled", "images", "searches that found no better point"),
+    Metric(f"{_OF_ESTIMATOR}.mode_search.unconverged", "images", "searches that ended at the limit of steps"),
+    Metric(f"{_AIS}.mean", "nats", "log-likelihood by annealed importance sampling, first images", HIGHER),
+    Metric(f"{_AIS}.standard_error", "nats", _ERROR, LOWER),
+    Metric(f"{_AIS}.mean_in_model_space", "nats", "without the Jacobian of the logit transform", HIGHER),
+    *_chains(_AIS),
+    Metric("test.bdmc.lower.mean", "nats", "lower bound of the truth, on images drawn from the model"),
+    Metric("test.bdmc.lower.standard_error", "nats", _ERROR, LOWER),
+    Metric("test.bdmc.upper.mean", "nats", "upper bound of the truth, on the same images"),
+    Metric("test.bdmc.upper.standard_error", "nats", _ERROR, LOWER),
+    Metric("test.bdmc.gap", "nats", "upper minus lower bound", LOWER),
+    Metric("test.bdmc.gap_standard_error", "nats", _ERROR, LOWER),
+    *_chains("test.bdmc"),
+    Metric("test.gaps.num_images", "images", "the first test images, whose gaps were measured"),
+    Metric("test.gaps.elbo", "nats", "ELBO on these images", HIGHER),
+    Metric("test.gaps.optimal_elbo", "nats", "ELBO of the best member of the model's family", HIGHER),
+    Metric("test.gaps.log_likelihood", "nats", "the best estimate of log p(x) on these images", HIGHER),
+    Metric("test.gaps.log_likelihood_by", "text", "the estimator of that"),
+    Metric("test.gaps.approximation", "nats", "log p(x) minus the ELBO of the best member", LOWER),
+    Metric("test.gaps.approximation_standard_error", "nats", _ERROR, LOWER),
+    Metric("test.gaps.amortisation", "nats", "ELBO of the best member minus the model's own", LOWER),
+    Metric("test.gaps.amortisation_standard_error", "nats", _ERROR, LOWER),
+    Metric("test.gaps.iterations", "", "refinements of the model's own inference"),
+    Metric("test.bits_per_dim", "bits", "per dimension of dequantised integer pixels; else missing", LOWER),
+    Metric("test.uniform_bits_per_dim", "bits", "the same of a uniform distribution over pixel levels"),
+    Metric("best_epoch", "epochs", "the epoch whose model is evaluated"),
+    Metric("epochs", "epochs", "epochs that were trained"),
+    Metric("validation.elbo", "nats", "ELBO per validation image, best epoch", HIGHER),
+    Metric("cost.train_seconds", "s", "training, all attempts together", LOWER),
+    Metric("cost.seconds_per_epoch", "s", "training, per epoch", LOWER),
+    Metric("cost.evaluate_seconds", "s", "evaluation", LOWER),
+    Metric("cost.seconds_by_proposal.<estimator>", "s", "evaluation by this estimator", LOWER),
+    Metric("cost.ais_seconds", "s", "annealed importance sampling", LOWER),
+    Metric("cost.bdmc_seconds", "s", "the bracket of the truth", LOWER),
+    Metric("cost.peak_memory_bytes", "bytes", "peak of the GPU's memory, or of the process on a CPU", LOWER),
+    Metric("cost.parameters", "", "numbers that the model has learned", LOWER),
+    Metric("environment.vlae", "text", "version of the package"),
+    Metric("environment.code.hash", "text", "hash of the code that was executed"),
+    Metric("environment.code.commit", "text", "the commit that it is based on"),
+    Metric("environment.code.changed", "boolean", "true: with changes since"),
+    Metric("environment.python", "text", "version of Python"),
+    Metric("environment.torch", "text", "version of PyTorch"),
+    Metric("environment.device", "text", "where the run was computed"),
+    Metric("environment.threads", "", "CPU threads"),
+    Metric("environment.platform", "text", "operating system"),
+    Metric("environment.host", "text", "name of the machine"),
+)
+"""What results.json says of a run, besides which run it is."""
+
+DERIVED = (
+    Metric(f"{_OF_ESTIMATOR}.unreliable", "boolean", "true: marked †, too many images have a bad k-hat"),
+)
+"""What tables know besides."""
+
+EPOCHS = (
+    Metric("epoch", "epochs", "the epoch, from 1"),
+    Metric("global_step", "steps", "gradient steps up to its end"),
+    Metric("train/elbo_nats", "nats", "ELBO per training image in model space, mean over the epoch", HIGHER),
+    Metric("train/reconstruction_nats", "nats", "its part E log p(x | z)", HIGHER),
+    Metric("train/kl_nats", "nats", "its part KL(q || p)"),
+    Metric("train/iwae_bound_nats", "nats", "the bound of trainer.objective=iwae", HIGHER),
+    Metric("<set>/elbo_nats", "nats", "ELBO per image of the selection set, in model space", HIGHER),
+    Metric("<set>/reconstruction_nats", "nats", "its part E log p(x | z)", HIGHER),
+    Metric("<set>/kl_nats", "nats", "its part KL(q || p)"),
+    Metric("<set>/elbo_nats_after_<t>", "nats", "ELBO after t updates of the posterior's mode", HIGHER),
+    Metric("gradient_norm", "", "norm of the last step's gradient"),
+    Metric("learning_rate", "", "of the optimizer"),
+    Metric("output/<parameter>", "", "a learned number of the output distribution"),
+    Metric("memory_bytes", "bytes", "peak of memory so far"),
+    Metric("seconds", "s", "of this epoch"),
+)
+"""What a line of metrics.jsonl says of an epoch."""
+
+
+def metric(name: str) -> Metric | None:
+    """The metric of this name; None: there is none."""
+    return next((each for pattern, each in _patterns() if pattern.fullmatch(name)), None)
+
+
+@functools.cache
+def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
+    every = (*RESULTS, *DERIVED, *EPOCHS)
+    return [(re.compile(re.sub("<[a-z]+>", _pattern, re.escape(each.name))), each) for each in every]
+
+
+def _pattern(part: re.Match[str]) -> str:
+    return {"<estimator>": "(?!ais)[^./]+", "<set>": "(validation|test)", "<t>": "[0-9]+"}.get(
+        part[0], "[^/]+"
+    )
+
+
+def better(name: str) -> int:
+    """HIGHER, LOWER, or 0 where neither can be said."""
+    found = metric(name)
+    return found.better if found else 0
+
+
+def on_charts(name: str) -> str:
+    """The name of a metric of results.json on Weights & Biases and TensorBoard."""
+    return name.replace(".", "/")
+
+
+def unit(name: str) -> str:
+    found = metric(name)
+    return found.unit if found else ""
+
+
+def listing() -> str:
+    """What ``vlae metrics`` prints: one line per metric."""
+    groups = {
+        "Of a run: keys of results.json, columns of tables, --metric, --where, Python": (*RESULTS, *DERIVED),
+        "Of an epoch: keys of a line of metrics.jsonl, and of charts": EPOCHS,
+    }
+    width = max(len(each.name) for group in groups.values() for each in group)
+    lines = []
+    for title, group in groups.items():
+        lines += [title, *(_line(each, width) for each in group), ""]
+    lines += [f"{part}: {text}" for part, text in PARTS.items()]
+    lines.append("(+): higher is better; (-): lower is better")
+    lines.append("On Weights & Biases and TensorBoard: / in place of each dot (test/log_likelihood/own/mean)")
+    return "\n".join(lines)
+
+
+def _line(each: Metric, width: int) -> str:
+    sign = {HIGHER: " (+)", LOWER: " (-)", 0: ""}[each.better]
+    return f"  {each.name:<{width}}  {each.unit:<7}  {each.text}{sign}"

@@ -466,7 +466,7 @@ def test_equal_figures_are_bold_together_and_one_alone_is_not(tmp_path):
     done(tmp_path, container(VAE))
     assert [line[1].bold for line in layout(table_of(tmp_path)).lines] == [False]
     done(tmp_path, container(VLAE))
-    lines = layout(table_of(tmp_path, metric="cost/train_seconds")).lines  # the same for both
+    lines = layout(table_of(tmp_path, metric="cost.train_seconds")).lines  # the same for both
     assert [line[1].bold for line in lines] == [True, True]
 
 

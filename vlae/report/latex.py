@@ -93,7 +93,7 @@ def tex(text: str) -> str:
 
 def label_of(told: Layout) -> str:
     """``tab:smoke-log-likelihood-laplace``: one table of a sweep and a metric has it."""
-    metric = told.metric.removeprefix("test/").replace("_nats", "")
+    metric = told.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
     words = re.findall(r"[A-Za-z0-9.]+", f"{told.title} {metric}")
     return "tab:" + "-".join(words)
 

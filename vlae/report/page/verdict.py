@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vlae.console import counted
+from vlae.metrics import better
 from vlae.report.best import TOO_FEW
 from vlae.report.captions import metric_name
 from vlae.report.cells import Cell, with_figure
 from vlae.report.collect import Run
-from vlae.report.figures import direction
 from vlae.report.keys import position, some, word
 from vlae.report.layout import named
 from vlae.report.table import Table
@@ -73,7 +73,7 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
         said = f"{where}: {_model(table, best)} is best, {mean}"
         explained += _tested(table, others, tested)
     else:
-        extreme = "highest" if direction(table.metric) > 0 else "lowest"
+        extreme = "highest" if better(table.metric) > 0 else "lowest"
         said = f"{where}: {_model(table, best)} has the {extreme} mean, {mean}"
         few = any(cell.paired_over for cell in others)
         explained.append(

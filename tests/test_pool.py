@@ -46,6 +46,7 @@ class FakeExecutor:
 
     def __init__(self):
         self.alive, self.started, self.ended_jobs, self.signals, self.most = {}, [], [], None, 0
+        self.pauses = []
         self.at_each_look = self.end_first
 
     def prepare(self, signals):
@@ -81,6 +82,9 @@ class FakeExecutor:
 
     def look(self, jobs):
         self.at_each_look()
+
+    def paused(self, reason):
+        self.pauses.append(reason)
 
 
 @pytest.fixture
@@ -352,7 +356,7 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
     with shown:
         for job in (a, b, c):
             shown.began(job)
-        b.process = FakeProcess(1, (None,) * 4)
+        b.pid = 1
         shown.look([a, b])
         RunDirectory(b.path).write_status(
             state="running", progress={"epoch": 1, "epochs": 4, "elbo": -90.126}
@@ -374,8 +378,6 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
         f"failed 2/3: b  0.0 s  ValueError: [red] bad input  (log: {log})",
         "killed 3/3: c  0.0 s  (SIGKILL)",
     ]
-    b.process.end()
-    b.process.close()
 
 
 @pytest.mark.parametrize(
@@ -384,14 +386,12 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
 def test_a_figure_that_is_not_finite_is_said_and_ends_nothing(plain, tmp_path, elbo, shown):
     display, out = plain
     job = Job(tmp_path / "a", "", 0)
-    job.process = FakeProcess(1, (None,) * 4)
+    job.pid = 1
     progress = {"epoch": 1, "epochs": 4, **elbo}
     RunDirectory.create(tmp_path, "a", {}).write_status(state="running", progress=progress)
     with display:
         display.look([job])
     assert out.getvalue() == "  ".join(filter(None, ["a", "epoch 1/4", shown])) + "\n"
-    job.process.end()
-    job.process.close()
 
 
 def test_a_terminal_has_one_table(tmp_path):
@@ -401,13 +401,11 @@ def test_a_terminal_has_one_table(tmp_path):
     RunDirectory.create(tmp_path, "a", {})
     with Display(2, console) as shown:
         shown.began(job)
-        job.process = FakeProcess(1, (None,) * 4)
+        job.pid = 1
         shown.look([job, Job(tmp_path / "b", "b", 0)])
         assert "dims=[/]  starting" in out.getvalue()
         assert "1 running, 1 waiting" in out.getvalue()
-        job.process.end()
-        job.process.close()
-        job.process, job.outcome = None, "done"
+        job.pid, job.outcome = None, "done"
         shown.ended(job)
         assert "done 1/2: dims=[/]" in out.getvalue()
 

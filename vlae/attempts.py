@@ -20,7 +20,8 @@ from typing import Any, final
 
 import psutil
 
-from vlae.files import RecordError, appearing, json_bytes, read_json, write_atomically
+from vlae.disk import DiskError, RecordError, patient, patiently, refusal_in
+from vlae.files import appearing, cannot_write, json_bytes, read_json, write_atomically
 from vlae.interruption import Interrupted
 from vlae.kinds import NUMBER, TEXT, TIME, WHOLE, Kind, check, or_null
 
@@ -29,6 +30,10 @@ HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.h
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
 GPUS = "VLAE_GPUS"  # environment variable: the GPUs of this process, a fraction where it shares one
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
+
+
+WAITING = "waiting.json"
+"""In an attempt's directory: why it waits. Written where nothing can be written any more, see `Reserve`."""
 
 
 class Pulse:
@@ -250,6 +255,55 @@ def held_message(
     )
 
 
+class Reserve:
+    """Room for the last words of an attempt, taken while there is some: a full disk takes no new file.
+
+    What is reserved is overwritten in place and renamed, which needs no space on most file systems.
+    """
+
+    SIZE = 4096
+
+    def __init__(self, attempt: Path) -> None:
+        self._place = attempt / ".reserve"
+
+    @patiently
+    def take(self) -> None:
+        """Errors: as for `write_atomically`."""
+        try:
+            with self._place.open("wb") as file:
+                file.write(b" " * self.SIZE)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self._place, error) from error
+
+    def say(self, name: str, content: dict[str, Any]) -> bool:
+        """Puts ``content`` in the file of this name; whether that was possible."""
+        message = content.get("message")
+        text = json_bytes({**content, "message": message and message[: self.SIZE // 8]})
+        try:
+            with self._place.open("rb+", buffering=0) as file:
+                file.write(text.ljust(self.SIZE))
+                os.fsync(file.fileno())
+            said = self._place.with_name(name)
+            os.replace(self._place, said)
+        except OSError:
+            return False
+        self._place = said
+        return True
+
+    def take_back(self) -> None:
+        """Nothing is said any more; the room stays."""
+        free = self._place.with_name(".reserve")
+        with contextlib.suppress(OSError):
+            os.replace(self._place, free)
+            self._place = free
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            self._place.unlink()
+
+
 @final
 class Attempt:
     """One execution of a run by this process, from its claim to its end.
@@ -266,8 +320,10 @@ class Attempt:
         self._write_status = write_status
         self._gpus, self._gpu_seconds, self._began = gpus, gpu_seconds, time.monotonic()
         self._progress: dict[str, Any] = {}
-        self._written = -math.inf
+        self._written, self._progressed = -math.inf, now()
         self._pulse = Pulse(self._show_life)
+        self._reserve, self._claim = Reserve(directory), None
+        self._refusal: str | None = None
 
     @property
     def log(self) -> Path:
@@ -275,8 +331,24 @@ class Attempt:
         return self.directory / "log.txt"
 
     def __enter__(self) -> "Attempt":
+        self._claim = read_json(self.directory / "claim.json")
+        self._reserve.take()
         self._pulse.start()
         return self
+
+    def waits(self, reason: str | None) -> None:
+        """Records that this attempt waits for the disk, and why; with None, that it continues.
+
+        Errors: RecordError where another process has taken the run over meanwhile, or its directory is another one.
+        """
+        self._refusal = reason
+        if reason is not None:
+            self._reserve.say(WAITING, {"reason": reason, "since": now()})
+            return
+        self._reserve.take_back()
+        self._stop_if_succeeded()
+        if read_json(self.directory / "claim.json") != self._claim:
+            raise RecordError(f"{self.directory} is no longer that of this process, which stops")
 
     def heartbeat(self, progress: dict[str, Any]) -> None:
         """Call it as often as you like: status.json is written at most every two seconds.
@@ -284,18 +356,32 @@ class Attempt:
         Errors: RecordError where this process was out of touch for so long that another one has taken the run over.
         """
         self._progress = progress
+        self.advanced()
         if time.monotonic() - self._written >= HEARTBEAT_EVERY:
-            self._beat()
+            # a disk that refuses it is no reason to stop: what has to be kept waits for it
+            with patient(None), contextlib.suppress(DiskError):
+                self._beat()
 
-    def _beat(self) -> None:
+    def advanced(self) -> None:
+        """The attempt has made progress; the next sign of life says so."""
+        self._progressed = now()
+
+    def _stop_if_succeeded(self) -> None:
         if self._succeeded():
             raise RecordError(
                 f"{self.directory} gave no sign of life for {DEAD_AFTER / 60:g} minutes and was taken for dead: "
                 f"attempt {self.number + 1} executes the run now, this one stops"
             )
+
+    def _beat(self) -> None:
+        self._stop_if_succeeded()
         self._written = time.monotonic()
         self._write_status(
-            state="running", attempt=self.number, progress=self._progress, gpu_seconds=self._spent()
+            state="running",
+            attempt=self.number,
+            progress=self._progress,
+            progressed=self._progressed,
+            gpu_seconds=self._spent(),
         )
 
     def _spent(self) -> float:
@@ -315,32 +401,40 @@ class Attempt:
         state, reason, message = self._outcome(error)
         end = {"state": state, "reason": reason, "message": message}
         try:
-            if isinstance(error, Exception):
-                text = "".join(traceback.format_exception(kind, error, trace))
+            self._write_end(end, error)
+        except RecordError:
+            ended = self._reserve.say("ended.json", {**end, "ended": now()})
+            if not ended:
+                with contextlib.suppress(OSError):  # without its claim the attempt holds nothing
+                    self.directory.joinpath("claim.json").unlink()
+            if error is None:  # otherwise the error that ended the attempt is the one to report
+                raise
+        else:
+            self._reserve.release()
+
+    def _write_end(self, end: dict[str, str | None], error: BaseException | None) -> None:
+        """Waits for the disk only where the attempt ended by itself."""
+        with contextlib.nullcontext() if error is None else patient(None):
+            if isinstance(error, Exception) and not refusal_in(error):
+                text = "".join(traceback.format_exception(error))
                 write_atomically(self.directory / "traceback.txt", text.encode("utf-8", "backslashreplace"))
             if not self._succeeded():
                 self._write_status(
                     attempt=self.number, progress=self._progress, gpu_seconds=self._spent(), **end
                 )
-            write_atomically(
-                self.directory / "ended.json", json_bytes({**end, "ended": now()})
-            )  # releases the run
-        except RecordError:
-            with contextlib.suppress(
-                OSError
-            ):  # the disk is full; without its claim the attempt holds nothing
-                self.directory.joinpath("claim.json").unlink()
-            if error is None:  # otherwise the error that ended the attempt is the one to report
-                raise
+            # releases the run
+            write_atomically(self.directory / "ended.json", json_bytes({**end, "ended": now()}))
 
     def _outcome(self, error: BaseException | None) -> tuple[str, str | None, str | None]:
         if self.directory.parent.parent.joinpath("results.json").is_file():
             return "done", None, None
+        if isinstance(error, Exception) and (refused := refusal_in(error)):
+            return "interrupted", refused, None
         if isinstance(error, Exception):
             reason = "out of memory" if _is_out_of_memory(error) else "exception"
             return "failed", reason, f"{type(error).__name__}: {error}"
         if isinstance(error, Interrupted):
-            return "interrupted", signal.Signals(error.number).name, None
+            return "interrupted", signal.Signals(error.number).name, self._refusal
         if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C
             return "interrupted", "SIGINT", None
         reason = "stopped" if error is None else type(error).__name__

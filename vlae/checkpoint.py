@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vlae.disk import patiently
 from vlae.files import RecordError, StrPath, cannot_write, read_bytes, sync_directory, write_atomically
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
@@ -26,6 +27,7 @@ class _Damaged(Exception):
     """Why a file is not used; the next older one may be."""
 
 
+@patiently
 def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
     """Write ``state`` to <name>.pt; the one before it stays as previous.pt (previous_<name>.pt for other names).
 
@@ -120,7 +122,7 @@ def _keep(path: Path, kept: Path) -> None:
         second.unlink(missing_ok=True)
         os.link(path, second)
         os.replace(second, kept)
-    except OSError:  # a file system without hard links
+    except OSError:  # a file system without hard links, or a full one
         os.replace(path, kept)
 
 

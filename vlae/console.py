@@ -1,5 +1,6 @@
 """What a person sees of a run while it lasts: bars, lines, warnings."""
 
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from vlae.disk import patiently, reason_of
 from vlae.files import cannot_write
 from vlae.summary import summary
 
@@ -29,7 +31,7 @@ class Reporter:
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._out = Console(quiet=quiet, highlight=False)
-        self._log = log.open("a", encoding="utf-8") if log is not None else None
+        self._log = _opened(log) if log is not None else None
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -93,10 +95,19 @@ class Reporter:
     def _write(self, text: str) -> None:
         if self._log is not None:
             try:
-                self._log.write(text + "\n")
-                self._log.flush()
+                self._log.write(f"{text}\n".encode("utf-8", "backslashreplace"))
             except OSError as error:
-                raise cannot_write(Path(self._log.name), error) from error
+                # a full disk takes a line of the log, not the run: what has to be kept waits for space
+                if not reason_of(error, self._log.name):
+                    raise cannot_write(Path(self._log.name), error) from error
+
+
+@patiently
+def _opened(log: Path) -> io.FileIO:
+    try:
+        return log.open("ab", buffering=0)
+    except OSError as error:
+        raise cannot_write(log, error) from error
 
 
 class Listing:
@@ -154,6 +165,11 @@ def duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+
+def minutes(seconds: float) -> str:
+    """``25 min``, ``2 h 10 min``."""
+    return duration(seconds) if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:

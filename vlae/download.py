@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from vlae.errors import UserError
+from vlae.progress import advanced
 
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
@@ -234,6 +235,7 @@ def _copy(response: Any, file: BinaryIO, total: int | None) -> int:
                 return received
             file.write(block)
             received += len(block)
+            advanced()
             advance(len(block))
 
 

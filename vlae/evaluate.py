@@ -17,6 +17,7 @@ from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.networks import widest
 from vlae.pareto import unreliable_above
+from vlae.progress import advanced
 from vlae.proposals import DEGREES, of_images, propose
 from vlae.seeding import generator, image_noise
 
@@ -169,6 +170,7 @@ def log_weights(
         log_w = []
         for eps in noise.split(max(1, chunks.samples * chunks.images // len(active))):
             z, log_q = q.rsample_with_log_prob(eps)
+            advanced()
             log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
         weights.add(torch.cat(log_w), active)
         if target_standard_error is None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlae.errors import UserError
+from vlae.disk import DiskError, RecordError, patiently, reason_of
 
 StrPath = str | os.PathLike[str]
 
@@ -22,10 +22,7 @@ STAGING = ".new"  # beside what appears: directories that are being filled
 ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
 
 
-class RecordError(UserError, RuntimeError):
-    """A record that cannot be read, written or found; the message says which and why."""
-
-
+@patiently
 def write_atomically(path: StrPath, content: bytes) -> None:
     """Afterwards ``path`` holds ``content``, on disk; whatever goes wrong, it holds the old content or the new one.
 
@@ -49,6 +46,10 @@ def write_atomically(path: StrPath, content: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RecordError:
+    """What to raise: a `DiskError` where the disk may take it later."""
+    if isinstance(error.errno, int) and (reason := reason_of(error, path.parent)):
+        text = f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
+        return DiskError(text, reason)
     if error.errno == errno.ENOENT and not os.path.isdir(path.parent):
         return RecordError(f"cannot write {path}: the directory {path.parent} does not exist")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
@@ -58,6 +59,7 @@ def cannot_write(path: Path, error: OSError) -> RecordError:
     return RecordError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged")
 
 
+@patiently
 def make_directory(path: Path) -> Path:
     """The directory, made where it is not there yet. Errors: as for `write_atomically`."""
     try:
@@ -87,6 +89,7 @@ def sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
+@patiently
 def rename_if_free(staged: Path, final: Path) -> None:
     """Renames a filled directory, unless ``final`` is there already: the file system decides who is first."""
     try:
@@ -106,7 +109,7 @@ def appearing(path: Path) -> Iterator[Path]:
     """
     staged = path.parent / STAGING / f"{path.name}.{secrets.token_hex(4)}"
     try:
-        staged.mkdir(parents=True)
+        _make_staged(staged, path)
         yield staged
         rename_if_free(staged, path)
     except OSError as error:
@@ -114,6 +117,14 @@ def appearing(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     _remove_abandoned(staged.parent)
+
+
+@patiently
+def _make_staged(staged: Path, path: Path) -> None:
+    try:
+        staged.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -158,7 +169,10 @@ def read_bytes(path: StrPath) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror or error}") from error
+        text = f"cannot read {path}: {error.strerror or error}"
+        if reason := reason_of(error, path):
+            raise DiskError(text, reason) from error
+        raise RecordError(text) from error
 
 
 def read_json(path: StrPath) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +13,19 @@ from vlae import config, record
 from vlae.attempts import FORCED, last_number
 from vlae.code import executed
 from vlae.console import Reporter
-from vlae.files import appearing, check_writable, make_directory, write_atomically
+from vlae.disk import DiskError, Patience, notice, patient, patiently, refusal_in
+from vlae.files import appearing, cannot_write, check_writable, make_directory, write_atomically
 from vlae.interruption import Interrupted, Interruption
 from vlae.problems import ConfigError
+from vlae.progress import reported_to
 from vlae.trackers.companion import environment_problems, mirrored, upload_later, watched
 
 if TYPE_CHECKING:
     from vlae.train import Progress, Training
     from vlae.trained import Prepared
 
-DONE, FAILED, HELD = 0, 1, 75
-"""What `work` returns, besides 128 + the number of a signal."""
+DONE, FAILED, HELD, REFUSED = 0, 1, 75, 74
+"""What `work` returns, besides 128 + the number of a signal; REFUSED: the disk takes no writes."""
 
 
 def launch(container: dict[str, Any]) -> int:
@@ -65,7 +67,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     directory.carry_out_as(container)
     results = execute(directory, lambda: prepared, quiet=quiet)
     if force:
-        directory = record.promote(directory, runs_dir)
+        with patient(Patience(runs_dir)):
+            directory = record.promote(directory, runs_dir)
     reporter.result(results, directory.path)
     if text := upload_later(directory):
         reporter.line(text)
@@ -92,9 +95,12 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
     try:
         execute(directory, lambda: _prepared(directory, threads), captured=True)
         if anew:
-            record.promote(directory, path.parent.parent)
+            with patient(Patience(path.parent.parent)):
+                record.promote(directory, path.parent.parent)
     except record.RunHeld:
         return HELD
+    except DiskError:
+        return REFUSED
     except Interrupted as interrupted:
         return 128 + interrupted.number
     except KeyboardInterrupt:  # a second Ctrl-C
@@ -127,21 +133,55 @@ def execute(
 
     ``captured``: whatever this process prints goes to the attempt's log.
     """
+    patience = Patience(directory.path.parent)
+    patience.say = lambda reason: (
+        None if captured or reason is None else print(notice(reason), file=sys.stderr)
+    )
     with (
         ExitStack() as after,
+        patient(patience),
         directory.claim() as attempt,
         _into(attempt.log) if captured else nullcontext(),
     ):
+        patience.say = attempt.waits
         if (results := directory.results()) is not None:  # another process finished it meanwhile
             return results
         after.enter_context(mirrored(directory))  # it sees how the attempt has ended
-        with Interruption() as interruption, Reporter(attempt.log, quiet or captured) as reporter:
+        with (
+            Interruption() as interruption,
+            Reporter(attempt.log, quiet or captured) as reporter,
+            _waiting(patience, attempt, interruption, reporter),
+            reported_to(attempt.advanced),
+        ):
             try:
                 return _carry_out(directory, attempt, prepare(), interruption, reporter)
             except Interrupted as interrupted:
                 text = f"{interrupted}, saved in {directory.path}; the same command goes on from here"
+                if patience.refusal:
+                    text = f"{interrupted}: {patience.refusal}; the same command goes on from the last checkpoint"
                 reporter.line(text)
                 raise
+            except Exception as error:
+                if (reason := refusal_in(error)) and not isinstance(error, DiskError):
+                    raise DiskError(f"{directory.path}: {error}", reason) from error
+                raise
+
+
+@contextmanager
+def _waiting(
+    patience: Patience, attempt: record.Attempt, interruption: Interruption, reporter: Reporter
+) -> Iterator[None]:
+    """Inside, a run that waits for the disk says so, and a signal ends it."""
+
+    def say(reason: str | None) -> None:
+        reporter.line(notice(reason) if reason else "writes are taken again", style="yellow")
+        attempt.waits(reason)
+
+    patience.say, patience.check = say, interruption.check
+    try:
+        yield
+    finally:
+        patience.say, patience.check = attempt.waits, lambda: None
 
 
 def _carry_out(
@@ -190,9 +230,10 @@ def _picture(prepared: "Prepared", training: "Training") -> Callable[[int], None
 
     def picture(epoch: int) -> None:
         if epoch % every == 0:
+            drawn = pictures(prepared.so_far(training), x, cfg.seed)
             with appearing(training.directory.path / "images" / f"epoch-{epoch:06d}") as staged:
-                for name, content in pictures(prepared.so_far(training), x, cfg.seed).items():
-                    (staged / f"{name}.png").write_bytes(content)
+                for name, content in drawn.items():
+                    write_atomically(staged / f"{name}.png", content)
 
     return picture
 
@@ -230,7 +271,7 @@ def _training_report(
 def _into(log: Path) -> Iterator[None]:
     """Standard output and standard error of this process, and of what it starts, at the end of a file."""
     kept = os.dup(1), os.dup(2)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = _opened(log)
     try:
         _flush()
         for stream in (1, 2):
@@ -248,6 +289,15 @@ def _into(log: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@patiently
+def _opened(log: Path) -> int:
+    try:
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise cannot_write(log, error) from error
+
+
 def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk: what was printed is lost, the run is not
+            stream.flush()

@@ -20,6 +20,7 @@ import yaml
 
 from vlae.attempts import (
     FORCED,
+    WAITING,
     Attempt,
     RunHeld,
     last_claim,
@@ -31,6 +32,7 @@ from vlae.attempts import (
     refuse_if_held,
     remove_leftovers,
 )
+from vlae.disk import patiently
 from vlae.files import (
     RecordError,
     StrPath,
@@ -66,6 +68,7 @@ STATUS_KEYS = (
     *("run_id", "state", "attempt", "progress", "updated", "reason", "message"),
     "where",  # the host of the attempt, and its Slurm job
     "gpu_seconds",  # of all attempts
+    "progressed",  # when the attempt last made progress; `updated` is its last sign of life
 )
 EMPTY_STATUS = {**dict.fromkeys(STATUS_KEYS), "state": "new", "gpu_seconds": 0.0}
 COUNTS = ("epoch", "epochs", "image", "images")
@@ -164,17 +167,23 @@ class RunDirectory:
                 "reason": "no results",
                 "message": "results.json is missing",
             }
-        if status["state"] == "running" and self.holder() is None:
-            claim = read_claim(self._attempt(status["attempt"])) or {}
-            process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
-            message = f"{process} ended without a word"
-            return status | {"state": "interrupted", "reason": "killed", "message": message}
-        return status
+        if status["state"] != "running":
+            return status
+        attempt = self._attempt(status["attempt"])
+        if self.holder() is not None:
+            return status | {"reason": (read_json(attempt / WAITING) or {}).get("reason")}
+        if (end := read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
+            return status | {key: end.get(key) for key in ("state", "reason", "message")}
+        claim = read_claim(attempt) or {}
+        process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
+        message = f"{process} ended without a word"
+        return status | {"state": "interrupted", "reason": "killed", "message": message}
 
     def state(self) -> str:
         """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: what is true now."""
         return str(self.status()["state"])
 
+    @patiently
     def write_status(self, **fields: Any) -> None:
         """Merges ``fields`` into status.json."""
         if not fields.keys() <= set(STATUS_KEYS) or fields.get("state", "new") not in STATES:
@@ -190,17 +199,25 @@ class RunDirectory:
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         """One line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
-        path, size, line = self.path / "metrics.jsonl", self.metrics_size(), json_bytes(values, indent=None)
+        self._append(json_bytes(values, indent=None), [])
+
+    @patiently
+    def _append(self, line: bytes, sizes: list[int]) -> None:
+        """sizes: filled by the first try, so that a second one replaces a line that may have arrived after all."""
+        path = self.path / "metrics.jsonl"
         try:
-            with path.open("ab", buffering=0) as file:
-                file.truncate(size)
+            with path.open("ab+", buffering=0) as file:
+                if not sizes:
+                    file.seek(0)
+                    sizes.append(file.readall().rfind(b"\n") + 1)
+                file.truncate(sizes[0])
                 try:
                     if file.write(line) != len(line):  # the disk is full
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
                 except OSError:
-                    file.truncate(size)
+                    file.truncate(sizes[0])
                     raise
-                os.fsync(file.fileno())
         except OSError as error:
             raise cannot_write(path, error) from error
 
@@ -249,7 +266,8 @@ class RunDirectory:
         where = " ".join(filter(None, [claim["slurm_job"] and f"job {claim['slurm_job']}", claim["host"]]))
         spent = self._recorded_status()["gpu_seconds"]
         try:
-            self.write_status(state="running", attempt=number, reason=None, message=None, where=where)
+            fresh = {"reason": None, "message": None, "progressed": now()}
+            self.write_status(state="running", attempt=number, where=where, **fresh)
         except RecordError:
             shutil.rmtree(
                 self._attempt(number), ignore_errors=True
@@ -307,6 +325,7 @@ _KINDS: dict[str, Kind] = {
     "state": (f"one of {', '.join(STATES)}", lambda value: isinstance(value, str) and value in STATES),
     "attempt": or_null(WHOLE),
     "progress": ("numbers by their names", _is_progress),
+    "progressed": or_null(TIME),
     "updated": or_null(TIME),  # older records may have none
     **dict.fromkeys(("reason", "message", "where"), or_null(TEXT)),
     "gpu_seconds": NUMBER,

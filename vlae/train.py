@@ -16,6 +16,7 @@ from vlae.memory import peak_memory_bytes
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.objective import METRICS, choose, sample_terms, terms_means, terms_of
+from vlae.progress import advanced
 from vlae.record import RunDirectory
 from vlae.seeding import batch_noise, generator
 
@@ -63,6 +64,7 @@ def mean_terms(model: LatentVariableModel, x: Float[Tensor, "images pixels"], se
     for start in range(0, len(x), VALIDATION_BATCH):
         batch = x[start : start + VALIDATION_BATCH]
         noise = batch_noise(len(batch), generator(x.device, seed, "validation", start), x.dtype)
+        advanced()
         total += terms_means(sample_terms(model, batch, noise, 1)).cpu().double() * len(batch)
     return dict(zip(METRICS, (total / len(x)).tolist(), strict=True))
 

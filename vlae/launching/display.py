@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vlae.attempts import last_number
 from vlae.console import duration, elbo_of, position
+from vlae.disk import notice
 from vlae.files import RecordError, read_json
 from vlae.launching.pool import Job
 from vlae.record import recorded_status
@@ -60,8 +61,11 @@ class Display:
             text += f"  ({job.detail})"
         self.say(text, STYLES.get(job.outcome or ""))
 
+    def paused(self, reason: str | None) -> None:
+        self.say(notice(reason) if reason else "writes are taken again", "yellow")
+
     def look(self, jobs: Sequence[Job]) -> None:
-        running = [job for job in jobs if job.process is not None]
+        running = [job for job in jobs if job.pid is not None]
         if self._live:
             self._live.update(self._table(jobs, running), refresh=True)
         elif running and time.monotonic() - self._told >= PLAIN_EVERY:
@@ -77,7 +81,7 @@ class Display:
         room = max(3, self.console.height - 4)
         for job in running[:room]:
             table.add_row(Text(job.label or job.path.name), *self._progress(job))
-        counts = Counter(job.outcome or ("running" if job.process else "waiting") for job in jobs)
+        counts = Counter(job.outcome or ("waiting" if job.pid is None else "running") for job in jobs)
         line = ", ".join(f"{number} {state}" for state, number in counts.items())
         elapsed = duration(time.monotonic() - self._began)
         return Group(table, Text(f"{line}  {elapsed}{self._all_left(jobs)}", style="bold"))

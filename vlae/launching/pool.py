@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +22,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vlae.attempts import FORCED, last_number
+from vlae.attempts import FORCED, last_number, process_start
+from vlae.disk import PATIENCE, DiskError, refused
 from vlae.files import RecordError
 from vlae.interruption import SIGNALS, Interruption
-from vlae.job import DONE, HELD, work
+from vlae.job import DONE, HELD, REFUSED, work
 from vlae.launching.queues import Queue
 from vlae.launching.slots import Slot
 from vlae.record import RunDirectory
@@ -45,6 +48,12 @@ LOOK_EVERY = 0.5
 """Seconds between two looks at the runs."""
 CANCELLED_WITHIN = 2.0
 """Seconds in which it is seen that a run was cancelled."""
+PROBE_EVERY, PROBE_REFUSED_EVERY = 10.0, 5.0
+"""Seconds between two looks whether the disk takes writes: while it does, and while it does not."""
+SERVER_LOST = 255
+"""What multiprocessing gives for the exit status of a process whose server was killed; it may live."""
+TRIES = 5
+"""Times that a run is started again that the disk has ended, or whose process could not be started."""
 
 
 @dataclass
@@ -63,6 +72,17 @@ class Job:
     process: BaseProcess | None = field(default=None, repr=False)
     told: int = 0
     """Times that it was asked to stop."""
+    tries: int = 0
+    """Times that it was started again here."""
+    pid: int | None = field(default=None, repr=False)
+    """Of its process, as long as it runs."""
+    born: float | None = field(default=None, repr=False)
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process does, whoever has started that."""
+        start = process_start(self.pid) if self.pid is not None else None
+        return start is not None and self.born is not None and abs(start - self.born) < 2
 
 
 def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:
@@ -91,6 +111,10 @@ class Audience(Protocol):
         """Every half second."""
         ...
 
+    def paused(self, reason: str | None) -> None:
+        """No run starts, because of a disk that refuses writes; None: they start again."""
+        ...
+
 
 @runtime_checkable
 class Processes(Protocol):
@@ -113,14 +137,23 @@ class Forked:
         self._context.set_forkserver_preload(IMPORTED_AHEAD)
 
     def prepare(self, signals: Sequence[int]) -> None:
-        with _ignored(signals):
+        with _ignored(signals), _no_warnings():
             resource_tracker.ensure_running()
             forkserver.ensure_running()
 
     def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
         process = self._context.Process(target=_work, args=arguments, name=name)
-        process.start()
+        with _no_warnings():
+            process.start()
         return process
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Python warns where its resource tracker was killed and is started again: nothing of ours is lost with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class Pool:
@@ -148,16 +181,23 @@ class Pool:
         self._processes = processes or Forked()
         self._patience, self._asked = patience, math.inf
         self._presses, self._looked = 0, 0.0
+        self._orphans: list[tuple[Job, Slot]] = []
+        """Runs that live while the server that started them does not."""
+        self._paused: tuple[float, str] | None = None
+        """Since when the disk refuses writes, and why."""
+        self._probe_next = self._again = 0.0
+        self._unsaid: list[tuple[Job, str]] = []
 
     def run(self, interruption: Interruption) -> None:
         """Until each job has an outcome. A signal goes on to the runs, which save their state; no more are started."""
-        self._processes.prepare(interruption.signals)
-        while self._waiting or self._running:
+        self._signals, self._is_prepared = interruption.signals, False
+        while self._waiting or self._running or self._orphans:
             try:
                 if interruption.requested:
                     self._pass_on(interruption.number)
                 self._drop_cancelled()
-                while self._waiting and self._free and not interruption.requested:
+                self._watch_disk()
+                while self._waiting and self._free and not interruption.requested and self._may_start():
                     self._start(self._waiting.popleft(), self._free.popleft())
                 wait(list(self._running), timeout=LOOK_EVERY)
                 self._collect()
@@ -166,31 +206,125 @@ class Pool:
                 self._presses = max(2, self._presses + 1)
                 self._pass_on(signal.SIGINT if self._presses == 2 else signal.SIGKILL)
 
+    # --- the disk
+
+    def _watch_disk(self) -> None:
+        """Where it has refused writes for too long, no more run starts."""
+        now = time.monotonic()
+        if now < self._probe_next:
+            return
+        self._probe(now)
+        if self._paused and now - self._paused[0] >= PATIENCE:
+            for job in self._waiting:
+                job.outcome, job.detail = "interrupted", self._paused[1]
+                self.audience.ended(job)
+            self._waiting.clear()
+
+    def _probe(self, now: float) -> None:
+        reason = refusal(self.queue)
+        self._probe_next = now + (PROBE_EVERY if reason is None else PROBE_REFUSED_EVERY)
+        if reason is not None and self._paused is None:
+            self._paused = now, reason
+            self.audience.paused(reason)
+        elif reason is None and self._paused is not None:
+            self._paused = None
+            self.audience.paused(None)
+        for unsaid in list(self._unsaid) if reason is None else ():
+            self._unsaid.remove(unsaid)
+            self._note(*unsaid)
+
+    def _may_start(self) -> bool:
+        """Whether the disks take writes, which the next run needs."""
+        now = time.monotonic()
+        if self._paused or now < self._again:
+            return False
+        self._probe(now)
+        return self._paused is None
+
+    def _note(self, job: Job, reason: str) -> None:
+        """Records why a run has ended that could not record it itself; later where the disk refuses that too."""
+        try:
+            directory = RunDirectory(job.path)
+            if has_begun(job.path, job.attempts) and directory.status()["reason"] == "killed":
+                directory.end_attempt(reason)
+        except DiskError:
+            self._unsaid.append((job, reason))
+        except (RecordError, OSError):  # the run was deleted, or its record is damaged
+            return
+
+    # --- processes
+
     def _start(self, job: Job, slot: Slot) -> None:
         arguments = (job.path, job.attempts, slot.environment, slot.threads)
-        process = self._processes.start(job.path.name, arguments)
+        try:
+            if not self._is_prepared:
+                self._processes.prepare(self._signals)
+                self._is_prepared = True
+            process = self._processes.start(job.path.name, arguments)
+        except (
+            OSError,
+            EOFError,
+        ) as error:  # no room for its socket, no more processes, its server was killed
+            self._is_prepared = False
+            self._free.appendleft(slot)
+            if not self._start_later(job):
+                job.outcome, job.detail = (
+                    "interrupted",
+                    f"cannot start a process: {error or 'its server has ended'}",
+                )
+                self.audience.ended(job)
+            return
         job.process, job.began = process, time.monotonic()
+        job.pid, job.born = process.pid, process_start(process.pid) if process.pid else None
         self._running[process.sentinel] = (job, slot)
         self.audience.began(job)
+
+    def _start_later(self, job: Job) -> bool:
+        """Whether this run is started again, first of all and in a while; each time the while is longer."""
+        if job.told or job.detail or job.tries >= TRIES:
+            return False
+        job.tries += 1
+        self._again = time.monotonic() + PROBE_REFUSED_EVERY * 2 ** (job.tries - 1)
+        with contextlib.suppress(OSError):
+            job.attempts = max(job.attempts, last_number(job.path / "attempts"))
+        self._waiting.appendleft(job)
+        return True
 
     def _collect(self) -> None:
         for sentinel in [s for s in wait(list(self._running), timeout=0) if isinstance(s, int)]:
             job, slot = self._running.pop(sentinel)
             assert job.process is not None
-            assert job.began is not None
             job.process.join()
-            job.seconds = time.monotonic() - job.began
-            wanted, status = job.detail, job.process.exitcode or 0
-            job.outcome, job.detail = outcome(job.path, status, job.attempts)
-            listened = status > 0 and has_begun(job.path, job.attempts)
-            if (job.told or wanted) and status not in (DONE, HELD, -signal.SIGKILL) and not listened:
-                job.outcome, job.detail = "interrupted", ""
-            if wanted and job.outcome in ("interrupted", "killed"):
-                job.outcome, job.detail = "cancelled", ""
+            status = job.process.exitcode or 0
             job.process.close()
             job.process = None
-            self._free.append(slot)
-            self.audience.ended(job)
+            if status == SERVER_LOST:
+                self._is_prepared = False
+                self._orphans.append((job, slot))
+            else:
+                self._end(job, slot, status)
+        for orphan in [each for each in self._orphans if not each[0].lives]:
+            self._orphans.remove(orphan)
+            self._end(*orphan, None)
+
+    def _end(self, job: Job, slot: Slot, status: int | None) -> None:
+        """status: None where it is not known, because the server that would tell was killed."""
+        assert job.began is not None
+        job.seconds, job.pid = time.monotonic() - job.began, None
+        self._free.append(slot)
+        begun = has_begun(job.path, job.attempts)
+        if (status == REFUSED or (status is None and not begun)) and self._start_later(job):
+            return
+        wanted = job.detail
+        job.outcome, job.detail = outcome(job.path, status, job.attempts)
+        listened = status is not None and status > 0 and begun
+        if (job.told or wanted) and status not in (DONE, HELD, -signal.SIGKILL, None) and not listened:
+            job.outcome, job.detail = "interrupted", ""
+        if wanted and job.outcome in ("interrupted", "killed"):
+            job.outcome, job.detail = "cancelled", ""
+        if status == REFUSED:
+            self._note(job, job.detail)
+        self.audience.ended(job)
 
     def _drop_cancelled(self) -> None:
         if time.monotonic() - self._looked < CANCELLED_WITHIN:
@@ -202,7 +336,7 @@ class Pool:
             self._waiting.remove(job)
             job.outcome = "cancelled"
             self.audience.ended(job)
-        for job, _ in self._running.values():
+        for job in self._under_way():
             if job.path.name in cancelled:
                 job.detail = "cancelled"
                 self._send(job, signal.SIGTERM)  # again and again, for it may just begin
@@ -215,28 +349,44 @@ class Pool:
         self._asked = min(self._asked, time.monotonic())
         if time.monotonic() - self._asked > self._patience:
             number = signal.SIGKILL
-        for job, _ in self._running.values():
+        for job in self._under_way():
             listens = number == signal.SIGINT and has_begun(job.path, job.attempts)
             if not listens or job.told < max(1, self._presses):
                 job.told += 1
                 self._send(job, number)
 
+    def _under_way(self) -> list[Job]:
+        return [job for job, _ in (*self._running.values(), *self._orphans)]
+
     def _send(self, job: Job, number: int) -> None:
-        if job.process is not None and job.process.pid is not None:
+        if job.pid is not None and (job.process is not None or job.lives):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(job.process.pid, number)
+                os.kill(job.pid, number)
+
+
+def refusal(queue: Queue) -> str | None:
+    """Why no run of a queue can start now: its own disk, or that of temporary files, takes no writes."""
+    try:
+        return refused(queue.runs_dir) or refused(Path(tempfile.gettempdir()))
+    except OSError as error:
+        return str(error)
 
 
 def has_begun(run: Path, attempts: int) -> bool:
     """Since it had so many attempts."""
-    return last_number(run / "attempts") > attempts
+    try:
+        return last_number(run / "attempts") > attempts
+    except OSError:  # the disk fails
+        return False
 
 
-def outcome(run: Path, status: int, attempts: int) -> tuple[str, str]:
+def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
     """How an execution ended, by its exit status and, where that says little, by the record of the run.
 
-    attempts: that it had before, of which the record may tell as well.
+    status: None where it is not known. attempts: that it had before, of which the record may tell as well.
     """
+    if status is None:
+        return _recorded_outcome(run)
     if status == DONE:
         return "done", ""
     if status == HELD:
@@ -249,7 +399,27 @@ def outcome(run: Path, status: int, attempts: int) -> tuple[str, str]:
         return "failed", str(error)
     if recorded["state"] in ("failed", "interrupted") and has_begun(run, attempts):
         return recorded["state"], "" if recorded["state"] == "failed" else recorded["reason"]
+    if status == REFUSED:
+        return "interrupted", "the disk refused writes"
     return "failed", f"ended before it began, with exit status {status}"
+
+
+def _recorded_outcome(run: Path) -> tuple[str, str]:
+    try:
+        status = RunDirectory(run).status()
+        if run.parent.name == FORCED and not run.exists():  # it has taken the place of the old one
+            status = RunDirectory(run.parent.parent / run.name).status()
+    except RecordError as error:
+        return "failed", str(error)
+    if status["reason"] == "killed":
+        return "killed", "its process ended without a word"
+    if status["state"] == "interrupted":
+        return "interrupted", status["reason"] or ""
+    return (
+        (status["state"], "")
+        if status["state"] in ("done", "failed")
+        else ("failed", "ended before it began")
+    )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from vlae.attempts import slurm_job
 from vlae.config import Count
+from vlae.disk import notice
 from vlae.interruption import Interruption
 from vlae.launching.cluster import SlurmError, largest_array, queued_jobs, slurm, was_preempted
 from vlae.launching.launch import queue_of
@@ -211,6 +212,9 @@ class Log:
 
     def look(self, jobs: Sequence[Job]) -> None:
         pass
+
+    def paused(self, reason: str | None) -> None:
+        print(notice(reason) if reason else "writes are taken again", flush=True)
 
 
 def ends_early(interruption: Interruption) -> bool:

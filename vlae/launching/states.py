@@ -40,6 +40,8 @@ class State:
     message: str = ""
     heartbeat: float | None = None
     """Seconds since its last sign of life, where it is running."""
+    idle: float | None = None
+    """Seconds since it last made progress, where it is running."""
     where: str = ""
     """The Slurm job, the host, or both."""
     gpu_seconds: float = 0.0
@@ -56,17 +58,19 @@ def recorded_state(path: Path) -> State:
             )
     except RecordError as error:
         return State(path.name, path, "failed", reason=UNREADABLE, message=str(error))
+    running = status["state"] == "running"
     return State(
         path.name,
         path,
         status["state"],
-        status["attempt"] or 0,
-        status["progress"] or {},
-        status["reason"] or "",
-        status["message"] or "",
-        seconds_since(status["updated"]) if status["state"] == "running" else None,
-        status["where"] or "",
-        status["gpu_seconds"],
+        attempts=status["attempt"] or 0,
+        progress=status["progress"] or {},
+        reason=status["reason"] or "",
+        message=status["message"] or "",
+        heartbeat=seconds_since(status["updated"]) if running else None,
+        idle=seconds_since(status["progressed"]) if running and status["progressed"] else None,
+        where=status["where"] or "",
+        gpu_seconds=status["gpu_seconds"],
     )
 
 
@@ -109,7 +113,7 @@ class Observer:
                 if vague and found.state == "interrupted" and found.reason not in ("", "killed"):
                     # in the run's own words; a job that was told in time, and is no longer requeued
                     reason = OUT_OF_TURNS if found.reason == "SIGUSR2" else found.reason
-                return replace(found, state="interrupted", reason=reason, heartbeat=None)
+                return replace(found, state="interrupted", reason=reason, heartbeat=None, idle=None)
         if found.reason == "SIGTERM" and path.name in self._cancelled:
             return replace(found, reason="cancelled")
         return found

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vlae import record
 from vlae.attempts import FORCED
-from vlae.console import Listing, counted, duration, elbo_of, position
+from vlae.console import Listing, counted, duration, elbo_of, minutes, position
 from vlae.files import RecordError, StrPath
 from vlae.identity import RUN_ID
 from vlae.launching import sweeps
@@ -23,6 +23,8 @@ ROWS = 40
 """Of the table, where not all are asked for."""
 SILENT = 120.0
 """Seconds without a sign of life after which a running run is shown as doubtful."""
+IDLE = 600.0
+"""Seconds without progress after which a running run is shown to have made none."""
 ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
 STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
 
@@ -141,6 +143,10 @@ def _state(state: State) -> str:
     name = f"{state.state} anew" if state.path.parent.name == FORCED else state.state
     if state.state == "running" and state.heartbeat is not None:
         text = f"{name}, seen {duration(state.heartbeat)} ago"
+        if state.reason:  # a disk that refuses writes
+            text = f"{name}, waiting: {state.reason}"
+        elif state.idle is not None and state.idle > IDLE:
+            text = f"{name}, no progress for {minutes(state.idle)}"
         return text + (" (silent)" if state.heartbeat > SILENT else "")
     reasons = [state.reason, state.message if state.state == "failed" else ""]
     said = ": ".join(filter(None, reasons))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.console import counted
+from vlae.disk import DiskError, Patience, notice, patient
 from vlae.errors import UserError
 from vlae.files import RecordError, print_anywhere
 from vlae.interruption import Interruption
@@ -48,7 +49,10 @@ class WatchedDisplay(Display):
 
 def work_off(queue: Queue) -> int:
     """Executes the runs of a local queue; the exit status of the command that launched it."""
-    queue.take_over()
+    patience = Patience(queue.runs_dir)
+    patience.say = lambda reason: None if reason is None else print(notice(reason), file=sys.stderr)
+    with patient(patience):
+        queue.take_over()
     began, settings = time.monotonic(), queue.settings
     jobs = jobs_of(queue)
     state = "stopped"
@@ -59,7 +63,8 @@ def work_off(queue: Queue) -> int:
             Pool(jobs, places, queue, display).run(interruption)
         state = "interrupted" if interruption.requested else "ended"
     finally:
-        queue.end(state)
+        with contextlib.suppress(DiskError):  # a queue ends with its process too
+            queue.end(state)
     for text, style in summary(jobs, settings["skipped"], queue.sweep, time.monotonic() - began):
         display.say(text, style)
     if text := next(filter(None, (_upload_later(queue, job) for job in jobs)), ""):

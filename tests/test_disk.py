@@ -1,0 +1,318 @@
+"""Disks that refuse to be written: waiting until they take writes again, and what the record says meanwhile."""
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import threading
+import time
+
+import pytest
+from programs import do_without
+from recorded import container
+
+from vlae import disk, job
+from vlae.disk import DiskError, Patience, patient, patiently, reason_of, refusal_in, refused
+from vlae.files import RecordError, appearing, cannot_write, read_json, write_atomically
+from vlae.identity import run_id
+from vlae.interruption import Interrupted
+from vlae.launching.states import recorded_state
+from vlae.record import RunDirectory
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(disk, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(disk, "SLICE", 0.01)
+
+
+class Small:
+    """A file system of two MiB, mounted for a test."""
+
+    def __init__(self, path):
+        self.path, self.filler = path, path / "filler"
+
+    def fill(self):
+        with contextlib.suppress(OSError), self.filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def empty(self):
+        self.filler.unlink()
+
+
+@pytest.fixture
+def small(tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        do_without(f"no file system can be mounted: {mounted.stderr.strip()}")
+    yield Small(place)
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def refusing(number, path="/"):
+    return OSError(number, os.strerror(number), str(path))
+
+
+# --- what is wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space left on /"),
+        (errno.EDQUOT, "disk quota exceeded on /"),
+        (errno.EROFS, "read-only file system on /"),
+        (errno.EIO, "input/output error on /"),
+        (errno.ESTALE, "stale file handle on /"),
+        (errno.ENOTCONN, "no connection to /"),
+        (errno.ENOENT, None),
+        (errno.EACCES, None),
+        (None, None),
+    ],
+)
+def test_the_reason_names_what_is_wrong_and_the_file_system(number, said):
+    assert reason_of(OSError(number, "it"), "/") == said
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN])
+def test_an_error_of_a_closed_terminal_is_none_of_a_disk(number):
+    assert refusal_in(OSError(number, "it")) is None
+    assert refusal_in(refusing(number)) is not None
+    assert refusal_in(OSError(errno.ENOSPC, "it")) == "no space left on device"
+
+
+def test_the_reason_is_found_behind_the_error_that_it_caused():
+    error = RuntimeError("training failed")
+    error.__cause__ = cannot_write(disk.Path("/a/b"), refusing(errno.ENOSPC))
+    assert refusal_in(error) == "no space left on /"
+    assert refusal_in(ValueError("no space left")) is None
+
+
+def test_a_probe_writes_and_leaves_nothing(small):
+    assert refused(small.path) is None
+    small.fill()
+    assert refused(small.path) == f"no space left on {small.path}"
+    small.empty()
+    assert refused(small.path) is None
+    assert list(small.path.iterdir()) == []
+    subprocess.run(["mount", "-o", "remount,ro", small.path], check=True)
+    assert refused(small.path) == f"read-only file system on {small.path}"
+
+
+# --- waiting ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_disk_refuses_is_tried_until_it_is_taken_and_said_once(tmp_path):
+    said, tries = [], []
+
+    @patiently
+    def write():
+        tries.append(1)
+        if len(tries) < 5:
+            raise DiskError("cannot write", "no space left on /")
+        return "written"
+
+    patience = Patience(tmp_path)
+    patience.say = said.append
+    with patient(patience):
+        assert write() == "written"
+    assert said == ["no space left on /", None]
+
+
+def test_without_patience_the_first_refusal_is_the_error(small):
+    small.fill()
+    for write in (
+        lambda: write_atomically(small.path / "a", b"b"),
+        lambda: RunDirectory.create(small.path, "a-run", {}),
+    ):
+        with pytest.raises(DiskError, match=r"No space left on device; what was there before is unchanged"):
+            write()
+    assert [path.name for path in small.path.iterdir() if path.is_file()] == ["filler"]
+
+
+def test_patience_ends_with_its_time_with_a_signal_and_where_waiting_is_of_no_use(tmp_path):
+    error = DiskError("cannot write", "no space left on /")
+    with pytest.raises(DiskError), patient(Patience(tmp_path, limit=0.0)):
+        patiently(_raising(error))()
+    signalled = Patience(tmp_path)
+    signalled.check = _raising(Interrupted(15))
+    with pytest.raises(Interrupted), patient(signalled):
+        patiently(_raising(error))()
+    (tmp_path / "something").touch()
+    with pytest.raises(RecordError, match="of another kind"), patient(Patience(tmp_path)):
+        patiently(_raising(RecordError("of another kind")))()
+
+
+def _raising(error):
+    def act():
+        raise error
+
+    return act
+
+
+def test_a_run_directory_whose_file_system_is_gone_is_waited_for(tmp_path):
+    home, away = tmp_path / "runs", tmp_path / "away"
+    home.mkdir()
+    (home / "run").mkdir()
+    home.rename(away)
+    patience = Patience(home)
+    patience.say = lambda reason: away.rename(home) if reason == f"{home} is gone" else None
+    with patient(patience):
+        write_atomically(home / "run" / "file", b"content")
+    assert (home / "run" / "file").read_bytes() == b"content"
+
+
+# --- every writer of a run ----------------------------------------------------------------------------------------
+
+
+def _saves(run):
+    import torch
+
+    from vlae import checkpoint
+
+    checkpoint.save(run.path / "checkpoints", {"weights": torch.zeros(1000)})
+
+
+def _appears(run):
+    with appearing(run.path / "images" / "epoch-000001") as staged:
+        write_atomically(staged / "samples.png", bytes(5000))
+
+
+WRITERS = {
+    "status": lambda run: run.write_status(progress={"epoch": 3}),
+    "metrics": lambda run: [run.append_metrics({"epoch": i, "text": "x" * 3000}) for i in range(3)],
+    "results": lambda run: run.write_results({"test": {"elbo": 1.0}, "text": "x" * 9000}),
+    "checkpoint": _saves,
+    "pictures": _appears,
+    "claim": lambda run: run.claim(),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_each_writer_waits_on_a_full_disk_and_leaves_what_it_leaves_elsewhere(small, tmp_path, writer):
+    run = RunDirectory.create(small.path / "runs", "a-run", {"seed": 0})
+    other = RunDirectory.create(tmp_path / "runs", "a-run", {"seed": 0})
+    small.fill()
+    waited = threading.Event()
+    patience = Patience(run.path.parent)
+    patience.say = lambda reason: reason and waited.set()
+    thread = threading.Thread(target=lambda: _patiently(patience, WRITERS[writer], run))
+    thread.start()
+    assert waited.wait(20)
+    time.sleep(0.05)  # a few tries in vain, which must leave nothing
+    small.empty()
+    thread.join(20)
+    WRITERS[writer](other)
+    assert _content(run.path) == _content(other.path)
+
+
+def _patiently(patience, write, run):
+    with patient(patience):
+        write(run)
+
+
+def _content(path):
+    """What each file holds, but for claims and times."""
+    files = {
+        file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()
+    }
+    assert not [name for name in files if name.endswith(".tmp")]
+    return {
+        name: content
+        for name, content in files.items()
+        if not name.endswith("claim.json") and name != "status.json"
+    } | {"status": read_json(path / "status.json")["progress"]}
+
+
+def test_a_line_of_metrics_that_arrived_although_the_disk_failed_is_there_once(tmp_path, monkeypatch):
+    run = RunDirectory.create(tmp_path, "a-run", {})
+    run.append_metrics({"epoch": 1})
+    errors, fsync = [refusing(errno.EIO), refusing(errno.EIO)], os.fsync
+
+    def fail(descriptor):
+        if errors:
+            raise errors.pop()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with patient(Patience(tmp_path)):
+        run.append_metrics({"epoch": 2})
+    assert run.metrics() == [{"epoch": 1}, {"epoch": 2}]
+
+
+# --- the record ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_waits_and_one_that_gave_up_say_why_although_nothing_can_be_written(small):
+    run = RunDirectory.create(small.path, "a-run", {})
+    with contextlib.suppress(DiskError), run.claim() as attempt:
+        small.fill()
+        attempt.waits("no space left on /scratch")
+        assert (run.status()["state"], run.status()["reason"]) == ("running", "no space left on /scratch")
+        raise DiskError("cannot write", "no space left on /scratch")
+    found = recorded_state(run.path)
+    assert (found.state, found.reason) == ("interrupted", "no space left on /scratch")
+    assert run.holder() is None
+    small.empty()
+    with run.claim() as attempt:
+        assert attempt.number == 2
+        assert run.status()["reason"] is None
+
+
+def test_a_failure_on_a_full_disk_is_recorded_with_its_message(small):
+    run = RunDirectory.create(small.path, "a-run", {})
+    with contextlib.suppress(ValueError), run.claim():
+        small.fill()
+        raise ValueError("wrong" * 5000)
+    status = run.status()
+    assert (status["state"], status["reason"]) == ("failed", "exception")
+    assert status["message"].startswith("ValueError: wrongwrong")
+
+
+def test_a_heartbeat_that_the_disk_refuses_stops_nothing(small):
+    run = RunDirectory.create(small.path, "a-run", {})
+    with run.claim() as attempt:
+        small.fill()
+        with patient(Patience(small.path)):
+            attempt.heartbeat({"epoch": 3})
+        small.empty()
+    assert run.status()["progress"] == {"epoch": 3}
+
+
+def test_a_run_that_finds_its_directory_replaced_when_the_disk_is_back_stops(tmp_path):
+    run = RunDirectory.create(tmp_path, "a-run", {})
+    with run.claim() as attempt:
+        attempt.waits("no space left on /")
+        claim = attempt.directory / "claim.json"
+        claim.write_text(json.dumps(read_json(claim) | {"token": "other"}))
+        with pytest.raises(RecordError, match="no longer that of this process"):
+            attempt.waits(None)
+
+
+def test_nothing_that_is_reserved_is_left_of_an_attempt(tmp_path):
+    run = RunDirectory.create(tmp_path, "a-run", {})
+    with run.claim() as attempt:
+        attempt.waits("no space left on /")
+        attempt.waits(None)
+    assert {path.name for path in attempt.directory.iterdir()} == {"claim.json", "ended.json"}
+
+
+def test_a_worker_whose_library_meets_a_full_disk_is_interrupted_and_may_go_on(tmp_path, monkeypatch):
+    cfg = container()
+    run = RunDirectory.create(tmp_path, run_id(cfg), cfg)
+
+    def carry_out(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job, "_carry_out", carry_out)
+    with pytest.raises(DiskError):
+        job.execute(run, lambda: None, captured=True)
+    assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "no space left on device")

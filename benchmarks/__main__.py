@@ -30,7 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A missed speed is said in the table and is no failure: it depends on the machine.
     """
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["histories"]:
+        from benchmarks import histories
+
+        return histories.main(words[1:])
+    options = _parser().parse_args(words)
     chosen = _chosen(options.only)
     cases = [case for case in chosen if isinstance(case, Case)]
     scales = [case for case in chosen if isinstance(case, Scale)]
@@ -71,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Time and memory of the platform beside a plain reference that computes like the released code, "
         "and the time of commands on large sweeps.",
         epilog=f"cases: {', '.join(case.name for case in CASES)}. Sweeps: {', '.join(case.name for case in SCALE)}, "
-        "in temporary directories: TMPDIR chooses their file system.",
+        "in temporary directories: TMPDIR chooses their file system. Another command: python -m benchmarks histories",
     )
     parser.add_argument(
         "--only",

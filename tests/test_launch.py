@@ -7,8 +7,8 @@ import sys
 import threading
 
 import pytest
-from fake_slurm import FakeSlurm
 
+from simulation.scripted import ScriptedSlurm
 from vlae import code, config, job
 from vlae.config import ConfigError
 from vlae.interruption import Interrupted
@@ -232,8 +232,7 @@ def test_a_submission_that_is_refused_leaves_runs_that_may_start(jobs, launcher,
 def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again(
     jobs, launcher, runs, tmp_path, monkeypatch, capsys
 ):
-    slurm = FakeSlurm(tmp_path / "slurm")
-    monkeypatch.setenv("PATH", slurm.path)
+    slurm = ScriptedSlurm().install(monkeypatch)
     launch(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     waiting = [Waiting(run.path.name, 0, task=i) for i, run in enumerate(runs())]
@@ -245,7 +244,7 @@ def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again
     launcher.calls.clear()
     assert launch(jobs(), launcher, "s") == 0
     assert launcher.calls == []
-    slurm.place.joinpath("unreachable").unlink()
+    slurm.unreachable(False)
     assert launch(jobs(), launcher, "s") == 0
     assert launcher.calls == ["check", "prepare", "execute"]
     assert orphan.ended["state"] == "never submitted"

@@ -5,9 +5,9 @@ import shutil
 import time
 
 import pytest
-from fake_slurm import FakeSlurm
 from test_files import in_python
 
+from simulation.scripted import ScriptedSlurm
 from vlae import attempts, config, record
 from vlae.attempts import new_claim, put_claim
 from vlae.launching import queues
@@ -158,8 +158,7 @@ def test_a_run_is_carried_out_as_the_last_launch_asks_for_it(planned):
 
 def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(planned, tmp_path, monkeypatch):
     """Its process was killed on another host, where nobody can look after it."""
-    slurm = FakeSlurm(tmp_path / "slurm")
-    monkeypatch.setenv("PATH", slurm.path)
+    slurm = ScriptedSlurm().install(monkeypatch)
     freeze(planned(seeds=1))
     [run] = planned(seeds=1).runs
     queue = queues.create(tmp_path, kind="slurm", sweep="s", code=tmp_path, runs=[run.waiting()], settings={})

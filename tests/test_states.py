@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from fake_slurm import FakeSlurm
 
+from simulation.scripted import ScriptedSlurm
 from vlae.launching import cluster, queues, states
 from vlae.launching.queues import NEVER, Waiting
 from vlae.launching.states import Observer
@@ -12,10 +12,8 @@ from vlae.record import RunDirectory
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    fake = FakeSlurm(tmp_path / "slurm")
-    monkeypatch.setenv("PATH", fake.path)
-    return fake
+def slurm(monkeypatch):
+    return ScriptedSlurm().install(monkeypatch)
 
 
 class Sweep:
@@ -102,7 +100,7 @@ def test_jobs_that_wait_or_run_are_read_task_by_task(slurm):
 def test_the_controller_tells_how_jobs_ended_and_so_does_the_accounting(slurm, job, state, reason):
     slurm.known(job, state)
     assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
-    slurm.place.joinpath("job-12").unlink()
+    slurm.forget("12")
     assert cluster.known_jobs([job]) == {}
     slurm.accounted(job, f"{state} by 1000" if state == "CANCELLED" else state)
     assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
@@ -119,16 +117,16 @@ def test_a_machine_without_slurm_and_a_slurm_that_gives_no_answer_are_errors(slu
     slurm.unreachable()
     with pytest.raises(cluster.SlurmError, match=r"squeue --me -h: .*Unable to contact slurm controller"):
         cluster.queued_jobs()
-    slurm.place.joinpath("bin", "squeue").write_text("#!/bin/sh\nexec sleep 10\n")
+    slurm.silent()
     with pytest.raises(cluster.SlurmError, match="gave no answer"):
         cluster.slurm("squeue", seconds=0.05)
-    monkeypatch.setenv("PATH", str(slurm.place))
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
     with pytest.raises(cluster.SlurmError, match="there is no squeue on this machine"):
         cluster.queued_jobs()
 
 
-def test_the_largest_array_is_that_of_the_configuration(slurm):
-    slurm.place.joinpath("bin", "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 5'\n")
+def test_the_largest_array_is_that_of_the_configuration(monkeypatch):
+    ScriptedSlurm(max_array_size=5).install(monkeypatch)
     assert cluster.largest_array() == 5
 
 
@@ -140,9 +138,7 @@ def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
         "JobId=15 ArrayJobId=12 ArrayTaskId=3-5%2 JobState=PENDING PreemptTime=None",
         "JobId=12 ArrayJobId=12 ArrayTaskId=2 JobState=RUNNING PreemptTime=None Comment=a PreemptTime=2 b",
     ]
-    slurm.place.joinpath("job-12").write_text("\n".join(lines))
-    script = slurm.place / "bin" / "scontrol"
-    script.write_text(f"#!/bin/sh\nexec cat {slurm.place}/job-12\n")
+    slurm.says("scontrol", "\n".join(lines))
     assert [cluster.was_preempted(f"12_{task}") for task in range(5)] == [True, False, False, False, False]
     assert set(cluster.known_jobs(["12_0"])) == {f"12_{task}" for task in range(6)}
 
@@ -306,16 +302,15 @@ def test_tasks_that_wait_together_are_one_record_of_slurm(sweep, slurm):
         (str(i), "queued") for i in (0, 1, 2, 4, 6, 8, 9, 10)
     ]
     assert sweep.queue.ended is None
-    slurm.place.joinpath("job-12").unlink()
-    slurm.accounted("12_[0-11%4]", "PENDING", node="None assigned")
+    slurm.forget("12")
+    slurm.says("sacct", "12_[0-11%4]|PENDING|None assigned\n")
     assert sweep.names() == ["queued"] * 12
 
 
 @pytest.mark.parametrize("deaf", ["scontrol", "sacct"])
 def test_nothing_follows_from_an_answer_that_did_not_come(sweep, slurm, deaf):
     sweep.submit("12_0")
-    script = slurm.place / "bin" / deaf
-    script.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    slurm.fails(deaf, "Unable to contact slurm controller")
     assert sweep.names() == ["queued"]
     assert "Unable to contact" in sweep.observer.warning
     assert sweep.queue.ended is None

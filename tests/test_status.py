@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from fake_slurm import FakeSlurm
 
+from simulation.scripted import ScriptedSlurm
 from vlae.attempts import FORCED
 from vlae.launching import cancelling, logs, queues, sweeps
 from vlae.launching.queues import Waiting
@@ -254,8 +254,7 @@ def test_a_silent_run_is_doubtful(vlae, run):
 
 
 def test_a_slurm_out_of_reach_is_a_warning_below_the_table(vlae, run, queue, tmp_path, monkeypatch):
-    slurm = FakeSlurm(tmp_path / ".slurm")
-    monkeypatch.setenv("PATH", slurm.path)
+    slurm = ScriptedSlurm().install(monkeypatch)
     run("a")
     waiting = queue("a", kind="slurm")
     waiting.record_jobs({0: "12"})
@@ -362,8 +361,7 @@ def test_a_log_is_followed_until_the_run_ends(run, follow, state):
 
 
 def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, follow, tmp_path, monkeypatch):
-    slurm = FakeSlurm(tmp_path / ".slurm")
-    monkeypatch.setenv("PATH", slurm.path)
+    slurm = ScriptedSlurm().install(monkeypatch)
     directory = run("a")
     queue("a", kind="slurm").record_jobs({0: "12"})
     slurm.waits("12")
@@ -471,8 +469,7 @@ def test_a_run_of_another_host_without_a_queue_cannot_be_cancelled(vlae, run):
 
 
 def test_a_job_is_cancelled_when_none_of_its_runs_is_left(vlae, run, tmp_path, monkeypatch):
-    slurm = FakeSlurm(tmp_path / ".slurm")
-    monkeypatch.setenv("PATH", slurm.path)
+    slurm = ScriptedSlurm().install(monkeypatch)
     for name in ("a", "b", "c"):
         run(name)
     waiting = [Waiting("a", 0, task=0), Waiting("b", 0, task=0), Waiting("c", 0, task=1)]

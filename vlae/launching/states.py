@@ -169,7 +169,7 @@ class Observer:
             self._queued = queued_jobs()
         told = {job: self._queued[job] for job in jobs if job in self._queued}
         # ended, or submitted after squeue was asked, or another user's, which it does not show
-        told |= known_jobs(jobs - told.keys())
+        told = known_jobs(jobs - told.keys()) | told
         return {job: told.get(job, MISSING) for job in jobs}
 
 

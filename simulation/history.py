@@ -1,0 +1,321 @@
+"""One history: a sweep is launched, everything is disturbed, and in the end the user launches until all is done."""
+
+import itertools
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulation.children import Children
+from simulation.commands import NoAnswer, answer
+from simulation.disturbances import disturb
+from simulation.laws import Laws
+from simulation.slurm import Job, Refused, Request, Settings, Slurm
+from simulation.world import Process, World
+from vlae.errors import UserError
+from vlae.files import read_json
+from vlae.identity import run_id
+from vlae.launching import cancelling
+from vlae.launching.launch import launch
+from vlae.launching.plan import Jobs
+from vlae.launching.slurm import SlurmArrays
+from vlae.launching.states import Observer
+
+ROUNDS = 15
+"""Launches after the last disturbance, at most."""
+PATIENCE = 20_000.0
+"""Seconds after which a quiet cluster must have nothing to do any more."""
+
+
+class History:
+    """Everything that is there: the clusters, the users' commands, the runs."""
+
+    def __init__(self, seed: int, root: Path) -> None:
+        self.world = world = World(seed, str(root))
+        self.random = world.random
+        world.history = self  # type: ignore[attr-defined]
+        self.laws = Laws(world)
+        self.children = Children(self)
+        self.runs_dir = root / "runs"
+        names = ["a", "b"] if self.random.random() < 0.25 else ["a"]
+        self.clusters = {name: Slurm(world, self._settings(name)) for name in names}
+        for slurm in self.clusters.values():
+            slurm._doom = lambda: self.doom(0.08)  # type: ignore[method-assign]
+        self.seeds = range(self.random.randint(2, 6))
+        self.launcher = self._launcher()
+        self.containers = [self._container(seed) for seed in self.seeds]
+        self.runs = [self.runs_dir / run_id(container) for container in self.containers]
+        self._count = itertools.count(1)
+
+    def play(self) -> None:
+        """Violation: a law was broken."""
+        world, random = self.world, self.random
+        self.command("launch", "a", self._launch, self.doom(0.15))
+        for _ in range(random.randint(1, 10)):
+            world.run(world.now + random.expovariate(1 / 150))
+            disturb(self)
+        world.run(world.now + random.expovariate(1 / 300))
+        self._finish()
+
+    # --- the users
+
+    def command(self, name: str, place: str, body: Callable[[], Any], doom: int | None = None) -> Process:
+        """Given on the login node of a cluster."""
+        name = f"{name} {next(self._count)}"
+        self.world.log(f"a user gives the command {name} on login-{place}")
+        environment = {"HOME": "/home/user"}
+        return self.world.start(name, f"login-{place}", environment, body, doom)
+
+    def doom(self, part: float) -> int | None:
+        """The point at which a process is killed, of this part of all processes."""
+        return self.random.randint(1, 80) if self.random.random() < part else None
+
+    def _launch(self) -> None:
+        world = self.world
+        world.current.launched = world.now  # type: ignore[union-attr]
+        jobs = Jobs([[f"seed={seed}"] for seed in self.seeds], self._compose)
+        try:
+            status = launch(jobs, self.launcher, "sweep")
+        except UserError as error:
+            world.log(f"{world.current} fails: {error}".replace(world.root, ""))
+            raise SystemExit(error.exit_status) from error
+        raise SystemExit(status)
+
+    def cancel(self) -> None:
+        """Some runs, as `vlae cancel` does."""
+        world = self.world
+        chosen = [run.name for run in self.runs if self.random.random() < 0.5] or [self.runs[0].name]
+        world.log(f"{world.current} cancels {', '.join(chosen)}")
+        try:
+            found = cancelling.cancel(self.runs_dir, chosen)
+        except UserError as error:
+            world.log(f"{world.current} fails: {error}")
+            return
+        for run in found:
+            self.laws.cancelled[run] = world.now
+        world.log(f"{world.current} has cancelled {', '.join(found) or 'nothing'}")
+
+    def look(self, where: str) -> None:
+        """As `vlae status` does, at one moment; with the laws of what it must say."""
+        process = self.world.start("status", f"login-{where}", {}, lambda: None)
+
+        def look() -> None:
+            self.world.looking = True
+            try:
+                observer = Observer(self.runs_dir)
+                states = [observer.state(run) for run in self.runs if run.is_dir()]
+            finally:
+                self.world.looking = False
+            told = ", ".join(f"{s.run_id} {s.state}" + f" ({s.reason})" * bool(s.reason) for s in states)
+            self.world.log(
+                f"status on login-{where} says: {told}" + f"; {observer.warning}" * bool(observer.warning)
+            )
+            self.laws.look(states, {run.name: self.jobs_of(run.name) for run in self.runs}, f"login-{where}")
+
+        self.world.moment(process, look)
+
+    def jobs_of(self, run: str) -> list[Job]:
+        """Those that have not ended and list the run."""
+        found = []
+        for slurm in self.clusters.values():
+            for job in slurm.jobs:
+                if job.ended is None:
+                    tasks = {job.request.tasks_of_queue[task or 0] for task in job.tasks()}  # type: ignore[attr-defined]
+                    if any(run in job.request.runs[task] for task in tasks):  # type: ignore[attr-defined]
+                        found.append(job)
+        return found
+
+    # --- what the code of vlae asks for
+
+    def slurm_of(self, process: Process) -> Slurm:
+        name = process.host.removeprefix("login-").partition("-")[0]
+        return self.clusters[name]
+
+    def ask(
+        self, process: Process, command: Sequence[str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """A command of Slurm, as ``subprocess.run`` gives it. Errors: TimeoutExpired."""
+        world, slurm = self.world, self.slurm_of(process)
+        world.point(" ".join(command), writes=False)
+        if not world.quiet:
+            world.sleep_whole(0.05 + (self.random.expovariate(1 / 20) if self.random.random() < 0.05 else 0))
+        if command[:2] == ("scontrol", "requeue") and process.alive:
+            self.laws.requeues(process, slurm.find(command[2]), command[2])
+        try:
+            text, status, said = answer(slurm, command), 0, ""
+        except Refused as error:
+            text, status, said = "", 1, str(error)
+        except NoAnswer:
+            if not world.quiet:
+                world.sleep_whole(timeout)
+            world.log(f"{process}: {' '.join(command[:4])}: no answer")
+            raise subprocess.TimeoutExpired(list(command), timeout) from None
+        if command[0] == "scancel" or command[1] == "requeue" or status:
+            world.log(f"{process}: {' '.join(command)}" + f": {said}" * bool(said))
+        world.point(f"learn what {command[0]} said", writes=False)
+        return subprocess.CompletedProcess(command, status, text, said)
+
+    def sbatch(
+        self, process: Process, folder: Path, parameters: dict[str, Any], function: Any, tasks: Sequence[int]
+    ) -> list[str]:
+        """The ids of the jobs. RuntimeError: refused, or the answer is lost."""
+        world, slurm = self.world, self.slurm_of(process)
+        world.point("sbatch", writes=False)
+        world.sleep_whole(0.2)
+        if max(slurm.away_until, slurm.silent_until) > world.now:
+            raise RuntimeError(
+                "sbatch: error: Batch job submission failed: Unable to contact slurm controller"
+            )
+        request = self._request(Path(folder), parameters, function, tasks)
+        number = slurm.submit(request)
+        world.log(f"{process} submits {parameters['job_name']}: job {number}, {len(tasks)} tasks")
+        world.point("learn what sbatch said", writes=False)
+        if world.disturbed and self.random.random() < 0.03:
+            raise RuntimeError(
+                "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+            )
+        jobs = [f"{number}_{i}" for i in range(len(tasks))] if len(tasks) > 1 else [str(number)]
+        for job, task in zip(jobs, tasks, strict=True):
+            self._put_task(Path(folder) / f"{job}_submitted.pkl", task)
+        return jobs
+
+    def _put_task(self, path: Path, task: int) -> None:
+        from submitit.core.utils import DelayedSubmission
+
+        DelayedSubmission(print, task).dump(path)
+
+    def _request(
+        self, folder: Path, parameters: dict[str, Any], function: Any, tasks: Sequence[int]
+    ) -> Request:
+        more = parameters["additional_parameters"]
+        name, _, before = str(more["signal"]).removeprefix("B:").partition("@")
+        request = Request(
+            parameters["job_name"], len(tasks), parameters["array_parallelism"], 60.0 * parameters["time"],
+            getattr(signal, f"SIG{name}"), float(before), bool(more["requeue"]), setup=tuple(parameters["setup"]),
+        )  # fmt: skip
+        queue = read_json(folder.parent / "queue.json") or {"runs": []}
+        request.tasks_of_queue = list(tasks)  # type: ignore[attr-defined]
+        request.runs = {  # type: ignore[attr-defined]
+            task: [run["run_id"] for run in queue["runs"] if run["task"] == task] for task in tasks
+        }
+        request.body = lambda job, process: self._batch(job, folder, function)
+        return request
+
+    def _batch(self, job: Job, folder: Path, function: Any) -> None:
+        """The batch script: it prepares, waits for its task as submitit does, and executes it."""
+        world = self.world
+        process = world.current
+        assert process is not None
+        if any("trap ''" in line and "USR2" in line for line in job.request.setup):
+            process.handlers[signal.SIGUSR2] = signal.SIG_IGN
+        world.sleep_whole(self.random.uniform(1, 20))
+        path, until = folder / f"{job.named}_submitted.pkl", world.now + 60
+        while (found := read_json(path)) is None:
+            if world.now > until:
+                raise SystemExit(f"{path.name} is not there")
+            world.sleep_whole(10)
+        function(found["task"])
+
+    # --- the end
+
+    def _finish(self) -> None:
+        world = self.world
+        world.disturbed = False
+        world.log("nothing disturbs any more")
+        for slurm in self.clusters.values():
+            slurm.away_until = slurm.silent_until = slurm.empty_until = -1.0
+        places = itertools.cycle(self.clusters)
+        for _ in range(ROUNDS):
+            self._wait()
+            if all((run / "results.json").is_file() for run in self.runs):
+                break
+            self.command("launch", next(places), self._launch)
+        else:
+            world.violate(f"{ROUNDS} launches have not finished the sweep")
+        self.laws.finally_done(self.runs, list(self.clusters.values()))
+
+    def _wait(self) -> None:
+        """Until nothing happens any more."""
+        world, until = self.world, self.world.now + PATIENCE
+        while world.now < until:
+            world.run(world.now + 300)
+            if not self._busy():
+                return
+        world.violate(f"after {PATIENCE:.0f} quiet seconds something still waits: {self._busy()}")
+
+    def _busy(self) -> list[str]:
+        jobs = [
+            f"job {job.named}" for slurm in self.clusters.values() for job in slurm.jobs if job.ended is None
+        ]
+        return jobs + [str(process) for process in self.world.processes.values() if process.alive]
+
+    # --- what it begins with
+
+    def _settings(self, name: str) -> Settings:
+        random = self.random
+        return Settings(
+            name,
+            nodes=random.randint(1, 4),
+            jobs_per_node=random.randint(1, 2),
+            max_array_size=random.choice([2, 3, 5, 1001]),
+            min_job_age=random.choice([5.0, 60.0, 300.0]),
+            kill_wait=random.choice([5.0, 30.0]),
+            grace_time=random.choice([0.0, 15.0, 60.0]),
+            user_signal=random.random() < 0.6,
+            requeue_delay=random.choice([5.0, 120.0]),
+            accounting=random.random() < 0.5,
+            accounting_lag=random.choice([0.0, 30.0, 600.0]),
+            first_id=random.choice([1, 100]),
+        )
+
+    def _launcher(self) -> SlurmArrays:
+        random = self.random
+        return SlurmArrays(
+            partition=None, account=None, qos=None, constraint=None, timeout_min=random.choice([4, 6, 30]),
+            mem_gb=None, cpus_per_task=None, gpus_per_node=0, array_parallelism=random.choice([1, 2, 64]),
+            runs_per_job=random.choice([1, 1, 2]), signal_delay_s=random.choice([60, 120]), max_requeues=100,
+            setup=[], sbatch={},
+        )  # fmt: skip
+
+    def _container(self, seed: int) -> dict[str, Any]:
+        return {
+            "model": {"name": "vae"}, "dataset": {"name": "digits", "root": None, "path": None},
+            "output_dist": {"name": "gaussian"}, "seed": seed, "runs_dir": str(self.runs_dir), "device": "cpu",
+            "num_threads": 1, "force": False, "retry": False, "dry_run": False,
+            "tracker": {"group": None, "wandb": False, "mode": "auto"},
+        }  # fmt: skip
+
+    def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
+        return self.containers[int(overrides[0].partition("=")[2])]
+
+
+@dataclass
+class Played:
+    """How a history went."""
+
+    seed: int
+    violation: str | None
+    """The law that was broken, and how."""
+    story: list[tuple[float, str]]
+    """Events with their times in seconds."""
+
+
+def play(seams: Any, seed: int, root: Path) -> Played:
+    """The history of an integer in an empty directory."""
+    history = History(seed, root)
+    seams.world, violation = history.world, None
+    try:
+        history.play()
+    except AssertionError as error:
+        violation = str(error)
+    finally:
+        history.world.close()
+        seams.world = None
+    return Played(seed, violation, history.world.story)
+
+
+def told(story: list[tuple[float, str]]) -> Iterator[str]:
+    """One line for each event."""
+    return (f"{time:9.1f} s  {text}" for time, text in story)

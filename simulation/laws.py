@@ -1,0 +1,111 @@
+"""What must hold in every history, by what really happened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulation import training
+from simulation.slurm import Job, Slurm
+from simulation.world import Process, World
+from vlae.launching.states import State
+from vlae.record import RunDirectory
+
+CANCELLED_WITHIN = 120.0
+"""Seconds after which nothing starts any more that a user has cancelled."""
+
+
+@dataclass
+class Living:
+    """An attempt that executes a run."""
+
+    process: Process
+    number: int
+    token: str
+
+
+class Laws:
+    """Watches what happens; a law that is broken ends the history."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.launched: dict[str, float] = {}
+        """By queue: when the command was given that made it."""
+        self.cancelled: dict[str, float] = {}
+        """By run: when a user was told that it is cancelled."""
+        self.results: dict[str, int] = {}
+        self._living: dict[str, Living] = {}
+
+    def begins(self, directory: RunDirectory, attempt: Any, token: str) -> None:
+        """An attempt has claimed the run, and is about to execute it."""
+        process, run = self.world.current, directory.path.name
+        assert process is not None
+        other = self.living(run)
+        self.world.log(f"{process} executes {run}, attempt {attempt.number}")
+        if other is not None:
+            self.world.violate(
+                f"two living attempts of {run}: {other.number} by {other.process} and {attempt.number} by {process}"
+            )
+        if self.results.get(run):
+            self.world.violate(f"{run} is done, and is executed again by {process}")
+        since = self.cancelled.get(run)
+        if since is not None and self.launched.get(token, 0.0) <= since < self.world.now - CANCELLED_WITHIN:
+            self.world.violate(f"{run} was cancelled {self.world.now - since:.0f} s ago, and starts")
+        self._living[run] = Living(process, attempt.number, token)
+
+    def ends(self, directory: RunDirectory) -> None:
+        self._living.pop(directory.path.name, None)
+
+    def writes_results(self, directory: RunDirectory) -> None:
+        run = directory.path.name
+        self.results[run] = self.results.get(run, 0) + 1
+        self.world.log(f"{self.world.current} has the results of {run}")
+        if self.results[run] > 1:
+            self.world.violate(f"{run} has results for the second time")
+
+    def requeues(self, process: Process, jobs: list[Job], name: str) -> None:
+        """A job asks Slurm to start it again: it, and no other."""
+        others = [job for job in jobs if process not in job.processes and job.state != "PENDING"]
+        if others:
+            other = others[0]
+            self.world.violate(f"{process} requeues {name}: also job {other.named}, which is {other.state}")
+
+    def living(self, run: str) -> Living | None:
+        found = self._living.get(run)
+        return found if found is not None and found.process.alive else None
+
+    # --- what status says
+
+    def look(self, states: list[State], tasks: dict[str, list[Job]], where: str) -> None:
+        """states: as a user sees them now; tasks: the jobs that list each run and have not ended."""
+        for state in states:
+            said = f"{state.state} ({state.reason})" if state.reason else state.state
+            run = state.run_id
+            if (state.path / "results.json").is_file():
+                if state.state != "done":
+                    self.world.violate(f"status on {where} says {said} of {run}, which is done")
+            elif living := self.living(run):
+                if state.state != "running":
+                    self.world.violate(
+                        f"status on {where} says {said} of {run}, which is executed by {living.process}"
+                    )
+            elif waiting := [job for job in tasks[run] if job.state == "PENDING"]:
+                if state.state not in ("queued", "running") and run not in self.cancelled:
+                    job = waiting[0].named
+                    self.world.violate(f"status on {where} says {said} of {run}, which waits in job {job}")
+            elif state.state == "failed":
+                self.world.violate(f"{run} has failed: {state.reason}: {state.message}")
+
+    # --- in the end
+
+    def finally_done(self, runs: list[Path], clusters: list[Slurm]) -> None:
+        """When nothing disturbs any more and the user has launched again until nothing is left to do."""
+        for path in runs:
+            run = path.name
+            results = RunDirectory(path).results()
+            if results is None:
+                self.world.violate(f"{run} is never done: {RunDirectory(path).status()}")
+            elif results["value"] != training.reference(run):
+                self.world.violate(f"{run} came to {results['value']}, not to {training.reference(run)}")
+        for slurm in clusters:
+            if left := [job.named for job in slurm.jobs if job.ended is None]:
+                self.world.violate(f"jobs wait for ever: {left}")

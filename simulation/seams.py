@@ -1,0 +1,410 @@
+"""Where vlae meets the machine: clock, processes, signals, file system, Slurm's commands.
+
+Inside `simulated` these are the world's, for simulated processes. All else that runs is the real code of vlae.
+"""
+
+import builtins
+import contextlib
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+import vlae.attempts
+import vlae.files
+import vlae.forced
+import vlae.interruption
+import vlae.job
+import vlae.launching.cancelling
+import vlae.launching.cluster
+import vlae.launching.launch
+import vlae.launching.plan
+import vlae.launching.pool
+import vlae.launching.queues
+import vlae.launching.slots
+import vlae.launching.slurm
+import vlae.launching.states
+import vlae.launching.turns
+import vlae.record
+from simulation import training
+from simulation.world import EPOCH, Process, World
+
+LOOK_EVERY = 45.0
+"""Seconds between two looks of a pool, in place of half a second: what it waits for wakes it."""
+PULSE_EVERY = 90.0
+
+_real = SimpleNamespace(
+    time=time.time, monotonic=time.monotonic, sleep=time.sleep, getpid=os.getpid, kill=os.kill, signal=signal.signal,
+    getsignal=signal.getsignal, sigmask=signal.pthread_sigmask, gethostname=socket.gethostname, fsync=os.fsync,
+    token_hex=secrets.token_hex, print=builtins.print,
+)  # fmt: skip
+
+
+class Seams:
+    """The patches, made once for many histories; ``world`` is the one that is simulated now."""
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+        self._kept: list[tuple[Any, str, Any]] = []
+
+    # --- patching
+
+    def put(self, owner: Any, name: str, value: Any) -> None:
+        self._kept.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    def replace(self, function: Any, value: Any) -> None:
+        """In every module of vlae that has imported it."""
+        for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "vlae"]:
+            for name, found in list(vars(module).items()):
+                if found is function:
+                    self.put(module, name, value)
+
+    def undo(self) -> None:
+        for owner, name, value in reversed(self._kept):
+            setattr(owner, name, value)
+        self._kept.clear()
+
+    @property
+    def process(self) -> Process | None:
+        return self.world.current if self.world is not None else None
+
+    @property
+    def here(self) -> World:
+        assert self.world is not None
+        return self.world
+
+    def install(self) -> None:
+        self._clock()
+        self._identity()
+        self._signals()
+        self._files()
+        self._slurm()
+        self._pool()
+        self._work()
+        self._commands()
+
+    def _clock(self) -> None:
+        def sleep(seconds: float) -> None:
+            self.here.sleep_whole(seconds) if self.process else _real.sleep(seconds)
+
+        self.put(time, "time", lambda: EPOCH + self.here.now if self.process else _real.time())
+        self.put(time, "monotonic", lambda: 1e6 + self.here.now if self.process else _real.monotonic())
+        self.put(time, "sleep", sleep)
+        start = datetime.fromtimestamp(EPOCH, timezone.utc)
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime:
+                return start + timedelta(seconds=self.here.now) if self.process else datetime.now(tz)
+
+            @classmethod
+            def fromisoformat(cls, text: str) -> datetime:
+                return datetime.fromisoformat(text)
+
+        self.put(vlae.attempts, "datetime", Clock)
+        self.put(vlae.launching.turns, "time", SimpleNamespace(sleep=lambda seconds: sleep(20 * seconds)))
+        seams = self
+
+        class Pulse:
+            """A thread of the current process, as moments."""
+
+            def __init__(self, beat: Callable[[], object]) -> None:
+                self.beat, self.over, self.process = beat, False, seams.process
+
+            def start(self) -> None:
+                seams.here.after(PULSE_EVERY, self._act)
+
+            def stop(self) -> None:
+                self.over = True
+
+            def _act(self) -> None:
+                if self.over or self.process is None or not self.process.alive:
+                    return
+                with contextlib.suppress(vlae.files.RecordError):
+                    seams.here.moment(self.process, self.beat)
+                self.start()
+
+        self.replace(vlae.attempts.Pulse, Pulse)
+
+    def _identity(self) -> None:
+        self.put(os, "getpid", lambda: self.process.pid if self.process else _real.getpid())
+        self.put(socket, "gethostname", lambda: self.process.host if self.process else _real.gethostname())
+
+        def token_hex(count: int = 8) -> str:
+            if self.process is None:
+                return _real.token_hex(count)
+            return f"{self.here.names.getrandbits(8 * count):0{2 * count}x}"
+
+        self.put(secrets, "token_hex", token_hex)
+        real_place, real_start = vlae.attempts.place, vlae.attempts.process_start
+
+        def process_start(pid: int) -> float | None:
+            if (process := self.process) is None:
+                return real_start(pid)
+            found = self.here.alive(process.host, pid)
+            return None if found is None else found.began
+
+        self.replace(real_place, lambda: f"{self.process.host} boot" if self.process else real_place())
+        self.replace(real_start, process_start)
+
+    def _signals(self) -> None:
+        def kill(pid: int, number: int) -> None:
+            if (process := self.process) is None:
+                return _real.kill(pid, number)
+            found = self.here.alive(process.host, pid)
+            if found is None:
+                raise ProcessLookupError(pid)
+            return found.send(number)
+
+        def install(number: int, handler: Any) -> Any:
+            if (process := self.process) is None:
+                return _real.signal(number, handler)
+            before = process.handlers.get(number, signal.SIG_DFL)
+            process.handlers[number] = handler
+            return before
+
+        def installed(number: int) -> Any:
+            process = self.process
+            return (
+                _real.getsignal(number) if process is None else process.handlers.get(number, signal.SIG_DFL)
+            )
+
+        def mask(how: int, numbers: Any) -> set[int]:
+            if (process := self.process) is None:
+                return _real.sigmask(how, numbers)
+            before, numbers = set(process.blocked), set(numbers)
+            changed = {
+                signal.SIG_BLOCK: before | numbers,
+                signal.SIG_UNBLOCK: before - numbers,
+                signal.SIG_SETMASK: numbers,
+            }
+            process.blocked = changed[how]  # type: ignore[index]
+            process.take_signals()
+            return before
+
+        self.put(os, "kill", kill)
+        self.put(signal, "signal", install)
+        self.put(signal, "getsignal", installed)
+        self.put(signal, "pthread_sigmask", mask)
+        main = object()
+        one = SimpleNamespace(current_thread=lambda: main, main_thread=lambda: main)
+        self.put(vlae.interruption, "threading", one)
+
+    def _files(self) -> None:
+        def before(owner: Any, name: str) -> None:
+            real = getattr(owner, name)
+
+            def acts(path: Any, *arguments: Any, **named: Any) -> Any:
+                if self.process is not None:
+                    self.here.point(f"{name} {path}")
+                return real(path, *arguments, **named)
+
+            self.put(owner, name, acts)
+
+        for owner, name in (
+            (os, "replace"), (os, "rename"), (shutil, "rmtree"), (pathlib.Path, "unlink"), (pathlib.Path, "mkdir"),
+        ):  # fmt: skip
+            before(owner, name)
+        real_open, real_read = pathlib.Path.open, vlae.files.read_bytes
+
+        def opens(path: pathlib.Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+            if self.process is not None and not mode.startswith("r"):
+                self.here.point(f"open {path}")
+            return real_open(path, mode, *arguments, **named)
+
+        def read_bytes(path: Any) -> bytes | None:
+            if self.process is not None:
+                self.here.point("read", writes=False)
+            return real_read(path)
+
+        self.put(pathlib.Path, "open", opens)
+        self.replace(real_read, read_bytes)
+        self.put(os, "fsync", lambda file: None if self.process else _real.fsync(file))
+        real_sync = vlae.files.sync_directory
+        self.replace(real_sync, lambda path: None if self.process else real_sync(path))
+        load = lru_cache(1000)(yaml.safe_load)
+
+        def safe_load(content: Any) -> Any:
+            return load(content) if self.process else yaml.safe_load(content)
+
+        self.put(vlae.record, "yaml", SimpleNamespace(**{**vars(yaml), "safe_load": safe_load}))
+        real_yaml = vlae.record._yaml_bytes
+        dumped: dict[str, bytes] = {}
+
+        def yaml_bytes(config: dict[str, Any]) -> bytes:
+            key = repr(config)
+            if key not in dumped:
+                dumped[key] = real_yaml(config)
+            return dumped[key]
+
+        self.put(vlae.record, "_yaml_bytes", yaml_bytes)
+
+    def _slurm(self) -> None:
+        real = subprocess.run
+
+        def run(command: Sequence[str], **named: Any) -> subprocess.CompletedProcess[str]:
+            process = self.process
+            if process is None:
+                return real(command, **named)
+            return self.here.history.ask(process, command, named.get("timeout") or 1e9)  # type: ignore[attr-defined]
+
+        commands = SimpleNamespace(**{**vars(subprocess), "run": run})
+        found = SimpleNamespace(
+            **{
+                **vars(shutil),
+                "which": lambda name: f"/usr/bin/{name}" if self.process else shutil.which(name),
+            }
+        )
+        self.put(vlae.launching.cluster, "subprocess", commands)
+        self.put(vlae.launching.cluster, "shutil", found)
+        import submitit
+        import submitit.core.utils
+
+        seams = self
+
+        class Executor:
+            """As submitit's: one sbatch, and then a file for each task."""
+
+            def __init__(self, folder: Any, **named: Any) -> None:
+                self.folder, self.parameters = folder, {}
+
+            def update_parameters(self, **parameters: Any) -> None:
+                self.parameters |= parameters
+
+            def map_array(self, function: Any, tasks: Sequence[int]) -> list[Any]:
+                jobs = seams.here.history.sbatch(seams.process, self.folder, self.parameters, function, tasks)  # type: ignore[attr-defined]
+                return [SimpleNamespace(job_id=job) for job in jobs]
+
+        class Submission:
+            def __init__(self, function: Any, task: int) -> None:
+                self.function, self.task = function, task
+
+            def dump(self, path: Any) -> None:
+                vlae.files.make_directory(path.parent)
+                vlae.files.write_atomically(path, vlae.files.json_bytes({"task": self.task}))
+
+        self.put(submitit, "SlurmExecutor", Executor)
+        self.put(submitit.core.utils, "DelayedSubmission", Submission)
+
+    def _pool(self) -> None:
+        pool, seams = vlae.launching.pool, self
+
+        def wait(sentinels: Sequence[int], timeout: float | None = None) -> list[int]:
+            return self.here.history.children.wait(sentinels, timeout)  # type: ignore[attr-defined]
+
+        class Forked:
+            def prepare(self, signals: Sequence[int]) -> None:
+                pass
+
+            def start(forked, name: str, arguments: tuple[Any, ...]) -> Any:
+                return self.here.history.children.start(name, lambda: pool._work(*arguments))  # type: ignore[attr-defined]
+
+        self.put(pool, "wait", wait)
+        self.put(pool, "Forked", Forked)
+        self.put(pool, "LOOK_EVERY", LOOK_EVERY)
+
+    def _work(self) -> None:
+        job = vlae.job
+
+        class Silent:
+            def __init__(self, *arguments: Any) -> None:
+                pass
+
+            def __enter__(self) -> "Silent":
+                return self
+
+            def __exit__(self, *error: object) -> None:
+                pass
+
+            def line(self, text: str) -> None:
+                pass
+
+        def carry_out(directory: Any, attempt: Any, prepared: Any, interruption: Any, reporter: Any) -> Any:
+            laws, process = self.here.history.laws, self.process  # type: ignore[attr-defined]
+            laws.begins(directory, attempt, getattr(process, "token", ""))
+            try:
+                return training.train(self.here, directory, attempt, interruption)
+            finally:
+                if process.alive:  # type: ignore[union-attr]
+                    laws.ends(directory)
+
+        def prepare(directory: Any, threads: Any) -> None:
+            directory.config()
+            self.here.sleep_whole(self.here.random.uniform(*training.START_SECONDS))
+
+        create, write = vlae.launching.queues.create, vlae.record.RunDirectory.write_results
+
+        def creates(*arguments: Any, **named: Any) -> Any:
+            queue = create(*arguments, **named)
+            if self.process is not None:
+                self.here.history.laws.launched[queue.token] = self.process.launched  # type: ignore[attr-defined]
+            return queue
+
+        def writes_results(directory: Any, results: dict[str, Any]) -> None:
+            write(directory, results)
+            if self.process is not None:
+                self.here.history.laws.writes_results(directory)  # type: ignore[attr-defined]
+
+        self.replace(create, creates)
+        self.put(vlae.record.RunDirectory, "write_results", writes_results)
+        self.put(job, "_carry_out", carry_out)
+        self.put(job, "_prepared", prepare)
+        self.put(job, "Reporter", Silent)
+        self.put(job, "mirrored", lambda directory: contextlib.nullcontext())
+        self.put(job, "_into", lambda log: contextlib.nullcontext())
+        print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
+        self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
+        # told in the story instead, where a person replays it
+        for module in (job, vlae.launching.slurm):
+            module.print = self._print  # type: ignore[attr-defined]
+
+    def _print(self, *words: Any, **named: Any) -> None:
+        if (process := self.process) is None:
+            return _real.print(*words, **named)
+        return self.here.log(f"{process} says: {' '.join(map(str, words))}".replace(self.here.root, ""))
+
+    def _commands(self) -> None:
+        launch, seams = vlae.launching.launch, self
+
+        class Console:
+            def __init__(self, **named: Any) -> None:
+                pass
+
+            def print(self, *words: Any, **named: Any) -> None:
+                seams._print(*words)
+
+        self.put(launch, "Console", Console)
+        self.put(vlae.launching.slurm, "Console", Console)
+        self.put(launch, "check", lambda planned, here: None)
+        self.put(launch, "code", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
+        self.put(vlae.launching.plan, "estimated_seconds", lambda planned: None)
+        self.put(launch, "estimated_seconds", lambda planned: None)
+        self.put(vlae.launching.slurm, "OF_ONE_MACHINE", set())  # the cluster shares whatever directory it is
+        slot = vlae.launching.slots.Slot({}, 1)
+        self.put(vlae.launching.slurm, "slots", lambda runs, **named: [slot] * runs)
+
+
+@contextlib.contextmanager
+def simulated() -> Iterator[Seams]:
+    """vlae meets the worlds that are put into ``world``, as long as this lasts."""
+    seams = Seams()
+    seams.install()
+    try:
+        yield seams
+    finally:
+        seams.undo()
+        for module in (vlae.job, vlae.launching.slurm):
+            vars(module).pop("print", None)

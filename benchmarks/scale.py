@@ -6,7 +6,6 @@ To add a case, add an entry to ``SCALE``; its ``measure`` makes what it needs in
 import json
 import math
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from vlae.interruption import Interrupted
 from vlae.launching import queues
 from vlae.launching.queues import Waiting
 from vlae.record import RunDirectory
-from vlae.report.index import SETTLED
+from vlae.report.index import SETTLED, path_of
 
 MODELS = ("vae", "savae", "hf", "iaf", "vlae")
 IN_TEN_THOUSAND = {"done": 9000, "failed": 300, "stopped": 150, "killed": 150, "running": 4, "new": 396}
@@ -155,7 +154,7 @@ def collect_cold(amount: Amount, folder: Path, say: Say) -> list[float]:
     runs = fill_in_all_states(amount, folder, say)
 
     def once() -> float:
-        shutil.rmtree(folder / ".index", ignore_errors=True)
+        path_of(folder).unlink(missing_ok=True)
         return _collecting(folder, runs)
 
     return list(_rounds(amount, say, once))

@@ -76,6 +76,8 @@ def _scontrol(slurm: Slurm, words: Sequence[str]) -> str:
             f"ClusterName             = {settings.name}\n"
             f"MaxArraySize            = {settings.max_array_size}\n"
             f"MinJobAge               = {settings.min_job_age:.0f} sec\n"
+            f"SlurmctldHost[0]        = {settings.name}-controller\n"
+            "SlurmctldPort           = 6817\n"
             "SLURM_CONF              = /etc/slurm/slurm.conf\n"
         )
     if given[0] == "ping":

@@ -14,6 +14,11 @@ PROGRAMS = ("squeue", "scontrol", "sacct", "scancel")
 LIVE = ("PENDING", "RUNNING", "COMPLETING")
 
 
+def identity(name: str = Settings().name) -> str:
+    """Of a simulated cluster."""
+    return f"{name} (controller {name}-controller, port 6817)"
+
+
 class ScriptedSlurm:
     """Jobs by id, ``12``, ``12_3``, or ``12_0-2,4`` for tasks that wait together."""
 
@@ -24,6 +29,7 @@ class ScriptedSlurm:
         self._calls: list[str] = []
         self._failing: dict[str, str] = {}
         self._says: dict[str, str] = {}
+        self._says_of_jobs: str | None = None
 
     def install(self, monkeypatch: Any) -> "ScriptedSlurm":
         """`vlae.launching.cluster` asks this one, until the test is over."""
@@ -46,6 +52,8 @@ class ScriptedSlurm:
                 raise Refused(self._failing[command[0]])
             if command[0] in self._says:
                 return subprocess.CompletedProcess(command, 0, self._says[command[0]], "")
+            if self._says_of_jobs is not None and command[:3] == ("scontrol", "show", "job"):
+                return subprocess.CompletedProcess(command, 0, self._says_of_jobs, "")
             return subprocess.CompletedProcess(command, 0, answer(self.slurm, command), "")
         except Refused as error:
             return subprocess.CompletedProcess(command, 1, "", f"{error}\n")
@@ -60,9 +68,11 @@ class ScriptedSlurm:
         for job in jobs:
             self._put(job, "RUNNING", "None", node)
 
-    def known(self, job: str, state: str, reason: str = "None", node: str = "n1") -> None:
+    def known(
+        self, job: str, state: str, reason: str = "None", node: str = "n1", name: str = "vlae-x"
+    ) -> None:
         """The controller remembers a job that has ended; or one that squeue does not show: another user's."""
-        self._put(job, state, reason, "" if node == "(null)" else node, mine=False)
+        self._put(job, state, reason, "" if node == "(null)" else node, mine=False, called=name)
 
     def accounted(self, job: str, state: str, node: str = "n1") -> None:
         """What the accounting says of it ever after."""
@@ -85,6 +95,15 @@ class ScriptedSlurm:
         """This command prints this, whatever it is asked for."""
         self._says[program] = text
 
+    def says_of_jobs(self, text: str) -> None:
+        """``scontrol show job`` prints this, whatever it is asked for."""
+        self._says_of_jobs = text
+
+    @property
+    def identity(self) -> str:
+        """As `vlae.launching.cluster.this_cluster` has it."""
+        return identity(self.slurm.settings.name)
+
     def clear(self) -> None:
         """No job waits or runs any more, and none of those is known."""
         self.slurm.jobs = [job for job in self.slurm.jobs if job.ended is not None or not job.mine]
@@ -98,12 +117,14 @@ class ScriptedSlurm:
         found, self._calls = self._calls, []
         return found
 
-    def _put(self, name: str, state: str, reason: str, node: str = "", mine: bool = True) -> None:
+    def _put(
+        self, name: str, state: str, reason: str, node: str = "", mine: bool = True, called: str = "vlae-x"
+    ) -> None:
         array, _, tasks = name.partition("_")
         tasks, _, at_once = tasks.partition("%")
         listed = list(_tasks(tasks)) if tasks else []
         self.slurm.jobs = [job for job in self.slurm.jobs if not _same(job, int(array), listed)]
-        request = Request("vlae-x", at_once=int(at_once or 1000))
+        request = Request(called, at_once=int(at_once or 1000))
         job = Job(int(array), request, state=state, reason=reason, node=node, mine=mine)
         job.ended = None if state in LIVE else self.world.now
         if tasks:

@@ -236,7 +236,7 @@ def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again
     launch(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     waiting = [Waiting(run.path.name, 0, task=i) for i, run in enumerate(runs())]
-    settings = {"largest_array": 1000}
+    settings = {"largest_array": 1000, "cluster": slurm.identity}
     orphan = queues.create(
         tmp_path / "runs", kind="slurm", sweep="s", code=tmp_path, runs=waiting, settings=settings
     )

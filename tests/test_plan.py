@@ -161,7 +161,14 @@ def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(plann
     slurm = ScriptedSlurm().install(monkeypatch)
     freeze(planned(seeds=1))
     [run] = planned(seeds=1).runs
-    queue = queues.create(tmp_path, kind="slurm", sweep="s", code=tmp_path, runs=[run.waiting()], settings={})
+    queue = queues.create(
+        tmp_path,
+        kind="slurm",
+        sweep="s",
+        code=tmp_path,
+        runs=[run.waiting()],
+        settings={"cluster": slurm.identity},
+    )
     queue.record_jobs({0: "12"})
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     directory = directory_of(run)

@@ -1,6 +1,9 @@
 """The state of a run in the light of the queues that list it, and of what Slurm says of its jobs."""
 
 import json
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,16 +22,19 @@ def slurm(monkeypatch):
 class Sweep:
     """Runs ``0``, ``1``, ... of one queue."""
 
-    def __init__(self, runs_dir, monkeypatch):
-        self.runs_dir, self._environment = runs_dir, monkeypatch
+    def __init__(self, runs_dir, monkeypatch, cluster):
+        self.runs_dir, self._environment, self.cluster = runs_dir, monkeypatch, cluster
 
-    def submit(self, *jobs, kind="slurm", attempts=0):
-        """A task for each job; None: its submission is not recorded yet."""
+    def submit(self, *jobs, kind="slurm", attempts=0, ago=3600):
+        """A task for each job; None: its submission is not recorded yet. ago: seconds since then."""
         self.runs = [RunDirectory.create(self.runs_dir, str(i), {"seed": i}) for i in range(len(jobs))]
         waiting = [Waiting(str(i), attempts, task=i) for i in range(len(jobs))]
         self.queue = queues.create(
-            self.runs_dir, kind=kind, sweep="s", code=self.runs_dir, runs=waiting, settings={}
-        )
+            self.runs_dir, kind=kind, sweep="s", code=self.runs_dir, runs=waiting,
+            settings={"cluster": self.cluster} if kind == "slurm" else {},
+        )  # fmt: skip
+        created = datetime.now(timezone.utc) - timedelta(seconds=ago)
+        self.change(self.queue.path / "queue.json", created=created.isoformat(timespec="seconds"))
         if kind == "slurm":
             self.queue.record_jobs({i: job for i, job in enumerate(jobs) if job is not None})
 
@@ -46,9 +52,17 @@ class Sweep:
     def kill(self, number, attempt=1):
         self._claim(number, attempt, process_start=1.0)
 
+    def silent(self, number, seconds=301):
+        """Its process, on another host, shows no life any more."""
+        then = (datetime.now(timezone.utc) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        self.change(self.runs[number].path / "status.json", updated=then)
+        self._claim(number, 1, started=then)
+
     def _claim(self, number, attempt, **changes):
-        place = self.runs[number].path / "attempts" / str(attempt) / "claim.json"
-        place.write_text(json.dumps({**json.loads(place.read_text()), **changes}))
+        self.change(self.runs[number].path / "attempts" / str(attempt) / "claim.json", **changes)
+
+    def change(self, file, **changes):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
     def states(self):
         self.observer = Observer(self.runs_dir)
@@ -60,7 +74,7 @@ class Sweep:
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch, slurm):
-    return Sweep(tmp_path / "runs", monkeypatch)
+    return Sweep(tmp_path / "runs", monkeypatch, slurm.identity)
 
 
 ENDS = [
@@ -101,7 +115,7 @@ def test_the_controller_tells_how_jobs_ended_and_so_does_the_accounting(slurm, j
     slurm.known(job, state)
     assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
     slurm.forget("12")
-    assert cluster.known_jobs([job]) == {}
+    assert cluster.known_jobs([job]) == {job: cluster.MISSING}
     slurm.accounted(job, f"{state} by 1000" if state == "CANCELLED" else state)
     assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
 
@@ -127,7 +141,7 @@ def test_a_machine_without_slurm_and_a_slurm_that_gives_no_answer_are_errors(slu
 
 def test_the_largest_array_is_that_of_the_configuration(monkeypatch):
     ScriptedSlurm(max_array_size=5).install(monkeypatch)
-    assert cluster.largest_array() == 5
+    assert cluster.this_cluster().largest_array == 5
 
 
 def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
@@ -140,7 +154,13 @@ def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
     ]
     slurm.says("scontrol", "\n".join(lines))
     assert [cluster.was_preempted(f"12_{task}") for task in range(5)] == [True, False, False, False, False]
-    assert set(cluster.known_jobs(["12_0"])) == {f"12_{task}" for task in range(6)}
+    tasks = [f"12_{task}" for task in range(6)]
+    assert [cluster.known_jobs(tasks)[job].state for job in tasks] == [
+        "running",
+        "ended",
+        "running",
+        *["waiting"] * 3,
+    ]
 
 
 def test_no_jobs_are_cancelled_without_asking(slurm):
@@ -182,6 +202,9 @@ def test_a_run_whose_job_has_ended_is_interrupted_for_the_reason_that_slurm_give
         sweep.kill(0)
     slurm.known("12_0", state)
     slurm.known("12_1", state)
+    if host and reason in ("node lost", "missing"):  # then its process may live
+        assert sweep.names()[0] == "running"
+        sweep.silent(0)
     found = sweep.states()
     assert [(s.state, s.reason, s.heartbeat) for s in found] == [("interrupted", reason, None)] * 2
     assert [s.attempts for s in found] == [1, 0]
@@ -190,6 +213,71 @@ def test_a_run_whose_job_has_ended_is_interrupted_for_the_reason_that_slurm_give
 def test_a_job_that_slurm_has_forgotten_is_missing(sweep):
     sweep.submit("12_0", "40")
     assert [(s.state, s.reason) for s in sweep.states()] == [("interrupted", "missing")] * 2
+
+
+@pytest.mark.parametrize("elsewhere", ["another cluster", "no Slurm", "empty answers"])
+def test_nothing_follows_from_a_look_where_slurm_does_not_know_the_jobs(sweep, slurm, elsewhere, monkeypatch):
+    sweep.submit("12_0", "12_1", "12_2")
+    sweep.begin(0, "12_0", host="elsewhere")
+    sweep.begin(1, "12_1", host="elsewhere")
+    sweep.silent(1)
+    if elsewhere == "another cluster":
+        slurm.slurm.settings = replace(slurm.slurm.settings, name="other")
+        slurm.known("12_0", "FAILED")  # another job of the same id
+        slurm.runs("12_2")
+    elif elsewhere == "empty answers":
+        slurm.slurm.empty_until = 1e9
+        slurm.says_of_jobs("")
+    else:
+        monkeypatch.setattr(cluster, "shutil", SimpleNamespace(which=lambda name: None))
+    assert sweep.names() == ["running", "queued", "queued"]
+    sweep.observer.record_ends()
+    assert sweep.queue.ended is None
+    warning = {
+        "another cluster": f"belong to the cluster {sweep.cluster}, and commands here ask {slurm.identity}",
+        "no Slurm": "there is no scontrol on this machine",
+        "empty answers": "",
+    }
+    assert warning[elsewhere] in (sweep.observer.warning or "")
+
+
+def test_a_missing_job_is_believed_when_its_run_is_silent_and_its_submission_was_a_moment_ago(sweep):
+    sweep.submit("12_0", "12_1", ago=5)
+    sweep.begin(0, "12_0", host="elsewhere")
+    assert sweep.names() == ["running", "queued"]
+    sweep.change(sweep.queue.path / "queue.json", created="2020-01-01T00:00:00+00:00")
+    assert sweep.names() == ["running", "interrupted"]
+    sweep.silent(0, seconds=290)
+    assert sweep.names() == ["running", "interrupted"]
+    sweep.silent(0, seconds=310)
+    assert sweep.names() == ["interrupted", "interrupted"]
+
+
+def test_of_a_queue_without_a_recorded_cluster_only_jobs_of_its_name_are_believed(sweep, slurm):
+    """As older versions left them: the same ids may be another cluster's jobs."""
+    sweep.cluster = None
+    sweep.submit("12_0", "12_1")
+    slurm.known("12_0", "FAILED")
+    assert sweep.names() == ["queued", "queued"]
+    assert "the cluster of s is not recorded" in sweep.observer.warning
+    slurm.known("12_0", "FAILED", name=sweep.queue.job_name)
+    assert sweep.names() == ["interrupted", "queued"]
+    sweep.observer.record_ends()
+    assert sweep.queue.ended is None
+
+
+def test_a_job_of_the_same_id_in_another_cluster_is_another_job(sweep, slurm, monkeypatch):
+    sweep.submit("12_0")
+    monkeypatch.setenv("VLAE_QUEUE", "another")
+    sweep.begin(0, "12_0", host="elsewhere")
+    slurm.known("12_0", "OUT_OF_MEMORY")
+    assert sweep.names() == ["running"], "executed by another queue's job"
+    monkeypatch.setenv("SLURM_JOB_ID", "12_0")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("VLAE_QUEUE", sweep.queue.token)
+    assert sweep.runs[0].holder() is not None
+    monkeypatch.setenv("VLAE_QUEUE", "another")
+    assert sweep.runs[0].holder() is None, "the same job, started again"
 
 
 def test_an_interrupted_run_whose_job_waits_again_is_queued(sweep, slurm):
@@ -249,6 +337,8 @@ def test_a_queue_whose_jobs_have_all_ended_is_closed_with_its_reasons_and_slurm_
     slurm.clear()
     slurm.known("12_1", "PREEMPTED")
     first = [(s.state, s.reason) for s in sweep.states()]
+    assert sweep.queue.ended is None, "looking writes nothing"
+    sweep.observer.record_ends()
     assert sweep.queue.ended["reasons"] == {"0": "out of memory", "1": "preempted"}
     slurm.calls()
     slurm.unreachable()
@@ -338,7 +428,7 @@ def test_arrays_that_were_split_and_single_jobs_are_asked_for_one_by_one(sweep, 
         ("interrupted", "node lost"),
         ("interrupted", "cancelled"),
     ]
-    asked = [call for call in slurm.calls() if call.startswith("scontrol")]
+    asked = [call for call in slurm.calls() if call.startswith("scontrol show job")]
     assert sorted(asked) == [f"scontrol show job -o {array}" for array in (12, 20, 30)]
 
 

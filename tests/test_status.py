@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.scripted import ScriptedSlurm
+from simulation.scripted import ScriptedSlurm, identity
 from vlae.attempts import FORCED
 from vlae.launching import cancelling, logs, queues, sweeps
 from vlae.launching.queues import Waiting
@@ -46,7 +46,9 @@ def queue(tmp_path):
 
     def make(*names, kind="local", forced=False, attempts=0):
         waiting = [Waiting(name, attempts, forced, task) for task, name in enumerate(names)]
-        return queues.create(tmp_path, kind=kind, sweep="s", code=tmp_path, runs=waiting, settings={})
+        return queues.create(
+            tmp_path, kind=kind, sweep="s", code=tmp_path, runs=waiting, settings={"cluster": identity()}
+        )
 
     return make
 
@@ -264,7 +266,7 @@ def test_a_slurm_out_of_reach_is_a_warning_below_the_table(vlae, run, queue, tmp
     slurm.unreachable()
     status, out, _ = vlae("status")
     assert (status, rows(out)[0][1]) == (0, "queued")
-    assert "may be out of date: cannot reach Slurm: squeue" in out
+    assert "may be out of date: cannot reach Slurm: scontrol show con" in out
 
 
 def test_watching_without_a_terminal_is_one_look(vlae, run):
@@ -473,7 +475,9 @@ def test_a_job_is_cancelled_when_none_of_its_runs_is_left(vlae, run, tmp_path, m
     for name in ("a", "b", "c"):
         run(name)
     waiting = [Waiting("a", 0, task=0), Waiting("b", 0, task=0), Waiting("c", 0, task=1)]
-    queue = queues.create(tmp_path, kind="slurm", sweep="s", code=tmp_path, runs=waiting, settings={})
+    queue = queues.create(
+        tmp_path, kind="slurm", sweep="s", code=tmp_path, runs=waiting, settings={"cluster": slurm.identity}
+    )
     queue.record_jobs({0: "12_0", 1: "12_1"})
     slurm.waits("12_0", "12_1")
 

@@ -29,6 +29,7 @@ FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old res
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
 GPUS = "VLAE_GPUS"  # environment variable: the GPUs of this process, a fraction where it shares one
+QUEUE = "VLAE_QUEUE"  # environment variable: the queue whose Slurm job this process belongs to
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
 
 
@@ -150,6 +151,7 @@ def new_claim() -> dict[str, Any]:
         "place": place(),
         "slurm_job": job,
         "slurm_restarts": restarts,
+        "queue": os.environ.get(QUEUE),  # another cluster may have a job of the same id
         "gpus": float(os.environ.get(GPUS) or 0),
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "started": now(),
@@ -163,6 +165,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("place", "host", "token"), TEXT),
     "slurm_job": or_null(TEXT),
     "slurm_restarts": or_null(WHOLE),  # older claims have none
+    "queue": or_null(TEXT),  # nor this
     "started": TIME,
 }
 """Of a claim, what others go by."""
@@ -194,7 +197,8 @@ def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
     if claim["place"] == place() and (lives := process_lives(claim)) is not None:
         return claim if lives else None
     job, restarts = slurm_job()
-    if job and job == claim["slurm_job"] and restarts > (claim.get("slurm_restarts") or 0):
+    ours = job and job == claim["slurm_job"] and os.environ.get(QUEUE) == claim.get("queue")
+    if ours and restarts > (claim.get("slurm_restarts") or 0):
         return None  # Slurm ends what is left of a job before it starts the job again
     silence = min(seconds_since(last_sign), seconds_since(claim["started"]))
     return claim if silence < DEAD_AFTER else None

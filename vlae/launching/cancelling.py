@@ -9,7 +9,7 @@ from pathlib import Path
 from vlae.attempts import FORCED, place, process_lives
 from vlae.files import StrPath
 from vlae.launching import cluster
-from vlae.launching.queues import NEVER, all_queues
+from vlae.launching.queues import NEVER, Queue, all_queues
 from vlae.launching.states import Observer
 from vlae.record import RunDirectory
 
@@ -17,20 +17,22 @@ from vlae.record import RunDirectory
 def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
     """Returns the runs that were waiting or under way. The same launch goes on with them later.
 
-    SlurmError: jobs of theirs cannot be cancelled, because Slurm cannot be reached.
+    SlurmError: jobs of theirs cannot be cancelled, because Slurm, or their cluster, cannot be reached. It is noted
+    all the same: jobs that run stop by themselves, and those that wait end as soon as they start.
     """
     observer = Observer(runs_dir)
     found = [run_id for run_id in run_ids if _goes_on(observer, run_id)]
-    alone = set(found)
+    alone, unreached = set(found), []
     for queue in all_queues(runs_dir):
         listed = {run.run_id for run in queue.runs} & set(found)
         if queue.ended is not None or not listed:
             continue
         queue.cancel(listed)
         if queue.kind == "slurm":
-            gone, jobs = queue.cancelled(), queue.jobs()
-            tasks = {run.task for run in queue.runs} - {r.task for r in queue.runs if r.run_id not in gone}
-            cluster.cancel(jobs[task] for task in sorted(tasks) if jobs.get(task, NEVER) != NEVER)
+            try:
+                _cancel_jobs(queue)
+            except cluster.SlurmError as error:
+                unreached.append(str(error))
         elif queue.holder() is None:
             continue  # nobody works it off any more
         alone -= listed
@@ -44,7 +46,28 @@ def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
                 os.kill(claim["pid"], signal.SIGTERM)
         elif claim:
             found.remove(run_id)
+    if unreached:
+        noted = "cancelled all the same: jobs that run stop in a moment, those that wait end when they start"
+        raise cluster.SlurmError("\n".join([*dict.fromkeys(unreached), noted]))
     return found
+
+
+def _cancel_jobs(queue: Queue) -> None:
+    """Those of which no run is left. SlurmError: Slurm, or the cluster of these jobs, cannot be reached."""
+    gone, jobs = queue.cancelled(), queue.jobs()
+    tasks = {run.task for run in queue.runs} - {run.task for run in queue.runs if run.run_id not in gone}
+    ids = [jobs[task] for task in sorted(tasks) if jobs.get(task, NEVER) != NEVER]
+    if not ids:
+        return
+    here = cluster.this_cluster().identity
+    if queue.cluster not in (None, here):  # here, the same ids are other jobs
+        raise cluster.SlurmError(
+            f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, not to {here}"
+        )
+    if queue.cluster is None:
+        known = cluster.queued_jobs(queue.job_name)
+        ids = [job for job in ids if job in known]
+    cluster.cancel(ids)
 
 
 def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:

@@ -43,6 +43,10 @@ class JobState:
     node: str = ""
 
 
+MISSING = JobState("ended", "missing")
+"""Of a job that Slurm does not know, or no longer."""
+
+
 def slurm(*command: str, seconds: float = 120) -> str:
     """What a command of Slurm prints. SlurmError: it is not there, or fails."""
     if shutil.which(command[0]) is None:
@@ -60,10 +64,25 @@ def slurm(*command: str, seconds: float = 120) -> str:
     return done.stdout
 
 
-def largest_array() -> int:
-    """Tasks that an array may have. SlurmError: the cluster cannot be reached."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", slurm("scontrol", "show", "config"), re.MULTILINE)
-    return max(1, int(found[1])) if found else 1000
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster whose controller answers the commands of this machine."""
+
+    identity: str
+    """Its name, controller and port: the name alone may be that of another cluster too."""
+    largest_array: int
+    """Tasks that an array may have."""
+
+
+def this_cluster() -> Cluster:
+    """SlurmError: it cannot be reached."""
+    said = dict(re.findall(r"^(\S+)\s*= *(.*?)\s*$", slurm("scontrol", "show", "config"), re.MULTILINE))
+    if "ClusterName" not in said:
+        raise SlurmError("cannot reach Slurm: scontrol show config does not say which cluster this is")
+    controller = said.get("SlurmctldHost[0]", said.get("SlurmctldHost", ""))
+    identity = f"{said['ClusterName']} (controller {controller}, port {said.get('SlurmctldPort', '')})"
+    largest = said.get("MaxArraySize", "")
+    return Cluster(identity, max(1, int(largest)) if largest.isdigit() else 1000)
 
 
 def queued_jobs(name: str | None = None) -> dict[str, JobState]:
@@ -76,16 +95,30 @@ def queued_jobs(name: str | None = None) -> dict[str, JobState]:
     return found
 
 
-def known_jobs(jobs: Iterable[str]) -> dict[str, JobState]:
-    """The states of jobs, and of tasks of arrays, as far as Slurm still knows of them.
+def known_jobs(jobs: Iterable[str], name: str | None = None) -> dict[str, JobState]:
+    """The states of jobs, and of tasks of arrays; MISSING where Slurm says that it knows no such job.
 
-    Errors: SlurmError where it cannot be asked, so that nothing follows from what is not there.
+    A job is left out where Slurm's answer is empty: nothing follows from that.
+    name: jobs of another name are not meant, and left out.
+    Errors: SlurmError where Slurm cannot be asked.
     """
+    jobs = set(jobs)
     found: dict[str, JobState] = {}
-    for ask in (_by_controller, _by_accounting):
-        for array in sorted({job.partition("_")[0] for job in jobs if job not in found}):
-            found = ask(array) | found
-    return found
+    answered = set()
+    for array in sorted({_array(job) for job in jobs}):
+        answer = _by_controller(array, name)
+        if answer is not None:
+            answered.add(array)
+            found |= answer
+    if name is None:  # the accounting also lists old jobs whose ids were given again
+        for array in sorted({_array(job) for job in jobs - found.keys()}):
+            found = _by_accounting(array) | found
+        found = {job: MISSING for job in jobs if _array(job) in answered} | found
+    return {job: found[job] for job in jobs & found.keys()}
+
+
+def _array(job: str) -> str:
+    return job.partition("_")[0]
 
 
 def was_preempted(job: str) -> bool:
@@ -100,10 +133,16 @@ def was_preempted(job: str) -> bool:
     return False
 
 
-def _by_controller(array: str) -> dict[str, JobState]:
+def _by_controller(array: str, name: str | None = None) -> dict[str, JobState] | None:
+    """None: the answer is empty."""
     found = {}
-    for line in _unless("Invalid job id", "scontrol", "show", "job", "-o", array):
+    lines = _unless("Invalid job id", "scontrol", "show", "job", "-o", array)
+    if lines == []:
+        return None
+    for line in lines or []:
         fields = _fields(line)
+        if name not in (None, fields.get("JobName")):
+            continue
         state = _job_state(fields.get("JobState", ""), "", fields.get("NodeList", ""))
         found |= dict.fromkeys(_ids(fields), state)
     return found
@@ -129,7 +168,7 @@ def _by_accounting(array: str) -> dict[str, JobState]:
     if shutil.which("sacct") is None:
         return found
     said = _unless("disabled", "sacct", "-n", "-P", "-X", "-j", array, "-o", "JobID,State,NodeList")
-    for line in said:
+    for line in said or []:
         job, state, node = line.split("|", 2)
         number, _, tasks = job.partition("_")
         told = _job_state(state, "", node)
@@ -145,13 +184,13 @@ def tasks_of(text: str) -> Iterator[int]:
             yield from range(int(first), int(last or first) + 1, int(step or 1))
 
 
-def _unless(words: str, *command: str) -> list[str]:
-    """The lines that a command prints; none where it fails with these words."""
+def _unless(words: str, *command: str) -> list[str] | None:
+    """The lines that a command prints; None where it fails with these words."""
     try:
         return slurm(*command).splitlines()
     except SlurmError as error:
         if words in str(error):
-            return []
+            return None
         raise
 
 

@@ -15,7 +15,7 @@ from vlae.launching import queues, sweeps
 from vlae.launching.cluster import SlurmError
 from vlae.launching.plan import Jobs, Plan, cancellations, check, estimated_seconds, freeze, plan
 from vlae.launching.queues import Queue
-from vlae.launching.states import STATES
+from vlae.launching.states import STATES, Observer
 from vlae.launching.turns import turn
 
 
@@ -65,7 +65,9 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
     with turn(runs_dir, waiting) as ours:
         queues.remove_old(runs_dir)
         _recover(runs_dir)
-        planned = plan(jobs, name, before=before)
+        observer = Observer(runs_dir)
+        planned = plan(jobs, name, observer, before)
+        observer.record_ends()
         if planned.starting:
             check(planned, here=launcher.here)
             launcher.check(planned)

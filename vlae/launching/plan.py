@@ -145,6 +145,8 @@ def plan(
 ) -> Plan:
     """What is to be done; call it in a `turn`. Completes what a killed command has left half done, and no more.
 
+    With ``dry_run`` it needs no turn, and writes nothing.
+
     before: `cancellations` when the command was given. Runs that were cancelled since do not start by it.
     """
     force, retry, runs_dir = (
@@ -152,14 +154,15 @@ def plan(
         jobs.common("retry"),
         Path(jobs.common("runs_dir")).absolute(),
     )
-    observer = observer or Observer(runs_dir)
+    dry_run, observer = jobs.common("dry_run"), observer or Observer(runs_dir)
     labels, runs = labels_of(jobs.overrides), []
     meanwhile = (
         {run_id for _, run_id in cancellations(runs_dir) - set(before)} if before is not None else set()
     )
     revoked = 0
     for run_id, container in jobs.containers.items():
-        record.recover(runs_dir, run_id)
+        if not dry_run:
+            record.recover(runs_dir, run_id)
         state = observer.state(runs_dir / run_id)
         anew = force and state.state not in ("new", "running", "queued")
         if anew:
@@ -180,8 +183,9 @@ def plan(
     if revoked:
         text = f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
         notes.append(text)
-    dry_run, merged = jobs.common("dry_run"), len(jobs) - len(runs)
-    return Plan(sweep, runs_dir, tuple(runs), merged, dry_run, jobs.file, tuple(notes))
+    if observer.warning and any(run.state.state in ("queued", "running") for run in runs):
+        notes.append(observer.warning)
+    return Plan(sweep, runs_dir, tuple(runs), len(jobs) - len(runs), dry_run, jobs.file, tuple(notes))
 
 
 def _unless_edited(state: State) -> State:

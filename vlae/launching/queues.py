@@ -72,6 +72,20 @@ class Queue:
     def runs_dir(self) -> Path:
         return self.path.parent.parent
 
+    def place_of(self, run: Waiting) -> Path:
+        """The directory in which a run of this queue is executed."""
+        return self.runs_dir / (FORCED if run.forced else "") / run.run_id
+
+    def is_done(self, run: Waiting) -> bool:
+        """Whether it has its results. One that was forced then takes the place of the old run."""
+        place = self.place_of(run)
+        return not place.is_dir() if run.forced else (place / "results.json").is_file()
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster that its jobs were submitted to; None: an older version did not record it."""
+        return self.settings.get("cluster")
+
     @property
     def ended(self) -> dict[str, Any] | None:
         return read_json(self.path / "ended.json")
@@ -179,11 +193,11 @@ def remove_old(runs_dir: StrPath) -> None:
 def _is_old(queue: Queue) -> bool:
     if (ended := queue.ended) is not None:
         return seconds_since(ended["ended"]) > KEPT
-    # a local one whose process was killed has nobody to end it; one of Slurm ends when its jobs are seen to have
+    # a local one whose process was killed has nobody to end it; one of Slurm is ended by a launch after its jobs
     return queue.kind == "local" and seconds_since(queue.created) > KEPT and queue.holder() is None
 
 
 def _explains(queue: Queue) -> bool:
     explained = {*(queue.ended or {}).get("reasons", ()), *queue.cancelled()}
-    places = [queue.runs_dir / (FORCED if run.forced else "") / run.run_id for run in queue.runs]
+    places = [queue.place_of(run) for run in queue.runs]
     return any(p.name in explained and p.is_dir() and not (p / "results.json").is_file() for p in places)

@@ -4,6 +4,7 @@ Each task of an array executes the runs of its share with a pool of processes on
 """
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -15,11 +16,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from rich.console import Console
 
-from vlae.attempts import slurm_job
+from vlae.attempts import QUEUE, slurm_job
 from vlae.config import Count
 from vlae.disk import notice
 from vlae.interruption import Interruption
-from vlae.launching.cluster import SlurmError, largest_array, queued_jobs, slurm, was_preempted
+from vlae.launching.cluster import SlurmError, queued_jobs, slurm, this_cluster, was_preempted
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
 from vlae.launching.pool import Job, Pool, jobs_of
@@ -82,14 +83,15 @@ class SlurmArrays:
         if not OF_ONE_MACHINE.isdisjoint([place, *place.parents]):
             text = f"{planned.runs_dir} is on this machine alone; expected a directory that all nodes share"
             raise ConfigError([Problem("runs_dir", text)])
-        largest_array()
+        this_cluster()
 
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
         """Submits, so that nobody else can do so meanwhile; what is submitted is recorded array by array."""
-        largest = largest_array()
+        cluster = this_cluster()
         settings = {
             "max_requeues": self.max_requeues,
-            "largest_array": largest,
+            "largest_array": cluster.largest_array,
+            "cluster": cluster.identity,
             "use_gpus": self.gpus_per_node != 0,
             "patience": PATIENCE * self.signal_delay_s,
         }
@@ -151,12 +153,17 @@ def parts(queue: Queue) -> list[Sequence[int]]:
 def adopt(queue: Queue) -> None:
     """Finds the jobs of a launch whose command was killed between the submission and its record.
 
-    Call it in a `turn`: then nobody is submitting. What was not submitted waits no longer, and may be launched anew.
+    Call it in a `turn`: then nobody is submitting. What was not submitted waits no longer, and may be launched again.
+    Nothing happens where the jobs are, or may be, another cluster's. SlurmError: Slurm cannot be asked.
     """
     from submitit.core.utils import DelayedSubmission
 
+    if queue.cluster not in (None, this_cluster().identity):
+        return
     jobs = queue.jobs()
     found = queued_jobs(queue.job_name)
+    if queue.cluster is None and not found:
+        return
     unknown = sorted(
         {int(job.partition("_")[0]) for job in found} - {int(j.partition("_")[0]) for j in jobs.values()}
     )
@@ -191,6 +198,7 @@ class Task:
             raise SystemExit(
                 "this job was taken for one that was never submitted; its runs are launched anew"
             )
+        os.environ[QUEUE] = queue.token  # for the claims of its runs
         jobs, settings = jobs_of(queue, task), queue.settings
         places = slots(len(jobs), workers=len(jobs), runs_per_gpu=len(jobs), use_gpus=settings["use_gpus"])
         with Interruption() as interruption:

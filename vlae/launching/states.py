@@ -5,16 +5,28 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vlae.attempts import seconds_since
+from vlae.attempts import last_claim, place, read_claim, seconds_since
 from vlae.files import RecordError, StrPath
-from vlae.launching.cluster import REASONS, JobState, SlurmError, known_jobs, queued_jobs
+from vlae.launching.cluster import (
+    MISSING,
+    REASONS,
+    JobState,
+    SlurmError,
+    known_jobs,
+    queued_jobs,
+    this_cluster,
+)
 from vlae.launching.queues import NEVER, Queue, Waiting, all_queues
 from vlae.record import RunDirectory
 
-MISSING = JobState("ended", "missing")
-"""Of a job that Slurm does not know, or no longer."""
+UNKNOWN = JobState("unknown")
+"""Of a job of which Slurm says nothing that can be relied on here."""
+UNSURE = {REASONS["NODE_FAIL"], MISSING.reason}
+"""Ends of jobs, as Slurm reports them, whose processes may live all the same."""
+A_MOMENT = 60.0
+"""Seconds from a submission in which Slurm need not know the job."""
 STATES = ("new", "queued", "running", "interrupted", "failed", "done")
 UNREADABLE = "unreadable record"
 STOPPED = {"waiting": ("interrupted", "running"), "running": ("interrupted",), "unknown": ("interrupted",)}
@@ -74,40 +86,71 @@ def recorded_state(path: Path) -> State:
     )
 
 
+class Executor(NamedTuple):
+    """The Slurm job of a queue that executes a run; another cluster may have a job of the same id."""
+
+    queue: str
+    job: str
+
+    def executed(self, state: State) -> bool:
+        """Whether the last attempt of the run is, or was, that of this job."""
+        if state.where.split(" ")[:2] != ["job", self.job]:
+            return False
+        claim = None
+        with contextlib.suppress(RecordError):
+            claim = read_claim(state.path / "attempts" / str(state.attempts))
+        return claim is None or self.is_of(claim)
+
+    def is_of(self, claim: dict[str, Any]) -> bool:
+        return claim["slurm_job"] == self.job and claim.get("queue") in (None, self.queue)
+
+
 class Observer:
-    """Looks at many runs of one runs directory, each in the light of the queues that list it."""
+    """Looks at many runs of one runs directory, each in the light of the queues that list it. Writes nothing."""
 
     def __init__(self, runs_dir: StrPath) -> None:
         self.runs_dir = Path(runs_dir).absolute()
         self.queues = all_queues(runs_dir)
-        self.warning: str | None = None
-        """Why what is said of Slurm's jobs may be out of date."""
-        self._waiting: dict[tuple[str, bool], list[tuple[Waiting, str, JobState | None]]] = {}
-        self._ended: dict[tuple[str, bool], tuple[str, str]] = {}
+        self._warnings: dict[str, None] = {}
+        self._waiting: dict[tuple[str, bool], list[tuple[Waiting, Executor, JobState | None]]] = {}
+        self._ended: dict[tuple[str, bool], tuple[Executor, str]] = {}
         self._queued: dict[str, JobState] | None = None
+        self._cluster: str | None = None
+        self._over: list[tuple[Queue, dict[str, str]]] = []
         self._cancelled: set[str] = set()
         for queue in self.queues:
             self._look_at(queue)
 
     @property
+    def warning(self) -> str | None:
+        """Why what is said of Slurm's jobs may be out of date."""
+        return "\n".join(self._warnings) or None
+
+    @property
     def asks_slurm(self) -> bool:
         """Whether a look costs the cluster's controller something."""
-        return self._queued is not None or self.warning is not None
+        return self._cluster is not None or bool(self._warnings)
+
+    def record_ends(self) -> None:
+        """Ends the queues whose jobs have all ended, so that Slurm is not asked again. Call it in a `turn`."""
+        for queue, reasons in self._over:
+            with contextlib.suppress(RecordError):  # another user's, perhaps
+                queue.end("ended", reasons)
 
     def state(self, path: Path, *, forced: bool = False) -> State:
         """Of the run in ``path``."""
         found, key = recorded_state(path), (path.name, forced)
         if found.state == "done" or found.reason == UNREADABLE:
             return found
-        for waiting, job_id, job in self._waiting.get(key, ()):
+        for waiting, executor, job in self._waiting.get(key, ()):
             # an interrupted run goes on where its job is requeued; elsewhere each has one turn
             turn = found.state != "running" and found.attempts == waiting.attempts
-            if turn or (job is not None and _goes_on(job_id, job, found)):
-                text, where = (job.reason if job else ""), job_id and f"job {job_id}"
+            if turn or (job is not None and _goes_on(executor, job, found)):
+                text, where = (job.reason if job else ""), executor.job and f"job {executor.job}"
                 return replace(found, state="queued", reason=text, message="", where=where)
         if key in self._ended:
-            job_id, reason = self._ended[key]
-            its_own = found.state in ("running", "interrupted") and _executes(job_id, found)
+            executor, reason = self._ended[key]
+            its_own = found.state in ("running", "interrupted") and executor.executed(found)
             if found.state == "new" or its_own:
                 vague = reason in (REASONS["FAILED"], REASONS["COMPLETED"])
                 if vague and found.state == "interrupted" and found.reason not in ("", "killed"):
@@ -125,7 +168,8 @@ class Observer:
             jobs = queue.jobs() if queue.kind == "slurm" else {}
             for run in queue.runs:
                 if reason := ended.get("reasons", {}).get(run.run_id):
-                    self._ended[run.run_id, run.forced] = (jobs.get(run.task, ""), reason)
+                    executor = Executor(queue.token, jobs.get(run.task, ""))
+                    self._ended[run.run_id, run.forced] = (executor, reason)
         elif queue.kind == "slurm":
             self._look_at_jobs(queue)
         elif queue.holder() is not None:
@@ -135,53 +179,89 @@ class Observer:
         cancelled, jobs = queue.cancelled(), queue.jobs() if queue.kind == "slurm" else {}
         for run, job in runs.items():
             if run.run_id not in cancelled:
-                self._waiting.setdefault((run.run_id, run.forced), []).append(
-                    (run, jobs.get(run.task, ""), job)
-                )
+                executor = Executor(queue.token, jobs.get(run.task, ""))
+                self._waiting.setdefault((run.run_id, run.forced), []).append((run, executor, job))
 
     def _look_at_jobs(self, queue: Queue) -> None:
         jobs = queue.jobs()
-        submitted = [run for run in queue.runs if jobs.get(run.task, NEVER) != NEVER]
+        submitted = [
+            run for run in queue.runs if jobs.get(run.task, NEVER) != NEVER and not queue.is_done(run)
+        ]
         on_its_way = JobState("waiting", "" if queue.holder() else BROKEN_OFF)
         self._wait(queue, {run: on_its_way for run in queue.runs if run.task not in jobs})
-        try:
-            told = self._told_of({jobs[run.task] for run in submitted})
-        except SlurmError as error:
-            self.warning = str(error)
-            self._wait(queue, {run: JobState("unknown") for run in submitted})
-            return
-        alive = {run: told[jobs[run.task]] for run in submitted if told[jobs[run.task]].state != "ended"}
-        self._wait(queue, alive)
+        said = self._said_of(queue, {jobs[run.task] for run in submitted})
+        states = {run: _believed(queue, run, jobs[run.task], said.get(jobs[run.task])) for run in submitted}
+        self._wait(queue, {run: job for run, job in states.items() if job.state != "ended"})
         cancelled, reasons = queue.cancelled(), {}
-        for run in submitted:
-            if run in alive:
-                continue
-            job = told[jobs[run.task]]
-            reasons[run.run_id] = "cancelled" if run.run_id in cancelled else job.reason
-            self._ended[run.run_id, run.forced] = (jobs[run.task], reasons[run.run_id])
-        if not alive and all(run.task in jobs for run in queue.runs):
-            with contextlib.suppress(RecordError):  # who may only look cannot write it down
-                queue.end("ended", reasons)
+        for run, job in states.items():
+            if job.state == "ended":
+                reasons[run.run_id] = "cancelled" if run.run_id in cancelled else job.reason
+                executor = Executor(queue.token, jobs[run.task])
+                self._ended[run.run_id, run.forced] = (executor, reasons[run.run_id])
+        if len(reasons) == len(submitted) and not queue.is_being_submitted:
+            self._over.append((queue, reasons))
 
-    def _told_of(self, jobs: set[str]) -> dict[str, JobState]:
-        """What Slurm says of each. SlurmError: it cannot be asked."""
-        if self._queued is None:
-            self._queued = queued_jobs()
-        told = {job: self._queued[job] for job in jobs if job in self._queued}
-        # ended, or submitted after squeue was asked, or another user's, which it does not show
-        told = known_jobs(jobs - told.keys()) | told
-        return {job: told.get(job, MISSING) for job in jobs}
+    def _said_of(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
+        """What Slurm says of jobs of this queue; nothing of those of which nothing is known here."""
+        if not jobs or self._cluster == "":
+            return {}
+        try:
+            if self._cluster is None:
+                self._cluster = ""  # where it cannot be reached, once is enough to wait for that
+                self._cluster = this_cluster().identity
+            if queue.cluster is None:
+                return self._by_name(queue, jobs)
+            if queue.cluster != self._cluster:
+                self._warn_of_another_cluster(queue)
+                return {}
+            if self._queued is None:
+                self._queued = queued_jobs()
+            said = {job: self._queued[job] for job in jobs if job in self._queued}
+            # ended, or submitted after squeue was asked, or another user's, which it does not show
+            return said | known_jobs(jobs - said.keys())
+        except SlurmError as error:
+            self._warnings[str(error)] = None
+            return {}
+
+    def _by_name(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
+        """Of a queue whose cluster is not recorded: what bears its name is its own, and nothing else follows."""
+        said = queued_jobs(queue.job_name)
+        said |= known_jobs(jobs - said.keys(), queue.job_name)
+        if not jobs <= said.keys():
+            self._warnings[
+                f"the cluster of {queue.sweep} is not recorded, and Slurm knows nothing of some of its jobs here: "
+                f"where they have ended, `vlae cancel {queue.sweep}` lets their runs start again"
+            ] = None
+        return {job: said[job] for job in jobs & said.keys()}
+
+    def _warn_of_another_cluster(self, queue: Queue) -> None:
+        self._warnings[
+            f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask "
+            f"{self._cluster}: look and launch where the former answers; where it is gone for good, "
+            f"`vlae cancel {queue.sweep}` lets their runs start again"
+        ] = None
 
 
-def _goes_on(job_id: str, job: JobState, state: State) -> bool:
+def _believed(queue: Queue, run: Waiting, job_id: str, said: JobState | None) -> JobState:
+    """What Slurm says of the job of a run, unless the run or the queue shows that it cannot be so."""
+    if said is None:
+        return UNKNOWN
+    if said == MISSING and seconds_since(queue.created) < A_MOMENT:
+        return UNKNOWN
+    path, holder = queue.place_of(run), None
+    if said.state == "ended" and recorded_state(path).state == "running":
+        with contextlib.suppress(RecordError):
+            holder = last_claim(path)[1]
+        if holder and Executor(queue.token, job_id).is_of(holder):
+            # Slurm has seen other ends itself; a process in this place was just looked at
+            return UNKNOWN if said.reason in UNSURE or holder["place"] == place() else said
+    return said
+
+
+def _goes_on(executor: Executor, job: JobState, state: State) -> bool:
     """Whether a run that has begun is continued by this job, which ends and is started again."""
     if state.state not in STOPPED[job.state]:
         return False
     if job.state == "running":
-        return _executes(job_id, state) and state.reason in ABOUT_TO_GO_ON
-    return state.state == "interrupted" or _executes(job_id, state)
-
-
-def _executes(job_id: str, state: State) -> bool:
-    """Whether the last attempt of the run is, or was, that of this job."""
-    return state.where.split(" ")[:2] == ["job", job_id]
+        return executor.executed(state) and state.reason in ABOUT_TO_GO_ON
+    return state.state == "interrupted" or executor.executed(state)

@@ -1,11 +1,13 @@
-"""What was read of each run directory, kept in runs_dir/.index/runs.json: never the truth, only faster than it.
+"""What was read of each run directory, kept in the user's cache: never the truth, only faster than it.
 
-Whoever deletes it, or cannot write it, waits longer. An entry holds for as long as the three files of its run are the
-same ones, by time, size and inode; one that was made while they were new is not kept, because another change of the
-same moment and size would not show.
+Nothing is written to runs_dir, which may be another user's, or be looked at from several machines. Without the index
+a table takes longer. An entry holds for as long as the three files of its run are the same ones, by time, size and
+inode; one that was made while they were new is not kept, because another change of the same moment and size would not
+show.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 
 from vlae.files import RecordError, StrPath, make_directory, read_json, write_atomically
 
-INDEX = ".index"  # in runs_dir
+CACHE = "VLAE_CACHE"  # environment variable: where it lies; else $XDG_CACHE_HOME/vlae or ~/.cache/vlae
 FORMAT = 3
 """Raised when settings or figures of the same files are read as something else."""
 FILES = ("config.yaml", "status.json", "results.json")
@@ -35,7 +37,7 @@ class Index:
     """The entries of a runs directory."""
 
     def __init__(self, runs_dir: StrPath) -> None:
-        self.path = Path(runs_dir) / INDEX / "runs.json"
+        self.path = path_of(runs_dir)
         self._stamps: dict[str, str] = {}
         self._entries: dict[str, Entry] = {}
         self._changed = False
@@ -96,6 +98,14 @@ class Index:
             entries[name] = Entry(run_id, {**shared[of_settings], "seed": seed}, figures)
             stamps[name] = stamp
         self._entries, self._stamps = entries, stamps
+
+
+def path_of(runs_dir: StrPath) -> Path:
+    """The file that holds the index of a runs directory."""
+    general = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = os.environ.get(CACHE) or os.path.join(general, "vlae")
+    name = hashlib.sha256(os.fsencode(os.path.realpath(runs_dir))).hexdigest()[:16]
+    return Path(cache) / "tables" / f"{name}.json"
 
 
 def stamp_of(run: str) -> tuple[str, bool]:

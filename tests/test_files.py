@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlae.files import RecordError, appearing, write_atomically
+from vlae.files import RecordError, appearing, read_bytes, read_json, write_atomically, write_output
 
 
 def in_python(script: str, *arguments: object) -> str:
@@ -133,10 +133,84 @@ def test_what_killed_processes_left_long_ago_is_removed(tmp_path):
     assert not leftover.exists()
 
 
-def test_what_a_link_leads_to_is_written(tmp_path):
+def test_what_a_link_of_the_user_leads_to_is_written(tmp_path):
     real, link = tmp_path / "real.md", tmp_path / "link.md"
     real.write_text("old")
     link.symlink_to("real.md")
-    write_atomically(link, b"new")
+    write_output(link, b"new")
     assert link.is_symlink()
     assert real.read_bytes() == b"new"
+
+
+def test_what_a_link_in_a_record_leads_to_is_never_written(tmp_path):
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    real.write_text("old")
+    link.symlink_to("real.json")
+    write_atomically(link, b"new")
+    assert not link.is_symlink()
+    assert link.read_bytes() == b"new"
+    assert real.read_text() == "old"
+
+
+def test_a_link_is_read_within_its_directory_and_never_out_of_it(tmp_path):
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    tmp_path.joinpath("secret.json").write_text('{"a": 1}')
+    run.joinpath("real.json").write_text('{"b": 2}')
+    for name, target in (
+        ("beside.json", "real.json"),
+        ("above.json", "../../secret.json"),
+        ("by-name.json", tmp_path / "secret.json"),
+        ("in-two-steps.json", "above.json"),
+        ("nowhere.json", "nothing"),
+        ("itself.json", "itself.json"),
+    ):
+        run.joinpath(name).symlink_to(target)
+    (tmp_path / "elsewhere").symlink_to(run.parent)  # runs_dir itself may be a link, and a run, too
+    for folder in (run, tmp_path / "elsewhere" / "a"):
+        assert read_json(folder / "beside.json") == {"b": 2}
+        for name in ("above.json", "by-name.json", "in-two-steps.json"):
+            with pytest.raises(
+                RecordError, match=rf"{name} is a link to .*/secret.json, which is elsewhere"
+            ):
+                read_json(folder / name)
+        assert read_json(folder / "nowhere.json") is None
+        with pytest.raises(RecordError, match=r"itself\.json: it is a link to itself"):
+            read_json(folder / "itself.json")
+
+
+def test_what_is_no_plain_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecordError, match="pipe: it is no plain file"):
+        read_bytes(tmp_path / "pipe")
+    with pytest.raises(RecordError, match="Is a directory"):
+        read_bytes(tmp_path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    file = tmp_path / "results.json"
+    with file.open("wb") as sparse:
+        sparse.truncate(2**42)
+    with pytest.raises(
+        RecordError, match=r"results\.json: it has 4,398,046,511,104 bytes, expected 268,435,456 at most"
+    ):
+        read_json(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' twice"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "integer string conversion"),
+        (b"\xff", "can't decode"),
+        (b'{"a": 1} {}', "Extra data"),
+        (b"[]", "but a list"),
+        (b"", "Expecting value"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_json_that_lies_is_refused_with_its_reason(tmp_path, content, reason):
+    tmp_path.joinpath("a.json").write_bytes(content)
+    with pytest.raises(RecordError, match=rf"a\.json holds no JSON object \(.*{reason}"):
+        read_json(tmp_path / "a.json")

@@ -1,14 +1,17 @@
 """The frozen code: all of it, as it was, found by its content."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import vlae
-from vlae import code, files
+from vlae import code, files, frozen
+from vlae.launching.slurm import code_setup
 from vlae.launching.sweeps import remember
 from vlae.launching.turns import turn
 from vlae.record import RecordError, RunDirectory
@@ -36,21 +39,154 @@ def git(root: Path, *words: str) -> None:
     subprocess.run(["git", "-C", root, *who, *words], check=True)
 
 
-def test_it_is_what_git_tracks_and_would_add_as_it_is_now(checkout, tmp_path):
+def names_in(copy: Path) -> set[str]:
+    return {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()} - {
+        ".commit.json"
+    }
+
+
+@pytest.fixture(
+    params=["git", "no git", "no checkout", "another user's", "a worktree", "another repository's GIT_DIR"]
+)
+def kind_of_checkout(request, checkout, tmp_path, monkeypatch):
+    """The same files, by way of everything that can change what git says of them."""
+    if request.param == "no git":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif request.param == "no checkout":
+        shutil.rmtree(checkout / ".git")
+    elif request.param == "another user's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        for path in (checkout, *checkout.rglob("*")):
+            os.chown(path, 12345, 12345)
+    elif request.param == "a worktree":
+        worktree = tmp_path / "worktree"
+        git(checkout, "worktree", "add", "-q", str(worktree))
+        for name in ("mine.py", "notes.txt", "vlae/new.py", "vlae/ignored.log"):
+            shutil.copy(checkout / name, worktree / name)
+        monkeypatch.setattr(code, "SOURCE", worktree)
+    elif request.param == "another repository's GIT_DIR":
+        monkeypatch.setenv("GIT_DIR", str(other_repository(tmp_path)))
+    return request.param
+
+
+def other_repository(tmp_path: Path) -> Path:
+    place = tmp_path / "other"
+    place.mkdir()
+    git(place, "init", "-q")
+    git(place, "commit", "-q", "--allow-empty", "-m", "other")
+    return place / ".git"
+
+
+@pytest.fixture
+def with_more_files(checkout):
+    """Before `kind_of_checkout`: what git tracks, does not know and ignores, in and beside the places of code."""
+    for name in (
+        "mine.py",
+        "notes.txt",
+        "vlae/new.py",
+        "vlae/ignored.log",
+        "vlae/.hidden.py",
+        "vlae/old.py~",
+    ):
+        checkout.joinpath(name).write_text(f"{name}\n")
+    (checkout / "package").mkdir()
+    (checkout / "docs").mkdir()
+    for name in ("package/__init__.py", "package/inner.py", "docs/README.md", "docs/draw.py", "README.md"):
+        checkout.joinpath(name).write_text(f"{name}\n")
+    checkout.joinpath(".gitignore").write_text("runs/\n*.log\n")
+    git(checkout, "add", "package", "docs", "README.md", ".gitignore")
+    git(checkout, "commit", "-qm", "second")
+
+
+def test_the_same_files_have_the_same_hash_whatever_git_says_of_them(
+    with_more_files, kind_of_checkout, tmp_path
+):
+    copy = code.freeze(tmp_path / "runs")
+    assert names_in(copy) == {
+        *("launch.py", "mine.py", "vlae/model.py", "vlae/new.py", "vlae/ignored.log"),
+        *("package/__init__.py", "package/inner.py"),
+    }
+    assert copy.name == "b2731078005e"
+
+
+def test_the_commit_is_that_of_the_checkout_and_of_no_other_repository(checkout, tmp_path, monkeypatch):
+    before = code.description()
+    assert before["commit"] == head(checkout)
+    other = other_repository(tmp_path)
+    for name, value in (
+        ("GIT_DIR", other),
+        ("GIT_WORK_TREE", other.parent),
+        ("GIT_INDEX_FILE", other / "index"),
+        ("GIT_COMMON_DIR", other),
+        ("GIT_OBJECT_DIRECTORY", other / "objects"),
+        ("GIT_NAMESPACE", "other"),
+        ("GIT_CEILING_DIRECTORIES", checkout.parent),
+        ("GIT_EXTERNAL_DIFF", "false"),
+        ("GIT_LITERAL_PATHSPECS", "1"),
+        ("GIT_CONFIG_PARAMETERS", "'core.bare=true'"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, str(value))
+            assert code.description() == before, name
+
+
+def test_the_commit_is_recorded_in_another_users_checkout_too(checkout):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    commit = head(checkout)
+    for path in (checkout, *checkout.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert code.description()["commit"] == commit
+
+
+def head(checkout: Path) -> str:
+    return subprocess.check_output(["git", "-C", checkout, "rev-parse", "HEAD"], text=True).strip()
+
+
+def test_settings_of_git_change_neither_hash_nor_commit(checkout):
+    before = code.description()
+    for setting in ("core.quotepath=true", "core.autocrlf=true", "diff.external=false", "diff.noprefix=true"):
+        git(checkout, "config", *setting.split("="))
+        assert code.description() == before, setting
+
+
+def test_what_is_no_code_is_no_change(checkout):
+    git(checkout, "rm", "-q", "--cached", ".gitignore")
+    checkout.joinpath("notes.txt").write_text("")
+    assert not code.description()["changed"]
+    checkout.joinpath("launch.py").unlink()
+    assert code.description()["changed"]
+
+
+def test_a_name_that_is_not_utf_8_is_code_like_any_other(checkout, tmp_path):
+    before = code.description()["hash"]
+    name = os.fsdecode(b"caf\xe9.txt")
+    checkout.joinpath("vlae", name).write_text("an old archive")
+    git(checkout, "add", "-A")
+    copy = code.freeze(tmp_path / "runs")
+    assert copy.joinpath("vlae", name).read_text() == "an old archive"
+    assert copy.name == code.description()["hash"] != before
+    assert frozen.damage(str(copy)) is None
+    copy.joinpath("vlae", name).write_text("edited")
+    assert frozen.damage(str(copy)) == "vlae/caf\\udce9.txt changed"
+
+
+def test_a_copy_is_what_the_code_is_now(checkout, tmp_path):
     checkout.joinpath("vlae", "model.py").write_text("x = 2\n")
     checkout.joinpath("vlae", "mine.py").write_text("y = 1\n")
     checkout.joinpath("launch.py").unlink()
     (checkout / "runs").mkdir()
     checkout.joinpath("runs", "big.pt").write_text("no code")
-    frozen = code.freeze(tmp_path / "runs")
-    assert frozen.parent == tmp_path / "runs" / ".code"
-    names = {file.relative_to(frozen).as_posix() for file in frozen.rglob("*") if file.is_file()}
-    assert names == {".gitignore", "vlae/model.py", "vlae/mine.py", ".commit.json"}
-    assert frozen.joinpath("vlae", "model.py").read_text() == "x = 2\n"
-    told = json.loads(frozen.joinpath(".commit.json").read_text())
-    assert told["changed"]
-    assert "-x = 1\n+x = 2" in told["difference"]
-    assert told["added"] == ["vlae/mine.py"]
+    copy = code.freeze(tmp_path / "runs")
+    assert copy.parent == tmp_path / "runs" / ".code"
+    assert names_in(copy) == {"vlae/model.py", "vlae/mine.py"}
+    assert copy.joinpath("vlae", "model.py").read_text() == "x = 2\n"
+    recorded = json.loads(copy.joinpath(".commit.json").read_text())
+    assert recorded["changed"]
+    assert "-x = 1\n+x = 2" in recorded["difference"]
+    assert "deleted file" in recorded["difference"]
+    assert recorded["added"] == ["vlae/mine.py"]
 
 
 def test_it_is_found_by_its_content(checkout, tmp_path):
@@ -82,21 +218,13 @@ def test_neither_runs_nor_notes_are_code_whatever_the_runs_directory_is_called(c
     runs_dir = checkout / runs_dir
     with turn(runs_dir):
         remember(runs_dir, "s", {}, [])
-        frozen = code.freeze(runs_dir)
+        copy = code.freeze(runs_dir)
     told = code.description()
     RunDirectory.create(runs_dir, "a", {})
     checkout.joinpath("notes.txt").write_text("no code")
     assert code.description() == told
-    assert code.freeze(runs_dir) == frozen
-    names = {file.relative_to(frozen).as_posix() for file in frozen.rglob("*") if file.is_file()}
-    assert names - {".gitignore"} == {"launch.py", "vlae/model.py", ".commit.json"}
-
-
-def test_a_module_elsewhere_is_code_once_git_knows_of_it(checkout, tmp_path):
-    checkout.joinpath("mine.py").write_text("y = 1\n")
-    assert not (code.freeze(tmp_path / "runs") / "mine.py").exists()
-    git(checkout, "add", "-N", "mine.py")
-    assert (code.freeze(tmp_path / "runs") / "mine.py").read_text() == "y = 1\n"
+    assert code.freeze(runs_dir) == copy
+    assert names_in(copy) == {"launch.py", "vlae/model.py"}
 
 
 def test_a_link_is_copied_as_what_it_leads_to_and_left_out_where_that_is_nothing(checkout, tmp_path):
@@ -105,10 +233,10 @@ def test_a_link_is_copied_as_what_it_leads_to_and_left_out_where_that_is_nothing
         place = checkout / "vlae"
         place.joinpath(name).symlink_to(place / name if name == "round.py" else tmp_path / target)
     git(checkout, "add", "-A")
-    frozen = code.freeze(tmp_path / "runs")
-    assert {file.name for file in (frozen / "vlae").iterdir()} == {"model.py", "linked.py"}
-    assert not (frozen / "vlae" / "linked.py").is_symlink()
-    assert (frozen / "vlae" / "linked.py").read_text() == "z = 1\n"
+    copy = code.freeze(tmp_path / "runs")
+    assert {file.name for file in (copy / "vlae").iterdir()} == {"model.py", "linked.py"}
+    assert not (copy / "vlae" / "linked.py").is_symlink()
+    assert (copy / "vlae" / "linked.py").read_text() == "z = 1\n"
 
 
 def test_a_file_that_vanishes_after_it_was_listed_is_left_out(checkout, tmp_path, monkeypatch):
@@ -120,9 +248,9 @@ def test_a_file_that_vanishes_after_it_was_listed_is_left_out(checkout, tmp_path
         return real(path)
 
     monkeypatch.setattr(code, "read_bytes", read_bytes)
-    frozen = code.freeze(tmp_path / "runs")
-    assert frozen.joinpath("launch.py").exists()
-    assert not frozen.joinpath("vlae").exists()
+    copy = code.freeze(tmp_path / "runs")
+    assert copy.joinpath("launch.py").exists()
+    assert not copy.joinpath("vlae").exists()
 
 
 def test_a_file_that_cannot_be_read_is_named(checkout, tmp_path, monkeypatch):
@@ -157,23 +285,12 @@ def test_results_name_the_code_that_was_there_when_the_run_began(checkout, tmp_p
 
 def test_frozen_code_freezes_to_itself_and_knows_what_it_was(checkout, tmp_path, monkeypatch):
     told = code.description()
-    frozen = code.freeze(tmp_path / "runs")
-    monkeypatch.setattr(code, "SOURCE", frozen)
-    assert code.freeze(tmp_path / "elsewhere") == frozen
+    copy = code.freeze(tmp_path / "runs")
+    monkeypatch.setattr(code, "SOURCE", copy)
+    assert code.freeze(tmp_path / "elsewhere") == copy
     assert code.description() == told
-    (frozen / "vlae" / "__pycache__").mkdir()  # what is compiled there changes nothing
+    (copy / "vlae" / "__pycache__").mkdir()  # what is compiled there changes nothing
     assert code.description() == told
-
-
-def test_without_git_it_is_what_the_project_consists_of(checkout, tmp_path):
-    shutil.rmtree(checkout / ".git")
-    (checkout / "vlae" / "__pycache__").mkdir()
-    checkout.joinpath("vlae", "__pycache__", "model.pyc").write_text("")
-    checkout.joinpath("notes.txt").write_text("")
-    frozen = code.freeze(tmp_path / "runs")
-    names = {file.relative_to(frozen).as_posix() for file in frozen.rglob("*") if file.is_file()}
-    assert names == {"launch.py", "vlae/model.py", ".commit.json"}
-    assert code.description()["commit"] is None
 
 
 def test_a_copy_that_could_not_be_finished_is_not_there(checkout, tmp_path, monkeypatch):
@@ -184,3 +301,186 @@ def test_a_copy_that_could_not_be_finished_is_not_there(checkout, tmp_path, monk
     with pytest.raises(RecordError, match="No space left"):
         code.freeze(tmp_path / "runs")
     assert [p for p in (tmp_path / "runs" / ".code").rglob("*") if p.is_file()] == []
+
+
+# --- a copy that was damaged ----------------------------------------------------------------------------------
+
+
+def unlink(copy):
+    copy.joinpath("vlae", "model.py").unlink()
+
+
+def empty(copy):
+    shutil.rmtree(copy)
+    copy.mkdir()
+
+
+def edit(copy):
+    file = copy / "vlae" / "model.py"
+    seen = file.stat()
+    file.write_text("x = 2\n")  # of the same size and time
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def truncate(copy):
+    copy.joinpath("launch.py").write_bytes(b"")
+
+
+def rename(copy):
+    copy.joinpath("launch.py").rename(copy / "vlae" / "launch.py")
+
+
+def add(copy):
+    copy.joinpath("torch.py").write_text("raise SystemExit('not torch')")
+
+
+def add_package(copy):
+    (copy / "numpy").mkdir()
+    copy.joinpath("numpy", "__init__.py").write_text("")
+
+
+def add_compiled(copy):
+    copy.joinpath("vlae", "more.pyc").write_bytes(b"")
+
+
+def link(copy):
+    file = copy / "vlae" / "model.py"
+    file.rename(copy.parent / "model.py")
+    file.symlink_to(copy.parent / "model.py")
+
+
+def link_directory(copy):
+    (copy / "vlae").rename(copy.parent / "vlae")
+    (copy / "vlae").symlink_to(copy.parent / "vlae")
+
+
+def directory_for_file(copy):
+    copy.joinpath("launch.py").unlink()
+    (copy / "launch.py").mkdir()
+    copy.joinpath("launch.py", "x.py").write_text("")
+
+
+def file_for_directory(copy):
+    shutil.rmtree(copy / "vlae")
+    copy.joinpath("vlae").write_text("")
+
+
+def pipe(copy):
+    copy.joinpath("launch.py").unlink()
+    os.mkfifo(copy / "launch.py")
+
+
+DAMAGE = {
+    unlink: "vlae/model.py missing",
+    empty: "its files have the hash",
+    edit: "vlae/model.py changed",
+    truncate: "launch.py changed",
+    rename: "launch.py missing, vlae/launch.py added",
+    add: "torch.py added",
+    add_package: "numpy/__init__.py added",
+    add_compiled: "vlae/more.pyc added",
+    link: "vlae/model.py is no plain file",
+    link_directory: "vlae is no plain file",
+    directory_for_file: "launch.py missing, launch.py/x.py added",
+    file_for_directory: "vlae/model.py missing, vlae added",
+    pipe: "launch.py is no plain file",
+}
+
+
+@pytest.fixture(params=DAMAGE, ids=lambda damage: damage.__name__)
+def damaged(request, checkout, tmp_path):
+    """A copy, and what is wrong with it."""
+    copy = code.freeze(tmp_path / "runs")
+    request.param(copy)
+    return copy, DAMAGE[request.param]
+
+
+def test_a_damaged_copy_is_repaired_before_it_is_used(damaged, tmp_path, capsys):
+    copy, reason = damaged
+    assert code.freeze(tmp_path / "runs") == copy
+    assert f"the frozen code {copy} was damaged ({reason}" in capsys.readouterr().err
+    assert names_in(copy) == {"launch.py", "vlae/model.py"}
+    assert copy.joinpath("vlae", "model.py").read_text() == "x = 1\n"
+    assert not any(path.is_symlink() for path in copy.rglob("*"))
+    assert frozen.damage(str(copy)) is None
+    assert json.loads(copy.joinpath(".commit.json").read_text())["commit"] == code.description()["commit"]
+
+
+def test_damaged_code_refuses_to_be_executed_or_launched(damaged, tmp_path, monkeypatch):
+    copy, reason = damaged
+    monkeypatch.setattr(code, "SOURCE", copy)
+    for act in (code.executed, lambda: code.freeze(tmp_path / "elsewhere")):
+        with pytest.raises(RecordError) as error:
+            act()
+        assert f"the frozen code {copy} is damaged ({reason}" in str(error.value)
+
+
+def test_a_batch_job_verifies_the_copy_before_it_imports_any_of_it(damaged):
+    copy, reason = damaged
+    done = batch_script(copy)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"vlae: not started: the frozen code {copy} is damaged ({reason}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def batch_script(copy: Path) -> subprocess.CompletedProcess:
+    lines = [*code_setup(str(copy)), f"exec {sys.executable} -c 'import launch'"]
+    return subprocess.run(["bash"], input="\n".join(lines), capture_output=True, text=True, cwd=copy.parent)
+
+
+def test_what_python_has_compiled_in_a_copy_is_not_believed(checkout, tmp_path):
+    """A .pyc counts for Python while the size and the time of its source are the recorded ones."""
+    copy = code.freeze(tmp_path / "runs")
+    source = copy / "launch.py"
+    seen = source.stat()
+    source.write_text("print(2)\n")
+    os.utime(source, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": ""}
+    subprocess.run([sys.executable, "-c", "import launch"], cwd=copy, env=environment, check=True)
+    source.write_text("print(1)\n")
+    os.utime(source, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    compiled = list(copy.rglob("*.pyc"))
+    assert len(compiled) == 1
+    done = batch_script(copy)
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert not list(copy.rglob("*.pyc"))
+
+
+def test_a_launch_removes_what_python_has_compiled_in_a_copy(checkout, tmp_path):
+    copy = code.freeze(tmp_path / "runs")
+    (copy / "vlae" / "__pycache__").mkdir()
+    copy.joinpath("vlae", "__pycache__", "model.cpython-311.pyc").write_bytes(b"")
+    assert code.freeze(tmp_path / "runs") == copy
+    assert {path.name for path in copy.iterdir()} == {"launch.py", "vlae", ".commit.json"}
+    assert [path.name for path in (copy / "vlae").iterdir()] == ["model.py"]
+
+
+def test_another_users_copy_is_used_while_it_is_whole_and_refused_when_it_is_not(checkout, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    copy = code.freeze(tmp_path / "runs")
+    for path in (copy, *copy.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert code.freeze(tmp_path / "runs") == copy
+    copy.joinpath("launch.py").write_text("print(2)\n")
+    with pytest.raises(
+        RecordError, match=r"launch.py changed\) and belongs to user 12345: ask them to delete it"
+    ):
+        code.freeze(tmp_path / "runs")
+    assert copy.joinpath("launch.py").read_text() == "print(2)\n"
+
+
+def test_the_record_of_a_copy_follows_the_last_launch(checkout, tmp_path):
+    checkout.joinpath("launch.py").write_text("print(2)\n")
+    copy = code.freeze(tmp_path / "runs")
+    git(checkout, "commit", "-qam", "second")
+    assert json.loads(copy.joinpath(".commit.json").read_text())["changed"]
+    for damage in (lambda: None, copy.joinpath(".commit.json").unlink):
+        damage()
+        assert code.freeze(tmp_path / "runs") == copy
+        recorded = json.loads(copy.joinpath(".commit.json").read_text())
+        assert (recorded["commit"], recorded["changed"]) == (head(checkout), False)
+
+
+def test_a_directory_of_runs_has_one_name_everywhere():
+    assert frozen.RUNS == files.STAGING

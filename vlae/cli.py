@@ -368,14 +368,14 @@ def sample(
     """
     import math
 
-    from vlae.files import write_atomically
+    from vlae.files import write_output
     from vlae.pictures import grid
     from vlae.report.output import ending_of
     from vlae.trained import load
 
     ending_of(out, ("png",))
     images = load(str(record.find(runs_dir, run).path), runs_dir, device).sample(num, seed)
-    write_atomically(out, grid(images, math.ceil(math.sqrt(num))))
+    write_output(out, grid(images, math.ceil(math.sqrt(num))))
     typer.echo(str(out))
 
 

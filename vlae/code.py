@@ -1,34 +1,51 @@
-"""The code of a run, frozen: what was submitted is what runs, whatever is edited meanwhile."""
+"""The code of a run, frozen: what was submitted is what runs, whatever is edited meanwhile.
+
+Decision record: docs/decisions/0013-what-is-code.md.
+"""
 
 import contextlib
 import functools
-import hashlib
 import os
+import shutil
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlae.files import STAGING, StrPath, appearing, json_bytes, read_bytes, read_json
+from vlae import frozen
+from vlae.files import (
+    RecordError,
+    StrPath,
+    appearing,
+    cannot_write,
+    json_bytes,
+    read_bytes,
+    read_json,
+    write_atomically,
+)
 
 SOURCE = Path(__file__).resolve().parents[1]
 """Where the code lies that is being executed: a checkout, or a frozen copy of one."""
 CODE = ".code"  # in runs_dir
-COMMIT = ".commit.json"
 LARGEST = 5 * 2**20
 """Bytes of a file; a larger one is no code."""
-PLACES = ("vlae", "conf", "hydra_plugins", "sweeps", "launch.py", "pyproject.toml")
-"""Where a file is code though git does not know it, or there is no git."""
+PLACES = ("vlae", "conf", "hydra_plugins", "sweeps", "pyproject.toml")
+"""What is code besides the modules and packages at the top of the checkout."""
 
 
 def description() -> dict[str, Any]:
-    """``hash`` of the code, the ``commit`` it is based on, and whether it was ``changed`` since."""
+    """``hash`` of the code, the ``commit`` it is based on, and whether it was ``changed`` since.
+
+    Errors: RecordError where a frozen copy is executed that is not what its name promises.
+    """
     if SOURCE.parent.name == CODE:
-        found = read_json(SOURCE / COMMIT) or {}
+        _refuse_damage(SOURCE)
+        found = read_json(SOURCE / frozen.COMMIT) or {}
         return {"hash": SOURCE.name, "commit": found.get("commit"), "changed": found.get("changed")}
     contents = _contents()
     found = _commit(contents)
-    return {"hash": _digest(contents), "commit": found["commit"], "changed": found["changed"]}
+    return {"hash": frozen.digest(contents), "commit": found["commit"], "changed": found["changed"]}
 
 
 @functools.cache
@@ -41,47 +58,132 @@ def executed() -> dict[str, Any]:
 
 
 def freeze(runs_dir: StrPath) -> Path:
-    """A copy of the code in ``runs_dir/.code/<hash>``, made unless it is there already.
+    """A copy of the code in ``runs_dir/.code/<hash>``: made where it is not there, repaired where it is damaged.
 
-    It holds, as they are now, the files that git tracks, and in the PLACES of code those that it would add; where
-    there is no git, all that is in these places. What else lies in a checkout untracked (notes, data, pictures, a
-    runs_dir of any name) is no code: it would be copied for each launch, and each run would make another code of it.
-    A module of your own elsewhere is frozen once it is tracked (``git add -N FILE``).
+    It holds, as they are now, the files of PLACES, and beside them the modules (``*.py``) and packages (with an
+    ``__init__.py``) at the top of the checkout. Git has no say in this, so that the same files have the same hash
+    without it. Hidden files are no code, and neither are directories that hold runs.
 
-    ``.commit.json`` tells the commit, the difference of tracked files from it, and which files it does not know.
-    Errors: RecordError where a file cannot be read, or the copy cannot be written.
+    ``.commit.json`` records the commit, the difference of the code from it, which files it does not know, and the
+    checksum of each file.
+    Errors: RecordError where a file cannot be read, where the copy cannot be written, and where a damaged one belongs
+    to another user.
     """
     if SOURCE.parent.name == CODE:
+        _refuse_damage(SOURCE)
         return SOURCE
     contents = _contents()  # read once, so that what is copied is what the name says
-    place = Path(runs_dir).absolute() / CODE / _digest(contents)
-    if not place.is_dir():
+    place = Path(runs_dir).absolute() / CODE / frozen.digest(contents)
+    record = json_bytes({**_commit(contents), "files": frozen.checksums(contents)})
+    if not os.path.lexists(place):
         with appearing(place) as staged:
             for name, content in contents.items():
                 target = staged / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-            (staged / COMMIT).write_bytes(json_bytes(_commit(contents)))
+            (staged / frozen.COMMIT).write_bytes(record)
+    if trouble := frozen.damage(str(place)) or frozen.remove_compiled(str(place)):
+        _repair(place, contents, trouble)
+    if _is_ours(place) and read_bytes(place / frozen.COMMIT) != record:
+        write_atomically(place / frozen.COMMIT, record)
     return place
+
+
+def _refuse_damage(copy: Path) -> None:
+    if trouble := frozen.damage(str(copy)):
+        raise RecordError(f"the frozen code {copy} is damaged ({trouble}); {frozen.FIX}")
+
+
+def _is_ours(place: Path) -> bool:
+    return not hasattr(os, "geteuid") or os.lstat(place).st_uid == os.geteuid()
+
+
+def _owner(place: Path) -> str:
+    import pwd  # where there is one, users have numbers
+
+    uid = os.lstat(place).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
+    """Puts each file right by itself: other processes may be importing from the copy meanwhile."""
+    if not _is_ours(place):
+        raise RecordError(
+            f"the frozen code {place} is damaged ({trouble}) and belongs to {_owner(place)}: ask them to delete it, or "
+            "choose another runs_dir"
+        )
+    print(f"the frozen code {place} was damaged ({trouble}); it is repaired", file=sys.stderr, flush=True)
+    try:
+        _make_folders(place, contents)
+        for name, _ in list(frozen.walk(str(place))):
+            if name not in contents:
+                place.joinpath(name).unlink()
+        for name, content in contents.items():
+            target = place / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            if target.is_symlink() or not _holds(target, content):
+                write_atomically(target, content)
+    except OSError as error:
+        raise cannot_write(place, error) from error
+    if trouble := frozen.damage(str(place)) or frozen.remove_compiled(str(place)):
+        raise RecordError(f"the frozen code {place} cannot be repaired: {trouble}; delete it")
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    try:
+        return read_bytes(file) == content
+    except RecordError:  # no permission to read it
+        return False
+
+
+def _make_folders(place: Path, contents: dict[str, bytes]) -> None:
+    """Real directories that can be written in, and no others than are needed below a link."""
+    folders = {parent for name in contents for parent in Path(name).parents}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts)):
+        path = place / folder
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(path.stat().st_mode | 0o700)
 
 
 def _commit(contents: dict[str, bytes]) -> dict[str, Any]:
     """What the code is based on, and how it differs from that; nothing is known where there is no commit."""
-    commit = _git("rev-parse", "HEAD")
+    commit = _git("rev-parse", "--verify", "HEAD^{commit}")
     if commit is None:
         return dict.fromkeys(("commit", "changed", "difference", "added"))
-    difference = _git("diff", "--no-ext-diff", "--no-color", "HEAD")
-    added = [name for name in _untracked() if name in contents]
+    tops = sorted({name.split("/")[0] for name in contents} | set(PLACES))
+    where = [":(glob)*.py", *(f":(literal){top}" for top in tops)]
+    difference = _git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD", "--", *where)
+    tracked = (_git("ls-files", "-z") or "").split("\0")
+    added = sorted(contents.keys() - set(tracked))
     changed = None if difference is None else bool(difference or added)
     return {"commit": commit, "changed": changed, "difference": difference, "added": added}
 
 
 def _contents() -> dict[str, bytes]:
     """The code: what each file holds."""
-    tracked = _git("ls-files", "-z")
-    names = _everything() if tracked is None else [*tracked.split("\0"), *_untracked()]
-    found = {name: _content(SOURCE / name) for name in sorted(set(names))}
+    found = {name: _content(SOURCE / name) for name in _names()}
     return {name: content for name, content in found.items() if content is not None}
+
+
+def _names() -> Iterator[str]:
+    """Of the files that are code, whether git knows them or not."""
+    for top in sorted(os.listdir(SOURCE), key=os.fsencode):
+        path = SOURCE / top
+        if path.is_dir():
+            if top in PLACES or _is_package(path):
+                yield from (f"{top}/{name}" for name, _ in frozen.walk(str(path)))
+        elif top in PLACES or (top.endswith(".py") and top[0] != "."):
+            yield top
+
+
+def _is_package(path: Path) -> bool:
+    return path.name.isidentifier() and path.joinpath("__init__.py").is_file()
 
 
 def _content(file: Path) -> bytes | None:
@@ -89,48 +191,28 @@ def _content(file: Path) -> bytes | None:
     with contextlib.suppress(OSError):  # which reading it will raise again
         if not file.is_file() or file.stat().st_size > LARGEST:
             return None
-    return read_bytes(file)
-
-
-def _untracked() -> list[str]:
-    listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *PLACES) or ""
-    return _without_runs(listed.split("\0"))
-
-
-def _everything() -> list[str]:
-    found = [SOURCE / name for name in PLACES]
-    files = [file for place in found for file in (place.rglob("*") if place.is_dir() else [place])]
-    names = [file.relative_to(SOURCE).as_posix() for file in files if "__pycache__" not in file.parts]
-    return _without_runs(names)
-
-
-def _without_runs(names: Iterable[str]) -> list[str]:
-    """Those that are neither in a hidden directory nor in one that holds runs, which are staged in it."""
-
-    @functools.cache
-    def is_no_code(folder: Path) -> bool:
-        itself = folder.name.startswith(".") or (folder / STAGING).is_dir()
-        return folder != SOURCE and (itself or is_no_code(folder.parent))
-
-    return [name for name in names if name and not is_no_code((SOURCE / name).parent)]
-
-
-def _digest(contents: dict[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name, content in contents.items():
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()[:12]
+    return read_bytes(file.resolve())
 
 
 def _git(*words: str) -> str | None:
-    """What git prints, or None where there is no checkout."""
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    command = ["git", "-C", str(SOURCE), *words]
+    """What git prints of the checkout, or None where there is none.
+
+    Variables such as GIT_DIR, which hooks and ``git rebase --exec`` set, speak of another repository. Git would not
+    look at another user's checkout unless it is named: but its code is being executed already.
+    """
+    place = SOURCE / ".git"
+    if not place.exists():  # installed inside another project's checkout
+        return None
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    named = [f"--git-dir={place}", f"--work-tree={SOURCE}", "-c", "core.fsmonitor=false"]
     try:
-        if not (SOURCE / ".git").exists():  # installed inside another project's checkout
-            return None
-        done = subprocess.run(command, capture_output=True, check=True, env=environment, timeout=60)
+        done = subprocess.run(
+            ["git", "-C", str(SOURCE), *named, *words],
+            capture_output=True,
+            check=True,
+            env={**environment, "GIT_OPTIONAL_LOCKS": "0"},
+            timeout=60,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode("utf-8", "surrogateescape").removesuffix("\n")
+    return os.fsdecode(done.stdout).removesuffix("\n")

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from vlae.disk import DiskError, RecordError, patiently, reason_of
 StrPath = str | os.PathLike[str]
 
 STAGING = ".new"  # beside what appears: directories that are being filled
+LARGEST = 2**30
+"""Bytes of a file of a run, but for checkpoints; no run writes larger ones."""
+LARGEST_JSON = 2**28
+"""Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
 ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
 
 
@@ -26,10 +31,10 @@ ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a kille
 def write_atomically(path: StrPath, content: bytes) -> None:
     """Afterwards ``path`` holds ``content``, on disk; whatever goes wrong, it holds the old content or the new one.
 
-    A link stays one: what it leads to is written.
+    A link is replaced by the file: what it leads to stays as it is.
     Errors: RecordError with path and reason (no space left, no permission, no such directory).
     """
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -43,6 +48,11 @@ def write_atomically(path: StrPath, content: bytes) -> None:
         with contextlib.suppress(OSError):  # gone already, unless something went wrong
             temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def write_output(path: StrPath, content: bytes) -> None:
+    """As `write_atomically`, for a file that the user names: a link stays one, and what it leads to is written."""
+    write_atomically(os.path.realpath(path) if os.path.islink(path) else path, content)
 
 
 def cannot_write(path: Path, error: OSError) -> RecordError:
@@ -159,28 +169,65 @@ def json_bytes(value: Any, indent: int | None = 2) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes a valid JSON escape
 
 
-def read_bytes(path: StrPath) -> bytes | None:
-    """The content of ``path``, or None where there is no such file."""
+def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
+    """The content of ``path``, or None where there is no such file.
+
+    A link is followed only within its own directory: a run from somebody else must not lead to other files.
+    Errors: RecordError where it cannot be read, is no plain file, or has more than ``largest`` bytes.
+    """
     try:
-        with open(
-            path, "rb", buffering=0
-        ) as file:  # a buffer, or a Path for each file, would take as long as to read it
+        # a buffer, or a Path for each file, would take as long as to read it
+        with open(path, "rb", buffering=0, opener=_opener) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise RecordError(f"cannot read {path}: it is no plain file")
+            if found.st_size > largest:
+                raise RecordError(
+                    f"cannot read {path}: it has {found.st_size:,} bytes, expected {largest:,} at most"
+                )
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP and os.path.islink(path):
+            return read_bytes(target_beside(path), largest)
         text = f"cannot read {path}: {error.strerror or error}"
         if reason := reason_of(error, path):
             raise DiskError(text, reason) from error
         raise RecordError(text) from error
 
 
+def _opener(path: str, flags: int) -> int:
+    """Waits for nobody to write into a pipe, and follows no link."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+
+
+def target_beside(link: StrPath) -> str:
+    """The file that a link means. RecordError where it is in another directory than the link."""
+    target = os.path.realpath(link)
+    if os.path.dirname(target) != os.path.realpath(os.path.dirname(link) or "."):
+        raise RecordError(
+            f"{link} is a link to {target}, which is elsewhere: it is not followed. Put the file itself there"
+        )
+    if os.path.islink(target):
+        raise RecordError(f"cannot read {link}: it is a link to itself")
+    return target
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
+
+
 def read_json(path: StrPath) -> dict[str, Any] | None:
     """The object in ``path``, or None where there is no such file."""
-    if (content := read_bytes(path)) is None:
+    if (content := read_bytes(path, LARGEST_JSON)) is None:
         return None
     try:
-        found = json.loads(content.decode())
+        found = json.loads(content.decode(), object_pairs_hook=_object)
         if not isinstance(found, dict):
             raise TypeError(f"but a {type(found).__name__}")
         return found

@@ -89,6 +89,11 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
             return HELD  # a job that was requeued too late: its run has taken the place of the old one
         print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
         return FAILED
+    try:
+        executed()  # refuses frozen code that is damaged: the run stays as it is, for the next launch
+    except record.RecordError as error:
+        print(f"vlae: {path.name} not started: {error}", file=sys.stderr, flush=True)
+        return FAILED
     if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
         return FAILED if state == "failed" else HELD
 

@@ -47,7 +47,8 @@ class LocalQueue:
         """Waits for the process that works it off, and passes every signal on; if we are killed, it goes on."""
         command = [sys.executable, "-c", START, str(queue.path)]
         paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": paths}
+        # what Python would compile into the frozen code, nobody verifies
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
         # in a session of its own: a Ctrl-C in the terminal is for us alone, and reaches it once
         process = subprocess.Popen(command, cwd=queue.code, env=environment, start_new_session=True)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from rich.console import Console
 
+from vlae import frozen
 from vlae.attempts import QUEUE, slurm_job
 from vlae.config import Count
 from vlae.disk import notice
@@ -124,8 +125,7 @@ class SlurmArrays:
         # be asked for twice, and that a job ran out of memory would be hidden from Slurm
         python = f"exec {shlex.quote(sys.executable)}"
         executor = submitit.SlurmExecutor(folder=queue.path / "slurm", python=python)
-        code = shlex.quote(queue.code)
-        setup = [*self.setup, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"]
+        setup = [*self.setup, *code_setup(queue.code)]
         executor.update_parameters(
             **{key: value for key, value in self.submission.items() if value is not None},
             job_name=queue.job_name,
@@ -142,6 +142,21 @@ class SlurmArrays:
         )
         jobs = executor.map_array(Task(str(queue.path)), tasks)
         return {task: job.job_id for task, job in zip(tasks, jobs, strict=True)}
+
+
+def code_setup(code: str) -> list[str]:
+    """Lines of a batch script after which Python imports the frozen code, which they verify first.
+
+    The text that verifies it travels in the script: days may lie between the submission and the start, in which files
+    of the copy may be deleted or changed.
+    """
+    text = Path(frozen.__file__).read_text(encoding="utf-8")
+    check = shlex.join([sys.executable, "-I", "-c", text, code])
+    return [
+        f"{check} || exit 1",
+        "export PYTHONDONTWRITEBYTECODE=1",  # what Python would compile into the copy, nobody verifies
+        f"export PYTHONPATH={shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
 
 
 def parts(queue: Queue) -> list[Sequence[int]]:

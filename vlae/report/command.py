@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from vlae.errors import UserError
-from vlae.files import StrPath, write_atomically
+from vlae.files import StrPath, write_output
 from vlae.report.captions import of_damage
 from vlae.report.collect import Source, collect
 from vlae.report.directories import RunDirectories
@@ -66,7 +66,7 @@ def print_table(
         if out is None:
             print(text, end="")
     if out is not None:
-        write_atomically(out, text.encode("utf-8", "backslashreplace"))
+        write_output(out, text.encode("utf-8", "backslashreplace"))
         print(out)
 
 

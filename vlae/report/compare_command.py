@@ -9,7 +9,7 @@ from rich.text import Text
 
 from vlae import record
 from vlae.errors import UserError
-from vlae.files import StrPath, write_atomically
+from vlae.files import StrPath, write_output
 from vlae.metrics import unit
 from vlae.report.captions import without_images
 from vlae.report.collect import DAMAGED, LeftOut, Run, Runs
@@ -36,7 +36,7 @@ def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> N
         from vlae.report.drawings import draw, written
 
         both = Runs("", (comparison.one, comparison.other))
-        write_atomically(out, written(draw("curves", both, rows=["model", "id"], tell=warn), suffix))
+        write_output(out, written(draw("curves", both, rows=["model", "id"], tell=warn), suffix))
         print(out)
 
 

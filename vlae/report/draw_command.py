@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vlae.files import StrPath, write_atomically
+from vlae.files import StrPath, write_output
 from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
 from vlae.report.drawings import WITHOUT_TIME, draw, written
@@ -15,7 +15,7 @@ def draw_figure(runs_dir: StrPath, name: str | None, kind: str, out: Path, **ask
     """``asked``: the keywords of `draw`. UserError: as there, or a file that cannot be written."""
     suffix = ending_of(out, tuple(WITHOUT_TIME))
     figure = draw(kind, collect(RunDirectories(runs_dir, name)), tell=warn, **asked)
-    write_atomically(out, written(figure, suffix))
+    write_output(out, written(figure, suffix))
     print(out)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vlae.errors import UserError
-from vlae.files import StrPath, write_atomically
+from vlae.files import StrPath, write_output
 from vlae.report.captions import no_runs
 from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
@@ -22,5 +22,5 @@ def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
     runs = collect(source)
     if not runs.runs:
         raise UserError(no_runs(runs.title, runs.left_out))
-    write_atomically(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))
+    write_output(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))
     print(out)

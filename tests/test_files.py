@@ -170,9 +170,7 @@ def test_a_link_is_read_within_its_directory_and_never_out_of_it(tmp_path):
     for folder in (run, tmp_path / "elsewhere" / "a"):
         assert read_json(folder / "beside.json") == {"b": 2}
         for name in ("above.json", "by-name.json", "in-two-steps.json"):
-            with pytest.raises(
-                RecordError, match=rf"{name} is a link to .*/secret.json, which is elsewhere"
-            ):
+            with pytest.raises(RecordError, match=rf"{name} is a link to .*/secret.json, which is elsewhere"):
                 read_json(folder / name)
         assert read_json(folder / "nowhere.json") is None
         with pytest.raises(RecordError, match=r"itself\.json: it is a link to itself"):

@@ -129,8 +129,8 @@ def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
                 write_atomically(target, content)
     except OSError as error:
         raise cannot_write(place, error) from error
-    if trouble := frozen.damage(str(place)) or frozen.remove_compiled(str(place)):
-        raise RecordError(f"the frozen code {place} cannot be repaired: {trouble}; delete it")
+    if left := frozen.damage(str(place)) or frozen.remove_compiled(str(place)):
+        raise RecordError(f"the frozen code {place} cannot be repaired: {left}; delete it")
 
 
 def _holds(file: Path, content: bytes) -> bool:

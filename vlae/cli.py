@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ with stopped_in_one_line():
 
     from vlae import record
     from vlae.errors import UserError
-    from vlae.files import print_anywhere
+    from vlae.files import expanded, print_anywhere
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +29,23 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run directory, a run id, or the beginning of one.")
 ]
-RunsDir = Annotated[str, typer.Option(help="Where run directories are.")]
+
+
+def _path(option: str) -> Callable[[str], str]:
+    """Reads the path of an option, with ~ and environment variables replaced."""
+
+    def read(text: str) -> str:
+        try:
+            return expanded(text)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from error
+
+    return read
+
+
+RunsDir = Annotated[
+    str, typer.Option(parser=_path("--runs-dir"), metavar="<path>", help="Where run directories are.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
@@ -36,7 +53,7 @@ def _file(name: str | Path) -> Path:
     """UserError: it is empty, which a Path takes for the directory that it is in."""
     if name == "":
         raise UserError("--out: expected a file, came ''")
-    return Path(name)
+    return Path(_path("--out")(str(name)))
 
 
 def _out(text: str) -> Any:
@@ -385,7 +402,12 @@ def download(
         list[str], typer.Argument(metavar="DATASET...", help="mnist, fashion_mnist, omniglot, svhn, cifar10")
     ],
     root: Annotated[
-        str, typer.Option(help="Where datasets are kept: dataset.root of the runs.")
+        str,
+        typer.Option(
+            parser=_path("--root"),
+            metavar="<path>",
+            help="Where datasets are kept: dataset.root of the runs.",
+        ),
     ] = "datasets",
 ) -> None:
     """Fetch datasets ahead, for machines without internet."""

@@ -7,8 +7,9 @@ import functools
 import hashlib
 import importlib.util
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -20,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from vlae.identity import LONGEST_NAME, get, run_id, with_added_fields, wrong_name
+from vlae.files import expanded
+from vlae.identity import LONGEST_NAME, PATHS, get, run_id, with_added_fields, wrong_name
 from vlae.overrides import (
     CONF,
     INVALID_CHOICE,
@@ -61,6 +63,8 @@ __all__ = [
     "run_id",
     "too_few_test_images",
     "validate",
+    "with_absolute_paths",
+    "wrong_numbers",
 ]
 
 
@@ -255,7 +259,8 @@ def resolve(composed: Composed) -> dict[str, Any]:
     """
     problems: list[Problem] = []
     container = _plain(composed, "", problems)
-    problems += _identify_file(container)
+    problems += _expand_paths(container, PATHS)
+    problems += _identify_file(container, problems)
     # targets, and torch with them, are imported only for a complete report
     if problems or _problems_of(container, problems, deep=False):
         raise ConfigError([*problems, *_problems_of(container, problems), *_missing_extra(container)])
@@ -288,7 +293,8 @@ def override(container: dict[str, Any], arguments: Sequence[str], allowed: Seque
         except OmegaConfBaseException as error:
             problems.append(Problem(key, str(error).partition("\n")[0]))
     changed = _plain(composed, "", problems)
-    problems += _identify_file(changed)
+    problems += _expand_paths(changed, [key for key, _ in found if key in PATHS])
+    problems += _identify_file(changed, problems)
     problems += _problems_of(changed, problems)
     if problems:
         raise ConfigError(problems)
@@ -328,13 +334,50 @@ def _entry(node: Any, key: Any, name: str, problems: list[Problem]) -> Any:
     except MissingMandatoryValue:
         problems.append(Problem(name, f"a value is needed: add {name}=..."))
     except OmegaConfBaseException as error:
-        problems.append(Problem(name, str(error).partition("\n")[0]))
+        problems.append(Problem(name, _unresolved(str(error).partition("\n")[0])))
     return None
 
 
-def _identify_file(container: dict[str, Any]) -> list[Problem]:
+def _unresolved(text: str) -> str:
+    """OmegaConf's words, with what may have been meant: ${SCRATCH} is a variable of the shell, and a key here."""
+    if match := re.match(r"Interpolation key '([A-Z_][A-Z0-9_]*)' not found", text):
+        return f"{text}; an environment variable is ${match[1]} or ${{oc.env:{match[1]}}}"
+    return text
+
+
+def _expand_paths(container: dict[str, Any], keys: Iterable[str]) -> list[Problem]:
+    """Replace ~ and environment variables in the values of these keys."""
+    problems = []
+    for key in keys:
+        section, last = _section_of(container, key)
+        if isinstance(section, dict) and isinstance(section.get(last), str):
+            try:
+                section[last] = expanded(section[last])
+            except ValueError as error:
+                problems.append(Problem(key, str(error)))
+    return problems
+
+
+def with_absolute_paths(container: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration, as it is frozen."""
+    changed = {**container, "dataset": dict(container["dataset"])}
+    for key in PATHS:
+        section, last = _section_of(changed, key)
+        if isinstance(section.get(last), str):
+            section[last] = os.path.abspath(section[last])
+    return changed
+
+
+def _section_of(container: dict[str, Any], key: str) -> tuple[Any, str]:
+    place, _, last = key.rpartition(".")
+    return (get(container, place) if place else container), last
+
+
+def _identify_file(container: dict[str, Any], already: Sequence[Problem]) -> list[Problem]:
     """A dataset that is a file of the user's is the file's content: fill dataset.sha256."""
     dataset = container.get("dataset")
+    if any(problem.key == "dataset.path" for problem in already):
+        return []
     if not isinstance(dataset, dict) or not {"path", "sha256"} <= dataset.keys():
         return []
     path, stated = dataset["path"], dataset["sha256"]
@@ -344,7 +387,7 @@ def _identify_file(container: dict[str, Any]) -> list[Problem]:
         return []  # validation says so
     digest = hashlib.sha256()
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with Path(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
@@ -362,7 +405,7 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     values = {key: value for key, value in container.items() if key not in MARKERS}
     problems = wrong_overrides(marked[INVALID_OVERRIDE]) + wrong_choices(marked[INVALID_CHOICE])
     found = _problems_of_fixed_keys(values)
-    found += [p for p in _not_finite(values) if p.key not in {other.key for other in found}]
+    found += [p for p in wrong_numbers(values) if p.key not in {other.key for other in found}]
     for section in KINDS:
         if isinstance(values.get(section), dict):
             found += check(section, values[section]) if deep else check_name(section, values[section])
@@ -402,14 +445,21 @@ def _join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def _not_finite(value: Any, place: str = "") -> list[Problem]:
-    """No run has an id with nan or inf in it."""
+SMALLEST, LARGEST = -(2**63), 2**64 - 1
+"""Whole numbers of 64 bits, signed or not: torch, JSON readers and trackers take no others."""
+
+
+def wrong_numbers(value: Any, place: str = "") -> list[Problem]:
+    """Numbers that no run has, in a section or a value: nan, inf, whole numbers of more than 64 bits."""
     if isinstance(value, dict):
-        return [p for k, v in value.items() for p in _not_finite(v, f"{place}.{k}" if place else str(k))]
+        return [p for k, v in value.items() for p in wrong_numbers(v, f"{place}.{k}" if place else str(k))]
     if isinstance(value, list):
-        return [p for i, v in enumerate(value) for p in _not_finite(v, f"{place}[{i}]")]
+        return [p for i, v in enumerate(value) for p in wrong_numbers(v, f"{place}[{i}]")]
     if isinstance(value, float) and not math.isfinite(value):
         return [Problem(place, f"expected a finite number, came {shown(value)}")]
+    if isinstance(value, int) and not SMALLEST <= value <= LARGEST:
+        bound = f"at most {LARGEST} (2^64 - 1)" if value > 0 else f"at least {SMALLEST} (-2^63)"
+        return [Problem(place, f"expected a whole number of 64 bits, {bound}, got {shown(value)}")]
     return []
 
 

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 
 from vlae.download import Checksum, DataError, Remote, Source
+from vlae.files import StrPath, expanded
 from vlae.model_space import Preprocess
 from vlae.preprocessing import Preprocessing
 from vlae.splits import Splits, frozen_random, split
@@ -83,7 +84,7 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
         except DataError as error:
             problems.append(str(error))
         else:
-            places[name] = Path(root).expanduser().absolute()
+            places[name] = _place(root).absolute()
             print(f"{name}: {places[name]}", flush=True)
     if problems:
         raise DataError("\n".join(problems))
@@ -132,7 +133,7 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
     train, test = f"{raw}/train-images-idx3-ubyte", f"{raw}/t10k-images-idx3-ubyte"
     source = Source(
         name=dataset.__name__,
-        root=Path(root).expanduser(),
+        root=_place(root),
         remotes=tuple(
             Remote(
                 f"{raw}/{file}", _below(dataset.mirrors if url is None else [url], file), Checksum("md5", md5)
@@ -148,6 +149,14 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
         with source.reading(file):
             images.append(read_image_file(str(source.root / file)).unsqueeze(1))
     return split(*images, levels=256, validation_size=validation_size, seed=seed)
+
+
+def _place(path: StrPath, key: str = "dataset.root") -> Path:
+    """The path with ~ and environment variables replaced. DataError: they mean nothing."""
+    try:
+        return Path(expanded(path))
+    except ValueError as error:
+        raise DataError(f"{key}: {error}") from error
 
 
 def _below(bases: Iterable[str], file: str) -> tuple[str, ...]:
@@ -168,7 +177,7 @@ def svhn(
     checksums = {file: Checksum("md5", md5) for _, file, md5 in parts.values()}
     source = Source(
         name="SVHN",
-        root=Path(root).expanduser(),
+        root=_place(root),
         remotes=tuple(
             Remote(file, (address,) if url is None else _below([url], file), checksums[file])
             for address, file, _ in parts.values()
@@ -200,7 +209,7 @@ def cifar10(
     }
     source = Source(
         name="CIFAR10",
-        root=Path(root).expanduser(),
+        root=_place(root),
         remotes=(Remote(CIFAR10.filename, (url or CIFAR10.url,), Checksum("md5", CIFAR10.tgz_md5)),),
         files=checksums,
         unpack=lambda staging: CIFAR10(staging, download=True),
@@ -234,7 +243,7 @@ def omniglot(
     file = "OMNIGLOT/chardata.mat"
     source = Source(
         name="OMNIGLOT",
-        root=Path(root).expanduser(),
+        root=_place(root),
         remotes=(Remote(file, (url or OMNIGLOT_URL,), OMNIGLOT_CHECKSUM),),
         files={file: OMNIGLOT_CHECKSUM},
     )
@@ -264,7 +273,7 @@ def npz(
     """
     if path is None:
         raise DataError("dataset.path: expected your .npz file, got none. Say dataset.path=/where/it/is.npz")
-    file = Path(path).expanduser()
+    file = _place(path, "dataset.path")
     if not file.is_file():
         raise DataError(f"dataset.path={path}: there is no such file ({file.absolute()})")
     if sha256 is not None and (mismatch := Checksum("sha256", sha256).mismatch(file)):

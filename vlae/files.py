@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,6 +26,21 @@ LARGEST = 2**30
 LARGEST_JSON = 2**28
 """Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
 ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
+
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
+
+
+def expanded(path: StrPath) -> str:
+    """The path with ~, ~user, $NAME and ${NAME} replaced. ValueError: there is no such user or variable."""
+    text = os.path.expanduser(os.fspath(path))
+    if text.startswith("~"):
+        user = text.partition("/")[0]
+        raise ValueError(f"there is no home directory {user} (a directory of that name here is ./{user})")
+    for match in _VARIABLE.finditer(text):
+        if not os.environ.get(name := match[1] or match[2] or ""):
+            raise ValueError(f"the environment variable {name} is not set, or empty; got {text!r}")
+    return os.path.expandvars(text)
 
 
 @patiently

@@ -27,6 +27,10 @@ OPERATIONAL = (
 )
 """Keys that change how a run is carried out, and not what comes out."""
 
+PATHS = ("dataset.root", "dataset.path", "runs_dir")
+"""Keys whose values are paths: ~ and environment variables in them are replaced, and they are frozen as absolute paths,
+because a worker need not start where the command was given."""
+
 OF_A_COMMAND = ("force", "retry", "dry_run")
 """How one start was asked for: no setting of a run, and false in what is frozen."""
 

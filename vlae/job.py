@@ -16,6 +16,7 @@ from vlae.console import Reporter
 from vlae.disk import DiskError, Patience, notice, patient, patiently, refusal_in
 from vlae.files import appearing, cannot_write, check_writable, make_directory, write_atomically
 from vlae.interruption import Interrupted, Interruption
+from vlae.limits import beyond_the_machine
 from vlae.problems import ConfigError
 from vlae.progress import reported_to
 from vlae.trackers.companion import environment_problems, mirrored, upload_later, watched
@@ -61,10 +62,14 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     # whatever is wrong with the configuration, the device or the data shows before anything is left on disk
     if problems := environment_problems(container["tracker"]):
         raise ConfigError(problems)
-    prepared = prepare(config.validate(container))
+    checked = config.validate(container)
+    if problems := beyond_the_machine(container, here=True):
+        raise ConfigError(problems)
+    prepared = prepare(checked)
     create = record.forced_directory if force else record.RunDirectory.create
-    directory = create(runs_dir, identity, container)
-    directory.carry_out_as(container)
+    frozen = config.with_absolute_paths(container)
+    directory = create(runs_dir, identity, frozen)
+    directory.carry_out_as(frozen)
     results = execute(directory, lambda: prepared, quiet=quiet)
     if force:
         with patient(Patience(runs_dir)):

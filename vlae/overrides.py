@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, RangeSweep, ValueType
 from hydra.errors import HydraException
 
+from vlae.identity import PATHS
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -43,7 +44,10 @@ _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 @functools.lru_cache(4096)  # the runs of a sweep have most of their overrides in common
 def parse(text: str) -> Override:
     """An override as Hydra reads it. HydraException: it cannot."""
-    return OverridesParser.create().parse_override(text)
+    try:
+        return OverridesParser.create().parse_override(text)
+    except ValueError as error:  # Python reads no number of thousands of digits
+        raise HydraException("a number of too many digits") from error
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -246,6 +250,9 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     try:
         override = parse(text)
     except HydraException as error:
+        key, _, value = text.lstrip("+").partition("=")
+        if key in PATHS:  # ~/runs and (1)/runs are no values in Hydra's grammar
+            return f"++{key}={quoted(value)}"
         return _invalid(index, text, f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}")
     key = override.key_or_group
     if override.is_delete() and key in groups and "/" not in key:

@@ -38,6 +38,7 @@ from vlae.files import (
     StrPath,
     appearing,
     cannot_write,
+    expanded,
     json_bytes,
     read_bytes,
     read_json,
@@ -346,7 +347,10 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
 
     Errors: RecordError that lists the candidates, or where it looked and which names are near.
     """
-    given = Path(name)
+    try:
+        given, runs_dir = Path(expanded(name) if "/" in name else name), expanded(runs_dir)
+    except ValueError as error:
+        raise RecordError(str(error)) from error
     folder, prefix = (given.parent, given.name) if len(given.parts) > 1 else (Path(runs_dir), name)
     recover_all(folder, prefix)
     exact = [folder / prefix, given] if name else []

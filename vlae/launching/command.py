@@ -40,7 +40,7 @@ def launch_sweep(
     with contextlib.suppress(config.ConfigError):  # all problems of all runs are told below
         first = compose(overrides[0]) if overrides else None
         if first is not None and not first["dry_run"]:
-            check_writable(Path(first["runs_dir"]).expanduser())
+            check_writable(Path(first["runs_dir"]))
     if len(overrides) > MANY:
         Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
     try:
@@ -59,7 +59,8 @@ def launcher_of(kind: str, settings: dict[str, Any]) -> Launcher:
     else:
         from vlae.launching.local import LocalQueue as chosen
     hints = {k: h for k, h in get_type_hints(chosen.__init__, include_extras=True).items() if k != "return"}
-    if problems := check_fields("hydra.launcher", settings, hints):
+    problems = check_fields("hydra.launcher", settings, hints)
+    if problems := problems or config.wrong_numbers(settings, "hydra.launcher"):
         raise config.ConfigError(with_suggestions(problems, [f"hydra.launcher.{key}" for key in hints]))
     return chosen(**settings)
 

@@ -24,6 +24,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vlae.files import expanded
 from vlae.overrides import CONF, commands, is_multirun, quoted, refuse_too_many, split
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown
 
@@ -45,7 +46,10 @@ def names() -> list[str]:
 
 def place_of(sweep: str) -> Path:
     """The file of a sweep: a name in sweeps/, or a path of the user's own. ConfigError: there is none."""
-    own = Path(sweep).expanduser()
+    try:
+        own = Path(expanded(sweep))
+    except ValueError as error:
+        raise ConfigError([Problem("sweeps", str(error))]) from error
     if own.suffix in (".yaml", ".yml"):
         if own.is_file():
             return own.absolute()

@@ -15,12 +15,10 @@ from vlae.files import StrPath
 from vlae.identity import OF_A_COMMAND, OPERATIONAL, get
 from vlae.launching.queues import Waiting, all_queues
 from vlae.launching.states import UNREADABLE, Observer, State
+from vlae.limits import beyond_the_machine
 from vlae.overrides import split
 from vlae.problems import ConfigError, Problem, shown
 from vlae.trackers.companion import environment_problems
-
-PATHS = ("dataset.root", "dataset.path", "runs_dir")
-"""Keys that are frozen as absolute paths: a worker need not start where the command was given."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +206,8 @@ def check(plan: Plan, *, here: bool) -> None:
             if problems := environment_problems(run.container["tracker"]):
                 raise ConfigError(problems)
             config.validate(run.container if here else {**run.container, "device": "auto"})
+            if problems := beyond_the_machine(run.container, here=here):
+                raise ConfigError(problems)
         except ConfigError as error:
             wrong[run.run_id] = error.problems
     if wrong:
@@ -217,7 +217,7 @@ def check(plan: Plan, *, here: bool) -> None:
 def freeze(plan: Plan) -> None:
     """The run directories of the runs that start. RecordError: there is no space."""
     for run in plan.starting:
-        container = _absolute(_grouped(run.container, plan.sweep))
+        container = config.with_absolute_paths(_grouped(run.container, plan.sweep))
         if run.forced:
             directory = record.forced_directory(plan.runs_dir, run.run_id, container)
         else:
@@ -275,13 +275,3 @@ def _grouped(container: dict[str, Any], sweep: str) -> dict[str, Any]:
     """With the sweep's name as that of the group on Weights & Biases, where no other is given."""
     tracker = container["tracker"]
     return {**container, "tracker": {**tracker, "group": tracker["group"] or sweep}}
-
-
-def _absolute(container: dict[str, Any]) -> dict[str, Any]:
-    changed = {**container, "dataset": dict(container["dataset"])}
-    for key in PATHS:
-        place, _, last = key.rpartition(".")
-        section = changed[place] if place else changed
-        if isinstance(section.get(last), str):
-            section[last] = str(Path(section[last]).expanduser().absolute())
-    return changed

@@ -13,7 +13,7 @@ from rich.text import Text
 from vlae import record
 from vlae.attempts import FORCED
 from vlae.console import Listing, counted, duration, elbo_of, minutes, position
-from vlae.files import RecordError, StrPath
+from vlae.files import RecordError, StrPath, expanded
 from vlae.identity import RUN_ID
 from vlae.launching import sweeps
 from vlae.launching.states import STATES, Observer, State
@@ -34,7 +34,10 @@ def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
 
     Errors: RecordError where it means nothing.
     """
-    folder = Path(runs_dir)
+    try:
+        folder = Path(expanded(runs_dir))
+    except ValueError as error:
+        raise RecordError(f"--runs-dir: {error}") from error
     if not os.path.isdir(folder):
         raise RecordError(f"--runs-dir: no directory {folder}")
     if not os.access(folder, os.R_OK | os.X_OK):

@@ -30,6 +30,9 @@ class LatentVariableModel(nn.Module, ABC):
     analytic_kl = False
     """Whether its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), for trainer.kl=analytic."""
 
+    covariances = False
+    """Whether inference holds a latent x latent matrix for each image of a batch."""
+
     def __init__(
         self,
         *,

@@ -21,6 +21,7 @@ class FullCovariance(LatentVariableModel):
     """
 
     analytic_kl = True
+    covariances = True
 
     def __init__(
         self,

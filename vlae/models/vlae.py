@@ -44,6 +44,7 @@ class VLAE(LatentVariableModel):
     """
 
     analytic_kl = True
+    covariances = True
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class VLAENewton(LatentVariableModel):
     """
 
     analytic_kl = True
+    covariances = True
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vlae.files import RecordError, StrPath, read_bytes, read_json
+from vlae.files import RecordError, StrPath, expanded, read_bytes, read_json
 from vlae.identity import RUN_ID, exact_text, id_of, scientific, settings
 from vlae.launching.states import UNREADABLE, Observer
 from vlae.launching.status import chosen
@@ -32,8 +32,8 @@ class RunDirectories:
 
     def __init__(self, runs_dir: StrPath, name: str | None = None) -> None:
         """Errors: RecordError where it means nothing."""
-        self.runs_dir = Path(runs_dir).absolute()
         self.title, self._labels = chosen(runs_dir, name)
+        self.runs_dir = Path(expanded(runs_dir)).absolute()
         self._all = name is None
 
     def __iter__(self) -> Iterator[Run | LeftOut]:

@@ -1,0 +1,165 @@
+"""Paths that people give: ~ and environment variables mean the same everywhere, and never become a directory's name."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import vlae
+from vlae import config, data
+from vlae.again import changed
+from vlae.errors import UserError
+from vlae.files import expanded
+from vlae.identity import PATHS, get, run_id
+from vlae.launching.grids import place_of, read
+from vlae.record import find
+from vlae.report.directories import RunDirectories
+
+TINY = [
+    *(
+        "model=vae",
+        "trainer.epochs=1",
+        "tracker=none",
+        "device=cpu",
+        "num_threads=1",
+        "evaluate.num_images=5",
+    ),
+    *(
+        "evaluate.num_samples=5",
+        "evaluate.num_gap_images=0",
+        "evaluate.proposals=[own]",
+        "model.hidden_dims=[4]",
+    ),
+]
+SPELLINGS = ["~/a", "$SCRATCH/a", "${SCRATCH}/a"]
+NOWHERE = ["$NOWHERE/a", "${NOWHERE}/a", "a/$NOWHERE", "$EMPTY", "~nobody-has-this-name/a"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SCRATCH", str(home))
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield home
+    assert not any(
+        set(name) & set("~$") for _, folders, files in os.walk(tmp_path) for name in [*folders, *files]
+    )
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_a_path_is_what_a_shell_makes_of_it(path, home):
+    assert expanded(path) == str(home / "a")
+
+
+@pytest.mark.parametrize("path", ["a", "/a/b", "a~/~b", "./~", "a$", "a b", ""])
+def test_any_other_path_is_left_alone(path):
+    assert expanded(path) == path
+
+
+@pytest.mark.parametrize("path", NOWHERE)
+def test_what_is_not_set_is_refused(path):
+    with pytest.raises(ValueError, match=r"NOWHERE is not set|EMPTY is not set|no home directory ~nobody"):
+        expanded(path)
+
+
+def overrides_of(key: str, path: str) -> list[str]:
+    """As the command line has it where no shell replaces anything."""
+    dataset = {"dataset.root": ["dataset=mnist"], "dataset.path": ["dataset=npz"]}.get(key, [])
+    return [*dataset, f"{key}={path}"]
+
+
+@pytest.fixture
+def images(home):
+    pixels = np.zeros((3, 2, 2), dtype=np.float32)
+    with (home / "a").open("wb") as file:
+        np.savez(file, train=pixels, test=pixels)
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("path", ["~/a", "$SCRATCH/a", "${oc.env:SCRATCH}/a"])
+def test_every_key_of_a_path_on_the_command_line_and_in_a_sweep_file(key, path, home, images, tmp_path):
+    plain = config.compose(overrides_of(key, str(home / "a")))
+    assert get(plain, key) == str(home / "a")
+    composed = config.compose(overrides_of(key, path))
+    assert (composed, run_id(composed)) == (plain, run_id(plain))
+    file = tmp_path / "s.yaml"
+    file.write_text(yaml.safe_dump({"common": dict(text.split("=", 1) for text in overrides_of(key, path))}))
+    assert config.compose(read(file)[0]) == plain
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("path", [*NOWHERE, "${SCRATCH}/a", "${oc.env:NOWHERE}"])
+def test_a_variable_that_is_not_set_is_refused_by_key(key, path):
+    with pytest.raises(config.ConfigError) as refused:
+        config.compose([text.replace("'", "") for text in overrides_of(key, path)])
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == [key]
+    if path == "${SCRATCH}/a":  # a key of the configuration in this place
+        assert "an environment variable is $SCRATCH or ${oc.env:SCRATCH}" in str(refused.value)
+
+
+def test_a_path_needs_no_quotes_for_its_parentheses():
+    assert config.compose(["runs_dir=runs (1)/[a]"])["runs_dir"] == "runs (1)/[a]"
+
+
+def test_a_sweep_file_is_found_and_one_below_an_unset_variable_is_refused(home):
+    (home / "s.yaml").write_text("grids: [{}]")
+    assert {place_of(f"{place}/s.yaml") for place in ("~", "$SCRATCH", str(home))} == {home / "s.yaml"}
+    with pytest.raises(config.ConfigError, match=r"sweeps: the environment variable NOWHERE is not set"):
+        place_of("$NOWHERE/s.yaml")
+
+
+def test_what_is_frozen_is_absolute_and_found_again_by_every_spelling(home, command):
+    results = vlae.run([*TINY, "runs_dir=~/runs", "dataset.sizes.latent_dim=2"], quiet=True)
+    name = results["run_id"]
+    frozen = yaml.safe_load((home / "runs" / name / "config.yaml").read_text())
+    assert frozen["runs_dir"] == str(home / "runs")
+    for runs_dir in ("~/runs", "$SCRATCH/runs", str(home / "runs")):
+        assert vlae.load(name, runs_dir).directory.path == home / "runs" / name
+        assert find("elsewhere", f"{runs_dir}/{name}").path == home / "runs" / name
+        assert [run.id for run in RunDirectories(runs_dir)] == [name]
+        assert "1 done" in command("status", "--runs-dir", runs_dir)[1]
+    status, out, _ = command("table", "--runs-dir", "~/runs", "--out", "$SCRATCH/t.md")
+    assert (status, out, (home / "t.md").is_file()) == (0, f"{home}/t.md\n", True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "--runs-dir", "$NOWHERE/runs"),
+        ("show", "vae", "--runs-dir", "~nobody-has-this-name"),
+        ("report", "--out", "$NOWHERE/r.html"),
+        ("download", "mnist", "--root", "$NOWHERE"),
+    ],
+)
+def test_every_option_of_a_path_refuses_what_is_not_set_by_its_name(command, words):
+    status, out, err = command(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith(
+        f"vlae: {words[-2]}: there is no home directory ~nobody"
+        if "~" in words[-1]
+        else f"vlae: {words[-2]}: the environment variable NOWHERE is not set"
+    )
+
+
+def test_python_says_so_too():
+    for call in (
+        lambda: vlae.load("a", "$NOWHERE"),
+        lambda: RunDirectories("$NOWHERE"),
+        lambda: data.mnist(root="$NOWHERE"),
+    ):
+        with pytest.raises(UserError, match="NOWHERE is not set"):
+            call()
+
+
+def test_an_evaluation_elsewhere_replaces_in_what_it_is_given_alone(home):
+    container = config.with_absolute_paths(config.compose(["dataset=mnist"])) | {"runs_dir": "/$NOWHERE"}
+    found = changed(container, ["dataset.root=$SCRATCH/a"])
+    assert (found["dataset"]["root"], found["runs_dir"]) == (str(home / "a"), "/$NOWHERE")
+    assert Path(changed(container, [])["dataset"]["root"]).is_absolute()

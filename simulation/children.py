@@ -6,6 +6,7 @@ from typing import Any
 
 from simulation.world import Process
 from vlae.interruption import SIGNALS
+from vlae.launching.work_off import work_off
 
 
 class Child:
@@ -38,12 +39,32 @@ class Children:
         )
         process.handlers = dict.fromkeys(SIGNALS, signal.SIG_IGN)  # as the server that it is forked from
         process.on_end.append(lambda: world.wake(parent))
+        process.token = getattr(parent, "token", "")
         for slurm in self.history.clusters.values():
             for job in slurm.jobs:
                 if parent in job.processes:
                     job.processes.append(process)
                     process.token = job.request.name.removeprefix("vlae-")
         return Child(process)
+
+    def work_off(self, queue: Any) -> int:
+        """The process that works a local queue off, in a session of its own; the command waits for it."""
+        world, parent = self.history.world, self.history.world.current
+        process = world.start(
+            f"queue {queue.token}",
+            parent.host,
+            dict(parent.environment),
+            lambda: self._body(queue),
+            self.history.doom(0.1),
+        )
+        process.token = queue.token
+        process.on_end.append(lambda: world.wake(parent))
+        while process.alive:
+            world.sleep(1e6)
+        return process.status
+
+    def _body(self, queue: Any) -> None:
+        raise SystemExit(work_off(queue))
 
     def wait(self, sentinels: Sequence[int], timeout: float | None) -> list[int]:
         """Those that have ended; where there is none, after the timeout, an end or a signal."""

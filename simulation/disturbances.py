@@ -27,6 +27,11 @@ def launch_again(history: Any) -> None:
     history.command("launch", _place(history), history._launch, history.doom(0.2))
 
 
+def launch_here(history: Any) -> None:
+    """The same sweep on the login node, in place of Slurm."""
+    history.command("local launch", _place(history), history._launch_here, history.doom(0.2))
+
+
 def cancel(history: Any) -> None:
     history.command("cancel", _place(history), history.cancel, history.doom(0.1))
 
@@ -88,6 +93,6 @@ def scancel(history: Any) -> None:
 
 
 KINDS = {
-    launch_again: 3, cancel: 2, look: 6, preempt: 4, lose_node: 2, controller_away: 1.5, controller_silent: 1,
-    empty_answers: 1, kill_process: 2, out_of_memory: 1, scancel: 1,
+    launch_again: 3, launch_here: 0.7, cancel: 2, look: 6, preempt: 4, lose_node: 2, controller_away: 1.5,
+    controller_silent: 1, empty_answers: 1, kill_process: 2, out_of_memory: 1, scancel: 1,
 }  # fmt: skip

@@ -18,7 +18,8 @@ from vlae.errors import UserError
 from vlae.files import read_json
 from vlae.identity import run_id
 from vlae.launching import cancelling
-from vlae.launching.launch import launch
+from vlae.launching.launch import Launcher, launch
+from vlae.launching.local import LocalQueue
 from vlae.launching.plan import Jobs
 from vlae.launching.slurm import SlurmArrays
 from vlae.launching.states import Observer
@@ -73,11 +74,17 @@ class History:
         return self.random.randint(1, 80) if self.random.random() < part else None
 
     def _launch(self) -> None:
+        self._launch_with(self.launcher)
+
+    def _launch_here(self) -> None:
+        self._launch_with(LocalQueue())
+
+    def _launch_with(self, launcher: Launcher) -> None:
         world = self.world
         world.current.launched = world.now  # type: ignore[union-attr]
         jobs = Jobs([[f"seed={seed}"] for seed in self.seeds], self._compose)
         try:
-            status = launch(jobs, self.launcher, "sweep")
+            status = launch(jobs, launcher, "sweep")
         except UserError as error:
             world.log(f"{world.current} fails: {error}".replace(world.root, ""))
             raise SystemExit(error.exit_status) from error

@@ -13,6 +13,9 @@ from vlae.record import RunDirectory
 CANCELLED_WITHIN = 120.0
 """Seconds after which nothing starts any more that a user has cancelled."""
 
+VAGUE = ("", "missing", "killed")
+"""Reasons that say less than any other."""
+
 
 @dataclass
 class Living:
@@ -92,6 +95,9 @@ class Laws:
                 if state.state not in ("queued", "running") and run not in self.cancelled:
                     job = waiting[0].named
                     self.world.violate(f"status on {where} says {said} of {run}, which waits in job {job}")
+            elif state.state == "interrupted" and state.reason in VAGUE:
+                if (known := RunDirectory(state.path).status()["reason"]) not in (*VAGUE, None):
+                    self.world.violate(f"status on {where} says {said} of {run}, whose record says {known}")
             elif state.state == "failed":
                 self.world.violate(f"{run} has failed: {state.reason}: {state.message}")
 

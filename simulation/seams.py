@@ -29,7 +29,9 @@ import vlae.interruption
 import vlae.job
 import vlae.launching.cancelling
 import vlae.launching.cluster
+import vlae.launching.display
 import vlae.launching.launch
+import vlae.launching.local
 import vlae.launching.plan
 import vlae.launching.pool
 import vlae.launching.queues
@@ -37,6 +39,7 @@ import vlae.launching.slots
 import vlae.launching.slurm
 import vlae.launching.states
 import vlae.launching.turns
+import vlae.launching.work_off
 import vlae.record
 from simulation import training
 from simulation.world import EPOCH, Process, World
@@ -309,12 +312,13 @@ class Seams:
             def prepare(self, signals: Sequence[int]) -> None:
                 pass
 
-            def start(forked, name: str, arguments: tuple[Any, ...]) -> Any:
-                return self.here.history.children.start(name, lambda: pool._work(*arguments))  # type: ignore[attr-defined]
+            def start(self, name: str, arguments: tuple[Any, ...]) -> Any:
+                return seams.here.history.children.start(name, lambda: pool._work(*arguments))  # type: ignore[attr-defined]
 
         self.put(pool, "wait", wait)
         self.put(pool, "Forked", Forked)
         self.put(pool, "LOOK_EVERY", LOOK_EVERY)
+        self.put(pool, "refusal", lambda queue: None)  # the disk takes all writes
 
     def _work(self) -> None:
         job = vlae.job
@@ -383,11 +387,14 @@ class Seams:
             def __init__(self, **named: Any) -> None:
                 pass
 
+            is_terminal = False
+
             def print(self, *words: Any, **named: Any) -> None:
                 seams._print(*words)
 
         self.put(launch, "Console", Console)
         self.put(vlae.launching.slurm, "Console", Console)
+        self.put(vlae.launching.display, "Console", Console)
         self.put(launch, "check", lambda planned, here: None)
         self.put(launch, "code", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
         self.put(vlae.launching.plan, "estimated_seconds", lambda planned: None)
@@ -395,6 +402,14 @@ class Seams:
         self.put(vlae.launching.slurm, "OF_ONE_MACHINE", set())  # the cluster shares whatever directory it is
         slot = vlae.launching.slots.Slot({}, 1)
         self.put(vlae.launching.slurm, "slots", lambda runs, **named: [slot] * runs)
+        self.put(vlae.launching.work_off, "slots", lambda runs, **named: [slot] * min(runs, 2))
+        self.put(vlae.launching.local, "slots", lambda runs, **named: [slot] * min(runs, 2))
+        self.put(vlae.launching.work_off, "upload_later", lambda *arguments: "")
+
+        def execute(launcher: Any, queue: Any) -> int:
+            return seams.here.history.children.work_off(queue)  # type: ignore[attr-defined]
+
+        self.put(vlae.launching.local.LocalQueue, "execute", execute)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """A training in miniature: a chain of hashes with a checkpoint after each epoch, so that there is one right result."""
 
 import hashlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from simulation.world import World
@@ -11,6 +9,8 @@ from vlae.interruption import Interruption
 from vlae.record import Attempt, RunDirectory
 
 EPOCHS = 3
+STEPS = 10
+"""Of an epoch."""
 EPOCH_SECONDS = (15.0, 90.0)
 """The shortest and the longest epoch."""
 START_SECONDS = (2.0, 30.0)
@@ -29,31 +29,32 @@ def reference(run_id: str) -> str:
     return value
 
 
-def checkpoint(run: Path) -> tuple[int, str | None]:
-    """Epochs that are done, and the value after them."""
-    found = read_json(run / "checkpoint.json") or {"epoch": 0, "value": None}
-    return found["epoch"], found["value"]
-
-
 def train(
     world: World, directory: RunDirectory, attempt: Attempt, interruption: Interruption
 ) -> dict[str, Any]:
-    """From the last checkpoint to the results; Interrupted where a signal comes."""
-    epoch, value = checkpoint(directory.path)
-    value = value or directory.run_id
-    while epoch < EPOCHS:
-        until = world.now + world.random.uniform(*EPOCH_SECONDS)
-        while world.now < until:
-            interruption.check()
-            world.sleep(until - world.now)
-        epoch, value = epoch + 1, following(value, epoch)
-        content = json_bytes({"epoch": epoch, "value": value})
+    """From the last checkpoint to the results. Interrupted where a signal comes: the steps that are done are saved."""
+    found = read_json(directory.path / "checkpoint.json") or {
+        "epoch": 0,
+        "step": 0,
+        "value": directory.run_id,
+    }
+    epoch, step, value = found["epoch"], found["step"], found["value"]
+
+    def save() -> None:
+        content = json_bytes({"epoch": epoch, "step": step, "value": value})
         write_atomically(directory.path / "checkpoint.json", content)
-        attempt.heartbeat({"epoch": epoch, "epochs": EPOCHS, "step": 10 * epoch})
+
+    while epoch < EPOCHS:
+        seconds = world.random.uniform(*EPOCH_SECONDS) / STEPS
+        began, until = world.now - step * seconds, world.now + (STEPS - step) * seconds
+        while world.now < until and not interruption.requested:
+            world.sleep(until - world.now)
+        step = min(STEPS, int((world.now - began) / seconds + 0.5))
+        if step == STEPS:
+            epoch, step, value = epoch + 1, 0, following(value, epoch)
+        save()
+        attempt.heartbeat({"epoch": epoch, "epochs": EPOCHS, "step": STEPS * epoch + step})
         interruption.check()
     results = {"test": {"elbo": -1.0}, "value": value}
     directory.write_results(results)
     return results
-
-
-Train = Callable[[RunDirectory, Attempt, Interruption], dict[str, Any]]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from simulation.faults import FAULTS
 from simulation.history import Played, play, told
 from simulation.seams import Seams, simulated
 
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.replay is not None:
         return _replay(options.replay)
+    if options.fault is not None:
+        return _search(options.fault, range(options.first, options.first + options.count))
     numbers = range(options.first, options.first + options.count)
     blocks = [numbers[i : i + BLOCK] for i in range(0, len(numbers), BLOCK)]
     began = said = time.monotonic()
@@ -91,6 +94,17 @@ def _replay(number: int) -> int:
     return int(played.violation is not None)
 
 
+def _search(fault: str, numbers: Sequence[int]) -> int:
+    """Exit status 0 where a history finds the fault, 1 where none does."""
+    with _directory() as place, FAULTS[fault](), simulated() as seams:
+        for number in numbers:
+            if violation := _play(seams, number, place).violation:
+                print(f"history {number} finds it: {violation}")
+                return 0
+    print(f"none of {len(numbers)} histories finds it")
+    return 1
+
+
 def _progress(done: int, count: int, seconds: float, broken: dict[int, str]) -> str:
     text = f"{done} of {count} histories in {seconds:.0f} s, {1e3 * seconds / done:.1f} ms each; "
     return text + (f"{len(broken)} broke a law" if broken else "no law is broken")
@@ -105,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=_number, default=COUNT, help=f"histories (default {COUNT})")
     parser.add_argument("--first", type=_number, default=0, help="the first integer (default 0)")
     parser.add_argument("--replay", type=_number, metavar="N", help="print the events of history N instead")
+    parser.add_argument(
+        "--fault",
+        choices=FAULTS,
+        help="bring back a mended fault, and stop at the first history that finds it",
+    )
     parser.add_argument(
         "--processes", type=_number, default=os.cpu_count() or 1, help="default: one per core"
     )

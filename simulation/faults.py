@@ -2,16 +2,53 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
-from vlae.launching import slurm
+from vlae.launching import cancelling, cluster, slurm, states
 
 
 @contextlib.contextmanager
-def the_id_of_an_array_is_taken_for_that_of_its_last_task() -> Iterator[None]:
+def array_requeued() -> Iterator[None]:
+    """The id of an array is taken for that of its last task, which requeues all of them."""
+
     def slurm_job() -> tuple[str | None, int]:
         return os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
     with mock.patch.object(slurm, "slurm_job", slurm_job):
         yield
+
+
+@contextlib.contextmanager
+def other_cluster_believed() -> Iterator[None]:
+    """Whatever cluster a queue belongs to, the one that answers here is taken for it."""
+    real = cluster.this_cluster
+
+    def this_cluster() -> cluster.Cluster:
+        return cluster.Cluster("the cluster", real().largest_array)
+
+    with contextlib.ExitStack() as patches:
+        for module in (cancelling.cluster, slurm, states):
+            patches.enter_context(mock.patch.object(module, "this_cluster", this_cluster))
+        yield
+
+
+@contextlib.contextmanager
+def looking_writes() -> Iterator[None]:
+    """A look ends the queues whose jobs it does not find."""
+    real = states.Observer.__init__
+
+    def look(self: Any, *arguments: Any) -> None:
+        real(self, *arguments)
+        self.record_ends()
+
+    with mock.patch.object(states.Observer, "__init__", look):
+        yield
+
+
+FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "array-requeued": array_requeued,
+    "other-cluster-believed": other_cluster_believed,
+    "looking-writes": looking_writes,
+}

@@ -124,11 +124,14 @@ class History:
         self.world.moment(process, look)
 
     def jobs_of(self, run: str) -> list[Job]:
-        """Those that have not ended and list the run."""
+        """Those that have not ended and list the run, unless it was cancelled in their queue."""
         found = []
         for slurm in self.clusters.values():
             for job in slurm.jobs:
                 if job.ended is None:
+                    cancelled = read_json(job.request.folder / "cancelled.json") or {"runs": []}  # type: ignore[attr-defined]
+                    if run in cancelled["runs"]:
+                        continue
                     tasks = {job.request.tasks_of_queue[task or 0] for task in job.tasks()}  # type: ignore[attr-defined]
                     if any(run in job.request.runs[task] for task in tasks):  # type: ignore[attr-defined]
                         found.append(job)
@@ -203,6 +206,7 @@ class History:
             getattr(signal, f"SIG{name}"), float(before), bool(more["requeue"]), setup=tuple(parameters["setup"]),
         )  # fmt: skip
         queue = read_json(folder.parent / "queue.json") or {"runs": []}
+        request.folder = folder.parent  # type: ignore[attr-defined]
         request.tasks_of_queue = list(tasks)  # type: ignore[attr-defined]
         request.runs = {  # type: ignore[attr-defined]
             task: [run["run_id"] for run in queue["runs"] if run["task"] == task] for task in tasks

@@ -92,7 +92,7 @@ class Laws:
                         f"status on {where} says {said} of {run}, which is executed by {living.process}"
                     )
             elif waiting := [job for job in tasks[run] if job.state == "PENDING"]:
-                if state.state not in ("queued", "running") and run not in self.cancelled:
+                if state.state not in ("queued", "running"):
                     job = waiting[0].named
                     self.world.violate(f"status on {where} says {said} of {run}, which waits in job {job}")
             elif state.state == "interrupted" and state.reason in VAGUE:

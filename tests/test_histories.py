@@ -1,24 +1,49 @@
 """Histories of a simulated cluster keep the laws, and break one where a mended fault is brought back."""
 
+import subprocess
+import sys
+
 import pytest
 
-from benchmarks.histories import main, play_all
-from simulation import faults
+from benchmarks.histories import main
+from simulation.faults import FAULTS
+
+PART = 250
+"""Of the histories, in one test."""
+FOUND_WITHIN = 200
+"""Histories that a fault needs at most to be found."""
 
 
-def test_the_id_of_an_array_taken_for_that_of_its_last_task_requeues_others():
-    with faults.the_id_of_an_array_is_taken_for_that_of_its_last_task():
-        assert any("requeues" in violation for violation in play_all(range(10)).values())
+def histories(*options):
+    """The command as a process: here, the types of all annotations are checked, which takes most of the time."""
+    command = [sys.executable, "-m", "benchmarks", "histories", "--processes", "1", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 2000, PART))
+def test_no_history_breaks_a_law(first):
+    status, printed = histories("--first", first, "--count", PART)
+    assert status == 0, printed
+    assert f"{PART} of {PART} histories" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_is_brought_back_breaks_a_law(fault):
+    status, printed = histories("--fault", fault, "--count", FOUND_WITHIN)
+    assert status == 0, printed
 
 
 def test_a_history_is_replayed_by_its_number(capsys):
     def replayed():
-        main(["--replay", "7"])
+        assert main(["--replay", "7"]) == 0
         return capsys.readouterr().out.splitlines()
 
     first = replayed()
     assert "a user gives the command launch 1 on login-a" in first[0]
-    assert first[-1].startswith("history 7: ")
+    assert first[-1] == "history 7: no law is broken"
     assert replayed() == first
 
 

@@ -228,10 +228,10 @@ class Seams:
                 self.here.point(f"open {path}")
             return real_open(path, mode, *arguments, **named)
 
-        def read_bytes(path: Any) -> bytes | None:
+        def read_bytes(*arguments: Any, **named: Any) -> bytes | None:
             if self.process is not None:
                 self.here.point("read", writes=False)
-            return real_read(path)
+            return real_read(*arguments, **named)
 
         self.put(pathlib.Path, "open", opens)
         self.replace(real_read, read_bytes)
@@ -366,6 +366,7 @@ class Seams:
         self.put(vlae.record.RunDirectory, "write_results", writes_results)
         self.put(job, "_carry_out", carry_out)
         self.put(job, "_prepared", prepare)
+        self.put(job, "executed", lambda: None)  # the code is not frozen here
         self.put(job, "Reporter", Silent)
         self.put(job, "mirrored", lambda directory: contextlib.nullcontext())
         self.put(job, "_into", lambda log: contextlib.nullcontext())

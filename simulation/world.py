@@ -287,7 +287,9 @@ class World:
         except BaseException as error:
             status, process.error = 1, error
             if process.alive:
-                self.log(f"{process} ends with {type(error).__name__}: {error}".replace(self.root, ""))
+                text = f"{process} ends with {type(error).__name__}: {error}".replace(self.root, "")
+                self.log(f"LAW BROKEN: {text}")
+                self.violation = self.violation or Violation(text)
         process.worker = None
         self.end(process, status)
         _idle.append(worker)

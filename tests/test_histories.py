@@ -36,15 +36,12 @@ def test_a_fault_that_is_brought_back_breaks_a_law(fault):
     assert status == 0, printed
 
 
-def test_a_history_is_replayed_by_its_number(capsys):
-    def replayed():
-        assert main(["--replay", "7"]) == 0
-        return capsys.readouterr().out.splitlines()
-
-    first = replayed()
-    assert "a user gives the command launch 1 on login-a" in first[0]
-    assert first[-1] == "history 7: no law is broken"
-    assert replayed() == first
+def test_a_history_is_replayed_by_its_number():
+    (status, first), (_, second) = histories("--replay", 7), histories("--replay", 7)
+    assert status == 0, first
+    assert "a user gives the command launch 1 on login-a" in first.splitlines()[0]
+    assert first.splitlines()[-1] == "history 7: no law is broken"
+    assert second == first
 
 
 def test_what_is_no_number_of_histories_is_refused(capsys):

@@ -21,7 +21,10 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]
     checkpoint is written, and the same call goes on from there.
     """
     from vlae import config, job
+    from vlae.overrides import unclear_files
 
+    if problems := unclear_files([config.CONF]):
+        raise config.ConfigError(problems)
     return job.run(config.compose(overrides), quiet=quiet)
 
 

@@ -30,9 +30,11 @@ from vlae.overrides import (
     MARKERS,
     assignments,
     commands,
+    config_directories,
     is_multirun,
     lenient,
     split,
+    unclear_files,
     unreadable,
     wrong_choices,
     wrong_launchers,
@@ -217,7 +219,7 @@ def check_command(arguments: Sequence[str]) -> None:
     overrides, options = split(arguments)
     if "--resolve" in options and "--cfg" not in asked:
         raise ConfigError([Problem("--resolve", "goes with --cfg job")])
-    if wrong := wrong_launchers(overrides):
+    if wrong := [*wrong_launchers(overrides), *unclear_files(config_directories(overrides, options))]:
         raise ConfigError(wrong)
     if is_multirun(arguments):
         return

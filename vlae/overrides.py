@@ -4,17 +4,30 @@ Hydra stops at the first mistake. Here a wrong override becomes one that Hydra a
 finds, so that all mistakes of a command are reported together.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
+import random
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, unquote
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, RangeSweep, ValueType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+    ValueType,
+)
 from hydra.errors import HydraException
 
 from vlae.identity import PATHS
@@ -48,6 +61,117 @@ def parse(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except ValueError as error:  # Python reads no number of thousands of digits
         raise HydraException("a number of too many digits") from error
+
+
+SEVERAL_VALUES = "several values"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unclear:
+    """An unquoted value of a YAML file that means something else on the command line."""
+
+    text: str
+    in_file: Any
+    on_command_line: str
+    """In words."""
+
+    def __str__(self) -> str:
+        number = re.sub(r"^([+-]?)0[0_]*(?=[0-9])", r"\1", self.text)
+        words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+        clear = words.get(self.text.lower(), number if number != self.text and number.isdecimal() else None)
+        if self.on_command_line == SEVERAL_VALUES:
+            clear = "a list for one run each"
+        write = f"{clear}, or '{self.text}' for the text" if clear else f"'{self.text}' for the text"
+        if isinstance(self.in_file, str):
+            return f"got {self.text}, a text in a file and {self.on_command_line} on the command line; write {write}"
+        meaning = f"{shown(self.in_file)} in YAML and {self.on_command_line} on the command line"
+        return f"got {self.text}, {meaning}; write {write}"
+
+
+def unclear(value: Any, node: yaml.Node | None) -> Any:
+    """The content of a YAML file with `Unclear` in place of what the command line reads as something else.
+
+    node: the same content as it is written. What is quoted is text in both; ~, .inf and .nan have one meaning in YAML.
+    """
+    if isinstance(value, dict) and isinstance(node, yaml.MappingNode):
+        written = _entries(node)
+        return {key: unclear(entry, written.get(str(key))) for key, entry in value.items()}
+    if isinstance(value, list) and isinstance(node, yaml.SequenceNode):
+        return [unclear(entry, part) for entry, part in zip(value, node.value, strict=True)]
+    scalar = isinstance(node, yaml.ScalarNode) and isinstance(value, str | int | float | None)
+    if scalar and not node.style and not _YAML_ALONE.fullmatch(node.value):
+        return _unless_unclear(node.value, value)
+    return value
+
+
+_YAML_ALONE = re.compile(r"|~|[-+]?\.(inf|nan)", re.IGNORECASE)
+
+
+_YAML_11 = re.compile(
+    r"[-+]?0[0-9_]+|[-+]?0x[0-9a-f_]+|[-+]?0b[01_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|yes|no|on|off",
+    re.IGNORECASE,
+)
+"""What YAML 1.1, in which Hydra reads conf/, takes for a number or for true and false, and nobody else does."""
+
+
+def unclear_files(directories: Sequence[Path]) -> list[Problem]:
+    """Values in configuration files that mean something else on the command line."""
+    files = (file for directory in directories for file in sorted(directory.rglob("*.yaml")))
+    return [problem for file in files for problem in _unclear_values(file, file.stat().st_mtime_ns)]
+
+
+@functools.lru_cache(1024)
+def _unclear_values(file: Path, changed: int) -> tuple[Problem, ...]:
+    try:
+        content = yaml.compose(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):  # which Hydra says, where it reads the file
+        return ()
+    found = []
+    for key, text in _scalars(content):
+        if _YAML_11.fullmatch(text):
+            value = Unclear(text, yaml.safe_load(text), f"the text {text!r}")
+            found.append(Problem(f"{file.parent.name}/{file.name}: {key}", str(value)))
+    return tuple(found)
+
+
+def _scalars(node: yaml.Node | None, place: str = "") -> Iterator[tuple[str, str]]:
+    """The unquoted values of a file with their keys."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _scalars(value, f"{place}.{key.value}" if place else str(key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _scalars(value, f"{place}[{i}]")
+    elif isinstance(node, yaml.ScalarNode) and not node.style:
+        yield place, node.value
+
+
+def _entries(node: yaml.MappingNode) -> dict[str, yaml.Node]:
+    """By their keys, those that are merged in (``<<``) below its own."""
+    own, merged = {}, {}
+    for key, value in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                merged = {**(_entries(part) if isinstance(part, yaml.MappingNode) else {}), **merged}
+        elif isinstance(key, yaml.ScalarNode):
+            own[key.value] = value
+    return {**merged, **own}
+
+
+def _unless_unclear(text: str, value: Any) -> Any:
+    """``value``, which YAML reads from ``text``, or Unclear."""
+    try:
+        override = parse(f"key={text}")
+    except HydraException:
+        return value if isinstance(value, str) else Unclear(text, value, "no value")
+    if override.is_sweep_override():
+        return Unclear(text, value, SEVERAL_VALUES)
+    read = override.value()
+    if isinstance(value, str) and isinstance(read, str):  # as text may have spaces around it, and escapes
+        return value
+    if type(read) is type(value) and read == value:
+        return value
+    return Unclear(text, value, f"the text {read!r}" if isinstance(read, str) else shown(read))
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -98,7 +222,7 @@ def lenient(arguments: Sequence[str]) -> list[str]:
     right keeps its meaning. Overrides come first: argparse stops reading them at an option in between.
     """
     overrides, options = split(arguments)
-    groups = choices(_config_directories(overrides, options))
+    groups = choices(config_directories(overrides, options))
     multirun = is_multirun(arguments)
     return [_rewrite(o, i, groups, multirun) for i, o in enumerate(overrides)] + options
 
@@ -110,17 +234,13 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     for text in lenient([*overrides, "--multirun"])[:-1]:
         override = parse(text)
         key = override.get_key_element().lstrip("+")
-        if not override.is_sweep_override():
-            values.append([text])
-        elif override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-            known = groups.get(override.key_or_group, [])
+        if override.is_sweep_override():
+            place = override.get_key_element()
             values.append(
-                [f"{override.key_or_group}={name}" for name in cast(Glob, override.value()).filter(known)]
+                [f"{place}={value}" for value in _texts(override, groups.get(override.key_or_group, ()))]
             )
         else:
-            values.append(
-                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            )
+            values.append([text])
         axes[key] = len(values[-1])
     refuse_too_many(math.prod(map(len, values)), axes=axes)
     return [list(job) for job in itertools.product(*values)]
@@ -134,24 +254,69 @@ def refuse_too_many(runs: int, place: str = "sweep", axes: Mapping[str, int] | N
         raise ConfigError([Problem(place, text)])
 
 
-def _number_of_values(override: Override) -> float:
-    """Of a sweep, without making them. Of a glob: at least one."""
+def _items(override: Override) -> list[Any]:
+    """What stands between the commas of a sweep: values, ranges, globs, intervals."""
     swept: Any = override.value()
-    if isinstance(swept, RangeSweep):
-        start, stop, step = (float(part or 0) for part in (swept.start, swept.stop, swept.step))
-        steps = (stop - start) / step if step else math.inf
-        return max(0, math.ceil(steps)) if math.isfinite(steps) else math.inf
-    return len(swept.list) if isinstance(swept, ChoiceSweep) else 1
+    return list(swept.list) if isinstance(swept, ChoiceSweep) else [swept]
 
 
-def _wrong_sweep(override: Override) -> str | None:
-    """What is wrong with the values that an override sweeps over, if anything is."""
-    if override.is_interval_sweep():
-        return "an interval has no values to go through; expected a list such as 0,1 or range(0,5)"
-    number = _number_of_values(override)
+def _texts(override: Override, known: Sequence[str]) -> list[str]:
+    """Every value of a sweep, in Hydra's grammar. known: the choices of a group, from which globs choose."""
+    found: list[str] = []
+    for item in _items(override):
+        if isinstance(item, RangeSweep):
+            found += map(repr, numbers_of(item))
+        elif isinstance(item, Glob):
+            found += item.filter(list(known))
+        else:
+            alone = ChoiceSweep(list=[item], simple_form=True)
+            found += dataclasses.replace(override, _value=alone).sweep_string_iterator()
+    if getattr(override.value(), "shuffle", False):
+        random.shuffle(found)
+    return found
+
+
+def numbers_of(swept: RangeSweep) -> list[int] | list[float]:
+    """The numbers of a range, without its end.
+
+    Law: those of decimal arithmetic. range(0,1,0.1) is 0.0, 0.1, ..., 0.9, with 0.3 and not 0.30000000000000004.
+    """
+    start, stop, step = swept.start or 0, swept.stop or 0, swept.step
+    if all(isinstance(part, int) for part in (start, stop, step)):
+        return list(range(start, stop, step))  # type: ignore[arg-type]
+    first, distance = _exact(start), _exact(step)
+    return [float(first + i * distance) for i in range(int(_length(swept)))]
+
+
+def _exact(number: float) -> Fraction:
+    """The decimal number that was written."""
+    return Fraction(repr(number))
+
+
+def _length(swept: RangeSweep) -> float:
+    """How many numbers a range has, without making them."""
+    parts = (swept.start or 0, swept.stop or 0, swept.step)
+    if not all(map(math.isfinite, parts)) or not swept.step:
+        return math.inf
+    start, stop, step = map(_exact, parts)
+    return max(0, math.ceil((stop - start) / step))
+
+
+def _wrong_sweep(override: Override, known: Sequence[str] | None) -> str | None:
+    """What is wrong with the values that an override sweeps over, if anything is. known: the choices of a group."""
+    items, number = _items(override), 0.0
+    for item in items:
+        if isinstance(item, IntervalSweep):
+            return "an interval has no values to go through; expected a list such as 0,1 or range(0,5)"
+        if isinstance(item, Glob):
+            if known is None:
+                return "glob() chooses from the files of a group, such as model; expected values such as 0,1"
+            if not item.filter(list(known)):
+                return f"glob() finds no choice (choices: {listed(known)})"
+        number += _length(item) if isinstance(item, RangeSweep) else 1
     if number == 0:
         return "expected one value or more, came none"
-    return f"expected at most {MOST_RUNS:,} values, came {number:,}" if number > MOST_RUNS else None
+    return f"expected at most {MOST_RUNS:,} values, came {number:,.0f}" if number > MOST_RUNS else None
 
 
 def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
@@ -227,7 +392,7 @@ def wrong_overrides(invalid: dict[str, Any]) -> list[Problem]:
     return [Problem(*unquote(str(text)).split("\n", 1)) for text in invalid.values()]
 
 
-def _config_directories(overrides: Sequence[str], options: Sequence[str]) -> list[Path]:
+def config_directories(overrides: Sequence[str], options: Sequence[str]) -> list[Path]:
     """conf/ and the directories that the command adds to Hydra's search path."""
     added = []
     for i, option in enumerate(options):
@@ -253,7 +418,9 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         key, _, value = text.lstrip("+").partition("=")
         if key in PATHS:  # ~/runs and (1)/runs are no values in Hydra's grammar
             return f"++{key}={quoted(value)}"
-        return _invalid(index, text, f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}")
+        return _invalid(
+            index, text, f"cannot be read ({_first_line(error)}); {_slip(value) or _HOW_TO_WRITE}"
+        )
     key = override.key_or_group
     if override.is_delete() and key in groups and "/" not in key:
         return _invalid(index, key, f"every run has one (choices: {listed(groups[key])})")
@@ -266,7 +433,7 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     if override.is_sweep_override() and not multirun:
         or_list = "" if key in groups else f", or write a list as [{text.partition('=')[2]}]"
         return _invalid(index, text, f"several values: add -m for one run each{or_list}")
-    if override.is_sweep_override() and (wrong := _wrong_sweep(override)):
+    if override.is_sweep_override() and (wrong := _wrong_sweep(override, groups.get(key))):
         return _invalid(index, text, wrong)
     if key in groups:
         return _rewrite_choice(text, override, groups[key], index)
@@ -274,6 +441,33 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         near = did_you_mean(key, groups)
         return _invalid(index, text, f"no group {key!r}{near} (groups: {listed(top_level(groups))})")
     return "++" + text.lstrip("+")
+
+
+_FUNCTION = re.compile(r"(choice|sort|shuffle)\((?P<values>.*\b(range|interval|glob)\(.*)\)")
+_LOOKALIKES = {"\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2013": "-", "\u2014": "-"} | dict.fromkeys(
+    "\u201c\u201d\u201e\u00ab\u00bb", '"'
+)
+_LOOKALIKES |= dict.fromkeys("\u2018\u2019\u201a", "'") | {
+    "\uff0c": ",",
+    "\uff1d": "=",
+    "\u00a0": " ",
+    "\u2026": "...",
+}
+"""Characters that word processors and web pages put in the place of those on a keyboard."""
+
+
+def _slip(text: str) -> str | None:
+    """What was meant by a text that Hydra cannot read, where that can be told."""
+    if found := next((character for character in text if character in _LOOKALIKES), None):
+        name = unicodedata.name(found, "a character").lower()
+        return f"it has {found!r} ({name}), where {_LOOKALIKES[found]!r} is meant"
+    if match := _FUNCTION.fullmatch(text):
+        return f"a range goes beside values without a function: {match['values']}"
+    if text.rstrip().endswith(","):
+        return "it ends in a comma, after which a value is missing"
+    if ";" in text:
+        return f"values are separated by commas: {text.replace(';', ',')}"
+    return None
 
 
 _SWEEP_NAME = re.compile(r"\+{0,2}hydra\.sweeper\.name=(?P<name>(?!['\"]).*)", re.DOTALL)
@@ -309,9 +503,12 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
 
 def _asked(override: Override) -> list[Any]:
     """The choices that an override names: one, or a sweep of several."""
-    values: list[Any] = (
-        list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
-    )
+    values: list[Any] = []
+    for item in _items(override):
+        if isinstance(item, RangeSweep):
+            values += numbers_of(item)
+        elif not isinstance(item, Glob):
+            values.append(item)
     return [_unquoted(choice) for choice in values]
 
 

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlae.files import expanded
-from vlae.overrides import CONF, commands, is_multirun, quoted, refuse_too_many, split
+from vlae.overrides import CONF, Unclear, commands, is_multirun, quoted, refuse_too_many, split, unclear
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown
 
 SWEEPS = CONF.parent / "sweeps"
@@ -119,9 +119,13 @@ def replaced(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
 
 
 def _content(file: Path) -> Any:
-    """As the files in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed."""
+    """As the files in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed.
+
+    A value means what it means on the command line, or is `Unclear`, which `_problems` refuses.
+    """
     try:
-        return OmegaConf.to_container(OmegaConf.load(file))
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        return unclear(content, yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = Problem(str(file), f"expected YAML, came{line}: {error.problem}")
@@ -222,6 +226,8 @@ def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
             if not isinstance(key, str) or not _is_plain(key):
                 yield Problem(place, f"expected keys of letters, digits and _, came {shown(key)}")
             yield from _problems_of_value(f"{place}.{key}", entry)
+    elif isinstance(value, Unclear):
+        yield Problem(place, str(value))
     elif not isinstance(value, str | int | float | None):
         yield Problem(place, f"expected a text, a number, true, false or null, came {shown(value)}")
 

@@ -215,9 +215,16 @@ def settings_told(run_id: str, label: str) -> dict[str, Any]:
         if key in ("model", "dataset", "output_dist", "optimizer"):
             found[f"{key}.name"] = value
         elif value:
-            told_of_section = settings(_nested(key, read_value(value)))
+            told_of_section = settings(_nested(key, _value_told(value)))
             found |= {k: v for k, v in told_of_section.items() if Problem(k, "").within(key)}
     return found
+
+
+def _value_told(text: str) -> Any:
+    try:
+        return read_value(text)
+    except ValueError:
+        return text
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

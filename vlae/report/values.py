@@ -1,8 +1,8 @@
 """A value of a setting, as a command writes it."""
 
-import contextlib
 import json
 import math
+import re
 from typing import Any
 
 WORDS = {"true": True, "false": False, "null": None}
@@ -29,12 +29,23 @@ def read_value(text: str) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
+_WHOLE = r"(0|[1-9](_?[0-9])*)"
+_DECIMAL = rf"({_WHOLE}\.|{_WHOLE}?\.[0-9](_?[0-9])*)"
+NUMBER = re.compile(rf"[-+]?({_WHOLE}|{_DECIMAL}|({_WHOLE}|{_DECIMAL})e[-+]?[0-9](_?[0-9])*)", re.IGNORECASE)
+"""As Hydra reads one on the command line: 010 is none."""
+
+
 def _finite(text: str) -> Any:
-    """The number, or the text where it is none that a float can hold."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(value := float(text)):
-            return value
-    return text
+    """The number, or the text where it is none that a float can hold. ValueError: 010, which may be either."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(value):
+        return text
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"a number without leading zeros, or a text in quotes; came {text!r}")
+    return value
 
 
 def _whole(text: str) -> Any:

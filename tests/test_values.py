@@ -1,0 +1,274 @@
+"""One meaning of every value: on the command line, in sweep files, in conf/ and in --where; and ranges."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import vlae
+from vlae import config
+from vlae.config import check_command
+from vlae.errors import UserError
+from vlae.launching.grids import read
+from vlae.overrides import CONF, expand, parse, unclear_files
+from vlae.problems import ConfigError
+from vlae.report.values import read_value
+from vlae.report.where import terms
+
+PARSER = OverridesParser.create()
+laws = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def values_of(*overrides: str) -> list[str]:
+    return [[text.partition("=")[2] for text in job] for job in expand(overrides)]
+
+
+# ranges -----------------------------------------------------------------------------------------------------
+
+decimals = st.decimals(-100, 100, places=3)
+
+
+@laws
+@given(decimals, decimals, st.decimals("0.001", 20, places=3), st.booleans())
+def test_a_range_is_exact_in_decimals_and_without_its_end(start, stop, step, down):
+    step = -step if down else step
+    expected, value = [], start
+    while (value > stop if down else value < stop) and len(expected) <= 1000:
+        expected.append(value)
+        value += step
+    assume(1 <= len(expected) <= 1000)
+    found = [job[0] for job in values_of(f"optimizer.lr=range({start},{stop},{step})")]
+    assert [Decimal(text) for text in found] == expected
+
+
+def test_a_range_of_tenths_has_ten_values_as_one_would_write_them():
+    assert values_of("a=range(0,1,0.1)") == [[f"0.{i}"] for i in range(10)]
+    assert values_of("a=range(1,0,-0.1)")[-1] == ["0.1"]
+    assert values_of("a=range(0,6,2)") == [["0"], ["2"], ["4"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("seed=range(0,3),7", ["0", "1", "2", "7"]),
+        ("seed=7,range(2)", ["7", "0", "1"]),
+        ("seed=range(0,2),range(5,7)", ["0", "1", "5", "6"]),
+        ("optimizer.lr=0.5,range(1,2,0.5)", ["0.5", "1.0", "1.5"]),
+        ("model=hf,glob(savae*)", ["hf", "savae", "savae_original"]),
+        ("tracker.name='a b',c", ["'a b'", "c"]),
+        ("model.hidden_dims=[1,2],[3]", ["[1,2]", "[3]"]),
+        ("seed=sort(3,1,2)", ["1", "2", "3"]),
+        ("seed=tag(a,range(0,2))", ["0", "1"]),
+    ],
+)
+def test_ranges_and_globs_go_beside_values(text, values):
+    assert [job[0] for job in values_of(text)] == values
+
+
+def test_a_shuffled_range_has_the_same_values():
+    assert sorted(int(job[0]) for job in values_of("seed=shuffle(range(0,20))")) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed=interval(0,1),3", "an interval has no values to go through"),
+        ("seed=glob(*)", "glob() chooses from the files of a group"),
+        ("model=glob(q*)", "glob() finds no choice (choices: fullcov, hf"),
+        ("seed=choice(range(0,3),7)", "a range goes beside values without a function: range(0,3),7"),
+        ("seed=sort(range(0,3),7)", "a range goes beside values without a function: range(0,3),7"),
+        ("seed=range(0,1e9),7", "expected at most 100,000 values, came 1,000,000,001"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_key(text, said):
+    with pytest.raises(ConfigError) as refused:
+        config.compose(expand([text])[0])
+    assert text.partition("=")[0] in str(refused.value)
+    assert said in str(refused.value)
+
+
+# files and the command line ----------------------------------------------------------------------------------
+
+words = st.sampled_from(
+    [
+        *(
+            "010",
+            "0",
+            "00",
+            "-0",
+            "+5",
+            "1_000",
+            "1__0",
+            "0x10",
+            "0o10",
+            "0b1",
+            "1:30",
+            "12:30:00",
+            "1e3",
+            "1e-3",
+        ),
+        *(
+            ".5",
+            "5.",
+            "1.e3",
+            "nan",
+            "inf",
+            "-inf",
+            "NaN",
+            ".inf",
+            "None",
+            "null",
+            "Null",
+            "nULL",
+            "true",
+            "TRUE",
+        ),
+        *(
+            "tRue",
+            "yes",
+            "No",
+            "on",
+            "off",
+            "y",
+            "2026-11-28",
+            "2026-11-28 12:00:00",
+            "1,2",
+            "range(0,3)",
+            "a b",
+        ),
+        *(
+            "0..3",
+            "0-3",
+            "1;2",
+            "~/runs",
+            "$HOME/x",
+            "a=b",
+            "http://x.org/a?b=c",
+            "007.5",
+            "1_0.5",
+            "1e400",
+            "-",
+        ),
+    ]
+)
+plain = words | st.text(alphabet="0123456789_.+-eExob:aAnNuUlLtrfsy", min_size=1, max_size=8)
+
+
+@laws
+@given(plain)
+def test_an_unquoted_value_in_a_sweep_file_means_what_it_means_on_the_command_line_or_is_refused(
+    tmp_path_factory, text
+):
+    file = tmp_path_factory.mktemp("s") / "s.yaml"
+    file.write_text(f"common:\n  key: {text}\n")
+    try:
+        [[written]] = read(file)
+    except ConfigError:
+        return
+    assume(text not in (".inf", "-.inf", "+.inf", ".nan", "~", ".NaN", ".Inf"))
+    in_file = PARSER.parse_override(written).value()
+    try:
+        on_command_line = PARSER.parse_override(f"key={text}")
+    except HydraException:
+        assert in_file == text
+    else:
+        assert not on_command_line.is_sweep_override()
+        assert repr(in_file) == repr(on_command_line.value())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("010", "got 010, 8 in YAML and the text '010' on the command line; write 10, or '010' for the text"),
+        ("1:30", "got 1:30, 90 in YAML and the text '1:30' on the command line; write '1:30' for the text"),
+        (
+            "yes",
+            "got yes, true in YAML and the text 'yes' on the command line; write true, or 'yes' for the text",
+        ),
+        ("nan", "got nan, a text in a file and nan on the command line; write 'nan' for the text"),
+        (
+            "range(3)",
+            "got range(3), a text in a file and several values on the command line; write a list for one run",
+        ),
+    ],
+)
+def test_a_refusal_says_both_meanings_and_how_to_write_either(tmp_path, text, said):
+    file = tmp_path / "s.yaml"
+    for content, place in (
+        (f"grids: [{{key: [1, {text}]}}]", "grids[0].key[1]"),
+        (f"common: {{key: {text}}}", "common.key"),
+    ):
+        file.write_text(content)
+        with pytest.raises(ConfigError) as refused:
+            read(file)
+        assert refused.value.problems[0].startswith(f"s.yaml: {place}: {said}")
+    file.write_text(f"common: {{key: '{text}'}}")
+    [[written]] = read(file)
+    assert parse(written).value() == text
+
+
+def test_anchors_merges_and_explicit_tags_are_read_as_before(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("common:\n  <<: {a: 010}\n  b: !!str 010\n  c: &x 3\n  d: *x\n")
+    with pytest.raises(ConfigError) as refused:
+        read(file)
+    [problem] = refused.value.problems
+    assert problem.startswith("s.yaml: common.a: got 010, 8 in YAML")
+    file.write_text("common:\n  <<: {a: 10}\n  b: !!str 010\n  c: &x 3\n  d: *x\n")
+    assert sorted(read(file)[0]) == ["a=10", "b='010'", "c=3", "d=3"]
+
+
+def test_the_files_in_conf_have_no_such_value_and_one_of_the_users_is_refused(tmp_path, monkeypatch):
+    assert unclear_files([CONF]) == []
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("a: {b: [1, 010]}\nc: '010'\nd: off  # e: 010\n")
+    found = [str(problem) for problem in unclear_files([tmp_path])]
+    assert [text.partition(": got")[0] for text in found] == [
+        "dataset/mine.yaml: a.b[1]",
+        "dataset/mine.yaml: d",
+    ]
+    with pytest.raises(ConfigError, match=r"dataset/mine.yaml: d: got off, false in YAML"):
+        check_command(["--config-dir", str(tmp_path), "seed=0"])
+    monkeypatch.setattr(config, "CONF", tmp_path)
+    with pytest.raises(ConfigError, match=r"mine.yaml: d: got off"):
+        vlae.run([])
+
+
+# --where -----------------------------------------------------------------------------------------------------
+
+
+@laws
+@given(plain)
+def test_a_number_in_a_condition_is_what_it_is_on_the_command_line(text):
+    try:
+        found = read_value(text)
+    except ValueError:
+        return
+    try:
+        read = PARSER.parse_override(f"key={text}").value()
+    except HydraException:
+        read = text
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        assert found == read
+    elif isinstance(read, int | float) and not isinstance(read, bool):
+        assert text.lower().lstrip("+-") in ("nan", "inf") or read == float("inf") or read == float("-inf")
+
+
+@pytest.mark.parametrize("text", ["seed=010", "seed in 1,02", "seed<٣"])
+def test_a_number_with_leading_zeros_in_a_condition_is_refused_with_what_to_write(text):
+    with pytest.raises(
+        UserError, match=r"--where: .*a number without leading zeros, or a text in quotes; came"
+    ):
+        terms(text, ["seed"])
+    assert terms("seed='010'", ["seed"])[0].value == "010"
+
+
+def test_the_shipped_sweeps_are_read_as_before():
+    for file in sorted((Path(CONF).parent / "sweeps").glob("*.yaml")):
+        content = yaml.safe_load(file.read_text())
+        assert read(file), content

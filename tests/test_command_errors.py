@@ -235,7 +235,7 @@ def once(function):
             ["seed=range(0,1000)", "trainer.epochs=range(1,500)"],
             "sweep: expected at most 100,000 runs, came 499,000 (seed: 1,000, trainer.epochs: 499)",
         ),
-        (["model=glob(x*)"], "sweep: it has no runs"),
+        (["model=glob(x*)"], "model=glob(x*): glob() finds no choice (choices: "),
     ],
 )
 def test_what_is_no_sweep_is_one_problem_of_few_words(command, capfd, tmp_path, arguments, expected):

@@ -10,16 +10,21 @@ import stat
 import subprocess
 import sys
 import tarfile
+import warnings
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 
-from vlae import config, data
+from vlae import config, data, known_files
 from vlae.data import DataError, Preprocessing
 from vlae.download import Checksum
+from vlae.known_files import what_is
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -41,13 +46,20 @@ def write_idx(path, array):
     path.write_bytes(header + array.tobytes())
 
 
+def unpacked_checksums(raw, what=""):
+    """Of the image files in ``raw``, in place of those of the known ones."""
+    names = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
+    return {name: Checksum("md5", md5(raw / name), (raw / name).stat().st_size, what) for name in names}
+
+
 @pytest.fixture
-def mnist_root(tmp_path):
-    """MNIST's unpacked layout with few images."""
+def mnist_root(tmp_path, monkeypatch):
+    """MNIST's unpacked layout with few images, and their checksums in place of the known ones."""
     raw = tmp_path / "MNIST" / "raw"
     for name, count in (("train", TRAIN), ("t10k", TEST)):
         write_idx(raw / f"{name}-images-idx3-ubyte", pixels(count, 28, 28, seed=count))
         write_idx(raw / f"{name}-labels-idx1-ubyte", pixels(count) % 10)
+    monkeypatch.setitem(data.UNPACKED, "MNIST", unpacked_checksums(raw))
     return tmp_path
 
 
@@ -243,6 +255,7 @@ def test_packed_mnist_files_put_in_place_by_hand_are_verified_and_unpacked(mnist
         packed.write_bytes(gzip.compress(path.read_bytes()))
         resources.append((packed.name, md5(packed)))
     monkeypatch.setattr(FashionMNIST, "resources", resources)
+    monkeypatch.setitem(data.UNPACKED, "FashionMNIST", data.UNPACKED["MNIST"])
     splits = data.fashion_mnist(root=str(mnist_root), url="http://127.0.0.1:9", validation_size=0)
     assert np.array_equal(splits.train.numpy()[:, 0], pixels(TRAIN, 28, 28, seed=TRAIN))
 
@@ -313,16 +326,115 @@ def message(error):
     return " ".join(str(error.value).split())
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-100], lambda b: b[:3], lambda b: b"", lambda b: b"<html>" + b]
-)
-def test_a_damaged_idx_file_is_named_with_its_sources(mnist_root, damage):
+IDX_12 = "12 images of 28x28 pixels"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 47040016\n"
+LIES = {
+    "shorter": (
+        lambda b: b[:-100],
+        "a truncated file of 3,836 bytes, whose header says 5 images of 28x28 pixels",
+    ),
+    "longer": (
+        lambda b: b + b"\0",
+        "a too long file of 3,937 bytes, whose header says 5 images of 28x28 pixels",
+    ),
+    "a stump": (lambda b: b[:3], "3 bytes of an unknown kind"),
+    "empty": (lambda b: b"", "an empty file"),
+    "a login page": (lambda b: b"\n<!DOCTYPE html><title>Wi-Fi</title>", "a web page (HTML"),
+    "an S3 error": (lambda b: b"<?xml version='1.0'?><Error>AccessDenied</Error>", "an XML document"),
+    "gzip": (gzip.compress, "a gzip archive (unpack it)"),
+    "zip": (lambda b: b"PK\x03\x04" + b, "a zip archive (unpack it)"),
+    "Git LFS": (lambda b: LFS, "a pointer of Git LFS"),
+    "text": (lambda b: b"404: Not Found", "text ('404: Not Found')"),
+    "npy": (lambda b: b"\x93NUMPY\x01\0" + b, "an array of NumPy (.npy)"),
+    "changed": (lambda b: b[:-1] + bytes([b[-1] ^ 1]), "5 images of 28x28 pixels"),
+    "gigabytes": (
+        lambda b: b[:4] + b"\x7f\xff\xff\xff" + b[8:],
+        "a truncated file of 3,936 bytes, whose header says 2,147,483,647 images of 28x28 pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lie", "what"), LIES.values(), ids=LIES)
+def test_an_idx_file_that_is_another_is_named_with_what_it_is_and_its_sources(mnist_root, lie, what):
     path = mnist_root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(lie(path.read_bytes()))
     with pytest.raises(DataError) as error:
         data.mnist(root=str(mnist_root), validation_size=0)
-    for part in (str(path), "ossci-datasets", "Delete it", f"-> {path}.gz"):
+    for part in (f"{path} is damaged or another file: it is {what}", "ossci-datasets", f"-> {path}.gz"):
         assert part in message(error)
+
+
+@pytest.mark.parametrize(
+    ("array", "what"),
+    [
+        (pixels(TRAIN, 32, 32), "12 images of 32x32 pixels"),
+        (pixels(TRAIN + 1, 28, 28), "13 images of 28x28 pixels"),
+        (pixels(TRAIN), "12 labels"),
+        (pixels(TRAIN, 28, 28, 3), "an idx array [12, 28, 28, 3]"),
+        (pixels(TRAIN, 28, 28, seed=1), IDX_12),
+        (pixels(20_800, 1, 1), "20,800 images of 1x1 pixels, as many as EMNIST's letters"),
+        (
+            np.full((1_000, 28, 28), 73, np.uint8),
+            "1,000 images of 28x28 pixels, as bright as those of Fashion-MNIST",
+        ),
+        (
+            np.full((1_000, 28, 28), 44, np.uint8),
+            "1,000 images of 28x28 pixels, as bright as those of EMNIST",
+        ),
+        (
+            np.full((1_000, 28, 28), 99, np.uint8),
+            "1,000 images of 28x28 pixels, whose mean brightness is 0.388",
+        ),
+    ],
+    ids=["32x32", "one more", "labels", "colour", "others", "letters", "Fashion-MNIST", "EMNIST", "unknown"],
+)
+def test_other_arrays_than_mnists_are_refused_with_what_they_are(mnist_root, array, what):
+    path = mnist_root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    write_idx(path, array)
+    with pytest.raises(DataError) as error:
+        data.mnist(root=str(mnist_root), validation_size=0)
+    assert f"{path} is damaged or another file: it is {what}" in message(error)
+
+
+def test_swapped_files_are_said_to_be(mnist_root, monkeypatch):
+    raw = mnist_root / "MNIST" / "raw"
+    train, test = raw / "train-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte"
+    checksums = {name: replace(c, what=what_is(raw / name)) for name, c in data.UNPACKED["MNIST"].items()}
+    monkeypatch.setitem(data.UNPACKED, "MNIST", checksums)
+    content = test.read_bytes()
+    train.replace(test)
+    train.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        data.mnist(root=str(mnist_root), validation_size=0)
+    told = "it is 5 images of 28x28 pixels, expected 12 images of 28x28 pixels"
+    assert f"{train} is damaged or another file: {told}" in message(error)
+    assert "t10k-images-idx3-ubyte should be so: are the two swapped?" in message(error)
+
+
+def test_a_known_file_under_another_name_is_named(mnist_root, svhn_root, monkeypatch):
+    raw, mat = mnist_root / "MNIST" / "raw", svhn_root / "train_32x32.mat"
+    fashion = {"train-images-idx3-ubyte": md5(raw / "train-images-idx3-ubyte")}
+    monkeypatch.setitem(known_files.UNPACKED, "FashionMNIST", fashion)
+    monkeypatch.setitem(data.UNPACKED, "MNIST", {"train-images-idx3-ubyte": Checksum("md5", "0" * 32)})
+    with pytest.raises(
+        DataError, match=r"it is train-images-idx3-ubyte of FashionMNIST \(12 images of 28x28 pixels\)"
+    ):
+        data.mnist(root=str(mnist_root), validation_size=0)
+    mat.write_bytes((svhn_root / "test_32x32.mat").read_bytes())
+    with pytest.raises(
+        DataError, match=r"train_32x32.mat is .* it is test_32x32.mat of SVHN \(a MATLAB file"
+    ):
+        data.svhn(root=str(svhn_root), validation_size=0)
+
+
+def test_the_files_that_are_known_are_those_that_are_unpacked():
+    from torchvision.datasets import MNIST, FashionMNIST
+
+    for dataset in (MNIST, FashionMNIST):
+        packed = {name.removesuffix(".gz") for name, _ in dataset.resources}
+        assert set(known_files.UNPACKED[dataset.__name__]) == packed
+    sizes = {c.what: c.size for c in data.UNPACKED["MNIST"].values()}
+    assert sizes == {"60,000 images of 28x28 pixels": 47_040_016, "10,000 images of 28x28 pixels": 7_840_016}
 
 
 def test_a_damaged_mat_file_is_named_with_its_source(svhn_root):
@@ -330,7 +442,11 @@ def test_a_damaged_mat_file_is_named_with_its_source(svhn_root):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError) as error:
         data.svhn(root=str(svhn_root), validation_size=0)
-    for part in (f"{path} is damaged: checksum (md5)", "http://127.0.0.1:9/test_32x32.mat", "Delete it"):
+    for part in (
+        f"{path} is damaged or another file: it is a MATLAB file (.mat); checksum (md5)",
+        "http://127.0.0.1:9/test_32x32.mat",
+        "Delete it",
+    ):
         assert part in message(error)
 
 
@@ -362,7 +478,7 @@ def test_a_cifar10_pickle_with_a_wrong_checksum_is_named_and_never_unpickled(tmp
     (folder / name).write_bytes(pickle.dumps(Payload(trace)))
     with pytest.raises(DataError) as error:
         data.cifar10(root=str(tmp_path), validation_size=0)
-    assert f"{folder / name} is damaged: checksum (md5)" in message(error)
+    assert f"{folder / name} is damaged or another file: it is a pickle; checksum (md5)" in message(error)
     assert not trace.exists()
     pickle.loads((folder / name).read_bytes())
     assert trace.exists()
@@ -509,6 +625,76 @@ def test_a_single_array_or_a_truncated_npz_is_refused(tmp_path):
     for name in ("a.npy", "half.npz", "flipped.npz"):
         with pytest.raises(DataError, match=r"not an \.npz file"):
             data.npz(path=str(tmp_path / name))
+
+
+def npy(header, content=b"\0" * 64, version=1):
+    text = (repr(header) + "\n").encode()
+    size = len(text).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + text + content
+
+
+def pickled(shape):
+    return {"descr": "|O", "fortran_order": False, "shape": shape}
+
+
+def plain(shape, kind="|u1"):
+    return {"descr": kind, "fortran_order": False, "shape": shape}
+
+
+NPY_THAT_LIES = {
+    "gigabytes": (
+        npy(plain((10**6, 100, 100))),
+        r"says \[1000000, 100, 100\] of uint8, 10,000,000,000 bytes, .* has 64",
+    ),
+    "more than integers": (npy(plain((2**62, 2**62, 4))), "bytes, but it has 64"),
+    "negative": (npy(plain((-8, -8, 1))), r"says \[-8, -8, 1\]"),
+    "fewer": (npy(plain((1, 2, 2))), "4 bytes, but it has 64"),
+    "wide text": (npy(plain((2, 2, 2), "<U100000000")), "bytes, but it has 64"),
+    "objects": (npy(pickled((8, 1, 1))), "train.npy holds Python objects"),
+    "objects within": (npy(plain((8, 1, 1), [("a", "|O")])), "train.npy holds Python objects"),
+    "a pickle": (pickle.dumps([1]), "magic string"),
+    "another version": (npy(plain((8, 8, 1)), version=9), r"version \(9, 0\)"),
+    "a header of megabytes": (npy(plain((8, 8, 1)) | {"x": " " * 10**6}, version=2), "Header info length"),
+    "code in the header": (npy("__import__('os').system('false')"), "not a dictionary|Cannot parse header"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), NPY_THAT_LIES.values(), ids=NPY_THAT_LIES)
+def test_a_header_that_lies_is_refused_before_its_array_is_read(tmp_path, content, reason, monkeypatch):
+    monkeypatch.setattr(data.Archive, "_array", lambda *_: pytest.fail("an array was read"))
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train.npy", content)
+        archive.writestr("test.npy", npy(plain((4, 4, 4))))
+    with pytest.raises(DataError, match=rf"not an \.npz file of plain arrays, .*{reason}"):
+        data.npz(path=str(path))
+
+
+def test_arrays_beyond_the_memory_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    memory = psutil.virtual_memory()._replace(available=10**6)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, train=np.zeros((1000, 100, 100), np.uint8), test=GOOD)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(
+        DataError, match=r"its arrays need 10,000,\d+ bytes of memory, of which 1,000,000 are available"
+    ):
+        data.npz(path=str(path))
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for _ in range(2):
+            archive.writestr("train.npy", npy(plain((4, 4, 4))))
+    with pytest.raises(DataError, match=r"train\.npy is in it twice"):
+        data.npz(path=str(path))
+
+
+def test_a_file_that_is_no_npz_is_said_to_be_what_it_is(tmp_path):
+    tmp_path.joinpath("a.npz").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(DataError, match=r"File is not a zip file; it is a gzip archive"):
+        data.npz(path=str(tmp_path / "a.npz"))
 
 
 def test_an_npz_must_be_named_and_be_there(tmp_path):

@@ -85,6 +85,9 @@ def mnist(server, monkeypatch):
             server.files[f"{part}-{name}-ubyte.gz"] = gzip.compress(header + array.tobytes())
     resources = [(name, digest(content)) for name, content in server.files.items()]
     monkeypatch.setattr(MNIST, "resources", resources)
+    unpacked = digest(gzip.decompress(server.files["t10k-images-idx3-ubyte.gz"]))
+    names = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
+    monkeypatch.setitem(data.UNPACKED, "MNIST", {name: Checksum("md5", unpacked) for name in names})
     server.faulty = "t10k-images-idx3-ubyte.gz"
     return server
 

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import math
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -17,8 +18,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from vlae import known_files
+from vlae.arrays import Archive
 from vlae.download import Checksum, DataError, Remote, Source
 from vlae.files import StrPath, expanded
+from vlae.known_files import what_is
 from vlae.model_space import Preprocess
 from vlae.preprocessing import Preprocessing
 from vlae.splits import Splits, frozen_random, split
@@ -28,6 +32,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "preprocess"]
 
+UNPACKED = {
+    dataset: {
+        f"{part}-images-idx3-ubyte": Checksum(
+            "md5",
+            digests[f"{part}-images-idx3-ubyte"],
+            size=16 + count * 28 * 28,
+            what=f"{count:,} images of 28x28 pixels",
+        )
+        for part, count in (("train", 60_000), ("t10k", 10_000))
+    }
+    for dataset, digests in known_files.UNPACKED.items()
+}
+"""Of the files that are read; the labels are not."""
 Size = Annotated[int, Field(ge=0)]
 Loader = TypeVar("Loader", bound=Callable[..., Splits])
 
@@ -130,7 +147,6 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
     from torchvision.datasets.mnist import read_image_file
 
     raw = f"{dataset.__name__}/raw"
-    train, test = f"{raw}/train-images-idx3-ubyte", f"{raw}/t10k-images-idx3-ubyte"
     source = Source(
         name=dataset.__name__,
         root=_place(root),
@@ -140,12 +156,14 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
             )
             for file, md5 in dataset.resources
         ),
-        files={train: None, test: None},  # checksums were published for the packed files only
+        files={f"{raw}/{file}": checksum for file, checksum in UNPACKED[dataset.__name__].items()},
         unpack=lambda staging: dataset(staging, download=True),  # finds the packed files, and unpacks
     )
     source.provide()
     images = []
-    for file in (train, test):
+    for file in source.files:
+        source.check(file)
+    for file in source.files:
         with source.reading(file):
             images.append(read_image_file(str(source.root / file)).unsqueeze(1))
     return split(*images, levels=256, validation_size=validation_size, seed=seed)
@@ -295,20 +313,20 @@ def npz(
 def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     """``train``, ``test`` and, where it is there, ``validation``."""
     try:
-        # opened here, because numpy leaves a broken archive open; and not by np.load, which takes any other file for
-        # a pickle and advises to trust it
+        # not by np.load, which takes any other file for a pickle, and believes the sizes in the headers
         with file.open("rb") as opened:
-            archive = np.lib.npyio.NpzFile(opened, allow_pickle=False)
-            found = {name: archive[name] for name in ("train", "validation", "test") if name in archive.files}
+            archive = Archive(opened)
+            found = archive.read(("train", "validation", "test"))
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
+        what = "" if zipfile.is_zipfile(file) else f"; it is {what_is(file)}"
         raise DataError(
-            f"dataset.path={path}: not an .npz file of plain arrays, as numpy.savez writes them ({error}). "
+            f"dataset.path={path}: not an .npz file of plain arrays, as numpy.savez writes them ({error}{what}). "
             "Pickled objects are refused, because unpickling can execute code"
         ) from error
     if missing := sorted({"train", "test"} - found.keys()):
         raise DataError(
             f"dataset.path={path}: no array {' and no '.join(map(repr, missing))}; expected 'train', 'test' and "
-            f"optionally 'validation', found {', '.join(map(repr, archive.files)) or 'none'}"
+            f"optionally 'validation', found {', '.join(map(repr, archive.names)) or 'none'}"
         )
     return found
 

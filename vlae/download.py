@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from vlae.errors import UserError
+from vlae.known_files import name_of, what_is
 from vlae.progress import advanced
 
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
+NAMED_UP_TO = 2**30
+"""Bytes of a wrong file up to which its checksum is looked for among those of known files."""
 
 
 class DataError(UserError, ValueError):
@@ -30,6 +33,10 @@ class Checksum:
 
     algorithm: Literal["md5", "git", "sha256"]
     digest: str
+    size: int | None = None
+    """Bytes, where they are known: a file of another size need not be read."""
+    what: str = ""
+    """In words, as `vlae.known_files.what_is` has them."""
 
     def of(self, path: Path) -> str:
         """The file's own digest."""
@@ -43,11 +50,20 @@ class Checksum:
         return state.hexdigest()
 
     def mismatch(self, path: Path) -> str | None:
-        """How the file differs, None if it does not."""
-        found = self.of(path)
-        if found == self.digest:
+        """What the file is instead, and how it differs; None if it does not."""
+        size, found = path.stat().st_size, None
+        if self.size in (None, size) and (found := self.of(path)) == self.digest:
             return None
-        return f"checksum ({self.algorithm}) {found}, expected {self.digest}"
+        text = f"it is {_described(path, size)}"
+        text += f", expected {self.what}" if self.what else ""
+        if found is None:
+            return f"{text}; {size:,} bytes, expected {self.size:,}"
+        return f"{text}; checksum ({self.algorithm}) {found}, expected {self.digest}"
+
+
+def _described(path: Path, size: int) -> str:
+    name = name_of(Checksum("md5", "").of(path)) if size <= NAMED_UP_TO else None
+    return f"{name} ({what_is(path)})" if name else what_is(path)
 
 
 @dataclass(frozen=True)
@@ -101,9 +117,16 @@ class Source:
         """DataError when the file is not what its checksum promises."""
         checksum = self.files[file]
         if checksum is not None and (mismatch := checksum.mismatch(self.root / file)):
-            raise self._error(
-                f"{(self.root / file).absolute()} is damaged or another file: {mismatch}", delete=True
-            )
+            problem = f"{(self.root / file).absolute()} is damaged or another file: {mismatch}"
+            raise self._error(problem + self._swapped(file), delete=True)
+
+    def _swapped(self, file: str) -> str:
+        """Whether the file holds what another one of these should."""
+        what = what_is(self.root / file)
+        for other, checksum in self.files.items():
+            if other != file and checksum and checksum.what and what.startswith(checksum.what):
+                return f". {Path(other).name} should be so: are the two swapped?"
+        return ""
 
     def _complete(self) -> bool:
         return all((self.root / file).is_file() for file in self.files)
@@ -175,7 +198,7 @@ class Source:
         for file in files:
             path, checksum = self.root / file, self.files[file]
             if checksum is not None and path.is_file() and (mismatch := checksum.mismatch(path)):
-                return self._error(f"{path.absolute()} is damaged: {mismatch}", delete=True)
+                return self._error(f"{path.absolute()} is damaged or another file: {mismatch}", delete=True)
         paths = ", ".join(str((self.root / file).absolute()) for file in files)
         return self._error(f"cannot read {paths}: {error or type(error).__name__}", delete=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vlae.arrays import Archive
 from vlae.files import RecordError, StrPath, expanded, read_bytes, read_json
 from vlae.identity import RUN_ID, exact_text, id_of, scientific, settings
 from vlae.launching.states import UNREADABLE, Observer
@@ -122,8 +123,7 @@ class PerImage:
         if (content := read_bytes(self.path)) is None:
             raise RecordError(f"{file} is missing")
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                found = arrays.get(name)
+            found = Archive(io.BytesIO(content)).read([name]).get(name)
         except Exception as error:  # what numpy, zip and zlib raise depends on where the damage is
             raise RecordError(f"{file} cannot be read ({error})") from error
         if found is not None and (found.ndim != 1 or found.dtype.kind not in "fiu"):

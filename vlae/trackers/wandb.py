@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import os
 import random
 import re
@@ -14,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from vlae import code
+from vlae.arrays import Archive
 from vlae.attempts import now
 from vlae.errors import UserError
-from vlae.files import RecordError, json_bytes, make_directory, write_atomically
+from vlae.files import RecordError, json_bytes, make_directory, read_bytes, write_atomically
 from vlae.trackers.story import OFFLINE, WANDB, Settings, Story, flat, generation, wandb_id
 
 ANSWER_WITHIN = 5.0
@@ -389,9 +390,9 @@ def jitter() -> float:
 def per_image_table(file: Path) -> Any:
     """Of each test image: its log-likelihood and ELBO by each proposal, in nats."""
     try:
-        with np.load(file) as arrays:
-            names = sorted(name for name in arrays.files if name.startswith(("elbo", "log_likelihood")))
-            columns = {name: arrays[name].tolist() for name in names}
+        archive = Archive(io.BytesIO(read_bytes(file) or b""))
+        names = sorted(name for name in archive.names if name.startswith(("elbo", "log_likelihood")))
+        columns = {name: array.tolist() for name, array in archive.read(names).items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RecordError(f"{file.name} cannot be read ({_in_one_line(error)})") from error
     data: list[Any] = [[i, *values] for i, values in enumerate(zip(*columns.values(), strict=True))]

@@ -1,5 +1,6 @@
 """Figures of runs: what is drawn is what the runs say, a model looks the same everywhere, and bytes are the same."""
 
+import itertools
 import json
 import math
 import os
@@ -14,8 +15,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.container import ErrorbarContainer
+from matplotlib.text import Text
+from programs import need
 from recorded import container, done, stopped
 
 import vlae
@@ -26,13 +30,17 @@ from vlae.laplace import find_modes
 from vlae.report.collect import Run, Runs, collect
 from vlae.report.directories import RunDirectories
 from vlae.report.drawing.estimators import sample_sizes
+from vlae.report.drawing.frame import NARROW
 from vlae.report.drawing.style import STYLES, style_of
 from vlae.report.drawing.updates import tiled
 from vlae.report.drawings import KINDS, WITHOUT_TIME, draw, drawable, written
+from vlae.report.latex import tex
 from vlae.report.published import published
+from vlae.summary import MARK
 
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
+UNRELIABLE = "test.log_likelihood.laplace.unreliable"
 RECORDED = [kind for kind, drawing in KINDS.items() if not drawing.needs_models]
 OF_MODELS = [kind for kind, drawing in KINDS.items() if drawing.needs_models]
 
@@ -61,10 +69,54 @@ def lines(axes):
     return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
 
 
-def bars(axes):
-    return [
-        (found.get_label(), found.patches[0]) for found in axes.containers if isinstance(found, BarContainer)
+def points(axes):
+    """The label and the marker of each point with an error bar."""
+    return [(c.get_label(), c.lines[0]) for c in axes.containers if isinstance(c, ErrorbarContainer)]
+
+
+def texts(figure):
+    """(tick labels of each axis, other texts) that can be seen, each a text and its box, and the box of the canvas."""
+    figure.draw_without_rendering()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer, ticks, others = canvas.get_renderer(), [], []
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    labels = {label for axis in axes for label in axis.get_ticklabels(which="both")}
+    for axis in axes:
+        low, high = sorted(axis.get_view_interval())
+        shown = [
+            tick for tick in axis.get_major_ticks() + axis.get_minor_ticks() if low <= tick.get_loc() <= high
+        ]
+        found = [tick.label1 for tick in shown if tick.label1.get_visible() and tick.label1.get_text()]
+        ticks.append([(label.get_text(), label.get_window_extent(renderer)) for label in found])
+    for text in figure.findobj(Text):
+        if text not in labels and text.get_visible() and text.get_text().strip():
+            others.append((text.get_text(), text.get_window_extent(renderer)))
+    return ticks, others, figure.bbox
+
+
+def faults(figure):
+    """Texts that overlap (but for daggers, which stand beside points), or leave the canvas."""
+    ticks, others, canvas = texts(figure)
+    shown = [*(label for axis in ticks for label in axis), *others]
+    found = [
+        f"outside: {text}"
+        for text, box in shown
+        if min(box.x0, box.y0) < -0.5 or box.x1 > canvas.x1 + 0.5 or box.y1 > canvas.y1 + 0.5
     ]
+    for (one, a), (other, b) in itertools.combinations(shown, 2):
+        if MARK not in (one, other) and a.padded(-0.5).overlaps(b.padded(-0.5)):
+            found.append(f"overlap: {one} and {other}")
+    return found
+
+
+def made_up(model, y, seconds=3.0, seed=0, unreliable=False, epochs=5, **settings):
+    """A run without a directory: a figure, the seconds that it took, and a curve."""
+    lines = [{"epoch": epoch, "validation/elbo_nats": y - 5 / epoch} for epoch in range(1, epochs + 1)]
+    told = {"model.name": model, "seed": seed, "dataset.name": "digits", "output_dist.name": "gaussian"}
+    told |= {key.replace("__", "."): value for key, value in settings.items()}
+    known = {LAPLACE: y, "cost.train_seconds": seconds, UNRELIABLE: unreliable}
+    return Run(f"{model}{told}", "", told, "done", "", known, None, lambda: lines)
 
 
 def look(artist):
@@ -82,11 +134,10 @@ def figure_command(command, tmp_path):
 # --- looks ------------------------------------------------------------------------------------------------------------
 
 
-def test_models_differ_in_colour_or_marker_and_in_dashes_and_in_hatch():
+def test_models_differ_in_colour_or_marker_and_in_dashes():
     styles = list(STYLES.values())
     assert len({(style.color, style.marker) for style in styles}) == len(styles)
     assert len({style.dashes for style in styles}) == len(styles)
-    assert len({style.hatch for style in styles}) == len(styles)
 
 
 @given(st.text(), st.lists(st.text()))
@@ -106,14 +157,9 @@ def test_a_model_looks_the_same_whatever_else_is_drawn(tmp_path, models):
     line = lines(draw("curves", runs).axes[0])["VLAE"]
     style = STYLES["vlae"]
     assert look(line) == (style.color, style.marker, style.dashes)
-    ((_, bar),) = [found for found in bars(draw("likelihood_vs_updates", runs).axes[0]) if found[0] == "VLAE"]
-    assert (to_hex(bar.get_facecolor()).upper(), bar.get_hatch() or "") == (style.color, style.hatch)
-    marker = next(
-        found.lines[0]
-        for found in draw("cost", runs).axes[0].containers
-        if isinstance(found, ErrorbarContainer) and found.get_label() == "VLAE"
-    )
-    assert look(marker)[:2] == (style.color, style.marker)
+    for kind in ("likelihood_vs_updates", "cost"):
+        marker = dict(points(draw(kind, runs).axes[0]))["VLAE"]
+        assert look(marker)[:2] == (style.color, style.marker)
 
 
 def test_other_settings_of_a_model_keep_its_colour_and_differ_in_their_markers(tmp_path):
@@ -125,12 +171,15 @@ def test_other_settings_of_a_model_keep_its_colour_and_differ_in_their_markers(t
     assert len({line.get_fillstyle() for line in found.values()}) == 3
 
 
-def test_other_settings_of_a_model_are_paler_bars(tmp_path):
+def test_other_settings_of_a_model_are_points_with_other_fillings_and_t_is_no_setting(tmp_path):
     for lr in ("1e-3", "1e-4"):
-        done(tmp_path, container(VLAE, f"optimizer.lr={lr}"))
-    found = bars(draw("likelihood_vs_updates", runs_of(tmp_path), rows=["model", "optimizer.lr"]).axes[0])
-    assert len({to_hex(bar.get_facecolor()) for _, bar in found}) == 1
-    assert len({bar.get_alpha() for _, bar in found}) == len(found) == 2
+        for updates in (1, 2):
+            done(tmp_path, container(VLAE, f"optimizer.lr={lr}", f"model.num_updates={updates}"))
+    found = points(draw("likelihood_vs_updates", runs_of(tmp_path)).axes[0])
+    assert len(found) == 4
+    assert len({look(marker)[:2] for _, marker in found}) == 1
+    looks = {(name, marker.get_fillstyle()) for name, marker in found}
+    assert looks == {("VLAE, optimizer.lr = 0.0001", "full"), ("VLAE, optimizer.lr = 0.001", "none")}
 
 
 def test_names_are_text_and_no_formulas(tmp_path):
@@ -141,7 +190,7 @@ def test_names_are_text_and_no_formulas(tmp_path):
     ]
     figure = draw("cost", Runs("", tuple(runs)))
     assert written(figure, "svg")
-    shown = [text.get_text().replace(r"\$", "$") for text in figure.legends[0].get_texts()]
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(shown) == sorted([*names[:3], "VAE"])
 
 
@@ -171,7 +220,7 @@ def test_of_one_seed_there_is_no_band(tmp_path):
     learned(done(tmp_path, container(VAE)), [-3.0, -2.0])
     figure = draw("curves", runs_of(tmp_path))
     assert not figure.axes[0].collections
-    assert "One seed each" in figure.get_supxlabel()
+    assert "one seed each" in figure.caption
 
 
 def test_a_curve_that_lacks_epochs_is_told(tmp_path):
@@ -198,7 +247,7 @@ def test_the_set_that_epochs_are_selected_by_is_what_is_drawn(tmp_path):
     path = done(tmp_path, container(VAE, "trainer.selection=test"))
     learned(path, [-3.0, -2.0], "test/elbo_nats")
     axes = draw("curves", runs_of(tmp_path)).axes[0]
-    assert axes.get_ylabel() == "Test ELBO (nats an image)"
+    assert axes.get_ylabel() == "Test ELBO (nats per image)"
     assert list(lines(axes)["VAE"].get_ydata()) == [-3.0, -2.0]
 
 
@@ -232,7 +281,7 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path, damage):
 # --- bars and costs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_bar_ends_at_the_mean_over_seeds_and_stands_at_its_t(tmp_path):
+def test_a_point_is_the_mean_over_seeds_with_its_standard_error_and_stands_at_its_t(tmp_path):
     for seed in range(2):
         done(tmp_path, container(VAE, seed=seed), level=seed)
         for updates in (1, 4):
@@ -242,23 +291,97 @@ def test_a_bar_ends_at_the_mean_over_seeds_and_stands_at_its_t(tmp_path):
     axes = draw("likelihood_vs_updates", runs, metric=OWN).axes[0]
     ticks = [label.get_text() for label in axes.get_xticklabels()]
     assert ticks == ["none", "1", "4"]
-    found = {}
-    for name, bar in bars(axes):
-        middle = bar.get_x() + bar.get_width() / 2
-        found[name.lower(), ticks[round(middle)]] = bar.get_y() + bar.get_height()
+    assert not axes.patches  # a bar would begin somewhere
+    found, errors = {}, []
+    for container_ in (each for each in axes.containers if isinstance(each, ErrorbarContainer)):
+        ((x, y),) = container_.lines[0].get_xydata()
+        found[container_.get_label().lower(), ticks[round(x)]] = y
+        errors.append(sorted(container_.lines[2][0].get_segments()[0][:, 1]))
     expected = {}
     for run in runs.runs:
         place = run.value("model.name"), str(run.value("T") or "none")
         expected.setdefault(place, []).append(run.value(OWN))
     assert found == pytest.approx({place: statistics.fmean(values) for place, values in expected.items()})
-    errors = [
-        c.lines[2][0].get_segments()[0][:, 1] for c in axes.containers if isinstance(c, ErrorbarContainer)
-    ]
     told = [
         [m - e, m + e]
         for m, e in ((statistics.fmean(v), statistics.stdev(v) / 2**0.5) for v in expected.values())
     ]
-    assert sorted(map(list, errors)) == [pytest.approx(each) for each in sorted(told)]
+    assert sorted(errors) == [pytest.approx(each) for each in sorted(told)]
+
+
+@pytest.mark.parametrize("kind", ["likelihood_vs_updates", "cost"])
+@pytest.mark.parametrize("unreliable", [[False, False], [True, False], [True, True], [True]])
+def test_points_of_unreliable_estimates_have_the_dagger_of_the_table(kind, unreliable):
+    runs = [
+        made_up(name, 1.0, unreliable=bad) for name, bad in zip(("vae", "vlae"), unreliable, strict=False)
+    ]
+    figure = draw(kind, Runs("", tuple(runs)))
+    every = all(unreliable) and len(unreliable) > 1
+    daggers = [text.xy[1] for text in figure.axes[0].texts if text.get_text() == MARK]
+    assert daggers == ([] if every else [1.0] * sum(unreliable))
+    assert (f"{MARK} unreliable" in figure.caption) == (any(unreliable) and not every)
+    assert ("All estimates are unreliable" in figure.full_caption) == every
+
+
+# --- texts keep apart -------------------------------------------------------------------------------------------------
+
+LONG = "a_name_as_long_as_somebody_in_a_hurry_gave_it_and_never_changed_since_$x_1$"
+MODELS = ("vae", "hf", "iaf", "vlae")
+EXTREMES = {
+    "one run of one epoch": [made_up("vae", -85.3, epochs=1)],
+    "two runs": [
+        made_up("vae", -85.3, 2.0, epochs=2),
+        made_up("vlae", -84.1, 18.0, unreliable=True, epochs=2),
+    ],
+    "less than a decade": [
+        made_up(m, -85.0 + i, s) for i, (m, s) in enumerate(zip(MODELS, (3, 9, 17, 25), strict=True))
+    ],
+    "seven decades": [
+        made_up(m, -8500.0 + 700 * i, s, epochs=3000)
+        for i, (m, s) in enumerate(zip(MODELS, (0.03, 9, 1700, 250000.0), strict=True))
+    ],
+    "equal": [made_up(m, -85.0) for m in MODELS],
+    "almost equal": [made_up(m, -85.0 + 1e-7 * i, 3.0 + 1e-7 * i) for i, m in enumerate(MODELS)],
+    "large": [made_up(m, 1234567.0 + 3e4 * i, 1234567.0 + 1e5 * i) for i, m in enumerate(MODELS)],
+    "forty of T": [made_up("vlae", -85 + t / 10, 3.0 + t, model__num_updates=t) for t in range(1, 41)],
+    "forty settings": [
+        made_up("vlae", -85 + i / 10, 3.0 + i, optimizer__lr=i / 1000, unreliable=i % 2 == 0)
+        for i in range(1, 41)
+    ],
+    "long names": [
+        made_up(f"{LONG}{i}", -85.0 + i, 3.0 + i, dataset__name=f"{LONG}{i % 2}") for i in range(4)
+    ],
+    "seven panels": [made_up(m, -1.0, dataset__name=f"set {i}") for m in MODELS for i in range(7)],
+}
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+@pytest.mark.parametrize(
+    ("name", "narrow"),
+    [
+        *((name, False) for name in EXTREMES),
+        *((name, True) for name in ("seven decades", "forty of T", "long names")),
+    ],
+)
+def test_no_texts_of_a_figure_overlap_or_leave_it(name, kind, narrow):
+    figure = draw(kind, Runs("", tuple(EXTREMES[name])), narrow=narrow)
+    assert faults(figure) == []
+    assert not narrow or figure.get_figwidth() == NARROW
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 30, 2000])
+def test_epochs_have_whole_ticks(epochs):
+    ticks, _, _ = texts(draw("curves", Runs("", (made_up("vae", -1.0, epochs=epochs),))))
+    shown = [float(text) for text, _ in ticks[0]]
+    assert shown == [round(tick) for tick in shown]
+    assert 1 <= len(shown) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OF_MODELS)
+def test_no_texts_of_a_figure_of_models_overlap_or_leave_it(trained_runs, kind):
+    for narrow in (False, True):
+        assert faults(draw(kind, runs_of(trained_runs), narrow=narrow)) == []
 
 
 def test_published_figures_stand_beside_ours_and_name_their_source(tmp_path):
@@ -269,7 +392,7 @@ def test_published_figures_stand_beside_ours_and_name_their_source(tmp_path):
     shown = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "published"]
     told = [published(run, LAPLACE) for run in runs.runs]
     assert sorted(shown) == sorted(each.value for each in told)
-    assert " ".join(told[0].source.split()) in " ".join(figure.get_supxlabel().split())
+    assert " ".join(told[0].source.split()) in " ".join(figure.caption.split())
 
 
 def test_costs_are_means_of_seconds_and_of_the_figure(tmp_path):
@@ -400,6 +523,44 @@ def test_the_command_writes_the_file_and_names_it(figure_command, tmp_path):
         file = tmp_path / f"a.{suffix.upper()}"
         assert figure_command("v", "curves", "--out", file) == (0, f"{file}\n", "")
         assert file.read_bytes().startswith(begin)
+
+
+@pytest.mark.parametrize("suffix", WITHOUT_TIME)
+def test_the_caption_stands_beside_the_picture_and_in_its_metadata(figure_command, tmp_path, suffix):
+    some_runs(tmp_path, seeds=2)
+    runs, file = runs_of(tmp_path), tmp_path / f"a.{suffix}"
+    figure = draw("cost", runs)
+    _, others, _ = texts(figure)
+    assert not any("log-likelihood in nats" in text for text, _ in others)
+    assert figure.caption.startswith("Test log-likelihood in nats per image (higher is better), by laplace")
+    figure_command("v", "cost", "--out", file)
+    first, _, *rest = (tmp_path / "a.caption.tex").read_text().splitlines()
+    assert first == "% v, cost. Code: cccccccccc"
+    assert [line.removesuffix("%") for line in rest] == [
+        tex(draw("cost", runs, where="model in vlae,vae").caption)
+    ]
+    content = file.read_bytes()
+    if suffix != "pdf":  # which packs it
+        assert b"Code: cccccccccc" in content
+        assert b"Test log-likelihood in nats per image" in content
+
+
+@pytest.mark.slow
+def test_a_paper_takes_in_the_caption(figure_command, tmp_path):
+    need("pdflatex", "pdftotext", packages="texlive-latex-base texlive-latex-recommended poppler-utils")
+    some_runs(tmp_path, seeds=2)
+    figure_command("v", "cost", "--out", tmp_path / "a.pdf")
+    caption = re.search(r"% In a paper: (.*)", (tmp_path / "a.caption.tex").read_text())[1]
+    figure = rf"\begin{{figure}}\includegraphics{{a.pdf}}{caption}\end{{figure}}"
+    paper = rf"\documentclass{{article}}\usepackage{{graphicx}}\begin{{document}}{figure}\listoffigures\end{{document}}"
+    (tmp_path / "paper.tex").write_text(paper)
+    for _ in range(2):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    text = subprocess.run(
+        ["pdftotext", tmp_path / "paper.pdf", "-"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "Figure 1: Test log-likelihood in nats per image" in text
 
 
 def test_the_help_of_the_command_names_every_kind(figure_command):
@@ -551,7 +712,7 @@ def test_a_model_that_cannot_be_read_is_named_and_another_seed_shown(trained_run
     for file in Path(runs.runs[0].directory, "checkpoints").iterdir():
         file.write_bytes(b"")
     figure = draw("covariance", runs, images=1, tell=told.append)
-    assert "Models of seed 1" in figure.get_supxlabel()
+    assert "Models of seed 1" in figure.caption
     assert any(text.startswith(f"left out: {runs.runs[0].id} (") for text in told)
     for file in Path(runs.runs[1].directory, "checkpoints").iterdir():
         file.unlink()
@@ -566,7 +727,7 @@ def test_that_there_are_fewer_images_than_are_asked_for_is_said(trained_runs):
     runs, told = runs_of(trained_runs).only(lambda run: run.value("model.name") == "vae"), []
     figure = draw("estimators", runs, images=100_000, tell=told.append)
     assert told == ["--images: 7 test images are shown, not 100000: the models were scored on no more"]
-    assert "of the first 7 test images" in figure.get_supxlabel()
+    assert "of the first 7 test images" in figure.caption
     draw("estimators", runs, images=7, tell=told.append)
     assert len(told) == 1
 

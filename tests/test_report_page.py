@@ -9,14 +9,12 @@ import struct
 import subprocess
 import sys
 import zlib
-from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from programs import do_without
 from recorded import container, done, stopped
@@ -28,7 +26,7 @@ from vlae.launching import sweeps
 from vlae.record import RunDirectory
 from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
-from vlae.report.drawing.frame import frame
+from vlae.report.drawing.frame import Captioned
 from vlae.report.drawing.style import on_screen, style_of
 from vlae.report.formats import FORMATS
 from vlae.report.page import content as shown_content
@@ -554,10 +552,12 @@ class Drawings(SimpleNamespace):
     }
 
     @staticmethod
-    def draw(kind, runs, rows=None):
+    def draw(kind, runs, narrow):
         if kind == "bad":
             raise UserError("bad: nothing can be drawn")
-        return Figure((9.0 if kind == "good" else 4.0, 3.0))
+        figure = Captioned((3.0, 3.0))
+        figure.caption = "<b>What it shows"
+        return figure
 
     @staticmethod
     def written(figure, suffix):
@@ -569,11 +569,13 @@ def test_figures_are_images_of_their_own_and_what_cannot_be_drawn_is_said(tmp_pa
     monkeypatch.setattr(drawn, "LOADED", 0)
     done(tmp_path, container(VAE))
     found = told(tmp_path)
-    assert [(each.title, each.width, each.wide) for each in found.figures] == [("what is good", 864, True)]
+    shown = [(each.title, each.width, each.caption) for each in found.figures]
+    assert shown == [("what is good", 288, "<b>What it shows")]
     assert [left.name for left in found.figures_left_out] == ["bad", "dear"]
     text = written(tmp_path)
     assert "<svg><script>" not in text
     assert 'src="data:image/svg+xml;base64,' in text
+    assert "<figcaption>&lt;b&gt;What it shows</figcaption>" in text
     assert "bad: nothing can be drawn" in text
 
 
@@ -779,20 +781,47 @@ def test_the_first_tab_leads_past_the_navigation(opened):
     assert opened.evaluate("document.activeElement.className") == "skip"
 
 
-@pytest.mark.parametrize("window", [1280, 800, 390])
-def test_letters_of_drawings_can_be_read_in_every_window(browser, sweep, tmp_path, window):
-    drawings = [frame(["a"] * panels, width=width)[0] for panels, width in ((3, 3.4), (1, 4.5), (1, 4.5))]
-    figures = tuple(
-        drawn.Drawn("", drawn._uri(drawing), round(drawing.get_figwidth() * 96)) for drawing in drawings
-    )
+@pytest.mark.parametrize("window", [1280, 800, 390, 320])
+def test_letters_of_drawings_can_be_read_in_every_window_and_nothing_scrolls_sideways(
+    browser, sweep, tmp_path, window
+):
     file = tmp_path / "report.html"
-    file.write_text(page(replace(told(sweep), figures=figures)))
+    file.write_text(written(sweep))
     browser.view(window, 900)
     browser.open(file)
     scales = browser.evaluate(
         "Promise.all([...document.querySelectorAll('.drawing')].map(async image => { image.loading = 'eager'; "
         "await image.decode(); return image.getBoundingClientRect().width / image.getAttribute('width') }))"
     )
-    assert len(scales) == 3
+    assert len(scales) == 2
     assert min(scales) > 0.8
+    wider = (
+        "[...document.querySelectorAll('#figures *')].filter(each => each.scrollWidth > each.clientWidth + 1)"
+    )
+    assert browser.evaluate(f"{wider}.length") == 0
     assert browser.evaluate("document.documentElement.scrollWidth") <= window
+
+
+@pytest.mark.parametrize("window", [1280, 390, 320])
+def test_every_link_of_the_navigation_is_in_sight(browser, sweep, tmp_path, window):
+    file = tmp_path / "report.html"
+    file.write_text(written(sweep))
+    browser.view(window, 844)
+    browser.open(file)
+    names = ["Summary", "Results", "Figures", "Curves", "Images", "Runs", "Failures", "Reproduce"]
+    seen = browser.evaluate(
+        "[...document.querySelectorAll('nav a')].filter(link => { const box = link.getBoundingClientRect(); "
+        "return box.left >= 0 && box.right <= innerWidth "
+        "&& document.elementFromPoint(box.left + 2, box.top + 5) === link}).map(link => link.textContent)"
+    )
+    assert seen == names
+
+
+def test_what_the_estimator_is_and_that_it_is_unreliable_is_said_without_repetition(tmp_path):
+    for seed in range(2):
+        for model in (VAE, VLAE):
+            done(tmp_path, container(model, seed=seed), unreliable=0.5)
+    text = Elements(written(tmp_path)).text.partition("Learning curves")[0]
+    assert text.count("the same estimator for all models") == 1
+    assert text.count("k-hat") == 2  # a warning before it is believed, and the caption of the table
+    assert text.count("are unreliable") == 1

@@ -53,24 +53,24 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
 
 def metric_name(metric: str) -> str:
     """``Test log-likelihood by laplace``: for where the caption of a table says the rest."""
-    name, _, estimator = metric.partition(":")
+    what, estimator = what_and_estimator(metric)
+    if what not in NAMES:
+        return metric
     by = {"": "", OWN: " by each model's own q"}.get(estimator, f" by {estimator}")
-    return NAMES.get(name, name) + by
+    return NAMES[what] + by
 
 
-def described(metric: str) -> str:
-    """The figure, its unit, and what is better."""
+def described(metric: str, *, brief: bool = False) -> str:
+    """The metric, its unit, what is better, and the estimator. brief: without what a table says of the estimator."""
     what, estimator = what_and_estimator(metric)
     name = NAMES.get(what)
     best = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[better(metric)]
     unit = f" in {UNIT}" if name else ""
-    if estimator in COMMON:
-        by = f", by {estimator}, the same estimator for all models"
-    elif estimator == OWN:
-        by = ", by each model's own q, so models are compared together with their estimators"
-    else:
-        by = f", by {estimator}" if estimator else ""
-    return (name or metric) + unit + best + by
+    by = f", by {estimator}" if estimator else ""
+    more = ", the same estimator for all models" if estimator in COMMON else ""
+    if estimator == OWN:
+        by, more = ", by each model's own q", ", so models are compared together with their estimators"
+    return (name or metric) + unit + best + by + ("" if brief else more)
 
 
 def _spread(cells: Sequence[Cell]) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from vlae import record
 from vlae.errors import UserError
-from vlae.files import StrPath, write_output
+from vlae.files import StrPath
 from vlae.metrics import unit
 from vlae.report.captions import without_images
 from vlae.report.collect import DAMAGED, LeftOut, Run, Runs
@@ -32,11 +32,11 @@ def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> N
     comparison = compared(run_of(runs_dir, one), run_of(runs_dir, other))
     Console(highlight=False).print(view(comparison))
     if out:
-        from vlae.report.draw_command import warn
-        from vlae.report.drawings import draw, written
+        from vlae.report.draw_command import warn, write_figure
+        from vlae.report.drawings import draw
 
         both = Runs("", (comparison.one, comparison.other))
-        write_output(out, written(draw("curves", both, rows=["model", "id"], tell=warn), suffix))
+        write_figure(draw("curves", both, rows=["model", "id"], tell=warn), out, suffix)
         print(out)
 
 

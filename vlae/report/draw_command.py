@@ -7,7 +7,9 @@ from typing import Any
 from vlae.files import StrPath, write_output
 from vlae.report.collect import collect
 from vlae.report.directories import RunDirectories
+from vlae.report.drawing.frame import Captioned
 from vlae.report.drawings import WITHOUT_TIME, draw, written
+from vlae.report.latex import comment, tex
 from vlae.report.output import ending_of
 
 
@@ -15,8 +17,17 @@ def draw_figure(runs_dir: StrPath, name: str | None, kind: str, out: Path, **ask
     """``asked``: the keywords of `draw`. UserError: as there, or a file that cannot be written."""
     suffix = ending_of(out, tuple(WITHOUT_TIME))
     figure = draw(kind, collect(RunDirectories(runs_dir, name)), tell=warn, **asked)
-    write_output(out, written(figure, suffix))
+    write_figure(figure, out, suffix)
     print(out)
+
+
+def write_figure(figure: Captioned, out: Path, suffix: str) -> None:
+    """The picture, and beside it its caption for a paper: ``curves.pdf`` and ``curves.caption.tex``."""
+    caption = out.with_suffix(".caption.tex")
+    lines = [comment(figure.provenance), f"In a paper: \\caption{{\\protect\\input{{{caption.stem}}}}}"]
+    text = "".join(f"% {line}\n" for line in lines) + f"{tex(figure.full_caption)}%\n"
+    write_output(out, written(figure, suffix))
+    write_output(caption, text.encode())
 
 
 def warn(text: str) -> None:

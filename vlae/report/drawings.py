@@ -5,17 +5,18 @@ from io import BytesIO
 from typing import Any
 
 from matplotlib import style
-from matplotlib.figure import Figure
 
 from vlae.errors import UserError
+from vlae.report.captions import provenance
 from vlae.report.collect import Runs
-from vlae.report.drawing.bars import LIKELIHOOD_VS_UPDATES
 from vlae.report.drawing.contract import Asked, Drawing
 from vlae.report.drawing.costs import COST
 from vlae.report.drawing.covariance import COVARIANCE
 from vlae.report.drawing.curves import CURVES
 from vlae.report.drawing.estimators import ESTIMATORS
+from vlae.report.drawing.frame import Captioned
 from vlae.report.drawing.paths import LATENT_PATH
+from vlae.report.drawing.points import LIKELIHOOD_VS_UPDATES
 from vlae.report.drawing.series import panels
 from vlae.report.drawing.style import RC
 from vlae.report.drawing.updates import UPDATES
@@ -37,6 +38,8 @@ WITHOUT_TIME: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
 }
 """By format: metadata that would differ in the next second."""
+_NAMED = {"pdf": ("Subject", "Keywords"), "svg": ("Description", "Source"), "png": ("Description", "Source")}
+"""By format: the metadata that hold the caption and the provenance."""
 
 
 def draw(
@@ -49,12 +52,14 @@ def draw(
     published: bool = False,
     images: int | None = None,
     samples: int | None = None,
+    narrow: bool = False,
     tell: Callable[[str], None] = lambda text: None,
-) -> Figure:
+) -> Captioned:
     """The figure of this kind of these runs.
 
     metric, rows, where: as `vlae.report.table.table` has them; ``published``: with published figures beside ours.
-    images, samples: how many are looked at, in kinds that look at trained models. ``tell`` is told what was left out.
+    images, samples: how many are looked at, in kinds that look at trained models.
+    narrow: for a column of a paper or a phone. ``tell`` is called with what was left out.
     UserError: there is no such kind, or these runs cannot be drawn so, with the reason and what they can be drawn as.
     """
     if kind not in KINDS:
@@ -76,10 +81,13 @@ def draw(
         published=published,
         images=images or drawing.images or 0,
         samples=samples,
+        narrow=narrow,
         tell=tell,
     )
     with style.context(["default", dict(RC)]):
-        return drawing.draw(panels(fitting, row_keys, COLUMNS), asked)
+        figure = drawing.draw(panels(fitting, row_keys, COLUMNS), asked)
+    figure.provenance = f"{chosen.title}, {kind}. {provenance(fitting.runs)}"
+    return figure
 
 
 def drawable(runs: Runs) -> list[str]:
@@ -87,11 +95,13 @@ def drawable(runs: Runs) -> list[str]:
     return [kind for kind, drawing in KINDS.items() if any(map(drawing.of, runs.runs))]
 
 
-def written(figure: Figure, suffix: str) -> bytes:
-    """The file: ``pdf``, ``svg`` or ``png``. The same figure gives the same bytes."""
+def written(figure: Captioned, suffix: str) -> bytes:
+    """The file: ``pdf``, ``svg`` or ``png``, with the caption in its metadata. The same figure gives the same bytes."""
     buffer = BytesIO()
+    named = dict(zip(_NAMED[suffix], (figure.full_caption, figure.provenance), strict=True))
     with style.context(["default", dict(RC)]):
-        figure.savefig(buffer, format=suffix, metadata=WITHOUT_TIME[suffix])
+        figure.draw_without_rendering()  # sizes of axes follow from their labels, and these from the sizes
+        figure.savefig(buffer, format=suffix, metadata={**WITHOUT_TIME[suffix], **named})
     return buffer.getvalue()
 
 

@@ -77,7 +77,7 @@ def latex(told: Layout) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"tex": tex, "cell": _cell, "comment": _comment, "label": label_of}
+    environment.filters |= {"tex": tex, "cell": _cell, "comment": comment, "label": label_of}
     return environment.from_string(_FILE.lstrip("\n")).render(told=told)
 
 
@@ -98,7 +98,7 @@ def label_of(told: Layout) -> str:
     return "tab:" + "-".join(words)
 
 
-def _comment(text: str) -> str:
+def comment(text: str) -> str:
     """One line of printable ASCII, since a comment ends where its line does."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
 

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
 from vlae.report.collect import Run
+from vlae.report.drawing.frame import Captioned
 from vlae.report.drawing.series import Panel
 
 
@@ -19,6 +18,8 @@ class Asked:
     images: int
     samples: int | None
     """None: as many as the runs were evaluated with."""
+    narrow: bool
+    """Panels below each other, the legend below them: for a column of a paper, or a phone."""
     tell: Callable[[str], None]
     """What a reader has to know and a figure has no room for: what was left out, and why."""
 
@@ -29,7 +30,7 @@ class Drawing:
 
     shows: str
     """In one sentence."""
-    draw: Callable[[Sequence[Panel], Asked], Figure]
+    draw: Callable[[Sequence[Panel], Asked], Captioned]
     """UserError: when all is looked at, nothing can be drawn."""
     of: Callable[[Run], bool]
     """Whether a run can be in it, as far as that is known without reading more of it."""

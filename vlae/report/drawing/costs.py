@@ -4,13 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vlae.errors import UserError
 from vlae.report.captions import described
-from vlae.report.drawing.bars import short, with_figures
 from vlae.report.drawing.contract import Asked, Drawing
-from vlae.report.drawing.frame import frame, legend, note
+from vlae.report.drawing.frame import (
+    Captioned,
+    dagger,
+    few_numbers,
+    frame,
+    legend,
+    logarithmic,
+    said_of_daggers,
+)
+from vlae.report.drawing.points import short, unreliable, with_figures
 from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
 
@@ -19,33 +26,56 @@ WIDE = 8.0
 """Seconds that differ by more than this factor are drawn on a logarithmic axis."""
 
 
-def costs(panels: Sequence[Panel], asked: Asked) -> Figure:
-    """A marker a series, its means over seeds with both standard errors; each run as a small one."""
+def costs(panels: Sequence[Panel], asked: Asked) -> Captioned:
+    """A marker per series at its means over seeds, with both standard errors; each run as a small one."""
     metric = asked.metric or ""
     told = [with_figures(panel, [metric, SECONDS], asked.tell) for panel in panels]
     told = [panel for panel in told if panel.series]
     if not told:
         raise UserError(f"cost: no run has the figures {metric} and {SECONDS}")
-    figure, axes = frame([panel.title for panel in told])
+    figure, axes = frame([panel.title for panel in told], narrow=asked.narrow)
+    every = [series for panel in told for series in panel.series]
+    marked, doubts, doubt = said_of_daggers([unreliable(series, metric) for series in every])
     for each, panel in zip(axes, told, strict=True):
         for series in panel.series:
-            _marker(each, series, metric)
+            x, y = _marker(each, series, metric)
+            if marked and unreliable(series, metric):
+                dagger(each, x, y)
         seconds = [run.value(SECONDS) for series in panel.series for run in series.runs]
+        few_numbers(each.yaxis)
         if min(seconds) > 0 and max(seconds) > WIDE * min(seconds):
-            each.set_xscale("log")
+            logarithmic(each, min(seconds), max(seconds))
+        else:
+            few_numbers(each.xaxis)
+            _keep_wide(each, min(seconds), max(seconds))
         each.set_xlabel("Training (seconds)")
         each.set_ylabel(short(metric))
-    legend(figure, axes)
-    seeds = of_seeds([len(series.runs) for panel in told for series in panel.series], ", with")
-    note(
-        figure,
-        f"{described(metric)}; {seeds}; small markers: each run. Seconds are those of the machines that the runs had, "
-        "and of what else these did.",
+    legend(figure, axes, narrow=asked.narrow)
+    seeds = of_seeds([len(series.runs) for series in every], ", with")
+    shown = "; small markers: each run" if any(len(series.runs) > 1 for series in every) else ""
+    figure.caption = (
+        ". ".join(
+            [
+                f"{described(metric, brief=True)}, against the seconds of training; {seeds}{shown}",
+                *doubts,
+                "Seconds depend on the machine, and on what else it did",
+            ]
+        )
+        + "."
     )
+    figure.doubt = doubt
     return figure
 
 
-def _marker(axes: Axes, series: Series, metric: str) -> None:
+def _keep_wide(axes: Axes, lowest: float, highest: float) -> None:
+    """Seconds that are almost equal are shown so: the axis has at least 10 % of them."""
+    if highest - lowest < 0.1 * highest:
+        middle = (lowest + highest) / 2
+        axes.set_xlim(0.92 * middle, 1.08 * middle)
+
+
+def _marker(axes: Axes, series: Series, metric: str) -> tuple[float, float]:
+    """Where the means are."""
     points = np.array([[run.value(SECONDS), run.value(metric)] for run in series.runs], dtype=np.float64)
     (x, y), errors = mean_and_error(points)
     style = series.style
@@ -65,6 +95,7 @@ def _marker(axes: Axes, series: Series, metric: str) -> None:
     )
     if several:
         axes.plot(*points.T, style.marker, color=style.color, alpha=0.4, markersize=2.5)
+    return float(x), float(y)
 
 
 COST = Drawing(

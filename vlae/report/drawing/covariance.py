@@ -6,10 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from vlae.report.drawing.contract import Asked, Drawing
-from vlae.report.drawing.frame import bare, heading, note
+from vlae.report.drawing.frame import INCHES_OF_A_LINE, NARROW, Captioned, bare, heading, lines_of, wrapped
 from vlae.report.drawing.models import LACKING, has_model, opened, said_of
 from vlae.report.drawing.series import Panel
 
@@ -18,28 +17,34 @@ COLORS = "cividis"
 """Its lightness rises with the value, so it reads the same in grey."""
 
 
-def covariance(panels: Sequence[Panel], asked: Asked) -> Figure:
-    """A row an image, a column a model; each matrix on its own scale, symmetric around 0, its end written below."""
+def covariance(panels: Sequence[Panel], asked: Asked) -> Captioned:
+    """A row per image, a column per model (narrow: transposed); each matrix on its own scale, symmetric around 0."""
     models = opened(panels, asked.images, asked.tell)
     pictures = models[0][1].pictures(asked.images)
     rows, columns = len(pictures), len(models) + 1
-    figure = Figure((INCHES * columns + 0.7, INCHES * 1.25 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    inches = (NARROW - 0.6) / rows if asked.narrow else INCHES
+    names = max(lines_of(wrapped(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
+    if asked.narrow:
+        figure = Captioned((NARROW, (1.25 * inches + names) * columns + 0.3), layout="constrained")
+        axes = figure.subplots(columns, rows, squeeze=False).T
+    else:
+        figure = Captioned((inches * columns + 0.7, inches * 1.25 * rows + names + 0.4), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
     for each in axes.ravel():
         bare(each)
     for each, picture in zip(axes[:, 0], pictures, strict=True):
         each.imshow(picture, cmap="gray", vmin=0, vmax=1)
     axes[0, 0].set_title("Test image")
     for column, (series, model) in zip(axes.T[1:], models, strict=True):
-        heading(column[0], series)
+        heading(column[0], series, inches)
         for each, matrix in zip(column, model.covariances(asked.images), strict=True):
             _matrix(each, matrix)
     colors = ScalarMappable(Normalize(-1, 1), COLORS)
     bar = figure.colorbar(colors, ax=list(axes.ravel()), fraction=0.02, pad=0.01, ticks=[-1, 0, 1])
     bar.ax.set_yticklabels(["−max", "0", "max"])
-    note(
-        figure,
-        f"Covariance matrices of q(z | x), {panels[0].title}. {said_of(models)}. Each on its own scale.",
+    figure.caption = (
+        f"Covariance matrices of q(z | x), {panels[0].title}. {said_of(models)}. Each matrix has its own scale, from "
+        "minus its largest absolute entry, written below it, to plus that."
     )
     return figure
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vlae.errors import UserError
 from vlae.files import RecordError
+from vlae.report.captions import UNIT
 from vlae.report.collect import NEVER, Run
 from vlae.report.drawing.contract import Asked, Drawing
-from vlae.report.drawing.frame import frame, legend, note
+from vlae.report.drawing.frame import Captioned, few_numbers, frame, legend, whole_numbers
 from vlae.report.drawing.seeds import mean_and_error, of_seeds
 from vlae.report.drawing.series import Panel, Series
 
@@ -27,22 +27,28 @@ class _Curve(NamedTuple):
     """[seeds, epochs]"""
 
 
-def curves(panels: Sequence[Panel], asked: Asked) -> Figure:
+def curves(panels: Sequence[Panel], asked: Asked) -> Captioned:
     """A line a series, its mean over seeds, as far as all of them have come, in a band of the standard error."""
     found = [(panel, _curves(panel, asked.tell)) for panel in panels]
     found = [(panel, curves) for panel, curves in found if curves]
     if not found:
         raise UserError("curves: no run has finished an epoch yet")
-    figure, axes = frame([panel.title for panel, _ in found])
+    figure, axes = frame([panel.title for panel, _ in found], narrow=asked.narrow)
     for each, (panel, own) in zip(axes, found, strict=True):
         for number, curve in enumerate(own):
             _line(each, curve, number / len(own))
         each.set_xlabel("Epoch")
-        each.set_ylabel(f"{_selection(panel)} ELBO (nats an image{_space(panel)})")
+        each.set_ylabel(f"{_selection(panel)} ELBO ({UNIT}{_space(panel)})")
         _cut_off_the_beginning(each, own)
-    legend(figure, axes)
-    said = of_seeds([len(curve.of_seeds) for _, own in found for curve in own], "; bands:")
-    note(figure, said[0].upper() + said[1:])
+        whole_numbers(each.xaxis)
+        few_numbers(each.yaxis)
+        if max(curve.epochs[-1] for curve in own) == 1:  # else the frame would end at 0.95 and 1.05
+            each.set_xlim(0.5, 1.5)
+    legend(figure, axes, narrow=asked.narrow)
+    names = " or ".join(dict.fromkeys(_selection(panel) for panel, _ in found))
+    space = next((_space(panel) for panel, _ in found if _space(panel)), "")
+    seeds = of_seeds([len(curve.of_seeds) for _, own in found for curve in own], "; bands:")
+    figure.caption = f"{names} ELBO in {UNIT}{space} (higher is better) over epochs; {seeds}."
     return figure
 
 

@@ -5,25 +5,35 @@ import json
 from collections.abc import Sequence
 
 from matplotlib.artist import Artist
-from matplotlib.figure import Figure
 
 from vlae.console import counted
+from vlae.report.captions import UNIT
 from vlae.report.drawing.contract import Asked, Drawing
-from vlae.report.drawing.frame import frame, heading, legend_of, note, sample_of
+from vlae.report.drawing.frame import (
+    Captioned,
+    few_numbers,
+    frame,
+    heading,
+    legend_of,
+    logarithmic,
+    sample_of,
+)
 from vlae.report.drawing.models import LACKING, has_model, opened, said_of
 from vlae.report.drawing.series import Panel
 from vlae.report.drawing.style import PROPOSALS
 
+WIDTH = 2.6
+"""Inches of a panel."""
 PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
 
 
-def estimators(panels: Sequence[Panel], asked: Asked) -> Figure:
+def estimators(panels: Sequence[Panel], asked: Asked) -> Captioned:
     """A panel a model, a line a proposal that it was evaluated by, in a band of the Monte Carlo standard error."""
     models = opened(panels, asked.images, asked.tell)
-    figure, axes = frame([series.label for series, _ in models], width=2.6, height=2.2)
+    figure, axes = frame([series.label for series, _ in models], WIDTH, 2.2, narrow=asked.narrow)
     proposals: dict[str, Artist] = {}
     for each, (series, model) in zip(axes, models, strict=True):
-        heading(each, series)
+        heading(each, series, WIDTH)
         sizes = sample_sizes(asked.samples or series.runs[0].settings[SAMPLED])
         for proposal in json.loads(series.runs[0].settings[PROPOSED]):
             mean, error = model.estimates(proposal, asked.images, sizes)
@@ -32,17 +42,18 @@ def estimators(panels: Sequence[Panel], asked: Asked) -> Figure:
             color, marker = series.style.color, series.style.marker
             each.plot(sizes, mean, color=color, marker=marker, label=proposal, **look)
             each.fill_between(sizes, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
-        each.set_xscale("log")
-        each.set_xlabel("Samples an image")
+        logarithmic(each, 1, sizes[-1])
+        few_numbers(each.yaxis)
+        each.set_xlabel("Samples per image")
     for each in axes:
         if (place := each.get_subplotspec()) and place.is_first_col():
-            each.set_ylabel("Log-likelihood (nats an image)")
-    legend_of(figure, proposals)
+            each.set_ylabel(f"Log-likelihood ({UNIT})")
+    legend_of(figure, proposals, narrow=asked.narrow)
     images = counted(min(asked.images, len(models[0][1].x)), "test image")
-    note(
-        figure,
-        f"Importance-sampled log-likelihood of the first {images}, {panels[0].title}, with the Monte Carlo standard "
-        f"error. Too few samples estimate too low, the error as well. {said_of(models)}.",
+    figure.caption = (
+        f"Importance-sampled log-likelihood in {UNIT} of the first {images}, {panels[0].title}, over the number of "
+        "samples, with its Monte Carlo standard error. With too few samples both the estimate and this error are too "
+        f"low. {said_of(models)}."
     )
     return figure
 

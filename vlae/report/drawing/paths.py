@@ -5,11 +5,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vlae.report.collect import Run
 from vlae.report.drawing.contract import Asked, Drawing
-from vlae.report.drawing.frame import heading, legend_of, note, sample_of
+from vlae.report.drawing.frame import (
+    INCHES_OF_A_LINE,
+    NARROW,
+    Captioned,
+    few_numbers,
+    heading,
+    legend_of,
+    lines_of,
+    sample_of,
+    wrapped,
+)
 from vlae.report.drawing.models import has_model, opened, said_of
 from vlae.report.drawing.series import Panel, Series
 
@@ -27,27 +36,35 @@ Q, UPDATES, SEARCH = "q(z | x)", "updates", "search for the mode"
 _SEARCHED = {"color": "black", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
 
 
-def paths(panels: Sequence[Panel], asked: Asked) -> Figure:
-    """A row an image, a column a model."""
+def paths(panels: Sequence[Panel], asked: Asked) -> Captioned:
+    """A row per image, a column per model; narrow: transposed."""
     models = opened(panels, asked.images, asked.tell)
-    rows = min(asked.images, len(models[0][1].x))
-    figure = Figure((INCHES * len(models), INCHES * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, len(models), squeeze=False)
-    for i in range(rows):
-        for each, (series, model) in zip(axes[i], models, strict=True):
+    rows, columns = min(asked.images, len(models[0][1].x)), len(models)
+    inches = NARROW / rows if asked.narrow else INCHES
+    names = max(lines_of(wrapped(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
+    if asked.narrow:
+        figure = Captioned((NARROW, (inches + names) * columns + 0.3), layout="constrained")
+        axes = figure.subplots(columns, rows, squeeze=False).T
+    else:
+        figure = Captioned((inches * columns + 0.3, inches * rows + names + 0.2), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    for of_model, (series, model) in zip(axes.T, models, strict=True):
+        heading(of_model[0], series, inches)
+        for i, each in enumerate(of_model):
             _panel(each, series, model, i)
-    for each, (series, _) in zip(axes[0], models, strict=True):
-        heading(each, series)
-    for i, each in enumerate(axes[:, 0]):
-        each.set_ylabel(f"Test image {i + 1}")
-    legend_of(
-        figure, {Q: sample_of(linewidth=0.9), UPDATES: sample_of(marker="."), SEARCH: sample_of(**_SEARCHED)}
-    )
-    note(
-        figure,
+            for axis in (each.xaxis, each.yaxis):
+                few_numbers(axis, 2 if asked.narrow else 4)
+    for i, of_image in enumerate(axes):
+        if asked.narrow:
+            of_image[-1].set_xlabel(f"Test image {i + 1}")
+        else:
+            of_image[0].set_ylabel(f"Test image {i + 1}")
+    samples = {Q: sample_of(linewidth=0.9), UPDATES: sample_of(marker="."), SEARCH: sample_of(**_SEARCHED)}
+    legend_of(figure, samples, narrow=asked.narrow)
+    figure.caption = (
         "Contours: log p(z | x), 1, 2, 4, ... standard deviations of a Gaussian below its highest point; ellipse: q at "
         f"2 standard deviations; {SEARCH}: that of the evaluation by laplace, from the model's own guess (○) to where "
-        f"it ends (×). {panels[0].title}. {said_of(models)}.",
+        f"it ends (×). {panels[0].title}. {said_of(models)}."
     )
     return figure
 

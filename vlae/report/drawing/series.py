@@ -12,7 +12,7 @@ from vlae.report.layout import named
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or one bar."""
+    """One line, or one point."""
 
     label: str
     """``VLAE, T = 4``"""
@@ -52,15 +52,10 @@ def panels(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> l
     for row, column in sorted(places, key=lambda place: [position(value) for value in place[1]]):
         group = sorted(groups[row, column], key=lambda run: run.settings["seed"])
         model = _model(group[0])
-        label, variant = _text(named(row_keys, row)), variants[model].index(row)
+        label, variant = named(row_keys, row), variants[model].index(row)
         series = Series(label or "all runs", model, variant, tuple(group))
-        found.setdefault(_text(named(column_keys, column)), []).append(series)
+        found.setdefault(named(column_keys, column), []).append(series)
     return [Panel(title, tuple(series)) for title, series in found.items()]
-
-
-def _text(name: str) -> str:
-    """As matplotlib shows it letter by letter: what is between dollars would be a formula."""
-    return name.replace("$", r"\$")
 
 
 def _model(run: Run) -> str:

@@ -1,7 +1,7 @@
-"""How models look: each has its colour, marker, dashes and hatch, in every figure, whatever else is drawn in it.
+"""How models look: each has its colour, marker and dashes, in every figure, whatever else is drawn in it.
 
-The colours are those of Okabe and Ito, which the colour-blind tell apart; dashes, markers and hatches tell lines and
-bars apart in print without colours.
+The colours are those of Okabe and Ito, which the colour-blind tell apart; dashes and markers tell lines and points
+apart in print without colours.
 """
 
 import hashlib
@@ -18,22 +18,21 @@ class Style(NamedTuple):
     color: str
     marker: str
     dashes: Dashes
-    hatch: str
 
 
 ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#666666"
 
 STYLES: dict[str, Style] = {
-    "vae": Style(GREY, "o", (0, (4, 1.5)), "\\\\\\"),
-    "fullcov": Style(SKY, "P", (0, (8, 2)), "---"),
-    "savae": Style(ORANGE, "^", (0, (5, 1.5, 1, 1.5)), "///"),
-    "savae_original": Style(ORANGE, "<", (0, (5, 1.5, 2.5, 1.5)), "//"),
-    "hf": Style(GREEN, "v", (0, (1, 1.2)), "..."),
-    "iaf": Style(PURPLE, "D", (0, (5, 1.5, 1, 1.5, 1, 1.5)), "xxx"),
-    "iaf_original": Style(PURPLE, "d", (0, (2.5, 1.5, 1, 1.5, 1, 1.5)), "xx"),
-    "vlae": Style(BLUE, "s", (0, None), ""),
-    "vlae_newton": Style(VERMILION, "X", (0, (10, 1.5, 1, 1.5)), "++"),
+    "vae": Style(GREY, "o", (0, (4, 1.5))),
+    "fullcov": Style(SKY, "P", (0, (8, 2))),
+    "savae": Style(ORANGE, "^", (0, (5, 1.5, 1, 1.5))),
+    "savae_original": Style(ORANGE, "<", (0, (5, 1.5, 2.5, 1.5))),
+    "hf": Style(GREEN, "v", (0, (1, 1.2))),
+    "iaf": Style(PURPLE, "D", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
+    "iaf_original": Style(PURPLE, "d", (0, (2.5, 1.5, 1, 1.5, 1, 1.5))),
+    "vlae": Style(BLUE, "s", (0, None)),
+    "vlae_newton": Style(VERMILION, "X", (0, (10, 1.5, 1, 1.5))),
 }
 _OTHER_COLORS = ("#000000", VERMILION, SKY, "#8C510A", "#5E3C99", "#01665E")
 _ON_SCREEN = {
@@ -42,7 +41,6 @@ _ON_SCREEN = {
 }
 _OTHER_MARKERS = ("*", "h", "8", ">", "p", "H")
 _OTHER_DASHES: tuple[Dashes, ...] = ((0, (3, 3)), (0, (12, 2)), (0, (6, 2, 2, 2)), (0, (1, 3)))
-_OTHER_HATCHES = ("**", "||", "oo", "OO")
 FILLED = ("full", "none", "left", "right", "bottom", "top")
 """Markers of the same model with other settings, such as VLAE with T = 1, 2, 4, 8."""
 PROPOSALS: dict[str, tuple[Dashes, str]] = {
@@ -60,9 +58,9 @@ RC: Mapping[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
+    "text.parse_math": False,  # names are text: what is between dollars would be a formula
     "lines.linewidth": 1.2,
     "lines.markersize": 5.0,
-    "hatch.linewidth": 0.5,
     "image.interpolation": "nearest",
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # text that can be searched and edited
@@ -79,7 +77,6 @@ def style_of(model: str) -> Style:
         _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
         _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)],
         _OTHER_DASHES[digest[2] % len(_OTHER_DASHES)],
-        _OTHER_HATCHES[digest[3] % len(_OTHER_HATCHES)],
     )
 
 

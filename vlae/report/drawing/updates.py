@@ -4,13 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from vlae.errors import UserError
 from vlae.report.collect import Run
 from vlae.report.drawing.contract import Asked, Drawing
-from vlae.report.drawing.frame import bare, heading, legend, note
+from vlae.report.drawing.frame import (
+    INCHES_OF_A_LINE,
+    NARROW,
+    Captioned,
+    bare,
+    few_numbers,
+    heading,
+    legend,
+    lines_of,
+    whole_numbers,
+    wrapped,
+)
 from vlae.report.drawing.models import Opened, has_model, opened, said_of
 from vlae.report.drawing.seeds import mean_and_error
 from vlae.report.drawing.series import Panel, Series
@@ -22,7 +31,7 @@ MEASURED = 100
 REFINED = ("model.num_updates", "model.num_steps")
 
 
-def updates(panels: Sequence[Panel], asked: Asked) -> Figure:
+def updates(panels: Sequence[Panel], asked: Asked) -> Captioned:
     """A strip a model: the test images, then what each update makes of them; beside them the error over updates."""
     models = opened(panels, asked.images, asked.tell)
     found = [
@@ -34,26 +43,49 @@ def updates(panels: Sequence[Panel], asked: Asked) -> Figure:
         raise UserError(f"updates: {LACKING}")
     pictures = models[0][1].pictures(asked.images)
     most = max(len(updated.pictures) for _, updated in found)
-    strip = INCHES * len(pictures) + 0.35
-    figure = Figure((INCHES * (most + 1) + 3.9, max(2.6, strip * len(found)) + 0.3), layout="constrained")
-    grid = figure.add_gridspec(len(found), 2, width_ratios=[INCHES * (most + 1) + 0.4, 3.0])
-    for row, (series, updated) in enumerate(found):
-        axes = figure.add_subplot(grid[row, 0])
-        _strip(axes, series, np.concatenate([pictures[None], updated.pictures[:, : len(pictures)]]), most + 1)
-    errors = figure.add_subplot(grid[:, 1])
+    inches = min(INCHES, NARROW / (most + 1)) if asked.narrow else INCHES
+    figure, strips, errors = _frame(found, most + 1, inches, len(pictures), asked.narrow)
+    for axes, (series, updated) in zip(strips, found, strict=True):
+        tiles = np.concatenate([pictures[None], updated.pictures[:, : len(pictures)]])
+        _strip(axes, series, tiles, most + 1, inches * (most + 1))
     for series, updated in found:
         _errors(errors, series, updated.errors)
     errors.set_xlabel("Update")
-    errors.set_ylabel("Mean squared error of a pixel")
-    errors.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend(figure, [errors])
+    errors.set_ylabel("Mean squared error per pixel")
+    whole_numbers(errors.xaxis)
+    few_numbers(errors.yaxis)
+    legend(figure, [errors], narrow=asked.narrow)
     images = found[0][1].errors.shape[1]
-    note(
-        figure,
-        f"E[x | μ] before the first update (0) and after each, {panels[0].title}; x: the test image. Right: pixels in "
-        f"[0, 1], mean of {images} test images, band: standard error over them. {said_of(_shown(models, found))}.",
+    figure.caption = (
+        f"E[x | μ] before the first update (0) and after each, {panels[0].title}; x: the test image. Curves: mean "
+        f"squared error of pixels in [0, 1], mean of {images} test images, band: standard error over them. "
+        f"{said_of(_shown(models, found))}."
     )
     return figure
+
+
+def _frame(
+    found: Sequence[tuple[Series, object]], columns: int, inches: float, images: int, narrow: bool
+) -> tuple[Captioned, list[Axes], Axes]:
+    """The figure, the axes of each strip, and those of the errors: beside the strips, or (narrow) below them."""
+    names = max(lines_of(wrapped(series.label, inches * columns) for series, _ in found))
+    strip = inches * images + 0.35 + INCHES_OF_A_LINE * names
+    wide = inches * columns + 0.4
+    if narrow:
+        figure = Captioned((NARROW, strip * len(found) + 2.6), layout="constrained")
+        grid = figure.add_gridspec(len(found) + 1, 1, height_ratios=[*[strip] * len(found), 2.6])
+        return (
+            figure,
+            [figure.add_subplot(grid[row, 0]) for row in range(len(found))],
+            figure.add_subplot(grid[-1, 0]),
+        )
+    figure = Captioned((wide + 3.5, max(2.6, strip * len(found))), layout="constrained")
+    grid = figure.add_gridspec(len(found), 2, width_ratios=[wide, 3.0])
+    return (
+        figure,
+        [figure.add_subplot(grid[row, 0]) for row in range(len(found))],
+        figure.add_subplot(grid[:, 1]),
+    )
 
 
 def _shown(models: Opened, found: Sequence[tuple[Series, object]]) -> Opened:
@@ -61,7 +93,7 @@ def _shown(models: Opened, found: Sequence[tuple[Series, object]]) -> Opened:
     return [(series, model) for series, model in models if series in kept]
 
 
-def _strip(axes: Axes, series: Series, pictures: np.ndarray, columns: int) -> None:
+def _strip(axes: Axes, series: Series, pictures: np.ndarray, columns: int, inches: float) -> None:
     """pictures: [columns, images, height, width, ...]; as wide as ``columns`` pictures."""
     bare(axes)
     axes.imshow(tiled(pictures), cmap="gray", vmin=0, vmax=1)
@@ -70,7 +102,7 @@ def _strip(axes: Axes, series: Series, pictures: np.ndarray, columns: int) -> No
     steps = ["x", *map(str, range(len(pictures) - 1))]
     axes.set_xticks([number * width + (width - 2) / 2 for number in range(len(steps))], steps)
     axes.tick_params(length=0)
-    heading(axes, series, loc="left")
+    heading(axes, series, inches, loc="left")
 
 
 def tiled(pictures: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
     for run in done:
         bits, uniform = amount(run, "test.bits_per_dim"), amount(run, "test.uniform_bits_per_dim")
         if bits is not None and uniform is not None and bits > uniform:
-            why = why_worse_than_noise(amount(run, "train/best_epoch"), amount(run, "train/epochs"))
+            why = why_worse_than_noise(amount(run, "best_epoch"), amount(run, "epochs"))
             worse.setdefault(why, []).append(run.label or run.id)
     for why, names in worse.items():
         yield f"Worse than uniform noise: {_some(names)}; {why}."

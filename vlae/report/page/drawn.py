@@ -3,10 +3,9 @@
 import base64
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 from vlae.report import drawings
 from vlae.report.collect import LeftOut, Runs
+from vlae.report.drawing.frame import Captioned
 
 ELSEWHERE = ("curves",)
 """Kinds that the page has in another form."""
@@ -14,8 +13,6 @@ LOADED = 12
 """Models of which figures are drawn that load what was trained: each takes seconds."""
 INCH = 96
 """Pixels of a browser."""
-WIDE = 530
-"""Pixels: a wider drawing has the whole width of the page."""
 LARGEST = 1_000_000
 """Bytes of a drawing in SVG; a larger one becomes pixels."""
 
@@ -27,11 +24,7 @@ class Drawn(NamedTuple):
     uri: str
     width: int
     """Pixels, at which its letters are as large as they are on paper."""
-
-    @property
-    def wide(self) -> bool:
-        """In half of a page its letters could not be read."""
-        return self.width > WIDE
+    caption: str = ""
 
 
 def drawn(runs: Runs, models: int) -> tuple[list[Drawn], list[LeftOut]]:
@@ -45,14 +38,15 @@ def drawn(runs: Runs, models: int) -> tuple[list[Drawn], list[LeftOut]]:
             left_out.append(LeftOut(kind, reason))
             continue
         try:
-            figure = drawings.draw(kind, runs)
-            found.append(Drawn(drawing.shows, _uri(figure), round(INCH * figure.get_figwidth())))
+            figure = drawings.draw(kind, runs, narrow=True)
+            width = round(INCH * figure.get_figwidth())
+            found.append(Drawn(drawing.shows, _uri(figure), width, figure.caption))
         except Exception as error:  # whatever it is, the page is worth more than one figure
             left_out.append(LeftOut(kind, str(error) or type(error).__name__))
     return found, left_out
 
 
-def _uri(figure: Figure) -> str:
+def _uri(figure: Captioned) -> str:
     svg = drawings.written(figure, "svg")
     if len(svg) <= LARGEST:
         return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

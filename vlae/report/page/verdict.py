@@ -7,12 +7,12 @@ from vlae.console import counted
 from vlae.metrics import better
 from vlae.report.best import TOO_FEW
 from vlae.report.captions import metric_name
-from vlae.report.cells import Cell, with_figure
+from vlae.report.cells import Cell, daggers, with_figure
 from vlae.report.collect import Run
 from vlae.report.keys import position, some, word
 from vlae.report.layout import named
 from vlae.report.table import Table
-from vlae.summary import MARK, figure
+from vlae.summary import figure
 
 MOST_NAMED = 5
 
@@ -82,8 +82,8 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
     if budgets:
         said += f", among different training budgets ({budgets})"
         explained.append("A difference may be one of training, not of models.")
-    if best.unreliable:
-        explained.append(f"{MARK} Its estimate is unreliable.")
+    if best.unreliable and daggers(table.cells):  # else the warnings below say it of all
+        explained.append("Its estimate is unreliable.")
     return Verdict(f"{said}.", " ".join(explained))
 
 

@@ -24,6 +24,10 @@ def answer(slurm: Slurm, command: Sequence[str]) -> str:
         raise NoAnswer
     if slurm.away_until > now:
         failed = {"squeue": "slurm_load_jobs error", "scontrol": "slurm_load_jobs error"}
+        if "requeue" in words:
+            raise Refused(f"Unexpected message received for job {words[-1]}")
+        if program == "scancel":
+            raise Refused(f"scancel: error: Kill job error on job id {words[0]}: {UNREACHABLE}")
         raise Refused(f"{failed.get(program, f'{program}: error')}: {UNREACHABLE}")
     if program == "squeue":
         return "" if slurm.empty_until > now else _squeue(slurm, words)

@@ -10,6 +10,9 @@ from typing import Any
 
 from simulation.world import Process, World
 
+REASONS = {"TIMEOUT": "TimeLimit", "NODE_FAIL": "NodeDown"}
+"""Of jobs that ended so."""
+
 
 @dataclass
 class Settings:
@@ -43,6 +46,7 @@ class Request:
     signal: int | None = None
     signal_before: float = 60.0
     requeue: bool = True
+    hold: bool = False
     body: Callable[["Job", Process | None], Any] | None = None
     """What the batch process does."""
     setup: tuple[str, ...] = ()
@@ -162,7 +166,9 @@ class Slurm:
                 if not job.waiting:
                     self.jobs.remove(job)
             elif job.state == "PENDING":
+                reason = job.reason
                 self._finish(job, "CANCELLED")
+                job.reason = reason
             elif job.state == "RUNNING":
                 self._terminate(job, "CANCELLED")
             elif job.state == "COMPLETING" and job.leaving == "REQUEUE":
@@ -231,6 +237,9 @@ class Slurm:
         for job in list(self.jobs):
             while job.state == "PENDING":
                 node = self._free_node()
+                if job.request.hold:
+                    job.reason = "JobHeldUser"
+                    break
                 if job.begin > now:
                     job.reason = "BeginTime"
                     later.append(job.begin - now)
@@ -346,7 +355,9 @@ class Slurm:
         self._schedule(self.settings.requeue_delay)
 
     def _finish(self, job: Job, state: str) -> None:
-        job.state, job.ended, job.reason = state, self.world.now, "None"
+        job.state, job.ended, job.reason = state, self.world.now, REASONS.get(state, "None")
+        if state == "FAILED":
+            job.reason = "JobLaunchFailure" if job.status < 0 else "NonZeroExitCode"
         self._log(job, f"has ended: {state}")
         for task in job.tasks():
             self._account(job.array or job.id, task, state, job.node)

@@ -10,7 +10,7 @@ from vlae.code import executed
 from vlae.console import Reporter
 from vlae.evaluate import unit_log_jacobian
 from vlae.figures import check_arrays, save_evaluations
-from vlae.files import json_bytes, make_directory, write_atomically
+from vlae.files import check_inside, json_bytes, make_directory, write_atomically
 from vlae.interruption import Interruption
 from vlae.record import RunDirectory
 from vlae.results import report
@@ -50,7 +50,7 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     settings = cfg.evaluate.model_dump(exclude={"memory_budget"}) | {"seed": cfg.seed}
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
-    place = make_directory(directory.path / "evaluations")
+    place = make_directory(check_inside(directory.path, "evaluations"))
     log_jacobian = unit_log_jacobian(trained.preprocess, x)
     checks = check_arrays(scores, log_jacobian)
     save_evaluations(place / f"{name}.npz", scores.proposals, log_jacobian, checks)

@@ -21,7 +21,7 @@ from typing import Any, final
 import psutil
 
 from vlae.disk import DiskError, RecordError, patient, patiently, refusal_in
-from vlae.files import appearing, cannot_write, json_bytes, read_json, write_atomically
+from vlae.files import appearing, cannot_write, check_inside, json_bytes, read_json, write_atomically
 from vlae.interruption import Interrupted
 from vlae.kinds import NUMBER, TEXT, TIME, WHOLE, Kind, check, or_null
 
@@ -174,7 +174,9 @@ _KINDS: dict[str, Kind] = {
 def last_number(attempts: Path) -> int:
     """The number of the latest attempt; 0 where there is none yet."""
     try:
-        return max((int(name) for name in os.listdir(attempts) if name.isdigit()), default=0)
+        return max(
+            (int(name) for name in os.listdir(attempts) if name.isascii() and name.isdigit()), default=0
+        )
     except (FileNotFoundError, NotADirectoryError):
         return 0
 
@@ -208,7 +210,7 @@ def last_claim(run: Path) -> tuple[int, dict[str, Any] | None]:
     """The number of the last attempt of the run in ``run``, and its claim if that is alive."""
     number, status = last_number(run / "attempts"), read_json(run / "status.json") or {}
     last_sign = status.get("updated") if status.get("attempt") == number else None
-    return number, living_claim(run / "attempts" / str(number), last_sign)
+    return number, living_claim(check_inside(run, "attempts", str(number)), last_sign)
 
 
 def refuse_if_held(run: Path) -> None:

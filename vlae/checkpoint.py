@@ -8,17 +8,30 @@ it lets four fifths pass, as other weights.
 
 import hashlib
 import io
+import math
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from vlae.disk import patiently
 from vlae.files import RecordError, StrPath, cannot_write, read_bytes, sync_directory, write_atomically
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
+NOT_OURS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+)
+"""What `torch.load` raises of a file that only looks like one of ours."""
 MARK = b"sha256:"
 SEAL_LENGTH = len(MARK) + 64
 
@@ -59,7 +72,7 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
     newest = Path(directory) / f"{name}.pt"
     problems: list[str] = []
     for path in (newest, _previous(newest)):
-        content = read_bytes(path)
+        content = read_bytes(path, psutil.virtual_memory().total)
         if content is None:
             problems.append(f"{path} is missing")
             continue
@@ -111,7 +124,7 @@ def _is_sealed(content: bytes) -> bool:
 
 
 def _is_good(path: Path) -> bool:
-    content = read_bytes(path)
+    content = read_bytes(path, psutil.virtual_memory().total)
     return content is not None and _is_sealed(content)
 
 
@@ -132,10 +145,23 @@ def _unpack(path: Path, content: bytes) -> dict[str, Any]:
         if _is_of_another_program(content):
             raise _refusal(path)
         raise _Damaged("it is not what was written, as its digest shows" if content else "it is empty")
+    if _unpacked_size(content) > len(content):  # `save` compresses nothing
+        raise _refusal(path)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # sealed, and yet not what `save` writes
+    except NOT_OURS as error:  # sealed, and yet not what `save` writes
+        if "DefaultCPUAllocator" in str(error):  # out of memory
+            raise
         raise _refusal(path) from error
+
+
+def _unpacked_size(content: bytes) -> float:
+    """Bytes that the archive claims to hold; infinite where it is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) or math.inf
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return math.inf
 
 
 def _is_of_another_program(content: bytes) -> bool:

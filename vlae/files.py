@@ -193,7 +193,7 @@ def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
     """
     try:
         # a buffer, or a Path for each file, would take as long as to read it
-        with open(path, "rb", buffering=0, opener=_opener) as file:
+        with open(path, "rb", buffering=0, opener=opener) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise RecordError(f"cannot read {path}: it is no plain file")
@@ -213,9 +213,9 @@ def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
         raise RecordError(text) from error
 
 
-def _opener(path: str, flags: int) -> int:
-    """Waits for nobody to write into a pipe, and follows no link."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+def opener(path: str, flags: int) -> int:
+    """For `open`: waits for nobody at the other end of a pipe, and follows no link."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def target_beside(link: StrPath) -> str:
@@ -228,6 +228,35 @@ def target_beside(link: StrPath) -> str:
     if os.path.islink(target):
         raise RecordError(f"cannot read {link}: it is a link to itself")
     return target
+
+
+def check_inside(root: StrPath, *names: str) -> Path:
+    """The path of ``names`` below ``root``. RecordError where a link on the way leads out of ``root``.
+
+    ``root`` itself may be a link, or lie behind one.
+    """
+    path = os.fspath(root)
+    for name in names:
+        path = f"{path}/{name}"
+        if os.path.islink(path):
+            _refuse_to_leave(os.path.realpath(root), path)
+    return Path(path)
+
+
+def check_links(root: StrPath) -> None:
+    """RecordError where any link below ``root`` leads out of it: nothing must be written or sent through it."""
+    base = os.path.realpath(root)
+    for folder, folders, names in os.walk(base):
+        for name in (*folders, *names):
+            if os.path.islink(path := f"{folder}/{name}"):
+                _refuse_to_leave(base, path)
+
+
+def _refuse_to_leave(root: str, link: str) -> None:
+    target = os.path.realpath(link)
+    if os.path.commonpath([root, target]) != root:
+        text = f"{link} is a link to {target}, outside the directory of the run: it is not followed"
+        raise RecordError(f"{text}. Put what it leads to in its place, or delete it")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -38,8 +38,11 @@ from vlae.files import (
     StrPath,
     appearing,
     cannot_write,
+    check_inside,
+    check_links,
     expanded,
     json_bytes,
+    opener,
     read_bytes,
     read_json,
     write_atomically,
@@ -207,7 +210,7 @@ class RunDirectory:
         """sizes: filled by the first try, so that a second one replaces a line that may have arrived after all."""
         path = self.path / "metrics.jsonl"
         try:
-            with path.open("ab+", buffering=0) as file:
+            with open(path, "ab+", buffering=0, opener=opener) as file:
                 if not sizes:
                     file.seek(0)
                     sizes.append(file.readall().rfind(b"\n") + 1)
@@ -256,6 +259,7 @@ class RunDirectory:
         Errors: RunHeld where a living process has it.
         """
         self._recorded_status()  # one that cannot be gone on with is refused before anything is claimed
+        check_links(self.path)
         claim = new_claim()
         while True:
             number, holder = last_claim(self.path)
@@ -295,7 +299,7 @@ class RunDirectory:
         refuse_if_held(self.path)
 
     def _attempt(self, number: int) -> Path:
-        return self.path / "attempts" / str(number)
+        return check_inside(self.path, "attempts", str(number))
 
 
 # --- what status.json holds ------------------------------------------------------------------------------------

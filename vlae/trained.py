@@ -12,6 +12,7 @@ from torch import Tensor
 from vlae import checkpoint, config, data, record
 from vlae.distributions import Posterior, family_member, with_closed_form_kl
 from vlae.evaluate import unit_log_jacobian
+from vlae.files import check_inside
 from vlae.model_space import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.networks import adapt_to_input_variance, initialise
@@ -243,7 +244,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     """
     directory = record.find(runs_dir, run)
     cfg = config.validate({**directory.config(), "device": device}, to_run=False)
-    state, damages = checkpoint.load(directory.path / "checkpoints")
+    state, damages = checkpoint.load(check_inside(directory.path, "checkpoints"))
     for text in damages:
         warnings.warn(text, stacklevel=3)
     if state is None or not state["progress"]["best_model"]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from vlae.attempts import last_number
 from vlae.console import duration, elbo_of, position
 from vlae.disk import notice
-from vlae.files import RecordError, read_json
+from vlae.files import RecordError, check_inside, read_json
 from vlae.launching.pool import Job
 from vlae.record import recorded_status
 
@@ -118,6 +118,7 @@ def reason_of(run: Path) -> str:
     """Why the last attempt failed, and where to read on."""
     attempt = run / "attempts" / str(last_number(run / "attempts"))
     with contextlib.suppress(RecordError):
+        check_inside(run, "attempts", attempt.name)
         if message := (read_json(attempt / "ended.json") or {}).get("message"):
             first = " ".join(str(message).split())
             return f"{first if len(first) <= 200 else first[:197] + '...'}  (log: {attempt / 'log.txt'})"

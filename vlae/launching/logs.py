@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vlae.attempts import last_number
 from vlae.console import counted
-from vlae.files import RecordError, StrPath, read_bytes
+from vlae.files import RecordError, StrPath, check_inside, read_bytes
 from vlae.launching import sweeps
 from vlae.launching.states import Observer
 from vlae.record import RunDirectory, find
@@ -20,7 +20,7 @@ MOST_NAMED = 10
 def log_of(run: RunDirectory) -> Path | None:
     """None: it was never started."""
     number = last_number(run.path / "attempts")
-    return run.path / "attempts" / str(number) / "log.txt" if number else None
+    return check_inside(run.path, "attempts", str(number)) / "log.txt" if number else None
 
 
 def run_of(runs_dir: StrPath, name: str) -> RunDirectory:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlae.attempts import last_number
-from vlae.files import RecordError, read_bytes
+from vlae.files import RecordError, check_inside, read_bytes
 from vlae.launching.states import recorded_state
 from vlae.report.collect import Run
 
@@ -52,6 +52,7 @@ def _traceback(runs_dir: Path, run_id: str) -> tuple[str, str]:
     attempts = runs_dir / run_id / "attempts"
     file = attempts / str(last_number(attempts)) / "traceback.txt"
     try:
+        check_inside(runs_dir / run_id, "attempts", file.parent.name)
         content = read_bytes(file) or b""
     except RecordError as error:
         content = str(error).encode()

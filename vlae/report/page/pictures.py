@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from vlae.files import RecordError, read_bytes
+from vlae.files import RecordError, check_inside, read_bytes
 from vlae.report.cells import Values
 from vlae.report.collect import Run
 from vlae.report.page.models import Model
@@ -91,7 +91,7 @@ def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
 def _pictures(run: Path, kinds: dict[str, str]) -> Iterator[Picture]:
     for name, title in kinds.items():
         try:
-            content = read_bytes(run / "images" / f"{name}.png")
+            content = read_bytes(check_inside(run, "images") / f"{name}.png")
             if content is not None:
                 yield _picture(title, content)
         except (*TOO_LARGE, RecordError, OSError, ValueError, SyntaxError):

@@ -1,0 +1,202 @@
+"""Run directories that somebody else made: their links lead nowhere, and what they claim to hold is not believed."""
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recorded import container, done, stopped
+
+from vlae import checkpoint, trained
+from vlae.files import RecordError, check_links
+from vlae.launching.display import reason_of
+from vlae.launching.logs import log_of
+from vlae.record import RunDirectory
+from vlae.report.directories import PerImage, RunDirectories
+from vlae.report.page.failures import _traceback
+from vlae.report.page.pictures import _pictures
+from vlae.trackers.story import Story
+from vlae.trackers.sync import _sync_one
+
+DIRECTORIES = (
+    "attempts",
+    "attempts/1",
+    "checkpoints",
+    "images",
+    "tracking",
+    "evaluations",
+    "images/epoch-000001",
+)
+FILES = (
+    *("config.yaml", "results.json", "metrics.jsonl", "test_log_likelihood.npz", "checkpoints/last.pt"),
+    *("images/data.png", "attempts/1/log.txt", "attempts/1/claim.json", "tracking/wandb.json", "notes.txt"),
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was interrupted, with something in each of its places."""
+    path = stopped(tmp_path / "runs", container("model=vae"), state="interrupted", attempt=1)
+    for name in ("attempts/1", "checkpoints", "images/epoch-000001", "tracking", "evaluations"):
+        path.joinpath(name).mkdir(parents=True, exist_ok=True)
+    path.joinpath("metrics.jsonl").write_text('{"epoch": 1}\n')
+    return RunDirectory(path)
+
+
+def linked(run: RunDirectory, name: str, place: Path) -> Path:
+    """Makes ``name`` in the run a link to ``place``, with what was there."""
+    path = run.path / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(place)
+    path.symlink_to(place)
+    return path
+
+
+def contents(place: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(place)): p.read_bytes() if p.is_file() else None for p in place.rglob("*")}
+
+
+@pytest.mark.parametrize("name", [*DIRECTORIES, *FILES])
+def test_a_run_with_a_link_that_leads_out_of_it_is_not_claimed_and_nothing_is_written_there(
+    run, tmp_path, name
+):
+    path = linked(run, name, tmp_path / "elsewhere" / "target")
+    before = contents(tmp_path / "elsewhere")
+    with pytest.raises(RecordError) as error:
+        run.claim()
+    assert f"{path} is a link to {tmp_path}/elsewhere/target" in str(error.value)
+    assert contents(tmp_path / "elsewhere") == before
+
+
+def test_a_link_that_leads_nowhere_is_not_filled(run, tmp_path):
+    run.path.joinpath("images", "data.png").symlink_to(tmp_path / "new.png")
+    with pytest.raises(RecordError, match=r"data.png is a link to .*new.png"):
+        run.claim()
+    assert not tmp_path.joinpath("new.png").exists()
+
+
+@pytest.mark.parametrize("name", ["status.json", "results.json", "config.yaml", "metrics.jsonl"])
+def test_records_are_written_beside_a_link_and_never_through_it(run, tmp_path, name):
+    real = run.path / "real"
+    if run.path.joinpath(name).exists():
+        run.path.joinpath(name).rename(real)
+    else:
+        real.write_text("{}")
+    before = real.read_bytes()
+    run.path.joinpath(name).symlink_to("real")
+    acts = {
+        "status.json": lambda: run.write_status(state="failed"),
+        "results.json": lambda: run.write_results({"test": {"elbo": 1.0}}),
+        "config.yaml": lambda: run.carry_out_as(container("model=vae", device="cpu")),
+        "metrics.jsonl": lambda: run.append_metrics({"epoch": 2}),
+    }
+    if name == "metrics.jsonl":
+        with pytest.raises(RecordError, match=r"cannot write .*metrics.jsonl"):
+            acts[name]()
+    else:
+        acts[name]()
+        assert not run.path.joinpath(name).is_symlink()
+    assert real.read_bytes() == before
+
+
+def test_a_run_behind_links_is_a_run_like_any_other(run, tmp_path):
+    """On scratch: the run itself, the directory of all runs, and one above it."""
+    real = tmp_path / "scratch" / "run"
+    real.parent.mkdir()
+    run.path.rename(real)
+    run.path.symlink_to(real)
+    (tmp_path / "home").symlink_to(tmp_path / "runs")
+    run.path.joinpath("images", "last").symlink_to("epoch-000001")
+    run.path.joinpath("images", "by-name").symlink_to(real / "images" / "epoch-000001")
+    same = RunDirectory(tmp_path / "home" / run.path.name)
+    with same.claim() as attempt:
+        same.append_metrics({"epoch": 2})
+        assert attempt.number == 2
+    assert [line["epoch"] for line in run.metrics()] == [1, 2]
+    assert real.joinpath("attempts", "2", "ended.json").is_file()
+    check_links(same.path)
+
+
+def test_nothing_is_read_through_a_link_that_leads_out(run, tmp_path):
+    attempts = linked(run, "attempts", tmp_path / "elsewhere" / "attempts")
+    images = linked(run, "images", tmp_path / "elsewhere" / "images")
+    tmp_path.joinpath("elsewhere", "attempts", "1", "traceback.txt").write_text("secret")
+    tmp_path.joinpath("elsewhere", "attempts", "1", "ended.json").write_text('{"message": "secret"}')
+    for act in (
+        run.holder,
+        lambda: log_of(run),
+        lambda: run.end_attempt("killed"),
+        lambda: trained_from(run, tmp_path),
+    ):
+        with pytest.raises(RecordError, match="outside the directory of the run"):
+            act()
+    assert "secret" not in _traceback(run.path.parent, run.path.name)[0]
+    assert "secret" not in reason_of(run.path)
+    assert list(_pictures(run.path, {"data": "data"})) == []
+    with pytest.raises(RecordError, match="outside the directory of the run"):
+        _sync_one(Story(run), False, lambda: pytest.fail("asked for access"))
+    assert attempts.is_symlink()
+    assert images.is_symlink()
+
+
+def test_results_that_are_a_link_out_of_the_run_are_damage_in_tables(tmp_path):
+    path = done(tmp_path / "runs", container("model=vae"))
+    linked(RunDirectory(path), "results.json", tmp_path / "elsewhere.json")
+    [row] = RunDirectories(tmp_path / "runs")
+    assert (row.state, "is a link to" in row.reason) == ("damaged", True)
+
+
+def test_arrays_that_claim_more_than_they_have_are_not_read(tmp_path):
+    header = repr({"descr": "<f8", "fortran_order": False, "shape": (10**11,)}).encode() + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 8
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("log_likelihood.npy", content)
+    with pytest.raises(
+        RecordError, match=r"a\.npz cannot be read \(the header .* 800,000,000,000 bytes, but it has 8"
+    ):
+        PerImage(str(tmp_path / "a.npz"))("log_likelihood")
+    np.savez(tmp_path / "b.npz", log_likelihood=np.array([print], dtype=object))
+    with pytest.raises(RecordError, match="holds Python objects"):
+        PerImage(str(tmp_path / "b.npz"))("log_likelihood")
+
+
+def sealed(tmp_path: Path, content: bytes) -> Path:
+    """A checkpoint with the digest that ours have, which whoever makes it can compute."""
+    buffer = io.BytesIO()
+    buffer.write(content)
+    tmp_path.joinpath("last.pt").write_bytes(checkpoint._seal(buffer))
+    return tmp_path
+
+
+def rewritten(content: bytes, change: object, compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("bomb", ["compressed", "a tensor larger than its storage", "no archive"])
+def test_a_sealed_checkpoint_that_claims_more_than_it_has_is_refused(tmp_path, bomb):
+    buffer = io.BytesIO()
+    torch.save({"a": torch.zeros(4 if bomb.startswith("a") else 10**6)}, buffer)
+    content = buffer.getvalue()
+    if bomb == "compressed":
+        content = rewritten(content, lambda name, old: old, zipfile.ZIP_DEFLATED)
+    elif bomb == "no archive":
+        content = pickle.dumps([1]) + b"PK\5\6" + bytes(18)
+    else:
+        enormous = b"K\x00\x8a\x05\x00\x00\x00\x00\x02\x85"
+        content = rewritten(content, lambda name, old: old.replace(b"K\x00K\x04\x85", enormous))
+    with pytest.raises(RecordError, match=r"refused: .*last\.pt was not written by vlae"):
+        checkpoint.load(sealed(tmp_path, content))
+
+
+def test_an_attempt_whose_name_only_looks_like_a_number_is_none(run):
+    os.mkdir(run.path / "attempts" / "²")
+    assert run.claim().number == 2

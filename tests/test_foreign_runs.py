@@ -127,11 +127,12 @@ def test_nothing_is_read_through_a_link_that_leads_out(run, tmp_path):
     images = linked(run, "images", tmp_path / "elsewhere" / "images")
     tmp_path.joinpath("elsewhere", "attempts", "1", "traceback.txt").write_text("secret")
     tmp_path.joinpath("elsewhere", "attempts", "1", "ended.json").write_text('{"message": "secret"}')
+    linked(run, "checkpoints", tmp_path / "elsewhere" / "checkpoints")
     for act in (
         run.holder,
         lambda: log_of(run),
         lambda: run.end_attempt("killed"),
-        lambda: trained_from(run, tmp_path),
+        lambda: trained.load(str(run.path)),
     ):
         with pytest.raises(RecordError, match="outside the directory of the run"):
             act()

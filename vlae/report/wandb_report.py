@@ -205,7 +205,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
     half = {"w": 12, "h": 9}
     return [
         wr.LinePlot(
-            title="Validation ELBO, nats an image, mean and deviation over seeds",
+            title="Validation ELBO, nats per image, mean and deviation over seeds",
             x="epoch",
             y=[VALIDATION],
             groupby_rangefunc="stddev",
@@ -213,7 +213,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
             **by,
         ),
         wr.BarPlot(
-            title=f"Test log-likelihood by {estimator}, nats an image, mean and standard error over seeds",
+            title=f"Test log-likelihood by {estimator}, nats per image, mean and standard error over seeds",
             metrics=[figure],
             groupby_rangefunc="stderr",
             layout=Layout(x=12, y=0, **half),

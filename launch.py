@@ -11,8 +11,8 @@ with stopped_in_one_line():  # importing takes seconds
 
     from vlae import config
     from vlae.errors import UserError
-    from vlae.files import print_anywhere
     from vlae.launching.grids import with_sweep_file
+    from vlae.streams import guard, printed
 
 statuses: list[int] = []
 """Exit status of the run of this command: hydra.main drops what its task returns."""
@@ -40,17 +40,17 @@ def complain(error: UserError) -> int:
 
 
 def main() -> int:
-    print_anywhere()
+    guard()
     arguments = sys.argv[1:]
     if not {"--help", "-h"}.isdisjoint(arguments):
         from vlae.help import show
 
-        return show(arguments)
+        return printed(show(arguments))
     if "--version" in arguments:
         from vlae.cli import version_line
 
         print(version_line())
-        return 0
+        return printed(0)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         arguments = with_sweep_file(arguments)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,11 @@ from vlae.networks import Activation, Decoder, ImageShape, initialise
 from vlae.seeding import Noise, batch_noise, generator
 
 os.environ["WANDB_MODE"] = "disabled"  # but for the tests that are about it
+for ignored in (
+    n for n in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2) if signal.getsignal(n) == signal.SIG_IGN
+):
+    # under nohup or in the background of a shell: with a handler here, what the tests start begins with the default
+    signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else lambda *_: None)
 torch.set_num_threads(1)  # the workers of pytest-xdist share the cores
 
 IMAGES, PIXELS, LATENT, HIDDEN = 4, 7, 3, (6, 5)

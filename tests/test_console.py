@@ -263,6 +263,19 @@ def test_a_signal_is_a_request_and_the_old_handlers_come_back(number):
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_is_ignored_stays_so(number):
+    before = signal.signal(number, signal.SIG_IGN)  # by nohup, or by a shell in whose background we run
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(number)
+            assert not interruption.requested
+            assert number not in interruption.signals
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_second_ctrl_c_stops_at_once():
     with Interruption():
         signal.raise_signal(signal.SIGTERM)

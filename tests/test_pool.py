@@ -6,9 +6,9 @@ import os
 import signal
 
 import pytest
-from rich.console import Console
 
 from vlae.attempts import FORCED
+from vlae.console import Console
 from vlae.interruption import SIGNALS, Interruption
 from vlae.job import DONE, FAILED, HELD
 from vlae.launching import display, pool, queues
@@ -26,7 +26,7 @@ class FakeProcess:
 
     def __init__(self, pid, arguments):
         self.pid, self.exitcode, self.received = pid, None, []
-        self.path, self.attempts, self.environment, self.threads = arguments
+        self.path, self.attempts, self.environment, self.threads, self.signals = arguments
         self.sentinel, self._alive = os.pipe()
 
     def end(self, status=DONE):
@@ -194,6 +194,7 @@ def test_runs_start_in_their_order_as_many_at_a_time_as_there_are_slots(queue, e
     assert [process.path.name for process in executor.started] == names
     assert executor.most == 3
     assert executor.signals == SIGNALS
+    assert {tuple(process.signals) for process in executor.started} == {SIGNALS}
     first = executor.started[0]
     assert (first.path, first.attempts, first.threads) == (tmp_path / "a", 0, 1)
 

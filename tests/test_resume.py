@@ -148,7 +148,7 @@ def done(tmp_path_factory, worker_id):
     ("model", "stops"),
     [
         ("vlae", [(signal.SIGINT, training(20)), (signal.SIGUSR2, training(50)), (signal.SIGTERM, evaluating(40))]),
-        ("savae", [(signal.SIGTERM, training(40)), (signal.SIGINT, evaluating(80))]),
+        ("savae", [(signal.SIGHUP, training(40)), (signal.SIGINT, evaluating(80))]),
     ],
 )  # fmt: skip
 def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops, tmp_path, done):

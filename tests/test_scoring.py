@@ -77,10 +77,10 @@ def assert_equal(ours, expected):
 @pytest.mark.parametrize(
     ("part", "after", "done"),
     [
-        ("evaluating image", 2, 2),
-        ("evaluating image", 8, 8),  # by the second proposal
-        ("evaluating simulated image", 2, 2),
-        ("evaluating simulated image", 7, 7),
+        ("evaluating image by own", 2, 2),
+        ("evaluating image by laplace", 2, 2),
+        ("evaluating simulated image by own", 2, 2),
+        ("evaluating simulated image by laplace", 1, 1),
         ("measuring gaps, image", 0.5, 0),  # a group that is not whole is lost
         ("measuring gaps, image", 3, 2),
         ("measuring gaps, image", 5, 4),

@@ -1,6 +1,5 @@
 """The ``vlae`` command: what can be done with runs and datasets besides launching."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ with stopped_in_one_line():
 
     from vlae import record
     from vlae.errors import UserError
-    from vlae.files import expanded, print_anywhere
+    from vlae.files import expanded
+    from vlae.streams import cannot_print, guard, printed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,9 +75,13 @@ def version_line() -> str:
 
 def _tell_version(asked: bool) -> bool:
     if asked:
-        typer.echo(version_line())
+        print(version_line())
         raise typer.Exit
     return asked
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _listed(option: str, text: str | None) -> list[str] | None:
@@ -102,8 +106,7 @@ def _options(
 @app.command()
 def show(run: Run, runs_dir: RunsDir = "runs") -> None:
     """Show a run: its state, progress and figures."""
-    from rich.console import Console
-
+    from vlae.console import Console
     from vlae.summary import status_table, summary
 
     directory = record.find(runs_dir, run)
@@ -206,8 +209,7 @@ def table(
 @app.command()
 def metrics() -> None:
     """List all metrics: names, units, and what each says."""
-    from rich.console import Console
-
+    from vlae.console import Console
     from vlae.metrics import listing
 
     Console(highlight=False, markup=False).print(listing(), soft_wrap=True)
@@ -263,11 +265,15 @@ def logs(
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Print what the last attempt of a run has told, its traceback included."""
-    from functools import partial
-
     from vlae.launching.logs import follow_log, print_log, run_of
 
-    tell = partial(print, end="", flush=True)
+    def tell(text: str) -> None:
+        print(
+            text.replace("\r\n", "\n").replace("\r", "\n"), end="", flush=True
+        )  # bars of libraries, one by one
+        if cannot_print():
+            raise typer.Exit(2)
+
     (follow_log if follow else print_log)(run_of(runs_dir, run), tell)
 
 
@@ -288,8 +294,8 @@ def cancel(
     title, labels = chosen(runs_dir, name)
     cancelled = cancel(runs_dir, list(labels))
     for run_id in cancelled:
-        typer.echo(f"cancelled: {labels[run_id] or run_id}")
-    typer.echo(f"{title}: {len(cancelled)} of {len(labels)} runs were waiting or under way")
+        print(f"cancelled: {labels[run_id] or run_id}")
+    print(f"{title}: {len(cancelled)} of {len(labels)} runs were waiting or under way")
 
 
 @app.command()
@@ -311,7 +317,7 @@ def sync(
     from vlae.trackers.sync import sync
 
     _, labels = chosen(runs_dir, name)
-    sync((record.RunDirectory(Path(runs_dir) / run_id) for run_id in labels), typer.echo, rebuild=rebuild)
+    sync((record.RunDirectory(Path(runs_dir) / run_id) for run_id in labels), _say, rebuild=rebuild)
 
 
 @app.command()
@@ -336,7 +342,7 @@ def report(
             raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
         from vlae.report.wandb_report import publish
 
-        typer.echo(publish(runs_dir, name))
+        print(publish(runs_dir, name))
         return
     from vlae.report.page.command import write_report
 
@@ -360,9 +366,8 @@ def evaluate(
     The model's own settings come from the run. The run's results.json stays as it is; the new figures go to
     RUN/evaluations/.
     """
-    from rich.console import Console
-
     from vlae.again import evaluate_again
+    from vlae.console import Console
     from vlae.summary import summary
 
     results, path = evaluate_again(record.find(runs_dir, run), overrides or [])
@@ -393,7 +398,7 @@ def sample(
     ending_of(out, ("png",))
     images = load(str(record.find(runs_dir, run).path), runs_dir, device).sample(num, seed)
     write_output(out, grid(images, math.ceil(math.sqrt(num))))
-    typer.echo(str(out))
+    print(str(out))
 
 
 @app.command()
@@ -418,28 +423,8 @@ def download(
 
 def main() -> None:
     """The console script: what a user can put right is one message, not a traceback."""
-    print_anywhere()
-    try:
-        status = _status()
-        print(end="", flush=True)  # not at the exit, where an error could not be told
-    except OSError as error:
-        if not _output_fails():
-            raise
-        # what is left would fail again at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # who reads has seen enough
-            print(f"vlae: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
-
-
-def _output_fails() -> bool:
-    """Whether an error was that of standard output: then an empty line fails, too."""
-    try:
-        print(flush=True)
-    except OSError:
-        return True
-    return False
+    guard()
+    sys.exit(printed(_status()))
 
 
 def _status() -> int:

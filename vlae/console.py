@@ -1,20 +1,24 @@
 """What a person sees of a run while it lasts: bars, lines, warnings."""
 
 import io
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.segment import Segment
+from rich.table import Column, Table
 from rich.text import Text
 
 from vlae.disk import patiently, reason_of
 from vlae.files import cannot_write
+from vlae.streams import CONTROLS, lenient, visible
 from vlae.summary import summary
 
 PLAIN_SECONDS = 2.0
@@ -25,6 +29,40 @@ LONG = 40
 """Columns of a cell that stands in one line; a longer one is words, which may be wrapped."""
 
 
+class Console(RichConsole):
+    """A console that shows control characters of what it prints, and sends its own; writing to it does not fail.
+
+    rich takes a Text as it is, so that an escape sequence in the name of a run would reach the terminal.
+    """
+
+    @property
+    def file(self) -> Any:
+        stream = super().file  # while something is live, rich's own stand-in for the stream
+        return lenient(getattr(stream, "rich_proxied_file", stream))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        if isinstance(renderable, Text):
+            renderable = shown(renderable)
+        for segment in super().render(renderable, options):
+            if segment.control is None and CONTROLS.search(segment.text):
+                segment = Segment(visible(segment.text), segment.style)
+            yield segment
+
+    def render_str(self, text: str, **keys: Any) -> Text:
+        return super().render_str(visible(text), **keys)
+
+
+def shown(text: Text) -> Text:
+    """With its styles, and escapes for control characters: what is then broken into lines is all of it."""
+    if CONTROLS.search(text.plain) is None:
+        return text
+    done, at = text.blank_copy(), 0
+    for found in CONTROLS.finditer(text.plain):
+        done.append_text(text[at : found.start()]).append(visible(found[0]))
+        at = found.end()
+    return done.append_text(text[at:])
+
+
 class Reporter:
     """Progress bars on a terminal, plain lines elsewhere, and the same lines in the attempt's log."""
 
@@ -33,12 +71,18 @@ class Reporter:
         self._out = Console(quiet=quiet, highlight=False)
         self._log = _opened(log) if log is not None else None
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            TextColumn("{task.fields[at]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            # last, and the only one to be cut where the terminal is narrow
+            TextColumn(
+                "{task.fields[figures]}",
+                markup=False,
+                table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis"),
+            ),
             console=self.console,
+            expand=True,
             disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
@@ -72,16 +116,19 @@ class Reporter:
     def advance(self, what: str, done: float, total: float, figures: str = "", *, last: bool = False) -> None:
         """``done`` of ``total`` epochs or images, with the latest figures."""
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, figures="")
+            self._tasks[what] = self._bars.add_task(what, total=total, figures="", at="")
             self._began[what] = (time.monotonic(), done)
-        self._bars.update(self._tasks[what], completed=done, total=total)
+        whole = f"{math.floor(done)}/{total:.0f}"
+        self._bars.update(self._tasks[what], completed=done, total=total, at=whole)
         if figures:
             self._bars.update(self._tasks[what], figures=figures)
         now = time.monotonic()
         if last or now - self._last >= (PLAIN_SECONDS if figures else QUIET_SECONDS):
             self._last = now
-            at = f"{done:.0f}" if float(done).is_integer() else f"{done:.1f}"
-            text = f"{what} {at}/{total:.0f}  {figures}{self._time_left(what, done, total)}"
+            # an epoch may take hours; of images worked on together a fraction says nothing
+            part = "epoch" in what and not float(done).is_integer()
+            at = f"{done:.1f}/{total:.0f}" if part else whole
+            text = f"{what} {at}  {figures}{self._time_left(what, done, total)}"
             self._write(text)
             if not self.console.is_terminal:
                 self.console.print(text, markup=False)
@@ -126,7 +173,7 @@ class Listing:
             if rows
         ]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> Iterator[RenderableType]:
         shortest = [*self._widths[:1], *(min(width, LONG) for width in self._widths[1:])]
         if not console.is_terminal:
             for row in self.rows:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from vlae import config
+from vlae.console import Console
 from vlae.identity import MISSING, get
 from vlae.overrides import CONF, choices, split, top_level
 from vlae.problems import shown

@@ -9,8 +9,16 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)
-)  # Windows has no SIGUSR2
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2") if hasattr(signal, name)
+)  # Windows has neither SIGHUP nor SIGUSR2
+
+
+def heeded(signals: Sequence[int] = SIGNALS) -> list[int]:
+    """Those that this process does not ignore: nohup ignores SIGHUP, and a shell SIGINT of what runs in its background.
+
+    Ask before a handler is installed, which would undo that.
+    """
+    return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager
@@ -37,11 +45,13 @@ class Interrupted(BaseException):
 class Interruption:
     """Inside ``with``, the signals set a flag instead of stopping the process; a second Ctrl-C stops at once.
 
-    A handler only sets the flag: whatever is being computed or written is finished first.
+    A handler only sets the flag: whatever is being computed or written is finished first. A signal that is ignored
+    stays so.
     """
 
-    def __init__(self, signals: Sequence[int] = SIGNALS) -> None:
-        self.signals, self.number = signals, 0
+    def __init__(self, signals: Sequence[int] | None = None) -> None:
+        """signals: that are listened to, even if they are ignored; None: those of SIGNALS that are not."""
+        self.signals, self.number = heeded() if signals is None else signals, 0
         self._previous: dict[int, Any] = {}
 
     @property

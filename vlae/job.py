@@ -19,6 +19,7 @@ from vlae.interruption import Interrupted, Interruption
 from vlae.limits import beyond_the_machine
 from vlae.problems import ConfigError
 from vlae.progress import reported_to
+from vlae.streams import do_not_wait
 from vlae.trackers.companion import environment_problems, mirrored, upload_later, watched
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     if problems := beyond_the_machine(container, here=True):
         raise ConfigError(problems)
     prepared = prepare(checked)
+    do_not_wait()
     create = record.forced_directory if force else record.RunDirectory.create
     frozen = config.with_absolute_paths(container)
     directory = create(runs_dir, identity, frozen)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlae.code import executed
 from vlae.config import Config
+from vlae.console import counted
 from vlae.figures import figures
 from vlae.memory import peak_memory_bytes
 from vlae.scoring import Scores
@@ -19,7 +20,7 @@ from vlae.trained import TrainedModel
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    return f"{device}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)
 
 
 def report(

@@ -1,6 +1,7 @@
 """The evaluation of a trained model as a person meets it: with progress, interruptible, resumable."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,8 +94,8 @@ class _Scoring:
         self.saved = self.began
 
     def run(self) -> Scores:
-        for number, name in enumerate(self.cfg.evaluate.proposals):
-            self._proposal(number, name)
+        for name in self.cfg.evaluate.proposals:
+            self._proposal(name)
         if self.cfg.evaluate.ais.num_images:
             self._ais()
         if self.cfg.evaluate.bdmc:
@@ -104,22 +105,20 @@ class _Scoring:
         self.scores.seconds = self._seconds()
         return self.scores
 
-    def _proposal(self, number: int, name: str) -> None:
-        before, total = number * len(self.x), len(self.cfg.evaluate.proposals) * len(self.x)
+    def _proposal(self, name: str) -> None:
         evaluation = self.scores.proposals.setdefault(name, Evaluation.empty(len(self.x)))
-        self._evaluate("evaluating image", self.x, name, evaluation, before, total)
+        self._evaluate("evaluating image", self.x, name, evaluation)
 
-    def _evaluate(
-        self, what: str, x: Tensor, name: str, evaluation: Evaluation, before: int, total: int
-    ) -> None:
-        """``before`` of ``total`` images are behind, with other proposals."""
+    def _evaluate(self, what: str, x: Tensor, name: str, evaluation: Evaluation) -> None:
         settings = self.cfg.evaluate
+        if len(settings.proposals) > 1:
+            what += f" by {name}"
 
         def report(evaluation: Evaluation) -> None:
             mean = evaluation.log_likelihood[: evaluation.done].mean().item()
             text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {name}"
             last = evaluation.done == len(x)
-            self._progress(what, before + evaluation.done, total, text, last=last)
+            self._progress(what, evaluation.done, len(x), text, last=last)
 
         evaluate(
             self.trained.model,
@@ -137,7 +136,7 @@ class _Scoring:
     def _progress(self, what: str, done: float, total: int, text: str = "", *, last: bool) -> None:
         """Shown, recorded, and saved where it is time to."""
         self.reporter.advance(what, done, total, text, last=last)
-        self.heartbeat({"doing": what, "image": done, "images": total})
+        self.heartbeat({"doing": what, "image": math.floor(done), "images": total})
         overdue = time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every
         if overdue or self.interruption.requested:
             self._save()
@@ -159,10 +158,9 @@ class _Scoring:
         self._anneal("annealing simulated image", x, bracket.lower, "bdmc")
         self._anneal("annealing simulated image back", x, bracket.upper, "bdmc", z)
         self._save()
-        total = len(settings.proposals) * images
-        for number, name in enumerate(settings.proposals):
+        for name in settings.proposals:
             evaluation = bracket.proposals.setdefault(name, Evaluation.empty(images))
-            self._evaluate("evaluating simulated image", x, name, evaluation, number * images, total)
+            self._evaluate("evaluating simulated image", x, name, evaluation)
 
     def _empty(self, images: int) -> Annealed:
         ais = self.cfg.evaluate.ais

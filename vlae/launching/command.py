@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from rich.console import Console
-
 from vlae import config
-from vlae.console import standard_output
+from vlae.console import Console, standard_output
 from vlae.files import check_writable
 from vlae.identity import LONGEST_NAME, OF_A_COMMAND, OPERATIONAL, wrong_name
 from vlae.launching.composer import Composer
@@ -18,6 +16,7 @@ from vlae.launching.launch import Launcher, launch, table_of
 from vlae.launching.plan import Jobs, check, plan
 from vlae.plugins import check_fields
 from vlae.problems import shown, with_suggestions
+from vlae.streams import printed
 
 MANY = 100
 """Runs that take so long to compose that it is said."""
@@ -94,4 +93,4 @@ def show_plan(container: dict[str, Any]) -> int:
     planned = plan(Jobs([[]], lambda overrides: container), "this command")
     check(planned, here=True)
     standard_output().print(table_of(planned))
-    return 0
+    return printed(0)

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from vlae.attempts import last_number
-from vlae.console import duration, elbo_of, position
+from vlae.console import Console, duration, elbo_of, position
 from vlae.disk import notice
 from vlae.files import RecordError, check_inside, read_json
 from vlae.launching.pool import Job

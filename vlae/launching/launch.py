@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.text import Text
 
 from vlae import code
-from vlae.console import Listing, counted, duration, standard_output
+from vlae.console import Console, Listing, counted, duration, standard_output
 from vlae.identity import OF_A_COMMAND
 from vlae.launching import queues, sweeps
 from vlae.launching.cluster import SlurmError
@@ -17,6 +17,7 @@ from vlae.launching.plan import Jobs, Plan, cancellations, check, estimated_seco
 from vlae.launching.queues import Queue
 from vlae.launching.states import STATES, Observer
 from vlae.launching.turns import turn
+from vlae.streams import printed
 
 
 @runtime_checkable
@@ -56,7 +57,7 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
         except SlurmError as error:  # a plan can be made elsewhere
             console.print(str(error), markup=False)
         standard_output().print(table_of(planned))
-        return 0
+        return printed(0)
 
     def waiting(holder: dict[str, Any]) -> None:
         console.print(f"process {holder['pid']} on host {holder['host']} is launching; waiting for it")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.config import Count
-from vlae.interruption import SIGNALS
+from vlae.interruption import heeded
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
 from vlae.launching.queues import Queue
@@ -16,7 +16,8 @@ from vlae.launching.slots import slots
 
 START = """
 import signal, sys
-signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
 from vlae.launching.work_off import main
 sys.exit(main())
 """
@@ -53,9 +54,9 @@ class LocalQueue:
         process = subprocess.Popen(command, cwd=queue.code, env=environment, start_new_session=True)
 
         def pass_on(number: int, frame: object) -> None:
-            process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+            process.send_signal(number)
 
-        kept = {number: signal.signal(number, pass_on) for number in (*SIGNALS, signal.SIGHUP)}
+        kept = {number: signal.signal(number, pass_on) for number in heeded()}
         try:
             status = process.wait()
         finally:

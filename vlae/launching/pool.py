@@ -25,11 +25,12 @@ from typing import Any, Protocol, runtime_checkable
 from vlae.attempts import FORCED, last_number, process_start
 from vlae.disk import PATIENCE, DiskError, refused
 from vlae.files import RecordError
-from vlae.interruption import SIGNALS, Interruption
+from vlae.interruption import Interruption
 from vlae.job import DONE, HELD, REFUSED, work
 from vlae.launching.queues import Queue
 from vlae.launching.slots import Slot
 from vlae.record import RunDirectory
+from vlae.streams import guard
 
 IMPORTED_AHEAD = [
     "vlae.trained",
@@ -255,7 +256,7 @@ class Pool:
     # --- processes
 
     def _start(self, job: Job, slot: Slot) -> None:
-        arguments = (job.path, job.attempts, slot.environment, slot.threads)
+        arguments = (job.path, job.attempts, slot.environment, slot.threads, self._signals)
         try:
             if not self._is_prepared:
                 self._processes.prepare(self._signals)
@@ -433,8 +434,12 @@ def _ignored(signals: Sequence[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _work(path: Path, attempts: int, environment: dict[str, str], threads: int) -> None:
-    for number in SIGNALS:  # which the server ignores
+def _work(
+    path: Path, attempts: int, environment: dict[str, str], threads: int, signals: Sequence[int]
+) -> None:
+    """signals: that the pool listens to, and the server ignores; what the pool ignores stays so."""
+    guard()
+    for number in signals:
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
     os.environ.update(environment)  # before CUDA is looked at
     sys.exit(work(path, attempts, threads))

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
-from rich.console import Console
 
 from vlae import frozen
 from vlae.attempts import QUEUE, slurm_job
 from vlae.config import Count
+from vlae.console import Console
 from vlae.disk import notice
-from vlae.interruption import Interruption
+from vlae.interruption import SIGNALS, Interruption
 from vlae.launching.cluster import SlurmError, queued_jobs, slurm, this_cluster, was_preempted
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
@@ -28,6 +28,7 @@ from vlae.launching.pool import Job, Pool, jobs_of
 from vlae.launching.queues import NEVER, Queue, load
 from vlae.launching.slots import slots
 from vlae.problems import ConfigError, Problem
+from vlae.streams import guard
 
 NEVER_SUBMITTED = "never submitted"
 """How a queue has ended of which Slurm took no job."""
@@ -208,6 +209,7 @@ class Task:
 
     def __call__(self, task: int) -> None:
         """Returns where every run is done, or was done by another; else the job fails, for Slurm too."""
+        guard()  # its log may be on a disk that is full
         queue = load(Path(self.queue))
         if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
             raise SystemExit(
@@ -216,7 +218,7 @@ class Task:
         os.environ[QUEUE] = queue.token  # for the claims of its runs
         jobs, settings = jobs_of(queue, task), queue.settings
         places = slots(len(jobs), workers=len(jobs), runs_per_gpu=len(jobs), use_gpus=settings["use_gpus"])
-        with Interruption() as interruption:
+        with Interruption(SIGNALS) as interruption:  # also those that the batch script ignores
             Pool(jobs, places, queue, Log(), patience=settings["patience"]).run(interruption)
         if any(job.outcome in UNFINISHED for job in jobs) and ends_early(interruption):
             requeue(settings["max_requeues"])

@@ -12,39 +12,32 @@ from typing import Any
 from vlae.console import counted
 from vlae.disk import DiskError, Patience, notice, patient
 from vlae.errors import UserError
-from vlae.files import RecordError, print_anywhere
+from vlae.files import RecordError
 from vlae.interruption import Interruption
 from vlae.launching.display import Display, summary
 from vlae.launching.pool import Job, Pool, jobs_of
 from vlae.launching.queues import Queue, load
 from vlae.launching.slots import slots
 from vlae.record import RunDirectory
+from vlae.streams import do_not_wait, guard
 from vlae.trackers.companion import upload_later
 
 SIGN_OF_LIFE_EVERY = 30.0  # seconds
 
 
 class WatchedDisplay(Display):
-    """Shows life in the queue's directory besides, for those who look from other hosts.
-
-    What is said to a terminal that is gone meanwhile is lost, and nothing else.
-    """
+    """Shows life in the queue's directory besides, for those who look from other hosts."""
 
     def __init__(self, queue: Queue, total: int) -> None:
         super().__init__(total)
         self.queue, self._shown = queue, 0.0
 
     def look(self, jobs: Any) -> None:
-        with contextlib.suppress(OSError):
-            super().look(jobs)
+        super().look(jobs)
         if time.monotonic() - self._shown > SIGN_OF_LIFE_EVERY:
             self._shown = time.monotonic()
             with contextlib.suppress(RecordError):  # a full disk is reported by the runs
                 self.queue.show_life()
-
-    def say(self, text: str, style: str | None = None) -> None:
-        with contextlib.suppress(OSError):
-            super().say(text, style)
 
 
 def work_off(queue: Queue) -> int:
@@ -90,7 +83,8 @@ def _opening(runs: int, workers: int) -> str:
 
 
 def main() -> int:
-    print_anywhere()
+    guard()
+    do_not_wait()
     queue = load(Path(sys.argv[1]))
     if queue is None:
         print(f"vlae: no queue in {sys.argv[1]}", file=sys.stderr)

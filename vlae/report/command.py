@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from vlae.console import Console
 from vlae.errors import UserError
 from vlae.files import StrPath, write_output
 from vlae.report.captions import of_damage

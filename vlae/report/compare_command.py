@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from vlae import record
+from vlae.console import Console
 from vlae.errors import UserError
 from vlae.files import StrPath
 from vlae.metrics import unit

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vlae.record import RunDirectory
+from vlae.streams import guard
 from vlae.trackers.story import Story, to_wandb
 
 LOOK_EVERY = 1.0  # seconds
@@ -88,6 +89,7 @@ def input_has_ended() -> bool:
 
 
 def main() -> int:
+    guard()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # those of the run, which ends and we with it
     os.nice(NICE)

@@ -36,7 +36,7 @@ class Console(RichConsole):
     """
 
     @property
-    def file(self) -> Any:
+    def file(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         stream = super().file  # while something is live, rich's own stand-in for the stream
         return lenient(getattr(stream, "rich_proxied_file", stream))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -10,19 +11,21 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlae.disk import DiskError, RecordError, patiently, reason_of
 
 StrPath = str | os.PathLike[str]
+T = TypeVar("T")
 
 STAGING = ".new"  # beside what appears: directories that are being filled
 LARGEST = 2**30
 """Bytes of a file of a run, but for checkpoints; no run writes larger ones."""
 LARGEST_JSON = 2**28
 """Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
+BLOCK = 4096  # bytes that are read at once where a file is read from its end
 ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
 
 
@@ -184,7 +187,12 @@ def json_bytes(value: Any, indent: int | None = 2) -> bytes:
 
 
 def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
-    """The content of ``path``, or None where there is no such file.
+    """The content of ``path``, or None where there is no such file. Errors: as for `read_by`."""
+    return read_by(io.FileIO.readall, path, largest)
+
+
+def read_by(read: Callable[[io.FileIO], T], path: StrPath, largest: int = LARGEST) -> T | None:
+    """What ``read`` gives of the open file ``path``, or None where there is no such file.
 
     A link is followed only within its own directory: a run from somebody else must not lead to other files.
     Errors: RecordError where it cannot be read, is no plain file, or has more than ``largest`` bytes.
@@ -199,12 +207,12 @@ def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
                 raise RecordError(
                     f"cannot read {path}: it has {found.st_size:,} bytes, expected {largest:,} at most"
                 )
-            return file.read()
+            return read(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP and os.path.islink(path):
-            return read_bytes(target_beside(path), largest)
+            return read_by(read, target_beside(path), largest)
         text = f"cannot read {path}: {error.strerror or error}"
         if reason := reason_of(error, path):
             raise DiskError(text, reason) from error
@@ -263,6 +271,58 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
     return found
+
+
+def whole_lines_end(file: io.FileIO) -> int:
+    """Where the last whole line of an open file ends. Reads from the end of the file, where alone a line is torn."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = file.seek(max(0, end - BLOCK))
+        if (at := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+class NewLines:
+    """The whole lines that a growing file has got since the last look, which reads nothing else of it.
+
+    Where the file was replaced or cut, all of its lines are new.
+    """
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = path
+        self._at, self._last = 0, b""
+        self._seen: tuple[int, int, int] | None = None
+
+    def more(self) -> tuple[bool, list[bytes]]:
+        """Whether the file begins again, and the new lines. Errors: as for `read_by`."""
+        if (found := read_by(self._read, self.path)) is not None:
+            return found
+        again = self._at > 0
+        self._at, self._last, self._seen = 0, b"", None
+        return again, []
+
+    def _read(self, file: io.FileIO) -> tuple[bool, list[bytes]]:
+        status = os.fstat(file.fileno())
+        if (seen := (status.st_ino, status.st_size, status.st_mtime_ns)) == self._seen:
+            return False, []
+        again = not self._continues(file)
+        if again:
+            self._at, self._last = 0, b""
+        file.seek(self._at)
+        lines = file.readall().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):  # it is being written
+            del lines[-1]
+        self._seen = seen
+        self._at += sum(map(len, lines))
+        self._last = lines[-1] if lines else self._last
+        return again, lines
+
+    def _continues(self, file: io.FileIO) -> bool:
+        """Whether the line that we read last is still where it was."""
+        file.seek(self._at - len(self._last))
+        return file.read(len(self._last)) == self._last
 
 
 def read_json(path: StrPath) -> dict[str, Any] | None:

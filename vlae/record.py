@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ from vlae.files import (
     expanded,
     json_bytes,
     opener,
+    read_by,
     read_bytes,
     read_json,
+    whole_lines_end,
     write_atomically,
 )
 from vlae.forced import put_in_place, recover, recover_all
@@ -212,8 +215,7 @@ class RunDirectory:
         try:
             with open(path, "ab+", buffering=0, opener=opener) as file:
                 if not sizes:
-                    file.seek(0)
-                    sizes.append(file.readall().rfind(b"\n") + 1)
+                    sizes.append(whole_lines_end(file))
                 file.truncate(sizes[0])
                 try:
                     if file.write(line) != len(line):  # the disk is full
@@ -227,16 +229,11 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines."""
-        try:
-            return [json.loads(line) for line in self._whole_lines().splitlines()]
-        except ValueError as error:
-            raise RecordError(
-                f"{self.path / 'metrics.jsonl'} has a line that is no JSON ({error})"
-            ) from error
+        return metrics_of(self.path / "metrics.jsonl", self._whole_lines().splitlines())
 
     def metrics_size(self) -> int:
         """Bytes of the whole lines: what a checkpoint remembers for `truncate_metrics`."""
-        return len(self._whole_lines())
+        return read_by(whole_lines_end, self.path / "metrics.jsonl") or 0
 
     def truncate_metrics(self, size: int) -> None:
         """Back to the lines that were there when `metrics_size` gave ``size``."""
@@ -300,6 +297,14 @@ class RunDirectory:
 
     def _attempt(self, number: int) -> Path:
         return check_inside(self.path, "attempts", str(number))
+
+
+def metrics_of(path: StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Lines of ``path``, parsed. RecordError: one is no JSON."""
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RecordError(f"{path} has a line that is no JSON ({error})") from error
 
 
 # --- what status.json holds ------------------------------------------------------------------------------------

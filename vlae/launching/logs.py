@@ -1,12 +1,14 @@
 """What a run has told: the log of its last attempt."""
 
+import codecs
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 from vlae.attempts import last_number
 from vlae.console import counted
-from vlae.files import RecordError, StrPath, check_inside, read_bytes
+from vlae.files import RecordError, StrPath, check_inside, read_by
 from vlae.launching import sweeps
 from vlae.launching.states import Observer
 from vlae.record import RunDirectory, find
@@ -43,7 +45,7 @@ def print_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
     """The log of the last attempt."""
     log, name = log_of(run), run.path.name
     if log is not None:
-        tell(_text(log, 0)[0])
+        tell(Growing(log).more())
     elif Observer(run.path.parent).state(run.path).state == "queued":
         tell(f"{name} waits in a queue, and has told nothing yet: `vlae logs {name} -f` waits with it\n")
     else:
@@ -52,15 +54,15 @@ def print_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
 
 def follow_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
     """Until the run is neither waiting nor under way; the attempts that follow included."""
-    log, at = log_of(run), 0
+    log = Growing(log_of(run))
     while True:
         state = _state(run)
-        if (latest := log_of(run)) != log:
-            _tell_rest(log, at, tell)  # what was left of it
-            log, at = latest, 0
-        at = _tell_rest(log, at, tell)
+        if (latest := log_of(run)) != log.path:
+            tell(log.more())  # what was left of it
+            log = Growing(latest)
+        tell(log.more())
         if state not in ("queued", "running"):
-            if log is None:
+            if log.path is None:
                 print_log(run, tell)
             return
         time.sleep(LOOK_EVERY if state == "running" else WAIT_EVERY)
@@ -72,14 +74,19 @@ def _state(run: RunDirectory) -> str:
     return state if state in ("running", "done") else Observer(run.path.parent).state(run.path).state
 
 
-def _tell_rest(log: Path | None, start: int, tell: Callable[[str], object]) -> int:
-    if log is None:
-        return 0
-    text, end = _text(log, start)
-    tell(text)
-    return end
+class Growing:
+    """A log that is read on from where the last look ended."""
 
+    def __init__(self, path: Path | None) -> None:
+        self.path, self._at = path, 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a look may end within a character
 
-def _text(log: Path, start: int) -> tuple[str, int]:
-    content = read_bytes(log) or b""
-    return content[start:].decode("utf-8", "replace"), len(content)
+    def more(self) -> str:
+        """What came since the last look. Errors: as for `vlae.files.read_by`."""
+        content = (read_by(self._read, self.path) if self.path else None) or b""
+        self._at += len(content)
+        return self._decoder.decode(content)
+
+    def _read(self, file: FileIO) -> bytes:
+        file.seek(self._at)
+        return file.readall()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vlae.attempts import FORCED
-from vlae.files import RecordError, json_bytes, make_directory, read_json, write_atomically
+from vlae.files import NewLines, RecordError, json_bytes, make_directory, read_json, write_atomically
 from vlae.identity import OF_A_COMMAND
-from vlae.record import RunDirectory
+from vlae.record import RunDirectory, metrics_of
 
+FEW = 10
+"""New epochs of which each is asked for its pictures; of more, the folder is listed once."""
 LONGEST_TAG = 64
 """Characters that Weights & Biases takes."""
 TRACKING = "tracking"
@@ -37,15 +39,13 @@ class Settings:
 
 
 class Story:
-    """One run, read anew at each look."""
+    """One run, read again at each look."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
         self.config = directory.config()
         given = self.config.get("tracker") or {}
         self.settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
-        self._seen: tuple[int, int] | None = None
-        self._lines: list[dict[str, Any]] = []
 
     @property
     def run_id(self) -> str:
@@ -73,19 +73,6 @@ class Story:
         if where := self.directory.status()["where"]:
             parts.append(where)
         return ", ".join(parts)
-
-    def chapters(self) -> list[tuple[dict[str, Any], dict[str, Path]]]:
-        """The metrics of each epoch, and the pictures made after it."""
-        file = self.directory.path / "metrics.jsonl"
-        if file.exists():
-            now = file.stat()
-            if (now.st_size, now.st_mtime_ns) != self._seen:
-                self._seen, self._lines = (now.st_size, now.st_mtime_ns), self.directory.metrics()
-        place = self.directory.path / "images"
-        made = {folder.name for folder in place.glob("epoch-*")}
-        names = [f"epoch-{line['epoch']:06d}" for line in self._lines]
-        pictures = [_pictures_in(place / name) if name in made else {} for name in names]
-        return list(zip(self._lines, pictures, strict=True))
 
     def last_pictures(self) -> dict[str, Path]:
         """Of the best epoch's model."""
@@ -122,6 +109,47 @@ class Story:
             write_atomically(place, json_bytes({"generation": before + 1}))
 
 
+class History:
+    """What a run directory says epoch by epoch, in steps: an epoch's metrics, then the pictures made after it.
+
+    Each look reads only what came since the last one. A longer history begins with the same steps, for pictures are
+    there before the next epoch is: so a number says what a mirror has, whoever made it.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.length = 0
+        """Steps so far."""
+        self._images, self._lines = run / "images", NewLines(run / "metrics.jsonl")
+        self._last: int | None = None
+        """The epoch whose pictures may still be made."""
+
+    def more(self) -> list[tuple[int, dict[str, Any]]]:
+        """The new steps with their numbers, from 0; all of them where an attempt has gone back to a checkpoint.
+
+        Pictures are paths under ``images/NAME``. RecordError: a line cannot be read.
+        """
+        again, lines = self._lines.more()
+        if again:
+            self.length, self._last = 0, None
+        made = _names_in(self._images) if len(lines) > FEW else None
+        steps = [] if self._last is None else self._pictures(self._last, None)
+        if steps:
+            self._last = None
+        for line in metrics_of(self._lines.path, lines):
+            pictures = self._pictures(line["epoch"], made)
+            steps += [line, *pictures]
+            self._last = None if pictures else line["epoch"]
+        self.length += len(steps)
+        return list(enumerate(steps, self.length - len(steps)))
+
+    def _pictures(self, epoch: int, made: set[str] | None) -> list[dict[str, Any]]:
+        name = f"epoch-{epoch:06d}"
+        if made is not None and name not in made:
+            return []
+        pictures = {f"images/{kind}": file for kind, file in _pictures_in(self._images / name).items()}
+        return [{"epoch": epoch, **pictures}] if pictures else []
+
+
 def wandb_id(run_id: str, generation: int) -> str:
     """The same for all attempts of a run."""
     return run_id if generation == 1 else f"{run_id}-g{generation}"
@@ -145,6 +173,13 @@ def other_ids(run: Path) -> list[str]:
     own = generation(run)
     newest = max(own, generation(run.parent / FORCED / run.name))
     return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 def _pictures_in(folder: Path) -> dict[str, Path]:

@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vlae.files import json_bytes, write_atomically
-from vlae.trackers.story import TENSORBOARD, Story, flat
+from vlae.trackers.story import TENSORBOARD, History, Story, flat
 
 HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
 
@@ -18,6 +19,7 @@ class EventFiles:
 
     def __init__(self, story: Story) -> None:
         self.story, self._epoch = story, 0
+        self._history = History(story.directory.path)
         self._pictured = set[int]()
 
     def start(self) -> None:
@@ -30,16 +32,17 @@ class EventFiles:
         self._writer = SummaryWriter(str(place), flush_secs=5)
 
     def catch_up(self) -> None:
-        for line, pictures in self.story.chapters():
-            epoch = line["epoch"]
-            if epoch > self._epoch:
-                for name, value in line.items():
+        for _, step in self._history.more():
+            epoch = step["epoch"]
+            pictures = {name: file for name, file in step.items() if isinstance(file, Path)}
+            if not pictures and epoch > self._epoch:
+                for name, value in step.items():
                     if isinstance(value, int | float) and name != "epoch":
                         self._writer.add_scalar(name, value, epoch)
                 self._epoch = epoch
             if pictures and epoch not in self._pictured:
                 for name, file in pictures.items():
-                    self._writer.add_image(f"images/{name}", _pixels(file), epoch, dataformats="HWC")
+                    self._writer.add_image(name, _pixels(file), epoch, dataformats="HWC")
                 self._pictured.add(epoch)
         self._writer.flush()
 

@@ -22,7 +22,7 @@ from vlae.arrays import Archive
 from vlae.attempts import now
 from vlae.errors import UserError
 from vlae.files import RecordError, json_bytes, make_directory, read_bytes, write_atomically
-from vlae.trackers.story import OFFLINE, WANDB, Settings, Story, flat, generation, wandb_id
+from vlae.trackers.story import OFFLINE, WANDB, History, Settings, Story, flat, generation, wandb_id
 
 ANSWER_WITHIN = 5.0
 """Seconds in which somebody has to answer at its address."""
@@ -69,6 +69,7 @@ class Streamed:
         self._mode, self._kept = "", dict[str, Any]()
         self._run: Any = None
         self._lock = FileLock(story.place / "lock")
+        self._history = History(story.directory.path)
         self.arrived = False
         """Whether W&B has all that the run directory told at the end; where that was looked at."""
 
@@ -132,18 +133,19 @@ class Streamed:
             pass
 
     def catch_up(self) -> None:
-        wandb, steps = client(), steps_of(self.story)
-        for step in steps[self._kept["sent"] :]:
-            pictures = {
-                key: wandb.Image(str(value)) for key, value in step.items() if isinstance(value, Path)
-            }
-            self._run.log(step | pictures)
-        if len(steps) > self._kept["sent"]:
-            self._keep(sent=len(steps))
+        wandb, sent = client(), self._kept["sent"]
+        for number, step in self._history.more():
+            if number >= sent:
+                pictures = {
+                    key: wandb.Image(str(value)) for key, value in step.items() if isinstance(value, Path)
+                }
+                self._run.log(step | pictures)
+        if self._history.length > sent:
+            self._keep(sent=self._history.length)
 
     def finish(self) -> None:
         self.catch_up()  # what came since
-        wandb, status, steps = client(), self.story.directory.status(), len(steps_of(self.story))
+        wandb, status, steps = client(), self.story.directory.status(), self._history.length
         results = self.story.results() if status["state"] == "done" else None
         self._run.summary.update(
             {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
@@ -164,7 +166,8 @@ class Streamed:
             whole = self._kept["sent"] >= steps + (results is not None)
             self.arrived = whole and self._has_arrived(results is not None)
         self._keep(
-            complete=self.arrived and results is not None, told=told_of(self.story) if self.arrived else None
+            complete=self.arrived and results is not None,
+            told=told_of(self.story, self._history) if self.arrived else None,
         )
         self._lock.release()
 
@@ -248,24 +251,16 @@ class Streamed:
         write_atomically(place / f"{name}.json", json_bytes(self.story.kept(name) | self._kept | about))
 
 
-def steps_of(story: Story) -> list[dict[str, Any]]:
-    """All that the run directory tells so far, one entry for each step of the history on W&B.
+def told_of(story: Story, history: History | None = None) -> list[Any]:
+    """What a run directory tells, as far as it can change: where it is the same, there is nothing new to send.
 
-    A longer story begins with the same steps: pictures are there before the next epoch is. So a number tells
-    what is still to be sent, whoever has sent the rest.
+    history: of it, as far as it was read; None: all of it.
     """
-    steps = []
-    for line, pictures in story.chapters():
-        steps.append(line)
-        if pictures:
-            steps.append({"epoch": line["epoch"], **{f"images/{n}": file for n, file in pictures.items()}})
-    return steps
-
-
-def told_of(story: Story) -> list[Any]:
-    """What a run directory tells, as far as it can change: where it is the same, there is nothing new to send."""
+    if history is None:
+        history = History(story.directory.path)
+        history.more()
     status = story.directory.status()
-    return [status["state"], status["attempt"], len(steps_of(story))]
+    return [status["state"], status["attempt"], history.length]
 
 
 def delete(settings: Settings, wandb_id: str) -> bool:

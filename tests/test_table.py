@@ -1,5 +1,6 @@
 """Tables of runs: what a cell says, what shares one, who is best, and that every format says the same."""
 
+import csv
 import io
 import json
 import math
@@ -643,6 +644,30 @@ def test_csv_and_json_read_back_equal(names, value):
     read = from_csv(to_csv(found), len(found.row_keys))
     assert read == found.cells
     assert [list(map(type, cell.row)) for cell in read] == [list(map(type, cell.row)) for cell in found.cells]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "＝"])
+def test_no_field_of_csv_is_a_formula_and_numbers_stay_numbers(start):
+    label = f"{start}cmd|' /C calc'!A0"
+    runs = [
+        Run(str(i), "", {"name": label, label: seed, "seed": 0}, "done", "", {OWN: -1.5})
+        for i, seed in enumerate((-1, 0))
+    ]
+    found = table(Runs(label, tuple(runs)), metric=OWN, rows=["name"], columns=[label])
+    lines = list(csv.reader(io.StringIO(to_csv(found))))
+    fields = [field.strip() for line in lines for field in line]
+    assert not [
+        field for field in fields if field[:1] in tuple("=+@＝") or (field[:1] == "-" and not number(field))
+    ]
+    assert {"-1", "-1.5"} <= {*fields}
+    assert from_csv(to_csv(found), 1) == found.cells
+
+
+def number(text):
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 class _Page(HTMLParser):

@@ -118,7 +118,7 @@ class Reporter:
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total, figures="", at="")
             self._began[what] = (time.monotonic(), done)
-        whole = f"{math.floor(done)}/{total:.0f}"
+        whole = share(done, total)
         self._bars.update(self._tasks[what], completed=done, total=total, at=whole)
         if figures:
             self._bars.update(self._tasks[what], figures=figures)
@@ -223,6 +223,11 @@ def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:
     """What a run is doing, how much of it is done, and of how much: epochs of training, or images."""
     name = "epoch" if "epochs" in progress else "image"
     return progress.get("doing", name), progress.get(name, 0), progress.get(f"{name}s", 0)
+
+
+def share(done: float, total: float) -> str:
+    """``3/16`` for 3.7 of 16: what is complete."""
+    return f"{math.floor(done)}/{total:.0f}"
 
 
 def elbo_of(progress: Mapping[str, Any]) -> str:

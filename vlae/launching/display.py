@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlae.attempts import last_number
-from vlae.console import Console, duration, elbo_of, position
+from vlae.console import Console, duration, elbo_of, position, share
 from vlae.disk import notice
 from vlae.files import RecordError, check_inside, read_json
 from vlae.launching.pool import Job
@@ -102,7 +102,7 @@ class Display:
         if status.get("state") != "running" or not progress:
             return "starting", "", ""
         what, done, total = position(progress)
-        return f"{what} {done:g}/{total:g}", elbo_of(progress), self._left(job.path / what, done, total)
+        return f"{what} {share(done, total)}", elbo_of(progress), self._left(job.path / what, done, total)
 
     def _left(self, key: Path, done: float, total: float) -> str:
         began, first = self._first.setdefault(key, (time.monotonic(), done))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vlae import record
 from vlae.attempts import FORCED
-from vlae.console import Listing, counted, duration, elbo_of, minutes, position
+from vlae.console import Listing, counted, duration, elbo_of, minutes, position, share
 from vlae.files import RecordError, StrPath, expanded
 from vlae.identity import RUN_ID
 from vlae.launching import sweeps
@@ -139,7 +139,7 @@ def _progress(state: State) -> str:
     if state.state in ("done", "new") or not state.progress:
         return ""
     what, done, total = position(state.progress)
-    return ", ".join(filter(None, [f"{what} {done:g}/{total:g}", elbo_of(state.progress)]))
+    return ", ".join(filter(None, [f"{what} {share(done, total)}", elbo_of(state.progress)]))
 
 
 def _state(state: State) -> str:

@@ -37,18 +37,20 @@ def _tuple(value: Any) -> Any:
     return tuple(_tuple(entry) for entry in value) if isinstance(value, list) else value
 
 
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""With which text begins that a spreadsheet executes, wide ones included."""
 FIGURES = tuple(field.name for field in fields(Cell) if field.name not in ("row", "column"))
 
 
 def to_csv(table: Table) -> str:
     """A line a cell: the values of its keys, then all that is known of it. `from_csv` gives equal cells.
 
-    A field is JSON where it is no text; text that would be read as something else, or has line breaks, is quoted as
-    JSON has it; an empty field is what is missing.
+    A field is JSON where it is no text; text that would be read as something else, has line breaks, or begins like a
+    formula of a spreadsheet (with =, +, - or @) is quoted as JSON has it; an empty field is what is missing.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*table.row_keys, *table.column_keys, *FIGURES])
+    writer.writerow(map(_field, (*table.row_keys, *table.column_keys, *FIGURES)))
     for cell in table.cells:
         figures = (getattr(cell, name) for name in FIGURES)
         told = (None if value == "" else value for value in figures)
@@ -73,7 +75,7 @@ def _field(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str) and value.isprintable() and _value(value) == value:
-        return value
+        return json.dumps(value, ensure_ascii=False) if value.strip().startswith(FORMULA) else value
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -272,3 +272,56 @@ def test_the_shipped_sweeps_are_read_as_before():
     for file in sorted((Path(CONF).parent / "sweeps").glob("*.yaml")):
         content = yaml.safe_load(file.read_text())
         assert read(file), content
+
+
+# what is often typed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "tracker.name=123",
+            "tracker.name: expected a text or null, came 123; as a text it is tracker.name=\"'123'\"",
+        ),
+        ("model.hidden_dims=500", "in a sweep file [[500,500]] is one list, and [500,500] two runs"),
+        ("model.hidden_dims=[[500,500]]", "on the command line [500,500] is one list"),
+        ("seed=0..3", "seed: expected a whole number, came '0..3'; a range is range(0,4) with -m"),
+        ("seed=0-3", "seed: expected a whole number, came '0-3'; a range is range(0,4) with -m"),
+        ("seed=1 2 3", "one run for each value is 1,2,3 with -m"),
+        ("seed=[0,1]", "one run for each value is 0,1,2 with -m"),
+        ("seed=010", "a number has no leading zeros: 10"),
+        ("seed=0x10", "in decimals it is 16"),
+        ("optimizer.lr=0,001", "a decimal number as 0.001"),
+        ("seed=1,2,", "seed=1,2,: cannot be read: it ends in a comma"),
+        ("seed=1;2", "seed=1;2: cannot be read: values are separated by commas: 1,2"),
+        ("optimizer.lr=1e−3", "cannot be read: it has '−' (minus sign), where '-' is meant"),
+        ("model=“vae”", "(left double quotation mark), where '\"' is meant"),
+        ("=3", "has no key; overrides are key=value"),
+        (
+            "model=[vae,vlae]",
+            "model: expected one choice, got the list [vae,vlae]; one run for each is model=vae,vlae",
+        ),
+        ("trainer.patience=None", "none is written null"),
+        ("tracker.name=None", "tracker.name: expected null where there is none, got the text 'None'"),
+        ("dataset.dequantise=yes", "dataset.dequantise: expected true or false, came 'yes'; write true"),
+        ("optimizer.lr=nan", "optimizer.lr: expected a finite number"),
+    ],
+)
+def test_what_is_often_typed_is_answered_with_how_to_write_it(text, said):
+    with pytest.raises(ConfigError) as refused:
+        config.validate(config.compose([text]))
+    [problem] = refused.value.problems
+    assert said in problem
+    assert "RangeSweep" not in problem
+
+
+def test_a_text_is_written_as_the_advice_says():
+    assert config.compose(["tracker.name='123'"])["tracker"]["name"] == "123"
+    assert config.compose(["seed= 3"])["seed"] == 3
+
+
+def test_one_list_of_a_sweep_file_is_one_value(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("common: {model.hidden_dims: [[500, 500]]}")
+    assert config.compose(read(file)[0])["model"]["hidden_dims"] == [500, 500]

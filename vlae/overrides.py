@@ -408,8 +408,10 @@ def config_directories(overrides: Sequence[str], options: Sequence[str]) -> list
 def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool) -> str:
     if text.startswith("-"):
         return _invalid(index, text, f"not an option; keys are written without dashes: {text.lstrip('-')}")
+    if text.startswith("="):
+        return _invalid(index, text, f"has no key; {_HOW_TO_WRITE}, without spaces around =")
     if "=" not in text and not text.startswith("~"):
-        return _invalid(index, text, f"has no value; {_HOW_TO_WRITE}")
+        return _invalid(index, text, f"has no value; {_HOW_TO_WRITE}, several values 0,1,2 with -m")
     if (named := _SWEEP_NAME.fullmatch(text)) and named["name"].lower() != "null":
         return f"hydra.sweeper.name={quoted(named['name'])}"
     try:
@@ -418,9 +420,9 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         key, _, value = text.lstrip("+").partition("=")
         if key in PATHS:  # ~/runs and (1)/runs are no values in Hydra's grammar
             return f"++{key}={quoted(value)}"
-        return _invalid(
-            index, text, f"cannot be read ({_first_line(error)}); {_slip(value) or _HOW_TO_WRITE}"
-        )
+        slip = _slip(value)
+        why = f"cannot be read: {slip}" if slip else f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}"
+        return _invalid(index, text, why)
     key = override.key_or_group
     if override.is_delete() and key in groups and "/" not in key:
         return _invalid(index, key, f"every run has one (choices: {listed(groups[key])})")
@@ -431,7 +433,10 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     if not key:
         return _invalid(index, text, f"has no key; {_HOW_TO_WRITE}")
     if override.is_sweep_override() and not multirun:
-        or_list = "" if key in groups else f", or write a list as [{text.partition('=')[2]}]"
+        value = text.partition("=")[2]
+        or_list = "" if key in groups else f", or write a list as [{value}]"
+        if re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value):
+            or_list += f", a decimal number as {value.replace(',', '.')}"
         return _invalid(index, text, f"several values: add -m for one run each{or_list}")
     if override.is_sweep_override() and (wrong := _wrong_sweep(override, groups.get(key))):
         return _invalid(index, text, wrong)
@@ -487,6 +492,10 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
     asked = _asked(override)
     if group in SEVERAL and len(asked) == 1 and isinstance(asked[0], list):
         asked = [_unquoted(choice) for choice in asked[0]]
+    if len(asked) == 1 and isinstance(asked[0], list):
+        each = ",".join(_written(_unquoted(choice)) for choice in asked[0])
+        text = f"expected one choice, got the list [{each}]; one run for each is {group}={each} with -m"
+        return _invalid(index, group, text)
     wrong = [choice for choice in asked if not isinstance(choice, str) or choice not in known]
     if "none" in asked and len(asked) > 1 and not override.is_sweep_override():
         came = f"[{','.join(map(_written, asked))}]"

@@ -69,7 +69,10 @@ def check_fields(place: str, values: Mapping[str, Any], hints: Mapping[str, Any]
         if name not in values:
             problems.append(Problem(key, f"missing, expected {_describe(hint)}: every run states it"))
             continue
-        problems += wrong_value(key, _errors(hint, values[name]), _nullable(hint))
+        found = wrong_value(key, _errors(hint, values[name]), _nullable(hint))
+        if not found and values[name] == "None" and _nullable(hint):
+            found = [Problem(key, "expected null where there is none, got the text 'None'")]
+        problems += found
     return problems
 
 

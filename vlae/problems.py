@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,5 +145,43 @@ def wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) -
         wanted = list(dict.fromkeys(expected(error) for error in same))
         if nullable and place == key:
             wanted.append("null")
-        problems.append(Problem(place, f"expected {' or '.join(wanted)}, came {shown(same[0]['input'])}"))
+        value = same[0]["input"]
+        text = f"expected {' or '.join(wanted)}, came {shown(value)}{_how_to_write(place, value, wanted)}"
+        problems.append(Problem(place, text))
     return problems
+
+
+def _how_to_write(key: str, value: Any, wanted: Sequence[str]) -> str:
+    """What was probably meant by a value of another kind, and how that is written; or nothing."""
+    number = not {"a whole number", "a number"}.isdisjoint(wanted)
+    if any(text.startswith("a list") for text in wanted):
+        return "; in a sweep file [[500,500]] is one list, and [500,500] two runs"
+    if "a text" in wanted and isinstance(value, int | float):
+        return f"; as a text it is {key}=\"'{shown(value)}'\" in a command, '{shown(value)}' in a file"
+    if number and isinstance(value, list):
+        if key.endswith("]"):
+            return "; on the command line [500,500] is one list, without a second pair of brackets"
+        return "; one run for each value is 0,1,2 with -m, or a list in a sweep file"
+    if not isinstance(value, str):
+        return ""
+    if "null" in wanted and value.lower() == "none":
+        return "; none is written null"
+    if "true or false" in wanted and value.lower() in _SWITCHES:
+        return f"; write {_SWITCHES[value.lower()]}"
+    return _number_meant(value) if number else ""
+
+
+_SWITCHES = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
+
+
+def _number_meant(text: str) -> str:
+    """The number, or the numbers, that a text may stand for."""
+    if match := re.fullmatch(r"(\d+) ?(?:\.\.\.?|-) ?(\d+)", text):
+        return f"; a range is range({int(match[1])},{int(match[2]) + 1}) with -m, or a list in a sweep file"
+    if re.fullmatch(r"\S+( +\S+)+", text):
+        return f"; one run for each value is {','.join(text.split())} with -m, or a list in a sweep file"
+    if re.fullmatch(r"[+-]?0[0-9]+", text):
+        return f"; a number has no leading zeros: {int(text)} (and a decimal point, not a comma)"
+    if re.fullmatch(r"0x[0-9a-f]+|0b[01]+|0o[0-7]+", text, re.IGNORECASE):
+        return f"; in decimals it is {int(text, 0)}"
+    return ""

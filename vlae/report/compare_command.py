@@ -110,7 +110,7 @@ def _said(comparison: Comparison) -> str:
         parts.append(without_images(comparison.unread))
     if any(_mark(each, run) for each in comparison.figures for run in done):
         parts.append(
-            f"{MARK} is not to be relied on: the weights' k-hat is too large on too many test images"
+            f"{MARK} unreliable estimate: the k-hat of the importance weights is too large on too many test images"
         )
     return ". ".join(parts) + "."
 

@@ -166,6 +166,29 @@ def test_arrays_that_claim_more_than_they_have_are_not_read(tmp_path):
         PerImage(str(tmp_path / "b.npz"))("log_likelihood")
 
 
+@pytest.mark.parametrize("place", ["a section of its own", "another section"])
+def test_a_config_that_means_more_than_any_memory_holds_is_refused(tmp_path, place):
+    path = done(tmp_path / "runs", container("model=vae"))
+    first = "evil: {a0: &a0 [1, 1], "
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+    bomb = first + ", ".join(levels) + "}\n" + ("" if place == "a section of its own" else "more: *a29\n")
+    path.joinpath("config.yaml").write_text(path.joinpath("config.yaml").read_text() + bomb)
+    with pytest.raises(RecordError, match="it holds more than 100,000 values"):
+        RunDirectory(path).config()
+    [row] = RunDirectories(tmp_path / "runs")
+    assert (row.state, "it holds more than 100,000 values" in row.reason) == ("damaged", True)
+
+
+def test_a_config_of_gigabytes_is_not_read(tmp_path):
+    path = done(tmp_path / "runs", container("model=vae"))
+    with path.joinpath("config.yaml").open("ab") as file:
+        file.truncate(2**34)
+    with pytest.raises(RecordError, match="it has 17,179,869,184 bytes, expected 1,048,576 at most"):
+        RunDirectory(path).config()
+    [row] = RunDirectories(tmp_path / "runs")
+    assert row.state == "damaged"
+
+
 def sealed(tmp_path: Path, content: bytes) -> Path:
     """A checkpoint with the digest that ours have, which whoever makes it can compute."""
     buffer = io.BytesIO()

@@ -26,6 +26,10 @@ LARGEST = 2**30
 LARGEST_JSON = 2**28
 """Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
 BLOCK = 4096  # bytes that are read at once where a file is read from its end
+LARGEST_CONFIG = 2**20
+"""Bytes of a config.yaml, which has a few thousand."""
+MOST_VALUES = 100_000
+"""Of a config.yaml: a few lines of references can mean more of them than any memory holds."""
 ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
 
 
@@ -234,6 +238,18 @@ def target_beside(link: StrPath) -> str:
     if os.path.islink(target):
         raise RecordError(f"cannot read {link}: it is a link to itself")
     return target
+
+
+def check_bounded(value: Any) -> None:
+    """ValueError where lists and mappings hold more than MOST_VALUES, counted each time that one refers to another."""
+    waiting, count = [value], 0
+    while waiting:
+        if (count := count + 1) > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        found = waiting.pop()
+        waiting.extend(
+            found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+        )
 
 
 def check_inside(root: StrPath, *names: str) -> Path:

@@ -35,10 +35,12 @@ from vlae.attempts import (
 )
 from vlae.disk import patiently
 from vlae.files import (
+    LARGEST_CONFIG,
     RecordError,
     StrPath,
     appearing,
     cannot_write,
+    check_bounded,
     check_inside,
     check_links,
     expanded,
@@ -123,10 +125,11 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         """The frozen config. RecordError where it is not the one that the run's id was made from."""
         path = self.path / "config.yaml"
-        if (content := read_bytes(path)) is None:
+        if (content := read_bytes(path, LARGEST_CONFIG)) is None:
             raise RecordError(f"{self.path} is not a run: it has no config.yaml")
         try:
             config = yaml.safe_load(content)
+            check_bounded(config)
             given = run_id_of(config)
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"it is no config of a run any more ({' '.join(str(error).split())})"

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from vlae.arrays import Archive
-from vlae.files import RecordError, StrPath, expanded, read_bytes, read_json
+from vlae.files import LARGEST_CONFIG, RecordError, StrPath, check_bounded, expanded, read_bytes, read_json
 from vlae.identity import RUN_ID, exact_text, id_of, scientific, settings
 from vlae.launching.states import UNREADABLE, Observer
 from vlae.launching.status import chosen
@@ -169,7 +169,7 @@ class Reader:
 
     def _identity(self, place: str) -> tuple[str, dict[str, Any]]:
         """As `_config` has it. RecordError: it cannot be read."""
-        content = read_bytes(f"{place}/config.yaml")
+        content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
         if content is None:
             raise RecordError("it is no run: it has no config.yaml")
         try:
@@ -199,6 +199,7 @@ class Reader:
             return part, {"seed": seed[1]}, part
         if text not in self._sections:
             part = yaml.load(text, yaml.CSafeLoader) or {}
+            check_bounded(part)
             texts = {key: exact_text(value) for key, value in scientific(part).items()}
             self._sections[text] = part, texts, settings(part)
         return self._sections[text]

@@ -12,7 +12,7 @@ import yaml
 
 from vlae.console import counted
 from vlae.errors import UserError
-from vlae.files import RecordError, StrPath, read_bytes
+from vlae.files import LARGEST_CONFIG, RecordError, StrPath, read_bytes
 from vlae.identity import with_added_fields
 from vlae.metrics import on_charts
 from vlae.report.collect import UPDATES, Runs, collect
@@ -103,7 +103,7 @@ def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
 def _tracker(run: Path) -> Mapping[str, Any]:
     default = with_added_fields({})["tracker"]
     try:
-        content = yaml.load(read_bytes(run / "config.yaml") or b"", yaml.CSafeLoader)
+        content = yaml.load(read_bytes(run / "config.yaml", LARGEST_CONFIG) or b"", yaml.CSafeLoader)
         return {**default, **content["tracker"]}
     except (RecordError, yaml.YAMLError, LookupError, TypeError):  # of which the table says more
         return default

@@ -24,7 +24,7 @@ PARSER = OverridesParser.create()
 laws = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def values_of(*overrides: str) -> list[str]:
+def values_of(*overrides: str) -> list[list[str]]:
     return [[text.partition("=")[2] for text in job] for job in expand(overrides)]
 
 

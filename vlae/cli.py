@@ -377,9 +377,9 @@ def evaluate(
 @app.command()
 def sample(
     run: Run,
-    num: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
+    num: Annotated[int, typer.Option(min=1, max=100_000, help="How many images.")] = 64,
     out: Annotated[Path, _out("The PNG file to write.")] = Path("samples.png"),
-    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Other seeds give other images.")] = 0,
     runs_dir: RunsDir = "runs",
     device: Device = "cpu",
 ) -> None:

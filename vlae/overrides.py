@@ -98,10 +98,9 @@ def unclear(value: Any, node: yaml.Node | None) -> Any:
         return {key: unclear(entry, written.get(str(key))) for key, entry in value.items()}
     if isinstance(value, list) and isinstance(node, yaml.SequenceNode):
         return [unclear(entry, part) for entry, part in zip(value, node.value, strict=True)]
-    scalar = isinstance(node, yaml.ScalarNode) and isinstance(value, str | int | float | None)
-    if scalar and not node.style and not _YAML_ALONE.fullmatch(node.value):
-        return _unless_unclear(node.value, value)
-    return value
+    if not isinstance(node, yaml.ScalarNode) or node.style or not isinstance(value, str | int | float | None):
+        return value
+    return value if _YAML_ALONE.fullmatch(node.value) else _unless_unclear(node.value, value)
 
 
 _YAML_ALONE = re.compile(r"|~|[-+]?\.(inf|nan)", re.IGNORECASE)

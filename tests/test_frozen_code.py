@@ -11,6 +11,7 @@ import pytest
 
 import vlae
 from vlae import code, files, frozen
+from vlae.launching.batch import FIRST_LINES
 from vlae.launching.slurm import code_setup
 from vlae.launching.sweeps import remember
 from vlae.launching.turns import turn
@@ -424,7 +425,7 @@ def test_a_batch_job_verifies_the_copy_before_it_imports_any_of_it(damaged):
 
 
 def batch_script(copy: Path) -> subprocess.CompletedProcess:
-    lines = [*code_setup(str(copy)), f"exec {sys.executable} -c 'import launch'"]
+    lines = [*FIRST_LINES, *code_setup(str(copy)), f"exec {sys.executable} -c 'import launch'"]
     return subprocess.run(["bash"], input="\n".join(lines), capture_output=True, text=True, cwd=copy.parent)
 
 

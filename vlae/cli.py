@@ -292,7 +292,7 @@ def cancel(
     from vlae.launching.status import chosen
 
     title, labels = chosen(runs_dir, name)
-    cancelled = cancel(runs_dir, list(labels))
+    cancelled = cancel(runs_dir, list(labels), lambda text: typer.echo(f"warning: {text}", err=True))
     for run_id in cancelled:
         print(f"cancelled: {labels[run_id] or run_id}")
     print(f"{title}: {len(cancelled)} of {len(labels)} runs were waiting or under way")

@@ -258,9 +258,10 @@ class RunDirectory:
         Look at `results` again once you hold it: another process may have finished in between.
         Errors: RunHeld where a living process has it.
         """
-        self._recorded_status()  # one that cannot be gone on with is refused before anything is claimed
+        # one that cannot be gone on with is refused before anything is claimed
+        progress = self._recorded_status()["progress"]
         check_links(self.path)
-        claim = new_claim()
+        claim = {**new_claim(), "progress": progress or {}}
         while True:
             number, holder = last_claim(self.path)
             if holder and holder["token"] == claim["token"]:

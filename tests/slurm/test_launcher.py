@@ -184,7 +184,8 @@ def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference, 
 
 
 def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, cluster, reference):
-    launch(place, "seed=0", LONG, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
+    launch(place, "seed=0", LONG, "hydra.launcher.signal_delay_s=45")
+    slurm("scontrol", "update", f"JobId={job_of(place)}", "TimeLimit=1")  # the launcher asks for more
     wait_until(lambda: training(place), 120, "no training")
     with standing_still(place):
         pass

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vlae.attempts import FORCED, place, process_lives
@@ -14,11 +14,13 @@ from vlae.launching.states import Observer
 from vlae.record import RunDirectory
 
 
-def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
+def cancel(
+    runs_dir: StrPath, run_ids: Collection[str], warn: Callable[[str], object] = lambda text: None
+) -> list[str]:
     """Returns the runs that were waiting or under way. The same launch goes on with them later.
 
-    SlurmError: jobs of theirs cannot be cancelled, because Slurm, or their cluster, cannot be reached. It is noted
-    all the same: jobs that run stop by themselves, and those that wait end as soon as they start.
+    warn: called with the reason where jobs cannot be cancelled, because Slurm, or their cluster, cannot be reached.
+    Their runs are cancelled all the same: jobs that run stop them, and jobs that wait end as soon as they start.
     """
     observer = Observer(runs_dir)
     found = [run_id for run_id in run_ids if _goes_on(observer, run_id)]
@@ -46,9 +48,8 @@ def cancel(runs_dir: StrPath, run_ids: Collection[str]) -> list[str]:
                 os.kill(claim["pid"], signal.SIGTERM)
         elif claim:
             found.remove(run_id)
-    if unreached:
-        noted = "cancelled all the same: jobs that run stop in a moment, those that wait end when they start"
-        raise cluster.SlurmError("\n".join([*dict.fromkeys(unreached), noted]))
+    for reason in dict.fromkeys(unreached):
+        warn(f"{reason}; its runs are cancelled all the same, but jobs that wait end only when they start")
     return found
 
 

@@ -9,25 +9,29 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from vlae import frozen
-from vlae.attempts import QUEUE, slurm_job
+from vlae.attempts import QUEUE, last_number, read_claim, slurm_job
 from vlae.config import Count
 from vlae.console import Console
 from vlae.disk import notice
+from vlae.files import RecordError
 from vlae.interruption import SIGNALS, Interruption
+from vlae.launching.batch import FIRST_LINES, hold_signals, listen
 from vlae.launching.cluster import SlurmError, queued_jobs, slurm, this_cluster, was_preempted
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
 from vlae.launching.pool import Job, Pool, jobs_of
 from vlae.launching.queues import NEVER, Queue, load
 from vlae.launching.slots import slots
+from vlae.launching.states import NO_STEP
 from vlae.problems import ConfigError, Problem
+from vlae.record import RunDirectory
 from vlae.streams import guard
 
 NEVER_SUBMITTED = "never submitted"
@@ -37,6 +41,12 @@ Seconds = Annotated[int, Field(ge=1)]
 OF_ONE_MACHINE = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}
 PATIENCE = 0.8
 """Part of the time between signal and end in which the runs of a job have to end by themselves."""
+STARTS_WITHIN = 120
+"""Seconds between the start of a job and its signal, at least: Slurm sends it up to a minute early."""
+OWN_KEYS = {"time": "timeout_min", "signal": "signal_delay_s"}
+"""Of sbatch, and the key of the launcher that stands for each."""
+MOST_STARTS = 3
+"""Starts of a job in a row in which a run did not even begin."""
 TRIES = 3
 REQUEUED_WITHIN = 60.0
 """Seconds in which Slurm ends a job that it was told to requeue."""
@@ -77,15 +87,36 @@ class SlurmArrays:
         self.gpus_per_node = gpus_per_node
         self.array_parallelism, self.runs_per_job = array_parallelism, runs_per_job
         self.max_requeues, self.setup, self.sbatch = max_requeues, setup, sbatch
-        self.signal_delay_s = signal_delay_s
+        self.timeout_min, self.signal_delay_s = timeout_min, signal_delay_s
 
     def check(self, planned: Plan) -> None:
-        """SlurmError: it cannot be reached. ConfigError: the nodes could not see the run directories."""
+        """SlurmError: it cannot be reached.
+
+        ConfigError: the limits leave no time to execute anything, or the nodes could not see the run directories.
+        """
+        if problems := self._problems():
+            raise ConfigError(problems)
         place = planned.runs_dir.resolve()
         if not OF_ONE_MACHINE.isdisjoint([place, *place.parents]):
             text = f"{planned.runs_dir} is on this machine alone; expected a directory that all nodes share"
             raise ConfigError([Problem("runs_dir", text)])
         this_cluster()
+
+    def _problems(self) -> list[Problem]:
+        limit, needed = 60 * self.timeout_min, self.signal_delay_s + STARTS_WITHIN
+        problems = [
+            Problem("hydra.launcher.sbatch", f"expected no key {key}; hydra.launcher.{instead} is for that")
+            for key, instead in OWN_KEYS.items()
+            if key in self.sbatch
+        ]
+        if limit < needed:
+            text = (
+                f"expected at least {-(-needed // 60)} with hydra.launcher.signal_delay_s={self.signal_delay_s}, got "
+                f"{self.timeout_min}: {STARTS_WITHIN} s are needed to start and to make a step before the signal, "
+                f"which may come a minute early"
+            )
+            problems.append(Problem("hydra.launcher.timeout_min", text))
+        return problems
 
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
         """Submits, so that nobody else can do so meanwhile; what is submitted is recorded array by array."""
@@ -122,11 +153,11 @@ class SlurmArrays:
     def _submit(self, queue: Queue, tasks: Sequence[int], at_once: int) -> dict[int, str]:
         import submitit
 
-        # Python takes the batch shell's place and is signalled itself (B:). With srun in between, cores would have to
-        # be asked for twice, and that a job ran out of memory would be hidden from Slurm
-        python = f"exec {shlex.quote(sys.executable)}"
+        # the batch shell is signalled (B:) and passes it on to Python. With srun in between, cores would have to be
+        # asked for twice
+        python = f"vlae_run {shlex.quote(sys.executable)}"
         executor = submitit.SlurmExecutor(folder=queue.path / "slurm", python=python)
-        setup = [*self.setup, *code_setup(queue.code)]
+        setup = [*FIRST_LINES, *self.setup, *code_setup(queue.code)]
         executor.update_parameters(
             **{key: value for key, value in self.submission.items() if value is not None},
             job_name=queue.job_name,
@@ -146,7 +177,7 @@ class SlurmArrays:
 
 
 def code_setup(code: str) -> list[str]:
-    """Lines of a batch script after which Python imports the frozen code, which they verify first.
+    """Lines of a batch script, after `FIRST_LINES`, after which Python imports the frozen code. They verify it first.
 
     The text that verifies it travels in the script: days may lie between the submission and the start, in which files
     of the copy may be deleted or changed.
@@ -154,7 +185,7 @@ def code_setup(code: str) -> list[str]:
     text = Path(frozen.__file__).read_text(encoding="utf-8")
     check = shlex.join([sys.executable, "-I", "-c", text, code])
     return [
-        f"{check} || exit 1",
+        f"vlae_run {check} || exit 1",
         "export PYTHONDONTWRITEBYTECODE=1",  # what Python would compile into the copy, nobody verifies
         f"export PYTHONPATH={shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
@@ -207,23 +238,103 @@ class Task:
     def __init__(self, queue: str) -> None:
         self.queue = queue
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a job, which has read this and executes it in a moment."""
+        vars(self).update(state)
+        if slurm_job()[0] is not None:
+            hold_signals()
+
     def __call__(self, task: int) -> None:
         """Returns where every run is done, or was done by another; else the job fails, for Slurm too."""
         guard()  # its log may be on a disk that is full
-        queue = load(Path(self.queue))
-        if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
-            raise SystemExit(
-                "this job was taken for one that was never submitted; its runs are launched anew"
-            )
-        os.environ[QUEUE] = queue.token  # for the claims of its runs
-        jobs, settings = jobs_of(queue, task), queue.settings
-        places = slots(len(jobs), workers=len(jobs), runs_per_gpu=len(jobs), use_gpus=settings["use_gpus"])
         with Interruption(SIGNALS) as interruption:  # also those that the batch script ignores
-            Pool(jobs, places, queue, Log(), patience=settings["patience"]).run(interruption)
-        if any(job.outcome in UNFINISHED for job in jobs) and ends_early(interruption):
-            requeue(settings["max_requeues"])
+            listen(interruption)
+            queue = load(Path(self.queue))
+            if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
+                raise SystemExit(
+                    "this job was taken for one that was never submitted; its runs are launched again"
+                )
+            os.environ[QUEUE] = queue.token  # for the claims of its runs
+            jobs = jobs_of(queue, task)
+            _work_off(queue, jobs, interruption)
+            unfinished = [job for job in jobs if job.outcome in UNFINISHED]
+            if unfinished and ends_early(interruption) and _that_go_on(unfinished, queue):
+                requeue(queue.settings["max_requeues"])
         if bad := [job for job in jobs if job.outcome not in ("done", "held", "cancelled")]:
             raise SystemExit(f"{len(bad)} of {len(jobs)} runs did not end well")
+
+
+def _work_off(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:
+    for job in jobs:
+        if _is_given_up(job, queue):
+            job.outcome, job.detail = "given up", NO_STEP
+            Log().ended(job)
+        elif interruption.requested:  # before anything began
+            job.outcome = "not started"
+    if left := [job for job in jobs if job.outcome is None]:
+        number = len(jobs)
+        places = slots(number, workers=number, runs_per_gpu=number, use_gpus=queue.settings["use_gpus"])
+        Pool(left, places, queue, Log(), patience=queue.settings["patience"]).run(interruption)
+
+
+def _is_given_up(job: Job, queue: Queue) -> bool:
+    with contextlib.suppress(RecordError):
+        status = RunDirectory(job.path).status()
+        claim = read_claim(job.path / "attempts" / str(status["attempt"])) or {}
+        return status["reason"] == NO_STEP and claim.get("queue") == queue.token
+    return False
+
+
+def _that_go_on(jobs: Sequence[Job], queue: Queue) -> list[Job]:
+    return [job for job in jobs if _goes_on(job, queue)]
+
+
+def _goes_on(job: Job, queue: Queue) -> bool:
+    """Whether a run that has not ended makes progress. Where it makes none, that is recorded as the reason."""
+    try:
+        reason = why_stuck(job.path, queue.token)
+        if not reason:
+            return True
+        print(f"not started again: {job.path}: {reason}; {LONGER}", flush=True)
+        directory = RunDirectory(job.path)
+        if directory.holder() is None:  # else another process executes it meanwhile
+            directory.write_status(state="interrupted", reason=reason, message=LONGER)
+    except RecordError as error:
+        print(error, file=sys.stderr, flush=True)
+        return True
+    return False
+
+
+LONGER = "raise hydra.launcher.timeout_min and launch again"
+
+
+def why_stuck(run: Path, queue: str) -> str:
+    """Why there is no use in starting this run again as before; empty where there is.
+
+    queue: token of the queue whose job this is. RecordError: its record cannot be read.
+    """
+    attempts = run / "attempts"
+    number, (job, restarts) = last_number(attempts), slurm_job()
+    last = read_claim(attempts / str(number)) or {}
+    here = last.get("queue") == queue and last["slurm_job"] == job
+    if restarts - (last["slurm_restarts"] if here else -1) >= MOST_STARTS:
+        return f"not begun in {MOST_STARTS} starts of its job"
+    if number < 2:
+        return ""
+    before = read_claim(attempts / str(number - 1)) or {}
+    ends = [before.get("progress"), last.get("progress"), RunDirectory(run).status()["progress"]]
+    if not isinstance(ends[0], dict) or not isinstance(ends[1], dict):  # an older version's
+        return ""
+    first, second, third = (progress or {} for progress in ends)
+    return "" if _is_ahead(third, second) or _is_ahead(second, first) else NO_STEP
+
+
+def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a run has made a step: of its training, or of a part of its evaluation, which says what it is doing."""
+    if now.get("doing") != before.get("doing"):
+        return "doing" in now
+    key = "image" if "doing" in now else "step"
+    return bool((now.get(key) or 0) > (before.get(key) or 0))
 
 
 class Log:
@@ -263,7 +374,7 @@ def requeue(most: int) -> None:
     if restarts >= most:
         print(f"not requeued: it was {restarts} times (hydra.launcher.max_requeues)", flush=True)
         return
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which Slurm ends what it is told to requeue
+    signal.signal(signal.SIGTERM, _leave)  # with which Slurm ends what it is told to requeue
     for left in reversed(range(TRIES)):
         try:
             slurm("scontrol", "requeue", job, seconds=20)
@@ -273,3 +384,7 @@ def requeue(most: int) -> None:
             if not left:
                 return
     time.sleep(REQUEUED_WITHIN)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit("requeued")

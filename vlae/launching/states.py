@@ -31,6 +31,8 @@ STATES = ("new", "queued", "running", "interrupted", "failed", "done")
 UNREADABLE = "unreadable record"
 STOPPED = {"waiting": ("interrupted", "running"), "running": ("interrupted",), "unknown": ("interrupted",)}
 """By the state of its job, what a run may seem to be that goes on with that job: nobody has noted its stop yet."""
+NO_STEP = "no step in two attempts"
+"""Why a run is not started again by its job, which may go on with others."""
 OUT_OF_TURNS = "time limit or preempted, not requeued"
 ABOUT_TO_GO_ON = ("SIGUSR2", "SIGTERM")
 """Why a run has stopped whose job runs still, and is requeued in a moment, or was a moment ago."""
@@ -260,7 +262,7 @@ def _believed(queue: Queue, run: Waiting, job_id: str, said: JobState | None) ->
 
 def _goes_on(executor: Executor, job: JobState, state: State) -> bool:
     """Whether a run that has begun is continued by this job, which ends and is started again."""
-    if state.state not in STOPPED[job.state]:
+    if state.state not in STOPPED[job.state] or (state.reason == NO_STEP and executor.executed(state)):
         return False
     if job.state == "running":
         return executor.executed(state) and state.reason in ABOUT_TO_GO_ON

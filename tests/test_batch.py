@@ -1,0 +1,216 @@
+"""A Slurm job from its first line: signals at any moment, limits, and runs that make no step."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from vlae.launching import queues, slurm
+from vlae.launching.batch import FIRST_LINES
+from vlae.launching.plan import Plan
+from vlae.launching.pool import Job
+from vlae.launching.queues import Waiting
+from vlae.launching.slurm import NO_STEP, SlurmArrays, why_stuck
+from vlae.problems import ConfigError
+from vlae.record import RunDirectory
+
+PYTHON = """
+import os, signal, sys, time
+mark = lambda text: open(sys.argv[1], "a").write(text + "\\n")
+mark(f"starts {os.environ.get('VLAE_SIGNAL') or '-'}")
+if sys.argv[2] == "early" and not os.environ.get("VLAE_SIGNAL"):
+    time.sleep(10)
+signal.signal(getattr(signal, sys.argv[3]), lambda *_: (mark("listens"), sys.exit(7)))
+mark("ready")
+time.sleep(0 if os.environ.get("VLAE_SIGNAL") else 10)
+sys.exit(5)
+"""
+
+
+@pytest.fixture(params=["SIGUSR2", "SIGTERM"])
+def shell(request, tmp_path):
+    """Signals a batch script when its record has a line; the lines, and the script's status."""
+    record, script = tmp_path / "record", tmp_path / "job.sh"
+    record.touch()
+
+    def run(stage, when):
+        lines = ["#!/bin/bash", "set -eu", *FIRST_LINES, f"echo setup >> {record}"]
+        lines += ["sleep 0.4"] * (stage == "setup")
+        lines.append(f'vlae_run {sys.executable} -S -c "$CODE" {record} {stage} {request.param}')
+        script.write_text("\n".join(lines))
+        process = subprocess.Popen(["bash", script], env={**os.environ, "CODE": PYTHON})
+        until = time.monotonic() + 20
+        while when not in record.read_text() and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, request.param))
+        status = process.wait(20)
+        return record.read_text().replace(request.param.removeprefix("SIG"), "SIGNAL").splitlines(), status
+
+    return run
+
+
+def test_a_signal_while_the_setup_runs_is_known_to_python(shell):
+    assert shell("setup", "setup") == (["setup", "starts SIGNAL", "ready"], 5)
+
+
+def test_python_that_dies_of_a_signal_before_it_listens_starts_once_more_and_knows_it(shell):
+    assert shell("early", "starts") == (["setup", "starts -", "starts SIGNAL", "ready"], 5)
+
+
+def test_a_signal_reaches_python_that_listens_and_its_status_is_the_job_s(shell):
+    assert shell("late", "ready") == (["setup", "starts -", "ready", "listens"], 7)
+
+
+# --- limits -------------------------------------------------------------------------------------------------------
+
+
+PLAN = Plan("s", Path("runs"), (), 0, False)
+
+
+def launcher(**keys):
+    given = {
+        "partition": None, "account": None, "qos": None, "constraint": None, "timeout_min": 240, "mem_gb": None,
+        "cpus_per_task": None, "gpus_per_node": 0, "array_parallelism": 1, "runs_per_job": 1, "signal_delay_s": 120,
+        "max_requeues": 3, "setup": [], "sbatch": {},
+    }  # fmt: skip
+    return SlurmArrays(**{**given, **keys})
+
+
+@pytest.mark.parametrize(("minutes", "delay"), [(4, 120), (3, 60), (10, 480)])
+def test_limits_that_leave_time_to_start_are_taken(minutes, delay):
+    assert launcher(timeout_min=minutes, signal_delay_s=delay)._problems() == []
+
+
+@pytest.mark.parametrize(("minutes", "delay", "least"), [(2, 120, 4), (3, 61, 4), (1, 45, 3), (10, 600, 12)])
+def test_limits_that_leave_no_time_to_start_are_refused_with_the_numbers(minutes, delay, least):
+    with pytest.raises(ConfigError) as caught:
+        launcher(timeout_min=minutes, signal_delay_s=delay).check(PLAN)
+    (text,) = caught.value.problems
+    expected = f"expected at least {least} with hydra.launcher.signal_delay_s={delay}, got {minutes}: 120 s are needed"
+    assert text.startswith(f"hydra.launcher.timeout_min: {expected}")
+
+
+@pytest.mark.parametrize(("key", "instead"), [("time", "timeout_min"), ("signal", "signal_delay_s")])
+def test_an_option_of_sbatch_that_a_key_stands_for_is_refused(key, instead):
+    with pytest.raises(ConfigError, match=f"expected no key {key}; hydra.launcher.{instead} is for that"):
+        launcher(sbatch={key: 2}).check(PLAN)
+
+
+# --- runs that make no step ---------------------------------------------------------------------------------------
+
+
+class Jobs:
+    """Runs of one queue that a job executes again and again."""
+
+    def __init__(self, runs_dir, monkeypatch, names):
+        self.env = monkeypatch
+        self.runs = {name: RunDirectory.create(runs_dir, name, {"seed": 0}) for name in names}
+        self.queue = queues.create(
+            runs_dir, kind="slurm", sweep="s", code=runs_dir, runs=[Waiting(name, 0) for name in names],
+            settings={"labels": {}, "use_gpus": False, "patience": 1.0, "max_requeues": 9},
+        )  # fmt: skip
+
+    def start(self, restarts):
+        self.env.setenv("SLURM_JOB_ID", "7")
+        self.env.setenv("SLURM_RESTART_COUNT", str(restarts))
+        self.env.setenv("VLAE_QUEUE", self.queue.token)
+
+    def attempt(self, name, restarts, progress):
+        self.start(restarts)
+        with self.runs[name].claim() as attempt:
+            attempt.heartbeat(progress)
+
+    def stuck(self, name):
+        return why_stuck(self.runs[name].path, self.queue.token)
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    return lambda *names: Jobs(tmp_path / "runs", monkeypatch, names)
+
+
+STEP = [{"step": step, "epoch": 0, "epochs": 9} for step in range(9)]
+IMAGE = {"doing": "own", "image": 3, "images": 9}
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ([{}], ""),
+        ([{}, {}], NO_STEP),
+        ([{}, STEP[0]], NO_STEP),
+        ([STEP[4], STEP[4]], ""),  # the first one made steps
+        ([STEP[4], STEP[4], STEP[4]], NO_STEP),
+        ([STEP[4], STEP[4], STEP[5]], ""),
+        ([STEP[4], STEP[5], STEP[5]], ""),
+        ([STEP[4], STEP[3], STEP[3]], NO_STEP),  # killed, and back at the last checkpoint
+        ([STEP[8], STEP[8], IMAGE], ""),
+        ([IMAGE, IMAGE, IMAGE], NO_STEP),
+        ([IMAGE, IMAGE, {**IMAGE, "image": 4}], ""),
+        ([IMAGE, IMAGE, {**IMAGE, "doing": "annealing", "image": 0}], ""),
+    ],
+)
+def test_a_run_is_stuck_where_its_last_two_attempts_ended_where_they_began(jobs, ends, expected):
+    found = jobs("a")
+    for restarts, progress in enumerate(ends):
+        found.attempt("a", restarts, progress)
+    assert found.stuck("a") == expected
+
+
+@pytest.mark.parametrize(
+    ("begun", "starts", "stuck"), [((), 2, False), ((), 3, True), ((0,), 3, False), ((0,), 4, True)]
+)
+def test_a_run_is_stuck_where_it_does_not_even_begin_in_three_starts_of_its_job(jobs, begun, starts, stuck):
+    found = jobs("a")
+    for restarts in begun:
+        found.attempt("a", restarts, STEP[restarts + 1])
+    found.start(starts - 1)
+    assert bool(found.stuck("a")) == stuck
+
+
+def test_a_job_goes_on_for_the_runs_that_make_steps_and_gives_up_the_others(jobs, monkeypatch, capsys):
+    found, executed, requeued = jobs("a", "b"), [], []
+
+    class Interrupted:
+        """In place of the pool: both runs are interrupted, and b never makes a step."""
+
+        def __init__(self, jobs: list[Job], *rest, **named):
+            self.jobs = jobs
+
+        def run(self, interruption):
+            restarts = len(requeued)
+            for job in self.jobs:
+                found.attempt(job.path.name, restarts, STEP[restarts + 1] if job.path.name == "a" else {})
+                job.outcome = "interrupted"
+            executed.append([job.path.name for job in self.jobs])
+            interruption.number = signal.SIGUSR2
+
+    monkeypatch.setattr(slurm, "Pool", Interrupted)
+    monkeypatch.setattr(slurm, "requeue", requeued.append)
+    for restarts in range(3):
+        found.start(restarts)
+        with pytest.raises(SystemExit):
+            slurm.Task(str(found.queue.path))(0)
+    assert executed == [["a", "b"], ["a", "b"], ["a"]]
+    assert len(requeued) == 3
+    status = found.runs["b"].status()
+    assert (status["state"], status["reason"]) == ("interrupted", NO_STEP)
+    assert "timeout_min" in status["message"]
+    assert f"not started again: {found.runs['b'].path}: {NO_STEP}" in capsys.readouterr().out
+
+
+def test_a_signal_that_the_shell_noted_starts_no_run_and_requeues_the_job(jobs, monkeypatch):
+    found, requeued = jobs("a"), []
+    monkeypatch.setattr(slurm, "requeue", requeued.append)
+    monkeypatch.setattr(slurm, "Pool", SimpleNamespace())
+    monkeypatch.setenv("VLAE_SIGNAL", "USR2")
+    found.start(0)
+    with pytest.raises(SystemExit):
+        slurm.Task(str(found.queue.path))(0)
+    assert requeued == [9]
+    assert found.runs["a"].state() == "new"

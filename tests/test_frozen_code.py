@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from recorded import container, stopped
 
 import vlae
-from vlae import code, files, frozen
+from vlae import code, files, frozen, job
 from vlae.launching.batch import FIRST_LINES
 from vlae.launching.slurm import code_setup
 from vlae.launching.sweeps import remember
@@ -158,6 +159,14 @@ def test_what_is_no_code_is_no_change(checkout):
     assert not code.description()["changed"]
     checkout.joinpath("launch.py").unlink()
     assert code.description()["changed"]
+
+
+def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
+    checkout.joinpath("launch.py").unlink()
+    (checkout / "torch").mkdir()
+    for name in ("torch/__init__.py", "six.py"):
+        checkout.joinpath(name).write_text("")
+    assert names_in(code.freeze(tmp_path / "runs")) == {"vlae/model.py"}
 
 
 def test_a_name_that_is_not_utf_8_is_code_like_any_other(checkout, tmp_path):
@@ -414,6 +423,18 @@ def test_damaged_code_refuses_to_be_executed_or_launched(damaged, tmp_path, monk
         with pytest.raises(RecordError) as error:
             act()
         assert f"the frozen code {copy} is damaged ({reason}" in str(error.value)
+
+
+def test_a_worker_starts_no_run_from_damaged_code_and_leaves_it_to_the_next_launch(
+    damaged, tmp_path, monkeypatch, capsys
+):
+    copy, reason = damaged
+    run = RunDirectory(stopped(tmp_path / "runs", container("model=vae")))
+    monkeypatch.setattr(code, "SOURCE", copy)
+    code.executed.cache_clear()
+    assert job.work(run.path, 0) == job.FAILED
+    assert f"not started: the frozen code {copy} is damaged ({reason}" in capsys.readouterr().err
+    assert (run.state(), list((run.path / "attempts").iterdir())) == ("new", [])
 
 
 def test_a_batch_job_verifies_the_copy_before_it_imports_any_of_it(damaged):

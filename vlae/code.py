@@ -173,12 +173,15 @@ def _contents() -> dict[str, bytes]:
 
 def _names() -> Iterator[str]:
     """Of the files that are code, whether git knows them or not."""
+    is_checkout = SOURCE.joinpath(
+        "launch.py"
+    ).is_file()  # and not site-packages, which holds all that is installed
     for top in sorted(os.listdir(SOURCE), key=os.fsencode):
         path = SOURCE / top
         if path.is_dir():
-            if top in PLACES or _is_package(path):
+            if top in PLACES or (is_checkout and _is_package(path)):
                 yield from (f"{top}/{name}" for name, _ in frozen.walk(str(path)))
-        elif top in PLACES or (top.endswith(".py") and top[0] != "."):
+        elif top in PLACES or (is_checkout and top.endswith(".py") and top[0] != "."):
             yield top
 
 

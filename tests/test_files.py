@@ -5,11 +5,21 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
-from vlae.files import RecordError, appearing, read_bytes, read_json, write_atomically, write_output
+from vlae import processes
+from vlae.files import (
+    RecordError,
+    appearing,
+    read_bytes,
+    read_json,
+    remove_abandoned,
+    write_atomically,
+    write_output,
+)
 
 
 def in_python(script: str, *arguments: object) -> str:
@@ -121,16 +131,49 @@ def test_an_error_of_the_file_system_names_what_could_not_appear(tmp_path):
     assert visible(tmp_path) == {"file"}
 
 
-def test_what_killed_processes_left_long_ago_is_removed(tmp_path):
-    leftover = tmp_path / ".new" / "run.1"
-    leftover.joinpath("below").mkdir(parents=True)
+def temporary(name, where=None, pid=None, start=None):
+    """The name that a process gives to a temporary file."""
+    pid = pid or os.getpid()
+    start = processes.process_start(pid) if start is None else start
+    return f"{name}.{processes.mark(where or processes.place(), pid, start)}.01234567"
+
+
+@pytest.mark.parametrize(
+    ("of", "age", "stays"),
+    [
+        ({}, 10**9, True),  # a living process, however long it takes
+        ({"start": 0.0}, 0, False),  # its process id belongs to another process by now
+        ({"pid": 2**22 + 1, "start": 3.0}, 0, False),
+        ({"where": "another host"}, 0, True),
+        ({"where": "another host"}, 8 * 24 * 3600, False),
+    ],
+)
+def test_what_a_killed_process_left_goes_at_once_and_what_belongs_to_a_living_one_stays(
+    tmp_path, of, age, stays
+):
+    staged = tmp_path / ".new" / temporary("run", **of)
+    staged.joinpath("below").mkdir(parents=True)
+    deep = tmp_path / "images" / "epoch-000001" / f".{temporary('samples.png', **of)}.tmp"
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    for path in (staged, deep):
+        os.utime(path, (time.time() - age,) * 2)
     with appearing(tmp_path / "a"):
         pass
-    assert leftover.exists()  # its process may live
-    os.utime(leftover, (0, 0))
-    with appearing(tmp_path / "b"):
-        pass
-    assert not leftover.exists()
+    assert staged.exists() == stays
+    remove_abandoned(tmp_path)
+    assert (staged.exists(), deep.exists()) == (stays, stays)
+    assert (tmp_path / "a").is_dir()
+
+
+def test_temporary_files_have_names_that_tell_whose_they_are(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(os, "replace", lambda source, target: names.append(os.path.basename(source)))
+    write_atomically(tmp_path / "a", b"b")
+    with appearing(tmp_path / "c") as staged:
+        names.append(staged.name)
+    assert [processes.owner_lives(name) for name in names] == [True, True]
+    assert list(tmp_path.glob(".*.tmp")) == []
 
 
 def test_what_a_link_of_the_user_leads_to_is_written(tmp_path):

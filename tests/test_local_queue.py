@@ -210,3 +210,36 @@ def test_each_run_has_its_gpu(tmp_path):
     ]
     assert [claim["gpus"] for claim in claims] == [1.0, 1.0]
     assert {claim["visible_gpus"] for claim in claims} == {"5", "7"}
+
+
+def server_of(queue_process: psutil.Process) -> psutil.Process:
+    """The process that the runs are forked from."""
+    (found,) = [p for p in queue_process.children() if "multiprocessing.forkserver" in " ".join(p.cmdline())]
+    return found
+
+
+def test_runs_outlive_the_server_that_they_were_forked_from_and_none_is_started_beside_them(tmp_path):
+    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=150")
+    wait_until(lambda: training(tmp_path, 2))
+    (queue_process,) = psutil.Process(command.process.pid).children()
+    server = server_of(queue_process)
+    for process in queue_process.children():
+        if "resource_tracker" in " ".join(process.cmdline()):
+            process.kill()
+    server.kill()
+    text = command.wait()
+    assert "3 done" in text.splitlines()[-1]
+    assert attempts(tmp_path) == [1, 1, 1]
+    assert "warning" not in text.lower()
+
+
+def test_a_run_that_hangs_is_ended_with_its_reason_and_the_others_go_on(tmp_path):
+    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1", LONG, "hydra.launcher.run_timeout_min=0.3")
+    wait_until(lambda: training(tmp_path, 2))
+    victim, other = all_runs(tmp_path / "runs")
+    os.kill(victim.holder()["pid"], signal.SIGSTOP)
+    wait_until(lambda: victim.status()["reason"] == "no progress for 0.3 min")
+    assert victim.state() == "interrupted"
+    assert other.state() == "running"
+    command.press_ctrl_c()
+    assert re.search(r"interrupted 1/2: seed=0  .* \(no progress for 0\.3 min\)", command.wait(130))

@@ -1,16 +1,18 @@
 """A pool of processes that are made up, to walk through the life of a sweep; and what is shown of it."""
 
 import io
+import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
 
-from vlae.attempts import FORCED
+from vlae.attempts import FORCED, new_claim
 from vlae.console import Console
 from vlae.interruption import SIGNALS, Interruption
-from vlae.job import DONE, FAILED, HELD
+from vlae.job import DONE, FAILED, HELD, REFUSED
 from vlae.launching import display, pool, queues
 from vlae.launching.display import Display, reason_of, summary
 from vlae.launching.pool import Job, Pool, jobs_of, outcome
@@ -293,6 +295,127 @@ def test_a_run_that_failed_of_itself_while_it_was_told_to_stop_has_failed(
 
     executor.at_each_look = act
     assert executed(queue("a"), signals=signals) == {"a": "failed"}
+
+
+def test_no_run_starts_while_the_disk_refuses_writes_and_all_are_done_when_it_takes_them_again(
+    queue, executed, executor, monkeypatch
+):
+    monkeypatch.setattr(pool, "PROBE_EVERY", 0.0)
+    monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
+    answers = [None, None, *["no space left on /scratch"] * 20]
+    monkeypatch.setattr(pool, "refusal", lambda _: answers.pop(0) if answers else None)
+    alive = []
+    executor.at_each_look = lambda: (alive.append(len(executor.alive)), executor.end_first())
+    assert executed(queue(*"abc"), slots=1) == dict.fromkeys("abc", "done")
+    assert executor.pauses == ["no space left on /scratch", None]
+    assert alive.count(0) > 10
+
+
+def test_a_disk_that_refuses_writes_for_too_long_ends_what_waits_with_its_reason(
+    queue, executed, executor, monkeypatch
+):
+    monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
+    monkeypatch.setattr(pool, "PATIENCE", 0.02)
+    monkeypatch.setattr(pool, "refusal", lambda _: "no space left on /scratch")
+    assert executed(queue(*"ab")) == dict.fromkeys("ab", "interrupted")
+    assert [job[1:] for job in executor.ended_jobs] == [("interrupted", "no space left on /scratch")] * 2
+
+
+def test_a_run_that_the_disk_ended_is_started_again_but_not_for_ever(queue, executed, executor, monkeypatch):
+    monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
+    executor.at_each_look = lambda: executor.alive and executor.end("a", REFUSED)
+    assert executed(queue("a")) == {"a": "interrupted"}
+    assert len(executor.started) == 1 + pool.TRIES
+    statuses = [DONE, REFUSED]
+    executor.started.clear()
+    executor.at_each_look = lambda: executor.alive and executor.end("b", statuses.pop())
+    assert executed(queue("b")) == {"b": "done"}
+    assert len(executor.started) == 2
+
+
+def test_a_run_whose_process_cannot_be_started_is_tried_again(queue, executed, executor, monkeypatch):
+    monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
+    errors, start = [OSError(28, "No space left on device"), EOFError()], executor.start
+
+    def refuse(name, arguments):
+        if errors:
+            raise errors.pop()
+        return start(name, arguments)
+
+    monkeypatch.setattr(executor, "start", refuse)
+    assert executed(queue(*"ab")) == dict.fromkeys("ab", "done")
+    monkeypatch.setattr(executor, "start", lambda *_: (_ for _ in ()).throw(OSError(11, "no more processes")))
+    assert executed(queue("c")) == {"c": "interrupted"}
+    assert executor.ended_jobs[-1][2] == "cannot start a process: [Errno 11] no more processes"
+
+
+def test_a_run_that_lives_after_its_server_was_killed_is_followed_to_its_end(
+    queue, executed, executor, monkeypatch, tmp_path
+):
+    """It is not started again, and its record tells how it ended; one that had not begun is started again."""
+    monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
+    alive = {"a", "b"}
+    monkeypatch.setattr(pool.Job, "lives", property(lambda job: job.path.name in alive))
+    looks = []
+
+    def act():
+        looks.append(1)
+        if len(looks) == 1:
+            RunDirectory(tmp_path / "a").claim()
+            for name in "ac":
+                executor.end(name, pool.SERVER_LOST)
+        if len(looks) == 5:
+            assert [p.path.name for p in executor.started] == ["a", "c", "c"]
+            executor.end("c", DONE)
+            RunDirectory(tmp_path / "a").write_results({"test": {"elbo": 1.0}})
+            alive.clear()
+
+    executor.at_each_look = act
+    assert executed(queue(*"ac")) == {"a": "done", "c": "done"}
+
+
+def test_a_run_without_progress_is_ended_with_the_reason_and_one_that_makes_some_is_not(
+    queue, executed, executor, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(pool, "CANCELLED_WITHIN", 0.0)
+    made = queue(*"abc")
+    made.settings["run_timeout_min"] = 0.002
+    attempts, looks = {name: RunDirectory(tmp_path / name).claim() for name in "abc"}, []
+    (attempts["c"].directory / "waiting.json").write_text("{}")
+
+    def act():
+        looks.append(1)
+        RunDirectory(tmp_path / "a").write_status(progressed=f"2026-01-01T00:00:00.{len(looks):06d}+00:00")
+        if executor.alive.keys() & {"b"} and signal.SIGKILL in executor.alive["b"].received:
+            shutil.rmtree(attempts["b"].directory.parent / "1")
+            kill_holder(attempts["b"])
+            executor.end("b", -signal.SIGKILL)
+        if len(looks) > 20 and "b" not in executor.alive:
+            for name in list(executor.alive):
+                assert not executor.alive[name].received
+                executor.end(name)
+
+    def kill_holder(attempt):
+        attempt.directory.mkdir()
+        claim = {**new_claim(), "process_start": 1.0}
+        (attempt.directory / "claim.json").write_text(json.dumps(claim))
+
+    executor.at_each_look = act
+    assert executed(made, slots=3) == {"a": "done", "b": "interrupted", "c": "done"}
+    assert ("b", "interrupted", "no progress for 0.002 min") in executor.ended_jobs
+    status = RunDirectory(tmp_path / "b").status()
+    assert (status["state"], status["reason"]) == ("interrupted", "no progress for 0.002 min")
+
+
+@pytest.mark.parametrize(("counts", "said"), [((3, 4), True), ((3, 3), False), ((None, None), False)])
+def test_a_killed_run_is_said_to_have_met_the_kernel_only_where_the_kernel_ended_something(
+    queue, executed, executor, monkeypatch, counts, said
+):
+    answers = list(counts)
+    monkeypatch.setattr(pool, "killed_for_memory", lambda: answers.pop(0))
+    executor.at_each_look = lambda: executor.alive and executor.end("a", -signal.SIGKILL)
+    assert executed(queue("a")) == {"a": "killed"}
+    assert ("lack of memory" in executor.ended_jobs[0][2]) == said
 
 
 def test_cancelled_runs_do_not_start_and_those_under_way_are_told_until_they_listen(

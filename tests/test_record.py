@@ -21,10 +21,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlae import attempts, files
+from vlae import attempts, files, processes
 from vlae.identity import OF_A_COMMAND
 from vlae.identity import run_id as run_id_of
 from vlae.interruption import Interrupted
+from vlae.launching.states import recorded_state
 from vlae.problems import shown
 from vlae.record import (
     RecordError,
@@ -331,15 +332,27 @@ def test_a_killed_holder_is_recovered_at_once(run):
         rf"\(attempt 1, epoch 3/60\); wait for it, or watch it with `vlae show {RUN_ID}`",
         str(held.value),
     )
-    leftover = run.path / f".status.json.{holder.pid}-00000000.tmp"
-    leftover.touch()
+    owner = processes.mark(attempts.place(), holder.pid, attempts.process_start(holder.pid))
+    elsewhere = processes.mark("another host", holder.pid, 3.0)
+    leftovers = [
+        run.path / f".status.json.{owner}.00000000.tmp",
+        run.path / "images" / "epoch-000001" / f".samples.png.{owner}.00000000.tmp",
+        run.path / "attempts" / ".new" / f"2.{owner}.00000000",
+        run.path / "checkpoints" / ".last.next",
+        run.path / "checkpoints" / ".previous.pt.link",
+    ]
+    kept = run.path / f".status.json.{elsewhere}.00000000.tmp"
+    for path in (*leftovers, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     os.kill(holder.pid, signal.SIGKILL)
     wait_until(lambda: attempts.process_start(holder.pid) is None)  # a zombie: nobody has waited for it
     status = run.status()
     assert (status["state"], status["reason"], status["progress"]["epoch"]) == ("interrupted", "killed", 3)
     with run.claim() as attempt:
         assert attempt.number == 2
-        assert not leftover.exists()
+        assert [path for path in (*leftovers, kept) if path.exists()] == [kept]
+        assert {path.name for path in (run.path / "attempts" / "1").iterdir()} <= {"claim.json", "log.txt"}
     holder.communicate()
 
 
@@ -1023,3 +1036,39 @@ def test_a_new_run_that_another_process_moves_away_while_recovering_is_not_delet
     monkeypatch.setattr(os, "rename", rename)
     recover(runs_dir, RUN_ID)
     assert run.results() == {"test": {"value": 1}}
+
+
+def test_what_a_killed_attempt_on_another_host_left_goes_with_the_next_one(run):
+    put_claim(run, place="another host", pid=7, process_start=3.2, started=ago(9000))
+    leftover = run.path / f".status.json.{processes.mark('another host', 7, 3.2)}.00000000.tmp"
+    other = run.path / f".status.json.{processes.mark('another host', 8, 3.2)}.00000000.tmp"
+    leftover.touch()
+    other.touch()
+    with run.claim():
+        assert (leftover.exists(), other.exists()) == (False, True)
+
+
+def test_a_status_that_says_running_of_a_run_that_is_done_is_corrected_by_a_writer_alone(run):
+    with run.claim() as attempt:
+        run.write_results({"test": {"elbo": 1.0}})
+        run.settle()
+        assert (
+            json.loads((run.path / "status.json").read_text())["state"] == "running"
+        )  # it is being executed
+    run.write_status(state="running", reason="x")
+    (attempt.directory / ".reserve").touch()
+    before = (run.path / "status.json").read_bytes()
+    assert run.status()["state"] == "done"
+    assert recorded_state(run.path).stale
+    assert (run.path / "status.json").read_bytes() == before
+    run.settle()
+    recorded = json.loads((run.path / "status.json").read_text())
+    assert (recorded["state"], recorded["reason"]) == ("done", None)
+    assert not recorded_state(run.path).stale
+    assert not (attempt.directory / ".reserve").exists()
+
+
+def test_a_run_that_is_not_done_is_not_settled(run):
+    run.write_status(state="running")
+    run.settle()
+    assert json.loads((run.path / "status.json").read_text())["state"] == "running"

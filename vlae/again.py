@@ -46,6 +46,7 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     check_posterior(cfg, trained.model, x)
     with Interruption() as interruption, Reporter() as reporter:
         scores = score(trained, cfg, x, interruption, reporter, resumable=False)
+    directory.settle()
     results = report(trained, cfg, scores, x)
     settings = cfg.evaluate.model_dump(exclude={"memory_budget"}) | {"seed": cfg.seed}
     results["evaluated_with"] = settings

@@ -21,9 +21,19 @@ from typing import Any, final
 import psutil
 
 from vlae.disk import DiskError, RecordError, patient, patiently, refusal_in
-from vlae.files import appearing, cannot_write, check_inside, json_bytes, read_json, write_atomically
+from vlae.errors import out_of_memory
+from vlae.files import (
+    appearing,
+    cannot_write,
+    check_inside,
+    json_bytes,
+    read_json,
+    remove_abandoned,
+    write_atomically,
+)
 from vlae.interruption import Interrupted
 from vlae.kinds import NUMBER, TEXT, TIME, WHOLE, Kind, check, or_null
+from vlae.processes import is_owned_by, place, process_start
 
 FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old results
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
@@ -33,7 +43,7 @@ QUEUE = "VLAE_QUEUE"  # environment variable: the queue whose Slurm job this pro
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
 
 
-WAITING = "waiting.json"
+RESERVE, WAITING = ".reserve", "waiting.json"
 """In an attempt's directory: why it waits. Written where nothing can be written any more, see `Reserve`."""
 
 
@@ -76,28 +86,6 @@ def seconds_since(time_stamp: str | None) -> float:
     if time_stamp is None:
         return math.inf
     return (datetime.now(timezone.utc) - datetime.fromisoformat(time_stamp)).total_seconds()
-
-
-def place() -> str:
-    """Where a process id means something: this host, since this boot, in this container."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):  # Linux only
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
-def process_start(pid: int) -> float | None:
-    """When the living process ``pid`` began, in seconds; None where there is none (a zombie does not live).
-
-    On Linux since boot: psutil adds the time of the boot, which moves whenever the clock is set.
-    """
-    try:
-        boot = psutil.boot_time() if psutil.LINUX else 0.0
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - boot
-    except psutil.NoSuchProcess:
-        return None
 
 
 def own_uid() -> int | None:
@@ -228,12 +216,23 @@ def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
         write_atomically(staged / "claim.json", json_bytes(claim))
 
 
-def remove_leftovers(attempt: Path) -> None:
-    """Temporary files that the process of an attempt left in the run directory when it was killed."""
-    run, pid = attempt.parent.parent, (read_json(attempt / "claim.json") or {}).get("pid")
-    for leftover in (*run.glob(f".*.{pid}-*.tmp"), *run.glob(f"*/.*.{pid}-*.tmp")):
+def remove_leftovers(run: Path, over: range) -> None:
+    """Deletes what killed processes left in a run directory; call it where nobody else executes the run.
+
+    over: the numbers of the attempts that have ended. What belongs to a living process stays, as does what belongs to
+    an unknown process on another host.
+    """
+    whose = []
+    for attempt in (run / "attempts" / str(number) for number in over):
+        with contextlib.suppress(RecordError):  # damaged, or of an older version
+            if claim := read_claim(attempt):
+                whose.append((claim["place"], claim["pid"], claim["process_start"]))
+    remove_abandoned(run, lambda name: any(is_owned_by(name, *each) for each in whose))
+    rests = [*run.glob("checkpoints/.*.next"), *run.glob("checkpoints/.*.link")]
+    rests += [run / "attempts" / str(number) / name for number in over for name in (RESERVE, WAITING)]
+    for rest in rests:
         with contextlib.suppress(OSError):
-            leftover.unlink()
+            rest.unlink()
 
 
 def describe_progress(progress: dict[str, Any]) -> str:
@@ -270,7 +269,7 @@ class Reserve:
     SIZE = 4096
 
     def __init__(self, attempt: Path) -> None:
-        self._place = attempt / ".reserve"
+        self._place = attempt / RESERVE
 
     @patiently
     def take(self) -> None:
@@ -300,7 +299,7 @@ class Reserve:
 
     def take_back(self) -> None:
         """Nothing is said any more; the room stays."""
-        free = self._place.with_name(".reserve")
+        free = self._place.with_name(RESERVE)
         with contextlib.suppress(OSError):
             os.replace(self._place, free)
             self._place = free
@@ -437,17 +436,12 @@ class Attempt:
         if isinstance(error, Exception) and (refused := refusal_in(error)):
             return "interrupted", refused, None
         if isinstance(error, Exception):
-            reason = "out of memory" if _is_out_of_memory(error) else "exception"
-            return "failed", reason, f"{type(error).__name__}: {error}"
+            if text := out_of_memory(error):
+                return "failed", "out of memory", text.removeprefix("out of memory: ")
+            return "failed", "exception", f"{type(error).__name__}: {error}"
         if isinstance(error, Interrupted):
             return "interrupted", signal.Signals(error.number).name, self._refusal
         if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C
             return "interrupted", "SIGINT", None
         reason = "stopped" if error is None else type(error).__name__
         return "interrupted", reason, str(error or "") or None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    )  # torch's, not imported here

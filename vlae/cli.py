@@ -11,7 +11,7 @@ with stopped_in_one_line():
     import typer
 
     from vlae import record
-    from vlae.errors import UserError
+    from vlae.errors import OutOfMemory, UserError, out_of_memory
     from vlae.files import expanded
     from vlae.streams import cannot_print, guard, printed
 
@@ -444,6 +444,11 @@ def _status() -> int:
         return 128 + interrupted.number
     except typer.Abort:
         status = 130
+    except Exception as error:
+        if text := out_of_memory(error):
+            print(f"vlae: {text}", file=sys.stderr)
+            return OutOfMemory.exit_status
+        raise
     if status == 130:  # typer takes a Ctrl-C without a word
         print("vlae: stopped", file=sys.stderr)
     return status or 0

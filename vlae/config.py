@@ -78,6 +78,7 @@ def _device(name: str) -> str:
 
 
 Count = Annotated[int, Field(ge=1)]
+Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 Proposal = Literal["own", "laplace", "student_t", "mixture"]

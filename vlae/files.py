@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 import stat
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlae.disk import DiskError, RecordError, patiently, reason_of
+from vlae.processes import owned, owner_lives
 
 StrPath = str | os.PathLike[str]
 T = TypeVar("T")
@@ -30,7 +30,8 @@ LARGEST_CONFIG = 2**20
 """Bytes of a config.yaml, which has a few thousand."""
 MOST_VALUES = 100_000
 """Of a config.yaml: a few lines of references can mean more of them than any memory holds."""
-ABANDONED_AFTER = 3600.0  # seconds after which a staging directory that a killed process left may be deleted
+ABANDONED_AFTER = 7 * 24 * 3600.0
+"""Seconds after which temporary files are deleted of which nobody knows whether their process lives."""
 
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
@@ -56,7 +57,7 @@ def write_atomically(path: StrPath, content: bytes) -> None:
     Errors: RecordError with path and reason (no space left, no permission, no such directory).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{owned(path.name)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -138,7 +139,7 @@ def appearing(path: Path) -> Iterator[Path]:
     Where ``path`` is there by then, it stays as it is: the first one wins, and the others are not told. Whoever fails
     or is killed leaves nothing to be seen. Errors: as for `write_atomically`.
     """
-    staged = path.parent / STAGING / f"{path.name}.{secrets.token_hex(4)}"
+    staged = staged_for(path)
     try:
         _make_staged(staged, path)
         yield staged
@@ -147,7 +148,12 @@ def appearing(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    _remove_abandoned(staged.parent)
+    remove_abandoned(staged.parent)
+
+
+def staged_for(path: Path) -> Path:
+    """Where something is that is not yet, or no longer, ``path``: on the same file system, and out of sight."""
+    return path.parent / STAGING / owned(path.name)
 
 
 @patiently
@@ -158,12 +164,30 @@ def _make_staged(staged: Path, path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """What killed processes left there long ago."""
-    for staged in folder.glob("*"):
-        with contextlib.suppress(OSError):
-            if time.time() - staged.stat().st_mtime > ABANDONED_AFTER:
-                shutil.rmtree(staged, ignore_errors=True)
+def remove_abandoned(folder: Path, is_over: Callable[[str], bool] = lambda name: False) -> None:
+    """Deletes what processes that are over left in ``folder``, at any depth: temporary files, staged directories.
+
+    is_over: whether that is known of the process of a temporary file on another host, by its name.
+    """
+    for root, directories, files in os.walk(folder):
+        staging = os.path.basename(root) == STAGING
+        for name in [*(directories if staging else ()), *files]:
+            path = os.path.join(root, name)
+            if (staging or (name[0] == "." and name.endswith(".tmp"))) and _is_abandoned(path, is_over):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path) if name in directories else os.unlink(path)
+        if staging:
+            directories.clear()
+
+
+def _is_abandoned(path: str, is_over: Callable[[str], bool]) -> bool:
+    lives = owner_lives(os.path.basename(path))
+    if lives is not None or is_over(os.path.basename(path)):
+        return not lives
+    try:
+        return time.time() - os.lstat(path).st_mtime > ABANDONED_AFTER
+    except OSError:
+        return False
 
 
 def plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from vlae.attempts import FORCED, last_number
 from vlae.code import executed
 from vlae.console import Reporter
 from vlae.disk import DiskError, Patience, notice, patient, patiently, refusal_in
+from vlae.errors import OutOfMemory, out_of_memory
 from vlae.files import appearing, cannot_write, check_writable, make_directory, write_atomically
 from vlae.interruption import Interrupted, Interruption
 from vlae.limits import beyond_the_machine
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 DONE, FAILED, HELD, REFUSED = 0, 1, 75, 74
 """What `work` returns, besides 128 + the number of a signal; REFUSED: the disk takes no writes."""
 
+LESS_MEMORY = "a smaller trainer.batch_size or evaluate.memory_budget needs less"
+
 
 def launch(container: dict[str, Any]) -> int:
     """What ``python launch.py`` does with a composed configuration. Returns the exit status."""
@@ -36,6 +39,10 @@ def launch(container: dict[str, Any]) -> int:
         run(container)
     except Interrupted as interrupted:
         return 128 + interrupted.number
+    except Exception as error:
+        if text := out_of_memory(error):
+            raise OutOfMemory(f"{text}; {LESS_MEMORY}") from error
+        raise
     return DONE
 
 
@@ -52,6 +59,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     results = directory.results()
     if results is not None and not force:
         directory.config()  # refuses a frozen configuration that was edited
+        with suppress(DiskError):  # nothing depends on it
+            directory.settle()
         reporter.line(f"done: {directory.path}")
         reporter.result(results, directory.path)
         return results

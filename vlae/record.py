@@ -163,12 +163,13 @@ class RunDirectory:
 
     # --- state
 
-    def status(self) -> dict[str, Any]:
+    def status(self, recorded: dict[str, Any] | None = None) -> dict[str, Any]:
         """status.json, put right: done only with results, running only while the process that holds it lives.
 
+        recorded: what it holds, where that was read a moment ago.
         RecordError: it, or results.json, is none.
         """
-        status = self._recorded_status()
+        status = recorded or self._recorded_status()
         if self.results() is not None:
             return status | {"state": "done", "reason": None, "message": None}
         if status["state"] == "done":
@@ -188,6 +189,13 @@ class RunDirectory:
         process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
         message = f"{process} ended without a word"
         return status | {"state": "interrupted", "reason": "killed", "message": message}
+
+    def settle(self) -> None:
+        """Corrects what a killed attempt left of a run that is done; for whoever writes, where nobody executes it."""
+        if self.results() is None or self._recorded_status()["state"] == "done" or self.holder() is not None:
+            return
+        self.write_status(state="done", reason=None, message=None)
+        remove_leftovers(self.path, range(1, last_number(self.path / "attempts") + 1))
 
     def state(self) -> str:
         """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: what is true now."""
@@ -268,7 +276,7 @@ class RunDirectory:
                 break
             refuse_if_held(self.path)
             put_claim(self._attempt(number + 1), claim)  # who was first, we read from disk
-        remove_leftovers(self._attempt(number - 1))
+        remove_leftovers(self.path, range(1, number))
         where = " ".join(filter(None, [claim["slurm_job"] and f"job {claim['slurm_job']}", claim["host"]]))
         spent = self._recorded_status()["gpu_seconds"]
         try:

@@ -134,6 +134,8 @@ def summary(
     parts += [f"{number} skipped ({state})" for state, number in skipped.items()]
     lines: list[tuple[str, str | None]] = [(f"{sweep}: {', '.join(parts)}  {duration(seconds)}", "bold")]
     for job in jobs:
+        if job.outcome == "interrupted" and job.detail and not job.told:
+            lines.append((f"  interrupted: {job.label or job.path.name}: {job.detail}", "yellow"))
         if job.outcome in ("failed", "killed"):
             text = f"by {job.detail}" if job.outcome == "killed" else job.detail or reason_of(job.path)
             lines.append((f"  {job.outcome}: {job.label or job.path.name}: {text}", "red"))

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vlae import code
 from vlae.console import Console, Listing, counted, duration, standard_output
+from vlae.files import STAGING, RecordError, remove_abandoned
 from vlae.identity import OF_A_COMMAND
 from vlae.launching import queues, sweeps
 from vlae.launching.cluster import SlurmError
@@ -17,6 +18,7 @@ from vlae.launching.plan import Jobs, Plan, cancellations, check, estimated_seco
 from vlae.launching.queues import Queue
 from vlae.launching.states import STATES, Observer
 from vlae.launching.turns import turn
+from vlae.record import RunDirectory
 from vlae.streams import printed
 
 
@@ -69,6 +71,7 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
         observer = Observer(runs_dir)
         planned = plan(jobs, name, observer, before)
         observer.record_ends()
+        _clear_up(planned)
         if planned.starting:
             check(planned, here=launcher.here)
             launcher.check(planned)
@@ -81,6 +84,16 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
         ours.check()
         queue = launcher.prepare(planned, frozen)
     return launcher.execute(queue)
+
+
+def _clear_up(planned: Plan) -> None:
+    """What killed processes left: temporary files, and records of runs that are done which do not say so."""
+    for part in (queues.QUEUES, sweeps.SWEEPS, STAGING):
+        remove_abandoned(planned.runs_dir / part)
+    for run in planned.runs:
+        if run.state.stale:
+            with contextlib.suppress(RecordError):  # nothing depends on it
+                RunDirectory(run.state.path).settle()
 
 
 def _recover(runs_dir: Path) -> None:

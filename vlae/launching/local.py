@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vlae.config import Count
+from vlae.config import Count, Minutes
 from vlae.interruption import heeded
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
@@ -29,8 +29,11 @@ class LocalQueue:
 
     here = True
 
-    def __init__(self, workers: Count | None = None, runs_per_gpu: Count = 1) -> None:
+    def __init__(
+        self, workers: Count | None = None, runs_per_gpu: Count = 1, run_timeout_min: Minutes | None = None
+    ) -> None:
         self.workers, self.runs_per_gpu = workers, runs_per_gpu
+        self.run_timeout_min = run_timeout_min
 
     def check(self, planned: Plan) -> None:
         """ConfigError: there is no room for so many workers."""
@@ -38,7 +41,8 @@ class LocalQueue:
 
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
         """Only its record: what is in it is started by `execute`."""
-        return queue_of(planned, frozen, "local", {"slots": self._asked(planned)})
+        settings = {"slots": self._asked(planned), "run_timeout_min": self.run_timeout_min}
+        return queue_of(planned, frozen, "local", settings)
 
     def _asked(self, planned: Plan) -> dict[str, Any]:
         use_gpus = any(run.container["device"] != "cpu" for run in planned.starting)

@@ -22,14 +22,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vlae.attempts import FORCED, last_number, process_start
+from vlae.attempts import FORCED, WAITING, last_number, process_start
 from vlae.disk import PATIENCE, DiskError, refused
 from vlae.files import RecordError
 from vlae.interruption import Interruption
 from vlae.job import DONE, HELD, REFUSED, work
 from vlae.launching.queues import Queue
-from vlae.launching.slots import Slot
-from vlae.record import RunDirectory
+from vlae.launching.slots import Slot, killed_for_memory
+from vlae.record import RunDirectory, recorded_status
 from vlae.streams import guard
 
 IMPORTED_AHEAD = [
@@ -78,6 +78,12 @@ class Job:
     pid: int | None = field(default=None, repr=False)
     """Of its process, as long as it runs."""
     born: float | None = field(default=None, repr=False)
+    mark: object = field(default=None, repr=False)
+    """Another one after each progress."""
+    moved: float = field(default=0.0, repr=False)
+    """When it last was another one."""
+    hung: bool = False
+    """It made no progress for so long that it was ended."""
 
     @property
     def lives(self) -> bool:
@@ -188,6 +194,9 @@ class Pool:
         """Since when the disk refuses writes, and why."""
         self._probe_next = self._again = 0.0
         self._unsaid: list[tuple[Job, str]] = []
+        self._timeout: float | None = queue.settings.get("run_timeout_min")
+        self._judged = 0.0
+        self._killed_for_memory = killed_for_memory()
 
     def run(self, interruption: Interruption) -> None:
         """Until each job has an outcome. A signal goes on to the runs, which save their state; no more are started."""
@@ -198,6 +207,7 @@ class Pool:
                     self._pass_on(interruption.number)
                 self._drop_cancelled()
                 self._watch_disk()
+                self._end_hanging()
                 while self._waiting and self._free and not interruption.requested and self._may_start():
                     self._start(self._waiting.popleft(), self._free.popleft())
                 wait(list(self._running), timeout=LOOK_EVERY)
@@ -253,6 +263,32 @@ class Pool:
         except (RecordError, OSError):  # the run was deleted, or its record is damaged
             return
 
+    # --- runs that end without a word
+
+    def _end_hanging(self) -> None:
+        """Kills each run that has made no progress for too long: one that hangs may listen to nothing else."""
+        now = time.monotonic()
+        if self._timeout is None or now - self._judged < CANCELLED_WITHIN:
+            return
+        self._judged = now
+        for job in self._under_way():
+            mark = now if self._paused else progress_mark(job.path)
+            if mark != job.mark:
+                job.mark, job.moved = mark, now
+            elif now - job.moved >= 60 * self._timeout:
+                job.hung = True
+                self._send(job, signal.SIGKILL)
+
+    def _explain(self, job: Job) -> None:
+        """Why a run was killed, where that can be told, for its record and for a person."""
+        before, self._killed_for_memory = self._killed_for_memory, killed_for_memory()
+        if job.hung:
+            job.outcome, job.detail = "interrupted", f"no progress for {self._timeout:g} min"
+            self._note(job, job.detail)
+        elif job.detail == "SIGKILL" and before is not None and before < (self._killed_for_memory or 0):
+            job.detail = "SIGKILL, as the kernel ended a process for lack of memory"
+            self._note(job, "out of memory")
+
     # --- processes
 
     def _start(self, job: Job, slot: Slot) -> None:
@@ -276,6 +312,7 @@ class Pool:
                 self.audience.ended(job)
             return
         job.process, job.began = process, time.monotonic()
+        job.mark, job.moved = None, job.began
         job.pid, job.born = process.pid, process_start(process.pid) if process.pid else None
         self._running[process.sentinel] = (job, slot)
         self.audience.began(job)
@@ -323,6 +360,8 @@ class Pool:
             job.outcome, job.detail = "interrupted", ""
         if wanted and job.outcome in ("interrupted", "killed"):
             job.outcome, job.detail = "cancelled", ""
+        if job.outcome == "killed" and not job.told:
+            self._explain(job)
         if status == REFUSED:
             self._note(job, job.detail)
         self.audience.ended(job)
@@ -371,6 +410,16 @@ def refusal(queue: Queue) -> str | None:
         return refused(queue.runs_dir) or refused(Path(tempfile.gettempdir()))
     except OSError as error:
         return str(error)
+
+
+def progress_mark(run: Path) -> object:
+    """Another one after each progress of a run, and as long as it waits for the disk."""
+    if os.path.exists(run / "attempts" / str(last_number(run / "attempts")) / WAITING):
+        return time.monotonic()
+    with contextlib.suppress(RecordError, OSError):
+        status = recorded_status(str(run))
+        return status["attempt"], status["progressed"]
+    return None
 
 
 def has_begun(run: Path, attempts: int) -> bool:

@@ -18,7 +18,6 @@ from typing import Any
 
 from vlae.attempts import FORCED, living_claim, new_claim, now, seconds_since
 from vlae.files import (
-    STAGING,
     RecordError,
     StrPath,
     appearing,
@@ -26,6 +25,7 @@ from vlae.files import (
     make_directory,
     read_json,
     rename_if_free,
+    staged_for,
     write_atomically,
 )
 
@@ -185,7 +185,8 @@ def remove_old(runs_dir: StrPath) -> None:
         with contextlib.suppress(RecordError):  # damaged, or another user's
             if _is_old(queue) and not _explains(queue):
                 # out of sight at once, and deleted later where this process is killed before it has
-                hidden = make_directory(queue.path.parent / STAGING) / queue.token
+                hidden = staged_for(queue.path)
+                make_directory(hidden.parent)
                 rename_if_free(queue.path, hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
 

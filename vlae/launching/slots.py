@@ -74,6 +74,19 @@ def available_cores() -> int:
     return min(cores, int(given)) if given.isdigit() else cores
 
 
+def killed_for_memory() -> int | None:
+    """How many processes the kernel has ended so far for lack of memory, in this job or container; None: unknown."""
+    group = CONTAINER
+    with contextlib.suppress(OSError):
+        found = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+        group = CONTAINER / found[1] if found else CONTAINER
+    for file in (group / "memory.events", CONTAINER / "memory.events", Path("/proc/vmstat")):
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):
+                return int(found[1])
+    return None
+
+
 def visible_gpus() -> list[str]:
     """As CUDA_VISIBLE_DEVICES names them; without importing torch.
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from vlae import frozen
 from vlae.attempts import QUEUE, last_number, read_claim, slurm_job
-from vlae.config import Count
+from vlae.config import Count, Minutes
 from vlae.console import Console
 from vlae.disk import notice
 from vlae.files import RecordError
@@ -73,6 +73,7 @@ class SlurmArrays:
         max_requeues: Annotated[int, Field(ge=0)],
         setup: list[str],
         sbatch: dict[str, Any],
+        run_timeout_min: Minutes | None = None,
     ) -> None:
         self.submission = {
             "partition": partition,
@@ -88,6 +89,7 @@ class SlurmArrays:
         self.array_parallelism, self.runs_per_job = array_parallelism, runs_per_job
         self.max_requeues, self.setup, self.sbatch = max_requeues, setup, sbatch
         self.timeout_min, self.signal_delay_s = timeout_min, signal_delay_s
+        self.run_timeout_min = run_timeout_min
 
     def check(self, planned: Plan) -> None:
         """SlurmError: it cannot be reached.
@@ -127,6 +129,7 @@ class SlurmArrays:
             "cluster": cluster.identity,
             "use_gpus": self.gpus_per_node != 0,
             "patience": PATIENCE * self.signal_delay_s,
+            "run_timeout_min": self.run_timeout_min,
         }
         queue = queue_of(planned, frozen, "slurm", settings, self.runs_per_job)
         jobs: dict[int, str] = {}

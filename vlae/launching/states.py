@@ -19,7 +19,7 @@ from vlae.launching.cluster import (
     this_cluster,
 )
 from vlae.launching.queues import NEVER, Queue, Waiting, all_queues
-from vlae.record import RunDirectory
+from vlae.record import RunDirectory, recorded_status
 
 UNKNOWN = JobState("unknown")
 """Of a job of which Slurm says nothing that can be relied on here."""
@@ -59,13 +59,16 @@ class State:
     where: str = ""
     """The Slurm job, the host, or both."""
     gpu_seconds: float = 0.0
+    stale: bool = False
+    """Its status.json does not say that it is done, as when its process was killed a moment before."""
 
 
 def recorded_state(path: Path) -> State:
     """What the record of a run says, its process taken into account."""
     directory = RunDirectory(path)
     try:
-        status = directory.status()
+        recorded = recorded_status(str(path))
+        status = directory.status(recorded)
         if not os.path.isfile(f"{path}/config.yaml") and os.path.isdir(path):
             raise RecordError(
                 f"{path} has no config.yaml; move it away, and the same command makes the run anew"
@@ -85,6 +88,7 @@ def recorded_state(path: Path) -> State:
         idle=seconds_since(status["progressed"]) if running and status["progressed"] else None,
         where=status["where"] or "",
         gpu_seconds=status["gpu_seconds"],
+        stale=status["state"] == "done" != recorded["state"],
     )
 
 

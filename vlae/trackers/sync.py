@@ -58,6 +58,7 @@ def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild
 
 
 def _sync_one(story: Story, rebuild: bool, access: Callable[[], None]) -> str:
+    story.directory.settle()
     if story.directory.status()["attempt"] is None:
         return "it was never started"
     check_links(story.directory.path)  # a link must not send other files of whoever syncs

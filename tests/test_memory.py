@@ -1,0 +1,65 @@
+"""Too little memory is one line with its name, whoever has none to give."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+import torch
+from recorded import container
+
+from vlae import job
+from vlae.errors import OutOfMemory, out_of_memory
+from vlae.identity import run_id
+from vlae.launching.slots import killed_for_memory
+from vlae.record import RunDirectory
+
+HUGE = 10**15
+"""Numbers that no machine has room for."""
+
+
+def raised(act):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        act()
+    return caught.value
+
+
+WITHOUT_MEMORY = {
+    "torch on a CPU": lambda: torch.empty(HUGE),
+    "numpy": lambda: np.empty(HUGE),
+    "Python": lambda: _raise(MemoryError()),
+    "torch on a GPU": lambda: _raise(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
+    ),
+    "the system": lambda: _raise(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))),
+}
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize("act", WITHOUT_MEMORY.values(), ids=WITHOUT_MEMORY)
+def test_a_run_without_memory_has_failed_out_of_memory_and_says_so_in_one_line(tmp_path, monkeypatch, act):
+    cfg = container()
+    run = RunDirectory.create(tmp_path, run_id(cfg), cfg)
+    monkeypatch.setattr(job, "_carry_out", lambda *_: act())
+    raised(lambda: job.execute(run, lambda: None, captured=True))
+    status = run.status()
+    assert (status["state"], status["reason"]) == ("failed", "out of memory")
+    assert "\n" not in status["message"]
+    monkeypatch.setattr(job, "run", lambda _: act())
+    with pytest.raises(OutOfMemory, match=r"^out of memory: [^\n]*; a smaller trainer.batch_size or [^\n]*$"):
+        job.launch({})
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes do not match"), ValueError("memory"), OSError(2, "no file")]
+)
+def test_other_errors_are_not_of_memory(error):
+    assert out_of_memory(error) is None
+
+
+def test_what_the_kernel_has_killed_is_counted_where_it_can_be_read():
+    count = killed_for_memory()
+    assert count is None or count >= 0

@@ -1,0 +1,71 @@
+"""Processes across hosts and containers: where an id means something, and to whom a temporary file belongs."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import socket
+from pathlib import Path
+
+import psutil
+
+OWNER = re.compile(r"\.([0-9a-f]{6})-(\d+)-(\d+)\.[0-9a-f]{8}(?:\.tmp)?$")
+
+
+def place() -> str:
+    """Where a process id means something: this host, since this boot, in this container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # Linux only
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def process_start(pid: int) -> float | None:
+    """When the living process ``pid`` began, in seconds; None where there is none (a zombie does not live).
+
+    On Linux since boot: psutil adds the time of the boot, which moves whenever the clock is set.
+    """
+    try:
+        boot = psutil.boot_time() if psutil.LINUX else 0.0
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - boot
+    except psutil.NoSuchProcess:
+        return None
+
+
+def owned(name: str) -> str:
+    """The name of something temporary that tells by itself whose it is: name, place, process, random digits."""
+    return f"{name}.{_mark(os.getpid())}.{os.urandom(4).hex()}"
+
+
+def mark(where: str, pid: int, start: float) -> str:
+    return f"{hashlib.sha256(where.encode()).hexdigest()[:6]}-{pid}-{start:.0f}"
+
+
+@functools.cache
+def _mark(pid: int) -> str:
+    return mark(place(), pid, process_start(pid) or 0.0)
+
+
+def owner_lives(name: str) -> bool | None:
+    """Whether the process lives whose temporary file has this name; None: it is elsewhere, or nobody can tell."""
+    found = OWNER.search(name)
+    if found is None or found[1] != _mark(os.getpid())[:6]:
+        return None
+    try:
+        start = process_start(int(found[2]))
+    except psutil.AccessDenied:
+        return None
+    return start is not None and abs(start - int(found[3])) < 2
+
+
+def is_owned_by(name: str, where: str, pid: int, start: float) -> bool:
+    """Whether the temporary file of this name is that of a process of which a claim tells these."""
+    found = OWNER.search(name)
+    return bool(
+        found
+        and mark(where, pid, start).rpartition("-")[0] == f"{found[1]}-{found[2]}"
+        and abs(start - int(found[3])) < 2
+    )

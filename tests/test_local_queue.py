@@ -30,12 +30,20 @@ NAN = "optimizer=sgd", "optimizer.lr=1e30"
 class Command:
     """launch.py in a process group of its own, as a shell starts it."""
 
-    def __init__(self, place: Path, *arguments: str, root: Path = ROOT) -> None:
+    def __init__(self, place: Path, *arguments: str, root: Path = ROOT, ignoring: str = "") -> None:
         self.output = place / f"output-{time.monotonic_ns()}.txt"
         environment = {**os.environ, "COLUMNS": "200"}
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, str(root / "launch.py"), *arguments],
+                [
+                    "bash",
+                    "-c",
+                    f"trap '' {ignoring}; exec \"$@\"" if ignoring else 'exec "$@"',
+                    "bash",
+                    sys.executable,
+                    str(root / "launch.py"),
+                    *arguments,
+                ],
                 cwd=place,
                 stdout=file,
                 stderr=file,
@@ -125,6 +133,21 @@ def test_ctrl_c_interrupts_the_runs_and_the_same_command_ends_as_if_it_had_not(t
     assert sorted(attempts(tmp_path)) == [1, 2, 2]
     pairs = zip(all_runs(tmp_path / "runs"), all_runs(tmp_path / "straight" / "runs"), strict=True)
     assert all(outcome(a) == outcome(b) for a, b in pairs)
+
+
+def test_a_sweep_ignores_what_nohup_and_the_background_of_a_shell_ignore(tmp_path):
+    epochs = "trainer.epochs=300"
+    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", epochs, ignoring="HUP INT")
+    wait_until(lambda: training(tmp_path, 2))
+    runs = [run.holder()["pid"] for run in all_runs(tmp_path / "runs") if run.state() == "running"]
+    processes = {command.process.pid, *runs, *(psutil.Process(pid).ppid() for pid in runs)}
+    queue = [process.pid for process in psutil.Process(command.process.pid).children()]
+    for pid in (*processes, *queue):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGINT):
+            os.kill(pid, number)
+    command.wait(0)
+    assert states(tmp_path) == ["done"] * 3
+    assert attempts(tmp_path) == [1] * 3
 
 
 def test_a_killed_run_is_told_and_stops_no_other(tmp_path):

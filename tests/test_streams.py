@@ -227,3 +227,66 @@ def test_a_run_whose_terminal_is_dropped_saves_its_state_and_goes_on_later(tmp_p
     (run,) = all_runs(tmp_path / "runs")
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "SIGHUP")
     assert (run.path / "checkpoints" / "last.pt").is_file()
+
+
+# --- every command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Runs from somebody else: a finished and a failed one, whose texts would control a terminal."""
+    from recorded import container, done
+
+    from vlae.files import json_bytes
+    from vlae.identity import run_id
+    from vlae.launching import sweeps
+    from vlae.record import RunDirectory
+
+    place = tmp_path_factory.mktemp("foreign") / "\u202eruns\x1b[2J"
+    place.mkdir()
+    hostile = HOSTILE.replace("\udcff", "")
+    found = [container(seed=seed, dataset__root=hostile) for seed in (0, 1)]
+    ids = [run_id(cfg) for cfg in found]
+    done(place, found[0])
+    failed = RunDirectory.create(place, ids[1], found[1])
+    failed.write_status(state="failed", attempt=1, reason=hostile, message=hostile, where=hostile)
+    attempt = failed.path / "attempts" / "1"
+    attempt.mkdir(exist_ok=True)
+    (attempt / "log.txt").write_bytes(f"{hostile}\r\nbar 10%\rbar 20%\n".encode() + b"\xff")
+    (attempt / "ended.json").write_bytes(
+        json_bytes({"state": "failed", "reason": hostile, "message": hostile})
+    )
+    evaluations = place / ids[0] / "evaluations"
+    evaluations.mkdir()
+    (evaluations / f"{hostile.replace('/', '')}.json").write_text("{}")
+    sweeps.remember(place, "sweep", dict.fromkeys(ids, hostile), ["launch.py"])
+    return place, *ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        "show DONE", "show FAILED", "show \x1b[2J", "status", "status sweep", "status \u202e", "table", "table sweep",
+        "table --format csv", "table --format json", "table --format html", "table --where id=\x1b[2J",
+        "compare DONE FAILED", "logs FAILED", "logs -f FAILED", "logs sweep", "cancel sweep", "sync sweep",
+        "figure sweep curves --out \u202e.svg", "report sweep --out OUT\u202e.html", "evaluate FAILED", "sample FAILED",
+        "download \x1b[2J",
+    ],
+)  # fmt: skip
+def test_no_command_sends_what_it_reads_to_the_terminal(words, foreign, tmp_path):
+    place, done, failed = foreign
+    replaced = {"DONE": done, "FAILED": failed}
+    given = [replaced.get(word, word.replace("OUT", f"{tmp_path}/")) for word in words.split(" ")]
+    if given[0] != "download":
+        given += ["--runs-dir", str(place)]
+    process = python(
+        "from vlae.cli import main; main()", *given, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "COLUMNS": "300", "FORCE_COLOR": "", "WANDB_MODE": "offline"},
+    )  # fmt: skip
+    text = process.communicate(timeout=120)[0].decode()
+    assert text
+    assert "Traceback" not in text or words.startswith("logs")
+    assert [c for c in text if CONTROLS.match(c)] == []
+    for page in tmp_path.glob("*.html"):
+        assert CONTROLS.search(page.read_text()) is None

@@ -137,27 +137,30 @@ def status(
 
     from vlae.console import standard_output
     from vlae.launching.states import Observer
-    from vlae.launching.status import chosen, states_of, view
+    from vlae.launching.status import ROWS, chosen, states_of, view
 
-    def look() -> tuple[Any, float | None]:
+    def look(most: int | None = None) -> tuple[Any, float | None]:
         """What there is to see, and after how many seconds it is worth another look."""
         title, labels = chosen(runs_dir, name)
         observer = Observer(runs_dir)
         states = states_of(runs_dir, list(labels), observer)
         goes_on = any(state.state in ("queued", "running") for state in states)
         pause = (15.0 if observer.asks_slurm else 2.0) if goes_on else None
-        return view(title, labels, states, observer.warning, every=every), pause
+        return view(
+            title, labels, states, observer.warning, every=every and most is None, most=most or ROWS
+        ), pause
 
     seen, pause = look()
     console = standard_output()
-    if not watch or not console.is_terminal:
-        console.print(seen)
-        return
-    with Live(seen, console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while pause is not None:
-            time.sleep(pause)
-            seen, pause = look()
-            live.update(seen, refresh=True)
+    if watch and console.is_terminal and pause is not None:
+        # on a screen of its own: what is taller than the terminal would be left behind at each look
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while pause is not None:
+                seen, pause = look(min(ROWS, max(3, console.height - 8)))
+                live.update(seen, refresh=True)
+                time.sleep(pause or 0)
+        seen, _ = look()
+    console.print(seen)
 
 
 @app.command()

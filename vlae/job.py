@@ -67,7 +67,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     check_writable(runs_dir)
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
     executed()  # what is imported from here on
-    from vlae.trained import prepare
+    with reporter.console.status("loading libraries"):  # on a terminal, for the seconds that it takes
+        from vlae.trained import prepare
 
     # whatever is wrong with the configuration, the device or the data shows before anything is left on disk
     if problems := environment_problems(container["tracker"]):

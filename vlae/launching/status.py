@@ -105,10 +105,11 @@ def view(
     warning: str | None,
     *,
     every: bool = False,
+    most: int = ROWS,
 ) -> Group:
-    """The table, at most ROWS of it, those first that ask for attention; and the totals."""
+    """The table, at most so many rows of it, those first that ask for attention; and the totals."""
     ordered = sorted(states, key=lambda state: ORDER.index(state.state))
-    shown = ordered if every else ordered[:ROWS]
+    shown = ordered if every else ordered[:most]
     rows = [
         [
             Text(labels.get(state.run_id) or state.run_id),

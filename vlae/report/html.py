@@ -4,6 +4,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from vlae.report.layout import Layout
+from vlae.streams import visible
 
 _TABLE = """\
 <table{% if sortable %} class="sortable n-last" id="table"{% endif %}>
@@ -50,7 +51,7 @@ th:first-child, td:first-child { text-align: left; }
 
 def html(told: Layout) -> str:
     """Names are text, whatever characters they have."""
-    return _rendered(_PAGE, told=told, table=table_of(told))
+    return visible(_rendered(_PAGE, told=told, table=table_of(told)))
 
 
 def table_of(told: Layout, sortable: bool = False) -> Markup:

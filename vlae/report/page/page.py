@@ -15,6 +15,7 @@ from vlae.report.page.assets import FILES, licences, policy, scripts, styles
 from vlae.report.page.content import Content
 from vlae.report.page.models import Model
 from vlae.report.table import COLUMNS
+from vlae.streams import visible
 
 
 def page(told: Content) -> str:
@@ -36,7 +37,7 @@ def page(told: Content) -> str:
         **_looks(told.models),
         "shown": told.curves_shown,
     }
-    return environment.get_template("report.html.jinja").render(
+    written = environment.get_template("report.html.jinja").render(
         told=told,
         table=table_of(told.table, sortable=True) if told.table else None,
         estimator=what_and_estimator(told.metric)[1],
@@ -46,6 +47,7 @@ def page(told: Content) -> str:
         styles=styles(),
         licences=licences(),
     )
+    return visible(written)  # no name reorders what is read
 
 
 def _columns(found: Sequence[Model]) -> dict[str, list[Any]]:

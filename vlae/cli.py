@@ -295,7 +295,7 @@ def cancel(
     from vlae.launching.status import chosen
 
     title, labels = chosen(runs_dir, name)
-    cancelled = cancel(runs_dir, list(labels), lambda text: typer.echo(f"warning: {text}", err=True))
+    cancelled = cancel(runs_dir, list(labels), lambda text: print(f"warning: {text}", file=sys.stderr))
     for run_id in cancelled:
         print(f"cancelled: {labels[run_id] or run_id}")
     print(f"{title}: {len(cancelled)} of {len(labels)} runs were waiting or under way")

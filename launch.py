@@ -11,6 +11,7 @@ with stopped_in_one_line():  # importing takes seconds
 
     from vlae import config
     from vlae.errors import UserError
+    from vlae.flags import completion
     from vlae.launching.grids import with_sweep_file
     from vlae.streams import guard, printed
 
@@ -39,13 +40,21 @@ def complain(error: UserError) -> int:
     return error.exit_status
 
 
+def complete(what: str, shell: str) -> int:
+    """``-sc install=bash`` and the like: Hydra's script, which asks for candidates by ``-sc query=bash``."""
+    if what == "query":
+        from vlae.completion import query
+
+        print(query(shell))
+    else:
+        sys.argv[1:] = ["-sc", f"{what}={shell}"]
+        run()
+    return 0
+
+
 def main() -> int:
     guard()
     arguments = sys.argv[1:]
-    if not {"--help", "-h"}.isdisjoint(arguments):
-        from vlae.help import show
-
-        return printed(show(arguments))
     if "--version" in arguments:
         from vlae.cli import version_line
 
@@ -53,6 +62,12 @@ def main() -> int:
         return printed(0)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
+        if not {"--help", "-h"}.isdisjoint(arguments):
+            from vlae.help import show
+
+            return printed(show(arguments))
+        if asked := completion(arguments):
+            return printed(complete(*asked))
         arguments = with_sweep_file(arguments)
         config.check_command(arguments)
         sys.argv[1:] = config.lenient(arguments)
@@ -60,7 +75,7 @@ def main() -> int:
     except UserError as error:
         return complain(error)
     except config.COMPOSITION_ERRORS as error:
-        return complain(config.composition_error(error))
+        return complain(config.composition_error(error, arguments))
     except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
         text = "vlae: stopped; the same command goes on from the last checkpoint, if there is one"
         print(text, file=sys.stderr)

@@ -111,7 +111,7 @@ def test_an_unexpected_error_keeps_its_traceback(command):
 def test_hydras_own_refusal_is_one_block_without_a_traceback(command, capfd):
     assert command(None, "~nothing") == 2
     error = capfd.readouterr().err
-    assert error.startswith("vlae: 1 problem in the configuration\n  composition: Could not delete")
+    assert error == "vlae: 1 problem in the configuration\n  ~nothing: there is no such key\n"
     assert "HYDRA_FULL_ERROR" not in error
 
 

@@ -291,7 +291,8 @@ BAD = {
     "~model.damping": ("model.damping: missing, expected a number",),
     "~trainer.epochs": ("trainer.epochs: missing, expected a whole number",),
     "~trainer": ("trainer: missing, expected a section of keys",),
-    "~nothing": ("composition: Could not delete", "'nothing' does not exist"),
+    "~nothing": ("~nothing: there is no such key",),
+    "~trainer.patience": ("~trainer.patience: trainer.patience is null", "leave ~trainer.patience out"),
     "model.latent_dim=${dataset.sizes.latent}": ("model.latent_dim: ", "'dataset.sizes.latent' not found"),
     "seed=???": ("seed: a value is needed",),
 }

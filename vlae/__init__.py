@@ -15,17 +15,19 @@ __all__ = ["load", "run"]
 
 
 def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]:
-    """Do what ``python launch.py <overrides>`` does and return the contents of results.json.
+    """Do what ``python launch.py <overrides>`` does for one run, and return the contents of results.json.
 
+    Choices of your own, DIR/model/mine.yaml: ``"hydra.searchpath=[DIR]"``.
     Bad input raises ``vlae.config.ConfigError``; a signal raises ``vlae.interruption.Interrupted`` after the
     checkpoint is written, and the same call goes on from there.
     """
-    from vlae import config, job
-    from vlae.overrides import unclear_files
+    from vlae import config, flags, job
+    from vlae.overrides import CONF, directories, unclear_files
 
-    if problems := unclear_files([config.CONF]):
+    checked = flags.check_call(overrides)
+    if problems := unclear_files([CONF, *directories(checked)]):
         raise config.ConfigError(problems)
-    return job.run(config.compose(overrides), quiet=quiet)
+    return job.run(config.compose(checked), quiet=quiet)
 
 
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:

@@ -16,7 +16,6 @@ with stopped_in_one_line():
     from vlae.streams import cannot_print, guard, printed
 
 app = typer.Typer(
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -118,7 +117,7 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
         console.print(f"evaluated again: {place}", markup=False)
 
 
-@app.command()
+@app.command(short_help="Show the state of each run, why, and where.")
 def status(
     name: Annotated[
         str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or how ids of runs begin.")
@@ -163,7 +162,7 @@ def status(
     console.print(seen)
 
 
-@app.command()
+@app.command(short_help="Print a table of runs: models by datasets, the best in bold.")
 def table(
     name: Annotated[
         str | None,
@@ -218,7 +217,7 @@ def metrics() -> None:
     Console(highlight=False, markup=False).print(listing(), soft_wrap=True)
 
 
-@app.command()
+@app.command(short_help="Draw curves, likelihoods, costs, posteriors.")
 def figure(
     name: Annotated[str, typer.Argument(metavar="SWEEP|PREFIX", help="A sweep, or how ids of runs begin.")],
     kind: Annotated[
@@ -248,7 +247,7 @@ def figure(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(short_help="Compare two runs: settings, figures, paired difference.")
 def compare(
     one: Annotated[str, typer.Argument(metavar="RUN_A", help="A run directory, an id, or its beginning.")],
     other: Annotated[str, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],
@@ -261,7 +260,7 @@ def compare(
     compare_runs(runs_dir, one, other, out)
 
 
-@app.command()
+@app.command(short_help="Print the log of a run's last attempt.")
 def logs(
     run: Run,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
@@ -280,7 +279,7 @@ def logs(
     (follow_log if follow else print_log)(run_of(runs_dir, run), tell)
 
 
-@app.command()
+@app.command(short_help="Cancel runs that wait or are under way.")
 def cancel(
     name: Annotated[
         str, typer.Argument(metavar="SWEEP|RUN", help="A sweep, a run, or how ids of runs begin.")
@@ -301,7 +300,7 @@ def cancel(
     print(f"{title}: {len(cancelled)} of {len(labels)} runs were waiting or under way")
 
 
-@app.command()
+@app.command(short_help="Upload to Weights & Biases what is not there yet.")
 def sync(
     name: Annotated[
         str | None, typer.Argument(metavar="[SWEEP|RUN]", help="A sweep, a run, or how ids of runs begin.")
@@ -323,7 +322,7 @@ def sync(
     sync((record.RunDirectory(Path(runs_dir) / run_id) for run_id in labels), _say, rebuild=rebuild)
 
 
-@app.command()
+@app.command(short_help="Write a report of runs: one HTML file.")
 def report(
     name: Annotated[
         str | None,
@@ -352,7 +351,7 @@ def report(
     write_report(runs_dir, name, out or Path("report.html"))
 
 
-@app.command()
+@app.command(short_help="Evaluate a trained model again.")
 def evaluate(
     run: Run,
     overrides: Annotated[
@@ -377,7 +376,7 @@ def evaluate(
     Console(highlight=False).print(summary(results, path))
 
 
-@app.command()
+@app.command(short_help="Draw images from a model.")
 def sample(
     run: Run,
     num: Annotated[int, typer.Option(min=1, max=100_000, help="How many images.")] = 64,
@@ -433,11 +432,11 @@ def main() -> None:
 def _status() -> int:
     """Carries the command out; its exit status."""
     try:
-        status = app(prog_name="vlae", standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], prog_name="vlae", standalone_mode=False)
     except _UsageError as error:
-        if said := error.format_message().rstrip("."):  # without a word, its help was shown already
-            command = error.ctx.command_path if error.ctx else "vlae"
-            print(f"vlae: {said[0].lower()}{said[1:]} (see {command} --help)", file=sys.stderr)
+        said = error.format_message().rstrip(".")
+        command = error.ctx.command_path if error.ctx else "vlae"
+        print(f"vlae: {said[0].lower()}{said[1:]} (see {command} --help)", file=sys.stderr)
         return error.exit_code
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)

@@ -22,25 +22,27 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from vlae.files import expanded
-from vlae.identity import LONGEST_NAME, PATHS, get, run_id, with_added_fields, wrong_name
+from vlae.flags import check_options
+from vlae.identity import LONGEST_NAME, MISSING, PATHS, get, run_id, with_added_fields, wrong_name
 from vlae.overrides import (
     CONF,
+    DIRECTORIES,
     INVALID_CHOICE,
     INVALID_OVERRIDE,
     MARKERS,
     assignments,
     commands,
-    config_directories,
+    directories,
+    folded,
     is_multirun,
     lenient,
     split,
     unclear_files,
     unreadable,
     wrong_choices,
-    wrong_launchers,
     wrong_overrides,
 )
-from vlae.plugins import KINDS, build, check, check_fields, check_name, load_target
+from vlae.plugins import KINDS, NAME, build, check, check_fields, check_name, load_target
 from vlae.preprocessing import Preprocessing, conflicts
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown, with_suggestions
 
@@ -215,13 +217,10 @@ def compose_unchecked(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def check_command(arguments: Sequence[str]) -> None:
     """What can be refused before Hydra starts."""
-    if len(asked := commands(arguments)) > 1:
-        raise ConfigError([Problem(" ".join(asked), "only one of them can be done at a time")])
-    overrides, options = split(arguments)
-    if "--resolve" in options and "--cfg" not in asked:
-        raise ConfigError([Problem("--resolve", "goes with --cfg job")])
-    if wrong := [*wrong_launchers(overrides), *unclear_files(config_directories(overrides, options))]:
-        raise ConfigError(wrong)
+    check_options(arguments)
+    (overrides, options), asked = split(arguments), commands(arguments)
+    if unclear := unclear_files([CONF, *directories(arguments)]):
+        raise ConfigError(unclear)
     if is_multirun(arguments):
         return
     launchers = [
@@ -240,10 +239,21 @@ def check_command(arguments: Sequence[str]) -> None:
         raise ConfigError(problems_of_names)
 
 
-def composition_error(error: Exception) -> ConfigError:
-    """Hydra's own refusal (a deletion of nothing, a broken file in conf/) as one problem."""
+def composition_error(error: Exception, arguments: Sequence[str] = ()) -> ConfigError:
+    """Hydra's own refusal (a deletion of nothing, a broken file in conf/) as one problem; arguments: the command."""
+    if match := re.match(r"Could not delete from config\. '(.+)' does not exist", str(error)):
+        return ConfigError([_nothing_to_delete(match[1], arguments)])
     texts = [line.strip() for e in (error, error.__cause__) if e is not None for line in str(e).splitlines()]
     return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
+
+
+def _nothing_to_delete(key: str, arguments: Sequence[str]) -> Problem:
+    """Why ``~key`` cannot be done: Hydra takes a null for nothing, too."""
+    others = [text for text in folded(arguments) if text.partition("=")[0] != f"~{key}"]
+    container = _plain(_compose([text for text in others if not text.startswith("~")]), "", [])
+    if get(container, key) is MISSING:
+        return Problem(f"~{key}", f"there is no such key{did_you_mean(key, _dotted_keys(container))}")
+    return Problem(f"~{key}", f"{key} is null, and a run states every key: leave ~{key} out")
 
 
 def _compose(overrides: Sequence[str]) -> Composed:
@@ -251,7 +261,7 @@ def _compose(overrides: Sequence[str]) -> Composed:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=lenient(overrides))
     except COMPOSITION_ERRORS as error:
-        raise composition_error(error) from error
+        raise composition_error(error, overrides) from error
 
 
 def resolve(composed: Composed) -> dict[str, Any]:
@@ -406,12 +416,15 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     """All problems of a container, without those below keys that have one already."""
     marked = {marker: container.get(marker) or {} for marker in MARKERS}
     values = {key: value for key, value in container.items() if key not in MARKERS}
-    problems = wrong_overrides(marked[INVALID_OVERRIDE]) + wrong_choices(marked[INVALID_CHOICE])
+    problems = wrong_overrides(marked[INVALID_OVERRIDE]) + wrong_choices(
+        marked[INVALID_CHOICE], marked[DIRECTORIES]
+    )
     found = _problems_of_fixed_keys(values)
     found += [p for p in wrong_numbers(values) if p.key not in {other.key for other in found}]
     for section in KINDS:
         if isinstance(values.get(section), dict):
-            found += check(section, values[section]) if deep else check_name(section, values[section])
+            of_section = check(section, values[section]) if deep else check_name(section, values[section])
+            found += _of_another_target(section, values[section], of_section)
     if deep:
         found += _conflicts(values, [*problems, *found, *already])
     if deep and not any(p.within("device") for p in found):
@@ -420,6 +433,35 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     hidden = [*marked[INVALID_CHOICE], *(problem.key for problem in already)]
     found = with_suggestions(found, _dotted_keys(values))
     return problems + [p for p in found if not any(p.within(key) for key in hidden)]
+
+
+def _of_another_target(section: str, values: dict[str, Any], found: list[Problem]) -> list[Problem]:
+    """The problems of a section; one instead, where its keys are those of another target than the one it names."""
+    name, target = values.get("name"), values.get("_target_")
+    usual = _target_of(section, name) if isinstance(name, str) else None
+    keys = [p for p in found if p.key not in (f"{section}._target_", f"{section}.name")]
+    if usual in (None, target) or not keys or len(keys) < len(found):
+        return found
+    wrong = f"{target} does not go with the keys of {section}={name} ({listed(p.key.rpartition('.')[2] for p in keys)})"
+    files = (CONF / section).glob("*.yaml")
+    if there := next((f.stem for f in sorted(files) if _target_of(section, f.stem) == target), None):
+        return [Problem(f"{section}._target_", f"{wrong}; choose {section}={there}, which has its own")]
+    own = str(target).rpartition(".")[2].lower()
+    text = (
+        f"{wrong}; give it a file {section}/{own}.yaml in conf/ or in a directory that --config-dir adds, with "
+        f"name: {own}, _target_: {target} and its keys, and choose {section}={own}"
+    )
+    return [Problem(f"{section}._target_", text)]
+
+
+@functools.cache
+def _target_of(section: str, name: str) -> str | None:
+    """What a choice in conf/ names."""
+    file = CONF / section / f"{name}.yaml"
+    if not NAME.fullmatch(name) or not file.is_file():
+        return None
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    return content.get("_target_") if isinstance(content, dict) else None
 
 
 @functools.cache

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from vlae import config
 from vlae.console import Console
+from vlae.flags import wrong_directories
 from vlae.identity import MISSING, get
-from vlae.overrides import CONF, choices, split, top_level
+from vlae.overrides import CONF, choices, directories, folded, launchers, top_level
 from vlae.problems import shown
 
 USAGE = """\
@@ -27,6 +28,8 @@ again shows the results, or goes on where it was interrupted.
   python launch.py sweeps=smoke dry_run=true     [dim]the plan, and nothing started[/]
   python launch.py --help model=iaf              [dim]the keys of another choice[/]
   python launch.py --cfg job                     [dim]the composed configuration[/]
+  python launch.py --config-dir DIR optimizer=mine  [dim]a choice of your own: DIR/optimizer/mine.yaml[/]
+  eval "$(python launch.py -sc install=bash)"    [dim]Tab completes groups, choices and keys (also fish)[/]
   python launch.py --hydra-help                  [dim]Hydra's own options[/]
 """
 SWEEPS = CONF.parent / "sweeps"
@@ -39,9 +42,11 @@ def show(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    overrides, _ = split(arguments)
-    container = config.compose_unchecked(overrides)
-    groups = choices()
+    if problems := wrong_directories(arguments):
+        raise config.ConfigError(problems)
+    places = [CONF, *directories(arguments)]
+    container = config.compose_unchecked(folded(arguments))
+    groups = choices(places)
     order = [group for group in container if group in groups]
     order += [group for group in top_level(groups) if group not in order]
     chosen = {group: str((container.get(group) or {}).get("name")) for group in order}
@@ -51,23 +56,27 @@ def show(arguments: Sequence[str]) -> int:
     for group in order:
         for i, name in enumerate(groups[group]):
             mark = "*" if name == chosen[group] else " "
-            text = header(CONF / group / f"{name}.yaml")
+            text = header(_file(places, group, name))
             table.add_row(f"  {f'{group}=' if i == 0 else '':<13}{mark} {name}", escape(text))
-    for title, folder, mark in (
-        ("sweeps=", SWEEPS, ""),
-        ("hydra/launcher=", CONF / "hydra" / "launcher", "local"),
+    of_launchers = [_file(places, "hydra/launcher", name) for name in launchers(places)]
+    for title, files, mark in (
+        ("sweeps=", sorted(SWEEPS.glob("*.yaml")), ""),
+        ("hydra/launcher=", of_launchers, "local"),
     ):
-        for i, file in enumerate(sorted(folder.glob("*.yaml"))):
+        for i, file in enumerate(files):
             star = "*" if file.stem == mark else " "
             table.add_row(f"  {title if i == 0 else '':<13}{star} {file.stem}", escape(header(file)))
     console.print(table)
     console.print("\n[bold]Keys[/], with their values in this command")
     table = _table()
-    for place, file in _files(container, chosen):
+    for place, file in _files(container, chosen, places):
         _add_keys(table, container, place, file)
     console.print(table)
-    console.print("\n[bold]Keys of the launchers[/], of sweeps alone: hydra.launcher.KEY=VALUE")
+    console.print("\n[bold]Keys of sweeps alone[/]: hydra.sweeper.name=NAME, hydra.launcher.KEY=VALUE")
     table = _table()
+    table.add_row(
+        "  hydra.sweeper.name", "by which vlae status, vlae table and Weights & Biases know the sweep"
+    )
     for name in ("local", "slurm"):
         file = CONF / "hydra" / "launcher" / f"{name}.yaml"
         for key, comment in documented_keys(file).items():
@@ -118,11 +127,19 @@ def _comment(lines: Sequence[str], key: yaml.Node, value: yaml.Node) -> str:
     return " ".join(above)
 
 
-def _files(container: dict[str, Any], chosen: dict[str, str]) -> list[tuple[str, Path]]:
+def _file(places: Sequence[Path], group: str, name: str) -> Path:
+    """Of a choice, in conf/ or a directory that the command adds."""
+    files = [place / group / f"{name}.yaml" for place in places]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def _files(
+    container: dict[str, Any], chosen: dict[str, str], places: Sequence[Path]
+) -> list[tuple[str, Path]]:
     files = [("", CONF / "config.yaml")]
     for group, name in chosen.items():
         if group in container:
-            file = CONF / group / f"{name}.yaml"
+            file = _file(places, group, name)
             files += [(f"{group}.", file)] if file.is_file() else []
     return files
 

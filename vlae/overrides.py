@@ -4,6 +4,7 @@ Hydra stops at the first mistake. Here a wrong override becomes one that Hydra a
 finds, so that all mistakes of a command are reported together.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -11,7 +12,7 @@ import math
 import random
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
+from vlae.files import expanded
 from vlae.identity import PATHS
 from vlae.problems import ConfigError, Problem, did_you_mean, listed, shown
 
@@ -37,7 +39,8 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 INVALID_CHOICE = "_invalid_choice_"
 INVALID_OVERRIDE = "_invalid_override_"
-MARKERS = (INVALID_CHOICE, INVALID_OVERRIDE)
+DIRECTORIES = "_directories_"
+MARKERS = (INVALID_CHOICE, INVALID_OVERRIDE, DIRECTORIES)
 """Keys under which mistakes reach ``config.validate``; no real configuration has them."""
 
 SEVERAL = ("tracker",)
@@ -51,7 +54,6 @@ _OPTIONS_WITH_VALUE = {
     *("--config-dir", "-cd", "--experimental-rerun"),
 }
 _COMMANDS = {"--multirun": "-m", "--run": "-r", "--cfg": "-c", "--info": "-i", "--shell-completion": "-sc"}
-_INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
 
 @functools.lru_cache(4096)  # the runs of a sweep have most of their overrides in common
@@ -184,7 +186,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         options.append(argument)
         takes_next = argument in _OPTIONS_WITH_VALUE or (
-            argument in ("--info", "-i") and bool(rest) and rest[0] in _INFO
+            argument in ("--info", "-i") and bool(rest) and rest[0][0] != "-" and "=" not in rest[0]
         )
         if takes_next and rest:
             options.append(rest.pop(0))
@@ -213,24 +215,32 @@ def commands(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def lenient(arguments: Sequence[str]) -> list[str]:
+def lenient(arguments: Sequence[str], added: Sequence[Path] | None = None) -> list[str]:
     """The same arguments, wrong ones rewritten so that Hydra composes and ``config.validate`` finds them.
 
     A key becomes ``++key`` (an unknown one is then found in the container), an unknown choice of a group
     ``++_invalid_choice_.group=choice``, an unreadable override a message under ``++_invalid_override_``. What is
     right keeps its meaning. Overrides come first: argparse stops reading them at an option in between.
+    added: directories with choices besides those in conf/; None: those that the arguments name.
     """
     overrides, options = split(arguments)
-    groups = choices(config_directories(overrides, options))
+    added = directories(arguments) if added is None else added
+    groups = choices([CONF, *added])
     multirun = is_multirun(arguments)
-    return [_rewrite(o, i, groups, multirun) for i, o in enumerate(overrides)] + options
+    rewritten = [_rewrite(o, i, groups, multirun) for i, o in enumerate(overrides)]
+    if added and any(text.startswith(f"++{INVALID_CHOICE}.") for text in rewritten):
+        rewritten.append(f"++{DIRECTORIES}=[{','.join(quoted(str(place)) for place in added)}]")
+    return rewritten + _with_whole_paths(options)
 
 
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every run of a --multirun, in Hydra's order: the product of all sweeps."""
-    groups = choices()
+def expand(overrides: Sequence[str], added: Sequence[Path] = ()) -> list[list[str]]:
+    """The overrides of every run of a --multirun, in Hydra's order: the product of all sweeps.
+
+    added: directories with choices besides those in conf/.
+    """
+    groups = choices([CONF, *added])
     values, axes = [], {}
-    for text in lenient([*overrides, "--multirun"])[:-1]:
+    for text in lenient([*overrides, "--multirun"], added)[:-1]:
         override = parse(text)
         key = override.get_key_element().lstrip("+")
         if override.is_sweep_override():
@@ -340,8 +350,10 @@ def unreadable(arguments: Sequence[str]) -> list[Problem]:
     for text in rewritten:
         override = parse(text)
         marker, _, key = override.key_or_group.partition(".")
-        explain = wrong_choices if marker == INVALID_CHOICE else wrong_overrides
-        problems += explain({key: override.value()})
+        if marker == INVALID_CHOICE:
+            problems += wrong_choices({key: override.value()}, map(str, directories(arguments)))
+        elif marker == INVALID_OVERRIDE:
+            problems += wrong_overrides({key: override.value()})
     return problems
 
 
@@ -356,9 +368,9 @@ def choices(directories: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
     return {group: sorted(names) for group, names in sorted(found.items())}
 
 
-def wrong_choices(invalid: dict[str, Any]) -> list[Problem]:
-    """The problems behind the entries of ``_invalid_choice_``."""
-    groups = choices()
+def wrong_choices(invalid: dict[str, Any], added: Iterable[str] = ()) -> list[Problem]:
+    """The problems behind the entries of ``_invalid_choice_``; added: those of ``_directories_``."""
+    groups = choices([CONF, *map(Path, added)])
     problems = []
     for group, came in invalid.items():
         known = groups.get(group, [])
@@ -371,19 +383,41 @@ def _wrong_choice(group: str, choice: str, known: Sequence[str]) -> Problem:
     return Problem(group, f"no choice {choice!r}{did_you_mean(choice, known)} (choices: {listed(known)})")
 
 
-def wrong_launchers(overrides: Sequence[str]) -> list[Problem]:
-    """A launcher that there is not, and several values of what a launch has one of."""
-    problems, known = [], sorted(file.stem for file in (CONF / "hydra" / "launcher").glob("*.yaml"))
-    for text in overrides:
-        try:
-            override = parse(text)
-        except HydraException:  # which is told with the other problems
-            continue
-        if override.is_hydra_override() and override.is_sweep_override():
-            problems.append(Problem(text, "expected one value: it is a setting of the launch, not of a run"))
-        elif override.key_or_group == "hydra/launcher" and override.value() not in known:
-            problems.append(_wrong_choice("hydra/launcher", _written(override.value()), known))
-    return problems
+def launchers(places: Sequence[Path]) -> list[str]:
+    """The launchers that can be chosen: files in conf/ and in added directories."""
+    return sorted({file.stem for place in places for file in (place / "hydra" / "launcher").glob("*.yaml")})
+
+
+HYDRA_KEYS = ("hydra.launcher.KEY", "hydra.sweeper.name", "hydra.searchpath", "hydra.mode")
+"""What can be set of Hydra's own configuration; hydra.sweeper.file is sweeps=NAME."""
+_HYDRA_KEY = re.compile(r"hydra\.(launcher\.\w+|sweeper\.(name|file)|searchpath|mode)")
+
+
+def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
+    """What is wrong with an override of Hydra's own configuration: a group, a choice or a key that means nothing here.
+
+    HydraException: it cannot be read.
+    """
+    if not re.match(r"[+~]{0,2}hydra\b", text):
+        return None
+    override = parse(text)
+    key = override.key_or_group
+    groups = {
+        "hydra/launcher": launchers(places),
+        **{"hydra/sweeper": ["grids"], "hydra/job_logging": ["none"], "hydra/hydra_logging": ["none"]},
+    }
+    if override.is_sweep_override():
+        return Problem(text, "expected one value: it is a setting of the launch, not of a run")
+    if key in groups:
+        known = groups[key]
+        return None if override.value() in known else _wrong_choice(key, _written(override.value()), known)
+    if "/" in key or key == "hydra":
+        return Problem(text, f"no group {key!r}{did_you_mean(key, groups)} (groups: {listed(groups)})")
+    if override.is_delete() or not _HYDRA_KEY.fullmatch(key):
+        return Problem(text, f"no setting of a launch (settings: {listed(HYDRA_KEYS)})")
+    if key == "hydra.mode" and override.value() not in ("RUN", "MULTIRUN"):
+        return Problem(key, f"expected RUN or MULTIRUN, got {shown(override.value())}")
+    return None
 
 
 def wrong_overrides(invalid: dict[str, Any]) -> list[Problem]:
@@ -391,17 +425,65 @@ def wrong_overrides(invalid: dict[str, Any]) -> list[Problem]:
     return [Problem(*unquote(str(text)).split("\n", 1)) for text in invalid.values()]
 
 
-def config_directories(overrides: Sequence[str], options: Sequence[str]) -> list[Path]:
-    """conf/ and the directories that the command adds to Hydra's search path."""
-    added = []
+def directories(arguments: Sequence[str]) -> list[Path]:
+    """The directories that a command adds to conf/, by --config-dir or hydra.searchpath; they need not exist."""
+    overrides, options = split(arguments)
+    added: list[str] = []
     for i, option in enumerate(options):
         name, equals, value = option.partition("=")
         if name in ("--config-dir", "-cd"):
             added.append(value if equals else options[i + 1] if i + 1 < len(options) else ".")
-    for override in overrides:
-        if override.startswith("hydra.searchpath="):
-            added += override.partition("=")[2].strip("[]").split(",")
-    return [CONF, *(Path(path.strip().removeprefix("file://")) for path in added)]
+    for text in overrides:
+        if text.lstrip("+").startswith("hydra.searchpath="):
+            added += _searchpath(text)
+    return [_whole(text) for text in added]
+
+
+def added_to(composed: Any) -> list[Path]:
+    """The directories beside conf/ that a configuration was composed from."""
+    sources = composed.hydra.runtime.config_sources
+    return [Path(s.path) for s in sources if s.schema == "file" and Path(s.path) != CONF]
+
+
+def folded(arguments: Sequence[str]) -> list[str]:
+    """The overrides of a command, with the directory of --config-dir among them."""
+    overrides = [o for o in split(arguments)[0] if not o.lstrip("+").startswith("hydra.searchpath=")]
+    return [*overrides, *([_search(added)] if (added := directories(arguments)) else [])]
+
+
+def _search(places: Sequence[Path]) -> str:
+    return f"hydra.searchpath=[{','.join(quoted(str(place)) for place in places)}]"
+
+
+def _searchpath(text: str) -> list[str]:
+    """The entries of an override of hydra.searchpath; none where it cannot be read."""
+    try:
+        override = parse(text)
+        if override.is_sweep_override():
+            return []  # which is refused
+        value: Any = override.value()
+    except HydraException:
+        return text.partition("=")[2].strip("[]").split(",")  # such as ~/mine
+    entries = value if isinstance(value, list) else [value]
+    return [str(_unquoted(entry)) for entry in entries if entry is not None]
+
+
+def _whole(text: str) -> Path:
+    """The directory that is meant; what ~ or a variable does not name stays as it is, and is not found."""
+    text = text.strip().removeprefix("file://")
+    with contextlib.suppress(ValueError):
+        text = expanded(text)
+    return Path(text).absolute()
+
+
+def _with_whole_paths(options: Sequence[str]) -> list[str]:
+    """The same options; the shell leaves a ~ behind --config-dir= as it is."""
+    return [
+        f"--config-dir={_whole(option.partition('=')[2])}"
+        if re.match(r"(--config-dir|-cd)=.*[~$]", option)
+        else option
+        for option in options
+    ]
 
 
 def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool) -> str:
@@ -413,6 +495,8 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         return _invalid(index, text, f"has no value; {_HOW_TO_WRITE}, several values 0,1,2 with -m")
     if (named := _SWEEP_NAME.fullmatch(text)) and named["name"].lower() != "null":
         return f"hydra.sweeper.name={quoted(named['name'])}"
+    if text.lstrip("+").startswith("hydra.searchpath="):
+        return _search(list(map(_whole, _searchpath(text))))
     try:
         override = parse(text)
     except HydraException as error:
@@ -431,6 +515,8 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         return text
     if not key:
         return _invalid(index, text, f"has no key; {_HOW_TO_WRITE}")
+    if "@" in override.get_key_element():
+        return _invalid(index, text, _without_package(override, groups))
     if override.is_sweep_override() and not multirun:
         value = text.partition("=")[2]
         or_list = "" if key in groups else f", or write a list as [{value}]"
@@ -474,6 +560,16 @@ def _slip(text: str) -> str | None:
     return None
 
 
+def _without_package(override: Override, groups: Mapping[str, Sequence[str]]) -> str:
+    """Why a choice with a package (``model@other=vae``) is refused, and what to write."""
+    group = override.key_or_group
+    if group not in groups:
+        known = [name for name in groups if "/" not in name]
+        return f"no group {group!r}{did_you_mean(group, known)} (groups: {listed(known)})"
+    chosen = override.input_line.partition("=")[2] if override.input_line else ""
+    return f"each group stands at its own place: write {group}={chosen}"
+
+
 _SWEEP_NAME = re.compile(r"\+{0,2}hydra\.sweeper\.name=(?P<name>(?!['\"]).*)", re.DOTALL)
 """A name is text as it is written: 20261128 and 1e5 are no numbers."""
 
@@ -486,7 +582,7 @@ def top_level(groups: dict[str, list[str]]) -> list[str]:
 
 def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: int) -> str:
     group = override.key_or_group
-    if override.value_type == ValueType.GLOB_CHOICE_SWEEP or override.package is not None:
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         return text
     asked = _asked(override)
     if group in SEVERAL and len(asked) == 1 and isinstance(asked[0], list):

@@ -14,6 +14,7 @@ from vlae.launching.composer import Composer
 from vlae.launching.grids import read, replaced
 from vlae.launching.launch import Launcher, launch, table_of
 from vlae.launching.plan import Jobs, check, plan
+from vlae.overrides import added_to
 from vlae.plugins import check_fields
 from vlae.problems import shown, with_suggestions
 from vlae.streams import printed
@@ -35,7 +36,9 @@ def launch_sweep(
         launcher, problems = None, error.problems
     if wrong := wrong_sweep_name(sweeper.name, file):
         problems = [*problems, str(wrong)]
-    compose = Composer(lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen))
+    compose = Composer(
+        lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen), added_to(composed)
+    )
     with contextlib.suppress(config.ConfigError):  # all problems of all runs are told below
         first = compose(overrides[0]) if overrides else None
         if first is not None and not first["dry_run"]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -9,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import open_dict
 
 from vlae import config
-from vlae.overrides import choices, lenient, parse
+from vlae.overrides import CONF, choices, lenient, parse
 
 
 class Composer:
@@ -19,14 +20,17 @@ class Composer:
     list chooses, and then applies the remaining overrides one by one; here the second step is done on a copy.
     """
 
-    def __init__(self, load: Callable[[list[str]], Any]) -> None:
-        """load: the composed configuration, with its ``hydra`` section, of a list of overrides."""
+    def __init__(self, load: Callable[[list[str]], Any], added: Sequence[Path] = ()) -> None:
+        """load: the composed configuration, with its ``hydra`` section, of a list of overrides.
+
+        added: directories with choices besides those in conf/.
+        """
         self._load, self._bases = load, {}
-        self._groups = choices()
+        self._added, self._groups = added, choices([CONF, *added])
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """ConfigError: what is wrong, as far as it shows without importing a target."""
-        parsed = [parse(text) for text in lenient(overrides)]
+        parsed = [parse(text) for text in lenient(overrides, self._added)]
         chosen = tuple(str(o.input_line) for o in parsed if self._chooses(o))
         try:
             if chosen not in self._bases:
@@ -34,7 +38,7 @@ class Composer:
             composed = copy.deepcopy(self._bases[chosen])
             ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not self._chooses(o)], composed)
         except config.COMPOSITION_ERRORS as error:
-            raise config.composition_error(error) from error
+            raise config.composition_error(error, overrides) from error
         return config.resolve(composed)
 
     def _base(self, chosen: Sequence[str]) -> Any:

@@ -131,7 +131,10 @@ class Jobs:
 
 @pytest.fixture
 def jobs(tmp_path, monkeypatch):
-    return lambda *names: Jobs(tmp_path / "runs", monkeypatch, names)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    yield lambda *names: Jobs(tmp_path / "runs", monkeypatch, names)
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 STEP = [{"step": step, "epoch": 0, "epochs": 9} for step in range(9)]
@@ -213,4 +216,7 @@ def test_a_signal_that_the_shell_noted_starts_no_run_and_requeues_the_job(jobs, 
     with pytest.raises(SystemExit):
         slurm.Task(str(found.queue.path))(0)
     assert requeued == [9]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, (
+        "or the shell takes a late signal for an early one"
+    )
     assert found.runs["a"].state() == "new"

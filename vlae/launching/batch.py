@@ -54,3 +54,9 @@ def listen(interruption: Interruption) -> None:
     if noted := os.environ.pop(NOTED, ""):
         interruption.number = signal.Signals[f"SIG{noted}"]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def stop_listening() -> None:
+    """The job is over. A signal that still comes must not end Python as if it had never listened."""
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

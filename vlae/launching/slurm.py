@@ -22,7 +22,7 @@ from vlae.console import Console
 from vlae.disk import notice
 from vlae.files import RecordError
 from vlae.interruption import SIGNALS, Interruption
-from vlae.launching.batch import FIRST_LINES, hold_signals, listen
+from vlae.launching.batch import FIRST_LINES, hold_signals, listen, stop_listening
 from vlae.launching.cluster import SlurmError, queued_jobs, slurm, this_cluster, was_preempted
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
@@ -250,21 +250,29 @@ class Task:
     def __call__(self, task: int) -> None:
         """Returns where every run is done, or was done by another; else the job fails, for Slurm too."""
         guard()  # its log may be on a disk that is full
-        with Interruption(SIGNALS) as interruption:  # also those that the batch script ignores
-            listen(interruption)
-            queue = load(Path(self.queue))
-            if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
-                raise SystemExit(
-                    "this job was taken for one that was never submitted; its runs are launched again"
-                )
-            os.environ[QUEUE] = queue.token  # for the claims of its runs
-            jobs = jobs_of(queue, task)
-            _work_off(queue, jobs, interruption)
-            unfinished = [job for job in jobs if job.outcome in UNFINISHED]
-            if unfinished and ends_early(interruption) and _that_go_on(unfinished, queue):
-                requeue(queue.settings["max_requeues"])
+        try:
+            with Interruption(SIGNALS) as interruption:  # also those that the batch script ignores
+                listen(interruption)
+                jobs = self._execute(task, interruption)
+        finally:
+            if slurm_job()[0] is not None:
+                stop_listening()
         if bad := [job for job in jobs if job.outcome not in ("done", "held", "cancelled")]:
             raise SystemExit(f"{len(bad)} of {len(jobs)} runs did not end well")
+
+    def _execute(self, task: int, interruption: Interruption) -> list[Job]:
+        queue = load(Path(self.queue))
+        if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
+            raise SystemExit(
+                "this job was taken for one that was never submitted; its runs are launched again"
+            )
+        os.environ[QUEUE] = queue.token  # for the claims of its runs
+        jobs = jobs_of(queue, task)
+        _work_off(queue, jobs, interruption)
+        unfinished = [job for job in jobs if job.outcome in UNFINISHED]
+        if unfinished and ends_early(interruption) and _that_go_on(unfinished, queue):
+            requeue(queue.settings["max_requeues"])
+        return jobs
 
 
 def _work_off(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:

@@ -18,6 +18,8 @@ def answer(slurm: Slurm, command: Sequence[str]) -> str:
     """Errors: Refused, whose text the command prints as it fails; NoAnswer."""
     program, *words = command
     now = slurm.world.now
+    if slurm.empty_until.get(program, -1.0) > now and words[:2] != ["show", "config"]:
+        return ""
     if program == "sacct":
         return _sacct(slurm, words)
     if slurm.silent_until > now:
@@ -30,7 +32,7 @@ def answer(slurm: Slurm, command: Sequence[str]) -> str:
             raise Refused(f"scancel: error: Kill job error on job id {words[0]}: {UNREACHABLE}")
         raise Refused(f"{failed.get(program, f'{program}: error')}: {UNREACHABLE}")
     if program == "squeue":
-        return "" if slurm.empty_until > now else _squeue(slurm, words)
+        return _squeue(slurm, words)
     if program == "scontrol":
         return _scontrol(slurm, words)
     if program == "scancel":
@@ -77,7 +79,7 @@ def _scontrol(slurm: Slurm, words: Sequence[str]) -> str:
         settings = slurm.settings
         return (
             f"AccountingStorageType   = accounting_storage/{'slurmdbd' if settings.accounting else 'none'}\n"
-            f"ClusterName             = {settings.name}\n"
+            f"ClusterName             = {settings.title or settings.name}\n"
             f"MaxArraySize            = {settings.max_array_size}\n"
             f"MinJobAge               = {settings.min_job_age:.0f} sec\n"
             f"SlurmctldHost[0]        = {settings.name}-controller\n"
@@ -146,8 +148,8 @@ def _sacct(slurm: Slurm, words: Sequence[str]) -> str:
     ]
     accounts = {(array, task): (job.state, job.node) for array, task, job in live if job.started}
     for key, (readable, state, node) in slurm.accounts.items():
-        if readable <= slurm.world.now and key not in accounts:
-            accounts[key] = (state, node)
+        if key not in accounts and (node or readable <= slurm.world.now):
+            accounts[key] = (state if readable <= slurm.world.now else "RUNNING", node)
     for (array, task), (state, node) in accounts.items():
         if str(array) == number and wanted in ("", str(task)):
             name = str(array) if task is None else f"{array}_{task}"

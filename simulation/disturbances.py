@@ -65,8 +65,9 @@ def controller_silent(history: Any) -> None:
 
 def empty_answers(history: Any) -> None:
     slurm, seconds = _slurm(history), history.random.uniform(5, 400)
-    slurm.empty_until = history.world.now + seconds
-    history.world.log(f"squeue of {slurm.settings.name} shows nothing for {seconds:.0f} s")
+    program = history.random.choice(["squeue", "squeue", "scontrol", "sacct"])
+    slurm.empty_until[program] = history.world.now + seconds
+    history.world.log(f"{program} of {slurm.settings.name} prints nothing for {seconds:.0f} s")
 
 
 def kill_process(history: Any) -> None:
@@ -76,6 +77,19 @@ def kill_process(history: Any) -> None:
         process = history.random.choice(living)
         history.world.log(f"{process} is killed")
         process.send(signal.SIGKILL)
+
+
+def press_ctrl_c(history: Any) -> None:
+    """At a command that has not returned yet."""
+    commands = [
+        process
+        for process in history.world.processes.values()
+        if process.alive and signal.SIGINT in process.handlers and process.host.startswith("login-")
+    ]
+    if commands:
+        process = history.random.choice(commands)
+        history.world.log(f"{process} gets a Ctrl-C")
+        process.send(signal.SIGINT)
 
 
 def out_of_memory(history: Any) -> None:
@@ -94,5 +108,5 @@ def scancel(history: Any) -> None:
 
 KINDS = {
     launch_again: 3, launch_here: 0.7, cancel: 2, look: 6, preempt: 4, lose_node: 2, controller_away: 1.5,
-    controller_silent: 1, empty_answers: 1, kill_process: 2, out_of_memory: 1, scancel: 1,
+    controller_silent: 1, empty_answers: 1, kill_process: 2, out_of_memory: 1, scancel: 1, press_ctrl_c: 1,
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+from simulation import history
 from vlae.launching import cancelling, cluster, slurm, states
 
 
@@ -47,8 +48,27 @@ def looking_writes() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def first_seconds_deadly() -> Iterator[None]:
+    """The batch script begins without the lines that note signals."""
+    with mock.patch.object(history, "notes_signals", return_value=False):
+        yield
+
+
+@contextlib.contextmanager
+def requeued_without_progress() -> Iterator[None]:
+    """Any limit is accepted, and a job asks to start again whether or not its runs have made a step."""
+    with (
+        mock.patch.object(slurm.SlurmArrays, "limit_problems", return_value=[]),
+        mock.patch.object(slurm, "_that_go_on", lambda jobs, queue: jobs),
+    ):
+        yield
+
+
 FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "array-requeued": array_requeued,
     "other-cluster-believed": other_cluster_believed,
     "looking-writes": looking_writes,
+    "first-seconds-deadly": first_seconds_deadly,
+    "requeued-without-progress": requeued_without_progress,
 }

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlae.launching.batch import FIRST_LINES, NOTED, hold_signals
+
+from simulation import training
 from simulation.children import Children
 from simulation.commands import NoAnswer, answer
 from simulation.disturbances import disturb
@@ -38,11 +41,13 @@ class History:
         self.random = world.random
         world.history = self  # type: ignore[attr-defined]
         self.laws = Laws(world)
+        self.laws.steps_of = self._steps_of
         self.children = Children(self)
         self.runs_dir = root / "runs"
         names = ["a", "b"] if self.random.random() < 0.25 else ["a"]
         self.clusters = {name: Slurm(world, self._settings(name)) for name in names}
         for slurm in self.clusters.values():
+            slurm.announced = self.laws.announced
             slurm._doom = lambda: self.doom(0.08)  # type: ignore[method-assign]
         self.seeds = range(self.random.randint(2, 6))
         self.launcher = self._launcher()
@@ -66,8 +71,10 @@ class History:
         """Given on the login node of a cluster."""
         name = f"{name} {next(self._count)}"
         self.world.log(f"a user gives the command {name} on login-{place}")
-        environment = {"HOME": "/home/user"}
-        return self.world.start(name, f"login-{place}", environment, body, doom)
+        process = self.world.start(name, f"login-{place}", {"HOME": "/home/user"}, body, doom)
+        process.handlers[signal.SIGINT] = signal.default_int_handler
+        process.doomed_by = self.random.choice([signal.SIGKILL, signal.SIGINT])
+        return process
 
     def doom(self, part: float) -> int | None:
         """The point at which a process is killed, of this part of all processes."""
@@ -122,6 +129,10 @@ class History:
             self.laws.look(states, {run.name: self.jobs_of(run.name) for run in self.runs}, f"login-{where}")
 
         self.world.moment(process, look)
+
+    def _steps_of(self, job: Job) -> int:
+        task = job.request.tasks_of_queue[job.task or 0]  # type: ignore[attr-defined]
+        return sum(training.steps(self.runs_dir / run) for run in job.request.runs[task])  # type: ignore[attr-defined]
 
     def jobs_of(self, run: str) -> list[Job]:
         """Those that have not ended and list the run, unless it was cancelled in their queue."""
@@ -219,15 +230,30 @@ class History:
         world = self.world
         process = world.current
         assert process is not None
-        if any("trap ''" in line and "USR2" in line for line in job.request.setup):
-            process.handlers[signal.SIGUSR2] = signal.SIG_IGN
-        world.sleep_whole(self.random.uniform(1, 20))
-        path, until = folder / f"{job.named}_submitted.pkl", world.now + 60
-        while (found := read_json(path)) is None:
+        if notes_signals(job.request.setup):
+            process.handlers |= dict.fromkeys((signal.SIGUSR2, signal.SIGTERM), self._note)
+        before, found = "", None
+        while found is None:
+            found = self._read_task(folder / f"{job.named}_submitted.pkl", before)
+            before = process.environment.get(NOTED, "")
+        hold_signals()
+        function(found["task"])
+
+    def _note(self, number: int, frame: object) -> None:
+        """The batch shell notes a signal and passes it on to Python, which does not listen yet."""
+        self.world.current.environment[NOTED] = signal.Signals(number).name.removeprefix("SIG")  # type: ignore[union-attr]
+
+    def _read_task(self, path: Path, noted: str) -> dict[str, Any] | None:
+        """Python starts, and waits for the file of its task. None: it died of a signal, and is started once more."""
+        world, environment = self.world, self.world.current.environment  # type: ignore[union-attr]
+        ready, until = world.now + self.random.uniform(1, 20), world.now + 80
+        while world.now < ready or not path.exists():
+            if environment.get(NOTED, "") != noted:
+                return None
             if world.now > until:
                 raise SystemExit(f"{path.name} is not there")
-            world.sleep_whole(10)
-        function(found["task"])
+            world.sleep(ready - world.now if world.now < ready else 5.0)
+        return read_json(path)
 
     # --- the end
 
@@ -236,7 +262,8 @@ class History:
         world.disturbed = False
         world.log("nothing disturbs any more")
         for slurm in self.clusters.values():
-            slurm.away_until = slurm.silent_until = slurm.empty_until = -1.0
+            slurm.away_until = slurm.silent_until = -1.0
+            slurm.empty_until.clear()
         places = itertools.cycle(self.clusters)
         for _ in range(ROUNDS):
             self._wait()
@@ -279,12 +306,20 @@ class History:
             accounting=random.random() < 0.5,
             accounting_lag=random.choice([0.0, 30.0, 600.0]),
             first_id=random.choice([1, 100]),
+            title=random.choice([name, "cluster"]),
         )
 
     def _launcher(self) -> SlurmArrays:
+        """With limits that it takes."""
+        while True:
+            launcher = self._some_launcher()
+            if not launcher.limit_problems():
+                return launcher
+
+    def _some_launcher(self) -> SlurmArrays:
         random = self.random
         return SlurmArrays(
-            partition=None, account=None, qos=None, constraint=None, timeout_min=random.choice([4, 6, 30]),
+            partition=None, account=None, qos=None, constraint=None, timeout_min=random.choice([2, 4, 6, 30]),
             mem_gb=None, cpus_per_task=None, gpus_per_node=0, array_parallelism=random.choice([1, 2, 64]),
             runs_per_job=random.choice([1, 1, 2]), signal_delay_s=random.choice([60, 120]), max_requeues=100,
             setup=[], sbatch={},
@@ -311,6 +346,11 @@ class Played:
     """The law that was broken, and how."""
     story: list[tuple[float, str]]
     """Events with their times in seconds."""
+
+
+def notes_signals(setup: Sequence[str]) -> bool:
+    """Whether the first lines of a batch script are those that lose no signal."""
+    return tuple(setup[: len(FIRST_LINES)]) == tuple(FIRST_LINES)
 
 
 def play(seams: Any, seed: int, root: Path) -> Played:

@@ -1,5 +1,7 @@
 """What must hold in every history, by what really happened."""
 
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,14 @@ from typing import Any
 from simulation import training
 from simulation.slurm import Job, Slurm
 from simulation.world import Process, World
-from vlae.launching.states import State
+from vlae.launching.states import NO_STEP, State
 from vlae.record import RunDirectory
 
 CANCELLED_WITHIN = 120.0
 """Seconds after which nothing starts any more that a user has cancelled."""
 
+REQUEUES_WITHOUT_A_STEP = 4
+"""After which a job has no use in starting again."""
 VAGUE = ("", "missing", "killed")
 """Reasons that say less than any other."""
 
@@ -37,6 +41,9 @@ class Laws:
         """By run: when a user was told that it is cancelled."""
         self.results: dict[str, int] = {}
         self._living: dict[str, Living] = {}
+        self.steps_of: Callable[[Job], int] = lambda job: 0
+        """All that the runs of a job have done."""
+        self._progress: dict[int, tuple[int, int]] = {}
 
     def begins(self, directory: RunDirectory, attempt: Any, token: str) -> None:
         """An attempt has claimed the run, and is about to execute it."""
@@ -71,6 +78,24 @@ class Laws:
         if others:
             other = others[0]
             self.world.violate(f"{process} requeues {name}: also job {other.named}, which is {other.state}")
+        self._makes_progress(next((job for job in jobs if process in job.processes), None))
+
+    def _makes_progress(self, job: Job | None) -> None:
+        if job is None:
+            return
+        steps, (before, times) = self.steps_of(job), self._progress.get(id(job), (-1, 0))
+        self._progress[id(job)] = steps, times + 1 if steps == before else 0
+        if times + 1 > REQUEUES_WITHOUT_A_STEP and steps == before:
+            self.world.violate(
+                f"job {job.named} asks to start again for the {times + 2}th time without a step"
+            )
+
+    def announced(self, job: Job, process: Process) -> None:
+        """Slurm has told a job that its end is near: it goes on later, and does not die of that."""
+        if process.status == -signal.SIGUSR2:
+            self.world.violate(
+                f"job {job.named} dies of the signal that announces its end, and is not queued again"
+            )
 
     def living(self, run: str) -> Living | None:
         found = self._living.get(run)
@@ -92,7 +117,7 @@ class Laws:
                         f"status on {where} says {said} of {run}, which is executed by {living.process}"
                     )
             elif waiting := [job for job in tasks[run] if job.state == "PENDING"]:
-                if state.state not in ("queued", "running"):
+                if state.state not in ("queued", "running") and state.reason != NO_STEP:
                     job = waiting[0].named
                     self.world.violate(f"status on {where} says {said} of {run}, which waits in job {job}")
             elif state.state == "interrupted" and state.reason in VAGUE:

@@ -33,6 +33,8 @@ class Settings:
     signal_early: float = 30.0
     """A time limit is announced up to so many seconds before the job asked for it."""
     first_id: int = 1
+    title: str = ""
+    """As it calls itself; two clusters may have the same name."""
 
 
 @dataclass
@@ -101,9 +103,13 @@ class Slurm:
         self.accounts: dict[tuple[int, int | None], tuple[float, str, str]] = {}
         """By array or job, and task: when it can be read, state, node."""
         self.lost: set[str] = set()
-        self.away_until = self.silent_until = self.empty_until = -1.0
+        self.away_until = self.silent_until = -1.0
+        self.empty_until: dict[str, float] = {}
+        """By command: it prints nothing, and succeeds."""
         self._next = self.settings.first_id
         self._scheduled = False
+        self.announced: Callable[[Job, Process], None] = lambda job, process: None
+        """Called when a job was told that it is to end."""
 
     @property
     def nodes(self) -> list[str]:
@@ -288,7 +294,7 @@ class Slurm:
         environment = {
             "SLURM_JOB_ID": str(job.id),
             "SLURM_JOB_NAME": request.name,
-            "SLURM_CLUSTER_NAME": self.settings.name,
+            "SLURM_CLUSTER_NAME": self.settings.title or self.settings.name,
         }
         if job.array is not None:
             environment |= {"SLURM_ARRAY_JOB_ID": str(job.array), "SLURM_ARRAY_TASK_ID": str(job.task)}
@@ -317,7 +323,9 @@ class Slurm:
 
     def _signal_batch(self, job: Job, number: int) -> None:
         if job.processes:
-            job.processes[0].send(number)
+            batch = job.processes[0]
+            batch.send(number)
+            self.announced(job, batch)
 
     def _signal_all(self, job: Job, number: int) -> None:
         for process in list(job.processes):

@@ -1,6 +1,7 @@
 """A training in miniature: a chain of hashes with a checkpoint after each epoch, so that there is one right result."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from simulation.world import World
@@ -27,6 +28,12 @@ def reference(run_id: str) -> str:
     for epoch in range(EPOCHS):
         value = following(value, epoch)
     return value
+
+
+def steps(run: Path) -> int:
+    """That the run has done and saved."""
+    found = read_json(run / "checkpoint.json") or {"epoch": 0, "step": 0}
+    return STEPS * found["epoch"] + found["step"]
 
 
 def train(

@@ -50,7 +50,7 @@ class Process:
         self.blocked: set[int] = set()
         self.pending: list[int] = []
         self.on_end: list[Callable[[], None]] = []
-        self.points, self.doom = 0, doom
+        self.points, self.doom, self.doomed_by = 0, doom, signal.SIGKILL
         self._body = body
         self._sleeps = 0
         self.worker: _Worker | None = None
@@ -77,7 +77,7 @@ class Process:
         for number in [n for n in self.pending if n not in self.blocked]:
             self.pending.remove(number)
             handler = self.handlers.get(number, signal.SIG_DFL)
-            if callable(handler):
+            if callable(handler):  # signal.SIG_DFL and SIG_IGN are none
                 handler(number, None)
             elif handler == signal.SIG_DFL:
                 self.world.log(f"{self} dies of {signal.Signals(number).name}, which it had blocked")
@@ -127,9 +127,12 @@ class World:
         self.steps += 1
         process.points += 1
         if process.doom is not None and process.points >= process.doom and self.disturbed:
-            self.log(f"{process} is killed before: {what.replace(self.root, '')}")
-            self.end(process, -signal.SIGKILL)
-            raise Killed
+            process.doom = None
+            name = signal.Signals(process.doomed_by).name
+            self.log(f"{process} gets {name} before: {what.replace(self.root, '')}")
+            process.send(process.doomed_by)
+            if not process.alive:
+                raise Killed
         if self.random.random() < SWITCH:
             self._ready.append(process)
             self._pause(process)
@@ -284,6 +287,8 @@ class World:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):
                 self.log(f"{process} says: {end.code}")
+        except KeyboardInterrupt:
+            status = 128 + signal.SIGINT
         except BaseException as error:
             status, process.error = 1, error
             if process.alive:

@@ -39,12 +39,11 @@ class Children:
         )
         process.handlers = dict.fromkeys(SIGNALS, signal.SIG_IGN)  # as the server that it is forked from
         process.on_end.append(lambda: world.wake(parent))
-        process.token = getattr(parent, "token", "")
+        process.token, process.unseen = parent.token, parent.unseen
         for slurm in self.history.clusters.values():
             for job in slurm.jobs:
                 if parent in job.processes:
                     job.processes.append(process)
-                    process.token = job.request.name.removeprefix("vlae-")
         return Child(process)
 
     def work_off(self, queue: Any) -> int:

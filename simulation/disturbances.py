@@ -51,6 +51,11 @@ def lose_node(history: Any) -> None:
     slurm.lose_node(history.random.choice(slurm.nodes), history.random.uniform(30, 900))
 
 
+def lose_sight_of_node(history: Any) -> None:
+    slurm = _slurm(history)
+    slurm.lose_sight(history.random.choice(slurm.nodes), history.random.uniform(200, 900))
+
+
 def controller_away(history: Any) -> None:
     slurm, seconds = _slurm(history), history.random.uniform(5, 400)
     slurm.away_until = history.world.now + seconds
@@ -107,6 +112,7 @@ def scancel(history: Any) -> None:
 
 
 KINDS = {
-    launch_again: 3, launch_here: 0.7, cancel: 2, look: 6, preempt: 4, lose_node: 2, controller_away: 1.5,
-    controller_silent: 1, empty_answers: 1, kill_process: 2, out_of_memory: 1, scancel: 1, press_ctrl_c: 1,
+    launch_again: 3, launch_here: 0.7, cancel: 2, look: 6, preempt: 4, lose_node: 2, lose_sight_of_node: 0.7,
+    controller_away: 1.5, controller_silent: 1, empty_answers: 1, kill_process: 2, out_of_memory: 1, scancel: 1,
+    press_ctrl_c: 1,
 }  # fmt: skip

@@ -230,6 +230,7 @@ class History:
         world = self.world
         process = world.current
         assert process is not None
+        process.token = job.request.name.removeprefix("vlae-")
         if notes_signals(job.request.setup):
             process.handlers |= dict.fromkeys((signal.SIGUSR2, signal.SIGTERM), self._note)
         before, found = "", None

@@ -205,6 +205,17 @@ class Slurm:
             job.leaving = job.leaving or ("REQUEUE" if job.request.requeue else "NODE_FAIL")
         self.world.after(seconds, lambda: self.lost.discard(node))
 
+    def lose_sight(self, node: str, seconds: float) -> None:
+        """The daemon of a node is gone: its jobs are queued again, and what runs there runs on, unseen."""
+        self.lost.add(node)
+        self.world.log(f"node {node} is not seen any more")
+        for job in [job for job in self.jobs if job.node == node and job.state == "RUNNING"]:
+            for process in job.processes:
+                process.unseen = True
+            job.leaving = "REQUEUE" if job.request.requeue else "NODE_FAIL"
+            self._gone(job)
+        self.world.after(seconds, lambda: self.lost.discard(node))
+
     def kill(self, job: Job, state: str = "OUT_OF_MEMORY") -> None:
         """All processes of a job, as Slurm does where it uses too much memory."""
         if job.state == "RUNNING":
@@ -344,6 +355,8 @@ class Slurm:
 
     def _batch_ended(self, job: Job, process: Process) -> None:
         """Slurm kills what is left of a job whose first process has ended."""
+        if process not in job.processes:  # it was not seen any more
+            return
         job.status = process.status
         self._signal_all(job, signal.SIGKILL)
         self._gone(job)

@@ -49,6 +49,12 @@ class Process:
         self.handlers: dict[int, Any] = {}
         self.blocked: set[int] = set()
         self.pending: list[int] = []
+        self.token = ""
+        """Of the queue for which it works."""
+        self.launched = world.now
+        """When the command was given that started it."""
+        self.unseen = False
+        """Slurm has lost sight of it, and does not know that it lives."""
         self.on_end: list[Callable[[], None]] = []
         self.points, self.doom, self.doomed_by = 0, doom, signal.SIGKILL
         self._body = body

@@ -7,7 +7,8 @@ from typing import Any
 from unittest import mock
 
 from simulation import history
-from vlae.launching import cancelling, cluster, slurm, states
+from vlae.launching import cancelling, cluster, pool, slurm, states
+from vlae.record import RunDirectory
 
 
 @contextlib.contextmanager
@@ -59,9 +60,33 @@ def first_seconds_deadly() -> Iterator[None]:
 def requeued_without_progress() -> Iterator[None]:
     """Any limit is accepted, and a job asks to start again whether or not its runs have made a step."""
     with (
-        mock.patch.object(slurm.SlurmArrays, "limit_problems", return_value=[]),
+        mock.patch.object(slurm.SlurmArrays, "_problems", return_value=[]),
         mock.patch.object(slurm, "_that_go_on", lambda jobs, queue: jobs),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def cancelled_starts() -> Iterator[None]:
+    """A job does not look whether its runs were cancelled, and no job is cancelled."""
+    with (
+        mock.patch.object(pool.Pool, "_drop_cancelled"),
+        mock.patch.object(cluster, "cancel"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def submission_lost() -> Iterator[None]:
+    """Nobody looks for the jobs of a command that was killed while it submitted."""
+    with mock.patch("vlae.launching.launch._recover"):
+        yield
+
+
+@contextlib.contextmanager
+def results_taken_for_nothing() -> Iterator[None]:
+    """A run is executed although another process has finished it."""
+    with mock.patch.object(RunDirectory, "results", return_value=None):
         yield
 
 
@@ -71,4 +96,7 @@ FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "looking-writes": looking_writes,
     "first-seconds-deadly": first_seconds_deadly,
     "requeued-without-progress": requeued_without_progress,
+    "cancelled-starts": cancelled_starts,
+    "submission-lost": submission_lost,
+    "results-taken-for-nothing": results_taken_for_nothing,
 }

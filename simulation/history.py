@@ -314,7 +314,7 @@ class History:
         """With limits that it takes."""
         while True:
             launcher = self._some_launcher()
-            if not launcher.limit_problems():
+            if not launcher._problems():
                 return launcher
 
     def _some_launcher(self) -> SlurmArrays:

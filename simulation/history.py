@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlae.launching.batch import FIRST_LINES, NOTED, hold_signals
-
 from simulation import training
 from simulation.children import Children
 from simulation.commands import NoAnswer, answer
@@ -21,6 +19,7 @@ from vlae.errors import UserError
 from vlae.files import read_json
 from vlae.identity import run_id
 from vlae.launching import cancelling
+from vlae.launching.batch import FIRST_LINES, NOTED, hold_signals
 from vlae.launching.launch import Launcher, launch
 from vlae.launching.local import LocalQueue
 from vlae.launching.plan import Jobs

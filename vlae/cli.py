@@ -368,6 +368,7 @@ def evaluate(
     The model's own settings come from the run. The run's results.json stays as it is; the new figures go to
     RUN/evaluations/.
     """
+    check_libraries()
     from vlae.again import evaluate_again
     from vlae.console import Console
     from vlae.summary import summary
@@ -441,6 +442,9 @@ def _status() -> int:
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)
         return error.exit_status
+    except ImportError as error:
+        print(f"vlae: {explained(error.name or 'a library', error)}", file=sys.stderr)
+        return 2
     except Interrupted as interrupted:
         print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)
         return 128 + interrupted.number

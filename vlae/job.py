@@ -14,8 +14,9 @@ from vlae.attempts import FORCED, last_number
 from vlae.code import executed
 from vlae.console import Reporter
 from vlae.disk import DiskError, Patience, notice, patient, patiently, refusal_in
-from vlae.errors import OutOfMemory, out_of_memory
+from vlae.errors import OutOfMemory, UserError, out_of_memory
 from vlae.files import appearing, cannot_write, check_writable, make_directory, write_atomically
+from vlae.installation import check_libraries
 from vlae.interruption import Interrupted, Interruption
 from vlae.limits import beyond_the_machine
 from vlae.problems import ConfigError
@@ -67,6 +68,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     check_writable(runs_dir)
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
     executed()  # what is imported from here on
+    check_libraries()
     with reporter.console.status("loading libraries"):  # on a terminal, for the seconds that it takes
         from vlae.trained import prepare
 
@@ -114,6 +116,11 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
     if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
         return FAILED if state == "failed" else HELD
 
+    try:
+        check_libraries()
+    except UserError as error:
+        print(f"vlae: {error}", file=sys.stderr)
+        return FAILED
     try:
         execute(directory, lambda: _prepared(directory, threads), captured=True)
         if anew:

@@ -11,7 +11,7 @@ from vlae.download import DataError
 from vlae.seeding import seed_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Splits:
     """Training, validation and test images, as they are stored: uint8 in 0..levels-1, or float32 in [0, 1].
 
@@ -25,6 +25,10 @@ class Splits:
     """How many values an integer pixel can have (256 for 8 bits); None for fractions."""
     seed: int
     """``split_seed``: of the split, and of all noise that belongs to the data and not to a run."""
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} training, {len(self.validation)} validation, {len(self.test)} test images"
+        return f"<Splits: {sizes} of {'x'.join(map(str, self.shape))}, levels {self.levels}>"
 
     @property
     def shape(self) -> tuple[int, int, int]:

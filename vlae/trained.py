@@ -49,7 +49,7 @@ def build_model(
     return model.to(device=device, dtype=dtype)
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainedModel:
     """What a run has learned: the best epoch's model and the preprocessing that leads to it and back."""
 
@@ -60,6 +60,13 @@ class TrainedModel:
     progress: Progress
     best_elbo: float | None
     """Of the selection set, in nats of pixels in [0, 1]; None where the images are not at hand."""
+
+    def __repr__(self) -> str:
+        results = self.directory.results() or {}
+        elbo = results.get("test", {}).get("elbo")
+        said = f", test ELBO {elbo:.2f} nats" if isinstance(elbo, float) else ""
+        names = f"{self.config.model['name']} on {self.config.dataset['name']}"
+        return f"<TrainedModel {self.directory.run_id}: {names}, epoch {self.progress.best_epoch}{said}>"
 
     @property
     def space(self) -> str:

@@ -13,6 +13,7 @@ from vlae.attempts import FORCED
 from vlae.console import counted
 from vlae.files import StrPath
 from vlae.identity import OF_A_COMMAND, OPERATIONAL, get
+from vlae.installation import check_libraries
 from vlae.launching.queues import Waiting, all_queues
 from vlae.launching.states import UNREADABLE, Observer, State
 from vlae.limits import beyond_the_machine
@@ -201,6 +202,8 @@ def check(plan: Plan, *, here: bool) -> None:
     here: they are executed on this machine, which must have their device.
     """
     wrong: dict[str, list[str]] = {}
+    if plan.starting and here:
+        check_libraries()
     for run in plan.starting:
         try:
             if problems := environment_problems(run.container["tracker"]):

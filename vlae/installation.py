@@ -1,0 +1,36 @@
+"""Whether the libraries that compute can be imported, before a run is claimed or a sweep is queued."""
+
+import importlib
+import importlib.util
+
+from vlae.errors import UserError
+
+IMPORTED = ("numpy", "torch", "torchvision.utils")
+"""By every run."""
+PRESENT = ("scipy", "sklearn", "zuko")
+"""By some runs; importing them takes a second."""
+FAILURES = (ImportError, OSError, RuntimeError, AttributeError)
+"""What an import raises where a library is missing, or was built for another one."""
+
+
+def check_libraries() -> None:
+    """UserError: a library is missing or does not fit the others; one line that says which, and what to do."""
+    for name in PRESENT:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(explained(name, ModuleNotFoundError("it is not installed")))
+    for name in IMPORTED:
+        try:
+            importlib.import_module(name)
+        except FAILURES as error:
+            raise UserError(explained(name, error)) from error
+
+
+def explained(name: str, error: Exception) -> str:
+    """An import that failed, in one line."""
+    said = " ".join(str(error).split())[:300] or type(error).__name__
+    library = name.partition(".")[0]
+    if library in ("torch", "torchvision"):
+        todo = "install both for each other: pip install torch torchvision (README, Two commands)"
+    else:
+        todo = "install again: pip install -e . in the checkout"
+    return f"{library} cannot be imported ({said}); {todo}"

@@ -223,7 +223,7 @@ def test_anchors_merges_and_explicit_tags_are_read_as_before(tmp_path):
     assert sorted(read(file)[0]) == ["a=10", "b='010'", "c=3", "d=3"]
 
 
-def test_the_files_in_conf_have_no_such_value_and_one_of_the_users_is_refused(tmp_path, monkeypatch):
+def test_the_files_in_conf_have_no_such_value_and_one_of_the_users_is_refused(tmp_path):
     assert unclear_files([CONF]) == []
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "mine.yaml").write_text("a: {b: [1, 010]}\nc: '010'\nd: off  # e: 010\n")
@@ -234,9 +234,8 @@ def test_the_files_in_conf_have_no_such_value_and_one_of_the_users_is_refused(tm
     ]
     with pytest.raises(ConfigError, match=r"dataset/mine.yaml: d: got off, false in YAML"):
         check_command(["--config-dir", str(tmp_path), "seed=0"])
-    monkeypatch.setattr(config, "CONF", tmp_path)
     with pytest.raises(ConfigError, match=r"mine.yaml: d: got off"):
-        vlae.run([])
+        vlae.run([f"hydra.searchpath=[{tmp_path}]"])
 
 
 # --where -----------------------------------------------------------------------------------------------------

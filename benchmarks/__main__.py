@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from benchmarks import histories
 
         return histories.main(words[1:])
+    if words[:1] == ["full-disk"]:
+        from benchmarks import full_disk
+
+        return full_disk.main(words[1:])
     options = _parser().parse_args(words)
     chosen = _chosen(options.only)
     cases = [case for case in chosen if isinstance(case, Case)]
@@ -76,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Time and memory of the platform beside a plain reference that computes like the released code, "
         "and the time of commands on large sweeps.",
         epilog=f"cases: {', '.join(case.name for case in CASES)}. Sweeps: {', '.join(case.name for case in SCALE)}, "
-        "in temporary directories: TMPDIR chooses their file system. Another command: python -m benchmarks histories",
+        "in temporary directories: TMPDIR chooses their file system. Other commands: "
+        "python -m benchmarks histories, full-disk",
     )
     parser.add_argument(
         "--only",

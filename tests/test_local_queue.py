@@ -1,5 +1,6 @@
 """The local queue, with real processes: what happens to one run is nothing to the others, and nothing runs twice."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from programs import do_without
 
+from benchmarks.full_disk import differences, disturbed, small_disk
 from vlae.record import RunDirectory, all_runs
 
 pytestmark = pytest.mark.slow
@@ -233,6 +236,25 @@ def test_each_run_has_its_gpu(tmp_path):
     ]
     assert [claim["gpus"] for claim in claims] == [1.0, 1.0]
     assert {claim["visible_gpus"] for claim in claims} == {"5", "7"}
+
+
+def test_a_sweep_on_a_disk_that_fills_twice_is_done_by_itself_and_the_same(tmp_path):
+    sweep = (*TINY, "model=vae", "seed=0,1,2", "trainer.epochs=60", "tracker=none")
+    (tmp_path / "undisturbed").mkdir()
+    launch(tmp_path / "undisturbed", *sweep[len(TINY) :])
+    log = tmp_path / "log.txt"
+    with contextlib.ExitStack() as after:
+        try:
+            disk = after.enter_context(small_disk(tmp_path / "disk", "20m"))
+        except OSError as error:
+            do_without(str(error))
+        assert disturbed(disk, sweep, log, (5, 70), full_for=12) == 0, log.read_text()
+        assert differences(disk / "runs", tmp_path / "undisturbed" / "runs") == []
+        assert attempts(disk) == [1, 1, 1]
+    lines = log.read_text().splitlines()
+    assert len([line for line in lines if line.startswith("no space left on")]) <= 2
+    assert "Traceback" not in log.read_text()
+    assert "3 done" in lines[-1]
 
 
 def server_of(queue_process: psutil.Process) -> psutil.Process:

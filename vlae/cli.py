@@ -13,6 +13,7 @@ with stopped_in_one_line():
     from vlae import record
     from vlae.errors import OutOfMemory, UserError, out_of_memory
     from vlae.files import expanded
+    from vlae.installation import check_libraries, explained
     from vlae.streams import cannot_print, guard, printed
 
 app = typer.Typer(

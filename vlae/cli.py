@@ -394,6 +394,7 @@ def sample(
     """
     import math
 
+    check_libraries()
     from vlae.files import write_output
     from vlae.pictures import grid
     from vlae.report.output import ending_of

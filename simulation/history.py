@@ -23,7 +23,8 @@ from vlae.launching.batch import FIRST_LINES, NOTED, hold_signals
 from vlae.launching.launch import Launcher, launch
 from vlae.launching.local import LocalQueue
 from vlae.launching.plan import Jobs
-from vlae.launching.slurm import SlurmArrays
+from vlae.launching.queues import NEVER, load
+from vlae.launching.slurm import NEVER_SUBMITTED, SlurmArrays
 from vlae.launching.states import Observer
 
 ROUNDS = 15
@@ -134,18 +135,17 @@ class History:
         return sum(training.steps(self.runs_dir / run) for run in job.request.runs[task])  # type: ignore[attr-defined]
 
     def jobs_of(self, run: str) -> list[Job]:
-        """Those that have not ended and list the run, unless it was cancelled in their queue."""
-        found = []
-        for slurm in self.clusters.values():
-            for job in slurm.jobs:
-                if job.ended is None:
-                    cancelled = read_json(job.request.folder / "cancelled.json") or {"runs": []}  # type: ignore[attr-defined]
-                    if run in cancelled["runs"]:
-                        continue
-                    tasks = {job.request.tasks_of_queue[task or 0] for task in job.tasks()}  # type: ignore[attr-defined]
-                    if any(run in job.request.runs[task] for task in tasks):  # type: ignore[attr-defined]
-                        found.append(job)
-        return found
+        """Those that have not ended and will execute the run: it was not cancelled, nor were they given up."""
+        jobs = [job for slurm in self.clusters.values() for job in slurm.jobs]
+        return [job for job in jobs if job.ended is None and self._will_execute(job, run)]
+
+    def _will_execute(self, job: Job, run: str) -> bool:
+        request: Any = job.request
+        queue = load(request.folder)
+        if queue is None or run in queue.cancelled() or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
+            return False  # it ends when it starts
+        tasks, known = {request.tasks_of_queue[task or 0] for task in job.tasks()}, queue.jobs()
+        return any(run in request.runs[task] and known.get(task) != NEVER for task in tasks)
 
     # --- what the code of vlae asks for
 

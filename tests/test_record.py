@@ -505,6 +505,15 @@ def test_a_process_that_was_out_of_touch_stops_when_another_has_taken_over(run):
     assert run.state() == "running"
 
 
+def test_a_run_has_not_failed_whose_attempt_stops_for_a_successor_that_is_killed_at_once(run):
+    first = run.claim()
+    successor = attempts.new_claim() | {"process_start": 0.0}
+    attempts.put_claim(run.path / "attempts" / "2", successor)  # nothing else was written
+    with pytest.raises(RecordError, match="attempt 2 executes the run now"), first:
+        first.heartbeat({"epoch": 1})
+    assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "taken over")
+
+
 def test_a_claim_killed_at_any_step_can_be_made_again():
     script = """
         from killing import killed_at_every_step

@@ -433,6 +433,8 @@ class Attempt:
     def _outcome(self, error: BaseException | None) -> tuple[str, str | None, str | None]:
         if self.directory.parent.parent.joinpath("results.json").is_file():
             return "done", None, None
+        if self._succeeded():  # it stops for its successor: the run itself has not failed
+            return "interrupted", "taken over", None
         if isinstance(error, Exception) and (refused := refusal_in(error)):
             return "interrupted", refused, None
         if isinstance(error, Exception):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -900,6 +901,11 @@ def test_all_runs_are_the_visible_ones(runs_dir):
 # --- forced runs
 
 
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every path below, with its inode and the time of its last change."""
+    return {str(path): ((found := path.lstat()).st_ino, found.st_mtime_ns) for path in folder.rglob("*")}
+
+
 def finished(run: RunDirectory, value: int) -> RunDirectory:
     with run.claim():
         run.append_metrics({"value": value})
@@ -939,7 +945,8 @@ def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
     script = """
         import json
         from killing import killed_at_every_step
-        from test_record import CONFIG, RUN_ID, RunDirectory, find, finished, forced_directory, promote, recover
+        from test_record import CONFIG, RUN_ID, RunDirectory, everything, find, finished
+        from test_record import forced_directory, promote, recover
 
         def prepare(folder):
             finished(RunDirectory.create(folder, RUN_ID, CONFIG), 1)
@@ -952,7 +959,9 @@ def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
             run, old = RunDirectory(folder / RUN_ID), RunDirectory(folder / ".replaced" / RUN_ID)
             whole = [each.path for each in (run, old) if each.path.exists() and each.results() and each.config()]
             assert whole == [each.path for each in (run, old) if each.path.exists()] != []
-            assert find(folder, RUN_ID[:-1]).path == run.path  # recovers it
+            before = everything(folder)
+            assert find(folder, RUN_ID[:-1]).results()["test"]["value"] in (1, 2) and everything(folder) == before
+            assert find(folder, RUN_ID[:-1], to_write=True).path == run.path  # completes it
             assert run.results() == {"test": {"value": 2}} and not old.path.exists()
             recover(folder, RUN_ID)
             assert run.results()["test"] == run.metrics()[0] == {"value": 2} and run.config() == CONFIG
@@ -1013,6 +1022,23 @@ def test_a_look_for_a_run_writes_nothing_where_nothing_is_to_recover(run, monkey
     assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
 
 
+def test_a_look_finds_the_run_wherever_a_killed_replacement_left_it_and_writes_nothing(run):
+    runs_dir, replaced = finished(run, 1).path.parent, run.path.parent / ".replaced"
+    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+    before = everything(runs_dir)
+    assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
+    assert everything(runs_dir) == before
+    replaced.mkdir()
+    run.path.rename(replaced / RUN_ID)
+    before = everything(runs_dir)
+    for name in (RUN_ID, RUN_ID[:-1], str(run.path)):
+        assert find(runs_dir, name).results() == {"test": {"value": 2}}
+    assert everything(runs_dir) == before
+    shutil.rmtree(runs_dir / ".forced" / RUN_ID)
+    assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
+    assert find(runs_dir, RUN_ID, to_write=True).path == run.path
+
+
 def test_who_may_only_read_finds_the_old_run_until_another_puts_the_new_one_in_its_place(run, monkeypatch):
     runs_dir = finished(run, 1).path.parent
     finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
@@ -1026,6 +1052,7 @@ def test_who_may_only_read_finds_the_old_run_until_another_puts_the_new_one_in_i
     with pytest.raises(RecordError, match="cannot write"):
         recover(runs_dir, RUN_ID)
     monkeypatch.undo()
+    recover(runs_dir, RUN_ID)
     assert find(runs_dir, RUN_ID).results() == {"test": {"value": 2}}
 
 

@@ -374,7 +374,7 @@ def evaluate(
     from vlae.console import Console
     from vlae.summary import summary
 
-    results, path = evaluate_again(record.find(runs_dir, run), overrides or [])
+    results, path = evaluate_again(record.find(runs_dir, run, to_write=True), overrides or [])
     Console(highlight=False).print(summary(results, path))
 
 

@@ -31,7 +31,7 @@ def put_in_place(runs_dir: StrPath, run_id: str) -> Path:
 
 
 def recover(runs_dir: StrPath, run_id: str) -> None:
-    """Completes what a killed `put_in_place` began; call it before a run is started or looked at.
+    """Completes what a killed `put_in_place` began; call it before a run is started or written to.
 
     Where there is nothing to do, it costs two looks at the disk and writes nothing.
     Errors: RecordError where the directory is not writable and there is something to do.
@@ -52,11 +52,20 @@ def recover(runs_dir: StrPath, run_id: str) -> None:
         shutil.rmtree(rest, ignore_errors=True)
 
 
-def recover_all(runs_dir: StrPath, beginning: str) -> None:
-    """`recover` for each run that is in question and whose id has this beginning.
+def out_of_place(runs_dir: StrPath) -> dict[str, Path]:
+    """Runs that a killed `put_in_place` has left without a directory of their name, and where each is whole."""
+    found: dict[str, Path] = {}
+    for part, file in ((REPLACED, "config.yaml"), (FORCED, "results.json")):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(Path(runs_dir, part)):
+                path = Path(runs_dir, part, name)
+                if name[0] != "." and (path / file).is_file() and not Path(runs_dir, name).exists():
+                    found[name] = path
+    return found
 
-    Who may only read goes on with what is there.
-    """
+
+def recover_all(runs_dir: StrPath, beginning: str) -> None:
+    """`recover` for each run that is in question and whose id has this beginning, as far as it can be written."""
     names: set[str] = set()
     for part in (FORCED, REPLACED):
         with contextlib.suppress(OSError):

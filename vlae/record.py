@@ -52,7 +52,7 @@ from vlae.files import (
     whole_lines_end,
     write_atomically,
 )
-from vlae.forced import put_in_place, recover, recover_all
+from vlae.forced import out_of_place, put_in_place, recover, recover_all
 from vlae.identity import OF_A_COMMAND, carried_out_as
 from vlae.identity import run_id as run_id_of
 from vlae.kinds import NUMBER, TEXT, TIME, WHOLE, Kind, check, is_number, or_null
@@ -363,9 +363,11 @@ def all_runs(runs_dir: StrPath) -> list[RunDirectory]:
     return [RunDirectory(Path(runs_dir) / name) for name in run_names(runs_dir)]
 
 
-def find(runs_dir: StrPath, name: str) -> RunDirectory:
-    """The run that ``name`` means: its directory, its id, or a beginning of either that no other run shares.
+def find(runs_dir: StrPath, name: str, *, to_write: bool = False) -> RunDirectory:
+    """The run that ``name`` means: its directory, its id, or a prefix of either that no other run shares.
 
+    It is found where it is whole, even if a forced run was killed while it took its place. Nothing is written, unless
+    ``to_write``: then that is completed first.
     Errors: RecordError that lists the candidates, or where it looked and which names are near.
     """
     try:
@@ -373,14 +375,16 @@ def find(runs_dir: StrPath, name: str) -> RunDirectory:
     except ValueError as error:
         raise RecordError(str(error)) from error
     folder, prefix = (given.parent, given.name) if len(given.parts) > 1 else (Path(runs_dir), name)
-    recover_all(folder, prefix)
-    exact = [folder / prefix, given] if name else []
+    if to_write:
+        recover_all(folder, prefix)
+    moved = out_of_place(folder)
+    exact = [folder / prefix, given, moved.get(prefix, given)] if name else []
     if runs := [path for path in exact if _is_run(path)]:
         return RunDirectory(runs[0])
-    names = run_names(folder)
+    names = sorted({*run_names(folder), *moved})
     found = [candidate for candidate in names if candidate.startswith(prefix)]
     if len(found) == 1:
-        return RunDirectory(folder / found[0])
+        return RunDirectory(moved.get(found[0], folder / found[0]))
     if found:
         listed = "".join(f"\n  {each}" for each in (found if len(found) <= 10 else [*found[:10], "..."]))
         raise RecordError(f"{name!r} could be any of {len(found)} runs in {folder}; give more of it:{listed}")

@@ -66,6 +66,14 @@ def test_a_signal_reaches_python_that_listens_and_its_status_is_the_job_s(shell)
     assert shell("late", "ready") == (["setup", "starts -", "ready", "listens"], 7)
 
 
+@pytest.mark.parametrize("status", [0, 1, 126, 127, 255])
+def test_the_status_of_what_the_script_executes_is_its_own_and_bash_complains_of_nothing(status):
+    """127 is that of a Python which the node does not have, and of a ``wait`` for a child that was waited for."""
+    script = "\n".join(["set -eu", *FIRST_LINES, f"vlae_run bash -c 'exit {status}'"])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
 # --- limits -------------------------------------------------------------------------------------------------------
 
 

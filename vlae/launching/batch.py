@@ -26,18 +26,18 @@ vlae_run() {
     while [ "$again" = 1 ]; do
         before=$VLAE_SIGNAL
         "$@" &
-        vlae_child=$!
+        vlae_child=$! status=
         if [ "$VLAE_SIGNAL" != "$before" ]; then kill -s "$VLAE_SIGNAL" "$vlae_child" 2>/dev/null || :; fi
         while :; do
             vlae_woken=
             code=0
             wait "$vlae_child" || code=$?
-            if [ "$code" = 127 ]; then break; fi  # its status is known already
+            if [ "$code" = 127 ] && [ -n "$status" ]; then break; fi  # its status is known already
             status=$code
             if [ -z "$vlae_woken" ]; then break; fi  # else a signal has ended the wait
         done
         vlae_child= again=0
-        if [ "$status" -gt 128 ] && [ "$(kill -l "$status")" = "${VLAE_SIGNAL:-none}" ]; then again=1; fi
+        if [ "$status" -gt 128 ] && [ "$(kill -l "$status" 2>/dev/null)" = "${VLAE_SIGNAL:-none}" ]; then again=1; fi
     done
     return "$status"
 }""".splitlines()

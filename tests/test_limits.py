@@ -80,7 +80,7 @@ def test_the_range_is_said_and_settings_of_a_launcher_have_it_too():
     ):
         config.compose([f"seed={2**64}"])
     with pytest.raises(config.ConfigError, match=rf"hydra.launcher.workers: .* at most {LARGEST}"):
-        launcher_of("local", {"workers": 10**20, "runs_per_gpu": 1})
+        launcher_of("local", {"workers": 10**20, "runs_per_gpu": 1, "run_timeout_min": None})
 
 
 # sizes ------------------------------------------------------------------------------------------------------

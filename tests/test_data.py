@@ -16,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
 
-from vlae import config, data, known_files
+from vlae import arrays, config, data, known_files
 from vlae.data import DataError, Preprocessing
 from vlae.download import Checksum
 from vlae.known_files import what_is
@@ -671,8 +670,7 @@ def test_a_header_that_lies_is_refused_before_its_array_is_read(tmp_path, conten
 
 
 def test_arrays_beyond_the_memory_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
-    memory = psutil.virtual_memory()._replace(available=10**6)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(arrays, "available_memory", lambda: 10**6)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, train=np.zeros((1000, 100, 100), np.uint8), test=GOOD)
     assert path.stat().st_size < 100_000

@@ -299,7 +299,9 @@ def test_a_sweep_of_a_file_has_its_name_and_with_other_runs_another_one():
 
 
 def test_all_that_is_wrong_with_the_settings_of_a_launcher_is_told_at_once():
-    assert launcher_of("local", {"workers": None, "runs_per_gpu": 2, "run_timeout_min": None}).runs_per_gpu == 2
+    assert (
+        launcher_of("local", {"workers": None, "runs_per_gpu": 2, "run_timeout_min": None}).runs_per_gpu == 2
+    )
     with pytest.raises(ConfigError) as caught:
         launcher_of("local", {"workers": None, "worker": 2, "runs_per_gpu": 0, "run_timeout_min": 0.5})
     per_gpu, worker = sorted(caught.value.problems)

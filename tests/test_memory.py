@@ -11,7 +11,6 @@ from recorded import container
 from vlae import job
 from vlae.errors import OutOfMemory, out_of_memory
 from vlae.identity import run_id
-from vlae.launching.slots import killed_for_memory
 from vlae.record import RunDirectory
 
 HUGE = 10**15
@@ -58,8 +57,3 @@ def test_a_run_without_memory_has_failed_out_of_memory_and_says_so_in_one_line(t
 )
 def test_other_errors_are_not_of_memory(error):
     assert out_of_memory(error) is None
-
-
-def test_what_the_kernel_has_killed_is_counted_where_it_can_be_read():
-    count = killed_for_memory()
-    assert count is None or count >= 0

@@ -2,7 +2,6 @@
 
 import os
 
-import psutil
 import pytest
 
 from vlae.config import ConfigError
@@ -17,7 +16,7 @@ def machine(monkeypatch):
     def have(gpus="", cores=8, memory=2**40):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setattr(module, "available_cores", lambda: cores)
-        monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("M", (), {"available": memory}))
+        monkeypatch.setattr(module, "available_memory", lambda: memory)
 
     return have
 
@@ -58,31 +57,6 @@ def test_without_gpus_cores_and_memory_decide(machine):
     assert len(slots(100)) == 5
     machine(cores=1, memory=0)
     assert len(slots(100)) == 1
-
-
-def test_a_container_has_the_cores_and_the_memory_of_its_limits(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "CONTAINER", tmp_path)
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(64)))
-    for quota, cores in (("max 100000", 64), ("350000 100000", 3), ("50000 100000", 1)):
-        tmp_path.joinpath("cpu.max").write_text(f"{quota}\n")
-        assert module.available_cores() == cores
-    free = psutil.virtual_memory().available
-    for limit, left in (("max", free), ("5000", 1000), ("3000", 0)):
-        tmp_path.joinpath("memory.max").write_text(f"{limit}\n")
-        tmp_path.joinpath("memory.current").write_text("4000\n")
-        assert module.available_memory() == pytest.approx(left, rel=0.2)
-
-
-def test_a_slurm_job_has_the_cores_that_it_asked_for(monkeypatch):
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
-    every = module.available_cores()
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
-    assert module.available_cores() == 1
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
-    assert module.available_cores() == every
 
 
 # --- which GPUs there are -----------------------------------------------------------------------------------------

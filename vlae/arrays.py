@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from io import BufferedIOBase
 
 import numpy as np
-import psutil
 from numpy.lib import format as npy
+
+from vlae.machine import available_memory
 
 SUFFIX = ".npy"
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -32,7 +33,7 @@ class Archive:
         """
         found = [info for info in self._zip.infolist() if info.filename.removesuffix(SUFFIX) in set(names)]
         needed = sum(info.file_size for info in found)
-        if needed > (available := psutil.virtual_memory().available):
+        if needed > (available := available_memory()):
             raise ValueError(
                 f"its arrays need {needed:,} bytes of memory, of which {available:,} are available"
             )

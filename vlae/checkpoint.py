@@ -15,11 +15,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from vlae.disk import patiently
 from vlae.files import RecordError, StrPath, cannot_write, read_bytes, sync_directory, write_atomically
+from vlae.machine import total_memory
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
 NOT_OURS = (
@@ -72,7 +72,7 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
     newest = Path(directory) / f"{name}.pt"
     problems: list[str] = []
     for path in (newest, _previous(newest)):
-        content = read_bytes(path, psutil.virtual_memory().total)
+        content = read_bytes(path, total_memory())
         if content is None:
             problems.append(f"{path} is missing")
             continue
@@ -124,7 +124,7 @@ def _is_sealed(content: bytes) -> bool:
 
 
 def _is_good(path: Path) -> bool:
-    content = read_bytes(path, psutil.virtual_memory().total)
+    content = read_bytes(path, total_memory())
     return content is not None and _is_sealed(content)
 
 

@@ -3,17 +3,14 @@
 Every estimate is a lower bound, so that nothing that could run is refused.
 """
 
-import contextlib
 import itertools
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from vlae.identity import get
+from vlae.machine import total_memory
 from vlae.plugins import load_target
 from vlae.problems import Problem, shown
 
@@ -23,7 +20,6 @@ MOST_THREADS = 2**16
 """Where a run is executed elsewhere."""
 FEWEST_PIXELS = 64
 """Of an image of any dataset."""
-CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 class Need(NamedTuple):
@@ -54,11 +50,8 @@ def memory_of_this_machine() -> int:
     """Bytes: the most of what the processor (in its container) and each GPU have."""
     import torch
 
-    total = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
-        total = min(total, int(CONTAINER.read_text()))
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    return max([total, *(torch.cuda.get_device_properties(i).total_memory for i in gpus)])
+    return max([total_memory(), *(torch.cuda.get_device_properties(i).total_memory for i in gpus)])
 
 
 def _too_many_threads(threads: int | None, here: bool) -> list[Problem]:

@@ -28,7 +28,8 @@ from vlae.files import RecordError
 from vlae.interruption import Interruption
 from vlae.job import DONE, HELD, REFUSED, work
 from vlae.launching.queues import Queue
-from vlae.launching.slots import Slot, killed_for_memory
+from vlae.launching.slots import Slot
+from vlae.machine import killed_for_memory
 from vlae.record import RunDirectory, recorded_status
 from vlae.streams import guard
 

@@ -1,24 +1,19 @@
 """What a run of a pool may use: a GPU, or a part of one, and CPU threads."""
 
-import contextlib
 import itertools
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
 
 from vlae.attempts import GPUS
+from vlae.machine import available_cores, available_memory
 from vlae.problems import ConfigError, Problem
 
 MEMORY_OF_A_RUN = 2 * 2**30
 """Bytes that a CPU worker is reckoned to need, where nobody says how many there should be."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-CONTAINER = Path("/sys/fs/cgroup")
-"""Where Linux tells the limits of the container that this process is in, if it is in one."""
 
 
 @dataclass(frozen=True)
@@ -53,38 +48,6 @@ def slots(
         number = min(workers or fitting, runs)
         environments = [{VISIBLE: "", GPUS: "0"}] * number
     return [Slot(environment, max(1, cores // max(1, number))) for environment in environments]
-
-
-def available_memory() -> int:
-    """Bytes, of this machine or this container."""
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
-        limit, used = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
-        return min(free, max(0, limit - used))
-    return free
-
-
-def available_cores() -> int:
-    """That this process may use: of a Slurm job those it asked for, even where the cluster does not confine it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (int(word) for word in (CONTAINER / "cpu.max").read_text().split())
-        cores = max(1, min(cores, quota // period))
-    given = os.environ.get("SLURM_CPUS_PER_TASK", os.environ.get("SLURM_CPUS_ON_NODE", ""))
-    return min(cores, int(given)) if given.isdigit() else cores
-
-
-def killed_for_memory() -> int | None:
-    """How many processes the kernel has ended so far for lack of memory, in this job or container; None: unknown."""
-    group = CONTAINER
-    with contextlib.suppress(OSError):
-        found = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
-        group = CONTAINER / found[1] if found else CONTAINER
-    for file in (group / "memory.events", CONTAINER / "memory.events", Path("/proc/vmstat")):
-        with contextlib.suppress(OSError):
-            if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):
-                return int(found[1])
-    return None
 
 
 def visible_gpus() -> list[str]:

@@ -1,0 +1,67 @@
+"""What this process may use of the machine, within the limits of its Slurm job or container: memory and cores."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+"""Where Linux says the limits of a container or job, if this process is in one (control groups of version 2)."""
+OWN_GROUP = Path("/proc/self/cgroup")
+
+
+def total_memory() -> int:
+    """Bytes that this process can have at most."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())])
+
+
+def available_memory() -> int:
+    """Bytes that this process can have now."""
+    left = [max(0, limit - used) for limit, used in _memory_limits()]
+    return min([psutil.virtual_memory().available, *left])
+
+
+def killed_for_memory() -> int | None:
+    """How many processes the kernel has ended so far for lack of memory, in this job or container; None: unknown."""
+    for file in (*(group / "memory.events" for group in _groups()), Path("/proc/vmstat")):
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):
+                return int(found[1])
+    return None
+
+
+def available_cores() -> int:
+    """Those of a Slurm job are the ones that it asked for, even where the cluster does not confine it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (int(word) for word in (CONTROL_GROUPS / "cpu.max").read_text().split())
+        cores = max(1, min(cores, quota // period))
+    given = os.environ.get("SLURM_CPUS_PER_TASK", os.environ.get("SLURM_CPUS_ON_NODE", ""))
+    return min(cores, int(given)) if given.isdigit() else cores
+
+
+def _groups() -> list[Path]:
+    """The control group of this process, and the outermost one that it sees."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^0::/(.+)$", OWN_GROUP.read_text(), re.MULTILINE):
+            return [CONTROL_GROUPS / found[1], CONTROL_GROUPS]
+    return [CONTROL_GROUPS]
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """Limit and use of each group that has a limit, in bytes. Files that the kernel has cached are not in use."""
+    for group in _groups():
+        with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
+            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            yield limit, used - _cached(group)
+
+
+def _cached(group: Path) -> int:
+    with contextlib.suppress(OSError):
+        text = (group / "memory.stat").read_text()
+        if found := re.search(r"^inactive_file (\d+)$", text, re.MULTILINE):
+            return int(found[1])
+    return 0

@@ -17,8 +17,6 @@ EPOCH = 1_700_000_000.0
 """When every history begins, in seconds since 1970."""
 SWITCH = 0.06
 """Part of the points at which another process may act first."""
-ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-"""Signals that end a process which does not handle them."""
 
 
 class Killed(BaseException):

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import threading
-import time
 
 import pytest
 from programs import do_without
@@ -201,13 +200,12 @@ def test_each_writer_waits_on_a_full_disk_and_leaves_what_it_leaves_elsewhere(sm
     run = RunDirectory.create(small.path / "runs", "a-run", {"seed": 0})
     other = RunDirectory.create(tmp_path / "runs", "a-run", {"seed": 0})
     small.fill()
-    waited = threading.Event()
+    looks = threading.Semaphore(0)
     patience = Patience(run.path.parent)
-    patience.say = lambda reason: reason and waited.set()
+    patience.check = looks.release
     thread = threading.Thread(target=lambda: _patiently(patience, WRITERS[writer], run))
     thread.start()
-    assert waited.wait(20)
-    time.sleep(0.05)  # a few tries in vain, which must leave nothing
+    assert all(looks.acquire(timeout=20) for _ in range(9))  # a few tries in vain, which must leave nothing
     small.empty()
     thread.join(20)
     WRITERS[writer](other)

@@ -2,6 +2,8 @@
 
 Inside `patient`, everything that is marked `patiently` is tried again while the disk refuses it: a run then waits in
 place and continues when there is space again. Elsewhere the first refusal is the error.
+
+Decision record: docs/decisions/0014-a-run-waits-for-a-full-disk.md.
 """
 
 import contextlib

@@ -2,6 +2,8 @@
 
 A terminal that is gone, a full disk under ``2> log``, a closed pipe or descriptor must not decide whether a run is
 done. And text from a file must not control a terminal: control characters are shown, not sent.
+
+Decision record: docs/decisions/0017-output-never-fails-a-run.md.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""The honest state of every run: what its record says, put right by who is alive and by what Slurm says."""
+"""The honest state of every run: what its record says, corrected by which processes live and by what Slurm says.
+
+Decision record: docs/decisions/0015-what-is-believed-of-slurm.md.
+"""
 
 import contextlib
 import os

@@ -385,6 +385,7 @@ class Seams:
         self.put(job, "_carry_out", carry_out)
         self.put(job, "_prepared", prepare)
         self.put(job, "executed", lambda: None)  # the code is not frozen here
+        self.put(job, "check_libraries", lambda: None)  # importing them takes longer than many histories
         self.put(job, "Reporter", Silent)
         self.put(job, "mirrored", lambda directory: contextlib.nullcontext())
         self.put(job, "_into", lambda log: contextlib.nullcontext())

@@ -44,6 +44,13 @@ def test_a_history_is_replayed_by_its_number():
     assert second == first
 
 
+def test_histories_are_played_without_the_libraries_that_compute():
+    """Importing them takes longer than a hundred histories."""
+    script = "import sys; from benchmarks.histories import play_all; play_all(range(3)); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+
+
 def test_what_is_no_number_of_histories_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--count", "many"])

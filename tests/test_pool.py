@@ -534,6 +534,30 @@ def test_a_terminal_has_one_table(tmp_path):
         assert "done 1/2: dims=[/]" in out.getvalue()
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_shows_how_far_each_run_is_and_the_time_left(tmp_path, width):
+    out = io.StringIO()
+    console = Console(
+        file=out, force_terminal=True, width=width, height=20, color_system=None, soft_wrap=True
+    )
+    jobs = [Job(tmp_path / name, f"model={name} model.latent_dim=20 seed=0", 0) for name in ("vae", "savae")]
+    with Display(3, console) as shown:
+        for epoch in (28, 29):
+            out.truncate(0)
+            for job in jobs:
+                job.pid = 1
+                progress = {"epoch": epoch, "epochs": 60, "elbo": -1.0}
+                RunDirectory.create(tmp_path, job.path.name, {}).write_status(
+                    state="running", progress=progress
+                )
+            shown.look([*jobs, Job(tmp_path / "b", "b", 0)])
+        rows = out.getvalue()
+    assert {part: rows.count(part) for part in ("model=", "29/60", "s left")} == dict.fromkeys(
+        ("model=", "29/60", "s left"), 2
+    )
+    assert "2 running, 1 waiting" in rows
+
+
 def test_the_summary_counts_outcomes_and_names_what_went_wrong(tmp_path):
     jobs = [Job(tmp_path / name, label, 0) for name, label in (("a", "x"), ("b", "y"), ("c", ""), ("d", "z"))]
     RunDirectory.create(tmp_path, "b", {})

@@ -369,10 +369,12 @@ def evaluate(
     The model's own settings come from the run. The run's results.json stays as it is; the new figures go to
     RUN/evaluations/.
     """
-    check_libraries()
-    from vlae.again import evaluate_again
-    from vlae.console import Console
+    from vlae.console import Console, loading
     from vlae.summary import summary
+
+    with loading():
+        check_libraries()
+        from vlae.again import evaluate_again
 
     results, path = evaluate_again(record.find(runs_dir, run, to_write=True), overrides or [])
     Console(highlight=False).print(summary(results, path))
@@ -394,11 +396,14 @@ def sample(
     """
     import math
 
-    check_libraries()
+    from vlae.console import loading
     from vlae.files import write_output
-    from vlae.pictures import grid
     from vlae.report.output import ending_of
-    from vlae.trained import load
+
+    with loading():
+        check_libraries()
+        from vlae.pictures import grid
+        from vlae.trained import load
 
     ending_of(out, ("png",))
     images = load(str(record.find(runs_dir, run).path), runs_dir, device).sample(num, seed)

@@ -13,6 +13,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -61,6 +62,11 @@ def shown(text: Text) -> Text:
         done.append_text(text[at : found.start()]).append(visible(found[0]))
         at = found.end()
     return done.append_text(text[at:])
+
+
+def loading() -> Status:
+    """A sign on a terminal, on stderr, for the seconds that importing torch and its like takes: a context."""
+    return Console(stderr=True).status("loading libraries")
 
 
 class Reporter:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlae import config, record
 from vlae.attempts import FORCED, last_number
 from vlae.code import executed
-from vlae.console import Reporter
+from vlae.console import Reporter, loading
 from vlae.disk import DiskError, Patience, notice, patient, patiently, refusal_in
 from vlae.errors import OutOfMemory, UserError, out_of_memory
 from vlae.files import appearing, cannot_write, check_writable, make_directory, write_atomically
@@ -68,8 +68,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     check_writable(runs_dir)
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
     executed()  # what is imported from here on
-    check_libraries()
-    with reporter.console.status("loading libraries"):  # on a terminal, for the seconds that it takes
+    with nullcontext() if quiet else loading():
+        check_libraries()
         from vlae.trained import prepare
 
     # whatever is wrong with the configuration, the device or the data shows before anything is left on disk

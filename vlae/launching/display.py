@@ -71,20 +71,24 @@ class Display:
         elif running and time.monotonic() - self._told >= PLAIN_EVERY:
             self._told = time.monotonic()
             for job in running:
-                where, figures, left = self._progress(job)
+                what, done, figures, left = self._progress(job)
+                where = f"{what} {done}".rstrip()
                 self.say("  ".join(filter(None, [job.label or job.path.name, where, figures, left])))
 
     def _table(self, jobs: Sequence[Job], running: Sequence[Job]) -> Group:
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for _ in range(4):
-            table.add_column(no_wrap=True)
-        room = max(3, self.console.height - 4)
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        # where the terminal is narrow the last one gives way, then the longer of the first two, never a number
+        for no_wrap, ratio in ((False, None), (False, None), (True, None), (True, None), (False, 1)):
+            table.add_column(no_wrap=no_wrap, ratio=ratio)
+        room = max(3, self.console.height - 5)
         for job in running[:room]:
-            table.add_row(Text(job.label or job.path.name), *self._progress(job))
+            what, done, figures, left = self._progress(job)
+            cells = (job.label or job.path.name, what, done, left, figures)
+            table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
         counts = Counter(job.outcome or ("waiting" if job.pid is None else "running") for job in jobs)
         line = ", ".join(f"{number} {state}" for state, number in counts.items())
         elapsed = duration(time.monotonic() - self._began)
-        return Group(table, Text(f"{line}  {elapsed}{self._all_left(jobs)}", style="bold"))
+        return Group(table, Text(f"{line}  {elapsed}{self._all_left(jobs)}", style="bold", no_wrap=False))
 
     def _all_left(self, jobs: Sequence[Job]) -> str:
         ended = [job for job in jobs if job.outcome == "done"]
@@ -93,16 +97,16 @@ class Display:
             return ""
         return f", about {duration((time.monotonic() - self._began) / len(ended) * left)} left"
 
-    def _progress(self, job: Job) -> tuple[str, str, str]:
-        """Where it is, its figures, the time left of this part."""
+    def _progress(self, job: Job) -> tuple[str, str, str, str]:
+        """What it does, how much of that is done, its figures, the time left of this part."""
         status: dict[str, Any] = {}
         with contextlib.suppress(RecordError):
             status = recorded_status(str(job.path))
         progress = status.get("progress") or {}
         if status.get("state") != "running" or not progress:
-            return "starting", "", ""
+            return "starting", "", "", ""
         what, done, total = position(progress)
-        return f"{what} {share(done, total)}", elbo_of(progress), self._left(job.path / what, done, total)
+        return what, share(done, total), elbo_of(progress), self._left(job.path / what, done, total)
 
     def _left(self, key: Path, done: float, total: float) -> str:
         began, first = self._first.setdefault(key, (time.monotonic(), done))

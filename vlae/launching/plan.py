@@ -10,7 +10,7 @@ from typing import Any
 
 from vlae import config, record
 from vlae.attempts import FORCED
-from vlae.console import counted
+from vlae.console import counted, loading
 from vlae.files import StrPath
 from vlae.identity import OF_A_COMMAND, OPERATIONAL, get
 from vlae.installation import check_libraries
@@ -203,7 +203,8 @@ def check(plan: Plan, *, here: bool) -> None:
     """
     wrong: dict[str, list[str]] = {}
     if plan.starting and here:
-        check_libraries()
+        with loading():
+            check_libraries()
     for run in plan.starting:
         try:
             if problems := environment_problems(run.container["tracker"]):

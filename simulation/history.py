@@ -99,7 +99,7 @@ class History:
 
     def cancel(self) -> None:
         """Some runs, as `vlae cancel` does."""
-        world = self.world
+        world, given = self.world, self.world.now
         chosen = [run.name for run in self.runs if self.random.random() < 0.5] or [self.runs[0].name]
         world.log(f"{world.current} cancels {', '.join(chosen)}")
         try:
@@ -108,7 +108,7 @@ class History:
             world.log(f"{world.current} fails: {error}")
             return
         for run in found:
-            self.laws.cancelled[run] = world.now
+            self.laws.cancelled[run] = (given, world.now)
         world.log(f"{world.current} has cancelled {', '.join(found) or 'nothing'}")
 
     def look(self, where: str) -> None:

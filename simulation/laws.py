@@ -1,5 +1,6 @@
 """What must hold in every history, by what really happened."""
 
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +38,8 @@ class Laws:
         self.world = world
         self.launched: dict[str, float] = {}
         """By queue: when the command was given that made it."""
-        self.cancelled: dict[str, float] = {}
-        """By run: when a user was told that it is cancelled."""
+        self.cancelled: dict[str, tuple[float, float]] = {}
+        """By run: when a user gave the command that cancelled it, and when the command said so."""
         self.results: dict[str, int] = {}
         self._living: dict[str, Living] = {}
         self.steps_of: Callable[[Job], int] = lambda job: 0
@@ -57,9 +58,9 @@ class Laws:
             )
         if self.results.get(run):
             self.world.violate(f"{run} is done, and is executed again by {process}")
-        since = self.cancelled.get(run)
-        if since is not None and self.launched.get(token, 0.0) <= since < self.world.now - CANCELLED_WITHIN:
-            self.world.violate(f"{run} was cancelled {self.world.now - since:.0f} s ago, and starts")
+        given, said = self.cancelled.get(run, (-math.inf, math.inf))  # a launch given after it is a new wish
+        if self.launched.get(token, 0.0) <= given and said < self.world.now - CANCELLED_WITHIN:
+            self.world.violate(f"{run} was cancelled {self.world.now - said:.0f} s ago, and starts")
         self._living[run] = Living(process, attempt.number, token)
 
     def ends(self, directory: RunDirectory) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from simulation.scripted import ScriptedSlurm
 from vlae.launching import queues, slurm
 from vlae.launching.batch import FIRST_LINES
 from vlae.launching.plan import Plan
@@ -213,6 +214,23 @@ def test_a_job_goes_on_for_the_runs_that_make_steps_and_gives_up_the_others(jobs
     assert (status["state"], status["reason"]) == ("interrupted", NO_STEP)
     assert "timeout_min" in status["message"]
     assert f"not started again: {found.runs['b'].path}: {NO_STEP}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("restarts", "asked"), [(0, True), (1, False)])
+def test_a_job_that_slurm_has_started_again_elsewhere_is_not_requeued_by_its_old_process(
+    monkeypatch, capsys, restarts, asked
+):
+    """Slurm did not see the node any more, on which the old process runs on and comes near its time limit."""
+    scripted = ScriptedSlurm().install(monkeypatch)
+    scripted.says_of_jobs(f"JobId=12 ArrayJobId=12 ArrayTaskId=2 JobState=RUNNING Restarts={restarts}\n")
+    for key, value in {"ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "2", "JOB_ID": "12"}.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.setattr(slurm, "REQUEUED_WITHIN", 0.0)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    slurm.requeue(9)
+    assert ("scontrol requeue 12_2" in scripted.calls()) == asked
+    assert ("has started this job again already" in capsys.readouterr().out) == (not asked)
 
 
 def test_a_signal_that_the_shell_noted_starts_no_run_and_requeues_the_job(jobs, monkeypatch):

@@ -226,7 +226,7 @@ def test_nothing_follows_from_a_look_where_slurm_does_not_know_the_jobs(sweep, s
         slurm.known("12_0", "FAILED")  # another job of the same id
         slurm.runs("12_2")
     elif elsewhere == "empty answers":
-        slurm.slurm.empty_until = 1e9
+        slurm.slurm.empty_until = dict.fromkeys(("squeue", "scontrol", "sacct"), 1e9)
         slurm.says_of_jobs("")
     else:
         monkeypatch.setattr(cluster, "shutil", SimpleNamespace(which=lambda name: None))

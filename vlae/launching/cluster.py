@@ -133,6 +133,18 @@ def was_preempted(job: str) -> bool:
     return False
 
 
+def restarts_of(job: str, *, seconds: float) -> int | None:
+    """How often Slurm has started this job, or task of an array, again; None: it does not say.
+
+    SlurmError: Slurm does not answer in so many seconds, or does not know the job.
+    """
+    for line in slurm("scontrol", "show", "job", "-o", job, seconds=seconds).splitlines():
+        fields = _fields(line)
+        if job in _ids(fields) and fields.get("Restarts", "").isdigit():
+            return int(fields["Restarts"])
+    return None
+
+
 def _by_controller(array: str, name: str | None = None) -> dict[str, JobState] | None:
     """None: the answer is empty."""
     found = {}

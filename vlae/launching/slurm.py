@@ -23,7 +23,7 @@ from vlae.disk import notice
 from vlae.files import RecordError
 from vlae.interruption import SIGNALS, Interruption
 from vlae.launching.batch import FIRST_LINES, hold_signals, listen, stop_listening
-from vlae.launching.cluster import SlurmError, queued_jobs, slurm, this_cluster, was_preempted
+from vlae.launching.cluster import SlurmError, queued_jobs, restarts_of, slurm, this_cluster, was_preempted
 from vlae.launching.launch import queue_of
 from vlae.launching.plan import Plan
 from vlae.launching.pool import Job, Pool, jobs_of
@@ -388,6 +388,9 @@ def requeue(most: int) -> None:
     signal.signal(signal.SIGTERM, _leave)  # with which Slurm ends what it is told to requeue
     for left in reversed(range(TRIES)):
         try:
+            if restarts_of(job, seconds=20) not in (restarts, None):  # this node was lost to Slurm meanwhile
+                print("not requeued: Slurm has started this job again already", flush=True)
+                return
             slurm("scontrol", "requeue", job, seconds=20)
             break
         except SlurmError as error:

@@ -13,6 +13,7 @@ with stopped_in_one_line():  # importing takes seconds
     from vlae.errors import UserError
     from vlae.flags import completion
     from vlae.launching.grids import with_sweep_file
+    from vlae.overrides import commands
     from vlae.streams import guard, printed
 
 statuses: list[int] = []
@@ -80,7 +81,7 @@ def main() -> int:
         text = "vlae: stopped; the same command goes on from the last checkpoint, if there is one"
         print(text, file=sys.stderr)
         return 130
-    return max(statuses, default=0)
+    return printed(0) if commands(arguments) else max(statuses, default=0)  # --cfg and --info print, and run nothing
 
 
 if __name__ == "__main__":

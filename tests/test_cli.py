@@ -283,6 +283,16 @@ def test_an_output_that_takes_nothing_more_is_one_line(tmp_path, words):
     assert process.returncode == 2
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has it")
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--info", "defaults"], ["-c=job", "seed=1"]])
+def test_a_configuration_that_cannot_be_printed_is_one_line(words):
+    launch = [sys.executable, str(Path(__file__).parent.parent / "launch.py"), *words]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(launch, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert process.stderr == "vlae: cannot write to standard output: No space left on device\n"
+    assert process.returncode == 2
+
+
 @pytest.mark.parametrize("words", [["table", "--format", "json"], ["status"]])
 def test_an_output_that_is_read_no_more_ends_the_command_without_a_word(tmp_path, words):
     done(tmp_path, container())

@@ -455,6 +455,8 @@ def _status() -> int:
     except Interrupted as interrupted:
         print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)
         return 128 + interrupted.number
+    except SystemExit as error:  # --show-completion
+        return error.code if isinstance(error.code, int) else 0
     except typer.Abort:
         status = 130
     except Exception as error:

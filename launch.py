@@ -81,7 +81,9 @@ def main() -> int:
         text = "vlae: stopped; the same command goes on from the last checkpoint, if there is one"
         print(text, file=sys.stderr)
         return 130
-    return printed(0) if commands(arguments) else max(statuses, default=0)  # --cfg and --info print, and run nothing
+    if commands(arguments):  # --cfg and --info print, and run nothing
+        return printed(0)
+    return max(statuses, default=0)
 
 
 if __name__ == "__main__":

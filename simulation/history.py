@@ -39,7 +39,7 @@ class History:
     def __init__(self, seed: int, root: Path) -> None:
         self.world = world = World(seed, str(root))
         self.random = world.random
-        world.history = self  # type: ignore[attr-defined]
+        world.history = self
         self.laws = Laws(world)
         self.laws.steps_of = self._steps_of
         self.children = Children(self)
@@ -48,7 +48,7 @@ class History:
         self.clusters = {name: Slurm(world, self._settings(name)) for name in names}
         for slurm in self.clusters.values():
             slurm.announced = self.laws.announced
-            slurm._doom = lambda: self.doom(0.08)  # type: ignore[method-assign]
+            slurm.doom = lambda: self.doom(0.08)
         self.seeds = range(self.random.randint(2, 6))
         self.launcher = self._launcher()
         self.containers = [self._container(seed) for seed in self.seeds]
@@ -88,7 +88,7 @@ class History:
 
     def _launch_with(self, launcher: Launcher) -> None:
         world = self.world
-        world.current.launched = world.now  # type: ignore[union-attr]
+        world.acting.launched = world.now
         jobs = Jobs([[f"seed={seed}"] for seed in self.seeds], self._compose)
         try:
             status = launch(jobs, launcher, "sweep")
@@ -131,8 +131,8 @@ class History:
         self.world.moment(process, look)
 
     def _steps_of(self, job: Job) -> int:
-        task = job.request.tasks_of_queue[job.task or 0]  # type: ignore[attr-defined]
-        return sum(training.steps(self.runs_dir / run) for run in job.request.runs[task])  # type: ignore[attr-defined]
+        task = job.request.tasks_of_queue[job.task or 0]
+        return sum(training.steps(self.runs_dir / run) for run in job.request.runs[task])
 
     def jobs_of(self, run: str) -> list[Job]:
         """Those that have not ended and will execute the run: it was not cancelled, nor were they given up."""
@@ -140,7 +140,7 @@ class History:
         return [job for job in jobs if job.ended is None and self._will_execute(job, run)]
 
     def _will_execute(self, job: Job, run: str) -> bool:
-        request: Any = job.request
+        request = job.request
         queue = load(request.folder)
         if queue is None or run in queue.cancelled() or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
             return False  # it ends when it starts
@@ -216,9 +216,9 @@ class History:
             getattr(signal, f"SIG{name}"), float(before), bool(more["requeue"]), setup=tuple(parameters["setup"]),
         )  # fmt: skip
         queue = read_json(folder.parent / "queue.json") or {"runs": []}
-        request.folder = folder.parent  # type: ignore[attr-defined]
-        request.tasks_of_queue = list(tasks)  # type: ignore[attr-defined]
-        request.runs = {  # type: ignore[attr-defined]
+        request.folder = folder.parent
+        request.tasks_of_queue = list(tasks)
+        request.runs = {
             task: [run["run_id"] for run in queue["runs"] if run["task"] == task] for task in tasks
         }
         request.body = lambda job, process: self._batch(job, folder, function)
@@ -227,8 +227,7 @@ class History:
     def _batch(self, job: Job, folder: Path, function: Any) -> None:
         """The batch script: it prepares, waits for its task as submitit does, and executes it."""
         world = self.world
-        process = world.current
-        assert process is not None
+        process = world.acting
         process.token = job.request.name.removeprefix("vlae-")
         if notes_signals(job.request.setup):
             process.handlers |= dict.fromkeys((signal.SIGUSR2, signal.SIGTERM), self._note)
@@ -241,11 +240,11 @@ class History:
 
     def _note(self, number: int, frame: object) -> None:
         """The batch shell notes a signal and passes it on to Python, which does not listen yet."""
-        self.world.current.environment[NOTED] = signal.Signals(number).name.removeprefix("SIG")  # type: ignore[union-attr]
+        self.world.acting.environment[NOTED] = signal.Signals(number).name.removeprefix("SIG")
 
     def _read_task(self, path: Path, noted: str) -> dict[str, Any] | None:
         """Python starts, and waits for the file of its task. None: it died of a signal, and is started once more."""
-        world, environment = self.world, self.world.current.environment  # type: ignore[union-attr]
+        world, environment = self.world, self.world.acting.environment
         ready, until = world.now + self.random.uniform(1, 20), world.now + 80
         while world.now < ready or not path.exists():
             if environment.get(NOTED, "") != noted:

@@ -189,12 +189,12 @@ class Seams:
             if (process := self.process) is None:
                 return _real.sigmask(how, numbers)
             before, numbers = set(process.blocked), set(numbers)
-            changed = {
+            changed: dict[int, set[int]] = {
                 signal.SIG_BLOCK: before | numbers,
                 signal.SIG_UNBLOCK: before - numbers,
                 signal.SIG_SETMASK: numbers,
             }
-            process.blocked = changed[how]  # type: ignore[index]
+            process.blocked = changed[how]
             process.take_signals()
             return before
 
@@ -279,7 +279,7 @@ class Seams:
             process = self.process
             if process is None:
                 return real(command, **named)
-            return self.here.history.ask(process, command, named.get("timeout") or 1e9)  # type: ignore[attr-defined]
+            return self.here.history.ask(process, command, named.get("timeout") or 1e9)
 
         commands = SimpleNamespace(**{**vars(subprocess), "run": run})
         found = SimpleNamespace(
@@ -305,7 +305,7 @@ class Seams:
                 self.parameters |= parameters
 
             def map_array(self, function: Any, tasks: Sequence[int]) -> list[Any]:
-                jobs = seams.here.history.sbatch(seams.process, self.folder, self.parameters, function, tasks)  # type: ignore[attr-defined]
+                jobs = seams.here.history.sbatch(seams.process, self.folder, self.parameters, function, tasks)
                 return [SimpleNamespace(job_id=job) for job in jobs]
 
         class Submission:
@@ -323,14 +323,14 @@ class Seams:
         pool, seams = vlae.launching.pool, self
 
         def wait(sentinels: Sequence[int], timeout: float | None = None) -> list[int]:
-            return self.here.history.children.wait(sentinels, timeout)  # type: ignore[attr-defined]
+            return self.here.history.children.wait(sentinels, timeout)
 
         class Forked:
             def prepare(self, signals: Sequence[int]) -> None:
                 pass
 
             def start(self, name: str, arguments: tuple[Any, ...]) -> Any:
-                return seams.here.history.children.start(name, lambda: pool._work(*arguments))  # type: ignore[attr-defined]
+                return seams.here.history.children.start(name, lambda: pool._work(*arguments))
 
         self.put(pool, "wait", wait)
         self.put(pool, "Forked", Forked)
@@ -354,7 +354,7 @@ class Seams:
                 pass
 
         def carry_out(directory: Any, attempt: Any, prepared: Any, interruption: Any, reporter: Any) -> Any:
-            laws, process = self.here.history.laws, self.process  # type: ignore[attr-defined]
+            laws, process = self.here.history.laws, self.process
             assert process is not None
             laws.begins(directory, attempt, process.token)
             try:
@@ -372,13 +372,13 @@ class Seams:
         def creates(*arguments: Any, **named: Any) -> Any:
             queue = create(*arguments, **named)
             if self.process is not None:
-                self.here.history.laws.launched[queue.token] = self.process.launched  # type: ignore[attr-defined]
+                self.here.history.laws.launched[queue.token] = self.process.launched
             return queue
 
         def writes_results(directory: Any, results: dict[str, Any]) -> None:
             write(directory, results)
             if self.process is not None:
-                self.here.history.laws.writes_results(directory)  # type: ignore[attr-defined]
+                self.here.history.laws.writes_results(directory)
 
         self.replace(create, creates)
         self.put(vlae.record.RunDirectory, "write_results", writes_results)
@@ -393,7 +393,7 @@ class Seams:
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
         # told in the story instead, where a person replays it
         for module in (job, vlae.launching.slurm):
-            module.print = self._print  # type: ignore[attr-defined]
+            vars(module)["print"] = self._print
 
     def _print(self, *words: Any, **named: Any) -> None:
         if (process := self.process) is None:
@@ -427,7 +427,7 @@ class Seams:
         self.put(vlae.launching.work_off, "upload_later", lambda *arguments: "")
 
         def execute(launcher: Any, queue: Any) -> int:
-            return seams.here.history.children.work_off(queue)  # type: ignore[attr-defined]
+            return seams.here.history.children.work_off(queue)
 
         self.put(vlae.launching.local.LocalQueue, "execute", execute)
 

@@ -6,6 +6,7 @@ It does what Slurm 22.05 was seen to do; tests/slurm compares the two.
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from simulation.world import Process, World
@@ -53,6 +54,12 @@ class Request:
     """What the batch process does."""
     setup: tuple[str, ...] = ()
     """Lines of its script before that."""
+    folder: Path = Path()
+    """The directory of its queue."""
+    tasks_of_queue: list[int] = field(default_factory=list)
+    """By the task of the array, the task of the queue."""
+    runs: dict[int, list[str]] = field(default_factory=dict)
+    """By the task of the queue, its runs."""
 
 
 @dataclass
@@ -109,7 +116,9 @@ class Slurm:
         self._next = self.settings.first_id
         self._scheduled = False
         self.announced: Callable[[Job, Process], None] = lambda job, process: None
-        """Called when a job was told that it is to end."""
+        """Called when Slurm has announced to a job that it will end it."""
+        self.doom: Callable[[], int | None] = lambda: None
+        """The point at which a process of a job is killed."""
 
     @property
     def nodes(self) -> list[str]:
@@ -314,7 +323,7 @@ class Slurm:
         body = request.body
         if body is not None:
             process = self.world.start(
-                f"job {job.named}", node, environment, lambda: body(job, process), self._doom()
+                f"job {job.named}", node, environment, lambda: body(job, process), self.doom()
             )
             job.processes.append(process)
             process.on_end.append(lambda: self._batch_ended(job, process))
@@ -323,9 +332,6 @@ class Slurm:
         if number := request.signal:
             self._later(announced, job, lambda: self._announce(job, number))
         self._later(request.time_limit, job, lambda: self._terminate(job, "TIMEOUT"))
-
-    def _doom(self) -> int | None:
-        return None
 
     def _announce(self, job: Job, number: int) -> None:
         if job.state == "RUNNING":

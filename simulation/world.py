@@ -99,6 +99,8 @@ class World:
         self.root = root
         self.now = 0.0
         self.current: Process | None = None
+        self.history: Any = None
+        """What happens in it, which answers for Slurm and for the pools."""
         self.quiet = False
         """Nobody may act at a point: what runs is seen as one moment."""
         self.looking = False
@@ -114,6 +116,12 @@ class World:
         self._count, self._pids = 0, 1000
         self._main = threading.Lock()
         self._main.acquire()
+
+    @property
+    def acting(self) -> Process:
+        """The process that holds the baton. AssertionError: none does."""
+        assert self.current is not None
+        return self.current
 
     # --- what processes ask for
 
@@ -251,7 +259,7 @@ class World:
         """Another thread of the process does something, as one moment."""
         before, environment, quiet = self.current, os.environ, self.quiet
         self.current, self.quiet = process, True
-        os.environ = process.environment  # type: ignore[assignment] # noqa: B003
+        os.environ = process.environment  # type: ignore[assignment]  # noqa: B003  (a dictionary does for it)
         try:
             act()
         except Killed:  # with the violation that killed it
@@ -266,7 +274,7 @@ class World:
         if process.worker is None:
             return
         kept = os.environ
-        self.current, os.environ = process, process.environment  # type: ignore[assignment]
+        self.current, os.environ = process, process.environment  # type: ignore[assignment]  (as above)
         process.worker.go.release()
         self._main.acquire()
         self.current, os.environ = None, kept

@@ -291,8 +291,8 @@ def numbers_of(swept: RangeSweep) -> list[int] | list[float]:
     Law: those of decimal arithmetic. range(0,1,0.1) is 0.0, 0.1, ..., 0.9, with 0.3 and not 0.30000000000000004.
     """
     start, stop, step = swept.start or 0, swept.stop or 0, swept.step
-    if all(isinstance(part, int) for part in (start, stop, step)):
-        return list(range(start, stop, step))  # type: ignore[arg-type]
+    if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+        return list(range(start, stop, step))
     first, distance = _exact(start), _exact(step)
     return [float(first + i * distance) for i in range(int(_length(swept)))]
 

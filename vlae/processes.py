@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+import secrets
 import socket
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def process_start(pid: int) -> float | None:
 
 def owned(name: str) -> str:
     """The name of something temporary that tells by itself whose it is: name, place, process, random digits."""
-    return f"{name}.{_mark(os.getpid())}.{os.urandom(4).hex()}"
+    return f"{name}.{_mark(os.getpid())}.{secrets.token_hex(4)}"
 
 
 def mark(where: str, pid: int, start: float) -> str:

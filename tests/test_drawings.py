@@ -453,7 +453,7 @@ def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_
             "--published: curves has none; it is for likelihood_vs_updates",
         ),
         (["cost", "--out", "a.pdf", "--samples", "7"], "--samples: cost has none; it is for estimators"),
-        (["cost", "--out", "a.pdf", "--metric", "x"], "--metric: no run has a figure 'x'"),
+        (["cost", "--out", "a.pdf", "--metric", "x"], "--metric: no run has a metric 'x'"),
         (
             ["likelihood_vs_updates", "--out", "a.pdf", "--published"],
             "--published: nothing that was published",

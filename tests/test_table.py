@@ -871,7 +871,7 @@ def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
             ["--format", "latx"],
             "--format: expected one of terminal, markdown, latex, html, csv, json, came 'latx'",
         ),
-        (["--metric", "test/elbo"], "--metric: no run has a figure 'test/elbo'; did you mean test.elbo"),
+        (["--metric", "test/elbo"], "--metric: no run has a metric 'test/elbo'; did you mean test.elbo"),
         (["--metric", "environment.host"], "--metric: expected a figure, environment.host is 'h' in"),
         (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model?"),
         (["--rows", ""], "--rows: expected a key or several, by commas, came ''"),

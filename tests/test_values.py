@@ -261,7 +261,7 @@ def test_a_number_in_a_condition_is_what_it_is_on_the_command_line(text):
 @pytest.mark.parametrize("text", ["seed=010", "seed in 1,02", "seed<٣"])
 def test_a_number_with_leading_zeros_in_a_condition_is_refused_with_what_to_write(text):
     with pytest.raises(
-        UserError, match=r"--where: .*a number without leading zeros, or a text in quotes; came"
+        UserError, match=r"--where: .*a number without leading zeros, or a text in quotes; got"
     ):
         terms(text, ["seed"])
     assert terms("seed='010'", ["seed"])[0].value == "010"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from vlae.disk import patiently
+from vlae.errors import out_of_memory
 from vlae.files import RecordError, StrPath, cannot_write, read_bytes, sync_directory, write_atomically
 from vlae.machine import total_memory
 
@@ -150,7 +151,7 @@ def _unpack(path: Path, content: bytes) -> dict[str, Any]:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except NOT_OURS as error:  # sealed, and yet not what `save` writes
-        if "DefaultCPUAllocator" in str(error):  # out of memory
+        if out_of_memory(error):
             raise
         raise _refusal(path) from error
 

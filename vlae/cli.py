@@ -105,7 +105,7 @@ def _options(
 
 @app.command()
 def show(run: Run, runs_dir: RunsDir = "runs") -> None:
-    """Show a run: its state, progress and figures."""
+    """Show a run: its state, progress and metrics."""
     from vlae.console import Console
     from vlae.summary import status_table, summary
 
@@ -248,7 +248,7 @@ def figure(
     )  # fmt: skip
 
 
-@app.command(short_help="Compare two runs: settings, figures, paired difference.")
+@app.command(short_help="Compare two runs: settings, metrics, paired difference.")
 def compare(
     one: Annotated[str, typer.Argument(metavar="RUN_A", help="A run directory, an id, or its beginning.")],
     other: Annotated[str, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],

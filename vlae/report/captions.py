@@ -129,7 +129,7 @@ def _all_unreliable(cells: Sequence[Cell]) -> list[str]:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """Which code made the figures of these runs."""
+    """Which code made the metrics of these runs."""
     return _code(runs) if runs else ""
 
 

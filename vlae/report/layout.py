@@ -34,7 +34,7 @@ class Layout:
     notes: tuple[tuple[str, str], ...]
     """A mark, or nothing, and a text."""
     provenance: str = ""
-    """Which code made the figures: no part of a caption, and the last note where a format has no comments."""
+    """Which code made the metrics: no part of a caption, and the last note where a format has no comments."""
     title: str = ""
     metric: str = ""
 

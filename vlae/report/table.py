@@ -35,7 +35,7 @@ class Table:
     caption: str
     notes: tuple[str, ...]
     provenance: str
-    """Which code made the figures."""
+    """Which code made the metrics."""
     unread: tuple[LeftOut, ...] = ()
     """Runs that were compared without their figures of test images, which are damaged."""
 
@@ -134,7 +134,7 @@ def asked_metric(runs: Runs, given: str | None) -> str:
     known = runs.figures()
     if given is not None and given not in known and known:
         numbers = [key for key in known if any(is_number(run.value(key)) for run in runs.runs)]
-        raise UserError(f"--metric: no run has a figure {given!r}{near_or_some(given, numbers)}")
+        raise UserError(f"--metric: no run has a metric {given!r}{near_or_some(given, numbers)}")
     metric = default_metric(runs.runs) if given is None else given
     told = [(run.id, value) for run in runs.runs if (value := run.value(metric)) is not None]
     if told and not any(is_number(value) for _, value in told):

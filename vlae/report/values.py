@@ -44,7 +44,7 @@ def _finite(text: str) -> Any:
     if not math.isfinite(value):
         return text
     if not NUMBER.fullmatch(text):
-        raise ValueError(f"a number without leading zeros, or a text in quotes; came {text!r}")
+        raise ValueError(f"a number without leading zeros, or a text in quotes; got {text!r}")
     return value
 
 

@@ -17,7 +17,7 @@ from vlae.identity import with_added_fields
 from vlae.metrics import on_charts
 from vlae.report.collect import UPDATES, Runs, collect
 from vlae.report.directories import RunDirectories
-from vlae.report.figures import MEAN, OWN, of_estimator, what_and_estimator
+from vlae.report.figures import OWN, of_estimator, what_and_estimator
 from vlae.report.formats import FORMATS
 from vlae.report.layout import named
 from vlae.report.page.origin import codes, launches
@@ -200,8 +200,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
     by: dict[str, Any] = {"groupby_aggfunc": "mean"}
     by |= {"groupby": f"config.{keys[0]}"} if len(keys) == 1 else {}
     metric = metric or of_estimator(OWN)
-    what, estimator = what_and_estimator(metric)
-    figure = on_charts(metric if what == MEAN else "test.elbo")
+    _, estimator = what_and_estimator(metric)
     half = {"w": 12, "h": 9}
     return [
         wr.LinePlot(
@@ -214,7 +213,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
         ),
         wr.BarPlot(
             title=f"Test log-likelihood by {estimator}, nats per image, mean and standard error over seeds",
-            metrics=[figure],
+            metrics=[on_charts(metric)],
             groupby_rangefunc="stderr",
             layout=Layout(x=12, y=0, **half),
             **by,

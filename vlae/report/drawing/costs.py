@@ -32,7 +32,7 @@ def costs(panels: Sequence[Panel], asked: Asked) -> Captioned:
     told = [with_figures(panel, [metric, SECONDS], asked.tell) for panel in panels]
     told = [panel for panel in told if panel.series]
     if not told:
-        raise UserError(f"cost: no run has the figures {metric} and {SECONDS}")
+        raise UserError(f"cost: no run has the metrics {metric} and {SECONDS}")
     figure, axes = frame([panel.title for panel in told], narrow=asked.narrow)
     every = [series for panel in told for series in panel.series]
     marked, doubts, doubt = said_of_daggers([unreliable(series, metric) for series in every])

@@ -23,7 +23,7 @@ from vlae.report.figures import reliability_of, what_and_estimator
 from vlae.report.published import Published, published
 
 WIDTH = 0.7
-"""Of the points of one T together; 1 is from one T to the next."""
+"""The points of one T together have this width; 1 is from one T to the next."""
 WIDEST = 7.0
 """Inches of a panel, the width of a page."""
 LABELS_AN_INCH = 3.0
@@ -49,7 +49,7 @@ def points(panels: Sequence[Panel], asked: Asked) -> Captioned:
     told = [with_figures(panel, [metric], asked.tell) for panel in panels]
     told = [panel for panel in told if panel.series]
     if not told:
-        raise UserError(f"likelihood_vs_updates: no run has the figure {metric}")
+        raise UserError(f"likelihood_vs_updates: no run has the metric {metric}")
     found = [_points(panel, metric, asked.published) for panel in told]
     groups = max(len({_updates(point.series) for point in of_panel}) for of_panel in found)
     width = min(WIDEST, max(3.4, 1.2 + 0.7 * groups, 1.2 + 0.15 * max(map(len, found))))
@@ -71,7 +71,7 @@ def points(panels: Sequence[Panel], asked: Asked) -> Captioned:
 
 
 def with_figures(panel: Panel, metrics: Sequence[str], tell: Callable[[str], None]) -> Panel:
-    """Of its runs those that have them."""
+    """The panel with those of its runs that have the metrics."""
     kept = []
     for series in panel.series:
         runs = series.runs
@@ -80,7 +80,7 @@ def with_figures(panel: Panel, metrics: Sequence[str], tell: Callable[[str], Non
         if len(runs) < len(series.runs):
             without = counted(len(series.runs) - len(runs), "run")
             tell(
-                f"left out: {without} of {series.label}, {panel.title} (without the figure {' or '.join(metrics)})"
+                f"left out: {without} of {series.label}, {panel.title} (without the metric {' or '.join(metrics)})"
             )
         if runs:
             kept.append(Series(series.label, series.model, series.variant, runs))

@@ -26,7 +26,7 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *_selected_on_test(runs.runs),
         *(_missing_seeds(table) if table else ()),
         *([f"{without_images(table.unread)}."] if table and table.unread else ()),
-        *_mixed(done, "environment.code.hash", "of code", "their figures may differ for that reason alone"),
+        *_mixed(done, "environment.code.hash", "of code", "their metrics may differ for that reason alone"),
         *_changed(done),
         *_mixed(done, "environment.torch", "of PyTorch", "their last digits may differ for that reason"),
         *_devices(done),

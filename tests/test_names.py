@@ -107,6 +107,21 @@ def test_any_other_name_is_refused_by_its_key_and_leaves_nothing(launch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_none_is_no_name_but_null_is_the_default():
+    assert "expected null where there is none" in str(wrong_sweep_name("None", None))
+    assert lenient(["hydra.sweeper.name=null"]) == ["hydra.sweeper.name=null"]
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+@pytest.mark.parametrize("mode", ["dry_run=true", "dry_run=false"])
+def test_runs_that_cannot_be_written_are_refused_by_the_plan_as_by_the_launch(launch, tmp_path, mode, sweep):
+    (tmp_path / "runs").write_text("mine")
+    status, text = launch(*sweep, *TINY, mode)
+    assert status == 2
+    assert "runs_dir: cannot write " in text
+    assert (tmp_path / "runs").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["20261128", "a b"])
 def test_a_plan_has_the_name_as_it_is_written(launch, name):
     status, text = launch("-m", *TINY, "dry_run=true", f"hydra.sweeper.name={name}")

@@ -15,7 +15,7 @@ from vlae import config
 from vlae.config import check_command
 from vlae.errors import UserError
 from vlae.launching.grids import read
-from vlae.overrides import CONF, expand, parse, unclear_files
+from vlae.overrides import CONF, expand, parse, unclear_files, unreadable
 from vlae.problems import ConfigError
 from vlae.report.values import read_value
 from vlae.report.where import terms
@@ -305,6 +305,31 @@ def test_the_shipped_sweeps_are_read_as_before():
         ("tracker.name=None", "tracker.name: expected null where there is none, got the text 'None'"),
         ("dataset.dequantise=yes", "dataset.dequantise: expected true or false, came 'yes'; write true"),
         ("optimizer.lr=nan", "optimizer.lr: expected a finite number"),
+        ("model.latent_dim=1e400", "model.latent_dim: expected a whole number"),
+        ("optimizer.lr='1e-3'", "expected a number, came '1e-3'; a number has no quotes: 1e-3"),
+        ("seed='range(0,3)'", "a list such as [0, 1, 2] in a sweep file"),
+        ("seed=1e3", "seed: expected a whole number, came 1000.0; write 1000"),
+        ("optimizer.betas=(0.9,0.999)", "cannot be read: a list has square brackets: [0.9,0.999]"),
+        ("seed =1", "cannot be read: there are spaces around ="),
+        ("tracker.tags=a", "a list of one is [a], in a sweep file [[a]]"),
+        (
+            "tracker.tags=[1]",
+            "tracker.tags[0]: expected a text, came 1; as a text it is tracker.tags=\"['1']\"",
+        ),
+        ("tracker.name=1e5", "as a text it is tracker.name=\"'...'\""),
+        (
+            "device=0",
+            "device: expected auto, cpu, cuda, cuda:N or mps, came 0; the GPU of this number is cuda:0",
+        ),
+        ("device='1'", "the GPU of this number is cuda:1"),
+        ("~trainer.epochs=3", "~trainer.epochs=3: trainer.epochs is 60, not 3; trainer.epochs=3 sets it"),
+        (
+            "tracker.name=${oc.env:NOT_SET_AT_ALL}",
+            "tracker.name: the environment variable NOT_SET_AT_ALL is not set",
+        ),
+        ("seed=" + "9" * 5000, " ...: cannot be read (a number of too many digits)"),
+        ("seed='" + "0" * 5000 + "'", "seed: expected a whole number"),
+        ("runs_dir=" + "x" * 300, "runs_dir: no file can have a name as long as 'xxx"),
     ],
 )
 def test_what_is_often_typed_is_answered_with_how_to_write_it(text, said):
@@ -318,6 +343,31 @@ def test_what_is_often_typed_is_answered_with_how_to_write_it(text, said):
 def test_a_text_is_written_as_the_advice_says():
     assert config.compose(["tracker.name='123'"])["tracker"]["name"] == "123"
     assert config.compose(["seed= 3"])["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("range(0,3,0)", "expected a step that is not 0"),
+        ("range(a,b)", "range takes numbers"),
+        ("range()", "range takes numbers"),
+        ("range(0,3", "a bracket is missing"),
+    ],
+)
+def test_a_range_that_is_none_is_answered_with_one(values, said):
+    [problem] = unreadable([f"seed={values}", "-m"])
+    assert str(problem).startswith(f"seed={values}: ")
+    assert said in str(problem)
+
+
+@pytest.mark.parametrize("values", ["range(0,3)", "1,2"])
+def test_a_comma_that_begins_another_key_is_said_to(tmp_path, values):
+    file = tmp_path / "s.yaml"
+    file.write_text(f"grids: [{{seed: {values}}}]")
+    with pytest.raises(
+        ConfigError, match=r"a comma begins the next key: several values are a list, \[0, 1\]"
+    ):
+        read(file)
 
 
 def test_one_list_of_a_sweep_file_is_one_value(tmp_path):

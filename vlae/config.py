@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from vlae.files import expanded
@@ -72,8 +72,8 @@ __all__ = [
 ]
 
 
-def _device(name: str) -> str:
-    kind, colon, index = name.partition(":")
+def _device(name: Any) -> str:
+    kind, colon, index = str(name).partition(":")
     if name in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and colon and index.isdecimal()):
         return name
     raise PydanticCustomError("device", "auto, cpu, cuda, cuda:N or mps")
@@ -182,7 +182,7 @@ class Config(_Section):
     evaluate: Evaluate
     tracker: Tracker
     seed: Annotated[int, Field(ge=0)]
-    device: Annotated[str, AfterValidator(_device)]
+    device: Annotated[str, BeforeValidator(_device)]
     num_threads: Count | None
     runs_dir: Annotated[str, Field(min_length=1)]
     force: bool
@@ -243,6 +243,11 @@ def composition_error(error: Exception, arguments: Sequence[str] = ()) -> Config
     """Hydra's own refusal (a deletion of nothing, a broken file in conf/) as one problem; arguments: the command."""
     if match := re.match(r"Could not delete from config\. '(.+)' does not exist", str(error)):
         return ConfigError([_nothing_to_delete(match[1], arguments)])
+    if match := re.match(
+        r"Could not delete from config\. The value of '(.+?)' is (.+) and not (.+)\.$", str(error), re.S
+    ):
+        key, value, came = match.groups()
+        return ConfigError([Problem(f"~{key}={came}", f"{key} is {value}, not {came}; {key}={came} sets it")])
     texts = [line.strip() for e in (error, error.__cause__) if e is not None for line in str(e).splitlines()]
     return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
 
@@ -355,6 +360,8 @@ def _unresolved(text: str) -> str:
     """OmegaConf's words, with what may have been meant: ${SCRATCH} is a variable of the shell, and a key here."""
     if match := re.match(r"Interpolation key '([A-Z_][A-Z0-9_]*)' not found", text):
         return f"{text}; an environment variable is ${match[1]} or ${{oc.env:{match[1]}}}"
+    if match := re.search(r"Environment variable '(.*)' not found", text):
+        return f"the environment variable {match[1]} is not set"
     return text
 
 
@@ -420,11 +427,11 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
         marked[INVALID_CHOICE], marked[DIRECTORIES]
     )
     found = _problems_of_fixed_keys(values)
-    found += [p for p in wrong_numbers(values) if p.key not in {other.key for other in found}]
     for section in KINDS:
         if isinstance(values.get(section), dict):
             of_section = check(section, values[section]) if deep else check_name(section, values[section])
             found += _of_another_target(section, values[section], of_section)
+    found += [p for p in wrong_numbers(values) if p.key not in {other.key for other in found}]
     if deep:
         found += _conflicts(values, [*problems, *found, *already])
     if deep and not any(p.within("device") for p in found):

@@ -38,7 +38,10 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
 
 
 def expanded(path: StrPath) -> str:
-    """The path with ~, ~user, $NAME and ${NAME} replaced. ValueError: there is no such user or variable."""
+    """The path with ~, ~user, $NAME and ${NAME} replaced.
+
+    ValueError: there is no such user or variable, or no file system can have the path.
+    """
     text = os.path.expanduser(os.fspath(path))
     if text.startswith("~"):
         user = text.partition("/")[0]
@@ -46,7 +49,13 @@ def expanded(path: StrPath) -> str:
     for match in _VARIABLE.finditer(text):
         if not os.environ.get(name := match[1] or match[2] or ""):
             raise ValueError(f"the environment variable {name} is not set, or empty; got {text!r}")
-    return os.path.expandvars(text)
+    text = os.path.expandvars(text)
+    try:
+        os.lstat(text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"no file can have a name as long as {text[:40]!r} ...") from error
+    return text
 
 
 @patiently

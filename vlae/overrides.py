@@ -66,6 +66,8 @@ def parse(text: str) -> Override:
 
 
 SEVERAL_VALUES = "several values"
+LONGEST_SHOWN = 200
+"""Characters of an override in a message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +324,8 @@ def _wrong_sweep(override: Override, known: Sequence[str] | None) -> str | None:
                 return "glob() chooses from the files of a group, such as model; expected values such as 0,1"
             if not item.filter(list(known)):
                 return f"glob() finds no choice (choices: {listed(known)})"
+        if isinstance(item, RangeSweep) and not item.step:
+            return "expected a step that is not 0, as in range(0,1,0.1)"
         number += _length(item) if isinstance(item, RangeSweep) else 1
     if number == 0:
         return "expected one value or more, came none"
@@ -503,7 +507,7 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
         key, _, value = text.lstrip("+").partition("=")
         if key in PATHS:  # ~/runs and (1)/runs are no values in Hydra's grammar
             return f"++{key}={quoted(value)}"
-        slip = _slip(value)
+        slip = "there are spaces around =" if key != key.strip() else _slip(value)
         why = f"cannot be read: {slip}" if slip else f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}"
         return _invalid(index, text, why)
     key = override.key_or_group
@@ -553,6 +557,14 @@ def _slip(text: str) -> str | None:
         return f"it has {found!r} ({name}), where {_LOOKALIKES[found]!r} is meant"
     if match := _FUNCTION.fullmatch(text):
         return f"a range goes beside values without a function: {match['values']}"
+    if match := re.fullmatch(r"\((.*)\)", text):
+        return f"a list has square brackets: [{match[1]}]"
+    if match := re.search(r"\brange\(.*?(\)|$)", text):
+        return (
+            "a bracket is missing"
+            if not match[1]
+            else "range takes numbers, as in range(0,3) or range(0,1,0.1)"
+        )
     if text.rstrip().endswith(","):
         return "it ends in a comma, after which a value is missing"
     if ";" in text:
@@ -632,6 +644,7 @@ def quoted(text: str) -> str:
 
 def _invalid(index: int, key: str, text: str) -> str:
     """A message on its way through Hydra's grammar, whose special characters it must not contain."""
+    key = key if len(key) <= LONGEST_SHOWN else f"{key[:LONGEST_SHOWN]} ..."
     return f"++{INVALID_OVERRIDE}.o{index}='{quote(f'{key}' + chr(10) + text)}'"
 
 

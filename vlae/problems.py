@@ -155,9 +155,15 @@ def _how_to_write(key: str, value: Any, wanted: Sequence[str]) -> str:
     """What was probably meant by a value of another kind, and how that is written; or nothing."""
     number = not {"a whole number", "a number"}.isdisjoint(wanted)
     if any(text.startswith("a list") for text in wanted):
+        if isinstance(value, str) and value.isidentifier():
+            return f"; a list of one is [{value}], in a sweep file [[{value}]]"
         return "; in a sweep file [[500,500]] is one list, and [500,500] two runs"
     if "a text" in wanted and isinstance(value, int | float):
-        return f"; as a text it is {key}=\"'{shown(value)}'\" in a command, '{shown(value)}' in a file"
+        return _as_text(key, value)
+    if key == "device" and re.fullmatch("[0-9]+", str(value)):
+        return f"; the GPU of this number is cuda:{value}"
+    if "a whole number" in wanted and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}" if abs(value) < _EXACT else ""
     if number and isinstance(value, list):
         if key.endswith("]"):
             return "; on the command line [500,500] is one list, without a second pair of brackets"
@@ -171,17 +177,39 @@ def _how_to_write(key: str, value: Any, wanted: Sequence[str]) -> str:
     return _number_meant(value) if number else ""
 
 
+_EXACT = 2**53
+"""Below it a float is exactly the whole number that was written."""
+
+
+def _as_text(key: str, value: float) -> str:
+    """How a text is written that was read as a number or as true or false."""
+    written = shown(value)
+    if isinstance(value, float) and not re.fullmatch(r"-?[0-9]+\.[0-9]*[1-9]", written):
+        written = "..."  # 1e5 and 100000.0 are the same number
+    place = key.partition("[")[0]
+    of_command = f"'{written}'" if place == key else f"['{written}']"
+    return f"; as a text it is {place}=\"{of_command}\" in a command, '{written}' in a file"
+
+
+_LONGEST_NUMBER = 100
+"""Characters; Python reads no number of thousands of digits."""
 _SWITCHES = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
 
 
 def _number_meant(text: str) -> str:
     """The number, or the numbers, that a text may stand for."""
+    if len(text) > _LONGEST_NUMBER:
+        return ""
     if match := re.fullmatch(r"(\d+) ?(?:\.\.\.?|-) ?(\d+)", text):
         return f"; a range is range({int(match[1])},{int(match[2]) + 1}) with -m, or a list in a sweep file"
-    if re.fullmatch(r"\S+( +\S+)+", text):
+    if text.startswith("range("):
+        return "; a range is for -m on the command line, and a list such as [0, 1, 2] in a sweep file"
+    if re.fullmatch(r"[-+.0-9e]+( +[-+.0-9e]+)+", text):
         return f"; one run for each value is {','.join(text.split())} with -m, or a list in a sweep file"
     if re.fullmatch(r"[+-]?0[0-9]+", text):
         return f"; a number has no leading zeros: {int(text)} (and a decimal point, not a comma)"
     if re.fullmatch(r"0x[0-9a-f]+|0b[01]+|0o[0-7]+", text, re.IGNORECASE):
         return f"; in decimals it is {int(text, 0)}"
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", text, re.IGNORECASE):
+        return f"; a number has no quotes: {text}"
     return ""

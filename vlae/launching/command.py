@@ -82,6 +82,8 @@ def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
 
 def wrong_sweep_name(given: str | None, file: Path | None) -> config.Problem | None:
     """What is wrong with the name of a sweep: the ``given`` one, or that of its file."""
+    if given == "None":
+        return config.Problem("hydra.sweeper.name", "expected null where there is none, got the text 'None'")
     name = given if given is not None else file and file.stem
     if name is None or not (wrong := wrong_name(name, file=True)):
         return None

@@ -197,7 +197,12 @@ def _problems_of_grid(place: str, grid: dict[Any, Any]) -> Iterator[Problem]:
 
 def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
     if not isinstance(key, str) or not KEY.fullmatch(key):
-        yield Problem(place, f"expected a key such as model or trainer.epochs, came {shown(key)}")
+        comma = (
+            "; in {...} a comma begins the next key: several values are a list, [0, 1]"
+            if value is None
+            else ""
+        )
+        yield Problem(place, f"expected a key such as model or trainer.epochs, came {shown(key)}{comma}")
     elif OF_A_LAUNCH.fullmatch(key):
         yield Problem(place, f"expected a key of a run, came {shown(key)}, which belongs on the command line")
     if value == []:

@@ -11,7 +11,7 @@ from typing import Any
 from vlae import config, record
 from vlae.attempts import FORCED
 from vlae.console import counted, loading
-from vlae.files import StrPath
+from vlae.files import StrPath, check_writable
 from vlae.identity import OF_A_COMMAND, OPERATIONAL, get
 from vlae.installation import check_libraries
 from vlae.launching.queues import Waiting, all_queues
@@ -197,11 +197,13 @@ def _unless_edited(state: State) -> State:
 
 
 def check(plan: Plan, *, here: bool) -> None:
-    """ConfigError: everything that is wrong with the runs that would start.
+    """ConfigError: everything that is wrong with the runs that would start. RecordError: nowhere to write them.
 
     here: they are executed on this machine, which must have their device.
     """
     wrong: dict[str, list[str]] = {}
+    if plan.starting:
+        check_writable(plan.runs_dir)
     if plan.starting and here:
         with loading():
             check_libraries()

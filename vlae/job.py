@@ -67,18 +67,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
         return results
     check_writable(runs_dir)
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
-    executed()  # what is imported from here on
-    with nullcontext() if quiet else loading():
-        check_libraries()
-        from vlae.trained import prepare
-
-    # whatever is wrong with the configuration, the device or the data shows before anything is left on disk
-    if problems := environment_problems(container["tracker"]):
-        raise ConfigError(problems)
-    checked = config.validate(container)
-    if problems := beyond_the_machine(container, here=True):
-        raise ConfigError(problems)
-    prepared = prepare(checked)
+    prepared = _checked(container, quiet)
     do_not_wait()
     create = record.forced_directory if force else record.RunDirectory.create
     frozen = config.with_absolute_paths(container)
@@ -94,36 +83,34 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     return results
 
 
+def _checked(container: dict[str, Any], quiet: bool) -> "Prepared":
+    """Whatever is wrong with the configuration, the device or the data shows here, before anything is on disk."""
+    executed()  # what is imported from here on
+    with nullcontext() if quiet else loading():
+        check_libraries()
+        from vlae.trained import prepare
+
+    if problems := environment_problems(container["tracker"]):
+        raise ConfigError(problems)
+    checked = config.validate(container)
+    if problems := beyond_the_machine(container, here=True):
+        raise ConfigError(problems)
+    return prepare(checked)
+
+
 def work(path: Path, attempts: int, threads: int | None = None) -> int:
-    """What a worker does with a frozen run directory: all is told by the record, nothing by a terminal.
+    """Execute a frozen run directory, as a worker: the record says everything, and no terminal is needed.
 
     attempts: how many the run had when this start was planned. HELD: it was done since, or is being executed by
     another process. A run that has failed since has had its turn; one that was interrupted goes on.
     threads: CPU threads, where the run does not say.
     """
     directory = record.RunDirectory(path)
-    anew = path.parent.name == FORCED
-    if not (path / "config.yaml").is_file():
-        if anew and (path.parent.parent / path.name / "results.json").is_file():
-            return HELD  # a job that was requeued too late: its run has taken the place of the old one
-        print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
-        return FAILED
-    try:
-        executed()  # refuses frozen code that is damaged: the run stays as it is, for the next launch
-    except record.RecordError as error:
-        print(f"vlae: {path.name} not started: {error}", file=sys.stderr, flush=True)
-        return FAILED
-    if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
-        return FAILED if state == "failed" else HELD
-
-    try:
-        check_libraries()
-    except UserError as error:
-        print(f"vlae: {error}", file=sys.stderr)
-        return FAILED
+    if (status := _not_started(directory, attempts)) is not None:
+        return status
     try:
         execute(directory, lambda: _prepared(directory, threads), captured=True)
-        if anew:
+        if path.parent.name == FORCED:
             with patient(Patience(path.parent.parent)):
                 record.promote(directory, path.parent.parent)
     except record.RunHeld:
@@ -135,16 +122,38 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
     except KeyboardInterrupt:  # a second Ctrl-C
         return 128 + signal.SIGINT
     except Exception:
-        if (
-            directory.state() != "failed"
-        ):  # what happened before the claim or after the results, no record has
+        # no record has what happened before the claim or after the results
+        if directory.state() != "failed":
             traceback.print_exc()
         return FAILED
     return DONE
 
 
+def _not_started(directory: record.RunDirectory, attempts: int) -> int | None:
+    """What `work` returns where there is nothing to execute, or nothing to execute it with; None: it can begin."""
+    path = directory.path
+    if not (path / "config.yaml").is_file():
+        if path.parent.name == FORCED and (path.parent.parent / path.name / "results.json").is_file():
+            return HELD  # a job that was requeued too late: its run has taken the place of the old one
+        print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
+        return FAILED
+    try:
+        executed()  # refuses frozen code that is damaged: the run stays as it is, for the next launch
+    except record.RecordError as error:
+        print(f"vlae: {path.name} not started: {error}", file=sys.stderr, flush=True)
+        return FAILED
+    if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
+        return FAILED if state == "failed" else HELD
+    try:
+        check_libraries()
+    except UserError as error:
+        print(f"vlae: {error}", file=sys.stderr)
+        return FAILED
+    return None
+
+
 def _prepared(directory: record.RunDirectory, threads: int | None) -> "Prepared":
-    """Of the frozen configuration; threads: CPU threads, where that does not say."""
+    """The model and the data of a frozen configuration; threads: CPU threads, where that does not say."""
     from vlae.trained import prepare
 
     container = directory.config()

@@ -27,7 +27,7 @@ class Child:
 
 
 class Children:
-    """Of all pools of a history."""
+    """The processes of all pools of a history."""
 
     def __init__(self, history: Any) -> None:
         self.history = history

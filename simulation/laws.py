@@ -94,7 +94,7 @@ class Laws:
             )
 
     def announced(self, job: Job, process: Process) -> None:
-        """Slurm has told a job that its end is near: it goes on later, and does not die of that."""
+        """Slurm has announced its end to a job, which continues later and does not die of that."""
         if process.status == -signal.SIGUSR2:
             self.world.violate(
                 f"job {job.named} dies of the signal that announces its end, and is not queued again"

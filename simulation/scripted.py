@@ -15,7 +15,7 @@ LIVE = ("PENDING", "RUNNING", "COMPLETING")
 
 
 def identity(name: str = Settings().name) -> str:
-    """Of a simulated cluster."""
+    """The identity of a simulated cluster."""
     return f"{name} (controller {name}-controller, port 6817)"
 
 

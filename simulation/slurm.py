@@ -12,7 +12,7 @@ from typing import Any
 from simulation.world import Process, World
 
 REASONS = {"TIMEOUT": "TimeLimit", "NODE_FAIL": "NodeDown"}
-"""Of jobs that ended so."""
+"""Reasons of jobs that ended so."""
 
 
 @dataclass

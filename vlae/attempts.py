@@ -119,7 +119,7 @@ def process_lives(claim: dict[str, Any]) -> bool | None:
 def slurm_job() -> tuple[str | None, int]:
     """The id by which Slurm knows the job of this process, and how often that job was requeued.
 
-    A task of an array is ``<array>_<task>``. SLURM_JOB_ID does not tell one: that of the last task is the array's
+    A task of an array is ``<array>_<task>``. SLURM_JOB_ID does not name one: that of the last task is the array's
     own id, which means all tasks to Slurm's commands.
     """
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))

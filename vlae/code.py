@@ -172,7 +172,7 @@ def _contents() -> dict[str, bytes]:
 
 
 def _names() -> Iterator[str]:
-    """Of the files that are code, whether git knows them or not."""
+    """The names of the files that are code, whether git knows them or not."""
     is_checkout = SOURCE.joinpath(
         "launch.py"
     ).is_file()  # and not site-packages, which holds all that is installed

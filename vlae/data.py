@@ -44,7 +44,7 @@ UNPACKED = {
     }
     for dataset, digests in known_files.UNPACKED.items()
 }
-"""Of the files that are read; the labels are not."""
+"""Checksums of the files that are read; the labels are not."""
 Size = Annotated[int, Field(ge=0)]
 Loader = TypeVar("Loader", bound=Callable[..., Splits])
 

@@ -24,7 +24,7 @@ class OutOfMemory(UserError):
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """One line where ``error`` says that there is too little memory, whoever says so; else None."""
+    """One line where ``error`` says that there is too little memory, from torch or the system; else None."""
     text = str(error)
     is_torchs = type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and any(said in text for said in NO_MEMORY)

@@ -128,7 +128,7 @@ def _comment(lines: Sequence[str], key: yaml.Node, value: yaml.Node) -> str:
 
 
 def _file(places: Sequence[Path], group: str, name: str) -> Path:
-    """Of a choice, in conf/ or a directory that the command adds."""
+    """The file of a choice, in conf/ or a directory that the command adds."""
     files = [place / group / f"{name}.yaml" for place in places]
     return next((file for file in files if file.is_file()), files[0])
 

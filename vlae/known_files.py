@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 IDX_MAGIC = b"\0\0\x08"
-"""Of unsigned bytes; the number of dimensions follows."""
+"""The first bytes of an idx file of unsigned bytes; the number of dimensions follows."""
 KINDS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive (unpack it)"),
     (b"PK\x03\x04", "a zip archive (unpack it)"),

@@ -19,7 +19,7 @@ NONSENSE = 2**50
 MOST_THREADS = 2**16
 """Where a run is executed elsewhere."""
 FEWEST_PIXELS = 64
-"""Of an image of any dataset."""
+"""Pixels that an image of any dataset has."""
 
 
 class Need(NamedTuple):

@@ -35,7 +35,7 @@ _ERROR = "standard error of it over test images"
 
 
 def _chains(place: str) -> list[Metric]:
-    """Of annealed importance sampling."""
+    """The metrics of annealed importance sampling."""
     return [
         Metric(f"{place}.num_images", "images", "images that were annealed"),
         Metric(f"{place}.num_chains", "chains", "independent chains per image"),

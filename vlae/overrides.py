@@ -551,7 +551,7 @@ _LOOKALIKES |= dict.fromkeys("\u2018\u2019\u201a", "'") | {
 
 
 def _slip(text: str) -> str | None:
-    """What was meant by a text that Hydra cannot read, where that can be told."""
+    """What was meant by a text that Hydra cannot read, where that is clear."""
     if found := next((character for character in text if character in _LOOKALIKES), None):
         name = unicodedata.name(found, "a character").lower()
         return f"it has {found!r} ({name}), where {_LOOKALIKES[found]!r} is meant"

@@ -37,7 +37,7 @@ def process_start(pid: int) -> float | None:
 
 
 def owned(name: str) -> str:
-    """The name of something temporary that tells by itself whose it is: name, place, process, random digits."""
+    """The name of something temporary that says by itself whose it is: name, place, process, random digits."""
     return f"{name}.{_mark(os.getpid())}.{secrets.token_hex(4)}"
 
 
@@ -51,7 +51,7 @@ def _mark(pid: int) -> str:
 
 
 def owner_lives(name: str) -> bool | None:
-    """Whether the process lives whose temporary file has this name; None: it is elsewhere, or nobody can tell."""
+    """Whether the process lives whose temporary file has this name; None: it is elsewhere, or that is unknown."""
     found = OWNER.search(name)
     if found is None or found[1] != _mark(os.getpid())[:6]:
         return None
@@ -63,7 +63,7 @@ def owner_lives(name: str) -> bool | None:
 
 
 def is_owned_by(name: str, where: str, pid: int, start: float) -> bool:
-    """Whether the temporary file of this name is that of a process of which a claim tells these."""
+    """Whether the temporary file of this name is that of the process with this place, id and start."""
     found = OWNER.search(name)
     return bool(
         found

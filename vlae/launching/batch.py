@@ -41,7 +41,7 @@ vlae_run() {
     done
     return "$status"
 }""".splitlines()
-"""Of a batch script in bash, before everything that takes time. ``vlae_run COMMAND`` then executes Python."""
+"""Lines of a batch script in bash, before everything that takes time. ``vlae_run COMMAND`` then executes Python."""
 
 
 def hold_signals() -> None:

@@ -44,7 +44,7 @@ class JobState:
 
 
 MISSING = JobState("ended", "missing")
-"""Of a job that Slurm does not know, or no longer."""
+"""The state of a job that Slurm does not know, or no longer."""
 
 
 def slurm(*command: str, seconds: float = 120) -> str:
@@ -168,7 +168,7 @@ def _fields(line: str) -> dict[str, str]:
 def _ids(fields: dict[str, str]) -> list[str]:
     """The jobs, or tasks of an array, that one line of ``scontrol show job`` describes.
 
-    JobId does not tell a task: that of the last task of an array is the array's own.
+    JobId does not name a task: that of the last task of an array is the array's own.
     """
     if "ArrayTaskId" in fields:
         return [f"{fields['ArrayJobId']}_{task}" for task in tasks_of(fields["ArrayTaskId"])]

@@ -77,7 +77,7 @@ class Job:
     tries: int = 0
     """Times that it was started again here."""
     pid: int | None = field(default=None, repr=False)
-    """Of its process, as long as it runs."""
+    """The id of its process, as long as it runs."""
     born: float | None = field(default=None, repr=False)
     mark: object = field(default=None, repr=False)
     """Another one after each progress."""
@@ -281,7 +281,7 @@ class Pool:
                 self._send(job, signal.SIGKILL)
 
     def _explain(self, job: Job) -> None:
-        """Why a run was killed, where that can be told, for its record and for a person."""
+        """Record and show why a run was killed, where that is known."""
         before, self._killed_for_memory = self._killed_for_memory, killed_for_memory()
         if job.hung:
             job.outcome, job.detail = "interrupted", f"no progress for {self._timeout:g} min"
@@ -347,7 +347,7 @@ class Pool:
             self._end(*orphan, None)
 
     def _end(self, job: Job, slot: Slot, status: int | None) -> None:
-        """status: None where it is not known, because the server that would tell was killed."""
+        """status: None where it is not known, because the server that knew it was killed."""
         assert job.began is not None
         job.seconds, job.pid = time.monotonic() - job.began, None
         self._free.append(slot)

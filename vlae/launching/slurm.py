@@ -44,7 +44,7 @@ PATIENCE = 0.8
 STARTS_WITHIN = 120
 """Seconds between the start of a job and its signal, at least: Slurm sends it up to a minute early."""
 OWN_KEYS = {"time": "timeout_min", "signal": "signal_delay_s"}
-"""Of sbatch, and the key of the launcher that stands for each."""
+"""Options of sbatch, and the key of the launcher that stands for each."""
 MOST_STARTS = 3
 """Starts of a job in a row in which a run did not even begin."""
 TRIES = 3
@@ -385,7 +385,7 @@ def requeue(most: int) -> None:
     if restarts >= most:
         print(f"not requeued: it was {restarts} times (hydra.launcher.max_requeues)", flush=True)
         return
-    signal.signal(signal.SIGTERM, _leave)  # with which Slurm ends what it is told to requeue
+    signal.signal(signal.SIGTERM, _leave)  # with which Slurm ends a job that it requeues
     for left in reversed(range(TRIES)):
         try:
             if restarts_of(job, seconds=20) not in (restarts, None):  # this node was lost to Slurm meanwhile

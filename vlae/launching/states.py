@@ -25,7 +25,7 @@ from vlae.launching.queues import NEVER, Queue, Waiting, all_queues
 from vlae.record import RunDirectory, recorded_status
 
 UNKNOWN = JobState("unknown")
-"""Of a job of which Slurm says nothing that can be relied on here."""
+"""The state of a job of which Slurm says nothing reliable here."""
 UNSURE = {REASONS["NODE_FAIL"], MISSING.reason}
 """Ends of jobs, as Slurm reports them, whose processes may live all the same."""
 A_MOMENT = 60.0
@@ -35,7 +35,7 @@ UNREADABLE = "unreadable record"
 STOPPED = {"waiting": ("interrupted", "running"), "running": ("interrupted",), "unknown": ("interrupted",)}
 """By the state of its job, what a run may seem to be that goes on with that job: nobody has noted its stop yet."""
 NO_STEP = "no step in two attempts"
-"""Why a run is not started again by its job, which may go on with others."""
+"""Why a run is not started again by its job, which may continue with others."""
 OUT_OF_TURNS = "time limit or preempted, not requeued"
 ABOUT_TO_GO_ON = ("SIGUSR2", "SIGTERM")
 """Why a run has stopped whose job runs still, and is requeued in a moment, or was a moment ago."""
@@ -233,7 +233,7 @@ class Observer:
             return {}
 
     def _by_name(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
-        """Of a queue whose cluster is not recorded: what bears its name is its own, and nothing else follows."""
+        """The states of jobs whose cluster is not recorded: what bears the queue's name is its own, nothing else follows."""
         said = queued_jobs(queue.job_name)
         said |= known_jobs(jobs - said.keys(), queue.job_name)
         if not jobs <= said.keys():

@@ -44,7 +44,7 @@ def recall(runs_dir: StrPath, name: str) -> dict[str, Any] | None:
 
 
 def _is_file_name(name: str) -> bool:
-    """Of a file that stays in its directory, its length included."""
+    """Whether a file of this name stays in its directory, and its name is not too long."""
     visible = bool(name) and name[0] != "."
     return visible and Path(name).name == name and "\0" not in name and len(os.fsencode(name)) < 200
 

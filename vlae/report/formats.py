@@ -43,7 +43,7 @@ FIGURES = tuple(field.name for field in fields(Cell) if field.name not in ("row"
 
 
 def to_csv(table: Table) -> str:
-    """A line a cell: the values of its keys, then all that is known of it. `from_csv` gives equal cells.
+    """One line per cell: the values of its keys, then all that is known of it. `from_csv` gives equal cells.
 
     A field is JSON where it is no text; text that would be read as something else, has line breaks, or begins like a
     formula of a spreadsheet (with =, +, - or @) is quoted as JSON has it; an empty field is what is missing.

@@ -252,7 +252,7 @@ class Streamed:
 
 
 def told_of(story: Story, history: History | None = None) -> list[Any]:
-    """What a run directory tells, as far as it can change: where it is the same, there is nothing new to send.
+    """What a run directory says, as far as it can change: where it is the same, there is nothing new to send.
 
     history: of it, as far as it was read; None: all of it.
     """

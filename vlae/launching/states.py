@@ -233,7 +233,7 @@ class Observer:
             return {}
 
     def _by_name(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
-        """The states of jobs whose cluster is not recorded: what bears the queue's name is its own, nothing else follows."""
+        """The states of jobs whose cluster is not recorded: a job that bears the queue's name is its own."""
         said = queued_jobs(queue.job_name)
         said |= known_jobs(jobs - said.keys(), queue.job_name)
         if not jobs <= said.keys():

@@ -191,7 +191,7 @@ class RunDirectory:
         return status | {"state": "interrupted", "reason": "killed", "message": message}
 
     def settle(self) -> None:
-        """Corrects what a killed attempt left of a run that is done; call it before writing, while nobody executes it."""
+        """Corrects what a killed attempt left of a run that is done; for writers, while nobody executes it."""
         if self.results() is None or self._recorded_status()["state"] == "done" or self.holder() is not None:
             return
         self.write_status(state="done", reason=None, message=None)

@@ -95,3 +95,13 @@ def test_every_metric_has_a_line_with_its_unit_and_explanation():
         part for each in (*metrics.RESULTS, *metrics.EPOCHS) for part in re.findall("<[a-z]+>", each.name)
     }
     assert parts == set(metrics.PARTS)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_on_a_narrow_terminal_the_list_has_the_same_words_and_breaks_none(columns):
+    wide, narrow = metrics.listing(), metrics.listing(columns)
+    assert narrow.split() == wide.split()
+    names = {each.name for each in (*metrics.RESULTS, *metrics.DERIVED, *metrics.EPOCHS)}
+    too_long = [line for line in narrow.splitlines() if len(line) > columns]
+    assert all(line.strip() in names or " " not in line.strip() for line in too_long)
+    assert metrics.listing(1000) == wide

@@ -215,7 +215,8 @@ def metrics() -> None:
     from vlae.console import Console
     from vlae.metrics import listing
 
-    Console(highlight=False, markup=False).print(listing(), soft_wrap=True)
+    console = Console(highlight=False, markup=False)
+    console.print(listing(console.width if console.is_terminal else None), soft_wrap=True)
 
 
 @app.command(short_help="Draw curves, likelihoods, costs, posteriors.")

@@ -7,6 +7,7 @@ of each epoch have slashes everywhere: ``validation/elbo_nats`` is a key of a li
 
 import functools
 import re
+import textwrap
 from typing import NamedTuple
 
 HIGHER, LOWER = 1, -1
@@ -207,8 +208,8 @@ def unit(name: str) -> str:
     return found.unit if found else ""
 
 
-def listing() -> str:
-    """What ``vlae metrics`` prints: one line per metric."""
+def listing(columns: int | None = None) -> str:
+    """What ``vlae metrics`` prints: one line per metric, or two on a terminal of too few columns."""
     groups = {
         "Of a run: keys of results.json, columns of tables, --metric, --where, Python": (*RESULTS, *DERIVED),
         "Of an epoch: keys of a line of metrics.jsonl, and of charts": EPOCHS,
@@ -220,7 +221,19 @@ def listing() -> str:
     lines += [f"{part}: {text}" for part, text in PARTS.items()]
     lines.append("(+): higher is better; (-): lower is better")
     lines.append("On Weights & Biases and TensorBoard: / in place of each dot (test/log_likelihood/own/mean)")
-    return "\n".join(lines)
+    if columns is None or columns >= max(map(len, lines)):
+        return "\n".join(lines)
+    return "\n".join(_narrow(line, columns) for line in lines)
+
+
+def _narrow(line: str, columns: int) -> str:
+    name, _, text = line.strip().partition("  ")
+    if not line.startswith("  ") or not text:
+        return textwrap.fill(line, columns, break_long_words=False)
+    unit_and_text = "  ".join(re.split(" {2,}", text.strip()))
+    return f"  {name}\n" + textwrap.fill(
+        unit_and_text, columns, initial_indent=" " * 6, subsequent_indent=" " * 6
+    )
 
 
 def _line(each: Metric, width: int) -> str:

@@ -709,3 +709,11 @@ def test_an_npz_that_changed_since_the_run_started_is_refused(tmp_path):
     write_npz(path, train=GOOD[::-1], test=GOOD)
     with pytest.raises(DataError, match=rf"not the file this run was started with: .* expected {digest}"):
         data.npz(path=path, sha256=digest)
+
+
+def test_an_npz_that_is_cut_off_is_not_called_a_zip_to_unpack(tmp_path):
+    file = tmp_path / "images.npz"
+    np.savez(file, train=np.zeros((9, 8, 8), np.uint8), test=np.zeros((9, 8, 8), np.uint8))
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(DataError, match=r"it is a truncated \.npz file"):
+        data.npz(path=str(file))

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import os
 import socket
 import threading
 from collections import Counter
@@ -237,6 +238,27 @@ def test_a_file_that_was_there_is_never_replaced(mnist, tmp_path):
     (raw / "t10k-images-idx3-ubyte").unlink()
     assert len(load_mnist(mnist, tmp_path).test) == 9
     assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.mkdir(), "is a directory, expected a file"),
+        (os.mkfifo, "is no plain file, expected a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no plain file, expected a file"),
+        (lambda path: path.symlink_to("/gone/away"), "is a link to /gone/away, which is not there"),
+        (lambda path: path.symlink_to(path.name), "cannot read"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_file_is_named_before_anything_is_downloaded(
+    omniglot, tmp_path, make, said
+):
+    path = tmp_path / "OMNIGLOT" / "chardata.mat"
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(DataError, match=f"{path}.*{said}|{said}.*{path}"):
+        load_omniglot(omniglot, tmp_path)
+    assert not omniglot.requests
 
 
 def test_two_at_once_download_every_file_once(omniglot, tmp_path):

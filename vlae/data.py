@@ -318,7 +318,8 @@ def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
             archive = Archive(opened)
             found = archive.read(("train", "validation", "test"))
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
-        what = "" if zipfile.is_zipfile(file) else f"; it is {what_is(file)}"
+        found = "" if zipfile.is_zipfile(file) else what_is(file)
+        what = found and f"; it is {'a truncated .npz file' if found.startswith('a zip') else found}"
         raise DataError(
             f"dataset.path={path}: not an .npz file of plain arrays, as numpy.savez writes them ({error}{what}). "
             "Pickled objects are refused, because unpickling can execute code"

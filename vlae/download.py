@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import stat
 import sys
 import urllib.error
 import urllib.request
@@ -114,9 +115,13 @@ class Source:
             raise self._damage(files or tuple(self.files), error) from error
 
     def check(self, file: str) -> None:
-        """DataError when the file is not what its checksum promises."""
+        """DataError when the file is not what its checksum promises, or cannot be read."""
         checksum = self.files[file]
-        if checksum is not None and (mismatch := checksum.mismatch(self.root / file)):
+        try:
+            mismatch = checksum and checksum.mismatch(self.root / file)
+        except OSError as error:
+            raise self._unreadable(self.root / file, error) from error
+        if mismatch:
             problem = f"{(self.root / file).absolute()} is damaged or another file: {mismatch}"
             raise self._error(problem + self._swapped(file), delete=True)
 
@@ -129,7 +134,26 @@ class Source:
         return ""
 
     def _complete(self) -> bool:
-        return all((self.root / file).is_file() for file in self.files)
+        return False not in {self._is_there(self.root / file) for file in self.files}  # looks at all of them
+
+    def _is_there(self, path: Path) -> bool:
+        """DataError where something else than a file stands in its place, or that cannot be seen."""
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):  # what stands in the way is said when it is written
+            if path.is_symlink():
+                text = f"{path.absolute()} is a link to {os.path.realpath(path)}, which is not there"
+                raise self._error(text, delete=True) from None
+            return False
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "no plain file"
+            raise self._error(f"{path.absolute()} is {what}, expected a file", delete=True)
+        return True
+
+    def _unreadable(self, path: Path, error: OSError) -> DataError:
+        return self._error(f"cannot read {path.absolute()}: {error.strerror or error}")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1108,3 +1108,8 @@ def test_a_run_that_is_not_done_is_not_settled(run):
     run.write_status(state="running")
     run.settle()
     assert json.loads((run.path / "status.json").read_text())["state"] == "running"
+
+
+def test_a_name_that_no_file_can_have_is_no_run(tmp_path):
+    with pytest.raises(RecordError, match="no run 'xxx"):
+        find(tmp_path, "x" * 300)

@@ -35,6 +35,8 @@ def _path(option: str) -> Callable[[str], str]:
     """Reads the path of an option, with ~ and environment variables replaced."""
 
     def read(text: str) -> str:
+        if option == "--runs-dir" and not text:
+            raise UserError(f"{option}: expected a directory, got ''")
         try:
             return expanded(text)
         except ValueError as error:

@@ -388,12 +388,14 @@ def find(runs_dir: StrPath, name: str, *, to_write: bool = False) -> RunDirector
     if found:
         listed = "".join(f"\n  {each}" for each in (found if len(found) <= 10 else [*found[:10], "..."]))
         raise RecordError(f"{name!r} could be any of {len(found)} runs in {folder}; give more of it:{listed}")
-    if directories := [path for path in exact if path.is_dir()]:
+    if directories := [path for path in exact if os.path.isdir(path)]:
         raise RecordError(
             f"{directories[0]} is not a run: it has no config.yaml (looked in {folder} for others)"
         )
-    where = f"no run {name!r} in {folder}" if folder.is_dir() else f"no run {name!r}: no directory {folder}"
-    where += ", which has no runs yet" if folder.is_dir() and not names else ""
+    where = (
+        f"no run {name!r} in {folder}" if os.path.isdir(folder) else f"no run {name!r}: no directory {folder}"
+    )
+    where += ", which has no runs yet" if os.path.isdir(folder) and not names else ""
     near = [each for each in names if prefix in each][:5] or difflib.get_close_matches(prefix, names, 5, 0.5)
     raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
 

@@ -14,7 +14,7 @@ import vlae
 from vlae import cli, config, flags, help
 from vlae.completion import candidates
 from vlae.launching.grids import with_sweep_file
-from vlae.overrides import directories, expand, is_multirun, lenient, split
+from vlae.overrides import directories, expand, is_multirun, lenient, split, wrong_hydra_override
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 
@@ -379,3 +379,11 @@ def test_the_advice_about_a_target_is_accepted(tmp_path):
     (tmp_path / file).write_text("\n".join([*content, "lr: 1e-2"]))
     choice = re.search(r"choose (\S+)$", problem)[1]
     config.validate(config.compose([choice, f"hydra.searchpath=[{tmp_path}]"]))
+
+
+@pytest.mark.parametrize(
+    "key", ["launcher.workers", "launcher.sbatch.nice", "launcher.sbatch.a.b", "sweeper.name"]
+)
+def test_every_key_of_a_launcher_can_be_set_however_deep_it_lies(key):
+    assert wrong_hydra_override(f"+hydra.{key}=1", []) is None
+    assert wrong_hydra_override(f"+hydra.nothing.{key}=1", []) is not None

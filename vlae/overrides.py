@@ -394,7 +394,7 @@ def launchers(places: Sequence[Path]) -> list[str]:
 
 HYDRA_KEYS = ("hydra.launcher.KEY", "hydra.sweeper.name", "hydra.searchpath", "hydra.mode")
 """What can be set of Hydra's own configuration; hydra.sweeper.file is sweeps=NAME."""
-_HYDRA_KEY = re.compile(r"hydra\.(launcher\.\w+|sweeper\.(name|file)|searchpath|mode)")
+_HYDRA_KEY = re.compile(r"hydra\.(launcher(\.\w+)+|sweeper\.(name|file)|searchpath|mode)")
 
 
 def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:

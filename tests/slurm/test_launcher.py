@@ -121,7 +121,7 @@ def standing_still(place):
     try:
         wait_until(lambda: run.status() == psutil.STATUS_STOPPED, 10, "it does not stand still")
         yield
-        wait_until(lambda: was_told(run), 60, "no signal")
+        wait_until(lambda: was_told(run), 120, "no signal")
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             run.resume()
@@ -185,12 +185,14 @@ def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference, 
 
 def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, cluster, reference):
     launch(place, "seed=0", LONG, "hydra.launcher.signal_delay_s=45")
-    slurm("scontrol", "update", f"JobId={job_of(place)}", "TimeLimit=1")  # the launcher asks for more
     wait_until(lambda: training(place), 120, "no training")
     with standing_still(place):
-        pass
+        shown = slurm("scontrol", "show", "job", job_of(place))
+        ((hours, minutes, seconds),) = re.findall(r"RunTime=(\d+):(\d+):(\d+)", shown)
+        limit = 60 * int(hours) + int(minutes) + 1 + (int(seconds) >= 10)  # at least 50 seconds are left
+        slurm("scontrol", "update", f"JobId={job_of(place)}", f"TimeLimit={limit}")
     wait_until(
-        lambda: "JobState=PENDING" in slurm("scontrol", "show", "job", job_of(place)), 60, "not requeued"
+        lambda: "JobState=PENDING" in slurm("scontrol", "show", "job", job_of(place)), 120, "not requeued"
     )
     slurm("scontrol", "update", f"JobId={job_of(place)}", "TimeLimit=10")  # one stop is enough
     wait_for(place, "done")

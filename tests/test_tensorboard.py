@@ -193,7 +193,10 @@ def test_a_sweep_composes_several_trackers_as_a_run_does():
         ("tracker=[wandb,3]", "tracker: no choice '3' (choices: none, tensorboard, wandb)"),
         ("tracker=null", "tracker: no choice 'null' (choices: "),
         ("tracker=wandb,tensorboard", "tracker=wandb,tensorboard: several values: add -m"),
-        ("model=[vae,hf]", 'model: no choice \'["vae", "hf"]\' (choices: '),
+        (
+            "model=[vae,hf]",
+            "model: expected one choice, got the list [vae,hf]; one run for each is model=vae,hf with -m",
+        ),
         (
             "tracker.mode=on",
             "tracker.mode: expected one of 'auto', 'online', 'offline' or 'disabled', came 'on'",

@@ -324,7 +324,7 @@ ADVISED = {
     "~trainer.patience": (r"leave (\S+) out", "seed=0"),
     "~trainer.patienc": (r"did you mean (\S+)\?", "{}=null"),
     "model=vae,vlae": (r"add (-m) for", "model=vae,vlae {}"),
-    "model.hidden_dims=7,8": (r"write a list as (\S+)", "model.hidden_dims={}"),
+    "model.hidden_dims=7,8": (r"write a list as (\[\S+?\])", "model.hidden_dims={}"),
     "model.hidden_dims=7,8 ": (r"add (-m) for", "model.hidden_dims=[7],[8] {}"),
     "model.hidden_dims=[5": (r"a list is (\S+),", "model.hidden_dims={}"),
     "--seed=3": (r"without dashes: (\S+)", "{}"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fnmatch
 import io
 import json
 import math
@@ -298,10 +299,16 @@ def check_inside(root: StrPath, *names: str) -> Path:
     return Path(path)
 
 
-def check_links(root: StrPath) -> None:
-    """RecordError where any link below ``root`` leads out of it: nothing must be written or sent through it."""
+def check_links(root: StrPath, *, but: str = "") -> None:
+    """RecordError where any link below ``root`` leads out of it: nothing must be written or sent through it.
+
+    but: folders that are not looked at, as a pattern of their paths in ``root``.
+    """
     base = os.path.realpath(root)
     for folder, folders, names in os.walk(base):
+        if fnmatch.fnmatch(os.path.relpath(folder, base), but):
+            folders.clear()
+            continue
         for name in (*folders, *names):
             if os.path.islink(path := f"{folder}/{name}"):
                 _refuse_to_leave(base, path)

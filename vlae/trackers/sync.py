@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vlae.console import counted
-from vlae.files import check_links
 from vlae.record import RecordError, RunDirectory
 from vlae.trackers.story import OFFLINE, WANDB, Story, asks_for_wandb, other_ids
 from vlae.trackers.wandb import (
@@ -61,7 +60,7 @@ def _sync_one(story: Story, rebuild: bool, access: Callable[[], None]) -> str:
     story.directory.settle()
     if story.directory.status()["attempt"] is None:
         return "it was never started"
-    check_links(story.directory.path)  # a link must not send other files of whoever syncs
+    story.directory.check_links()  # a link must not send other files of whoever syncs
     return ", ".join(filter(None, (_event_files(story), _on_wandb(story, rebuild, access))))
 
 

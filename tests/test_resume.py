@@ -77,8 +77,9 @@ def position(place: Path) -> tuple[int, Position | None]:
     except (OSError, ValueError):  # no run there yet
         return 0, None
     progress = told["progress"] or {}
-    if progress.get("doing") == "evaluating image":
-        return told["attempt"] or 0, evaluating(progress["image"])
+    if (doing := progress.get("doing") or "").startswith("evaluating image"):
+        before = progress["images"] if doing.endswith("laplace") else 0  # the images of the first proposal
+        return told["attempt"] or 0, evaluating(before + progress["image"])
     return told["attempt"] or 0, training(progress["step"]) if "step" in progress else None
 
 
@@ -236,7 +237,7 @@ def test_of_two_processes_that_start_one_run_the_second_says_who_holds_it(tmp_pa
 def test_a_first_run_prints_its_progress_and_a_summary(done):
     output = (done("vlae") / "output.txt").read_text()
     for what in (
-        *("training epoch 6/6  ELBO ", "evaluating image 120/120  log-likelihood ", "test ELBO"),
+        *("training epoch 6/6  ELBO ", "evaluating image by laplace 60/60  log-likelihood ", "test ELBO"),
         *(
             "test log-likelihood",
             " ± ",

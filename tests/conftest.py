@@ -1,10 +1,12 @@
 """What the tests share: one thread, seeded torch, float64 numbers by key, and the smallest models of every kind."""
 
+import importlib.util
 import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +24,8 @@ for ignored in (
     # under nohup or in the background of a shell: with a handler here, what the tests start begins with the default
     signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else lambda *_: None)
 torch.set_num_threads(1)  # the workers of pytest-xdist share the cores
+
+LAUNCH = Path(__file__).parents[1] / "launch.py"
 
 IMAGES, PIXELS, LATENT, HIDDEN = 4, 7, 3, (6, 5)
 """Every size is different, so that an axis taken for another one is an error."""
@@ -58,6 +62,26 @@ def own_cache(tmp_path_factory):
 def seeded():
     """No test depends on which tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run_launch(monkeypatch, tmp_path):
+    """``python launch.py <words>`` in this process, in an empty directory: its exit status."""
+
+    def run(*words: str) -> object:
+        monkeypatch.setattr(sys, "argv", [str(LAUNCH), *words])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # launch.py sets it; so it is put back
+        monkeypatch.chdir(tmp_path)
+        spec = importlib.util.spec_from_file_location("launch", LAUNCH)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "launch", module)
+        spec.loader.exec_module(module)
+        try:
+            return module.main()
+        except SystemExit as end:
+            return end.code
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """launch.py as a command: its exit statuses, what it prints when something is wrong, and what it leaves behind."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -24,24 +23,14 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path):
+def command(monkeypatch, run_launch):
     """Runs launch.py in this process with another job in place of training; returns its exit status."""
 
-    def run(job, *arguments: str) -> int:
+    def run(job, *arguments: str) -> object:
         module = ModuleType("vlae.job")
         module.launch = job  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "vlae.job", module)
-        monkeypatch.setattr(sys, "argv", [str(LAUNCH), *arguments])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # launch.py sets it; so it is put back
-        monkeypatch.chdir(tmp_path)
-        spec = importlib.util.spec_from_file_location("launch", LAUNCH)
-        launch = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "launch", launch)
-        spec.loader.exec_module(launch)
-        try:
-            return launch.main()
-        except SystemExit as end:
-            return end.code
+        return run_launch(*arguments)
 
     return run
 

@@ -1,9 +1,7 @@
 """Names that people give to sweeps, groups and tags: one rule, and no way out of runs_dir."""
 
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,22 +57,12 @@ ILLEGAL = [
 
 
 @pytest.fixture
-def launch(monkeypatch, tmp_path, capsys):
-    """``python launch.py <words>`` in this process: its exit status, and what it printed."""
+def launch(monkeypatch, run_launch, capsys):
+    """launch.py in this process: its exit status, and what it printed."""
 
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [str(LAUNCH), *words])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    def run(*words: str) -> tuple[object, str]:
         monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.chdir(tmp_path)
-        spec = importlib.util.spec_from_file_location("launch", LAUNCH)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "launch", module)
-        spec.loader.exec_module(module)
-        try:
-            status = module.main()
-        except SystemExit as end:
-            status = end.code
+        status = run_launch(*words)
         return status, "".join(capsys.readouterr())
 
     return run

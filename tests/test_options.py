@@ -1,6 +1,5 @@
 """launch.py's options, Hydra's own settings, completion, directories with choices of a user, and vlae.run's input."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -20,24 +19,9 @@ LAUNCH = Path(__file__).parents[1] / "launch.py"
 
 
 @pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
+def command(run_launch, capfd):
     """launch.py in this process: (exit status, standard output, standard error)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(LAUNCH), *arguments])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.chdir(tmp_path)
-        spec = importlib.util.spec_from_file_location("launch", LAUNCH)
-        launch = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "launch", launch)
-        spec.loader.exec_module(launch)
-        try:
-            status = launch.main()
-        except SystemExit as end:
-            status = end.code
-        return status, *capfd.readouterr()
-
-    return run
+    return lambda *arguments: (run_launch(*arguments), *capfd.readouterr())
 
 
 @pytest.fixture

@@ -69,11 +69,12 @@ def table(
         found = [_beside(one, published(groups[one.row, one.column][0], metric)) for one in found]
     rows_found, columns_found = _ordered(one.row for one in found), _ordered(one.column for one in found)
     unread: dict[LeftOut, None] = {}
+    at_row, at_column = _positions(rows_found), _positions(columns_found)
     of_columns: dict[Values, list[tuple[Cell, list[Run]]]] = {column: [] for column in columns_found}
-    for one in found:
+    # by line: of two that are equally good the best is the same from wherever the runs are read
+    for one in sorted(found, key=lambda one: at_row[one.row]):
         of_columns[one.column].append((one, done[one.row, one.column]))
     judgements = [judged(column, metric, unread.setdefault) for column in of_columns.values()]
-    at_row, at_column = _positions(rows_found), _positions(columns_found)
     cells = sorted(
         (one for column in judgements for one in column),
         key=lambda one: (at_row[one.row], at_column[one.column]),

@@ -174,6 +174,8 @@ class History:
             raise subprocess.TimeoutExpired(list(command), timeout) from None
         if command[0] == "scancel" or command[1] == "requeue" or status:
             world.log(f"{process}: {' '.join(command)}" + f": {said}" * bool(said))
+        if command[:3] == ("scontrol", "show", "job") and not status:
+            process.informed = world.now
         world.point(f"learn what {command[0]} said", writes=False)
         return subprocess.CompletedProcess(command, status, text, said)
 

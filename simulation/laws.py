@@ -76,8 +76,17 @@ class Laws:
             self.world.violate(f"{run} has results for the second time")
 
     def requeues(self, process: Process, jobs: list[Job], name: str) -> None:
-        """A job asks Slurm to start it again: it, and no other."""
-        others = [job for job in jobs if process not in job.processes and job.state != "PENDING"]
+        """A job asks Slurm to start it again: it, and no other.
+
+        A process on a node that Slurm has lost cannot know of a start that came after the last answer it got; no
+        command of Slurm names one start of a job.
+        """
+        known = math.inf if process.informed is None or not process.unseen else process.informed
+        others = [
+            job
+            for job in jobs
+            if process not in job.processes and job.state != "PENDING" and job.started <= known
+        ]
         if others:
             other = others[0]
             self.world.violate(f"{process} requeues {name}: also job {other.named}, which is {other.state}")

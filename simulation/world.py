@@ -53,6 +53,8 @@ class Process:
         """When the command was given that started it."""
         self.unseen = False
         """Slurm has lost sight of it, and does not know that it lives."""
+        self.informed: float | None = None
+        """When Slurm last answered it about its job."""
         self.on_end: list[Callable[[], None]] = []
         self.points, self.doom, self.doomed_by = 0, doom, signal.SIGKILL
         self._body = body

@@ -16,28 +16,29 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.timing import Pair, Work
-from vlae import config
-from vlae.ais import Annealed, anneal
-from vlae.distributions import BernoulliOutput, GaussianOutput, OutputDistribution
-from vlae.evaluate import evaluate
-from vlae.interruption import Interruption
-from vlae.model_space import Preprocess
+from vlae.config.compose import compose
+from vlae.config.preprocessing import Preprocessing
+from vlae.config.targets import build as build_target
+from vlae.data.preprocess import Preprocess
+from vlae.data.splits import Splits
+from vlae.distributions.outputs import BernoulliOutput, GaussianOutput, OutputDistribution
+from vlae.estimation.ais import Annealed, anneal
+from vlae.estimation.importance import evaluate
 from vlae.models.base import LatentVariableModel
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
-from vlae.networks import initialise
-from vlae.objective import sample_terms
-from vlae.preprocessing import Preprocessing
-from vlae.record import RunDirectory
+from vlae.nn.networks import initialise
+from vlae.runs.directory import RunDirectory
 from vlae.seeding import Noise, batch_noise, generator, image_noise
-from vlae.splits import Splits
-from vlae.train import Schedule, Training, terms_means
+from vlae.system.interruption import Interruption
+from vlae.training.loop import Schedule, Training
+from vlae.training.objective import sample_terms, terms_means
 
 LATENT, HIDDEN, BATCH, SAMPLES, LEARNING_RATE = 50, (500, 500), 128, 5000, 5e-4
 """The setting of the released code; its T = 4 updates and 4 flows are the models' defaults."""
-DEFAULTS = config.compose(["dataset=mnist"])
+DEFAULTS = compose(["dataset=mnist"])
 """What a run of the platform is given when nothing is said: its optimiser, its memory budget."""
 SHARE = 0.6
 """Of the machine's sgemm rate, asked of every evaluation."""
@@ -97,7 +98,7 @@ def reference_adam(model: LatentVariableModel) -> torch.optim.Optimizer:
 
 def platform_adam(model: LatentVariableModel) -> torch.optim.Optimizer:
     """conf/optimizer/adam.yaml."""
-    return config.build(DEFAULTS["optimizer"], params=model.parameters())
+    return build_target(DEFAULTS["optimizer"], params=model.parameters())
 
 
 def training_step(

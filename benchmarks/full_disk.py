@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlae.code import SOURCE
-from vlae.record import RunDirectory, all_runs
+from vlae.runs.directory import RunDirectory, all_runs
+from vlae.runs.snapshot import SOURCE
 
 FULL_FOR = 40.0
 """Seconds that the disk stays full."""

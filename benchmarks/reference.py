@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 from zuko.nn import MaskedLinear
 
-from vlae.distributions import GaussianOutput
+from vlae.distributions.outputs import GaussianOutput
 from vlae.models.base import LatentVariableModel
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF, AutoregressiveNetwork
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
-from vlae.networks import GaussianHead
+from vlae.nn.networks import GaussianHead
 from vlae.seeding import Noise
 
 LOG_2PI = math.log(2 * math.pi)

@@ -22,19 +22,20 @@ from PIL import Image
 
 from benchmarks import browser
 from benchmarks.turns import Took, in_turns
-from vlae import config
-from vlae.code import SOURCE
-from vlae.files import read_json
-from vlae.interruption import Interrupted
+from vlae.config.compose import compose
+from vlae.config.run_id import run_id
 from vlae.launching import queues
 from vlae.launching.queues import Waiting
-from vlae.record import RunDirectory
-from vlae.report.index import SETTLED, path_of
+from vlae.report.sources.cache import SETTLED, path_of
+from vlae.runs.directory import RunDirectory
+from vlae.runs.snapshot import SOURCE
+from vlae.system.files import read_json
+from vlae.system.interruption import Interrupted
 
 MODELS = ("vae", "savae", "hf", "iaf", "vlae")
 IN_TEN_THOUSAND = {"done": 9000, "failed": 300, "stopped": 150, "killed": 150, "running": 4, "new": 396}
 """How the runs of a large runs directory stand; those of the last two are in a queue that is worked off."""
-VLAE = ("-c", "from vlae.cli import main; main()")
+VLAE = ("-c", "from vlae.cli.app import main; main()")
 IMAGES = 300
 """Of the test set of digits."""
 ARRAYS = "test_log_likelihood.npz"
@@ -179,13 +180,15 @@ def table(amount: Amount, folder: Path, say: Say) -> list[float]:
 def _collecting(folder: Path, runs: int, then: str = "") -> float:
     """Seconds inside a new process, of collecting or of what is done then."""
     script = (
-        "import sys, time; began = time.perf_counter(); from vlae.report.collect import collect; "
-        "from vlae.report.directories import RunDirectories; first = time.perf_counter(); "
+        "import sys, time; began = time.perf_counter(); from vlae.report.runs import collect; "
+        "from vlae.report.sources.run_directories import RunDirectories; first = time.perf_counter(); "
         f"runs = collect(RunDirectories(sys.argv[1])); took = time.perf_counter() - first; "
         f"assert len(runs.runs) == {runs}, runs.left_out[:3]"
     )
     if then:
-        script = f"{script}; first = time.perf_counter(); from vlae.report.table import table; {then}; "
+        script = (
+            f"{script}; first = time.perf_counter(); from vlae.report.tables.table import table; {then}; "
+        )
         script += "took = time.perf_counter() - first"
     command = [sys.executable, "-c", f"{script}; print(took)", str(folder)]
     done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, env=_environment())
@@ -402,7 +405,7 @@ def sweep_of(runs: int, runs_dir: Path) -> list[str]:
 
 
 def _containers() -> list[dict[str, Any]]:
-    return [config.compose([f"model={model}", "dataset=digits"]) for model in MODELS]
+    return [compose([f"model={model}", "dataset=digits"]) for model in MODELS]
 
 
 def fill(runs_dir: Path, groups: dict[str, list[dict[str, Any]]]) -> None:
@@ -423,7 +426,7 @@ def fill(runs_dir: Path, groups: dict[str, list[dict[str, Any]]]) -> None:
                 _copy(runs_dir, container, *originals[kind])
     waiting = [state for state in ("running", "new") if state in groups]
     for states in ([state for state in groups if state not in waiting], waiting):
-        runs = [Waiting(config.run_id(c), 0) for state in states for c in groups[state]]
+        runs = [Waiting(run_id(c), 0) for state in states for c in groups[state]]
         labels = {run.run_id: run.run_id for run in runs}
         if runs:
             queue = queues.create(
@@ -435,7 +438,7 @@ def fill(runs_dir: Path, groups: dict[str, list[dict[str, Any]]]) -> None:
 
 def _recorded(runs_dir: Path, container: dict[str, Any], state: str) -> Path:
     """A run that has come so far."""
-    run = RunDirectory.create(runs_dir, config.run_id(container), container)
+    run = RunDirectory.create(runs_dir, run_id(container), container)
     if state == "new":
         return run.path
     attempt = run.claim()
@@ -480,7 +483,7 @@ def _results(container: dict[str, Any]) -> dict[str, Any]:
         "iterations",
     )
     return {
-        "run_id": config.run_id(container),
+        "run_id": run_id(container),
         **{
             section: container[section]["name"]
             for section in ("model", "dataset", "output_dist", "optimizer")
@@ -523,15 +526,15 @@ def _copy(
     runs_dir: Path, container: dict[str, Any], original: dict[str, Any], content: dict[str, str]
 ) -> None:
     """``original`` is the configuration of the run that ``content`` belongs to; they differ in the seed."""
-    run_id, old_id = config.run_id(container), config.run_id(original)
+    new_id, old_id = run_id(container), run_id(original)
     seed, old_seed = f"\nseed: {container['seed']}\n", f"\nseed: {original['seed']}\n"
-    (runs_dir / run_id / "attempts" / "1").mkdir(parents=True)
+    (runs_dir / new_id / "attempts" / "1").mkdir(parents=True)
     if len(content) == 2:  # as created
-        (runs_dir / run_id / "attempts" / "1").rmdir()
+        (runs_dir / new_id / "attempts" / "1").rmdir()
     for name, text in content.items():
-        (runs_dir / run_id / name).write_text(text.replace(old_id, run_id).replace(old_seed, seed))
+        (runs_dir / new_id / name).write_text(text.replace(old_id, new_id).replace(old_seed, seed))
     if "results.json" in content:
-        _write_images(runs_dir / run_id)
+        _write_images(runs_dir / new_id)
 
 
 SCALE = (

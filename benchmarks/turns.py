@@ -14,7 +14,7 @@ from time import time
 
 import psutil
 
-from vlae.code import SOURCE
+from vlae.runs.snapshot import SOURCE
 
 TURN = 0.25
 """Seconds."""

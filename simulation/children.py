@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from simulation.world import Process
-from vlae.interruption import SIGNALS
-from vlae.launching.work_off import work_off
+from vlae.launching.worker import work_off
+from vlae.system.interruption import SIGNALS
 
 
 class Child:

@@ -7,8 +7,8 @@ from typing import Any
 from unittest import mock
 
 from simulation import history
-from vlae.launching import cancelling, cluster, pool, slurm, states
-from vlae.record import RunDirectory
+from vlae.launching import pool, run_state, slurm_launcher, slurm_state
+from vlae.runs.directory import RunDirectory
 
 
 @contextlib.contextmanager
@@ -18,20 +18,20 @@ def array_requeued() -> Iterator[None]:
     def slurm_job() -> tuple[str | None, int]:
         return os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
-    with mock.patch.object(slurm, "slurm_job", slurm_job):
+    with mock.patch.object(slurm_launcher, "slurm_job", slurm_job):
         yield
 
 
 @contextlib.contextmanager
 def other_cluster_believed() -> Iterator[None]:
     """Whatever cluster a queue belongs to, the one that answers here is taken for it."""
-    real = cluster.this_cluster
+    real = slurm_state.this_cluster
 
-    def this_cluster() -> cluster.Cluster:
-        return cluster.Cluster("the cluster", real().largest_array)
+    def this_cluster() -> slurm_state.Cluster:
+        return slurm_state.Cluster("the cluster", real().largest_array)
 
     with contextlib.ExitStack() as patches:
-        for module in (cancelling.cluster, slurm, states):
+        for module in (slurm_state, slurm_launcher, run_state):
             patches.enter_context(mock.patch.object(module, "this_cluster", this_cluster))
         yield
 
@@ -39,13 +39,13 @@ def other_cluster_believed() -> Iterator[None]:
 @contextlib.contextmanager
 def looking_writes() -> Iterator[None]:
     """A look ends the queues whose jobs it does not find."""
-    real = states.Observer.__init__
+    real = run_state.Observer.__init__
 
     def look(self: Any, *arguments: Any) -> None:
         real(self, *arguments)
         self.record_ends()
 
-    with mock.patch.object(states.Observer, "__init__", look):
+    with mock.patch.object(run_state.Observer, "__init__", look):
         yield
 
 
@@ -60,8 +60,8 @@ def first_seconds_deadly() -> Iterator[None]:
 def requeued_without_progress() -> Iterator[None]:
     """Any limit is accepted, and a job asks to start again whether or not its runs have made a step."""
     with (
-        mock.patch.object(slurm.SlurmArrays, "_problems", return_value=[]),
-        mock.patch.object(slurm, "_that_go_on", lambda jobs, queue: jobs),
+        mock.patch.object(slurm_launcher.SlurmArrays, "_problems", return_value=[]),
+        mock.patch.object(slurm_launcher, "_that_go_on", lambda jobs, queue: jobs),
     ):
         yield
 
@@ -71,7 +71,7 @@ def cancelled_starts() -> Iterator[None]:
     """A job does not look whether its runs were cancelled, and no job is cancelled."""
     with (
         mock.patch.object(pool.Pool, "_drop_cancelled"),
-        mock.patch.object(cluster, "cancel"),
+        mock.patch.object(slurm_state, "cancel"),
     ):
         yield
 

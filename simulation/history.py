@@ -15,17 +15,17 @@ from simulation.disturbances import disturb
 from simulation.laws import Laws
 from simulation.slurm import Job, Refused, Request, Settings, Slurm
 from simulation.world import Process, World
+from vlae.config.run_id import run_id
 from vlae.errors import UserError
-from vlae.files import read_json
-from vlae.identity import run_id
-from vlae.launching import cancelling
-from vlae.launching.batch import FIRST_LINES, NOTED, hold_signals
+from vlae.launching import cancel
+from vlae.launching.batch_script import FIRST_LINES, NOTED, hold_signals
 from vlae.launching.launch import Launcher, launch
-from vlae.launching.local import LocalQueue
+from vlae.launching.local_launcher import LocalQueue
 from vlae.launching.plan import Jobs
 from vlae.launching.queues import NEVER, load
-from vlae.launching.slurm import NEVER_SUBMITTED, SlurmArrays
-from vlae.launching.states import Observer
+from vlae.launching.run_state import Observer
+from vlae.launching.slurm_launcher import NEVER_SUBMITTED, SlurmArrays
+from vlae.system.files import read_json
 
 ROUNDS = 15
 """Launches after the last disturbance, at most."""
@@ -103,7 +103,7 @@ class History:
         chosen = [run.name for run in self.runs if self.random.random() < 0.5] or [self.runs[0].name]
         world.log(f"{world.current} cancels {', '.join(chosen)}")
         try:
-            found = cancelling.cancel(self.runs_dir, chosen)
+            found = cancel.cancel(self.runs_dir, chosen)
         except UserError as error:
             world.log(f"{world.current} fails: {error}")
             return

@@ -10,8 +10,8 @@ from typing import Any
 from simulation import training
 from simulation.slurm import Job, Slurm
 from simulation.world import Process, World
-from vlae.launching.states import NO_STEP, State
-from vlae.record import RunDirectory
+from vlae.launching.run_state import NO_STEP, State
+from vlae.runs.directory import RunDirectory
 
 CANCELLED_WITHIN = 120.0
 """Seconds after which nothing starts any more that a user has cancelled."""

@@ -32,14 +32,16 @@ class ScriptedSlurm:
         self._says_of_jobs: str | None = None
 
     def install(self, monkeypatch: Any) -> "ScriptedSlurm":
-        """`vlae.launching.cluster` asks this one, until the test is over."""
-        from vlae.launching import cluster
+        """`vlae.launching.slurm_state` asks this one, until the test is over."""
+        from vlae.launching import slurm_state
 
         def which(name: str, **named: Any) -> str | None:
             return f"/usr/bin/{name}" if name in PROGRAMS else shutil.which(name, **named)
 
-        monkeypatch.setattr(cluster, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": self.run}))
-        monkeypatch.setattr(cluster, "shutil", SimpleNamespace(**{**vars(shutil), "which": which}))
+        monkeypatch.setattr(
+            slurm_state, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": self.run})
+        )
+        monkeypatch.setattr(slurm_state, "shutil", SimpleNamespace(**{**vars(shutil), "which": which}))
         return self
 
     def run(
@@ -101,7 +103,7 @@ class ScriptedSlurm:
 
     @property
     def identity(self) -> str:
-        """As `vlae.launching.cluster.this_cluster` has it."""
+        """As `vlae.launching.slurm_state.this_cluster` has it."""
         return identity(self.slurm.settings.name)
 
     def clear(self) -> None:

@@ -22,25 +22,26 @@ from typing import Any
 
 import yaml
 
-import vlae.attempts
-import vlae.files
-import vlae.forced
-import vlae.interruption
-import vlae.job
-import vlae.launching.cancelling
-import vlae.launching.cluster
+import vlae.experiment.run
+import vlae.launching.cancel
 import vlae.launching.display
 import vlae.launching.launch
-import vlae.launching.local
+import vlae.launching.launch_lock
+import vlae.launching.local_launcher
 import vlae.launching.plan
 import vlae.launching.pool
 import vlae.launching.queues
-import vlae.launching.slots
-import vlae.launching.slurm
-import vlae.launching.states
-import vlae.launching.turns
-import vlae.launching.work_off
-import vlae.record
+import vlae.launching.resources
+import vlae.launching.run_state
+import vlae.launching.slurm_launcher
+import vlae.launching.slurm_state
+import vlae.launching.worker
+import vlae.runs.attempts
+import vlae.runs.directory
+import vlae.runs.lease
+import vlae.runs.rerun
+import vlae.system.files
+import vlae.system.interruption
 from simulation import training
 from simulation.world import EPOCH, Process, World
 
@@ -117,8 +118,11 @@ class Seams:
             def fromisoformat(cls, text: str) -> datetime:
                 return datetime.fromisoformat(text)
 
-        self.put(vlae.attempts, "datetime", Clock)
-        self.put(vlae.launching.turns, "time", SimpleNamespace(sleep=lambda seconds: sleep(20 * seconds)))
+        self.put(vlae.runs.attempts, "datetime", Clock)
+        self.put(vlae.runs.lease, "datetime", Clock)
+        self.put(
+            vlae.launching.launch_lock, "time", SimpleNamespace(sleep=lambda seconds: sleep(20 * seconds))
+        )
         seams = self
 
         class Pulse:
@@ -136,11 +140,11 @@ class Seams:
             def _act(self) -> None:
                 if self.over or self.process is None or not self.process.alive:
                     return
-                with contextlib.suppress(vlae.files.RecordError):
+                with contextlib.suppress(vlae.system.files.RecordError):
                     seams.here.moment(self.process, self.beat)
                 self.start()
 
-        self.replace(vlae.attempts.Pulse, Pulse)
+        self.replace(vlae.runs.lease.Pulse, Pulse)
 
     def _identity(self) -> None:
         self.put(os, "getpid", lambda: self.process.pid if self.process else _real.getpid())
@@ -152,7 +156,7 @@ class Seams:
             return f"{self.here.names.getrandbits(8 * count):0{2 * count}x}"
 
         self.put(secrets, "token_hex", token_hex)
-        real_place, real_start = vlae.attempts.place, vlae.attempts.process_start
+        real_place, real_start = vlae.system.processes.place, vlae.system.processes.process_start
 
         def process_start(pid: int) -> float | None:
             if (process := self.process) is None:
@@ -204,7 +208,7 @@ class Seams:
         self.put(signal, "pthread_sigmask", mask)
         main = object()
         one = SimpleNamespace(current_thread=lambda: main, main_thread=lambda: main)
-        self.put(vlae.interruption, "threading", one)
+        self.put(vlae.system.interruption, "threading", one)
 
     def _files(self) -> None:
         def before(owner: Any, name: str) -> None:
@@ -221,7 +225,7 @@ class Seams:
             (os, "replace"), (os, "rename"), (shutil, "rmtree"), (pathlib.Path, "unlink"), (pathlib.Path, "mkdir"),
         ):  # fmt: skip
             before(owner, name)
-        real_open, real_read = pathlib.Path.open, vlae.files.read_bytes
+        real_open, real_read = pathlib.Path.open, vlae.system.files.read_bytes
 
         def opens(path: pathlib.Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
             if self.process is not None and not mode.startswith("r"):
@@ -236,15 +240,15 @@ class Seams:
         self.put(pathlib.Path, "open", opens)
         self.replace(real_read, read_bytes)
         self.put(os, "fsync", lambda file: None if self.process else _real.fsync(file))
-        real_sync = vlae.files.sync_directory
+        real_sync = vlae.system.files.sync_directory
         self.replace(real_sync, lambda path: None if self.process else real_sync(path))
         load = lru_cache(1000)(yaml.safe_load)
 
         def safe_load(content: Any) -> Any:
             return load(content) if self.process else yaml.safe_load(content)
 
-        self.put(vlae.record, "yaml", SimpleNamespace(**{**vars(yaml), "safe_load": safe_load}))
-        real_yaml = vlae.record._yaml_bytes
+        self.put(vlae.runs.directory, "yaml", SimpleNamespace(**{**vars(yaml), "safe_load": safe_load}))
+        real_yaml = vlae.runs.directory._yaml_bytes
         dumped: dict[str, bytes] = {}
 
         def yaml_bytes(config: dict[str, Any]) -> bytes:
@@ -253,12 +257,12 @@ class Seams:
                 dumped[key] = real_yaml(config)
             return dumped[key]
 
-        self.put(vlae.record, "_yaml_bytes", yaml_bytes)
+        self.put(vlae.runs.directory, "_yaml_bytes", yaml_bytes)
         self._faster()
 
     def _faster(self) -> None:
         """The same with less time: what is written a million times need not be laid out for people."""
-        real_json, real_id = vlae.files.json_bytes, vlae.record.run_id_of
+        real_json, real_id = vlae.system.files.json_bytes, vlae.runs.directory.run_id_of
         ids: dict[str, str] = {}
 
         def run_id_of(config: dict[str, Any]) -> str:
@@ -270,7 +274,7 @@ class Seams:
             return ids[key]
 
         self.replace(real_json, lambda value, indent=2: real_json(value, None if self.process else indent))
-        self.put(vlae.record, "run_id_of", run_id_of)
+        self.put(vlae.runs.directory, "run_id_of", run_id_of)
 
     def _slurm(self) -> None:
         real = subprocess.run
@@ -288,8 +292,8 @@ class Seams:
                 "which": lambda name: f"/usr/bin/{name}" if self.process else shutil.which(name),
             }
         )
-        self.put(vlae.launching.cluster, "subprocess", commands)
-        self.put(vlae.launching.cluster, "shutil", found)
+        self.put(vlae.launching.slurm_state, "subprocess", commands)
+        self.put(vlae.launching.slurm_state, "shutil", found)
         import submitit
         import submitit.core.utils
 
@@ -313,8 +317,8 @@ class Seams:
                 self.function, self.task = function, task
 
             def dump(self, path: Any) -> None:
-                vlae.files.make_directory(path.parent)
-                vlae.files.write_atomically(path, vlae.files.json_bytes({"task": self.task}))
+                vlae.system.files.make_directory(path.parent)
+                vlae.system.files.write_atomically(path, vlae.system.files.json_bytes({"task": self.task}))
 
         self.put(submitit, "SlurmExecutor", Executor)
         self.put(submitit.core.utils, "DelayedSubmission", Submission)
@@ -338,7 +342,7 @@ class Seams:
         self.put(pool, "refusal", lambda queue: None)  # the disk takes all writes
 
     def _work(self) -> None:
-        job = vlae.job
+        job = vlae.experiment.run
 
         class Silent:
             def __init__(self, *arguments: Any) -> None:
@@ -367,7 +371,7 @@ class Seams:
             directory.config()
             self.here.sleep_whole(self.here.random.uniform(*training.START_SECONDS))
 
-        create, write = vlae.launching.queues.create, vlae.record.RunDirectory.write_results
+        create, write = vlae.launching.queues.create, vlae.runs.directory.RunDirectory.write_results
 
         def creates(*arguments: Any, **named: Any) -> Any:
             queue = create(*arguments, **named)
@@ -381,7 +385,7 @@ class Seams:
                 self.here.history.laws.writes_results(directory)
 
         self.replace(create, creates)
-        self.put(vlae.record.RunDirectory, "write_results", writes_results)
+        self.put(vlae.runs.directory.RunDirectory, "write_results", writes_results)
         self.put(job, "_carry_out", carry_out)
         self.put(job, "_prepared", prepare)
         self.put(job, "executed", lambda: None)  # the code is not frozen here
@@ -392,7 +396,7 @@ class Seams:
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
         # told in the story instead, where a person replays it
-        for module in (job, vlae.launching.slurm):
+        for module in (job, vlae.launching.slurm_launcher):
             vars(module)["print"] = self._print
 
     def _print(self, *words: Any, **named: Any) -> None:
@@ -413,23 +417,25 @@ class Seams:
                 seams._print(*words)
 
         self.put(launch, "Console", Console)
-        self.put(vlae.launching.slurm, "Console", Console)
+        self.put(vlae.launching.slurm_launcher, "Console", Console)
         self.put(vlae.launching.display, "Console", Console)
         self.put(launch, "check", lambda planned, here: None)
         self.put(launch, "code", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
         self.put(vlae.launching.plan, "estimated_seconds", lambda planned: None)
         self.put(launch, "estimated_seconds", lambda planned: None)
-        self.put(vlae.launching.slurm, "OF_ONE_MACHINE", set())  # the cluster shares whatever directory it is
-        slot = vlae.launching.slots.Slot({}, 1)
-        self.put(vlae.launching.slurm, "slots", lambda runs, **named: [slot] * runs)
-        self.put(vlae.launching.work_off, "slots", lambda runs, **named: [slot] * min(runs, 2))
-        self.put(vlae.launching.local, "slots", lambda runs, **named: [slot] * min(runs, 2))
-        self.put(vlae.launching.work_off, "upload_later", lambda *arguments: "")
+        self.put(
+            vlae.launching.slurm_launcher, "OF_ONE_MACHINE", set()
+        )  # the cluster shares whatever directory it is
+        slot = vlae.launching.resources.Slot({}, 1)
+        self.put(vlae.launching.slurm_launcher, "slots", lambda runs, **named: [slot] * runs)
+        self.put(vlae.launching.worker, "slots", lambda runs, **named: [slot] * min(runs, 2))
+        self.put(vlae.launching.local_launcher, "slots", lambda runs, **named: [slot] * min(runs, 2))
+        self.put(vlae.launching.worker, "upload_later", lambda *arguments: "")
 
         def execute(launcher: Any, queue: Any) -> int:
             return seams.here.history.children.work_off(queue)
 
-        self.put(vlae.launching.local.LocalQueue, "execute", execute)
+        self.put(vlae.launching.local_launcher.LocalQueue, "execute", execute)
 
 
 @contextlib.contextmanager
@@ -441,5 +447,5 @@ def simulated() -> Iterator[Seams]:
         yield seams
     finally:
         seams.undo()
-        for module in (vlae.job, vlae.launching.slurm):
+        for module in (vlae.experiment.run, vlae.launching.slurm_launcher):
             vars(module).pop("print", None)

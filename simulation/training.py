@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from simulation.world import World
-from vlae.files import json_bytes, read_json, write_atomically
-from vlae.interruption import Interruption
-from vlae.record import Attempt, RunDirectory
+from vlae.runs.attempts import Attempt
+from vlae.runs.directory import RunDirectory
+from vlae.system.files import json_bytes, read_json, write_atomically
+from vlae.system.interruption import Interruption
 
 EPOCHS = 3
 STEPS = 10

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vlae.distributions import BernoulliOutput, GaussianOutput, OutputDistribution
+from vlae.distributions.outputs import BernoulliOutput, GaussianOutput, OutputDistribution
 from vlae.models.base import LatentVariableModel
-from vlae.networks import Activation, Decoder, ImageShape, initialise
+from vlae.nn.networks import Activation, Decoder, ImageShape, initialise
 from vlae.seeding import Noise, batch_noise, generator
 
 os.environ["WANDB_MODE"] = "disabled"  # but for the tests that are about it
@@ -89,13 +89,13 @@ def command(monkeypatch, capsys):
     """``vlae <words>`` in this process, 200 columns wide: its exit status, and what it printed."""
 
     def run(*words: object) -> tuple[int, str, str]:
-        from vlae import cli
+        from vlae.cli.app import main
 
         monkeypatch.setattr(sys, "argv", ["vlae", *map(str, words)])
         monkeypatch.setenv("COLUMNS", "200")
         status = 0
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             status = end.code or 0
         printed = capsys.readouterr()

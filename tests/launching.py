@@ -31,9 +31,10 @@ forking.set_forkserver_preload(LIBRARIES)
 def launch(arguments: Sequence[str]) -> None:
     """``python launch.py <arguments>`` in this process, telling every step and every four images in status.json."""
     sys.path.insert(0, str(LAUNCH.parent))
-    from vlae import attempts, evaluate
+    from vlae.estimation import importance
+    from vlae.runs import attempts
 
-    attempts.HEARTBEAT_EVERY, evaluate.MAX_GROUP = 0.0, 4
+    attempts.HEARTBEAT_EVERY, importance.MAX_GROUP = 0.0, 4
     sys.argv = [str(LAUNCH), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from wandb_server import ENTITY, RecordedRun, WandbServer
 
-from vlae.trackers.story import flat
+from vlae.trackers.run_history import flat
 
 PROJECT = "vlae"
 TABLE = "media/table/test/per_image_1.table.json"
@@ -34,7 +34,7 @@ class Commands:
 
     def __call__(self, *words: object, status: int = 0, **variables: str) -> str:
         """What it printed. The exit status is as told."""
-        command = [sys.executable, "-c", "from vlae.cli import main; main()", *map(str, words)]
+        command = [sys.executable, "-c", "from vlae.cli.app import main; main()", *map(str, words)]
         return self.process(command, status, **variables)
 
     def process(self, command: list[str], status: int = 0, **variables: str) -> str:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vlae import config
-from vlae.identity import run_id
-from vlae.record import RunDirectory
+from vlae.config.compose import compose
+from vlae.config.run_id import run_id
+from vlae.runs.directory import RunDirectory
 
 IMAGES = 12
 
 
 @cache
 def _composed(*overrides: str) -> dict:
-    return config.compose(["dataset=digits", *overrides])
+    return compose(["dataset=digits", *overrides])
 
 
 def container(*overrides: str, seed: int = 0, **changes: object) -> dict:

@@ -24,9 +24,15 @@ from conftest import (
 from torch.distributions import MultivariateNormal
 
 import vlae
-from vlae import ais, config
-from vlae.again import changed, evaluate_again
-from vlae.ais import (
+from vlae.config.compose import compose, validate
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import run_id
+from vlae.config.targets import build
+from vlae.distributions.outputs import BernoulliOutput
+from vlae.distributions.posteriors import standard_normal_log_prob
+from vlae.errors import NonFiniteError
+from vlae.estimation import ais
+from vlae.estimation.ais import (
     ACCEPTANCE,
     LONGEST_TRAJECTORY,
     Annealed,
@@ -42,16 +48,14 @@ from vlae.ais import (
     temperatures,
     transition,
 )
-from vlae.config import ConfigError
-from vlae.console import Reporter
-from vlae.distributions import BernoulliOutput, standard_normal_log_prob
-from vlae.errors import NonFiniteError
-from vlae.evaluate import unit_log_jacobian
-from vlae.interruption import Interrupted, Interruption
-from vlae.record import RunDirectory
-from vlae.scoring import score
-from vlae.summary import summary
-from vlae.trained import test_set as images_to_score
+from vlae.estimation.importance import unit_log_jacobian
+from vlae.experiment.prepare import test_set as images_to_score
+from vlae.experiment.reevaluate import changed, evaluate_again
+from vlae.experiment.scoring import score
+from vlae.experiment.summary import summary
+from vlae.runs.directory import RunDirectory
+from vlae.system.console import Reporter
+from vlae.system.interruption import Interrupted, Interruption
 
 FIELDS = ("log_likelihood", "standard_error", "ess", "acceptance")
 CLAMPED = "clamped"
@@ -573,7 +577,7 @@ def test_a_signal_stops_a_check_and_the_next_attempt_ends_with_the_same_figures(
     directory = checked[1]
     trained = vlae.load(str(directory.path))
     cfg = trained.config
-    x = images_to_score(trained.preprocess, config.build(cfg.dataset), cfg)[:9]
+    x = images_to_score(trained.preprocess, build(cfg.dataset), cfg)[:9]
     monkeypatch.setattr(ais, "MAX_GROUP", 2)
     monkeypatch.setattr(ais, "NOISE_BLOCK", 50)
 
@@ -616,7 +620,7 @@ def test_a_signal_stops_a_check_and_the_next_attempt_ends_with_the_same_figures(
 
 def problems_of(*overrides):
     with pytest.raises(ConfigError) as caught:
-        config.validate(config.compose(overrides))
+        validate(compose(overrides))
     return caught.value.problems
 
 
@@ -645,26 +649,26 @@ def test_what_is_wrong_with_a_nested_key_is_said_with_its_whole_name(override, t
 
 
 def test_a_nested_key_of_a_frozen_run_is_changed_like_any_other():
-    container = config.compose()
+    container = compose()
     new = changed(container, ["evaluate.ais.num_images=20", "evaluate.bdmc=true", "device=cpu"])
-    assert config.validate(new).evaluate.ais.num_images == 20
-    assert config.validate(new).evaluate.bdmc
+    assert validate(new).evaluate.ais.num_images == 20
+    assert validate(new).evaluate.bdmc
     with pytest.raises(ConfigError) as caught:
         changed(container, ["evaluate.ais.num_image=20"])
     assert "did you mean evaluate.ais.num_images?" in caught.value.problems[0]
 
 
 def test_a_run_that_was_frozen_before_the_checks_keeps_its_id_and_has_them_off():
-    container = config.compose()
+    container = compose()
     old = {
         **container,
         "evaluate": {k: v for k, v in container["evaluate"].items() if k not in ("ais", "bdmc")},
     }
-    assert config.run_id(old) == config.run_id(container)
-    evaluate = config.validate(old).evaluate
+    assert run_id(old) == run_id(container)
+    evaluate = validate(old).evaluate
     assert (evaluate.ais.num_images, evaluate.bdmc) == (0, False)
     ids = {
-        config.run_id(config.compose(overrides))
+        run_id(compose(overrides))
         for overrides in ([], ["evaluate.ais.num_images=1"], ["evaluate.bdmc=true"])
     }
     assert len(ids) == 3

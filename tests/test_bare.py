@@ -3,8 +3,9 @@
 import pytest
 
 import vlae.models.vae
-from vlae import config, job
-from vlae.config import ConfigError
+from vlae.config.compose import compose
+from vlae.config.problems import ConfigError
+from vlae.experiment.run import run
 from vlae.models.vae import VAE
 
 
@@ -25,12 +26,12 @@ def container(monkeypatch, tmp_path):
     section = {"name": "mine", "_target_": "vlae.models.vae.Bare", "latent_dim": 2, "hidden_dims": [3]}
     tiny = ("trainer.epochs=1", "evaluate.num_samples=20", "evaluate.num_images=5", "device=cpu")
     return lambda *overrides: (
-        config.compose([*tiny, f"runs_dir={tmp_path / 'runs'}", *overrides]) | {"model": section}
+        compose([*tiny, f"runs_dir={tmp_path / 'runs'}", *overrides]) | {"model": section}
     )
 
 
 def test_a_run_of_it_has_everything_but_gaps_and_says_why(container, capsys):
-    results = job.run(container())
+    results = run(container())
     assert results["test"]["gaps"] is None
     assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
     assert "warning: no gaps: BarePosterior is no vlae.distributions.FamilyMember" in capsys.readouterr().err
@@ -47,7 +48,7 @@ def test_a_run_of_it_has_everything_but_gaps_and_says_why(container, capsys):
 )
 def test_what_needs_more_is_refused_before_anything_is_on_disk(override, text, lacking, container, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        job.run(container(override))
+        run(container(override))
     [problem] = caught.value.problems
     assert problem.startswith(f"{text} posteriors with ")
     assert f"BarePosterior has no {lacking}" in problem
@@ -56,5 +57,5 @@ def test_what_needs_more_is_refused_before_anything_is_on_disk(override, text, l
 
 def test_everything_that_needs_more_is_told_at_once(container):
     with pytest.raises(ConfigError) as caught:
-        job.run(container("evaluate.proposals=[own,mixture]", "trainer.objective=iwae"))
+        run(container("evaluate.proposals=[own,mixture]", "trainer.objective=iwae"))
     assert len(caught.value.problems) == 2

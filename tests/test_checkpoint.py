@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlae import checkpoint
-from vlae.record import RecordError
+from vlae.runs import checkpoint
+from vlae.system.disk import RecordError
 
 
 def state_of(step: int) -> dict:

@@ -13,9 +13,10 @@ from PIL import Image
 from recorded import container, done
 
 import vlae
-from vlae import config
-from vlae.again import CHANGEABLE
-from vlae.record import RunDirectory
+from vlae.config.compose import compose
+from vlae.config.run_id import run_id
+from vlae.experiment.reevaluate import CHANGEABLE
+from vlae.runs.directory import RunDirectory
 
 TINY = (
     "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=2",
@@ -27,8 +28,8 @@ TINY = (
 def runs(tmp_path_factory) -> Path:
     runs_dir = tmp_path_factory.mktemp("runs")
     vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True)
-    unfinished = config.compose([*TINY, "seed=1"])
-    directory = RunDirectory.create(runs_dir, config.run_id(unfinished), unfinished)
+    unfinished = compose([*TINY, "seed=1"])
+    directory = RunDirectory.create(runs_dir, run_id(unfinished), unfinished)
     directory.write_status(
         state="interrupted", reason="SIGTERM", progress={"epoch": 1, "epochs": 2, "step": 13}
     )

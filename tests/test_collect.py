@@ -14,14 +14,14 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from recorded import container, done, results, stopped
 
-from vlae.files import RecordError
-from vlae.identity import run_id, settings
-from vlae.launching import queues, sweeps
+from vlae.config.run_id import run_id, settings
+from vlae.launching import queues, sweep_index
 from vlae.launching.queues import Waiting
-from vlae.report import index
-from vlae.report.collect import DAMAGED, NEVER, LeftOut, Run, collect
-from vlae.report.directories import Reader, RunDirectories, settings_told
-from vlae.report.figures import figures
+from vlae.report.metric_values import figures
+from vlae.report.runs import DAMAGED, NEVER, LeftOut, Run, collect
+from vlae.report.sources import cache
+from vlae.report.sources.run_directories import Reader, RunDirectories, settings_told
+from vlae.system.disk import RecordError
 
 VAE, VLAE = "model=vae", "model=vlae"
 
@@ -29,7 +29,7 @@ VAE, VLAE = "model=vae", "model=vlae"
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """Files are old enough for the index as soon as they are written."""
-    monkeypatch.setattr(index, "SETTLED", -1.0)
+    monkeypatch.setattr(cache, "SETTLED", -1.0)
 
 
 def rows(runs_dir, name=None):
@@ -145,7 +145,7 @@ def test_a_sweep_knows_the_runs_that_were_never_launched(tmp_path):
     here, gone = container(VLAE, seed=0), container(VLAE, "model.num_updates=2", seed=1)
     done(tmp_path, here)
     labels = {run_id(here): "seed=0", run_id(gone): "model.num_updates=2 seed=1"}
-    sweeps.remember(tmp_path, "s", labels, [])
+    sweep_index.remember(tmp_path, "s", labels, [])
     (first, second), _ = rows(tmp_path, "s")
     assert (first.state, first.label) == ("done", "seed=0")
     assert (second.state, second.value("T"), second.value("seed"), second.value("model.name")) == (
@@ -230,9 +230,9 @@ def test_sections_that_refer_to_each_other_are_read_together():
 
 
 def without_index(runs_dir):
-    index.path_of(runs_dir).unlink(missing_ok=True)
+    cache.path_of(runs_dir).unlink(missing_ok=True)
     found = rows(runs_dir)
-    index.path_of(runs_dir).unlink(missing_ok=True)
+    cache.path_of(runs_dir).unlink(missing_ok=True)
     return found
 
 
@@ -251,11 +251,11 @@ def test_the_index_changes_nothing_whatever_happens_to_the_runs(tmp_path):
     ]
     for change in changes:
         rows(tmp_path)
-        before = index.path_of(tmp_path).read_bytes()
+        before = cache.path_of(tmp_path).read_bytes()
         change()
         kept = rows(tmp_path)
         assert kept == without_index(tmp_path)
-        index.path_of(tmp_path).write_bytes(before)  # of the time before
+        cache.path_of(tmp_path).write_bytes(before)  # of the time before
         assert rows(tmp_path) == kept
 
 
@@ -267,10 +267,10 @@ def test_what_is_in_the_index_is_not_read_again(tmp_path, monkeypatch):
 
 
 def test_files_of_this_moment_are_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "SETTLED", 60.0)
+    monkeypatch.setattr(cache, "SETTLED", 60.0)
     done(tmp_path, container(VAE))
     rows(tmp_path)
-    assert not index.path_of(tmp_path).exists()
+    assert not cache.path_of(tmp_path).exists()
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,9 @@ def test_files_of_this_moment_are_not_kept(tmp_path, monkeypatch):
 def test_a_damaged_index_is_made_anew(tmp_path, content):
     done(tmp_path, container(VAE))
     expected = rows(tmp_path)
-    index.path_of(tmp_path).write_text(content)
+    cache.path_of(tmp_path).write_text(content)
     assert rows(tmp_path) == expected
-    assert json.loads(index.path_of(tmp_path).read_text())["runs"]
+    assert json.loads(cache.path_of(tmp_path).read_text())["runs"]
 
 
 def test_an_index_that_cannot_be_written_is_only_slower(tmp_path, monkeypatch):
@@ -397,7 +397,7 @@ def test_runs_that_were_never_launched_are_in_every_table_whatever_their_labels_
         name: "model=vae",
         **{f"vae-{k}": f"trainer.kl={v}" for k, v in enumerate(["2020-01-01", "nan", "on"])},
     }
-    sweeps.remember(tmp_path, "s", labels, [])
+    sweep_index.remember(tmp_path, "s", labels, [])
     status, out, _ = command("table", "s", "--rows", "trainer.kl", "--format", format, "--runs-dir", tmp_path)
     assert status == 0
     assert "2020-01-01" in out
@@ -406,7 +406,7 @@ def test_runs_that_were_never_launched_are_in_every_table_whatever_their_labels_
 def test_a_run_of_a_sweep_that_is_a_link_to_itself_is_damaged(tmp_path):
     name = run_id(container(VAE))
     (tmp_path / name).symlink_to(name)
-    sweeps.remember(tmp_path, "s", {name: "model=vae"}, [])
+    sweep_index.remember(tmp_path, "s", {name: "model=vae"}, [])
     (run,), ((left, because),) = rows(tmp_path, "s")
     assert (run.id, run.state, left) == (name, DAMAGED, name)
     assert because.startswith("it is a link that leads nowhere (")
@@ -457,7 +457,8 @@ def test_any_source_of_rows_can_be_collected():
 
 @pytest.mark.slow
 def test_tables_need_no_library_that_trains():
-    code = "import sys; import vlae.report.command, vlae.report.table, vlae.report.directories; print(*sys.modules)"
+    modules = "vlae.cli.table, vlae.report.tables.table, vlae.report.sources.run_directories"
+    code = f"import sys; import {modules}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -10,10 +10,12 @@ from types import ModuleType
 import pytest
 import yaml
 
-from vlae import config
-from vlae.launching.composer import Composer
-from vlae.launching.local import LocalQueue
-from vlae.record import RecordError
+from vlae.config.compose import compose
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import run_id
+from vlae.config.sweep_compose import Composer
+from vlae.launching.local_launcher import LocalQueue
+from vlae.system.disk import RecordError
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 
@@ -27,9 +29,9 @@ def command(monkeypatch, run_launch):
     """Runs launch.py in this process with another job in place of training; returns its exit status."""
 
     def run(job, *arguments: str) -> object:
-        module = ModuleType("vlae.job")
+        module = ModuleType("vlae.experiment.run")
         module.launch = job  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "vlae.job", module)
+        monkeypatch.setitem(sys.modules, "vlae.experiment.run", module)
         return run_launch(*arguments)
 
     return run
@@ -60,8 +62,8 @@ def test_help_imports_no_torch_and_works_anywhere(tmp_path):
 def test_cfg_prints_the_composed_configuration_anywhere(tmp_path):
     done = python(str(LAUNCH), "seed=3", "--cfg", "job", "--resolve", "model=hf", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    printed, composed = yaml.safe_load(done.stdout), config.compose(["model=hf", "seed=3"])
-    assert config.run_id(printed) == config.run_id(composed)
+    printed, composed = yaml.safe_load(done.stdout), compose(["model=hf", "seed=3"])
+    assert run_id(printed) == run_id(composed)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +73,7 @@ def test_cfg_prints_the_composed_configuration_anywhere(tmp_path):
 def test_the_job_gets_the_composed_configuration_and_nothing_is_left_beside_it(command, tmp_path):
     got = []
     assert command(lambda container: got.append(container) or 0, "model=hf", "+seed=7") == 0
-    assert got == [config.compose(["model=hf", "seed=7"])]
+    assert got == [compose(["model=hf", "seed=7"])]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,7 +82,7 @@ def test_the_exit_status_of_the_job_reaches_the_shell(command, status):
     assert command(lambda container: status) == status
 
 
-@pytest.mark.parametrize("error", [RecordError("disk full"), config.ConfigError(["device: none"])])
+@pytest.mark.parametrize("error", [RecordError("disk full"), ConfigError(["device: none"])])
 def test_an_error_of_the_user_is_one_block_without_a_traceback(command, capfd, error):
     def job(container):
         raise error
@@ -179,10 +181,12 @@ def test_a_runs_dir_that_cannot_be_written_is_one_line_before_runs_are_composed(
         monkeypatch.setattr(Composer, "__call__", once(Composer.__call__))
         assert command(None, "-m", "seed=range(0,5000)", f"runs_dir={place}") == 2
     else:
-        from vlae import job
+        from vlae.experiment.run import launch
 
-        monkeypatch.setitem(sys.modules, "vlae.trained", None)  # and before torch is imported
-        assert command(job.launch, f"runs_dir={place}") == 2
+        monkeypatch.setitem(
+            sys.modules, "vlae.experiment.trained_model", None
+        )  # and before torch is imported
+        assert command(launch, f"runs_dir={place}") == 2
     reason = "locked" if place.startswith("locked") else "file is not a directory"
     assert re.fullmatch(
         rf"vlae: runs_dir: cannot write {tmp_path / place}: .*{reason}\n", capfd.readouterr().err
@@ -259,7 +263,7 @@ def test_what_replaces_an_axis_of_a_sweep_file_is_said_below_the_headline(
     assert note == "  seed=7 on the command line replaces the 2 values of the sweep file"
 
 
-@pytest.mark.parametrize("words", [[str(LAUNCH)], ["-c", "from vlae.cli import main; main()"]])
+@pytest.mark.parametrize("words", [[str(LAUNCH)], ["-c", "from vlae.cli.app import main; main()"]])
 def test_the_version_names_the_code(tmp_path, words):
     done = python(*words, "--version", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -272,8 +276,8 @@ def test_the_version_names_the_code(tmp_path, words):
     ("library", "words"),
     [
         ("hydra", [str(LAUNCH)]),
-        ("typer", ["-c", "from vlae.cli import main; main()", "status"]),
-        ("torch", ["-c", "from vlae.cli import main; main()", "sample", "vae"]),
+        ("typer", ["-c", "from vlae.cli.app import main; main()", "status"]),
+        ("torch", ["-c", "from vlae.cli.app import main; main()", "sample", "vae"]),
     ],
 )
 def test_a_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path, library, words):

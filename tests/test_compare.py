@@ -8,12 +8,12 @@ from recorded import IMAGES, container, done, stopped
 from scipy.stats import ttest_rel
 from test_drawings import learned, lines
 
+from vlae.cli.compare import run_of
+from vlae.config.run_id import settings
 from vlae.errors import UserError
-from vlae.identity import settings
-from vlae.report.collect import Runs
 from vlae.report.compare import compared
-from vlae.report.compare_command import run_of
-from vlae.report.drawings import draw, written
+from vlae.report.plots.registry import draw, written
+from vlae.report.runs import Runs
 
 VAE, VLAE = "model=vae", "model=vlae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"

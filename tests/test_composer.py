@@ -1,13 +1,15 @@
 """Composing many runs at once is composing each: the same containers, the same mistakes."""
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlae import config
-from vlae.launching.composer import Composer
-from vlae.overrides import choices
+from vlae.config.compose import compose
+from vlae.config.overrides import CONF, choices
+from vlae.config.problems import ConfigError
+from vlae.config.sweep_compose import Composer
 
 GROUPS = {group: names for group, names in choices().items() if "/" not in group and group != "dataset"}
 VALUES = [
@@ -26,8 +28,8 @@ WRONG = [
 
 
 def load(chosen):
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return compose("config", overrides=chosen, return_hydra_config=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", overrides=chosen, return_hydra_config=True)
 
 
 composer = Composer(load)
@@ -36,7 +38,7 @@ composer = Composer(load)
 def outcome(compose, overrides):
     try:
         return compose(overrides)
-    except config.ConfigError as error:
+    except ConfigError as error:
         return error.problems
 
 
@@ -44,7 +46,7 @@ def outcome(compose, overrides):
 def test_every_choice_of_every_group_is_composed_alike(group):
     for choice in GROUPS[group]:
         overrides = [f"{group}={choice}", "seed=5"]
-        assert outcome(composer, overrides) == outcome(config.compose, overrides)
+        assert outcome(composer, overrides) == outcome(compose, overrides)
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,7 +59,7 @@ def test_every_choice_of_every_group_is_composed_alike(group):
 def test_any_overrides_are_composed_alike(chosen, values, wrong, order):
     overrides = [*(f"{group}={choice}" for group, choice in chosen.items()), *values, *wrong]
     order.shuffle(overrides)
-    assert outcome(composer, overrides) == outcome(config.compose, overrides)
+    assert outcome(composer, overrides) == outcome(compose, overrides)
 
 
 def test_runs_do_not_touch_each_other():

@@ -18,15 +18,18 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from vlae import config, identity, plugins
-from vlae.again import CHANGEABLE, changed
-from vlae.distributions import OutputDistribution
-from vlae.help import documented_keys, header, show
+from vlae.config import targets
+from vlae.config.checks import available_devices
+from vlae.config.compose import compose, validate
+from vlae.config.help import documented_keys, header, show
+from vlae.config.overrides import CONF, choices, expand, lenient
+from vlae.config.problems import ConfigError, Problem, did_you_mean
+from vlae.config.run_id import ADDED_FIELDS, get, run_id
+from vlae.config.targets import build, check_fields
+from vlae.distributions.outputs import OutputDistribution
+from vlae.experiment.reevaluate import CHANGEABLE, changed
 from vlae.models.vae import VAE
-from vlae.overrides import CONF, choices, expand
-from vlae.plugins import check_fields
-from vlae.problems import ConfigError, Problem, did_you_mean
-from vlae.trackers.companion import environment_problems
+from vlae.trackers.process import environment_problems
 
 GROUPS = choices()
 COLOUR = ("cifar10", "svhn")
@@ -43,13 +46,13 @@ def npz(tmp_path):
 
 @pytest.fixture(scope="module")
 def default():
-    return config.compose()
+    return compose()
 
 
 def problems_of(*overrides: str) -> list[str]:
     """What a user reads about a command, a line for each problem."""
     with pytest.raises(ConfigError) as caught:
-        config.validate(config.compose(overrides))
+        validate(compose(overrides))
     return caught.value.problems
 
 
@@ -67,7 +70,7 @@ def test_every_model_output_and_dataset_compose_and_validate(model, output, npz)
             assert problem.startswith("output_dist: ")
             assert "channel" in problem
         else:
-            checked = config.validate(config.compose(command))
+            checked = validate(compose(command))
             names = [checked.model["name"], checked.output_dist["name"], checked.dataset["name"]]
             assert names == [model, output, dataset]
 
@@ -75,8 +78,8 @@ def test_every_model_output_and_dataset_compose_and_validate(model, output, npz)
 @pytest.mark.parametrize("optimizer", GROUPS["optimizer"])
 def test_every_optimizer_is_built_on_the_parameters_it_is_given(optimizer):
     weight = torch.nn.Parameter(torch.zeros(2, 2))
-    section = config.compose([f"optimizer={optimizer}"])["optimizer"]
-    built = config.build(section, params=[weight], output="not taken")
+    section = compose([f"optimizer={optimizer}"])["optimizer"]
+    built = build(section, params=[weight], output="not taken")
     assert built.param_groups[0]["params"][0] is weight
     assert built.param_groups[0]["lr"] == section["lr"]
 
@@ -84,33 +87,33 @@ def test_every_optimizer_is_built_on_the_parameters_it_is_given(optimizer):
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 @pytest.mark.parametrize("model", GROUPS["model"])
 def test_every_experiment_validates_with_every_model_output_and_dataset(experiment, model):
-    own = config.compose([f"experiment={experiment}"])["dataset"]["name"]
+    own = compose([f"experiment={experiment}"])["dataset"]["name"]
     datasets = ("digits", "omniglot") if own == "digits" else (own,)  # an experiment may be about one dataset
     for output, dataset in itertools.product(GROUPS["output_dist"], datasets):
         chosen = [f"experiment={experiment}", f"model={model}", f"output_dist={output}", f"dataset={dataset}"]
-        config.validate(config.compose(chosen))
+        validate(compose(chosen))
 
 
 def test_original_code_changes_what_the_released_code_did_and_only_where_the_key_exists():
     chosen = ["experiment=original_code", "model=savae", "output_dist=bernoulli", "dataset=omniglot"]
-    original = config.compose(chosen)
+    original = compose(chosen)
     assert original["trainer"]["selection"] == "test"
     assert original["trainer"]["initialisation"] == "original"
     assert (original["dataset"]["validation_size"], original["dataset"]["lambda"]) == (0, 0.05)
     assert original["dataset"]["fixed_evaluation"] is False
     assert original["dataset"]["transposed"] is True
     assert original["output_dist"]["clamp"] == 1e-5
-    assert original["model"] == config.compose(["model=savae_original", "dataset=omniglot"])["model"]
-    other = config.compose(["experiment=original_code"])
+    assert original["model"] == compose(["model=savae_original", "dataset=omniglot"])["model"]
+    other = compose(["experiment=original_code"])
     assert (other["output_dist"], other["model"]) == (
-        config.compose()["output_dist"],
-        config.compose()["model"],
+        compose()["output_dist"],
+        compose()["model"],
     )
 
 
 def test_an_override_wins_over_an_experiment():
     chosen = ["experiment=original_code", "model=iaf", "model.num_flows=7", "trainer.selection=validation"]
-    container = config.compose([*chosen, "dataset.validation_size=9"])
+    container = compose([*chosen, "dataset.validation_size=9"])
     assert container["model"]["num_flows"] == 7
     assert container["trainer"]["selection"] == "validation"
     assert container["dataset"]["validation_size"] == 9
@@ -118,12 +121,12 @@ def test_an_override_wins_over_an_experiment():
 
 def test_composition_does_not_depend_on_the_working_directory(monkeypatch, tmp_path, default):
     monkeypatch.chdir(tmp_path)
-    assert config.compose() == default
+    assert compose() == default
     assert list(tmp_path.iterdir()) == []
 
 
 def test_sizes_follow_the_dataset():
-    small, known = config.compose(["model=iaf"]), config.compose(["model=iaf", "dataset=mnist"])
+    small, known = compose(["model=iaf"]), compose(["model=iaf", "dataset=mnist"])
     assert known["model"]["hidden_dims"] == [500, 500]
     assert known["model"]["flow_hidden_dims"] == [500]
     assert (known["model"]["latent_dim"], known["trainer"]["epochs"]) == (50, 2000)
@@ -145,15 +148,15 @@ VALID = (
 def test_lenient_keeps_the_meaning_of_valid_overrides(overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = hydra_compose("config", overrides=overrides)
-        rewritten = hydra_compose("config", overrides=config.lenient(overrides))
+        rewritten = hydra_compose("config", overrides=lenient(overrides))
     assert OmegaConf.to_container(rewritten) == OmegaConf.to_container(plain)
 
 
 @given(st.lists(st.sampled_from((*VALID, "model=nope", "a.b=[1,", "+new=3", "seed=1,2")), max_size=6))
 @quick
 def test_lenient_twice_is_lenient_once(overrides):
-    once = config.lenient(overrides)
-    assert config.lenient(once) == once
+    once = lenient(overrides)
+    assert lenient(once) == once
 
 
 def test_lenient_passes_options_through_and_puts_overrides_before_them():
@@ -167,7 +170,7 @@ def test_lenient_passes_options_through_and_puts_overrides_before_them():
         "hydra/launcher=basic",
         "~model.damping",
     ]
-    assert config.lenient(given_) == [
+    assert lenient(given_) == [
         *("++seed=1", "model=vae,hf", "hydra/launcher=basic", "~model.damping"),
         *("-m", "--cfg", "job", "-cd=a=b"),
     ]
@@ -175,11 +178,11 @@ def test_lenient_passes_options_through_and_puts_overrides_before_them():
 
 @pytest.mark.parametrize("override", ["model=nope", "+model=nope", "++model=nope"])
 def test_lenient_marks_an_unknown_choice(override):
-    assert config.lenient([override]) == ["++_invalid_choice_.model=nope"]
+    assert lenient([override]) == ["++_invalid_choice_.model=nope"]
 
 
 def test_lenient_marks_an_unknown_choice_inside_a_sweep():
-    assert config.lenient(["-m", "model=vae,nope"]) == ["++_invalid_choice_.model=nope", "-m"]
+    assert lenient(["-m", "model=vae,nope"]) == ["++_invalid_choice_.model=nope", "-m"]
 
 
 def test_a_choice_from_an_added_directory_is_known(tmp_path):
@@ -190,7 +193,7 @@ def test_a_choice_from_an_added_directory_is_known(tmp_path):
         [f"-cd={tmp_path}"],
         [f"hydra.searchpath=[file://{tmp_path}]"],
     ):
-        assert config.lenient(["model=mine", *option])[0] == "model=mine"
+        assert lenient(["model=mine", *option])[0] == "model=mine"
 
 
 def test_expand_is_the_product_of_all_sweeps():
@@ -366,7 +369,7 @@ def test_a_key_with_a_problem_of_its_own_is_in_no_conflict(key, others, wrong):
 def test_sizes_up_to_the_limits_are_taken(validation, images):
     number = "null" if images is None else images
     sizes = (f"dataset.validation_size={validation}", f"evaluate.num_images={number}")
-    cfg = config.validate(config.compose(["trainer.selection=test", *sizes]))
+    cfg = validate(compose(["trainer.selection=test", *sizes]))
     assert (cfg.dataset["validation_size"], cfg.evaluate.num_images) == (validation, images)
 
 
@@ -387,7 +390,7 @@ def test_a_target_inside_a_value_is_refused_and_not_called(tmp_path):
 )
 def test_build_refuses_what_validation_refuses(target):
     with pytest.raises(ConfigError, match="_target_"):
-        config.build({"_target_": target, "name": "x"})
+        build({"_target_": target, "name": "x"})
 
 
 def on_a_machine_with(monkeypatch, *devices: str) -> None:
@@ -407,18 +410,18 @@ def test_a_missing_device_is_reported_together_with_all_else(monkeypatch, device
 
 def test_devices_are_counted_and_the_best_comes_first(monkeypatch):
     on_a_machine_with(monkeypatch, "cuda", "cuda")
-    monkeypatch.setattr(plugins, "_try_optimizer", lambda *_: None)  # it would ask the driver
-    assert config.available_devices() == ["cuda", "cuda:0", "cuda:1", "cpu"]
-    assert config.validate(config.compose(["device=cuda:1"])).device == "cuda:1"
+    monkeypatch.setattr(targets, "_try_optimizer", lambda *_: None)  # it would ask the driver
+    assert available_devices() == ["cuda", "cuda:0", "cuda:1", "cpu"]
+    assert validate(compose(["device=cuda:1"])).device == "cuda:1"
     [problem] = problems_of("device=cuda:2")
     assert problem.startswith("device: cuda:2 is not available")
 
 
 def test_mps_has_no_float64(monkeypatch):
     on_a_machine_with(monkeypatch, "mps")
-    assert config.available_devices() == ["mps", "cpu"]
-    assert config.available_devices("float64") == ["cpu"]
-    config.validate(config.compose(["device=mps"]))
+    assert available_devices() == ["mps", "cpu"]
+    assert available_devices("float64") == ["cpu"]
+    validate(compose(["device=mps"]))
     assert problems_of("device=mps", "trainer.precision=float64") == [
         "device: mps has no float64, which trainer.precision asks for; choices: auto, cpu"
     ]
@@ -430,7 +433,7 @@ def test_an_optimizer_that_cannot_train_every_parameter_is_refused_with_its_own_
         pytest.skip("not in this version of torch")
     section = {"name": "mine", "_target_": f"torch.optim.{name}", "lr": 0.1}
     with pytest.raises(ConfigError) as caught:
-        config.validate({**default, "optimizer": section})
+        validate({**default, "optimizer": section})
     [problem] = caught.value.problems
     assert problem.startswith(f"optimizer: {name} ")
     assert reason in problem
@@ -525,7 +528,7 @@ def test_a_misspelt_key_is_recognised(key, data):
 
 # identity ---------------------------------------------------------------------------------------------------
 
-CONTAINER: dict[str, Any] = config.compose(["dataset=mnist", "output_dist=bernoulli"])
+CONTAINER: dict[str, Any] = compose(["dataset=mnist", "output_dist=bernoulli"])
 
 
 def leaves(node: Any, place: tuple = ()) -> list[tuple]:
@@ -573,13 +576,13 @@ def shuffled(node: Any, order: random.Random) -> Any:
 @given(st.randoms(use_true_random=False))
 @quick
 def test_the_order_of_keys_does_not_change_the_id(order):
-    assert config.run_id(shuffled(CONTAINER, order)) == config.run_id(CONTAINER)
+    assert run_id(shuffled(CONTAINER, order)) == run_id(CONTAINER)
 
 
 @given(st.sampled_from([path for path in ALL if is_operational(path)]), values)
 @quick
 def test_an_operational_key_does_not_change_the_id(path, value):
-    assert config.run_id(replaced(CONTAINER, path, value)) == config.run_id(CONTAINER)
+    assert run_id(replaced(CONTAINER, path, value)) == run_id(CONTAINER)
 
 
 @pytest.mark.parametrize("path", SCIENTIFIC, ids=str)
@@ -591,13 +594,13 @@ def test_every_scientific_value_changes_the_id(path, value):
     for part in path:
         was = was[part]
     same = value == was and isinstance(value, bool) == isinstance(was, bool)
-    assert (config.run_id(replaced(CONTAINER, path, value)) == config.run_id(CONTAINER)) == same
+    assert (run_id(replaced(CONTAINER, path, value)) == run_id(CONTAINER)) == same
 
 
 @given(st.integers(-(2**53), 2**53), st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
 def test_a_number_has_one_identity_however_it_is_spelt(number, path):
-    ids = [config.run_id(replaced(CONTAINER, path, value)) for value in (number, float(number))]
+    ids = [run_id(replaced(CONTAINER, path, value)) for value in (number, float(number))]
     assert (
         ids[0].rpartition("-")[2] == ids[1].rpartition("-")[2]
     )  # in front of it stands the seed as it was spelt
@@ -606,41 +609,41 @@ def test_a_number_has_one_identity_however_it_is_spelt(number, path):
 @given(st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
 def test_true_is_not_one(path):
-    ids = [config.run_id(replaced(CONTAINER, path, value)) for value in (True, 1)]
+    ids = [run_id(replaced(CONTAINER, path, value)) for value in (True, 1)]
     assert ids[0].rpartition("-")[2] != ids[1].rpartition("-")[2]
 
 
 @pytest.mark.parametrize(("one", "other"), [("1e-3", "0.001"), ("1", "1.0"), ("5e-4", "0.0005")])
 def test_the_spelling_of_a_number_on_the_command_line_does_not_change_the_id(one, other):
-    ids = {config.run_id(config.compose([f"optimizer.lr={lr}"])) for lr in (one, other)}
+    ids = {run_id(compose([f"optimizer.lr={lr}"])) for lr in (one, other)}
     assert len(ids) == 1
 
 
 def test_an_id_survives_being_frozen_as_yaml():
     thawed = yaml.safe_load(yaml.safe_dump(CONTAINER))
-    assert config.run_id(thawed) == config.run_id(CONTAINER)
+    assert run_id(thawed) == run_id(CONTAINER)
 
 
 def test_an_id_begins_with_what_a_person_looks_for(default):
-    assert re.fullmatch(r"vlae-digits-gaussian-s0-[0-9a-f]{10}", config.run_id(default))
+    assert re.fullmatch(r"vlae-digits-gaussian-s0-[0-9a-f]{10}", run_id(default))
 
 
 def test_an_added_field_at_its_default_counts_as_absent(monkeypatch, default):
     before = replaced(default, ("trainer",), {k: v for k, v in default["trainer"].items() if k != "patience"})
-    old_id = config.run_id(before)
-    monkeypatch.setitem(identity.ADDED_FIELDS, "trainer.patience", None)
-    assert config.run_id(default) == old_id
-    assert config.run_id(replaced(default, ("trainer", "patience"), 3)) != old_id
-    assert config.validate(before).trainer.patience is None  # a run frozen before can still be read
+    old_id = run_id(before)
+    monkeypatch.setitem(ADDED_FIELDS, "trainer.patience", None)
+    assert run_id(default) == old_id
+    assert run_id(replaced(default, ("trainer", "patience"), 3)) != old_id
+    assert validate(before).trainer.patience is None  # a run frozen before can still be read
 
 
 def test_networks_as_they_were_before_there_was_a_choice_count_as_absent(default):
     old = {k: v for k, v in default["model"].items() if k not in ("activation", "network")}
     frozen = replaced(default, ("model",), old)
-    assert config.run_id(frozen) == config.run_id(default)
-    assert config.validate(frozen).model == default["model"]
+    assert run_id(frozen) == run_id(default)
+    assert validate(frozen).model == default["model"]
     for key, value in (("activation", "gelu"), ("network", "conv")):
-        assert config.run_id(replaced(default, ("model", key), value)) != config.run_id(frozen)
+        assert run_id(replaced(default, ("model", key), value)) != run_id(frozen)
 
 
 class OfBefore(VAE):
@@ -656,37 +659,37 @@ def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, de
     monkeypatch.setattr("vlae.models.vae.OfBefore", OfBefore, raising=False)
     section = {"name": "mine", "_target_": "vlae.models.vae.OfBefore", "latent_dim": 2, "hidden_dims": [3]}
     container = replaced(default, ("model",), section)
-    cfg = config.validate(container)
-    model = config.build(cfg.model, pixels=16, image_shape=(1, 4, 4), output=config.build(cfg.output_dist))
+    cfg = validate(container)
+    model = build(cfg.model, pixels=16, image_shape=(1, 4, 4), output=build(cfg.output_dist))
     assert isinstance(model, OfBefore)
-    assert config.run_id(cfg.model_dump()) == config.run_id(container)
+    assert run_id(cfg.model_dump()) == run_id(container)
     with pytest.raises(ConfigError, match=r"model\.activation: unknown key"):
-        config.validate(replaced(container, ("model", "activation"), "gelu"))
+        validate(replaced(container, ("model", "activation"), "gelu"))
 
 
-@pytest.mark.parametrize("key", [k for k in identity.ADDED_FIELDS if not k.startswith("model.")])
+@pytest.mark.parametrize("key", [k for k in ADDED_FIELDS if not k.startswith("model.")])
 def test_a_run_from_before_an_added_field_keeps_its_id_and_can_be_read(key, default):
     *section, name = key.split(".")
-    within = identity.get(default, section[0]) if section else default
+    within = get(default, section[0]) if section else default
     without = {k: v for k, v in within.items() if k != name}
     before = replaced(default, tuple(section), without) if section else without
-    at_default = replaced(default, (*section, name), identity.ADDED_FIELDS[key])
-    assert config.run_id(before) == config.run_id(at_default)
-    assert identity.get(config.validate(before).model_dump(), key) == identity.ADDED_FIELDS[key]
+    at_default = replaced(default, (*section, name), ADDED_FIELDS[key])
+    assert run_id(before) == run_id(at_default)
+    assert get(validate(before).model_dump(), key) == ADDED_FIELDS[key]
 
 
 def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
     other = replaced(default, ("trainer", "batch_size"), 64)
-    assert config.run_id(other) != config.run_id(default)
+    assert run_id(other) != run_id(default)
 
 
 def test_a_file_counts_by_its_content_and_not_by_its_place(npz, tmp_path):
-    here = config.compose(npz)
+    here = compose(npz)
     (tmp_path / "elsewhere.npz").write_bytes((tmp_path / "mine.npz").read_bytes())
-    there = config.compose(["dataset=npz", f"dataset.path={tmp_path / 'elsewhere.npz'}"])
-    assert config.run_id(there) == config.run_id(here)
+    there = compose(["dataset=npz", f"dataset.path={tmp_path / 'elsewhere.npz'}"])
+    assert run_id(there) == run_id(here)
     np.savez(tmp_path / "mine.npz", train=np.ones((3, 2, 2)), test=np.ones((3, 2, 2)))
-    assert config.run_id(config.compose(npz)) != config.run_id(here)
+    assert run_id(compose(npz)) != run_id(here)
     [problem] = problems_of(*npz, f"dataset.sha256={here['dataset']['sha256']}")
     assert problem.startswith("dataset.sha256: ")
 
@@ -695,27 +698,27 @@ def test_a_file_counts_by_its_content_and_not_by_its_place(npz, tmp_path):
 
 
 def test_build_gives_plain_values_and_only_the_runtime_arguments_that_are_taken(default):
-    output = config.build(default["output_dist"], pixels=64)
-    model = config.build(default["model"], pixels=64, output=output, params="not taken")
+    output = build(default["output_dist"], pixels=64)
+    model = build(default["model"], pixels=64, output=output, params="not taken")
     assert model.output is output
-    betas = config.build(default["optimizer"], params=model.parameters()).defaults["betas"]
+    betas = build(default["optimizer"], params=model.parameters()).defaults["betas"]
     assert isinstance(betas, list | tuple)  # and no ListConfig
 
 
 def test_build_does_not_call_targets_inside_values(tmp_path):
     inside = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
     with contextlib.suppress(Exception):  # the type of the value is wrong as well
-        config.build({"_target_": "vlae.distributions.BernoulliOutput", "clamp": inside})
+        build({"_target_": "vlae.distributions.BernoulliOutput", "clamp": inside})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_build_of_a_dataset_leaves_preprocessing_and_sizes_to_others(default):
-    splits = config.build(default["dataset"])
+    splits = build(default["dataset"])
     assert len(splits.validation) == default["dataset"]["validation_size"]
 
 
 def test_a_checked_configuration_cannot_be_replaced(default):
-    checked = config.validate(default)
+    checked = validate(default)
     with pytest.raises(ValueError, match="frozen"):
         checked.trainer.epochs = 1
 
@@ -740,7 +743,7 @@ def test_help_names_every_choice_and_every_key_with_its_value(capsys):
     assert show(["model=iaf", "trainer.epochs=17", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for group, names in GROUPS.items() if "/" not in group for name in names)
-    container = config.compose(["model=iaf", "trainer.epochs=17"])
+    container = compose(["model=iaf", "trainer.epochs=17"])
     paths = (path for path in leaves(container) if "sizes" not in path)
     dotted = {".".join(part for part in path if isinstance(part, str)) for path in paths}
     missing = [k for k in dotted if not k.endswith(("name", "_target_")) and f" {k}=" not in text]
@@ -773,7 +776,7 @@ def test_what_weights_and_biases_does_not_take_is_refused_before(override, expec
 
 @pytest.mark.parametrize("mode", ["auto", "online"])
 def test_the_environment_of_a_launch_is_checked_where_it_counts(mode, monkeypatch, tmp_path):
-    tracker = config.compose(["tracker=wandb", f"tracker.mode={mode}"])["tracker"]
+    tracker = compose(["tracker=wandb", f"tracker.mode={mode}"])["tracker"]
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("NETRC", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vlae import console
-from vlae import summary as summaries
-from vlae.console import Reporter, duration
-from vlae.interruption import SIGNALS, Interrupted, Interruption
-from vlae.summary import status_table, summary
+from vlae.estimation import reliability
+from vlae.experiment.summary import status_table, summary
+from vlae.system import console
+from vlae.system.console import Reporter, duration
+from vlae.system.interruption import SIGNALS, Interrupted, Interruption
 
 RESULTS = {
     "run_id": "vlae-digits-gaussian-s0-0123456789",
@@ -176,14 +176,14 @@ def test_figures_that_do_not_exist_are_left_out():
 def test_figures_that_are_not_to_be_believed_say_so():
     results = copy.deepcopy(RESULTS)
     results["test"] |= {"bits_per_dim": 7.9}
-    assert summaries.warnings(results) == []
-    assert summaries.MARK not in printed(summary(results, Path("runs/here")))
+    assert reliability.warnings(results) == []
+    assert reliability.MARK not in printed(summary(results, Path("runs/here")))
     results["test"]["log_likelihood"]["own"]["k_hat_unreliable"] = 0.051
-    assert "5% (own)" in summaries.warnings(results)[0]
-    assert "probably too low" in summaries.warnings(results)[0]
-    assert f"-11.22 ± 0.35 {summaries.MARK}" in printed(summary(results, Path("runs/here")))
+    assert "5% (own)" in reliability.warnings(results)[0]
+    assert "probably too low" in reliability.warnings(results)[0]
+    assert f"-11.22 ± 0.35 {reliability.MARK}" in printed(summary(results, Path("runs/here")))
     results["test"] |= {"bits_per_dim": 8.1}
-    assert "uniform noise" in summaries.warnings(results)[1]
+    assert "uniform noise" in reliability.warnings(results)[1]
 
 
 def test_results_of_the_first_version_are_shown():
@@ -204,7 +204,7 @@ def test_results_of_the_first_version_are_shown():
     text = printed(summary(results, Path("runs/here")))
     assert "-11.22 ± 0.35" in text
     assert "None" not in text
-    assert summaries.MARK not in text
+    assert reliability.MARK not in text
 
 
 def test_every_search_for_modes_that_did_not_settle_is_told():
@@ -233,7 +233,7 @@ def test_a_figure_that_is_not_to_be_believed_is_marked_in_every_table():
     for table, text in zip(tables, marked, strict=True):
         shown = printed(table)
         assert text in shown
-        assert shown.count(summaries.MARK) == (2 if "warning" in shown or "Gaps" in shown else 1)
+        assert shown.count(reliability.MARK) == (2 if "warning" in shown or "Gaps" in shown else 1)
 
 
 def test_the_status_of_a_failed_run_shows_why():

@@ -20,10 +20,12 @@ import pytest
 import torch
 import yaml
 
-from vlae import arrays, config, data, known_files
-from vlae.data import DataError, Preprocessing
-from vlae.download import Checksum
-from vlae.known_files import what_is
+from vlae.config.preprocessing import Preprocessing
+from vlae.config.targets import build
+from vlae.data import datasets, known_files
+from vlae.data.download import Checksum, DataError
+from vlae.data.known_files import what_is
+from vlae.system import npz
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -58,7 +60,7 @@ def mnist_root(tmp_path, monkeypatch):
     for name, count in (("train", TRAIN), ("t10k", TEST)):
         write_idx(raw / f"{name}-images-idx3-ubyte", pixels(count, 28, 28, seed=count))
         write_idx(raw / f"{name}-labels-idx1-ubyte", pixels(count) % 10)
-    monkeypatch.setitem(data.UNPACKED, "MNIST", unpacked_checksums(raw))
+    monkeypatch.setitem(datasets.UNPACKED, "MNIST", unpacked_checksums(raw))
     return tmp_path
 
 
@@ -114,12 +116,12 @@ def omniglot_root(tmp_path, monkeypatch):
         pictures = pixels(count, 28, 28, seed=count) / 255.0
         arrays[key] = np.stack([picture.flatten(order="F") for picture in pictures], axis=1)
     savemat(path, arrays)
-    monkeypatch.setattr(data, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
+    monkeypatch.setattr(datasets, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
     return tmp_path
 
 
 def write_npz(path, **arrays):
-    np.savez(path, **arrays)
+    np.savez(path, **npz)
     return str(path)
 
 
@@ -135,7 +137,7 @@ def test_every_dataset_file_has_the_keys_of_its_loader_at_its_defaults_and_of_pr
     assert set(sizes) == {"latent_dim", "hidden_dims", "epochs"}
     Preprocessing.of(section)
     assert set(section) >= Preprocessing.keys()
-    parameters = inspect.signature(getattr(data, name)).parameters
+    parameters = inspect.signature(getattr(datasets, name)).parameters
     assert {key: section[key] for key in section.keys() - Preprocessing.keys()} == {
         key: parameter.default for key, parameter in parameters.items()
     }
@@ -156,7 +158,7 @@ def test_all_but_digits_have_the_sizes_of_the_released_code():
 
 def test_facts_known_before_loading_are_true(mnist_root, svhn_root, omniglot_root):
     for name in ("digits", "mnist", "svhn", "omniglot"):
-        loader = getattr(data, name)
+        loader = getattr(datasets, name)
         root = {"root": str(mnist_root)} if "root" in inspect.signature(loader).parameters else {}
         images = loader(**root, validation_size=0)
         assert loader.known["channels"] == images.shape[0]
@@ -164,14 +166,14 @@ def test_facts_known_before_loading_are_true(mnist_root, svhn_root, omniglot_roo
 
 
 def test_numbers_of_images_known_before_loading_are_those_of_the_files_and_of_their_comments():
-    images = data.digits(validation_size=0)
-    assert data.digits.known["training_images"] == len(images.train)
-    assert data.digits.known["test_images"] == len(images.test)
+    images = datasets.digits(validation_size=0)
+    assert datasets.digits.known["training_images"] == len(images.train)
+    assert datasets.digits.known["test_images"] == len(images.test)
     for name in set(NAMES) - {"npz"}:
         text = (CONF / f"{name}.yaml").read_text()
         [stated] = re.findall(r"([\d,]+) / ([\d,]+) / ([\d,]+) images", text.splitlines()[0])
         train, validation, test = (int(number.replace(",", "")) for number in stated)
-        known = getattr(data, name).known
+        known = getattr(datasets, name).known
         assert (known["training_images"], known["test_images"]) == (train + validation, test)
         assert yaml.safe_load(text)["validation_size"] == validation
 
@@ -183,9 +185,9 @@ def test_importing_the_loaders_imports_neither_torchvision_nor_sklearn_nor_scipy
 
 def test_a_section_of_the_configuration_is_built_and_preprocessed():
     section = yaml.safe_load((CONF / "digits.yaml").read_text())
-    splits = config.build(section)
+    splits = build(section)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1300, 200, 297)
-    p = data.preprocess(section, splits, "real")
+    p = datasets.preprocess(section, splits, "real")
     assert p.evaluation_set(splits.test, "test").shape == (297, 64)
 
 
@@ -197,8 +199,8 @@ def rows(images):
 
 
 def test_a_split_is_a_partition_of_the_training_set_that_leaves_the_test_set_alone(mnist_root):
-    whole = data.mnist(root=str(mnist_root), validation_size=0)
-    parts = data.mnist(root=str(mnist_root), validation_size=5)
+    whole = datasets.mnist(root=str(mnist_root), validation_size=0)
+    parts = datasets.mnist(root=str(mnist_root), validation_size=5)
     assert rows(parts.train) | rows(parts.validation) == rows(whole.train)
     assert (len(parts.train), len(parts.validation), len(whole.validation)) == (TRAIN - 5, 5, 0)
     assert torch.equal(parts.test, whole.test)
@@ -206,7 +208,7 @@ def test_a_split_is_a_partition_of_the_training_set_that_leaves_the_test_set_alo
 
 def test_the_split_is_a_function_of_split_seed_alone(mnist_root):
     def validation(seed):
-        return data.mnist(root=str(mnist_root), validation_size=5, split_seed=seed).validation
+        return datasets.mnist(root=str(mnist_root), validation_size=5, split_seed=seed).validation
 
     torch.manual_seed(1)
     np.random.seed(1)
@@ -218,7 +220,7 @@ def test_the_split_is_a_function_of_split_seed_alone(mnist_root):
 
 
 def test_digits_are_all_there_and_their_test_set_does_not_depend_on_the_validation_size():
-    small, large = data.digits(validation_size=0), data.digits(validation_size=500)
+    small, large = datasets.digits(validation_size=0), datasets.digits(validation_size=500)
     assert torch.equal(small.test, large.test)
     assert len(small.test) == 297
     assert (small.levels, int(small.train.min()), int(small.train.max())) == (17, 0, 16)
@@ -231,14 +233,14 @@ def test_digits_are_all_there_and_their_test_set_does_not_depend_on_the_validati
 @pytest.mark.parametrize("size", [TRAIN, TRAIN + 1])
 def test_a_validation_size_that_leaves_nothing_to_train_on_is_an_error(mnist_root, size):
     with pytest.raises(DataError, match=rf"dataset.validation_size={size} .* has {TRAIN}"):
-        data.mnist(root=str(mnist_root), validation_size=size)
+        datasets.mnist(root=str(mnist_root), validation_size=size)
 
 
 # --- real formats ---------------------------------------------------------------------------------------------
 
 
 def test_mnist_reads_idx_files_pixel_for_pixel(mnist_root):
-    splits = data.mnist(root=str(mnist_root), validation_size=0)
+    splits = datasets.mnist(root=str(mnist_root), validation_size=0)
     assert np.array_equal(splits.train.numpy()[:, 0], pixels(TRAIN, 28, 28, seed=TRAIN))
     assert np.array_equal(splits.test.numpy()[:, 0], pixels(TEST, 28, 28, seed=TEST))
 
@@ -254,13 +256,13 @@ def test_packed_mnist_files_put_in_place_by_hand_are_verified_and_unpacked(mnist
         packed.write_bytes(gzip.compress(path.read_bytes()))
         resources.append((packed.name, md5(packed)))
     monkeypatch.setattr(FashionMNIST, "resources", resources)
-    monkeypatch.setitem(data.UNPACKED, "FashionMNIST", data.UNPACKED["MNIST"])
-    splits = data.fashion_mnist(root=str(mnist_root), url="http://127.0.0.1:9", validation_size=0)
+    monkeypatch.setitem(datasets.UNPACKED, "FashionMNIST", datasets.UNPACKED["MNIST"])
+    splits = datasets.fashion_mnist(root=str(mnist_root), url="http://127.0.0.1:9", validation_size=0)
     assert np.array_equal(splits.train.numpy()[:, 0], pixels(TRAIN, 28, 28, seed=TRAIN))
 
 
 def test_svhn_reads_mat_files_pixel_for_pixel(svhn_root):
-    splits = data.svhn(root=str(svhn_root), validation_size=0)
+    splits = datasets.svhn(root=str(svhn_root), validation_size=0)
     assert np.array_equal(splits.test.numpy(), pixels(32, 32, 3, TEST, seed=TEST).transpose(3, 2, 0, 1))
     assert splits.shape == (3, 32, 32)
 
@@ -268,7 +270,7 @@ def test_svhn_reads_mat_files_pixel_for_pixel(svhn_root):
 def test_cifar10_reads_pickled_batches_pixel_for_pixel(tmp_path, monkeypatch):
     _, archive = write_cifar10(tmp_path, monkeypatch)
     archive.unlink()
-    splits = data.cifar10(root=str(tmp_path), validation_size=0)
+    splits = datasets.cifar10(root=str(tmp_path), validation_size=0)
     expected = np.concatenate([pixels(4, 3072, seed=k) for k in range(5)]).reshape(-1, 3, 32, 32)
     assert np.array_equal(splits.train.numpy(), expected)
     assert np.array_equal(splits.test.numpy(), pixels(4, 3072, seed=5).reshape(-1, 3, 32, 32))
@@ -279,14 +281,14 @@ def test_a_packed_cifar10_put_in_place_by_hand_is_verified_and_unpacked(tmp_path
     root = tmp_path / "root"
     root.mkdir()
     archive.rename(root / archive.name)
-    assert len(data.cifar10(root=str(root), url="http://127.0.0.1:9", validation_size=0).train) == 20
+    assert len(datasets.cifar10(root=str(root), url="http://127.0.0.1:9", validation_size=0).train) == 20
     assert {path.name for path in root.iterdir() if path.is_dir()} == {"cifar-10-batches-py"}
 
 
 def test_omniglot_is_column_major_and_transposed_mirrors_it_as_the_released_code(omniglot_root):
     expected = (pixels(TEST, 28, 28, seed=TEST) / 255.0).astype(np.float32)
-    upright = data.omniglot(root=str(omniglot_root), validation_size=3)
-    mirrored = data.omniglot(root=str(omniglot_root), validation_size=3, transposed=True)
+    upright = datasets.omniglot(root=str(omniglot_root), validation_size=3)
+    mirrored = datasets.omniglot(root=str(omniglot_root), validation_size=3, transposed=True)
     assert np.array_equal(upright.test.numpy()[:, 0], expected)
     assert torch.equal(mirrored.train, upright.train.mT)
     assert upright.levels is None
@@ -305,7 +307,7 @@ def test_files_in_a_read_only_root_are_read_without_a_lock(mnist_root):
     for folder in folders:
         folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        data.mnist(root=str(mnist_root), validation_size=0)
+        datasets.mnist(root=str(mnist_root), validation_size=0)
     finally:
         for folder in folders:
             folder.chmod(stat.S_IRWXU)
@@ -315,7 +317,7 @@ def test_files_in_a_read_only_root_are_read_without_a_lock(mnist_root):
 @pytest.mark.skipif(os.environ.get("HOME") is None, reason="no home directory")
 def test_a_tilde_in_root_is_the_home_directory(mnist_root, monkeypatch):
     monkeypatch.setenv("HOME", str(mnist_root))
-    assert len(data.mnist(root="~", validation_size=0).train) == TRAIN
+    assert len(datasets.mnist(root="~", validation_size=0).train) == TRAIN
 
 
 # --- damaged files --------------------------------------------------------------------------------------------
@@ -358,7 +360,7 @@ def test_an_idx_file_that_is_another_is_named_with_what_it_is_and_its_sources(mn
     path = mnist_root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     path.write_bytes(lie(path.read_bytes()))
     with pytest.raises(DataError) as error:
-        data.mnist(root=str(mnist_root), validation_size=0)
+        datasets.mnist(root=str(mnist_root), validation_size=0)
     for part in (f"{path} is damaged or another file: it is {what}", "ossci-datasets", f"-> {path}.gz"):
         assert part in message(error)
 
@@ -391,20 +393,20 @@ def test_other_arrays_than_mnists_are_refused_with_what_they_are(mnist_root, arr
     path = mnist_root / "MNIST" / "raw" / "train-images-idx3-ubyte"
     write_idx(path, array)
     with pytest.raises(DataError) as error:
-        data.mnist(root=str(mnist_root), validation_size=0)
+        datasets.mnist(root=str(mnist_root), validation_size=0)
     assert f"{path} is damaged or another file: it is {what}" in message(error)
 
 
 def test_swapped_files_are_said_to_be(mnist_root, monkeypatch):
     raw = mnist_root / "MNIST" / "raw"
     train, test = raw / "train-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte"
-    checksums = {name: replace(c, what=what_is(raw / name)) for name, c in data.UNPACKED["MNIST"].items()}
-    monkeypatch.setitem(data.UNPACKED, "MNIST", checksums)
+    checksums = {name: replace(c, what=what_is(raw / name)) for name, c in datasets.UNPACKED["MNIST"].items()}
+    monkeypatch.setitem(datasets.UNPACKED, "MNIST", checksums)
     content = test.read_bytes()
     train.replace(test)
     train.write_bytes(content)
     with pytest.raises(DataError) as error:
-        data.mnist(root=str(mnist_root), validation_size=0)
+        datasets.mnist(root=str(mnist_root), validation_size=0)
     told = "it is 5 images of 28x28 pixels, expected 12 images of 28x28 pixels"
     assert f"{train} is damaged or another file: {told}" in message(error)
     assert "t10k-images-idx3-ubyte should be so: are the two swapped?" in message(error)
@@ -414,16 +416,16 @@ def test_a_known_file_under_another_name_is_named(mnist_root, svhn_root, monkeyp
     raw, mat = mnist_root / "MNIST" / "raw", svhn_root / "train_32x32.mat"
     fashion = {"train-images-idx3-ubyte": md5(raw / "train-images-idx3-ubyte")}
     monkeypatch.setitem(known_files.UNPACKED, "FashionMNIST", fashion)
-    monkeypatch.setitem(data.UNPACKED, "MNIST", {"train-images-idx3-ubyte": Checksum("md5", "0" * 32)})
+    monkeypatch.setitem(datasets.UNPACKED, "MNIST", {"train-images-idx3-ubyte": Checksum("md5", "0" * 32)})
     with pytest.raises(
         DataError, match=r"it is train-images-idx3-ubyte of FashionMNIST \(12 images of 28x28 pixels\)"
     ):
-        data.mnist(root=str(mnist_root), validation_size=0)
+        datasets.mnist(root=str(mnist_root), validation_size=0)
     mat.write_bytes((svhn_root / "test_32x32.mat").read_bytes())
     with pytest.raises(
         DataError, match=r"train_32x32.mat is .* it is test_32x32.mat of SVHN \(a MATLAB file"
     ):
-        data.svhn(root=str(svhn_root), validation_size=0)
+        datasets.svhn(root=str(svhn_root), validation_size=0)
 
 
 def test_the_files_that_are_known_are_those_that_are_unpacked():
@@ -432,7 +434,7 @@ def test_the_files_that_are_known_are_those_that_are_unpacked():
     for dataset in (MNIST, FashionMNIST):
         packed = {name.removesuffix(".gz") for name, _ in dataset.resources}
         assert set(known_files.UNPACKED[dataset.__name__]) == packed
-    sizes = {c.what: c.size for c in data.UNPACKED["MNIST"].values()}
+    sizes = {c.what: c.size for c in datasets.UNPACKED["MNIST"].values()}
     assert sizes == {"60,000 images of 28x28 pixels": 47_040_016, "10,000 images of 28x28 pixels": 7_840_016}
 
 
@@ -440,7 +442,7 @@ def test_a_damaged_mat_file_is_named_with_its_source(svhn_root):
     path = svhn_root / "test_32x32.mat"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError) as error:
-        data.svhn(root=str(svhn_root), validation_size=0)
+        datasets.svhn(root=str(svhn_root), validation_size=0)
     for part in (
         f"{path} is damaged or another file: it is a MATLAB file (.mat); checksum (md5)",
         "http://127.0.0.1:9/test_32x32.mat",
@@ -456,7 +458,7 @@ def test_a_mat_file_with_the_right_checksum_but_other_content_is_named(svhn_root
     path.write_bytes(b"no mat file")
     monkeypatch.setitem(SVHN.split_list, "test", ["http://x/test_32x32.mat", path.name, md5(path)])
     with pytest.raises(DataError, match=r"cannot read .*test_32x32.mat"):
-        data.svhn(root=str(svhn_root), validation_size=0)
+        datasets.svhn(root=str(svhn_root), validation_size=0)
 
 
 class Payload:
@@ -476,7 +478,7 @@ def test_a_cifar10_pickle_with_a_wrong_checksum_is_named_and_never_unpickled(tmp
     trace = tmp_path / "executed"
     (folder / name).write_bytes(pickle.dumps(Payload(trace)))
     with pytest.raises(DataError) as error:
-        data.cifar10(root=str(tmp_path), validation_size=0)
+        datasets.cifar10(root=str(tmp_path), validation_size=0)
     assert f"{folder / name} is damaged or another file: it is a pickle; checksum (md5)" in message(error)
     assert not trace.exists()
     pickle.loads((folder / name).read_bytes())
@@ -491,15 +493,15 @@ def test_a_broken_cifar10_pickle_with_the_right_checksum_is_an_error(tmp_path, m
     (folder / "test_batch").write_bytes((folder / "test_batch").read_bytes()[:50])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(folder / "test_batch")]])
     with pytest.raises(DataError, match="cannot read"):
-        data.cifar10(root=str(tmp_path), validation_size=0)
+        datasets.cifar10(root=str(tmp_path), validation_size=0)
 
 
 def test_a_damaged_chardata_mat_is_named_with_its_source(omniglot_root):
     path = omniglot_root / "OMNIGLOT" / "chardata.mat"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError) as error:
-        data.omniglot(root=str(omniglot_root), validation_size=0)
-    for part in (f"{path} is damaged", "checksum (git)", data.OMNIGLOT_URL, "Delete it"):
+        datasets.omniglot(root=str(omniglot_root), validation_size=0)
+    for part in (f"{path} is damaged", "checksum (git)", datasets.OMNIGLOT_URL, "Delete it"):
         assert part in message(error)
 
 
@@ -509,7 +511,7 @@ def test_another_chardata_mat_than_that_of_iwae_is_refused(omniglot_root):
     path = omniglot_root / "OMNIGLOT" / "chardata.mat"
     savemat(path, {"data": np.zeros((784, 3)), "testdata": np.zeros((784, 3))})
     with pytest.raises(DataError, match="damaged or another file"):
-        data.omniglot(root=str(omniglot_root), validation_size=0)
+        datasets.omniglot(root=str(omniglot_root), validation_size=0)
 
 
 def test_a_chardata_mat_without_its_arrays_is_an_error(omniglot_root, monkeypatch):
@@ -517,9 +519,9 @@ def test_a_chardata_mat_without_its_arrays_is_an_error(omniglot_root, monkeypatc
 
     path = omniglot_root / "OMNIGLOT" / "chardata.mat"
     savemat(path, {"data": np.zeros((784, 3))})
-    monkeypatch.setattr(data, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
+    monkeypatch.setattr(datasets, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
     with pytest.raises(DataError, match=r"cannot read .*chardata.mat: .*testdata"):
-        data.omniglot(root=str(omniglot_root), validation_size=0)
+        datasets.omniglot(root=str(omniglot_root), validation_size=0)
 
 
 # --- npz ------------------------------------------------------------------------------------------------------
@@ -533,7 +535,7 @@ def test_npz_gives_back_the_arrays_of_the_file(tmp_path, shape, dtype):
         return values if dtype == np.uint8 else (values / 255).astype(dtype)
 
     arrays = {"train": array(10), "validation": array(4), "test": array(3)}
-    splits = data.npz(path=write_npz(tmp_path / "a.npz", **arrays))
+    splits = datasets.npz(path=write_npz(tmp_path / "a.npz", **arrays))
     for name, expected in arrays.items():
         images = getattr(splits, name)
         assert images.shape[1:] == (shape if len(shape) == 3 else (1, *shape))
@@ -544,7 +546,7 @@ def test_npz_gives_back_the_arrays_of_the_file(tmp_path, shape, dtype):
 @pytest.mark.parametrize(("size", "expected"), [(None, 2), (0, 0), (7, 7)])
 def test_npz_without_a_validation_array_is_split(tmp_path, size, expected):
     path = write_npz(tmp_path / "a.npz", train=pixels(20, 4, 4), test=pixels(3, 4, 4))
-    splits = data.npz(path=path, validation_size=size)
+    splits = datasets.npz(path=path, validation_size=size)
     assert (len(splits.train), len(splits.validation)) == (20 - expected, expected)
 
 
@@ -580,7 +582,7 @@ BAD_NPZ = [
 def test_a_bad_npz_is_refused_with_its_reason(tmp_path, arrays, reason):
     path = write_npz(tmp_path / "bad.npz", **arrays)
     with pytest.raises(DataError, match=reason) as error:
-        data.npz(path=path)
+        datasets.npz(path=path)
     assert f"dataset.path={path}" in str(error.value)
 
 
@@ -588,19 +590,19 @@ def test_a_bad_npz_is_refused_with_its_reason(tmp_path, arrays, reason):
 def test_channels_last_are_recognised_with_what_mends_them(tmp_path, channels):
     last = pixels(6, 9, 8, channels)
     with pytest.raises(DataError, match="channels last") as error:
-        data.npz(path=write_npz(tmp_path / "last.npz", train=last, test=last))
+        datasets.npz(path=write_npz(tmp_path / "last.npz", train=last, test=last))
     for part in ("'train'", f"(6, 9, 8, {channels})", "expected [n, channels, height, width]"):
         assert part in str(error.value)
     mended = last.transpose(0, 3, 1, 2)
     assert "array.transpose(0, 3, 1, 2)" in str(error.value)
-    splits = data.npz(path=write_npz(tmp_path / "first.npz", train=mended, test=mended))
+    splits = datasets.npz(path=write_npz(tmp_path / "first.npz", train=mended, test=mended))
     assert splits.shape == (channels, 9, 8)
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 3), (1, 9, 1), (4, 4, 3), (9, 3, 3), (9, 1, 4), (9, 8, 2)])
 def test_shapes_that_need_not_be_channels_last_are_taken_as_they_are(tmp_path, shape):
     images = pixels(6, *shape)
-    assert data.npz(path=write_npz(tmp_path / "a.npz", train=images, test=images)).shape == shape
+    assert datasets.npz(path=write_npz(tmp_path / "a.npz", train=images, test=images)).shape == shape
 
 
 @pytest.mark.parametrize(
@@ -610,7 +612,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"not an \.npz file") as error:
-        data.npz(path=str(path))
+        datasets.npz(path=str(path))
     assert "allow_pickle" not in str(error.value)
 
 
@@ -623,7 +625,7 @@ def test_a_single_array_or_a_truncated_npz_is_refused(tmp_path):
     (tmp_path / "flipped.npz").write_bytes(flipped)
     for name in ("a.npy", "half.npz", "flipped.npz"):
         with pytest.raises(DataError, match=r"not an \.npz file"):
-            data.npz(path=str(tmp_path / name))
+            datasets.npz(path=str(tmp_path / name))
 
 
 def npy(header, content=b"\0" * 64, version=1):
@@ -660,24 +662,24 @@ NPY_THAT_LIES = {
 
 @pytest.mark.parametrize(("content", "reason"), NPY_THAT_LIES.values(), ids=NPY_THAT_LIES)
 def test_a_header_that_lies_is_refused_before_its_array_is_read(tmp_path, content, reason, monkeypatch):
-    monkeypatch.setattr(data.Archive, "_array", lambda *_: pytest.fail("an array was read"))
+    monkeypatch.setattr(npz.Archive, "_array", lambda *_: pytest.fail("an array was read"))
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("train.npy", content)
         archive.writestr("test.npy", npy(plain((4, 4, 4))))
     with pytest.raises(DataError, match=rf"not an \.npz file of plain arrays, .*{reason}"):
-        data.npz(path=str(path))
+        datasets.npz(path=str(path))
 
 
 def test_arrays_beyond_the_memory_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(npz, "available_memory", lambda: 10**6)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, train=np.zeros((1000, 100, 100), np.uint8), test=GOOD)
     assert path.stat().st_size < 100_000
     with pytest.raises(
         DataError, match=r"its arrays need 10,000,\d+ bytes of memory, of which 1,000,000 are available"
     ):
-        data.npz(path=str(path))
+        datasets.npz(path=str(path))
 
 
 def test_an_array_that_is_there_twice_is_refused(tmp_path):
@@ -686,29 +688,29 @@ def test_an_array_that_is_there_twice_is_refused(tmp_path):
         for _ in range(2):
             archive.writestr("train.npy", npy(plain((4, 4, 4))))
     with pytest.raises(DataError, match=r"train\.npy is in it twice"):
-        data.npz(path=str(path))
+        datasets.npz(path=str(path))
 
 
 def test_a_file_that_is_no_npz_is_said_to_be_what_it_is(tmp_path):
     tmp_path.joinpath("a.npz").write_bytes(gzip.compress(b"x"))
     with pytest.raises(DataError, match=r"File is not a zip file; it is a gzip archive"):
-        data.npz(path=str(tmp_path / "a.npz"))
+        datasets.npz(path=str(tmp_path / "a.npz"))
 
 
 def test_an_npz_must_be_named_and_be_there(tmp_path):
     with pytest.raises(DataError, match=r"dataset\.path: expected your \.npz file"):
-        data.npz()
+        datasets.npz()
     with pytest.raises(DataError, match="there is no such file"):
-        data.npz(path=str(tmp_path / "missing.npz"))
+        datasets.npz(path=str(tmp_path / "missing.npz"))
 
 
 def test_an_npz_that_changed_since_the_run_started_is_refused(tmp_path):
     path = write_npz(tmp_path / "a.npz", train=GOOD, test=GOOD)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    assert len(data.npz(path=path, sha256=digest, validation_size=0).train) == 5
+    assert len(datasets.npz(path=path, sha256=digest, validation_size=0).train) == 5
     write_npz(path, train=GOOD[::-1], test=GOOD)
     with pytest.raises(DataError, match=rf"not the file this run was started with: .* expected {digest}"):
-        data.npz(path=path, sha256=digest)
+        datasets.npz(path=path, sha256=digest)
 
 
 def test_an_npz_that_is_cut_off_is_not_called_a_zip_to_unpack(tmp_path):
@@ -716,4 +718,4 @@ def test_an_npz_that_is_cut_off_is_not_called_a_zip_to_unpack(tmp_path):
     np.savez(file, train=np.zeros((9, 8, 8), np.uint8), test=np.zeros((9, 8, 8), np.uint8))
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(DataError, match=r"it is a truncated \.npz file"):
-        data.npz(path=str(file))
+        datasets.npz(path=str(file))

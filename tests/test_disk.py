@@ -11,13 +11,23 @@ import pytest
 from programs import do_without
 from recorded import container
 
-from vlae import disk, job
-from vlae.disk import DiskError, Patience, patient, patiently, reason_of, refusal_in, refused
-from vlae.files import RecordError, appearing, cannot_write, read_json, write_atomically
-from vlae.identity import run_id
-from vlae.interruption import Interrupted
-from vlae.launching.states import recorded_state
-from vlae.record import RunDirectory
+from vlae.config.run_id import run_id
+from vlae.experiment.run import execute
+from vlae.launching.run_state import recorded_state
+from vlae.runs.directory import RunDirectory
+from vlae.system import disk
+from vlae.system.disk import (
+    DiskError,
+    Patience,
+    RecordError,
+    patient,
+    patiently,
+    reason_of,
+    refusal_in,
+    refused,
+)
+from vlae.system.files import appearing, cannot_write, read_json, write_atomically
+from vlae.system.interruption import Interrupted
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -175,7 +185,7 @@ def test_a_run_directory_whose_file_system_is_gone_is_waited_for(tmp_path):
 def _saves(run):
     import torch
 
-    from vlae import checkpoint
+    from vlae.runs import checkpoint
 
     checkpoint.save(run.path / "checkpoints", {"weights": torch.zeros(1000)})
 
@@ -310,7 +320,7 @@ def test_a_worker_whose_library_meets_a_full_disk_is_interrupted_and_may_go_on(t
     def carry_out(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(job, "_carry_out", carry_out)
+    monkeypatch.setattr(run, "_carry_out", carry_out)
     with pytest.raises(DiskError):
-        job.execute(run, lambda: None, captured=True)
+        execute(run, lambda: None, captured=True)
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "no space left on device")

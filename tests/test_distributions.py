@@ -8,14 +8,13 @@ from conftest import IMAGES, LATENT, PIXELS, make_images, numbers, sigma_points
 from scipy.stats import multivariate_t
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
-from vlae.distributions import (
-    BernoulliOutput,
+from vlae.distributions.flows import FlowedGaussian
+from vlae.distributions.outputs import BernoulliOutput, GaussianOutput
+from vlae.distributions.posteriors import (
     CholeskyGaussian,
     ClosedFormKL,
     DiagonalGaussian,
     FamilyMember,
-    FlowedGaussian,
-    GaussianOutput,
     PrecisionGaussian,
     PrecisionStudentT,
     family_member,

@@ -11,9 +11,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vlae import data, download
-from vlae.data import DataError
-from vlae.download import Checksum
+from vlae.data import datasets, download
+from vlae.data.download import Checksum, DataError
 
 IMAGES = np.random.RandomState(0).randint(0, 256, size=(9, 28, 28), dtype=np.uint8)
 
@@ -88,7 +87,7 @@ def mnist(server, monkeypatch):
     monkeypatch.setattr(MNIST, "resources", resources)
     unpacked = digest(gzip.decompress(server.files["t10k-images-idx3-ubyte.gz"]))
     names = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
-    monkeypatch.setitem(data.UNPACKED, "MNIST", {name: Checksum("md5", unpacked) for name in names})
+    monkeypatch.setitem(datasets.UNPACKED, "MNIST", {name: Checksum("md5", unpacked) for name in names})
     server.faulty = "t10k-images-idx3-ubyte.gz"
     return server
 
@@ -102,16 +101,16 @@ def omniglot(server, monkeypatch, tmp_path):
     savemat(path, {"data": IMAGES.reshape(9, -1).T / 255.0, "testdata": IMAGES[:4].reshape(4, -1).T / 255.0})
     server.faulty = "chardata.mat"
     server.files["chardata.mat"] = path.read_bytes()
-    monkeypatch.setattr(data, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
+    monkeypatch.setattr(datasets, "OMNIGLOT_CHECKSUM", Checksum("git", Checksum("git", "").of(path)))
     return server
 
 
 def load_mnist(server, root):
-    return data.mnist(root=str(root), url=server.url, validation_size=0)
+    return datasets.mnist(root=str(root), url=server.url, validation_size=0)
 
 
 def load_omniglot(server, root):
-    return data.omniglot(root=str(root), url=f"{server.url}/chardata.mat", validation_size=0)
+    return datasets.omniglot(root=str(root), url=f"{server.url}/chardata.mat", validation_size=0)
 
 
 def left_in(root):
@@ -180,7 +179,7 @@ def free_port():
 def test_no_network_is_one_error_that_says_what_to_fetch_by_hand(tmp_path):
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(DataError, match=r"no connection .*refused") as error:
-        data.mnist(root=str(tmp_path), url=url, validation_size=0)
+        datasets.mnist(root=str(tmp_path), url=url, validation_size=0)
     for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         file = f"{part}-ubyte.gz"
         assert f"{url}/{file}\n    -> {tmp_path}/MNIST/raw/{file}" in str(error.value)
@@ -189,19 +188,19 @@ def test_no_network_is_one_error_that_says_what_to_fetch_by_hand(tmp_path):
 
 def test_a_host_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no connection"):
-        data.omniglot(root=str(tmp_path), url="http://no-such-host.invalid/chardata.mat")
+        datasets.omniglot(root=str(tmp_path), url="http://no-such-host.invalid/chardata.mat")
 
 
 def test_a_url_without_a_scheme_is_an_error(tmp_path):
     with pytest.raises(DataError, match="unknown url type"):
-        data.omniglot(root=str(tmp_path), url="chardata.mat")
+        datasets.omniglot(root=str(tmp_path), url="chardata.mat")
 
 
 def test_a_second_mirror_is_tried_when_the_first_fails(mnist, tmp_path, monkeypatch):
     from torchvision.datasets import MNIST
 
     monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{free_port()}/", f"{mnist.url}/"])
-    assert len(data.mnist(root=str(tmp_path), validation_size=0).test) == 9
+    assert len(datasets.mnist(root=str(tmp_path), validation_size=0).test) == 9
 
 
 def test_what_a_killed_process_left_behind_is_never_read_and_is_cleared_away(mnist, tmp_path):
@@ -310,11 +309,11 @@ def test_download_fetches_datasets_ahead_and_reports_all_failures_together(
     monkeypatch.setattr(MNIST, "mirrors", [mnist.url])
     dead = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setattr(FashionMNIST, "mirrors", [dead])
-    assert data.download(["mnist"], tmp_path) == {"mnist": tmp_path}
+    assert datasets.download(["mnist"], tmp_path) == {"mnist": tmp_path}
     assert capsys.readouterr().out == f"mnist: {tmp_path}\n"
     mnist.requests.clear()
     with pytest.raises(DataError) as error:
-        data.download(["mnits", "fashion_mnist", "mnist", "digits"], tmp_path)
+        datasets.download(["mnits", "fashion_mnist", "mnist", "digits"], tmp_path)
     for part in (
         "'mnits'; choices: mnist, fashion_mnist, svhn, cifar10, omniglot; did you mean 'mnist'?",
         dead,

@@ -23,20 +23,20 @@ from programs import need
 from recorded import container, done, stopped
 
 import vlae
+from vlae.distributions.laplace import find_modes
 from vlae.errors import UserError
-from vlae.evaluate import evaluate, unit_log_jacobian
-from vlae.inspection import Library
-from vlae.laplace import find_modes
-from vlae.report.collect import Run, Runs, collect
-from vlae.report.directories import RunDirectories
-from vlae.report.drawing.estimators import sample_sizes
-from vlae.report.drawing.frame import NARROW
-from vlae.report.drawing.style import STYLES, style_of
-from vlae.report.drawing.updates import tiled
-from vlae.report.drawings import KINDS, WITHOUT_TIME, draw, drawable, written
-from vlae.report.latex import tex
-from vlae.report.published import published
-from vlae.summary import MARK
+from vlae.estimation.importance import evaluate, unit_log_jacobian
+from vlae.estimation.reliability import MARK
+from vlae.experiment.inspection import Library
+from vlae.report.plots.estimators import sample_sizes
+from vlae.report.plots.frame import NARROW
+from vlae.report.plots.registry import KINDS, WITHOUT_TIME, draw, drawable, written
+from vlae.report.plots.style import STYLES, style_of
+from vlae.report.plots.updates import tiled
+from vlae.report.runs import Run, Runs, collect
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.tables.latex import tex
+from vlae.report.tables.published import published
 
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
@@ -488,8 +488,8 @@ def test_settings_that_differ_in_more_than_the_seed_share_no_line(tmp_path):
 def test_the_same_runs_give_the_same_bytes_in_another_process_and_take_no_torch(tmp_path):
     some_runs(tmp_path, seeds=2)
     code = (
-        "import sys; from vlae.report.drawings import *; from vlae.report.collect import collect\n"
-        "from vlae.report.directories import RunDirectories\n"
+        "import sys; from vlae.report.plots.registry import *; from vlae.report.runs import collect\n"
+        "from vlae.report.sources.run_directories import RunDirectories\n"
         f"runs = collect(RunDirectories({str(tmp_path)!r}))\n"
         f"figures = [draw(kind, runs) for kind in {RECORDED}]\n"
         "for figure in figures:\n"

@@ -19,16 +19,11 @@ from conftest import (
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from vlae.distributions import standard_normal_log_prob
-from vlae.evaluate import (
-    CACHED_ROWS,
-    MAX_GROUP,
-    Chunks,
-    Evaluation,
-    evaluate,
-)
-from vlae.interruption import Interrupted, Interruption
-from vlae.log_weights import NOISE_BLOCK
+from vlae.distributions.posteriors import standard_normal_log_prob
+from vlae.estimation.importance import CACHED_ROWS, MAX_GROUP, Chunks, Evaluation, evaluate
+from vlae.estimation.log_weights import NOISE_BLOCK
+from vlae.estimation.pareto import unreliable_above
+from vlae.estimation.proposals import PROPOSALS, propose
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
@@ -36,10 +31,9 @@ from vlae.models.savae import SAVAE, OriginalSAVAE
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.models.vlae_newton import VLAENewton
-from vlae.objective import elbo, importance_weighted_bound, sample_terms
-from vlae.pareto import unreliable_above
-from vlae.proposals import PROPOSALS, propose
 from vlae.seeding import batch_noise, generator, image_noise
+from vlae.system.interruption import Interrupted, Interruption
+from vlae.training.objective import elbo, importance_weighted_bound, sample_terms
 
 KINDS = [VAE, FullCovariance, SAVAE, HF, IAF, VLAE, VLAENewton]
 FIELDS = ("elbo", "log_likelihood", "ess", "k_hat", "samples")

@@ -10,11 +10,13 @@ import torch
 from conftest import HIDDEN, IMAGE, LATENT, OUTPUTS, PIXELS, make_images, make_output, noise
 
 import vlae
-from vlae import config
-from vlae.evaluate import evaluate
-from vlae.networks import ConvEncoder, initialise, unit
-from vlae.objective import sample_terms
+from vlae.config.compose import compose
+from vlae.config.problems import ConfigError
+from vlae.config.targets import build
+from vlae.estimation.importance import evaluate
+from vlae.nn.networks import ConvEncoder, initialise, unit
 from vlae.seeding import generator
+from vlae.training.objective import sample_terms
 
 FILES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
 COMBINATIONS = [("gelu", "mlp"), ("relu", "conv"), ("tanh", "conv")]
@@ -26,9 +28,9 @@ def trained(request, model_file, output):
     activation, network = request.param
     sizes = [f"dataset.sizes.latent_dim={LATENT}", f"dataset.sizes.hidden_dims={list(HIDDEN)}"]
     chosen = [f"model={model_file.stem}", f"model.activation={activation}", f"model.network={network}"]
-    keys = config.compose([*chosen, *sizes])["model"]
+    keys = compose([*chosen, *sizes])["model"]
     pixels = math.prod(IMAGE) if network == "conv" else PIXELS
-    model = config.build(keys, pixels=pixels, image_shape=IMAGE, output=make_output(output))
+    model = build(keys, pixels=pixels, image_shape=IMAGE, output=make_output(output))
     assert isinstance(model.encoder, ConvEncoder) == (network == "conv")
     for part in (model.encoder, model.decoder):
         assert any(isinstance(layer, type(unit(activation))) for layer in part.modules())
@@ -76,6 +78,6 @@ def test_images_too_small_for_convolutions_are_refused_before_anything_is_left_o
     images = np.random.default_rng(0).random((20, 2, 3))
     np.savez(tmp_path / "small.npz", train=images, test=images, validation=images)
     dataset = ["dataset=npz", f"dataset.path={tmp_path / 'small.npz'}", f"runs_dir={tmp_path / 'runs'}"]
-    with pytest.raises(config.ConfigError, match=r"model.network: .*2x3"):
+    with pytest.raises(ConfigError, match=r"model.network: .*2x3"):
         vlae.run([*dataset, "model.network=conv"], quiet=True)
     assert not (tmp_path / "runs").exists()

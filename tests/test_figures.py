@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import make_images, make_model, numbers
 
-from vlae.data import Preprocess, Preprocessing, Splits
-from vlae.evaluate import Evaluation, evaluate
-from vlae.figures import figures, mean_and_standard_error, save_evaluations
-from vlae.gaps import Gaps
+from vlae.config.preprocessing import Preprocessing
+from vlae.data.preprocess import Preprocess
+from vlae.data.splits import Splits
+from vlae.estimation.gaps import Gaps
+from vlae.estimation.importance import Evaluation, evaluate
+from vlae.estimation.scores import Scores
+from vlae.estimation.test_metrics import figures, mean_and_standard_error, save_evaluations
 from vlae.models.vae import VAE
-from vlae.scoring import Scores
 from vlae.seeding import generator
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vlae import processes
-from vlae.files import (
-    RecordError,
+from vlae.system import processes
+from vlae.system.disk import RecordError
+from vlae.system.files import (
     appearing,
     read_bytes,
     read_json,

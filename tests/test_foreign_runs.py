@@ -11,15 +11,17 @@ import pytest
 import torch
 from recorded import container, done, stopped
 
-from vlae import checkpoint, trained
-from vlae.files import RecordError, check_links
+from vlae.experiment import trained_model
 from vlae.launching.display import reason_of
 from vlae.launching.logs import log_of
-from vlae.record import RunDirectory
-from vlae.report.directories import PerImage, RunDirectories
-from vlae.report.page.failures import _traceback
-from vlae.report.page.pictures import _pictures
-from vlae.trackers.story import Story
+from vlae.report.html.failures import _traceback
+from vlae.report.html.pictures import _pictures
+from vlae.report.sources.run_directories import PerImage, RunDirectories
+from vlae.runs import checkpoint
+from vlae.runs.directory import RunDirectory
+from vlae.system.disk import RecordError
+from vlae.system.files import check_links
+from vlae.trackers.run_history import Story
 from vlae.trackers.sync import _sync_one
 
 DIRECTORIES = (
@@ -132,7 +134,7 @@ def test_nothing_is_read_through_a_link_that_leads_out(run, tmp_path):
         run.holder,
         lambda: log_of(run),
         lambda: run.end_attempt("killed"),
-        lambda: trained.load(str(run.path)),
+        lambda: trained_model.load(str(run.path)),
     ):
         with pytest.raises(RecordError, match="outside the directory of the run"):
             act()

@@ -11,13 +11,16 @@ import pytest
 from recorded import container, stopped
 
 import vlae
-from vlae import code, files, frozen, job
-from vlae.launching.batch import FIRST_LINES
-from vlae.launching.slurm import code_setup
-from vlae.launching.sweeps import remember
-from vlae.launching.turns import turn
-from vlae.record import RecordError, RunDirectory
-from vlae.train import Training
+from vlae.experiment.run import FAILED, work
+from vlae.launching.batch_script import FIRST_LINES
+from vlae.launching.launch_lock import turn
+from vlae.launching.slurm_launcher import code_setup
+from vlae.launching.sweep_index import remember
+from vlae.runs import snapshot, snapshot_check
+from vlae.runs.directory import RunDirectory
+from vlae.system import files
+from vlae.system.disk import RecordError
+from vlae.training.loop import Training
 
 
 @pytest.fixture
@@ -30,10 +33,10 @@ def checkout(tmp_path, monkeypatch):
     root.joinpath(".gitignore").write_text("runs/\n")
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
         git(root, *words)
-    monkeypatch.setattr(code, "SOURCE", root)
-    code.executed.cache_clear()
+    monkeypatch.setattr(snapshot, "SOURCE", root)
+    snapshot.executed.cache_clear()
     yield root
-    code.executed.cache_clear()
+    snapshot.executed.cache_clear()
 
 
 def git(root: Path, *words: str) -> None:
@@ -66,7 +69,7 @@ def kind_of_checkout(request, checkout, tmp_path, monkeypatch):
         git(checkout, "worktree", "add", "-q", str(worktree))
         for name in ("mine.py", "notes.txt", "vlae/new.py", "vlae/ignored.log"):
             shutil.copy(checkout / name, worktree / name)
-        monkeypatch.setattr(code, "SOURCE", worktree)
+        monkeypatch.setattr(snapshot, "SOURCE", worktree)
     elif request.param == "another repository's GIT_DIR":
         monkeypatch.setenv("GIT_DIR", str(other_repository(tmp_path)))
     return request.param
@@ -104,7 +107,7 @@ def with_more_files(checkout):
 def test_the_same_files_have_the_same_hash_whatever_git_says_of_them(
     with_more_files, kind_of_checkout, tmp_path
 ):
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     assert names_in(copy) == {
         *("launch.py", "mine.py", "vlae/model.py", "vlae/new.py", "vlae/ignored.log"),
         *("package/__init__.py", "package/inner.py"),
@@ -113,7 +116,7 @@ def test_the_same_files_have_the_same_hash_whatever_git_says_of_them(
 
 
 def test_the_commit_is_that_of_the_checkout_and_of_no_other_repository(checkout, tmp_path, monkeypatch):
-    before = code.description()
+    before = snapshot.description()
     assert before["commit"] == head(checkout)
     other = other_repository(tmp_path)
     for name, value in (
@@ -130,7 +133,7 @@ def test_the_commit_is_that_of_the_checkout_and_of_no_other_repository(checkout,
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, str(value))
-            assert code.description() == before, name
+            assert snapshot.description() == before, name
 
 
 def test_the_commit_is_recorded_in_another_users_checkout_too(checkout):
@@ -139,7 +142,7 @@ def test_the_commit_is_recorded_in_another_users_checkout_too(checkout):
     commit = head(checkout)
     for path in (checkout, *checkout.rglob("*")):
         os.chown(path, 12345, 12345)
-    assert code.description()["commit"] == commit
+    assert snapshot.description()["commit"] == commit
 
 
 def head(checkout: Path) -> str:
@@ -147,18 +150,18 @@ def head(checkout: Path) -> str:
 
 
 def test_settings_of_git_change_neither_hash_nor_commit(checkout):
-    before = code.description()
+    before = snapshot.description()
     for setting in ("core.quotepath=true", "core.autocrlf=true", "diff.external=false", "diff.noprefix=true"):
         git(checkout, "config", *setting.split("="))
-        assert code.description() == before, setting
+        assert snapshot.description() == before, setting
 
 
 def test_what_is_no_code_is_no_change(checkout):
     git(checkout, "rm", "-q", "--cached", ".gitignore")
     checkout.joinpath("notes.txt").write_text("")
-    assert not code.description()["changed"]
+    assert not snapshot.description()["changed"]
     checkout.joinpath("launch.py").unlink()
-    assert code.description()["changed"]
+    assert snapshot.description()["changed"]
 
 
 def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
@@ -166,20 +169,20 @@ def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
     (checkout / "torch").mkdir()
     for name in ("torch/__init__.py", "six.py"):
         checkout.joinpath(name).write_text("")
-    assert names_in(code.freeze(tmp_path / "runs")) == {"vlae/model.py"}
+    assert names_in(snapshot.freeze(tmp_path / "runs")) == {"vlae/model.py"}
 
 
 def test_a_name_that_is_not_utf_8_is_code_like_any_other(checkout, tmp_path):
-    before = code.description()["hash"]
+    before = snapshot.description()["hash"]
     name = os.fsdecode(b"caf\xe9.txt")
     checkout.joinpath("vlae", name).write_text("an old archive")
     git(checkout, "add", "-A")
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     assert copy.joinpath("vlae", name).read_text() == "an old archive"
-    assert copy.name == code.description()["hash"] != before
-    assert frozen.damage(str(copy)) is None
+    assert copy.name == snapshot.description()["hash"] != before
+    assert snapshot_check.damage(str(copy)) is None
     copy.joinpath("vlae", name).write_text("edited")
-    assert frozen.damage(str(copy)) == "vlae/caf\\udce9.txt changed"
+    assert snapshot_check.damage(str(copy)) == "vlae/caf\\udce9.txt changed"
 
 
 def test_a_copy_is_what_the_code_is_now(checkout, tmp_path):
@@ -188,7 +191,7 @@ def test_a_copy_is_what_the_code_is_now(checkout, tmp_path):
     checkout.joinpath("launch.py").unlink()
     (checkout / "runs").mkdir()
     checkout.joinpath("runs", "big.pt").write_text("no code")
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     assert copy.parent == tmp_path / "runs" / ".code"
     assert names_in(copy) == {"vlae/model.py", "vlae/mine.py"}
     assert copy.joinpath("vlae", "model.py").read_text() == "x = 2\n"
@@ -200,24 +203,24 @@ def test_a_copy_is_what_the_code_is_now(checkout, tmp_path):
 
 
 def test_it_is_found_by_its_content(checkout, tmp_path):
-    first = code.freeze(tmp_path / "runs")
-    assert code.freeze(tmp_path / "runs") == first
+    first = snapshot.freeze(tmp_path / "runs")
+    assert snapshot.freeze(tmp_path / "runs") == first
     checkout.joinpath("launch.py").write_text("print(2)\n")
-    second = code.freeze(tmp_path / "runs")
+    second = snapshot.freeze(tmp_path / "runs")
     assert second != first
-    assert code.description() == {
+    assert snapshot.description() == {
         "hash": second.name,
-        "commit": code.description()["commit"],
+        "commit": snapshot.description()["commit"],
         "changed": True,
     }
     checkout.joinpath("launch.py").write_text("print(1)\n")
-    assert code.description()["hash"] == first.name
-    assert not code.description()["changed"]
+    assert snapshot.description()["hash"] == first.name
+    assert not snapshot.description()["changed"]
 
 
 def test_a_new_file_alone_is_a_change(checkout):
     checkout.joinpath("vlae", "mine.py").write_text("")
-    assert code.description()["changed"]
+    assert snapshot.description()["changed"]
 
 
 @pytest.mark.parametrize("with_git", [True, False])
@@ -228,12 +231,12 @@ def test_neither_runs_nor_notes_are_code_whatever_the_runs_directory_is_called(c
     runs_dir = checkout / runs_dir
     with turn(runs_dir):
         remember(runs_dir, "s", {}, [])
-        copy = code.freeze(runs_dir)
-    told = code.description()
+        copy = snapshot.freeze(runs_dir)
+    told = snapshot.description()
     RunDirectory.create(runs_dir, "a", {})
     checkout.joinpath("notes.txt").write_text("no code")
-    assert code.description() == told
-    assert code.freeze(runs_dir) == copy
+    assert snapshot.description() == told
+    assert snapshot.freeze(runs_dir) == copy
     assert names_in(copy) == {"launch.py", "vlae/model.py"}
 
 
@@ -243,22 +246,22 @@ def test_a_link_is_copied_as_what_it_leads_to_and_left_out_where_that_is_nothing
         place = checkout / "vlae"
         place.joinpath(name).symlink_to(place / name if name == "round.py" else tmp_path / target)
     git(checkout, "add", "-A")
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     assert {file.name for file in (copy / "vlae").iterdir()} == {"model.py", "linked.py"}
     assert not (copy / "vlae" / "linked.py").is_symlink()
     assert (copy / "vlae" / "linked.py").read_text() == "z = 1\n"
 
 
 def test_a_file_that_vanishes_after_it_was_listed_is_left_out(checkout, tmp_path, monkeypatch):
-    real = code.read_bytes
+    real = files.read_bytes
 
     def read_bytes(path):
         if path.name == "model.py":
             path.unlink()
         return real(path)
 
-    monkeypatch.setattr(code, "read_bytes", read_bytes)
-    copy = code.freeze(tmp_path / "runs")
+    monkeypatch.setattr(snapshot, "read_bytes", read_bytes)
+    copy = snapshot.freeze(tmp_path / "runs")
     assert copy.joinpath("launch.py").exists()
     assert not copy.joinpath("vlae").exists()
 
@@ -270,7 +273,7 @@ def test_a_file_that_cannot_be_read_is_named(checkout, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files, "open", refuse, raising=False)
-    for act in (code.description, lambda: code.freeze(tmp_path / "runs")):
+    for act in (snapshot.description, lambda: snapshot.freeze(tmp_path / "runs")):
         with pytest.raises(RecordError, match=r"cannot read \S+/project/\S+: Permission denied"):
             act()
     assert not (tmp_path / "runs").exists()
@@ -278,7 +281,7 @@ def test_a_file_that_cannot_be_read_is_named(checkout, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_results_name_the_code_that_was_there_when_the_run_began(checkout, tmp_path, monkeypatch):
-    before = code.description()
+    before = snapshot.description()
     real = Training.run
 
     def run(training, *arguments):
@@ -289,18 +292,18 @@ def test_results_name_the_code_that_was_there_when_the_run_began(checkout, tmp_p
     tiny = ("model=vae", "dataset.sizes.latent_dim=2", "dataset.sizes.hidden_dims=[3]", "trainer.epochs=1")
     fast = ("evaluate.num_samples=2", "evaluate.proposals=[own]", "evaluate.num_gap_images=0", "device=cpu")
     results = vlae.run([*tiny, *fast, f"runs_dir={tmp_path / 'runs'}"], quiet=True)
-    assert code.description() != before
+    assert snapshot.description() != before
     assert results["environment"]["code"] == before
 
 
 def test_frozen_code_freezes_to_itself_and_knows_what_it_was(checkout, tmp_path, monkeypatch):
-    told = code.description()
-    copy = code.freeze(tmp_path / "runs")
-    monkeypatch.setattr(code, "SOURCE", copy)
-    assert code.freeze(tmp_path / "elsewhere") == copy
-    assert code.description() == told
+    told = snapshot.description()
+    copy = snapshot.freeze(tmp_path / "runs")
+    monkeypatch.setattr(snapshot, "SOURCE", copy)
+    assert snapshot.freeze(tmp_path / "elsewhere") == copy
+    assert snapshot.description() == told
     (copy / "vlae" / "__pycache__").mkdir()  # what is compiled there changes nothing
-    assert code.description() == told
+    assert snapshot.description() == told
 
 
 def test_a_copy_that_could_not_be_finished_is_not_there(checkout, tmp_path, monkeypatch):
@@ -309,7 +312,7 @@ def test_a_copy_that_could_not_be_finished_is_not_there(checkout, tmp_path, monk
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RecordError, match="No space left"):
-        code.freeze(tmp_path / "runs")
+        snapshot.freeze(tmp_path / "runs")
     assert [p for p in (tmp_path / "runs" / ".code").rglob("*") if p.is_file()] == []
 
 
@@ -400,26 +403,26 @@ DAMAGE = {
 @pytest.fixture(params=DAMAGE, ids=lambda damage: damage.__name__)
 def damaged(request, checkout, tmp_path):
     """A copy, and what is wrong with it."""
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     request.param(copy)
     return copy, DAMAGE[request.param]
 
 
 def test_a_damaged_copy_is_repaired_before_it_is_used(damaged, tmp_path, capsys):
     copy, reason = damaged
-    assert code.freeze(tmp_path / "runs") == copy
+    assert snapshot.freeze(tmp_path / "runs") == copy
     assert f"the frozen code {copy} was damaged ({reason}" in capsys.readouterr().err
     assert names_in(copy) == {"launch.py", "vlae/model.py"}
     assert copy.joinpath("vlae", "model.py").read_text() == "x = 1\n"
     assert not any(path.is_symlink() for path in copy.rglob("*"))
-    assert frozen.damage(str(copy)) is None
-    assert json.loads(copy.joinpath(".commit.json").read_text())["commit"] == code.description()["commit"]
+    assert snapshot_check.damage(str(copy)) is None
+    assert json.loads(copy.joinpath(".commit.json").read_text())["commit"] == snapshot.description()["commit"]
 
 
 def test_damaged_code_refuses_to_be_executed_or_launched(damaged, tmp_path, monkeypatch):
     copy, reason = damaged
-    monkeypatch.setattr(code, "SOURCE", copy)
-    for act in (code.executed, lambda: code.freeze(tmp_path / "elsewhere")):
+    monkeypatch.setattr(snapshot, "SOURCE", copy)
+    for act in (snapshot.executed, lambda: snapshot.freeze(tmp_path / "elsewhere")):
         with pytest.raises(RecordError) as error:
             act()
         assert f"the frozen code {copy} is damaged ({reason}" in str(error.value)
@@ -430,9 +433,9 @@ def test_a_worker_starts_no_run_from_damaged_code_and_leaves_it_to_the_next_laun
 ):
     copy, reason = damaged
     run = RunDirectory(stopped(tmp_path / "runs", container("model=vae")))
-    monkeypatch.setattr(code, "SOURCE", copy)
-    code.executed.cache_clear()
-    assert job.work(run.path, 0) == job.FAILED
+    monkeypatch.setattr(snapshot, "SOURCE", copy)
+    snapshot.executed.cache_clear()
+    assert work(run.path, 0) == FAILED
     assert f"not started: the frozen code {copy} is damaged ({reason}" in capsys.readouterr().err
     assert (run.state(), list((run.path / "attempts").iterdir())) == ("new", [])
 
@@ -452,7 +455,7 @@ def batch_script(copy: Path) -> subprocess.CompletedProcess:
 
 def test_what_python_has_compiled_in_a_copy_is_not_believed(checkout, tmp_path):
     """A .pyc counts for Python while the size and the time of its source are the recorded ones."""
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     source = copy / "launch.py"
     seen = source.stat()
     source.write_text("print(2)\n")
@@ -469,10 +472,10 @@ def test_what_python_has_compiled_in_a_copy_is_not_believed(checkout, tmp_path):
 
 
 def test_a_launch_removes_what_python_has_compiled_in_a_copy(checkout, tmp_path):
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     (copy / "vlae" / "__pycache__").mkdir()
     copy.joinpath("vlae", "__pycache__", "model.cpython-311.pyc").write_bytes(b"")
-    assert code.freeze(tmp_path / "runs") == copy
+    assert snapshot.freeze(tmp_path / "runs") == copy
     assert {path.name for path in copy.iterdir()} == {"launch.py", "vlae", ".commit.json"}
     assert [path.name for path in (copy / "vlae").iterdir()] == ["model.py"]
 
@@ -480,29 +483,29 @@ def test_a_launch_removes_what_python_has_compiled_in_a_copy(checkout, tmp_path)
 def test_another_users_copy_is_used_while_it_is_whole_and_refused_when_it_is_not(checkout, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     for path in (copy, *copy.rglob("*")):
         os.chown(path, 12345, 12345)
-    assert code.freeze(tmp_path / "runs") == copy
+    assert snapshot.freeze(tmp_path / "runs") == copy
     copy.joinpath("launch.py").write_text("print(2)\n")
     with pytest.raises(
         RecordError, match=r"launch.py changed\) and belongs to user 12345: ask them to delete it"
     ):
-        code.freeze(tmp_path / "runs")
+        snapshot.freeze(tmp_path / "runs")
     assert copy.joinpath("launch.py").read_text() == "print(2)\n"
 
 
 def test_the_record_of_a_copy_follows_the_last_launch(checkout, tmp_path):
     checkout.joinpath("launch.py").write_text("print(2)\n")
-    copy = code.freeze(tmp_path / "runs")
+    copy = snapshot.freeze(tmp_path / "runs")
     git(checkout, "commit", "-qam", "second")
     assert json.loads(copy.joinpath(".commit.json").read_text())["changed"]
     for damage in (lambda: None, copy.joinpath(".commit.json").unlink):
         damage()
-        assert code.freeze(tmp_path / "runs") == copy
+        assert snapshot.freeze(tmp_path / "runs") == copy
         recorded = json.loads(copy.joinpath(".commit.json").read_text())
         assert (recorded["commit"], recorded["changed"]) == (head(checkout), False)
 
 
 def test_a_directory_of_runs_has_one_name_everywhere():
-    assert frozen.RUNS == files.STAGING
+    assert snapshot_check.RUNS == files.STAGING

@@ -5,10 +5,10 @@ import torch
 from conftest import IMAGES, OUTPUTS, PIXELS, linear, make_images, make_model, numbers
 from torch.distributions import MultivariateNormal
 
-from vlae import gaps as gaps_module
 from vlae.errors import NonFiniteError
-from vlae.evaluate import evaluate
-from vlae.gaps import FINAL_SAMPLES, Gaps, measure_gaps
+from vlae.estimation import gaps as gaps_module
+from vlae.estimation.gaps import FINAL_SAMPLES, Gaps, measure_gaps
+from vlae.estimation.importance import evaluate
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
@@ -16,8 +16,8 @@ from vlae.models.savae import SAVAE, OriginalSAVAE
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.models.vlae_newton import VLAENewton
-from vlae.objective import sample_terms
 from vlae.seeding import generator, image_noise
+from vlae.training.objective import sample_terms
 
 KINDS = [VAE, SAVAE, OriginalSAVAE, HF, IAF, FullCovariance, VLAE, VLAENewton]
 

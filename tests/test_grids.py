@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlae import config
-from vlae.launching import grids
-from vlae.launching.grids import override, place_of, read
-from vlae.problems import ConfigError
+from vlae.config import sweep_file
+from vlae.config.compose import compose_unchecked
+from vlae.config.problems import ConfigError
+from vlae.config.sweep_file import override, place_of, read
 
 PARSER = OverridesParser.create()
 laws = settings(deadline=None, max_examples=300)
@@ -111,7 +111,7 @@ special = st.text("ab1.'\"\\${}[](),:= \t\n~+-/#", max_size=12)
 texts = words | special | st.text(max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
 names = st.from_regex(r"[A-Za-z_]\w{0,5}", fullmatch=True).filter(
-    lambda name: name.isascii() and name.lower() not in grids.WORDS
+    lambda name: name.isascii() and name.lower() not in sweep_file.WORDS
 )
 values = st.recursive(
     scalars,
@@ -167,7 +167,7 @@ def test_numbers_are_what_they_are_in_conf_and_quoted_texts_stay_texts(text, val
     "text", ["1e-3", "true", "null", "007", "nan", "a b", "it's", "a=b,c", "back\\", "é", ""]
 )
 def test_a_text_is_still_one_in_the_composed_configuration(text):
-    composed = config.compose_unchecked([override("runs_dir", text), override("model", "vae")])
+    composed = compose_unchecked([override("runs_dir", text), override("model", "vae")])
     assert composed["runs_dir"] == text
     assert composed["model"]["name"] == "vae"
 
@@ -299,7 +299,7 @@ def test_a_file_of_too_many_runs_is_refused_with_its_axes_before_it_is_expanded(
 def test_what_the_command_line_puts_in_the_place_of_an_axis_is_said():
     runs = runs_of("grids: [{model: vae}, {model: [hf, iaf], seed: [0, 1]}]\ncommon: {dataset: mnist}")
     given = ["++seed=7", "model=vae,hf", "dataset=digits", "trainer.epochs=3"]
-    assert grids.replaced(runs, given) == [
+    assert sweep_file.replaced(runs, given) == [
         "seed=7 on the command line replaces the 2 values of the sweep file",
         "model=vae,hf on the command line replaces the 3 values of the sweep file",
     ]
@@ -312,8 +312,8 @@ def test_a_sweep_is_named_or_a_file_of_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "own.yaml"
     own.write_text("common: {seed: 3}")
-    for name in grids.names():
-        assert place_of(name) == grids.SWEEPS / f"{name}.yaml"
+    for name in sweep_file.names():
+        assert place_of(name) == sweep_file.SWEEPS / f"{name}.yaml"
     assert place_of("own.yaml") == place_of(str(own)) == own
 
 
@@ -325,5 +325,5 @@ def test_a_sweep_that_is_not_there_is_refused_with_the_choices(name, tmp_path, m
     [problem] = caught.value.problems
     assert problem.startswith("sweeps: no ")
     assert repr(name) in problem
-    assert name == "own.yaml" or all(choice in problem for choice in grids.names())
+    assert name == "own.yaml" or all(choice in problem for choice in sweep_file.names())
     assert name != "smok" or "did you mean smoke?" in problem

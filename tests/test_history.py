@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlae.files import NewLines
 from vlae.launching.logs import Growing
-from vlae.record import RunDirectory
-from vlae.trackers.story import History
+from vlae.runs.directory import RunDirectory
+from vlae.system.files import NewLines
+from vlae.trackers.run_history import History
 
 
 def line(epoch: int, seconds: float = 0.0) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vlae
-from vlae.installation import explained
+from vlae.config.installation import explained
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 
@@ -40,7 +40,7 @@ def test_an_explanation_is_one_line():
 
 
 def test_a_trained_model_and_a_dataset_are_shown_in_one_line(tmp_path):
-    from vlae.data import digits
+    from vlae.data.datasets import digits
 
     results = vlae.run(
         [

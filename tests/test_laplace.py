@@ -22,10 +22,11 @@ from scipy.optimize import minimize
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from vlae.distributions import BernoulliOutput, standard_normal_log_prob
-from vlae.laplace import find_modes, laplace, newton_step
+from vlae.distributions.laplace import find_modes, laplace, newton_step
+from vlae.distributions.outputs import BernoulliOutput
+from vlae.distributions.posteriors import standard_normal_log_prob
 from vlae.models.vlae import VLAE
-from vlae.objective import sample_terms
+from vlae.training.objective import sample_terms
 
 pytestmark = forward_mode
 

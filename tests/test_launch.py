@@ -9,26 +9,27 @@ import threading
 import pytest
 
 from simulation.scripted import ScriptedSlurm
-from vlae import code, config, job
-from vlae.config import ConfigError
-from vlae.interruption import Interrupted
-from vlae.job import DONE, FAILED, HELD, work
+from vlae.config.compose import compose
+from vlae.config.problems import ConfigError
+from vlae.experiment.run import DONE, FAILED, HELD, work
 from vlae.launching import queues
-from vlae.launching.cluster import SlurmError
-from vlae.launching.command import launcher_of, name_of
+from vlae.launching.hydra_entry import launcher_of, name_of
 from vlae.launching.launch import launch, queue_of
+from vlae.launching.launch_lock import turn
 from vlae.launching.plan import Jobs
 from vlae.launching.queues import Waiting
-from vlae.launching.sweeps import recall
-from vlae.launching.turns import turn
-from vlae.record import RunDirectory
+from vlae.launching.slurm_state import SlurmError
+from vlae.launching.sweep_index import recall
+from vlae.runs import snapshot
+from vlae.runs.directory import RunDirectory
+from vlae.system.interruption import Interrupted
 
 TINY = ("model=vae", "dataset.sizes.latent_dim=2", "dataset.sizes.hidden_dims=[3]", "device=cpu")
 
 
 @pytest.fixture(scope="module")
 def composed():
-    return config.compose(TINY)
+    return compose(TINY)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def jobs(composed, tmp_path, monkeypatch):
     source = tmp_path / "source"
     (source / "vlae").mkdir(parents=True)
     (source / "vlae" / "job.py").write_text("as it was\n")
-    monkeypatch.setattr(code, "SOURCE", source)
+    monkeypatch.setattr(snapshot, "SOURCE", source)
     monkeypatch.setattr(sys, "argv", ["launch.py", "-m", "seed=0,1"])
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -332,7 +333,7 @@ def executions(monkeypatch):
         if found.end is not None:
             raise found.end
 
-    monkeypatch.setattr(job, "execute", execute)
+    monkeypatch.setattr(run, "execute", execute)
     return found
 
 

@@ -19,8 +19,9 @@ from conftest import (
     scalar_gradients,
 )
 
-from vlae.distributions import BernoulliOutput, standard_normal_log_prob
-from vlae.likelihood import PixelLikelihood, SharedGram, WeightedGram
+from vlae.distributions.likelihood import PixelLikelihood, SharedGram, WeightedGram
+from vlae.distributions.outputs import BernoulliOutput
+from vlae.distributions.posteriors import standard_normal_log_prob
 
 pytestmark = forward_mode
 

@@ -9,13 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vlae
-from vlae import config, limits
-from vlae.config import LARGEST, SMALLEST, build
-from vlae.launching.command import launcher_of
-from vlae.launching.local import LocalQueue
+from vlae.config import limits
+from vlae.config.compose import LARGEST, SMALLEST, compose, wrong_numbers
+from vlae.config.limits import FEWEST_PIXELS, NONSENSE, beyond_the_machine
+from vlae.config.overrides import choices
+from vlae.config.problems import ConfigError
+from vlae.config.targets import build
+from vlae.launching.hydra_entry import launcher_of
+from vlae.launching.local_launcher import LocalQueue
 from vlae.launching.plan import Jobs, check, plan
-from vlae.limits import FEWEST_PIXELS, NONSENSE, beyond_the_machine
-from vlae.overrides import choices
 
 TINY = [
     "model=vae",
@@ -36,7 +38,7 @@ def memory(monkeypatch):
 
 
 def keys_of(overrides, **how) -> list[str]:
-    return [problem.key for problem in beyond_the_machine(config.compose(overrides), **{"here": True, **how})]
+    return [problem.key for problem in beyond_the_machine(compose(overrides), **{"here": True, **how})]
 
 
 # numbers ----------------------------------------------------------------------------------------------------
@@ -54,8 +56,8 @@ WHOLE = [
 @pytest.mark.parametrize("key", WHOLE)
 @pytest.mark.parametrize("value", [str(LARGEST + 1), str(SMALLEST - 1), "9" * 5000])
 def test_a_number_of_more_than_64_bits_is_refused_by_its_key(key, value):
-    with pytest.raises(config.ConfigError) as refused:
-        config.compose([f"{key}={value}"])
+    with pytest.raises(ConfigError) as refused:
+        compose([f"{key}={value}"])
     assert {problem.partition("=")[0].partition(":")[0] for problem in refused.value.problems} == {key}
 
 
@@ -71,15 +73,13 @@ def test_every_seed_of_64_bits_trains_and_is_found_again(seed, tmp_path):
 @quick
 @given(st.integers(SMALLEST, LARGEST))
 def test_every_other_whole_number_is_what_the_schema_says(number):
-    assert config.wrong_numbers({"a": [number, float(number)]}) == []
+    assert wrong_numbers({"a": [number, float(number)]}) == []
 
 
 def test_the_range_is_said_and_settings_of_a_launcher_have_it_too():
-    with pytest.raises(
-        config.ConfigError, match=rf"seed: expected .* at most {LARGEST} \(2\^64 - 1\), got {2**64}"
-    ):
-        config.compose([f"seed={2**64}"])
-    with pytest.raises(config.ConfigError, match=rf"hydra.launcher.workers: .* at most {LARGEST}"):
+    with pytest.raises(ConfigError, match=rf"seed: expected .* at most {LARGEST} \(2\^64 - 1\), got {2**64}"):
+        compose([f"seed={2**64}"])
+    with pytest.raises(ConfigError, match=rf"hydra.launcher.workers: .* at most {LARGEST}"):
         launcher_of("local", {"workers": 10**20, "runs_per_gpu": 1, "run_timeout_min": None})
 
 
@@ -131,11 +131,9 @@ def test_what_can_run_is_not_refused(overrides):
 @pytest.mark.parametrize("model", ["vae", "vlae", "vlae_newton", "fullcov", "savae", "hf"])
 @pytest.mark.parametrize("dims", [(64,), (70, 30), (3, 200, 5)])
 def test_the_estimate_of_the_weights_is_below_those_that_there_are(model, dims):
-    section = config.compose([f"model={model}", f"model.hidden_dims={list(dims)}", "model.latent_dim=7"])[
-        "model"
-    ]
+    section = compose([f"model={model}", f"model.hidden_dims={list(dims)}", "model.latent_dim=7"])["model"]
     with torch.device("meta"):
-        output = build(config.compose()["output_dist"])
+        output = build(compose()["output_dist"])
         built = build(section, pixels=FEWEST_PIXELS, image_shape=(1, 8, 8), output=output)
     there = sum(parameter.numel() for parameter in built.parameters())
     least = 2 * (FEWEST_PIXELS * dims[0] + sum(a * b for a, b in pairwise([*dims, 7])))
@@ -159,10 +157,10 @@ def test_elsewhere_only_nonsense_is_refused():
 
 def test_a_plan_and_a_run_say_the_same_and_leave_nothing(tmp_path):
     overrides = [*TINY, "model.latent_dim=1000000000", f"runs_dir={tmp_path / 'runs'}"]
-    container = config.compose(overrides)
+    container = compose(overrides)
     planned = plan(Jobs([overrides], lambda job: container), "s")
-    with pytest.raises(config.ConfigError, match=r"model.latent_dim: expected a size that fits"):
+    with pytest.raises(ConfigError, match=r"model.latent_dim: expected a size that fits"):
         check(planned, here=LocalQueue.here)
-    with pytest.raises(config.ConfigError, match=r"this machine has 16 GiB"):
+    with pytest.raises(ConfigError, match=r"this machine has 16 GiB"):
         vlae.run(overrides)
     assert list(tmp_path.iterdir()) == []

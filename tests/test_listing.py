@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from vlae.console import Listing
+from vlae.system.console import Listing
 
 RUN = "savae_original-fashion_mnist-gaussian-s10-0123456789"
 ROWS = [

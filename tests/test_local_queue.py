@@ -16,7 +16,7 @@ import pytest
 from programs import do_without
 
 from benchmarks.full_disk import differences, disturbed, small_disk
-from vlae.record import RunDirectory, all_runs
+from vlae.runs.directory import RunDirectory, all_runs
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import IMAGES, numbers
 
-from vlae.log_weights import LogWeights, log_mean_standard_error, rounds
-from vlae.pareto import k_hat, tail_length
+from vlae.estimation.log_weights import LogWeights, log_mean_standard_error, rounds
+from vlae.estimation.pareto import k_hat, tail_length
 
 
 def streamed(log_w, sizes):

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from vlae import machine as module
+from vlae.system import machine as module
 
 
 def test_a_container_has_the_cores_and_the_memory_of_its_limits(monkeypatch, tmp_path):

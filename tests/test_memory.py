@@ -8,10 +8,10 @@ import pytest
 import torch
 from recorded import container
 
-from vlae import job
+from vlae.config.run_id import run_id
 from vlae.errors import OutOfMemory, out_of_memory
-from vlae.identity import run_id
-from vlae.record import RunDirectory
+from vlae.experiment.run import execute, launch
+from vlae.runs.directory import RunDirectory
 
 HUGE = 10**15
 """Numbers that no machine has room for."""
@@ -42,14 +42,14 @@ def _raise(error):
 def test_a_run_without_memory_has_failed_out_of_memory_and_says_so_in_one_line(tmp_path, monkeypatch, act):
     cfg = container()
     run = RunDirectory.create(tmp_path, run_id(cfg), cfg)
-    monkeypatch.setattr(job, "_carry_out", lambda *_: act())
-    raised(lambda: job.execute(run, lambda: None, captured=True))
+    monkeypatch.setattr(run, "_carry_out", lambda *_: act())
+    raised(lambda: execute(run, lambda: None, captured=True))
     status = run.status()
     assert (status["state"], status["reason"]) == ("failed", "out of memory")
     assert "\n" not in status["message"]
-    monkeypatch.setattr(job, "run", lambda _: act())
+    monkeypatch.setattr(run, "run", lambda _: act())
     with pytest.raises(OutOfMemory, match=r"^out of memory: [^\n]*; a smaller trainer.batch_size or [^\n]*$"):
-        job.launch({})
+        launch({})
 
 
 @pytest.mark.parametrize(

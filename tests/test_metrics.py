@@ -6,9 +6,9 @@ import re
 import pytest
 
 import vlae
-from vlae import metrics
-from vlae.report import figures
-from vlae.trackers.story import flat
+from vlae.report import metric_values
+from vlae.runs import metrics
+from vlae.trackers.run_history import flat
 
 OF_THE_RUN = {"run_id", "model", "dataset", "output_dist", "optimizer", "seed", "selection"}
 """What results.json says of which run it is."""
@@ -66,7 +66,7 @@ def test_all_metrics_of_an_epoch_are_listed_and_no_others(finished):
 
 def test_tables_know_the_metrics_of_results_json_by_its_own_keys(finished):
     results = finished[0]
-    known = figures.figures(results)
+    known = metric_values.figures(results)
     derived = {name for name in known if name.endswith(".unreliable")}
     assert set(known) - derived == leaves(results) - OF_THE_RUN
     assert known["test.log_likelihood.own.mean"] == results["test"]["log_likelihood"]["own"]["mean"]
@@ -75,7 +75,7 @@ def test_tables_know_the_metrics_of_results_json_by_its_own_keys(finished):
 
 def test_charts_have_the_same_names_with_slashes(finished):
     results = {key: value for key, value in finished[0].items() if key not in OF_THE_RUN}
-    known = figures.figures(finished[0])
+    known = metric_values.figures(finished[0])
     assert set(flat(results)) <= {metrics.on_charts(name) for name in known}
 
 

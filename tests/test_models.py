@@ -28,8 +28,13 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from vlae.distributions import ClosedFormKL, DiagonalGaussian, FamilyMember, standard_normal_log_prob
-from vlae.laplace import newton_step
+from vlae.distributions.laplace import newton_step
+from vlae.distributions.posteriors import (
+    ClosedFormKL,
+    DiagonalGaussian,
+    FamilyMember,
+    standard_normal_log_prob,
+)
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
@@ -37,9 +42,9 @@ from vlae.models.savae import SAVAE, OriginalSAVAE, ascend, original_step, refin
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.models.vlae_newton import HALVINGS, VLAENewton
-from vlae.networks import initialise
-from vlae.objective import elbo, importance_weighted_bound, sample_terms
+from vlae.nn.networks import initialise
 from vlae.seeding import generator, image_noise
+from vlae.training.objective import elbo, importance_weighted_bound, sample_terms
 
 
 def jacobians(outputs, inputs):

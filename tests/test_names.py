@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlae import config
-from vlae.identity import LONGEST_NAME, wrong_name
-from vlae.launching import sweeps
-from vlae.launching.command import name_of, wrong_sweep_name
-from vlae.launching.status import chosen
-from vlae.overrides import lenient, parse
-from vlae.problems import ConfigError
-from vlae.record import RecordError
+from vlae.config.compose import compose
+from vlae.config.overrides import lenient, parse
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import LONGEST_NAME, wrong_name
+from vlae.launching import sweep_index
+from vlae.launching.hydra_entry import name_of, wrong_sweep_name
+from vlae.launching.status_table import chosen
+from vlae.system.disk import RecordError
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 TINY = ["model=vae", "trainer.epochs=1", "seed=0", "tracker=none", "device=cpu", "num_threads=1"]
@@ -72,10 +72,10 @@ def launch(monkeypatch, run_launch, capsys):
 def test_a_legal_name_is_text_as_it_is_written_and_finds_its_sweep(name, tmp_path):
     assert wrong_name(name, file=True) is None
     assert parse(lenient([f"hydra.sweeper.name={name}"])[0]).value() == name
-    sweeps.remember(tmp_path, name, {"a": "seed=0"}, [])
-    sweeps.remember(tmp_path, f"{name}2"[-20:], {"b": "seed=0"}, [])
+    sweep_index.remember(tmp_path, name, {"a": "seed=0"}, [])
+    sweep_index.remember(tmp_path, f"{name}2"[-20:], {"b": "seed=0"}, [])
     assert chosen(tmp_path, name) == (name, {"a": "seed=0"})
-    assert name in sweeps.names(tmp_path)
+    assert name in sweep_index.names(tmp_path)
 
 
 @pytest.mark.parametrize("name", ILLEGAL)
@@ -149,8 +149,8 @@ def test_no_name_leads_out_of_the_directory_of_notes(tmp_path_factory, name):
     runs_dir = outside / "a" / "runs"
     runs_dir.mkdir(parents=True)
     if wrong_name(name, file=True) is None:
-        sweeps.remember(runs_dir, name, {"a": ""}, [])
-        assert sweeps.recall(runs_dir, name)["name"] == name
+        sweep_index.remember(runs_dir, name, {"a": ""}, [])
+        assert sweep_index.recall(runs_dir, name)["name"] == name
     else:
         with pytest.raises((RecordError, ConfigError)):
             chosen(runs_dir, name)
@@ -176,7 +176,7 @@ def test_no_other_name_means_all_runs_or_those_of_another_place(command, tmp_pat
 
 
 def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
-    sweeps.remember(tmp_path, "20261128", {"a": ""}, [])
+    sweep_index.remember(tmp_path, "20261128", {"a": ""}, [])
     place = tmp_path / ".sweeps" / "20261128.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"name": 20261128}))
     assert chosen(tmp_path, "20261128") == ("20261128", {"a": ""})
@@ -185,7 +185,7 @@ def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", ""])
 def test_a_note_is_not_written_under_a_name_that_is_a_path(tmp_path, name):
     with pytest.raises(ValueError, match="one visible file name"):
-        sweeps.remember(tmp_path / "runs", name, {}, [])
+        sweep_index.remember(tmp_path / "runs", name, {}, [])
     assert os.listdir(tmp_path) == []
 
 
@@ -193,6 +193,6 @@ def test_a_note_is_not_written_under_a_name_that_is_a_path(tmp_path, name):
 def test_what_the_tracker_is_given_can_be_shown(text):
     for override in (f'tracker.group="{text}"', f'tracker.name="{text}"', f'tracker.tags=["{text}"]'):
         with pytest.raises(ConfigError) as refused:
-            config.compose([override])
+            compose([override])
         assert refused.value.problems[0].startswith(f"{override.partition('=')[0]}")
-    config.compose(["tracker.group='a/b: größe'", "tracker.tags=['lr=1e-3']"])
+    compose(["tracker.group='a/b: größe'", "tracker.tags=['lr=1e-3']"])

@@ -19,13 +19,13 @@ from conftest import (
 )
 from torch import nn
 
-from vlae import config
-from vlae.config import ConfigError
-from vlae.linearisation import FunctionLinearisation, Linearisation, ReLULinearisation
+from vlae.config.compose import compose, validate
+from vlae.config.problems import ConfigError
+from vlae.experiment.build import build_model
 from vlae.models.vae import VAE
-from vlae.networks import MLP, ConvEncoder, GaussianHead, adapt_to_input_variance, initialise, widest
+from vlae.nn.linearisation import FunctionLinearisation, Linearisation, ReLULinearisation
+from vlae.nn.networks import MLP, ConvEncoder, GaussianHead, adapt_to_input_variance, initialise, widest
 from vlae.seeding import generator
-from vlae.trained import build_model
 
 pytestmark = forward_mode
 
@@ -340,7 +340,7 @@ def test_an_encoder_is_left_alone_where_pixels_or_log_variances_are_small(varian
 @pytest.mark.parametrize(("initialisation", "small"), [("paper", True), ("original", False)])
 def test_a_run_is_made_for_the_variance_of_its_pixels(initialisation, small):
     overrides = ["model=vae", "dataset=mnist", f"trainer.initialisation={initialisation}"]
-    cfg = config.validate(config.compose(overrides))
+    cfg = validate(compose(overrides))
     x = 4 * numbers(64, 784, key="pixels").float()
     model = build_model(cfg, (1, 28, 28), 16.0, torch.device("cpu"), torch.float32)
     assert (model.amortised(model.encoder(x))[1].square().mean().item() < 1.5) == small

@@ -19,7 +19,8 @@ from conftest import (
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from vlae.distributions import FlowedGaussian, standard_normal_log_prob
+from vlae.distributions.flows import FlowedGaussian
+from vlae.distributions.posteriors import standard_normal_log_prob
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF, Gates
@@ -27,7 +28,7 @@ from vlae.models.savae import SAVAE
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.models.vlae_newton import VLAENewton
-from vlae.objective import (
+from vlae.training.objective import (
     analytic_elbo,
     choose,
     doubly_reparameterised_bound,

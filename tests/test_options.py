@@ -10,10 +10,14 @@ import pytest
 import yaml
 
 import vlae
-from vlae import cli, config, flags, help
-from vlae.completion import candidates
-from vlae.launching.grids import with_sweep_file
-from vlae.overrides import directories, expand, is_multirun, lenient, split, wrong_hydra_override
+from vlae.cli.app import app, main
+from vlae.cli.completion import candidates
+from vlae.config import help, options
+from vlae.config.compose import check_command, compose, validate
+from vlae.config.overrides import CONF, directories, expand, is_multirun, lenient, split, wrong_hydra_override
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import run_id
+from vlae.config.sweep_file import with_sweep_file
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 
@@ -88,7 +92,7 @@ def test_an_option_or_a_setting_that_there_is_not_is_one_line(command, arguments
     [
         ("--cfg job --package optimizer", "betas:"),
         ("--cfg hydra --package hydra.launcher", "workers: null"),
-        ("--info searchpath", str(config.CONF)),
+        ("--info searchpath", str(CONF)),
         ("--hydra-help", "Hydra"),
         ("dry_run=true hydra/sweeper=grids hydra/job_logging=none", "1 new"),
         ("--run dry_run=true", "1 new"),
@@ -156,14 +160,14 @@ def test_a_real_bash_completes_groups_and_keys():
 
 
 def commands_of_vlae():
-    return [info.name or info.callback.__name__ for info in cli.app.registered_commands]
+    return [info.name or info.callback.__name__ for info in app.registered_commands]
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"], *([name, "-h"] for name in commands_of_vlae())])
 def test_help_is_shown_with_status_0_and_flags_take_no_value(monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["vlae", *words])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main()
     out, err = capsys.readouterr()
     assert (end.value.code, err) == (0, "")
     assert out.startswith(f"Usage: vlae {'[OPTIONS]' if len(words) < 2 else words[0]}")
@@ -173,7 +177,7 @@ def test_help_is_shown_with_status_0_and_flags_take_no_value(monkeypatch, capsys
 
 def test_the_completion_of_vlae_is_installed_and_knows_its_commands(tmp_path):
     home = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
-    code = "import sys; sys.argv = ['vlae']; from vlae.cli import main; main()"
+    code = "import sys; sys.argv = ['vlae']; from vlae.cli.app import main; main()"
     asked = {**home, "_VLAE_COMPLETE": "complete_bash", "COMP_WORDS": "vlae eval", "COMP_CWORD": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=LAUNCH.parent, env=asked, capture_output=True, text=True
@@ -201,7 +205,7 @@ def test_a_directory_is_named_in_any_spelling(mine, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for option in [*spellings(mine, tmp_path), ["--config-dir=~/mine"], ["hydra.searchpath=[~/mine]"]]:
         assert directories(option) == [mine]
-        flags.check_options(["optimizer=adagrad", *option])
+        options.check_options(["optimizer=adagrad", *option])
         assert lenient(["optimizer=adagrad", *option])[0] == "optimizer=adagrad"
 
 
@@ -218,7 +222,7 @@ def test_a_choice_of_a_users_own_is_planned_in_a_sweep_as_in_a_single_run(comman
     for kind, arguments in plans.items() if number in (0, 4) else [("file", plans["file"])]:
         status, out, err = command(*arguments, *option)
         assert (status, err) == (0, ""), kind
-        expected = config.run_id(config.compose(["optimizer=adagrad", f"hydra.searchpath=[{mine}]"]))
+        expected = run_id(compose(["optimizer=adagrad", f"hydra.searchpath=[{mine}]"]))
         assert expected in out
 
 
@@ -279,7 +283,7 @@ def test_a_sweep_with_a_choice_of_a_users_own_is_executed_by_workers(mine, tmp_p
 )
 def test_vlae_run_says_what_it_takes(overrides, expected, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(ConfigError) as error:
         vlae.run(overrides)
     (problem,) = error.value.problems
     assert problem.startswith(expected)
@@ -288,10 +292,8 @@ def test_vlae_run_says_what_it_takes(overrides, expected, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("overrides", [None, 3, {"model": "vae"}, [3], [None], [["model=vae"]]])
 def test_what_is_no_list_of_texts_is_refused(overrides):
-    with pytest.raises(
-        config.ConfigError, match=r"overrides: expected a list of texts such as \['model=vae', "
-    ):
-        flags.check_call(overrides)
+    with pytest.raises(ConfigError, match=r"overrides: expected a list of texts such as \['model=vae', "):
+        options.check_call(overrides)
 
 
 # advice -----------------------------------------------------------------------------------------------------
@@ -334,11 +336,11 @@ def problems_of(arguments):
     """As launch.py finds them, with nothing started."""
     try:
         arguments = with_sweep_file(arguments)
-        config.check_command(arguments)
+        check_command(arguments)
         overrides = [o for o in split(arguments)[0] if not o.startswith(("hydra.sweeper", "hydra/launcher"))]
         for job in expand(overrides) if is_multirun(arguments) else [overrides]:
-            config.validate(config.compose(job))
-    except config.ConfigError as error:
+            validate(compose(job))
+    except ConfigError as error:
         return error.problems
     return []
 
@@ -362,7 +364,7 @@ def test_the_advice_about_a_target_is_accepted(tmp_path):
     (tmp_path / file).parent.mkdir()
     (tmp_path / file).write_text("\n".join([*content, "lr: 1e-2"]))
     choice = re.search(r"choose (\S+)$", problem)[1]
-    config.validate(config.compose([choice, f"hydra.searchpath=[{tmp_path}]"]))
+    validate(compose([choice, f"hydra.searchpath=[{tmp_path}]"]))
 
 
 @pytest.mark.parametrize(

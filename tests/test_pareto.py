@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from vlae.pareto import k_hat, tail_length, unreliable_above
+from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of arviz: that its next version will be another

@@ -8,14 +8,16 @@ import pytest
 import yaml
 
 import vlae
-from vlae import config, data
-from vlae.again import changed
+from vlae.config.compose import compose, with_absolute_paths
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import PATHS, get, run_id
+from vlae.config.sweep_file import place_of, read
+from vlae.data import datasets
 from vlae.errors import UserError
-from vlae.files import expanded
-from vlae.identity import PATHS, get, run_id
-from vlae.launching.grids import place_of, read
-from vlae.record import find
-from vlae.report.directories import RunDirectories
+from vlae.experiment.reevaluate import changed
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.runs.directory import find
+from vlae.system.files import expanded
 
 TINY = [
     *(
@@ -85,33 +87,33 @@ def images(home):
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize("path", ["~/a", "$SCRATCH/a", "${oc.env:SCRATCH}/a"])
 def test_every_key_of_a_path_on_the_command_line_and_in_a_sweep_file(key, path, home, images, tmp_path):
-    plain = config.compose(overrides_of(key, str(home / "a")))
+    plain = compose(overrides_of(key, str(home / "a")))
     assert get(plain, key) == str(home / "a")
-    composed = config.compose(overrides_of(key, path))
+    composed = compose(overrides_of(key, path))
     assert (composed, run_id(composed)) == (plain, run_id(plain))
     file = tmp_path / "s.yaml"
     file.write_text(yaml.safe_dump({"common": dict(text.split("=", 1) for text in overrides_of(key, path))}))
-    assert config.compose(read(file)[0]) == plain
+    assert compose(read(file)[0]) == plain
 
 
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize("path", [*NOWHERE, "${SCRATCH}/a", "${oc.env:NOWHERE}"])
 def test_a_variable_that_is_not_set_is_refused_by_key(key, path):
-    with pytest.raises(config.ConfigError) as refused:
-        config.compose([text.replace("'", "") for text in overrides_of(key, path)])
+    with pytest.raises(ConfigError) as refused:
+        compose([text.replace("'", "") for text in overrides_of(key, path)])
     assert [problem.partition(":")[0] for problem in refused.value.problems] == [key]
     if path == "${SCRATCH}/a":  # a key of the configuration in this place
         assert "an environment variable is $SCRATCH or ${oc.env:SCRATCH}" in str(refused.value)
 
 
 def test_a_path_needs_no_quotes_for_its_parentheses():
-    assert config.compose(["runs_dir=runs (1)/[a]"])["runs_dir"] == "runs (1)/[a]"
+    assert compose(["runs_dir=runs (1)/[a]"])["runs_dir"] == "runs (1)/[a]"
 
 
 def test_a_sweep_file_is_found_and_one_below_an_unset_variable_is_refused(home):
     (home / "s.yaml").write_text("grids: [{}]")
     assert {place_of(f"{place}/s.yaml") for place in ("~", "$SCRATCH", str(home))} == {home / "s.yaml"}
-    with pytest.raises(config.ConfigError, match=r"sweeps: the environment variable NOWHERE is not set"):
+    with pytest.raises(ConfigError, match=r"sweeps: the environment variable NOWHERE is not set"):
         place_of("$NOWHERE/s.yaml")
 
 
@@ -152,14 +154,14 @@ def test_python_says_so_too():
     for call in (
         lambda: vlae.load("a", "$NOWHERE"),
         lambda: RunDirectories("$NOWHERE"),
-        lambda: data.mnist(root="$NOWHERE"),
+        lambda: datasets.mnist(root="$NOWHERE"),
     ):
         with pytest.raises(UserError, match="NOWHERE is not set"):
             call()
 
 
 def test_an_evaluation_elsewhere_replaces_in_what_it_is_given_alone(home):
-    container = config.with_absolute_paths(config.compose(["dataset=mnist"])) | {"runs_dir": "/$NOWHERE"}
+    container = with_absolute_paths(compose(["dataset=mnist"])) | {"runs_dir": "/$NOWHERE"}
     found = changed(container, ["dataset.root=$SCRATCH/a"])
     assert (found["dataset"]["root"], found["runs_dir"]) == (str(home / "a"), "/$NOWHERE")
     assert Path(changed(container, [])["dataset"]["root"]).is_absolute()

@@ -8,13 +8,18 @@ import pytest
 from test_files import in_python
 
 from simulation.scripted import ScriptedSlurm
-from vlae import attempts, config, record
-from vlae.attempts import new_claim, put_claim
+from vlae.config.compose import compose
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import run_id
 from vlae.launching import queues
+from vlae.launching.launch_lock import turn
 from vlae.launching.plan import Jobs, check, estimated_seconds, freeze, labels_of, plan
 from vlae.launching.queues import Waiting
-from vlae.launching.sweeps import recall, remember
-from vlae.launching.turns import turn
+from vlae.launching.sweep_index import recall, remember
+from vlae.runs import lease
+from vlae.runs.directory import RunDirectory
+from vlae.runs.lease import new_claim, put_claim
+from vlae.system.disk import RecordError
 
 TINY = (
     "model=vae",
@@ -31,13 +36,13 @@ def planned(tmp_path):
 
     def make(*overrides, seeds=3):
         jobs = [[*TINY, f"runs_dir={tmp_path}", f"seed={seed}", *overrides] for seed in range(seeds)]
-        return plan(Jobs(jobs, config.compose))
+        return plan(Jobs(jobs, compose))
 
     return make
 
 
 def directory_of(run):
-    return record.RunDirectory.create(run.path.parent, run.run_id, run.container)
+    return RunDirectory.create(run.path.parent, run.run_id, run.container)
 
 
 def finish(run, **cost):
@@ -68,7 +73,7 @@ def test_the_same_run_said_twice_is_one(tmp_path):
     jobs = [
         [*TINY, f"runs_dir={tmp_path}", *extra] for extra in ([], ["seed=0"], ["seed=1"], ["device=auto"])
     ]
-    found = plan(Jobs(jobs, config.compose))
+    found = plan(Jobs(jobs, compose))
     assert (len(found.runs), found.merged) == (2, 2)
 
 
@@ -97,10 +102,10 @@ def test_a_queue_whose_process_has_died_holds_nothing(planned, tmp_path):
 
 
 def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         planned("seed=x", "trainer.epoch=3")
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["seed", "trainer.epoch"]
-    with pytest.raises(config.ConfigError) as caught:  # what shows only with the targets
+    with pytest.raises(ConfigError) as caught:  # what shows only with the targets
         check(planned("model.num_steps=3", "model.activation=7"), here=True)
     assert [p.split(":")[0] for p in caught.value.problems] == ["model.num_steps", "model.activation"]
     assert list(tmp_path.iterdir()) == []
@@ -111,16 +116,16 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
     jobs = [
         [f"model={m}", *extra, *common] for m, extra in (("vae", ["seed=x"]), ("hf", ["seed=y"]), ("iaf", []))
     ]
-    with pytest.raises(config.ConfigError) as caught:
-        Jobs(jobs, config.compose, "mine.yaml")
+    with pytest.raises(ConfigError) as caught:
+        Jobs(jobs, compose, "mine.yaml")
     assert caught.value.problems == [
         "seed: expected a whole number, came 'x' [mine.yaml: model=vae seed=x]",
         "evaluate.num_samples: expected 1 or more, came 0 [mine.yaml: all of its 3 runs]",
         "seed: expected a whole number, came 'y' [mine.yaml: model=hf seed=y]",
     ]
     jobs = [[f"model={model}", "model.num_steps=2", *common[:-1]] for model in ("hf", "savae", "vae")]
-    with pytest.raises(config.ConfigError) as caught:  # which shows only with the targets
-        check(plan(Jobs(jobs, config.compose, "mine.yaml")), here=True)
+    with pytest.raises(ConfigError) as caught:  # which shows only with the targets
+        check(plan(Jobs(jobs, compose, "mine.yaml")), here=True)
     assert [problem.partition(" [")[2] for problem in caught.value.problems] == [
         "mine.yaml: model=hf]",
         "mine.yaml: model=vae]",
@@ -129,11 +134,11 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
 
 def test_a_launch_has_one_runs_dir(tmp_path):
     jobs = [[*TINY, f"runs_dir={tmp_path / name}"] for name in "ab"]
-    with pytest.raises(config.ConfigError, match="runs_dir: expected one value"):
+    with pytest.raises(ConfigError, match="runs_dir: expected one value"):
         plan(
             Jobs(
                 [*jobs, [*jobs[0], "seed=1"]],
-                lambda job: {**config.compose(job), "seed": jobs.index(job[:6])},
+                lambda job: {**compose(job), "seed": jobs.index(job[:6])},
             )
         )
 
@@ -142,7 +147,7 @@ def test_frozen_paths_are_absolute_and_runs_keep_their_id(planned, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     [run] = planned("dataset=mnist", "dataset.root=data", seeds=1).runs
     freeze(planned("dataset=mnist", "dataset.root=data", seeds=1))
-    frozen = record.RunDirectory(run.path).config()  # which checks the id
+    frozen = RunDirectory(run.path).config()  # which checks the id
     assert frozen["dataset"]["root"] == str(tmp_path / "data")
     assert frozen["runs_dir"] == str(tmp_path)
 
@@ -151,9 +156,9 @@ def test_a_run_is_carried_out_as_the_last_launch_asks_for_it(planned):
     freeze(planned("num_threads=1", "evaluate.memory_budget=64", seeds=1))
     [run] = planned("num_threads=2", "evaluate.memory_budget=128", "dry_run=true", seeds=1).runs
     freeze(planned("num_threads=2", "evaluate.memory_budget=128", seeds=1))
-    frozen = record.RunDirectory(run.path).config()
+    frozen = RunDirectory(run.path).config()
     assert (frozen["num_threads"], frozen["evaluate"]["memory_budget"], frozen["dry_run"]) == (2, 128, False)
-    assert config.run_id(frozen) == run.run_id
+    assert run_id(frozen) == run.run_id
 
 
 def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(planned, tmp_path, monkeypatch):
@@ -296,14 +301,14 @@ def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_pat
         ours.check()
         ours.show_life()
         put_claim(ours.path.with_name("2"), new_claim())
-        with pytest.raises(record.RecordError, match="another launch has begun"):
+        with pytest.raises(RecordError, match="another launch has begun"):
             ours.check()
         shutil.rmtree(ours.path)  # it can no longer be written to
 
 
 def test_a_turn_shows_life(tmp_path, monkeypatch):
     """So that a long one, of another host, is not taken for over."""
-    monkeypatch.setattr(attempts, "PULSE_EVERY", 0.01)
+    monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
     with turn(tmp_path) as ours:
         until = time.monotonic() + 10
         while not (ours.path / "status.json").exists():

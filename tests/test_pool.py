@@ -9,16 +9,16 @@ import signal
 
 import pytest
 
-from vlae.attempts import FORCED, new_claim
-from vlae.console import Console
-from vlae.interruption import SIGNALS, Interruption
-from vlae.job import DONE, FAILED, HELD, REFUSED
+from vlae.experiment.run import DONE, FAILED, HELD, REFUSED
 from vlae.launching import display, pool, queues
 from vlae.launching.display import Display, reason_of, summary
 from vlae.launching.pool import Job, Pool, jobs_of, outcome
 from vlae.launching.queues import Waiting
-from vlae.launching.slots import Slot
-from vlae.record import RunDirectory
+from vlae.launching.resources import Slot
+from vlae.runs.directory import RunDirectory
+from vlae.runs.lease import FORCED, new_claim
+from vlae.system.console import Console
+from vlae.system.interruption import SIGNALS, Interruption
 
 SIGNALLED = 128 + signal.SIGTERM
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from vlae.data import DataError, Preprocess, Preprocessing, Splits
-from vlae.preprocessing import conflicts
+from vlae.config.preprocessing import Preprocessing, conflicts
+from vlae.data.download import DataError
+from vlae.data.preprocess import Preprocess
+from vlae.data.splits import Splits
 from vlae.seeding import generator
 
 REAL = [
@@ -177,7 +179,7 @@ def test_mean_and_variance_of_binary_pixels_are_those_of_their_draws():
 
 @pytest.mark.parametrize(("support", "settings"), [("binary", {}), ("real", REAL[3])])
 def test_evaluation_images_do_not_depend_on_how_many_are_asked_for(support, settings, monkeypatch):
-    monkeypatch.setattr("vlae.model_space.CHUNK_PIXELS", 9 * 4)  # several chunks
+    monkeypatch.setattr("vlae.data.preprocess.CHUNK_PIXELS", 9 * 4)  # several chunks
     data = splits()
     p = preprocess(settings, data, support)
     whole = p.evaluation_set(data.test, "test")
@@ -186,7 +188,7 @@ def test_evaluation_images_do_not_depend_on_how_many_are_asked_for(support, sett
 
 
 def test_every_evaluation_image_has_noise_of_its_own(monkeypatch):
-    monkeypatch.setattr("vlae.model_space.CHUNK_PIXELS", 9 * 4)
+    monkeypatch.setattr("vlae.data.preprocess.CHUNK_PIXELS", 9 * 4)
     p = preprocess({"dequantise": True})
     x = p.evaluation_set(torch.zeros(11, 1, 3, 3, dtype=torch.uint8), "test")
     assert len(x.unique(dim=0)) == 11
@@ -329,5 +331,5 @@ def test_settings_out_of_range_or_of_the_wrong_type_are_refused(wrong):
 
 
 def test_the_configuration_of_preprocessing_needs_no_torch():
-    code = "import sys, vlae.preprocessing; sys.exit('torch' in sys.modules)"
+    code = "import sys, vlae.config.preprocessing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,8 @@ from conftest import IMAGES, LATENT, OUTPUTS, linear, make_images, make_model, n
 from scipy.stats import multivariate_t
 from torch.distributions import MultivariateNormal
 
-from vlae.distributions import DiagonalGaussian, PrecisionGaussian
+from vlae.distributions.posteriors import DiagonalGaussian, PrecisionGaussian
+from vlae.estimation.proposals import DEGREES, PROPOSALS, Mixture, of_images, propose
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
@@ -17,8 +18,7 @@ from vlae.models.savae import SAVAE, OriginalSAVAE
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.models.vlae_newton import VLAENewton
-from vlae.objective import Terms
-from vlae.proposals import DEGREES, PROPOSALS, Mixture, of_images, propose
+from vlae.training.objective import Terms
 
 KINDS = [VAE, FullCovariance, SAVAE, OriginalSAVAE, HF, IAF, VLAE, VLAENewton]
 

@@ -7,11 +7,11 @@ import shutil
 import pytest
 from test_files import in_python
 
-from vlae.attempts import FORCED, new_claim
 from vlae.launching import queues
 from vlae.launching.queues import Waiting, all_queues, remove_old
-from vlae.launching.states import Observer
-from vlae.record import RunDirectory
+from vlae.launching.run_state import Observer
+from vlae.runs.directory import RunDirectory
+from vlae.runs.lease import FORCED, new_claim
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 

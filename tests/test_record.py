@@ -22,23 +22,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlae import attempts, files, processes
-from vlae.identity import OF_A_COMMAND
-from vlae.identity import run_id as run_id_of
-from vlae.interruption import Interrupted
-from vlae.launching.states import recorded_state
-from vlae.problems import shown
-from vlae.record import (
-    RecordError,
-    RunDirectory,
-    RunHeld,
-    all_runs,
-    find,
-    forced_directory,
-    promote,
-    recover,
-    write_atomically,
-)
+from vlae.config.problems import shown
+from vlae.config.run_id import OF_A_COMMAND
+from vlae.config.run_id import run_id as run_id_of
+from vlae.launching.run_state import recorded_state
+from vlae.runs import attempts, lease
+from vlae.runs.attempts import RunHeld
+from vlae.runs.directory import RunDirectory, all_runs, find, forced_directory, promote
+from vlae.runs.rerun import recover
+from vlae.system import files, processes
+from vlae.system.disk import RecordError
+from vlae.system.files import write_atomically
+from vlae.system.interruption import Interrupted
 
 CONFIG = {
     "model": {"name": "vlae", "_target_": "vlae.models.vlae.VLAE", "latent_dim": 2, "hidden_dims": [8, 8]},
@@ -186,7 +181,7 @@ def test_below_a_file_there_is_no_run_and_creating_one_names_the_file(tmp_path):
 
 def test_reading_states_imports_neither_torch_nor_hydra():
     script = """
-        import sys, vlae.record
+        import sys, vlae.runs.directory
         print({name.split(".")[0] for name in sys.modules} & {"torch", "hydra", "omegaconf", "numpy"})
     """
     assert output_of(in_python(script)) == "set()\n"
@@ -270,7 +265,7 @@ def test_creation_killed_at_any_step_leaves_a_whole_run_or_none():
 
 
 def put_claim(run: RunDirectory, **changes: object) -> None:
-    attempts.put_claim(run.path / "attempts" / "1", attempts.new_claim() | changes)
+    lease.put_claim(run.path / "attempts" / "1", lease.new_claim() | changes)
 
 
 def test_of_processes_that_claim_at_once_exactly_one_wins_and_the_others_know_who(tmp_path):
@@ -333,7 +328,7 @@ def test_a_killed_holder_is_recovered_at_once(run):
         rf"\(attempt 1, epoch 3/60\); wait for it, or watch it with `vlae show {RUN_ID}`",
         str(held.value),
     )
-    owner = processes.mark(attempts.place(), holder.pid, attempts.process_start(holder.pid))
+    owner = processes.mark(processes.place(), holder.pid, processes.process_start(holder.pid))
     elsewhere = processes.mark("another host", holder.pid, 3.0)
     leftovers = [
         run.path / f".status.json.{owner}.00000000.tmp",
@@ -347,7 +342,7 @@ def test_a_killed_holder_is_recovered_at_once(run):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     os.kill(holder.pid, signal.SIGKILL)
-    wait_until(lambda: attempts.process_start(holder.pid) is None)  # a zombie: nobody has waited for it
+    wait_until(lambda: processes.process_start(holder.pid) is None)  # a zombie: nobody has waited for it
     status = run.status()
     assert (status["state"], status["reason"], status["progress"]["epoch"]) == ("interrupted", "killed", 3)
     with run.claim() as attempt:
@@ -358,7 +353,7 @@ def test_a_killed_holder_is_recovered_at_once(run):
 
 
 def test_a_process_id_that_belongs_to_another_process_by_now_holds_nothing(run):
-    put_claim(run, process_start=attempts.process_start(os.getpid()) - 1000)
+    put_claim(run, process_start=processes.process_start(os.getpid()) - 1000)
     assert run.holder() is None
     assert run.claim().number == 2
 
@@ -458,7 +453,7 @@ def test_of_processes_in_one_slurm_job_on_one_host_the_living_holds_the_run(run,
         (PermissionError, -1, 240, True),
         (PermissionError, -1, 360, False),
         (ProcessLookupError, -1, 10, False),  # no process of that id at all
-        (PermissionError, attempts.own_uid(), 10, False),  # ours is gone, and its id is another user's now
+        (PermissionError, lease.own_uid(), 10, False),  # ours is gone, and its id is another user's now
     ],
 )
 def test_a_hidden_process_of_another_user_lives_as_long_as_it_gives_signs_of_life(
@@ -474,9 +469,9 @@ def test_a_hidden_process_of_another_user_lives_as_long_as_it_gives_signs_of_lif
 
     put_claim(run, uid=uid, started=ago(9000))
     run.write_status(state="running", attempt=1, updated=ago(updated))
-    monkeypatch.setattr(attempts.psutil, "pid_exists", lambda pid: False)
-    monkeypatch.setattr(attempts.psutil, "Process", not_there)
-    monkeypatch.setattr(attempts.os, "kill", refuse)
+    monkeypatch.setattr(lease.psutil, "pid_exists", lambda pid: False)
+    monkeypatch.setattr(lease.psutil, "Process", not_there)
+    monkeypatch.setattr(lease.os, "kill", refuse)
     assert run.state() == ("running" if lives else "interrupted")
 
 
@@ -489,7 +484,7 @@ def test_a_process_that_may_not_be_looked_at_is_judged_by_its_signs_of_life(run,
 
     put_claim(run, uid=-1, started=ago(9000))
     run.write_status(state="running", attempt=1, updated=ago(updated))
-    monkeypatch.setattr(attempts.psutil, "Process", refuse)
+    monkeypatch.setattr(lease.psutil, "Process", refuse)
     assert run.state() == ("running" if lives else "interrupted")
 
 
@@ -508,8 +503,8 @@ def test_a_process_that_was_out_of_touch_stops_when_another_has_taken_over(run):
 
 def test_a_run_has_not_failed_whose_attempt_stops_for_a_successor_that_is_killed_at_once(run):
     first = run.claim()
-    successor = attempts.new_claim() | {"process_start": 0.0}
-    attempts.put_claim(run.path / "attempts" / "2", successor)  # nothing else was written
+    successor = lease.new_claim() | {"process_start": 0.0}
+    lease.put_claim(run.path / "attempts" / "2", successor)  # nothing else was written
     with pytest.raises(RecordError, match="attempt 2 executes the run now"), first:
         first.heartbeat({"epoch": 1})
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "taken over")
@@ -633,10 +628,10 @@ def test_a_heartbeat_writes_at_most_every_two_seconds(monkeypatch, tmp_path):
 
 
 def test_a_run_shows_life_during_one_long_step(monkeypatch, run):
-    monkeypatch.setattr(attempts, "PULSE_EVERY", 0.01)
+    monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
     with run.claim():
         run.write_status(updated=ago(9000))
-        wait_until(lambda: attempts.seconds_since(run.status()["updated"]) < 100)
+        wait_until(lambda: lease.seconds_since(run.status()["updated"]) < 100)
 
 
 def test_a_status_with_a_misspelt_key_or_state_is_refused(run):

@@ -7,15 +7,15 @@ import torch
 
 from benchmarks import reference
 from benchmarks.timing import flops, peak_bytes
-from vlae.distributions import BernoulliOutput, GaussianOutput
-from vlae.evaluate import evaluate
+from vlae.distributions.outputs import BernoulliOutput, GaussianOutput
+from vlae.estimation.importance import evaluate
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
-from vlae.networks import initialise
-from vlae.objective import sample_terms
+from vlae.nn.networks import initialise
 from vlae.seeding import batch_noise, generator, image_noise
+from vlae.training.objective import sample_terms
 
 PIXELS, LATENT, HIDDEN, IMAGES = 11, 4, (9, 7), 5
 """Every size is different, and more pixels than hidden units: the short cuts for wide images are taken."""

@@ -20,21 +20,21 @@ from programs import do_without
 from recorded import container, done, stopped
 
 from benchmarks.browser import HOW_TO_GET_IT, Browser, program
+from vlae.config.run_id import run_id
 from vlae.errors import UserError
-from vlae.identity import run_id
-from vlae.launching import sweeps
-from vlae.record import RunDirectory
-from vlae.report.collect import collect
-from vlae.report.directories import RunDirectories
-from vlae.report.drawing.frame import Captioned
-from vlae.report.drawing.style import on_screen, style_of
-from vlae.report.formats import FORMATS
-from vlae.report.page import content as shown_content
-from vlae.report.page import curves as drawn_curves
-from vlae.report.page import drawn, pictures
-from vlae.report.page.assets import LICENCES, SCRIPTS, licences
-from vlae.report.page.content import content
-from vlae.report.page.page import page
+from vlae.launching import sweep_index
+from vlae.report.html import content as shown_content
+from vlae.report.html import curves as drawn_curves
+from vlae.report.html import embedded_plots, pictures
+from vlae.report.html.assets import LICENCES, SCRIPTS, licences
+from vlae.report.html.content import content
+from vlae.report.html.page import page
+from vlae.report.plots.frame import Captioned
+from vlae.report.plots.style import on_screen, style_of
+from vlae.report.runs import collect
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.tables.formats import FORMATS
+from vlae.runs.directory import RunDirectory
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 MARKUP = "<script>document.documentElement.dataset.broken = 1</script>"
@@ -89,7 +89,7 @@ def sweep(tmp_path):
         fails(tmp_path, cfg, f"{HOSTILE} in step {seed}")
         labels[run_id(cfg)] = HOSTILE
     labels["iaf-digits-gaussian-s0-0123456789"] = "model=iaf seed=0"
-    sweeps.remember(tmp_path, "<b>sweep", labels, ["launch.py", f"++model={HOSTILE}", "-m"])
+    sweep_index.remember(tmp_path, "<b>sweep", labels, ["launch.py", f"++model={HOSTILE}", "-m"])
     return tmp_path
 
 
@@ -405,7 +405,7 @@ def test_failures_of_one_cause_stand_together_with_a_traceback(tmp_path):
 def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     command = ["launch.py", "++seed=0", "hydra.sweeper.file=sweeps/a b.yaml", "--multirun"]
-    sweeps.remember(tmp_path, "mine", labels, command)
+    sweep_index.remember(tmp_path, "mine", labels, command)
     found = told(tmp_path, "mine")
     assert [launch.command for launch in found.launches] == [
         "python launch.py seed=0 'sweeps=sweeps/a b.yaml'"
@@ -543,7 +543,7 @@ def test_a_picture_of_gigabytes_is_not_shown(tmp_path, side):
 
 
 class Drawings(SimpleNamespace):
-    """A stand-in for vlae.report.drawings."""
+    """A stand-in for vlae.report.plots.registry."""
 
     KINDS: ClassVar = {
         "good": SimpleNamespace(shows="what is good", needs_models=False),
@@ -565,8 +565,8 @@ class Drawings(SimpleNamespace):
 
 
 def test_figures_are_images_of_their_own_and_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawn, "drawings", Drawings())
-    monkeypatch.setattr(drawn, "LOADED", 0)
+    monkeypatch.setattr(embedded_plots, "drawings", Drawings())
+    monkeypatch.setattr(embedded_plots, "LOADED", 0)
     done(tmp_path, container(VAE))
     found = told(tmp_path)
     shown = [(each.title, each.width, each.caption) for each in found.figures]
@@ -615,7 +615,7 @@ def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, expec
 
 
 def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
-    monkeypatch.setattr("vlae.report.page.command.collect", None)
+    monkeypatch.setattr("vlae.cli.report.collect", None)
     assert "the directory nowhere does not exist" in vlae("--out", "nowhere/x.html")[2]
 
 

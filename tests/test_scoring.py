@@ -7,13 +7,16 @@ import pytest
 import torch
 
 import vlae
-from vlae import checkpoint, config, gaps, scoring
-from vlae import evaluate as evaluation
-from vlae.console import Reporter
-from vlae.interruption import Interrupted, Interruption
-from vlae.record import RunDirectory
-from vlae.scoring import NAME, score
-from vlae.trained import test_set as images_to_score
+from vlae.config.targets import build
+from vlae.estimation import gaps
+from vlae.estimation import importance as evaluation
+from vlae.experiment import scoring
+from vlae.experiment.prepare import test_set as images_to_score
+from vlae.experiment.scoring import NAME, score
+from vlae.runs import checkpoint
+from vlae.runs.directory import RunDirectory
+from vlae.system.console import Reporter
+from vlae.system.interruption import Interrupted, Interruption
 
 TINY = (
     "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=1",
@@ -29,7 +32,7 @@ def finished(tmp_path_factory):
     runs_dir = tmp_path_factory.mktemp("runs")
     results = vlae.run([*TINY, f"runs_dir={runs_dir}"], quiet=True)
     trained = vlae.load(str(RunDirectory(runs_dir / results["run_id"]).path))
-    x = images_to_score(trained.preprocess, config.build(trained.config.dataset), trained.config)
+    x = images_to_score(trained.preprocess, build(trained.config.dataset), trained.config)
     return trained, x[:6]
 
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from vlae.config import ConfigError
-from vlae.launching import slots as module
-from vlae.launching.slots import slots, visible_gpus
+from vlae.config.problems import ConfigError
+from vlae.launching import resources as module
+from vlae.launching.resources import slots, visible_gpus
 
 
 @pytest.fixture

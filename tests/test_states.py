@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from simulation.scripted import ScriptedSlurm
-from vlae.launching import cluster, queues, states
+from vlae.launching import queues, run_state, slurm_state
 from vlae.launching.queues import NEVER, Waiting
-from vlae.launching.states import Observer
-from vlae.record import RunDirectory
+from vlae.launching.run_state import Observer
+from vlae.runs.directory import RunDirectory
 
 
 @pytest.fixture
@@ -97,12 +97,12 @@ def test_jobs_that_wait_or_run_are_read_task_by_task(slurm):
     slurm.waits("12_1", reason="JobArrayTaskLimit")
     slurm.waits("40")
     slurm.runs("12_0", node="n3")
-    assert cluster.queued_jobs() == {
-        "12_1": cluster.JobState("waiting", "JobArrayTaskLimit"),
-        "40": cluster.JobState("waiting", "Resources"),
-        "12_0": cluster.JobState("running", node="n3"),
+    assert slurm_state.queued_jobs() == {
+        "12_1": slurm_state.JobState("waiting", "JobArrayTaskLimit"),
+        "40": slurm_state.JobState("waiting", "Resources"),
+        "12_0": slurm_state.JobState("running", node="n3"),
     }
-    cluster.queued_jobs("vlae-x")
+    slurm_state.queued_jobs("vlae-x")
     assert [call.split(" -o ")[0] for call in slurm.calls()] == [
         "squeue --me -h -r",
         "squeue --me -h -r -n vlae-x",
@@ -113,35 +113,35 @@ def test_jobs_that_wait_or_run_are_read_task_by_task(slurm):
 @pytest.mark.parametrize("job", ["12_3", "12"])
 def test_the_controller_tells_how_jobs_ended_and_so_does_the_accounting(slurm, job, state, reason):
     slurm.known(job, state)
-    assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
+    assert slurm_state.known_jobs([job]) == {job: slurm_state.JobState("ended", reason, "n1")}
     slurm.forget("12")
-    assert cluster.known_jobs([job]) == {job: cluster.MISSING}
+    assert slurm_state.known_jobs([job]) == {job: slurm_state.MISSING}
     slurm.accounted(job, f"{state} by 1000" if state == "CANCELLED" else state)
-    assert cluster.known_jobs([job]) == {job: cluster.JobState("ended", reason, "n1")}
+    assert slurm_state.known_jobs([job]) == {job: slurm_state.JobState("ended", reason, "n1")}
 
 
 def test_no_node_is_no_name_of_one(slurm):
     slurm.known("12_0", "CANCELLED", node="(null)")
     slurm.accounted("13", "CANCELLED by 0", node="None assigned")
-    assert cluster.known_jobs(["12_0"])["12_0"].node == ""
-    assert cluster.known_jobs(["13"])["13"].node == ""
+    assert slurm_state.known_jobs(["12_0"])["12_0"].node == ""
+    assert slurm_state.known_jobs(["13"])["13"].node == ""
 
 
 def test_a_machine_without_slurm_and_a_slurm_that_gives_no_answer_are_errors(slurm, monkeypatch):
     slurm.unreachable()
-    with pytest.raises(cluster.SlurmError, match=r"squeue --me -h: .*Unable to contact slurm controller"):
-        cluster.queued_jobs()
+    with pytest.raises(slurm_state.SlurmError, match=r"squeue --me -h: .*Unable to contact slurm controller"):
+        slurm_state.queued_jobs()
     slurm.silent()
-    with pytest.raises(cluster.SlurmError, match="gave no answer"):
-        cluster.slurm("squeue", seconds=0.05)
-    monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
-    with pytest.raises(cluster.SlurmError, match="there is no squeue on this machine"):
-        cluster.queued_jobs()
+    with pytest.raises(slurm_state.SlurmError, match="gave no answer"):
+        slurm_state.slurm("squeue", seconds=0.05)
+    monkeypatch.setattr(slurm_state.shutil, "which", lambda name: None)
+    with pytest.raises(slurm_state.SlurmError, match="there is no squeue on this machine"):
+        slurm_state.queued_jobs()
 
 
 def test_the_largest_array_is_that_of_the_configuration(monkeypatch):
     ScriptedSlurm(max_array_size=5).install(monkeypatch)
-    assert cluster.this_cluster().largest_array == 5
+    assert slurm_state.this_cluster().largest_array == 5
 
 
 def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
@@ -153,9 +153,15 @@ def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
         "JobId=12 ArrayJobId=12 ArrayTaskId=2 JobState=RUNNING PreemptTime=None Comment=a PreemptTime=2 b",
     ]
     slurm.says("scontrol", "\n".join(lines))
-    assert [cluster.was_preempted(f"12_{task}") for task in range(5)] == [True, False, False, False, False]
+    assert [slurm_state.was_preempted(f"12_{task}") for task in range(5)] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     tasks = [f"12_{task}" for task in range(6)]
-    assert [cluster.known_jobs(tasks)[job].state for job in tasks] == [
+    assert [slurm_state.known_jobs(tasks)[job].state for job in tasks] == [
         "running",
         "ended",
         "running",
@@ -164,9 +170,9 @@ def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
 
 
 def test_no_jobs_are_cancelled_without_asking(slurm):
-    cluster.cancel([])
+    slurm_state.cancel([])
     assert slurm.calls() == []
-    cluster.cancel(["12_0", "40"])
+    slurm_state.cancel(["12_0", "40"])
     assert slurm.calls() == ["scancel 12_0 40"]
 
 
@@ -229,7 +235,7 @@ def test_nothing_follows_from_a_look_where_slurm_does_not_know_the_jobs(sweep, s
         slurm.slurm.empty_until = dict.fromkeys(("squeue", "scontrol", "sacct"), 1e9)
         slurm.says_of_jobs("")
     else:
-        monkeypatch.setattr(cluster, "shutil", SimpleNamespace(which=lambda name: None))
+        monkeypatch.setattr(slurm_state, "shutil", SimpleNamespace(which=lambda name: None))
     assert sweep.names() == ["running", "queued", "queued"]
     sweep.observer.record_ends()
     assert sweep.queue.ended is None
@@ -468,7 +474,7 @@ def test_a_run_that_waits_in_any_living_queue_is_queued_in_whatever_order_they_a
     sweep.queue.end("ended")
     sweep.submit("", kind="local", attempts=1)
     found = sorted(queues.all_queues(sweep.runs_dir), key=lambda queue: queue.token)[::order]
-    monkeypatch.setattr(states, "all_queues", lambda runs_dir: found)
+    monkeypatch.setattr(run_state, "all_queues", lambda runs_dir: found)
     assert sweep.names() == ["queued"]
     sweep.begin(0, "77")
     slurm.clear()

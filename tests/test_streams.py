@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
-from vlae.console import Console
-from vlae.streams import CONTROLS, visible
+from vlae.system.console import Console
+from vlae.system.streams import CONTROLS, visible
 
 EVERY_WAY = """
 import logging, sys, traceback, warnings
@@ -87,7 +87,7 @@ def test_a_terminal_that_is_gone_fails_nothing(tmp_path):
 
 
 def test_an_encoding_that_lacks_a_character_fails_nothing():
-    program = "from vlae.streams import guard\nguard()\nprint('1 ± 2')"
+    program = "from vlae.system.streams import guard\nguard()\nprint('1 ± 2')"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     process = python(program, stdout=subprocess.PIPE, env=environment)
     assert process.communicate(timeout=60)[0] == b"1 ? 2\n"
@@ -124,7 +124,7 @@ def test_a_run_waits_for_a_reader_that_takes_nothing_only_so_long(kind, tmp_path
 
 
 def test_a_command_waits_for_its_reader_and_loses_nothing():
-    program = "from vlae.streams import guard\nguard()\nfor i in range(100_000): print(i)"
+    program = "from vlae.system.streams import guard\nguard()\nfor i in range(100_000): print(i)"
     process = python(program, stdout=subprocess.PIPE)
     time.sleep(0.5)  # the pipe is full by now
     assert process.communicate(timeout=60)[0].split() == [b"%d" % i for i in range(100_000)]
@@ -206,7 +206,7 @@ with Live("live", console=Console(stderr=True, force_terminal=True), auto_refres
 
 @pytest.mark.slow
 def test_a_run_whose_terminal_is_dropped_saves_its_state_and_goes_on_later(tmp_path):
-    from vlae.record import all_runs
+    from vlae.runs.directory import all_runs
 
     launch = Path(__file__).parents[1] / "launch.py"
     words = [
@@ -237,10 +237,10 @@ def foreign(tmp_path_factory):
     """Runs from somebody else: a finished and a failed one, whose texts would control a terminal."""
     from recorded import container, done
 
-    from vlae.files import json_bytes
-    from vlae.identity import run_id
-    from vlae.launching import sweeps
-    from vlae.record import RunDirectory
+    from vlae.config.run_id import run_id
+    from vlae.launching import sweep_index
+    from vlae.runs.directory import RunDirectory
+    from vlae.system.files import json_bytes
 
     place = tmp_path_factory.mktemp("foreign") / "\u202eruns\x1b[2J"
     place.mkdir()
@@ -259,7 +259,7 @@ def foreign(tmp_path_factory):
     evaluations = place / ids[0] / "evaluations"
     evaluations.mkdir()
     (evaluations / f"{hostile.replace('/', '')}.json").write_text("{}")
-    sweeps.remember(place, "sweep", dict.fromkeys(ids, hostile), ["launch.py"])
+    sweep_index.remember(place, "sweep", dict.fromkeys(ids, hostile), ["launch.py"])
     return place, *ids
 
 
@@ -281,7 +281,7 @@ def test_no_command_sends_what_it_reads_to_the_terminal(words, foreign, tmp_path
     if given[0] != "download":
         given += ["--runs-dir", str(place)]
     process = python(
-        "from vlae.cli import main; main()", *given, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        "from vlae.cli.app import main; main()", *given, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "COLUMNS": "300", "FORCE_COLOR": "", "WANDB_MODE": "offline"},
     )  # fmt: skip
     text = process.communicate(timeout=120)[0].decode()

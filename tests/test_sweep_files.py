@@ -4,20 +4,23 @@ import re
 from functools import cache
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from vlae import config
-from vlae.launching import grids
-from vlae.launching.composer import Composer
+from vlae.config import sweep_file
+from vlae.config.compose import compose, validate
+from vlae.config.overrides import CONF
+from vlae.config.run_id import run_id
+from vlae.config.sweep_compose import Composer
 
-NAMES = grids.names()
+NAMES = sweep_file.names()
 MODELS = {"vae", "savae", "hf", "iaf", "vlae"}
 FIVE = {"mnist", "omniglot", "fashion_mnist", "svhn", "cifar10"}
 
 
 def _load(chosen):
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return compose("config", overrides=chosen, return_hydra_config=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", overrides=chosen, return_hydra_config=True)
 
 
 composer = Composer(_load)
@@ -32,7 +35,7 @@ def composed_without_seed(overrides):
 def containers(name):
     """The composed configurations of every run of a sweep; runs that differ in their seed are composed once."""
     found = []
-    for overrides in grids.read(grids.place_of(name)):
+    for overrides in sweep_file.read(sweep_file.place_of(name)):
         [seed] = [text for text in overrides if text.startswith("seed=")]
         others = tuple(text for text in overrides if text != seed)
         found.append({**composed_without_seed(others), "seed": int(seed.removeprefix("seed="))})
@@ -41,7 +44,7 @@ def containers(name):
 
 @cache
 def ids(name):
-    return [config.run_id(container) for container in containers(name)]
+    return [run_id(container) for container in containers(name)]
 
 
 @cache
@@ -49,13 +52,13 @@ def by_setting(name):
     """The runs of a sweep that differ in their seed alone, together."""
     found = {}
     for container in containers(name):
-        found.setdefault(config.run_id({**container, "seed": 0}), []).append(container)
+        found.setdefault(run_id({**container, "seed": 0}), []).append(container)
     return found
 
 
 def header(name: str) -> list[str]:
     """The lines of the comment that a file begins with, without their marks."""
-    lines = grids.place_of(name).read_text(encoding="utf-8").splitlines()
+    lines = sweep_file.place_of(name).read_text(encoding="utf-8").splitlines()
     end = next(i for i, line in enumerate(lines) if not line.startswith("#"))
     return [line[1:].removeprefix(" ") for line in lines[:end]]
 
@@ -90,15 +93,15 @@ def test_no_two_runs_of_a_sweep_are_the_same(name):
 def test_every_run_of_a_sweep_is_valid_where_no_dataset_is_on_disk(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for container, *_ in by_setting(name).values():  # whether it is valid does not depend on the seed
-        config.validate(container)
+        validate(container)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_and_the_last_run_are_what_their_overrides_alone_compose(name):
-    runs = grids.read(grids.place_of(name))
+    runs = sweep_file.read(sweep_file.place_of(name))
     for place in (0, -1):
-        assert containers(name)[place] == config.compose(runs[place])
+        assert containers(name)[place] == compose(runs[place])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,7 +117,7 @@ def names_of(runs, section: str) -> set[str]:
 def test_smoke_is_the_five_models_on_the_bundled_digits_the_default_run_among_them():
     smoke = containers("smoke")
     assert (names_of(smoke, "model"), names_of(smoke, "dataset")) == (MODELS, {"digits"})
-    assert config.run_id(config.compose()) in ids("smoke")
+    assert run_id(compose()) in ids("smoke")
 
 
 def test_gaussian_all_has_the_runs_of_gaussian_cifar10_and_the_same_for_four_more_datasets():

@@ -21,23 +21,23 @@ from recorded import container, done, stopped
 from rich.console import Console
 from scipy.stats import ttest_rel
 
+from vlae.cli.table import ENDINGS
+from vlae.config.run_id import run_id
 from vlae.errors import UserError
-from vlae.identity import run_id
-from vlae.launching import queues, sweeps
+from vlae.estimation.reliability import MARK
+from vlae.launching import queues, sweep_index
 from vlae.launching.queues import Waiting
-from vlae.report.collect import Run, Runs, collect
-from vlae.report.command import ENDINGS
-from vlae.report.directories import RunDirectories
-from vlae.report.drawings import draw
-from vlae.report.formats import FORMATS, from_csv, from_json, to_csv, to_json
-from vlae.report.keys import CHOICES
-from vlae.report.latex import tex
-from vlae.report.layout import HOLE, layout
-from vlae.report.significance import difference
-from vlae.report.table import table
-from vlae.report.terminal import in_terminal
-from vlae.report.where import terms
-from vlae.summary import MARK
+from vlae.report.filter import terms
+from vlae.report.names import CHOICES
+from vlae.report.plots.registry import draw
+from vlae.report.runs import Run, Runs, collect
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.tables.formats import FORMATS, from_csv, from_json, to_csv, to_json
+from vlae.report.tables.latex import tex
+from vlae.report.tables.layout import HOLE, layout
+from vlae.report.tables.significance import difference
+from vlae.report.tables.table import table
+from vlae.report.tables.terminal import in_terminal
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
@@ -88,7 +88,7 @@ def test_a_hole_says_why_it_is_one(tmp_path):
     )
     never = [container(VLAE, seed=seed) for seed in (0, 1)]
     known = [container(model, seed=seed) for model in (VAE, HF) for seed in (0, 1)]
-    sweeps.remember(tmp_path, "s", {run_id(cfg): f"seed={cfg['seed']}" for cfg in [*known, *never]}, [])
+    sweep_index.remember(tmp_path, "s", {run_id(cfg): f"seed={cfg['seed']}" for cfg in [*known, *never]}, [])
     found = table_of(tmp_path, "s")
     assert {name: (cell.n, cell.runs, cell.missing) for name, cell in cells(found).items()} == {
         "vae": (1, 2, "1 failed (exception)"),
@@ -107,13 +107,13 @@ def test_runs_never_launched_are_in_the_cell_that_fits_what_is_known_of_them(tmp
         done(tmp_path, container(VLAE, f"model.num_updates={updates}"))
     told = {run_id(container(VLAE, f"model.num_updates={t}", seed=s)): (t, s) for t in (1, 2) for s in (0, 1)}
     labels = {name: f"model.num_updates={t} seed={s}" for name, (t, s) in told.items()}
-    sweeps.remember(tmp_path, "s", labels, [])
+    sweep_index.remember(tmp_path, "s", labels, [])
     found = cells(table_of(tmp_path, "s"))
     assert {row: (cell.n, cell.runs) for row, cell in found.items()} == {
         ("vlae", 1): (1, 2),
         ("vlae", 2): (1, 2),
     }
-    sweeps.remember(tmp_path, "s", {name: f"seed={s}" for name, (_, s) in told.items()}, [])
+    sweep_index.remember(tmp_path, "s", {name: f"seed={s}" for name, (_, s) in told.items()}, [])
     note = "2 runs never launched could belong to several cells, or to none of these"
     assert note in table_of(tmp_path, "s").notes
 
@@ -121,7 +121,7 @@ def test_runs_never_launched_are_in_the_cell_that_fits_what_is_known_of_them(tmp
 def _of_two_sizes(tmp_path):
     """A sweep of T = 1 and 2 with two seeds each; the directories by T and seed."""
     told = {(t, s): container(VLAE, f"model.num_updates={t}", seed=s) for t in (1, 2) for s in (0, 1)}
-    sweeps.remember(
+    sweep_index.remember(
         tmp_path, "s", {run_id(c): f"model.num_updates={t} seed={s}" for (t, s), c in told.items()}, []
     )
     return {key: done(tmp_path, cfg) for key, cfg in told.items()}
@@ -176,7 +176,7 @@ def test_runs_that_cannot_be_read_share_no_cell_with_other_settings(tmp_path):
             labels[run_id(container(VLAE, f"optimizer.lr={lr}", seed=seed))] = (
                 f"optimizer.lr={lr} seed={seed}"
             )
-    sweeps.remember(tmp_path, "s", labels, [])
+    sweep_index.remember(tmp_path, "s", labels, [])
     found = table_of(tmp_path, "s")
     assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {"vae": (2, 2), "vlae": (0, 2)}
     assert found.expected == 2
@@ -187,7 +187,7 @@ def test_a_condition_on_what_is_not_known_of_a_run_does_not_hide_it(tmp_path):
     labels = {run_id(container(VAE, seed=seed)): f"seed={seed}" for seed in range(4)}
     for seed in (0, 1):
         done(tmp_path, container(VAE, seed=seed))
-    sweeps.remember(tmp_path, "s", labels, [])
+    sweep_index.remember(tmp_path, "s", labels, [])
     for where, missing in (("trainer.batch_size=128", "2 never launched"), ("seed<3", "1 never launched")):
         (cell,) = table_of(tmp_path, "s", where=where).cells
         assert (cell.n, cell.missing) == (2, missing)
@@ -223,7 +223,7 @@ def test_runs_never_launched_are_in_no_cell_of_other_settings(tmp_path):
     done(tmp_path, container(VAE, "optimizer.lr=1e-3"))
     told = {run_id(container(VAE, f"optimizer.lr={lr}", seed=1)): lr for lr in ("1e-3", "1e-4")}
     labels = {name: f"optimizer.lr={lr} seed=1" for name, lr in told.items()}
-    sweeps.remember(tmp_path, "s", labels | {run_id(container(VAE, "optimizer.lr=1e-3")): "seed=0"}, [])
+    sweep_index.remember(tmp_path, "s", labels | {run_id(container(VAE, "optimizer.lr=1e-3")): "seed=0"}, [])
     found = table_of(tmp_path, "s")
     assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {"vae": (1, 2)}
     assert "1 run never launched" in " ".join(found.notes)
@@ -969,6 +969,6 @@ def test_the_ending_of_the_file_asks_for_its_format_and_format_has_the_last_word
 
 
 def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
-    monkeypatch.setattr("vlae.report.command.collect", None)
+    monkeypatch.setattr("vlae.cli.table.collect", None)
     for words in (["--out", "nowhere/x.tex"], ["--out", "nowhere/x", "--format", "csv"]):
         assert vlae(*words)[2] == f"vlae: cannot write {words[1]}: the directory nowhere does not exist\n"

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from recorded import container, results
 
-from vlae import config
-from vlae.identity import run_id
-from vlae.launching.composer import Composer
-from vlae.problems import ConfigError
-from vlae.record import RunDirectory
-from vlae.trackers.story import Story
-from vlae.trackers.tensorboard import EventFiles
+from vlae.config.compose import compose, override, validate
+from vlae.config.overrides import CONF
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import run_id
+from vlae.config.sweep_compose import Composer
+from vlae.runs.directory import RunDirectory
+from vlae.trackers.run_history import Story
+from vlae.trackers.tensorboard_mirror import EventFiles
 
 TRACKERS = ("none", "tensorboard", "wandb")
 
@@ -139,7 +140,7 @@ def test_a_mirror_that_follows_adds_each_epoch_once(run):
 
 def problems_of(*overrides):
     with pytest.raises(ConfigError) as caught:
-        config.validate(config.compose(overrides))
+        validate(compose(overrides))
     return caught.value.problems
 
 
@@ -157,26 +158,25 @@ def problems_of(*overrides):
 )
 def test_one_tracker_or_several_or_none_are_chosen(chosen, wandb, tensorboard):
     pytest.importorskip("tensorboardX")
-    checked = config.validate(config.compose([f"tracker={chosen}"])).tracker
+    checked = validate(compose([f"tracker={chosen}"])).tracker
     assert (checked.wandb, checked.tensorboard) == (wandb, tensorboard)
 
 
 def test_all_choices_are_those_of_one_run():
-    ids = {
-        config.run_id(config.compose([f"tracker={chosen}"])) for chosen in (*TRACKERS, "[wandb,tensorboard]")
-    }
+    ids = {run_id(compose([f"tracker={chosen}"])) for chosen in (*TRACKERS, "[wandb,tensorboard]")}
     assert len(ids) == 1
 
 
 def test_a_sweep_composes_several_trackers_as_a_run_does():
-    from hydra import compose, initialize_config_dir
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
 
     def load(chosen):
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            return compose("config", overrides=chosen, return_hydra_config=True)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=chosen, return_hydra_config=True)
 
     words = ["tracker=[wandb,tensorboard]", "seed=1"]
-    assert Composer(load)(words) == config.compose(words)
+    assert Composer(load)(words) == compose(words)
 
 
 @pytest.mark.parametrize(
@@ -217,17 +217,17 @@ def test_what_is_wrong_with_a_tracker_is_said_with_the_choices(override, said):
 def test_tensorboard_without_its_library_is_refused_before_a_run_starts(tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(
-        config.importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else there(name)
+        compose.importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else there(name)
     )
     for chosen in ("tensorboard", "[wandb,tensorboard]"):
         [problem] = problems_of(f"tracker={chosen}")
         assert problem.startswith(
             "tracker.tensorboard: needs tensorboardX, which is not installed: pip install"
         )
-    config.validate(config.compose(["tracker=wandb"]))
-    frozen = config.compose(["tracker=tensorboard"])  # of a run from another machine, which is only looked at
-    config.validate(frozen, to_run=False)
-    assert config.override(frozen, ["seed=3"], ["seed"]) == {**frozen, "seed": 3}
+    validate(compose(["tracker=wandb"]))
+    frozen = compose(["tracker=tensorboard"])  # of a run from another machine, which is only looked at
+    validate(frozen, to_run=False)
+    assert override(frozen, ["seed=3"], ["seed"]) == {**frozen, "seed": 3}
     problems = problems_of("tracker=tensorboard", "trainer.epoch=3")
     assert [problem.partition(":")[0] for problem in problems] == ["trainer.epoch", "tracker.tensorboard"]
 
@@ -247,7 +247,7 @@ def test_the_command_says_so_and_leaves_nothing_behind(tmp_path):
             f"runs_dir={tmp_path}/runs",
         ]
         told = subprocess.run(
-            command, cwd=config.CONF.parent, capture_output=True, text=True, timeout=100, check=False
+            command, cwd=CONF.parent, capture_output=True, text=True, timeout=100, check=False
         )
         assert told.returncode == 2
         assert "tracker.tensorboard: needs tensorboardX" in told.stderr

@@ -18,13 +18,15 @@ from filelock import FileLock
 from PIL import Image
 from wandb_server import KEY, WandbServer
 
-from vlae import config, record
-from vlae.interruption import Interrupted
-from vlae.launching import sweeps
-from vlae.record import RunDirectory
-from vlae.trackers.companion import ENDS_WITHIN, mirrored, upload_later
-from vlae.trackers.story import Story
-from vlae.trackers.wandb import JITTER, jitter
+from vlae.config.compose import compose
+from vlae.config.overrides import CONF
+from vlae.config.run_id import run_id
+from vlae.launching import sweep_index
+from vlae.runs.directory import RunDirectory, promote
+from vlae.system.interruption import Interrupted
+from vlae.trackers.process import ENDS_WITHIN, mirrored, upload_later
+from vlae.trackers.run_history import Story
+from vlae.trackers.wandb_mirror import JITTER, jitter
 
 pytestmark = pytest.mark.slow
 
@@ -73,8 +75,8 @@ class FakeRun:
 
     def __init__(self, runs_dir, *overrides, seed=0):
         words = [*TINY, f"runs_dir={runs_dir}", f"seed={seed}", "tracker.group=sweep", *overrides]
-        container = config.compose(words)
-        self.directory = RunDirectory.create(runs_dir, config.run_id(container), container)
+        container = compose(words)
+        self.directory = RunDirectory.create(runs_dir, run_id(container), container)
         self.id = self.directory.run_id
 
     def epochs(self, first, last):
@@ -198,7 +200,7 @@ def plain(record):
 
 def vlae(run, *words, status=0):
     """The command, in a process of its own."""
-    command = [sys.executable, "-c", "from vlae.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from vlae.cli.app import main; main()", *words]
     command += ["--runs-dir", str(run.directory.path.parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == status, done.stdout + done.stderr
@@ -306,7 +308,7 @@ def test_a_run_done_anew_without_a_mirror_does_not_take_the_place_of_the_old_one
     online.stop()
     forced.attempt(lambda: (forced.epochs(1, 6), forced.complete()))
     online.start()
-    anew = record.promote(forced.directory, tmp_path / "runs")
+    anew = promote(forced.directory, tmp_path / "runs")
     vlae(run, "sync", *(["--rebuild"] if later == "tracker=none" else []))
     names = {found.name for found in online.runs.values()}
     assert names == ({run.id, f"{run.id}-g2"} if later == "tracker=wandb" else {f"{run.id}-g3"})
@@ -674,16 +676,23 @@ def test_a_run_goes_on_offline_where_the_service_cannot_be_reached_and_says_so_o
 def test_a_sweep_is_a_group_of_distinct_runs(online, tmp_path):
     words = ["-m", "model=vae,hf", "seed=range(0,4)", *TINY[1:], f"runs_dir={tmp_path / 'runs'}"]
     words += ["evaluate.num_samples=5", "evaluate.num_images=5", "evaluate.num_gap_images=0", "num_threads=1"]
-    command = [sys.executable, str(config.CONF.parent / "launch.py"), *words]
+    command = [sys.executable, str(CONF.parent / "launch.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     runs_dir = tmp_path / "runs"
     assert any(history(run) for run in online.runs.values())  # while they ran, or some seconds later
-    sync = [sys.executable, "-c", "from vlae.cli import main; main()", "sync", "--runs-dir", str(runs_dir)]
+    sync = [
+        sys.executable,
+        "-c",
+        "from vlae.cli.app import main; main()",
+        "sync",
+        "--runs-dir",
+        str(runs_dir),
+    ]
     subprocess.run(sync, check=True, capture_output=True, timeout=300)  # what a mirror had no time for
     assert len(online.runs) == 8
     found = list(online.runs.values())
-    assert [run.group for run in found] == sweeps.names(runs_dir) * 8
+    assert [run.group for run in found] == sweep_index.names(runs_dir) * 8
     assert len({run.project for run in found}) == 1
     assert all(history(run) == [1, 2, 3, 4, 5, 6] for run in found)
     assert all("test/elbo" in run.summary for run in found)

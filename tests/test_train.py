@@ -13,14 +13,19 @@ import torch
 from conftest import OUTPUTS
 from torch import Tensor
 
-from vlae import config, data, train
+from vlae import seeding
+from vlae.config.compose import compose, validate
+from vlae.config.schema import Config
+from vlae.config.targets import build
+from vlae.data import datasets
 from vlae.errors import NonFiniteError
-from vlae.interruption import Interrupted, Interruption
-from vlae.objective import sample_terms
-from vlae.record import RunDirectory
+from vlae.experiment.build import build_model
+from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
-from vlae.train import Schedule, Training, mean_terms
-from vlae.trained import build_model
+from vlae.system.interruption import Interrupted, Interruption
+from vlae.training import loop, objective
+from vlae.training.loop import Schedule, Training, mean_terms
+from vlae.training.objective import sample_terms
 
 MODELS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
 TRAIN, BATCH = 50, 20  # the last batch of an epoch is smaller
@@ -33,13 +38,13 @@ every_output = pytest.mark.parametrize("output", OUTPUTS)
 
 
 @cache
-def settings(*overrides: str) -> config.Config:
-    return config.validate(config.compose([*TINY, *overrides]))
+def settings(*overrides: str) -> Config:
+    return validate(compose([*TINY, *overrides]))
 
 
 @cache
 def digits():
-    splits = config.build(settings().dataset)
+    splits = build(settings().dataset)
     return replace(splits, train=splits.train[:TRAIN], validation=splits.validation[:30])
 
 
@@ -56,13 +61,13 @@ def make(
 ) -> Training:
     """A training on a few digits; ``schedule`` changes SCHEDULE."""
     cfg = settings(f"model={model}", f"output_dist={output}", f"seed={seed}")
-    preprocess = data.preprocess(cfg.dataset, digits(), config.build(cfg.output_dist).support, dtype)
+    preprocess = datasets.preprocess(cfg.dataset, digits(), build(cfg.output_dist).support, dtype)
     network = build_model(cfg, preprocess.shape, preprocess.variance, torch.device("cpu"), dtype)
     section = settings(f"optimizer={optimizer}", f"optimizer.lr={lr!r}").optimizer
     place.mkdir(parents=True, exist_ok=True)
     return Training(
         model=network,
-        optimizer=config.build(section, params=network.parameters()),
+        optimizer=build(section, params=network.parameters()),
         images=preprocess.training_images(digits()),
         preprocess=preprocess,
         selection_set=preprocess.evaluation_set(digits().validation, "validation"),
@@ -81,7 +86,7 @@ def run(training: Training, stop_at: int | None = None) -> Training:
     """To its end, or until a signal comes during step ``stop_at``."""
     interruption = Interruption()
 
-    def report(progress: train.Progress, line: object) -> None:
+    def report(progress: loop.Progress, line: object) -> None:
         if progress.step == stop_at and line is None:
             interruption.number = signal.SIGTERM
 
@@ -264,7 +269,7 @@ def test_an_epoch_is_recorded_with_finite_figures(output, tmp_path):
 def test_the_elbo_after_each_refinement_is_that_of_a_model_that_stops_there(tmp_path):
     training = run(make(tmp_path, "vlae"))
     x, model = training.selection_set, training.model
-    found, updates = train.stage_elbos(model, x, 7), model.num_updates
+    found, updates = loop.stage_elbos(model, x, 7), model.num_updates
     assert len(found) == updates + 1
     for t in range(updates + 1):
         model.num_updates = t
@@ -272,7 +277,7 @@ def test_the_elbo_after_each_refinement_is_that_of_a_model_that_stops_there(tmp_
         with torch.no_grad():
             expected = sample_terms(model, x, noise, 1).log_weights.mean().item()
         assert found[t] == pytest.approx(expected, rel=1e-10)
-    assert train.stage_elbos(make(tmp_path / "vae", "vae").model, x, 7) == []
+    assert loop.stage_elbos(make(tmp_path / "vae", "vae").model, x, 7) == []
 
 
 @every_model
@@ -336,8 +341,8 @@ def test_the_recorded_training_elbo_is_the_mean_over_images_not_over_batches(tmp
     for step, indices in enumerate(order.split(BATCH)):
         source = generator("cpu", 0, "train", step)
         x = training.preprocess.forward(training.images[indices], source)
-        noise = train.batch_noise(len(x), source, x.dtype)
-        total += train.sample_terms(training.model, x, noise, 1).log_weights.sum().item()
+        noise = seeding.batch_noise(len(x), source, x.dtype)
+        total += objective.sample_terms(training.model, x, noise, 1).log_weights.sum().item()
     run(training)
     assert metrics(tmp_path)[0]["train/elbo_nats"] == pytest.approx(total / TRAIN, rel=1e-12)
 
@@ -350,7 +355,7 @@ def test_single_and_double_precision_agree_to_rounding(model, output, tmp_path, 
             samples, batch, dim, generator=source, dtype=torch.float64
         ).to(dtype)
 
-    monkeypatch.setattr(train, "batch_noise", same_noise)
+    monkeypatch.setattr(loop, "batch_noise", same_noise)
     single, double = (
         run(make(tmp_path / str(dtype), model, output, dtype=dtype, lr=1e-3, optimizer="sgd", epochs=1))
         for dtype in (torch.float32, torch.float64)

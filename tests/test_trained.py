@@ -7,12 +7,16 @@ import pytest
 import torch
 
 import vlae
-from vlae import config
-from vlae.again import evaluate_again
-from vlae.evaluate import evaluate, unit_log_jacobian
-from vlae.record import RecordError, RunDirectory
-from vlae.train import Training, mean_terms
-from vlae.trained import select_device
+from vlae.config.compose import compose
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import run_id
+from vlae.config.targets import build
+from vlae.estimation.importance import evaluate, unit_log_jacobian
+from vlae.experiment.build import select_device
+from vlae.experiment.reevaluate import evaluate_again
+from vlae.runs.directory import RunDirectory
+from vlae.system.disk import RecordError
+from vlae.training.loop import Training, mean_terms
 
 TINY = (
     "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=2",
@@ -40,8 +44,8 @@ def done(tmp_path_factory):
     return run
 
 
-def images(trained: vlae.trained.TrainedModel, split: str):
-    splits = config.build(trained.config.dataset)
+def images(trained: vlae.experiment.trained_model.TrainedModel, split: str):
+    splits = build(trained.config.dataset)
     return trained.preprocess.evaluation_set(getattr(splits, split), split)
 
 
@@ -84,7 +88,7 @@ def test_the_loaded_model_is_that_of_the_best_epoch_on_the_set_it_was_selected_o
 def test_posterior_decoder_and_preprocessing_lead_from_images_to_pictures(case, done):
     results, runs_dir = done(case)
     trained = vlae.load(results["run_id"], runs_dir)
-    splits = config.build(trained.config.dataset)
+    splits = build(trained.config.dataset)
     x = trained.to_model_space(splits.test[:4])
     assert x.dtype == trained.preprocess.dtype
     posterior = trained.posterior(x)
@@ -133,8 +137,8 @@ def test_a_done_run_whose_configuration_was_edited_is_refused(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
-    container = config.compose(TINY)
-    RunDirectory.create(tmp_path, config.run_id(container), container)
+    container = compose(TINY)
+    RunDirectory.create(tmp_path, run_id(container), container)
     with pytest.raises(RecordError, match=r"has no trained model yet \(state: new\)"):
         vlae.load("vae", str(tmp_path))
 
@@ -160,7 +164,7 @@ def test_auto_is_a_device_that_is_there():
 
 def test_a_missing_device_names_the_choices(done):
     results, runs_dir = done("gaussian")
-    with pytest.raises(config.ConfigError, match=r"(?s)device: .*cuda:99.*cpu"):
+    with pytest.raises(ConfigError, match=r"(?s)device: .*cuda:99.*cpu"):
         vlae.load(results["run_id"], runs_dir, device="cuda:99")
 
 
@@ -185,13 +189,13 @@ def test_more_images_to_score_than_a_file_of_the_users_has_are_refused_before_an
     np.savez(tmp_path / "mine.npz", train=np.random.RandomState(0).rand(30, 4, 4), test=np.zeros((9, 4, 4)))
     mine = ["dataset=npz", f"dataset.path={tmp_path / 'mine.npz'}", f"runs_dir={tmp_path / 'runs'}"]
     reason = "evaluate.num_images: expected 1 to 9, .* or null for all, came 10"
-    with pytest.raises(config.ConfigError, match=reason):
+    with pytest.raises(ConfigError, match=reason):
         vlae.run([*TINY, *mine, "evaluate.num_images=10"], quiet=True)
     assert not (tmp_path / "runs").exists()
     results = vlae.run([*TINY, *mine, "evaluate.num_images=9"], quiet=True)
     assert results["test"]["log_likelihood"]["own"]["num_images"] == 9
     run = vlae.load(results["run_id"], str(tmp_path / "runs")).directory
-    with pytest.raises(config.ConfigError, match=reason):
+    with pytest.raises(ConfigError, match=reason):
         evaluate_again(run, ["evaluate.num_images=10"])
     assert not (run.path / "evaluations").exists()
 

@@ -11,14 +11,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import vlae
-from vlae import config
-from vlae.config import check_command
+from vlae.config.compose import check_command, compose, validate
+from vlae.config.overrides import CONF, expand, parse, unclear_files, unreadable
+from vlae.config.problems import ConfigError
+from vlae.config.sweep_file import read
 from vlae.errors import UserError
-from vlae.launching.grids import read
-from vlae.overrides import CONF, expand, parse, unclear_files, unreadable
-from vlae.problems import ConfigError
+from vlae.report.filter import terms
 from vlae.report.values import read_value
-from vlae.report.where import terms
 
 PARSER = OverridesParser.create()
 laws = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,7 +86,7 @@ def test_a_shuffled_range_has_the_same_values():
 )
 def test_what_does_not_go_together_is_refused_with_the_key(text, said):
     with pytest.raises(ConfigError) as refused:
-        config.compose(expand([text])[0])
+        compose(expand([text])[0])
     assert text.partition("=")[0] in str(refused.value)
     assert said in str(refused.value)
 
@@ -334,15 +333,15 @@ def test_the_shipped_sweeps_are_read_as_before():
 )
 def test_what_is_often_typed_is_answered_with_how_to_write_it(text, said):
     with pytest.raises(ConfigError) as refused:
-        config.validate(config.compose([text]))
+        validate(compose([text]))
     [problem] = refused.value.problems
     assert said in problem
     assert "RangeSweep" not in problem
 
 
 def test_a_text_is_written_as_the_advice_says():
-    assert config.compose(["tracker.name='123'"])["tracker"]["name"] == "123"
-    assert config.compose(["seed= 3"])["seed"] == 3
+    assert compose(["tracker.name='123'"])["tracker"]["name"] == "123"
+    assert compose(["seed= 3"])["seed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -373,4 +372,4 @@ def test_a_comma_that_begins_another_key_is_said_to(tmp_path, values):
 def test_one_list_of_a_sweep_file_is_one_value(tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text("common: {model.hidden_dims: [[500, 500]]}")
-    assert config.compose(read(file)[0])["model"]["hidden_dims"] == [500, 500]
+    assert compose(read(file)[0])["model"]["hidden_dims"] == [500, 500]

@@ -7,12 +7,14 @@ import yaml
 from mirrored import Commands
 from wandb_server import ENTITY, WandbServer
 
-from vlae import config
-from vlae.launching import grids
+from vlae.config import sweep_file
+from vlae.config.compose import compose, validate
+from vlae.config.overrides import CONF
+from vlae.config.run_id import run_id
 
 pytestmark = pytest.mark.slow
 
-FILE = grids.SWEEPS / "wandb" / "vlae.yaml"
+FILE = sweep_file.SWEEPS / "wandb" / "vlae.yaml"
 SMALL = {
     "trainer.epochs": 2,
     "evaluate.num_samples": 5,
@@ -38,7 +40,7 @@ def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_p
     content["parameters"]["seed"] = {"values": [0]}
     (tmp_path / "vlae.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     commands = Commands(tmp_path / "client", server)
-    commands.cwd = config.CONF.parent  # which has launch.py
+    commands.cwd = CONF.parent  # which has launch.py
     wandb = [sys.executable, "-m", "wandb"]
     commands.process([*wandb, "sweep", "--project", "vlae", str(tmp_path / "vlae.yaml")])
     (sweep,) = server.sweeps
@@ -46,7 +48,7 @@ def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_p
     assert len(sweep.given) == 2
     overrides = [f"{key}={value}" for key, value in SMALL.items()]
     expected = {
-        config.run_id(config.compose([*overrides, f"model={model}", "seed=0", f"runs_dir={runs_dir}"]))
+        run_id(compose([*overrides, f"model={model}", "seed=0", f"runs_dir={runs_dir}"]))
         for model in ("vae", "hf")
     }
     assert {place.name for place in runs_dir.iterdir() if place.name[0] != "."} == expected
@@ -59,16 +61,14 @@ def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_p
 
 
 def test_it_is_no_file_of_grids():
-    assert FILE.stem not in grids.names()
+    assert FILE.stem not in sweep_file.names()
 
 
 def test_each_of_its_points_is_a_valid_run_and_each_a_different_one():
     from wandb_server import RecordedSweep
 
     sweep = RecordedSweep("", "", "", yaml.safe_load(FILE.read_text()))
-    containers = [
-        config.compose([f"{key}={value}" for key, value in point.items()]) for point in sweep.points()
-    ]
+    containers = [compose([f"{key}={value}" for key, value in point.items()]) for point in sweep.points()]
     for container in containers:
-        config.validate(container)
-    assert len({config.run_id(container) for container in containers}) == len(containers) == 10
+        validate(container)
+    assert len({run_id(container) for container in containers}) == len(containers) == 10

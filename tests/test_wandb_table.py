@@ -10,10 +10,10 @@ from mirrored import PROJECT, TABLE, Commands, mirror
 from recorded import container, done, results, stopped
 from wandb_server import ENTITY, WandbServer
 
-from vlae.launching import sweeps
-from vlae.report.figures import figures
-from vlae.report.wandb import PAGE, nested
-from vlae.trackers.story import flat
+from vlae.launching import sweep_index
+from vlae.report.metric_values import figures
+from vlae.report.sources.wandb import PAGE, nested
+from vlae.trackers.run_history import flat
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 PLACE = f"wandb:{ENTITY}/{PROJECT}"
@@ -39,7 +39,7 @@ def as_json(text):
 def sweep(runs_dir, *containers, name="s"):
     """Runs that are done, of a sweep; their directories."""
     places = [done(runs_dir, cfg, level=cfg["seed"] + len(cfg["model"]["name"])) for cfg in containers]
-    sweeps.remember(runs_dir, name, {place.name: "" for place in places}, [])
+    sweep_index.remember(runs_dir, name, {place.name: "" for place in places}, [])
     return places
 
 
@@ -72,7 +72,7 @@ def test_the_table_is_the_same_as_from_run_directories(tmp_path, server, vlae):
     places.append(
         stopped(tmp_path, container(VLAE, seed=3), state="interrupted", reason="crashed", attempt=1)
     )
-    sweeps.remember(tmp_path, "s", {place.name: "" for place in places}, [])
+    sweep_index.remember(tmp_path, "s", {place.name: "" for place in places}, [])
     for place in reversed(places[:-1]):
         mirror(server, place)
     mirror(server, places[-1], state="crashed")
@@ -97,7 +97,7 @@ def test_the_table_is_the_same_for_runs_that_vlae_sync_has_sent(tmp_path, server
     for seed, (state, reason) in enumerate(ends.items(), start=2):
         how = {"state": state, "reason": reason, "attempt": 1}
         places.append(stopped(tmp_path, container(VAE, *words, seed=seed), **how))
-    sweeps.remember(tmp_path, "s", {place.name: "" for place in places}, [])
+    sweep_index.remember(tmp_path, "s", {place.name: "" for place in places}, [])
     vlae("sync", "s", "--runs-dir", tmp_path)
     assert len(server.runs) == 6
     assert {run.state for run in server.runs.values()} == {"finished", "failed"}
@@ -128,7 +128,7 @@ def test_without_the_test_images_means_are_the_same_and_the_table_says_so(tmp_pa
 def test_three_hundred_runs_take_a_request_a_page(tmp_path, server, vlae):
     first = done(tmp_path, container(VAE))
     cfg, told = container(VAE), json.loads((first / "results.json").read_text())
-    from vlae.identity import run_id
+    from vlae.config.run_id import run_id
 
     for seed in range(300):
         recorded = mirror(server, first, generation=seed + 1)
@@ -213,7 +213,7 @@ def test_a_table_of_test_images_that_cannot_be_read_is_that_of_one_run(tmp_path,
 
 
 def container_id(seed):
-    from vlae.identity import run_id
+    from vlae.config.run_id import run_id
 
     return run_id(container(VAE, seed=seed))
 
@@ -267,5 +267,5 @@ def test_without_a_key_or_with_a_refused_one_there_is_one_line(tmp_path, server,
 
 
 def test_a_table_of_run_directories_needs_no_wandb():
-    code = "import sys, vlae.report.command, vlae.report.table; sys.exit('wandb' in sys.modules)"
+    code = "import sys, vlae.cli.table, vlae.report.tables.table; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

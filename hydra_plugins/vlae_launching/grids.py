@@ -24,8 +24,8 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Ends the command with its exit status, where the launcher is one of ours."""
-        from vlae.launching.grids import place_of, read
-        from vlae.overrides import added_to, expand, refuse_too_many
+        from vlae.config.overrides import added_to, expand, refuse_too_many
+        from vlae.config.sweep_file import place_of, read
 
         assert self.launcher is not None
         of_file = read(place_of(self.file)) if self.file else [[]]

@@ -20,14 +20,14 @@ class QueueLauncher(Launcher):
 
     def hand_over(self, kind: str, jobs: Sequence[Sequence[str]]) -> NoReturn:
         """All runs to a queue of this kind. Ends the command with its exit status."""
-        from vlae.launching.command import launch_sweep
+        from vlae.launching.hydra_entry import launch_sweep
 
         raise SystemExit(launch_sweep(kind, self.settings, jobs, self.hydra_context, self.config))
 
 
 @final
 class LocalLauncher(QueueLauncher):
-    """A queue of processes on this machine; `vlae.launching.local`."""
+    """A queue of processes on this machine; `vlae.launching.local_launcher`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         self.hand_over("local", job_overrides)
@@ -35,7 +35,7 @@ class LocalLauncher(QueueLauncher):
 
 @final
 class SlurmLauncher(QueueLauncher):
-    """Job arrays through submitit; `vlae.launching.slurm`."""
+    """Job arrays through submitit; `vlae.launching.slurm_launcher`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         self.hand_over("slurm", job_overrides)

@@ -3,8 +3,8 @@
 import signal
 import sys
 
-from vlae.interruption import Interruption
-from vlae.launching.slurm import ends_early, requeue
+from vlae.launching.slurm_launcher import ends_early, requeue
+from vlae.system.interruption import Interruption
 
 with Interruption() as interruption:
     print("waits", flush=True)

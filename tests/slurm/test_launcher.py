@@ -16,8 +16,8 @@ import pytest
 
 from slurm.cluster import Cluster, wait_until
 from vlae.launching.queues import all_queues
-from vlae.launching.states import Observer, State
-from vlae.record import all_runs
+from vlae.launching.run_state import Observer, State
+from vlae.runs.directory import all_runs
 
 ROOT = Path(__file__).parents[2]
 TINY = (

@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vlae.attempts import last_number
-from vlae.console import Console, duration, elbo_of, position, share
-from vlae.disk import notice
-from vlae.files import RecordError, check_inside, read_json
 from vlae.launching.pool import Job
-from vlae.record import recorded_status
+from vlae.runs.directory import recorded_status
+from vlae.runs.lease import last_number
+from vlae.system.console import Console, duration, elbo_of, position, share
+from vlae.system.disk import RecordError, notice
+from vlae.system.files import check_inside, read_json
 
 STYLES = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
 PLAIN_EVERY = 60.0

@@ -8,18 +8,19 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Group
 from rich.text import Text
 
-from vlae import code
-from vlae.console import Console, Listing, counted, duration, standard_output
-from vlae.files import STAGING, RecordError, remove_abandoned
-from vlae.identity import OF_A_COMMAND
-from vlae.launching import queues, sweeps
-from vlae.launching.cluster import SlurmError
+from vlae.config.run_id import OF_A_COMMAND
+from vlae.launching import queues, sweep_index
+from vlae.launching.launch_lock import turn
 from vlae.launching.plan import Jobs, Plan, cancellations, check, estimated_seconds, freeze, plan
 from vlae.launching.queues import Queue
-from vlae.launching.states import STATES, Observer
-from vlae.launching.turns import turn
-from vlae.record import RunDirectory
-from vlae.streams import printed
+from vlae.launching.run_state import STATES, Observer
+from vlae.launching.slurm_state import SlurmError
+from vlae.runs import snapshot
+from vlae.runs.directory import RunDirectory
+from vlae.system.console import Console, Listing, counted, duration, standard_output
+from vlae.system.disk import RecordError
+from vlae.system.files import STAGING, remove_abandoned
+from vlae.system.streams import printed
 
 
 @runtime_checkable
@@ -76,10 +77,10 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
             check(planned, here=launcher.here)
             launcher.check(planned)
         console.print(headline(planned), markup=False)
-        sweeps.remember(runs_dir, planned.sweep, {r.run_id: r.label for r in planned.runs}, sys.argv)
+        sweep_index.remember(runs_dir, planned.sweep, {r.run_id: r.label for r in planned.runs}, sys.argv)
         if not planned.starting:
             return _nothing_to_do(planned, console)
-        frozen = code.freeze(runs_dir)
+        frozen = snapshot.freeze(runs_dir)
         freeze(planned)
         ours.check()
         queue = launcher.prepare(planned, frozen)
@@ -88,7 +89,7 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
 
 def _clear_up(planned: Plan) -> None:
     """What killed processes left: temporary files, and records of runs that are done which do not say so."""
-    for part in (queues.QUEUES, sweeps.SWEEPS, STAGING):
+    for part in (queues.QUEUES, sweep_index.SWEEPS, STAGING):
         remove_abandoned(planned.runs_dir / part)
     for run in planned.runs:
         if run.state.stale:
@@ -100,7 +101,7 @@ def _recover(runs_dir: Path) -> None:
     """Submissions whose command was killed before it had recorded them."""
     for queue in queues.all_queues(runs_dir):
         if queue.kind == "slurm" and queue.ended is None and queue.is_being_submitted:
-            from vlae.launching.slurm import adopt
+            from vlae.launching.slurm_launcher import adopt
 
             with contextlib.suppress(SlurmError):  # then it still counts as being submitted
                 adopt(queue)
@@ -141,24 +142,3 @@ def _nothing_to_do(planned: Plan, console: Console) -> int:
     else:
         console.print("nothing to do")
     return int(bool(failed))
-
-
-def skipped(planned: Plan) -> dict[str, int]:
-    """By state, the runs that do not start."""
-    counts: dict[str, int] = {}
-    for run in planned.runs:
-        if not run.starts:
-            counts[run.state.state] = counts.get(run.state.state, 0) + 1
-    return counts
-
-
-def queue_of(
-    planned: Plan, frozen: Path, kind: str, settings: dict[str, Any], runs_per_task: int = 1
-) -> Queue:
-    """The record of this launch."""
-    runs = [run.waiting(i // runs_per_task) for i, run in enumerate(planned.starting)]
-    labels = {run.run_id: run.label for run in planned.starting}
-    settings = {**settings, "labels": labels, "skipped": skipped(planned)}
-    return queues.create(
-        planned.runs_dir, kind=kind, sweep=planned.sweep, code=frozen, runs=runs, settings=settings
-    )

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
-from vlae.attempts import last_number
-from vlae.console import counted
-from vlae.files import RecordError, StrPath, check_inside, read_by
-from vlae.launching import sweeps
-from vlae.launching.states import Observer
-from vlae.record import RunDirectory, find
+from vlae.launching import sweep_index
+from vlae.launching.run_state import Observer
+from vlae.runs.directory import RunDirectory, find
+from vlae.runs.lease import last_number
+from vlae.system.console import counted
+from vlae.system.disk import RecordError
+from vlae.system.files import StrPath, check_inside, read_by
 
 LOOK_EVERY = 0.5  # seconds
 WAIT_EVERY = 2.0  # while it is not under way
@@ -30,7 +31,7 @@ def run_of(runs_dir: StrPath, name: str) -> RunDirectory:
     try:
         return find(runs_dir, name)
     except RecordError:
-        sweep = sweeps.recall(runs_dir, name)
+        sweep = sweep_index.recall(runs_dir, name)
         if sweep is None:
             raise
     of_sweep = [f"\n  vlae logs {run_id}  {label}".rstrip() for run_id, label in sweep["runs"].items()]
@@ -82,7 +83,7 @@ class Growing:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a look may end within a character
 
     def more(self) -> str:
-        """What came since the last look. Errors: as for `vlae.files.read_by`."""
+        """What came since the last look. Errors: as for `vlae.system.files.read_by`."""
         content = (read_by(self._read, self.path) if self.path else None) or b""
         self._at += len(content)
         return self._decoder.decode(content)

@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlae import config, record
-from vlae.attempts import FORCED
-from vlae.console import counted, loading
-from vlae.files import StrPath, check_writable
-from vlae.identity import OF_A_COMMAND, OPERATIONAL, get
-from vlae.installation import check_libraries
-from vlae.launching.queues import Waiting, all_queues
-from vlae.launching.states import UNREADABLE, Observer, State
-from vlae.limits import beyond_the_machine
-from vlae.overrides import split
-from vlae.problems import ConfigError, Problem, shown
-from vlae.trackers.companion import environment_problems
+from vlae.config.compose import validate, with_absolute_paths
+from vlae.config.installation import check_libraries
+from vlae.config.limits import beyond_the_machine
+from vlae.config.overrides import split
+from vlae.config.problems import ConfigError, Problem, shown
+from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL, get, run_id
+from vlae.launching.queues import Queue, Waiting, all_queues, create
+from vlae.launching.run_state import UNREADABLE, Observer, State
+from vlae.runs.directory import RunDirectory, forced_directory
+from vlae.runs.lease import FORCED
+from vlae.runs.rerun import recover
+from vlae.system.console import counted, loading
+from vlae.system.disk import RecordError
+from vlae.system.files import StrPath, check_writable
+from vlae.trackers.process import environment_problems
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,9 @@ class Jobs:
                 wrong[str(number)] = error.problems
                 continue
             self._all.append(container)
-            run_id = config.run_id(container)
-            self.containers.setdefault(run_id, container)
-            self.overrides.setdefault(run_id, job)
+            name = run_id(container)
+            self.containers.setdefault(name, container)
+            self.overrides.setdefault(name, job)
         if not overrides:
             raise ConfigError([Problem("sweep", "it has no runs")])
         if wrong:
@@ -159,24 +162,24 @@ def plan(
         {run_id for _, run_id in cancellations(runs_dir) - set(before)} if before is not None else set()
     )
     revoked = 0
-    for run_id, container in jobs.containers.items():
+    for name, container in jobs.containers.items():
         if not dry_run:
-            record.recover(runs_dir, run_id)
-        state = observer.state(runs_dir / run_id)
+            recover(runs_dir, name)
+        state = observer.state(runs_dir / name)
         anew = force and state.state not in ("new", "running", "queued")
         if anew:
-            state = observer.state(runs_dir / FORCED / run_id, forced=True)
+            state = observer.state(runs_dir / FORCED / name, forced=True)
         if state.state in ("interrupted", "failed"):
             state = _unless_edited(state)
         again = state.state == "failed" and (retry or force) and state.reason != UNREADABLE
         starts = state.state in ("new", "interrupted") or again
-        if starts and run_id in meanwhile:
+        if starts and name in meanwhile:
             state, starts, revoked = (
                 replace(state, state="interrupted", reason="cancelled"),
                 False,
                 revoked + 1,
             )
-        runs.append(Planned(run_id, container, labels[run_id], state, starts, anew))
+        runs.append(Planned(name, container, labels[name], state, starts, anew))
     sweep = name or _name_of(jobs.containers)
     notes = list(jobs.notes)
     if revoked:
@@ -190,8 +193,8 @@ def plan(
 def _unless_edited(state: State) -> State:
     """A run whose frozen configuration was edited by hand is not started, and stops no other."""
     try:
-        record.RunDirectory(state.path).config()
-    except record.RecordError as error:
+        RunDirectory(state.path).config()
+    except RecordError as error:
         return replace(state, state="failed", reason=UNREADABLE, message=str(error))
     return state
 
@@ -211,7 +214,7 @@ def check(plan: Plan, *, here: bool) -> None:
         try:
             if problems := environment_problems(run.container["tracker"]):
                 raise ConfigError(problems)
-            config.validate(run.container if here else {**run.container, "device": "auto"})
+            validate(run.container if here else {**run.container, "device": "auto"})
             if problems := beyond_the_machine(run.container, here=here):
                 raise ConfigError(problems)
         except ConfigError as error:
@@ -223,11 +226,11 @@ def check(plan: Plan, *, here: bool) -> None:
 def freeze(plan: Plan) -> None:
     """The run directories of the runs that start. RecordError: there is no space."""
     for run in plan.starting:
-        container = config.with_absolute_paths(_grouped(run.container, plan.sweep))
+        container = with_absolute_paths(_grouped(run.container, plan.sweep))
         if run.forced:
-            directory = record.forced_directory(plan.runs_dir, run.run_id, container)
+            directory = forced_directory(plan.runs_dir, run.run_id, container)
         else:
-            directory = record.RunDirectory.create(plan.runs_dir, run.run_id, container)
+            directory = RunDirectory.create(plan.runs_dir, run.run_id, container)
         directory.carry_out_as(container)
         if run.state.state == "interrupted" and directory.holder() is not None:  # Slurm knows better
             directory.end_attempt(run.state.reason)
@@ -239,7 +242,7 @@ def estimated_seconds(plan: Plan) -> float | None:
     for run in plan.runs:
         if run.state.state != "done" or run.starts:
             continue
-        results = record.RunDirectory(run.path).results() or {}
+        results = RunDirectory(run.path).results() or {}
         seconds = get(results, "cost.train_seconds"), get(results, "cost.evaluate_seconds")
         if all(isinstance(part, int | float) for part in seconds):
             known.setdefault(_kind(run), []).append(sum(seconds))
@@ -257,13 +260,13 @@ def _kind(run: Planned) -> tuple[Any, ...]:
 def labels_of(overrides: dict[str, Sequence[str]]) -> dict[str, str]:
     """What is said of each run and not of all of them."""
     said = {}
-    for run_id, job in overrides.items():
+    for name, job in overrides.items():
         given = [text.lstrip("+") for text in split(job)[0]]
-        said[run_id] = list({text.partition("=")[0]: text for text in given}.values())  # the last one counts
+        said[name] = list({text.partition("=")[0]: text for text in given}.values())  # the last one counts
     common = set.intersection(*(set(job) for job in said.values())) if len(said) > 1 else set()
     return {
-        run_id: " ".join(text for text in job if text not in common and not _operational(text))
-        for run_id, job in said.items()
+        name: " ".join(text for text in job if text not in common and not _operational(text))
+        for name, job in said.items()
     }
 
 
@@ -281,3 +284,22 @@ def _grouped(container: dict[str, Any], sweep: str) -> dict[str, Any]:
     """With the sweep's name as that of the group on Weights & Biases, where no other is given."""
     tracker = container["tracker"]
     return {**container, "tracker": {**tracker, "group": tracker["group"] or sweep}}
+
+
+def skipped(planned: Plan) -> dict[str, int]:
+    """By state, the runs that do not start."""
+    counts: dict[str, int] = {}
+    for run in planned.runs:
+        if not run.starts:
+            counts[run.state.state] = counts.get(run.state.state, 0) + 1
+    return counts
+
+
+def queue_of(
+    planned: Plan, frozen: Path, kind: str, settings: dict[str, Any], runs_per_task: int = 1
+) -> Queue:
+    """The record of this launch."""
+    runs = [run.waiting(i // runs_per_task) for i, run in enumerate(planned.starting)]
+    labels = {run.run_id: run.label for run in planned.starting}
+    settings = {**settings, "labels": labels, "skipped": skipped(planned)}
+    return create(planned.runs_dir, kind=kind, sweep=planned.sweep, code=frozen, runs=runs, settings=settings)

@@ -22,23 +22,24 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vlae.attempts import FORCED, WAITING, last_number, process_start
-from vlae.disk import PATIENCE, DiskError, refused
-from vlae.files import RecordError
-from vlae.interruption import Interruption
-from vlae.job import DONE, HELD, REFUSED, work
+from vlae.experiment.run import DONE, HELD, REFUSED, work
 from vlae.launching.queues import Queue
-from vlae.launching.slots import Slot
-from vlae.machine import killed_for_memory
-from vlae.record import RunDirectory, recorded_status
-from vlae.streams import guard
+from vlae.launching.resources import Slot
+from vlae.runs.attempts import WAITING
+from vlae.runs.directory import RunDirectory, recorded_status
+from vlae.runs.lease import FORCED, last_number
+from vlae.system.disk import PATIENCE, DiskError, RecordError, refused
+from vlae.system.interruption import Interruption
+from vlae.system.machine import killed_for_memory
+from vlae.system.processes import process_start
+from vlae.system.streams import guard
 
 IMPORTED_AHEAD = [
-    "vlae.trained",
-    "vlae.scoring",
-    "vlae.figures",
-    "vlae.pictures",
-    "vlae.results",
+    "vlae.experiment.trained_model",
+    "vlae.experiment.scoring",
+    "vlae.estimation.test_metrics",
+    "vlae.experiment.pictures",
+    "vlae.experiment.results",
     "vlae.data",
     "sklearn.datasets",
     "torch._dynamo",

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlae.attempts import FORCED, living_claim, new_claim, now, seconds_since
-from vlae.files import (
-    RecordError,
+from vlae.runs.lease import FORCED, living_claim, new_claim, now, seconds_since
+from vlae.system.disk import RecordError
+from vlae.system.files import (
     StrPath,
     appearing,
     json_bytes,

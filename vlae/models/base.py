@@ -8,8 +8,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.distributions import DiagonalGaussian, OutputDistribution, Posterior, PrecisionGaussian
-from vlae.networks import MLP, Activation, ConvEncoder, Decoder, ImageShape, Network
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import DiagonalGaussian, Posterior, PrecisionGaussian
+from vlae.nn.networks import MLP, Activation, ConvEncoder, Decoder, ImageShape, Network
 from vlae.seeding import Noise
 
 Count = Annotated[int, Field(ge=1)]

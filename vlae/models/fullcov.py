@@ -6,9 +6,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.distributions import CholeskyGaussian, OutputDistribution
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import CholeskyGaussian
 from vlae.models.base import Dims, LatentVariableModel
-from vlae.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 

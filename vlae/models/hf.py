@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlae.distributions import DiagonalGaussian, Flowed, FlowedGaussian, OutputDistribution
+from vlae.distributions.flows import FlowedGaussian
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import DiagonalGaussian, Flowed
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 

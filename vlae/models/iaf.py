@@ -11,9 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from zuko.nn import MaskedMLP
 
-from vlae.distributions import DiagonalGaussian, Flowed, FlowedGaussian, OutputDistribution
+from vlae.distributions.flows import FlowedGaussian
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import DiagonalGaussian, Flowed
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 Layer = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]

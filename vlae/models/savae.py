@@ -8,9 +8,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from vlae.distributions import DiagonalGaussian, OutputDistribution, standard_normal_log_prob
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import DiagonalGaussian, standard_normal_log_prob
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 Positive = Annotated[float, Field(gt=0)]

@@ -3,9 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions import DiagonalGaussian, OutputDistribution
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import DiagonalGaussian
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
 from vlae.seeding import Noise
 
 

@@ -7,11 +7,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.distributions import OutputDistribution, PrecisionGaussian
-from vlae.laplace import laplace, newton_step
-from vlae.likelihood import Likelihood
+from vlae.distributions.laplace import laplace, newton_step
+from vlae.distributions.likelihood import Likelihood
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import PrecisionGaussian
 from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.networks import Activation, Decoder, ImageShape, Network
+from vlae.nn.networks import Activation, Decoder, ImageShape, Network
 from vlae.seeding import Noise
 
 StepLength = Callable[

@@ -7,12 +7,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.distributions import OutputDistribution, PrecisionGaussian, standard_normal_log_prob
-from vlae.laplace import laplace
-from vlae.likelihood import Likelihood
+from vlae.distributions.laplace import laplace
+from vlae.distributions.likelihood import Likelihood
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import PrecisionGaussian, standard_normal_log_prob
 from vlae.models.base import Count, Dims, LatentVariableModel
 from vlae.models.vlae import newton_path
-from vlae.networks import Activation, ImageShape, Network
+from vlae.nn.networks import Activation, ImageShape, Network
 from vlae.seeding import Noise
 
 HALVINGS = 10

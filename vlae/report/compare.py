@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.errors import UserError
-from vlae.metrics import better
-from vlae.report.best import Tell, difference_of_images, scored_on, without_unknown
-from vlae.report.collect import LeftOut, Run
-from vlae.report.figures import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
-from vlae.report.keys import word
-from vlae.report.significance import Difference, difference
+from vlae.report.metric_values import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
+from vlae.report.names import word
+from vlae.report.runs import LeftOut, Run
+from vlae.report.tables.ranking import Tell, difference_of_images, scored_on, without_unknown
+from vlae.report.tables.significance import Difference, difference
+from vlae.runs.metrics import better
 
 ABSENT = "–"
 """Of a run without the setting or the figure."""

@@ -10,20 +10,22 @@ from typing import Any
 
 import yaml
 
-from vlae.console import counted
+from vlae.config.run_id import with_added_fields
 from vlae.errors import UserError
-from vlae.files import LARGEST_CONFIG, RecordError, StrPath, read_bytes
-from vlae.identity import with_added_fields
-from vlae.metrics import on_charts
-from vlae.report.collect import UPDATES, Runs, collect
-from vlae.report.directories import RunDirectories
-from vlae.report.figures import OWN, of_estimator, what_and_estimator
-from vlae.report.formats import FORMATS
-from vlae.report.layout import named
-from vlae.report.page.origin import codes, launches
-from vlae.report.table import Table, row_keys_of, table
-from vlae.report.wandb import WandbError, connected, refused
-from vlae.trackers.story import other_ids
+from vlae.report.html.provenance import codes, launches
+from vlae.report.metric_values import OWN, of_estimator, what_and_estimator
+from vlae.report.runs import UPDATES, Runs, collect
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.sources.wandb import connected, refused
+from vlae.report.tables.formats import FORMATS
+from vlae.report.tables.layout import named
+from vlae.report.tables.table import Table, row_keys_of, table
+from vlae.runs.metrics import on_charts
+from vlae.system.console import counted
+from vlae.system.disk import RecordError
+from vlae.system.files import LARGEST_CONFIG, StrPath, read_bytes
+from vlae.trackers.run_history import other_ids
+from vlae.trackers.wandb_mirror import WandbError
 
 VALIDATION = "validation/elbo_nats"
 FINAL = ("final/reconstructions", "final/prior_samples")

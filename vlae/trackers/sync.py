@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vlae.console import counted
-from vlae.record import RecordError, RunDirectory
-from vlae.trackers.story import OFFLINE, WANDB, Story, asks_for_wandb, other_ids
-from vlae.trackers.wandb import (
+from vlae.runs.directory import RunDirectory
+from vlae.system.console import counted
+from vlae.system.disk import RecordError
+from vlae.trackers.run_history import OFFLINE, WANDB, Story, asks_for_wandb, other_ids
+from vlae.trackers.wandb_mirror import (
     Busy,
     NoAccess,
     Streamed,
@@ -67,7 +68,7 @@ def _sync_one(story: Story, rebuild: bool, access: Callable[[], None]) -> str:
 def _event_files(story: Story) -> str:
     if not story.lacks_event_files() or story.directory.holder() is not None:
         return ""
-    from vlae.trackers.tensorboard import EventFiles
+    from vlae.trackers.tensorboard_mirror import EventFiles
 
     mirror = EventFiles(story)
     mirror.start()

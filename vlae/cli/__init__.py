@@ -1,0 +1,1 @@
+"""The ``vlae`` command: one command, one file."""

@@ -1,0 +1,3 @@
+from vlae.cli.app import main
+
+main()

@@ -1,0 +1,132 @@
+"""``vlae compare``: two runs in the terminal, and their learning curves in a file."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vlae.cli.output_file import ending_of
+from vlae.errors import UserError
+from vlae.estimation.reliability import MARK
+from vlae.report.compare import ABSENT, Beside, Comparison, compared
+from vlae.report.metric_values import reliability_of
+from vlae.report.names import word
+from vlae.report.runs import DAMAGED, LeftOut, Run, Runs
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.tables.captions import without_images
+from vlae.report.tables.significance import LEVEL
+from vlae.runs.directory import find
+from vlae.runs.metrics import unit
+from vlae.system.console import Console
+from vlae.system.files import StrPath
+
+
+def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> None:
+    """UserError: no such runs, they cannot be compared, or the file cannot be written."""
+    suffix = ""
+    if out:
+        from vlae.report.plots.registry import WITHOUT_TIME
+
+        suffix = ending_of(out, tuple(WITHOUT_TIME))
+    comparison = compared(run_of(runs_dir, one), run_of(runs_dir, other))
+    Console(highlight=False).print(view(comparison))
+    if out:
+        from vlae.cli.figure import warn, write_figure
+        from vlae.report.plots.registry import draw
+
+        both = Runs("", (comparison.one, comparison.other))
+        write_figure(draw("curves", both, rows=["model", "id"], tell=warn), out, suffix)
+        print(out)
+
+
+def run_of(runs_dir: StrPath, name: str) -> Run:
+    """The run that a directory, an id or a beginning means. UserError: there is none, or its record is damaged."""
+    place = find(runs_dir, name).path
+    for entry in RunDirectories(place.parent, place.name):
+        if isinstance(entry, LeftOut) and entry.name == place.name:
+            raise UserError(f"{place} cannot be compared: {entry.because}")
+        if isinstance(entry, Run) and entry.id == place.name:
+            if entry.state == DAMAGED:
+                raise UserError(f"{place} cannot be compared: {entry.reason}")
+            return entry
+    raise UserError(f"{place} cannot be compared: it is no run directory any more")
+
+
+def view(comparison: Comparison) -> Group:
+    """What differs, what is true of both, and how their figures differ."""
+    one, other = comparison.one, comparison.other
+    runs = _table("Runs", "", "A", "B")
+    runs.add_row("id", one.id, other.id)
+    runs.add_row("state", *(f"{r.state} ({r.reason})" if r.reason else r.state for r in (one, other)))
+    settings = _table("Settings that differ", "key", "A", "B")
+    for each in comparison.settings:
+        settings.add_row(each.key, _setting(each.one), _setting(each.other))
+    parts: list[RenderableType] = [runs, settings]
+    if comparison.figures:
+        parts += [_figures(comparison), Text(_said(comparison))]
+    return Group(*parts)
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _figures(comparison: Comparison) -> Table:
+    table = Table(title="Figures", title_justify="left")
+    table.add_column("figure", overflow="fold")
+    for name in ("A", "B", "A − B", f"{1 - LEVEL:.0%} interval", "p"):
+        table.add_column(name, justify="right", overflow="fold")
+    for each in comparison.figures:
+        d = each.paired
+        style = "bold" if d and d.significant else ""
+        table.add_row(
+            each.key,
+            _figure(each, each.one) + _mark(each, comparison.one),
+            _figure(each, each.other) + _mark(each, comparison.other),
+            f"{d.mean:+.3f}" if d else "",
+            "{:+.3f} to {:+.3f}".format(*d.interval) if d else "",
+            f"{d.p_value:.2g}" if d else "",
+            style=style,
+        )
+    return table
+
+
+def _said(comparison: Comparison) -> str:
+    done = [run for run in (comparison.one, comparison.other) if run.figures is not None]
+    if len(done) < 2:
+        return f"{done[0].id} alone is done: there is no difference to be told yet."
+    parts = [
+        f"Differences are paired over {comparison.images} test images, with a {1 - LEVEL:.0%} interval (t); bold: "
+        "significant. They are of these two trained models: what other seeds would give is not in them"
+        if comparison.images
+        else "No figure of both is known image by image, so no difference could be tested"
+    ]
+    if comparison.unread:
+        parts.append(without_images(comparison.unread))
+    if any(_mark(each, run) for each in comparison.figures for run in done):
+        parts.append(
+            f"{MARK} unreliable estimate: the k-hat of the importance weights is too large on too many test images"
+        )
+    return ". ".join(parts) + "."
+
+
+def _setting(value: Any) -> str:
+    return ABSENT if value is None else word(value)
+
+
+def _figure(each: Beside, value: Any) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, float):
+        return f"{value:.3f}" if unit(each.key) == "nats" else f"{value:.4g}"
+    return str(value)
+
+
+def _mark(each: Beside, run: Run) -> str:
+    key = reliability_of(each.key)
+    return f" {MARK}" if key and run.value(key) is True else ""

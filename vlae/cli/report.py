@@ -1,0 +1,26 @@
+"""``vlae report``: from run directories to a file."""
+
+from pathlib import Path
+
+from vlae.cli.output_file import ending_of
+from vlae.errors import UserError
+from vlae.report.html.content import content
+from vlae.report.html.page import page
+from vlae.report.runs import collect
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.tables.captions import no_runs
+from vlae.system.files import StrPath, write_output
+
+
+def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
+    """name: a sweep, how ids of runs begin, or (None) all runs.
+
+    UserError: it means no runs, or ``out`` cannot be written.
+    """
+    ending_of(out, ("html", "htm"))
+    source = RunDirectories(runs_dir, name)
+    runs = collect(source)
+    if not runs.runs:
+        raise UserError(no_runs(runs.title, runs.left_out))
+    write_output(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))
+    print(out)

@@ -1,0 +1,170 @@
+"""The help of launch.py, made of the comments in conf/: nothing is documented twice."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from vlae.config.compose import compose_unchecked
+from vlae.config.options import wrong_directories
+from vlae.config.overrides import CONF, choices, directories, folded, launchers, top_level
+from vlae.config.problems import ConfigError, shown
+from vlae.config.run_id import MISSING, get
+from vlae.system.console import Console
+
+USAGE = """\
+[bold]python launch.py[/] \\[group=choice ...] \\[key=value ...]
+
+Trains a model, evaluates it and records both in a run directory. The same command
+again shows the results, or goes on where it was interrupted.
+
+  python launch.py model=iaf dataset=mnist output_dist=bernoulli optimizer.lr=1e-3
+  python launch.py model.hidden_dims=[500,500] seed=3
+  python launch.py -m model=vae,vlae seed=0,1,2  [dim]one run for each combination[/]
+  python launch.py sweeps=smoke                  [dim]the runs of a sweep file[/]
+  python launch.py sweeps=smoke dry_run=true     [dim]the plan, and nothing started[/]
+  python launch.py --help model=iaf              [dim]the keys of another choice[/]
+  python launch.py --cfg job                     [dim]the composed configuration[/]
+  python launch.py --config-dir DIR optimizer=mine  [dim]a choice of your own: DIR/optimizer/mine.yaml[/]
+  eval "$(python launch.py -sc install=bash)"    [dim]Tab completes groups, choices and keys (also fish)[/]
+  python launch.py --hydra-help                  [dim]Hydra's own options[/]
+"""
+SWEEPS = CONF.parent / "sweeps"
+PLAIN_WIDTH = 110
+"""Where there is no terminal whose width could be asked for."""
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Print the groups with their choices and the keys with their values; the exit status."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    if problems := wrong_directories(arguments):
+        raise ConfigError(problems)
+    places = [CONF, *directories(arguments)]
+    container = compose_unchecked(folded(arguments))
+    groups = choices(places)
+    order = [group for group in container if group in groups]
+    order += [group for group in top_level(groups) if group not in order]
+    chosen = {group: str((container.get(group) or {}).get("name")) for group in order}
+    console.print(USAGE)
+    console.print("[bold]Groups[/] (* in this command)")
+    table = _table()
+    for group in order:
+        for i, name in enumerate(groups[group]):
+            mark = "*" if name == chosen[group] else " "
+            text = header(_file(places, group, name))
+            table.add_row(f"  {f'{group}=' if i == 0 else '':<13}{mark} {name}", escape(text))
+    of_launchers = [_file(places, "hydra/launcher", name) for name in launchers(places)]
+    for title, files, mark in (
+        ("sweeps=", sorted(SWEEPS.glob("*.yaml")), ""),
+        ("hydra/launcher=", of_launchers, "local"),
+    ):
+        for i, file in enumerate(files):
+            star = "*" if file.stem == mark else " "
+            table.add_row(f"  {title if i == 0 else '':<13}{star} {file.stem}", escape(header(file)))
+    console.print(table)
+    console.print("\n[bold]Keys[/], with their values in this command")
+    table = _table()
+    for place, file in _files(container, chosen, places):
+        _add_keys(table, container, place, file)
+    console.print(table)
+    console.print("\n[bold]Keys of sweeps alone[/]: hydra.sweeper.name=NAME, hydra.launcher.KEY=VALUE")
+    table = _table()
+    table.add_row(
+        "  hydra.sweeper.name", "by which vlae status, vlae table and Weights & Biases know the sweep"
+    )
+    for name in ("local", "slurm"):
+        file = CONF / "hydra" / "launcher" / f"{name}.yaml"
+        for key, comment in documented_keys(file).items():
+            if not key.startswith("_"):
+                table.add_row(f"  {key} ({name})", escape(comment))
+    console.print(table)
+    return 0
+
+
+def header(file: Path) -> str:
+    """The first line of a file's opening comment."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ").strip()
+    return ""
+
+
+def documented_keys(file: Path) -> dict[str, str]:
+    """Every dotted key of a YAML file with its comment: at the end of its line, or in the lines above it."""
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    found: dict[str, str] = {}
+
+    def visit(node: yaml.Node, place: str) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for key, value in node.value:
+            name = f"{place}{key.value}"
+            found[name] = _comment(lines, key, value)
+            visit(value, f"{name}.")
+
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None:
+        visit(root, "")
+    return found
+
+
+def _comment(lines: Sequence[str], key: yaml.Node, value: yaml.Node) -> str:
+    first = key.start_mark.line
+    same_line = value.end_mark.line == first  # or else a section below
+    _, mark, trailing = lines[first][(value if same_line else key).end_mark.column :].partition("#")
+    if mark:
+        return trailing.strip()
+    above: list[str] = []
+    while first > 0 and lines[first - 1].strip().startswith("#"):
+        first -= 1
+        above.insert(0, lines[first].strip().lstrip("#").strip())
+    return " ".join(above)
+
+
+def _file(places: Sequence[Path], group: str, name: str) -> Path:
+    """The file of a choice, in conf/ or a directory that the command adds."""
+    files = [place / group / f"{name}.yaml" for place in places]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def _files(
+    container: dict[str, Any], chosen: dict[str, str], places: Sequence[Path]
+) -> list[tuple[str, Path]]:
+    files = [("", CONF / "config.yaml")]
+    for group, name in chosen.items():
+        if group in container:
+            file = _file(places, group, name)
+            files += [(f"{group}.", file)] if file.is_file() else []
+    return files
+
+
+def _table() -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(min_width=33, no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _add_keys(table: Table, container: dict[str, Any], place: str, file: Path) -> None:
+    for key, comment in documented_keys(file).items():
+        name = f"{place}{key}"
+        value = get(container, name)
+        if key.split(".")[0] in _NOT_KEYS or isinstance(value, dict) or value is MISSING:
+            continue
+        table.add_row(f"  {name}={escape(_written(value))}", escape(comment))
+
+
+_NOT_KEYS = {"defaults", "hydra", "name", "_target_", "sizes"}
+
+
+def _written(value: Any) -> str:
+    """As it would stand on the command line."""
+    if isinstance(value, str):
+        return value
+    return shown(value).replace(" ", "")

@@ -1,0 +1,151 @@
+"""The options of launch.py: those of Hydra's that mean something here, the settings of a launch, added directories."""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.errors import HydraException
+
+from vlae.config.overrides import CONF, commands, directories, parse, split, wrong_hydra_override
+from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
+
+SHELLS = ("bash", "fish", "zsh")
+VALUES = {
+    "cfg": ("job", "hydra", "all"),
+    "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+OPTIONS = (
+    *("--help", "--version", "--multirun", "--cfg", "--package", "--resolve", "--info", "--config-dir"),
+    *("--run", "--shell-completion", "--hydra-help"),
+)
+"""Those that work."""
+OF_ANOTHER_CONFIG = (
+    "not supported: all runs are composed from conf/config.yaml; --config-dir DIR adds choices of yours"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        option, _, text = message.removeprefix("argument ").partition(": ")
+        option = next((each for each in option.split("/") if each.startswith("--")), option)
+        raise ConfigError([Problem(option, text or message)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, prog="launch.py")
+    for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",), ("--run", "-r")):
+        parser.add_argument(*names, action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--shell-completion", "-sc", action="store_true")
+    for names in (("--cfg", "-c"), ("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn")):
+        parser.add_argument(*names)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--experimental-rerun")
+    parser.add_argument("--info", "-i", const="all", nargs="?")
+    return parser
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """ConfigError: everything that is wrong with the options of a command, and with its settings of a launch."""
+    overrides, options = split(arguments)
+    given, unknown = _parser().parse_known_args(options)
+    problems = [
+        Problem(text, f"unknown option{did_you_mean(text, OPTIONS)} (options: {listed(OPTIONS)})")
+        for text in unknown
+    ]
+    for name in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(given, name) is not None:
+            problems.append(Problem(f"--{name.replace('_', '-')}", OF_ANOTHER_CONFIG))
+    for name, values in VALUES.items():
+        if (value := getattr(given, name)) not in (None, *values):
+            problems.append(Problem(f"--{name}", f"expected one of {listed(values)}, got {shown(value)}"))
+    if len(asked := commands(arguments)) > 1:
+        problems.append(Problem(" ".join(asked), "only one of them can be done at a time"))
+    for name in ("package", "resolve"):
+        if getattr(given, name) and given.cfg is None:
+            problems.append(Problem(f"--{name}", "goes with --cfg job"))
+    problems += wrong_directories(arguments)
+    problems += wrong_settings_of_a_launch(overrides, directories(arguments))
+    if problems:
+        raise ConfigError(problems)
+
+
+def wrong_directories(arguments: Sequence[str]) -> list[Problem]:
+    """Directories of --config-dir and hydra.searchpath that are not there."""
+    return [
+        Problem("--config-dir or hydra.searchpath", f"there is no directory {str(place)!r}")
+        for place in directories(arguments)
+        if not place.is_dir()
+    ]
+
+
+def wrong_settings_of_a_launch(overrides: Sequence[str], added: Sequence[Path]) -> list[Problem]:
+    """Overrides of Hydra's own configuration that no launch has, or with several values."""
+    problems = []
+    for text in overrides:
+        try:
+            problem = wrong_hydra_override(text, [CONF, *added])
+        except HydraException:  # reported with the other problems
+            continue
+        if problem is not None:
+            problems.append(problem)
+    return problems
+
+
+def check_call(overrides: object) -> list[str]:
+    """The overrides of ``vlae.run``, which does one run. ConfigError: something else is asked for."""
+    if isinstance(overrides, str | Mapping) or not isinstance(overrides, Iterable):
+        raise ConfigError([Problem("overrides", f"{_LIST}, got {shown(overrides)}")])
+    found, problems = [], []
+    for text in overrides:
+        if isinstance(text, str):
+            found.append(text)
+            problems += _not_one_run(text)
+        else:
+            problems.append(Problem("overrides", f"{_LIST}, got {shown(text)} in it"))
+    problems = problems or wrong_directories(found) or wrong_settings_of_a_launch(found, directories(found))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+_LIST = "expected a list of texts such as ['model=vae', 'seed=1']"
+
+
+def _not_one_run(text: str) -> list[Problem]:
+    key = text.lstrip("+~").partition("=")[0]
+    if text.startswith(("--config-dir", "-cd")):
+        return [Problem(text, "vlae.run takes no options; write hydra.searchpath=[DIR]")]
+    if text.startswith("-"):
+        return [Problem(text, f"vlae.run does one run and takes no options; use python launch.py {text} ...")]
+    if key == "sweeps" or re.match(r"hydra(/launcher|\.(launcher|sweeper|mode))\b", key):
+        return [Problem(text, "vlae.run does one run; a sweep is started by python launch.py")]
+    if key == "dry_run" and text.partition("=")[2] not in ("false", "False"):
+        return [
+            Problem(text, "vlae.run starts the run; python launch.py dry_run=true shows what would be done")
+        ]
+    try:
+        several = parse(text).is_sweep_override()
+    except HydraException:
+        return []  # reported with the other problems
+    if not several:
+        return []
+    values = text.partition("=")[2]
+    return [Problem(text, f"several values: call vlae.run once for each, or write a list as [{values}]")]
+
+
+def completion(arguments: Sequence[str]) -> tuple[str, str] | None:
+    """(install, uninstall or query; the shell) of ``--shell-completion``; None: the command does something else.
+
+    ConfigError: it asks for something else than one of them.
+    """
+    if commands(arguments) != ["--shell-completion"]:
+        return None
+    overrides, _ = split(arguments)
+    match = re.fullmatch(r"(install|uninstall|query)=(\w+)", overrides[0]) if len(overrides) == 1 else None
+    if match is None or match[2] not in SHELLS:
+        text = f"expected install=SHELL or uninstall=SHELL, SHELL one of {listed(SHELLS)}, got {listed(overrides)}"
+        raise ConfigError([Problem("--shell-completion", text)])
+    return match[1], match[2]

@@ -1,0 +1,275 @@
+"""Sections that name a target (model, dataset, output_dist, optimizer): checked against its signature, built."""
+
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from vlae.config.problems import ConfigError, Problem, UnknownKey, expected, shown, wrong_value
+from vlae.config.run_id import ADDED_FIELDS, MISSING
+
+NAME = re.compile(r"[A-Za-z0-9_]+")
+"""Names become part of run ids, and so of directories."""
+
+SIZES = {
+    "latent_dim": Annotated[int, Field(ge=1)],
+    "hidden_dims": Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
+    "epochs": Annotated[int, Field(ge=1)],
+}
+"""``dataset.sizes``: what other groups interpolate."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What may stand as ``_target_`` of a section, and which arguments come at run time."""
+
+    module: str
+    what: str
+    base: str
+    """What it derives from, or returns: named as text, for this package lies below those that define it."""
+    runtime: tuple[str, ...] = ()
+
+
+KINDS = {
+    "model": Kind(
+        "vlae.models",
+        "a model class below vlae.models",
+        "vlae.models.base.LatentVariableModel",
+        ("pixels", "image_shape", "output"),
+    ),
+    "output_dist": Kind(
+        "vlae.distributions",
+        "an output distribution of vlae.distributions",
+        "vlae.distributions.outputs.OutputDistribution",
+    ),
+    "optimizer": Kind("torch.optim", "an optimizer of torch.optim", "torch.optim.Optimizer", ("params",)),
+    "dataset": Kind(
+        "vlae",
+        "a function below vlae that returns Splits, such as vlae.data.mnist",
+        "vlae.data.splits.Splits",
+    ),
+}
+
+
+def check(section: str, values: Mapping[str, Any]) -> list[Problem]:
+    """All that is wrong with one section."""
+    problems = check_name(section, values) + _check_nested_targets(section, values)
+    target, refused = _find_target(section, values.get("_target_"))
+    if refused is not None:
+        return [*problems, refused]
+    parameters = _parameters(target, KINDS[section].runtime)
+    own = _arguments(section, values, parameters)
+    if section == "optimizer":
+        return problems + _check_optimizer(target, parameters, own)
+    hints = {name: parameter.annotation for name, parameter in parameters.items()}
+    if section == "dataset":
+        hints = {**hints, **_preprocessing_hints(), "sizes": dict}
+        if isinstance(own.get("sizes"), dict):
+            problems += check_fields("dataset.sizes", own["sizes"], SIZES)
+    return problems + check_fields(section, own, hints)
+
+
+def check_fields(place: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> list[Problem]:
+    """Unknown and missing keys, and values against type hints, strictly: 'four', 1.5 and true are no int."""
+    prefix = f"{place}." if place else ""
+    unknown = [key for key in values if key not in hints]
+    problems: list[Problem] = [UnknownKey(f"{prefix}{key}", siblings=tuple(hints)) for key in unknown]
+    for name, hint in hints.items():
+        key = f"{prefix}{name}"
+        if name not in values:
+            problems.append(Problem(key, f"missing, expected {_describe(hint)}: every run states it"))
+            continue
+        found = wrong_value(key, _errors(hint, values[name]), _nullable(hint))
+        if not found and values[name] == "None" and _nullable(hint):
+            found = [Problem(key, "expected null where there is none, got the text 'None'")]
+        problems += found
+    return problems
+
+
+def load_target(section: str, target: Any) -> Any:
+    """The class or function that ``_target_`` names; ConfigError if it may not stand there."""
+    found, problem = _find_target(section, target)
+    if problem is not None:
+        raise ConfigError([problem])
+    return found
+
+
+def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
+    """(target, None) or (None, what is wrong). Nothing outside the kind's package is even imported."""
+    kind = KINDS[section]
+    key = f"{section}._target_"
+    refused = Problem(key, f"expected {kind.what}, came {shown(target)}")
+    if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(kind.module)}(\.\w+)+", target):
+        return None, refused
+    place, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(place), name, None)
+    except ImportError as error:
+        return None, Problem(key, f"{shown(target)} cannot be imported ({error})")
+    return (found, None) if found is not None and _is_of_kind(section, found) else (None, refused)
+
+
+def build(section: Mapping[str, Any], **runtime: Any) -> Any:
+    """What a section describes: its target, called with its keys and those runtime arguments that it takes."""
+    target = str(section.get("_target_"))
+    # dataset is last: its package holds the others
+    kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")
+    make = load_target(kind, target)
+    beside = {"sizes", *_preprocessing_hints()} if kind == "dataset" else set()
+    taken = inspect.signature(make).parameters
+    keys = {key: value for key, value in _arguments(kind, section, taken).items() if key not in beside}
+    return make(**keys, **{key: value for key, value in runtime.items() if key in taken})
+
+
+def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) -> dict[str, Any]:
+    """The keys of a section that its target is given.
+
+    A target from before a key of ``identity.ADDED_FIELDS`` does not take it, and does what its default says.
+    """
+
+    def is_default(key: str, value: Any) -> bool:
+        return ADDED_FIELDS.get(f"{section}.{key}", MISSING) == value
+
+    arguments = {key: value for key, value in values.items() if key not in ("name", "_target_")}
+    return {key: value for key, value in arguments.items() if key in taken or not is_default(key, value)}
+
+
+def _is_of_kind(section: str, found: Any) -> bool:
+    module, _, name = KINDS[section].base.rpartition(".")
+    base = getattr(importlib.import_module(module), name)
+    if section == "dataset":
+        return inspect.isfunction(found) and inspect.signature(found, eval_str=True).return_annotation is base
+    return (
+        inspect.isclass(found)
+        and not inspect.isabstract(found)
+        and issubclass(found, base)
+        and found is not base
+    )
+
+
+def _parameters(target: Callable[..., Any], runtime: tuple[str, ...]) -> dict[str, inspect.Parameter]:
+    try:
+        signature = inspect.signature(target, eval_str=True)
+    except NameError:  # a hint imported for type checkers only
+        signature = inspect.signature(target)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {n: p for n, p in signature.parameters.items() if p.kind in named and n not in runtime}
+
+
+@functools.cache
+def _preprocessing_hints() -> dict[str, Any]:
+    from vlae.config.preprocessing import Preprocessing
+
+    fields = Preprocessing.model_fields.items()
+    return {field.alias or name: field.rebuild_annotation() for name, field in fields}
+
+
+def _errors(hint: Any, value: Any) -> list[Any]:
+    """pydantic's errors about a value."""
+    if hint is inspect.Parameter.empty or isinstance(hint, str):
+        return []
+    try:
+        _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
+
+
+_ADAPTERS: dict[int, tuple[Any, Any]] = {}
+"""By the identity of a hint, which is kept: not every hint has a hash. Making one takes longer than its use."""
+
+
+def _adapter(hint: Any) -> Any:
+    if id(hint) not in _ADAPTERS:
+        strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        _ADAPTERS[id(hint)] = (hint, TypeAdapter(hint, config=strict))
+    return _ADAPTERS[id(hint)][1]
+
+
+def _nullable(hint: Any) -> bool:
+    return type(None) in get_args(hint) and get_origin(hint) is not Literal
+
+
+def _describe(hint: Any) -> str:
+    """What a hint asks for, as the messages about wrong values say it."""
+    wanted = list(dict.fromkeys(expected(error) for error in _errors(hint, object())))
+    return " or ".join([*wanted, *(["null"] if _nullable(hint) else [])]) or "any value"
+
+
+def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
+    """``name`` becomes part of the run's id."""
+    name = values.get("name")
+    if isinstance(name, str) and NAME.fullmatch(name):
+        return []
+    return [Problem(f"{section}.name", f"expected letters, digits and _, came {shown(name)}")]
+
+
+def _check_nested_targets(place: str, value: Any, top: bool = True) -> list[Problem]:
+    """A ``_target_`` inside a value would be passed on and never called: that is said before it surprises."""
+    if isinstance(value, list):
+        entries = [(f"{place}[{i}]", entry) for i, entry in enumerate(value)]
+    elif isinstance(value, Mapping):
+        entries = [(f"{place}.{key}", entry) for key, entry in value.items()]
+    else:
+        return []
+    problems = [p for key, entry in entries for p in _check_nested_targets(key, entry, top=False)]
+    if isinstance(value, Mapping) and "_target_" in value and not top:
+        problems.append(Problem(f"{place}._target_", "a target inside a value is never called; remove it"))
+    return problems
+
+
+# torch.optim ------------------------------------------------------------------------------------------------
+
+
+def _check_optimizer(
+    target: Any, parameters: dict[str, inspect.Parameter], values: dict[str, Any]
+) -> list[Problem]:
+    """torch's hints are too wide to check by; a default says more, and the constructor knows the ranges."""
+    step = inspect.signature(target.step).parameters.get("closure")
+    if step is not None and step.default is inspect.Parameter.empty:
+        text = f"{target.__name__} needs a closure, which training does not give"
+        return [Problem("optimizer._target_", text)]
+    hints = {name: _hint_of_default(p.default) for name, p in parameters.items()}
+    hints |= {name: hint for name, hint in _RANGES.items() if name in hints}
+    # torch adds keys from version to version: only those in the section are checked
+    stated = {name: hint for name, hint in hints.items() if name in values or name == "lr"}
+    unknown = [key for key in values if key not in hints]
+    problems: list[Problem] = [UnknownKey(f"optimizer.{key}", siblings=tuple(hints)) for key in unknown]
+    problems += check_fields("optimizer", {k: v for k, v in values.items() if k in hints}, stated)
+    if not problems:
+        try:
+            _try_optimizer(target, values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            refused = "cannot train a model" if isinstance(error, RuntimeError) else "does not take them"
+            text = f"{target.__name__} {refused}: {' '.join(str(error).split())}"
+            problems.append(Problem("optimizer", text))
+    return problems
+
+
+def _try_optimizer(target: Any, values: dict[str, Any]) -> None:
+    """One step on a matrix and a vector with dense gradients, which every model has."""
+    import torch
+
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in ((2, 2), (2,))]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    # tried on the CPU, where torch captures no graphs
+    target(parameters, **{key: value for key, value in values.items() if key != "capturable"}).step()
+
+
+_RANGES = {"lr": Annotated[float, Field(gt=0)], "weight_decay": Annotated[float, Field(ge=0)]}
+
+
+def _hint_of_default(default: Any) -> Any:
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, float | int):
+        return float
+    if isinstance(default, tuple):
+        return Annotated[list[float], Field(min_length=len(default), max_length=len(default))]
+    return bool | float | None if default is None else Any

@@ -1,0 +1,307 @@
+"""A dataset's files: complete, verified and in their place, or not there at all."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import stat
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from vlae.data.known_files import name_of, what_is
+from vlae.errors import UserError
+from vlae.system.progress import advanced
+
+TIMEOUT_SECONDS = 30.0
+BLOCK = 2**16
+NAMED_UP_TO = 2**30
+"""Bytes of a wrong file up to which its checksum is looked for among those of known files."""
+
+
+class DataError(UserError, ValueError):
+    """A dataset cannot be had, cannot be read, or does not fit its settings; says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What a file must contain; ``git`` is the SHA-1 under which a git repository stores it."""
+
+    algorithm: Literal["md5", "git", "sha256"]
+    digest: str
+    size: int | None = None
+    """Bytes, where they are known: a file of another size need not be read."""
+    what: str = ""
+    """In words, as `vlae.data.known_files.what_is` has them."""
+
+    def of(self, path: Path) -> str:
+        """The file's own digest."""
+        if self.algorithm == "git":
+            state = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        else:
+            state = hashlib.new(self.algorithm, usedforsecurity=False)
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                state.update(block)
+        return state.hexdigest()
+
+    def mismatch(self, path: Path) -> str | None:
+        """What the file is instead, and how it differs; None if it does not."""
+        size, found = path.stat().st_size, None
+        if self.size in (None, size) and (found := self.of(path)) == self.digest:
+            return None
+        text = f"it is {_described(path, size)}"
+        text += f", expected {self.what}" if self.what else ""
+        if found is None:
+            return f"{text}; {size:,} bytes, expected {self.size:,}"
+        return f"{text}; checksum ({self.algorithm}) {found}, expected {self.digest}"
+
+
+def _described(path: Path, size: int) -> str:
+    name = name_of(Checksum("md5", "").of(path)) if size <= NAMED_UP_TO else None
+    return f"{name} ({what_is(path)})" if name else what_is(path)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file on the internet, and where in the root directory it belongs."""
+
+    path: str
+    urls: tuple[str, ...]
+    checksum: Checksum
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset comes from, and what of it must lie in ``root`` before it can be read."""
+
+    name: str
+    root: Path
+    remotes: tuple[Remote, ...]
+    files: Mapping[str, Checksum | None]
+    """What is read, with the checksum where one was published; equal to the remotes, or unpacked from them."""
+    unpack: Callable[[Path], Any] | None = None
+    """Makes ``files`` of the remotes within a directory that has the layout of ``root``."""
+
+    def provide(self) -> None:
+        """Download what is missing. Touches nothing, not even a lock, when all files are there.
+
+        One process downloads while others wait. Files are brought into a temporary sibling directory and moved into
+        place when all are complete and verified. DataError: what went wrong, and how to do it by hand.
+        """
+        if self._complete():
+            return
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._alone():
+                if not self._complete():
+                    self._download()
+        except OSError as error:
+            raise self._error(f"cannot write to {self.root.absolute()}: {error.strerror or error}") from error
+
+    @contextmanager
+    def reading(self, *files: str) -> Iterator[None]:
+        """Around reading some of the files: whatever fails in it becomes a DataError that names the bad one."""
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:
+            raise self._damage(files or tuple(self.files), error) from error
+
+    def check(self, file: str) -> None:
+        """DataError when the file is not what its checksum promises, or cannot be read."""
+        checksum = self.files[file]
+        try:
+            mismatch = checksum and checksum.mismatch(self.root / file)
+        except OSError as error:
+            raise self._unreadable(self.root / file, error) from error
+        if mismatch:
+            problem = f"{(self.root / file).absolute()} is damaged or another file: {mismatch}"
+            raise self._error(problem + self._swapped(file), delete=True)
+
+    def _swapped(self, file: str) -> str:
+        """Whether the file holds what another one of these should."""
+        what = what_is(self.root / file)
+        for other, checksum in self.files.items():
+            if other != file and checksum and checksum.what and what.startswith(checksum.what):
+                return f". {Path(other).name} should be so: are the two swapped?"
+        return ""
+
+    def _complete(self) -> bool:
+        return False not in {self._is_there(self.root / file) for file in self.files}  # looks at all of them
+
+    def _is_there(self, path: Path) -> bool:
+        """DataError where something else than a file stands in its place, or that cannot be seen."""
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):  # what stands in the way is said when it is written
+            if path.is_symlink():
+                text = f"{path.absolute()} is a link to {os.path.realpath(path)}, which is not there"
+                raise self._error(text, delete=True) from None
+            return False
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "no plain file"
+            raise self._error(f"{path.absolute()} is {what}, expected a file", delete=True)
+        return True
+
+    def _unreadable(self, path: Path, error: OSError) -> DataError:
+        return self._error(f"cannot read {path.absolute()}: {error.strerror or error}")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # imported here: most runs find their files and never lock
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.root / f".{self.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _say(f"{self.name}: another process is downloading it to {self.root.absolute()}; waiting")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _download(self) -> None:
+        staging = self.root / f".{self.name}.partial"
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed; the lock is ours
+        try:
+            for remote in self.remotes:
+                self._fetch(remote, staging)
+            if self.unpack is not None:
+                self._unpack(staging)
+            self._place(staging)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _fetch(self, remote: Remote, staging: Path) -> None:
+        target, by_hand = staging / remote.path, self.root / remote.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if by_hand.is_file():
+            if mismatch := remote.checksum.mismatch(by_hand):
+                raise self._error(
+                    f"{by_hand.absolute()} is damaged or another file: {mismatch}", (remote,), delete=True
+                )
+            shutil.copyfile(by_hand, target)
+            return
+        reasons = []
+        for url in remote.urls:
+            _say(f"{self.name}: downloading {url}")
+            reason = transfer(url, target) or remote.checksum.mismatch(target)
+            if reason is None:
+                return
+            reasons.append(f"\n  {url}: {reason}")
+        missing = tuple(other for other in self.remotes if not (self.root / other.path).is_file())
+        raise self._error(f"could not download {Path(remote.path).name}:{''.join(reasons)}", missing)
+
+    def _unpack(self, staging: Path) -> None:
+        assert self.unpack is not None
+        try:
+            self.unpack(staging)
+        except Exception as error:
+            raise self._error(f"could not be unpacked in {self.root.absolute()}: {error}") from error
+
+    def _place(self, staging: Path) -> None:
+        """Move what is new; a file that is there already is never replaced."""
+        for file in sorted(path for path in staging.rglob("*") if path.is_file()):
+            target = self.root / file.relative_to(staging)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+
+    def _damage(self, files: tuple[str, ...], error: Exception) -> DataError:
+        for file in files:
+            path, checksum = self.root / file, self.files[file]
+            if checksum is not None and path.is_file() and (mismatch := checksum.mismatch(path)):
+                return self._error(f"{path.absolute()} is damaged or another file: {mismatch}", delete=True)
+        paths = ", ".join(str((self.root / file).absolute()) for file in files)
+        return self._error(f"cannot read {paths}: {error or type(error).__name__}", delete=True)
+
+    def _error(
+        self, problem: str, remotes: tuple[Remote, ...] | None = None, *, delete: bool = False
+    ) -> DataError:
+        first = "Delete it, and it will be downloaded again. " if delete else ""
+        lines = [
+            f"dataset {self.name}: {problem}",
+            f"{first}By hand: put what is missing here, and run again:",
+        ]
+        for remote in remotes or self.remotes:
+            lines.append(f"  {' or '.join(remote.urls)}\n    -> {(self.root / remote.path).absolute()}")
+        return DataError("\n".join(lines))
+
+
+def transfer(url: str, target: Path) -> str | None:
+    """Copy what ``url`` serves to ``target``; the reason when it could not be had whole, None when it could.
+
+    OSError only where ``target`` cannot be written.
+    """
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "vlae"})
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"the server answers {error.code} {error.reason}"
+    except urllib.error.URLError as error:
+        return f"no connection ({error.reason})"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return f"no answer ({error or type(error).__name__})"
+    with response, target.open("wb") as file:
+        announced = response.headers.get("Content-Length")
+        total = int(announced) if announced and announced.isdigit() else None
+        try:
+            received = _copy(response, file, total)
+        except _BrokenOff as error:
+            return f"the connection broke off ({error.__cause__ or error})"
+    if total is not None and received != total:
+        return f"the connection broke off after {received} of {total} bytes"
+    return None
+
+
+class _BrokenOff(Exception):
+    """The server's side of a transfer failed, not the disk's."""
+
+
+def _copy(response: Any, file: BinaryIO, total: int | None) -> int:
+    received = 0
+    with _progress(total) as advance:
+        while True:
+            try:
+                block = response.read(BLOCK)
+            except (OSError, http.client.HTTPException) as error:
+                raise _BrokenOff from error
+            if not block:
+                return received
+            file.write(block)
+            received += len(block)
+            advanced()
+            advance(len(block))
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar, where a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from vlae.system.console import Console
+
+    with Progress(
+        BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda step: bar.update(task, advance=step)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

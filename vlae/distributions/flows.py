@@ -1,0 +1,73 @@
+"""Gaussians transformed by flows."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.distributions.posteriors import DiagonalGaussian, Flowed
+
+
+@runtime_checkable
+class Flow(Protocol):
+    """An invertible map z_0 -> z for each image."""
+
+    orthogonal: bool
+    """It keeps lengths and angles, and so N(0, I)."""
+
+    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> Flowed:
+        """z and log |det dz/dz_0|."""
+        ...
+
+    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Flowed:
+        """z_0 and log |det dz/dz_0|."""
+        ...
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What distinguishes one image's flow from another's, each [batch, ...]."""
+        ...
+
+    def with_parameters(self, *parameters: Tensor) -> "Flow":
+        """The flow with these parameters, and the same weights."""
+        ...
+
+    def detached(self) -> "Flow":
+        """The same flow, its parameters and weights held constant."""
+        ...
+
+
+class FlowedGaussian:
+    """A diagonal Gaussian pushed through a flow: log q(z) = log q_0(z_0) - log |det dz/dz_0|."""
+
+    def __init__(self, base: DiagonalGaussian, flow: Flow) -> None:
+        self.base, self.flow = base, flow
+        self.noise_dim = base.noise_dim
+
+    def rsample_with_log_prob(
+        self, noise: Float[Tensor, "samples batch latent"]
+    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+        z0, log_q0 = self.base.rsample_with_log_prob(noise)
+        z, log_det = self.flow(z0)
+        return z, log_q0 - log_det
+
+    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+        """At the cost of the flow's inverse."""
+        z0, log_det = self.flow.inverse(z)
+        return self.base.log_prob(z0) - log_det
+
+    def kl_to_prior(self) -> Float[Tensor, " batch"]:
+        """Of an orthogonal flow: it keeps N(0, I), so the divergence is that of the base. TypeError for others."""
+        if not self.flow.orthogonal:
+            raise TypeError(f"{type(self.flow).__name__} is not orthogonal: KL(q || p) has no closed form")
+        return self.base.kl_to_prior()
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Those of the base, then those of the flow."""
+        return *self.base.parameters(), *self.flow.parameters()
+
+    def with_parameters(self, *parameters: Tensor) -> "FlowedGaussian":
+        mu, log_variance, *of_flow = parameters
+        return FlowedGaussian(DiagonalGaussian(mu, log_variance), self.flow.with_parameters(*of_flow))
+
+    def detached(self) -> "FlowedGaussian":
+        return FlowedGaussian(self.base.detached(), self.flow.detached())

@@ -1,0 +1,208 @@
+"""log p(x | z) of fixed images as a function of z: its local quadratic model, and its value at very many z.
+
+With J = df/dz and V the diagonal curvature of the output distribution, the Gauss-Newton model of -log p(x, z)
+has precision P = J'VJ + I (Park, Kim, Kim 2019). The short cuts below compute the same
+numbers with less work; tests compare each with the explicit form.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vlae.nn.linearisation import Linearisation
+from vlae.nn.networks import Decoder
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """The local quadratic model of log p(x | z) around one z per image."""
+
+    def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
+        """grad_z log p(x | z) = J' score."""
+        ...
+
+    def curvature_product(
+        self, at: Linearisation, v: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch latent"]:
+        """J'V J v."""
+        ...
+
+    def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
+        """P = J'V J + I."""
+        ...
+
+    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "Likelihood":
+        """The same for the images at these positions alone."""
+        ...
+
+
+class PixelLikelihood:
+    """Any output distribution with independent pixels, and any decoder: works with the explicit Jacobian J."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        x: Float[Tensor, "batch pixels"],
+        score: Callable[[Tensor, Tensor], Tensor],
+        curvature: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.of_pixels, self.x, self.score, self.curvature = decoder.of_pixels, x, score, curvature
+
+    def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
+        f = self.of_pixels(at)
+        return f.vjp(self.score(self.x, f.features))
+
+    def curvature_product(
+        self, at: Linearisation, v: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch latent"]:
+        f = self.of_pixels(at)
+        Jv = f.jvp(v)  # first: the order of the forward pass is that in which gradients are added and rounded
+        return f.vjp(self.curvature(f.features) * Jv)
+
+    def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
+        f = self.of_pixels(at)
+        return plus_identity(WeightedGram.apply(f.jacobian(), self.curvature(f.features)))
+
+    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "PixelLikelihood":
+        fewer = copy.copy(self)
+        fewer.x = self.x[chosen]
+        return fewer
+
+
+class GramLikelihood:
+    """Gaussian output with a linear last layer W: everything happens in the space of hidden features.
+
+    J'J = A' (W'W) A and J' (x - f) = A' (W'(x - b) - W'W h), with W'W shared by the whole batch: the
+    [batch, pixels, latent] Jacobian is never formed.
+    """
+
+    def __init__(
+        self, last: nn.Linear, x: Float[Tensor, "batch pixels"], inverse_variance: Float[Tensor, ""]
+    ) -> None:
+        W, b = last.weight, last.bias
+        self.gram = (W.T @ W) * inverse_variance
+        self.target = ((x - b) @ W) * inverse_variance
+
+    def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
+        return at.vjp(self.target - at.features @ self.gram)
+
+    def curvature_product(
+        self, at: Linearisation, v: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch latent"]:
+        return at.vjp(at.jvp(v) @ self.gram)
+
+    def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
+        return plus_identity(SharedGram.apply(at.jacobian(), self.gram))
+
+    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "GramLikelihood":
+        fewer = copy.copy(self)
+        fewer.target = self.target[chosen]
+        return fewer
+
+
+def plus_identity(P: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "batch latent latent"]:
+    return P + torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+
+
+class SharedGram(torch.autograd.Function):
+    """A G A' for one symmetric G [hidden, hidden] and A [batch, latent, hidden].
+
+    Its backward pass uses the symmetry of G: with C the symmetrised gradient, dA = C (A G) reuses the product of
+    the forward pass, where automatic differentiation would multiply with G once more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, G: Tensor) -> Tensor:
+        AG = A @ G
+        ctx.save_for_backward(A, G, AG)
+        return AG @ A.mT
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        A, G, AG = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: a saved product has no history
+            AG = A @ G
+        C = grads[0] + grads[0].mT
+        dG = torch.mm(A.flatten(0, 1).T, (0.5 * C @ A).flatten(0, 1))
+        return C @ AG, dG
+
+
+class WeightedGram(torch.autograd.Function):
+    """J diag(V) J' for J [batch, latent, pixels] and weights V [batch, pixels]; same saving as SharedGram."""
+
+    @staticmethod
+    def forward(ctx: Any, J: Tensor, V: Tensor) -> Tensor:
+        ctx.save_for_backward(J, V)
+        return (J * V.unsqueeze(1)) @ J.mT
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        J, V = ctx.saved_tensors
+        CJ = (grads[0] + grads[0].mT) @ J
+        dV = 0.5 * (CJ * J).sum(1)
+        dJ = CJ * V.unsqueeze(1) if torch.is_grad_enabled() else CJ.mul_(V.unsqueeze(1))
+        return dJ, dV
+
+
+class RotatedGaussian:
+    """Gaussian output at very many z: the decode costs hidden x hidden / 2 instead of hidden x pixels.
+
+    With W = Q R, |x - b - W h|^2 = |Q'(x - b) - R h|^2 + (|x - b|^2 - |Q'(x - b)|^2), and only the first term
+    depends on z. R is upper triangular; most of its zeros are left out of the product, block by block of rows.
+    """
+
+    BLOCK = 128
+    """Rows of R in one product: a narrower block leaves out more zeros, and runs at a lower rate."""
+
+    def __init__(self, body: nn.Module, last: nn.Linear, log_variance: Float[Tensor, ""]) -> None:
+        self.body, self.log_variance = body, log_variance
+        self.W, self.b = last.weight, last.bias
+        pixels, hidden = self.W.shape
+        self.Q, R = None, self.W
+        if pixels > hidden:  # on the CPU, because not every device has this factorisation
+            self.Q, R = (factor.to(self.W.device) for factor in torch.linalg.qr(self.W.cpu()))
+        edges = [0, len(R)] if self.Q is None else [*range(0, hidden, self.BLOCK), hidden]
+        self.rows = [(a, b, R[a:b, a:].T.contiguous()) for a, b in pairwise(edges)]
+
+    def __call__(self, x: Float[Tensor, "batch pixels"]) -> Callable[[Tensor], Tensor]:
+        target = x - self.b if self.Q is None else (x - self.b) @ self.Q
+        constant = (x - self.b).square().sum(-1) - target.square().sum(-1)
+        log_normaliser = 0.5 * x.shape[-1] * (math.log(2 * math.pi) + self.log_variance)
+        scale = -0.5 * torch.exp(-self.log_variance)
+
+        def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+            residual = self._decode(self.body(z)).sub_(target)
+            squared_error = torch.linalg.vector_norm(residual, dim=-1).square()
+            return scale * (squared_error + constant) - log_normaliser
+
+        return log_prob
+
+    def _decode(self, h: Float[Tensor, "samples batch hidden"]) -> Float[Tensor, "samples batch rotated"]:
+        """R h."""
+        features = h.flatten(0, 1)
+        rotated = features.new_empty(len(features), self.rows[-1][1])
+        for first, last, block in self.rows:
+            torch.mm(features[:, -len(block) :], block, out=rotated[:, first:last])
+        return rotated.view(*h.shape[:2], -1)
+
+
+class LogitBernoulli:
+    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f)."""
+
+    def __init__(self, decoder: Decoder, logits: Callable[[Tensor], Tensor]) -> None:
+        self.decoder, self.logits = decoder, logits
+
+    def __call__(self, x: Float[Tensor, "batch pixels"]) -> Callable[[Tensor], Tensor]:
+        def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+            f = self.logits(self.decoder(z))
+            # a matrix-vector product for each image: no pass over the logits writes them once more
+            return torch.einsum("sbp,bp->sb", f, x) - F.softplus(f).sum(-1)
+
+        return log_prob

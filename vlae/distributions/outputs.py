@@ -1,0 +1,158 @@
+"""Output distributions p(x | z): Gaussian and Bernoulli."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from vlae.distributions.likelihood import (
+    GramLikelihood,
+    Likelihood,
+    LogitBernoulli,
+    PixelLikelihood,
+    RotatedGaussian,
+)
+from vlae.distributions.posteriors import LOG_2PI
+from vlae.nn.networks import Decoder
+
+
+class OutputDistribution(nn.Module, ABC):
+    """p(x | z) given the decoder's output f(z): independent pixels."""
+
+    support: str
+    """``real``: any numbers; ``binary``: 0 or 1. Decides how images are preprocessed."""
+
+    @abstractmethod
+    def log_prob(
+        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
+    ) -> Float[Tensor, "*samples batch"]:
+        """log p(x | z), summed over pixels, in nats."""
+
+    @abstractmethod
+    def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+        """E[x | z]."""
+
+    @abstractmethod
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        """x ~ p(x | z), a function of standard normal noise."""
+
+    @abstractmethod
+    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
+        """log p(x | z) of fixed images near given z: gradient and curvature, for inference."""
+
+    @abstractmethod
+    def scorer(self, decoder: Decoder) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+        """``scorer(decoder)(x)(z)`` = log p(x | z), prepared for very many z per image; no gradients."""
+
+    def initialise(self, variance: float) -> None:
+        """Start from the variance of the (mean-subtracted) training data."""
+
+
+class GaussianOutput(OutputDistribution):
+    """N(x; f(z), s2 I) with one learned variance s2 for all pixels, initialised to that of the training data."""
+
+    support = "real"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+    def initialise(self, variance: float) -> None:
+        with torch.no_grad():
+            self.log_variance.fill_(math.log(variance))
+
+    def log_prob(
+        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
+    ) -> Float[Tensor, "*samples batch"]:
+        squared_error = F.mse_loss(f, x.expand_as(f), reduction="none").sum(-1)
+        return -0.5 * (
+            squared_error * torch.exp(-self.log_variance) + x.shape[-1] * (LOG_2PI + self.log_variance)
+        )
+
+    def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+        return f
+
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        return f + torch.exp(0.5 * self.log_variance) * noise
+
+    def score(
+        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]
+    ) -> Float[Tensor, "batch pixels"]:
+        """d log p(x | f) / df = (x - f) / s2."""
+        return (x - f) * torch.exp(-self.log_variance)
+
+    def curvature(self, f: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
+        """-d^2 log p(x | f) / df^2 = 1 / s2."""
+        return torch.exp(-self.log_variance).expand_as(f)
+
+    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
+        if decoder.last is None:
+            return PixelLikelihood(decoder, x, self.score, self.curvature)
+        return GramLikelihood(decoder.last, x, torch.exp(-self.log_variance))
+
+    def scorer(self, decoder: Decoder) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+        if decoder.last is None:
+            return lambda x: lambda z: self.log_prob(x, decoder(z))
+        return RotatedGaussian(decoder.body, decoder.last, self.log_variance)
+
+
+class BernoulliOutput(OutputDistribution):
+    """Independent Bernoulli pixels with logits f(z).
+
+    ``clamp=c`` keeps probabilities in [c, 1-c], without gradient where it binds, and adds c to the curvature:
+    what the released code does with c = 1e-5. None computes from the logits, exactly.
+    """
+
+    support = "binary"
+
+    def __init__(self, clamp: Annotated[float, Field(gt=0, lt=0.5)] | None = None) -> None:
+        super().__init__()
+        self.clamp = clamp
+
+    def _logits(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+        if self.clamp is None:
+            return f
+        limit = math.log((1 - self.clamp) / self.clamp)
+        return f.clamp(-limit, limit)
+
+    def log_prob(
+        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
+    ) -> Float[Tensor, "*samples batch"]:
+        logits = self._logits(f)
+        return (x * logits - F.softplus(logits)).sum(-1)
+
+    def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+        return torch.sigmoid(f)
+
+    def sample(
+        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
+    ) -> Float[Tensor, "*axes pixels"]:
+        uniform = 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
+        return (uniform < torch.sigmoid(self._logits(f))).to(f.dtype)
+
+    def score(
+        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]
+    ) -> Float[Tensor, "batch pixels"]:
+        """d log p(x | f) / df = x - p, also where ``clamp`` binds: there the released code infers with it, too."""
+        return x - torch.sigmoid(f)
+
+    def curvature(self, f: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
+        """-d^2 log p(x | f) / df^2 = p (1 - p)."""
+        p = torch.sigmoid(self._logits(f))
+        return p * (1 - p) + (self.clamp or 0.0)
+
+    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
+        return PixelLikelihood(decoder, x, self.score, self.curvature)
+
+    def scorer(self, decoder: Decoder) -> LogitBernoulli:
+        return LogitBernoulli(decoder, self._logits)

@@ -1,0 +1,348 @@
+"""Annealed importance sampling with Hamiltonian moves: log p(x) from the decoder alone, without any q(z | x).
+
+Chains go from the prior to p(z | x) through f_t(z) = p(z) p(x | z)^beta_t, 0 = beta_0 < ... < beta_T = 1, by one
+transition that leaves f_t invariant for each 0 < t < T (Neal 2001; Wu, Burda, Salakhutdinov, Grosse 2017):
+
+    log w = sum_{t=1}^T (beta_t - beta_{t-1}) log p(x | z_{t-1}),   E w = p(x),
+
+so log mean w is a lower bound in expectation. The same sum along chains that begin at a sample of p(z | x) and go the
+other way has E w = 1 / p(x), and -log mean w is an upper bound (Grosse, Ghahramani, Adams 2015).
+
+E w holds for any transitions that are fixed before the chains start. So momenta may have the covariance
+M_t = I + beta_t J'VJ, with the curvature at the mode of p(z | x), in whose metric all directions are about equally
+wide; and step sizes are found by a pilot run of other chains and then frozen. Had chains adapted their own steps
+while being weighted, E w would be a little off.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vlae.distributions.laplace import find_modes
+from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.posteriors import standard_normal_log_prob
+from vlae.errors import NonFiniteError
+from vlae.estimation.log_weights import LogWeights
+from vlae.nn.networks import Decoder, widest
+from vlae.seeding import Noise, generator, image_noise
+
+CACHED_ROWS = 256
+"""On a CPU, more rows (images x chains) at once than this gain nothing."""
+MAX_GROUP = 64
+"""Images at once, on any device: a group is what an interruption loses."""
+NOISE_BLOCK = 50
+"""Transitions whose noise is drawn at once. Part of what defines an image's noise, so no setting."""
+STEEPNESS = 4.0
+"""Of the sigmoid that spaces the temperatures (Wu et al. 2017)."""
+PILOT_SHARE, SHORTEST_PILOT = 10, 50
+"""The pilot run has a tenth of the distributions, and at least so many (if there are)."""
+ACCEPTANCE, GAIN, FIRST_STEP = 0.75, 0.2, 0.5
+"""Aimed at; change of the log step size per unit of acceptance beyond it; before the first transition."""
+LONGEST_TRAJECTORY = math.pi / 2
+"""A quarter of a Gaussian's period in its own metric: there a trajectory has forgotten its beginning. A longer one
+turns back, up to where it began after a whole period."""
+
+
+@dataclass
+class Annealed:
+    """By chains of these numbers. Per image, in nats; the first ``done`` are known."""
+
+    num_chains: int
+    num_distributions: int
+    """T: the intermediate ones and the last."""
+    num_leapfrog: int
+    log_likelihood: Float[Tensor, " images"]
+    """log mean w over the chains; of reversed chains -log mean w."""
+    standard_error: Float[Tensor, " images"]
+    """Of that image's own estimate, by the delta method."""
+    ess: Float[Tensor, " images"]
+    """Effective number of chains (sum w)^2 / sum w^2."""
+    acceptance: Float[Tensor, " images"]
+    """Mean over all transitions."""
+    done: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, images: int, num_chains: int, num_distributions: int, num_leapfrog: int) -> "Annealed":
+        def unknown() -> Tensor:
+            return torch.full((images,), math.nan, dtype=torch.float64)
+
+        numbers = num_chains, num_distributions, num_leapfrog
+        return cls(*numbers, unknown(), unknown(), unknown(), unknown())
+
+    def record(
+        self, images: slice, log_w: Float[Tensor, "chains batch"], acceptance: Tensor, sign: int
+    ) -> None:
+        weights = LogWeights(log_w.shape[1], len(log_w))
+        weights.add(log_w, torch.arange(log_w.shape[1]))
+        if not torch.isfinite(weights.log_mean).all():
+            first = images.start + int((~torch.isfinite(weights.log_mean)).nonzero()[0])
+            raise NonFiniteError(f"the annealed log-likelihood of image {first} is NaN or infinite")
+        self.log_likelihood[images] = sign * weights.log_mean
+        self.standard_error[images] = weights.standard_error
+        self.ess[images], self.acceptance[images] = weights.effective_sample_size, acceptance
+        self.done = images.stop
+
+
+@torch.no_grad()
+def anneal(
+    output: OutputDistribution,
+    decoder: Decoder,
+    x: Float[Tensor, "images pixels"],
+    annealed: Annealed,
+    *,
+    memory_budget: int,
+    seed: int,
+    name: str = "ais",
+    exact: Float[Tensor, "images latent"] | None = None,
+    report: Callable[[float], None] = lambda images: None,
+) -> Annealed:
+    """log p(x) of the images not yet done; where reversed chains begin is ``exact``, a sample of p(z | x) of each.
+
+    Image i's noise is a function of (seed, name, i) alone, and so is its result but for rounding, which depends on the
+    size of its group and which the moves magnify: in float64 it stays invisible, in float32 it may change a figure by
+    a part of its standard error. A restart goes on with the same groups. ``report`` is called after every block of
+    transitions with the images done so far, a group's in parts; what it raises ends the work, and whole groups are
+    kept. ``memory_budget`` in MiB, for at least one image's chains.
+    """
+    size = group_size(decoder, x, annealed.num_chains, memory_budget)
+    while annealed.done < len(x):
+        began = time.monotonic()
+        group = range(annealed.done, min(annealed.done + size, len(x)))
+        images = slice(group.start, group.stop)
+
+        def progress(share: float, group: range = group) -> None:
+            report(group.start + share * len(group))
+
+        def noise(purpose: str, group: range = group) -> Noise:
+            return image_noise([generator(x.device, seed, name, purpose, i) for i in group], x.dtype)
+
+        target = Target(output, decoder, x[images], annealed.num_chains, annealed.num_leapfrog)
+        betas = temperatures(annealed.num_distributions)
+        steps = adapted_steps(target, pilot(betas), noise("pilot"), progress)
+        steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
+        if exact is None:
+            log_w, acceptance = chains(target, betas, steps, None, noise("forward"), progress)
+        else:
+            down, back = betas.flip(0), steps.flip(0)
+            log_w, acceptance = chains(target, down, back, exact[images], noise("reverse"), progress)
+        annealed.record(images, log_w, acceptance, sign=1 if exact is None else -1)
+        annealed.seconds += time.monotonic() - began
+        report(annealed.done)
+    return annealed
+
+
+def group_size(
+    decoder: Decoder, x: Float[Tensor, "images pixels"], num_chains: int, memory_budget: int
+) -> int:
+    """Images at once: half a dozen arrays as wide as the widest layer have to fit."""
+    rows = memory_budget * 2**20 // (6 * max(x.shape[1], widest(decoder)) * x.element_size())
+    if x.device.type == "cpu":
+        rows = min(rows, CACHED_ROWS)
+    return max(1, min(MAX_GROUP, rows // num_chains))
+
+
+def temperatures(num_distributions: int) -> Float[Tensor, " distributions"]:
+    """beta_0 = 0 to beta_T = 1, T = ``num_distributions``: a sigmoid, closest together at both ends."""
+    s = torch.sigmoid(torch.linspace(-STEEPNESS, STEEPNESS, num_distributions + 1, dtype=torch.float64))
+    return (s - s[0]) / (s[-1] - s[0])
+
+
+def pilot(betas: Float[Tensor, " distributions"]) -> Float[Tensor, " fewer"]:
+    """The temperatures of the pilot run."""
+    distributions = len(betas) - 1
+    return temperatures(min(distributions, max(SHORTEST_PILOT, distributions // PILOT_SHARE)))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The covariance of momenta, M(beta) = I + beta J'VJ = U (1 + beta h) U', for each image."""
+
+    directions: Float[Tensor, "batch latent latent"]
+    """U, in columns."""
+    curvatures: Float[Tensor, "batch latent"]
+    """h."""
+
+    @classmethod
+    def at_the_mode(
+        cls, output: OutputDistribution, decoder: Decoder, x: Float[Tensor, "batch pixels"]
+    ) -> "Metric":
+        """J'VJ where the search for the mode of p(z | x) ends that begins at the prior's."""
+        modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim))
+        P = output.likelihood(decoder, x).precision(decoder.linearise(modes.z))
+        h, U = torch.linalg.eigh(P.cpu())  # not every device has it
+        return cls(U.to(x.device), (h - 1).clamp(min=0).to(x.device))  # negative by rounding only
+
+    def root(self, beta: float) -> Float[Tensor, "batch latent latent"]:
+        """S with S S' = M(beta)^-1."""
+        return self.directions * (1 + beta * self.curvatures).rsqrt().unsqueeze(-2)
+
+
+class Target:
+    """p(z) p(x | z)^beta per image, for all its chains, by the short cuts of ``vlae.distributions.likelihood``."""
+
+    def __init__(
+        self,
+        output: OutputDistribution,
+        decoder: Decoder,
+        x: Float[Tensor, "batch pixels"],
+        num_chains: int,
+        num_leapfrog: int,
+    ) -> None:
+        self.decoder, self.log_likelihood = decoder, output.scorer(decoder)(x)
+        self.images, self.latent_dim = len(x), decoder.latent_dim
+        self.num_chains, self.num_leapfrog = num_chains, num_leapfrog
+        self.metric = Metric.at_the_mode(output, decoder, x)
+        self.likelihood = output.likelihood(decoder, x.expand(num_chains, *x.shape).flatten(0, 1))
+
+    def gradient(self, z: Float[Tensor, "chains batch latent"]) -> Float[Tensor, "chains batch latent"]:
+        """grad_z log p(x | z), without automatic differentiation."""
+        return self.likelihood.gradient(self.decoder.linearise(z.flatten(0, 1))).view_as(z)
+
+    def state(self, z: Float[Tensor, "chains batch latent"]) -> "State":
+        return State(z, self.log_likelihood(z), self.gradient(z))
+
+
+class State(NamedTuple):
+    """Where each chain is: what the next transition needs is known from the last."""
+
+    z: Float[Tensor, "chains batch latent"]
+    log_likelihood: Float[Tensor, "chains batch"]
+    gradient: Float[Tensor, "chains batch latent"]
+
+
+def leapfrog(
+    target: Target,
+    beta: float,
+    step: Float[Tensor, " batch"],
+    z: Float[Tensor, "chains batch latent"],
+    gradient: Float[Tensor, "chains batch latent"],
+    p: Float[Tensor, "chains batch latent"],
+) -> tuple[
+    Float[Tensor, "chains batch latent"],
+    Float[Tensor, "chains batch latent"],
+    Float[Tensor, "chains batch latent"],
+]:
+    """(z, gradient of log p(x | z), p) after the leapfrog steps of one trajectory.
+
+    With p the momentum in units of its standard deviation, dz/dt = S p and dp/dt = S' grad log f_beta(z) keep the
+    energy |p|^2/2 - log f_beta(z). Each step shears z by p or p by z, so volume is kept exactly; from -p the same
+    steps lead back; the energy's error is O(step^2).
+    """
+    to_p = step.view(-1, 1, 1) * target.metric.root(beta)
+    to_z = to_p.mT
+
+    def times(v: Tensor, matrix: Tensor) -> Tensor:
+        return torch.einsum("cbi,bij->cbj", v, matrix)
+
+    p = p + 0.5 * times(beta * gradient - z, to_p)
+    for left in reversed(range(target.num_leapfrog)):
+        z = z + times(p, to_z)
+        gradient = target.gradient(z)
+        p = p + (1.0 if left else 0.5) * times(beta * gradient - z, to_p)
+    return z, gradient, p
+
+
+def transition(
+    target: Target,
+    beta: float,
+    step: Float[Tensor, " batch"],
+    state: State,
+    noise: Float[Tensor, "chains batch noise"],
+) -> tuple[State, Float[Tensor, "chains batch"]]:
+    """A Hamiltonian move that leaves f_beta(z) = p(z) p(x | z)^beta invariant, and the probability that it is accepted.
+
+    ``noise``: latent standard normal numbers for the momentum, two for the decision. The half sum of two squares is
+    exponential, as is -log u of a uniform u. A move to where the energy is not finite is refused.
+    """
+    p, pair = noise.split([target.latent_dim, 2], dim=-1)
+    z, gradient, end = leapfrog(target, beta, step, state.z, state.gradient, p)
+    log_likelihood = target.log_likelihood(z)
+    log_ratio = beta * (log_likelihood - state.log_likelihood) + (
+        standard_normal_log_prob(z) + standard_normal_log_prob(end)
+        - standard_normal_log_prob(state.z) - standard_normal_log_prob(p)
+    )  # fmt: skip
+    accepted: Bool[Tensor, "chains batch"] = -0.5 * pair.square().sum(-1) < log_ratio
+    moved = State(
+        torch.where(accepted.unsqueeze(-1), z, state.z),
+        torch.where(accepted, log_likelihood, state.log_likelihood),
+        torch.where(accepted.unsqueeze(-1), gradient, state.gradient),
+    )
+    return moved, torch.exp(log_ratio.clamp(max=0)).nan_to_num(0.0)
+
+
+def adapted_steps(
+    target: Target,
+    betas: Float[Tensor, " distributions"],
+    noise: Noise,
+    progress: Callable[[float], None],
+) -> Float[Tensor, "distributions batch"]:
+    """A step size for each temperature and image: chains go through all of them and adapt it on their way.
+
+    After each transition log step += GAIN (mean acceptance - ACCEPTANCE), up to the longest useful trajectory.
+    """
+    longest = LONGEST_TRAJECTORY / target.num_leapfrog
+    state = target.state(noise(target.num_chains, target.latent_dim))
+    step = state.z.new_full((target.images,), min(FIRST_STEP, longest))
+    steps = [step]
+    for beta, eps in zip(betas[1:-1].tolist(), draws(noise, target, len(betas) - 2), strict=True):
+        if len(steps) % NOISE_BLOCK == 0:
+            progress(0.0)
+        state, acceptance = transition(target, beta, step, state, eps)
+        step = (step * torch.exp(GAIN * (acceptance.mean(0) - ACCEPTANCE))).clamp(max=longest)
+        steps.append(step)
+    return torch.stack([*steps, step])
+
+
+def chains(
+    target: Target,
+    betas: Float[Tensor, " distributions"],
+    steps: Float[Tensor, "distributions batch"],
+    start: Float[Tensor, "batch latent"] | None,
+    noise: Noise,
+    progress: Callable[[float], None],
+) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, " batch"]]:
+    """log w of each chain along ``betas``, up or down, and the mean acceptance; from samples of the prior or ``start``.
+
+    log w is summed in float64 on the CPU, because not every device has float64.
+    """
+    first = noise(target.num_chains, target.latent_dim)
+    state = target.state(first if start is None else start.expand_as(first))
+    values, acceptances = [state.log_likelihood], []
+    for eps in draws(noise, target, len(betas) - 2):
+        t = len(values)
+        if t % NOISE_BLOCK == 0:
+            progress(t / len(betas))
+        state, acceptance = transition(target, betas[t].item(), steps[t], state, eps)
+        values.append(state.log_likelihood)
+        acceptances.append(acceptance.mean(0))
+    log_w = torch.einsum("tcb,t->cb", torch.stack(values).cpu().double(), betas.diff())
+    never = torch.full((target.images,), math.nan, dtype=torch.float64)
+    return log_w, torch.stack(acceptances).mean(0).cpu().double() if acceptances else never
+
+
+def draws(noise: Noise, target: Target, transitions: int) -> Iterator[Float[Tensor, "chains batch noise"]]:
+    """The noise of one transition after another."""
+    for start in range(0, transitions, NOISE_BLOCK):
+        block = min(NOISE_BLOCK, transitions - start)
+        numbers = noise(block * target.num_chains, target.latent_dim + 2)
+        yield from numbers.unflatten(0, (block, target.num_chains))
+
+
+@torch.no_grad()
+def simulated(
+    output: OutputDistribution, decoder: Decoder, images: int, seed: int
+) -> tuple[Float[Tensor, "images latent"], Float[Tensor, "images pixels"]]:
+    """Pairs z ~ p(z), x ~ p(x | z), a function of (seed, image): each z is a sample of p(z | x)."""
+    weight = next(decoder.parameters())
+    sources = [generator(weight.device, seed, "simulated", i) for i in range(images)]
+    noise = image_noise(sources, weight.dtype)
+    z = noise(1, decoder.latent_dim)[0]
+    f = decoder(z)
+    return z, output.sample(f, noise(1, f.shape[-1])[0])

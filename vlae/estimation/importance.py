@@ -1,0 +1,189 @@
+"""Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.data.preprocess import Preprocess
+from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
+from vlae.errors import NonFiniteError
+from vlae.estimation.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
+from vlae.estimation.pareto import unreliable_above
+from vlae.estimation.proposals import DEGREES, of_images, propose
+from vlae.models.base import LatentVariableModel
+from vlae.nn.networks import widest
+from vlae.seeding import generator, image_noise
+from vlae.system.interruption import Interruption
+from vlae.system.progress import advanced
+
+CACHED_ROWS = 3072
+"""On a CPU, more rows (images x samples) at once than this leave the cache and get slower."""
+MAX_GROUP = 64
+"""Images whose posteriors are inferred together."""
+
+
+@dataclass
+class Evaluation:
+    """By one proposal. Per test image, in nats; the first ``done`` are known."""
+
+    elbo: Float[Tensor, " images"]
+    """Mean log w: the evidence lower bound of this proposal."""
+    log_likelihood: Float[Tensor, " images"]
+    ess: Float[Tensor, " images"]
+    """Effective sample size (sum w)^2 / sum w^2, between 1 and the number of samples."""
+    k_hat: Float[Tensor, " images"]
+    """Shape of the weights' tail, see ``vlae.estimation.pareto``."""
+    samples: Float[Tensor, " images"]
+    """How many were drawn."""
+    steps: Float[Tensor, " images"]
+    """Of the search for the mode; like the next two NaN where the proposal has none."""
+    converged: Float[Tensor, " images"]
+    stalled: Float[Tensor, " images"]
+    done: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, images: int) -> "Evaluation":
+        def unknown() -> Tensor:
+            return torch.full((images,), math.nan, dtype=torch.float64)
+
+        return cls(
+            elbo=unknown(),
+            log_likelihood=unknown(),
+            ess=unknown(),
+            k_hat=unknown(),
+            samples=unknown(),
+            steps=unknown(),
+            converged=unknown(),
+            stalled=unknown(),
+        )
+
+    @property
+    def monte_carlo_error(self) -> Float[Tensor, " images"]:
+        """Standard error of each image's own estimate, in nats."""
+        return log_mean_standard_error(self.ess, self.samples)
+
+    @property
+    def unreliable(self) -> list[bool | None]:
+        """Whether k-hat is above the limit for so many samples; None where they are too few to tell."""
+        pairs = zip(self.k_hat.tolist(), self.samples.tolist(), strict=True)
+        return [None if math.isnan(k) else k > unreliable_above(int(n)) for k, n in pairs]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How many images and how many samples are worked on at once; never changes a result beyond rounding."""
+
+    images: int
+    samples: int
+
+    @classmethod
+    def within(cls, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor) -> "Chunks":
+        """Half of ``memory_budget`` (MiB) for what grows with the images of a group, half for a chunk's activations.
+
+        The former is noise or, before it, the Jacobians of inference: three copies, of the widest layer at most.
+        """
+        half, size = memory_budget * 2**20 // 2, x.element_size()
+        most = 1 if model.batch_dependent else MAX_GROUP
+        width = widest(model)
+        noise = 2 * min(num_samples, NOISE_BLOCK) * (model.latent_dim + DEGREES)
+        an_image = max(noise, 3 * width * model.latent_dim)
+        images = max(1, min(most, half // (an_image * size)))
+        rows = half // (4 * width * size)
+        if x.device.type == "cpu":
+            rows = min(rows, CACHED_ROWS)
+        return cls(images, max(1, min(num_samples, rows // images)))
+
+
+@torch.no_grad()
+def evaluate(
+    model: LatentVariableModel,
+    x: Float[Tensor, "images pixels"],
+    *,
+    proposal: str = "own",
+    num_samples: int,
+    target_standard_error: float | None = None,
+    memory_budget: int,
+    seed: int,
+    evaluation: Evaluation | None = None,
+    interruption: Interruption | None = None,
+    report: Callable[[Evaluation], None] = lambda evaluation: None,
+) -> Evaluation:
+    """log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s | x), z_s ~ q, and the ELBO, for each image.
+
+    q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) an image is done, and
+    leaves the batch, as soon as its estimate is that good. Image i's noise is a function of (seed, proposal, i)
+    alone, so neither chunking nor a restart changes a figure. Goes on from ``evaluation`` if given. ``report`` is
+    called after every group of images; ``memory_budget`` in MiB.
+    """
+    evaluation = evaluation or Evaluation.empty(len(x))
+    chunks = Chunks.within(memory_budget, model, num_samples, x)
+    scorer = model.output.scorer(model.decoder)
+    while evaluation.done < len(x):
+        if interruption is not None:
+            interruption.check()
+        began = time.monotonic()
+        group = range(evaluation.done, min(evaluation.done + chunks.images, len(x)))
+        images = slice(group.start, group.stop)
+        sources = [generator(x.device, seed, "evaluate", i) for i in group]
+        q, modes = propose(proposal, model, x[images], image_noise(sources, x.dtype))
+        if proposal != "own":  # own samples go on with the noise of inference, which any proposal begins with
+            sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
+        sizes = list(rounds(num_samples, target_standard_error))
+        weights = log_weights(q, scorer, x[images], sources, sizes, target_standard_error, chunks)
+        finite = torch.isfinite(weights.log_mean) & torch.isfinite(weights.mean)
+        if not finite.all():
+            first = group.start + int((~finite).nonzero()[0])
+            raise NonFiniteError(f"the log-likelihood of test image {first} is NaN or infinite")
+        evaluation.elbo[images], evaluation.log_likelihood[images] = weights.mean, weights.log_mean
+        evaluation.ess[images], evaluation.k_hat[images] = weights.effective_sample_size, weights.k_hat
+        evaluation.samples[images] = weights.count.double()
+        if modes is not None:
+            evaluation.steps[images] = modes.steps.cpu().double()
+            evaluation.converged[images] = modes.converged.cpu().double()
+            evaluation.stalled[images] = modes.stalled.cpu().double()
+        evaluation.done = group.stop
+        evaluation.seconds += time.monotonic() - began
+        report(evaluation)
+    return evaluation
+
+
+def log_weights(
+    q: Posterior,
+    scorer: Callable[[Tensor], Callable[[Tensor], Tensor]],
+    x: Float[Tensor, "batch pixels"],
+    sources: Sequence[torch.Generator],
+    sizes: Sequence[int],
+    target_standard_error: float | None,
+    chunks: Chunks,
+) -> LogWeights:
+    """log p(x, z) - log q(z | x) for z ~ q, as many as the ``sizes`` of the rounds, or until the target is reached."""
+    weights, active = LogWeights(len(x), sum(sizes)), torch.arange(len(x))
+    log_likelihood = scorer(x)
+    for size in sizes:
+        noise = image_noise([sources[i] for i in active.tolist()], x.dtype)(size, q.noise_dim)
+        log_w = []
+        for eps in noise.split(max(1, chunks.samples * chunks.images // len(active))):
+            z, log_q = q.rsample_with_log_prob(eps)
+            advanced()
+            log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
+        weights.add(torch.cat(log_w), active)
+        if target_standard_error is None:
+            continue
+        left = ~weights.settled(target_standard_error)[active]
+        if not left.any():
+            break
+        if not left.all():
+            active, q = active[left], of_images(q, left)
+            log_likelihood = scorer(x[active])
+    return weights
+
+
+def unit_log_jacobian(preprocess: Preprocess, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " images"]:
+    """log |dx/dy| of pixels y in [0, 1]: log p(y) = log p(x) + this. Zero but for the logit transform."""
+    return preprocess.log_abs_det_jacobian(x).cpu().double() + preprocess.log_scale

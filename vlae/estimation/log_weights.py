@@ -1,0 +1,91 @@
+"""Importance weights as they stream in, image by image: their mean, and whether to believe it."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
+
+NOISE_BLOCK = 1000
+"""Samples whose noise is drawn at once. Part of what defines an image's noise, so no setting."""
+FIRST_ROUND = 100
+"""Samples before a standard error is looked at for the first time; then at twice as many, and so on."""
+
+
+def rounds(num_samples: int, target_standard_error: float | None) -> Iterator[int]:
+    """The sizes of the blocks that ``num_samples`` are drawn in: 1000s, or 100, 100, 200, 400, 800, 1000, ..."""
+    done = 0
+    while done < num_samples:
+        size = NOISE_BLOCK if target_standard_error is None else min(max(done, FIRST_ROUND), NOISE_BLOCK)
+        size = min(size, num_samples - done)
+        yield size
+        done += size
+
+
+class LogWeights:
+    """The log-weights of a group of images: mean log w, log mean w, effective sample size, tail; all in float64."""
+
+    def __init__(self, images: int, num_samples: int) -> None:
+        """At most ``num_samples`` will come for each image."""
+
+        def start(value: float, *shape: int) -> Tensor:
+            return torch.full(shape, value, dtype=torch.float64)
+
+        self.count: Int[Tensor, " images"] = torch.zeros(images, dtype=torch.long)
+        self._total = start(0.0, images)
+        self._log_sum, self._log_sum_of_squares = start(-math.inf, images), start(-math.inf, images)
+        self._largest = start(-math.inf, tail_length(num_samples) + 1, images)
+
+    def add(self, log_w: Float[Tensor, "samples some"], images: Int[Tensor, " some"]) -> None:
+        """More weights of the ``images`` at these positions of the group."""
+        log_w = log_w.cpu().double()  # in this order: not every device has float64
+        self.count[images] += len(log_w)
+        self._total[images] += log_w.sum(0)
+        self._log_sum[images] = torch.logaddexp(self._log_sum[images], log_w.logsumexp(0))
+        squares = (2 * log_w).logsumexp(0)
+        self._log_sum_of_squares[images] = torch.logaddexp(self._log_sum_of_squares[images], squares)
+        candidates = torch.cat([self._largest[:, images], log_w])
+        self._largest[:, images] = candidates.topk(len(self._largest), 0).values
+
+    @property
+    def mean(self) -> Float[Tensor, " images"]:
+        """Mean log w: the evidence lower bound."""
+        return self._total / self.count
+
+    @property
+    def log_mean(self) -> Float[Tensor, " images"]:
+        """log mean w: the estimate of log p(x)."""
+        return self._log_sum - self.count.double().log()
+
+    @property
+    def effective_sample_size(self) -> Float[Tensor, " images"]:
+        """(sum w)^2 / sum w^2, between 1 and the number of samples (Kong 1992)."""
+        return torch.exp(2 * self._log_sum - self._log_sum_of_squares)
+
+    @property
+    def standard_error(self) -> Float[Tensor, " images"]:
+        """Of ``log_mean``, in nats."""
+        return log_mean_standard_error(self.effective_sample_size, self.count)
+
+    @property
+    def k_hat(self) -> Float[Tensor, " images"]:
+        """The shape of the weights' tail, see ``vlae.estimation.pareto``."""
+        tails = [min(tail_length(n) + 1, n) for n in self.count.tolist()]
+        found = [k_hat(self._largest[:n, i : i + 1].numpy()) for i, n in enumerate(tails)]
+        return torch.tensor([k.item() for k in found], dtype=torch.float64)
+
+    def settled(self, target_standard_error: float) -> Bool[Tensor, " images"]:
+        """Where the estimate's standard error is below the target, and its weights' tail lets one believe that."""
+        limits = torch.tensor([unreliable_above(n) for n in self.count.tolist()], dtype=torch.float64)
+        return (self.standard_error <= target_standard_error) & (self.k_hat <= limits)
+
+
+def log_mean_standard_error(
+    effective_sample_size: Float[Tensor, " images"],
+    samples: Float[Tensor, " images"] | Int[Tensor, " images"],
+) -> Float[Tensor, " images"]:
+    """Of log mean w over S samples, in nats, by the delta method: sd(w) / (mean(w) sqrt S) = sqrt(1/ESS - 1/S)."""
+    return (1 / effective_sample_size - 1 / samples.double()).clamp(min=0).sqrt()

@@ -1,0 +1,242 @@
+"""What evaluations say of a test set: the figures of results.json and the arrays beside it."""
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.data.preprocess import Preprocess
+from vlae.estimation.ais import Annealed
+from vlae.estimation.gaps import Gaps
+from vlae.estimation.importance import Evaluation, unit_log_jacobian
+from vlae.estimation.pareto import unreliable_above
+from vlae.estimation.scores import Bracket, Scores
+from vlae.system.files import write_atomically
+
+TENTH = 0.1
+"""Nats: the standard error at which the costs of proposals are compared."""
+
+
+def save_evaluations(
+    path: Path,
+    evaluations: Mapping[str, Evaluation],
+    log_jacobian: Float[Tensor, " images"],
+    checks: Mapping[str, Tensor] | None = None,
+) -> None:
+    """One number an image: ``log_likelihood``, ``elbo``, ``ess``, ``k_hat``, ``samples`` and, once, ``log_jacobian``.
+
+    Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
+    Log-likelihoods and ELBOs are those of results.json; ``log_jacobian`` is what preprocessing adds to the figures
+    of model space, see ``unit_log_jacobian``. ``checks``: the arrays of ``check_arrays``.
+    """
+    arrays = {"log_jacobian": log_jacobian, **(checks or {})}
+    for proposal, evaluation in evaluations.items():
+        end = "" if proposal == "own" else f"_{proposal}"
+        arrays[f"log_likelihood{end}"] = evaluation.log_likelihood + log_jacobian
+        arrays[f"elbo{end}"] = evaluation.elbo + log_jacobian
+        arrays[f"ess{end}"], arrays[f"k_hat{end}"] = evaluation.ess, evaluation.k_hat
+        arrays[f"samples{end}"] = evaluation.samples
+    buffer = io.BytesIO()
+    numbers: dict[str, Any] = {name: values.numpy() for name, values in arrays.items()}
+    np.savez(buffer, **numbers)
+    write_atomically(path, buffer.getvalue())
+
+
+def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, float | None]:
+    """Over images; the standard error (ddof 1) of one image is unknown."""
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+    return values.mean().item(), error
+
+
+def figures(
+    scores: Scores,
+    preprocess: Preprocess,
+    x: Float[Tensor, "images pixels"],
+    num_samples: int,
+) -> dict[str, Any]:
+    """The ``test`` section of results.json, in nats an image; ``log_likelihood`` has a section for each proposal.
+
+    Densities are over pixels in [0, 1], so the Jacobian of a logit transform is in them; the released code leaves
+    it out, which is ``mean_in_model_space``. ELBO and bits/dim are those of the proposal ``own``; ``bits_per_dim`` is
+    on the scale of the integer pixels, where they were dequantised, else None.
+    """
+    of_unit, own = unit_log_jacobian(preprocess, x), scores.proposals["own"]
+    elbo, elbo_error = mean_and_standard_error(own.elbo + of_unit)
+    of_integers = own.log_likelihood + of_unit - preprocess.log_scale
+    bits = -of_integers / (preprocess.pixels * math.log(2))
+    ais = {"ais": ais_figures(scores.ais, scores.proposals, of_unit)} if scores.ais else {}
+    return {
+        "elbo": elbo,
+        "elbo_standard_error": elbo_error,
+        "log_likelihood": {
+            name: proposal_figures(evaluation, of_unit, num_samples)
+            for name, evaluation in scores.proposals.items()
+        }
+        | ais,
+        "bdmc": bracket_figures(scores.bracket) if scores.bracket else None,
+        "gaps": gap_figures(scores.gaps, scores.proposals, of_unit) if scores.gaps else None,
+        "bits_per_dim": bits.mean().item() if preprocess.bits_per_dim_defined else None,
+        "uniform_bits_per_dim": math.log2(preprocess.levels) if preprocess.levels else None,
+    }
+
+
+def proposal_figures(
+    evaluation: Evaluation, log_jacobian: Float[Tensor, " images"], num_samples: int
+) -> dict[str, Any]:
+    """Of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's own estimate.
+
+    ``k_hat_unreliable`` is a share of the images whose k-hat is known, which it is not where samples are too few.
+    ``samples_for_a_tenth``: how many samples the median image needs for a Monte Carlo error of 0.1 nats, which is
+    (S/ESS - 1) / 0.1^2: figures of equal accuracy cost so much by each proposal.
+    """
+    mean, error = mean_and_standard_error(evaluation.log_likelihood + log_jacobian)
+    elbo, elbo_error = mean_and_standard_error(evaluation.elbo + log_jacobian)
+    bad, errors = evaluation.unreliable, evaluation.monte_carlo_error
+    known = [doubt for doubt in bad if doubt is not None]
+    needed = (evaluation.samples / evaluation.ess - 1).clamp(min=0) / TENTH**2
+    found: dict[str, Any] = {
+        "mean": mean,
+        "standard_error": error,
+        "num_samples": num_samples,
+        "num_images": len(bad),
+        "elbo": elbo,
+        "elbo_standard_error": elbo_error,
+        "ess_median": evaluation.ess.median().item(),
+        "ess_min": evaluation.ess.min().item(),
+        "k_hat_limit": unreliable_above(num_samples),
+        "k_hat_unreliable": sum(known) / len(known) if known else None,
+        "k_hat_unknown": len(bad) - len(known),
+        "monte_carlo_error_median": errors.median().item() if num_samples > 1 else None,
+        "samples_mean": evaluation.samples.mean().item(),
+        "samples_for_a_tenth": needed.median().item() if num_samples > 1 else None,
+        "mean_in_model_space": evaluation.log_likelihood.mean().item(),
+    }
+    if not evaluation.steps.isnan().any():
+        settled = evaluation.converged + evaluation.stalled
+        found["mode_search"] = {
+            "steps_mean": evaluation.steps.mean().item(),
+            "steps_max": int(evaluation.steps.max().item()),
+            "converged": int(evaluation.converged.sum().item()),
+            "stalled": int(evaluation.stalled.sum().item()),
+            "unconverged": len(settled) - int(settled.sum().item()),
+        }
+    return found
+
+
+def gap_figures(
+    gaps: Gaps, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
+) -> dict[str, Any]:
+    """Why the ELBO is below log p(x), on the first images: the family, or how inference chooses in it.
+
+    For log p(x) stands the estimate with the highest mean on these images, by a proposal or by the best member of the
+    family itself: each is a lower bound in expectation.
+    Where that is still too low, the approximation gap is really larger; where the ascent has not come to q*, the
+    amortisation gap is, and the approximation gap smaller.
+    """
+    images = len(gaps.elbo)
+    estimates = {name: evaluation.log_likelihood[:images] for name, evaluation in proposals.items()}
+    estimates["best of the family"] = gaps.log_likelihood
+    by = max(estimates, key=lambda name: estimates[name].mean().item())
+    log_likelihood = estimates[by]
+    approximation, approximation_error = mean_and_standard_error(log_likelihood - gaps.optimal_elbo)
+    amortisation, amortisation_error = mean_and_standard_error(gaps.optimal_elbo - gaps.elbo)
+    return {
+        "num_images": images,
+        "elbo": (gaps.elbo + log_jacobian[:images]).mean().item(),
+        "optimal_elbo": (gaps.optimal_elbo + log_jacobian[:images]).mean().item(),
+        "log_likelihood": (log_likelihood + log_jacobian[:images]).mean().item(),
+        "log_likelihood_by": by,
+        "approximation": approximation,
+        "approximation_standard_error": approximation_error,
+        "amortisation": amortisation,
+        "amortisation_standard_error": amortisation_error,
+        "iterations": gaps.iterations,
+    }
+
+
+def ais_figures(
+    annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
+) -> dict[str, Any]:
+    """Of the first images, with the proposals on these images beside it: their level is not that of the whole set."""
+    images = len(annealed.log_likelihood)
+    return {
+        **_level(annealed.log_likelihood + log_jacobian[:images]),
+        **_chains(annealed),
+        "mean_in_model_space": annealed.log_likelihood.mean().item(),
+        "proposals": _beside(annealed, proposals, log_jacobian),
+    }
+
+
+def bracket_figures(bracket: Bracket) -> dict[str, Any]:
+    """Of images drawn from the model. In expectation lower <= truth <= upper, and every proposal is below the truth."""
+    log_jacobian = bracket.log_jacobian
+    assert log_jacobian is not None
+    gap, gap_error = mean_and_standard_error(bracket.upper.log_likelihood - bracket.lower.log_likelihood)
+    return {
+        "lower": _level(bracket.lower.log_likelihood + log_jacobian),
+        "upper": _level(bracket.upper.log_likelihood + log_jacobian),
+        "gap": gap,
+        "gap_standard_error": gap_error,
+        **_chains(bracket.lower),
+        "proposals": _beside(bracket.lower, bracket.proposals, log_jacobian),
+    }
+
+
+def _level(values: Float[Tensor, " images"]) -> dict[str, Any]:
+    mean, error = mean_and_standard_error(values)
+    return {"mean": mean, "standard_error": error}
+
+
+def _chains(annealed: Annealed) -> dict[str, Any]:
+    """``monte_carlo_error``: of one image's own estimate."""
+    return {
+        "num_images": len(annealed.log_likelihood),
+        "num_chains": annealed.num_chains,
+        "num_distributions": annealed.num_distributions,
+        "num_leapfrog": annealed.num_leapfrog,
+        "ess_median": annealed.ess.median().item(),
+        "ess_min": annealed.ess.min().item(),
+        "monte_carlo_error_median": annealed.standard_error.median().item(),
+        "acceptance": annealed.acceptance.mean().item(),
+    }
+
+
+def _beside(
+    annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
+) -> dict[str, Any]:
+    """Each proposal on the annealed images. ``difference``: its log-likelihood minus the annealed, image by image."""
+    found, images = {}, len(annealed.log_likelihood)
+    for name, evaluation in proposals.items():
+        own = evaluation.log_likelihood[:images]
+        difference, error = mean_and_standard_error(own - annealed.log_likelihood)
+        found[name] = {
+            **_level(own + log_jacobian[:images]),
+            "difference": difference,
+            "difference_standard_error": error,
+        }
+    return found
+
+
+def check_arrays(scores: Scores, log_jacobian: Float[Tensor, " images"]) -> dict[str, Tensor]:
+    """A number an image: ``log_likelihood_ais`` and others, NaN where it was not run; and of the simulated images
+    ``bdmc_lower``, ``bdmc_upper`` and by each proposal ``bdmc_log_likelihood_own``."""
+    arrays: dict[str, Tensor] = {}
+    if scores.ais is not None:
+        images = len(scores.ais.log_likelihood)
+        for name in ("log_likelihood", "standard_error", "ess", "acceptance"):
+            arrays[f"{name}_ais"] = torch.full_like(log_jacobian, math.nan)
+            arrays[f"{name}_ais"][:images] = getattr(scores.ais, name)
+        arrays["log_likelihood_ais"] = arrays["log_likelihood_ais"] + log_jacobian
+    if (bracket := scores.bracket) is not None:
+        assert bracket.log_jacobian is not None
+        arrays["bdmc_lower"] = bracket.lower.log_likelihood + bracket.log_jacobian
+        arrays["bdmc_upper"] = bracket.upper.log_likelihood + bracket.log_jacobian
+        for name, evaluation in bracket.proposals.items():
+            arrays[f"bdmc_log_likelihood_{name}"] = evaluation.log_likelihood + bracket.log_jacobian
+    return arrays

@@ -1,0 +1,221 @@
+"""What inference does in a trained model with its test images, as arrays: covariances, updates, estimates, searches."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.config.run_id import exact_text
+from vlae.config.targets import build
+from vlae.data.splits import Splits
+from vlae.distributions.flows import FlowedGaussian
+from vlae.distributions.laplace import find_modes
+from vlae.distributions.posteriors import (
+    CholeskyGaussian,
+    DiagonalGaussian,
+    Posterior,
+    PrecisionGaussian,
+    standard_normal_log_prob,
+)
+from vlae.estimation.importance import evaluate, unit_log_jacobian
+from vlae.experiment.build import use_threads
+from vlae.experiment.prepare import images_to_score, test_set
+from vlae.experiment.trained_model import TrainedModel, load
+from vlae.seeding import Noise, generator, image_noise
+from vlae.system.files import StrPath
+
+DRAWN = 20_000
+"""Samples that a covariance without a closed form is estimated from."""
+MAX_STEPS = 60
+"""Of the search for a mode, as `vlae.distributions.laplace.find_modes` has it."""
+
+Array = np.ndarray
+
+
+class Library:
+    """Data sets that several models share are read once."""
+
+    def __init__(self) -> None:
+        self._splits: dict[str, Splits] = {}
+
+    def inspected(self, run: StrPath) -> "Inspected":
+        """The trained model of a run directory. RecordError: there is none; DataError: the images are not at hand."""
+        trained = load(str(run))
+        use_threads(trained.config)
+        key = exact_text(trained.directory.config()["dataset"])
+        if key not in self._splits:
+            self._splits[key] = build(trained.config.dataset)
+        x = test_set(trained.preprocess, self._splits[key], trained.config)
+        return Inspected(trained, images_to_score(x, trained.config))
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What refinements of inference reach, from before the first to after the last."""
+
+    pictures: Float[Array, "steps images height width *channels"]
+    """E[x | mu_t] in [0, 1]."""
+    errors: Float[Array, "steps images"]
+    """Their mean squared difference from the image."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Paths in a latent space of two dimensions, and what is there for one image."""
+
+    updates: Float[Array, "points 2"]
+    """The model's own; empty if it has none."""
+    search: Float[Array, "others 2"]
+    """That of the evaluation for the mode, from the model's own guess."""
+    mean: Float[Array, "2"]
+    covariance: Float[Array, "2 2"]
+    """Of q."""
+
+
+class Inspected:
+    """A trained model with the test images that it was scored on.
+
+    Posteriors are those of the evaluation: where inference itself is random, its noise is the same.
+    """
+
+    def __init__(self, trained: TrainedModel, x: Float[Tensor, "images pixels"]) -> None:
+        self.trained, self.model, self.x = trained, trained.model, x
+
+    def pictures(self, images: int) -> Float[Array, "images height width *channels"]:
+        """The first test images, in [0, 1]."""
+        return self._pictures(self.x[:images])
+
+    @torch.no_grad()
+    def covariances(self, images: int) -> Float[Array, "images latent latent"]:
+        """Of q(z | x) for the first test images: exact where it is Gaussian, else of DRAWN samples."""
+        return np.stack([self._moments(i)[1] for i in range(min(images, len(self.x)))])
+
+    @torch.no_grad()
+    def updated(self, images: int) -> Updated | None:
+        """Of the first test images. None: this model's inference refines nothing."""
+        groups = [self._updated(group) for group in self._groups(min(images, len(self.x)))]
+        found = [group for group in groups if group is not None]
+        if not found:
+            return None
+        pictures = np.concatenate([pictures for pictures, _ in found], 1)
+        return Updated(pictures, np.concatenate([errors for _, errors in found], 1))
+
+    def _updated(self, group: slice) -> tuple[Array, Array] | None:
+        x = self.x[group]
+        path = self.model.refinements(x, self._noise(group))
+        if not path:
+            return None
+        shown = [
+            self.trained.preprocess.inverse(self.model.output.mean(self.model.decoder(mu))) for mu in path
+        ]
+        images = self.trained.preprocess.inverse(x)
+        errors = [(each - images).double().square().mean(-1).numpy() for each in shown]
+        pictures = [_picture(each.unflatten(1, self.trained.preprocess.shape)) for each in shown]
+        return np.stack(pictures), np.stack(errors)
+
+    def estimates(
+        self, proposal: str, images: int, sizes: Sequence[int]
+    ) -> tuple[Float[Array, " sizes"], Float[Array, " sizes"]]:
+        """Mean log-likelihood of the first test images in nats of pixels in [0, 1], by so many samples each.
+
+        And its Monte Carlo standard error, for these images; of one sample it is unknown. The samples of a size are
+        those of an evaluation with it.
+        """
+        x, cfg = self.x[:images], self.trained.config
+        jacobian = unit_log_jacobian(self.trained.preprocess, x)
+        means, errors = [], []
+        for size in sizes:
+            found = evaluate(
+                self.model,
+                x,
+                proposal=proposal,
+                num_samples=size,
+                memory_budget=cfg.evaluate.memory_budget,
+                seed=cfg.seed,
+            )
+            means.append((found.log_likelihood + jacobian).mean().item())
+            error = found.monte_carlo_error.square().sum().sqrt().item() / len(x)
+            errors.append(error if size > 1 else math.nan)
+        return np.array(means), np.array(errors)
+
+    @torch.no_grad()
+    def searched(self, image: int) -> Searched:
+        """Of one test image, in a latent space of two dimensions."""
+        one = slice(image, image + 1)
+        x, updates = self.x[one], self.model.refinements(self.x[one], self._noise(one))
+        q = self.model.posterior(x, self._noise(one))
+        zero = torch.zeros(1, 1, q.noise_dim, dtype=x.dtype, device=x.device)
+        start = q.rsample_with_log_prob(zero)[0][0]
+        mean, covariance = self._moments(image)
+        return Searched(
+            torch.cat(updates).double().numpy() if updates else np.empty((0, 2)),
+            self._search(x, start),
+            mean,
+            covariance,
+        )
+
+    def log_joint(self, image: int) -> Callable[[Float[Array, "points latent"]], Float[Array, " points"]]:
+        """z -> log p(x, z) of one test image, in model space: log p(z | x) but for a constant."""
+
+        @torch.no_grad()
+        def value(z: Float[Array, "points latent"]) -> Float[Array, " points"]:
+            at = torch.from_numpy(z).to(self.x)
+            x = self.x[image].expand(len(at), -1)
+            log_p = self.model.output.log_prob(x, self.model.decoder(at)) + standard_normal_log_prob(at)
+            return log_p.double().numpy()
+
+        return value
+
+    def _search(self, x: Tensor, start: Tensor) -> Float[Array, "points latent"]:
+        """Where a search that may take 0, 1, 2, ... steps ends."""
+        path = [start]
+        for steps in range(1, MAX_STEPS + 1):
+            modes = find_modes(self.model.output, self.model.decoder, x, start, max_steps=steps)
+            if not torch.equal(modes.z, path[-1]):
+                path.append(modes.z)
+            if bool(modes.converged | modes.stalled):
+                break
+        return torch.cat(path).double().numpy()
+
+    def _moments(self, image: int) -> tuple[Float[Array, " latent"], Float[Array, "latent latent"]]:
+        """Mean and covariance of q(z | x)."""
+        one = slice(image, image + 1)
+        q = self.model.posterior(self.x[one], self._noise(one))
+        if _linear_in_noise(q):  # then points with the moments of the noise have those of q
+            points = q.noise_dim**0.5 * torch.eye(q.noise_dim, dtype=self.x.dtype)
+            noise = torch.cat([points, -points]).unsqueeze(1)
+        else:
+            source = generator("cpu", self.trained.config.seed, "moments", image)
+            noise = torch.randn(DRAWN, 1, q.noise_dim, generator=source, dtype=self.x.dtype)
+        z = q.rsample_with_log_prob(noise)[0][:, 0].double()
+        mean = z.mean(0)
+        return mean.numpy(), ((z - mean).T @ (z - mean) / len(z)).numpy()
+
+    def _noise(self, group: slice) -> Noise:
+        """As `vlae.estimation.importance.evaluate` gives it to inference."""
+        seed = self.trained.config.seed
+        sources = [generator(self.x.device, seed, "evaluate", i) for i in range(group.start, group.stop)]
+        return image_noise(sources, self.x.dtype)
+
+    def _groups(self, images: int) -> list[slice]:
+        size = 1 if self.model.batch_dependent else images
+        return [slice(start, min(start + size, images)) for start in range(0, images, size)]
+
+    def _pictures(self, x: Float[Tensor, "images pixels"]) -> Array:
+        return _picture(self.trained.preprocess.images(x))
+
+
+def _picture(images: Float[Tensor, "images channels height width"]) -> Array:
+    """Three channels last, or none."""
+    if images.shape[1] == 3:
+        return images.permute(0, 2, 3, 1).double().numpy()
+    return images.mean(1).double().numpy()
+
+
+def _linear_in_noise(q: Posterior) -> bool:
+    gaussian = isinstance(q, DiagonalGaussian | CholeskyGaussian | PrecisionGaussian)
+    return gaussian or (isinstance(q, FlowedGaussian) and q.flow.orthogonal)

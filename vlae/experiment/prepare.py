@@ -1,0 +1,132 @@
+"""A run made ready to train: its data, its model, its images to score."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.config.checks import too_few_test_images
+from vlae.config.problems import ConfigError, Problem
+from vlae.config.schema import Config
+from vlae.config.targets import build
+from vlae.data import datasets, download
+from vlae.data.preprocess import Preprocess
+from vlae.data.splits import Splits
+from vlae.distributions.posteriors import family_member, with_closed_form_kl
+from vlae.estimation.importance import unit_log_jacobian
+from vlae.experiment.build import build_model, model_space_note, select_device, use_threads
+from vlae.experiment.trained_model import TrainedModel
+from vlae.models.base import LatentVariableModel
+from vlae.runs.directory import RunDirectory
+from vlae.seeding import batch_noise, generator
+from vlae.training.loop import Schedule, Training
+
+
+@dataclass
+class Prepared:
+    """A run that is ready for its first step: nothing of it is on disk yet."""
+
+    config: Config
+    model: LatentVariableModel
+    preprocess: Preprocess
+    images: Tensor
+    selection_set: Float[Tensor, "selection pixels"]
+    test_set: Float[Tensor, "test pixels"]
+    """The images to score, in model space."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.test_set.device
+
+    @property
+    def space(self) -> str:
+        return model_space_note(self.preprocess)
+
+    def training(self, directory: RunDirectory) -> Training:
+        """The training, recorded in ``directory``."""
+        trainer = self.config.trainer
+        return Training(
+            model=self.model,
+            optimizer=build(self.config.optimizer, params=self.model.parameters()),
+            images=self.images,
+            preprocess=self.preprocess,
+            selection_set=self.selection_set,
+            selection_name=trainer.selection,
+            schedule=Schedule(**{field.name: getattr(trainer, field.name) for field in fields(Schedule)}),
+            seed=self.config.seed,
+            directory=directory,
+        )
+
+    def trained(self, training: Training) -> TrainedModel:
+        """The best epoch's model, once the training is finished."""
+        self.model.load_state_dict(training.progress.best_model)
+        return self.so_far(training)
+
+    def so_far(self, training: Training) -> TrainedModel:
+        """The model as it is now."""
+        offset = unit_log_jacobian(self.preprocess, self.selection_set).mean().item()
+        best = training.progress.best_elbo + offset
+        return TrainedModel(
+            self.model, self.preprocess, self.config, training.directory, training.progress, best
+        )
+
+
+def prepare(cfg: Config) -> Prepared:
+    """Device, data, preprocessing and model of a configuration. DataError, ConfigError: what is wrong with them."""
+    device, dtype = select_device(cfg.device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
+    use_threads(cfg)
+    torch.manual_seed(cfg.seed)  # nothing of ours draws from the global generator; a user's model might
+    splits, support = build(cfg.dataset).to(device), build(cfg.output_dist).support
+    preprocess = datasets.preprocess(cfg.dataset, splits, support, dtype)
+    x_test = test_set(preprocess, splits, cfg)
+    scored = images_to_score(x_test, cfg)
+    if cfg.trainer.selection == "test":
+        selection_set = x_test
+    elif not len(splits.validation):  # known before only for datasets without a validation array of their own
+        raise download.DataError(
+            "trainer.selection=validation needs a validation set, and this dataset has none"
+        )
+    else:
+        source = generator(device, cfg.seed, "validation set")
+        selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
+    model = build_model(cfg, preprocess.shape, preprocess.variance, device, dtype)
+    check_posterior(cfg, model, scored)
+    images = preprocess.training_images(splits)
+    return Prepared(cfg, model, preprocess, images, selection_set, scored)
+
+
+@torch.no_grad()
+def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "images pixels"]) -> None:
+    """ConfigError: a key needs posteriors that can do more than be sampled from, and those of the model cannot."""
+    evaluation = cfg.evaluate
+    needs = {
+        "trainer.objective": "iwae" if cfg.trainer.objective == "iwae" else None,
+        "evaluate.proposals": "mixture" if "mixture" in evaluation.proposals else None,
+        "evaluate.target_standard_error": evaluation.target_standard_error,
+        "trainer.kl": "analytic" if cfg.trainer.kl == "analytic" else None,
+    }
+    asked = {key: value for key, value in needs.items() if value is not None}
+    if not asked:  # inference is spared, and a model's own way to fail in it
+        return
+    posterior, problems = model.posterior(x[:1], batch_noise(1, generator(x.device, 0, "check"), x.dtype)), []
+    for key, value in asked.items():
+        try:
+            (with_closed_form_kl if key == "trainer.kl" else family_member)(posterior, str(value))
+        except TypeError as error:
+            problems.append(Problem(key, str(error)))
+    if problems:
+        raise ConfigError(problems)
+
+
+def test_set(preprocess: Preprocess, splits: Splits, cfg: Config) -> Float[Tensor, "images pixels"]:
+    """All test images in model space; with ``fixed_evaluation: false`` their noise follows from the run's seed."""
+    source = generator(splits.test.device, cfg.seed, "test set")
+    return preprocess.evaluation_set(splits.test, "test", source)
+
+
+def images_to_score(x_test: Float[Tensor, "images pixels"], cfg: Config) -> Float[Tensor, "scored pixels"]:
+    """The first ``evaluate.num_images`` test images. ConfigError: there are not so many."""
+    if problems := too_few_test_images(cfg.evaluate.num_images, len(x_test)):
+        raise ConfigError(problems)
+    return x_test[: cfg.evaluate.num_images]

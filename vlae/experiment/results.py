@@ -1,0 +1,78 @@
+"""The report of a run: its figures, what it cost, and where it ran."""
+
+import platform
+import socket
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlae.config.schema import Config
+from vlae.estimation.scores import Scores
+from vlae.estimation.test_metrics import figures
+from vlae.experiment.trained_model import TrainedModel
+from vlae.runs.snapshot import executed
+from vlae.system.console import counted
+from vlae.system.peak_memory import peak_memory_bytes
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)
+
+
+def report(
+    trained: TrainedModel,
+    cfg: Config,
+    scores: Scores,
+    x: Tensor,
+) -> dict[str, Any]:
+    """All that results.json says. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats an image."""
+    progress, run = trained.progress, trained.config
+    validation = None if run.trainer.selection == "test" else trained.best_elbo
+    return {
+        "run_id": trained.directory.run_id,
+        **{
+            section: getattr(run, section)["name"]
+            for section in ("model", "dataset", "output_dist", "optimizer")
+        },
+        "seed": run.seed,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "selection": run.trainer.selection,
+        "test": figures(scores, trained.preprocess, x, cfg.evaluate.num_samples),
+        "validation": {"elbo": validation},
+        "cost": cost(trained, scores),
+        "environment": environment(trained.device),
+    }
+
+
+def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
+    """Seconds are those of all attempts together, without the work that was lost between checkpoints."""
+    progress = trained.progress
+    return {
+        "train_seconds": progress.seconds,
+        "seconds_per_epoch": progress.seconds / max(1, progress.epoch),
+        "evaluate_seconds": scores.seconds,
+        "seconds_by_proposal": {name: entry.seconds for name, entry in scores.proposals.items()},
+        "ais_seconds": scores.ais.seconds if scores.ais else None,
+        "bdmc_seconds": scores.bracket.seconds if scores.bracket else None,
+        "peak_memory_bytes": peak_memory_bytes(trained.device),
+        "parameters": sum(q.numel() for q in trained.model.parameters()),
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Enough to say why two results of one configuration differ in their last digits."""
+    return {
+        "vlae": version("vlae"),
+        "code": executed(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+    }

@@ -1,0 +1,346 @@
+"""One run, from its configuration to results.json: a straight line."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlae.config.compose import validate, with_absolute_paths
+from vlae.config.installation import check_libraries
+from vlae.config.limits import beyond_the_machine
+from vlae.config.problems import ConfigError
+from vlae.config.run_id import run_id
+from vlae.errors import OutOfMemory, UserError, out_of_memory
+from vlae.experiment.summary import summary
+from vlae.runs.attempts import Attempt, RunHeld
+from vlae.runs.directory import RunDirectory, forced_directory, promote
+from vlae.runs.lease import FORCED, last_number
+from vlae.runs.rerun import recover
+from vlae.runs.snapshot import executed
+from vlae.system.console import Reporter, loading
+from vlae.system.disk import DiskError, Patience, RecordError, notice, patient, patiently, refusal_in
+from vlae.system.files import appearing, cannot_write, check_writable, make_directory, write_atomically
+from vlae.system.interruption import Interrupted, Interruption
+from vlae.system.progress import reported_to
+from vlae.system.streams import do_not_wait
+from vlae.trackers.process import environment_problems, mirrored, upload_later, watched
+
+if TYPE_CHECKING:
+    from vlae.experiment.prepare import Prepared
+    from vlae.training.loop import Progress, Training
+
+DONE, FAILED, HELD, REFUSED = 0, 1, 75, 74
+"""What `work` returns, besides 128 + the number of a signal; REFUSED: the disk takes no writes."""
+
+LESS_MEMORY = "a smaller trainer.batch_size or evaluate.memory_budget needs less"
+
+
+def launch(container: dict[str, Any]) -> int:
+    """What ``python launch.py`` does with a composed configuration. Returns the exit status."""
+    try:
+        run(container)
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
+    except Exception as error:
+        if text := out_of_memory(error):
+            raise OutOfMemory(f"{text}; {LESS_MEMORY}") from error
+        raise
+    return DONE
+
+
+def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
+    """Bring the run of this configuration to its results, from wherever it stands, and return them.
+
+    Done: the results are shown. Interrupted or killed: it goes on from the last checkpoint. ``force=true``: it is
+    done anew beside the old results, which it replaces when it has its own.
+    """
+    identity, runs_dir, force = run_id(container), Path(container["runs_dir"]), container["force"]
+    recover(runs_dir, identity)
+    reporter = Reporter(quiet=quiet)
+    directory = RunDirectory(runs_dir / identity)
+    results = directory.results()
+    if results is not None and not force:
+        directory.config()  # refuses a frozen configuration that was edited
+        with suppress(DiskError):  # nothing depends on it
+            directory.settle()
+        reporter.line(f"done: {directory.path}")
+        reporter.result(summary(results, directory.path))
+        return results
+    check_writable(runs_dir)
+    directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
+    prepared = _checked(container, quiet)
+    do_not_wait()
+    create = forced_directory if force else RunDirectory.create
+    frozen = with_absolute_paths(container)
+    directory = create(runs_dir, identity, frozen)
+    directory.carry_out_as(frozen)
+    results = execute(directory, lambda: prepared, quiet=quiet)
+    if force:
+        with patient(Patience(runs_dir)):
+            directory = promote(directory, runs_dir)
+    reporter.result(summary(results, directory.path))
+    if text := upload_later(directory):
+        reporter.line(text)
+    return results
+
+
+def _checked(container: dict[str, Any], quiet: bool) -> "Prepared":
+    """Whatever is wrong with the configuration, the device or the data shows here, before anything is on disk."""
+    executed()  # what is imported from here on
+    with nullcontext() if quiet else loading():
+        check_libraries()
+        from vlae.experiment.prepare import prepare
+
+    if problems := environment_problems(container["tracker"]):
+        raise ConfigError(problems)
+    checked = validate(container)
+    if problems := beyond_the_machine(container, here=True):
+        raise ConfigError(problems)
+    return prepare(checked)
+
+
+def work(path: Path, attempts: int, threads: int | None = None) -> int:
+    """Execute a frozen run directory, as a worker: the record says everything, and no terminal is needed.
+
+    attempts: how many the run had when this start was planned. HELD: it was done since, or is being executed by
+    another process. A run that has failed since has had its turn; one that was interrupted goes on.
+    threads: CPU threads, where the run does not say.
+    """
+    directory = RunDirectory(path)
+    if (status := _not_started(directory, attempts)) is not None:
+        return status
+    try:
+        execute(directory, lambda: _prepared(directory, threads), captured=True)
+        if path.parent.name == FORCED:
+            with patient(Patience(path.parent.parent)):
+                promote(directory, path.parent.parent)
+    except RunHeld:
+        return HELD
+    except DiskError:
+        return REFUSED
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
+    except KeyboardInterrupt:  # a second Ctrl-C
+        return 128 + signal.SIGINT
+    except Exception:
+        # no record has what happened before the claim or after the results
+        if directory.state() != "failed":
+            traceback.print_exc()
+        return FAILED
+    return DONE
+
+
+def _not_started(directory: RunDirectory, attempts: int) -> int | None:
+    """What `work` returns where there is nothing to execute, or nothing to execute it with; None: it can begin."""
+    path = directory.path
+    if not (path / "config.yaml").is_file():
+        if path.parent.name == FORCED and (path.parent.parent / path.name / "results.json").is_file():
+            return HELD  # a job that was requeued too late: its run has taken the place of the old one
+        print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
+        return FAILED
+    try:
+        executed()  # refuses frozen code that is damaged: the run stays as it is, for the next launch
+    except RecordError as error:
+        print(f"vlae: {path.name} not started: {error}", file=sys.stderr, flush=True)
+        return FAILED
+    if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
+        return FAILED if state == "failed" else HELD
+    try:
+        check_libraries()
+    except UserError as error:
+        print(f"vlae: {error}", file=sys.stderr)
+        return FAILED
+    return None
+
+
+def _prepared(directory: RunDirectory, threads: int | None) -> "Prepared":
+    """The model and the data of a frozen configuration; threads: CPU threads, where that does not say."""
+    from vlae.experiment.prepare import prepare
+
+    container = directory.config()
+    return prepare(validate({**container, "num_threads": container["num_threads"] or threads}))
+
+
+def execute(
+    directory: RunDirectory,
+    prepare: Callable[[], "Prepared"],
+    *,
+    quiet: bool = False,
+    captured: bool = False,
+) -> dict[str, Any]:
+    """Claim the run, train, draw, evaluate, and write results.json last.
+
+    ``captured``: whatever this process prints goes to the attempt's log.
+    """
+    patience = Patience(directory.path.parent)
+    patience.say = lambda reason: (
+        None if captured or reason is None else print(notice(reason), file=sys.stderr)
+    )
+    with (
+        ExitStack() as after,
+        patient(patience),
+        directory.claim() as attempt,
+        _into(attempt.log) if captured else nullcontext(),
+    ):
+        patience.say = attempt.waits
+        if (results := directory.results()) is not None:  # another process finished it meanwhile
+            return results
+        after.enter_context(mirrored(directory))  # it sees how the attempt has ended
+        with (
+            Interruption() as interruption,
+            Reporter(attempt.log, quiet or captured) as reporter,
+            _waiting(patience, attempt, interruption, reporter),
+            reported_to(attempt.advanced),
+        ):
+            try:
+                return _carry_out(directory, attempt, prepare(), interruption, reporter)
+            except Interrupted as interrupted:
+                text = f"{interrupted}, saved in {directory.path}; the same command goes on from here"
+                if patience.refusal:
+                    text = f"{interrupted}: {patience.refusal}; the same command goes on from the last checkpoint"
+                reporter.line(text)
+                raise
+            except Exception as error:
+                if (reason := refusal_in(error)) and not isinstance(error, DiskError):
+                    raise DiskError(f"{directory.path}: {error}", reason) from error
+                raise
+
+
+@contextmanager
+def _waiting(
+    patience: Patience, attempt: Attempt, interruption: Interruption, reporter: Reporter
+) -> Iterator[None]:
+    """Inside, a run that waits for the disk says so, and a signal ends it."""
+
+    def say(reason: str | None) -> None:
+        reporter.line(notice(reason) if reason else "writes are taken again", style="yellow")
+        attempt.waits(reason)
+
+    patience.say, patience.check = say, interruption.check
+    try:
+        yield
+    finally:
+        patience.say, patience.check = attempt.waits, lambda: None
+
+
+def _carry_out(
+    directory: RunDirectory,
+    attempt: Attempt,
+    prepared: "Prepared",
+    interruption: Interruption,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    from vlae.estimation.importance import unit_log_jacobian
+    from vlae.estimation.test_metrics import check_arrays, save_evaluations
+    from vlae.experiment.pictures import pictures
+    from vlae.experiment.results import device_name, report
+    from vlae.experiment.scoring import score
+
+    cfg, x = prepared.config, prepared.test_set
+    reporter.line(f"{directory.run_id}, attempt {attempt.number}, on {device_name(prepared.device)}")
+    if cfg.trainer.selection == "test":
+        reporter.warn("the best epoch is selected on the test set, so its figures are optimistic")
+    training = prepared.training(directory)
+    for text in training.resume():
+        reporter.warn(text)
+    if training.progress.step:
+        reporter.line(f"going on from epoch {training.progress.epoch}, step {training.progress.step}")
+    picture = _picture(prepared, training) if watched(cfg.tracker) else None
+    training.run(interruption, _training_report(reporter, attempt, training, prepared.space, picture))
+    trained = prepared.trained(training)
+    place = make_directory(directory.path / "images")
+    for name, content in pictures(trained, x, cfg.seed).items():
+        write_atomically(place / f"{name}.png", content)
+    scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
+    log_jacobian = unit_log_jacobian(trained.preprocess, x)
+    place = directory.path / "test_log_likelihood.npz"
+    save_evaluations(place, scores.proposals, log_jacobian, check_arrays(scores, log_jacobian))
+    results = report(trained, cfg, scores, x)
+    directory.write_results(results)
+    return results
+
+
+def _picture(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
+    """Pictures the model as it is after an epoch, every ``tracker.images_every`` epochs: all of them at once."""
+    from vlae.experiment.pictures import pictures
+
+    cfg, x = prepared.config, training.selection_set
+    every = cfg.tracker.images_every or max(1, cfg.trainer.epochs // 10)
+
+    def picture(epoch: int) -> None:
+        if epoch % every == 0:
+            drawn = pictures(prepared.so_far(training), x, cfg.seed)
+            with appearing(training.directory.path / "images" / f"epoch-{epoch:06d}") as staged:
+                for name, content in drawn.items():
+                    write_atomically(staged / f"{name}.png", content)
+
+    return picture
+
+
+def _training_report(
+    reporter: Reporter,
+    attempt: Attempt,
+    training: "Training",
+    space: str,
+    picture: Callable[[int], None] | None,
+) -> Callable[["Progress", dict[str, float] | None], None]:
+    figures: dict[str, float] = {}
+
+    def report(progress: "Progress", line: dict[str, float] | None) -> None:
+        epochs = training.schedule.epochs
+        done = progress.epoch + progress.batch / training.batches_per_epoch
+        if line is not None:
+            figures["elbo"] = round(line[f"{training.selection_name}/elbo_nats"], 2)
+        attempt.heartbeat({"epoch": progress.epoch, "epochs": epochs, "step": progress.step, **figures})
+        if line is None:
+            reporter.advance("training epoch", done, epochs)
+            return
+        if picture is not None:
+            picture(progress.epoch)
+        text = (
+            f"ELBO {line['train/elbo_nats']:.2f} train, {line[training.selection_name + '/elbo_nats']:.2f} "
+            f"{training.selection_name} (best {progress.best_elbo:.2f} in epoch {progress.best_epoch}) nats{space}"
+        )
+        reporter.advance("training epoch", done, epochs, text, last=training.finished)
+
+    return report
+
+
+@contextmanager
+def _into(log: Path) -> Iterator[None]:
+    """Standard output and standard error of this process, and of what it starts, at the end of a file."""
+    kept = os.dup(1), os.dup(2)
+    descriptor = _opened(log)
+    try:
+        _flush()
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        try:
+            yield
+        except Exception:
+            traceback.print_exc()
+            raise
+    finally:
+        _flush()
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(descriptor)
+
+
+@patiently
+def _opened(log: Path) -> int:
+    try:
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise cannot_write(log, error) from error
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk: what was printed is lost, the run is not
+            stream.flush()

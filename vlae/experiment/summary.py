@@ -1,0 +1,178 @@
+"""What a person reads of a run that has ended: its figures, and whether to believe them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from vlae.estimation.reliability import MARK, doubtful, marks_of, proposals_of, warnings
+from vlae.system.disk import RecordError
+
+SIDE_BY_SIDE = 2
+"""Proposals in one table, so that no terminal of 80 columns cuts a figure off."""
+
+
+def figure(mean: float, error: float | None) -> str:
+    return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
+
+
+def summary(results: dict[str, Any], path: Path) -> Group:
+    """The figures of a finished run, with their units. RecordError where the results lack some of them."""
+    try:
+        return _summary(results, path)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise RecordError(
+            f"{path / 'results.json'} does not hold the figures of a run of this version ({reason})"
+        ) from error
+
+
+def _summary(results: dict[str, Any], path: Path) -> Group:
+    test, cost = results["test"], results["cost"]
+    marks = marks_of(results)
+    rows = [("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats")]
+    for name, proposal in proposals_of(results).items():
+        value = f"{figure(proposal['mean'], proposal['standard_error'])} nats{marks.get(name, '')}"
+        rows.append((f"test log-likelihood, {name}", value))
+    if test["bits_per_dim"] is not None:
+        rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
+    rows += [("warning", text) for text in warnings(results)]
+    rows += [
+        ("best epoch", f"{results['best_epoch']} of {results['epochs']}, selected on {results['selection']}"),
+        ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} an epoch), "
+                    f"{cost['evaluate_seconds']:.1f} evaluation"),
+        ("parameters", f"{cost['parameters']:,}"),
+        ("in", str(path)),
+    ]  # fmt: skip
+    parts: list[RenderableType] = [labelled(results["run_id"], rows), *estimators(results)]
+    if ais := test["log_likelihood"].get("ais"):
+        parts.append(ais_table(ais, marks))
+    if test.get("bdmc"):
+        parts.append(bdmc_table(test["bdmc"], marks))
+    if test.get("gaps"):
+        parts.append(gaps_table(test["gaps"], marks))
+    return Group(*parts)
+
+
+def labelled(title: str, rows: list[tuple[str, str]]) -> Table:
+    """A label and a text in each row."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def columns(title: str, *names: str) -> Table:
+    """Figures, none of which is cut off or broken."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("", style="bold", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def estimators(results: dict[str, Any]) -> list[Table]:
+    """What tells whether to believe each log-likelihood, and what a figure of equal accuracy costs by it."""
+    proposals, tables = list(proposals_of(results).items()), []
+    seconds = results["cost"].get("seconds_by_proposal", {})
+    for first in range(0, len(proposals), SIDE_BY_SIDE):
+        some = dict(proposals[first : first + SIDE_BY_SIDE])
+        images = next(iter(some.values()))["num_images"]
+        table = columns(f"Estimators, {images} images", *some)
+        shown = [estimator(p, seconds.get(name)) for name, p in some.items()]
+        for label in shown[0]:
+            table.add_row(label, *(texts[label] for texts in shown))
+        unsettled = [
+            f"{name}: the search for the mode did not settle for {search['unconverged']} images"
+            for name, p in some.items()
+            if (search := p.get("mode_search")) and search["unconverged"]
+        ]
+        table.caption = "\n".join(unsettled) or None
+        tables.append(table)
+    return tables
+
+
+def estimator(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
+    """The rows of one proposal; empty where a run of an older version does not know."""
+    doubt, share, needed = doubtful(p), p.get("k_hat_unreliable"), p.get("samples_for_a_tenth")
+    elbo = figure(p["elbo"], p.get("elbo_standard_error")) if "elbo" in p else ""
+    return {
+        "log-likelihood (nats)": figure(p["mean"], p["standard_error"]) + (f" {MARK}" if doubt else ""),
+        "ELBO by it (nats)": elbo,
+        "effective samples: median": f"{p['ess_median']:.1f}",
+        "effective samples: least": f"{p['ess_min']:.1f}",
+        "images with a bad k-hat": "unknown" if share is None else f"{share:.0%}",
+        "samples an image (mean)": f"{p.get('samples_mean', p['num_samples']):.0f}",
+        # with too heavy a tail the variance is not known either: it is at least so many
+        "samples needed for ±0.1": "" if needed is None else ("> " if doubt else "") + f"{needed:.0f}",
+        "seconds": "" if seconds is None else f"{seconds:.1f}",
+    }
+
+
+def ais_table(ais: dict[str, Any], marks: Mapping[str, str]) -> Table:
+    """The proposals beside an estimate that uses none of them, on the same images."""
+    rows = {"ais": (figure(ais["mean"], ais["standard_error"]), "")}
+    title = f"Annealed importance sampling, the first {ais['num_images']} images (nats)"
+    return _beside(title, "minus ais", rows | _proposals(ais, marks), ais)
+
+
+def bdmc_table(bdmc: dict[str, Any], marks: Mapping[str, str]) -> Table:
+    """Where each proposal is in the bracket around the truth."""
+    lower, upper = bdmc["lower"], bdmc["upper"]
+    gap = figure(bdmc["gap"], bdmc["gap_standard_error"])
+    rows = {
+        "upper bound": (figure(upper["mean"], upper["standard_error"]), gap),
+        "lower bound": (figure(lower["mean"], lower["standard_error"]), ""),
+    }
+    title = f"Bracket of the truth, {bdmc['num_images']} images drawn from the model (nats)"
+    return _beside(title, "minus lower bound", rows | _proposals(bdmc, marks), bdmc)
+
+
+def _proposals(check: dict[str, Any], marks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    return {
+        name: (
+            figure(p["mean"], p["standard_error"]) + marks.get(name, ""),
+            figure(p["difference"], p["difference_standard_error"]),
+        )
+        for name, p in check["proposals"].items()
+    }
+
+
+def _beside(title: str, column: str, rows: dict[str, tuple[str, str]], check: dict[str, Any]) -> Table:
+    table = columns(title, "log-likelihood", column)
+    for name, values in rows.items():
+        table.add_row(name, *values)
+    acceptance = check["acceptance"]
+    table.caption = (
+        f"{check['num_chains']} chains (effective: median {check['ess_median']:.1f}, least {check['ess_min']:.1f}), "
+        f"{check['num_distributions']} distributions"
+    ) + (f", acceptance {acceptance:.2f}" if acceptance is not None else "")
+    return table
+
+
+def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
+    """Where the ELBO is lost, on the way from it to log p(x)."""
+    by = gaps["log_likelihood_by"]
+    doubt = marks.get(by, "")
+    rows = [
+        ("ELBO", f"{gaps['elbo']:.2f}"),
+        ("+ amortisation gap", figure(gaps["amortisation"], gaps["amortisation_standard_error"])),
+        ("= best ELBO of the family", f"{gaps['optimal_elbo']:.2f}"),
+        ("+ approximation gap", figure(gaps["approximation"], gaps["approximation_standard_error"]) + doubt),
+        (f"= log-likelihood, {by}", f"{gaps['log_likelihood']:.2f}{doubt}"),
+        ("refinements of the model's own inference", str(gaps["iterations"])),
+    ]
+    return labelled(f"Gaps, the first {gaps['num_images']} images (nats)", rows)
+
+
+def status_table(status: dict[str, Any], path: Path) -> Table:
+    """Where an unfinished run stands."""
+    names = ("state", "reason", "message", "attempt", "updated")
+    rows = [(name, str(status[name])) for name in names if status.get(name) is not None]
+    for name, value in (status.get("progress") or {}).items():
+        rows.append((name, f"{value:.1f}" if isinstance(value, float) else str(value)))
+    return labelled(status["run_id"], [*rows, ("run directory", str(path))])

@@ -1,0 +1,121 @@
+"""A model built from its configuration, and a trained one loaded back from its run directory."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from vlae.config.compose import validate
+from vlae.config.preprocessing import Preprocessing
+from vlae.config.schema import Config
+from vlae.config.targets import build
+from vlae.data.preprocess import Preprocess
+from vlae.distributions.posteriors import Posterior
+from vlae.experiment.build import build_model, model_space_note, select_device
+from vlae.models.base import LatentVariableModel
+from vlae.runs import checkpoint
+from vlae.runs.directory import RunDirectory, find
+from vlae.seeding import batch_noise, generator
+from vlae.system.disk import RecordError
+from vlae.system.files import check_inside
+from vlae.training.loop import Progress
+
+
+@dataclass(repr=False)
+class TrainedModel:
+    """What a run has learned: the best epoch's model and the preprocessing that leads to it and back."""
+
+    model: LatentVariableModel
+    preprocess: Preprocess
+    config: Config
+    directory: RunDirectory
+    progress: Progress
+    best_elbo: float | None
+    """Of the selection set, in nats of pixels in [0, 1]; None where the images are not at hand."""
+
+    def __repr__(self) -> str:
+        results = self.directory.results() or {}
+        elbo = results.get("test", {}).get("elbo")
+        said = f", test ELBO {elbo:.2f} nats" if isinstance(elbo, float) else ""
+        names = f"{self.config.model['name']} on {self.config.dataset['name']}"
+        return f"<TrainedModel {self.directory.run_id}: {names}, epoch {self.progress.best_epoch}{said}>"
+
+    @property
+    def space(self) -> str:
+        return model_space_note(self.preprocess)
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        return self.model.decoder
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        return self.directory.results()
+
+    def to_model_space(self, images: Shaped[Tensor, "..."], seed: int = 0) -> Tensor:
+        """x [batch, pixels] of images as the dataset stores them: uint8 in 0..levels-1, or floats in [0, 1].
+
+        ValueError: images of another shape, type or range.
+        """
+        shape, levels = self.preprocess.shape, self.preprocess.levels
+        top, dtype = (levels - 1, "uint8") if levels else (1, "float32")
+        right = images.shape[1:] == shape and (images.dtype == torch.uint8) == (levels is not None)
+        if not right or images.min() < 0 or images.max() > top:
+            raise ValueError(
+                f"images: expected {dtype} [batch, {', '.join(map(str, shape))}] from 0 to {top}, came "
+                f"{images.dtype} {list(images.shape)} from {images.min().item()} to {images.max().item()}"
+            )
+        images = images.to(self.device)
+        return self.preprocess.forward(images, generator(self.device, seed, "load"))
+
+    def posterior(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Posterior:
+        """q(z | x) for x in model space."""
+        return self.model.posterior(
+            x, batch_noise(len(x), generator(self.device, seed, "posterior"), x.dtype)
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Tensor:
+        """Images in [0, 1] of E[x | z] for one z ~ q(z | x) each."""
+        posterior = self.posterior(x, seed)
+        noise = batch_noise(len(x), generator(self.device, seed, "reconstruct"), x.dtype)
+        z, _ = posterior.rsample_with_log_prob(noise(1, posterior.noise_dim))
+        return self.preprocess.images(self.model.output.mean(self.model.decoder(z[0])))
+
+    @torch.no_grad()
+    def sample(self, num: int, seed: int = 0) -> Tensor:
+        """Images in [0, 1] of E[x | z] for z ~ N(0, I)."""
+        source = generator(self.device, seed, "prior")
+        dtype = self.preprocess.dtype
+        z = torch.randn(num, self.model.latent_dim, generator=source, device=self.device, dtype=dtype)
+        return self.preprocess.images(self.model.output.mean(self.model.decoder(z)))
+
+
+def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
+    """The best epoch's model of a run, finished or not, without its data.
+
+    RecordError: no such run, no checkpoint yet, a damaged one, or one that wants to execute code.
+    """
+    directory = find(runs_dir, run)
+    cfg = validate({**directory.config(), "device": device}, to_run=False)
+    state, damages = checkpoint.load(check_inside(directory.path, "checkpoints"))
+    for text in damages:
+        warnings.warn(text, stacklevel=3)
+    if state is None or not state["progress"]["best_model"]:
+        raise RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
+    where, dtype = select_device(device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
+    output = build(cfg.output_dist)
+    preprocess = Preprocess.restore(
+        Preprocessing.of(cfg.dataset), state["preprocess"], output.support, dtype=dtype, device=where
+    )
+    model = build_model(cfg, preprocess.shape, preprocess.variance, where, dtype)
+    model.load_state_dict(state["progress"]["best_model"])
+    progress = Progress(**state["progress"])
+    return TrainedModel(model, preprocess, cfg, directory, progress, None)

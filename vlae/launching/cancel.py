@@ -1,0 +1,83 @@
+"""Cancelling runs: those that wait do not start, those under way save their state and end."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from vlae.launching import slurm_state
+from vlae.launching.queues import NEVER, Queue, all_queues
+from vlae.launching.run_state import Observer
+from vlae.runs.directory import RunDirectory
+from vlae.runs.lease import FORCED, process_lives
+from vlae.system.files import StrPath
+from vlae.system.processes import place
+
+
+def cancel(
+    runs_dir: StrPath, run_ids: Collection[str], warn: Callable[[str], object] = lambda text: None
+) -> list[str]:
+    """Returns the runs that were waiting or under way. The same launch goes on with them later.
+
+    warn: called with the reason where jobs cannot be cancelled, because Slurm, or their cluster, cannot be reached.
+    Their runs are cancelled all the same: jobs that run stop them, and jobs that wait end as soon as they start.
+    """
+    observer = Observer(runs_dir)
+    found = [run_id for run_id in run_ids if _goes_on(observer, run_id)]
+    alone, unreached = set(found), []
+    for queue in all_queues(runs_dir):
+        listed = {run.run_id for run in queue.runs} & set(found)
+        if queue.ended is not None or not listed:
+            continue
+        queue.cancel(listed)
+        if queue.kind == "slurm":
+            try:
+                _cancel_jobs(queue)
+            except slurm_state.SlurmError as error:
+                unreached.append(str(error))
+        elif queue.holder() is None:
+            continue  # nobody works it off any more
+        alone -= listed
+    for run_id in sorted(
+        alone
+    ):  # started without a queue: its process is asked itself, where it is on this machine
+        claims = [RunDirectory(path).holder() for path in _places(observer, run_id)]
+        claim = next(filter(None, claims), None)
+        if claim and claim["place"] == place() and process_lives(claim):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(claim["pid"], signal.SIGTERM)
+        elif claim:
+            found.remove(run_id)
+    for reason in dict.fromkeys(unreached):
+        warn(f"{reason}; its runs are cancelled all the same, but jobs that wait end only when they start")
+    return found
+
+
+def _cancel_jobs(queue: Queue) -> None:
+    """Those of which no run is left. SlurmError: Slurm, or the cluster of these jobs, cannot be reached."""
+    gone, jobs = queue.cancelled(), queue.jobs()
+    tasks = {run.task for run in queue.runs} - {run.task for run in queue.runs if run.run_id not in gone}
+    ids = [jobs[task] for task in sorted(tasks) if jobs.get(task, NEVER) != NEVER]
+    if not ids:
+        return
+    here = slurm_state.this_cluster().identity
+    if queue.cluster not in (None, here):  # here, the same ids are other jobs
+        raise slurm_state.SlurmError(
+            f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, not to {here}"
+        )
+    if queue.cluster is None:
+        known = slurm_state.queued_jobs(queue.job_name)
+        ids = [job for job in ids if job in known]
+    slurm_state.cancel(ids)
+
+
+def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:
+    """Where it is executed: for the first time, and anew beside its old results."""
+    return observer.runs_dir / run_id, observer.runs_dir / FORCED / run_id
+
+
+def _goes_on(observer: Observer, run_id: str) -> bool:
+    first, anew = _places(observer, run_id)
+    states = observer.state(first).state, observer.state(anew, forced=True).state
+    return not {"queued", "running"}.isdisjoint(states)

@@ -1,0 +1,101 @@
+"""A sweep as the command line starts it: settings of the launcher checked, runs composed, the launch made."""
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from vlae.config.compose import wrong_numbers
+from vlae.config.overrides import added_to
+from vlae.config.problems import ConfigError, Problem, shown, with_suggestions
+from vlae.config.run_id import LONGEST_NAME, OF_A_COMMAND, OPERATIONAL, wrong_name
+from vlae.config.sweep_compose import Composer
+from vlae.config.sweep_file import read, replaced
+from vlae.config.targets import check_fields
+from vlae.launching.launch import Launcher, launch, table_of
+from vlae.launching.plan import Jobs, check, plan
+from vlae.system.console import Console, standard_output
+from vlae.system.files import check_writable
+from vlae.system.streams import printed
+
+MANY = 100
+"""Runs that take so long to compose that it is said."""
+
+
+def launch_sweep(
+    kind: str, settings: dict[str, Any], overrides: Sequence[Sequence[str]], hydra_context: Any, composed: Any
+) -> int:
+    """What the launcher plugins do. kind: of launcher; composed: the configuration of the command."""
+    sweeper, problems, given = composed.hydra.sweeper, [], list(composed.hydra.overrides.task)
+    file = Path(sweeper.file) if sweeper.file else None
+    notes = replaced(read(file), given) if file else []
+    try:
+        launcher = launcher_of(kind, settings)
+    except ConfigError as error:
+        launcher, problems = None, error.problems
+    if wrong := wrong_sweep_name(sweeper.name, file):
+        problems = [*problems, str(wrong)]
+    compose = Composer(
+        lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen), added_to(composed)
+    )
+    with contextlib.suppress(ConfigError):  # all problems of all runs are told below
+        first = compose(overrides[0]) if overrides else None
+        if first is not None and not first["dry_run"]:
+            check_writable(Path(first["runs_dir"]))
+    if len(overrides) > MANY:
+        Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
+    try:
+        jobs = Jobs(overrides, compose, file and file.name, notes)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from error
+    if launcher is None or problems:
+        raise ConfigError(problems)
+    return launch(jobs, launcher, sweeper.name or name_of(sweeper.file, given))
+
+
+def launcher_of(kind: str, settings: dict[str, Any]) -> Launcher:
+    """The launcher with these settings. ConfigError: everything that is wrong with them."""
+    if kind == "slurm":
+        from vlae.launching.slurm_launcher import SlurmArrays as chosen
+    else:
+        from vlae.launching.local_launcher import LocalQueue as chosen
+    hints = {k: h for k, h in get_type_hints(chosen.__init__, include_extras=True).items() if k != "return"}
+    problems = check_fields("hydra.launcher", settings, hints)
+    if problems := problems or wrong_numbers(settings, "hydra.launcher"):
+        raise ConfigError(with_suggestions(problems, [f"hydra.launcher.{key}" for key in hints]))
+    return chosen(**settings)
+
+
+def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
+    """That of the file; with something made of the overrides that make its runs others."""
+    if file is None:
+        return None
+    name = Path(file).stem
+    keys = (*OPERATIONAL, *OF_A_COMMAND)
+    changing = sorted(text for text in overrides if text.lstrip("+").partition("=")[0] not in keys)
+    if not changing:
+        return name
+    digest = hashlib.sha256(" ".join(changing).encode()).hexdigest()[:6]
+    return f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"
+
+
+def wrong_sweep_name(given: str | None, file: Path | None) -> Problem | None:
+    """What is wrong with the name of a sweep: the ``given`` one, or that of its file."""
+    if given == "None":
+        return Problem("hydra.sweeper.name", "expected null where there is none, got the text 'None'")
+    name = given if given is not None else file and file.stem
+    if name is None or not (wrong := wrong_name(name, file=True)):
+        return None
+    if given is not None:
+        return Problem("hydra.sweeper.name", f"expected {wrong}, got {shown(given)}")
+    text = f"the sweep has the name of its file: expected {wrong}, got {shown(name)}; or add hydra.sweeper.name=NAME"
+    return Problem("sweeps", text)
+
+
+def show_plan(container: dict[str, Any]) -> int:
+    """``dry_run=true`` of a single run."""
+    planned = plan(Jobs([[]], lambda overrides: container), "this command")
+    check(planned, here=True)
+    standard_output().print(table_of(planned))
+    return printed(0)

@@ -1,0 +1,68 @@
+"""The launcher ``local``: a queue of processes on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from vlae.config.schema import Count, Minutes
+from vlae.launching.plan import Plan, queue_of
+from vlae.launching.queues import Queue
+from vlae.launching.resources import slots
+from vlae.system.interruption import heeded
+
+START = """
+import signal, sys
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
+from vlae.launching.work_off import main
+sys.exit(main())
+"""
+"""Of the process that works a queue off: until the pool listens to signals, which takes a second, a Ctrl-C ends it."""
+
+
+class LocalQueue:
+    """What `vlae.launching.launch.launch` needs of a launcher."""
+
+    here = True
+
+    def __init__(
+        self, workers: Count | None = None, runs_per_gpu: Count = 1, run_timeout_min: Minutes | None = None
+    ) -> None:
+        self.workers, self.runs_per_gpu = workers, runs_per_gpu
+        self.run_timeout_min = run_timeout_min
+
+    def check(self, planned: Plan) -> None:
+        """ConfigError: there is no room for so many workers."""
+        slots(len(planned.starting), **self._asked(planned))
+
+    def prepare(self, planned: Plan, frozen: Path) -> Queue:
+        """Only its record: what is in it is started by `execute`."""
+        settings = {"slots": self._asked(planned), "run_timeout_min": self.run_timeout_min}
+        return queue_of(planned, frozen, "local", settings)
+
+    def _asked(self, planned: Plan) -> dict[str, Any]:
+        use_gpus = any(run.container["device"] != "cpu" for run in planned.starting)
+        return {"workers": self.workers, "runs_per_gpu": self.runs_per_gpu, "use_gpus": use_gpus}
+
+    def execute(self, queue: Queue) -> int:
+        """Waits for the process that works it off, and passes every signal on; if we are killed, it goes on."""
+        command = [sys.executable, "-c", START, str(queue.path)]
+        paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
+        # what Python would compile into the frozen code, nobody verifies
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        # in a session of its own: a Ctrl-C in the terminal is for us alone, and reaches it once
+        process = subprocess.Popen(command, cwd=queue.code, env=environment, start_new_session=True)
+
+        def pass_on(number: int, frame: object) -> None:
+            process.send_signal(number)
+
+        kept = {number: signal.signal(number, pass_on) for number in heeded()}
+        try:
+            status = process.wait()
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+        return status if status >= 0 else 128 - status

@@ -1,0 +1,279 @@
+"""The honest state of every run: what its record says, corrected by which processes live and by what Slurm says.
+
+Decision record: docs/decisions/0015-what-is-believed-of-slurm.md.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlae.launching.queues import NEVER, Queue, Waiting, all_queues
+from vlae.launching.slurm_state import (
+    MISSING,
+    REASONS,
+    JobState,
+    SlurmError,
+    known_jobs,
+    queued_jobs,
+    this_cluster,
+)
+from vlae.runs.attempts import last_claim
+from vlae.runs.directory import RunDirectory, recorded_status
+from vlae.runs.lease import read_claim, seconds_since
+from vlae.system.disk import RecordError
+from vlae.system.files import StrPath
+from vlae.system.processes import place
+
+UNKNOWN = JobState("unknown")
+"""The state of a job of which Slurm says nothing reliable here."""
+UNSURE = {REASONS["NODE_FAIL"], MISSING.reason}
+"""Ends of jobs, as Slurm reports them, whose processes may live all the same."""
+A_MOMENT = 60.0
+"""Seconds from a submission in which Slurm need not know the job."""
+STATES = ("new", "queued", "running", "interrupted", "failed", "done")
+UNREADABLE = "unreadable record"
+STOPPED = {"waiting": ("interrupted", "running"), "running": ("interrupted",), "unknown": ("interrupted",)}
+"""By the state of its job, what a run may seem to be that goes on with that job: nobody has noted its stop yet."""
+NO_STEP = "no step in two attempts"
+"""Why a run is not started again by its job, which may continue with others."""
+OUT_OF_TURNS = "time limit or preempted, not requeued"
+ABOUT_TO_GO_ON = ("SIGUSR2", "SIGTERM")
+"""Why a run has stopped whose job runs still, and is requeued in a moment, or was a moment ago."""
+BROKEN_OFF = "its submission was broken off; launch again to find its job, or to submit it"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is true of a run now."""
+
+    run_id: str
+    path: Path
+    state: str
+    """One of the STATES."""
+    attempts: int = 0
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    """Of a run that is not done: exception, killed, out of memory, time limit, preempted, node lost, missing, ..."""
+    message: str = ""
+    heartbeat: float | None = None
+    """Seconds since its last sign of life, where it is running."""
+    idle: float | None = None
+    """Seconds since it last made progress, where it is running."""
+    where: str = ""
+    """The Slurm job, the host, or both."""
+    gpu_seconds: float = 0.0
+    stale: bool = False
+    """Its status.json does not say that it is done, as when its process was killed a moment before."""
+
+
+def recorded_state(path: Path) -> State:
+    """What the record of a run says, its process taken into account."""
+    directory = RunDirectory(path)
+    try:
+        recorded = recorded_status(str(path))
+        status = directory.status(recorded)
+        if not os.path.isfile(f"{path}/config.yaml") and os.path.isdir(path):
+            raise RecordError(
+                f"{path} has no config.yaml; move it away, and the same command makes the run anew"
+            )
+    except RecordError as error:
+        return State(path.name, path, "failed", reason=UNREADABLE, message=str(error))
+    running = status["state"] == "running"
+    return State(
+        path.name,
+        path,
+        status["state"],
+        attempts=status["attempt"] or 0,
+        progress=status["progress"] or {},
+        reason=status["reason"] or "",
+        message=status["message"] or "",
+        heartbeat=seconds_since(status["updated"]) if running else None,
+        idle=seconds_since(status["progressed"]) if running and status["progressed"] else None,
+        where=status["where"] or "",
+        gpu_seconds=status["gpu_seconds"],
+        stale=status["state"] == "done" != recorded["state"],
+    )
+
+
+class Executor(NamedTuple):
+    """The Slurm job of a queue that executes a run; another cluster may have a job of the same id."""
+
+    queue: str
+    job: str
+
+    def executed(self, state: State) -> bool:
+        """Whether the last attempt of the run is, or was, that of this job."""
+        if state.where.split(" ")[:2] != ["job", self.job]:
+            return False
+        claim = None
+        with contextlib.suppress(RecordError):
+            claim = read_claim(state.path / "attempts" / str(state.attempts))
+        return claim is None or self.is_of(claim)
+
+    def is_of(self, claim: dict[str, Any]) -> bool:
+        return claim["slurm_job"] == self.job and claim.get("queue") in (None, self.queue)
+
+
+class Observer:
+    """Looks at many runs of one runs directory, each in the light of the queues that list it. Writes nothing."""
+
+    def __init__(self, runs_dir: StrPath) -> None:
+        self.runs_dir = Path(runs_dir).absolute()
+        self.queues = all_queues(runs_dir)
+        self._warnings: dict[str, None] = {}
+        self._waiting: dict[tuple[str, bool], list[tuple[Waiting, Executor, JobState | None]]] = {}
+        self._ended: dict[tuple[str, bool], tuple[Executor, str]] = {}
+        self._queued: dict[str, JobState] | None = None
+        self._cluster: str | None = None
+        self._over: list[tuple[Queue, dict[str, str]]] = []
+        self._cancelled: set[str] = set()
+        for queue in self.queues:
+            self._look_at(queue)
+
+    @property
+    def warning(self) -> str | None:
+        """Why what is said of Slurm's jobs may be out of date."""
+        return "\n".join(self._warnings) or None
+
+    @property
+    def asks_slurm(self) -> bool:
+        """Whether a look costs the cluster's controller something."""
+        return self._cluster is not None or bool(self._warnings)
+
+    def record_ends(self) -> None:
+        """Ends the queues whose jobs have all ended, so that Slurm is not asked again. Call it in a `turn`."""
+        for queue, reasons in self._over:
+            with contextlib.suppress(RecordError):  # another user's, perhaps
+                queue.end("ended", reasons)
+
+    def state(self, path: Path, *, forced: bool = False) -> State:
+        """Of the run in ``path``."""
+        found, key = recorded_state(path), (path.name, forced)
+        if found.state == "done" or found.reason == UNREADABLE:
+            return found
+        for waiting, executor, job in self._waiting.get(key, ()):
+            # an interrupted run goes on where its job is requeued; elsewhere each has one turn
+            turn = found.state != "running" and found.attempts == waiting.attempts
+            if turn or (job is not None and _goes_on(executor, job, found)):
+                text, where = (job.reason if job else ""), executor.job and f"job {executor.job}"
+                return replace(found, state="queued", reason=text, message="", where=where)
+        if key in self._ended:
+            executor, reason = self._ended[key]
+            its_own = found.state in ("running", "interrupted") and executor.executed(found)
+            if found.state == "new" or its_own:
+                vague = reason in (REASONS["FAILED"], REASONS["COMPLETED"])
+                if vague and found.state == "interrupted" and found.reason not in ("", "killed"):
+                    # in the run's own words; a job that was told in time, and is no longer requeued
+                    reason = OUT_OF_TURNS if found.reason == "SIGUSR2" else found.reason
+                return replace(found, state="interrupted", reason=reason, heartbeat=None, idle=None)
+        if found.reason == "SIGTERM" and path.name in self._cancelled:
+            return replace(found, reason="cancelled")
+        return found
+
+    def _look_at(self, queue: Queue) -> None:
+        ended = queue.ended
+        self._cancelled |= queue.cancelled()
+        if ended is not None:
+            jobs = queue.jobs() if queue.kind == "slurm" else {}
+            for run in queue.runs:
+                if reason := ended.get("reasons", {}).get(run.run_id):
+                    executor = Executor(queue.token, jobs.get(run.task, ""))
+                    self._ended[run.run_id, run.forced] = (executor, reason)
+        elif queue.kind == "slurm":
+            self._look_at_jobs(queue)
+        elif queue.holder() is not None:
+            self._wait(queue, dict.fromkeys(queue.runs))
+
+    def _wait(self, queue: Queue, runs: Mapping[Waiting, JobState | None]) -> None:
+        cancelled, jobs = queue.cancelled(), queue.jobs() if queue.kind == "slurm" else {}
+        for run, job in runs.items():
+            if run.run_id not in cancelled:
+                executor = Executor(queue.token, jobs.get(run.task, ""))
+                self._waiting.setdefault((run.run_id, run.forced), []).append((run, executor, job))
+
+    def _look_at_jobs(self, queue: Queue) -> None:
+        jobs = queue.jobs()
+        submitted = [
+            run for run in queue.runs if jobs.get(run.task, NEVER) != NEVER and not queue.is_done(run)
+        ]
+        on_its_way = JobState("waiting", "" if queue.holder() else BROKEN_OFF)
+        self._wait(queue, {run: on_its_way for run in queue.runs if run.task not in jobs})
+        said = self._said_of(queue, {jobs[run.task] for run in submitted})
+        states = {run: _believed(queue, run, jobs[run.task], said.get(jobs[run.task])) for run in submitted}
+        self._wait(queue, {run: job for run, job in states.items() if job.state != "ended"})
+        cancelled, reasons = queue.cancelled(), {}
+        for run, job in states.items():
+            if job.state == "ended":
+                reasons[run.run_id] = "cancelled" if run.run_id in cancelled else job.reason
+                executor = Executor(queue.token, jobs[run.task])
+                self._ended[run.run_id, run.forced] = (executor, reasons[run.run_id])
+        if len(reasons) == len(submitted) and not queue.is_being_submitted:
+            self._over.append((queue, reasons))
+
+    def _said_of(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
+        """What Slurm says of jobs of this queue; nothing of those of which nothing is known here."""
+        if not jobs or self._cluster == "":
+            return {}
+        try:
+            if self._cluster is None:
+                self._cluster = ""  # where it cannot be reached, once is enough to wait for that
+                self._cluster = this_cluster().identity
+            if queue.cluster is None:
+                return self._by_name(queue, jobs)
+            if queue.cluster != self._cluster:
+                self._warn_of_another_cluster(queue)
+                return {}
+            if self._queued is None:
+                self._queued = queued_jobs()
+            said = {job: self._queued[job] for job in jobs if job in self._queued}
+            # ended, or submitted after squeue was asked, or another user's, which it does not show
+            return said | known_jobs(jobs - said.keys())
+        except SlurmError as error:
+            self._warnings[str(error)] = None
+            return {}
+
+    def _by_name(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
+        """The states of jobs whose cluster is not recorded: a job that bears the queue's name is its own."""
+        said = queued_jobs(queue.job_name)
+        said |= known_jobs(jobs - said.keys(), queue.job_name)
+        if not jobs <= said.keys():
+            self._warnings[
+                f"the cluster of {queue.sweep} is not recorded, and Slurm knows nothing of some of its jobs here: "
+                f"where they have ended, `vlae cancel {queue.sweep}` lets their runs start again"
+            ] = None
+        return {job: said[job] for job in jobs & said.keys()}
+
+    def _warn_of_another_cluster(self, queue: Queue) -> None:
+        self._warnings[
+            f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask "
+            f"{self._cluster}: look and launch where the former answers; where it is gone for good, "
+            f"`vlae cancel {queue.sweep}` lets their runs start again"
+        ] = None
+
+
+def _believed(queue: Queue, run: Waiting, job_id: str, said: JobState | None) -> JobState:
+    """What Slurm says of the job of a run, unless the run or the queue shows that it cannot be so."""
+    if said is None:
+        return UNKNOWN
+    if said == MISSING and seconds_since(queue.created) < A_MOMENT:
+        return UNKNOWN
+    path, holder = queue.place_of(run), None
+    if said.state == "ended" and recorded_state(path).state == "running":
+        with contextlib.suppress(RecordError):
+            holder = last_claim(path)[1]
+        if holder and Executor(queue.token, job_id).is_of(holder):
+            # Slurm has seen other ends itself; a process in this place was just looked at
+            return UNKNOWN if said.reason in UNSURE or holder["place"] == place() else said
+    return said
+
+
+def _goes_on(executor: Executor, job: JobState, state: State) -> bool:
+    """Whether a run that has begun is continued by this job, which ends and is started again."""
+    if state.state not in STOPPED[job.state] or (state.reason == NO_STEP and executor.executed(state)):
+        return False
+    if job.state == "running":
+        return executor.executed(state) and state.reason in ABOUT_TO_GO_ON
+    return state.state == "interrupted" or executor.executed(state)

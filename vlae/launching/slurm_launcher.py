@@ -1,0 +1,409 @@
+"""The launcher ``slurm``: job arrays through submitit. The only module that imports it.
+
+Each task of an array executes the runs of its share with a pool of processes on its node, one GPU's worth of them.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from vlae.config.problems import ConfigError, Problem
+from vlae.config.schema import Count, Minutes
+from vlae.launching.batch_script import FIRST_LINES, hold_signals, listen, stop_listening
+from vlae.launching.plan import Plan, queue_of
+from vlae.launching.pool import Job, Pool, jobs_of
+from vlae.launching.queues import NEVER, Queue, load
+from vlae.launching.resources import slots
+from vlae.launching.run_state import NO_STEP
+from vlae.launching.slurm_state import (
+    SlurmError,
+    queued_jobs,
+    restarts_of,
+    slurm,
+    this_cluster,
+    was_preempted,
+)
+from vlae.runs import snapshot_check
+from vlae.runs.directory import RunDirectory
+from vlae.runs.lease import QUEUE, last_number, read_claim, slurm_job
+from vlae.system.console import Console
+from vlae.system.disk import RecordError, notice
+from vlae.system.interruption import SIGNALS, Interruption
+from vlae.system.streams import guard
+
+NEVER_SUBMITTED = "never submitted"
+"""How a queue has ended of which Slurm took no job."""
+UNFINISHED = ("interrupted", "killed", "not started")
+Seconds = Annotated[int, Field(ge=1)]
+OF_ONE_MACHINE = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}
+PATIENCE = 0.8
+"""Part of the time between signal and end in which the runs of a job have to end by themselves."""
+STARTS_WITHIN = 120
+"""Seconds between the start of a job and its signal, at least: Slurm sends it up to a minute early."""
+OWN_KEYS = {"time": "timeout_min", "signal": "signal_delay_s"}
+"""Options of sbatch, and the key of the launcher that stands for each."""
+MOST_STARTS = 3
+"""Starts of a job in a row in which a run did not even begin."""
+TRIES = 3
+REQUEUED_WITHIN = 60.0
+"""Seconds in which Slurm ends a job that it was told to requeue."""
+
+
+class SlurmArrays:
+    """What `vlae.launching.launch.launch` needs of a launcher. Keys: conf/hydra/launcher/slurm.yaml explains each."""
+
+    here = False
+
+    def __init__(
+        self,
+        partition: str | None,
+        account: str | None,
+        qos: str | None,
+        constraint: str | None,
+        timeout_min: Count,
+        mem_gb: Count | None,
+        cpus_per_task: Count | None,
+        gpus_per_node: Annotated[int, Field(ge=0)] | None,
+        array_parallelism: Count,
+        runs_per_job: Count,
+        signal_delay_s: Seconds,
+        max_requeues: Annotated[int, Field(ge=0)],
+        setup: list[str],
+        sbatch: dict[str, Any],
+        run_timeout_min: Minutes | None = None,
+    ) -> None:
+        self.submission = {
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "constraint": constraint,
+            "time": timeout_min,
+            "mem": mem_gb and f"{mem_gb}GB",
+            "cpus_per_task": cpus_per_task,
+            "gpus_per_node": gpus_per_node or None,
+        }
+        self.gpus_per_node = gpus_per_node
+        self.array_parallelism, self.runs_per_job = array_parallelism, runs_per_job
+        self.max_requeues, self.setup, self.sbatch = max_requeues, setup, sbatch
+        self.timeout_min, self.signal_delay_s = timeout_min, signal_delay_s
+        self.run_timeout_min = run_timeout_min
+
+    def check(self, planned: Plan) -> None:
+        """SlurmError: it cannot be reached.
+
+        ConfigError: the limits leave no time to execute anything, or the nodes could not see the run directories.
+        """
+        if problems := self._problems():
+            raise ConfigError(problems)
+        place = planned.runs_dir.resolve()
+        if not OF_ONE_MACHINE.isdisjoint([place, *place.parents]):
+            text = f"{planned.runs_dir} is on this machine alone; expected a directory that all nodes share"
+            raise ConfigError([Problem("runs_dir", text)])
+        this_cluster()
+
+    def _problems(self) -> list[Problem]:
+        limit, needed = 60 * self.timeout_min, self.signal_delay_s + STARTS_WITHIN
+        problems = [
+            Problem("hydra.launcher.sbatch", f"expected no key {key}; hydra.launcher.{instead} is for that")
+            for key, instead in OWN_KEYS.items()
+            if key in self.sbatch
+        ]
+        if limit < needed:
+            text = (
+                f"expected at least {-(-needed // 60)} with hydra.launcher.signal_delay_s={self.signal_delay_s}, got "
+                f"{self.timeout_min}: {STARTS_WITHIN} s are needed to start and to make a step before the signal, "
+                f"which may come a minute early"
+            )
+            problems.append(Problem("hydra.launcher.timeout_min", text))
+        return problems
+
+    def prepare(self, planned: Plan, frozen: Path) -> Queue:
+        """Submits, so that nobody else can do so meanwhile; what is submitted is recorded array by array."""
+        cluster = this_cluster()
+        settings = {
+            "max_requeues": self.max_requeues,
+            "largest_array": cluster.largest_array,
+            "cluster": cluster.identity,
+            "use_gpus": self.gpus_per_node != 0,
+            "patience": PATIENCE * self.signal_delay_s,
+            "run_timeout_min": self.run_timeout_min,
+        }
+        queue = queue_of(planned, frozen, "slurm", settings, self.runs_per_job)
+        jobs: dict[int, str] = {}
+        arrays = parts(queue)
+        tasks = sum(len(part) for part in arrays)
+        try:
+            for part in arrays:
+                at_once = max(1, self.array_parallelism * len(part) // tasks)
+                jobs.update(self._submit(queue, part, at_once))
+                queue.record_jobs(jobs)
+        except Exception as error:
+            with contextlib.suppress(SlurmError):  # then the next launch does it
+                adopt(queue)  # what it took all the same
+            raise SlurmError(f"Slurm refused the submission: {_said(error)}") from error
+        return queue
+
+    def execute(self, queue: Queue) -> int:
+        """Nothing: Slurm does."""
+        jobs = ", ".join(dict.fromkeys(job.partition("_")[0] for job in queue.jobs().values()))
+        text = f"submitted as Slurm job {jobs}; follow it with `vlae status {queue.sweep} --watch`"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+        return 0
+
+    def _submit(self, queue: Queue, tasks: Sequence[int], at_once: int) -> dict[int, str]:
+        import submitit
+
+        # the batch shell is signalled (B:) and passes it on to Python. With srun in between, cores would have to be
+        # asked for twice
+        python = f"vlae_run {shlex.quote(sys.executable)}"
+        executor = submitit.SlurmExecutor(folder=queue.path / "slurm", python=python)
+        setup = [*FIRST_LINES, *self.setup, *code_setup(queue.code)]
+        executor.update_parameters(
+            **{key: value for key, value in self.submission.items() if value is not None},
+            job_name=queue.job_name,
+            array_parallelism=at_once,
+            stderr_to_stdout=True,
+            setup=setup,
+            use_srun=False,
+            additional_parameters={
+                "chdir": queue.code,
+                "requeue": True,
+                "signal": f"B:USR2@{self.signal_delay_s}",
+                **self.sbatch,
+            },
+        )
+        jobs = executor.map_array(Task(str(queue.path)), tasks)
+        return {task: job.job_id for task, job in zip(tasks, jobs, strict=True)}
+
+
+def code_setup(code: str) -> list[str]:
+    """Lines of a batch script, after `FIRST_LINES`, after which Python imports the frozen code. They verify it first.
+
+    The text that verifies it travels in the script: days may lie between the submission and the start, in which files
+    of the copy may be deleted or changed.
+    """
+    text = Path(snapshot_check.__file__).read_text(encoding="utf-8")
+    check = shlex.join([sys.executable, "-I", "-c", text, code])
+    return [
+        f"vlae_run {check} || exit 1",
+        "export PYTHONDONTWRITEBYTECODE=1",  # what Python would compile into the copy, nobody verifies
+        f"export PYTHONPATH={shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+
+
+def parts(queue: Queue) -> list[Sequence[int]]:
+    """The tasks of a queue, in arrays that the cluster takes."""
+    tasks, largest = sorted({run.task for run in queue.runs}), queue.settings["largest_array"]
+    return [tasks[i : i + largest] for i in range(0, len(tasks), largest)]
+
+
+def adopt(queue: Queue) -> None:
+    """Finds the jobs of a launch whose command was killed between the submission and its record.
+
+    Call it in a `turn`: then nobody is submitting. What was not submitted waits no longer, and may be launched again.
+    Nothing happens where the jobs are, or may be, another cluster's. SlurmError: Slurm cannot be asked.
+    """
+    from submitit.core.utils import DelayedSubmission
+
+    if queue.cluster not in (None, this_cluster().identity):
+        return
+    jobs = queue.jobs()
+    found = queued_jobs(queue.job_name)
+    if queue.cluster is None and not found:
+        return
+    unknown = sorted(
+        {int(job.partition("_")[0]) for job in found} - {int(j.partition("_")[0]) for j in jobs.values()}
+    )
+    missing = [part for part in parts(queue) if part[0] not in jobs]
+    for array, part in zip(unknown, missing, strict=False):
+        of_array = len(part) > 1
+        jobs.update({task: f"{array}_{i}" if of_array else str(array) for i, task in enumerate(part)})
+    if not jobs:
+        queue.end(NEVER_SUBMITTED)
+        return
+    for task, job in jobs.items():
+        place = queue.path / "slurm" / f"{job}_submitted.pkl"
+        if not place.exists():  # submitit puts it there after the submission; a job waits a minute for it
+            DelayedSubmission(Task(str(queue.path)), task).dump(place)
+    queue.record_jobs({task: NEVER for part in missing for task in part} | jobs)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Task:
+    """What a job executes: its share of a queue's runs."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a job, which has read this and executes it in a moment."""
+        vars(self).update(state)
+        if slurm_job()[0] is not None:
+            hold_signals()
+
+    def __call__(self, task: int) -> None:
+        """Returns where every run is done, or was done by another; else the job fails, for Slurm too."""
+        guard()  # its log may be on a disk that is full
+        try:
+            with Interruption(SIGNALS) as interruption:  # also those that the batch script ignores
+                listen(interruption)
+                jobs = self._execute(task, interruption)
+        finally:
+            if slurm_job()[0] is not None:
+                stop_listening()
+        if bad := [job for job in jobs if job.outcome not in ("done", "held", "cancelled")]:
+            raise SystemExit(f"{len(bad)} of {len(jobs)} runs did not end well")
+
+    def _execute(self, task: int, interruption: Interruption) -> list[Job]:
+        queue = load(Path(self.queue))
+        if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
+            raise SystemExit(
+                "this job was taken for one that was never submitted; its runs are launched again"
+            )
+        os.environ[QUEUE] = queue.token  # for the claims of its runs
+        jobs = jobs_of(queue, task)
+        _work_off(queue, jobs, interruption)
+        unfinished = [job for job in jobs if job.outcome in UNFINISHED]
+        if unfinished and ends_early(interruption) and _that_go_on(unfinished, queue):
+            requeue(queue.settings["max_requeues"])
+        return jobs
+
+
+def _work_off(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:
+    for job in jobs:
+        if _is_given_up(job, queue):
+            job.outcome, job.detail = "given up", NO_STEP
+            Log().ended(job)
+        elif interruption.requested:  # before anything began
+            job.outcome = "not started"
+    if left := [job for job in jobs if job.outcome is None]:
+        number = len(jobs)
+        places = slots(number, workers=number, runs_per_gpu=number, use_gpus=queue.settings["use_gpus"])
+        Pool(left, places, queue, Log(), patience=queue.settings["patience"]).run(interruption)
+
+
+def _is_given_up(job: Job, queue: Queue) -> bool:
+    with contextlib.suppress(RecordError):
+        status = RunDirectory(job.path).status()
+        claim = read_claim(job.path / "attempts" / str(status["attempt"])) or {}
+        return status["reason"] == NO_STEP and claim.get("queue") == queue.token
+    return False
+
+
+def _that_go_on(jobs: Sequence[Job], queue: Queue) -> list[Job]:
+    return [job for job in jobs if _goes_on(job, queue)]
+
+
+def _goes_on(job: Job, queue: Queue) -> bool:
+    """Whether a run that has not ended makes progress. Where it makes none, that is recorded as the reason."""
+    try:
+        reason = why_stuck(job.path, queue.token)
+        if not reason:
+            return True
+        print(f"not started again: {job.path}: {reason}; {LONGER}", flush=True)
+        directory = RunDirectory(job.path)
+        if directory.holder() is None:  # else another process executes it meanwhile
+            directory.write_status(state="interrupted", reason=reason, message=LONGER)
+    except RecordError as error:
+        print(error, file=sys.stderr, flush=True)
+        return True
+    return False
+
+
+LONGER = "raise hydra.launcher.timeout_min and launch again"
+
+
+def why_stuck(run: Path, queue: str) -> str:
+    """Why there is no use in starting this run again as before; empty where there is.
+
+    queue: token of the queue whose job this is. RecordError: its record cannot be read.
+    """
+    attempts = run / "attempts"
+    number, (job, restarts) = last_number(attempts), slurm_job()
+    last = read_claim(attempts / str(number)) or {}
+    here = last.get("queue") == queue and last["slurm_job"] == job
+    if restarts - (last["slurm_restarts"] if here else -1) >= MOST_STARTS:
+        return f"not begun in {MOST_STARTS} starts of its job"
+    if number < 2:
+        return ""
+    before = read_claim(attempts / str(number - 1)) or {}
+    ends = [before.get("progress"), last.get("progress"), RunDirectory(run).status()["progress"]]
+    if not isinstance(ends[0], dict) or not isinstance(ends[1], dict):  # an older version's
+        return ""
+    first, second, third = (progress or {} for progress in ends)
+    return "" if _is_ahead(third, second) or _is_ahead(second, first) else NO_STEP
+
+
+def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a run has made a step: of its training, or of a part of its evaluation, which says what it is doing."""
+    if now.get("doing") != before.get("doing"):
+        return "doing" in now
+    key = "image" if "doing" in now else "step"
+    return bool((now.get(key) or 0) > (before.get(key) or 0))
+
+
+class Log:
+    """The audience in a job: lines in its log."""
+
+    def began(self, job: Job) -> None:
+        print(f"started: {job.path}", flush=True)
+
+    def ended(self, job: Job) -> None:
+        print(f"{job.outcome}: {job.path} {job.detail}", flush=True)
+
+    def look(self, jobs: Sequence[Job]) -> None:
+        pass
+
+    def paused(self, reason: str | None) -> None:
+        print(notice(reason) if reason else "writes are taken again", flush=True)
+
+
+def ends_early(interruption: Interruption) -> bool:
+    """Whether this job is ended by its time limit or a preemption, and not by scancel, which is SIGTERM too."""
+    job, _ = slurm_job()
+    if not interruption.requested or job is None:
+        return False
+    if interruption.number == signal.SIGUSR2:
+        return True
+    try:
+        return was_preempted(job)
+    except SlurmError as error:
+        print(f"not requeued: {error}", file=sys.stderr, flush=True)
+        return False
+
+
+def requeue(most: int) -> None:
+    """The runs have saved their state: this job goes on later, in the same run directories."""
+    job, restarts = slurm_job()
+    assert job is not None
+    if restarts >= most:
+        print(f"not requeued: it was {restarts} times (hydra.launcher.max_requeues)", flush=True)
+        return
+    signal.signal(signal.SIGTERM, _leave)  # with which Slurm ends a job that it requeues
+    for left in reversed(range(TRIES)):
+        try:
+            if restarts_of(job, seconds=20) not in (restarts, None):  # this node was lost to Slurm meanwhile
+                print("not requeued: Slurm has started this job again already", flush=True)
+                return
+            slurm("scontrol", "requeue", job, seconds=20)
+            break
+        except SlurmError as error:
+            print(f"not requeued{', trying again' * bool(left)}: {error}", file=sys.stderr, flush=True)
+            if not left:
+                return
+    time.sleep(REQUEUED_WITHIN)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit("requeued")

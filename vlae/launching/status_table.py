@@ -1,0 +1,158 @@
+"""The state of a sweep, or of all runs, for a person: a table, its totals, and what can be done."""
+
+import contextlib
+import gc
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vlae.config.problems import did_you_mean, listed
+from vlae.config.run_id import RUN_ID
+from vlae.launching import sweep_index
+from vlae.launching.run_state import STATES, Observer, State
+from vlae.runs.directory import run_names
+from vlae.runs.lease import FORCED
+from vlae.system.console import Listing, counted, duration, elbo_of, minutes, position, share
+from vlae.system.disk import RecordError
+from vlae.system.files import StrPath, expanded
+
+ROWS = 40
+"""Of the table, where not all are asked for."""
+SILENT = 120.0
+"""Seconds without a sign of life after which a running run is shown as doubtful."""
+IDLE = 600.0
+"""Seconds without progress after which a running run is shown to have made none."""
+ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
+STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
+
+
+def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
+    """The runs that a name means, each with what distinguishes it: a sweep, runs of one beginning, or all.
+
+    Errors: RecordError where it means nothing.
+    """
+    try:
+        folder = Path(expanded(runs_dir))
+    except ValueError as error:
+        raise RecordError(f"--runs-dir: {error}") from error
+    if not os.path.isdir(folder):
+        raise RecordError(f"--runs-dir: no directory {folder}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise RecordError(f"--runs-dir: no permission to read {folder}")
+    if name is None:
+        return str(folder), dict.fromkeys(_names(folder), "")
+    exact = sweep_index.recall(folder, name)
+    begun = [known for known in sweep_index.names(folder) if known.startswith(name)]
+    if sweep := exact or (sweep_index.recall(folder, begun[0]) if len(begun) == 1 else None):
+        return sweep["name"], sweep["runs"]
+    runs = _names(folder)
+    prefix = _prefix(folder, name)
+    found = {known: "" for known in runs if prefix and known.startswith(prefix)}
+    if found:
+        return name, found
+    known = sweep_index.names(folder)
+    if not known and not runs:
+        raise RecordError(f"no sweep and no run {name!r} in {folder}, which has no runs yet")
+    near = did_you_mean(name, known)
+    raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")
+
+
+def _prefix(folder: Path, name: str) -> str:
+    """How ids begin: ``name``, or the last part of a path into ``folder``; empty for any other path."""
+    place, prefix = os.path.split(name)
+    return prefix if not place or os.path.abspath(place) == os.path.abspath(folder) else ""
+
+
+def _names(folder: Path) -> list[str]:
+    """Of all runs, and of directories that are named like one and have lost their config.yaml."""
+    runs = set(run_names(folder))
+    with contextlib.suppress(OSError):
+        others = [name for name in os.listdir(folder) if name not in runs and RUN_ID.fullmatch(name)]
+        runs.update(name for name in others if os.path.isdir(folder / name))
+    return sorted(runs)
+
+
+def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:
+    """In their order; of runs that are being done anew, how that gets on."""
+    observer = observer or Observer(runs_dir)
+    anew = set(run_names(observer.runs_dir / FORCED))
+    with _many_objects():
+        return [
+            observer.state(observer.runs_dir / FORCED / run_id, forced=True)
+            if run_id in anew
+            else observer.state(observer.runs_dir / run_id)
+            for run_id in run_ids
+        ]
+
+
+@contextlib.contextmanager
+def _many_objects() -> Iterator[None]:
+    """Garbage is collected afterwards: to look for it again and again takes a fifth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def view(
+    title: str,
+    labels: Mapping[str, str],
+    states: Sequence[State],
+    warning: str | None,
+    *,
+    every: bool = False,
+    most: int = ROWS,
+) -> Group:
+    """The table, at most so many rows of it, those first that ask for attention; and the totals."""
+    ordered = sorted(states, key=lambda state: ORDER.index(state.state))
+    shown = ordered if every else ordered[:most]
+    rows = [
+        [
+            Text(labels.get(state.run_id) or state.run_id),
+            Text(_state(state), style=STYLES.get(state.state, "")),
+            Text(_progress(state)),
+            Text(state.where),
+        ]
+        for state in shown
+    ]
+    parts: list[RenderableType] = [Listing(("run", "state", "progress", "where"), rows)] if states else []
+    if len(shown) < len(ordered):
+        parts.append(Text(f"... and {len(ordered) - len(shown)} more: --all shows them"))
+    if warning:
+        parts.append(Text(f"what is said of Slurm's jobs may be out of date: {warning}", style="yellow"))
+    last = totals(title, states) if states else f"no runs in {title} yet: python launch.py starts them"
+    return Group(*parts, Text(last, style="bold"))
+
+
+def totals(title: str, states: Sequence[State]) -> str:
+    """``smoke: 10 runs, 2 running, 8 done; 3.2 GPU hours``."""
+    counts = Counter(state.state for state in states)
+    parts = [counted(len(states), "run"), *(f"{counts[name]} {name}" for name in STATES if counts[name])]
+    hours = sum(state.gpu_seconds for state in states) / 3600
+    return f"{title}: {', '.join(parts)}" + (f"; {hours:.1f} GPU hours" if hours else "")
+
+
+def _progress(state: State) -> str:
+    if state.state in ("done", "new") or not state.progress:
+        return ""
+    what, done, total = position(state.progress)
+    return ", ".join(filter(None, [f"{what} {share(done, total)}", elbo_of(state.progress)]))
+
+
+def _state(state: State) -> str:
+    name = f"{state.state} anew" if state.path.parent.name == FORCED else state.state
+    if state.state == "running" and state.heartbeat is not None:
+        text = f"{name}, seen {duration(state.heartbeat)} ago"
+        if state.reason:  # a disk that refuses writes
+            text = f"{name}, waiting: {state.reason}"
+        elif state.idle is not None and state.idle > IDLE:
+            text = f"{name}, no progress for {minutes(state.idle)}"
+        return text + (" (silent)" if state.heartbeat > SILENT else "")
+    reasons = [state.reason, state.message if state.state == "failed" else ""]
+    said = ": ".join(filter(None, reasons))
+    return f"{name} ({said})" if said else name

@@ -1,0 +1,216 @@
+"""Encoders' bodies and decoders, fully connected or convolutional, and their initial weights."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vlae.config.problems import ConfigError, Problem
+from vlae.nn.linearisation import FunctionLinearisation, Linearisation, ReLULinearisation, ThenLinear
+
+Activation = Literal["relu", "gelu", "softplus", "tanh"]
+Network = Literal["mlp", "conv"]
+ImageShape = tuple[int, int, int]
+"""Channels, height, width."""
+
+CHANNELS = 16, 32
+"""Of the two convolutions of an encoder; a decoder has them in reverse."""
+SMALLEST_SIDE = 4
+"""Of images that two strided convolutions leave something of."""
+
+
+def unit(activation: str) -> nn.Module:
+    """The layer of that name."""
+    if activation == "relu":
+        return nn.ReLU(inplace=True)
+    return {"gelu": nn.GELU, "softplus": nn.Softplus, "tanh": nn.Tanh}[activation]()
+
+
+class MLP(nn.Sequential):
+    """A linear layer and units, once per entry of ``hidden_dims``: ``in_dim -> hidden_dims[0] -> ... -> [-1]``."""
+
+    def __init__(self, in_dim: int, hidden_dims: Sequence[int], activation: Activation = "relu") -> None:
+        dims = [in_dim, *hidden_dims]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(dims):
+            layers += [nn.Linear(before, after), unit(activation)]
+        super().__init__(*layers)
+        self.activation = activation
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        return [layer for layer in self if isinstance(layer, nn.Linear)]
+
+
+def map_shapes(image: ImageShape) -> list[ImageShape]:
+    """That of an image and of each convolution's output: every second place is taken, ceil(n / 2) of n.
+
+    ConfigError: the image is too small.
+    """
+    _, height, width = image
+    if min(height, width) < SMALLEST_SIDE:
+        least = f"conv needs {SMALLEST_SIDE}x{SMALLEST_SIDE} or more"
+        text = f"expected mlp for images of {height}x{width} pixels ({least}), came 'conv'"
+        raise ConfigError([Problem("model.network", text)])
+    shapes = [image]
+    for channels in CHANNELS:
+        height, width = (height + 1) // 2, (width + 1) // 2
+        shapes.append((channels, height, width))
+    return shapes
+
+
+class ConvEncoder(nn.Sequential):
+    """Two 3x3 convolutions of stride 2, then a fully connected network of ``hidden_dims``."""
+
+    def __init__(
+        self, image: ImageShape, hidden_dims: Sequence[int], activation: Activation = "relu"
+    ) -> None:
+        shapes = map_shapes(image)
+        layers: list[nn.Module] = [nn.Unflatten(1, image)]
+        for (before, *_), (after, *_) in itertools.pairwise(shapes):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), unit(activation)]
+        dense = MLP(math.prod(shapes[-1]), hidden_dims, activation)
+        super().__init__(*layers, nn.Flatten(), *dense)
+        self.shapes = shapes
+
+
+class ConvDecoderBody(nn.Sequential):
+    """The mirror image of ``ConvEncoder``: z -> fully connected -> two transposed convolutions -> pixels.
+
+    A convolution takes 2n - 1 and 2n places to n; back, ``output_padding`` tells them apart.
+    """
+
+    def __init__(
+        self, latent_dim: int, hidden_dims: Sequence[int], image: ImageShape, activation: Activation = "relu"
+    ) -> None:
+        shapes = map_shapes(image)
+        dense = MLP(latent_dim, [*hidden_dims, math.prod(shapes[-1])], activation)
+        layers: list[nn.Module] = [*dense, nn.Unflatten(1, shapes[-1])]
+        for (before, *_), (after, height, width) in itertools.pairwise(reversed(shapes)):
+            even = 1 - height % 2, 1 - width % 2
+            layers.append(nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=even))
+            layers.append(unit(activation))
+        super().__init__(*layers[:-1], nn.Flatten())
+        self.shapes = shapes
+
+
+class GaussianHead(nn.Module):
+    """Two linear heads on the encoder's features: mean and log-variance of a diagonal Gaussian."""
+
+    def __init__(self, hidden_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.mu = nn.Linear(hidden_dim, latent_dim)
+        self.log_variance = nn.Linear(hidden_dim, latent_dim)
+
+    def forward(
+        self, h: Float[Tensor, "batch hidden"]
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+        return self.mu(h), self.log_variance(h)
+
+
+class Decoder(nn.Module):
+    """f: z -> body -> ``last``, a linear layer with one output per pixel (a mean or a logit).
+
+    Without ``last`` the body itself ends in pixels.
+    """
+
+    def __init__(self, latent_dim: int, body: nn.Module, last: nn.Linear | None) -> None:
+        super().__init__()
+        self.latent_dim, self.body, self.last = latent_dim, body, last
+
+    @classmethod
+    def mlp(
+        cls, latent_dim: int, hidden_dims: Sequence[int], pixels: int, activation: Activation = "relu"
+    ) -> "Decoder":
+        body = MLP(latent_dim, hidden_dims, activation)
+        return cls(latent_dim, body, nn.Linear(hidden_dims[-1], pixels))
+
+    @classmethod
+    def conv(
+        cls, latent_dim: int, hidden_dims: Sequence[int], image: ImageShape, activation: Activation = "relu"
+    ) -> "Decoder":
+        """Without ``last``: a transposed convolution has more inputs than pixels (docs/decisions/0006)."""
+        return cls(latent_dim, ConvDecoderBody(latent_dim, hidden_dims, image, activation), None)
+
+    def forward(self, z: Float[Tensor, "*axes latent"]) -> Float[Tensor, "*axes pixels"]:
+        # as one matrix: an in-place ReLU on a view, which more axes would make of it, copies in the backward pass
+        h = self.body(z.reshape(-1, self.latent_dim))
+        return (h if self.last is None else self.last(h)).view(*z.shape[:-1], -1)
+
+    def linearise(self, z: Float[Tensor, "batch latent"]) -> Linearisation:
+        """Features and Jacobian of the body at z: by formula for ReLU layers, else by automatic differentiation."""
+        if isinstance(self.body, MLP) and self.body.activation == "relu":
+            return ReLULinearisation.at(self.body.linears, z)
+        return FunctionLinearisation(self.body, z)
+
+    def of_pixels(self, at: Linearisation) -> Linearisation:
+        """The linearisation of f, given that of the body."""
+        return at if self.last is None else ThenLinear(at, self.last)
+
+
+WEIGHTED = nn.Linear, nn.Conv2d, nn.ConvTranspose2d
+"""Layers with weights."""
+
+
+def fans(layer: nn.Module) -> tuple[float, float]:
+    """How many inputs an output sees, and how many outputs an input reaches: on average, away from the border.
+
+    A convolution of stride s has s^2 times fewer outputs than inputs have places, a transposed one more.
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        raise TypeError(f"expected a linear layer or a convolution, came {type(layer).__name__}")
+    window, stride = math.prod(layer.kernel_size), math.prod(layer.stride)
+    seen, reached = layer.in_channels * window, layer.out_channels * window
+    return (seen / stride, reached) if layer.transposed else (seen, reached / stride)
+
+
+def initialise(module: nn.Module, scheme: str, source: torch.Generator) -> None:
+    """Draw the weights of every layer, uniform with fan-out scaling (He et al. 2015, backward case).
+
+    ``paper``: gain 2^(1/3), which keeps the variance of the backward pass through three layers with two ReLUs
+    at one. ``original``: gain sqrt(2 / (1 + 2^(2/3))) = 0.879, because the released code passes 2^(1/3) as
+    the slope of a leaky ReLU (docs/decisions/0001). Biases: uniform in +-1/sqrt(fan_in), torch's default.
+
+    The gain is the same for all networks and activations, so models that differ in their activation alone begin
+    with the same weights. Where a ReLU passes 1/2 of the backward variance, other units pass of standard normal
+    inputs 0.46 (gelu), 0.46 (tanh), 0.29 (softplus).
+    """
+    gain = {"paper": 2 ** (1 / 3), "original": math.sqrt(2 / (1 + 2 ** (2 / 3)))}[scheme]
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, WEIGHTED):
+                fan_in, fan_out = fans(layer)
+                layer.weight.uniform_(-1, 1, generator=source).mul_(gain * math.sqrt(3 / fan_out))
+                if layer.bias is not None:
+                    layer.bias.uniform_(-1, 1, generator=source).mul_(1 / math.sqrt(fan_in))
+
+
+def adapt_to_input_variance(encoder: nn.Module, variance: float, latent_dim: int) -> None:
+    """Let means and log-variances of an encoder with ``paper`` weights begin with variance 1, not with more.
+
+    Fan-out scaling keeps the backward pass at one; forward, d layers of ReLUs and the heads make of inputs of this
+    variance outputs of variance * 2^((2 - d) / 3) * pixels / latent (of convolutions too: the product of all
+    fan-in / fan-out, the heads' last), which only the first layer need undo. Inputs of
+    variance below 1, such as pixels in [0, 1], are left as the paper has them. Those of the logit transform reach 14
+    with lambda = 1e-6: log-variances of +-50 would throw training off in its first steps.
+    """
+    layers = [layer for layer in encoder.modules() if isinstance(layer, WEIGHTED)]
+    ratios = [fan_in / fan_out for fan_in, fan_out in map(fans, layers)]
+    features = fans(layers[-1])[1]
+    growth = 2 ** ((2 - len(layers)) / 3) * math.prod(ratios) * features / latent_dim
+    if variance > 1 and variance * growth > 1:
+        with torch.no_grad():
+            layers[0].weight.div_(math.sqrt(variance * growth))
+
+
+def widest(model: nn.Module) -> int:
+    """The most numbers that a layer puts out for one image: what memory is planned by."""
+    dense = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)]
+    networks = [layer for layer in model.modules() if isinstance(layer, ConvEncoder | ConvDecoderBody)]
+    return max([*dense, *(math.prod(shape) for network in networks for shape in network.shapes)])

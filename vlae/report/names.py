@@ -1,0 +1,98 @@
+"""Keys as a person gives them, and names as the field spells them."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vlae.config.problems import shown
+from vlae.errors import UserError
+
+SECTIONS = ("model", "dataset", "output_dist", "optimizer")
+"""Each may stand for its name."""
+USUAL = (*SECTIONS, "T", "seed")
+"""What tables are usually made by."""
+NAMES = {
+    "vae": "VAE",
+    "savae": "SA-VAE",
+    "savae_original": "SA-VAE (original)",
+    "hf": "HF",
+    "iaf": "IAF",
+    "iaf_original": "IAF (original)",
+    "vlae": "VLAE",
+    "vlae_newton": "VLAE (Newton)",
+    "fullcov": "VAE (full covariance)",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "omniglot": "OMNIGLOT",
+    "svhn": "SVHN",
+    "cifar10": "CIFAR10",
+    "bernoulli": "Bernoulli",
+    "gaussian": "Gaussian",
+}
+"""In the order of tables: what is compared with comes first."""
+NEAR = 5
+CHOICES = 12
+
+
+def key_of(given: str, known: Sequence[str], option: str) -> str:
+    """The key that ``given`` means: itself, or ``model.name`` for ``model``. UserError: no run has it; near ones."""
+    key = f"{given}.name" if given in SECTIONS else given
+    if key in known:
+        return key
+    names = sorted(map(short, known), key=lambda name: name not in USUAL)
+    raise UserError(f"{option}: no run has {given!r}{near_or_some(given, names)}")
+
+
+def short(key: str) -> str:
+    """The key as a person may write it: ``model`` for ``model.name``."""
+    section = key.removesuffix(".name")
+    return section if section in SECTIONS else key
+
+
+def near(given: str, known: Iterable[str]) -> str:
+    """``; did you mean ...?``: what is spelled like it, and what holds the given text; or nothing."""
+    known = list(known)
+    found = difflib.get_close_matches(given, known, NEAR, 0.75)
+    found += [key for key in known if given and given.lower() in key.lower()]
+    found += difflib.get_close_matches(given, known, NEAR, 0.5)
+    if found := list(dict.fromkeys(found))[:NEAR]:
+        return f"; did you mean {' or '.join(found)}?"
+    return ""
+
+
+def near_or_some(given: str, known: Sequence[str]) -> str:
+    """What is near, else some of what there is, which may be hundreds of keys, and what shows them all."""
+    if found := near(given, known):
+        return found
+    where = (
+        "; `vlae metrics` lists metrics, `python launch.py --help` settings" if len(known) > CHOICES else ""
+    )
+    return f" (choices: {some(known, CHOICES)}{where})"
+
+
+def some(texts: Sequence[str], most: int) -> str:
+    """``a, b, and 3 more``"""
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f", and {more} more" if more > 0 else "")
+
+
+def spelled(key: str, value: Any) -> str:
+    """``VLAE``, ``T = 4``, ``optimizer.lr = 0.001``."""
+    if key.endswith(".name") and isinstance(value, str):
+        return NAMES.get(value, value)
+    return f"{key} = {word(value)}"
+
+
+def word(value: Any) -> str:
+    """A value as it is written in a command."""
+    return value if isinstance(value, str) else shown(value)
+
+
+def position(value: Any) -> tuple[int, Any]:
+    """To sort by: names in the order of NAMES, numbers by size, then texts; what is missing first."""
+    if value is None:
+        return (0, 0)
+    if isinstance(value, int | float):
+        return (1, value)
+    order = list(NAMES)
+    return (2, order.index(value)) if value in order else (3, str(value))

@@ -1,0 +1,1 @@
+"""Figures of runs, one family per file; `registry` is the way in."""

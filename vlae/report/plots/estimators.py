@@ -1,0 +1,67 @@
+"""Estimates of the log-likelihood by more and more samples, of each proposal."""
+
+import itertools
+import json
+from collections.abc import Sequence
+
+from matplotlib.artist import Artist
+
+from vlae.report.plots.frame import Captioned, few_numbers, frame, heading, legend_of, logarithmic, sample_of
+from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.series import Panel
+from vlae.report.plots.style import PROPOSALS
+from vlae.report.plots.trained_models import LACKING, has_model, opened, said_of
+from vlae.report.tables.captions import UNIT
+from vlae.system.console import counted
+
+WIDTH = 2.6
+"""Inches of a panel."""
+PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
+
+
+def estimators(panels: Sequence[Panel], asked: Asked) -> Captioned:
+    """A panel a model, a line a proposal that it was evaluated by, in a band of the Monte Carlo standard error."""
+    models = opened(panels, asked.images, asked.tell)
+    figure, axes = frame([series.label for series, _ in models], WIDTH, 2.2, narrow=asked.narrow)
+    proposals: dict[str, Artist] = {}
+    for each, (series, model) in zip(axes, models, strict=True):
+        heading(each, series, WIDTH)
+        sizes = sample_sizes(asked.samples or series.runs[0].settings[SAMPLED])
+        for proposal in json.loads(series.runs[0].settings[PROPOSED]):
+            mean, error = model.estimates(proposal, asked.images, sizes)
+            look = dict(zip(("linestyle", "fillstyle"), PROPOSALS[proposal], strict=True))
+            proposals.setdefault(proposal, sample_of(marker="o", **look))
+            color, marker = series.style.color, series.style.marker
+            each.plot(sizes, mean, color=color, marker=marker, label=proposal, **look)
+            each.fill_between(sizes, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
+        logarithmic(each, 1, sizes[-1])
+        few_numbers(each.yaxis)
+        each.set_xlabel("Samples per image")
+    for each in axes:
+        if (place := each.get_subplotspec()) and place.is_first_col():
+            each.set_ylabel(f"Log-likelihood ({UNIT})")
+    legend_of(figure, proposals, narrow=asked.narrow)
+    images = counted(min(asked.images, len(models[0][1].x)), "test image")
+    figure.caption = (
+        f"Importance-sampled log-likelihood in {UNIT} of the first {images}, {panels[0].title}, over the number of "
+        "samples, with its Monte Carlo standard error. With too few samples both the estimate and this error are too "
+        f"low. {said_of(models)}."
+    )
+    return figure
+
+
+def sample_sizes(most: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... and the most."""
+    steps = (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
+    return [*itertools.takewhile(lambda size: size < most, steps), most]
+
+
+ESTIMATORS = Drawing(
+    shows="the estimated log-likelihood of a few test images over the number of samples, by each proposal",
+    draw=estimators,
+    of=has_model,
+    lacking=LACKING,
+    needs_models=True,
+    samples=True,
+    images=20,
+)

@@ -1,0 +1,175 @@
+"""The frame of a figure: its panels, their axes and marks, one legend for all, and the caption beside the picture."""
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.container import Container
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from vlae.estimation.reliability import MANY_UNRELIABLE, MARK
+from vlae.report.plots.series import Series
+
+Handle = Artist | Container
+"""What a legend shows an example of."""
+COLUMNS = 3
+"""At most."""
+NARROW = 3.5
+"""Inches: a column of a paper, and a phone, at which letters are as large as in the text around the figure."""
+LETTERS_AN_INCH = 17
+"""Of the legend."""
+LETTERS_OF_A_HEADING = 12
+"""Per inch."""
+INCHES_OF_A_LINE = 0.16
+"""Of the legend, or of a heading."""
+LEGEND_LETTERS = 44
+"""A longer name has several lines."""
+LEGEND_LINES = 30
+"""A longer legend has several columns."""
+TICKS = 5
+DECADES = 2.0
+"""A logarithmic axis of fewer has labels at 1, 2, 5, 10, ..., a longer one at powers of ten."""
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Captioned(Figure):
+    """A figure with its caption, which is no part of the picture: a paper, or a page, sets it beside."""
+
+    caption: str = ""
+    doubt: str = ""
+    """What belongs to the caption of a figure that stands alone, but is said of the table on a page that has both."""
+    provenance: str = ""
+    """What the figure is of, and which code made the runs."""
+
+    @property
+    def full_caption(self) -> str:
+        """The caption with the doubt."""
+        return " ".join(filter(None, [self.caption, self.doubt]))
+
+
+def frame(
+    titles: Sequence[str], width: float = 3.4, height: float = 2.6, *, narrow: bool = False
+) -> tuple[Captioned, list[Axes]]:
+    """A panel of so many inches for each title. narrow: below each other, within NARROW inches."""
+    rows = len(titles) if narrow else math.ceil(len(titles) / COLUMNS)
+    columns = math.ceil(len(titles) / rows)
+    width = NARROW if narrow else width
+    texts = [wrapped(title, width) for title in titles]
+    height += INCHES_OF_A_LINE * max(lines_of(texts)) + (0.0 if narrow else 0.15)
+    figure = Captioned((width * columns, height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(titles))]
+    for each, text in zip(axes, texts, strict=True):
+        each.set_title(text)
+    return figure, axes
+
+
+def legend(figure: Figure, axes: Iterable[Axes], *, narrow: bool = False) -> None:
+    """What any panel names, once, in the order of appearance."""
+    named: dict[str, Handle] = {}
+    for each in axes:
+        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    legend_of(figure, named, narrow=narrow)
+
+
+def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = False) -> None:
+    """Right of all panels, or (narrow) below them; the figure becomes larger by it."""
+    names = [textwrap.fill(name, LEGEND_LETTERS) for name in named]
+    lines, longest = (
+        lines_of(names),
+        max((len(line) for name in names for line in name.split("\n")), default=0),
+    )
+    entry = 0.75 + longest / LETTERS_AN_INCH
+    if narrow:
+        columns = max(1, min(len(names), int(NARROW / entry)))
+        added = INCHES_OF_A_LINE * max(lines, default=0) * math.ceil(len(names) / columns) + 0.2
+        figure.set_figheight(figure.get_figheight() + added)
+    else:
+        columns = max(1, math.ceil(sum(lines) / LEGEND_LINES))
+        height = INCHES_OF_A_LINE * max(lines, default=0) * math.ceil(len(names) / columns) + 0.5
+        figure.set_figwidth(figure.get_figwidth() + columns * entry)
+        figure.set_figheight(max(figure.get_figheight(), height))
+    handles: Any = list(named.values())  # the annotation of matplotlib knows no containers
+    place = "outside lower center" if narrow else "outside right upper"
+    figure.legend(handles, names, loc=place, ncols=columns, handlelength=3.5)
+
+
+def sample_of(**look: Any) -> Artist:
+    """A line in black, to name dashes or markers that several models have."""
+    return Line2D([], [], **{"color": "black", **look})
+
+
+def bare(axes: Axes) -> None:
+    """Without ticks and borders: a picture."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def heading(axes: Axes, series: Series, width: float, **look: Any) -> None:
+    """The name of a series in its colour, in lines of so many inches."""
+    text = wrapped(series.label, width)
+    axes.set_title(text, color=series.style.color, fontweight="bold", **look)
+
+
+def wrapped(text: str, width: float) -> str:
+    """A heading in lines of so many inches."""
+    return textwrap.fill(text, max(4, int(width * LETTERS_OF_A_HEADING)))
+
+
+def lines_of(texts: Iterable[str]) -> list[int]:
+    """The number of lines of each."""
+    return [text.count("\n") + 1 for text in texts]
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers only: epochs and updates have no fractions."""
+    axis.set_major_locator(MaxNLocator(TICKS, integer=True, min_n_ticks=1))
+
+
+def few_numbers(axis: Axis, most: int = TICKS) -> None:
+    """So few ticks that long numbers keep apart."""
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+
+
+def logarithmic(axes: Axes, lowest: float, highest: float) -> None:
+    """The x axis, for values from ``lowest`` to ``highest``: few labels, and none of minor ticks."""
+    axes.set_xscale("log")
+    short = math.log10(highest / lowest) < DECADES
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if short else (1.0,), numticks=2 * TICKS))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain if short else _power_of_ten))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float, _: int | None = None) -> str:
+    return f"{value:g}"
+
+
+def _power_of_ten(value: float, _: int | None = None) -> str:
+    """``0.1``, ``1``, ``10``, ``10³``"""
+    exponent = round(math.log10(value))
+    return _plain(value) if -2 <= exponent <= 2 else "10" + str(exponent).translate(_RAISED)
+
+
+def dagger(axes: Axes, x: float, y: float) -> None:
+    """Beside a point: its estimate is unreliable, as in a table."""
+    axes.annotate(MARK, (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7)
+
+
+def said_of_daggers(unreliable: Sequence[bool]) -> tuple[bool, list[str], str]:
+    """Whether points of these estimates get daggers, what a caption says of them, and the doubt if all are unreliable.
+
+    As in a table: where all of several are unreliable, it is said once.
+    """
+    why = f"k-hat too large on more than {MANY_UNRELIABLE:.0%} of the test images"
+    if not any(unreliable):
+        return False, [], ""
+    if all(unreliable) and len(unreliable) > 1:
+        return False, [], f"All estimates are unreliable ({why})."
+    return True, [f"{MARK} unreliable estimate ({why})"], ""

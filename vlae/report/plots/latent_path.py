@@ -1,0 +1,116 @@
+"""Searches for the mode in a latent space of two dimensions, on the contours of the log-posterior."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from vlae.report.plots.frame import (
+    INCHES_OF_A_LINE,
+    NARROW,
+    Captioned,
+    few_numbers,
+    heading,
+    legend_of,
+    lines_of,
+    sample_of,
+    wrapped,
+)
+from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.series import Panel, Series
+from vlae.report.plots.trained_models import has_model, opened, said_of
+from vlae.report.runs import Run
+
+if TYPE_CHECKING:
+    from vlae.experiment.inspection import Inspected, Searched
+
+INCHES = 2.0
+FINE = 121
+"""Points a side of the grid that contours are drawn through."""
+LEVELS = [-0.5 * 4.0**k for k in range(8, -1, -1)]
+"""Nats below the highest point: those of a Gaussian at 1, 2, 4, ... standard deviations."""
+DEVIATIONS = 4
+"""Of q that are in the frame at least."""
+Q, UPDATES, SEARCH = "q(z | x)", "updates", "search for the mode"
+_SEARCHED = {"color": "black", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
+
+
+def paths(panels: Sequence[Panel], asked: Asked) -> Captioned:
+    """A row per image, a column per model; narrow: transposed."""
+    models = opened(panels, asked.images, asked.tell)
+    rows, columns = min(asked.images, len(models[0][1].x)), len(models)
+    inches = NARROW / rows if asked.narrow else INCHES
+    names = max(lines_of(wrapped(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
+    if asked.narrow:
+        figure = Captioned((NARROW, (inches + names) * columns + 0.3), layout="constrained")
+        axes = figure.subplots(columns, rows, squeeze=False).T
+    else:
+        figure = Captioned((inches * columns + 0.3, inches * rows + names + 0.2), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    for of_model, (series, model) in zip(axes.T, models, strict=True):
+        heading(of_model[0], series, inches)
+        for i, each in enumerate(of_model):
+            _panel(each, series, model, i)
+            for axis in (each.xaxis, each.yaxis):
+                few_numbers(axis, 2 if asked.narrow else 4)
+    for i, of_image in enumerate(axes):
+        if asked.narrow:
+            of_image[-1].set_xlabel(f"Test image {i + 1}")
+        else:
+            of_image[0].set_ylabel(f"Test image {i + 1}")
+    samples = {Q: sample_of(linewidth=0.9), UPDATES: sample_of(marker="."), SEARCH: sample_of(**_SEARCHED)}
+    legend_of(figure, samples, narrow=asked.narrow)
+    figure.caption = (
+        "Contours: log p(z | x), 1, 2, 4, ... standard deviations of a Gaussian below its highest point; ellipse: q at "
+        f"2 standard deviations; {SEARCH}: that of the evaluation by laplace, from the model's own guess (○) to where "
+        f"it ends (×). {panels[0].title}. {said_of(models)}."
+    )
+    return figure
+
+
+def _panel(axes: Axes, series: Series, model: "Inspected", image: int) -> None:
+    found, style = model.searched(image), series.style
+    low, high = _frame(found)
+    x, y = (np.linspace(low[k], high[k], FINE) for k in range(2))
+    grid = np.stack(np.meshgrid(x, y), -1)
+    value = model.log_joint(image)(grid.reshape(-1, 2)).reshape(FINE, FINE)
+    axes.contour(x, y, value - value.max(), LEVELS, colors="0.55", linewidths=0.6, linestyles="solid")
+    axes.plot(*_ellipse(found, 2).T, color=style.color, linewidth=0.9, label=Q)
+    if len(found.updates):
+        axes.plot(*found.updates.T, color=style.color, marker=style.marker, label=UPDATES)
+    axes.plot(*found.search.T, **_SEARCHED, label=SEARCH)
+    axes.plot(*found.search[0], "o", color="black", mfc="none", markersize=5)
+    axes.plot(*found.search[-1], "x", color="black", markersize=5)
+    axes.set_aspect("equal")
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+
+
+def _frame(found: "Searched") -> tuple[np.ndarray, np.ndarray]:
+    """A square around both paths and most of q."""
+    points = np.concatenate([found.updates, found.search, _ellipse(found, DEVIATIONS)])
+    low, high = points.min(0), points.max(0)
+    half = 0.55 * (high - low).max()
+    return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+def _ellipse(found: "Searched", deviations: float) -> np.ndarray:
+    """Points at so many standard deviations of q."""
+    angle = np.linspace(0, 2 * np.pi, 100)
+    root = np.linalg.cholesky(found.covariance)
+    return found.mean + deviations * np.stack([np.cos(angle), np.sin(angle)], -1) @ root.T
+
+
+def _of(run: Run) -> bool:
+    return has_model(run) and run.settings.get("model.latent_dim") == 2
+
+
+LATENT_PATH = Drawing(
+    shows="the paths of the updates and of the search for the mode on the contours of log p(z | x), in two dimensions",
+    draw=paths,
+    of=_of,
+    lacking="no run with model.latent_dim=2 is done and has its directory here",
+    needs_models=True,
+    images=3,
+)

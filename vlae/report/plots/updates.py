@@ -1,0 +1,146 @@
+"""What the updates of inference reach: reconstructions after each, and their error."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from vlae.errors import UserError
+from vlae.report.plots.frame import (
+    INCHES_OF_A_LINE,
+    NARROW,
+    Captioned,
+    bare,
+    few_numbers,
+    heading,
+    legend,
+    lines_of,
+    whole_numbers,
+    wrapped,
+)
+from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.seeds import mean_and_error
+from vlae.report.plots.series import Panel, Series
+from vlae.report.plots.trained_models import Opened, has_model, opened, said_of
+from vlae.report.runs import Run
+
+INCHES = 0.45
+"""Of a picture."""
+MEASURED = 100
+"""Test images that the error is a mean over."""
+REFINED = ("model.num_updates", "model.num_steps")
+
+
+def updates(panels: Sequence[Panel], asked: Asked) -> Captioned:
+    """A strip a model: the test images, then what each update makes of them; beside them the error over updates."""
+    models = opened(panels, asked.images, asked.tell)
+    found = [
+        (series, updated)
+        for series, model in models
+        if (updated := model.updated(max(MEASURED, asked.images))) is not None
+    ]
+    if not found:
+        raise UserError(f"updates: {LACKING}")
+    pictures = models[0][1].pictures(asked.images)
+    most = max(len(updated.pictures) for _, updated in found)
+    inches = min(INCHES, NARROW / (most + 1)) if asked.narrow else INCHES
+    figure, strips, errors = _frame(found, most + 1, inches, len(pictures), asked.narrow)
+    for axes, (series, updated) in zip(strips, found, strict=True):
+        tiles = np.concatenate([pictures[None], updated.pictures[:, : len(pictures)]])
+        _strip(axes, series, tiles, most + 1, inches * (most + 1))
+    for series, updated in found:
+        _errors(errors, series, updated.errors)
+    errors.set_xlabel("Update")
+    errors.set_ylabel("Mean squared error per pixel")
+    whole_numbers(errors.xaxis)
+    few_numbers(errors.yaxis)
+    legend(figure, [errors], narrow=asked.narrow)
+    images = found[0][1].errors.shape[1]
+    figure.caption = (
+        f"E[x | μ] before the first update (0) and after each, {panels[0].title}; x: the test image. Curves: mean "
+        f"squared error of pixels in [0, 1], mean of {images} test images, band: standard error over them. "
+        f"{said_of(_shown(models, found))}."
+    )
+    return figure
+
+
+def _frame(
+    found: Sequence[tuple[Series, object]], columns: int, inches: float, images: int, narrow: bool
+) -> tuple[Captioned, list[Axes], Axes]:
+    """The figure, the axes of each strip, and those of the errors: beside the strips, or (narrow) below them."""
+    names = max(lines_of(wrapped(series.label, inches * columns) for series, _ in found))
+    strip = inches * images + 0.35 + INCHES_OF_A_LINE * names
+    wide = inches * columns + 0.4
+    if narrow:
+        figure = Captioned((NARROW, strip * len(found) + 2.6), layout="constrained")
+        grid = figure.add_gridspec(len(found) + 1, 1, height_ratios=[*[strip] * len(found), 2.6])
+        return (
+            figure,
+            [figure.add_subplot(grid[row, 0]) for row in range(len(found))],
+            figure.add_subplot(grid[-1, 0]),
+        )
+    figure = Captioned((wide + 3.5, max(2.6, strip * len(found))), layout="constrained")
+    grid = figure.add_gridspec(len(found), 2, width_ratios=[wide, 3.0])
+    return (
+        figure,
+        [figure.add_subplot(grid[row, 0]) for row in range(len(found))],
+        figure.add_subplot(grid[:, 1]),
+    )
+
+
+def _shown(models: Opened, found: Sequence[tuple[Series, object]]) -> Opened:
+    kept = [series for series, _ in found]
+    return [(series, model) for series, model in models if series in kept]
+
+
+def _strip(axes: Axes, series: Series, pictures: np.ndarray, columns: int, inches: float) -> None:
+    """pictures: [columns, images, height, width, ...]; as wide as ``columns`` pictures."""
+    bare(axes)
+    axes.imshow(tiled(pictures), cmap="gray", vmin=0, vmax=1)
+    width = pictures.shape[3] + 1
+    axes.set_xlim(-0.5, columns * width - 1.5)
+    steps = ["x", *map(str, range(len(pictures) - 1))]
+    axes.set_xticks([number * width + (width - 2) / 2 for number in range(len(steps))], steps)
+    axes.tick_params(length=0)
+    heading(axes, series, inches, loc="left")
+
+
+def tiled(pictures: np.ndarray) -> np.ndarray:
+    """[columns, rows, height, width, ...] side by side, a white pixel apart."""
+    space = [(0, 0), (0, 0), (0, 1), (0, 1)] + [(0, 0)] * (pictures.ndim - 4)
+    padded = np.pad(pictures, space, constant_values=1.0)
+    columns, rows, height, width = padded.shape[:4]
+    tiles = np.moveaxis(padded, 0, 2)  # [rows, height, columns, width, ...]
+    return tiles.reshape(rows * height, columns * width, *padded.shape[4:])[:-1, :-1]
+
+
+def _errors(axes: Axes, series: Series, errors: np.ndarray) -> None:
+    steps, style = np.arange(len(errors)), series.style
+    mean, spread = mean_and_error(errors.T)
+    axes.plot(
+        steps,
+        mean,
+        color=style.color,
+        linestyle=style.dashes,
+        marker=style.marker,
+        fillstyle=series.filling,
+        label=series.label,
+    )
+    axes.fill_between(steps, mean - spread, mean + spread, color=style.color, alpha=0.2, linewidth=0)
+
+
+LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has its directory here"
+
+
+def _of(run: Run) -> bool:
+    return has_model(run) and any(run.settings.get(key) for key in REFINED)
+
+
+UPDATES = Drawing(
+    shows="reconstructions after each update of VLAE or SA-VAE beside the test images, and their error over updates",
+    draw=updates,
+    of=_of,
+    lacking=LACKING,
+    needs_models=True,
+    images=3,
+)

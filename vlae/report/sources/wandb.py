@@ -1,0 +1,175 @@
+"""Runs on Weights & Biases as a source of rows: what `vlae.trackers.wandb_mirror` has mirrored there, read back."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from vlae.config.run_id import run_id, settings
+from vlae.report.metric_values import figures
+from vlae.report.runs import DAMAGED, LeftOut, Run
+from vlae.system.disk import RecordError
+from vlae.trackers.wandb_mirror import WandbError, check_access, client, told
+
+PAGE = 100
+"""Runs in one request, each with its config and its summary."""
+WITHIN = 30
+"""Seconds for one request, with its repetitions."""
+OF_RESULTS = re.compile(r"(test|cost|environment)/.*|validation/elbo|best_epoch|epochs")
+"""Keys of a summary that are those of results.json (`vlae.trackers.run_history.flat`); others are of epochs."""
+PER_IMAGE = "test/per_image"
+INTERRUPTED = ("crashed", "killed", "preempted", "preempting")
+"""What W&B calls a run that has ended before its results, and not by an error."""
+WITH_A_WORD = ("finished", "failed", "preempted", "preempting")
+"""What it calls one whose client has said how it ended."""
+_ID = re.compile(r"(?P<run_id>.+?)(?:-g(?P<generation>[0-9]+))?")
+UNPAIRED = (
+    "From Weights & Biases without the figures of each test image, so differences are paired over seeds alone; "
+    "--per-image reads them"
+)
+
+
+class WandbRuns:
+    """The runs of a project, or of one group in it. Runs that were never mirrored are not known there."""
+
+    def __init__(self, place: str, group: str | None = None, *, per_image: bool = False) -> None:
+        """place: ``ENTITY/PROJECT``, or ``PROJECT`` of the key's own entity.
+
+        per_image: with the figures of each test image, which cost two requests for each run that is compared.
+        """
+        self.place, self.group = place, group
+        self.title, self.note = group or place, "" if per_image else UNPAIRED
+        self._per_image = per_image
+
+    def __iter__(self) -> Iterator[Run | LeftOut]:
+        newest: dict[str, tuple[tuple[bool, int], Run]] = {}
+        left_out: list[LeftOut] = []
+        for mirrored in self._mirrored():
+            row = _row(mirrored, self._per_image)
+            if isinstance(row, LeftOut):
+                left_out.append(row)
+                continue
+            # one that is done anew counts from the moment that it is done
+            rank = row.figures is not None, _generation(mirrored.id)
+            if row.id not in newest or rank > newest[row.id][0]:
+                newest[row.id] = rank, row
+        if not newest and not left_out:
+            among = f" in the group {self.group!r}" if self.group else ""
+            raise WandbError(f"no runs{among} of {self.place} on Weights & Biases")
+        yield from (newest[name][1] for name in sorted(newest))
+        yield from left_out
+
+    def _mirrored(self) -> list[Any]:
+        filters = {"group": self.group} if self.group else {}
+        api = connected()
+        try:
+            return list(api.runs(self.place, filters, order="+created_at", per_page=PAGE, lazy=False))
+        except Exception as error:
+            raise refused(error) from error
+
+
+def connected() -> Any:
+    """wandb's public API. WandbError: there is no key, or it is refused, or nobody answers."""
+    check_access()
+    try:
+        return client().Api(timeout=WITHIN)
+    except Exception as error:
+        raise refused(error) from error
+
+
+def refused(error: Exception) -> WandbError:
+    """An error of the client, for a person."""
+    return WandbError(f"Weights & Biases: {told(error)}")
+
+
+def nested(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The results that `vlae.trackers.run_history.flat` has made a summary of, but for holes and lists.
+
+    Law: ``nested(flat(results))`` has the figures of ``results`` that are not None.
+    """
+    found: dict[str, Any] = {}
+    for key in sorted(summary):  # which W&B keeps in no order
+        if OF_RESULTS.fullmatch(key) and isinstance(summary[key], str | bool | int | float):
+            *sections, last = key.split("/")
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = summary[key]
+    return found
+
+
+def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
+    config = dict(mirrored.config)
+    try:
+        identity = run_id(config)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return LeftOut(mirrored.id, "it is not a run of vlae")
+    if identity != _run_id(mirrored.id):
+        return LeftOut(mirrored.id, f"its configuration is that of {identity}")
+    own = dict(sorted(settings(config).items()))
+    try:
+        results = nested(dict(mirrored.summary))
+        if "test" not in results:
+            return Run(identity, "", own, *_state(mirrored.state, mirrored.summary))
+        images = PerImage(mirrored) if per_image else None
+        return Run(identity, "", own, "done", "", figures(results), images)
+    except (ValueError, TypeError, AttributeError) as error:  # keys of which one is a part of another
+        return Run(identity, "", own, DAMAGED, f"its summary: {error}")
+
+
+def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
+    """That of a run without results, and the reason: its own word, unless it has ended without one since."""
+    word = summary.get("status/state")
+    if state in WITH_A_WORD and word in (
+        "failed",
+        "interrupted",
+        *(["running"] if state != "failed" else []),
+    ):
+        return word, summary.get("status/reason") or ""
+    if state in INTERRUPTED:
+        return "interrupted", state
+    if state == "finished":
+        return "interrupted", "finished without results"
+    return state, ""
+
+
+def _run_id(wandb_id: str) -> str:
+    """Without the generation; see `vlae.trackers.wandb_mirror.wandb_id`."""
+    match = _ID.fullmatch(wandb_id)
+    return match["run_id"] if match else wandb_id
+
+
+def _generation(wandb_id: str) -> int:
+    match = _ID.fullmatch(wandb_id)
+    return int(match["generation"] or 1) if match else 1
+
+
+class PerImage:
+    """The table of a run with an entry a test image, read once and when it is asked for."""
+
+    def __init__(self, mirrored: Any) -> None:
+        self._mirrored = mirrored
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def __call__(self, name: str) -> np.ndarray | None:
+        """None: the table has no such column, or the run no table. RecordError: it cannot be read."""
+        if self._arrays is None:
+            self._arrays = self._read()
+        return self._arrays.get(name)
+
+    def _read(self) -> dict[str, np.ndarray]:
+        told_of = self._mirrored.summary.get(PER_IMAGE)
+        if told_of is None:
+            return {}
+        try:
+            file = self._mirrored.file(told_of["path"])
+            with TemporaryDirectory() as folder, file.download(root=folder, replace=True) as opened:
+                table = json.load(opened)
+            columns = zip(*table["data"], strict=True)
+            named = zip(table["columns"], columns, strict=True)
+            return {name: np.array(column, dtype=np.float64) for name, column in named}
+        except Exception as error:  # of this run: the others are compared
+            raise RecordError(f"its table of test images cannot be read: {told(error)}") from error

@@ -1,0 +1,293 @@
+"""Who executes a run: claims that one living process at a time can hold.
+
+Decision record: docs/decisions/0003-attempts-are-claims.md.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+from vlae.errors import out_of_memory
+from vlae.runs.lease import DEAD_AFTER, FORCED, PULSE_EVERY, Pulse, last_number, living_claim, now, read_claim
+from vlae.system.disk import DiskError, RecordError, patient, patiently, refusal_in
+from vlae.system.files import (
+    cannot_write,
+    check_inside,
+    json_bytes,
+    read_json,
+    remove_abandoned,
+    write_atomically,
+)
+from vlae.system.interruption import Interrupted
+from vlae.system.processes import is_owned_by
+
+HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
+
+
+RESERVE, WAITING = ".reserve", "waiting.json"
+"""In an attempt's directory: why it waits. Written where nothing can be written any more, see `Reserve`."""
+
+
+class RunHeld(RecordError):
+    """The run is being executed by a living process, whose claim is in ``holder``."""
+
+    def __init__(self, message: str, holder: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+def last_claim(run: Path) -> tuple[int, dict[str, Any] | None]:
+    """The number of the last attempt of the run in ``run``, and its claim if that is alive."""
+    number, status = last_number(run / "attempts"), read_json(run / "status.json") or {}
+    last_sign = status.get("updated") if status.get("attempt") == number else None
+    return number, living_claim(check_inside(run, "attempts", str(number)), last_sign)
+
+
+def refuse_if_held(run: Path) -> None:
+    """RunHeld where a living process executes the run in ``run``."""
+    number, holder = last_claim(run)
+    if holder:
+        status = read_json(run / "status.json") or {}
+        progress = status["progress"] if status.get("attempt") == number else {}
+        raise RunHeld(held_message(run, status.get("run_id", run.name), number, holder, progress), holder)
+
+
+def remove_leftovers(run: Path, over: range) -> None:
+    """Deletes what killed processes left in a run directory; call it where nobody else executes the run.
+
+    over: the numbers of the attempts that have ended. What belongs to a living process stays, as does what belongs to
+    an unknown process on another host.
+    """
+    whose = []
+    for attempt in (run / "attempts" / str(number) for number in over):
+        with contextlib.suppress(RecordError):  # damaged, or of an older version
+            if claim := read_claim(attempt):
+                whose.append((claim["place"], claim["pid"], claim["process_start"]))
+    remove_abandoned(run, lambda name: any(is_owned_by(name, *each) for each in whose))
+    rests = [*run.glob("checkpoints/.*.next"), *run.glob("checkpoints/.*.link")]
+    rests += [run / "attempts" / str(number) / name for number in over for name in (RESERVE, WAITING)]
+    for rest in rests:
+        with contextlib.suppress(OSError):
+            rest.unlink()
+
+
+def describe_progress(progress: dict[str, Any]) -> str:
+    """``{"epoch": 3, "epochs": 60}`` -> "epoch 3/60": a key whose plural is there too is shown as a share."""
+    totals = {f"{key}s" for key in progress}
+    shown = {key: value for key, value in progress.items() if key not in totals}
+    return ", ".join(
+        f"{key} {value}/{progress[f'{key}s']}" if f"{key}s" in progress else f"{key} {value}"
+        for key, value in shown.items()
+    )
+
+
+def held_message(
+    run: Path, run_id: str, number: int, holder: dict[str, Any], progress: dict[str, Any]
+) -> str:
+    since = datetime.fromisoformat(holder["started"]).astimezone()
+    today = since.date() == datetime.now().astimezone().date()
+    position = ", ".join(filter(None, [f"attempt {number}", describe_progress(progress)]))
+    forced = run.parent.name == FORCED  # it is no run yet that its id would show
+    name = f"{run_id}, forced in {run}," if forced else run_id
+    return (
+        f"run {name} is being executed by process {holder['pid']} on host {holder['host']} "
+        f"since {since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} ({position}); "
+        f"wait for it, or watch it with `vlae show {run if forced else run_id}`"
+    )
+
+
+class Reserve:
+    """Room for the last words of an attempt, taken while there is some: a full disk takes no new file.
+
+    What is reserved is overwritten in place and renamed, which needs no space on most file systems.
+    """
+
+    SIZE = 4096
+
+    def __init__(self, attempt: Path) -> None:
+        self._place = attempt / RESERVE
+
+    @patiently
+    def take(self) -> None:
+        """Errors: as for `write_atomically`."""
+        try:
+            with self._place.open("wb") as file:
+                file.write(b" " * self.SIZE)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self._place, error) from error
+
+    def say(self, name: str, content: dict[str, Any]) -> bool:
+        """Puts ``content`` in the file of this name; whether that was possible."""
+        message = content.get("message")
+        text = json_bytes({**content, "message": message and message[: self.SIZE // 8]})
+        try:
+            with self._place.open("rb+", buffering=0) as file:
+                file.write(text.ljust(self.SIZE))
+                os.fsync(file.fileno())
+            said = self._place.with_name(name)
+            os.replace(self._place, said)
+        except OSError:
+            return False
+        self._place = said
+        return True
+
+    def take_back(self) -> None:
+        """Nothing is said any more; the room stays."""
+        free = self._place.with_name(RESERVE)
+        with contextlib.suppress(OSError):
+            os.replace(self._place, free)
+            self._place = free
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            self._place.unlink()
+
+
+@final
+class Attempt:
+    """One execution of a run by this process, from its claim to its end.
+
+    The end is written when the ``with`` block is left: ``done`` where there are results, ``failed`` by an
+    ``Exception``, else ``interrupted`` (a signal, KeyboardInterrupt and the like, or no results yet).
+    """
+
+    def __init__(
+        self, directory: Path, write_status: Callable[..., None], gpus: float = 0.0, gpu_seconds: float = 0.0
+    ) -> None:
+        """gpus: that it uses; gpu_seconds: that the attempts before it have used."""
+        self.directory, self.number = directory, int(directory.name)
+        self._write_status = write_status
+        self._gpus, self._gpu_seconds, self._began = gpus, gpu_seconds, time.monotonic()
+        self._progress: dict[str, Any] = {}
+        self._written, self._progressed = -math.inf, now()
+        self._pulse = Pulse(self._show_life)
+        self._reserve, self._claim = Reserve(directory), None
+        self._refusal: str | None = None
+
+    @property
+    def log(self) -> Path:
+        """What this attempt tells of itself."""
+        return self.directory / "log.txt"
+
+    def __enter__(self) -> "Attempt":
+        self._claim = read_json(self.directory / "claim.json")
+        self._reserve.take()
+        self._pulse.start()
+        return self
+
+    def waits(self, reason: str | None) -> None:
+        """Records that this attempt waits for the disk, and why; with None, that it continues.
+
+        Errors: RecordError where another process has taken the run over meanwhile, or its directory is another one.
+        """
+        self._refusal = reason
+        if reason is not None:
+            self._reserve.say(WAITING, {"reason": reason, "since": now()})
+            return
+        self._reserve.take_back()
+        self._stop_if_succeeded()
+        if read_json(self.directory / "claim.json") != self._claim:
+            raise RecordError(f"{self.directory} is no longer that of this process, which stops")
+
+    def heartbeat(self, progress: dict[str, Any]) -> None:
+        """Call it as often as you like: status.json is written at most every two seconds.
+
+        Errors: RecordError where this process was out of touch for so long that another one has taken the run over.
+        """
+        self._progress = progress
+        self.advanced()
+        if time.monotonic() - self._written >= HEARTBEAT_EVERY:
+            # a disk that refuses it is no reason to stop: what has to be kept waits for it
+            with patient(None), contextlib.suppress(DiskError):
+                self._beat()
+
+    def advanced(self) -> None:
+        """The attempt has made progress; the next sign of life says so."""
+        self._progressed = now()
+
+    def _stop_if_succeeded(self) -> None:
+        if self._succeeded():
+            raise RecordError(
+                f"{self.directory} gave no sign of life for {DEAD_AFTER / 60:g} minutes and was taken for dead: "
+                f"attempt {self.number + 1} executes the run now, this one stops"
+            )
+
+    def _beat(self) -> None:
+        self._stop_if_succeeded()
+        self._written = time.monotonic()
+        self._write_status(
+            state="running",
+            attempt=self.number,
+            progress=self._progress,
+            progressed=self._progressed,
+            gpu_seconds=self._spent(),
+        )
+
+    def _spent(self) -> float:
+        return round(self._gpu_seconds + self._gpus * (time.monotonic() - self._began), 1)
+
+    def _show_life(self) -> None:
+        if time.monotonic() - self._written >= PULSE_EVERY:
+            self._beat()
+
+    def _succeeded(self) -> bool:
+        return self.directory.with_name(str(self.number + 1)).exists()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pulse.stop()
+        state, reason, message = self._outcome(error)
+        end = {"state": state, "reason": reason, "message": message}
+        try:
+            self._write_end(end, error)
+        except RecordError:
+            ended = self._reserve.say("ended.json", {**end, "ended": now()})
+            if not ended:
+                with contextlib.suppress(OSError):  # without its claim the attempt holds nothing
+                    self.directory.joinpath("claim.json").unlink()
+            if error is None:  # otherwise the error that ended the attempt is the one to report
+                raise
+        else:
+            self._reserve.release()
+
+    def _write_end(self, end: dict[str, str | None], error: BaseException | None) -> None:
+        """Waits for the disk only where the attempt ended by itself."""
+        with contextlib.nullcontext() if error is None else patient(None):
+            if isinstance(error, Exception) and not refusal_in(error):
+                text = "".join(traceback.format_exception(error))
+                write_atomically(self.directory / "traceback.txt", text.encode("utf-8", "backslashreplace"))
+            if not self._succeeded():
+                self._write_status(
+                    attempt=self.number, progress=self._progress, gpu_seconds=self._spent(), **end
+                )
+            # releases the run
+            write_atomically(self.directory / "ended.json", json_bytes({**end, "ended": now()}))
+
+    def _outcome(self, error: BaseException | None) -> tuple[str, str | None, str | None]:
+        if self.directory.parent.parent.joinpath("results.json").is_file():
+            return "done", None, None
+        if self._succeeded():  # it stops for its successor: the run itself has not failed
+            return "interrupted", "taken over", None
+        if isinstance(error, Exception) and (refused := refusal_in(error)):
+            return "interrupted", refused, None
+        if isinstance(error, Exception):
+            if text := out_of_memory(error):
+                return "failed", "out of memory", text.removeprefix("out of memory: ")
+            return "failed", "exception", f"{type(error).__name__}: {error}"
+        if isinstance(error, Interrupted):
+            return "interrupted", signal.Signals(error.number).name, self._refusal
+        if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C
+            return "interrupted", "SIGINT", None
+        reason = "stopped" if error is None else type(error).__name__
+        return "interrupted", reason, str(error or "") or None

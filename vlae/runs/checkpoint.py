@@ -1,0 +1,177 @@
+"""Checkpoints: written atomically, verified when read, never able to execute code.
+
+A file is what `torch.save` writes, a zip archive, whose comment is the SHA-256 of all that goes before: content and
+digest are one file and cannot disagree, and ``torch.load(path, weights_only=True)`` reads it as ever. The digest is
+needed because `torch.load` ignores the checksums of the archive: of the single flipped bits in a small checkpoint
+it lets four fifths pass, as other weights.
+"""
+
+import hashlib
+import io
+import math
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlae.errors import out_of_memory
+from vlae.system.disk import RecordError, patiently
+from vlae.system.files import StrPath, cannot_write, read_bytes, sync_directory, write_atomically
+from vlae.system.machine import total_memory
+
+PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
+NOT_OURS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+)
+"""What `torch.load` raises of a file that only looks like one of ours."""
+MARK = b"sha256:"
+SEAL_LENGTH = len(MARK) + 64
+
+
+class _Damaged(Exception):
+    """Why a file is not used; the next older one may be."""
+
+
+@patiently
+def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
+    """Write ``state`` to <name>.pt; the one before it stays as previous.pt (previous_<name>.pt for other names).
+
+    state: tensors, numbers, text, None in dicts, lists and tuples. At every instant one good file is there.
+    Errors: TypeError naming an entry that could not be read back; RecordError where the disk is full or unwritable.
+    """
+    _refuse_foreign_types(state, "state")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path, staged = Path(directory) / f"{name}.pt", Path(directory) / f".{name}.next"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(staged, _seal(buffer))
+        if _is_good(path):  # a damaged file must not push out the good one
+            _keep(path, _previous(path))
+        os.replace(staged, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    sync_directory(path.parent)
+    return path
+
+
+def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest good checkpoint, on the CPU, with warnings where it is not <name>.pt; None where there is none.
+
+    Errors: RecordError where there are only damaged ones, and at once where a file is of another program, which may
+    have made it to execute code.
+    """
+    newest = Path(directory) / f"{name}.pt"
+    problems: list[str] = []
+    for path in (newest, _previous(newest)):
+        content = read_bytes(path, total_memory())
+        if content is None:
+            problems.append(f"{path} is missing")
+            continue
+        try:
+            state = _unpack(path, content)
+        except _Damaged as damage:
+            problems.append(f"{path} is damaged: {damage}")
+            continue
+        return state, [f"{problems[0]}. Going on from the checkpoint before it, {path}"] if problems else []
+    if all(problem.endswith("is missing") for problem in problems):
+        return None, []
+    raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to do without")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name("previous.pt" if path.name == "last.pt" else f"previous_{path.name}")
+
+
+def _refuse_foreign_types(value: Any, where: str) -> None:
+    """`torch.load(weights_only=True)` would refuse them, too late; a numpy.float64 looks like a float."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_foreign_types(key, f"a key of {where}")
+            _refuse_foreign_types(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple, set):
+        for index, item in enumerate(value):
+            _refuse_foreign_types(item, f"{where}[{index}]")
+    elif type(value) not in PLAIN_TYPES:
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        expected = "a checkpoint holds tensors, numbers, text and None in dicts, lists and tuples"
+        raise TypeError(f"{where} is a {kind}; {expected}")
+
+
+def _seal(archive: io.BytesIO) -> bytes:
+    """The archive with its digest as comment: a zip file ends with the comment's length and the comment."""
+    archive.seek(-2, os.SEEK_END)
+    archive.write(SEAL_LENGTH.to_bytes(2, "little"))
+    archive.write(_seal_of(archive.getvalue()))
+    return archive.getvalue()
+
+
+def _seal_of(sealed: bytes | memoryview) -> bytes:
+    return MARK + hashlib.sha256(sealed).hexdigest().encode()
+
+
+def _is_sealed(content: bytes) -> bool:
+    """Every byte is as `_seal` left it."""
+    return content[-SEAL_LENGTH:] == _seal_of(memoryview(content)[:-SEAL_LENGTH])
+
+
+def _is_good(path: Path) -> bool:
+    content = read_bytes(path, total_memory())
+    return content is not None and _is_sealed(content)
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """``kept`` becomes a second name of the file, which keeps its own."""
+    second = kept.with_name(f".{kept.name}.link")
+    try:
+        second.unlink(missing_ok=True)
+        os.link(path, second)
+        os.replace(second, kept)
+    except OSError:  # a file system without hard links, or a full one
+        os.replace(path, kept)
+
+
+def _unpack(path: Path, content: bytes) -> dict[str, Any]:
+    """Only what has a good seal is unpickled at all."""
+    if not _is_sealed(content):
+        if _is_of_another_program(content):
+            raise _refusal(path)
+        raise _Damaged("it is not what was written, as its digest shows" if content else "it is empty")
+    if _unpacked_size(content) > len(content):  # `save` compresses nothing
+        raise _refusal(path)
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except NOT_OURS as error:  # sealed, and yet not what `save` writes
+        if out_of_memory(error):
+            raise
+        raise _refusal(path) from error
+
+
+def _unpacked_size(content: bytes) -> float:
+    """Bytes that the archive claims to hold; infinite where it is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) or math.inf
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return math.inf
+
+
+def _is_of_another_program(content: bytes) -> bool:
+    """A whole archive without a comment, as `torch.save` leaves it, or a pickle: no damaged file of ours."""
+    return (content[-22:-18] == b"PK\5\6" and content[-2:] == b"\0\0") or content[:1] == pickle.PROTO
+
+
+def _refusal(path: Path) -> RecordError:
+    return RecordError(
+        f"refused: {path} was not written by vlae and may be made to execute code when it is read; nothing in it was "
+        "executed. Find out where this file comes from before you delete it"
+    )

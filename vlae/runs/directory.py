@@ -1,0 +1,430 @@
+"""The run directory: the only truth about a run, for people and programs alike.
+
+    config.yaml     frozen at creation        metrics.jsonl   one object a line, append-only
+    status.json     state and heartbeat       results.json    written last: the only proof of success
+    attempts/<n>/   claim.json (who executes), ended.json (how it ended), traceback.txt
+
+Nothing here imports torch or hydra: the states of thousands of runs are read in a second.
+"""
+
+import difflib
+import errno
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlae.config.problems import shown
+from vlae.config.run_id import OF_A_COMMAND, carried_out_as
+from vlae.config.run_id import run_id as run_id_of
+from vlae.runs.attempts import WAITING, Attempt, RunHeld, last_claim, refuse_if_held, remove_leftovers
+from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
+from vlae.runs.rerun import out_of_place, put_in_place, recover, recover_all
+from vlae.runs.schema import NUMBER, TEXT, TIME, WHOLE, Kind, check, is_number, or_null
+from vlae.system.disk import RecordError, patiently
+from vlae.system.files import (
+    LARGEST_CONFIG,
+    StrPath,
+    appearing,
+    cannot_write,
+    check_bounded,
+    check_inside,
+    check_links,
+    expanded,
+    json_bytes,
+    opener,
+    read_by,
+    read_bytes,
+    read_json,
+    whole_lines_end,
+    write_atomically,
+)
+
+__all__ = [
+    "Attempt",
+    "RecordError",
+    "RunDirectory",
+    "RunHeld",
+    "all_runs",
+    "find",
+    "forced_directory",
+    "promote",
+    "recover",
+    "run_names",
+    "write_atomically",
+]
+
+STATES = ("new", "running", "interrupted", "failed", "done")
+STATUS_KEYS = (
+    *("run_id", "state", "attempt", "progress", "updated", "reason", "message"),
+    "where",  # the host of the attempt, and its Slurm job
+    "gpu_seconds",  # of all attempts
+    "progressed",  # when the attempt last made progress; `updated` is its last sign of life
+)
+EMPTY_STATUS = {**dict.fromkeys(STATUS_KEYS), "state": "new", "gpu_seconds": 0.0}
+COUNTS = ("epoch", "epochs", "image", "images")
+"""Of progress, what is shown as a share."""
+HEADER = """\
+# The settings of this run, frozen when it was created by launch.py. Do not edit: the run's id is a hash of them,
+# and an edited file is refused. For other settings start another run.
+"""
+
+
+class RunDirectory:
+    """One run on disk. Holds nothing in memory that matters: any number of processes may look at the same one."""
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path).absolute()
+        self._name = str(self.path)  # a Path for each file of 10,000 runs would take as long as to read it
+        self._lock = threading.RLock()  # the loop and the pulse of an attempt both write status.json
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> "RunDirectory":
+        """The directory of ``run_id`` with ``config`` frozen in it; one that exists is returned as it is.
+
+        It appears whole or not at all, whoever else creates it at the same moment.
+        """
+        if Path(run_id).name != run_id or run_id.startswith("."):
+            raise ValueError(f"a run id is one visible directory name, not {run_id!r}")
+        run = cls(Path(runs_dir) / run_id)
+        if _is_run(run.path):
+            return run
+        content = _yaml_bytes(config)
+        with appearing(run.path) as staged:
+            staged.joinpath("attempts").mkdir()
+            write_atomically(staged / "config.yaml", content)
+            cls(staged).write_status(run_id=run_id)
+        return run
+
+    @property
+    def run_id(self) -> str:
+        """As recorded at creation, so that a renamed or copied directory keeps it."""
+        return str(self._recorded_status()["run_id"])
+
+    def config(self) -> dict[str, Any]:
+        """The frozen config. RecordError where it is not the one that the run's id was made from."""
+        path = self.path / "config.yaml"
+        if (content := read_bytes(path, LARGEST_CONFIG)) is None:
+            raise RecordError(f"{self.path} is not a run: it has no config.yaml")
+        try:
+            config = yaml.safe_load(content)
+            check_bounded(config)
+            given = run_id_of(config)
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"it is no config of a run any more ({' '.join(str(error).split())})"
+            raise RecordError(f"{path} was edited by hand: {reason}") from error
+        if given != self.run_id:
+            raise RecordError(
+                f"{path} was edited by hand: its settings are those of run {given}, but it was frozen for run "
+                f"{self.run_id}. Undo the edit, or start the changed settings as a run of their own"
+            )
+        return config
+
+    def carry_out_as(self, config: dict[str, Any]) -> None:
+        """Freezes how a start with ``config`` asks for the run to be carried out: device, where data lie, ..."""
+        frozen = self.config()
+        if (wanted := carried_out_as(frozen, config)) != frozen:
+            write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
+
+    def results(self) -> dict[str, Any] | None:
+        """None where there are none yet. RecordError where results.json holds no figures: it proves nothing."""
+        results = read_json(f"{self._name}/results.json")
+        if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
+            raise RecordError(
+                f"{self.path / 'results.json'} holds no figures of a run: expected them under the key test, came "
+                f"{shown(results)}. It was changed by hand; move it away, and the same command goes on with the run"
+            )
+        return results
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Last of all: from this moment the run is done."""
+        write_atomically(self.path / "results.json", json_bytes(results))
+
+    # --- state
+
+    def status(self, recorded: dict[str, Any] | None = None) -> dict[str, Any]:
+        """status.json, put right: done only with results, running only while the process that holds it lives.
+
+        recorded: what it holds, where that was read a moment ago.
+        RecordError: it, or results.json, is none.
+        """
+        status = recorded or self._recorded_status()
+        if self.results() is not None:
+            return status | {"state": "done", "reason": None, "message": None}
+        if status["state"] == "done":
+            return status | {
+                "state": "interrupted",
+                "reason": "no results",
+                "message": "results.json is missing",
+            }
+        if status["state"] != "running":
+            return status
+        attempt = self._attempt(status["attempt"])
+        if self.holder() is not None:
+            return status | {"reason": (read_json(attempt / WAITING) or {}).get("reason")}
+        if (end := read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
+            return status | {key: end.get(key) for key in ("state", "reason", "message")}
+        claim = read_claim(attempt) or {}
+        process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
+        message = f"{process} ended without a word"
+        return status | {"state": "interrupted", "reason": "killed", "message": message}
+
+    def settle(self) -> None:
+        """Corrects what a killed attempt left of a run that is done; for writers, while nobody executes it."""
+        if self.results() is None or self._recorded_status()["state"] == "done" or self.holder() is not None:
+            return
+        self.write_status(state="done", reason=None, message=None)
+        remove_leftovers(self.path, range(1, last_number(self.path / "attempts") + 1))
+
+    def state(self) -> str:
+        """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: what is true now."""
+        return str(self.status()["state"])
+
+    @patiently
+    def write_status(self, **fields: Any) -> None:
+        """Merges ``fields`` into status.json."""
+        if not fields.keys() <= set(STATUS_KEYS) or fields.get("state", "new") not in STATES:
+            raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; came {fields}")
+        with self._lock:
+            status = self._recorded_status() | {"updated": now()} | fields
+            write_atomically(self.path / "status.json", json_bytes(status))
+
+    def _recorded_status(self) -> dict[str, Any]:
+        return recorded_status(self._name)
+
+    # --- metrics
+
+    def append_metrics(self, values: dict[str, Any]) -> None:
+        """One line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
+        self._append(json_bytes(values, indent=None), [])
+
+    @patiently
+    def _append(self, line: bytes, sizes: list[int]) -> None:
+        """sizes: filled by the first try, so that a second one replaces a line that may have arrived after all."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "ab+", buffering=0, opener=opener) as file:
+                if not sizes:
+                    sizes.append(whole_lines_end(file))
+                file.truncate(sizes[0])
+                try:
+                    if file.write(line) != len(line):  # the disk is full
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(sizes[0])
+                    raise
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        return metrics_of(self.path / "metrics.jsonl", self._whole_lines().splitlines())
+
+    def metrics_size(self) -> int:
+        """Bytes of the whole lines: what a checkpoint remembers for `truncate_metrics`."""
+        return read_by(whole_lines_end, self.path / "metrics.jsonl") or 0
+
+    def truncate_metrics(self, size: int) -> None:
+        """Back to the lines that were there when `metrics_size` gave ``size``."""
+        path, lines = self.path / "metrics.jsonl", self._whole_lines()
+        if size > len(lines) or (size and lines[size - 1 : size] != b"\n"):
+            raise RecordError(f"{path}: no line ends at byte {size}; its whole lines are {len(lines)} bytes")
+        if path.exists():
+            write_atomically(path, lines[:size])
+
+    def _whole_lines(self) -> bytes:
+        content = read_bytes(self.path / "metrics.jsonl") or b""
+        return content[: content.rfind(b"\n") + 1]
+
+    def check_links(self) -> None:
+        """RecordError where a link in this directory leads out of it: nothing must be written or sent through it."""
+        # the client of W&B itself links to a log in its cache, which nobody reads, writes or sends again
+        check_links(self.path, but="tracking/wandb/*/logs")
+
+    # --- who executes it
+
+    def claim(self) -> Attempt:
+        """The right to execute this run, for one process at a time; use it as a context manager.
+
+        Look at `results` again once you hold it: another process may have finished in between.
+        Errors: RunHeld where a living process has it.
+        """
+        # one that cannot be gone on with is refused before anything is claimed
+        progress = self._recorded_status()["progress"]
+        self.check_links()
+        claim = {**new_claim(), "progress": progress or {}}
+        while True:
+            number, holder = last_claim(self.path)
+            if holder and holder["token"] == claim["token"]:
+                break
+            refuse_if_held(self.path)
+            put_claim(self._attempt(number + 1), claim)  # who was first, we read from disk
+        remove_leftovers(self.path, range(1, number))
+        where = " ".join(filter(None, [claim["slurm_job"] and f"job {claim['slurm_job']}", claim["host"]]))
+        spent = self._recorded_status()["gpu_seconds"]
+        try:
+            fresh = {"reason": None, "message": None, "progressed": now()}
+            self.write_status(state="running", attempt=number, where=where, **fresh)
+        except RecordError:
+            shutil.rmtree(
+                self._attempt(number), ignore_errors=True
+            )  # an attempt that never began holds nothing
+            raise
+        return Attempt(self._attempt(number), self.write_status, claim["gpus"], spent)
+
+    def end_attempt(self, reason: str) -> None:
+        """Of the last attempt, whose process can no longer do so: its Slurm job has ended.
+
+        Where it lives nevertheless (its node is cut off), it stops itself when it sees its successor.
+        """
+        number, end = last_number(self.path / "attempts"), {"state": "interrupted", "reason": reason}
+        self.write_status(attempt=number, message=None, **end)
+        content = json_bytes({**end, "message": None, "ended": now()})
+        write_atomically(self._attempt(number) / "ended.json", content)
+
+    def holder(self) -> dict[str, Any] | None:
+        """The claim of the living process that executes this run, if there is one."""
+        return last_claim(self.path)[1]
+
+    def refuse_if_held(self) -> None:
+        """RunHeld where a living process executes this run."""
+        refuse_if_held(self.path)
+
+    def _attempt(self, number: int) -> Path:
+        return check_inside(self.path, "attempts", str(number))
+
+
+def metrics_of(path: StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Lines of ``path``, parsed. RecordError: one is no JSON."""
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RecordError(f"{path} has a line that is no JSON ({error})") from error
+
+
+# --- what status.json holds ------------------------------------------------------------------------------------
+
+
+def recorded_status(run: str) -> dict[str, Any]:
+    """status.json of the directory ``run``; a key that it lacks, as records of older versions do, is as of a new run.
+
+    RecordError: it cannot be read, or a key of it has a value that no run writes.
+    """
+    file = f"{run}/status.json"
+    status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (read_json(file) or {})
+    check(file, status, _KINDS, "move it away, and the same command goes on with the run")
+    return status
+
+
+def _is_progress(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and isinstance(value.get("doing", ""), str)
+        and all(is_number(value[key]) for key in COUNTS if key in value)
+        and (value.get("elbo") is None or is_number(value["elbo"]))  # null: it was not finite
+    )
+
+
+_KINDS: dict[str, Kind] = {
+    "run_id": TEXT,
+    "state": (f"one of {', '.join(STATES)}", lambda value: isinstance(value, str) and value in STATES),
+    "attempt": or_null(WHOLE),
+    "progress": ("numbers by their names", _is_progress),
+    "progressed": or_null(TIME),
+    "updated": or_null(TIME),  # older records may have none
+    **dict.fromkeys(("reason", "message", "where"), or_null(TEXT)),
+    "gpu_seconds": NUMBER,
+}
+"""Of status.json."""
+
+
+# --- many runs -------------------------------------------------------------------------------------------------
+
+
+def all_runs(runs_dir: StrPath) -> list[RunDirectory]:
+    """Every run in ``runs_dir``, by name."""
+    return [RunDirectory(Path(runs_dir) / name) for name in run_names(runs_dir)]
+
+
+def find(runs_dir: StrPath, name: str, *, to_write: bool = False) -> RunDirectory:
+    """The run that ``name`` means: its directory, its id, or a prefix of either that no other run shares.
+
+    It is found where it is whole, even if a forced run was killed while it took its place. Nothing is written, unless
+    ``to_write``: then that is completed first.
+    Errors: RecordError that lists the candidates, or where it looked and which names are near.
+    """
+    try:
+        given, runs_dir = Path(expanded(name) if "/" in name else name), expanded(runs_dir)
+    except ValueError as error:
+        raise RecordError(str(error)) from error
+    folder, prefix = (given.parent, given.name) if len(given.parts) > 1 else (Path(runs_dir), name)
+    if to_write:
+        recover_all(folder, prefix)
+    moved = out_of_place(folder)
+    exact = [folder / prefix, given, moved.get(prefix, given)] if name else []
+    if runs := [path for path in exact if _is_run(path)]:
+        return RunDirectory(runs[0])
+    names = sorted({*run_names(folder), *moved})
+    found = [candidate for candidate in names if candidate.startswith(prefix)]
+    if len(found) == 1:
+        return RunDirectory(moved.get(found[0], folder / found[0]))
+    if found:
+        listed = "".join(f"\n  {each}" for each in (found if len(found) <= 10 else [*found[:10], "..."]))
+        raise RecordError(f"{name!r} could be any of {len(found)} runs in {folder}; give more of it:{listed}")
+    if directories := [path for path in exact if os.path.isdir(path)]:
+        raise RecordError(
+            f"{directories[0]} is not a run: it has no config.yaml (looked in {folder} for others)"
+        )
+    where = (
+        f"no run {name!r} in {folder}" if os.path.isdir(folder) else f"no run {name!r}: no directory {folder}"
+    )
+    where += ", which has no runs yet" if os.path.isdir(folder) and not names else ""
+    near = [each for each in names if prefix in each][:5] or difflib.get_close_matches(prefix, names, 5, 0.5)
+    raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+
+def run_names(runs_dir: StrPath) -> list[str]:
+    """Names of the runs in ``runs_dir``; hidden directories are none."""
+    folder = os.fspath(runs_dir)  # a Path for each of 10,000 runs takes longer than to look at it
+    try:
+        return sorted(name for name in os.listdir(folder) if name[0] != "." and _is_run(f"{folder}/{name}"))
+    except OSError:
+        return []
+
+
+def _yaml_bytes(config: dict[str, Any]) -> bytes:
+    config = {**config, **{key: False for key in OF_A_COMMAND if key in config}}
+    text = HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
+    if yaml.safe_load(text) != config:
+        raise ValueError("a config that does not survive YAML: plain values only")
+    return text.encode()
+
+
+def _is_run(path: StrPath) -> bool:
+    return os.path.isfile(os.path.join(path, "config.yaml"))
+
+
+# --- forced runs -----------------------------------------------------------------------------------------------
+
+
+def forced_directory(runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
+    """Where ``run_id`` is executed anew while its old directory stays as it is until there are new results.
+
+    Errors: RunHeld where a living process executes the old one.
+    """
+    refuse_if_held(Path(runs_dir) / run_id)
+    return RunDirectory.create(Path(runs_dir) / FORCED, run_id, config)
+
+
+def promote(forced: RunDirectory, runs_dir: StrPath) -> RunDirectory:
+    """The forced run in the place of the old one; `vlae.runs.rerun.put_in_place` says how."""
+    return RunDirectory(put_in_place(runs_dir, forced.path.name))

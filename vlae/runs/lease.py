@@ -1,0 +1,181 @@
+"""Which process executes a run: claims, signs of life, and whether a process still lives."""
+
+import contextlib
+import math
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vlae.runs.schema import NUMBER, TEXT, TIME, WHOLE, Kind, check, or_null
+from vlae.system.disk import RecordError
+from vlae.system.files import (
+    appearing,
+    json_bytes,
+    read_json,
+    write_atomically,
+)
+from vlae.system.processes import place, process_start
+
+FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old results
+
+
+PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
+
+
+GPUS = "VLAE_GPUS"  # environment variable: the GPUs of this process, a fraction where it shares one
+
+
+QUEUE = "VLAE_QUEUE"  # environment variable: the queue whose Slurm job this process belongs to
+DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
+
+
+class Pulse:
+    """Calls ``beat`` every half minute until it is stopped: a sign of life for those on other hosts."""
+
+    def __init__(self, beat: Callable[[], object]) -> None:
+        self._beat, self._over = beat, threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _go_on(self) -> None:
+        while not self._over.wait(PULSE_EVERY):
+            with contextlib.suppress(RecordError):  # a full disk is reported by those who write what matters
+                self._beat()
+
+
+def now() -> str:
+    """ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def seconds_since(time_stamp: str | None) -> float:
+    """By this host's clock; infinite where there is no time stamp."""
+    if time_stamp is None:
+        return math.inf
+    return (datetime.now(timezone.utc) - datetime.fromisoformat(time_stamp)).total_seconds()
+
+
+def own_uid() -> int | None:
+    return os.geteuid() if hasattr(os, "geteuid") else None
+
+
+def is_hidden(pid: int, uid: int | None) -> bool:
+    """Whether another user's process is there although /proc, mounted with hidepid=2, does not show it."""
+    if uid == own_uid() or psutil.pid_exists(pid):
+        return False
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def process_lives(claim: dict[str, Any]) -> bool | None:
+    """Whether the process that made ``claim`` in this `place` lives; None where we may not see it."""
+    try:
+        start = process_start(claim["pid"])
+    except psutil.AccessDenied:  # hidepid=1
+        return None
+    if start is None:
+        return None if is_hidden(claim["pid"], claim.get("uid")) else False
+    return abs(start - claim["process_start"]) < 2  # another start: the id belongs to another process by now
+
+
+def slurm_job() -> tuple[str | None, int]:
+    """The id by which Slurm knows the job of this process, and how often that job was requeued.
+
+    A task of an array is ``<array>_<task>``. SLURM_JOB_ID does not name one: that of the last task is the array's
+    own id, which means all tasks to Slurm's commands.
+    """
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "")  # not set at the first start
+    return f"{job}_{task}" if job and task else job, int(restarts) if restarts.isdigit() else 0
+
+
+def new_claim() -> dict[str, Any]:
+    """Who we are; ``token`` tells our claim from one of another thread."""
+    job, restarts = slurm_job()
+    return {
+        "pid": os.getpid(),
+        "uid": own_uid(),
+        "process_start": process_start(os.getpid()),
+        "host": socket.gethostname(),
+        "place": place(),
+        "slurm_job": job,
+        "slurm_restarts": restarts,
+        "queue": os.environ.get(QUEUE),  # another cluster may have a job of the same id
+        "gpus": float(os.environ.get(GPUS) or 0),
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "started": now(),
+        "token": secrets.token_hex(8),
+    }
+
+
+_KINDS: dict[str, Kind] = {
+    "pid": ("a positive whole number", lambda value: type(value) is int and value > 0),
+    "process_start": NUMBER,
+    **dict.fromkeys(("place", "host", "token"), TEXT),
+    "slurm_job": or_null(TEXT),
+    "slurm_restarts": or_null(WHOLE),  # older claims have none
+    "queue": or_null(TEXT),  # nor this
+    "started": TIME,
+}
+"""Of a claim, what others go by."""
+
+
+def last_number(attempts: Path) -> int:
+    """The number of the latest attempt; 0 where there is none yet."""
+    try:
+        return max(
+            (int(name) for name in os.listdir(attempts) if name.isascii() and name.isdigit()), default=0
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def read_claim(attempt: Path) -> dict[str, Any] | None:
+    """The claim in the directory of an attempt, if there is one. RecordError: it is none that anybody has made."""
+    file = attempt / "claim.json"
+    if (claim := read_json(file)) is not None:
+        check(str(file), claim, _KINDS, "where no process executes this any more, move it away")
+    return claim
+
+
+def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
+    """The claim in the directory of an attempt, unless that has ended or its process is dead.
+
+    last_sign: when status.json was last written by this attempt, which decides for a process that we cannot see.
+    """
+    if attempt.joinpath("ended.json").exists() or (claim := read_claim(attempt)) is None:
+        return None
+    if claim["place"] == place() and (lives := process_lives(claim)) is not None:
+        return claim if lives else None
+    job, restarts = slurm_job()
+    ours = job and job == claim["slurm_job"] and os.environ.get(QUEUE) == claim.get("queue")
+    if ours and restarts > (claim.get("slurm_restarts") or 0):
+        return None  # Slurm ends what is left of a job before it starts the job again
+    silence = min(seconds_since(last_sign), seconds_since(claim["started"]))
+    return claim if silence < DEAD_AFTER else None
+
+
+def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
+    """Makes the directory of an attempt appear with the claim inside; nothing happens where another was first."""
+    with appearing(attempt) as staged:
+        write_atomically(staged / "claim.json", json_bytes(claim))

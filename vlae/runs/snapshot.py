@@ -1,0 +1,221 @@
+"""The code of a run, frozen: what was submitted is what runs, whatever is edited meanwhile.
+
+Decision record: docs/decisions/0013-what-is-code.md.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlae.runs import snapshot_check
+from vlae.system.disk import RecordError
+from vlae.system.files import (
+    StrPath,
+    appearing,
+    cannot_write,
+    json_bytes,
+    read_bytes,
+    read_json,
+    write_atomically,
+)
+
+SOURCE = Path(__file__).resolve().parents[2]
+"""Where the code lies that is being executed: a checkout, or a frozen copy of one."""
+CODE = ".code"  # in runs_dir
+LARGEST = 5 * 2**20
+"""Bytes of a file; a larger one is no code."""
+PLACES = ("vlae", "conf", "hydra_plugins", "sweeps", "pyproject.toml")
+"""What is code besides the modules and packages at the top of the checkout."""
+
+
+def description() -> dict[str, Any]:
+    """``hash`` of the code, the ``commit`` it is based on, and whether it was ``changed`` since.
+
+    Errors: RecordError where a frozen copy is executed that is not what its name promises.
+    """
+    if SOURCE.parent.name == CODE:
+        _refuse_damage(SOURCE)
+        found = read_json(SOURCE / snapshot_check.COMMIT) or {}
+        return {"hash": SOURCE.name, "commit": found.get("commit"), "changed": found.get("changed")}
+    contents = _contents()
+    found = _commit(contents)
+    return {"hash": snapshot_check.digest(contents), "commit": found["commit"], "changed": found["changed"]}
+
+
+@functools.cache
+def executed() -> dict[str, Any]:
+    """The `description` of the code as it was when this process first asked.
+
+    It asks before it imports what it executes: an edit after that is not what it executes.
+    """
+    return description()
+
+
+def freeze(runs_dir: StrPath) -> Path:
+    """A copy of the code in ``runs_dir/.code/<hash>``: made where it is not there, repaired where it is damaged.
+
+    It holds, as they are now, the files of PLACES, and beside them the modules (``*.py``) and packages (with an
+    ``__init__.py``) at the top of the checkout. Git has no say in this, so that the same files have the same hash
+    without it. Hidden files are no code, and neither are directories that hold runs.
+
+    ``.commit.json`` records the commit, the difference of the code from it, which files it does not know, and the
+    checksum of each file.
+    Errors: RecordError where a file cannot be read, where the copy cannot be written, and where a damaged one belongs
+    to another user.
+    """
+    if SOURCE.parent.name == CODE:
+        _refuse_damage(SOURCE)
+        return SOURCE
+    contents = _contents()  # read once, so that what is copied is what the name says
+    place = Path(runs_dir).absolute() / CODE / snapshot_check.digest(contents)
+    record = json_bytes({**_commit(contents), "files": snapshot_check.checksums(contents)})
+    if not os.path.lexists(place):
+        with appearing(place) as staged:
+            for name, content in contents.items():
+                target = staged / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            (staged / snapshot_check.COMMIT).write_bytes(record)
+    if trouble := snapshot_check.damage(str(place)) or snapshot_check.remove_compiled(str(place)):
+        _repair(place, contents, trouble)
+    if _is_ours(place) and read_bytes(place / snapshot_check.COMMIT) != record:
+        write_atomically(place / snapshot_check.COMMIT, record)
+    return place
+
+
+def _refuse_damage(copy: Path) -> None:
+    if trouble := snapshot_check.damage(str(copy)):
+        raise RecordError(f"the frozen code {copy} is damaged ({trouble}); {snapshot_check.FIX}")
+
+
+def _is_ours(place: Path) -> bool:
+    return not hasattr(os, "geteuid") or os.lstat(place).st_uid == os.geteuid()
+
+
+def _owner(place: Path) -> str:
+    import pwd  # where there is one, users have numbers
+
+    uid = os.lstat(place).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
+    """Puts each file right by itself: other processes may be importing from the copy meanwhile."""
+    if not _is_ours(place):
+        raise RecordError(
+            f"the frozen code {place} is damaged ({trouble}) and belongs to {_owner(place)}: ask them to delete it, or "
+            "choose another runs_dir"
+        )
+    print(f"the frozen code {place} was damaged ({trouble}); it is repaired", file=sys.stderr, flush=True)
+    try:
+        _make_folders(place, contents)
+        for name, _ in list(snapshot_check.walk(str(place))):
+            if name not in contents:
+                place.joinpath(name).unlink()
+        for name, content in contents.items():
+            target = place / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            if target.is_symlink() or not _holds(target, content):
+                write_atomically(target, content)
+    except OSError as error:
+        raise cannot_write(place, error) from error
+    if left := snapshot_check.damage(str(place)) or snapshot_check.remove_compiled(str(place)):
+        raise RecordError(f"the frozen code {place} cannot be repaired: {left}; delete it")
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    try:
+        return read_bytes(file) == content
+    except RecordError:  # no permission to read it
+        return False
+
+
+def _make_folders(place: Path, contents: dict[str, bytes]) -> None:
+    """Real directories that can be written in, and no others than are needed below a link."""
+    folders = {parent for name in contents for parent in Path(name).parents}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts)):
+        path = place / folder
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(path.stat().st_mode | 0o700)
+
+
+def _commit(contents: dict[str, bytes]) -> dict[str, Any]:
+    """What the code is based on, and how it differs from that; nothing is known where there is no commit."""
+    commit = _git("rev-parse", "--verify", "HEAD^{commit}")
+    if commit is None:
+        return dict.fromkeys(("commit", "changed", "difference", "added"))
+    tops = sorted({name.split("/")[0] for name in contents} | set(PLACES))
+    where = [":(glob)*.py", *(f":(literal){top}" for top in tops)]
+    difference = _git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD", "--", *where)
+    tracked = (_git("ls-files", "-z") or "").split("\0")
+    added = sorted(contents.keys() - set(tracked))
+    changed = None if difference is None else bool(difference or added)
+    return {"commit": commit, "changed": changed, "difference": difference, "added": added}
+
+
+def _contents() -> dict[str, bytes]:
+    """The code: what each file holds."""
+    found = {name: _content(SOURCE / name) for name in _names()}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+def _names() -> Iterator[str]:
+    """The names of the files that are code, whether git knows them or not."""
+    is_checkout = SOURCE.joinpath(
+        "launch.py"
+    ).is_file()  # and not site-packages, which holds all that is installed
+    for top in sorted(os.listdir(SOURCE), key=os.fsencode):
+        path = SOURCE / top
+        if path.is_dir():
+            if top in PLACES or (is_checkout and _is_package(path)):
+                yield from (f"{top}/{name}" for name, _ in snapshot_check.walk(str(path)))
+        elif top in PLACES or (is_checkout and top.endswith(".py") and top[0] != "."):
+            yield top
+
+
+def _is_package(path: Path) -> bool:
+    return path.name.isidentifier() and path.joinpath("__init__.py").is_file()
+
+
+def _content(file: Path) -> bytes | None:
+    """Of the file, or of that to which a link leads; None: it is no code, or has vanished since it was listed."""
+    with contextlib.suppress(OSError):  # which reading it will raise again
+        if not file.is_file() or file.stat().st_size > LARGEST:
+            return None
+    return read_bytes(file.resolve())
+
+
+def _git(*words: str) -> str | None:
+    """What git prints of the checkout, or None where there is none.
+
+    Variables such as GIT_DIR, which hooks and ``git rebase --exec`` set, speak of another repository. Git would not
+    look at another user's checkout unless it is named: but its code is being executed already.
+    """
+    place = SOURCE / ".git"
+    if not place.exists():  # installed inside another project's checkout
+        return None
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    named = [f"--git-dir={place}", f"--work-tree={SOURCE}", "-c", "core.fsmonitor=false"]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(SOURCE), *named, *words],
+            capture_output=True,
+            check=True,
+            env={**environment, "GIT_OPTIONAL_LOCKS": "0"},
+            timeout=60,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return os.fsdecode(done.stdout).removesuffix("\n")

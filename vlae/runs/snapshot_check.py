@@ -1,0 +1,132 @@
+"""A frozen copy of the code, verified: what it holds must have the hash that is its name.
+
+Only the standard library is imported here, and nothing of vlae: a batch job executes the text of this file before it
+imports anything from the copy (``python -I -c TEXT COPY``).
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+
+COMMIT = ".commit.json"
+"""What the copy is based on, and under ``files`` the SHA-256 of each of its files, to name those that differ."""
+COMPILED = "__pycache__"
+RUNS = ".new"
+"""A directory that holds runs has one of this name, `vlae.system.files.STAGING`."""
+FIX = "launch again from the code that it was made of, which repairs it"
+
+
+def walk(root: str, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Name and entry of all in ``root`` that is no directory, but for hidden, compiled and backup files.
+
+    Links are not followed, and directories that hold runs are left out. Errors: OSError where one cannot be read.
+    """
+    with os.scandir(os.path.join(root, below)) as found:
+        entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    if any(entry.name == RUNS for entry in entries):
+        return
+    for entry in entries:
+        if entry.name.startswith((".", "#")) or entry.name.endswith("~") or entry.name == COMPILED:
+            continue
+        name = f"{below}/{entry.name}" if below else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(root, name)
+        else:
+            yield name, entry
+
+
+def digest(contents: Mapping[str, bytes]) -> str:
+    """The hash of files by their names: 12 hexadecimal digits."""
+    state = hashlib.sha256()
+    for name in sorted(contents, key=os.fsencode):
+        content = contents[name]
+        state.update(os.fsencode(name) + b"\0%d\0" % len(content))
+        state.update(content)
+    return state.hexdigest()[:12]
+
+
+def checksums(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def damage(copy: str) -> str | None:
+    """How the copy differs from what its name promises; None where it does not."""
+    contents: dict[str, bytes] = {}
+    if os.path.islink(copy) or not os.path.isdir(copy):
+        return "it is no directory" if os.path.lexists(copy) else "it is missing"
+    try:
+        for name, entry in walk(copy):
+            if not entry.is_file(follow_symlinks=False):
+                return f"{printable(name)} is no plain file"
+            with open(entry.path, "rb") as file:
+                contents[name] = file.read()
+    except OSError as error:
+        return f"{printable(os.path.relpath(error.filename or copy, copy))}: {error.strerror or error}"
+    if digest(contents) == os.path.basename(copy):
+        return None
+    return _named(contents, _recorded(copy))
+
+
+def printable(name: str) -> str:
+    """A file's name whose bytes are no text, as a message can show it."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _recorded(copy: str) -> dict[str, str]:
+    try:
+        with open(os.path.join(copy, COMMIT), "rb") as file:
+            found = json.load(file)["files"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _named(contents: Mapping[str, bytes], recorded: Mapping[str, str]) -> str:
+    """What differs, as far as the record of the copy says."""
+    found, words = checksums(contents), []
+    for what, names in (
+        ("missing", recorded.keys() - found.keys()),
+        ("changed", {name for name in recorded.keys() & found.keys() if recorded[name] != found[name]}),
+        ("added", found.keys() - recorded.keys() if recorded else ()),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            words.append(f"{printable(min(names))}{more} {what}")
+    return ", ".join(words) or f"its files have the hash {digest(contents)}"
+
+
+def remove_compiled(copy: str) -> str | None:
+    """Removes what Python has compiled there, which is not verified; which of it cannot be removed, else None."""
+    for folder, names, _ in os.walk(copy):
+        if COMPILED not in names:
+            continue
+        names.remove(COMPILED)
+        place = os.path.join(folder, COMPILED)
+        hidden = os.path.join(folder, f".{COMPILED}.{secrets.token_hex(4)}")
+        try:
+            os.rename(place, hidden)  # out of use at once, although other processes may be writing to it
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{os.path.relpath(place, copy)} is not verified and cannot be removed: {error.strerror}"
+        if os.path.islink(hidden):
+            os.unlink(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+    return None
+
+
+def main() -> int:
+    """Exit status 0 where the copy that the command line names can be executed."""
+    copy = sys.argv[1].rstrip("/")
+    if trouble := damage(copy) or remove_compiled(copy):
+        print(f"vlae: not started: the frozen code {copy} is damaged ({trouble}); {FIX}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Files, disks, processes and terminals, made safe."""

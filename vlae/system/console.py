@@ -1,0 +1,243 @@
+"""What a person sees of a run while it lasts: bars, lines, warnings."""
+
+import io
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.status import Status
+from rich.table import Column, Table
+from rich.text import Text
+
+from vlae.system.disk import patiently, reason_of
+from vlae.system.files import cannot_write
+from vlae.system.streams import CONTROLS, lenient, visible
+
+PLAIN_SECONDS = 2.0
+"""Without a terminal, at most one line of figures in this time."""
+QUIET_SECONDS = 30.0
+"""Without a terminal, a line of progress after this time even where there are no figures yet."""
+LONG = 40
+"""Columns of a cell that stands in one line; a longer one is words, which may be wrapped."""
+
+
+class Console(RichConsole):
+    """A console that shows control characters of what it prints, and sends its own; writing to it does not fail.
+
+    rich takes a Text as it is, so that an escape sequence in the name of a run would reach the terminal.
+    """
+
+    @property
+    def file(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        stream = super().file  # while something is live, rich's own stand-in for the stream
+        return lenient(getattr(stream, "rich_proxied_file", stream))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        if isinstance(renderable, Text):
+            renderable = shown(renderable)
+        for segment in super().render(renderable, options):
+            if segment.control is None and CONTROLS.search(segment.text):
+                segment = Segment(visible(segment.text), segment.style)
+            yield segment
+
+    def render_str(self, text: str, **keys: Any) -> Text:
+        return super().render_str(visible(text), **keys)
+
+
+def shown(text: Text) -> Text:
+    """With its styles, and escapes for control characters: what is then broken into lines is all of it."""
+    if CONTROLS.search(text.plain) is None:
+        return text
+    done, at = text.blank_copy(), 0
+    for found in CONTROLS.finditer(text.plain):
+        done.append_text(text[at : found.start()]).append(visible(found[0]))
+        at = found.end()
+    return done.append_text(text[at:])
+
+
+def loading() -> Status:
+    """A sign on a terminal, on stderr, for the seconds that importing torch and its like takes: a context."""
+    return Console(stderr=True).status("loading libraries")
+
+
+class Reporter:
+    """Progress bars on a terminal, plain lines elsewhere, and the same lines in the attempt's log."""
+
+    def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._out = Console(quiet=quiet, highlight=False)
+        self._log = _opened(log) if log is not None else None
+        self._bars = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            TextColumn("{task.fields[at]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            # last, and the only one to be cut where the terminal is narrow
+            TextColumn(
+                "{task.fields[figures]}",
+                markup=False,
+                table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis"),
+            ),
+            console=self.console,
+            expand=True,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._last = time.monotonic()
+        self._began: dict[str, tuple[float, float]] = {}
+
+    def __enter__(self) -> "Reporter":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def line(self, text: str, style: str | None = None) -> None:
+        """One line for terminal and log."""
+        self.console.print(text, style=style, markup=False)
+        self._write(text)
+
+    def result(self, summary: RenderableType) -> None:
+        """Print the summary of a run on standard output."""
+        self._out.print(summary)
+
+    def warn(self, text: str) -> None:
+        self.line(f"warning: {text}", style="yellow")
+
+    def advance(self, what: str, done: float, total: float, figures: str = "", *, last: bool = False) -> None:
+        """``done`` of ``total`` epochs or images, with the latest figures."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, figures="", at="")
+            self._began[what] = (time.monotonic(), done)
+        whole = share(done, total)
+        self._bars.update(self._tasks[what], completed=done, total=total, at=whole)
+        if figures:
+            self._bars.update(self._tasks[what], figures=figures)
+        now = time.monotonic()
+        if last or now - self._last >= (PLAIN_SECONDS if figures else QUIET_SECONDS):
+            self._last = now
+            # an epoch may take hours; of images worked on together a fraction says nothing
+            part = "epoch" in what and not float(done).is_integer()
+            at = f"{done:.1f}/{total:.0f}" if part else whole
+            text = f"{what} {at}  {figures}{self._time_left(what, done, total)}"
+            self._write(text)
+            if not self.console.is_terminal:
+                self.console.print(text, markup=False)
+
+    def _time_left(self, what: str, done: float, total: float) -> str:
+        began, start = self._began[what]
+        if done >= total or done <= start:
+            return ""
+        return f"  {duration((time.monotonic() - began) / (done - start) * (total - done))} left"
+
+    def _write(self, text: str) -> None:
+        if self._log is not None:
+            try:
+                self._log.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+            except OSError as error:
+                # a full disk takes a line of the log, not the run: what has to be kept waits for space
+                if not reason_of(error, self._log.name):
+                    raise cannot_write(Path(self._log.name), error) from error
+
+
+@patiently
+def _opened(log: Path) -> io.FileIO:
+    try:
+        return log.open("ab", buffering=0)
+    except OSError as error:
+        raise cannot_write(log, error) from error
+
+
+class Listing:
+    """Rows of cells under headings, of which none is ever cut off.
+
+    A table where the terminal is wide enough for it; else the cells of a row below its first one. Where there is no
+    terminal: one line a row, whatever its length, which can be searched; a cell without a word is -.
+    """
+
+    def __init__(self, headings: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+        """The first cell names the row, and is never wrapped."""
+        self.headings, self.rows = headings, rows
+        self._widths = [
+            max(len(heading), *(row[i].cell_len for row in rows))
+            for i, heading in enumerate(headings)
+            if rows
+        ]
+
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> Iterator[RenderableType]:
+        shortest = [*self._widths[:1], *(min(width, LONG) for width in self._widths[1:])]
+        if not console.is_terminal:
+            for row in self.rows:
+                cells = [" ".join(cell.plain.split()) or "-" for cell in row]
+                line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, shortest, strict=True))
+                yield Text(line.rstrip(), no_wrap=True, overflow="ignore")
+        elif sum(shortest) + 3 * len(shortest) + 1 <= options.max_width:
+            table = Table()
+            for heading, width in zip(self.headings, shortest, strict=True):
+                table.add_column(heading, overflow="fold", min_width=width)
+            for row in self.rows:
+                table.add_row(*row)
+            yield table
+        else:
+            for name, *others in self.rows:
+                yield name
+                yield from (Padding(cell, (0, 0, 0, 4)) for cell in others if cell)
+
+
+def standard_output() -> Console:
+    """Where there is no terminal, lines are as long as they are."""
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
+def counted(number: int, what: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def duration(seconds: float) -> str:
+    """``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+
+def minutes(seconds: float) -> str:
+    """``25 min``, ``2 h 10 min``."""
+    return duration(seconds) if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:
+    """What a run is doing, how much of it is done, and of how much: epochs of training, or images."""
+    name = "epoch" if "epochs" in progress else "image"
+    return progress.get("doing", name), progress.get(name, 0), progress.get(f"{name}s", 0)
+
+
+def share(done: float, total: float) -> str:
+    """``3/16`` for 3.7 of 16: what is complete."""
+    return f"{math.floor(done)}/{total:.0f}"
+
+
+def elbo_of(progress: Mapping[str, Any]) -> str:
+    """``ELBO -101.23``; nothing where none is known yet. A record holds null for what is NaN or infinite."""
+    if "elbo" not in progress:
+        return ""
+    elbo = progress["elbo"]
+    return "ELBO not finite" if elbo is None else f"ELBO {elbo:.2f}"

@@ -1,0 +1,395 @@
+"""Files and directories that are whole or not there: atomic writes, atomic renames, JSON."""
+
+import contextlib
+import errno
+import fnmatch
+import io
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vlae.system.disk import DiskError, RecordError, patiently, reason_of
+from vlae.system.processes import owned, owner_lives
+
+StrPath = str | os.PathLike[str]
+T = TypeVar("T")
+
+STAGING = ".new"  # beside what appears: directories that are being filled
+LARGEST = 2**30
+"""Bytes of a file of a run, but for checkpoints; no run writes larger ones."""
+LARGEST_JSON = 2**28
+"""Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
+BLOCK = 4096  # bytes that are read at once where a file is read from its end
+LARGEST_CONFIG = 2**20
+"""Bytes of a config.yaml, which has a few thousand."""
+MOST_VALUES = 100_000
+"""Of a config.yaml: a few lines of references can mean more of them than any memory holds."""
+ABANDONED_AFTER = 7 * 24 * 3600.0
+"""Seconds after which temporary files are deleted of which nobody knows whether their process lives."""
+
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
+
+
+def expanded(path: StrPath) -> str:
+    """The path with ~, ~user, $NAME and ${NAME} replaced.
+
+    ValueError: there is no such user or variable, or no file system can have the path.
+    """
+    text = os.path.expanduser(os.fspath(path))
+    if text.startswith("~"):
+        user = text.partition("/")[0]
+        raise ValueError(f"there is no home directory {user} (a directory of that name here is ./{user})")
+    for match in _VARIABLE.finditer(text):
+        if not os.environ.get(name := match[1] or match[2] or ""):
+            raise ValueError(f"the environment variable {name} is not set, or empty; got {text!r}")
+    text = os.path.expandvars(text)
+    try:
+        os.lstat(text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"no file can have a name as long as {text[:40]!r} ...") from error
+    return text
+
+
+@patiently
+def write_atomically(path: StrPath, content: bytes) -> None:
+    """Afterwards ``path`` holds ``content``, on disk; whatever goes wrong, it holds the old content or the new one.
+
+    A link is replaced by the file: what it leads to stays as it is.
+    Errors: RecordError with path and reason (no space left, no permission, no such directory).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{owned(path.name)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already, unless something went wrong
+            temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def write_output(path: StrPath, content: bytes) -> None:
+    """As `write_atomically`, for a file that the user names: a link stays one, and what it leads to is written."""
+    write_atomically(os.path.realpath(path) if os.path.islink(path) else path, content)
+
+
+def cannot_write(path: Path, error: OSError) -> RecordError:
+    """What to raise: a `DiskError` where the disk may take it later."""
+    if isinstance(error.errno, int) and (reason := reason_of(error, path.parent)):
+        text = f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
+        return DiskError(text, reason)
+    if error.errno == errno.ENOENT and not os.path.isdir(path.parent):
+        return RecordError(f"cannot write {path}: the directory {path.parent} does not exist")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        for place in (path, *path.parents):
+            if os.path.lexists(place) and not os.path.isdir(place):
+                return RecordError(f"cannot write {path}: {place} is not a directory")
+    return RecordError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged")
+
+
+@patiently
+def make_directory(path: Path) -> Path:
+    """The directory, made where it is not there yet. Errors: as for `write_atomically`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """RecordError where the directory could not be made, or written in. Writes nothing itself."""
+    folder = folder.absolute()
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not os.path.isdir(there):
+        raise RecordError(f"runs_dir: cannot write {folder}: {there} is not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RecordError(f"runs_dir: cannot write {folder}: no permission to write in {there}")
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames inside ``path`` survive a power cut, where the file system can do that for directories."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@patiently
+def rename_if_free(staged: Path, final: Path) -> None:
+    """Renames a filled directory, unless ``final`` is there already: the file system decides who is first."""
+    try:
+        os.rename(staged, final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
+            raise cannot_write(final, error) from error
+    sync_directory(final.parent)
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A directory to be filled, which becomes ``path`` when the ``with`` block ends: whole or not there.
+
+    Where ``path`` is there by then, it stays as it is: the first one wins, and the others are not told. Whoever fails
+    or is killed leaves nothing to be seen. Errors: as for `write_atomically`.
+    """
+    staged = staged_for(path)
+    try:
+        _make_staged(staged, path)
+        yield staged
+        rename_if_free(staged, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    remove_abandoned(staged.parent)
+
+
+def staged_for(path: Path) -> Path:
+    """Where something is that is not yet, or no longer, ``path``: on the same file system, and out of sight."""
+    return path.parent / STAGING / owned(path.name)
+
+
+@patiently
+def _make_staged(staged: Path, path: Path) -> None:
+    try:
+        staged.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def remove_abandoned(folder: Path, is_over: Callable[[str], bool] = lambda name: False) -> None:
+    """Deletes what processes that are over left in ``folder``, at any depth: temporary files, staged directories.
+
+    is_over: whether that is known of the process of a temporary file on another host, by its name.
+    """
+    for root, directories, files in os.walk(folder):
+        staging = os.path.basename(root) == STAGING
+        for name in [*(directories if staging else ()), *files]:
+            path = os.path.join(root, name)
+            if (staging or (name[0] == "." and name.endswith(".tmp"))) and _is_abandoned(path, is_over):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(path) if name in directories else os.unlink(path)
+        if staging:
+            directories.clear()
+
+
+def _is_abandoned(path: str, is_over: Callable[[str], bool]) -> bool:
+    lives = owner_lives(os.path.basename(path))
+    if lives is not None or is_over(os.path.basename(path)):
+        return not lives
+    try:
+        return time.time() - os.lstat(path).st_mtime > ABANDONED_AFTER
+    except OSError:
+        return False
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: scalars of numpy and torch become Python's, NaN and infinities become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):
+        return plain(value.item())
+    kind = type(value).__name__
+    raise TypeError(f"a record holds numbers, text, lists and mappings, not {kind}: {value!r}")
+
+
+def json_bytes(value: Any, indent: int | None = 2) -> bytes:
+    """``value`` as UTF-8 JSON, in the order given, readable by every JSON parser."""
+    text = json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes a valid JSON escape
+
+
+def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
+    """The content of ``path``, or None where there is no such file. Errors: as for `read_by`."""
+    return read_by(io.FileIO.readall, path, largest)
+
+
+def read_by(read: Callable[[io.FileIO], T], path: StrPath, largest: int = LARGEST) -> T | None:
+    """What ``read`` gives of the open file ``path``, or None where there is no such file.
+
+    A link is followed only within its own directory: a run from somebody else must not lead to other files.
+    Errors: RecordError where it cannot be read, is no plain file, or has more than ``largest`` bytes.
+    """
+    try:
+        # a buffer, or a Path for each file, would take as long as to read it
+        with open(path, "rb", buffering=0, opener=opener) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise RecordError(f"cannot read {path}: it is no plain file")
+            if found.st_size > largest:
+                raise RecordError(
+                    f"cannot read {path}: it has {found.st_size:,} bytes, expected {largest:,} at most"
+                )
+            return read(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP and os.path.islink(path):
+            return read_by(read, target_beside(path), largest)
+        text = f"cannot read {path}: {error.strerror or error}"
+        if reason := reason_of(error, path):
+            raise DiskError(text, reason) from error
+        raise RecordError(text) from error
+
+
+def opener(path: str, flags: int) -> int:
+    """For `open`: waits for nobody at the other end of a pipe, and follows no link."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def target_beside(link: StrPath) -> str:
+    """The file that a link means. RecordError where it is in another directory than the link."""
+    target = os.path.realpath(link)
+    if os.path.dirname(target) != os.path.realpath(os.path.dirname(link) or "."):
+        raise RecordError(
+            f"{link} is a link to {target}, which is elsewhere: it is not followed. Put the file itself there"
+        )
+    if os.path.islink(target):
+        raise RecordError(f"cannot read {link}: it is a link to itself")
+    return target
+
+
+def check_bounded(value: Any) -> None:
+    """ValueError where lists and mappings hold more than MOST_VALUES, counted each time that one refers to another."""
+    waiting, count = [value], 0
+    while waiting:
+        if (count := count + 1) > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        found = waiting.pop()
+        waiting.extend(
+            found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+        )
+
+
+def check_inside(root: StrPath, *names: str) -> Path:
+    """The path of ``names`` below ``root``. RecordError where a link on the way leads out of ``root``.
+
+    ``root`` itself may be a link, or lie behind one.
+    """
+    path = os.fspath(root)
+    for name in names:
+        path = f"{path}/{name}"
+        if os.path.islink(path):
+            _refuse_to_leave(os.path.realpath(root), path)
+    return Path(path)
+
+
+def check_links(root: StrPath, *, but: str = "") -> None:
+    """RecordError where any link below ``root`` leads out of it: nothing must be written or sent through it.
+
+    but: folders that are not looked at, as a pattern of their paths in ``root``.
+    """
+    base = os.path.realpath(root)
+    for folder, folders, names in os.walk(base):
+        if fnmatch.fnmatch(os.path.relpath(folder, base), but):
+            folders.clear()
+            continue
+        for name in (*folders, *names):
+            if os.path.islink(path := f"{folder}/{name}"):
+                _refuse_to_leave(base, path)
+
+
+def _refuse_to_leave(root: str, link: str) -> None:
+    target = os.path.realpath(link)
+    if os.path.commonpath([root, target]) != root:
+        text = f"{link} is a link to {target}, outside the directory of the run: it is not followed"
+        raise RecordError(f"{text}. Put what it leads to in its place, or delete it")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
+
+
+def whole_lines_end(file: io.FileIO) -> int:
+    """Where the last whole line of an open file ends. Reads from the end of the file, where alone a line is torn."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = file.seek(max(0, end - BLOCK))
+        if (at := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+class NewLines:
+    """The whole lines that a growing file has got since the last look, which reads nothing else of it.
+
+    Where the file was replaced or cut, all of its lines are new.
+    """
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = path
+        self._at, self._last = 0, b""
+        self._seen: tuple[int, int, int] | None = None
+
+    def more(self) -> tuple[bool, list[bytes]]:
+        """Whether the file begins again, and the new lines. Errors: as for `read_by`."""
+        if (found := read_by(self._read, self.path)) is not None:
+            return found
+        again = self._at > 0
+        self._at, self._last, self._seen = 0, b"", None
+        return again, []
+
+    def _read(self, file: io.FileIO) -> tuple[bool, list[bytes]]:
+        status = os.fstat(file.fileno())
+        if (seen := (status.st_ino, status.st_size, status.st_mtime_ns)) == self._seen:
+            return False, []
+        again = not self._continues(file)
+        if again:
+            self._at, self._last = 0, b""
+        file.seek(self._at)
+        lines = file.readall().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):  # it is being written
+            del lines[-1]
+        self._seen = seen
+        self._at += sum(map(len, lines))
+        self._last = lines[-1] if lines else self._last
+        return again, lines
+
+    def _continues(self, file: io.FileIO) -> bool:
+        """Whether the line that we read last is still where it was."""
+        file.seek(self._at - len(self._last))
+        return file.read(len(self._last)) == self._last
+
+
+def read_json(path: StrPath) -> dict[str, Any] | None:
+    """The object in ``path``, or None where there is no such file."""
+    if (content := read_bytes(path, LARGEST_JSON)) is None:
+        return None
+    try:
+        found = json.loads(content.decode(), object_pairs_hook=_object)
+        if not isinstance(found, dict):
+            raise TypeError(f"but a {type(found).__name__}")
+        return found
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = "changed by hand, or a defective disk"
+        raise RecordError(f"{path} holds no JSON object ({error}): {reason}") from error

@@ -1,0 +1,132 @@
+"""Starts the process that mirrors a run, and ends it: neither takes a run more than some seconds."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlae.config.problems import Problem
+from vlae.config.schema import Tracker
+from vlae.runs.directory import RunDirectory
+from vlae.runs.snapshot import SOURCE
+from vlae.system.disk import RecordError
+from vlae.system.files import make_directory
+from vlae.trackers.run_history import OFFLINE, WANDB, Settings, Story, to_wandb
+
+ENDS_WITHIN = 5.0
+"""Seconds that a mirror has to complete itself after the run."""
+MODES = ("online", "offline", "disabled", "dryrun", "run")
+"""Of WANDB_MODE."""
+KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+LOGINS = ("~/.netrc", "~/_netrc")
+"""Where `wandb login` keeps a key."""
+
+
+def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
+    """What speaks against these settings, for the person who launches; a run takes its environment as it is."""
+    mode = os.environ.get("WANDB_MODE") or MODES[0] if tracker["mode"] == "auto" else tracker["mode"]
+    if not tracker["wandb"] or mode == "disabled":
+        return []
+    if mode not in MODES:
+        text = f"auto takes it from WANDB_MODE: expected {', '.join(MODES[:3])}, came {mode!r}"
+        return [Problem("tracker.mode", text)]
+    found = []
+    address, key = os.environ.get("WANDB_BASE_URL") or "https://", os.environ.get("WANDB_API_KEY") or ""
+    if not address.startswith(("https://", "http://")):
+        text = f"expected an address that begins with https:// or http://, came {address!r}"
+        found.append(Problem("WANDB_BASE_URL", text))
+    if key != key.strip():
+        found.append(Problem("WANDB_API_KEY", "expected a key, came one with spaces around it"))
+    places = [Path(place).expanduser() for place in (os.environ.get("NETRC"), *LOGINS) if place]
+    if (
+        tracker["mode"] == "online"
+        and not any(map(os.environ.get, KEYS))
+        and not any(p.exists() for p in places)
+    ):
+        text = "online needs a key: set WANDB_API_KEY, or run `wandb login`; auto goes on offline without one"
+        found.append(Problem("tracker.mode", text))
+    return found
+
+
+def upload_later(directory: RunDirectory, name: str | None = None) -> str:
+    """What is to be said of a run whose mirrors are not complete; else nothing.
+
+    name: of what is to be uploaded, where the run stands for a sweep.
+    """
+    try:
+        story = Story(directory)
+        found = list(filter(None, (_lacking_on_wandb(story), _lacking_event_files(story))))
+    except RecordError as error:  # of what mirrors keep for themselves: the run is done all the same
+        return f"mirrors of the run: {error}"
+    return f"{'; '.join(found)}; `vlae sync {name or story.run_id}` completes it later" if found else ""
+
+
+def _lacking_on_wandb(story: Story) -> str:
+    kept = story.kept(WANDB)
+    if not to_wandb(story.settings.wandb, story.settings.mode) or kept.get("complete"):
+        return ""
+    reason = (story.kept(OFFLINE) or kept).get("reason")
+    return f"Weights & Biases: {reason}" if reason else "Weights & Biases has not taken everything in time"
+
+
+def _lacking_event_files(story: Story) -> str:
+    return "TensorBoard's event files were not completed in time" if story.lacks_event_files() else ""
+
+
+@contextlib.contextmanager
+def mirrored(directory: RunDirectory) -> Iterator[None]:
+    """Inside, the run is mirrored as its configuration asks for."""
+    story = Story(directory)
+    with contextlib.suppress(RecordError):  # the mirror, if there is one, says more of it
+        story.take_generation()
+    if not watched(story.settings):
+        yield
+        return
+    process = _start(directory.path, story.place)
+    try:
+        yield
+    finally:
+        if process is not None:
+            _end(process)
+
+
+def watched(settings: Settings | Tracker) -> bool:
+    """Whether there is a mirror at all."""
+    return settings.tensorboard or to_wandb(settings.wandb, settings.mode)
+
+
+def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
+    paths = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "vlae.trackers.mirror", str(run)]
+    try:
+        log = (make_directory(place) / "log.txt").open("ab")
+        with log:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+    except (OSError, RecordError):  # a full disk, or no more processes: the run has more to say of it
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ENDS_WITHIN)
+    finally:  # whatever signal the run gets meanwhile
+        with contextlib.suppress(OSError):  # what the client of W&B has started ends when its parent does
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)

@@ -1,0 +1,210 @@
+"""What a run directory tells, in the order in which a mirror of it is made."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vlae.config.run_id import OF_A_COMMAND
+from vlae.runs.directory import RunDirectory, metrics_of
+from vlae.runs.lease import FORCED
+from vlae.system.disk import RecordError
+from vlae.system.files import NewLines, json_bytes, make_directory, read_json, write_atomically
+
+FEW = 10
+"""New epochs of which each is asked for its pictures; of more, the folder is listed once."""
+LONGEST_TAG = 64
+"""Characters that Weights & Biases takes."""
+TRACKING = "tracking"
+"""In a run directory: what mirrors need for themselves."""
+WANDB, OFFLINE, TENSORBOARD = "wandb", "wandb-offline", "tensorboard"
+"""What they keep: of what Weights & Biases has; of what was logged offline since; of event files."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of trackers; conf/config.yaml explains each key."""
+
+    wandb: bool = False
+    tensorboard: bool = False
+    project: str = "vlae"
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+    name: str | None = None
+    mode: str = "auto"
+    images_every: int | None = None
+    artifacts: bool = False
+
+
+class Story:
+    """One run, read again at each look."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.config = directory.config()
+        given = self.config.get("tracker") or {}
+        self.settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.run_id
+
+    @property
+    def place(self) -> Path:
+        return self.directory.path / TRACKING
+
+    @property
+    def shown_config(self) -> dict[str, Any]:
+        """Plain and nested, without what says how a command was meant."""
+        return {key: value for key, value in self.config.items() if key not in (*OF_A_COMMAND, "tracker")}
+
+    @property
+    def tags(self) -> list[str]:
+        own = [self.config[section]["name"] for section in ("model", "dataset", "output_dist")]
+        return [tag[:LONGEST_TAG] for tag in dict.fromkeys([*self.settings.tags, *own])]
+
+    def notes(self, code: Mapping[str, Any]) -> str:
+        """By which a person finds the run and its code again."""
+        parts = [f"run {self.run_id}", f"code {code['hash']}"]
+        if code.get("commit"):
+            parts.append(f"commit {code['commit'][:12]}{' with changes' if code.get('changed') else ''}")
+        if where := self.directory.status()["where"]:
+            parts.append(where)
+        return ", ".join(parts)
+
+    def last_pictures(self) -> dict[str, Path]:
+        """Of the best epoch's model."""
+        return _pictures_in(self.directory.path / "images")
+
+    def results(self) -> dict[str, Any] | None:
+        return self.directory.results()
+
+    def per_image(self) -> Path | None:
+        """The file with the log-likelihood of each test image."""
+        file = self.directory.path / "test_log_likelihood.npz"
+        return file if file.exists() else None
+
+    def best_checkpoint(self) -> Path | None:
+        """The last one, which holds the best epoch's model."""
+        file = self.directory.path / "checkpoints" / "last.pt"
+        return file if file.exists() else None
+
+    def kept(self, mirror: str) -> dict[str, Any]:
+        """What a mirror has written down for its next look."""
+        return read_json(self.place / f"{mirror}.json") or {}
+
+    def lacks_event_files(self) -> bool:
+        """Whether the run is done, and those that its configuration asks for are not complete."""
+        complete = self.kept(TENSORBOARD).get("complete")
+        return self.settings.tensorboard and not complete and self.results() is not None
+
+    def take_generation(self) -> None:
+        """Of a run that is done anew: one after that of the run which it will replace, mirrored now or later."""
+        path = self.directory.path
+        replaced = path.parent.parent / path.name
+        if path.parent.name == FORCED and not self.kept(WANDB) and (before := generation(replaced)):
+            place = make_directory(self.place) / f"{WANDB}.json"
+            write_atomically(place, json_bytes({"generation": before + 1}))
+
+
+class History:
+    """What a run directory says epoch by epoch, in steps: an epoch's metrics, then the pictures made after it.
+
+    Each look reads only what came since the last one. A longer history begins with the same steps, for pictures are
+    there before the next epoch is: so a number says what a mirror has, whoever made it.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.length = 0
+        """Steps so far."""
+        self._images, self._lines = run / "images", NewLines(run / "metrics.jsonl")
+        self._last: int | None = None
+        """The epoch whose pictures may still be made."""
+
+    def more(self) -> list[tuple[int, dict[str, Any]]]:
+        """The new steps with their numbers, from 0; all of them where an attempt has gone back to a checkpoint.
+
+        Pictures are paths under ``images/NAME``. RecordError: a line cannot be read.
+        """
+        again, lines = self._lines.more()
+        if again:
+            self.length, self._last = 0, None
+        made = _names_in(self._images) if len(lines) > FEW else None
+        steps = [] if self._last is None else self._pictures(self._last, None)
+        if steps:
+            self._last = None
+        for line in metrics_of(self._lines.path, lines):
+            pictures = self._pictures(line["epoch"], made)
+            steps += [line, *pictures]
+            self._last = None if pictures else line["epoch"]
+        self.length += len(steps)
+        return list(enumerate(steps, self.length - len(steps)))
+
+    def _pictures(self, epoch: int, made: set[str] | None) -> list[dict[str, Any]]:
+        name = f"epoch-{epoch:06d}"
+        if made is not None and name not in made:
+            return []
+        pictures = {f"images/{kind}": file for kind, file in _pictures_in(self._images / name).items()}
+        return [{"epoch": epoch, **pictures}] if pictures else []
+
+
+def wandb_id(run_id: str, generation: int) -> str:
+    """The same for all attempts of a run."""
+    return run_id if generation == 1 else f"{run_id}-g{generation}"
+
+
+def generation(run: Path) -> int:
+    """Under which the run in this directory is mirrored on Weights & Biases; 0: it was not.
+
+    A run that is done anew, or mirrored anew, gets another one: what has happened under an id there can be neither
+    taken back nor, once deleted, used again.
+    """
+    file = run / TRACKING / f"{WANDB}.json"
+    found = (read_json(file) or {}).get("generation", 0)
+    if not isinstance(found, int):
+        raise RecordError(f"{file} was changed by hand: generation is {found!r}")
+    return found or int((file.parent / f"{OFFLINE}.json").exists())
+
+
+def other_ids(run: Path) -> list[str]:
+    """On Weights & Biases, of the run in this directory: under which it was mirrored before, or is being done anew."""
+    own = generation(run)
+    newest = max(own, generation(run.parent / FORCED / run.name))
+    return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _pictures_in(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(folder.glob("*.png"))}
+
+
+def asks_for_wandb(wandb: bool, mode: str) -> bool:
+    """Whether these settings of a run ask for a mirror on Weights & Biases."""
+    return wandb and mode != "disabled"
+
+
+def to_wandb(wandb: bool, mode: str) -> bool:
+    """Whether it gets one while it runs: the environment may say no to auto."""
+    refused = mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
+    return asks_for_wandb(wandb, mode) and not refused
+
+
+def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
+    """Every figure of results.json under one key: ``test/log_likelihood/laplace/mean``; lists and holes left out."""
+    found: dict[str, float | str] = {}
+    for key, value in results.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}/")
+        elif isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value)):
+            found[name] = value
+    return found

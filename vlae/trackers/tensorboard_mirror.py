@@ -1,0 +1,84 @@
+"""The mirror for TensorBoard: event files in the run directory, made anew at every attempt."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlae.system.files import json_bytes, write_atomically
+from vlae.trackers.run_history import TENSORBOARD, History, Story, flat
+
+HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
+
+
+class EventFiles:
+    """Loss curves and images against epochs, and at the end the hyperparameters with the test figures."""
+
+    def __init__(self, story: Story) -> None:
+        self.story, self._epoch = story, 0
+        self._history = History(story.directory.path)
+        self._pictured = set[int]()
+
+    def start(self) -> None:
+        from tensorboardX import SummaryWriter
+
+        place = self.story.place / "tensorboard"
+        shutil.rmtree(
+            place, ignore_errors=True
+        )  # an attempt may go back behind what the one before has written
+        self._writer = SummaryWriter(str(place), flush_secs=5)
+
+    def catch_up(self) -> None:
+        for _, step in self._history.more():
+            epoch = step["epoch"]
+            pictures = {name: file for name, file in step.items() if isinstance(file, Path)}
+            if not pictures and epoch > self._epoch:
+                for name, value in step.items():
+                    if isinstance(value, int | float) and name != "epoch":
+                        self._writer.add_scalar(name, value, epoch)
+                self._epoch = epoch
+            if pictures and epoch not in self._pictured:
+                for name, file in pictures.items():
+                    self._writer.add_image(name, _pixels(file), epoch, dataformats="HWC")
+                self._pictured.add(epoch)
+        self._writer.flush()
+
+    def finish(self) -> None:
+        self.catch_up()  # what came since
+        if (results := self.story.results()) is not None:
+            figures = {
+                k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
+            }
+            self._add_hparams(figures, results["epochs"])
+            for name, file in self.story.last_pictures().items():
+                self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
+        self._writer.close()
+        write_atomically(
+            self.story.place / f"{TENSORBOARD}.json", json_bytes({"complete": results is not None})
+        )
+
+    def give_up(self, error: Exception) -> None:
+        """Each epoch is on disk already."""
+
+    def _add_hparams(self, figures: dict[str, float], epoch: int) -> None:
+        """Into the one file: the writer's own way opens another, of the same name if that is in the same second."""
+        from tensorboardX.summary import hparams
+
+        assert self._writer.file_writer is not None
+        for part in hparams(_hparams(self.story.config), figures):
+            self._writer.file_writer.add_summary(part)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, epoch)
+
+
+def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {key: config[key] for key in HPARAMS}
+    return {key: value for key, value in flat(chosen).items() if not key.endswith("_target_")}
+
+
+def _pixels(file: Any) -> Any:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,160 @@
+"""Log-weights, the ELBO and the importance-weighted bound, and what training maximises: once, for every model."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.distributions.flows import Flow, FlowedGaussian
+from vlae.distributions.posteriors import (
+    FamilyMember,
+    Posterior,
+    family_member,
+    standard_normal_log_prob,
+    with_closed_form_kl,
+)
+from vlae.models.base import LatentVariableModel
+from vlae.seeding import Noise
+
+
+@dataclass
+class Terms:
+    """The three densities of a sample z ~ q(z | x), in nats."""
+
+    log_likelihood: Float[Tensor, "samples batch"]
+    log_prior: Float[Tensor, "samples batch"]
+    log_posterior: Float[Tensor, "samples batch"]
+
+    @property
+    def log_weights(self) -> Float[Tensor, "samples batch"]:
+        """log p(x | z) + log p(z) - log q(z | x)."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @property
+    def kl(self) -> Float[Tensor, "samples batch"]:
+        """The sampled KL(q(z | x) || p(z)): unbiased, may be negative for one sample."""
+        return self.log_posterior - self.log_prior
+
+
+def sample_terms(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
+) -> Terms:
+    """Infer q(z | x), draw ``samples`` z for each image, and evaluate the three densities."""
+    posterior = model.posterior(x, noise)
+    return terms_of(model, x, posterior, noise(samples, posterior.noise_dim))
+
+
+def terms_of(
+    model: LatentVariableModel,
+    x: Float[Tensor, "batch pixels"],
+    posterior: Posterior,
+    eps: Float[Tensor, "samples batch noise"],
+) -> Terms:
+    """The three densities of the z that ``posterior`` makes of the noise ``eps``."""
+    z, log_q = posterior.rsample_with_log_prob(eps)
+    return Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q)
+
+
+def elbo(log_weights: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+    """E_q[log w]."""
+    return log_weights.mean(0)
+
+
+def importance_weighted_bound(log_weights: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
+    """log (1/S) sum_s w_s (Burda et al. 2016, equation 8): from below to log p(x) as S grows."""
+    return torch.logsumexp(log_weights, 0) - math.log(log_weights.shape[0])
+
+
+METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
+
+
+def terms_means(terms: Terms) -> Float[Tensor, " metrics"]:
+    """METRICS, averaged over samples and images."""
+    return torch.stack([terms.log_weights.mean(), terms.log_likelihood.mean(), terms.kl.mean()])
+
+
+Estimator = Callable[
+    [LatentVariableModel, Float[Tensor, "batch pixels"], Noise, int],
+    tuple[Float[Tensor, ""], Float[Tensor, " metrics"]],
+]
+"""(model, x, noise, samples) -> (loss, figures): the gradient of the one is what training follows."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training maximises; ``metrics`` names the figures of ``estimate``."""
+
+    estimate: Estimator
+    metrics: tuple[str, ...] = METRICS
+
+
+def choose(objective: str, kl: str) -> Objective:
+    """The objective that ``trainer.objective`` and ``trainer.kl`` name."""
+    if objective == "iwae":
+        return Objective(doubly_reparameterised_bound, (*METRICS, "iwae_bound_nats"))
+    return Objective(sampled_elbo if kl == "sampled" else analytic_elbo)
+
+
+def sampled_elbo(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
+    """The mean log-weight of ``samples`` z an image."""
+    figures = terms_means(sample_terms(model, x, noise, samples))
+    return -figures[0], figures.detach()
+
+
+def analytic_elbo(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
+    """E_q[log p(x | z)] sampled, minus KL(q || p) in closed form. TypeError: the posterior has none."""
+    posterior = with_closed_form_kl(model.posterior(x, noise), "trainer.kl=analytic")
+    z, _ = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))
+    reconstruction = model.output.log_prob(x, model.decoder(z)).mean()
+    kl = posterior.kl_to_prior().mean()
+    figures = torch.stack([reconstruction - kl, reconstruction, kl])
+    return -figures[0], figures.detach()
+
+
+def doubly_reparameterised_bound(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
+    """The K-sample bound (Burda et al. 2016), with the gradient of Tucker et al. 2018 (DReG, equation 8).
+
+    With normalised weights w_k and z_k a function of noise and of the posterior's parameters phi,
+
+        d log p = sum_k w_k d_theta log p_theta(x, z_k) + sum_k w_k^2 (d log w_k / dz_k) dz_k,
+
+    where d log w_k / dz_k holds phi constant. It has the expectation of the bound's ordinary gradient, without the
+    term d_phi log q_phi(z_k), whose signal is lost in noise as K grows. Nothing in it asks where phi comes from:
+    the decoder's weights get the first sum directly and, where inference goes through the decoder (VLAE, SA-VAE),
+    their share of the second through z_k. In code: the loss is -sum_k w_k log w_k, with w_k constant and q_phi held
+    constant, so that z_k receives w_k d log w_k / dz_k, and what z_k passes on is multiplied by w_k once more.
+
+    A flow z = f(u) that is not orthogonal counts as a part of the model: u is sampled in place of z, with the joint
+    density p(x, f(u)) |det df/du|. So the flow's parameters are in theta, and its inverse, in which this gradient
+    can be enormous, in nothing (docs/decisions/0007).
+    The loss's value means nothing. With K = 1 the gradient is the ELBO's path derivative (Roeder et al. 2017).
+    TypeError: the posterior does not know its density at a foreign point.
+    """
+    base, flow = _base_and_flow(model.posterior(x, noise))
+    u, _ = base.rsample_with_log_prob(noise(samples, base.noise_dim))
+    log_q = base.detached().log_prob(u)
+    z, log_det = flow(u) if flow is not None else (u, torch.zeros_like(log_q))
+    terms = Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q - log_det)
+    log_w = terms.log_weights
+    w = torch.softmax(log_w.detach(), 0)
+    if u.requires_grad:
+        u.register_hook(lambda gradient: w.unsqueeze(-1) * gradient)
+    loss = -(w * log_w).sum(0).mean()
+    bound = importance_weighted_bound(log_w).mean()
+    return loss, torch.cat([terms_means(terms), bound.unsqueeze(0)]).detach()
+
+
+def _base_and_flow(posterior: Posterior) -> tuple[FamilyMember, Flow | None]:
+    """What is sampled, and what leads from it to z where that counts as a part of the model."""
+    if isinstance(posterior, FlowedGaussian) and not posterior.flow.orthogonal:
+        return posterior.base, posterior.flow
+    return family_member(posterior, "trainer.objective=iwae"), None

@@ -42,6 +42,7 @@ import vlae.runs.lease
 import vlae.runs.rerun
 import vlae.system.files
 import vlae.system.interruption
+import vlae.system.processes
 from simulation import training
 from simulation.world import EPOCH, Process, World
 

@@ -40,7 +40,7 @@ from vlae.config.overrides import (
     wrong_overrides,
 )
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown, with_suggestions
-from vlae.config.run_id import MISSING, PATHS, get, with_added_fields
+from vlae.config.run_id import MISSING, PATHS, SCHEMA_VERSION, get, with_added_fields
 from vlae.config.schema import FIXED_SECTIONS, Config
 from vlae.config.targets import KINDS, NAME, check, check_fields, check_name
 from vlae.system.files import expanded
@@ -124,6 +124,9 @@ def resolve(composed: Composed) -> dict[str, Any]:
     """
     problems: list[Problem] = []
     container = _plain(composed, "", problems)
+    if "schema_version" in container:
+        problems.append(Problem("schema_version", "it is written by vlae and not set; remove it"))
+    container["schema_version"] = SCHEMA_VERSION
     problems += _expand_paths(container, PATHS)
     problems += _identify_file(container, problems)
     # targets, and torch with them, are imported only for a complete report

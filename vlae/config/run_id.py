@@ -7,8 +7,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-SCHEMA_VERSION = 1
-"""Raised when a change of meaning, not of a key, makes old results incomparable."""
+SCHEMA_VERSION = 2
+"""The scheme of run ids, frozen in config.yaml as ``schema_version``; a file without it is of scheme 1.
+
+Raised when what goes into an id changes. Runs of an earlier scheme stay readable under the ids they have.
+"""
 
 OPERATIONAL = (
     "device",
@@ -24,6 +27,12 @@ OPERATIONAL = (
     "dataset.path",  # the content of a file counts (dataset.sha256), not where it lies
     "dataset.sizes",  # only a default of other keys
     "tracker",
+    *(
+        "model._target_",
+        "dataset._target_",
+        "output_dist._target_",
+        "optimizer._target_",
+    ),  # where the code lies
 )
 """Keys that change how a run is carried out, and not what comes out."""
 
@@ -35,6 +44,7 @@ OF_A_COMMAND = ("force", "retry", "dry_run")
 """How one start was asked for: no setting of a run, and false in what is frozen."""
 
 ADDED_FIELDS: dict[str, Any] = {
+    "schema_version": 1,
     "evaluate.proposals": ["own"],
     "evaluate.target_standard_error": None,
     "evaluate.num_gap_images": 0,
@@ -77,7 +87,7 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key, default in ADDED_FIELDS.items():
         if (value := get(kept, key)) is not MISSING and _text(value) == _text(default):
             _drop(kept, key)
-    return {**_canonical(kept), "schema": SCHEMA_VERSION}
+    return _canonical(kept)
 
 
 LONGEST_NAME = 128
@@ -140,7 +150,7 @@ def settings(container: dict[str, Any]) -> dict[str, Any]:
     Laws: configurations of one id have the same settings; those of a part of the sections are a part of all.
     """
     full = with_added_fields(container)
-    for key in OPERATIONAL:
+    for key in (*OPERATIONAL, "schema_version"):
         _drop(full, key)
     return dict(_leaves(_canonical(full)))
 

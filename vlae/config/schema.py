@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from vlae.config.run_id import LONGEST_NAME, wrong_name
+from vlae.config.run_id import LONGEST_NAME, SCHEMA_VERSION, wrong_name
 
 
 def _device(name: Any) -> str:
@@ -126,6 +126,7 @@ class Config(_Section):
     force: bool
     retry: bool
     dry_run: bool
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)]
 
 
 FIXED_SECTIONS: dict[str, type[BaseModel]] = {

@@ -17,7 +17,7 @@ from vlae.config.run_id import run_id
 from vlae.errors import OutOfMemory, UserError, out_of_memory
 from vlae.experiment.summary import summary
 from vlae.runs.attempts import Attempt, RunHeld
-from vlae.runs.directory import RunDirectory, forced_directory, promote
+from vlae.runs.directory import RunDirectory, earlier_twins, forced_directory, promote, same_as_earlier
 from vlae.runs.lease import FORCED, last_number
 from vlae.runs.rerun import recover
 from vlae.runs.snapshot import executed
@@ -72,6 +72,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
         return results
     check_writable(runs_dir)
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
+    if text := same_as_earlier(earlier_twins(runs_dir, {identity: container})):
+        reporter.line(text)
     prepared = _checked(container, quiet)
     do_not_wait()
     create = forced_directory if force else RunDirectory.create

@@ -16,7 +16,7 @@ from vlae.config.problems import ConfigError, Problem, shown
 from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL, get, run_id
 from vlae.launching.queues import Queue, Waiting, all_queues, create
 from vlae.launching.run_state import UNREADABLE, Observer, State
-from vlae.runs.directory import RunDirectory, forced_directory
+from vlae.runs.directory import RunDirectory, earlier_twins, forced_directory, same_as_earlier
 from vlae.runs.lease import FORCED
 from vlae.runs.rerun import recover
 from vlae.system.console import counted, loading
@@ -162,29 +162,31 @@ def plan(
         {run_id for _, run_id in cancellations(runs_dir) - set(before)} if before is not None else set()
     )
     revoked = 0
-    for name, container in jobs.containers.items():
+    for identity, container in jobs.containers.items():
         if not dry_run:
-            recover(runs_dir, name)
-        state = observer.state(runs_dir / name)
+            recover(runs_dir, identity)
+        state = observer.state(runs_dir / identity)
         anew = force and state.state not in ("new", "running", "queued")
         if anew:
-            state = observer.state(runs_dir / FORCED / name, forced=True)
+            state = observer.state(runs_dir / FORCED / identity, forced=True)
         if state.state in ("interrupted", "failed"):
             state = _unless_edited(state)
         again = state.state == "failed" and (retry or force) and state.reason != UNREADABLE
         starts = state.state in ("new", "interrupted") or again
-        if starts and name in meanwhile:
+        if starts and identity in meanwhile:
             state, starts, revoked = (
                 replace(state, state="interrupted", reason="cancelled"),
                 False,
                 revoked + 1,
             )
-        runs.append(Planned(name, container, labels[name], state, starts, anew))
+        runs.append(Planned(identity, container, labels[identity], state, starts, anew))
     sweep = name or _name_of(jobs.containers)
     notes = list(jobs.notes)
     if revoked:
         text = f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
         notes.append(text)
+    if again := same_as_earlier(earlier_twins(runs_dir, jobs.containers)):
+        notes.append(again)
     if observer.warning and any(run.state.state in ("queued", "running") for run in runs):
         notes.append(observer.warning)
     return Plan(sweep, runs_dir, tuple(runs), len(jobs) - len(runs), dry_run, jobs.file, tuple(notes))

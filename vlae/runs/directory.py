@@ -13,19 +13,21 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vlae.config.problems import shown
-from vlae.config.run_id import OF_A_COMMAND, carried_out_as
+from vlae.config.run_id import OF_A_COMMAND, SCHEMA_VERSION, carried_out_as, exact_text, settings
 from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, RunHeld, last_claim, refuse_if_held, remove_leftovers
 from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
 from vlae.runs.rerun import out_of_place, put_in_place, recover, recover_all
 from vlae.runs.schema import NUMBER, TEXT, TIME, WHOLE, Kind, check, is_number, or_null
+from vlae.system.console import counted
 from vlae.system.disk import RecordError, patiently
 from vlae.system.files import (
     LARGEST_CONFIG,
@@ -121,7 +123,14 @@ class RunDirectory:
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"it is no config of a run any more ({' '.join(str(error).split())})"
             raise RecordError(f"{path} was edited by hand: {reason}") from error
-        if given != self.run_id:
+        if config.get("schema_version", 1) > SCHEMA_VERSION:
+            raise RecordError(
+                f"{path} was made by a newer vlae (schema_version {config['schema_version']}, this one knows up to "
+                f"{SCHEMA_VERSION}): update vlae to read it"
+            )
+        if (
+            given != self.run_id and "schema_version" in config
+        ):  # an earlier scheme's ids are taken as they are
             raise RecordError(
                 f"{path} was edited by hand: its settings are those of run {given}, but it was frozen for run "
                 f"{self.run_id}. Undo the edit, or start the changed settings as a run of their own"
@@ -399,6 +408,36 @@ def run_names(runs_dir: StrPath) -> list[str]:
         return sorted(name for name in os.listdir(folder) if name[0] != "." and _is_run(f"{folder}/{name}"))
     except OSError:
         return []
+
+
+def earlier_twins(runs_dir: StrPath, containers: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """By the id of a run that has no directory yet: the run of an earlier scheme of ids that has its settings.
+
+    containers: the configurations, by run id.
+    """
+    wanted: dict[str, dict[str, str]] = {}
+    for run_id, container in containers.items():
+        if not _is_run(os.path.join(runs_dir, run_id)):
+            wanted.setdefault(run_id.rpartition("-")[0], {})[exact_text(settings(container))] = run_id
+    found = {}
+    for name in run_names(runs_dir) if wanted else ():
+        known = wanted.get(name.rpartition("-")[0])
+        content = read_bytes(f"{os.fspath(runs_dir)}/{name}/config.yaml", LARGEST_CONFIG) if known else None
+        if known and content and b"\nschema_version: " not in content:
+            with suppress(yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
+                if twin := known.get(exact_text(settings(yaml.load(content, yaml.CSafeLoader)))):
+                    found[twin] = name
+    return found
+
+
+def same_as_earlier(twins: Mapping[str, str]) -> str:
+    """What a command says that makes runs which exist under an earlier scheme of ids; empty: there are none."""
+    if not twins:
+        return ""
+    name = next(iter(twins.values()))
+    what = f"{name} has" if len(twins) == 1 else f"{counted(len(twins), 'run')}, such as {name}, have"
+    which = "this run" if len(twins) == 1 else "runs of this sweep"
+    return f"{what} the settings of {which} under an earlier scheme of ids: readable as before, and made again here"
 
 
 def _yaml_bytes(config: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, make_directory, read_json, write_atomically
 
 CACHE = "VLAE_CACHE"  # environment variable: where it lies; else $XDG_CACHE_HOME/vlae or ~/.cache/vlae
-FORMAT = 3
+FORMAT = 4
 """Raised when settings or figures of the same files are read as something else."""
 FILES = ("config.yaml", "status.json", "results.json")
 SETTLED = 2.0
@@ -32,6 +32,8 @@ class Entry(NamedTuple):
     run_id: str
     settings: Mapping[str, Any]
     figures: Mapping[str, Any] | None
+    earlier: bool = False
+    """Its id is of an earlier scheme."""
 
 
 class Index:
@@ -70,7 +72,7 @@ class Index:
         kinds: dict[tuple[str, ...], int] = {}
         shared: dict[str, tuple[int, Mapping[str, Any]]] = {}
         runs = {}
-        for name, (run_id, settings, figures) in self._entries.items():
+        for name, (run_id, settings, figures, earlier) in self._entries.items():
             rest = {**settings, "seed": None}
             of = kinds.setdefault(tuple(figures), len(kinds)) if figures is not None else None
             values = list(figures.values()) if figures is not None else None
@@ -81,6 +83,7 @@ class Index:
                 settings["seed"],
                 of,
                 values,
+                earlier,
             ]
         return {
             "format": FORMAT,
@@ -94,9 +97,9 @@ class Index:
         if content.get("format") != FORMAT:
             return
         kinds, shared, entries, stamps = content["kinds"], content["settings"], {}, {}
-        for name, (stamp, run_id, of_settings, seed, of, values) in content["runs"].items():
+        for name, (stamp, run_id, of_settings, seed, of, values, earlier) in content["runs"].items():
             figures = None if of is None else dict(zip(kinds[of], values, strict=True))
-            entries[name] = Entry(run_id, {**shared[of_settings], "seed": seed}, figures)
+            entries[name] = Entry(run_id, {**shared[of_settings], "seed": seed}, figures, earlier)
             stamps[name] = stamp
         self._entries, self._stamps = entries, stamps
 

@@ -40,6 +40,8 @@ class RunDirectories:
 
     def __iter__(self) -> Iterator[Run | LeftOut]:
         index, observer, reader = Index(self.runs_dir), Observer(self.runs_dir), Reader()
+        earlier: list[Run] = []
+        ids: dict[str, str] = {}
         labels = dict.fromkeys(_directories(self.runs_dir), "") if self._all else self._labels
         for name, label in labels.items():
             place = f"{self.runs_dir}/{name}"
@@ -60,7 +62,16 @@ class RunDirectories:
                     continue
                 if settled:
                     index.put(name, stamp, entry)
-            yield _row(place, name, label, entry, observer)
+            row = _row(place, name, label, entry, observer)
+            if isinstance(row, Run):
+                if entry.earlier:
+                    earlier.append(row)
+                    continue
+                ids[_exact(row)] = name
+            yield row
+        for row in earlier:
+            twin = ids.get(_exact(row))
+            yield LeftOut(row.id, f"it is {twin} under an earlier scheme of ids") if twin else row
         if self._all:
             index.keep(set(labels))
         index.save()
@@ -89,6 +100,10 @@ def _row(place: str, name: str, label: str, entry: Entry, observer: Observer) ->
         metrics=metrics,
         directory=place,
     )
+
+
+def _exact(run: Run) -> str:
+    return exact_text(dict(run.settings))
 
 
 def _damaged(name: str, label: str, known: Mapping[str, Any] | None, because: str) -> Run | LeftOut:
@@ -144,31 +159,33 @@ class Reader:
 
     def entry(self, place: str) -> Entry:
         """What the files of a run say. RecordError: which of them cannot be, and why."""
-        run_id, found = self._identity(place)
+        run_id, found, earlier = self._identity(place)
         recorded = recorded_status(place)["run_id"]
+        if earlier:  # its id is taken as it is
+            run_id = recorded
         if recorded != run_id:
             raise RecordError(
                 f"config.yaml was edited by hand: it is that of {run_id}, frozen for {recorded}"
             )
         results = read_json(f"{place}/results.json")
         if results is None:
-            return Entry(run_id, found, None)
+            return Entry(run_id, found, None, earlier)
         if results.get("run_id") != run_id:
             raise RecordError(f"results.json is that of another run, {results.get('run_id')}")
         try:
-            return Entry(run_id, found, figures(results))
+            return Entry(run_id, found, figures(results), earlier)
         except ValueError as error:
             raise RecordError(f"results.json: {error}") from error
 
     def settings_of(self, place: str) -> dict[str, Any] | None:
         """What is certain of a run whose other files are damaged. None: its config is not the one of its name."""
         try:
-            run_id, found = self._identity(place)
+            run_id, found, earlier = self._identity(place)
         except RecordError:
             return None
-        return found if run_id == os.path.basename(place) else None
+        return found if earlier or run_id == os.path.basename(place) else None
 
-    def _identity(self, place: str) -> tuple[str, dict[str, Any]]:
+    def _identity(self, place: str) -> tuple[str, dict[str, Any], bool]:
         """As `_config` has it. RecordError: it cannot be read."""
         content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
         if content is None:
@@ -178,8 +195,8 @@ class Reader:
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
 
-    def _config(self, text: str) -> tuple[str, dict[str, Any]]:
-        """The id that a frozen config has, and its settings."""
+    def _config(self, text: str) -> tuple[str, dict[str, Any], bool]:
+        """The id that a frozen config has, its settings, and whether it was made under an earlier scheme of ids."""
         container: dict[str, Any] = {}
         texts: dict[str, str] = {}
         found: dict[str, Any] = {}
@@ -191,7 +208,7 @@ class Reader:
             container |= part
             texts |= texts_part
             found |= settings_part
-        return id_of(container, texts), found
+        return id_of(container, texts), found, "schema_version" not in container
 
     def _section(self, text: str) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
         """As it is, what of it makes the run's id, and its settings."""

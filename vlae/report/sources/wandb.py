@@ -107,7 +107,7 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
         identity = run_id(config)
     except (LookupError, TypeError, ValueError, AttributeError):
         return LeftOut(mirrored.id, "it is not a run of vlae")
-    if identity != _run_id(mirrored.id):
+    if identity != _run_id(mirrored.id) and "schema_version" in config:
         return LeftOut(mirrored.id, f"its configuration is that of {identity}")
     own = dict(sorted(settings(config).items()))
     try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from simulation.world import Process
-from vlae.launching.worker import work_off
+from vlae.launching.worker import run_queue
 from vlae.system.interruption import SIGNALS
 
 
@@ -46,7 +46,7 @@ class Children:
                     job.processes.append(process)
         return Child(process)
 
-    def work_off(self, queue: Any) -> int:
+    def run_queue(self, queue: Any) -> int:
         """The process that works a local queue off, in a session of its own; the command waits for it."""
         world, parent = self.history.world, self.history.world.current
         process = world.start(
@@ -63,7 +63,7 @@ class Children:
         return process.status
 
     def _body(self, queue: Any) -> None:
-        raise SystemExit(work_off(queue))
+        raise SystemExit(run_queue(queue))
 
     def wait(self, sentinels: Sequence[int], timeout: float | None) -> list[int]:
         """Those that have ended; where there is none, after the timeout, an end or a signal."""

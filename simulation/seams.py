@@ -421,7 +421,7 @@ class Seams:
         self.put(vlae.launching.slurm_launcher, "Console", Console)
         self.put(vlae.launching.display, "Console", Console)
         self.put(launch, "check", lambda planned, here: None)
-        self.put(launch, "code", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
+        self.put(launch, "snapshot", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
         self.put(vlae.launching.plan, "estimated_seconds", lambda planned: None)
         self.put(launch, "estimated_seconds", lambda planned: None)
         self.put(
@@ -434,7 +434,7 @@ class Seams:
         self.put(vlae.launching.worker, "upload_later", lambda *arguments: "")
 
         def execute(launcher: Any, queue: Any) -> int:
-            return seams.here.history.children.work_off(queue)
+            return seams.here.history.children.run_queue(queue)
 
         self.put(vlae.launching.local_launcher.LocalQueue, "execute", execute)
 

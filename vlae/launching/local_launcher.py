@@ -17,7 +17,7 @@ START = """
 import signal, sys
 if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: sys.exit(130))
-from vlae.launching.work_off import main
+from vlae.launching.worker import main
 sys.exit(main())
 """
 """Of the process that works a queue off: until the pool listens to signals, which takes a second, a Ctrl-C ends it."""

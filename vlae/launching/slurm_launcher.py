@@ -273,14 +273,14 @@ class Task:
             )
         os.environ[QUEUE] = queue.token  # for the claims of its runs
         jobs = jobs_of(queue, task)
-        _work_off(queue, jobs, interruption)
+        _execute_jobs(queue, jobs, interruption)
         unfinished = [job for job in jobs if job.outcome in UNFINISHED]
         if unfinished and ends_early(interruption) and _that_go_on(unfinished, queue):
             requeue(queue.settings["max_requeues"])
         return jobs
 
 
-def _work_off(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:
+def _execute_jobs(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:
     for job in jobs:
         if _is_given_up(job, queue):
             job.outcome, job.detail = "given up", NO_STEP

@@ -39,7 +39,7 @@ class WatchedDisplay(Display):
                 self.queue.show_life()
 
 
-def work_off(queue: Queue) -> int:
+def run_queue(queue: Queue) -> int:
     """Executes the runs of a local queue; the exit status of the command that launched it."""
     patience = Patience(queue.runs_dir)
     patience.say = lambda reason: None if reason is None else print(notice(reason), file=sys.stderr)
@@ -89,7 +89,7 @@ def main() -> int:
         print(f"vlae: no queue in {sys.argv[1]}", file=sys.stderr)
         return 2
     try:
-        return work_off(queue)
+        return run_queue(queue)
     except UserError as error:
         print(f"vlae: {error}", file=sys.stderr)
         return error.exit_status

@@ -19,11 +19,12 @@ from conftest import (
 from torch import nn
 from torch.distributions import MultivariateNormal
 
+from vlae.config.schema import PROPOSALS
 from vlae.distributions.posteriors import standard_normal_log_prob
 from vlae.estimation.importance import CACHED_ROWS, MAX_GROUP, Chunks, Evaluation, evaluate
 from vlae.estimation.log_weights import NOISE_BLOCK
 from vlae.estimation.pareto import unreliable_above
-from vlae.estimation.proposals import PROPOSALS, propose
+from vlae.estimation.proposals import propose
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF

@@ -9,8 +9,11 @@ from conftest import IMAGES, LATENT, OUTPUTS, linear, make_images, make_model, n
 from scipy.stats import multivariate_t
 from torch.distributions import MultivariateNormal
 
+from vlae.config.schema import PROPOSALS
 from vlae.distributions.posteriors import DiagonalGaussian, PrecisionGaussian
-from vlae.estimation.proposals import DEGREES, PROPOSALS, Mixture, of_images, propose
+from vlae.estimation.proposals import propose, select_images
+from vlae.estimation.proposals.mixture import Mixture
+from vlae.estimation.proposals.student_t import DEGREES
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
@@ -124,12 +127,12 @@ def test_the_proposal_of_chosen_images_is_theirs(kind, name):
     q, _ = propose(name, model, x, noise())
     eps, chosen = numbers(5, IMAGES, q.noise_dim, key="eps"), torch.tensor([True, False, False, True])
     expected = q.rsample_with_log_prob(eps)
-    found = of_images(q, chosen).rsample_with_log_prob(eps[:, chosen])
+    found = select_images(q, chosen).rsample_with_log_prob(eps[:, chosen])
     for ours, all_of_them in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, all_of_them[:, chosen], rtol=1e-9, atol=1e-9)
 
 
 def test_an_unknown_proposal_is_refused_with_the_choices():
     model, x = make_model(VAE, "gaussian"), make_images("gaussian")
-    with pytest.raises(ValueError, match=r"own, laplace, student_t, mixture.*'prior'"):
+    with pytest.raises(ValueError, match=r"laplace, mixture, own, student_t.*'prior'"):
         propose("prior", model, x, noise())

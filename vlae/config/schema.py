@@ -1,5 +1,7 @@
 """The fixed sections of a configuration: their keys, types and ranges."""
 
+import pkgutil
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -21,8 +23,9 @@ Count = Annotated[int, Field(ge=1)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-Proposal = Literal["own", "laplace", "student_t", "mixture"]
-"""The names of ``vlae.estimation.proposals``, which needs torch."""
+_PROPOSALS = Path(__file__).parents[1] / "estimation" / "proposals"
+PROPOSALS = tuple(module.name for module in pkgutil.iter_modules([str(_PROPOSALS)]))
+"""The names of the files in ``vlae.estimation.proposals``, which are not imported: they need torch."""
 
 
 def _proposals(names: list[str]) -> list[str]:
@@ -63,7 +66,11 @@ class Ais(_Section):
 class Evaluate(_Section):
     """How a model is scored; conf/config.yaml explains each key."""
 
-    proposals: Annotated[list[Proposal], Field(min_length=1), AfterValidator(_proposals)]
+    proposals: Annotated[
+        list[Literal[PROPOSALS]],  # pyright: ignore[reportInvalidTypeForm]
+        Field(min_length=1),
+        AfterValidator(_proposals),
+    ]
     num_samples: Count
     target_standard_error: Annotated[float, Field(gt=0)] | None
     num_gap_images: Annotated[int, Field(ge=0)]

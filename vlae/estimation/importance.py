@@ -14,7 +14,7 @@ from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.estimation.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
 from vlae.estimation.pareto import unreliable_above
-from vlae.estimation.proposals import DEGREES, of_images, propose
+from vlae.estimation.proposals import propose, select_images
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import widest
 from vlae.seeding import generator, image_noise
@@ -25,6 +25,8 @@ CACHED_ROWS = 3072
 """On a CPU, more rows (images x samples) at once than this leave the cache and get slower."""
 MAX_GROUP = 64
 """Images whose posteriors are inferred together."""
+EXTRA_NOISE = 10
+"""Numbers that a sample of any proposal takes at most beside latent_dim: the degrees of freedom of student_t."""
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Chunks:
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
         width = widest(model)
-        noise = 2 * min(num_samples, NOISE_BLOCK) * (model.latent_dim + DEGREES)
+        noise = 2 * min(num_samples, NOISE_BLOCK) * (model.latent_dim + EXTRA_NOISE)
         an_image = max(noise, 3 * width * model.latent_dim)
         images = max(1, min(most, half // (an_image * size)))
         rows = half // (4 * width * size)
@@ -179,7 +181,7 @@ def log_weights(
         if not left.any():
             break
         if not left.all():
-            active, q = active[left], of_images(q, left)
+            active, q = active[left], select_images(q, left)
             log_likelihood = scorer(x[active])
     return weights
 

@@ -15,6 +15,7 @@ from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 from vlae.distributions.posteriors import family_member, with_closed_form_kl
 from vlae.estimation.importance import unit_log_jacobian
+from vlae.estimation.proposals import needs_density
 from vlae.experiment.build import build_model, model_space_note, select_device, use_threads
 from vlae.experiment.trained_model import TrainedModel
 from vlae.models.base import LatentVariableModel
@@ -102,7 +103,7 @@ def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "i
     evaluation = cfg.evaluate
     needs = {
         "trainer.objective": "iwae" if cfg.trainer.objective == "iwae" else None,
-        "evaluate.proposals": "mixture" if "mixture" in evaluation.proposals else None,
+        "evaluate.proposals": next(filter(needs_density, evaluation.proposals), None),
         "evaluate.target_standard_error": evaluation.target_standard_error,
         "trainer.kl": "analytic" if cfg.trainer.kl == "analytic" else None,
     }

@@ -25,7 +25,7 @@ class Metric(NamedTuple):
 
 
 PARTS = {
-    "<estimator>": "own, laplace, student_t, mixture: what importance samples are drawn from (evaluate.proposals)",
+    "<estimator>": "own, laplace or another one of evaluate.proposals: what importance samples are drawn from",
     "<set>": "validation, or test with trainer.selection=test",
     "<t>": "0, 1, 2, ...",
     "<parameter>": "log_variance for Gaussian outputs",

@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from vlae.report.plots.frame import Captioned, few_numbers, frame, heading, legend_of, logarithmic, sample_of
 from vlae.report.plots.plot import Asked, Drawing
 from vlae.report.plots.series import Panel
-from vlae.report.plots.style import PROPOSALS
+from vlae.report.plots.style import OTHER_PROPOSALS, PROPOSALS
 from vlae.report.plots.trained_models import LACKING, has_model, opened, said_of
 from vlae.report.tables.captions import UNIT
 from vlae.system.console import counted
@@ -29,7 +29,8 @@ def estimators(panels: Sequence[Panel], asked: Asked) -> Captioned:
         sizes = sample_sizes(asked.samples or series.runs[0].settings[SAMPLED])
         for proposal in json.loads(series.runs[0].settings[PROPOSED]):
             mean, error = model.estimates(proposal, asked.images, sizes)
-            look = dict(zip(("linestyle", "fillstyle"), PROPOSALS[proposal], strict=True))
+            linestyle, fillstyle = PROPOSALS.get(proposal, OTHER_PROPOSALS)
+            look = {"linestyle": linestyle, "fillstyle": fillstyle}
             proposals.setdefault(proposal, sample_of(marker="o", **look))
             color, marker = series.style.color, series.style.marker
             each.plot(sizes, mean, color=color, marker=marker, label=proposal, **look)

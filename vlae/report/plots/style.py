@@ -50,6 +50,7 @@ PROPOSALS: dict[str, tuple[Dashes, str]] = {
     "mixture": ((0, (5, 1.5, 1, 1.5)), "right"),
 }
 """Dashes and filling of the markers, in figures where the lines of a model are its proposals."""
+OTHER_PROPOSALS = (0, (3, 3)), "bottom"
 RC: Mapping[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,

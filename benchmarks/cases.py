@@ -24,6 +24,7 @@ from vlae.data.splits import Splits
 from vlae.distributions.outputs import BernoulliOutput, GaussianOutput, OutputDistribution
 from vlae.estimation.ais import Annealed, anneal
 from vlae.estimation.importance import evaluate
+from vlae.models.backbone import Backbone
 from vlae.models.base import LatentVariableModel
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
@@ -76,7 +77,7 @@ def build(
     kind: type[Any], output_kind: type[OutputDistribution], pixels: int, device: torch.device
 ) -> LatentVariableModel:
     """The same model at every call: both works begin from equal parameters."""
-    model = kind(latent_dim=LATENT, hidden_dims=HIDDEN, pixels=pixels, output=output_kind())
+    model = kind(Backbone(latent_dim=LATENT, hidden_dims=HIDDEN, pixels=pixels, output=output_kind()))
     initialise(model, "paper", generator("cpu", "benchmark", "weights"))
     model.output.initialise(1 / 12)  # the variance of the images below
     return model.to(device)

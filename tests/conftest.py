@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vlae.distributions.outputs import BernoulliOutput, GaussianOutput, OutputDistribution
+from vlae.models.backbone import Backbone
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import Activation, Decoder, ImageShape, initialise
 from vlae.seeding import Noise, batch_noise, generator
@@ -144,16 +145,22 @@ def make_model(
     *,
     latent_dim: int = LATENT,
     hidden_dims: Sequence[int] = HIDDEN,
+    activation: Activation = "relu",
     pixels: int = PIXELS,
     image: ImageShape | None = None,
     **keys: object,
 ) -> LatentVariableModel:
     """A model in float64 with weights of order one; convolutional if it is for images of a given shape."""
-    if image is not None:
-        keys |= {"network": "conv", "image_shape": image}
-    model = kind(
-        latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=make_output(output), **keys
+    backbone = Backbone(
+        latent_dim=latent_dim,
+        hidden_dims=hidden_dims,
+        activation=activation,
+        network="mlp" if image is None else "conv",
+        pixels=pixels,
+        image_shape=image,
+        output=make_output(output),
     )
+    model = kind(backbone, **keys)
     initialise(model, "paper", generator("cpu", "model", kind.__name__))
     return model.double()
 

@@ -28,6 +28,7 @@ from vlae.config.run_id import ADDED_FIELDS, get, run_id
 from vlae.config.targets import build, check_fields
 from vlae.distributions.outputs import OutputDistribution
 from vlae.experiment.reevaluate import CHANGEABLE, changed
+from vlae.models.backbone import Backbone
 from vlae.models.vae import VAE
 from vlae.trackers.process import environment_problems
 
@@ -652,7 +653,9 @@ class OfBefore(VAE):
     def __init__(
         self, *, latent_dim: int, hidden_dims: list[int], pixels: int, output: OutputDistribution
     ) -> None:
-        super().__init__(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        super().__init__(
+            Backbone(latent_dim=latent_dim, hidden_dims=hidden_dims, pixels=pixels, output=output)
+        )
 
 
 def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, default):

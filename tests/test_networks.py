@@ -21,7 +21,9 @@ from torch import nn
 
 from vlae.config.compose import compose, validate
 from vlae.config.problems import ConfigError
+from vlae.distributions import GaussianOutput
 from vlae.experiment.build import build_model
+from vlae.models.backbone import Backbone
 from vlae.models.vae import VAE
 from vlae.nn.linearisation import FunctionLinearisation, Linearisation, ReLULinearisation
 from vlae.nn.networks import MLP, ConvEncoder, GaussianHead, adapt_to_input_variance, initialise, widest
@@ -255,7 +257,7 @@ def test_images_too_small_for_convolutions_are_refused_by_the_key(image):
 
 def test_convolutions_need_the_shape_of_an_image():
     with pytest.raises(ValueError, match="image_shape"):
-        make_model(VAE, "gaussian", network="conv")
+        VAE(Backbone(latent_dim=2, hidden_dims=(3,), network="conv", pixels=16, output=GaussianOutput()))
 
 
 # --- initialisation --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from benchmarks import reference
 from benchmarks.timing import flops, peak_bytes
 from vlae.distributions.outputs import BernoulliOutput, GaussianOutput
 from vlae.estimation.importance import evaluate
+from vlae.models.backbone import Backbone
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
 from vlae.models.vae import VAE
@@ -34,7 +35,7 @@ def make(kind, output_kind, **keys):
     output.initialise(0.3)
     if kind is IAF:
         keys["flow_hidden_dims"] = (8,)
-    model = kind(latent_dim=LATENT, hidden_dims=HIDDEN, pixels=PIXELS, output=output, **keys)
+    model = kind(Backbone(latent_dim=LATENT, hidden_dims=HIDDEN, pixels=PIXELS, output=output), **keys)
     initialise(model, "paper", source)
     x = torch.randn(IMAGES, PIXELS, generator=source, dtype=torch.float64)
     return model.double(), (x > 0).double() if output.support == "binary" else x

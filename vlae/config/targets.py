@@ -5,7 +5,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -121,9 +121,12 @@ def build(section: Mapping[str, Any], **runtime: Any) -> Any:
     kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")
     make = load_target(kind, target)
     beside = {"sizes", *_preprocessing_hints()} if kind == "dataset" else set()
-    taken = inspect.signature(make).parameters
+    taken = _parameters(make)
     keys = {key: value for key, value in _arguments(kind, section, taken).items() if key not in beside}
-    return make(**keys, **{key: value for key, value in runtime.items() if key in taken})
+    keys |= {key: value for key, value in runtime.items() if key in taken}
+    for name, (shared, _) in _shared(make).items():
+        keys[name] = shared(**{key: keys.pop(key) for key in _parameters(shared) if key in keys})
+    return make(**keys)
 
 
 def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) -> dict[str, Any]:
@@ -152,13 +155,37 @@ def _is_of_kind(section: str, found: Any) -> bool:
     )
 
 
-def _parameters(target: Callable[..., Any], runtime: tuple[str, ...]) -> dict[str, inspect.Parameter]:
+def _parameters(target: Callable[..., Any], runtime: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
+    """The parameters that are keys; a dataclass stands for its fields."""
+    shared = _shared(target)
+    found: dict[str, inspect.Parameter] = {}
+    for name, parameter in _signature(target).items():
+        if name in shared:
+            fields, narrower = shared[name]
+            found |= {
+                n: p.replace(annotation=narrower.get(n, p.annotation)) for n, p in _parameters(fields).items()
+            }
+        elif parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+            found[name] = parameter
+    return {name: parameter for name, parameter in found.items() if name not in runtime}
+
+
+def _shared(target: Callable[..., Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Its parameters that are dataclasses: the class, and narrower hints of its fields, given by Annotated."""
+    found = {}
+    for name, parameter in _signature(target).items():
+        hint = parameter.annotation
+        shared = getattr(hint, "__origin__", hint)
+        if inspect.isclass(shared) and is_dataclass(shared):
+            found[name] = shared, next(iter(getattr(hint, "__metadata__", ())), {})
+    return found
+
+
+def _signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
-        signature = inspect.signature(target, eval_str=True)
+        return inspect.signature(target, eval_str=True).parameters
     except NameError:  # a hint imported for type checkers only
-        signature = inspect.signature(target)
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {n: p for n, p in signature.parameters.items() if p.kind in named and n not in runtime}
+        return inspect.signature(target).parameters
 
 
 @functools.cache

@@ -1,28 +1,27 @@
-"""What a latent-variable model is: a decoder, an output distribution, and a way to compute q(z | x)."""
+"""The base class of all models: a decoder, an output distribution, and a way to compute q(z | x)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.distributions.outputs import OutputDistribution
-from vlae.distributions.posteriors import DiagonalGaussian, Posterior, PrecisionGaussian
-from vlae.nn.networks import MLP, Activation, ConvEncoder, Decoder, ImageShape, Network
+from vlae.distributions.posteriors import (
+    DiagonalGaussian,
+    Posterior,
+    PrecisionGaussian,
+    standard_normal_log_prob,
+)
+from vlae.models.backbone import Backbone
 from vlae.seeding import Noise
 
-Count = Annotated[int, Field(ge=1)]
 Gaussian = DiagonalGaussian | PrecisionGaussian
-Dims = Annotated[Sequence[Count], Field(min_length=1)]
 
 
 class LatentVariableModel(nn.Module, ABC):
-    """p(z) = N(0, I), p(x | z) = output(f(z)), and q(z | x), which is all that models differ in.
+    """p(z) = N(0, I), p(x | z) = output(f(z)), and q(z | x), the only part in which models differ.
 
-    The encoder's body has the layers ``hidden_dims``, the decoder the same in reverse; with ``network="conv"`` there
-    are convolutions between them and the image, whose shape must then be known.
+    A model derives from this class and defines `posterior`. Its constructor takes a `Backbone` and passes it on.
     """
 
     batch_dependent = False
@@ -34,33 +33,21 @@ class LatentVariableModel(nn.Module, ABC):
     covariances = False
     """Whether inference holds a latent x latent matrix for each image of a batch."""
 
-    def __init__(
-        self,
-        *,
-        latent_dim: int,
-        hidden_dims: Sequence[int],
-        activation: Activation = "relu",
-        network: Network = "mlp",
-        pixels: int,
-        image_shape: ImageShape | None = None,
-        output: OutputDistribution,
-    ) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.latent_dim, self.pixels = latent_dim, pixels
-        reverse = list(reversed(hidden_dims))
-        if network == "mlp":
-            self.encoder = MLP(pixels, hidden_dims, activation)
-            self.decoder = Decoder.mlp(latent_dim, reverse, pixels, activation)
-        elif image_shape is None:
-            raise ValueError("network='conv' needs image_shape: channels, height, width")
-        else:
-            self.encoder = ConvEncoder(image_shape, hidden_dims, activation)
-            self.decoder = Decoder.conv(latent_dim, reverse, image_shape, activation)
-        self.output = output
+        self.latent_dim, self.pixels = backbone.latent_dim, backbone.pixels
+        self.encoder, self.decoder = backbone.encoder(), backbone.decoder()
+        self.output = backbone.output
 
     @abstractmethod
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Posterior:
-        """q(z | x) of each image; ``noise`` only where inference itself is random."""
+        """q(z | x) of each image; ``noise`` is used only where inference itself is random."""
+
+    def log_joint(
+        self, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "*samples batch latent"]
+    ) -> Float[Tensor, "*samples batch"]:
+        """log p(x, z) = log p(x | z) + log p(z), in nats."""
+        return self.output.log_prob(x, self.decoder(z)) + standard_normal_log_prob(z)
 
     def stages(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Sequence[Gaussian]:
         """q(z | x) before and after each refinement of inference, the last one `posterior`; empty without any."""

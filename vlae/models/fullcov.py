@@ -1,15 +1,11 @@
 """The variational autoencoder with a full covariance: an amortised Gaussian with all its correlations."""
 
-from typing import Annotated
-
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import CholeskyGaussian
-from vlae.models.base import Dims, LatentVariableModel
-from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.models.backbone import SeveralDims
+from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
 
@@ -24,28 +20,11 @@ class FullCovariance(LatentVariableModel):
     analytic_kl = True
     covariances = True
 
-    def __init__(
-        self,
-        *,
-        latent_dim: Annotated[int, Field(ge=2)],
-        hidden_dims: Dims,
-        activation: Activation = "relu",
-        network: Network = "mlp",
-        pixels: int,
-        image_shape: ImageShape | None = None,
-        output: OutputDistribution,
-    ) -> None:
-        super().__init__(
-            latent_dim=latent_dim,
-            hidden_dims=hidden_dims,
-            activation=activation,
-            network=network,
-            pixels=pixels,
-            image_shape=image_shape,
-            output=output,
-        )
-        self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
-        self.below = nn.Linear(hidden_dims[-1], latent_dim * (latent_dim - 1) // 2)
+    def __init__(self, backbone: SeveralDims) -> None:
+        super().__init__(backbone)
+        self.amortised = backbone.gaussian_head()
+        dim = backbone.latent_dim
+        self.below = nn.Linear(backbone.features, dim * (dim - 1) // 2)
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> CholeskyGaussian:
         h = self.encoder(x)

@@ -8,10 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlae.distributions.flows import FlowedGaussian
-from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import DiagonalGaussian, Flowed
-from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.models.backbone import Backbone, Count
+from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
 
@@ -58,29 +57,10 @@ class HF(LatentVariableModel):
 
     analytic_kl = True
 
-    def __init__(
-        self,
-        *,
-        latent_dim: Count,
-        hidden_dims: Dims,
-        activation: Activation = "relu",
-        network: Network = "mlp",
-        num_flows: Count = 4,
-        pixels: int,
-        image_shape: ImageShape | None = None,
-        output: OutputDistribution,
-    ) -> None:
-        super().__init__(
-            latent_dim=latent_dim,
-            hidden_dims=hidden_dims,
-            activation=activation,
-            network=network,
-            pixels=pixels,
-            image_shape=image_shape,
-            output=output,
-        )
-        self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
-        dims = [hidden_dims[-1]] + [latent_dim] * num_flows
+    def __init__(self, backbone: Backbone, *, num_flows: Count = 4) -> None:
+        super().__init__(backbone)
+        self.amortised = backbone.gaussian_head()
+        dims = [backbone.features] + [backbone.latent_dim] * num_flows
         self.normals = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:

@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from zuko.nn import MaskedMLP
 
 from vlae.distributions.flows import FlowedGaussian
-from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import DiagonalGaussian, Flowed
-from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.models.backbone import Count, Dims, SeveralDims
+from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
 Layer = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]
@@ -143,31 +141,18 @@ class IAF(LatentVariableModel):
 
     def __init__(
         self,
+        backbone: SeveralDims,
         *,
-        latent_dim: Annotated[int, Field(ge=2)],
-        hidden_dims: Dims,
-        activation: Activation = "relu",
-        network: Network = "mlp",
         num_flows: Count = 4,
         flow_hidden_dims: Dims = (500,),
         conditional: bool = True,
-        pixels: int,
-        image_shape: ImageShape | None = None,
-        output: OutputDistribution,
     ) -> None:
-        super().__init__(
-            latent_dim=latent_dim,
-            hidden_dims=hidden_dims,
-            activation=activation,
-            network=network,
-            pixels=pixels,
-            image_shape=image_shape,
-            output=output,
-        )
-        self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
-        self.context_dim = hidden_dims[-1] if conditional else 0
+        super().__init__(backbone)
+        self.amortised = backbone.gaussian_head()
+        self.context_dim = backbone.features if conditional else 0
         self.flows = nn.ModuleList(
-            AutoregressiveNetwork(latent_dim, self.context_dim, flow_hidden_dims) for _ in range(num_flows)
+            AutoregressiveNetwork(backbone.latent_dim, self.context_dim, flow_hidden_dims)
+            for _ in range(num_flows)
         )
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:

@@ -8,10 +8,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from vlae.distributions.outputs import OutputDistribution
-from vlae.distributions.posteriors import DiagonalGaussian, standard_normal_log_prob
-from vlae.models.base import Count, Dims, LatentVariableModel
-from vlae.nn.networks import Activation, GaussianHead, ImageShape, Network
+from vlae.distributions.posteriors import DiagonalGaussian
+from vlae.models.backbone import Backbone
+from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
 Positive = Annotated[float, Field(gt=0)]
@@ -68,7 +67,7 @@ def refine(
         with torch.enable_grad():
             mu, log_variance = path[-1] if training else (p.detach().requires_grad_() for p in path[-1])
             z, log_q = DiagonalGaussian(mu, log_variance).rsample_with_log_prob(noise(1, mu.shape[-1]))
-            log_p = model.output.log_prob(x, model.decoder(z)) + standard_normal_log_prob(z)
+            log_p = model.log_joint(x, z)
             gradients = torch.autograd.grad((log_p - log_q).sum(), (mu, log_variance), create_graph=training)
         path.append((step(mu, gradients[0]), step(log_variance, gradients[1])))
     return path if training else [(mu.detach(), log_variance.detach()) for mu, log_variance in path]
@@ -82,28 +81,14 @@ class SAVAE(LatentVariableModel):
 
     def __init__(
         self,
+        backbone: Backbone,
         *,
-        latent_dim: Count,
-        hidden_dims: Dims,
-        activation: Activation = "relu",
-        network: Network = "mlp",
         num_steps: Annotated[int, Field(ge=0)] = 4,
         step_size: Positive = 0.1,
         clip_norm: Positive = 5.0,
-        pixels: int,
-        image_shape: ImageShape | None = None,
-        output: OutputDistribution,
     ) -> None:
-        super().__init__(
-            latent_dim=latent_dim,
-            hidden_dims=hidden_dims,
-            activation=activation,
-            network=network,
-            pixels=pixels,
-            image_shape=image_shape,
-            output=output,
-        )
-        self.amortised = GaussianHead(hidden_dims[-1], latent_dim)
+        super().__init__(backbone)
+        self.amortised = backbone.gaussian_head()
         self.num_steps, self.step = num_steps, self.make_step(step_size, clip_norm)
 
     def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> DiagonalGaussian:

@@ -170,8 +170,8 @@ def beside_own(estimator: str, output_kind: type[OutputDistribution], pixels: in
 
     def annealed() -> Tensor:
         some = x[: setting.annealed_images]
-        chains = ais["num_chains"], ais["num_distributions"], ais["num_leapfrog"]
-        empty = Annealed.empty(len(some), *chains)
+        chains = {name: value for name, value in ais.items() if name != "num_images"}
+        empty = Annealed.empty(len(some), **chains)
         done = anneal(model.output, model.decoder, some, empty, memory_budget=budget, seed=0)
         return done.log_likelihood
 

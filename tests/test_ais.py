@@ -44,13 +44,13 @@ from vlae.estimation.ais import (
     group_size,
     leapfrog,
     pilot,
-    simulated,
+    simulate,
     temperatures,
     transition,
 )
 from vlae.estimation.importance import unit_log_jacobian
 from vlae.experiment.prepare import test_set as images_to_score
-from vlae.experiment.reevaluate import changed, evaluate_again
+from vlae.experiment.reevaluate import override_evaluation, reevaluate
 from vlae.experiment.scoring import score
 from vlae.experiment.summary import summary
 from vlae.runs.directory import RunDirectory
@@ -70,7 +70,7 @@ def images_of(name, images=IMAGES, pixels=PIXELS):
 
 
 def annealed(output, decoder, x, *, chains=8, distributions=20, steps=3, budget=16, seed=5, **keys):
-    empty = Annealed.empty(len(x), chains, distributions, steps)
+    empty = Annealed.empty(len(x), num_chains=chains, num_distributions=distributions, num_leapfrog=steps)
     return anneal(output, decoder, x, empty, memory_budget=budget, seed=seed, **keys)
 
 
@@ -327,7 +327,7 @@ def test_the_truth_is_bracketed_in_expectation_and_more_distributions_narrow_the
     output, decoder = output_of(name), make_decoder(latent_dim=latent_dim)
     with torch.no_grad():
         decoder.last.weight.mul_(2)  # images that say more about z
-    z, x = simulated(output, decoder, 300, seed=1)
+    z, x = simulate(output, decoder, 300, seed=1)
     exact, gaps = log_evidence(output, decoder, x), []
     for distributions in (1, 30):
         keys = {"chains": 2, "distributions": distributions, "budget": 64}
@@ -370,7 +370,7 @@ def assert_same(ours, expected, images=slice(None)):
 @pytest.mark.parametrize("backwards", [False, True])
 def test_an_images_result_is_the_same_alone_and_in_any_group(name, backwards, monkeypatch):
     output, decoder = output_of(name), make_decoder()
-    z, x = simulated(output, decoder, 5, seed=0)
+    z, x = simulate(output, decoder, 5, seed=0)
     exact = z if backwards else None
     expected = annealed(output, decoder, x, exact=exact)
     for images in (1, 2, 3):
@@ -408,7 +408,7 @@ def test_annealing_goes_on_from_the_last_whole_group_to_the_same_figures(stop_at
     monkeypatch.setattr(ais, "NOISE_BLOCK", 10)
     expected = annealed(output, decoder, x, distributions=40)
     monkeypatch.setattr(ais, "MAX_GROUP", 1)
-    partial, seen = Annealed.empty(IMAGES, 8, 40, 3), []
+    partial, seen = Annealed.empty(IMAGES, num_chains=8, num_distributions=40, num_leapfrog=3), []
 
     def stop(images):
         seen.append(images)
@@ -457,11 +457,11 @@ def test_pixels_are_drawn_with_the_density_that_scores_them(name):
 @torch.no_grad()
 def test_a_simulated_pair_is_a_function_of_seed_and_image():
     output, decoder = output_of("gaussian"), make_decoder()
-    z, x = simulated(output, decoder, 6, seed=0)
-    fewer_z, fewer_x = simulated(output, decoder, 2, seed=0)
+    z, x = simulate(output, decoder, 6, seed=0)
+    fewer_z, fewer_x = simulate(output, decoder, 2, seed=0)
     torch.testing.assert_close(fewer_z, z[:2], rtol=0, atol=0)
     torch.testing.assert_close(fewer_x, x[:2])
-    assert not torch.equal(simulated(output, decoder, 6, seed=1)[0], z)
+    assert not torch.equal(simulate(output, decoder, 6, seed=1)[0], z)
     residual = (x - decoder(z)) * torch.exp(-0.5 * output.log_variance)
     assert 0.6 < residual.std() < 1.4
 
@@ -557,11 +557,11 @@ def test_a_run_without_checks_has_none_of_their_figures(tmp_path, capsys):
 def test_a_run_is_annealed_later_with_the_figures_of_the_run_that_asked_for_it(checked):
     """And without ais.num_images the bracket is that of sixteen images."""
     results, directory = checked
-    again, _ = evaluate_again(directory, ["device=cpu"])
+    again, _ = reevaluate(directory, ["device=cpu"])
     for name in ("ais", "own"):
         expected = results["test"]["log_likelihood"][name]["mean"]
         assert math.isclose(again["test"]["log_likelihood"][name]["mean"], expected, rel_tol=1e-6)
-    again, path = evaluate_again(
+    again, path = reevaluate(
         directory, ["device=cpu", "evaluate.ais.num_images=0", "evaluate.ais.num_distributions=2"]
     )
     assert "ais" not in again["test"]["log_likelihood"]
@@ -610,7 +610,7 @@ def test_a_signal_stops_a_check_and_the_next_attempt_ends_with_the_same_figures(
     torch.testing.assert_close(
         found.bracket.log_jacobian,
         unit_log_jacobian(
-            trained.preprocess, simulated(trained.model.output, trained.decoder, 5, cfg.seed)[1]
+            trained.preprocess, simulate(trained.model.output, trained.decoder, 5, cfg.seed)[1]
         ),
     )
 
@@ -650,11 +650,11 @@ def test_what_is_wrong_with_a_nested_key_is_said_with_its_whole_name(override, t
 
 def test_a_nested_key_of_a_frozen_run_is_changed_like_any_other():
     container = compose()
-    new = changed(container, ["evaluate.ais.num_images=20", "evaluate.bdmc=true", "device=cpu"])
+    new = override_evaluation(container, ["evaluate.ais.num_images=20", "evaluate.bdmc=true", "device=cpu"])
     assert validate(new).evaluate.ais.num_images == 20
     assert validate(new).evaluate.bdmc
     with pytest.raises(ConfigError) as caught:
-        changed(container, ["evaluate.ais.num_image=20"])
+        override_evaluation(container, ["evaluate.ais.num_image=20"])
     assert "did you mean evaluate.ais.num_images?" in caught.value.problems[0]
 
 

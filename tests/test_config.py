@@ -27,7 +27,7 @@ from vlae.config.problems import ConfigError, Problem, did_you_mean
 from vlae.config.run_id import ADDED_FIELDS, get, run_id
 from vlae.config.targets import build, check_fields
 from vlae.distributions.outputs import OutputDistribution
-from vlae.experiment.reevaluate import CHANGEABLE, changed
+from vlae.experiment.reevaluate import CHANGEABLE, override_evaluation
 from vlae.models.backbone import Backbone
 from vlae.models.vae import VAE
 from vlae.trackers.process import environment_problems
@@ -446,7 +446,7 @@ def test_an_optimizer_that_cannot_train_every_parameter_is_refused_with_its_own_
 
 def problems_of_change(container: dict[str, Any], *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        changed(container, overrides)
+        override_evaluation(container, overrides)
     return caught.value.problems
 
 
@@ -454,13 +454,13 @@ def test_an_evaluation_changes_what_it_may_and_nothing_else(default):
     overrides = ["evaluate.num_samples=7", "++seed=3", "evaluate.num_images=null", "device=cpu"]
     expected = replaced(replaced(default, ("evaluate", "num_samples"), 7), ("seed",), 3)
     before = copy.deepcopy(default)
-    assert changed(default, overrides) == {**expected, "device": "cpu"}
+    assert override_evaluation(default, overrides) == {**expected, "device": "cpu"}
     assert default == before
 
 
 def test_a_run_is_evaluated_where_its_own_device_is_missing(monkeypatch, default):
     on_a_machine_with(monkeypatch)
-    assert changed({**default, "device": "cuda"}, [])["device"] == "auto"
+    assert override_evaluation({**default, "device": "cuda"}, [])["device"] == "auto"
     [problem] = problems_of_change(default, "device=cuda")
     assert problem.startswith("device: cuda is not available")
 

@@ -587,7 +587,7 @@ def trained_runs(tmp_path_factory):
 
 def model_of(runs_dir, name):
     (place,) = runs_dir.glob(f"{name}-*")
-    return Library().inspected(place)
+    return Library().inspect(place)
 
 
 @pytest.mark.slow
@@ -631,7 +631,7 @@ def test_updates_shows_images_and_what_each_update_makes_of_them(trained_runs):
             tile = image[row * 9 : row * 9 + 8, column * 9 : column * 9 + 8]
             np.testing.assert_allclose(tile, picture.numpy(), atol=1e-6)
     line = lines(figure.axes[-1])["VLAE"]
-    x, *reached = (model.trained.preprocess.images(model.x), *model.updated(7).pictures)
+    x, *reached = (model.trained.preprocess.images(model.x), *model.refinements(7).pictures)
     errors = [((x[:, 0].numpy() - each) ** 2).mean() for each in reached]
     np.testing.assert_allclose(line.get_ydata(), errors, rtol=1e-5)
 
@@ -690,7 +690,7 @@ def test_the_path_is_that_of_the_search_and_ends_at_its_mode(trained_runs):
 @pytest.mark.slow
 def test_the_ellipse_of_q_is_at_two_standard_deviations(trained_runs):
     figure = draw("latent_path", runs_of(trained_runs), where="model=vae", images=1)
-    q = model_of(trained_runs, "vae").searched(0)
+    q = model_of(trained_runs, "vae").latent_paths(0)
     points = lines(figure.axes[0])["q(z | x)"].get_xydata() - q.mean
     distances = np.einsum("ni,ij,nj->n", points, np.linalg.inv(q.covariance), points)
     np.testing.assert_allclose(distances, 4, rtol=1e-6)

@@ -1,8 +1,6 @@
 """The importance-sampled log-likelihood against quadrature and closed forms, in any chunks, interrupted or not."""
 
-import copy
 import itertools
-import signal
 
 import pytest
 import torch
@@ -33,7 +31,6 @@ from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.models.vlae_newton import VLAENewton
 from vlae.seeding import batch_noise, generator, image_noise
-from vlae.system.interruption import Interrupted, Interruption
 from vlae.training.objective import elbo, importance_weighted_bound, sample_terms
 
 KINDS = [VAE, FullCovariance, SAVAE, HF, IAF, VLAE, VLAENewton]
@@ -271,20 +268,19 @@ def test_an_evaluation_goes_on_from_where_it_was_stopped_to_the_same_figures(kin
     model, x = make(kind, "gaussian"), make_images("gaussian")
     expected = scored(model, x)
     in_chunks_of(1, 11, monkeypatch)
-    kept = []
+    partial = Evaluation.empty(IMAGES)
 
-    def stop(evaluation):
-        if evaluation.done == done:
-            kept.append(copy.deepcopy(evaluation))
+    def stop(images):
+        if images == done:
             raise Stopped
 
     with pytest.raises(Stopped):
-        scored(model, x, report=stop)
-    (partial,) = kept
+        scored(model, x, result=partial, report=stop)
+    assert partial.done == done
     assert_same(partial, expected, slice(0, done))
     assert torch.isnan(partial.log_likelihood[done:]).all()
     in_chunks_of(2, 40, monkeypatch)  # a restart may have another budget
-    finished = scored(model, x, evaluation=partial)
+    finished = scored(model, x, result=partial)
     assert finished.done == IMAGES
     assert_same(finished, expected)
 
@@ -293,31 +289,15 @@ def test_only_images_that_are_not_done_are_evaluated():
     model, x = make(VAE, "gaussian"), make_images("gaussian")
     partial = Evaluation.empty(IMAGES)
     partial.done = 3
-    finished = scored(model, x, evaluation=partial)
+    finished = scored(model, x, result=partial)
     assert torch.isnan(finished.elbo[:3]).all()
     assert torch.isfinite(finished.elbo[3:]).all()
-
-
-def test_a_signal_stops_an_evaluation_between_groups_with_all_finished_groups_in_hand(monkeypatch):
-    model, x = make(VAE, "gaussian"), make_images("gaussian")
-    expected = scored(model, x)
-    in_chunks_of(1, 40, monkeypatch)
-    evaluation = Evaluation.empty(IMAGES)
-
-    def signalled_after_two(so_far):
-        if so_far.done == 2:
-            signal.raise_signal(signal.SIGTERM)
-
-    with Interruption() as interruption, pytest.raises(Interrupted, match="SIGTERM"):
-        scored(model, x, evaluation=evaluation, interruption=interruption, report=signalled_after_two)
-    assert evaluation.done == 2
-    assert_same(scored(model, x, evaluation=evaluation), expected)
 
 
 def test_progress_is_reported_after_every_group(monkeypatch):
     model, x, seen = make(VAE, "gaussian"), make_images("gaussian"), []
     in_chunks_of(3, 40, monkeypatch)
-    scored(model, x, report=lambda evaluation: seen.append(evaluation.done))
+    scored(model, x, report=seen.append)
     assert seen == [3, 4]
 
 

@@ -91,9 +91,9 @@ def test_a_measurement_goes_on_from_where_it_was_stopped_in_groups_of_any_size(k
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_gaps(model, x, memory_budget=512, seed=0, steps=20, gaps=kept, report=stop)
+        measure_gaps(model, x, memory_budget=512, seed=0, steps=20, result=kept, report=stop)
     assert kept.done == 2
-    finished = measure_gaps(model, x, memory_budget=512, seed=0, steps=20, gaps=kept)
+    finished = measure_gaps(model, x, memory_budget=512, seed=0, steps=20, result=kept)
     torch.testing.assert_close(finished.elbo, expected.elbo, rtol=0, atol=1e-8)
     torch.testing.assert_close(finished.optimal_elbo, expected.optimal_elbo, rtol=0, atol=1e-6)
 

@@ -172,7 +172,9 @@ def test_a_killed_launcher_loses_no_run_and_runs_none_twice(tmp_path, whom):
     command = Command(tmp_path, *TINY, *seeds)
     wait_until(lambda: training(tmp_path, 2))
     queue = next(
-        p for p in psutil.Process(command.process.pid).children() if "launching.worker" in " ".join(p.cmdline())
+        p
+        for p in psutil.Process(command.process.pid).children()
+        if "launching.worker" in " ".join(p.cmdline())
     )
     (queue if whom == "queue" else psutil.Process(command.process.pid)).kill()
     command.wait(None)

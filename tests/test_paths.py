@@ -14,7 +14,7 @@ from vlae.config.run_id import PATHS, get, run_id
 from vlae.config.sweep_file import place_of, read
 from vlae.data import datasets
 from vlae.errors import UserError
-from vlae.experiment.reevaluate import changed
+from vlae.experiment.reevaluate import override_evaluation
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.runs.directory import find
 from vlae.system.files import expanded
@@ -162,6 +162,6 @@ def test_python_says_so_too():
 
 def test_an_evaluation_elsewhere_replaces_in_what_it_is_given_alone(home):
     container = with_absolute_paths(compose(["dataset=mnist"])) | {"runs_dir": "/$NOWHERE"}
-    found = changed(container, ["dataset.root=$SCRATCH/a"])
+    found = override_evaluation(container, ["dataset.root=$SCRATCH/a"])
     assert (found["dataset"]["root"], found["runs_dir"]) == (str(home / "a"), "/$NOWHERE")
-    assert Path(changed(container, [])["dataset"]["root"]).is_absolute()
+    assert Path(override_evaluation(container, [])["dataset"]["root"]).is_absolute()

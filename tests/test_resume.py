@@ -158,8 +158,8 @@ def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops
         output = stop(process, number)
         assert process.exit_status == 128 + number, output
         assert f"interrupted by {number.name}" in output
-        assert "the same command goes on from here" in output
-        assert ("going on from epoch" in output) == (attempt > 1)
+        assert "the same command continues from here" in output
+        assert ("continuing from epoch" in output) == (attempt > 1)
         told = status(tmp_path)
         assert (told["state"], told["attempt"]) == ("interrupted", attempt)
         assert number.name in f"{told['reason']} {told['message']}"
@@ -200,7 +200,7 @@ def test_a_damaged_last_checkpoint_costs_only_what_came_after_the_one_before(tmp
     (checkpoints / "last.pt").write_bytes(content)
     output = finish(tmp_path)
     assert "warning" in output
-    assert "going on from epoch" in output
+    assert "continuing from epoch" in output
     assert outcome(tmp_path) == outcome(done("vlae"))
 
 

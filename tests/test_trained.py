@@ -13,7 +13,7 @@ from vlae.config.run_id import run_id
 from vlae.config.targets import build
 from vlae.estimation.importance import evaluate, unit_log_jacobian
 from vlae.experiment.build import select_device
-from vlae.experiment.reevaluate import evaluate_again
+from vlae.experiment.reevaluate import reevaluate
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.training.loop import Training, mean_terms
@@ -196,7 +196,7 @@ def test_more_images_to_score_than_a_file_of_the_users_has_are_refused_before_an
     assert results["test"]["log_likelihood"]["own"]["num_images"] == 9
     run = vlae.load(results["run_id"], str(tmp_path / "runs")).directory
     with pytest.raises(ConfigError, match=reason):
-        evaluate_again(run, ["evaluate.num_images=10"])
+        reevaluate(run, ["evaluate.num_images=10"])
     assert not (run.path / "evaluations").exists()
 
 

@@ -377,9 +377,9 @@ def evaluate(
 
     with loading():
         check_libraries()
-        from vlae.experiment.reevaluate import evaluate_again
+        from vlae.experiment.reevaluate import reevaluate
 
-    results, path = evaluate_again(find(runs_dir, run, to_write=True), overrides or [])
+    results, path = reevaluate(find(runs_dir, run, to_write=True), overrides or [])
     Console(highlight=False).print(summary(results, path))
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from vlae.cli.output_file import ending_of
 from vlae.errors import UserError
-from vlae.estimation.reliability import MARK
+from vlae.estimation.reliability import LARGE_K_HAT, MARK
 from vlae.report.compare import ABSENT, Beside, Comparison, compared
 from vlae.report.metric_values import reliability_of
 from vlae.report.names import word
@@ -109,9 +109,7 @@ def _said(comparison: Comparison) -> str:
     if comparison.unread:
         parts.append(without_images(comparison.unread))
     if any(_mark(each, run) for each in comparison.figures for run in done):
-        parts.append(
-            f"{MARK} unreliable estimate: the k-hat of the importance weights is too large on too many test images"
-        )
+        parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")
     return ". ".join(parts) + "."
 
 

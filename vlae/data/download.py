@@ -30,7 +30,7 @@ class DataError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Checksum:
-    """What a file must contain; ``git`` is the SHA-1 under which a git repository stores it."""
+    """The required content of a file; ``git`` is the SHA-1 under which a git repository stores it."""
 
     algorithm: Literal["md5", "git", "sha256"]
     digest: str
@@ -51,7 +51,7 @@ class Checksum:
         return state.hexdigest()
 
     def mismatch(self, path: Path) -> str | None:
-        """What the file is instead, and how it differs; None if it does not."""
+        """Description of how the file differs; None if it does not."""
         size, found = path.stat().st_size, None
         if self.size in (None, size) and (found := self.of(path)) == self.digest:
             return None
@@ -78,13 +78,13 @@ class Remote:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from, and what of it must lie in ``root`` before it can be read."""
+    """URLs of a dataset, and the files that must lie in ``root`` before it can be read."""
 
     name: str
     root: Path
     remotes: tuple[Remote, ...]
     files: Mapping[str, Checksum | None]
-    """What is read, with the checksum where one was published; equal to the remotes, or unpacked from them."""
+    """The files that are read, with published checksums; equal to the remotes, or unpacked from them."""
     unpack: Callable[[Path], Any] | None = None
     """Makes ``files`` of the remotes within a directory that has the layout of ``root``."""
 
@@ -126,7 +126,7 @@ class Source:
             raise self._error(problem + self._swapped(file), delete=True)
 
     def _swapped(self, file: str) -> str:
-        """Whether the file holds what another one of these should."""
+        """A note where the file holds the content of another one of these."""
         what = what_is(self.root / file)
         for other, checksum in self.files.items():
             if other != file and checksum and checksum.what and what.startswith(checksum.what):

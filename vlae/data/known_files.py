@@ -1,4 +1,4 @@
-"""What a file of a dataset is, by its content: its name may lie."""
+"""Recognition of a dataset's file by its content, whatever its name."""
 
 import math
 from collections.abc import Iterator
@@ -57,13 +57,13 @@ COUNTS = {
     116_323: "EMNIST's byclass or bymerge",
     402_953: "QMNIST's",
 }
-"""How many images only one dataset has."""
+"""Numbers of images that only one dataset has."""
 ENOUGH = 1_000
 """Images whose mean says which dataset they are of."""
 
 
 def what_is(path: Path) -> str:
-    """In words: ``a web page (HTML)``, ``60,000 images of 28x28 pixels``. OSError where it cannot be read."""
+    """Description of a file: ``a web page (HTML)``, ``60,000 images of 28x28 pixels``. OSError: it cannot be read."""
     size = path.stat().st_size
     if size == 0:
         return "an empty file"

@@ -62,7 +62,7 @@ class Preprocess:
         return self
 
     def state(self) -> dict[str, Any]:
-        """What it learned from the data: plain values and one tensor."""
+        """The statistics learned from the data: plain values and one tensor."""
         return {
             "shape": list(self.shape),
             "levels": self.levels,
@@ -98,7 +98,7 @@ class Preprocess:
 
     @property
     def bits_per_dim_defined(self) -> bool:
-        """Whether the model is a density of the integer pixels, filled up by noise: the scale of bits/dim."""
+        """True where the model is a density of dequantised integer pixels, the scale of bits/dim."""
         return self.preprocessing.dequantise and not self.binary
 
     def forward(
@@ -108,7 +108,7 @@ class Preprocess:
         return self._to_model_space(images, self._noise(images, generator), self.dtype) - self.shift
 
     def training_images(self, splits: Splits) -> Shaped[Tensor, "train channels height width"]:
-        """What ``forward`` is to be given in training: the images, or for ``binarise: static`` their fixed draw.
+        """The images that ``forward`` gets in training: the stored ones, or for ``binarise: static`` their fixed draw.
 
         The draw is stored as black and white images, which every later draw of ``forward`` leaves as they are.
         """
@@ -146,7 +146,7 @@ class Preprocess:
         return x
 
     def inverse(self, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
-        """y in [0, 1]: pictures. What lies outside (a model may say so) is black or white."""
+        """Pixels y in [0, 1]; values outside, which a model may predict, become black or white."""
         y = x + self.shift
         if self._logit:
             y = (torch.sigmoid(y) - self._lambda) / (1 - 2 * self._lambda)

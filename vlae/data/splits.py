@@ -22,7 +22,7 @@ class Splits:
     validation: Shaped[Tensor, "validation channels height width"]
     test: Shaped[Tensor, "test channels height width"]
     levels: int | None
-    """How many values an integer pixel can have (256 for 8 bits); None for fractions."""
+    """Number of values of an integer pixel (256 for 8 bits); None for fractions."""
     seed: int
     """``split_seed``: of the split, and of all noise that belongs to the data and not to a run."""
 

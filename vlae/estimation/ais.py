@@ -15,7 +15,6 @@ while being weighted, E w would be a little off.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,8 +26,8 @@ from torch import Tensor
 from vlae.distributions.laplace import find_modes
 from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import standard_normal_log_prob
-from vlae.errors import NonFiniteError
 from vlae.estimation.log_weights import LogWeights
+from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.nn.networks import Decoder, widest
 from vlae.seeding import Noise, generator, image_noise
 
@@ -39,19 +38,19 @@ MAX_GROUP = 64
 NOISE_BLOCK = 50
 """Transitions whose noise is drawn at once. Part of what defines an image's noise, so no setting."""
 STEEPNESS = 4.0
-"""Of the sigmoid that spaces the temperatures (Wu et al. 2017)."""
+"""Steepness of the sigmoid that spaces the temperatures (Wu et al. 2017)."""
 PILOT_SHARE, SHORTEST_PILOT = 10, 50
-"""The pilot run has a tenth of the distributions, and at least so many (if there are)."""
+"""The pilot run has a tenth of the distributions, and at least 50 if there are so many."""
 ACCEPTANCE, GAIN, FIRST_STEP = 0.75, 0.2, 0.5
-"""Aimed at; change of the log step size per unit of acceptance beyond it; before the first transition."""
+"""Target acceptance; change of the log step size per unit of acceptance above it; first step size."""
 LONGEST_TRAJECTORY = math.pi / 2
 """A quarter of a Gaussian's period in its own metric: there a trajectory has forgotten its beginning. A longer one
 turns back, up to where it began after a whole period."""
 
 
 @dataclass
-class Annealed:
-    """By chains of these numbers. Per image, in nats; the first ``done`` are known."""
+class Annealed(PerImage):
+    """Estimates of log p(x) by annealed importance sampling, in nats per image."""
 
     num_chains: int
     num_distributions: int
@@ -60,34 +59,11 @@ class Annealed:
     log_likelihood: Float[Tensor, " images"]
     """log mean w over the chains; of reversed chains -log mean w."""
     standard_error: Float[Tensor, " images"]
-    """Of that image's own estimate, by the delta method."""
+    """Standard error of that image's own estimate, by the delta method."""
     ess: Float[Tensor, " images"]
     """Effective number of chains (sum w)^2 / sum w^2."""
     acceptance: Float[Tensor, " images"]
     """Mean over all transitions."""
-    done: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def empty(cls, images: int, num_chains: int, num_distributions: int, num_leapfrog: int) -> "Annealed":
-        def unknown() -> Tensor:
-            return torch.full((images,), math.nan, dtype=torch.float64)
-
-        numbers = num_chains, num_distributions, num_leapfrog
-        return cls(*numbers, unknown(), unknown(), unknown(), unknown())
-
-    def record(
-        self, images: slice, log_w: Float[Tensor, "chains batch"], acceptance: Tensor, sign: int
-    ) -> None:
-        weights = LogWeights(log_w.shape[1], len(log_w))
-        weights.add(log_w, torch.arange(log_w.shape[1]))
-        if not torch.isfinite(weights.log_mean).all():
-            first = images.start + int((~torch.isfinite(weights.log_mean)).nonzero()[0])
-            raise NonFiniteError(f"the annealed log-likelihood of image {first} is NaN or infinite")
-        self.log_likelihood[images] = sign * weights.log_mean
-        self.standard_error[images] = weights.standard_error
-        self.ess[images], self.acceptance[images] = weights.effective_sample_size, acceptance
-        self.done = images.stop
 
 
 @torch.no_grad()
@@ -95,36 +71,30 @@ def anneal(
     output: OutputDistribution,
     decoder: Decoder,
     x: Float[Tensor, "images pixels"],
-    annealed: Annealed,
+    result: Annealed,
     *,
     memory_budget: int,
     seed: int,
     name: str = "ais",
     exact: Float[Tensor, "images latent"] | None = None,
-    report: Callable[[float], None] = lambda images: None,
+    report: Report = lambda images: None,
 ) -> Annealed:
-    """log p(x) of the images not yet done; where reversed chains begin is ``exact``, a sample of p(z | x) of each.
+    """log p(x) of the images that are not done; reversed chains begin at ``exact``, a sample of p(z | x) of each.
 
     Image i's noise is a function of (seed, name, i) alone, and so is its result but for rounding, which depends on the
-    size of its group and which the moves magnify: in float64 it stays invisible, in float32 it may change a figure by
-    a part of its standard error. A restart goes on with the same groups. ``report`` is called after every block of
-    transitions with the images done so far, a group's in parts; what it raises ends the work, and whole groups are
-    kept. ``memory_budget`` in MiB, for at least one image's chains.
+    size of its group and which the moves magnify: in float64 it stays invisible, in float32 it may change a number by
+    a part of its standard error. A restart continues with the same groups. ``report`` is called after every block of
+    transitions, see ``vlae.estimation.per_image``. ``memory_budget`` in MiB, for at least one image's chains.
+    NonFiniteError: an estimate is NaN or infinite.
     """
-    size = group_size(decoder, x, annealed.num_chains, memory_budget)
-    while annealed.done < len(x):
-        began = time.monotonic()
-        group = range(annealed.done, min(annealed.done + size, len(x)))
-        images = slice(group.start, group.stop)
+    betas = temperatures(result.num_distributions)
 
-        def progress(share: float, group: range = group) -> None:
-            report(group.start + share * len(group))
-
-        def noise(purpose: str, group: range = group) -> Noise:
+    def measure(group: range, progress: Callable[[float], None]) -> None:
+        def noise(purpose: str) -> Noise:
             return image_noise([generator(x.device, seed, name, purpose, i) for i in group], x.dtype)
 
-        target = Target(output, decoder, x[images], annealed.num_chains, annealed.num_leapfrog)
-        betas = temperatures(annealed.num_distributions)
+        images = slice(group.start, group.stop)
+        target = Target(output, decoder, x[images], result.num_chains, result.num_leapfrog)
         steps = adapted_steps(target, pilot(betas), noise("pilot"), progress)
         steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
         if exact is None:
@@ -132,10 +102,19 @@ def anneal(
         else:
             down, back = betas.flip(0), steps.flip(0)
             log_w, acceptance = chains(target, down, back, exact[images], noise("reverse"), progress)
-        annealed.record(images, log_w, acceptance, sign=1 if exact is None else -1)
-        annealed.seconds += time.monotonic() - began
-        report(annealed.done)
-    return annealed
+        weights = LogWeights(len(group), len(log_w))
+        weights.add(log_w, torch.arange(len(group)))
+        check_finite(weights.log_mean, group, "the annealed log-likelihood of image")
+        result.put(
+            images,
+            log_likelihood=weights.log_mean if exact is None else -weights.log_mean,
+            standard_error=weights.standard_error,
+            ess=weights.effective_sample_size,
+            acceptance=acceptance,
+        )
+
+    in_groups(result, group_size(decoder, x, result.num_chains, memory_budget), measure, report)
+    return result
 
 
 def group_size(
@@ -210,7 +189,7 @@ class Target:
 
 
 class State(NamedTuple):
-    """Where each chain is: what the next transition needs is known from the last."""
+    """Position of each chain, with the values that the next transition needs of it."""
 
     z: Float[Tensor, "chains batch latent"]
     log_likelihood: Float[Tensor, "chains batch"]
@@ -336,7 +315,7 @@ def draws(noise: Noise, target: Target, transitions: int) -> Iterator[Float[Tens
 
 
 @torch.no_grad()
-def simulated(
+def simulate(
     output: OutputDistribution, decoder: Decoder, images: int, seed: int
 ) -> tuple[Float[Tensor, "images latent"], Float[Tensor, "images pixels"]]:
     """Pairs z ~ p(z), x ~ p(x | z), a function of (seed, image): each z is a sample of p(z | x)."""

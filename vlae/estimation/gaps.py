@@ -1,11 +1,9 @@
-"""Where the bound is lost: by the family of q(z | x), or by how inference chooses in it (Cremer, Li, Duvenaud 2018).
+"""Approximation and amortisation gaps between log p(x) and the ELBO (Cremer, Li, Duvenaud 2018).
 
 log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], the approximation gap and the amortisation gap,
 with q* the best member of the model's own family for this image alone.
 """
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,40 +12,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions.posteriors import FamilyMember, family_member, standard_normal_log_prob
-from vlae.errors import NonFiniteError
 from vlae.estimation.log_weights import LogWeights
+from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import widest
 from vlae.seeding import Noise, generator, image_noise
 from vlae.training.objective import elbo
 
 STEPS, FIRST_STEP, SAMPLES = 500, 0.1, 8
-"""Of the ascent: steps, Adam's first learning rate, which falls to 0, and samples a step."""
+"""Steps of the ascent, Adam's first learning rate, which falls to 0, and samples per step."""
 FINAL_SAMPLES = 500
-"""By which the better one of start and end is chosen; and by as many others their ELBOs are compared."""
+"""Samples that choose the better one of start and end; as many others give their ELBOs."""
 ARRAYS = 12
 """About so many arrays as wide as the widest layer live in a step of the ascent."""
 MAX_GROUP = 100
 
 
 @dataclass
-class Gaps:
-    """Of each image, in nats; the first ``done`` are known. The two ELBOs are by common random numbers."""
+class Gaps(PerImage):
+    """ELBOs in nats per image; the two are by common random numbers."""
 
     elbo: Float[Tensor, " images"]
     optimal_elbo: Float[Tensor, " images"]
-    """Of q*, as well as gradient ascent from q finds it."""
+    """ELBO of q*, as well as gradient ascent from q finds it."""
     log_likelihood: Float[Tensor, " images"]
     """Importance sampling from q*: not below its ELBO, where no other proposal is any better."""
     iterations: int = 0
     """Refinements that the model's own inference takes."""
-    done: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def empty(cls, images: int) -> "Gaps":
-        unknown = torch.full((images,), math.nan, dtype=torch.float64)
-        return cls(elbo=unknown, optimal_elbo=unknown.clone(), log_likelihood=unknown.clone())
 
 
 def measure_gaps(
@@ -57,30 +48,22 @@ def measure_gaps(
     memory_budget: int,
     seed: int,
     steps: int = STEPS,
-    gaps: Gaps | None = None,
-    report: Callable[[float], None] = lambda images: None,
+    result: Gaps | None = None,
+    report: Report = lambda images: None,
 ) -> Gaps:
     """Gradient ascent on each image's ELBO from the model's own posterior, over the parameters of its family.
 
     Each image is its own problem: Adam moves every number by itself, and an image's noise is a function of (seed, its
-    position). Goes on from ``gaps`` if given. ``report`` is called after every step with the images done so far, a
-    group's in parts; what it raises ends the work, and whole groups are kept. ``memory_budget`` in MiB.
+    position). Continues ``result`` if given. ``report`` is called after every step, see ``vlae.estimation.per_image``.
+    ``memory_budget`` in MiB. NonFiniteError: an ELBO is NaN or infinite.
     """
-    gaps = gaps or Gaps.empty(len(x))
-    size = group_size(model, x, memory_budget)
-    while gaps.done < len(x):
-        began = time.monotonic()
-        group = range(gaps.done, min(gaps.done + size, len(x)))
-        images = slice(group.start, group.stop)
+    result = Gaps.empty(len(x)) if result is None else result
 
-        def progress(share: float, group: range = group) -> None:
-            report(group.start + share * len(group))
+    def measure(group: range, progress: Callable[[float], None]) -> None:
+        _measure(model, x[group.start : group.stop], result, group, seed, steps, progress)
 
-        _measure(model, x[images], gaps, images, seed, steps, progress)
-        gaps.done = group.stop
-        gaps.seconds += time.monotonic() - began
-        report(gaps.done)
-    return gaps
+    in_groups(result, group_size(model, x, memory_budget), measure, report)
+    return result
 
 
 def group_size(model: LatentVariableModel, x: Float[Tensor, "images pixels"], memory_budget: int) -> int:
@@ -93,35 +76,34 @@ def _measure(
     model: LatentVariableModel,
     x: Float[Tensor, "batch pixels"],
     gaps: Gaps,
-    images: slice,
+    group: range,
     seed: int,
     steps: int,
     progress: Callable[[float], None],
 ) -> None:
-    positions = range(images.start, images.stop)
-    start = inferred(model, x, positions, seed)
-    noise = image_noise([generator(x.device, seed, "gaps", i) for i in positions], x.dtype)
+    start = own_posterior(model, x, group, seed)
+    noise = image_noise([generator(x.device, seed, "gaps", i) for i in group], x.dtype)
     with torch.no_grad():
         gaps.iterations = max(0, len(model.refinements(x, noise)) - 1)
     best = ascend(model, x, start, noise, steps, progress)
-    before, after = (weights.mean for weights in weighed(model, x, (start, best), noise))
+    before, after = (weights.mean for weights in log_weights(model, x, (start, best), noise))
     better = after > before  # the start is the best member known where the ascent has led down
-    of_start, of_best = weighed(model, x, (start, best), noise)
-    total = of_start.mean + of_best.mean
-    if not torch.isfinite(total).all():
-        first = images.start + int((~torch.isfinite(total)).nonzero()[0])
-        raise NonFiniteError(f"the ELBO of test image {first} is NaN or infinite where its gap is measured")
-    gaps.elbo[images] = of_start.mean
-    gaps.optimal_elbo[images] = torch.where(better, of_best.mean, of_start.mean)
-    gaps.log_likelihood[images] = torch.where(better, of_best.log_mean, of_start.log_mean)
+    of_start, of_best = log_weights(model, x, (start, best), noise)
+    check_finite(of_start.mean + of_best.mean, group, "the ELBO that measures the gap of test image")
+    gaps.put(
+        slice(group.start, group.stop),
+        elbo=of_start.mean,
+        optimal_elbo=torch.where(better, of_best.mean, of_start.mean),
+        log_likelihood=torch.where(better, of_best.log_mean, of_start.log_mean),
+    )
 
 
 @torch.no_grad()
-def inferred(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], positions: range, seed: int
+def own_posterior(
+    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], group: range, seed: int
 ) -> FamilyMember:
-    """The model's own posterior, with the noise of the evaluation; alone for each image where it must be."""
-    sources = [generator(x.device, seed, "evaluate", i) for i in positions]
+    """The model's own posterior with the noise of the evaluation; image by image where those of a batch interact."""
+    sources = [generator(x.device, seed, "evaluate", i) for i in group]
     at_once = 1 if model.batch_dependent else len(x)
     members = [
         family_member(
@@ -160,7 +142,7 @@ def ascend(
 
 
 @torch.no_grad()
-def weighed(
+def log_weights(
     model: LatentVariableModel,
     x: Float[Tensor, "batch pixels"],
     members: tuple[FamilyMember, ...],

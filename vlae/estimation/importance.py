@@ -1,7 +1,6 @@
 """Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,14 +10,13 @@ from torch import Tensor
 
 from vlae.data.preprocess import Preprocess
 from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
-from vlae.errors import NonFiniteError
 from vlae.estimation.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
 from vlae.estimation.pareto import unreliable_above
+from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.estimation.proposals import propose, select_images
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import widest
 from vlae.seeding import generator, image_noise
-from vlae.system.interruption import Interruption
 from vlae.system.progress import advanced
 
 CACHED_ROWS = 3072
@@ -30,40 +28,23 @@ EXTRA_NOISE = 10
 
 
 @dataclass
-class Evaluation:
-    """By one proposal. Per test image, in nats; the first ``done`` are known."""
+class Evaluation(PerImage):
+    """Importance-sampled estimates of log p(x) by one proposal, in nats per test image."""
 
     elbo: Float[Tensor, " images"]
     """Mean log w: the evidence lower bound of this proposal."""
     log_likelihood: Float[Tensor, " images"]
+    """log mean w."""
     ess: Float[Tensor, " images"]
     """Effective sample size (sum w)^2 / sum w^2, between 1 and the number of samples."""
     k_hat: Float[Tensor, " images"]
     """Shape of the weights' tail, see ``vlae.estimation.pareto``."""
     samples: Float[Tensor, " images"]
-    """How many were drawn."""
+    """Number of samples drawn."""
     steps: Float[Tensor, " images"]
-    """Of the search for the mode; like the next two NaN where the proposal has none."""
+    """Steps of the search for the mode; like the next two NaN where the proposal has none."""
     converged: Float[Tensor, " images"]
     stalled: Float[Tensor, " images"]
-    done: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def empty(cls, images: int) -> "Evaluation":
-        def unknown() -> Tensor:
-            return torch.full((images,), math.nan, dtype=torch.float64)
-
-        return cls(
-            elbo=unknown(),
-            log_likelihood=unknown(),
-            ess=unknown(),
-            k_hat=unknown(),
-            samples=unknown(),
-            steps=unknown(),
-            converged=unknown(),
-            stalled=unknown(),
-        )
 
     @property
     def monte_carlo_error(self) -> Float[Tensor, " images"]:
@@ -72,14 +53,14 @@ class Evaluation:
 
     @property
     def unreliable(self) -> list[bool | None]:
-        """Whether k-hat is above the limit for so many samples; None where they are too few to tell."""
+        """True where k-hat is above the limit for that number of samples; None where they are too few for a k-hat."""
         pairs = zip(self.k_hat.tolist(), self.samples.tolist(), strict=True)
         return [None if math.isnan(k) else k > unreliable_above(int(n)) for k, n in pairs]
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How many images and how many samples are worked on at once; never changes a result beyond rounding."""
+    """Numbers of images and samples per batch; they never change a result beyond rounding."""
 
     images: int
     samples: int
@@ -112,47 +93,42 @@ def evaluate(
     target_standard_error: float | None = None,
     memory_budget: int,
     seed: int,
-    evaluation: Evaluation | None = None,
-    interruption: Interruption | None = None,
-    report: Callable[[Evaluation], None] = lambda evaluation: None,
+    result: Evaluation | None = None,
+    report: Report = lambda images: None,
 ) -> Evaluation:
     """log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s | x), z_s ~ q, and the ELBO, for each image.
 
     q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) an image is done, and
     leaves the batch, as soon as its estimate is that good. Image i's noise is a function of (seed, proposal, i)
-    alone, so neither chunking nor a restart changes a figure. Goes on from ``evaluation`` if given. ``report`` is
-    called after every group of images; ``memory_budget`` in MiB.
+    alone, so neither chunking nor a restart changes a number. Continues ``result`` if given. ``report`` is
+    called after every group, see ``vlae.estimation.per_image``; ``memory_budget`` in MiB.
+    NonFiniteError: an estimate is NaN or infinite.
     """
-    evaluation = evaluation or Evaluation.empty(len(x))
+    result = Evaluation.empty(len(x)) if result is None else result
     chunks = Chunks.within(memory_budget, model, num_samples, x)
-    scorer = model.output.scorer(model.decoder)
-    while evaluation.done < len(x):
-        if interruption is not None:
-            interruption.check()
-        began = time.monotonic()
-        group = range(evaluation.done, min(evaluation.done + chunks.images, len(x)))
+    scorer, sizes = model.output.scorer(model.decoder), list(rounds(num_samples, target_standard_error))
+
+    def measure(group: range, progress: Callable[[float], None]) -> None:
         images = slice(group.start, group.stop)
         sources = [generator(x.device, seed, "evaluate", i) for i in group]
         q, modes = propose(proposal, model, x[images], image_noise(sources, x.dtype))
-        if proposal != "own":  # own samples go on with the noise of inference, which any proposal begins with
+        if proposal != "own":  # own samples continue the noise of inference, which any proposal begins with
             sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
-        sizes = list(rounds(num_samples, target_standard_error))
         weights = log_weights(q, scorer, x[images], sources, sizes, target_standard_error, chunks)
-        finite = torch.isfinite(weights.log_mean) & torch.isfinite(weights.mean)
-        if not finite.all():
-            first = group.start + int((~finite).nonzero()[0])
-            raise NonFiniteError(f"the log-likelihood of test image {first} is NaN or infinite")
-        evaluation.elbo[images], evaluation.log_likelihood[images] = weights.mean, weights.log_mean
-        evaluation.ess[images], evaluation.k_hat[images] = weights.effective_sample_size, weights.k_hat
-        evaluation.samples[images] = weights.count.double()
+        check_finite(weights.log_mean + weights.mean, group, "the log-likelihood of test image")
+        result.put(
+            images,
+            elbo=weights.mean,
+            log_likelihood=weights.log_mean,
+            ess=weights.effective_sample_size,
+            k_hat=weights.k_hat,
+            samples=weights.count,
+        )
         if modes is not None:
-            evaluation.steps[images] = modes.steps.cpu().double()
-            evaluation.converged[images] = modes.converged.cpu().double()
-            evaluation.stalled[images] = modes.stalled.cpu().double()
-        evaluation.done = group.stop
-        evaluation.seconds += time.monotonic() - began
-        report(evaluation)
-    return evaluation
+            result.put(images, steps=modes.steps, converged=modes.converged, stalled=modes.stalled)
+
+    in_groups(result, chunks.images, measure, report)
+    return result
 
 
 def log_weights(

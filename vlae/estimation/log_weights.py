@@ -1,4 +1,4 @@
-"""Importance weights as they stream in, image by image: their mean, and whether to believe it."""
+"""Importance weights of a group of images as they stream in: their mean, and its reliability."""
 
 import math
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class LogWeights:
     """The log-weights of a group of images: mean log w, log mean w, effective sample size, tail; all in float64."""
 
     def __init__(self, images: int, num_samples: int) -> None:
-        """At most ``num_samples`` will come for each image."""
+        """num_samples: the most that will be added for an image."""
 
         def start(value: float, *shape: int) -> Tensor:
             return torch.full(shape, value, dtype=torch.float64)
@@ -40,7 +40,7 @@ class LogWeights:
         self._largest = start(-math.inf, tail_length(num_samples) + 1, images)
 
     def add(self, log_w: Float[Tensor, "samples some"], images: Int[Tensor, " some"]) -> None:
-        """More weights of the ``images`` at these positions of the group."""
+        """Add log-weights of the ``images`` at these positions of the group."""
         log_w = log_w.cpu().double()  # in this order: not every device has float64
         self.count[images] += len(log_w)
         self._total[images] += log_w.sum(0)
@@ -67,7 +67,7 @@ class LogWeights:
 
     @property
     def standard_error(self) -> Float[Tensor, " images"]:
-        """Of ``log_mean``, in nats."""
+        """Standard error of ``log_mean``, in nats."""
         return log_mean_standard_error(self.effective_sample_size, self.count)
 
     @property
@@ -78,7 +78,7 @@ class LogWeights:
         return torch.tensor([k.item() for k in found], dtype=torch.float64)
 
     def settled(self, target_standard_error: float) -> Bool[Tensor, " images"]:
-        """Where the estimate's standard error is below the target, and its weights' tail lets one believe that."""
+        """Images whose standard error (nats) is below the target and reliable by the k-hat of their weights."""
         limits = torch.tensor([unreliable_above(n) for n in self.count.tolist()], dtype=torch.float64)
         return (self.standard_error <= target_standard_error) & (self.k_hat <= limits)
 
@@ -87,5 +87,11 @@ def log_mean_standard_error(
     effective_sample_size: Float[Tensor, " images"],
     samples: Float[Tensor, " images"] | Int[Tensor, " images"],
 ) -> Float[Tensor, " images"]:
-    """Of log mean w over S samples, in nats, by the delta method: sd(w) / (mean(w) sqrt S) = sqrt(1/ESS - 1/S)."""
+    """Standard error of log mean w over S samples in nats, by the delta method.
+
+    sd(w) / (mean(w) sqrt S) = sqrt(1/ESS - 1/S).
+
+    >>> log_mean_standard_error(torch.tensor([50.0, 100.0]), torch.tensor([100, 100]))
+    tensor([0.1000, 0.0000], dtype=torch.float64)
+    """
     return (1 / effective_sample_size - 1 / samples.double()).clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""Pareto k-hat: whether an average of importance weights can be believed (Vehtari et al. 2024)."""
+"""Pareto k-hat: a diagnostic of averages of importance weights (Vehtari et al. 2024)."""
 
 import math
 
@@ -9,16 +9,24 @@ from numpy import ndarray
 FEWEST = 5
 """Values that the shape of a tail is estimated from, at the least."""
 SMALLEST = 1e-307
-"""Of the quartile of the tail, in units of the largest weight: 1 over a smaller one overflows."""
+"""Smallest quartile of the tail in units of the largest weight: 1 over a smaller one overflows."""
 
 
 def tail_length(num_samples: int) -> int:
-    """How many of the largest weights are the tail: min(S / 5, 3 sqrt S) (Vehtari et al. 2024, section 2.2)."""
+    """Number of the largest weights that are the tail: min(S / 5, 3 sqrt S) (Vehtari et al. 2024, section 2.2).
+
+    >>> tail_length(100), tail_length(10_000)
+    (20, 300)
+    """
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
 
 def unreliable_above(num_samples: int) -> float:
-    """The k-hat above which an average of so many weights may be far off: min(1 - 1 / log10 S, 0.7)."""
+    """The k-hat above which an average of S weights is unreliable: min(1 - 1 / log10 S, 0.7) (Vehtari et al. 2024).
+
+    >>> unreliable_above(100), unreliable_above(10_000)
+    (0.5, 0.7)
+    """
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else 0.0
 
 
@@ -46,7 +54,7 @@ def _k_hat(log_weights: Float64[ndarray, " tail"]) -> float:
 
 
 def _quartile(x: Float64[ndarray, " n"]) -> float:
-    """Of ascending x, as Zhang and Stephens count."""
+    """First quartile of ascending x, as Zhang and Stephens count."""
     return x[int(len(x) / 4 + 0.5) - 1]
 
 

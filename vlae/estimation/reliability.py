@@ -1,4 +1,4 @@
-"""Whether an estimate can be believed, and the sentence that says so."""
+"""Reliability of estimates, and the sentences that state it."""
 
 from typing import Any
 
@@ -6,11 +6,19 @@ MARK = "†"
 
 
 MANY_UNRELIABLE = 0.05
-"""Of the images: a figure with more of them whose k-hat is too large is marked."""
+"""Share of the images above which an estimate is marked because their k-hat is too large."""
+
+
+LARGE_K_HAT = (
+    f"the k-hat of the importance weights is too large on more than {MANY_UNRELIABLE:.0%} of the test images"
+)
+"""Why an estimate is unreliable: a reason for captions and notes."""
+TOO_LOW = "probably too low, by more than their standard error"
+"""How such estimates are wrong: a few samples dominate them."""
 
 
 FEW_EFFECTIVE_SAMPLES = 10
-"""Of the median image: where no k-hat is known, a figure with fewer is marked."""
+"""Effective samples of the median image, below which an estimate without a known k-hat is marked."""
 
 
 FEW_CHAINS = 2.0
@@ -18,7 +26,11 @@ FEW_CHAINS = 2.0
 
 
 def doubtful(proposal: dict[str, Any]) -> bool:
-    """Whether the weights of too many images have a tail too heavy for their average, as far as can be told."""
+    """Whether an estimate, a section of results.json, is unreliable: too many images have too heavy a tail.
+
+    >>> doubtful({"k_hat_unreliable": 0.2}), doubtful({"k_hat_unreliable": None, "ess_median": 40.0})
+    (True, False)
+    """
     share = proposal.get("k_hat_unreliable")
     if share is None:
         return proposal["ess_median"] < FEW_EFFECTIVE_SAMPLES
@@ -26,16 +38,17 @@ def doubtful(proposal: dict[str, Any]) -> bool:
 
 
 def marks_of(results: dict[str, Any]) -> dict[str, str]:
+    """The mark of each unreliable estimate, by its proposal."""
     return {name: f" {MARK}" for name, p in proposals_of(results).items() if doubtful(p)}
 
 
 def proposals_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Without annealed importance sampling, which is of fewer images."""
+    """The sections of results.json of all proposals, not that of annealed importance sampling, of fewer images."""
     return {name: p for name, p in results["test"]["log_likelihood"].items() if name != "ais"}
 
 
 def warnings(results: dict[str, Any]) -> list[str]:
-    """What a reader of the figures must know before believing them."""
+    """Sentences about the results of a run that a reader must know before believing them."""
     test, found = results["test"], []
     bad = {name: p for name, p in proposals_of(results).items() if doubtful(p)}
     by_k_hat = {name: p for name, p in bad.items() if p.get("k_hat_unreliable") is not None}
@@ -43,8 +56,8 @@ def warnings(results: dict[str, Any]) -> list[str]:
         shares = ", ".join(f"{p['k_hat_unreliable']:.0%} ({name})" for name, p in by_k_hat.items())
         limit = max(p["k_hat_limit"] for p in by_k_hat.values())
         found.append(
-            f"{MARK} the weights' tail is too heavy (k-hat above {limit:.2f}) for {shares} of the images: there a "
-            "few samples carry the estimate, which is probably too low, and further off than its standard error tells"
+            f"{MARK} the k-hat of the importance weights is too large (above {limit:.2f}) on {shares} of the images: "
+            f"a few samples dominate these estimates, which are {TOO_LOW}"
         )
     if few := [name for name in bad if name not in by_k_hat]:
         found.append(
@@ -53,7 +66,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
         )
     if (ais := test["log_likelihood"].get("ais")) and ais["ess_median"] < FEW_CHAINS:
         found.append(
-            f"ais: at the median image only {ais['ess_median']:.1f} of {ais['num_chains']} chains count, so it is "
+            f"ais: only {ais['ess_median']:.1f} of {ais['num_chains']} chains are effective for the median image: "
             "probably too low; try a larger evaluate.ais.num_distributions"
         )
     if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
@@ -64,7 +77,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
 
 
 def why_worse_than_noise(best_epoch: float | None, epochs: float | None) -> str:
-    """What the best epoch says: a model that was best in its last epoch was still learning, and has not diverged."""
+    """Why a model is worse than uniform noise: one that was best in its last epoch was still learning."""
     if best_epoch is None or epochs is None:
         return "trained too briefly, or diverged"
     if best_epoch >= epochs:

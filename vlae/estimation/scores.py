@@ -1,4 +1,4 @@
-"""The scores of a test set, image by image, from all estimators."""
+"""Scores of a test set per image, from all estimators."""
 
 from dataclasses import dataclass, field
 
@@ -9,19 +9,19 @@ from vlae.estimation.ais import Annealed
 from vlae.estimation.gaps import Gaps
 from vlae.estimation.importance import Evaluation
 
-SIMULATED = 16
+SIMULATED_IMAGES = 16
 """Images drawn from the model where evaluate.ais.num_images does not say how many."""
 
 
 @dataclass
 class Bracket:
-    """log p(x) of images drawn from the model, from below and above, and by each proposal."""
+    """log p(x) of images drawn from the model: a lower and an upper bound, and each proposal's estimate."""
 
     lower: Annealed
     upper: Annealed
-    proposals: dict[str, Evaluation] = field(default_factory=dict)
-    log_jacobian: Float[Tensor, " images"] | None = None
-    """What turns log p(x) into that of pixels in [0, 1]."""
+    proposals: dict[str, Evaluation]
+    log_jacobian: Float[Tensor, " images"]
+    """Added to log p(x), it gives the log-density of pixels in [0, 1]."""
 
     @property
     def seconds(self) -> float:
@@ -36,7 +36,7 @@ class Scores:
     proposals: dict[str, Evaluation] = field(default_factory=dict)
     gaps: Gaps | None = None
     ais: Annealed | None = None
-    """On the first images of the test set."""
+    """Of the first images of the test set."""
     bracket: Bracket | None = None
     seconds: float = 0.0
-    """Over all attempts."""
+    """Time of the evaluation over all attempts."""

@@ -45,5 +45,5 @@ def use_threads(cfg: Config) -> None:
 
 
 def model_space_note(preprocess: Preprocess) -> str:
-    """Said beside figures that lack the Jacobian of a logit transform."""
+    """A note on values that lack the Jacobian of a logit transform: `` (in model space)``, else empty."""
     return " (in model space)" if preprocess.preprocessing.logit_transform and not preprocess.binary else ""

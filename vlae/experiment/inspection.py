@@ -1,4 +1,4 @@
-"""What inference does in a trained model with its test images, as arrays: covariances, updates, estimates, searches."""
+"""Inference of a trained model for its test images, as arrays: covariances, refinements, estimates, latent paths."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from vlae.system.files import StrPath
 DRAWN = 20_000
 """Samples that a covariance without a closed form is estimated from."""
 MAX_STEPS = 60
-"""Of the search for a mode, as `vlae.distributions.laplace.find_modes` has it."""
+"""Steps of the search for a mode, as `vlae.distributions.laplace.find_modes` has them."""
 
 Array = np.ndarray
 
@@ -42,7 +42,7 @@ class Library:
     def __init__(self) -> None:
         self._splits: dict[str, Splits] = {}
 
-    def inspected(self, run: StrPath) -> "Inspected":
+    def inspect(self, run: StrPath) -> "Inspection":
         """The trained model of a run directory. RecordError: there is none; DataError: the images are not at hand."""
         trained = load(str(run))
         use_threads(trained.config)
@@ -50,12 +50,12 @@ class Library:
         if key not in self._splits:
             self._splits[key] = build(trained.config.dataset)
         x = test_set(trained.preprocess, self._splits[key], trained.config)
-        return Inspected(trained, images_to_score(x, trained.config))
+        return Inspection(trained, images_to_score(x, trained.config))
 
 
 @dataclass(frozen=True)
-class Updated:
-    """What refinements of inference reach, from before the first to after the last."""
+class Refinements:
+    """Reconstructions before the first refinement of inference, after it, ..., and after the last."""
 
     pictures: Float[Array, "steps images height width *channels"]
     """E[x | mu_t] in [0, 1]."""
@@ -64,19 +64,19 @@ class Updated:
 
 
 @dataclass(frozen=True)
-class Searched:
+class LatentPaths:
     """Paths in a latent space of two dimensions, and what is there for one image."""
 
     updates: Float[Array, "points 2"]
     """The model's own; empty if it has none."""
     search: Float[Array, "others 2"]
-    """That of the evaluation for the mode, from the model's own guess."""
+    """The evaluation's search for the mode, from the model's own guess."""
     mean: Float[Array, "2"]
     covariance: Float[Array, "2 2"]
-    """Of q."""
+    """Covariance of q(z | x)."""
 
 
-class Inspected:
+class Inspection:
     """A trained model with the test images that it was scored on.
 
     Posteriors are those of the evaluation: where inference itself is random, its noise is the same.
@@ -91,20 +91,20 @@ class Inspected:
 
     @torch.no_grad()
     def covariances(self, images: int) -> Float[Array, "images latent latent"]:
-        """Of q(z | x) for the first test images: exact where it is Gaussian, else of DRAWN samples."""
+        """Covariances of q(z | x) for the first test images: exact where it is Gaussian, else of DRAWN samples."""
         return np.stack([self._moments(i)[1] for i in range(min(images, len(self.x)))])
 
     @torch.no_grad()
-    def updated(self, images: int) -> Updated | None:
-        """Of the first test images. None: this model's inference refines nothing."""
-        groups = [self._updated(group) for group in self._groups(min(images, len(self.x)))]
+    def refinements(self, images: int) -> Refinements | None:
+        """The refinements of the first test images. None: this model's inference refines nothing."""
+        groups = [self._refinements(group) for group in self._groups(min(images, len(self.x)))]
         found = [group for group in groups if group is not None]
         if not found:
             return None
         pictures = np.concatenate([pictures for pictures, _ in found], 1)
-        return Updated(pictures, np.concatenate([errors for _, errors in found], 1))
+        return Refinements(pictures, np.concatenate([errors for _, errors in found], 1))
 
-    def _updated(self, group: slice) -> tuple[Array, Array] | None:
+    def _refinements(self, group: slice) -> tuple[Array, Array] | None:
         x = self.x[group]
         path = self.model.refinements(x, self._noise(group))
         if not path:
@@ -143,15 +143,15 @@ class Inspected:
         return np.array(means), np.array(errors)
 
     @torch.no_grad()
-    def searched(self, image: int) -> Searched:
-        """Of one test image, in a latent space of two dimensions."""
+    def latent_paths(self, image: int) -> LatentPaths:
+        """Latent paths of one test image, in a latent space of two dimensions."""
         one = slice(image, image + 1)
         x, updates = self.x[one], self.model.refinements(self.x[one], self._noise(one))
         q = self.model.posterior(x, self._noise(one))
         zero = torch.zeros(1, 1, q.noise_dim, dtype=x.dtype, device=x.device)
         start = q.rsample_with_log_prob(zero)[0][0]
         mean, covariance = self._moments(image)
-        return Searched(
+        return LatentPaths(
             torch.cat(updates).double().numpy() if updates else np.empty((0, 2)),
             self._search(x, start),
             mean,
@@ -171,7 +171,7 @@ class Inspected:
         return value
 
     def _search(self, x: Tensor, start: Tensor) -> Float[Array, "points latent"]:
-        """Where a search that may take 0, 1, 2, ... steps ends."""
+        """End points of searches that may take 0, 1, 2, ... steps."""
         path = [start]
         for steps in range(1, MAX_STEPS + 1):
             modes = find_modes(self.model.output, self.model.decoder, x, start, max_steps=steps)
@@ -196,7 +196,7 @@ class Inspected:
         return mean.numpy(), ((z - mean).T @ (z - mean) / len(z)).numpy()
 
     def _noise(self, group: slice) -> Noise:
-        """As `vlae.estimation.importance.evaluate` gives it to inference."""
+        """The noise that `vlae.estimation.importance.evaluate` gives to inference."""
         seed = self.trained.config.seed
         sources = [generator(self.x.device, seed, "evaluate", i) for i in range(group.start, group.stop)]
         return image_noise(sources, self.x.dtype)

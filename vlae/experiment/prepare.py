@@ -1,4 +1,4 @@
-"""A run made ready to train: its data, its model, its images to score."""
+"""Preparation of a run: its data, its model, its images to score."""
 
 from dataclasses import dataclass, fields
 
@@ -59,12 +59,12 @@ class Prepared:
             directory=directory,
         )
 
-    def trained(self, training: Training) -> TrainedModel:
+    def best_model(self, training: Training) -> TrainedModel:
         """The best epoch's model, once the training is finished."""
         self.model.load_state_dict(training.progress.best_model)
-        return self.so_far(training)
+        return self.current_model(training)
 
-    def so_far(self, training: Training) -> TrainedModel:
+    def current_model(self, training: Training) -> TrainedModel:
         """The model as it is now."""
         offset = unit_log_jacobian(self.preprocess, self.selection_set).mean().item()
         best = training.progress.best_elbo + offset

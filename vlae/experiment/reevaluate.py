@@ -8,7 +8,7 @@ from typing import Any
 from vlae.config.compose import fixed_keys, override, validate
 from vlae.config.targets import build
 from vlae.estimation.importance import unit_log_jacobian
-from vlae.estimation.test_metrics import check_arrays, save_evaluations
+from vlae.estimation.metrics import save_scores
 from vlae.experiment.build import use_threads
 from vlae.experiment.prepare import check_posterior, images_to_score, test_set
 from vlae.experiment.results import report
@@ -26,21 +26,22 @@ CHANGEABLE = (
 )
 
 
-def changed(container: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def override_evaluation(container: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The run's configuration with overrides of what an evaluation may change; ConfigError for others.
 
-    Its device is chosen anew: the one it was trained on says nothing about this machine.
+    Its device is chosen again: the one it was trained on says nothing about this machine.
     """
     return override({**container, "device": "auto"}, overrides, CHANGEABLE)
 
 
-def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[dict[str, Any], Path]:
-    """Figures like those of results.json, and the file in RUN/evaluations/ that holds them.
+def reevaluate(directory: RunDirectory, overrides: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    """Evaluate a trained model again: results like those of results.json, and the file in RUN/evaluations/ with them.
 
-    One file for each setting of ``evaluate`` and ``seed``: the same command replaces its own figures alone.
+    One file for each setting of ``evaluate`` and ``seed``: the same command replaces its own results alone.
+    Errors: ConfigError, DataError, RecordError; Interrupted by a signal.
     """
     executed()
-    container = changed(directory.config(), overrides)
+    container = override_evaluation(directory.config(), overrides)
     cfg = validate(container, to_run=False)
     use_threads(cfg)
     trained = load(str(directory.path), device=cfg.device)
@@ -55,8 +56,6 @@ def evaluate_again(directory: RunDirectory, overrides: Sequence[str]) -> tuple[d
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
     place = make_directory(check_inside(directory.path, "evaluations"))
-    log_jacobian = unit_log_jacobian(trained.preprocess, x)
-    checks = check_arrays(scores, log_jacobian)
-    save_evaluations(place / f"{name}.npz", scores.proposals, log_jacobian, checks)
+    save_scores(place / f"{name}.npz", scores, unit_log_jacobian(trained.preprocess, x))
     write_atomically(place / f"{name}.json", json_bytes(results))
     return results, place / f"{name}.json"

@@ -1,4 +1,4 @@
-"""The report of a run: its figures, what it cost, and where it ran."""
+"""The results of a run: its metrics, their cost and the machine."""
 
 import platform
 import socket
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vlae.config.schema import Config
+from vlae.estimation.metrics import test_set_metrics
 from vlae.estimation.scores import Scores
-from vlae.estimation.test_metrics import figures
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed
 from vlae.system.console import counted
@@ -29,7 +29,7 @@ def report(
     scores: Scores,
     x: Tensor,
 ) -> dict[str, Any]:
-    """All that results.json says. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats an image."""
+    """The content of results.json. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats per image."""
     progress, run = trained.progress, trained.config
     validation = None if run.trainer.selection == "test" else trained.best_elbo
     return {
@@ -42,7 +42,7 @@ def report(
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "selection": run.trainer.selection,
-        "test": figures(scores, trained.preprocess, x, cfg.evaluate.num_samples),
+        "test": test_set_metrics(scores, trained.preprocess, x, cfg.evaluate.num_samples),
         "validation": {"elbo": validation},
         "cost": cost(trained, scores),
         "environment": environment(trained.device),

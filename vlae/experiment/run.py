@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from vlae.training.loop import Progress, Training
 
 DONE, FAILED, HELD, REFUSED = 0, 1, 75, 74
-"""What `work` returns, besides 128 + the number of a signal; REFUSED: the disk takes no writes."""
+"""Exit statuses of `work`, besides 128 + the number of a signal; REFUSED: the disk takes no writes."""
 
 LESS_MEMORY = "a smaller trainer.batch_size or evaluate.memory_budget needs less"
 
 
 def launch(container: dict[str, Any]) -> int:
-    """What ``python launch.py`` does with a composed configuration. Returns the exit status."""
+    """Do the run of a composed configuration, for ``python launch.py``. Returns the exit status."""
     try:
         run(container)
     except Interrupted as interrupted:
@@ -55,8 +55,9 @@ def launch(container: dict[str, Any]) -> int:
 def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     """Bring the run of this configuration to its results, from wherever it stands, and return them.
 
-    Done: the results are shown. Interrupted or killed: it goes on from the last checkpoint. ``force=true``: it is
-    done anew beside the old results, which it replaces when it has its own.
+    Done: the results are shown. Interrupted or killed: it continues from the last checkpoint. ``force=true``: it is
+    done again beside the old results, which it replaces when it has its own.
+    Errors: ConfigError, DataError before anything is on disk; RunHeld by another process; those of ``execute``.
     """
     identity, runs_dir, force = run_id(container), Path(container["runs_dir"]), container["force"]
     recover(runs_dir, identity)
@@ -74,7 +75,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     directory.refuse_if_held()  # before the seconds that importing torch takes, and a download
     if text := same_as_earlier(earlier_twins(runs_dir, {identity: container})):
         reporter.line(text)
-    prepared = _checked(container, quiet)
+    prepared = _check_and_prepare(container, quiet)
     do_not_wait()
     create = forced_directory if force else RunDirectory.create
     frozen = with_absolute_paths(container)
@@ -90,8 +91,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     return results
 
 
-def _checked(container: dict[str, Any], quiet: bool) -> "Prepared":
-    """Whatever is wrong with the configuration, the device or the data shows here, before anything is on disk."""
+def _check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
+    """Model and data of a configuration. Errors in it, the device or the data are raised before anything is on disk."""
     executed()  # what is imported from here on
     with nullcontext() if quiet else loading():
         check_libraries()
@@ -108,15 +109,15 @@ def _checked(container: dict[str, Any], quiet: bool) -> "Prepared":
 def work(path: Path, attempts: int, threads: int | None = None) -> int:
     """Execute a frozen run directory, as a worker: the record says everything, and no terminal is needed.
 
-    attempts: how many the run had when this start was planned. HELD: it was done since, or is being executed by
-    another process. A run that has failed since has had its turn; one that was interrupted goes on.
-    threads: CPU threads, where the run does not say.
+    attempts: how many the run had when this start was planned. A run that has failed since then is not started again;
+    one that was interrupted continues. threads: CPU threads, where the run does not say.
+    Returns DONE; HELD: it was done since or another process executes it; REFUSED by the disk; FAILED; 128 + a signal.
     """
     directory = RunDirectory(path)
-    if (status := _not_started(directory, attempts)) is not None:
+    if (status := _reason_not_to_start(directory, attempts)) is not None:
         return status
     try:
-        execute(directory, lambda: _prepared(directory, threads), captured=True)
+        execute(directory, lambda: _prepare_frozen(directory, threads), captured=True)
         if path.parent.name == FORCED:
             with patient(Patience(path.parent.parent)):
                 promote(directory, path.parent.parent)
@@ -136,8 +137,8 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
     return DONE
 
 
-def _not_started(directory: RunDirectory, attempts: int) -> int | None:
-    """What `work` returns where there is nothing to execute, or nothing to execute it with; None: it can begin."""
+def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
+    """What `work` returns where it cannot start: no run, or no code or libraries to execute it; None: it can."""
     path = directory.path
     if not (path / "config.yaml").is_file():
         if path.parent.name == FORCED and (path.parent.parent / path.name / "results.json").is_file():
@@ -159,7 +160,7 @@ def _not_started(directory: RunDirectory, attempts: int) -> int | None:
     return None
 
 
-def _prepared(directory: RunDirectory, threads: int | None) -> "Prepared":
+def _prepare_frozen(directory: RunDirectory, threads: int | None) -> "Prepared":
     """The model and the data of a frozen configuration; threads: CPU threads, where that does not say."""
     from vlae.experiment.prepare import prepare
 
@@ -174,9 +175,10 @@ def execute(
     quiet: bool = False,
     captured: bool = False,
 ) -> dict[str, Any]:
-    """Claim the run, train, draw, evaluate, and write results.json last.
+    """Claim the run, train, draw, evaluate, and write results.json last. Returns the results.
 
     ``captured``: whatever this process prints goes to the attempt's log.
+    Errors: RunHeld by another process; Interrupted by a signal; DiskError; and whatever fails in the run itself.
     """
     patience = Patience(directory.path.parent)
     patience.say = lambda reason: (
@@ -186,7 +188,7 @@ def execute(
         ExitStack() as after,
         patient(patience),
         directory.claim() as attempt,
-        _into(attempt.log) if captured else nullcontext(),
+        _redirect_output(attempt.log) if captured else nullcontext(),
     ):
         patience.say = attempt.waits
         if (results := directory.results()) is not None:  # another process finished it meanwhile
@@ -195,25 +197,32 @@ def execute(
         with (
             Interruption() as interruption,
             Reporter(attempt.log, quiet or captured) as reporter,
-            _waiting(patience, attempt, interruption, reporter),
+            _report_waiting(patience, attempt, interruption, reporter),
             reported_to(attempt.advanced),
+            _explain_end(directory, patience, reporter),
         ):
-            try:
-                return _carry_out(directory, attempt, prepare(), interruption, reporter)
-            except Interrupted as interrupted:
-                text = f"{interrupted}, saved in {directory.path}; the same command goes on from here"
-                if patience.refusal:
-                    text = f"{interrupted}: {patience.refusal}; the same command goes on from the last checkpoint"
-                reporter.line(text)
-                raise
-            except Exception as error:
-                if (reason := refusal_in(error)) and not isinstance(error, DiskError):
-                    raise DiskError(f"{directory.path}: {error}", reason) from error
-                raise
+            return _carry_out(directory, attempt, prepare(), interruption, reporter)
 
 
 @contextmanager
-def _waiting(
+def _explain_end(directory: RunDirectory, patience: Patience, reporter: Reporter) -> Iterator[None]:
+    """Inside, an interruption is reported, and an error that a full disk has caused becomes a DiskError."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        text = f"{interrupted}, saved in {directory.path}; the same command continues from here"
+        if patience.refusal:
+            text = f"{interrupted}: {patience.refusal}; the same command continues from the last checkpoint"
+        reporter.line(text)
+        raise
+    except Exception as error:
+        if (reason := refusal_in(error)) and not isinstance(error, DiskError):
+            raise DiskError(f"{directory.path}: {error}", reason) from error
+        raise
+
+
+@contextmanager
+def _report_waiting(
     patience: Patience, attempt: Attempt, interruption: Interruption, reporter: Reporter
 ) -> Iterator[None]:
     """Inside, a run that waits for the disk says so, and a signal ends it."""
@@ -236,8 +245,9 @@ def _carry_out(
     interruption: Interruption,
     reporter: Reporter,
 ) -> dict[str, Any]:
+    """Train from the last checkpoint on, draw, evaluate, and write the results."""
     from vlae.estimation.importance import unit_log_jacobian
-    from vlae.estimation.test_metrics import check_arrays, save_evaluations
+    from vlae.estimation.metrics import save_scores
     from vlae.experiment.pictures import pictures
     from vlae.experiment.results import device_name, report
     from vlae.experiment.scoring import score
@@ -250,24 +260,22 @@ def _carry_out(
     for text in training.resume():
         reporter.warn(text)
     if training.progress.step:
-        reporter.line(f"going on from epoch {training.progress.epoch}, step {training.progress.step}")
-    picture = _picture(prepared, training) if watched(cfg.tracker) else None
+        reporter.line(f"continuing from epoch {training.progress.epoch}, step {training.progress.step}")
+    picture = _epoch_pictures(prepared, training) if watched(cfg.tracker) else None
     training.run(interruption, _training_report(reporter, attempt, training, prepared.space, picture))
-    trained = prepared.trained(training)
+    trained = prepared.best_model(training)
     place = make_directory(directory.path / "images")
     for name, content in pictures(trained, x, cfg.seed).items():
         write_atomically(place / f"{name}.png", content)
     scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
-    log_jacobian = unit_log_jacobian(trained.preprocess, x)
-    place = directory.path / "test_log_likelihood.npz"
-    save_evaluations(place, scores.proposals, log_jacobian, check_arrays(scores, log_jacobian))
+    save_scores(directory.path / "test_log_likelihood.npz", scores, unit_log_jacobian(trained.preprocess, x))
     results = report(trained, cfg, scores, x)
     directory.write_results(results)
     return results
 
 
-def _picture(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
-    """Pictures the model as it is after an epoch, every ``tracker.images_every`` epochs: all of them at once."""
+def _epoch_pictures(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
+    """A function that writes the pictures of an epoch, every ``tracker.images_every`` epochs: all of them at once."""
     from vlae.experiment.pictures import pictures
 
     cfg, x = prepared.config, training.selection_set
@@ -275,7 +283,7 @@ def _picture(prepared: "Prepared", training: "Training") -> Callable[[int], None
 
     def picture(epoch: int) -> None:
         if epoch % every == 0:
-            drawn = pictures(prepared.so_far(training), x, cfg.seed)
+            drawn = pictures(prepared.current_model(training), x, cfg.seed)
             with appearing(training.directory.path / "images" / f"epoch-{epoch:06d}") as staged:
                 for name, content in drawn.items():
                     write_atomically(staged / f"{name}.png", content)
@@ -290,14 +298,15 @@ def _training_report(
     space: str,
     picture: Callable[[int], None] | None,
 ) -> Callable[["Progress", dict[str, float] | None], None]:
-    figures: dict[str, float] = {}
+    """A function that shows and records the progress of the training."""
+    latest: dict[str, float] = {}
 
     def report(progress: "Progress", line: dict[str, float] | None) -> None:
         epochs = training.schedule.epochs
         done = progress.epoch + progress.batch / training.batches_per_epoch
         if line is not None:
-            figures["elbo"] = round(line[f"{training.selection_name}/elbo_nats"], 2)
-        attempt.heartbeat({"epoch": progress.epoch, "epochs": epochs, "step": progress.step, **figures})
+            latest["elbo"] = round(line[f"{training.selection_name}/elbo_nats"], 2)
+        attempt.heartbeat({"epoch": progress.epoch, "epochs": epochs, "step": progress.step, **latest})
         if line is None:
             reporter.advance("training epoch", done, epochs)
             return
@@ -313,10 +322,10 @@ def _training_report(
 
 
 @contextmanager
-def _into(log: Path) -> Iterator[None]:
-    """Standard output and standard error of this process, and of what it starts, at the end of a file."""
+def _redirect_output(log: Path) -> Iterator[None]:
+    """Append standard output and error of this process, and of those it starts, to a file."""
     kept = os.dup(1), os.dup(2)
-    descriptor = _opened(log)
+    descriptor = _open_log(log)
     try:
         _flush()
         for stream in (1, 2):
@@ -335,7 +344,7 @@ def _into(log: Path) -> Iterator[None]:
 
 
 @patiently
-def _opened(log: Path) -> int:
+def _open_log(log: Path) -> int:
     try:
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:

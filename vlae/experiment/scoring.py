@@ -1,9 +1,11 @@
-"""The evaluation of a trained model as a person meets it: with progress, interruptible, resumable."""
+"""The evaluation of a trained model: a list of parts, with progress, that can be interrupted and resumed."""
 
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +14,18 @@ from torch import Tensor
 
 from vlae.config.schema import Config
 from vlae.distributions.posteriors import FamilyMember
-from vlae.estimation.ais import Annealed, anneal, simulated
+from vlae.estimation.ais import Annealed, anneal, simulate
 from vlae.estimation.gaps import Gaps, measure_gaps
 from vlae.estimation.importance import Evaluation, evaluate, unit_log_jacobian
-from vlae.estimation.scores import SIMULATED, Bracket, Scores
+from vlae.estimation.per_image import PerImage
+from vlae.estimation.scores import SIMULATED_IMAGES, Bracket, Scores
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs import checkpoint
 from vlae.system.console import Reporter
 from vlae.system.interruption import Interruption
 
-NAME, FORMAT = "evaluation", 2
-"""Of the checkpoint of an unfinished evaluation; the number is raised where its contents change."""
+NAME, FORMAT = "evaluation", 3
+"""Name of the checkpoint of an unfinished evaluation; number of its format, raised where its contents change."""
 
 
 def score(
@@ -35,12 +38,107 @@ def score(
     *,
     resumable: bool = True,
 ) -> Scores:
-    """What ``cfg.evaluate`` asks for. ``resumable``: goes on from, and leaves, a checkpoint beside the training's."""
+    """The scores of ``x`` that ``cfg.evaluate`` asks for.
+
+    ``resumable``: continue from a checkpoint beside that of the training, and write one.
+    Errors: Interrupted by a signal; NonFiniteError; RecordError where a checkpoint cannot be read or written.
+    """
     return _Scoring(trained, cfg, x, interruption, reporter, heartbeat, resumable).run()
 
 
+@dataclass(frozen=True)
+class Part:
+    """One estimator on one set of images."""
+
+    key: str
+    """Names its result in the checkpoint."""
+    doing: str
+    """Shown while it runs."""
+    result: Any
+    """The ``PerImage`` to fill, with nothing known yet."""
+    run: Callable[..., PerImage]
+    """``run(result=result, report=report)`` measures the images of ``result`` that are not done."""
+    by: str | None
+    """Shown beside its log-likelihood; None: nothing is shown."""
+    long: bool = False
+    """Results are saved before and after a part that takes long."""
+
+
+def parts(trained: TrainedModel, cfg: Config, x: Tensor, warn: Callable[[str], None]) -> Iterator[Part]:
+    """Everything that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
+    settings = cfg.evaluate
+    for name in settings.proposals:
+        yield _importance(f"proposals.{name}", "evaluating image", trained, cfg, x, name)
+    if images := settings.ais.num_images:
+        yield _annealing("ais", "annealing image", trained, cfg, x[:images], "ais")
+    if settings.bdmc:
+        z, simulated = simulated_images(trained, cfg)
+        yield _annealing("bdmc.lower", "annealing simulated image", trained, cfg, simulated, "bdmc")
+        yield _annealing("bdmc.upper", "annealing simulated image back", trained, cfg, simulated, "bdmc", z)
+        for name in settings.proposals:
+            key = f"bdmc.proposals.{name}"
+            yield _importance(key, "evaluating simulated image", trained, cfg, simulated, name)
+    if images := settings.num_gap_images:
+        posterior = trained.posterior(x[:1])
+        if isinstance(posterior, FamilyMember):
+            yield _gaps(trained, cfg, x[:images])
+        else:  # a user's own model need not be more than a Posterior
+            warn(f"no gaps: {type(posterior).__name__} is no vlae.distributions.FamilyMember")
+
+
+def simulated_images(trained: TrainedModel, cfg: Config) -> tuple[Tensor, Tensor]:
+    """z [images, latent] and images x [images, pixels] drawn from the model, to bracket their log p(x)."""
+    images = cfg.evaluate.ais.num_images or SIMULATED_IMAGES
+    return simulate(trained.model.output, trained.model.decoder, images, cfg.seed)
+
+
+def _importance(key: str, doing: str, trained: TrainedModel, cfg: Config, x: Tensor, name: str) -> Part:
+    settings = cfg.evaluate
+    run = partial(
+        evaluate,
+        trained.model,
+        x,
+        proposal=name,
+        num_samples=settings.num_samples,
+        target_standard_error=settings.target_standard_error,
+        memory_budget=settings.memory_budget,
+        seed=cfg.seed,
+    )
+    doing += f" by {name}" if len(settings.proposals) > 1 else ""
+    return Part(key, doing, Evaluation.empty(len(x)), run, name)
+
+
+def _annealing(
+    key: str,
+    doing: str,
+    trained: TrainedModel,
+    cfg: Config,
+    x: Tensor,
+    name: str,
+    exact: Tensor | None = None,
+) -> Part:
+    settings = cfg.evaluate.ais.model_dump(exclude={"num_images"})
+    model, budget = trained.model, cfg.evaluate.memory_budget
+    run = partial(
+        anneal,
+        model.output,
+        model.decoder,
+        x,
+        memory_budget=budget,
+        seed=cfg.seed,
+        name=name,
+        exact=exact,
+    )
+    return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
+
+
+def _gaps(trained: TrainedModel, cfg: Config, x: Tensor) -> Part:
+    run = partial(measure_gaps, trained.model, x, memory_budget=cfg.evaluate.memory_budget, seed=cfg.seed)
+    return Part("gaps", "measuring gaps, image", Gaps.empty(len(x)), run, None)
+
+
 class _Scoring:
-    """One evaluation under way: its parts in a row, saved between groups of images."""
+    """One evaluation under way: its results so far, saved between groups of images."""
 
     def __init__(
         self,
@@ -56,135 +154,64 @@ class _Scoring:
         self.interruption, self.reporter, self.heartbeat = interruption, reporter, heartbeat
         self.resumable = resumable
         self.place, self.digest = trained.directory.path / "checkpoints", weights_digest(trained.model)
-        self.scores = self._saved() if resumable else Scores()
-        self.before, self.began = self.scores.seconds, time.monotonic()
-        self.saved = self.began
+        self.results: dict[str, Any] = {}
+        state = self._saved() if resumable else {"results": {}, "seconds": 0.0}
+        self.saved_results, self.before = state["results"], state["seconds"]
+        self.began = self.saved = time.monotonic()
 
     def run(self) -> Scores:
-        for name in self.cfg.evaluate.proposals:
-            self._proposal(name)
-        if self.cfg.evaluate.ais.num_images:
-            self._ais()
-        if self.cfg.evaluate.bdmc:
-            self._bracket()
-        if self.cfg.evaluate.num_gap_images:
-            self._gaps()
-        self.scores.seconds = self._seconds()
-        return self.scores
+        after_long = False
+        for part in parts(self.trained, self.cfg, self.x, self.reporter.warn):
+            result = part.result
+            if part.key in self.saved_results:
+                result = type(result)(**self.saved_results[part.key])
+            self.results[part.key] = result
+            if part.long or after_long:
+                self._save()
+            self.interruption.check()
+            part.run(result=result, report=partial(self._report, part))
+            after_long = part.long
+        return self._scores()
 
-    def _proposal(self, name: str) -> None:
-        evaluation = self.scores.proposals.setdefault(name, Evaluation.empty(len(self.x)))
-        self._evaluate("evaluating image", self.x, name, evaluation)
-
-    def _evaluate(self, what: str, x: Tensor, name: str, evaluation: Evaluation) -> None:
-        settings = self.cfg.evaluate
-        if len(settings.proposals) > 1:
-            what += f" by {name}"
-
-        def report(evaluation: Evaluation) -> None:
-            mean = evaluation.log_likelihood[: evaluation.done].mean().item()
-            text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {name}"
-            last = evaluation.done == len(x)
-            self._progress(what, evaluation.done, len(x), text, last=last)
-
-        evaluate(
-            self.trained.model,
-            x,
-            proposal=name,
-            num_samples=settings.num_samples,
-            target_standard_error=settings.target_standard_error,
-            memory_budget=settings.memory_budget,
-            seed=self.cfg.seed,
-            evaluation=evaluation,
-            interruption=self.interruption,
-            report=report,
-        )
-
-    def _progress(self, what: str, done: float, total: int, text: str = "", *, last: bool) -> None:
-        """Shown, recorded, and saved where it is time to."""
-        self.reporter.advance(what, done, total, text, last=last)
-        self.heartbeat({"doing": what, "image": math.floor(done), "images": total})
+    def _report(self, part: Part, images: float) -> None:
+        """Show and record the progress of a part, and save it where it is time to."""
+        text, result, total = "", self.results[part.key], len(part.result)
+        if part.by and result.done:
+            mean = result.log_likelihood[: result.done].mean().item()
+            text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {part.by}"
+        self.reporter.advance(part.doing, images, total, text, last=images == total)
+        self.heartbeat({"doing": part.doing, "image": math.floor(images), "images": total})
         overdue = time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every
         if overdue or self.interruption.requested:
             self._save()
+        self.interruption.check()
 
-    def _ais(self) -> None:
-        x = self.x[: self.cfg.evaluate.ais.num_images]
-        self.scores.ais = self.scores.ais or self._empty(len(x))
-        self._anneal("annealing image", x, self.scores.ais, "ais")
+    def _scores(self) -> Scores:
+        def below(prefix: str) -> dict[str, Evaluation]:
+            results = self.results.items()
+            return {key.removeprefix(prefix): value for key, value in results if key.startswith(prefix)}
 
-    def _bracket(self) -> None:
-        """On images drawn from the model: chains down and up, then every proposal."""
-        model, settings = self.trained.model, self.cfg.evaluate
-        images = settings.ais.num_images or SIMULATED
-        z, x = simulated(model.output, model.decoder, images, self.cfg.seed)
-        if self.scores.bracket is None:
-            self.scores.bracket = Bracket(self._empty(images), self._empty(images))
-        bracket = self.scores.bracket
-        bracket.log_jacobian = unit_log_jacobian(self.trained.preprocess, x)
-        self._anneal("annealing simulated image", x, bracket.lower, "bdmc")
-        self._anneal("annealing simulated image back", x, bracket.upper, "bdmc", z)
-        self._save()
-        for name in settings.proposals:
-            evaluation = bracket.proposals.setdefault(name, Evaluation.empty(images))
-            self._evaluate("evaluating simulated image", x, name, evaluation)
-
-    def _empty(self, images: int) -> Annealed:
-        ais = self.cfg.evaluate.ais
-        return Annealed.empty(images, ais.num_chains, ais.num_distributions, ais.num_leapfrog)
-
-    def _anneal(
-        self, what: str, x: Tensor, annealed: Annealed, name: str, exact: Tensor | None = None
-    ) -> None:
-        self._save()
-
-        def report(images: float) -> None:
-            mean = annealed.log_likelihood[: annealed.done].mean().item()
-            text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {name}" if annealed.done else ""
-            self._progress(what, images, len(x), text, last=images == len(x))
-            self.interruption.check()
-
-        anneal(
-            self.trained.model.output,
-            self.trained.model.decoder,
-            x,
-            annealed,
-            memory_budget=self.cfg.evaluate.memory_budget,
-            seed=self.cfg.seed,
-            name=name,
-            exact=exact,
-            report=report,
-        )
-
-    def _gaps(self) -> None:
-        x, model = self.x[: self.cfg.evaluate.num_gap_images], self.trained.model
-        posterior = self.trained.posterior(x[:1])
-        if not isinstance(posterior, FamilyMember):  # a user's own model need not be more than a Posterior
-            self.reporter.warn(f"no gaps: {type(posterior).__name__} is no vlae.distributions.FamilyMember")
-            return
-
-        def report(images: float) -> None:
-            self._progress("measuring gaps, image", images, len(x), last=images == len(x))
-            self.interruption.check()
-
-        self.scores.gaps = self.scores.gaps or Gaps.empty(len(x))
-        budget, seed = self.cfg.evaluate.memory_budget, self.cfg.seed
-        measure_gaps(model, x, memory_budget=budget, seed=seed, gaps=self.scores.gaps, report=report)
+        bracket = None
+        if self.cfg.evaluate.bdmc:
+            _, x = simulated_images(self.trained, self.cfg)
+            log_jacobian = unit_log_jacobian(self.trained.preprocess, x)
+            lower, upper = self.results["bdmc.lower"], self.results["bdmc.upper"]
+            bracket = Bracket(lower, upper, below("bdmc.proposals."), log_jacobian)
+        gaps, ais = self.results.get("gaps"), self.results.get("ais")
+        return Scores(below("proposals."), gaps, ais, bracket, self._seconds())
 
     def _seconds(self) -> float:
         return self.before + time.monotonic() - self.began
 
     def _save(self) -> None:
         if self.resumable:
-            state = _plain(self.scores) | {
-                "seconds": self._seconds(),
-                "weights": self.digest,
-                "format": FORMAT,
-            }
+            results = self.saved_results | {key: vars(result) for key, result in self.results.items()}
+            state = {"results": results, "seconds": self._seconds(), "weights": self.digest, "format": FORMAT}
             checkpoint.save(self.place, state, NAME)
             self.saved = time.monotonic()
 
-    def _saved(self) -> Scores:
+    def _saved(self) -> dict[str, Any]:
+        """The state of an evaluation of the same weights that was interrupted, else an empty one."""
         state, warnings = checkpoint.load(self.place, NAME)
         for text in warnings:
             self.reporter.warn(text)
@@ -194,41 +221,11 @@ class _Scoring:
         if state is not None and state["weights"] != self.digest:
             self.reporter.warn("the evaluation starts over: its checkpoint belongs to other weights")
             state = None
-        if state is None:
-            return Scores()
-        return _restored(state)
-
-
-def _plain(scores: Scores) -> dict[str, Any]:
-    """As a checkpoint can hold it."""
-    ais, bracket = scores.ais, scores.bracket
-    return {
-        "proposals": {name: vars(evaluation) for name, evaluation in scores.proposals.items()},
-        "gaps": vars(scores.gaps) if scores.gaps else None,
-        "ais": vars(ais) if ais else None,
-        "lower": vars(bracket.lower) if bracket else None,
-        "upper": vars(bracket.upper) if bracket else None,
-        "bracketed": {n: vars(e) for n, e in bracket.proposals.items()} if bracket else {},
-    }
-
-
-def _restored(state: dict[str, Any]) -> Scores:
-    def evaluations(entries: dict[str, Any]) -> dict[str, Evaluation]:
-        return {name: Evaluation(**entry) for name, entry in entries.items()}
-
-    scores = Scores(evaluations(state["proposals"]), seconds=state["seconds"])
-    if state["gaps"]:
-        scores.gaps = Gaps(**state["gaps"])
-    if state["ais"]:
-        scores.ais = Annealed(**state["ais"])
-    if state["lower"]:
-        lower, upper = Annealed(**state["lower"]), Annealed(**state["upper"])
-        scores.bracket = Bracket(lower, upper, evaluations(state["bracketed"]))
-    return scores
+        return state or {"results": {}, "seconds": 0.0}
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """One text for one set of weights."""
+    """SHA-256 of a model's weights and their names, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""What a person reads of a run that has ended: its figures, and whether to believe them."""
+"""Summary of a finished run in the terminal: its metrics and their reliability."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +14,12 @@ SIDE_BY_SIDE = 2
 """Proposals in one table, so that no terminal of 80 columns cuts a figure off."""
 
 
-def figure(mean: float, error: float | None) -> str:
+def with_error(mean: float, error: float | None) -> str:
     return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
 
 
 def summary(results: dict[str, Any], path: Path) -> Group:
-    """The figures of a finished run, with their units. RecordError where the results lack some of them."""
+    """The metrics of a finished run, with their units. RecordError where the results lack some of them."""
     try:
         return _summary(results, path)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -32,9 +32,9 @@ def summary(results: dict[str, Any], path: Path) -> Group:
 def _summary(results: dict[str, Any], path: Path) -> Group:
     test, cost = results["test"], results["cost"]
     marks = marks_of(results)
-    rows = [("test ELBO", f"{figure(test['elbo'], test['elbo_standard_error'])} nats")]
+    rows = [("test ELBO", f"{with_error(test['elbo'], test['elbo_standard_error'])} nats")]
     for name, proposal in proposals_of(results).items():
-        value = f"{figure(proposal['mean'], proposal['standard_error'])} nats{marks.get(name, '')}"
+        value = f"{with_error(proposal['mean'], proposal['standard_error'])} nats{marks.get(name, '')}"
         rows.append((f"test log-likelihood, {name}", value))
     if test["bits_per_dim"] is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
@@ -46,7 +46,7 @@ def _summary(results: dict[str, Any], path: Path) -> Group:
         ("parameters", f"{cost['parameters']:,}"),
         ("in", str(path)),
     ]  # fmt: skip
-    parts: list[RenderableType] = [labelled(results["run_id"], rows), *estimators(results)]
+    parts: list[RenderableType] = [labelled_table(results["run_id"], rows), *estimators(results)]
     if ais := test["log_likelihood"].get("ais"):
         parts.append(ais_table(ais, marks))
     if test.get("bdmc"):
@@ -56,7 +56,7 @@ def _summary(results: dict[str, Any], path: Path) -> Group:
     return Group(*parts)
 
 
-def labelled(title: str, rows: list[tuple[str, str]]) -> Table:
+def labelled_table(title: str, rows: list[tuple[str, str]]) -> Table:
     """A label and a text in each row."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
@@ -66,7 +66,7 @@ def labelled(title: str, rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def columns(title: str, *names: str) -> Table:
+def metric_table(title: str, *names: str) -> Table:
     """Figures, none of which is cut off or broken."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("", style="bold", overflow="fold")
@@ -76,13 +76,13 @@ def columns(title: str, *names: str) -> Table:
 
 
 def estimators(results: dict[str, Any]) -> list[Table]:
-    """What tells whether to believe each log-likelihood, and what a figure of equal accuracy costs by it."""
+    """Tables of the reliability of each log-likelihood, and of what equal accuracy costs by each proposal."""
     proposals, tables = list(proposals_of(results).items()), []
     seconds = results["cost"].get("seconds_by_proposal", {})
     for first in range(0, len(proposals), SIDE_BY_SIDE):
         some = dict(proposals[first : first + SIDE_BY_SIDE])
         images = next(iter(some.values()))["num_images"]
-        table = columns(f"Estimators, {images} images", *some)
+        table = metric_table(f"Estimators, {images} images", *some)
         shown = [estimator(p, seconds.get(name)) for name, p in some.items()]
         for label in shown[0]:
             table.add_row(label, *(texts[label] for texts in shown))
@@ -99,9 +99,9 @@ def estimators(results: dict[str, Any]) -> list[Table]:
 def estimator(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
     """The rows of one proposal; empty where a run of an older version does not know."""
     doubt, share, needed = doubtful(p), p.get("k_hat_unreliable"), p.get("samples_for_a_tenth")
-    elbo = figure(p["elbo"], p.get("elbo_standard_error")) if "elbo" in p else ""
+    elbo = with_error(p["elbo"], p.get("elbo_standard_error")) if "elbo" in p else ""
     return {
-        "log-likelihood (nats)": figure(p["mean"], p["standard_error"]) + (f" {MARK}" if doubt else ""),
+        "log-likelihood (nats)": with_error(p["mean"], p["standard_error"]) + (f" {MARK}" if doubt else ""),
         "ELBO by it (nats)": elbo,
         "effective samples: median": f"{p['ess_median']:.1f}",
         "effective samples: least": f"{p['ess_min']:.1f}",
@@ -115,35 +115,37 @@ def estimator(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
 
 def ais_table(ais: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """The proposals beside an estimate that uses none of them, on the same images."""
-    rows = {"ais": (figure(ais["mean"], ais["standard_error"]), "")}
+    rows = {"ais": (with_error(ais["mean"], ais["standard_error"]), "")}
     title = f"Annealed importance sampling, the first {ais['num_images']} images (nats)"
-    return _beside(title, "minus ais", rows | _proposals(ais, marks), ais)
+    return _annealing_table(title, "minus ais", rows | _proposals(ais, marks), ais)
 
 
 def bdmc_table(bdmc: dict[str, Any], marks: Mapping[str, str]) -> Table:
-    """Where each proposal is in the bracket around the truth."""
+    """The position of each proposal in the bracket around the truth."""
     lower, upper = bdmc["lower"], bdmc["upper"]
-    gap = figure(bdmc["gap"], bdmc["gap_standard_error"])
+    gap = with_error(bdmc["gap"], bdmc["gap_standard_error"])
     rows = {
-        "upper bound": (figure(upper["mean"], upper["standard_error"]), gap),
-        "lower bound": (figure(lower["mean"], lower["standard_error"]), ""),
+        "upper bound": (with_error(upper["mean"], upper["standard_error"]), gap),
+        "lower bound": (with_error(lower["mean"], lower["standard_error"]), ""),
     }
     title = f"Bracket of the truth, {bdmc['num_images']} images drawn from the model (nats)"
-    return _beside(title, "minus lower bound", rows | _proposals(bdmc, marks), bdmc)
+    return _annealing_table(title, "minus lower bound", rows | _proposals(bdmc, marks), bdmc)
 
 
 def _proposals(check: dict[str, Any], marks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return {
         name: (
-            figure(p["mean"], p["standard_error"]) + marks.get(name, ""),
-            figure(p["difference"], p["difference_standard_error"]),
+            with_error(p["mean"], p["standard_error"]) + marks.get(name, ""),
+            with_error(p["difference"], p["difference_standard_error"]),
         )
         for name, p in check["proposals"].items()
     }
 
 
-def _beside(title: str, column: str, rows: dict[str, tuple[str, str]], check: dict[str, Any]) -> Table:
-    table = columns(title, "log-likelihood", column)
+def _annealing_table(
+    title: str, column: str, rows: dict[str, tuple[str, str]], check: dict[str, Any]
+) -> Table:
+    table = metric_table(title, "log-likelihood", column)
     for name, values in rows.items():
         table.add_row(name, *values)
     acceptance = check["acceptance"]
@@ -155,24 +157,27 @@ def _beside(title: str, column: str, rows: dict[str, tuple[str, str]], check: di
 
 
 def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
-    """Where the ELBO is lost, on the way from it to log p(x)."""
+    """The gaps between the ELBO and log p(x)."""
     by = gaps["log_likelihood_by"]
     doubt = marks.get(by, "")
     rows = [
         ("ELBO", f"{gaps['elbo']:.2f}"),
-        ("+ amortisation gap", figure(gaps["amortisation"], gaps["amortisation_standard_error"])),
+        ("+ amortisation gap", with_error(gaps["amortisation"], gaps["amortisation_standard_error"])),
         ("= best ELBO of the family", f"{gaps['optimal_elbo']:.2f}"),
-        ("+ approximation gap", figure(gaps["approximation"], gaps["approximation_standard_error"]) + doubt),
+        (
+            "+ approximation gap",
+            with_error(gaps["approximation"], gaps["approximation_standard_error"]) + doubt,
+        ),
         (f"= log-likelihood, {by}", f"{gaps['log_likelihood']:.2f}{doubt}"),
         ("refinements of the model's own inference", str(gaps["iterations"])),
     ]
-    return labelled(f"Gaps, the first {gaps['num_images']} images (nats)", rows)
+    return labelled_table(f"Gaps, the first {gaps['num_images']} images (nats)", rows)
 
 
 def status_table(status: dict[str, Any], path: Path) -> Table:
-    """Where an unfinished run stands."""
+    """State and progress of an unfinished run."""
     names = ("state", "reason", "message", "attempt", "updated")
     rows = [(name, str(status[name])) for name in names if status.get(name) is not None]
     for name, value in (status.get("progress") or {}).items():
         rows.append((name, f"{value:.1f}" if isinstance(value, float) else str(value)))
-    return labelled(status["run_id"], [*rows, ("run directory", str(path))])
+    return labelled_table(status["run_id"], [*rows, ("run directory", str(path))])

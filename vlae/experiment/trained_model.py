@@ -26,7 +26,7 @@ from vlae.training.loop import Progress
 
 @dataclass(repr=False)
 class TrainedModel:
-    """What a run has learned: the best epoch's model and the preprocessing that leads to it and back."""
+    """The best epoch's model of a run, with the preprocessing of its images."""
 
     model: LatentVariableModel
     preprocess: Preprocess
@@ -34,7 +34,7 @@ class TrainedModel:
     directory: RunDirectory
     progress: Progress
     best_elbo: float | None
-    """Of the selection set, in nats of pixels in [0, 1]; None where the images are not at hand."""
+    """ELBO of the selection set, in nats of pixels in [0, 1]; None where the images are not at hand."""
 
     def __repr__(self) -> str:
         results = self.directory.results() or {}
@@ -69,7 +69,7 @@ class TrainedModel:
         right = images.shape[1:] == shape and (images.dtype == torch.uint8) == (levels is not None)
         if not right or images.min() < 0 or images.max() > top:
             raise ValueError(
-                f"images: expected {dtype} [batch, {', '.join(map(str, shape))}] from 0 to {top}, came "
+                f"images: expected {dtype} [batch, {', '.join(map(str, shape))}] from 0 to {top}, got "
                 f"{images.dtype} {list(images.shape)} from {images.min().item()} to {images.max().item()}"
             )
         images = images.to(self.device)

@@ -37,7 +37,7 @@ from vlae.system.streams import guard
 IMPORTED_AHEAD = [
     "vlae.experiment.trained_model",
     "vlae.experiment.scoring",
-    "vlae.estimation.test_metrics",
+    "vlae.estimation.metrics",
     "vlae.experiment.pictures",
     "vlae.experiment.results",
     "vlae.data",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from vlae.estimation.reliability import why_worse_than_noise
+from vlae.estimation.reliability import LARGE_K_HAT, why_worse_than_noise
 from vlae.report.metric_values import UNRELIABLE, what_and_estimator
 from vlae.report.names import some
 from vlae.report.runs import Run, Runs
@@ -55,8 +55,8 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
             estimators.setdefault(where, []).append(estimator)
     for where, by in estimators.items():
         yield (
-            f"The log-likelihood by {' and by '.join(by)} is unreliable in {where}, probably too low: the k-hat of the "
-            "importance weights is too large on many test images."
+            f"The log-likelihood by {' and by '.join(by)} is unreliable in {where}, probably too low: "
+            f"{LARGE_K_HAT}."
         )
 
 

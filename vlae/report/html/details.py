@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vlae.estimation.reliability import MARK
-from vlae.experiment.summary import figure
+from vlae.experiment.summary import with_error
 from vlae.report.html.models import Model
 from vlae.report.metric_values import MEAN, UNRELIABLE, of_estimator, what_and_estimator
 from vlae.report.names import word
@@ -82,12 +82,12 @@ def figures_of(run: Run) -> tuple[tuple[str, str], ...]:
 
 def _figures(run: Run) -> Iterator[tuple[str, str]]:
     if (elbo := run.value("test.elbo")) is not None:
-        yield "test ELBO", f"{figure(elbo, run.value('test.elbo_standard_error'))} nats"
+        yield "test ELBO", f"{with_error(elbo, run.value('test.elbo_standard_error'))} nats"
     for name in estimators([run]):
         yield f"log-likelihood, {name}", _estimate(run, name)
     for gap in ("amortisation", "approximation"):
         if (value := run.value(f"test.gaps.{gap}")) is not None:
-            yield f"{gap} gap", f"{figure(value, run.value(f'test.gaps.{gap}_standard_error'))} nats"
+            yield f"{gap} gap", f"{with_error(value, run.value(f'test.gaps.{gap}_standard_error'))} nats"
     if (bits := run.value("test.bits_per_dim")) is not None:
         yield "bits per dimension", f"{bits:.4f}"
     yield "best epoch", f"{run.value('best_epoch')} of {run.value('epochs')}"
@@ -105,7 +105,7 @@ def _estimate(run: Run, name: str) -> str:
     """With what tells whether to believe it."""
     doubt = f" {MARK}" if run.value(of_estimator(name, UNRELIABLE)) else ""
     error = run.value(of_estimator(name, "standard_error"))
-    said = [f"{figure(run.value(of_estimator(name)), error)} nats{doubt}"]
+    said = [f"{with_error(run.value(of_estimator(name)), error)} nats{doubt}"]
     if (share := run.value(of_estimator(name, "k_hat_unreliable"))) is not None:
         said.append(f"bad k-hat on {share:.0%} of the images")
     if (samples := run.value(of_estimator(name, "ess_median"))) is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vlae.experiment.summary import figure
+from vlae.experiment.summary import with_error
 from vlae.report.names import position, some, word
 from vlae.report.runs import Run
 from vlae.report.tables.captions import metric_name
@@ -62,7 +62,7 @@ def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
 
 def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> Verdict:
     best = next((cell for cell in cells if cell.best), cells[0])
-    mean = figure(best.mean or 0.0, best.standard_error)
+    mean = with_error(best.mean or 0.0, best.standard_error)
     explained = [f"{metric_name(table.metric)}; {_spread(best)}."]
     others = [cell for cell in cells if cell is not best]
     tested = [cell for cell in others if cell.tested]
@@ -122,4 +122,4 @@ def _listed(table: Table, cells: Sequence[Cell]) -> str:
 
 def _beside(cell: Cell) -> str:
     p_value = "" if cell.p_value is None else f", p = {cell.p_value:.2g}"
-    return f"{figure(cell.mean or 0.0, cell.standard_error)}{p_value}"
+    return f"{with_error(cell.mean or 0.0, cell.standard_error)}{p_value}"

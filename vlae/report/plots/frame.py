@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from vlae.estimation.reliability import MANY_UNRELIABLE, MARK
+from vlae.estimation.reliability import LARGE_K_HAT, MARK
 from vlae.report.plots.series import Series
 
 Handle = Artist | Container
@@ -167,9 +167,8 @@ def said_of_daggers(unreliable: Sequence[bool]) -> tuple[bool, list[str], str]:
 
     As in a table: where all of several are unreliable, it is said once.
     """
-    why = f"k-hat too large on more than {MANY_UNRELIABLE:.0%} of the test images"
     if not any(unreliable):
         return False, [], ""
     if all(unreliable) and len(unreliable) > 1:
-        return False, [], f"All estimates are unreliable ({why})."
-    return True, [f"{MARK} unreliable estimate ({why})"], ""
+        return False, [], f"All estimates are unreliable ({LARGE_K_HAT})."
+    return True, [f"{MARK} unreliable estimate ({LARGE_K_HAT})"], ""

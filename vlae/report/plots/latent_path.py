@@ -23,7 +23,7 @@ from vlae.report.plots.trained_models import has_model, opened, said_of
 from vlae.report.runs import Run
 
 if TYPE_CHECKING:
-    from vlae.experiment.inspection import Inspected, Searched
+    from vlae.experiment.inspection import Inspection, LatentPaths
 
 INCHES = 2.0
 FINE = 121
@@ -69,8 +69,8 @@ def paths(panels: Sequence[Panel], asked: Asked) -> Captioned:
     return figure
 
 
-def _panel(axes: Axes, series: Series, model: "Inspected", image: int) -> None:
-    found, style = model.searched(image), series.style
+def _panel(axes: Axes, series: Series, model: "Inspection", image: int) -> None:
+    found, style = model.latent_paths(image), series.style
     low, high = _frame(found)
     x, y = (np.linspace(low[k], high[k], FINE) for k in range(2))
     grid = np.stack(np.meshgrid(x, y), -1)
@@ -87,7 +87,7 @@ def _panel(axes: Axes, series: Series, model: "Inspected", image: int) -> None:
     axes.set_ylim(low[1], high[1])
 
 
-def _frame(found: "Searched") -> tuple[np.ndarray, np.ndarray]:
+def _frame(found: "LatentPaths") -> tuple[np.ndarray, np.ndarray]:
     """A square around both paths and most of q."""
     points = np.concatenate([found.updates, found.search, _ellipse(found, DEVIATIONS)])
     low, high = points.min(0), points.max(0)
@@ -95,7 +95,7 @@ def _frame(found: "Searched") -> tuple[np.ndarray, np.ndarray]:
     return (low + high) / 2 - half, (low + high) / 2 + half
 
 
-def _ellipse(found: "Searched", deviations: float) -> np.ndarray:
+def _ellipse(found: "LatentPaths", deviations: float) -> np.ndarray:
     """Points at so many standard deviations of q."""
     angle = np.linspace(0, 2 * np.pi, 100)
     root = np.linalg.cholesky(found.covariance)

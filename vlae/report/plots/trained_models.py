@@ -11,9 +11,9 @@ from vlae.report.plots.series import Panel, Series
 from vlae.report.runs import Run
 
 if TYPE_CHECKING:
-    from vlae.experiment.inspection import Inspected, Library
+    from vlae.experiment.inspection import Inspection, Library
 
-Opened = list[tuple[Series, "Inspected"]]
+Opened = list[tuple[Series, "Inspection"]]
 
 
 def has_model(run: Run) -> bool:
@@ -56,13 +56,13 @@ def opened(panels: Sequence[Panel], images: int, tell: Callable[[str], None]) ->
 
 def _first(
     series: Series, library: "Library", tell: Callable[[str], None], problems: list[str]
-) -> "Inspected | None":
+) -> "Inspection | None":
     """Of the first seed whose model can be read; why others cannot is told, and added to the problems."""
     for run in series.runs:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                model = library.inspected(str(run.directory))
+                model = library.inspect(str(run.directory))
         except UserError as error:
             problems.append(str(error))
             tell(f"left out: {run.id} ({error})")

@@ -37,7 +37,7 @@ def updates(panels: Sequence[Panel], asked: Asked) -> Captioned:
     found = [
         (series, updated)
         for series, model in models
-        if (updated := model.updated(max(MEASURED, asked.images))) is not None
+        if (updated := model.refinements(max(MEASURED, asked.images))) is not None
     ]
     if not found:
         raise UserError(f"updates: {LACKING}")

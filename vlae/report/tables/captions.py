@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from vlae.estimation.reliability import MANY_UNRELIABLE, MARK
+from vlae.estimation.reliability import LARGE_K_HAT, MARK, TOO_LOW
 from vlae.report.metric_values import (
     COMMON,
     ELBO,
@@ -30,10 +30,7 @@ NAMES = {
 }
 UNIT = "nats per image"
 """Of all of these."""
-UNRELIABLE = (
-    "in at least one run of each the k-hat of the importance weights is too large on more than "
-    f"{MANY_UNRELIABLE:.0%} of the test images, so they are probably too low, by more than their standard error"
-)
+UNRELIABLE = f"in at least one run of each {LARGE_K_HAT}, so they are {TOO_LOW}"
 SOME = 5
 """Of a list that a caption can hold."""
 

@@ -1,4 +1,4 @@
-"""What evaluations say of a test set: the figures of results.json and the arrays beside it."""
+"""Metrics of a test set from its scores: the ``test`` section of results.json and the arrays of the .npz beside it."""
 
 import io
 import math
@@ -23,25 +23,20 @@ TENTH = 0.1
 """Nats: the standard error at which the costs of proposals are compared."""
 
 
-def save_evaluations(
-    path: Path,
-    evaluations: Mapping[str, Evaluation],
-    log_jacobian: Float[Tensor, " images"],
-    checks: Mapping[str, Tensor] | None = None,
-) -> None:
-    """One number an image: ``log_likelihood``, ``elbo``, ``ess``, ``k_hat``, ``samples`` and, once, ``log_jacobian``.
+def save_scores(path: Path, scores: Scores, log_jacobian: Float[Tensor, " images"]) -> None:
+    """Write one number per image: ``log_likelihood``, ``elbo``, ``ess``, ``k_hat``, ``samples`` of each proposal.
 
     Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
-    Log-likelihoods and ELBOs are those of results.json; ``log_jacobian`` is what preprocessing adds to the figures
-    of model space, see ``unit_log_jacobian``. ``checks``: the arrays of ``check_arrays``.
+    Log-likelihoods and ELBOs are those of results.json; ``log_jacobian`` is what preprocessing adds to the values
+    of model space, see ``unit_log_jacobian``. ``annealing_arrays`` says what else there is.
     """
-    arrays = {"log_jacobian": log_jacobian, **(checks or {})}
-    for proposal, evaluation in evaluations.items():
+    arrays = {"log_jacobian": log_jacobian, **annealing_arrays(scores, log_jacobian)}
+    for proposal, evaluation in scores.proposals.items():
         end = "" if proposal == "own" else f"_{proposal}"
         arrays[f"log_likelihood{end}"] = evaluation.log_likelihood + log_jacobian
         arrays[f"elbo{end}"] = evaluation.elbo + log_jacobian
-        arrays[f"ess{end}"], arrays[f"k_hat{end}"] = evaluation.ess, evaluation.k_hat
-        arrays[f"samples{end}"] = evaluation.samples
+        for name in ("ess", "k_hat", "samples"):
+            arrays[f"{name}{end}"] = getattr(evaluation, name)
     buffer = io.BytesIO()
     numbers: dict[str, Any] = {name: values.numpy() for name, values in arrays.items()}
     np.savez(buffer, **numbers)
@@ -49,18 +44,22 @@ def save_evaluations(
 
 
 def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, float | None]:
-    """Over images; the standard error (ddof 1) of one image is unknown."""
+    """Mean over images and its standard error (ddof 1), which is None for one image.
+
+    >>> mean_and_standard_error(torch.tensor([1.0, 2.0, 3.0]))
+    (2.0, 0.5773502588272095)
+    """
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return values.mean().item(), error
 
 
-def figures(
+def test_set_metrics(
     scores: Scores,
     preprocess: Preprocess,
     x: Float[Tensor, "images pixels"],
     num_samples: int,
 ) -> dict[str, Any]:
-    """The ``test`` section of results.json, in nats an image; ``log_likelihood`` has a section for each proposal.
+    """The ``test`` section of results.json, in nats per image; ``log_likelihood`` has a section for each proposal.
 
     Densities are over pixels in [0, 1], so the Jacobian of a logit transform is in them; the released code leaves
     it out, which is ``mean_in_model_space``. ELBO and bits/dim are those of the proposal ``own``; ``bits_per_dim`` is
@@ -70,30 +69,30 @@ def figures(
     elbo, elbo_error = mean_and_standard_error(own.elbo + of_unit)
     of_integers = own.log_likelihood + of_unit - preprocess.log_scale
     bits = -of_integers / (preprocess.pixels * math.log(2))
-    ais = {"ais": ais_figures(scores.ais, scores.proposals, of_unit)} if scores.ais else {}
+    ais = {"ais": annealing_metrics(scores.ais, scores.proposals, of_unit)} if scores.ais else {}
     return {
         "elbo": elbo,
         "elbo_standard_error": elbo_error,
         "log_likelihood": {
-            name: proposal_figures(evaluation, of_unit, num_samples)
+            name: proposal_metrics(evaluation, of_unit, num_samples)
             for name, evaluation in scores.proposals.items()
         }
         | ais,
-        "bdmc": bracket_figures(scores.bracket) if scores.bracket else None,
-        "gaps": gap_figures(scores.gaps, scores.proposals, of_unit) if scores.gaps else None,
+        "bdmc": bracket_metrics(scores.bracket) if scores.bracket else None,
+        "gaps": gap_metrics(scores.gaps, scores.proposals, of_unit) if scores.gaps else None,
         "bits_per_dim": bits.mean().item() if preprocess.bits_per_dim_defined else None,
         "uniform_bits_per_dim": math.log2(preprocess.levels) if preprocess.levels else None,
     }
 
 
-def proposal_figures(
+def proposal_metrics(
     evaluation: Evaluation, log_jacobian: Float[Tensor, " images"], num_samples: int
 ) -> dict[str, Any]:
-    """Of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's own estimate.
+    """Metrics of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's estimate.
 
     ``k_hat_unreliable`` is a share of the images whose k-hat is known, which it is not where samples are too few.
     ``samples_for_a_tenth``: how many samples the median image needs for a Monte Carlo error of 0.1 nats, which is
-    (S/ESS - 1) / 0.1^2: figures of equal accuracy cost so much by each proposal.
+    (S/ESS - 1) / 0.1^2: that is what equal accuracy costs by each proposal.
     """
     mean, error = mean_and_standard_error(evaluation.log_likelihood + log_jacobian)
     elbo, elbo_error = mean_and_standard_error(evaluation.elbo + log_jacobian)
@@ -129,10 +128,10 @@ def proposal_figures(
     return found
 
 
-def gap_figures(
+def gap_metrics(
     gaps: Gaps, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
 ) -> dict[str, Any]:
-    """Why the ELBO is below log p(x), on the first images: the family, or how inference chooses in it.
+    """The approximation gap (due to the family of q) and the amortisation gap (due to inference) of the first images.
 
     For log p(x) stands the estimate with the highest mean on these images, by a proposal or by the best member of the
     family itself: each is a lower bound in expectation.
@@ -160,23 +159,22 @@ def gap_figures(
     }
 
 
-def ais_figures(
+def annealing_metrics(
     annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
 ) -> dict[str, Any]:
-    """Of the first images, with the proposals on these images beside it: their level is not that of the whole set."""
+    """Metrics of the first images, and of each proposal on the same images, whose mean is not that of all images."""
     images = len(annealed.log_likelihood)
     return {
         **_level(annealed.log_likelihood + log_jacobian[:images]),
         **_chains(annealed),
         "mean_in_model_space": annealed.log_likelihood.mean().item(),
-        "proposals": _beside(annealed, proposals, log_jacobian),
+        "proposals": _proposals_on_annealed_images(annealed, proposals, log_jacobian),
     }
 
 
-def bracket_figures(bracket: Bracket) -> dict[str, Any]:
-    """Of images drawn from the model. In expectation lower <= truth <= upper, and every proposal is below the truth."""
+def bracket_metrics(bracket: Bracket) -> dict[str, Any]:
+    """Metrics of images drawn from the model. In expectation lower <= truth <= upper, and every proposal <= truth."""
     log_jacobian = bracket.log_jacobian
-    assert log_jacobian is not None
     gap, gap_error = mean_and_standard_error(bracket.upper.log_likelihood - bracket.lower.log_likelihood)
     return {
         "lower": _level(bracket.lower.log_likelihood + log_jacobian),
@@ -184,7 +182,7 @@ def bracket_figures(bracket: Bracket) -> dict[str, Any]:
         "gap": gap,
         "gap_standard_error": gap_error,
         **_chains(bracket.lower),
-        "proposals": _beside(bracket.lower, bracket.proposals, log_jacobian),
+        "proposals": _proposals_on_annealed_images(bracket.lower, bracket.proposals, log_jacobian),
     }
 
 
@@ -207,7 +205,7 @@ def _chains(annealed: Annealed) -> dict[str, Any]:
     }
 
 
-def _beside(
+def _proposals_on_annealed_images(
     annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
 ) -> dict[str, Any]:
     """Each proposal on the annealed images. ``difference``: its log-likelihood minus the annealed, image by image."""
@@ -223,8 +221,8 @@ def _beside(
     return found
 
 
-def check_arrays(scores: Scores, log_jacobian: Float[Tensor, " images"]) -> dict[str, Tensor]:
-    """A number an image: ``log_likelihood_ais`` and others, NaN where it was not run; and of the simulated images
+def annealing_arrays(scores: Scores, log_jacobian: Float[Tensor, " images"]) -> dict[str, Tensor]:
+    """One number per image: ``log_likelihood_ais`` and others, NaN where it was not run; and of the simulated images
     ``bdmc_lower``, ``bdmc_upper`` and by each proposal ``bdmc_log_likelihood_own``."""
     arrays: dict[str, Tensor] = {}
     if scores.ais is not None:
@@ -234,7 +232,6 @@ def check_arrays(scores: Scores, log_jacobian: Float[Tensor, " images"]) -> dict
             arrays[f"{name}_ais"][:images] = getattr(scores.ais, name)
         arrays["log_likelihood_ais"] = arrays["log_likelihood_ais"] + log_jacobian
     if (bracket := scores.bracket) is not None:
-        assert bracket.log_jacobian is not None
         arrays["bdmc_lower"] = bracket.lower.log_likelihood + bracket.log_jacobian
         arrays["bdmc_upper"] = bracket.upper.log_likelihood + bracket.log_jacobian
         for name, evaluation in bracket.proposals.items():

@@ -13,8 +13,9 @@ from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 from vlae.estimation.gaps import Gaps
 from vlae.estimation.importance import Evaluation, evaluate
+from vlae.estimation.metrics import mean_and_standard_error, save_scores
+from vlae.estimation.metrics import test_set_metrics as metrics
 from vlae.estimation.scores import Scores
-from vlae.estimation.test_metrics import figures, mean_and_standard_error, save_evaluations
 from vlae.models.vae import VAE
 from vlae.seeding import generator
 
@@ -55,7 +56,7 @@ def known(preprocess, x):
 def test_reported_densities_are_those_of_pixels_in_the_unit_interval(settings):
     preprocess, x = preprocessed(**settings, **{"lambda": 0.05})
     evaluation, log_det = known(preprocess, x)
-    reported = figures(Scores({"own": evaluation}), preprocess, x, 77)
+    reported = metrics(Scores({"own": evaluation}), preprocess, x, 77)
     own = reported["log_likelihood"]["own"]
     log_p = (evaluation.log_likelihood + log_det).tolist()
     elbo = (evaluation.elbo + log_det).tolist()
@@ -76,21 +77,21 @@ def test_bits_per_dim_of_a_uniform_model_are_eight_and_of_undequantised_data_und
     evaluation, log_det = known(preprocess, x)
     evaluation.log_likelihood = -log_det
     assert math.isclose(
-        figures(Scores({"own": evaluation}), preprocess, x, 1)["bits_per_dim"], 8.0, rel_tol=1e-9
+        metrics(Scores({"own": evaluation}), preprocess, x, 1)["bits_per_dim"], 8.0, rel_tol=1e-9
     )
     preprocess, x = preprocessed()
-    assert figures(Scores({"own": known(preprocess, x)[0]}), preprocess, x, 1)["bits_per_dim"] is None
+    assert metrics(Scores({"own": known(preprocess, x)[0]}), preprocess, x, 1)["bits_per_dim"] is None
 
 
-def test_stored_figures_are_read_back_one_number_an_image(tmp_path):
+def test_stored_scores_are_read_back_one_number_per_image(tmp_path):
     """In the space of results.json; what was added for that is stored beside them."""
     model, x = make_model(VAE, "gaussian"), make_images("gaussian")
     settings = {"num_samples": 40, "memory_budget": 16, "seed": 0}
     evaluations = {name: evaluate(model, x, proposal=name, **settings) for name in ("own", "laplace")}
     log_jacobian = numbers(len(x), key="jacobian")
-    save_evaluations(tmp_path / "figures.npz", evaluations, log_jacobian)
+    save_scores(tmp_path / "scores.npz", Scores(evaluations), log_jacobian)
     fields = ("elbo", "log_likelihood", "ess", "k_hat", "samples")
-    with np.load(tmp_path / "figures.npz") as stored:
+    with np.load(tmp_path / "scores.npz") as stored:
         assert set(stored) == {*fields, *(f"{field}_laplace" for field in fields), "log_jacobian"}
         for name, end in (("own", ""), ("laplace", "_laplace")):
             for field in fields:
@@ -105,10 +106,10 @@ def test_a_share_of_unreliable_images_is_by_the_limit_for_the_samples_each_was_g
     evaluation, _ = known(preprocess, x)
     evaluation.samples = torch.tensor([100.0] * 5 + [10**6] * 5).double()  # limits 0.5 and 0.7
     evaluation.k_hat = torch.tensor([0.4, 0.6, 0.6, 0.8, 0.1] * 2).double()
-    own = figures(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
+    own = metrics(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
     assert own["k_hat_unreliable"] == 4 / 10
     evaluation.k_hat[3] = math.nan
-    own = figures(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
+    own = metrics(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
     assert (own["k_hat_unreliable"], own["k_hat_unknown"]) == (3 / 9, 1)
 
 
@@ -116,7 +117,7 @@ def test_the_samples_for_a_tenth_of_a_nat_give_that_error():
     preprocess, x = preprocessed()
     evaluation, _ = known(preprocess, x)
     evaluation.ess = torch.full((len(x),), 7.0).double()
-    needed = figures(Scores({"own": evaluation}), preprocess, x, 77)["log_likelihood"]["own"][
+    needed = metrics(Scores({"own": evaluation}), preprocess, x, 77)["log_likelihood"]["own"][
         "samples_for_a_tenth"
     ]
     efficiency = 7.0 / 77.0
@@ -130,7 +131,7 @@ def test_gaps_add_up_to_the_distance_from_the_elbo_to_the_log_likelihood_on_the_
     better.log_likelihood = evaluation.log_likelihood + 0.5
     elbo = evaluation.elbo[:4]
     gaps = Gaps(elbo + 0.1, elbo + 0.3, elbo + 0.3, iterations=4)
-    found = figures(Scores({"own": evaluation, "laplace": better}, gaps), preprocess, x, 77)["gaps"]
+    found = metrics(Scores({"own": evaluation, "laplace": better}, gaps), preprocess, x, 77)["gaps"]
     assert (found["num_images"], found["log_likelihood_by"], found["iterations"]) == (4, "laplace", 4)
     assert math.isclose(found["amortisation"], 0.2, rel_tol=1e-9)
     total = found["log_likelihood"] - found["elbo"]
@@ -144,6 +145,6 @@ def test_an_approximation_gap_is_not_negative_where_every_proposal_is_worse_than
     evaluation, _ = known(preprocess, x)
     worse = evaluation.log_likelihood[:4] + 5
     gaps = Gaps(worse, worse + 1, worse + 1.5, iterations=0)
-    found = figures(Scores({"own": evaluation}, gaps), preprocess, x, 77)["gaps"]
+    found = metrics(Scores({"own": evaluation}, gaps), preprocess, x, 77)["gaps"]
     assert found["log_likelihood_by"] == "best of the family"
     assert math.isclose(found["approximation"], 0.5, rel_tol=1e-9)

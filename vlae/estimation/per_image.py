@@ -1,0 +1,72 @@
+"""Numbers per image, and the resumable loop over groups of images that all estimators share."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from vlae.errors import NonFiniteError
+
+Report = Callable[[float], None]
+"""Called with the number of images done so far, those of a group in parts; what it raises ends the work."""
+Result = TypeVar("Result", bound="PerImage")
+
+
+@dataclass(kw_only=True)
+class PerImage:
+    """An estimator's numbers per image, in float64 on the CPU; the first ``done`` images are known, the rest NaN."""
+
+    done: int = field(default=0)
+    seconds: float = field(default=0.0)
+    """Time spent on the images that are done."""
+
+    @classmethod
+    def empty(cls: type[Result], images: int, **settings: Any) -> Result:
+        """The numbers of ``images`` images, none of which is known yet; ``settings`` are the fields of other kinds."""
+        arrays = [f.name for f in fields(cls) if f.default is MISSING and f.name not in settings]
+        unknown = {name: torch.full((images,), math.nan, dtype=torch.float64) for name in arrays}
+        return cls(**unknown, **settings)
+
+    def __len__(self) -> int:
+        """Number of images, done or not."""
+        return len(next(value for value in vars(self).values() if isinstance(value, Tensor)))
+
+    def put(self, images: slice, **values: Tensor) -> None:
+        """Set some numbers of some images."""
+        for name, value in values.items():
+            getattr(self, name)[images] = value.cpu().double()
+
+
+def in_groups(
+    result: PerImage,
+    size: int,
+    measure: Callable[[range, Callable[[float], None]], None],
+    report: Report,
+) -> None:
+    """Call ``measure(group, progress)`` for each group of ``size`` images that are not done yet.
+
+    ``measure`` puts the numbers of the images into ``result`` and may call ``progress`` with the share of the group
+    that is done. What ``report`` raises ends the loop; whole groups are kept, and the next call resumes after them.
+    """
+    while result.done < len(result):
+        began = time.monotonic()
+        group = range(result.done, min(result.done + size, len(result)))
+
+        def progress(share: float, group: range = group) -> None:
+            report(group.start + share * len(group))
+
+        measure(group, progress)
+        result.done = group.stop
+        result.seconds += time.monotonic() - began
+        report(result.done)
+
+
+def check_finite(values: Tensor, group: range, what: str) -> None:
+    """NonFiniteError: ``what``, followed by the position of the first image whose value is NaN or infinite."""
+    finite = torch.isfinite(values)
+    if not finite.all():
+        raise NonFiniteError(f"{what} {group[int((~finite).nonzero()[0])]} is NaN or infinite")

@@ -17,6 +17,7 @@ while being weighted, E w would be a little off.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -83,38 +84,47 @@ def anneal(
 
     Image i's noise is a function of (seed, name, i) alone, and so is its result but for rounding, which depends on the
     size of its group and which the moves magnify: in float64 it stays invisible, in float32 it may change a number by
-    a part of its standard error. A restart continues with the same groups. ``report`` is called after every block of
-    transitions, see ``vlae.estimation.per_image``. ``memory_budget`` in MiB, for at least one image's chains.
+    a part of its standard error. ``report``, see ``vlae.estimation.per_image``, is called after every block of
+    transitions. ``memory_budget`` in MiB, for at least one image's chains.
     NonFiniteError: an estimate is NaN or infinite.
     """
     betas = temperatures(result.num_distributions)
 
     def measure(group: range, progress: Callable[[float], None]) -> None:
-        def noise(purpose: str) -> Noise:
-            return image_noise([generator(x.device, seed, name, purpose, i) for i in group], x.dtype)
-
         images = slice(group.start, group.stop)
+        noise = partial(group_noise, x, seed, name, group)
         target = Target(output, decoder, x[images], result.num_chains, result.num_leapfrog)
-        steps = adapted_steps(target, pilot(betas), noise("pilot"), progress)
-        steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
-        if exact is None:
-            log_w, acceptance = chains(target, betas, steps, None, noise("forward"), progress)
-        else:
-            down, back = betas.flip(0), steps.flip(0)
-            log_w, acceptance = chains(target, down, back, exact[images], noise("reverse"), progress)
+        start = None if exact is None else exact[images]
+        log_w, acceptance = anneal_group(target, betas, start, noise, progress)
         weights = LogWeights(len(group), len(log_w))
         weights.add(log_w, torch.arange(len(group)))
         check_finite(weights.log_mean, group, "the annealed log-likelihood of image")
-        result.put(
-            images,
-            log_likelihood=weights.log_mean if exact is None else -weights.log_mean,
-            standard_error=weights.standard_error,
-            ess=weights.effective_sample_size,
-            acceptance=acceptance,
-        )
+        sign = 1 if exact is None else -1
+        result.put(images, log_likelihood=sign * weights.log_mean, acceptance=acceptance)
+        result.put(images, standard_error=weights.standard_error, ess=weights.effective_sample_size)
 
     in_groups(result, group_size(decoder, x, result.num_chains, memory_budget), measure, report)
     return result
+
+
+def anneal_group(
+    target: "Target",
+    betas: Float[Tensor, " distributions"],
+    start: Float[Tensor, "batch latent"] | None,
+    noise: Callable[[str], Noise],
+    progress: Callable[[float], None],
+) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, " batch"]]:
+    """log w of each chain and the mean acceptance, after a pilot run: up from the prior, or down from ``start``."""
+    steps = adapted_steps(target, pilot(betas), noise("pilot"), progress)
+    steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
+    if start is None:
+        return chains(target, betas, steps, None, noise("forward"), progress)
+    return chains(target, betas.flip(0), steps.flip(0), start, noise("reverse"), progress)
+
+
+def group_noise(x: Tensor, seed: int, name: str, group: range, purpose: str) -> Noise:
+    """The noise of images at these positions for one purpose."""
+    return image_noise([generator(x.device, seed, name, purpose, i) for i in group], x.dtype)
 
 
 def group_size(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.data.preprocess import Preprocess
+from vlae.distributions.laplace import Modes
 from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
 from vlae.estimation.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
 from vlae.estimation.pareto import unreliable_above
@@ -99,9 +100,9 @@ def evaluate(
     """log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s | x), z_s ~ q, and the ELBO, for each image.
 
     q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) an image is done, and
-    leaves the batch, as soon as its estimate is that good. Image i's noise is a function of (seed, proposal, i)
-    alone, so neither chunking nor a restart changes a number. Continues ``result`` if given. ``report`` is
-    called after every group, see ``vlae.estimation.per_image``; ``memory_budget`` in MiB.
+    leaves the batch, as soon as its estimate is that good. Image i's noise is a function of (seed, proposal, i) alone,
+    so neither chunking nor a restart changes a number. Continues ``result`` if given. ``report``, see
+    ``vlae.estimation.per_image``, is called after every group; ``memory_budget`` in MiB.
     NonFiniteError: an estimate is NaN or infinite.
     """
     result = Evaluation.empty(len(x)) if result is None else result
@@ -110,25 +111,27 @@ def evaluate(
 
     def measure(group: range, progress: Callable[[float], None]) -> None:
         images = slice(group.start, group.stop)
-        sources = [generator(x.device, seed, "evaluate", i) for i in group]
-        q, modes = propose(proposal, model, x[images], image_noise(sources, x.dtype))
-        if proposal != "own":  # own samples continue the noise of inference, which any proposal begins with
-            sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
+        q, modes, sources = propose_for(group, proposal, model, x[images], seed)
         weights = log_weights(q, scorer, x[images], sources, sizes, target_standard_error, chunks)
         check_finite(weights.log_mean + weights.mean, group, "the log-likelihood of test image")
-        result.put(
-            images,
-            elbo=weights.mean,
-            log_likelihood=weights.log_mean,
-            ess=weights.effective_sample_size,
-            k_hat=weights.k_hat,
-            samples=weights.count,
-        )
+        result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
+        result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat)
         if modes is not None:
             result.put(images, steps=modes.steps, converged=modes.converged, stalled=modes.stalled)
 
     in_groups(result, chunks.images, measure, report)
     return result
+
+
+def propose_for(
+    group: range, proposal: str, model: LatentVariableModel, x: Float[Tensor, "batch pixels"], seed: int
+) -> tuple[Posterior, Modes | None, list[torch.Generator]]:
+    """The proposal for images at these positions, how its search ended, and each image's source of noise."""
+    sources = [generator(x.device, seed, "evaluate", i) for i in group]
+    q, modes = propose(proposal, model, x, image_noise(sources, x.dtype))
+    if proposal != "own":  # own samples continue the noise of inference, which any proposal begins with
+        sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
+    return q, modes, sources
 
 
 def log_weights(

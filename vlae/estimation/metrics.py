@@ -117,15 +117,20 @@ def proposal_metrics(
         "mean_in_model_space": evaluation.log_likelihood.mean().item(),
     }
     if not evaluation.steps.isnan().any():
-        settled = evaluation.converged + evaluation.stalled
-        found["mode_search"] = {
-            "steps_mean": evaluation.steps.mean().item(),
-            "steps_max": int(evaluation.steps.max().item()),
-            "converged": int(evaluation.converged.sum().item()),
-            "stalled": int(evaluation.stalled.sum().item()),
-            "unconverged": len(settled) - int(settled.sum().item()),
-        }
+        found["mode_search"] = mode_search_metrics(evaluation)
     return found
+
+
+def mode_search_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """Steps of the searches for the mode, and numbers of images by how they ended."""
+    settled = evaluation.converged + evaluation.stalled
+    return {
+        "steps_mean": evaluation.steps.mean().item(),
+        "steps_max": int(evaluation.steps.max().item()),
+        "converged": int(evaluation.converged.sum().item()),
+        "stalled": int(evaluation.stalled.sum().item()),
+        "unconverged": len(settled) - int(settled.sum().item()),
+    }
 
 
 def gap_metrics(

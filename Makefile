@@ -1,20 +1,23 @@
-.PHONY: lint check test format bench
+.PHONY: help lint check test format bench
 
-lint:             ## lint, types, layers
+help:             ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+lint:             ## ruff, pyright, import layers
 	ruff check .
 	ruff format --check .
 	pyright --pythonpath "$$(command -v python)"
 	lint-imports
 
-check: lint       ## the same, and the quick tests
+check: lint       ## lint and the quick tests
 	pytest -m "not slow"
 
-test:             ## everything
+test:             ## all tests
 	pytest
 
-format:           ## make `make check`'s first two lines pass
+format:           ## fix what ruff can fix
 	ruff check --fix .
 	ruff format .
 
-bench:            ## speed and memory beside the reference
+bench:            ## speed and memory beside a plain reference
 	python -m benchmarks

@@ -30,7 +30,7 @@ def explained(name: str, error: Exception) -> str:
     said = " ".join(str(error).split())[:300] or type(error).__name__
     library = name.partition(".")[0]
     if library in ("torch", "torchvision"):
-        todo = "install both for each other: pip install torch torchvision (README, Two commands)"
+        todo = "install both for each other: pip install torch torchvision (docs/troubleshooting.md)"
     else:
         todo = "install again: pip install -e . in the checkout"
     return f"{library} cannot be imported ({said}); {todo}"

@@ -109,7 +109,7 @@ def _positions(values: Sequence[Values]) -> dict[Values, int]:
 def default_metric(runs: Iterable[Run]) -> str:
     """The log-likelihood by an estimator that is the same for all models, if all runs that are done have it.
 
-    That of each model's own q compares models together with their estimators (README, "Figures to trust"), so it is
+    That of each model's own q compares models together with their estimators (docs/estimators.md), so it is
     taken only where there is no other. UserError: there is no estimator that all runs have.
     """
     done = [run for run in runs if run.figures is not None]

@@ -1,5 +1,6 @@
 """The package, installed from a checkout as `pip install -e .` and `pip install .` install it."""
 
+import json
 import os
 import re
 import shutil
@@ -51,10 +52,10 @@ def test_a_script_beside_the_clone_uses_the_installed_package(clone, tmp_path):
     script = clone.parent / "script.py"
     script.write_text(
         "import vlae, hydra_plugins.vlae_launching.grids\n"
-        "from vlae import config\n"
+        "from vlae.config.compose import compose\n"
         "from importlib.metadata import entry_points\n"
         "command, = entry_points(group='console_scripts', name='vlae')\n"
-        "print(vlae.run.__module__, vlae.__file__, command.load().__name__, config.compose([])['seed'])"
+        "print(vlae.run.__module__, vlae.__file__, command.load().__name__, compose([])['seed'])"
     )
     alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
@@ -63,11 +64,64 @@ def test_a_script_beside_the_clone_uses_the_installed_package(clone, tmp_path):
     assert done.stdout.split() == ["vlae", str(clone / "vlae" / "__init__.py"), "main", "0"], done.stderr
 
 
-def test_an_installed_copy_holds_all_that_reports_need(clone, tmp_path):
+@pytest.fixture
+def installed(clone, tmp_path):
+    """A wheel, installed by pip into an environment of its own that sees the libraries of this one; its programs."""
+    pytest.importorskip("pip")
+    environment, wheels = tmp_path / "environment", tmp_path / "wheels"
+    wheels.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    built(clone, "wheel", wheels).close()
+    (wheel,) = wheels.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", "--disable-pip-version-check", wheel], check=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "zz_libraries.pth").write_text(sysconfig.get_path("purelib"))
+    shutil.rmtree(clone)
+    return environment / "bin"
+
+
+TINY = (
+    *("dataset.sizes.latent_dim=2", "dataset.sizes.hidden_dims=[3]", "trainer.epochs=2", "device=cpu"),
+    *("evaluate.num_samples=2", "evaluate.num_images=4", "evaluate.num_gap_images=0", "tracker=none"),
+)
+
+
+@pytest.mark.slow
+def test_an_installed_package_needs_no_checkout(installed, tmp_path):
+    place = tmp_path / "empty"
+    place.mkdir()
+
+    def command(*words):
+        alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            [installed / "vlae", *words], cwd=place, env=alone, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    command("launch", *TINY)
+    (results,) = place.glob("runs/*/results.json")
+    code = json.loads(results.read_text())["environment"]["code"]
+    command("launch", "-m", "model=vae", "seed=0,1", *TINY)
+    assert len(list(place.glob("runs/*/results.json"))) == 3
+    (frozen,) = place.glob("runs/.code/*")
+    assert code == {"hash": frozen.name, "commit": None, "changed": None}
+    assert {path.name for path in frozen.iterdir()} == {"vlae", "hydra_plugins", ".commit.json"}
+    assert frozen.joinpath("vlae", "conf", "config.yaml").is_file()
+    assert {path.name for path in frozen.joinpath("hydra_plugins").iterdir()} == {"vlae_launching"}
+    assert "would start 10" in command("launch", "sweeps=smoke", "dry_run=true")
+    assert "vae" in command("table")
+    assert {path.name for path in place.iterdir()} == {"runs"}
+
+
+def test_a_wheel_holds_the_package_with_its_data_and_nothing_else(clone, tmp_path):
     with built(clone, "wheel", tmp_path) as wheel:
-        names = {name for name in wheel.namelist() if name.startswith("vlae/")}
-    there = {
-        path for path in (ROOT / "vlae").rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert names == {path.relative_to(ROOT).as_posix() for path in there}
-    assert any("report/page/files" in name for name in names)
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    expected = set()
+    for top, inside in (("vlae", ""), ("conf", "vlae/"), ("sweeps", "vlae/"), ("hydra_plugins", "")):
+        for path in (ROOT / top).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                expected.add(inside + path.relative_to(ROOT).as_posix())
+    assert names == expected
+    assert any("report/html/files" in name for name in names)

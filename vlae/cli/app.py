@@ -10,6 +10,7 @@ from vlae.system.interruption import Interrupted, stopped_in_one_line
 with stopped_in_one_line():
     import typer
 
+    from vlae.cli.launch import launch
     from vlae.config.installation import check_libraries, explained
     from vlae.errors import OutOfMemory, UserError, out_of_memory
     from vlae.runs.directory import RunDirectory, find
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Look at runs and sweeps, evaluate and sample, fetch datasets. Runs are started by launch.py.",
+    help="Launch runs and sweeps, look at them, evaluate and sample, fetch datasets.",
 )
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -62,21 +63,10 @@ def _out(text: str) -> Any:
     return typer.Option("--out", parser=_file, metavar="<path>", help=text)
 
 
-def version_line() -> str:
-    """``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
-    from importlib.metadata import version
-
-    from vlae.runs.snapshot import description
-
-    code = description()
-    parts = [f"vlae {version('vlae')}", f"code {code['hash']}"]
-    if code["commit"]:
-        parts += [f"commit {code['commit'][:12]}", *(["changed since"] if code["changed"] else [])]
-    return ", ".join(parts)
-
-
 def _tell_version(asked: bool) -> bool:
     if asked:
+        from vlae.cli.version import version_line
+
         print(version_line())
         raise typer.Exit
     return asked
@@ -94,6 +84,9 @@ def _listed(option: str, text: str | None) -> list[str] | None:
     if not keys:
         raise UserError(f"{option}: expected a key or several, by commas, came {text!r}")
     return keys
+
+
+app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(launch)
 
 
 @app.callback()

@@ -26,7 +26,7 @@ def query(shell: str) -> str:
 def candidates(line: str) -> list[str]:
     """Everything that the last word of a command line may become, in the order of conf/."""
     words = line.split()
-    script = next((i for i, word in enumerate(words) if word.endswith(".py")), 0)
+    script = next((i for i, word in enumerate(words) if word == "launch" or word.endswith(".py")), 0)
     words = words[script + 1 :]
     last = "" if line[-1:].isspace() or not words else words.pop()
     if last.startswith("-"):

@@ -14,8 +14,11 @@ from vlae.config.overrides import CONF, choices, directories, folded, launchers,
 from vlae.config.problems import ConfigError, shown
 from vlae.config.run_id import MISSING, get
 from vlae.system.console import Console
+from vlae.system.locations import SWEEPS
 
-USAGE = """\
+PROGRAM = "python launch.py"
+COMPLETION = f'eval "$({PROGRAM} -sc install=bash)"'
+USAGE = f"""\
 [bold]python launch.py[/] \\[group=choice ...] \\[key=value ...]
 
 Trains a model, evaluates it and records both in a run directory. The same command
@@ -29,16 +32,18 @@ again shows the results, or goes on where it was interrupted.
   python launch.py --help model=iaf              [dim]the keys of another choice[/]
   python launch.py --cfg job                     [dim]the composed configuration[/]
   python launch.py --config-dir DIR optimizer=mine  [dim]a choice of your own: DIR/optimizer/mine.yaml[/]
-  eval "$(python launch.py -sc install=bash)"    [dim]Tab completes groups, choices and keys (also fish)[/]
+  {COMPLETION}    [dim]Tab completes groups, choices and keys (also fish)[/]
   python launch.py --hydra-help                  [dim]Hydra's own options[/]
 """
-SWEEPS = CONF.parent / "sweeps"
 PLAIN_WIDTH = 110
 """Where there is no terminal whose width could be asked for."""
 
 
-def show(arguments: Sequence[str]) -> int:
-    """Print the groups with their choices and the keys with their values; the exit status."""
+def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
+    """Print the groups with their choices and the keys with their values; the exit status.
+
+    program: the name under which the command was started.
+    """
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -50,7 +55,7 @@ def show(arguments: Sequence[str]) -> int:
     order = [group for group in container if group in groups]
     order += [group for group in top_level(groups) if group not in order]
     chosen = {group: str((container.get(group) or {}).get("name")) for group in order}
-    console.print(USAGE)
+    console.print(_usage(program))
     console.print("[bold]Groups[/] (* in this command)")
     table = _table()
     for group in order:
@@ -84,6 +89,13 @@ def show(arguments: Sequence[str]) -> int:
                 table.add_row(f"  {key} ({name})", escape(comment))
     console.print(table)
     return 0
+
+
+def _usage(program: str) -> str:
+    if program == PROGRAM:
+        return USAGE
+    own = "vlae --install-completion".ljust(len(COMPLETION) - len(PROGRAM) + len(program))
+    return USAGE.replace(COMPLETION, own).replace(PROGRAM, program)
 
 
 def header(file: Path) -> str:

@@ -34,8 +34,7 @@ from hydra.errors import HydraException
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
 from vlae.config.run_id import PATHS
 from vlae.system.files import expanded
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from vlae.system.locations import CONF
 
 INVALID_CHOICE = "_invalid_choice_"
 INVALID_OVERRIDE = "_invalid_override_"

@@ -25,7 +25,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlae.config.overrides import (
-    CONF,
     Unclear,
     commands,
     is_multirun,
@@ -36,8 +35,8 @@ from vlae.config.overrides import (
 )
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
 from vlae.system.files import expanded
+from vlae.system.locations import SWEEPS
 
-SWEEPS = CONF.parent / "sweeps"
 KEYS = ("grids", "common")
 KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./@-]*", re.ASCII)
 """Of a run: trainer.epochs."""

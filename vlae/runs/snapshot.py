@@ -24,14 +24,15 @@ from vlae.system.files import (
     read_json,
     write_atomically,
 )
+from vlae.system.locations import SOURCE
 
-SOURCE = Path(__file__).resolve().parents[2]
-"""Where the code lies that is being executed: a checkout, or a frozen copy of one."""
 CODE = ".code"  # in runs_dir
 LARGEST = 5 * 2**20
 """Bytes of a file; a larger one is no code."""
 PLACES = ("vlae", "conf", "hydra_plugins", "sweeps", "pyproject.toml")
 """What is code besides the modules and packages at the top of the checkout."""
+INSTALLED = ("vlae", "hydra_plugins/vlae_launching")
+"""What is code in an installation: the other packages beside them are not ours, and conf/ and sweeps/ are in vlae/."""
 
 
 def description() -> dict[str, Any]:
@@ -61,7 +62,7 @@ def freeze(runs_dir: StrPath) -> Path:
     """A copy of the code in ``runs_dir/.code/<hash>``: made where it is not there, repaired where it is damaged.
 
     It holds, as they are now, the files of PLACES, and beside them the modules (``*.py``) and packages (with an
-    ``__init__.py``) at the top of the checkout. Git has no say in this, so that the same files have the same hash
+    ``__init__.py``) at the top of the checkout. Of an installation, which has no checkout, it holds INSTALLED. Git has no say in this, so that the same files have the same hash
     without it. Hidden files are no code, and neither are directories that hold runs.
 
     ``.commit.json`` records the commit, the difference of the code from it, which files it does not know, and the
@@ -173,15 +174,16 @@ def _contents() -> dict[str, bytes]:
 
 def _names() -> Iterator[str]:
     """The names of the files that are code, whether git knows them or not."""
-    is_checkout = SOURCE.joinpath(
-        "launch.py"
-    ).is_file()  # and not site-packages, which holds all that is installed
+    if SOURCE.joinpath("vlae", "conf").is_dir():
+        for place in INSTALLED:
+            yield from (f"{place}/{name}" for name, _ in snapshot_check.walk(str(SOURCE / place)))
+        return
     for top in sorted(os.listdir(SOURCE), key=os.fsencode):
         path = SOURCE / top
         if path.is_dir():
-            if top in PLACES or (is_checkout and _is_package(path)):
+            if top in PLACES or _is_package(path):
                 yield from (f"{top}/{name}" for name, _ in snapshot_check.walk(str(path)))
-        elif top in PLACES or (is_checkout and top.endswith(".py") and top[0] != "."):
+        elif top in PLACES or (top.endswith(".py") and top[0] != "."):
             yield top
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from vlae.config.problems import Problem
 from vlae.config.schema import Tracker
 from vlae.runs.directory import RunDirectory
-from vlae.runs.snapshot import SOURCE
 from vlae.system.disk import RecordError
 from vlae.system.files import make_directory
+from vlae.system.locations import SOURCE
 from vlae.trackers.run_history import OFFLINE, WANDB, Settings, Story, to_wandb
 
 ENDS_WITHIN = 5.0

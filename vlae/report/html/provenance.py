@@ -55,14 +55,15 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
 def _command(words: Sequence[str]) -> str:
     """As a person would type it: Hydra is told of a sweep file, and of new values, in words of its own."""
     of_file = any(word.lstrip("+").startswith(SWEEP_FILE) for word in words)
-    typed = []
-    for word in map(str, words):
+    program, typed = words[0], []
+    for word in map(str, words[1:]):
         plain = word.lstrip("+") if word.startswith("++") else word
         if plain.startswith(SWEEP_FILE):
             plain = "sweeps=" + plain.removeprefix(SWEEP_FILE)
         if not (of_file and plain in ("--multirun", "-m")):
             typed.append(plain)
-    return shlex.join(["python", *typed])
+    program = f"python {shlex.quote(program)}" if program.endswith(".py") else program  # vlae launch
+    return f"{program} {shlex.join(typed)}"
 
 
 def codes(runs_dir: Path, runs: Sequence[Run]) -> list[Code]:

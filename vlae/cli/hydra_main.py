@@ -1,0 +1,87 @@
+"""``python launch.py`` and ``vlae launch``: one command under two names."""
+
+import os
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from vlae.config.compose import COMPOSITION_ERRORS, check_command, composition_error, resolve
+from vlae.config.help import PROGRAM, show
+from vlae.config.options import completion
+from vlae.config.overrides import commands, lenient
+from vlae.config.sweep_file import with_sweep_file
+from vlae.errors import UserError
+from vlae.system.locations import CONF
+from vlae.system.streams import guard, printed
+
+statuses: list[int] = []
+"""Exit status of the run of this command: hydra.main drops what its task returns."""
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run(composed: DictConfig) -> None:
+    try:
+        container = resolve(composed)
+        if container["dry_run"]:
+            from vlae.launching.hydra_entry import show_plan
+
+            statuses.append(show_plan(container))
+        else:
+            from vlae.experiment.run import launch
+
+            statuses.append(launch(container))
+    except UserError as error:  # which Hydra would comment on
+        statuses.append(complain(error))
+
+
+def complain(error: UserError) -> int:
+    print(f"vlae: {error}", file=sys.stderr)
+    return error.exit_status
+
+
+def complete(what: str, shell: str, program: str) -> int:
+    """``-sc install=bash`` and the like: Hydra's script, which asks for candidates by ``-sc query=bash``."""
+    if what == "query":
+        from vlae.cli.completion import query
+
+        print(query(shell))
+    elif program != PROGRAM:
+        raise UserError(f"{program} is completed with the other commands: vlae --install-completion")
+    else:
+        sys.argv[1:] = ["-sc", f"{what}={shell}"]
+        run()
+    return 0
+
+
+def main(program: str = PROGRAM) -> int:
+    """Carry out the command in ``sys.argv``, started under this name; the exit status."""
+    guard()
+    statuses.clear()
+    arguments = sys.argv[1:]
+    if "--version" in arguments:
+        from vlae.cli.version import version_line
+
+        print(version_line())
+        return printed(0)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
+    try:
+        if not {"--help", "-h"}.isdisjoint(arguments):
+            return printed(show(arguments, program))
+        if asked := completion(arguments):
+            return printed(complete(*asked, program))
+        arguments = with_sweep_file(arguments)
+        check_command(arguments)
+        sys.argv[1:] = lenient(arguments)
+        run()
+    except UserError as error:
+        return complain(error)
+    except COMPOSITION_ERRORS as error:
+        return complain(composition_error(error, arguments))
+    except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
+        text = "vlae: stopped; the same command resumes from the last checkpoint, if there is one"
+        print(text, file=sys.stderr)
+        return 130
+    if commands(arguments):  # --cfg and --info print, and run nothing
+        return printed(0)
+    return max(statuses, default=0)

@@ -1,0 +1,32 @@
+"""``vlae launch``: what ``python launch.py`` does, without a checkout."""
+
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+PROGRAM = "vlae launch"
+
+
+def _offered(context: typer.Context, incomplete: str) -> list[str]:
+    """What may stand for the word that is being typed. Bash takes the = in it for a word of its own."""
+    from vlae.cli.completion import candidates
+
+    words = [PROGRAM, *(context.params.get("arguments") or ()), incomplete]
+    line = re.sub(r" ?= ?", "=", " ".join(words))
+    known = len(line.rpartition(" ")[2]) - len(incomplete)
+    return [candidate[known:] for candidate in candidates(line)]
+
+
+def launch(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="See vlae launch --help.", autocompletion=_offered),
+    ] = None,
+) -> None:
+    """Train, evaluate and record one model, or all of a sweep."""
+    from vlae.cli.hydra_main import main
+
+    sys.argv = [PROGRAM, *sys.argv[2:]]  # as they are: click drops a --
+    raise SystemExit(main(PROGRAM))

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+from vlae.cli.app import main
 from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
@@ -65,6 +66,27 @@ def test_cfg_prints_the_composed_configuration_anywhere(tmp_path):
     printed, composed = yaml.safe_load(done.stdout), compose(["model=hf", "seed=3"])
     assert run_id(printed) == run_id(composed)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["model.num_updates=four"], ["--cfg", "job"], ["dry_run=true"], ["--foo"], ["--"]]
+)
+def test_vlae_launch_does_what_launch_py_does(run_launch, monkeypatch, capfd, words):
+    status, expected = run_launch(*words) or 0, capfd.readouterr()
+    monkeypatch.setattr(sys, "argv", ["vlae", "launch", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert (end.value.code, *capfd.readouterr()) == (status, *expected)
+
+
+def test_the_help_of_vlae_launch_names_it(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["vlae", "launch", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capfd.readouterr().out
+    assert "  vlae launch sweeps=smoke " in printed
+    assert "launch.py" not in printed.partition("Groups")[0]
+    assert "vlae --install-completion " in printed
 
 
 # in this process --------------------------------------------------------------------------------------------

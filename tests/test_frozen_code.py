@@ -165,11 +165,14 @@ def test_what_is_no_code_is_no_change(checkout):
 
 
 def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
-    checkout.joinpath("launch.py").unlink()
-    (checkout / "torch").mkdir()
-    for name in ("torch/__init__.py", "six.py"):
+    for name in (
+        *("vlae/conf/config.yaml", "hydra_plugins/vlae_launching/grids.py", "hydra_plugins/other/x.py"),
+        *("torch/__init__.py", "six.py", "conf/other.yaml", "sweeps/other.yaml", "pyproject.toml"),
+    ):
+        checkout.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
         checkout.joinpath(name).write_text("")
-    assert names_in(snapshot.freeze(tmp_path / "runs")) == {"vlae/model.py"}
+    names = {"vlae/model.py", "vlae/conf/config.yaml", "hydra_plugins/vlae_launching/grids.py"}
+    assert names_in(snapshot.freeze(tmp_path / "runs")) == names
 
 
 def test_a_name_that_is_not_utf_8_is_code_like_any_other(checkout, tmp_path):

@@ -111,6 +111,7 @@ def test_other_options_work(command, arguments, printed):
     ("line", "expected"),
     [
         ("python launch.py mod", {"model=", "model."}),
+        ("vlae launch mod", {"model=", "model."}),
         ("python launch.py model=vl", {"model=vlae", "model=vlae_newton"}),
         ("python launch.py -m model=vae,vl", {"model=vae,vlae", "model=vae,vlae_newton"}),
         ("python launch.py trainer.sel", {"trainer.selection="}),
@@ -132,6 +133,25 @@ def test_what_may_follow_is_offered(line, expected):
 def test_choices_of_an_added_directory_are_offered(mine):
     assert candidates(f"python launch.py --config-dir {mine} optimizer=adag") == ["optimizer=adagrad"]
     assert candidates(f"python launch.py --config-dir {mine} hydra/launcher=t") == ["hydra/launcher=two"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "expected"),
+    [
+        ("bash", "vlae launch -m model = vl", ["vlae", "vlae_newton"]),  # bash takes = for a word
+        ("bash", "vlae launch mod", ["model=", "model."]),
+        ("zsh", "vlae launch model=vl", ["model=vlae", "model=vlae_newton"]),
+    ],
+)
+def test_the_completion_of_vlae_completes_the_words_of_a_launch(monkeypatch, capsys, shell, words, expected):
+    monkeypatch.setenv("_VLAE_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+    monkeypatch.setattr(sys, "argv", ["vlae"])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.findall(r"[\w=.]+", capsys.readouterr().out.split("((")[-1]) == expected
 
 
 @pytest.mark.slow

@@ -413,6 +413,13 @@ def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
     assert [(code.digest, code.commit, code.runs) for code in found.codes] == [("0123456789ab", "c" * 40, 1)]
 
 
+def test_a_launch_by_the_installed_command_is_named_by_it(tmp_path):
+    labels = {done(tmp_path, container(VAE)).name: ""}
+    sweep_index.remember(tmp_path, "mine", labels, ["vlae launch", "++seed=0", "-m"])
+    (launch,) = told(tmp_path, "mine").launches
+    assert launch.command == "vlae launch seed=0 -m"
+
+
 def test_what_was_changed_by_hand_is_said_to_be_no_figure(tmp_path):
     place = done(tmp_path, container(VAE)) / "results.json"
     results = json.loads(place.read_text())

@@ -2,9 +2,9 @@
 
 import os
 import sys
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
 
 from vlae.config.compose import COMPOSITION_ERRORS, check_command, composition_error, resolve
 from vlae.config.help import PROGRAM, show
@@ -20,7 +20,7 @@ statuses: list[int] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(composed: DictConfig) -> None:
+def run(composed: Any) -> None:
     try:
         container = resolve(composed)
         if container["dry_run"]:

@@ -62,8 +62,9 @@ def freeze(runs_dir: StrPath) -> Path:
     """A copy of the code in ``runs_dir/.code/<hash>``: made where it is not there, repaired where it is damaged.
 
     It holds, as they are now, the files of PLACES, and beside them the modules (``*.py``) and packages (with an
-    ``__init__.py``) at the top of the checkout. Of an installation, which has no checkout, it holds INSTALLED. Git has no say in this, so that the same files have the same hash
-    without it. Hidden files are no code, and neither are directories that hold runs.
+    ``__init__.py``) at the top of the checkout; of an installation, which has no checkout, the files of INSTALLED. Git
+    has no say in this, so that the same files have the same hash without it. Hidden files are no code, and neither are
+    directories that hold runs.
 
     ``.commit.json`` records the commit, the difference of the code from it, which files it does not know, and the
     checksum of each file.

@@ -431,10 +431,10 @@ def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_
         (["curvs", "--out", "a.pdf"], "KIND: expected one of curves, likelihood_vs_updates, "),
         (
             ["curves", "--out", "a.pfd"],
-            "expected a file that ends in .pdf, .svg, .png, came 'a.pfd'; did you mean pdf?",
+            "expected a file that ends in .pdf, .svg, .png, got 'a.pfd'; did you mean pdf?",
         ),
-        (["curves", "--out", ""], "--out: expected a file, came ''"),
-        (["curves", "--out", "."], "--out: expected a file that ends in .pdf, .svg, .png, came '.'"),
+        (["curves", "--out", ""], "--out: expected a file, got ''"),
+        (["curves", "--out", "."], "--out: expected a file that ends in .pdf, .svg, .png, got '.'"),
         (["bogus", "--out", "a.pdf"], "updates, estimators, latent_path, came 'bogus'\n"),
         (["curves", "--out", "a.pdf", "--rows", ""], "--rows: expected a key or several"),
         (["curves", "--out", "a"], "expected a file that ends in .pdf"),

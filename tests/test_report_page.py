@@ -607,9 +607,9 @@ def test_the_command_writes_a_file_and_tells_where(vlae, tmp_path):
     [
         (["nothing"], "no sweep and no run 'nothing'"),
         (["--out", "nowhere/x.html"], "cannot write nowhere/x.html"),
-        (["--out", "x.pdf"], "--out: expected a file that ends in .html, .htm, came 'x.pdf'"),
-        (["--out", ""], "--out: expected a file, came ''"),
-        (["--out", "."], "--out: expected a file that ends in .html, .htm, came '.'"),
+        (["--out", "x.pdf"], "--out: expected a file that ends in .html, .htm, got 'x.pdf'"),
+        (["--out", ""], "--out: expected a file, got ''"),
+        (["--out", "."], "--out: expected a file that ends in .html, .htm, got '.'"),
         (["--wandb"], "--wandb: expected a sweep"),
         (["--wandb", "--out", "x.html"], "--wandb writes no file: leave out --out x.html"),
     ],

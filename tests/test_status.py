@@ -403,7 +403,7 @@ def test_runs_that_wait_in_a_living_queue_are_cancelled_and_no_others(vlae, run,
     status, out, _ = vlae("cancel", "s")
     assert (status, out.splitlines()) == (
         0,
-        ["cancelled: seed=0", "cancelled: seed=1", "s: 2 of 2 runs were waiting or under way"],
+        ["cancelled: seed=0", "cancelled: seed=1", "s: 2 of 2 runs were waiting or running"],
     )
     assert waiting.cancelled() == {"a", "b"}
     assert "0 of 2 runs" in vlae("cancel", "s")[1]
@@ -437,7 +437,7 @@ def test_runs_that_are_over_or_new_are_not_cancelled(vlae, run, queue):
     run("c")
     queue("a", "c").end("ended")
     for name in ("a", "b", "c"):
-        assert vlae("cancel", name)[:2] == (0, f"{name}: 0 of 1 runs were waiting or under way\n")
+        assert vlae("cancel", name)[:2] == (0, f"{name}: 0 of 1 runs were waiting or running\n")
 
 
 def test_a_run_that_is_done_anew_can_be_cancelled(vlae, run, queue, tmp_path):

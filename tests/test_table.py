@@ -869,13 +869,13 @@ def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
     [
         (
             ["--format", "latx"],
-            "--format: expected one of terminal, markdown, latex, html, csv, json, came 'latx'",
+            "--format: expected one of terminal, markdown, latex, html, csv, json, got 'latx'",
         ),
         (["--metric", "test/elbo"], "--metric: no run has a metric 'test/elbo'; did you mean test.elbo"),
         (["--metric", "environment.host"], "--metric: expected a figure, environment.host is 'h' in"),
         (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model?"),
-        (["--rows", ""], "--rows: expected a key or several, by commas, came ''"),
-        (["--cols", " ,"], "--cols: expected a key or several, by commas, came ' ,'"),
+        (["--rows", ""], "--rows: expected one or several comma-separated keys, got ''"),
+        (["--cols", " ,"], "--cols: expected one or several comma-separated keys, got ' ,'"),
         (["--rows", "model", "--cols", "model"], "--cols: expected keys that the rows have not, came model"),
         (["--cols", "model"], "came model, which --rows has by default, too"),
         (
@@ -884,10 +884,10 @@ def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
         ),
         (
             ["--out", "."],
-            "--out: expected a file that ends in .txt, .md, .tex, .html, .htm, .csv, .json, came '.'",
+            "--out: expected a file that ends in .txt, .md, .tex, .html, .htm, .csv, .json, got '.'",
         ),
-        (["--out", ".", "--format", "csv"], "--out: expected a file, came '.'"),
-        (["--out", ""], "--out: expected a file, came ''"),
+        (["--out", ".", "--format", "csv"], "--out: expected a file, got '.'"),
+        (["--out", ""], "--out: expected a file, got ''"),
         (["--out", "x.doc"], "--out: expected a file that ends in .txt, .md, "),
         (["--cols", "optimizer.lrr"], "--cols: no run has 'optimizer.lrr'; did you mean optimizer.lr"),
         (["--where", "sed=3"], "--where: no run has 'sed'; did you mean seed"),

@@ -240,7 +240,7 @@ def test_a_busy_service_is_asked_again(tmp_path, server, vlae):
         ),
         (
             ["--from", "tester/vlae"],
-            "--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, came 'tester/vlae'",
+            "--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, got 'tester/vlae'",
         ),
         (["--from", "wandb:a/b/c"], "--from: expected wandb:ENTITY/PROJECT"),
         (["--from", PLACE, "smoke"], "the runs of a sweep there are --group smoke"),

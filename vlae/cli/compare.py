@@ -42,7 +42,7 @@ def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> N
 
 
 def run_of(runs_dir: StrPath, name: str) -> Run:
-    """The run that a directory, an id or a beginning means. UserError: there is none, or its record is damaged."""
+    """The run that a directory, an id or an id prefix means. UserError: there is none, or its record is damaged."""
     place = find(runs_dir, name).path
     for entry in RunDirectories(place.parent, place.name):
         if isinstance(entry, LeftOut) and entry.name == place.name:

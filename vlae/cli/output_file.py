@@ -14,7 +14,7 @@ def ending_of(out: Path, choices: Sequence[str]) -> str:
     ending = out.suffix.lower().removeprefix(".")
     if ending not in choices:
         raise UserError(
-            f"--out: expected a file that ends in .{', .'.join(choices)}, came {str(out)!r}{near(ending, choices)}"
+            f"--out: expected a file that ends in .{', .'.join(choices)}, got {str(out)!r}{near(ending, choices)}"
         )
     refuse_unwritable(out)
     return ending
@@ -23,7 +23,7 @@ def ending_of(out: Path, choices: Sequence[str]) -> str:
 def refuse_unwritable(out: Path) -> None:
     """UserError: nothing can be written there."""
     if not out.name:
-        raise UserError(f"--out: expected a file, came {str(out)!r}")
+        raise UserError(f"--out: expected a file, got {str(out)!r}")
     if os.path.isdir(out):
         raise RecordError(f"cannot write {out}: it is a directory")
     if os.path.exists(out) and not os.path.isfile(out):

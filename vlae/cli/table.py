@@ -77,7 +77,7 @@ def _format(asked: str | None, out: Path | None) -> str:
     choices = (TERMINAL, *FORMATS)
     if asked not in choices:
         raise UserError(
-            f"--format: expected one of {', '.join(choices)}, came {asked!r}{near(asked, choices)}"
+            f"--format: expected one of {', '.join(choices)}, got {asked!r}{near(asked, choices)}"
         )
     if out is not None:
         refuse_unwritable(out)
@@ -98,7 +98,7 @@ def source_of(
     kind, _, place = source.partition(":")
     parts = place.split("/")
     if kind != "wandb" or len(parts) > 2 or not all(parts):
-        raise UserError(f"--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, came {source!r}")
+        raise UserError(f"--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, got {source!r}")
     if name is not None:
         raise UserError(f"expected no name beside --from: the runs of a sweep there are --group {name}")
     from vlae.report.sources.wandb import WandbRuns

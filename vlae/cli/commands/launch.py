@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 PROGRAM = "vlae launch"
+SETTINGS = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True}}
 
 
 def _offered(context: typer.Context, incomplete: str) -> list[str]:

@@ -1,0 +1,38 @@
+"""The evaluation of a trained model with other settings."""
+
+from typing import Annotated
+
+import typer
+
+from vlae.cli.options import Run, RunsDir
+from vlae.config.installation import check_libraries
+from vlae.runs.directory import find
+
+SETTINGS = {"short_help": "Evaluate a trained model again."}
+
+
+def evaluate(
+    run: Run,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="evaluate.*, seed, device, num_threads, dataset.root, dataset.path, dataset.url.",
+        ),
+    ] = None,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Evaluate a trained model again: vlae evaluate RUN evaluate.num_samples=1000 seed=1 device=cuda
+
+    The model's own settings come from the run. The run's results.json stays as it is; the new metrics go to
+    RUN/evaluations/.
+    """
+    from vlae.experiment.summary import summary
+    from vlae.system.console import Console, loading
+
+    with loading():
+        check_libraries()
+        from vlae.experiment.reevaluate import reevaluate
+
+    results, path = reevaluate(find(runs_dir, run, to_write=True), overrides or [])
+    Console(highlight=False).print(summary(results, path))

@@ -1,0 +1,28 @@
+"""The log of a run."""
+
+from typing import Annotated
+
+import typer
+
+from vlae.cli.options import Run, RunsDir
+from vlae.system.streams import cannot_print
+
+SETTINGS = {"short_help": "Print the log of a run's last attempt."}
+
+
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue until the run ends.")] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Print the log of the last attempt of a run, its traceback included."""
+    from vlae.launching.logs import follow_log, print_log, run_of
+
+    def write(text: str) -> None:
+        print(
+            text.replace("\r\n", "\n").replace("\r", "\n"), end="", flush=True
+        )  # bars of libraries, one by one
+        if cannot_print():
+            raise typer.Exit(2)
+
+    (follow_log if follow else print_log)(run_of(runs_dir, run), write)

@@ -1,0 +1,42 @@
+"""Images from a trained model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlae.cli.options import Device, Run, RunsDir, out_option
+from vlae.config.installation import check_libraries
+from vlae.runs.directory import find
+
+SETTINGS = {"short_help": "Draw images from a model."}
+
+
+def sample(
+    run: Run,
+    num: Annotated[int, typer.Option(min=1, max=100_000, help="How many images.")] = 64,
+    out: Annotated[Path, out_option("The PNG file to write.")] = Path("samples.png"),
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Other seeds give other images.")] = 0,
+    runs_dir: RunsDir = "runs",
+    device: Device = "cpu",
+) -> None:
+    """Draw images from the model: z ~ N(0, I) through the decoder.
+
+    The same for every model: the Laplace part of a VLAE is for inference only, as is every refinement of q(z | x). It
+    says where an image's z is, and has no part in generating images.
+    """
+    import math
+
+    from vlae.cli.output_file import ending_of
+    from vlae.system.console import loading
+    from vlae.system.files import write_output
+
+    with loading():
+        check_libraries()
+        from vlae.experiment.pictures import grid
+        from vlae.experiment.trained_model import load
+
+    ending_of(out, ("png",))
+    images = load(str(find(runs_dir, run).path), runs_dir, device).sample(num, seed)
+    write_output(out, grid(images, math.ceil(math.sqrt(num))))
+    print(str(out))

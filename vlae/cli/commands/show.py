@@ -1,0 +1,18 @@
+"""One run in the terminal."""
+
+from vlae.cli.options import Run, RunsDir
+from vlae.runs.directory import find
+
+
+def show(run: Run, runs_dir: RunsDir = "runs") -> None:
+    """Show a run: its state, progress and metrics."""
+    from vlae.experiment.summary import status_table, summary
+    from vlae.system.console import Console
+
+    directory = find(runs_dir, run)
+    results, console = directory.results(), Console(highlight=False)
+    console.print(
+        summary(results, directory.path) if results else status_table(directory.status(), directory.path)
+    )
+    for place in sorted(directory.path.glob("evaluations/*.json")):
+        console.print(f"evaluated again: {place}", markup=False)

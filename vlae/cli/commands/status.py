@@ -1,0 +1,53 @@
+"""The states of runs in the terminal."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vlae.cli.options import RunsDir
+
+SETTINGS = {"short_help": "Show the state of each run, why, and where."}
+
+
+def status(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until the runs end.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every run, however many they are.")] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Show the state of each run: queued, running, done, interrupted or failed, why, and where.
+
+    Runs that ask for attention come first.
+    """
+    import time
+
+    from rich.live import Live
+
+    from vlae.launching.run_state import Observer
+    from vlae.launching.status_table import ROWS, chosen, states_of, view
+    from vlae.system.console import standard_output
+
+    def look(most: int | None = None) -> tuple[Any, float | None]:
+        """The table, and after how many seconds another look is worth it."""
+        title, labels = chosen(runs_dir, name)
+        observer = Observer(runs_dir)
+        states = states_of(runs_dir, list(labels), observer)
+        is_active = any(state.state in ("queued", "running") for state in states)
+        pause = (15.0 if observer.asks_slurm else 2.0) if is_active else None
+        return view(
+            title, labels, states, observer.warning, every=every and most is None, most=most or ROWS
+        ), pause
+
+    seen, pause = look()
+    console = standard_output()
+    if watch and console.is_terminal and pause is not None:
+        # on a screen of its own: what is taller than the terminal would be left behind at each look
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while pause is not None:
+                seen, pause = look(min(ROWS, max(3, console.height - 8)))
+                live.update(seen, refresh=True)
+                time.sleep(pause or 0)
+        seen, _ = look()
+    console.print(seen)

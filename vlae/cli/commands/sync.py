@@ -1,0 +1,40 @@
+"""The upload to Weights & Biases."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlae.cli.options import RunsDir
+from vlae.runs.directory import RunDirectory
+
+SETTINGS = {"short_help": "Upload to Weights & Biases what is not there yet."}
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def sync(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP|RUN]", help="A sweep, a run, or an id prefix.")
+    ] = None,
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Make the runs on Weights & Biases again, and delete the old ones."),
+    ] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Upload to Weights & Biases what is not there yet: runs that were offline, or were cut off.
+
+    Safe to repeat: what is complete is skipped.
+    """
+    from vlae.launching.status_table import chosen
+    from vlae.trackers.sync import sync
+
+    _, labels = chosen(runs_dir, name)
+    sync(
+        (RunDirectory(Path(runs_dir) / run_id) for run_id in labels),
+        _print,
+        rebuild=rebuild,
+    )

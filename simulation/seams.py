@@ -36,15 +36,14 @@ import vlae.launching.run_state
 import vlae.launching.slurm_launcher
 import vlae.launching.slurm_state
 import vlae.launching.worker
-import vlae.runs.attempts
-import vlae.runs.directory
-import vlae.runs.lease
-import vlae.runs.rerun
 import vlae.system.files
 import vlae.system.interruption
 import vlae.system.processes
 from simulation import training
 from simulation.world import EPOCH, Process, World
+from vlae.runs import attempts as run_attempts
+from vlae.runs import directory as run_directory
+from vlae.runs import lease as run_lease
 
 LOOK_EVERY = 45.0
 """Seconds between two looks of a pool, in place of half a second: what it waits for wakes it."""
@@ -119,8 +118,8 @@ class Seams:
             def fromisoformat(cls, text: str) -> datetime:
                 return datetime.fromisoformat(text)
 
-        self.put(vlae.runs.attempts, "datetime", Clock)
-        self.put(vlae.runs.lease, "datetime", Clock)
+        self.put(run_attempts, "datetime", Clock)
+        self.put(run_lease, "datetime", Clock)
         self.put(
             vlae.launching.launch_lock, "time", SimpleNamespace(sleep=lambda seconds: sleep(20 * seconds))
         )
@@ -145,7 +144,7 @@ class Seams:
                     seams.here.moment(self.process, self.beat)
                 self.start()
 
-        self.replace(vlae.runs.lease.Pulse, Pulse)
+        self.replace(run_lease.Pulse, Pulse)
 
     def _identity(self) -> None:
         self.put(os, "getpid", lambda: self.process.pid if self.process else _real.getpid())
@@ -248,8 +247,8 @@ class Seams:
         def safe_load(content: Any) -> Any:
             return load(content) if self.process else yaml.safe_load(content)
 
-        self.put(vlae.runs.directory, "yaml", SimpleNamespace(**{**vars(yaml), "safe_load": safe_load}))
-        real_yaml = vlae.runs.directory._yaml_bytes
+        self.put(run_directory, "yaml", SimpleNamespace(**{**vars(yaml), "safe_load": safe_load}))
+        real_yaml = run_directory._yaml_bytes
         dumped: dict[str, bytes] = {}
 
         def yaml_bytes(config: dict[str, Any]) -> bytes:
@@ -258,12 +257,12 @@ class Seams:
                 dumped[key] = real_yaml(config)
             return dumped[key]
 
-        self.put(vlae.runs.directory, "_yaml_bytes", yaml_bytes)
+        self.put(run_directory, "_yaml_bytes", yaml_bytes)
         self._faster()
 
     def _faster(self) -> None:
         """The same with less time: what is written a million times need not be laid out for people."""
-        real_json, real_id = vlae.system.files.json_bytes, vlae.runs.directory.run_id_of
+        real_json, real_id = vlae.system.files.json_bytes, run_directory.run_id_of
         ids: dict[str, str] = {}
 
         def run_id_of(config: dict[str, Any]) -> str:
@@ -275,7 +274,7 @@ class Seams:
             return ids[key]
 
         self.replace(real_json, lambda value, indent=2: real_json(value, None if self.process else indent))
-        self.put(vlae.runs.directory, "run_id_of", run_id_of)
+        self.put(run_directory, "run_id_of", run_id_of)
 
     def _slurm(self) -> None:
         real = subprocess.run
@@ -372,7 +371,7 @@ class Seams:
             directory.config()
             self.here.sleep_whole(self.here.random.uniform(*training.START_SECONDS))
 
-        create, write = vlae.launching.queues.create, vlae.runs.directory.RunDirectory.write_results
+        create, write = vlae.launching.queues.create, run_directory.RunDirectory.write_results
 
         def creates(*arguments: Any, **named: Any) -> Any:
             queue = create(*arguments, **named)
@@ -386,7 +385,7 @@ class Seams:
                 self.here.history.laws.writes_results(directory)
 
         self.replace(create, creates)
-        self.put(vlae.runs.directory.RunDirectory, "write_results", writes_results)
+        self.put(run_directory.RunDirectory, "write_results", writes_results)
         self.put(job, "_carry_out", carry_out)
         self.put(job, "_prepared", prepare)
         self.put(job, "executed", lambda: None)  # the code is not frozen here

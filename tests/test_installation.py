@@ -105,7 +105,7 @@ def test_an_installed_package_needs_no_checkout(installed, tmp_path):
     code = json.loads(results.read_text())["environment"]["code"]
     command("launch", "-m", "model=vae", "seed=0,1", *TINY)
     assert len(list(place.glob("runs/*/results.json"))) == 3
-    (frozen,) = place.glob("runs/.code/*")
+    (frozen,) = place.glob("runs/.code/[0-9a-f]*")
     assert code == {"hash": frozen.name, "commit": None, "changed": None}
     assert {path.name for path in frozen.iterdir()} == {"vlae", "hydra_plugins", ".commit.json"}
     assert frozen.joinpath("vlae", "conf", "config.yaml").is_file()

@@ -1,31 +1,50 @@
 """Train, evaluate and compare latent-variable models.
 
-Axes of tensors, everywhere: ``samples batch latent hidden pixels``; pixels = channels x height x width.
+The functions here are the public face of the package. What is below them, ``vlae.models.vae`` for one, is private and
+may move, except for what docs/ names for models and datasets of your own.
+
+Axes of tensors, everywhere: ``samples batch latent hidden pixels``; pixels = channels x height x width. Log-likelihoods
+and ELBOs are in nats per image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# both are folders of the package too: once imported, they do not replace the functions of their names below
+import vlae.report
+import vlae.runs  # noqa: F401
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
     from vlae.experiment.trained_model import TrainedModel
 
-__all__ = ["load", "run"]
+__all__ = ["load", "plot", "report", "run", "runs", "table"]
 
 
 def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]:
     """Do what ``python launch.py <overrides>`` does for one run, and return the contents of results.json.
 
     Choices of your own, DIR/model/mine.yaml: ``"hydra.searchpath=[DIR]"``.
-    Bad input raises ``vlae.config.ConfigError``; a signal raises ``vlae.system.interruption.Interrupted`` after the
-    checkpoint is written, and the same call goes on from there.
+    Errors: bad input raises ``vlae.config.problems.ConfigError``; a signal raises
+    ``vlae.system.interruption.Interrupted`` after the checkpoint is written, and the same call resumes from there.
+
+    >>> few = ["evaluate.num_samples=10", "evaluate.num_images=20", "evaluate.num_gap_images=0"]
+    >>> results = vlae.run(["model=vae", "trainer.epochs=1", *few], quiet=True)
+    >>> results["run_id"][:22], "elbo" in results["test"]
+    ('vae-digits-gaussian-s0', True)
     """
     from vlae.config import options
     from vlae.config.compose import compose
-    from vlae.config.overrides import CONF, directories, unclear_files
+    from vlae.config.overrides import directories, unclear_files
     from vlae.config.problems import ConfigError
     from vlae.experiment.run import run
+    from vlae.system.locations import CONF
 
     checked = options.check_call(overrides)
     if problems := unclear_files([CONF, *directories(checked)]):
@@ -34,7 +53,117 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]
 
 
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
-    """The trained model of a run: a directory, an id, or an unambiguous prefix of one."""
+    """The trained model of a run: a directory, an id, or an unambiguous id prefix.
+
+    It has the ``model``, its ``decoder``, ``posterior(x)`` for x [batch, pixels] in model space, ``reconstruct(x)`` and
+    ``sample(num)``, both of which return images in [0, 1] as [batch, channels, height, width].
+    Errors: ``vlae.errors.UserError`` if there is no such run, or if it has no checkpoint.
+
+    >>> vlae.load("vae").sample(4).shape
+    torch.Size([4, 1, 8, 8])
+    """
     from vlae.experiment import trained_model
 
     return trained_model.load(run, runs_dir, device)
+
+
+def runs(name: str | None = None, runs_dir: str | PathLike[str] = "runs") -> DataFrame:
+    """All runs of a sweep, of an id prefix or, without a name, of ``runs_dir``: one row per run, one column per key.
+
+    The columns are the id, label and state, the settings (``model.name``, ``optimizer.lr``, ``seed``, ...), and the
+    metrics of results.json (``test.elbo``, ``cost.train_seconds``, ...; `vlae metrics` lists them with their units).
+    What a run does not have is missing.
+    Errors: ``vlae.errors.UserError`` if the name means no runs.
+
+    >>> vlae.runs("vae")[["model.name", "seed", "state"]]
+      model.name  seed state
+    0        vae     0  done
+    """
+    return _collected(name, runs_dir).frame()
+
+
+def table(
+    name: str | None = None,
+    runs_dir: str | PathLike[str] = "runs",
+    *,
+    metric: str | None = None,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    where: str = "",
+    published: bool = False,
+    decimals: int = 2,
+    format: str = "markdown",
+) -> str:
+    """The table of a metric of these runs: mean and standard error over seeds, the best in bold. `vlae table`.
+
+    rows, columns: keys such as ``["model", "optimizer.lr"]``. where: which runs, ``"seed<3 and model in vae,vlae"``.
+    published: with published numbers beside ours. format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``.
+    Errors: ``vlae.errors.UserError`` if there is no such metric, key or format, or if the name means no runs.
+
+    >>> "| VAE |" in vlae.table("vae", rows=["model"], metric="test.elbo")
+    True
+    """
+    from vlae.errors import UserError
+    from vlae.report.tables.formats import FORMATS
+    from vlae.report.tables.table import table
+
+    if format not in FORMATS:
+        raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    made = table(
+        _collected(name, runs_dir),
+        metric=metric,
+        rows=rows,
+        columns=columns,
+        where=where,
+        literature=published,
+    )
+    return FORMATS[format](made, decimals, False)
+
+
+def plot(
+    kind: str,
+    name: str | None = None,
+    runs_dir: str | PathLike[str] = "runs",
+    *,
+    metric: str | None = None,
+    rows: Sequence[str] | None = None,
+    where: str = "",
+    published: bool = False,
+) -> Figure:
+    """The figure of this kind of these runs, as `vlae figure` draws it: save it by ``figure.savefig("curves.pdf")``.
+
+    kind: ``curves``, ``likelihood_vs_updates``, ``cost``; of trained models ``covariance``, ``updates``,
+    ``estimators``, ``latent_path``. The other arguments are those of `table`.
+    Errors: ``vlae.errors.UserError`` if there is no such kind, or if these runs cannot be drawn so.
+
+    >>> vlae.plot("curves", "vae").axes[0].get_xlabel()
+    'epoch'
+    """
+    from vlae.report.plots.registry import draw
+
+    return draw(kind, _collected(name, runs_dir), metric=metric, rows=rows, where=where, published=published)
+
+
+def report(
+    name: str | None = None,
+    out: str | PathLike[str] = "report.html",
+    runs_dir: str | PathLike[str] = "runs",
+) -> Path:
+    """Write the report of these runs, one HTML file that needs no network, and return its path.
+
+    Errors: ``vlae.errors.UserError`` if the name means no runs, or if the file cannot be written.
+
+    >>> vlae.report("vae").stat().st_size > 10_000
+    True
+    """
+    from vlae.cli.report import write_report
+
+    write_report(runs_dir, name, Path(out))
+    return Path(out)
+
+
+def _collected(name: str | None, runs_dir: str | PathLike[str]) -> Any:
+    from vlae.report.runs import collect
+    from vlae.report.sources.run_directories import RunDirectories
+
+    return collect(RunDirectories(runs_dir, name))

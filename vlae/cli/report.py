@@ -13,7 +13,7 @@ from vlae.system.files import StrPath, write_output
 
 
 def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
-    """name: a sweep, how ids of runs begin, or (None) all runs.
+    """name: a sweep, an id prefix, or None for all runs.
 
     UserError: it means no runs, or ``out`` cannot be written.
     """
@@ -23,4 +23,3 @@ def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
     if not runs.runs:
         raise UserError(no_runs(runs.title, runs.left_out))
     write_output(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))
-    print(out)

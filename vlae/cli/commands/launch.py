@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,11 +10,11 @@ PROGRAM = "vlae launch"
 SETTINGS = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True}}
 
 
-def _offered(context: typer.Context, incomplete: str) -> list[str]:
+def _offered(ctx: Any, incomplete: str) -> list[str]:
     """What may stand for the word that is being typed. Bash takes the = in it for a word of its own."""
     from vlae.cli.completion import candidates
 
-    words = [PROGRAM, *(context.params.get("arguments") or ()), incomplete]
+    words = [PROGRAM, *(ctx.params.get("arguments") or ()), incomplete]
     line = re.sub(r" ?= ?", "=", " ".join(words))
     known = len(line.rpartition(" ")[2]) - len(incomplete)
     return [candidate[known:] for candidate in candidates(line)]

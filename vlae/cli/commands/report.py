@@ -34,4 +34,6 @@ def report(
         return
     from vlae.cli.report import write_report
 
-    write_report(runs_dir, name, out or Path("report.html"))
+    out = out or Path("report.html")
+    write_report(runs_dir, name, out)
+    print(out)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from wandb_server import WandbServer
 
 from vlae.distributions.outputs import BernoulliOutput, GaussianOutput, OutputDistribution
 from vlae.models.backbone import Backbone
@@ -63,6 +64,15 @@ def own_cache(tmp_path_factory):
 def seeded():
     """No test depends on which tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def server():
+    """A Weights & Biases server that has understood all that was asked of it, and has failed at nothing."""
+    with WandbServer() as server:
+        yield server
+    assert not server.errors
+    assert not server.unknown
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 from vlae.cli.app import main
 from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
-from vlae.config.run_id import run_id
+from vlae.config.run_id import SCHEMA_VERSION, run_id
 from vlae.config.sweep_compose import Composer
 from vlae.launching.local_launcher import LocalQueue
 from vlae.system.disk import RecordError
@@ -64,7 +64,7 @@ def test_cfg_prints_the_composed_configuration_anywhere(tmp_path):
     done = python(str(LAUNCH), "seed=3", "--cfg", "job", "--resolve", "model=hf", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     printed, composed = yaml.safe_load(done.stdout), compose(["model=hf", "seed=3"])
-    assert run_id(printed) == run_id(composed)
+    assert run_id({**printed, "schema_version": SCHEMA_VERSION}) == run_id(composed)
     assert list(tmp_path.iterdir()) == []
 
 

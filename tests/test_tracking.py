@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
-from wandb_server import KEY, WandbServer
+from wandb_server import KEY
 
 from vlae.config.compose import compose
 from vlae.config.overrides import CONF
@@ -35,14 +35,6 @@ TINY = (
     *("device=cpu", "trainer.epochs=6", "tracker=wandb"),
 )
 A_FEW_SECONDS = ENDS_WITHIN + 1.5
-
-
-@pytest.fixture
-def server():
-    with WandbServer() as server:
-        yield server
-    assert not server.errors
-    assert not server.unknown
 
 
 @pytest.fixture

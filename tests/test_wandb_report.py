@@ -6,7 +6,7 @@ import sys
 import pytest
 from mirrored import PROJECT, Commands, mirror
 from recorded import container, done, stopped
-from wandb_server import ENTITY, WandbServer
+from wandb_server import ENTITY
 
 from vlae.launching import sweep_index
 from vlae.report.wandb_report import Place, places_of
@@ -14,14 +14,6 @@ from vlae.report.wandb_report import Place, places_of
 pytestmark = pytest.mark.slow
 
 VAE, VLAE = "model=vae", "model=vlae"
-
-
-@pytest.fixture
-def server():
-    with WandbServer() as server:
-        yield server
-    assert not server.errors
-    assert not server.unknown
 
 
 @pytest.fixture

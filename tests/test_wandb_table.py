@@ -8,7 +8,7 @@ import sys
 import pytest
 from mirrored import PROJECT, TABLE, Commands, mirror
 from recorded import container, done, results, stopped
-from wandb_server import ENTITY, WandbServer
+from wandb_server import ENTITY
 
 from vlae.launching import sweep_index
 from vlae.report.metric_values import figures
@@ -17,14 +17,6 @@ from vlae.trackers.run_history import flat
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 PLACE = f"wandb:{ENTITY}/{PROJECT}"
-
-
-@pytest.fixture
-def server():
-    with WandbServer() as server:
-        yield server
-    assert not server.errors
-    assert not server.unknown
 
 
 @pytest.fixture

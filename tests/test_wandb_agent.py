@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 from mirrored import Commands
-from wandb_server import ENTITY, WandbServer
+from wandb_server import ENTITY
 
 from vlae.config import sweep_file
 from vlae.config.compose import compose, validate
@@ -23,14 +23,6 @@ SMALL = {
     "num_threads": 1,
     "device": "cpu",
 }
-
-
-@pytest.fixture
-def server():
-    with WandbServer() as server:
-        yield server
-    assert not server.errors
-    assert not server.unknown
 
 
 def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_path, server):

@@ -137,7 +137,7 @@ def plot(
     Errors: ``vlae.errors.UserError`` if there is no such kind, or if these runs cannot be drawn so.
 
     >>> vlae.plot("curves", "vae").axes[0].get_xlabel()
-    'epoch'
+    'Epoch'
     """
     from vlae.report.plots.registry import draw
 

@@ -111,7 +111,7 @@ def test_an_installed_package_needs_no_checkout(installed, tmp_path):
     assert frozen.joinpath("vlae", "conf", "config.yaml").is_file()
     assert {path.name for path in frozen.joinpath("hydra_plugins").iterdir()} == {"vlae_launching"}
     assert "would start 10" in command("launch", "sweeps=smoke", "dry_run=true")
-    assert "vae" in command("table")
+    assert "VAE" in command("table")
     assert {path.name for path in place.iterdir()} == {"runs"}
 
 

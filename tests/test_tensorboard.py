@@ -217,7 +217,7 @@ def test_what_is_wrong_with_a_tracker_is_said_with_the_choices(override, said):
 def test_tensorboard_without_its_library_is_refused_before_a_run_starts(tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(
-        compose.importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else there(name)
+        importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else there(name)
     )
     for chosen in ("tensorboard", "[wandb,tensorboard]"):
         [problem] = problems_of(f"tracker={chosen}")

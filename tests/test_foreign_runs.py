@@ -21,7 +21,7 @@ from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.system.files import check_links
-from vlae.trackers.run_history import Story
+from vlae.trackers.run_history import RunHistory
 from vlae.trackers.sync import _sync_one
 
 DIRECTORIES = (
@@ -142,7 +142,7 @@ def test_nothing_is_read_through_a_link_that_leads_out(run, tmp_path):
     assert "secret" not in reason_of(run.path)
     assert list(_pictures(run.path, {"data": "data"})) == []
     with pytest.raises(RecordError, match="outside the directory of the run"):
-        _sync_one(Story(run), False, lambda: pytest.fail("asked for access"))
+        _sync_one(RunHistory(run), False, lambda: pytest.fail("asked for access"))
     assert attempts.is_symlink()
     assert images.is_symlink()
 

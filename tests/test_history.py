@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from vlae.launching.logs import Growing
 from vlae.runs.directory import RunDirectory
 from vlae.system.files import NewLines
-from vlae.trackers.run_history import History
+from vlae.trackers.run_history import Epochs
 
 
 def line(epoch: int, seconds: float = 0.0) -> bytes:
     return json.dumps({"epoch": epoch, "seconds": seconds, "text": "±"}).encode() + b"\n"
 
 
-def steps(history: History) -> list[dict]:
+def steps(history: Epochs) -> list[dict]:
     return [step for _, step in history.more()]
 
 
@@ -42,7 +42,7 @@ ACTIONS = st.lists(
 def test_each_step_is_seen_once_and_in_order_whenever_one_looks(tmp_path_factory, actions):
     run = tmp_path_factory.mktemp("run")
     file, images = run / "metrics.jsonl", run / "images"
-    history, seen, epochs = History(run), {}, 0
+    history, seen, epochs = Epochs(run), {}, 0
     written = 0
 
     def look() -> None:
@@ -74,11 +74,11 @@ def test_each_step_is_seen_once_and_in_order_whenever_one_looks(tmp_path_factory
             look()
     look()
     assert history.length == len(seen) or epochs == 0
-    assert list(seen.values()) == steps(History(run)) or epochs == 0
+    assert list(seen.values()) == steps(Epochs(run)) or epochs == 0
 
 
 def test_pictures_that_are_made_after_a_look_are_a_step_of_their_own(tmp_path):
-    history = History(tmp_path)
+    history = Epochs(tmp_path)
     assert history.more() == []
     (tmp_path / "metrics.jsonl").write_bytes(line(1))
     assert [number for number, _ in history.more()] == [0]
@@ -98,7 +98,7 @@ def test_pictures_that_are_made_after_a_look_are_a_step_of_their_own(tmp_path):
 def test_what_an_epoch_costs_to_record_and_to_mirror_does_not_grow(tmp_path):
     run = RunDirectory.create(tmp_path, "run", {})
     size = (run.path / "metrics.jsonl").write_bytes(b"".join(map(line, range(1, 50_000))))
-    history = History(run.path)
+    history = Epochs(run.path)
     assert history.length == 0
     before = bytes_read()
     history.more()

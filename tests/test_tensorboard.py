@@ -16,7 +16,7 @@ from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.config.sweep_compose import Composer
 from vlae.runs.directory import RunDirectory
-from vlae.trackers.run_history import Story
+from vlae.trackers.run_history import RunHistory
 from vlae.trackers.tensorboard_mirror import EventFiles
 
 TRACKERS = ("none", "tensorboard", "wandb")
@@ -50,7 +50,7 @@ class FakeRun:
         self.mirror_with_looks_after(lambda: None)
 
     def mirror_with_looks_after(self, *steps):
-        mirror = EventFiles(Story(self.directory))
+        mirror = EventFiles(RunHistory(self.directory))
         mirror.start()
         for step in steps:
             step()

@@ -25,7 +25,7 @@ from vlae.launching import sweep_index
 from vlae.runs.directory import RunDirectory, promote
 from vlae.system.interruption import Interrupted
 from vlae.trackers.process import ENDS_WITHIN, mirrored, upload_later
-from vlae.trackers.run_history import Story
+from vlae.trackers.run_history import RunHistory
 from vlae.trackers.wandb_mirror import JITTER, jitter
 
 pytestmark = pytest.mark.slow
@@ -122,8 +122,8 @@ class FakeRun:
 
     def kept(self):
         """What its mirror has written down; where it is offline, that."""
-        story = Story(self.directory)
-        return story.kept("wandb") | story.kept("wandb-offline")
+        run_history = RunHistory(self.directory)
+        return run_history.kept("wandb") | run_history.kept("wandb-offline")
 
     def size_after(self, epoch):
         lines = (self.directory.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -385,12 +385,12 @@ def test_a_run_that_waits_in_vain_for_another_writer_is_logged_offline(online, r
     code = """
 import sys
 from pathlib import Path
-from vlae.record import RunDirectory
-from vlae.trackers import wandb
-from vlae.trackers.story import Story
+from vlae.runs.directory import RunDirectory
+from vlae.trackers import wandb_mirror as wandb
+from vlae.trackers.run_history import RunHistory
 
 wandb.PATIENCE = 0.1
-mirror = wandb.Streamed(Story(RunDirectory(Path(sys.argv[1]))))
+mirror = wandb.Streamed(RunHistory(RunDirectory(Path(sys.argv[1]))))
 mirror.start()
 mirror.finish()
 """

@@ -12,11 +12,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 from vlae.runs.directory import RunDirectory
 from vlae.system.streams import guard
-from vlae.trackers.run_history import Story, to_wandb
+from vlae.trackers.run_history import RunHistory, to_wandb
 
 LOOK_EVERY = 1.0  # seconds
 NICE = 5
@@ -44,22 +44,22 @@ class Mirror(Protocol):
         ...
 
 
-def mirrors_of(story: Story) -> list[Mirror]:
+def mirrors_of(run_history: RunHistory) -> list[Mirror]:
     """Those that the run's configuration asks for."""
     found: list[Mirror] = []
-    if story.settings.tensorboard:  # first, since it waits for nobody, and nothing makes it later
+    if run_history.settings.tensorboard:  # first, since it waits for nobody, and nothing makes it later
         from vlae.trackers.tensorboard_mirror import EventFiles
 
-        found.append(EventFiles(story))
-    if to_wandb(story.settings.wandb, story.settings.mode):
+        found.append(EventFiles(run_history))
+    if to_wandb(run_history.settings.wandb, run_history.settings.mode):
         from vlae.trackers.wandb_mirror import Streamed
 
-        found.append(Streamed(story))
+        found.append(Streamed(run_history))
     return found
 
 
-def follow(mirrors: list[Mirror], over: Callable[[], bool]) -> bool:
-    """Until the attempt is over, which is asked once a second; whether all mirrors are complete."""
+def run_mirrors(mirrors: list[Mirror], over: Callable[[], bool]) -> bool:
+    """Update the mirrors until the attempt is over, which is asked once a second; True if all are complete."""
     living = [mirror for mirror in mirrors if _succeeds(mirror, mirror.start)]
     last = False
     while living and not last:
@@ -93,15 +93,20 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # those of the run, which ends and we with it
     os.nice(NICE)
-    story = Story(RunDirectory(Path(sys.argv[1])))
-    return 0 if follow(mirrors_of(story), input_has_ended) else 1
+    run_history = RunHistory(RunDirectory(Path(sys.argv[1])))
+    return 0 if run_mirrors(mirrors_of(run_history), input_has_ended) else 1
 
 
-if __name__ == "__main__":
-    status = main()
-    # the run waits for us, and an interpreter takes 0.2 s to end: only what clients have registered for that is done,
-    # which closes their logs and removes their temporary directories
+def _end_process(status: int) -> NoReturn:
+    """Do only what clients have registered for the end, which closes their logs and removes their temporary files.
+
+    The run waits for this process, and an interpreter takes 0.2 s to end. ``atexit`` has no public function for it.
+    """
     atexit._run_exitfuncs()  # pyright: ignore[reportAttributeAccessIssue]
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    _end_process(main())

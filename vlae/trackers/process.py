@@ -15,7 +15,7 @@ from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.system.files import make_directory
 from vlae.system.locations import SOURCE
-from vlae.trackers.run_history import OFFLINE, WANDB, Settings, Story, to_wandb
+from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, Settings, to_wandb
 
 ENDS_WITHIN = 5.0
 """Seconds that a mirror has to complete itself after the run."""
@@ -58,35 +58,35 @@ def upload_later(directory: RunDirectory, name: str | None = None) -> str:
     name: of what is to be uploaded, where the run stands for a sweep.
     """
     try:
-        story = Story(directory)
-        found = list(filter(None, (_lacking_on_wandb(story), _lacking_event_files(story))))
+        run_history = RunHistory(directory)
+        found = list(filter(None, (_lacking_on_wandb(run_history), _lacking_event_files(run_history))))
     except RecordError as error:  # of what mirrors keep for themselves: the run is done all the same
         return f"mirrors of the run: {error}"
-    return f"{'; '.join(found)}; `vlae sync {name or story.run_id}` completes it later" if found else ""
+    return f"{'; '.join(found)}; `vlae sync {name or run_history.run_id}` completes it later" if found else ""
 
 
-def _lacking_on_wandb(story: Story) -> str:
-    kept = story.kept(WANDB)
-    if not to_wandb(story.settings.wandb, story.settings.mode) or kept.get("complete"):
+def _lacking_on_wandb(run_history: RunHistory) -> str:
+    kept = run_history.kept(WANDB)
+    if not to_wandb(run_history.settings.wandb, run_history.settings.mode) or kept.get("complete"):
         return ""
-    reason = (story.kept(OFFLINE) or kept).get("reason")
+    reason = (run_history.kept(OFFLINE) or kept).get("reason")
     return f"Weights & Biases: {reason}" if reason else "Weights & Biases has not taken everything in time"
 
 
-def _lacking_event_files(story: Story) -> str:
-    return "TensorBoard's event files were not completed in time" if story.lacks_event_files() else ""
+def _lacking_event_files(run_history: RunHistory) -> str:
+    return "TensorBoard's event files were not completed in time" if run_history.lacks_event_files() else ""
 
 
 @contextlib.contextmanager
 def mirrored(directory: RunDirectory) -> Iterator[None]:
     """Inside, the run is mirrored as its configuration asks for."""
-    story = Story(directory)
+    run_history = RunHistory(directory)
     with contextlib.suppress(RecordError):  # the mirror, if there is one, says more of it
-        story.take_generation()
-    if not watched(story.settings):
+        run_history.take_generation()
+    if not watched(run_history.settings):
         yield
         return
-    process = _start(directory.path, story.place)
+    process = _start(directory.path, run_history.place)
     try:
         yield
     finally:

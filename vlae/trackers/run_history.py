@@ -1,4 +1,4 @@
-"""What a run directory tells, in the order in which a mirror of it is made."""
+"""The content of a run directory, in the order in which a mirror of it is made."""
 
 import math
 import os
@@ -39,8 +39,8 @@ class Settings:
     artifacts: bool = False
 
 
-class Story:
-    """One run, read again at each look."""
+class RunHistory:
+    """A run for its mirrors: what it is, and what they have kept. Its directory is read again at each call."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
@@ -110,8 +110,8 @@ class Story:
             write_atomically(place, json_bytes({"generation": before + 1}))
 
 
-class History:
-    """What a run directory says epoch by epoch, in steps: an epoch's metrics, then the pictures made after it.
+class Epochs:
+    """The content of a run directory epoch by epoch, in steps: an epoch's metrics, then the pictures made after it.
 
     Each look reads only what came since the last one. A longer history begins with the same steps, for pictures are
     there before the next epoch is: so a number says what a mirror has, whoever made it.

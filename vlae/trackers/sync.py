@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import counted
 from vlae.system.disk import RecordError
-from vlae.trackers.run_history import OFFLINE, WANDB, Story, asks_for_wandb, other_ids
+from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, asks_for_wandb, other_ids
 from vlae.trackers.wandb_mirror import (
     Busy,
     NoAccess,
@@ -18,9 +18,9 @@ from vlae.trackers.wandb_mirror import (
     WandbError,
     check_access,
     delete,
+    digest,
     own_places,
     told,
-    told_of,
 )
 
 GIVES_UP_AFTER = 10
@@ -38,7 +38,7 @@ def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild
     with _files_apart():
         for run in runs:
             try:
-                text, in_a_row = _sync_one(Story(run), rebuild, access), 0
+                text, in_a_row = _sync_one(RunHistory(run), rebuild, access), 0
             except NoAccess as error:
                 raise NoAccess(f"{error}; nothing was uploaded") from error
             except Busy:
@@ -57,42 +57,42 @@ def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild
         raise WandbError(f"{counted(failed, 'run')} could not be synced; the same command tries again")
 
 
-def _sync_one(story: Story, rebuild: bool, access: Callable[[], None]) -> str:
-    story.directory.settle()
-    if story.directory.status()["attempt"] is None:
+def _sync_one(run_history: RunHistory, rebuild: bool, access: Callable[[], None]) -> str:
+    run_history.directory.settle()
+    if run_history.directory.status()["attempt"] is None:
         return "it was never started"
-    story.directory.check_links()  # a link must not send other files of whoever syncs
-    return ", ".join(filter(None, (_event_files(story), _on_wandb(story, rebuild, access))))
+    run_history.directory.check_links()  # a link must not send other files of whoever syncs
+    return ", ".join(filter(None, (_event_files(run_history), _on_wandb(run_history, rebuild, access))))
 
 
-def _event_files(story: Story) -> str:
-    if not story.lacks_event_files() or story.directory.holder() is not None:
+def _event_files(run_history: RunHistory) -> str:
+    if not run_history.lacks_event_files() or run_history.directory.holder() is not None:
         return ""
     from vlae.trackers.tensorboard_mirror import EventFiles
 
-    mirror = EventFiles(story)
+    mirror = EventFiles(run_history)
     mirror.start()
     mirror.finish()
     return "event files made"
 
 
-def _on_wandb(story: Story, rebuild: bool, access: Callable[[], None]) -> str:
-    kept, held = story.kept(WANDB), story.directory.holder() is not None
+def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]) -> str:
+    kept, held = run_history.kept(WANDB), run_history.directory.holder() is not None
     if not rebuild:
-        if not asks_for_wandb(story.settings.wandb, story.settings.mode):
+        if not asks_for_wandb(run_history.settings.wandb, run_history.settings.mode):
             return (
                 "its configuration asks for no mirror on Weights & Biases; --rebuild makes one all the same"
             )
         if kept.get("complete"):
             return f"complete: {kept['url']}"
-        if kept.get("told") == told_of(story):
+        if kept.get("told") == digest(run_history):
             return f"nothing new: {kept['url']}"
-        if held and kept.get("mode") == "online" and not story.kept(OFFLINE):
+        if held and kept.get("mode") == "online" and not run_history.kept(OFFLINE):
             return f"under way: {kept['url']}"
     elif held:
         return "under way: --rebuild can make its mirror when it has ended"
     access()
-    mirror = Streamed(story, later=True, anew=rebuild)
+    mirror = Streamed(run_history, later=True, anew=rebuild)
     try:
         mirror.start()
         mirror.finish()
@@ -101,12 +101,12 @@ def _on_wandb(story: Story, rebuild: bool, access: Callable[[], None]) -> str:
     except BaseException as error:
         mirror.give_up(error)
         raise
-    return f"synced: {story.kept(WANDB)['url']}{_delete_old(story) if rebuild else ''}"
+    return f"synced: {run_history.kept(WANDB)['url']}{_delete_old(run_history) if rebuild else ''}"
 
 
-def _delete_old(story: Story) -> str:
+def _delete_old(run_history: RunHistory) -> str:
     """Only when the new one is there. What is to be said of it."""
-    absent = [old for old in other_ids(story.directory.path) if not delete(story.settings, old)]
+    absent = [old for old in other_ids(run_history.directory.path) if not delete(run_history.settings, old)]
     return f" ({', '.join(absent)} was not there)" if absent else ""
 
 

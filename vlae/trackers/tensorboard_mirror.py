@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vlae.system.files import json_bytes, write_atomically
-from vlae.trackers.run_history import TENSORBOARD, History, Story, flat
+from vlae.trackers.run_history import TENSORBOARD, Epochs, RunHistory, flat
 
 HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
 
@@ -17,22 +17,22 @@ HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
 class EventFiles:
     """Loss curves and images against epochs, and at the end the hyperparameters with the test figures."""
 
-    def __init__(self, story: Story) -> None:
-        self.story, self._epoch = story, 0
-        self._history = History(story.directory.path)
+    def __init__(self, run_history: RunHistory) -> None:
+        self.run_history, self._epoch = run_history, 0
+        self._epochs = Epochs(run_history.directory.path)
         self._pictured = set[int]()
 
     def start(self) -> None:
         from tensorboardX import SummaryWriter
 
-        place = self.story.place / "tensorboard"
+        place = self.run_history.place / "tensorboard"
         shutil.rmtree(
             place, ignore_errors=True
         )  # an attempt may go back behind what the one before has written
         self._writer = SummaryWriter(str(place), flush_secs=5)
 
     def catch_up(self) -> None:
-        for _, step in self._history.more():
+        for _, step in self._epochs.more():
             epoch = step["epoch"]
             pictures = {name: file for name, file in step.items() if isinstance(file, Path)}
             if not pictures and epoch > self._epoch:
@@ -48,16 +48,16 @@ class EventFiles:
 
     def finish(self) -> None:
         self.catch_up()  # what came since
-        if (results := self.story.results()) is not None:
+        if (results := self.run_history.results()) is not None:
             figures = {
                 k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
             }
             self._add_hparams(figures, results["epochs"])
-            for name, file in self.story.last_pictures().items():
+            for name, file in self.run_history.last_pictures().items():
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
         self._writer.close()
         write_atomically(
-            self.story.place / f"{TENSORBOARD}.json", json_bytes({"complete": results is not None})
+            self.run_history.place / f"{TENSORBOARD}.json", json_bytes({"complete": results is not None})
         )
 
     def give_up(self, error: Exception) -> None:
@@ -68,7 +68,7 @@ class EventFiles:
         from tensorboardX.summary import hparams
 
         assert self._writer.file_writer is not None
-        for part in hparams(_hparams(self.story.config), figures):
+        for part in hparams(_hparams(self.run_history.config), figures):
             self._writer.file_writer.add_summary(part)
         for name, value in figures.items():
             self._writer.add_scalar(name, value, epoch)

@@ -23,7 +23,16 @@ from vlae.runs.lease import now
 from vlae.system.disk import RecordError
 from vlae.system.files import json_bytes, make_directory, read_bytes, write_atomically
 from vlae.system.npz import Archive
-from vlae.trackers.run_history import OFFLINE, WANDB, History, Settings, Story, flat, generation, wandb_id
+from vlae.trackers.run_history import (
+    OFFLINE,
+    WANDB,
+    Epochs,
+    RunHistory,
+    Settings,
+    flat,
+    generation,
+    wandb_id,
+)
 
 ANSWER_WITHIN = 5.0
 """Seconds in which somebody has to answer at its address."""
@@ -60,17 +69,17 @@ class Streamed:
     One process at a time sends a run: two would write each other's steps of its history anew.
     """
 
-    def __init__(self, story: Story, *, later: bool = False, anew: bool = False) -> None:
+    def __init__(self, run_history: RunHistory, *, later: bool = False, anew: bool = False) -> None:
         """later: uploaded, whatever the configuration and the environment say, and with an error where W&B does not
         take it. Else as they say, and offline where W&B cannot be reached.
 
         anew: under another id, with nothing of it there yet.
         """
-        self.story, self._later, self._anew = story, later, anew
+        self.run_history, self._later, self._anew = run_history, later, anew
         self._mode, self._kept = "", dict[str, Any]()
         self._run: Any = None
-        self._lock = FileLock(story.place / "lock")
-        self._history = History(story.directory.path)
+        self._lock = FileLock(run_history.place / "lock")
+        self._epochs = Epochs(run_history.directory.path)
         self.arrived = False
         """Whether W&B has all that the run directory told at the end; where that was looked at."""
 
@@ -88,12 +97,12 @@ class Streamed:
             self._kept["sent"] = self._run.starting_step
         self._keep(complete=False, told=None, reason=reason or None)
         if self._mode == "online":
-            (self.story.place / f"{OFFLINE}.json").unlink(missing_ok=True)
+            (self.run_history.place / f"{OFFLINE}.json").unlink(missing_ok=True)
 
     def _why_offline(self) -> str:
-        os.environ.update(own_places(self.story.place / "wandb-client"))
+        os.environ.update(own_places(self.run_history.place / "wandb-client"))
         try:
-            return why_offline(self.story.settings.mode)
+            return why_offline(self.run_history.settings.mode)
         except Exception as error:  # settings that the client refuses
             return told(error)
 
@@ -119,7 +128,7 @@ class Streamed:
         self._init("offline")
 
     def _take_turn(self) -> None:
-        make_directory(self.story.place)
+        make_directory(self.run_history.place)
         try:
             try:
                 self._lock.acquire(timeout=0)
@@ -135,19 +144,19 @@ class Streamed:
 
     def catch_up(self) -> None:
         wandb, sent = client(), self._kept["sent"]
-        for number, step in self._history.more():
+        for number, step in self._epochs.more():
             if number >= sent:
                 pictures = {
                     key: wandb.Image(str(value)) for key, value in step.items() if isinstance(value, Path)
                 }
                 self._run.log(step | pictures)
-        if self._history.length > sent:
-            self._keep(sent=self._history.length)
+        if self._epochs.length > sent:
+            self._keep(sent=self._epochs.length)
 
     def finish(self) -> None:
         self.catch_up()  # what came since
-        wandb, status, steps = client(), self.story.directory.status(), self._history.length
-        results = self.story.results() if status["state"] == "done" else None
+        wandb, status, steps = client(), self.run_history.directory.status(), self._epochs.length
+        results = self.run_history.results() if status["state"] == "done" else None
         self._run.summary.update(
             {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
         )
@@ -156,7 +165,7 @@ class Streamed:
             if self._kept["sent"] == steps:
                 self._run.log(self._last_step(results))
                 self._kept["sent"] += 1
-            if self.story.settings.artifacts and (model := self.story.best_checkpoint()):
+            if self.run_history.settings.artifacts and (model := self.run_history.best_checkpoint()):
                 artifact = wandb.Artifact(f"{self._run.id}-model", "model")
                 artifact.add_file(str(model))
                 self._run.log_artifact(artifact)
@@ -168,7 +177,7 @@ class Streamed:
             self.arrived = whole and self._has_arrived(results is not None)
         self._keep(
             complete=self.arrived and results is not None,
-            told=told_of(self.story, self._history) if self.arrived else None,
+            told=digest(self.run_history, self._epochs) if self.arrived else None,
         )
         self._lock.release()
 
@@ -188,8 +197,10 @@ class Streamed:
     def _last_step(self, results: dict[str, Any]) -> dict[str, Any]:
         wandb = client()
         step: dict[str, Any] = {"epoch": results["epochs"]}
-        step |= {f"final/{name}": wandb.Image(str(file)) for name, file in self.story.last_pictures().items()}
-        if file := self.story.per_image():
+        step |= {
+            f"final/{name}": wandb.Image(str(file)) for name, file in self.run_history.last_pictures().items()
+        }
+        if file := self.run_history.per_image():
             step["test/per_image"] = per_image_table(file)
         return step
 
@@ -204,20 +215,20 @@ class Streamed:
         return False
 
     def _init(self, mode: str) -> None:
-        settings, place, wandb = self.story.settings, make_directory(self.story.place), client()
+        settings, place, wandb = self.run_history.settings, make_directory(self.run_history.place), client()
         self._mode = mode
-        number = generation(self.story.directory.path) + self._anew or 1
-        sent = [self.story.kept(name).get("sent", 0) for name in (WANDB, OFFLINE)]
+        number = generation(self.run_history.directory.path) + self._anew or 1
+        sent = [self.run_history.kept(name).get("sent", 0) for name in (WANDB, OFFLINE)]
         self._kept = {"generation": number, "sent": max(sent), **self._kept}
         self._run = wandb.init(
-            id=wandb_id(self.story.run_id, number),
+            id=wandb_id(self.run_history.run_id, number),
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
-            name=settings.name or self.story.run_id,
-            tags=self.story.tags,
-            notes=self.story.notes(snapshot.description()),
-            config=self.story.shown_config,
+            name=settings.name or self.run_history.run_id,
+            tags=self.run_history.tags,
+            notes=self.run_history.notes(snapshot.description()),
+            config=self.run_history.shown_config,
             dir=str(place),
             mode=mode,
             resume="allow",
@@ -248,20 +259,20 @@ class Streamed:
             about |= {"id": self._run.id, "url": self._run.url if online else None}
         elif online:
             return  # nothing is known of it yet
-        name, place = WANDB if online else OFFLINE, make_directory(self.story.place)
-        write_atomically(place / f"{name}.json", json_bytes(self.story.kept(name) | self._kept | about))
+        name, place = WANDB if online else OFFLINE, make_directory(self.run_history.place)
+        write_atomically(place / f"{name}.json", json_bytes(self.run_history.kept(name) | self._kept | about))
 
 
-def told_of(story: Story, history: History | None = None) -> list[Any]:
-    """What a run directory says, as far as it can change: where it is the same, there is nothing new to send.
+def digest(run_history: RunHistory, epochs: Epochs | None = None) -> list[Any]:
+    """The part of a run directory that can change: where it is the same, there is nothing new to send.
 
-    history: of it, as far as it was read; None: all of it.
+    epochs: of it, as far as it was read; None: all of it.
     """
-    if history is None:
-        history = History(story.directory.path)
-        history.more()
-    status = story.directory.status()
-    return [status["state"], status["attempt"], history.length]
+    if epochs is None:
+        epochs = Epochs(run_history.directory.path)
+        epochs.more()
+    status = run_history.directory.status()
+    return [status["state"], status["attempt"], epochs.length]
 
 
 def delete(settings: Settings, wandb_id: str) -> bool:
@@ -312,10 +323,14 @@ def why_offline(asked: str) -> str:
 
 
 def has_key() -> bool:
-    """Whether this user has a key for W&B: in the environment, or by `wandb login`. Asks nobody."""
+    """Whether this user has a key for W&B: in the environment, or by `wandb login`. Sends nothing.
+
+    The client has no public function for the key that `wandb login` has kept: which machine of ~/.netrc it is for, and
+    where that file is, only the client's own search knows.
+    """
     settings = client().setup().settings
     from wandb.errors import AuthenticationError
-    from wandb.sdk.lib.wbauth import read_netrc_auth  # its own search: for which machine, it knows
+    from wandb.sdk.lib.wbauth import read_netrc_auth
 
     try:
         netrc = read_netrc_auth(host=settings.base_url)

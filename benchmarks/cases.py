@@ -35,7 +35,8 @@ from vlae.runs.directory import RunDirectory
 from vlae.seeding import Noise, batch_noise, generator, image_noise
 from vlae.system.interruption import Interruption
 from vlae.training.loop import Schedule, Training
-from vlae.training.objective import sample_terms, terms_means
+from vlae.training.objective import sample_terms
+from vlae.training.training_set import TrainingSet
 
 LATENT, HIDDEN, BATCH, SAMPLES, LEARNING_RATE = 50, (500, 500), 128, 5000, 5e-4
 """The setting of the released code; its T = 4 updates and 4 flows are the models' defaults."""
@@ -129,9 +130,7 @@ def training_step(
 
     return Pair(
         reference=work(lambda model, step: reference.elbo(model, x, noise(step)).mean(), reference_adam),
-        platform=work(
-            lambda model, step: terms_means(sample_terms(model, x, noise(step), 1))[0], platform_adam
-        ),
+        platform=work(lambda model, step: sample_terms(model, x, noise(step), 1).metrics()[0], platform_adam),
     )
 
 
@@ -246,8 +245,7 @@ def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
         training = UnsavedTraining(
             model=model,
             optimizer=optimizer,
-            images=splits.train,
-            preprocess=preprocess,
+            training_set=TrainingSet(splits.train, preprocess),
             selection_set=preprocess.evaluation_set(splits.validation, "validation"),
             selection_name="validation",
             schedule=schedule,

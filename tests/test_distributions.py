@@ -17,9 +17,9 @@ from vlae.distributions.posteriors import (
     FamilyMember,
     PrecisionGaussian,
     PrecisionStudentT,
-    family_member,
+    require_closed_form_kl,
+    require_family_member,
     standard_normal_log_prob,
-    with_closed_form_kl,
 )
 
 BELOW = LATENT * (LATENT - 1) // 2
@@ -145,7 +145,7 @@ class Affine:
     def with_parameters(self):
         return self
 
-    def detached(self):
+    def detach(self):
         return Affine(self.A.detach(), self.c.detach())
 
 
@@ -213,7 +213,7 @@ def test_with_its_own_parameters_a_member_is_itself(member):
 
 def test_a_detached_member_has_the_same_density_and_passes_a_gradient_to_the_point_alone(member):
     z = numbers(6, IMAGES, LATENT, key="foreign")
-    constant = member.detached()
+    constant = member.detach()
     assert member.log_prob(z).requires_grad
     assert not constant.log_prob(z).requires_grad
     assert not constant.rsample_with_log_prob(numbers(1, IMAGES, member.noise_dim))[0].requires_grad
@@ -260,11 +260,11 @@ class Bare:
 
 def test_a_posterior_that_lacks_what_is_needed_of_it_is_refused_with_the_missing_named():
     with pytest.raises(
-        TypeError, match=r"the gap needs .*Bare has no log_prob, parameters, with_parameters, detached"
+        TypeError, match=r"the gap needs .*Bare has no log_prob, parameters, with_parameters, detach"
     ):
-        family_member(Bare(), "the gap")
+        require_family_member(Bare(), "the gap")
     with pytest.raises(TypeError, match=r"trainer\.kl=analytic needs .*Bare has no kl_to_prior"):
-        with_closed_form_kl(Bare(), "trainer.kl=analytic")
+        require_closed_form_kl(Bare(), "trainer.kl=analytic")
     assert not isinstance(
         PrecisionStudentT(PrecisionGaussian(diagonal()[0], precision_matrices())), ClosedFormKL
     )

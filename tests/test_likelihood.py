@@ -212,7 +212,7 @@ def test_rotated_scorer_keeps_its_digits_in_float32_where_most_of_the_image_is_o
 def test_the_likelihood_of_chosen_images_is_theirs(name):
     output, decoder, x, z = set_up(name)
     chosen = torch.tensor([3, 1])
-    together, fewer = output.likelihood(decoder, x), output.likelihood(decoder, x).of_images(chosen)
+    together, fewer = output.likelihood(decoder, x), output.likelihood(decoder, x).select(chosen)
     at, there = decoder.linearise(z), decoder.linearise(z[chosen])
     torch.testing.assert_close(fewer.gradient(there), together.gradient(at)[chosen])
     torch.testing.assert_close(fewer.precision(there), together.precision(at)[chosen])

@@ -710,7 +710,7 @@ def test_every_posteriors_density_at_an_own_sample_is_the_one_that_came_with_it(
     assert isinstance(q, FamilyMember)
     z, log_q = q.rsample_with_log_prob(numbers(6, IMAGES, LATENT))
     torch.testing.assert_close(q.log_prob(z), log_q, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(q.detached().log_prob(z), log_q, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(q.detach().log_prob(z), log_q, rtol=1e-9, atol=1e-9)
 
 
 def test_every_posterior_with_its_own_parameters_is_itself(configured):
@@ -729,15 +729,15 @@ def test_no_gradient_leaves_a_detached_posterior_and_the_same_reaches_the_point(
     z = q.rsample_with_log_prob(numbers(6, IMAGES, LATENT))[0].detach() + 0.1 * numbers(
         6, IMAGES, LATENT, key="far"
     )
-    assert not q.detached().log_prob(z).requires_grad
-    slopes = [torch.autograd.grad(p.log_prob(z.requires_grad_()).sum(), z)[0] for p in (q.detached(), q)]
+    assert not q.detach().log_prob(z).requires_grad
+    slopes = [torch.autograd.grad(p.log_prob(z.requires_grad_()).sum(), z)[0] for p in (q.detach(), q)]
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
 
 
 def test_gradient_ascent_on_an_images_own_parameters_raises_its_elbo_and_no_other_images(configured):
     """What the amortisation gap is measured with."""
     model, x = configured
-    q, eps = model.posterior(x, noise()).detached(), numbers(20, IMAGES, LATENT)
+    q, eps = model.posterior(x, noise()).detach(), numbers(20, IMAGES, LATENT)
     member = [p.clone().requires_grad_() for p in q.parameters()]
 
     def elbos():

@@ -26,7 +26,14 @@ from vlae.experiment.build import build_model
 from vlae.models.backbone import Backbone
 from vlae.models.vae import VAE
 from vlae.nn.linearisation import FunctionLinearisation, Linearisation, ReLULinearisation
-from vlae.nn.networks import MLP, ConvEncoder, GaussianHead, adapt_to_input_variance, initialise, widest
+from vlae.nn.networks import (
+    MLP,
+    ConvEncoder,
+    GaussianHead,
+    adapt_to_input_variance,
+    initialise,
+    largest_layer,
+)
 from vlae.seeding import generator
 
 pytestmark = forward_mode
@@ -148,7 +155,7 @@ def test_linearisation_of_any_network_has_the_values_and_gradients_of_reverse_mo
     """With respect to z, the weights and the biases: where units are smooth, the Jacobian depends on all of them."""
     decoder, z = make_decoder(**keys), points().requires_grad_()
     function = decoder.body if of == "features" else decoder
-    at = decoder.linearise(z) if of == "features" else decoder.of_pixels(decoder.linearise(z))
+    at = decoder.linearise(z) if of == "features" else decoder.linearise_pixels(decoder.linearise(z))
     v, u = numbers(IMAGES, LATENT, key="v"), numbers(*function(z).shape, key="u")
     J = reverse_mode_jacobian(function, z)
     ours, expected = {
@@ -170,7 +177,7 @@ def test_linearisation_of_any_network_has_the_values_and_gradients_of_reverse_mo
 @pytest.mark.parametrize("keys", [{}, *NETWORKS])
 def test_parts_of_a_linearisation_are_those_of_their_images_without_gradient(keys):
     decoder = make_decoder(**keys)
-    whole = decoder.of_pixels(decoder.linearise(points().requires_grad_()))
+    whole = decoder.linearise_pixels(decoder.linearise(points().requires_grad_()))
     with torch.no_grad():
         parts = whole.split(3)
         close(torch.cat([part.jacobian() for part in parts]), whole.jacobian())
@@ -243,7 +250,7 @@ def test_widest_is_the_largest_output_of_any_layer_for_one_image(image, hidden_d
             layer.register_forward_hook(lambda layer, inputs, out: counts.append(out.numel()))
         x = numbers(1, pixels)
         model.decoder(model.encoder(x)[:, :LATENT])
-        assert widest(model) == max(counts)
+        assert largest_layer(model) == max(counts)
 
 
 @pytest.mark.parametrize("image", [(1, 2, 2), (3, 28, 3), (1, 3, 28)])

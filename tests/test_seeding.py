@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from vlae.seeding import batch_noise, generator, image_noise, seed_of
+from vlae.seeding import batch_noise, derive_seed, generator, image_noise
 
 
 def draw(*key, size=5):
@@ -37,7 +37,7 @@ def test_every_part_of_the_key_changes_the_seed():
         *((str(i),) for i in range(20)),
         (1, 23), (12, 3), (123,), ("1", 23), ("a", "b"), ("ab",), ("a, b",), (),
     ]  # fmt: skip
-    seeds = [seed_of(*key) for key in keys]
+    seeds = [derive_seed(*key) for key in keys]
     assert len(set(seeds)) == len(keys)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -54,7 +54,7 @@ def test_key_gives_the_same_generator_in_every_process():
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert int(result.stdout) == generator("cpu", 0, "train", 5).initial_seed() == seed_of(0, "train", 5)
+    assert int(result.stdout) == generator("cpu", 0, "train", 5).initial_seed() == derive_seed(0, "train", 5)
 
 
 def test_keys_differ_in_all_their_numbers_not_only_in_the_first():

@@ -23,9 +23,11 @@ from vlae.experiment.build import build_model
 from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
 from vlae.system.interruption import Interrupted, Interruption
-from vlae.training import loop, objective
-from vlae.training.loop import Schedule, Training, mean_terms
+from vlae.training import objective, training_set
+from vlae.training.epoch_metrics import mean_metrics, stage_elbos
+from vlae.training.loop import Progress, Schedule, Training
 from vlae.training.objective import sample_terms
+from vlae.training.training_set import TrainingSet
 
 MODELS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
 TRAIN, BATCH = 50, 20  # the last batch of an epoch is smaller
@@ -68,8 +70,7 @@ def make(
     return Training(
         model=network,
         optimizer=build(section, params=network.parameters()),
-        images=preprocess.training_images(digits()),
-        preprocess=preprocess,
+        training_set=TrainingSet(preprocess.training_images(digits()), preprocess),
         selection_set=preprocess.evaluation_set(digits().validation, "validation"),
         selection_name="validation",
         schedule=replace(SCHEDULE, **schedule),
@@ -86,7 +87,7 @@ def run(training: Training, stop_at: int | None = None) -> Training:
     """To its end, or until a signal comes during step ``stop_at``."""
     interruption = Interruption()
 
-    def report(progress: loop.Progress, line: object) -> None:
+    def report(progress: Progress, line: object) -> None:
         if progress.step == stop_at and line is None:
             interruption.number = signal.SIGTERM
 
@@ -155,10 +156,10 @@ def test_the_best_model_is_that_of_the_epoch_with_the_best_validation_elbo(tmp_p
     assert best != 11, "the last epoch must not be the best, or the test says nothing"
     assert training.progress.best_epoch == best + 1
     assert training.progress.best_elbo == elbos[best]
-    last = mean_terms(training.model, training.selection_set, 0)["elbo_nats"]
+    last = mean_metrics(training.model, training.selection_set, 0)["elbo_nats"]
     assert last == pytest.approx(elbos[-1], rel=1e-12)
     training.model.load_state_dict(training.progress.best_model)
-    again = mean_terms(training.model, training.selection_set, 0)["elbo_nats"]
+    again = mean_metrics(training.model, training.selection_set, 0)["elbo_nats"]
     assert again == pytest.approx(elbos[best], rel=1e-12)
 
 
@@ -181,17 +182,19 @@ def test_clip_grad_norm_bounds_the_step(tmp_path):
 def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(tmp_path):
     def visits(place: Path, seed: int) -> list[list[bytes]]:
         training = make(place, seed=seed)
-        training.images = torch.arange(TRAIN, dtype=torch.uint8).view(TRAIN, 1, 1, 1).expand(TRAIN, 1, 8, 8)
+        images = torch.arange(TRAIN, dtype=torch.uint8).view(TRAIN, 1, 1, 1).expand(TRAIN, 1, 8, 8)
+        preprocess = training.training_set.preprocess
+        training.training_set = TrainingSet(images, preprocess)
         seen: list[int] = []
         seeds: set[int] = set()
-        forward = training.preprocess.forward
+        forward = preprocess.forward
 
         def spy(images: Tensor, source: torch.Generator) -> Tensor:
             seen.extend(images[:, 0, 0, 0].tolist())
             seeds.add(source.initial_seed())
             return forward(images % 17, source)
 
-        training.preprocess.forward = spy
+        preprocess.forward = spy
         run(training)
         assert len(seeds) == 2 * STEPS  # noise is never used twice
         return [seen[:TRAIN], seen[TRAIN:]]
@@ -269,7 +272,7 @@ def test_an_epoch_is_recorded_with_finite_figures(output, tmp_path):
 def test_the_elbo_after_each_refinement_is_that_of_a_model_that_stops_there(tmp_path):
     training = run(make(tmp_path, "vlae"))
     x, model = training.selection_set, training.model
-    found, updates = loop.stage_elbos(model, x, 7), model.num_updates
+    found, updates = stage_elbos(model, x, 7), model.num_updates
     assert len(found) == updates + 1
     for t in range(updates + 1):
         model.num_updates = t
@@ -277,7 +280,7 @@ def test_the_elbo_after_each_refinement_is_that_of_a_model_that_stops_there(tmp_
         with torch.no_grad():
             expected = sample_terms(model, x, noise, 1).log_weights.mean().item()
         assert found[t] == pytest.approx(expected, rel=1e-10)
-    assert loop.stage_elbos(make(tmp_path / "vae", "vae").model, x, 7) == []
+    assert stage_elbos(make(tmp_path / "vae", "vae").model, x, 7) == []
 
 
 @every_model
@@ -337,10 +340,11 @@ def test_more_samples_make_the_gradient_less_noisy(tmp_path):
 def test_the_recorded_training_elbo_is_the_mean_over_images_not_over_batches(tmp_path):
     training = make(tmp_path, optimizer="sgd", lr=1e-300, epochs=1)
     total = 0.0
+    images = training.training_set
     order = torch.randperm(TRAIN, generator=generator("cpu", 0, "order", 0))
     for step, indices in enumerate(order.split(BATCH)):
         source = generator("cpu", 0, "train", step)
-        x = training.preprocess.forward(training.images[indices], source)
+        x = images.preprocess.forward(images.images[indices], source)
         noise = seeding.batch_noise(len(x), source, x.dtype)
         total += objective.sample_terms(training.model, x, noise, 1).log_weights.sum().item()
     run(training)
@@ -355,7 +359,7 @@ def test_single_and_double_precision_agree_to_rounding(model, output, tmp_path, 
             samples, batch, dim, generator=source, dtype=torch.float64
         ).to(dtype)
 
-    monkeypatch.setattr(loop, "batch_noise", same_noise)
+    monkeypatch.setattr(training_set, "batch_noise", same_noise)
     single, double = (
         run(make(tmp_path / str(dtype), model, output, dtype=dtype, lr=1e-3, optimizer="sgd", epochs=1))
         for dtype in (torch.float32, torch.float64)

@@ -16,7 +16,8 @@ from vlae.experiment.build import select_device
 from vlae.experiment.reevaluate import reevaluate
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
-from vlae.training.loop import Training, mean_terms
+from vlae.training.epoch_metrics import mean_metrics
+from vlae.training.loop import Training
 
 TINY = (
     "model=vae", "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "trainer.epochs=2",
@@ -72,7 +73,7 @@ def test_the_loaded_model_is_that_of_the_best_epoch_on_the_set_it_was_selected_o
     assert (results["best_epoch"] < results["epochs"]) == (case == "diverging")
     name = results["selection"]
     assert name == ("test" if case == "bernoulli" else "validation")
-    elbo = mean_terms(trained.model, images(trained, name), seed=0)["elbo_nats"]
+    elbo = mean_metrics(trained.model, images(trained, name), seed=0)["elbo_nats"]
     lines = trained.directory.metrics()
     assert all(f"{name}/elbo_nats" in line for line in lines)
     assert elbo == pytest.approx(max(line[f"{name}/elbo_nats"] for line in lines), rel=1e-5)

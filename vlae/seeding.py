@@ -17,7 +17,7 @@ Noise = Callable[[int, int], Float[Tensor, "samples batch dim"]]
 """``noise(samples, dim)`` draws standard normal numbers for every image of a batch."""
 
 
-def seed_of(*key: int | str) -> int:
+def derive_seed(*key: int | str) -> int:
     """A 63-bit seed that is a function of the whole key; 0 is a seed like any other."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -25,7 +25,7 @@ def seed_of(*key: int | str) -> int:
 
 def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
     """A generator on ``device`` that always starts from the same state for the same key."""
-    return torch.Generator(device).manual_seed(seed_of(*key))
+    return torch.Generator(device).manual_seed(derive_seed(*key))
 
 
 def batch_noise(batch: int, source: torch.Generator, dtype: torch.dtype) -> Noise:

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from vlae.data.download import DataError
-from vlae.seeding import seed_of
+from vlae.seeding import derive_seed
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,7 @@ def frozen_random(*key: int | str) -> np.random.RandomState:
 
     numpy froze the streams of RandomState (NEP 19); torch promises its own only within a release.
     """
-    seed = seed_of("data", *key)
+    seed = derive_seed("data", *key)
     return np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32])
 
 

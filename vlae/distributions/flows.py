@@ -5,7 +5,10 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions.posteriors import DiagonalGaussian, Flowed
+from vlae.distributions.posteriors import DiagonalGaussian
+
+FlowOutput = tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]
+"""Points, and log |det dz/dz_0| of the flow between z_0 and z."""
 
 
 @runtime_checkable
@@ -13,25 +16,25 @@ class Flow(Protocol):
     """An invertible map z_0 -> z for each image."""
 
     orthogonal: bool
-    """It keeps lengths and angles, and so N(0, I)."""
+    """Whether it keeps lengths and angles, and so N(0, I)."""
 
-    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> Flowed:
+    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> FlowOutput:
         """z and log |det dz/dz_0|."""
         ...
 
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Flowed:
+    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> FlowOutput:
         """z_0 and log |det dz/dz_0|."""
         ...
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """What distinguishes one image's flow from another's, each [batch, ...]."""
+        """The parameters that distinguish the images' flows, each [batch, ...]."""
         ...
 
     def with_parameters(self, *parameters: Tensor) -> "Flow":
         """The flow with these parameters, and the same weights."""
         ...
 
-    def detached(self) -> "Flow":
+    def detach(self) -> "Flow":
         """The same flow, its parameters and weights held constant."""
         ...
 
@@ -51,23 +54,23 @@ class FlowedGaussian:
         return z, log_q0 - log_det
 
     def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        """At the cost of the flow's inverse."""
+        """log q(z | x) of any z, at the cost of the flow's inverse."""
         z0, log_det = self.flow.inverse(z)
         return self.base.log_prob(z0) - log_det
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
-        """Of an orthogonal flow: it keeps N(0, I), so the divergence is that of the base. TypeError for others."""
+        """KL(q || N(0, I)), that of the base, because an orthogonal flow keeps N(0, I). TypeError: it is not one."""
         if not self.flow.orthogonal:
             raise TypeError(f"{type(self.flow).__name__} is not orthogonal: KL(q || p) has no closed form")
         return self.base.kl_to_prior()
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """Those of the base, then those of the flow."""
+        """The base's parameters, then the flow's."""
         return *self.base.parameters(), *self.flow.parameters()
 
     def with_parameters(self, *parameters: Tensor) -> "FlowedGaussian":
-        mu, log_variance, *of_flow = parameters
-        return FlowedGaussian(DiagonalGaussian(mu, log_variance), self.flow.with_parameters(*of_flow))
+        mu, log_variance, *flow = parameters
+        return FlowedGaussian(DiagonalGaussian(mu, log_variance), self.flow.with_parameters(*flow))
 
-    def detached(self) -> "FlowedGaussian":
-        return FlowedGaussian(self.base.detached(), self.flow.detached())
+    def detach(self) -> "FlowedGaussian":
+        return FlowedGaussian(self.base.detach(), self.flow.detach())

@@ -113,7 +113,7 @@ class _Search:
         moved = active[better]
         self.z[moved], self.value[moved] = trial[better], reached[better]
         if len(moved):  # after a refused step nothing has changed but the damping
-            likelihood = self.likelihood.of_images(moved)
+            likelihood = self.likelihood.select(moved)
             self.g[moved], self.P[moved] = self._gradient_and_precision(likelihood, self.z[moved])
         self.steps[moved] += 1
         # a damped step that promises little says nothing of the mode: the next one is damped less

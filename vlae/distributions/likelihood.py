@@ -38,7 +38,7 @@ class Likelihood(Protocol):
         """P = J'V J + I."""
         ...
 
-    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "Likelihood":
+    def select(self, chosen: Int[Tensor, " chosen"]) -> "Likelihood":
         """The same for the images at these positions alone."""
         ...
 
@@ -53,24 +53,29 @@ class PixelLikelihood:
         score: Callable[[Tensor, Tensor], Tensor],
         curvature: Callable[[Tensor], Tensor],
     ) -> None:
-        self.of_pixels, self.x, self.score, self.curvature = decoder.of_pixels, x, score, curvature
+        self.linearise_pixels, self.x, self.score, self.curvature = (
+            decoder.linearise_pixels,
+            x,
+            score,
+            curvature,
+        )
 
     def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
-        f = self.of_pixels(at)
+        f = self.linearise_pixels(at)
         return f.vjp(self.score(self.x, f.features))
 
     def curvature_product(
         self, at: Linearisation, v: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch latent"]:
-        f = self.of_pixels(at)
+        f = self.linearise_pixels(at)
         Jv = f.jvp(v)  # first: the order of the forward pass is that in which gradients are added and rounded
         return f.vjp(self.curvature(f.features) * Jv)
 
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
-        f = self.of_pixels(at)
+        f = self.linearise_pixels(at)
         return plus_identity(WeightedGram.apply(f.jacobian(), self.curvature(f.features)))
 
-    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "PixelLikelihood":
+    def select(self, chosen: Int[Tensor, " chosen"]) -> "PixelLikelihood":
         fewer = copy.copy(self)
         fewer.x = self.x[chosen]
         return fewer
@@ -101,7 +106,7 @@ class GramLikelihood:
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
         return plus_identity(SharedGram.apply(at.jacobian(), self.gram))
 
-    def of_images(self, chosen: Int[Tensor, " chosen"]) -> "GramLikelihood":
+    def select(self, chosen: Int[Tensor, " chosen"]) -> "GramLikelihood":
         fewer = copy.copy(self)
         fewer.target = self.target[chosen]
         return fewer

@@ -1,4 +1,4 @@
-"""The distributions of the models: posteriors q(z | x) and output distributions p(x | z)."""
+"""Posteriors q(z | x): the protocols, and the Gaussians and the Student t that models and estimators use."""
 
 import math
 from typing import Protocol, runtime_checkable
@@ -13,7 +13,11 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def standard_normal_log_prob(z: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes"]:
-    """log N(z; 0, I)."""
+    """log N(z; 0, I), in nats.
+
+    >>> standard_normal_log_prob(torch.zeros(5, 2)) + math.log(2 * math.pi)
+    tensor([0., 0., 0., 0., 0.])
+    """
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * LOG_2PI)
 
 
@@ -27,7 +31,7 @@ class Posterior(Protocol):
 
     @property
     def noise_dim(self) -> int:
-        """How many standard normal numbers one sample takes."""
+        """Number of standard normal numbers that one sample takes."""
         ...
 
     def rsample_with_log_prob(
@@ -41,8 +45,8 @@ class Posterior(Protocol):
 class FamilyMember(Posterior, Protocol):
     """A posterior that also knows its density at a foreign point, and its place in its family.
 
-    What training by the ELBO does not need, and these do: DReG gradients hold the density's parameters constant;
-    the amortisation gap (Cremer, Li, Duvenaud 2018) is between an image's member and the best one of the family.
+    Training by the ELBO needs neither. DReG gradients hold the density's parameters constant; the amortisation gap
+    (Cremer, Li, Duvenaud 2018) is between an image's member and the best one of the family.
     Laws: log_prob of an own sample is the log_q that came with it; with_parameters(*parameters()) is the same
     posterior; any real numbers in place of the parameters make a member, so gradient ascent on them stays valid.
     """
@@ -52,42 +56,42 @@ class FamilyMember(Posterior, Protocol):
         ...
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """What distinguishes one image's member of the family from another's, each [batch, ...]."""
+        """The parameters that distinguish the images' members of the family, each [batch, ...]."""
         ...
 
     def with_parameters(self, *parameters: Tensor) -> "FamilyMember":
         """The member with these parameters."""
         ...
 
-    def detached(self) -> "FamilyMember":
+    def detach(self) -> "FamilyMember":
         """The same distribution, held constant: no gradient reaches what it was computed from."""
         ...
 
 
 @runtime_checkable
 class ClosedFormKL(Posterior, Protocol):
-    """A posterior whose divergence from the prior is known in closed form."""
+    """A posterior with a closed form of its divergence from the prior."""
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
-        """KL(q(z | x) || N(0, I))."""
+        """KL(q(z | x) || N(0, I)), in nats."""
         ...
 
 
-def family_member(posterior: Posterior, purpose: str) -> FamilyMember:
-    """The posterior itself, known to be one. TypeError: it lacks what ``purpose`` needs of it."""
+def require_family_member(posterior: Posterior, purpose: str) -> FamilyMember:
+    """The posterior itself. TypeError: it lacks a method of `FamilyMember`, which ``purpose`` needs."""
     if isinstance(posterior, FamilyMember):
         return posterior
-    raise _lacking(posterior, FamilyMember, purpose)
+    raise _missing_methods(posterior, FamilyMember, purpose)
 
 
-def with_closed_form_kl(posterior: Posterior, purpose: str) -> ClosedFormKL:
-    """The posterior itself, known to have one. TypeError: it lacks what ``purpose`` needs of it."""
+def require_closed_form_kl(posterior: Posterior, purpose: str) -> ClosedFormKL:
+    """The posterior itself. TypeError: it lacks a method of `ClosedFormKL`, which ``purpose`` needs."""
     if isinstance(posterior, ClosedFormKL):
         return posterior
-    raise _lacking(posterior, ClosedFormKL, purpose)
+    raise _missing_methods(posterior, ClosedFormKL, purpose)
 
 
-def _lacking(posterior: Posterior, protocol: type, purpose: str) -> TypeError:
+def _missing_methods(posterior: Posterior, protocol: type, purpose: str) -> TypeError:
     methods = [name for name in vars(protocol) if not name.startswith("_")]
     missing = [name for name in methods if not hasattr(posterior, name)]
     return TypeError(
@@ -97,7 +101,15 @@ def _lacking(posterior: Posterior, protocol: type, purpose: str) -> TypeError:
 
 
 class DiagonalGaussian:
-    """N(mu, diag exp(log_variance)): the amortised posterior of the VAE (Kingma and Welling 2014)."""
+    """N(mu, diag exp(log_variance)): the amortised posterior of the VAE (Kingma and Welling 2014).
+
+    >>> q = DiagonalGaussian(mu=torch.zeros(3, 2), log_variance=torch.zeros(3, 2))  # 3 images, 2 latent dimensions
+    >>> z, log_q = q.rsample_with_log_prob(torch.randn(5, 3, q.noise_dim))
+    >>> z.shape, log_q.shape
+    (torch.Size([5, 3, 2]), torch.Size([5, 3]))
+    >>> q.kl_to_prior()
+    tensor([0., 0., 0.])
+    """
 
     def __init__(
         self, mu: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]
@@ -124,14 +136,20 @@ class DiagonalGaussian:
     def with_parameters(self, *parameters: Float[Tensor, "batch latent"]) -> "DiagonalGaussian":
         return DiagonalGaussian(*parameters)
 
-    def detached(self) -> "DiagonalGaussian":
+    def detach(self) -> "DiagonalGaussian":
         return DiagonalGaussian(*(p.detach() for p in self.parameters()))
 
 
 def lower_triangular(
     log_diagonal: Float[Tensor, "batch latent"], below: Float[Tensor, "batch below"]
 ) -> Float[Tensor, "batch latent latent"]:
-    """L from the logarithms of its diagonal and its entries below, row by row: any numbers make a Cholesky factor."""
+    """L from the logarithms of its diagonal and its entries below, row by row: any numbers make a Cholesky factor.
+
+    >>> lower_triangular(torch.zeros(1, 3), torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[[1., 0., 0.],
+             [1., 1., 0.],
+             [2., 3., 1.]]])
+    """
     L = torch.diag_embed(log_diagonal.exp())
     rows, columns = _below_diagonal(L)
     L[:, rows, columns] = below
@@ -154,7 +172,12 @@ def _below_diagonal(L: Float[Tensor, "batch latent latent"]) -> Int[Tensor, "2 b
 class CholeskyGaussian:
     """N(mu, L L') given by the Cholesky factor L of its covariance: z = mu + L eps.
 
-    L comes as the logarithms of its diagonal and its entries below, so that nothing needs a bound.
+    L is given by the logarithms of its diagonal and its entries below, so that nothing needs a bound.
+
+    >>> q = CholeskyGaussian(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[3.0]]))
+    >>> q.cholesky @ q.cholesky.mT  # the covariance
+    tensor([[[ 1.,  3.],
+             [ 3., 10.]]])
     """
 
     def __init__(
@@ -190,12 +213,12 @@ class CholeskyGaussian:
     def with_parameters(self, *parameters: Tensor) -> "CholeskyGaussian":
         return CholeskyGaussian(*parameters)
 
-    def detached(self) -> "CholeskyGaussian":
+    def detach(self) -> "CholeskyGaussian":
         return CholeskyGaussian(*(p.detach() for p in self.parameters()))
 
 
 def cholesky(precision: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "batch latent latent"]:
-    """L with P = L L'. NonFiniteError where P has none: it is NaN, infinite, or not positive definite."""
+    """L with P = L L'. NonFiniteError: P is NaN, infinite or not positive definite."""
     try:
         return torch.linalg.cholesky(precision)
     except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
@@ -206,7 +229,11 @@ class PrecisionGaussian:
     """N(mu, P^-1) given by its precision P = L L'.
 
     z = mu + L^-T eps and log q = -|eps|^2 / 2 + sum log diag L - (k/2) log 2 pi: no inverse is formed, and L is
-    computed once per image, not once per sample.
+    computed once per image, not once per sample. NonFiniteError: P is not positive definite.
+
+    >>> q = PrecisionGaussian(mu=torch.ones(1, 2), precision=4 * torch.eye(2).expand(1, 2, 2))
+    >>> q.rsample_with_log_prob(torch.ones(1, 1, 2))[0]  # one standard deviation, 1/2, from the mean
+    tensor([[[1.5000, 1.5000]]])
     """
 
     def __init__(
@@ -215,10 +242,10 @@ class PrecisionGaussian:
         self._set(mu, cholesky(precision))
 
     @classmethod
-    def of_factor(
+    def from_cholesky(
         cls, mu: Float[Tensor, "batch latent"], L: Float[Tensor, "batch latent latent"]
     ) -> "PrecisionGaussian":
-        """The one whose precision has the Cholesky factor L."""
+        """The Gaussian of precision L L'."""
         self = cls.__new__(cls)
         self._set(mu, L)
         return self
@@ -255,16 +282,20 @@ class PrecisionGaussian:
 
     def with_parameters(self, *parameters: Tensor) -> "PrecisionGaussian":
         mu, log_diagonal, below = parameters
-        return PrecisionGaussian.of_factor(mu, lower_triangular(log_diagonal, below))
+        return PrecisionGaussian.from_cholesky(mu, lower_triangular(log_diagonal, below))
 
-    def detached(self) -> "PrecisionGaussian":
-        return PrecisionGaussian.of_factor(self.mu.detach(), self.cholesky.detach())
+    def detach(self) -> "PrecisionGaussian":
+        return PrecisionGaussian.from_cholesky(self.mu.detach(), self.cholesky.detach())
 
 
 class PrecisionStudentT:
     """A multivariate Student t with location mu and scale matrix P^-1: heavier tails than the Gaussian's.
 
-    The chi-squared variable of ``degrees`` freedom is a sum of squares, so a sample takes latent + degrees noise.
+    The chi-squared variable of ``degrees`` freedom is a sum of squares, so a sample takes latent + degrees numbers.
+
+    >>> gaussian = PrecisionGaussian(torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+    >>> PrecisionStudentT(gaussian, degrees=10).noise_dim
+    12
     """
 
     def __init__(self, gaussian: PrecisionGaussian, degrees: int = 10) -> None:
@@ -279,10 +310,10 @@ class PrecisionStudentT:
         eps, squares = noise.split([latent, self.degrees], dim=-1)
         t = eps / squares.square().mean(-1, keepdim=True).sqrt()
         z, log_gaussian = self._gaussian.rsample_with_log_prob(t)
-        return z, log_gaussian + self._beside_gaussian(t)
+        return z, log_gaussian + self._log_ratio_to_gaussian(t)
 
     def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        return self._gaussian.log_prob(z) + self._beside_gaussian(self._gaussian.whiten(z))
+        return self._gaussian.log_prob(z) + self._log_ratio_to_gaussian(self._gaussian.whiten(z))
 
     def parameters(self) -> tuple[Tensor, ...]:
         return self._gaussian.parameters()
@@ -290,18 +321,16 @@ class PrecisionStudentT:
     def with_parameters(self, *parameters: Tensor) -> "PrecisionStudentT":
         return PrecisionStudentT(self._gaussian.with_parameters(*parameters), self.degrees)
 
-    def detached(self) -> "PrecisionStudentT":
-        return PrecisionStudentT(self._gaussian.detached(), self.degrees)
+    def detach(self) -> "PrecisionStudentT":
+        return PrecisionStudentT(self._gaussian.detach(), self.degrees)
 
-    def _beside_gaussian(self, t: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-        """log of this density over the Gaussian's, which has the determinant; what differs is the shape in |t|."""
+    def _log_ratio_to_gaussian(
+        self, t: Float[Tensor, "samples batch latent"]
+    ) -> Float[Tensor, "samples batch"]:
+        """log of this density over the Gaussian's: they share the determinant and differ in their shape in |t|."""
         latent = t.shape[-1]
         power = 0.5 * (self.degrees + latent)
         constant = math.lgamma(power) - math.lgamma(0.5 * self.degrees)
         constant -= 0.5 * latent * math.log(0.5 * self.degrees)
         square = t.square().sum(-1)
         return 0.5 * square + constant - power * torch.log1p(square / self.degrees)
-
-
-Flowed = tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]
-"""Points, and log |det dz/dz_0| of the flow between z_0 and z."""

@@ -29,7 +29,7 @@ from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import standard_normal_log_prob
 from vlae.estimation.log_weights import LogWeights
 from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
-from vlae.nn.networks import Decoder, widest
+from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import Noise, generator, image_noise
 
 CACHED_ROWS = 256
@@ -131,7 +131,7 @@ def group_size(
     decoder: Decoder, x: Float[Tensor, "images pixels"], num_chains: int, memory_budget: int
 ) -> int:
     """Images at once: half a dozen arrays as wide as the widest layer have to fit."""
-    rows = memory_budget * 2**20 // (6 * max(x.shape[1], widest(decoder)) * x.element_size())
+    rows = memory_budget * 2**20 // (6 * max(x.shape[1], largest_layer(decoder)) * x.element_size())
     if x.device.type == "cpu":
         rows = min(rows, CACHED_ROWS)
     return max(1, min(MAX_GROUP, rows // num_chains))

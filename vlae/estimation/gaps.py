@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions.posteriors import FamilyMember, family_member, standard_normal_log_prob
+from vlae.distributions.posteriors import FamilyMember, require_family_member, standard_normal_log_prob
 from vlae.estimation.log_weights import LogWeights
 from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.models.base import LatentVariableModel
-from vlae.nn.networks import widest
+from vlae.nn.networks import largest_layer
 from vlae.seeding import Noise, generator, image_noise
 from vlae.training.objective import elbo
 
@@ -68,7 +68,7 @@ def measure_gaps(
 
 def group_size(model: LatentVariableModel, x: Float[Tensor, "images pixels"], memory_budget: int) -> int:
     """Images at once."""
-    an_image = ARRAYS * SAMPLES * max(x.shape[1], widest(model)) * x.element_size()
+    an_image = ARRAYS * SAMPLES * max(x.shape[1], largest_layer(model)) * x.element_size()
     return max(1, min(MAX_GROUP, memory_budget * 2**20 // an_image))
 
 
@@ -106,14 +106,14 @@ def own_posterior(
     sources = [generator(x.device, seed, "evaluate", i) for i in group]
     at_once = 1 if model.batch_dependent else len(x)
     members = [
-        family_member(
+        require_family_member(
             model.posterior(part, image_noise(sources[i * at_once : (i + 1) * at_once], x.dtype)),
             "evaluate.num_gap_images",
         )
         for i, part in enumerate(x.split(at_once))
     ]
     together = zip(*(member.parameters() for member in members), strict=True)
-    return members[0].with_parameters(*(torch.cat(parts) for parts in together)).detached()
+    return members[0].with_parameters(*(torch.cat(parts) for parts in together)).detach()
 
 
 def ascend(

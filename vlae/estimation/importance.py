@@ -16,7 +16,7 @@ from vlae.estimation.pareto import unreliable_above
 from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.estimation.proposals import propose, select_images
 from vlae.models.base import LatentVariableModel
-from vlae.nn.networks import widest
+from vlae.nn.networks import largest_layer
 from vlae.seeding import generator, image_noise
 from vlae.system.progress import advanced
 
@@ -74,7 +74,7 @@ class Chunks:
         """
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
-        width = widest(model)
+        width = largest_layer(model)
         noise = 2 * min(num_samples, NOISE_BLOCK) * (model.latent_dim + EXTRA_NOISE)
         an_image = max(noise, 3 * width * model.latent_dim)
         images = max(1, min(most, half // (an_image * size)))

@@ -13,7 +13,7 @@ from vlae.config.targets import build
 from vlae.data import datasets, download
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
-from vlae.distributions.posteriors import family_member, with_closed_form_kl
+from vlae.distributions.posteriors import require_closed_form_kl, require_family_member
 from vlae.estimation.importance import unit_log_jacobian
 from vlae.estimation.proposals import needs_density
 from vlae.experiment.build import build_model, model_space_note, select_device, use_threads
@@ -22,6 +22,7 @@ from vlae.models.base import LatentVariableModel
 from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
 from vlae.training.loop import Schedule, Training
+from vlae.training.training_set import TrainingSet
 
 
 @dataclass
@@ -50,8 +51,7 @@ class Prepared:
         return Training(
             model=self.model,
             optimizer=build(self.config.optimizer, params=self.model.parameters()),
-            images=self.images,
-            preprocess=self.preprocess,
+            training_set=TrainingSet(self.images, self.preprocess),
             selection_set=self.selection_set,
             selection_name=trainer.selection,
             schedule=Schedule(**{field.name: getattr(trainer, field.name) for field in fields(Schedule)}),
@@ -113,7 +113,7 @@ def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "i
     posterior, problems = model.posterior(x[:1], batch_noise(1, generator(x.device, 0, "check"), x.dtype)), []
     for key, value in asked.items():
         try:
-            (with_closed_form_kl if key == "trainer.kl" else family_member)(posterior, str(value))
+            (require_closed_form_kl if key == "trainer.kl" else require_family_member)(posterior, str(value))
         except TypeError as error:
             problems.append(Problem(key, str(error)))
     if problems:

@@ -7,15 +7,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlae.distributions.flows import FlowedGaussian
-from vlae.distributions.posteriors import DiagonalGaussian, Flowed
+from vlae.distributions.flows import FlowedGaussian, FlowOutput
+from vlae.distributions.posteriors import DiagonalGaussian
 from vlae.models.backbone import Backbone, Count
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
 
 class Reflections:
-    """z = H_T ... H_1 z_0 with H_t = I - 2 v_t v_t' / |v_t|^2, for each image its own v_t; log |det| = 0."""
+    """The flow z = H_T ... H_1 z_0 with H_t = I - 2 v_t v_t' / |v_t|^2, v_t one per image; log |det| = 0.
+
+    >>> flow = Reflections([torch.tensor([[1.0, 0.0]])])  # one image, its reflection flips the first axis
+    >>> flow(torch.tensor([[[3.0, 4.0]]]))
+    (tensor([[[-3.,  4.]]]), tensor([[0.]]))
+    """
 
     orthogonal = True
 
@@ -24,12 +29,12 @@ class Reflections:
         pairs = [(v, nn.functional.normalize(v, dim=-1)) for v in normals]
         self.normals, self._units = tuple(v for v, _ in pairs), [unit for _, unit in pairs]
 
-    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> Flowed:
-        return self._reflected(z0, self._units)
+    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+        return self._reflect(z0, self._units)
 
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Flowed:
+    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> FlowOutput:
         """The reflections in reverse order: each is its own inverse."""
-        return self._reflected(z, self._units[::-1])
+        return self._reflect(z, self._units[::-1])
 
     def parameters(self) -> tuple[Tensor, ...]:
         return self.normals
@@ -37,12 +42,12 @@ class Reflections:
     def with_parameters(self, *parameters: Tensor) -> "Reflections":
         return Reflections(parameters)
 
-    def detached(self) -> "Reflections":
+    def detach(self) -> "Reflections":
         return Reflections(v.detach() for v in self.normals)
 
-    def _reflected(
+    def _reflect(
         self, z: Float[Tensor, "samples batch latent"], units: list[Float[Tensor, "batch latent"]]
-    ) -> Flowed:
+    ) -> FlowOutput:
         for u in units:
             z = z - 2 * (z * u).sum(-1, keepdim=True) * u
         return z, torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
@@ -51,8 +56,8 @@ class Reflections:
 class HF(LatentVariableModel):
     """z = H_T ... H_1 z_0 with H_t = I - 2 v_t v_t' / |v_t|^2; v_1 from the encoder's features, v_{t+1} from v_t.
 
-    Every H_t is orthogonal, so the flow's log-determinant is 0. The reflections are applied to z, [T, latent]
-    work a sample; the matrices are never formed.
+    Every H_t is orthogonal, so the flow's log-determinant is 0. The reflections are applied to z, at a cost of
+    T x latent per sample; the matrices are never formed.
     """
 
     analytic_kl = True

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from zuko.nn import MaskedMLP
 
-from vlae.distributions.flows import FlowedGaussian
-from vlae.distributions.posteriors import DiagonalGaussian, Flowed
+from vlae.distributions.flows import FlowedGaussian, FlowOutput
+from vlae.distributions.posteriors import DiagonalGaussian
 from vlae.models.backbone import Count, Dims, SeveralDims
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -20,7 +20,7 @@ Layer = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]
 """Weight, already masked, and bias."""
 
 
-class Conditioned:
+class ConditionalNetwork:
     """An autoregressive network with the context of each image: z -> (m, s).
 
     The first layer is applied in two parts, so that the context's part is computed once per image instead of once
@@ -30,13 +30,15 @@ class Conditioned:
     def __init__(self, layers: Sequence[Layer], context: Float[Tensor, "batch context"]) -> None:
         self.layers, self.context = layers, context
         first, bias = layers[0]
-        self._of_z, of_context = first.split([first.shape[1] - context.shape[-1], context.shape[-1]], dim=1)
-        self._offset = F.linear(context, of_context, bias)
+        self._z_weight, context_weight = first.split(
+            [first.shape[1] - context.shape[-1], context.shape[-1]], dim=1
+        )
+        self._offset = F.linear(context, context_weight, bias)
 
     def __call__(
         self, z: Float[Tensor, "samples batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
-        h = F.linear(z.contiguous(), self._of_z).add_(
+        h = F.linear(z.contiguous(), self._z_weight).add_(
             self._offset
         )  # contiguous: one product, not one per image
         for weight, bias in self.layers[1:]:
@@ -44,11 +46,11 @@ class Conditioned:
         m, s = h.chunk(2, dim=-1)
         return m, s + 2  # the gate starts almost open (Kingma et al. 2016, section 4)
 
-    def with_context(self, context: Float[Tensor, "batch context"]) -> "Conditioned":
-        return Conditioned(self.layers, context)
+    def with_context(self, context: Float[Tensor, "batch context"]) -> "ConditionalNetwork":
+        return ConditionalNetwork(self.layers, context)
 
-    def detached(self) -> "Conditioned":
-        return Conditioned([(w.detach(), b.detach()) for w, b in self.layers], self.context.detach())
+    def detach(self) -> "ConditionalNetwork":
+        return ConditionalNetwork([(w.detach(), b.detach()) for w, b in self.layers], self.context.detach())
 
 
 class AutoregressiveNetwork(nn.Module):
@@ -65,10 +67,10 @@ class AutoregressiveNetwork(nn.Module):
         adjacency = cast(torch.BoolTensor, torch.cat([of_m, of_m]))
         self.masked = MaskedMLP(adjacency, hidden_dims)
 
-    def forward(self, context: Float[Tensor, "batch context"]) -> Conditioned:
+    def forward(self, context: Float[Tensor, "batch context"]) -> ConditionalNetwork:
         linears = [layer for layer in self.masked if isinstance(layer, nn.Linear)]
         layers = [(torch.where(layer.get_buffer("mask"), layer.weight, 0.0), layer.bias) for layer in linears]
-        return Conditioned(layers, context)
+        return ConditionalNetwork(layers, context)
 
 
 class Gates:
@@ -79,10 +81,10 @@ class Gates:
 
     orthogonal = False
 
-    def __init__(self, networks: Sequence[Conditioned]) -> None:
+    def __init__(self, networks: Sequence[ConditionalNetwork]) -> None:
         self.networks = networks
 
-    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> Flowed:
+    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> FlowOutput:
         z, log_det = z0, torch.zeros(z0.shape[:-1], dtype=z0.dtype, device=z0.device)
         for step, network in enumerate(self.networks):
             z = z.flip(-1) if step else z
@@ -92,12 +94,12 @@ class Gates:
         # an even number of steps has reversed the order an odd number of times
         return (z if len(self.networks) % 2 else z.flip(-1)), log_det
 
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Flowed:
+    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> FlowOutput:
         """Exact, at latent_dim passes of each network (the way there takes one), all of them kept for a gradient."""
         log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         z = z if len(self.networks) % 2 else z.flip(-1)
         for step, network in reversed(list(enumerate(self.networks))):
-            z, log_gates = ungated(network, z)
+            z, log_gates = invert_gate(network, z)
             log_det = log_det + log_gates
             z = z.flip(-1) if step else z
         return z, log_det
@@ -110,11 +112,11 @@ class Gates:
         (context,) = parameters
         return Gates([network.with_context(context) for network in self.networks])
 
-    def detached(self) -> "Gates":
-        return Gates([network.detached() for network in self.networks])
+    def detach(self) -> "Gates":
+        return Gates([network.detach() for network in self.networks])
 
 
-def ungated(network: Conditioned, y: Float[Tensor, "samples batch latent"]) -> Flowed:
+def invert_gate(network: ConditionalNetwork, y: Float[Tensor, "samples batch latent"]) -> FlowOutput:
     """z with y = sigmoid(s) z + (1 - sigmoid(s)) m, and sum log sigmoid(s): dimension by dimension.
 
     m_i and s_i follow from z_1 ... z_{i-1}, and z_i = m_i + (y_i - m_i) / sigmoid(s_i) from them. Where gates are

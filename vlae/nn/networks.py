@@ -46,7 +46,7 @@ class MLP(nn.Sequential):
         return [layer for layer in self if isinstance(layer, nn.Linear)]
 
 
-def map_shapes(image: ImageShape) -> list[ImageShape]:
+def feature_map_shapes(image: ImageShape) -> list[ImageShape]:
     """That of an image and of each convolution's output: every second place is taken, ceil(n / 2) of n.
 
     ConfigError: the image is too small.
@@ -69,7 +69,7 @@ class ConvEncoder(nn.Sequential):
     def __init__(
         self, image: ImageShape, hidden_dims: Sequence[int], activation: Activation = "relu"
     ) -> None:
-        shapes = map_shapes(image)
+        shapes = feature_map_shapes(image)
         layers: list[nn.Module] = [nn.Unflatten(1, image)]
         for (before, *_), (after, *_) in itertools.pairwise(shapes):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), unit(activation)]
@@ -87,7 +87,7 @@ class ConvDecoderBody(nn.Sequential):
     def __init__(
         self, latent_dim: int, hidden_dims: Sequence[int], image: ImageShape, activation: Activation = "relu"
     ) -> None:
-        shapes = map_shapes(image)
+        shapes = feature_map_shapes(image)
         dense = MLP(latent_dim, [*hidden_dims, math.prod(shapes[-1])], activation)
         layers: list[nn.Module] = [*dense, nn.Unflatten(1, shapes[-1])]
         for (before, *_), (after, height, width) in itertools.pairwise(reversed(shapes)):
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
             return ReLULinearisation.at(self.body.linears, z)
         return FunctionLinearisation(self.body, z)
 
-    def of_pixels(self, at: Linearisation) -> Linearisation:
+    def linearise_pixels(self, at: Linearisation) -> Linearisation:
         """The linearisation of f, given that of the body."""
         return at if self.last is None else ThenLinear(at, self.last)
 
@@ -209,7 +209,7 @@ def adapt_to_input_variance(encoder: nn.Module, variance: float, latent_dim: int
             layers[0].weight.div_(math.sqrt(variance * growth))
 
 
-def widest(model: nn.Module) -> int:
+def largest_layer(model: nn.Module) -> int:
     """The most numbers that a layer puts out for one image: what memory is planned by."""
     dense = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)]
     networks = [layer for layer in model.modules() if isinstance(layer, ConvEncoder | ConvDecoderBody)]

@@ -12,12 +12,14 @@ from vlae.distributions.flows import Flow, FlowedGaussian
 from vlae.distributions.posteriors import (
     FamilyMember,
     Posterior,
-    family_member,
+    require_closed_form_kl,
+    require_family_member,
     standard_normal_log_prob,
-    with_closed_form_kl,
 )
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
+
+METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
 
 
 @dataclass
@@ -38,16 +40,20 @@ class Terms:
         """The sampled KL(q(z | x) || p(z)): unbiased, may be negative for one sample."""
         return self.log_posterior - self.log_prior
 
+    def metrics(self) -> Float[Tensor, " metrics"]:
+        """METRICS, averaged over samples and images."""
+        return torch.stack([self.log_weights.mean(), self.log_likelihood.mean(), self.kl.mean()])
+
 
 def sample_terms(
     model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
 ) -> Terms:
     """Infer q(z | x), draw ``samples`` z for each image, and evaluate the three densities."""
     posterior = model.posterior(x, noise)
-    return terms_of(model, x, posterior, noise(samples, posterior.noise_dim))
+    return posterior_terms(model, x, posterior, noise(samples, posterior.noise_dim))
 
 
-def terms_of(
+def posterior_terms(
     model: LatentVariableModel,
     x: Float[Tensor, "batch pixels"],
     posterior: Posterior,
@@ -59,39 +65,39 @@ def terms_of(
 
 
 def elbo(log_weights: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
-    """E_q[log w]."""
+    """E_q[log w] by the mean over samples, in nats per image.
+
+    >>> elbo(torch.tensor([[-2.0], [-4.0]]))
+    tensor([-3.])
+    """
     return log_weights.mean(0)
 
 
 def importance_weighted_bound(log_weights: Float[Tensor, "samples batch"]) -> Float[Tensor, " batch"]:
-    """log (1/S) sum_s w_s (Burda et al. 2016, equation 8): from below to log p(x) as S grows."""
+    """log (1/S) sum_s w_s (Burda et al. 2016, equation 8), which grows towards log p(x) with S; in nats per image.
+
+    >>> importance_weighted_bound(torch.tensor([[-2.0], [-4.0]]))
+    tensor([-2.5662])
+    """
     return torch.logsumexp(log_weights, 0) - math.log(log_weights.shape[0])
-
-
-METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
-
-
-def terms_means(terms: Terms) -> Float[Tensor, " metrics"]:
-    """METRICS, averaged over samples and images."""
-    return torch.stack([terms.log_weights.mean(), terms.log_likelihood.mean(), terms.kl.mean()])
 
 
 Estimator = Callable[
     [LatentVariableModel, Float[Tensor, "batch pixels"], Noise, int],
     tuple[Float[Tensor, ""], Float[Tensor, " metrics"]],
 ]
-"""(model, x, noise, samples) -> (loss, figures): the gradient of the one is what training follows."""
+"""(model, x, noise, samples) -> (loss, metrics): training descends the gradient of the loss."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What training maximises; ``metrics`` names the figures of ``estimate``."""
+    """The quantity that training maximises; ``metrics`` names the numbers that ``estimate`` returns."""
 
     estimate: Estimator
     metrics: tuple[str, ...] = METRICS
 
 
-def choose(objective: str, kl: str) -> Objective:
+def select_objective(objective: str, kl: str) -> Objective:
     """The objective that ``trainer.objective`` and ``trainer.kl`` name."""
     if objective == "iwae":
         return Objective(doubly_reparameterised_bound, (*METRICS, "iwae_bound_nats"))
@@ -101,21 +107,21 @@ def choose(objective: str, kl: str) -> Objective:
 def sampled_elbo(
     model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
-    """The mean log-weight of ``samples`` z an image."""
-    figures = terms_means(sample_terms(model, x, noise, samples))
-    return -figures[0], figures.detach()
+    """The mean log-weight of ``samples`` z per image."""
+    metrics = sample_terms(model, x, noise, samples).metrics()
+    return -metrics[0], metrics.detach()
 
 
 def analytic_elbo(
     model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
     """E_q[log p(x | z)] sampled, minus KL(q || p) in closed form. TypeError: the posterior has none."""
-    posterior = with_closed_form_kl(model.posterior(x, noise), "trainer.kl=analytic")
+    posterior = require_closed_form_kl(model.posterior(x, noise), "trainer.kl=analytic")
     z, _ = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))
     reconstruction = model.output.log_prob(x, model.decoder(z)).mean()
     kl = posterior.kl_to_prior().mean()
-    figures = torch.stack([reconstruction - kl, reconstruction, kl])
-    return -figures[0], figures.detach()
+    metrics = torch.stack([reconstruction - kl, reconstruction, kl])
+    return -metrics[0], metrics.detach()
 
 
 def doubly_reparameterised_bound(
@@ -137,11 +143,11 @@ def doubly_reparameterised_bound(
     density p(x, f(u)) |det df/du|. So the flow's parameters are in theta, and its inverse, in which this gradient
     can be enormous, in nothing (docs/decisions/0007).
     The loss's value means nothing. With K = 1 the gradient is the ELBO's path derivative (Roeder et al. 2017).
-    TypeError: the posterior does not know its density at a foreign point.
+    TypeError: the posterior is no `FamilyMember`.
     """
     base, flow = _base_and_flow(model.posterior(x, noise))
     u, _ = base.rsample_with_log_prob(noise(samples, base.noise_dim))
-    log_q = base.detached().log_prob(u)
+    log_q = base.detach().log_prob(u)
     z, log_det = flow(u) if flow is not None else (u, torch.zeros_like(log_q))
     terms = Terms(model.output.log_prob(x, model.decoder(z)), standard_normal_log_prob(z), log_q - log_det)
     log_w = terms.log_weights
@@ -150,11 +156,11 @@ def doubly_reparameterised_bound(
         u.register_hook(lambda gradient: w.unsqueeze(-1) * gradient)
     loss = -(w * log_w).sum(0).mean()
     bound = importance_weighted_bound(log_w).mean()
-    return loss, torch.cat([terms_means(terms), bound.unsqueeze(0)]).detach()
+    return loss, torch.cat([terms.metrics(), bound.unsqueeze(0)]).detach()
 
 
 def _base_and_flow(posterior: Posterior) -> tuple[FamilyMember, Flow | None]:
-    """What is sampled, and what leads from it to z where that counts as a part of the model."""
+    """The distribution that is sampled, and the flow from there to z where it counts as a part of the model."""
     if isinstance(posterior, FlowedGaussian) and not posterior.flow.orthogonal:
         return posterior.base, posterior.flow
-    return family_member(posterior, "trainer.objective=iwae"), None
+    return require_family_member(posterior, "trainer.objective=iwae"), None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlae.config.schema import PROPOSALS
 from vlae.distributions.laplace import Modes
-from vlae.distributions.posteriors import Posterior, family_member
+from vlae.distributions.posteriors import Posterior, require_family_member
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
@@ -48,5 +48,5 @@ def _module(name: str) -> ModuleType:
 
 def select_images(q: Posterior, chosen: Bool[Tensor, " batch"]) -> Posterior:
     """The proposal for the chosen images alone. TypeError where q has no parameters per image."""
-    member = family_member(q, "evaluate.target_standard_error")
+    member = require_family_member(q, "evaluate.target_standard_error")
     return member.with_parameters(*(p[chosen] for p in member.parameters()))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions.laplace import Modes
-from vlae.distributions.posteriors import FamilyMember, Posterior, PrecisionGaussian, family_member
+from vlae.distributions.posteriors import FamilyMember, Posterior, PrecisionGaussian, require_family_member
 from vlae.estimation.proposals import laplace
 from vlae.models.base import LatentVariableModel
 
@@ -20,7 +20,7 @@ def propose(
 ) -> tuple[Posterior, Modes | None]:
     """The defensive mixture. TypeError: ``own`` has no density at a given z."""
     gaussian, modes = laplace.propose(model, x, own)
-    return Mixture(family_member(own, "evaluate.proposals=[mixture]"), gaussian), modes
+    return Mixture(require_family_member(own, "evaluate.proposals=[mixture]"), gaussian), modes
 
 
 class Mixture:
@@ -59,5 +59,5 @@ class Mixture:
         own = self.own.with_parameters(*parameters[:of_own])
         return Mixture(own, self.gaussian.with_parameters(*parameters[of_own:]))
 
-    def detached(self) -> "Mixture":
-        return Mixture(self.own.detached(), self.gaussian.detached())
+    def detach(self) -> "Mixture":
+        return Mixture(self.own.detach(), self.gaussian.detach())

@@ -1,4 +1,4 @@
-"""Newton steps towards the mode of p(z | x), and the Gaussian there: the Laplace approximation."""
+"""The Laplace approximation: Newton steps towards the mode of p(z | x), and the Gaussian there."""
 
 from dataclasses import dataclass
 
@@ -34,30 +34,37 @@ def newton_step(likelihood: Likelihood, decoder: Decoder, z: Float[Tensor, "batc
 
 
 def laplace(likelihood: Likelihood, decoder: Decoder, mu: Float[Tensor, "batch latent"]) -> PrecisionGaussian:
-    """N(mu, P(mu)^-1)."""
+    """The Laplace approximation N(mu, P(mu)^-1), with P = J'VJ + I the precision at mu (Park, Kim, Kim 2019).
+
+    >>> from vlae.distributions.outputs import GaussianOutput
+    >>> decoder, output, x = Decoder.mlp(2, [6], 16), GaussianOutput(), torch.zeros(3, 16)
+    >>> q = laplace(output.likelihood(decoder, x), decoder, mu=torch.zeros(3, 2))
+    >>> q.rsample_with_log_prob(torch.randn(5, 3, q.noise_dim))[0].shape
+    torch.Size([5, 3, 2])
+    """
     return PrecisionGaussian(mu, likelihood.precision(decoder.linearise(mu)))
 
 
 @dataclass
 class Modes:
-    """Where the search for the maximum of log p(x, z) over z has ended, for each image."""
+    """Result of the search for the maximum of log p(x, z) over z, for each image."""
 
     z: Float[Tensor, "batch latent"]
     steps: Int[Tensor, " batch"]
-    """Taken, that is, not refused."""
+    """Number of accepted steps."""
     converged: Bool[Tensor, " batch"]
     """The gradient has vanished: the full step promises less than the tolerance."""
     stalled: Bool[Tensor, " batch"]
-    """The gradient has not, but PATIENCE tries in a row have raised log p(x, z) by less than the tolerance together.
+    """The gradient has not vanished, but PATIENCE tries in a row raised log p(x, z) by less than the tolerance in all.
 
-    So most searches end in trained ReLU networks: the maximum lies where units switch, and steps zigzag over it.
+    Most searches in trained ReLU networks end so: the maximum lies where units switch, and steps zigzag across it.
     """
 
 
 FIRST_DAMPING, HARDER, EASIER = 0.1, 8, 4
 """Damping after the first refused step, relative to the mean of P's diagonal; its factors from then on."""
 PATIENCE = 6
-"""On trained VAE, HF and IAF of MNIST, 6 and 8 give the same likelihoods to 0.01 nats, the same sample sizes to 5 %."""
+"""On trained VAE, HF and IAF of MNIST, 6 and 8 agree to 0.01 nats of likelihood and 5 % of sample size."""
 
 
 @torch.no_grad()
@@ -101,7 +108,7 @@ class _Search:
         self.done = torch.zeros_like(self.value, dtype=torch.bool)
 
     def step(self, active: Int[Tensor, " active"], tolerance: float) -> None:
-        """One try for each active image."""
+        """Try one step for each active image."""
         damping, value = self.damping[active], self.value[active]
         step = damped_step(self.g[active], self.P[active], damping)
         promise = 0.5 * (self.g[active] * step).sum(-1)

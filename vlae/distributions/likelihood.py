@@ -2,7 +2,7 @@
 
 With J = df/dz and V the diagonal curvature of the output distribution, the Gauss-Newton model of -log p(x, z)
 has precision P = J'VJ + I (Park, Kim, Kim 2019). The short cuts below compute the same
-numbers with less work; tests compare each with the explicit form.
+numbers with less work than the explicit form; tests compare both.
 """
 
 import copy
@@ -39,12 +39,12 @@ class Likelihood(Protocol):
         ...
 
     def select(self, chosen: Int[Tensor, " chosen"]) -> "Likelihood":
-        """The same for the images at these positions alone."""
+        """The same for the images at these positions only."""
         ...
 
 
 class PixelLikelihood:
-    """Any output distribution with independent pixels, and any decoder: works with the explicit Jacobian J."""
+    """For any output distribution with independent pixels and any decoder; forms the Jacobian J explicitly."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class RotatedGaussian:
     """
 
     BLOCK = 128
-    """Rows of R in one product: a narrower block leaves out more zeros, and runs at a lower rate."""
+    """Rows of R in one product: a narrower block leaves out more zeros, but runs at a lower rate."""
 
     def __init__(self, body: nn.Module, last: nn.Linear, log_variance: Float[Tensor, ""]) -> None:
         self.body, self.log_variance = body, log_variance

@@ -26,7 +26,7 @@ class OutputDistribution(nn.Module, ABC):
     """p(x | z) given the decoder's output f(z): independent pixels."""
 
     support: str
-    """``real``: any numbers; ``binary``: 0 or 1. Decides how images are preprocessed."""
+    """Values of a pixel, which decide the preprocessing: ``real`` (any number) or ``binary`` (0 or 1)."""
 
     @abstractmethod
     def log_prob(
@@ -57,7 +57,12 @@ class OutputDistribution(nn.Module, ABC):
 
 
 class GaussianOutput(OutputDistribution):
-    """N(x; f(z), s2 I) with one learned variance s2 for all pixels, initialised to that of the training data."""
+    """N(x; f(z), s2 I) with one learned variance s2 for all pixels, initialised to that of the training data.
+
+    >>> output = GaussianOutput()
+    >>> output.log_prob(torch.zeros(3, 16), torch.zeros(7, 3, 16)).shape  # images [3, 16], means of 7 samples each
+    torch.Size([7, 3])
+    """
 
     support = "real"
 
@@ -110,7 +115,10 @@ class BernoulliOutput(OutputDistribution):
     """Independent Bernoulli pixels with logits f(z).
 
     ``clamp=c`` keeps probabilities in [c, 1-c], without gradient where it binds, and adds c to the curvature:
-    what the released code does with c = 1e-5. None computes from the logits, exactly.
+    the released code does this with c = 1e-5. None computes from the logits, exactly.
+
+    >>> BernoulliOutput().log_prob(torch.ones(1, 2), torch.zeros(1, 2)) / math.log(2)  # two pixels of p = 1/2
+    tensor([-2.])
     """
 
     support = "binary"

@@ -12,9 +12,10 @@ from vlae.seeding import Noise
 class FullCovariance(LatentVariableModel):
     """q(z | x) = N(mu(x), L(x) L(x)'), L lower triangular: VLAE's family, the VAE's inference.
 
-    diag L = exp(log_variance / 2) as in the VAE; what the encoder gives for the entries below is divided by
-    latent_dim, as many as are summed in a dimension of z = mu + L eps. So it begins nearly as a VAE. Undivided, their
-    noise costs the first epochs of training: after four on MNIST (Bernoulli, latent 20) -133.2 nats and not -127.0.
+    diag L = exp(log_variance / 2) as in the VAE. The encoder's outputs for the entries below are divided by
+    latent_dim, the number of terms in a dimension of z = mu + L eps, so the model begins nearly as a VAE. Undivided,
+    their noise costs the first epochs of training: -133.2 instead of -127.0 nats per image after four epochs on MNIST
+    (Bernoulli, latent 20).
     """
 
     analytic_kl = True

@@ -21,7 +21,7 @@ Layer = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]
 
 
 class ConditionalNetwork:
-    """An autoregressive network with the context of each image: z -> (m, s).
+    """An autoregressive network given the context of each image: z -> (m, s).
 
     The first layer is applied in two parts, so that the context's part is computed once per image instead of once
     per sample.
@@ -95,7 +95,7 @@ class Gates:
         return (z if len(self.networks) % 2 else z.flip(-1)), log_det
 
     def inverse(self, z: Float[Tensor, "samples batch latent"]) -> FlowOutput:
-        """Exact, at latent_dim passes of each network (the way there takes one), all of them kept for a gradient."""
+        """Exact; takes latent_dim passes of each network (the forward direction one), all kept for a gradient."""
         log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         z = z if len(self.networks) % 2 else z.flip(-1)
         for step, network in reversed(list(enumerate(self.networks))):
@@ -120,7 +120,7 @@ def invert_gate(network: ConditionalNetwork, y: Float[Tensor, "samples batch lat
     """z with y = sigmoid(s) z + (1 - sigmoid(s)) m, and sum log sigmoid(s): dimension by dimension.
 
     m_i and s_i follow from z_1 ... z_{i-1}, and z_i = m_i + (y_i - m_i) / sigmoid(s_i) from them. Where gates are
-    almost closed, z can be beyond the largest number: it is taken as infinite then, and its density as 0.
+    almost closed, z can exceed the largest number: it counts as infinite then, and its density as 0.
     """
     latent = y.shape[-1]
     known, log_gates = y[..., :0], torch.zeros(y.shape[:-1], dtype=y.dtype, device=y.device)
@@ -138,7 +138,8 @@ def invert_gate(network: ConditionalNetwork, y: Float[Tensor, "samples batch lat
 class IAF(LatentVariableModel):
     """A diagonal Gaussian through ``num_flows`` gated autoregressive steps, which see the encoder's features.
 
-    ``conditional=False`` hides them, as the released code's masks do: its flow ignores x (docs/decisions/0001).
+    ``conditional=False`` hides the features, as the masks of the released code do: its flow ignores x
+    (docs/decisions/0001). ``flow_hidden_dims``: widths of each step's hidden layers.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ def ascend(step_size: float, clip_norm: float) -> Step:
 def original_step(step_size: float, clip_norm: float) -> Step:
     """The released code's step: down the ELBO, by the batch mean's gradient, divided by its squared norm.
 
-    Each differs from what the paper says (docs/decisions/0001): mu + step * grad(loss) climbs the loss; the mean
+    Three differences from the paper (docs/decisions/0001): mu + step * grad(loss) climbs the loss; the mean
     over the batch makes the step depend on the batch size; the divisor is max(1, |g|^2 / clip).
     """
 

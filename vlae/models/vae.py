@@ -10,7 +10,16 @@ from vlae.seeding import Noise
 
 
 class VAE(LatentVariableModel):
-    """q(z | x) = N(mu(x), diag exp(log_variance(x)))."""
+    """q(z | x) = N(mu(x), diag exp(log_variance(x))).
+
+    >>> import torch
+    >>> from vlae.distributions import BernoulliOutput
+    >>> model = VAE(Backbone(latent_dim=2, hidden_dims=[32, 16], pixels=64, output=BernoulliOutput()))
+    >>> q = model.posterior(torch.zeros(3, 64), noise=lambda samples, dim: torch.randn(samples, 3, dim))
+    >>> z, log_q = q.rsample_with_log_prob(torch.randn(5, 3, q.noise_dim))
+    >>> model.log_joint(torch.zeros(3, 64), z).shape  # log p(x, z) of 5 samples for each of 3 images
+    torch.Size([5, 3])
+    """
 
     analytic_kl = True
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Linearisation(Protocol):
-    """h(z) and A = dh/dz for each image. All is differentiable, with respect to z and the weights.
+    """h(z) and A = dh/dz for each image, differentiable with respect to z and the weights.
 
-    h are a decoder's hidden features, or its pixels where its last layer is none of a matrix.
+    h are a decoder's hidden features, or its pixels if it has no linear last layer.
     """
 
     @property
@@ -24,7 +24,7 @@ class Linearisation(Protocol):
         ...
 
     def split(self, images: int) -> "list[Linearisation]":
-        """The same for at most ``images`` images each, without gradient."""
+        """The same in parts of at most ``images`` images, without gradient."""
         ...
 
     def jvp(self, v: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch hidden"]:
@@ -42,10 +42,15 @@ class Linearisation(Protocol):
 
 @dataclass
 class ReLULinearisation:
-    """That of linear layers with ReLUs: exact as long as no unit changes sign.
+    """Linearisation of linear layers with ReLUs: exact as long as no unit changes sign.
 
     With D_l the 0/1 diagonal of the active units of layer l, A = D_L W_L ... D_1 W_1. The masks D_l are constants
     almost everywhere.
+
+    >>> layer = nn.Linear(2, 3)
+    >>> at = ReLULinearisation.at([layer], torch.zeros(1, 2))
+    >>> torch.equal(at.jacobian()[0].T, (layer.bias > 0).unsqueeze(1) * layer.weight)
+    True
     """
 
     linears: list[nn.Linear]
@@ -83,7 +88,7 @@ class ReLULinearisation:
 
 
 class FunctionLinearisation:
-    """That of any network that maps each image's z by itself, by automatic differentiation.
+    """Linearisation of any network that maps each image's z on its own, by automatic differentiation.
 
     Where its units are smooth, A changes with z and with every weight, and so has gradients of its own.
     """
@@ -115,7 +120,7 @@ class FunctionLinearisation:
 
 @dataclass
 class ThenLinear:
-    """That of a network and a linear layer W after it: f = W h + b, J = W A."""
+    """Linearisation of a network and a linear layer W after it: f = W h + b, J = W A."""
 
     inner: Linearisation
     last: nn.Linear
@@ -139,7 +144,7 @@ class ThenLinear:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch loads its forward-mode rules through torch.jit.script, which it deprecates: no concern of a user's."""
+    """Hide a warning of torch about itself: it loads forward-mode rules through its deprecated torch.jit.script."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".torch.jit.script. is", FutureWarning)
         warnings.filterwarnings("ignore", ".torch.jit.script. is", DeprecationWarning)

@@ -18,13 +18,13 @@ ImageShape = tuple[int, int, int]
 """Channels, height, width."""
 
 CHANNELS = 16, 32
-"""Of the two convolutions of an encoder; a decoder has them in reverse."""
+"""Channels of the two convolutions of an encoder; a decoder has them in reverse."""
 SMALLEST_SIDE = 4
-"""Of images that two strided convolutions leave something of."""
+"""Smallest side of an image that survives two convolutions of stride 2."""
 
 
 def unit(activation: str) -> nn.Module:
-    """The layer of that name."""
+    """A new layer of this activation."""
     if activation == "relu":
         return nn.ReLU(inplace=True)
     return {"gelu": nn.GELU, "softplus": nn.Softplus, "tanh": nn.Tanh}[activation]()
@@ -47,9 +47,12 @@ class MLP(nn.Sequential):
 
 
 def feature_map_shapes(image: ImageShape) -> list[ImageShape]:
-    """That of an image and of each convolution's output: every second place is taken, ceil(n / 2) of n.
+    """Shapes of the image and of each convolution's output, which has ceil(n / 2) places of n.
 
     ConfigError: the image is too small.
+
+    >>> feature_map_shapes((1, 28, 28))
+    [(1, 28, 28), (16, 14, 14), (32, 7, 7)]
     """
     _, height, width = image
     if min(height, width) < SMALLEST_SIDE:
@@ -81,7 +84,7 @@ class ConvEncoder(nn.Sequential):
 class ConvDecoderBody(nn.Sequential):
     """The mirror image of ``ConvEncoder``: z -> fully connected -> two transposed convolutions -> pixels.
 
-    A convolution takes 2n - 1 and 2n places to n; back, ``output_padding`` tells them apart.
+    A convolution maps 2n - 1 and 2n places to n; in reverse, ``output_padding`` decides between them.
     """
 
     def __init__(
@@ -116,6 +119,13 @@ class Decoder(nn.Module):
     """f: z -> body -> ``last``, a linear layer with one output per pixel (a mean or a logit).
 
     Without ``last`` the body itself ends in pixels.
+
+    >>> decoder = Decoder.mlp(latent_dim=2, hidden_dims=[6, 5], pixels=16)
+    >>> decoder(torch.zeros(7, 3, 2)).shape
+    torch.Size([7, 3, 16])
+    >>> at = decoder.linearise(torch.zeros(3, 2))
+    >>> decoder.linearise_pixels(at).jacobian().shape  # one row per latent dimension
+    torch.Size([3, 2, 16])
     """
 
     def __init__(self, latent_dim: int, body: nn.Module, last: nn.Linear | None) -> None:
@@ -148,7 +158,7 @@ class Decoder(nn.Module):
         return FunctionLinearisation(self.body, z)
 
     def linearise_pixels(self, at: Linearisation) -> Linearisation:
-        """The linearisation of f, given that of the body."""
+        """The linearisation of f, whose output are pixels, given that of the body."""
         return at if self.last is None else ThenLinear(at, self.last)
 
 
@@ -157,7 +167,7 @@ WEIGHTED = nn.Linear, nn.Conv2d, nn.ConvTranspose2d
 
 
 def fans(layer: nn.Module) -> tuple[float, float]:
-    """How many inputs an output sees, and how many outputs an input reaches: on average, away from the border.
+    """Number of inputs that an output sees, and of outputs that an input reaches; an average, away from the border.
 
     A convolution of stride s has s^2 times fewer outputs than inputs have places, a transposed one more.
     """
@@ -192,13 +202,13 @@ def initialise(module: nn.Module, scheme: str, source: torch.Generator) -> None:
 
 
 def adapt_to_input_variance(encoder: nn.Module, variance: float, latent_dim: int) -> None:
-    """Let means and log-variances of an encoder with ``paper`` weights begin with variance 1, not with more.
+    """Scale an encoder with ``paper`` weights so that its means and log-variances begin with variance 1 at most.
 
-    Fan-out scaling keeps the backward pass at one; forward, d layers of ReLUs and the heads make of inputs of this
-    variance outputs of variance * 2^((2 - d) / 3) * pixels / latent (of convolutions too: the product of all
-    fan-in / fan-out, the heads' last), which only the first layer need undo. Inputs of
-    variance below 1, such as pixels in [0, 1], are left as the paper has them. Those of the logit transform reach 14
-    with lambda = 1e-6: log-variances of +-50 would throw training off in its first steps.
+    Fan-out scaling keeps the variance of the backward pass at one. In the forward pass, d ReLU layers and the heads
+    scale the input variance by 2^((2 - d) / 3) * pixels / latent (with convolutions: by the product of all
+    fan-in / fan-out, including the heads), which the first layer undoes here. Input variances below 1, such as those
+    of pixels in [0, 1], stay as in the paper. Those of the logit transform reach 14 with lambda = 1e-6: the resulting
+    log-variances of +-50 would make the first steps of training diverge.
     """
     layers = [layer for layer in encoder.modules() if isinstance(layer, WEIGHTED)]
     ratios = [fan_in / fan_out for fan_in, fan_out in map(fans, layers)]
@@ -210,7 +220,11 @@ def adapt_to_input_variance(encoder: nn.Module, variance: float, latent_dim: int
 
 
 def largest_layer(model: nn.Module) -> int:
-    """The most numbers that a layer puts out for one image: what memory is planned by."""
+    """Size of the largest output of any layer for one image, from which memory is planned.
+
+    >>> largest_layer(MLP(16, [64, 8]))
+    64
+    """
     dense = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)]
     networks = [layer for layer in model.modules() if isinstance(layer, ConvEncoder | ConvDecoderBody)]
     return max([*dense, *(math.prod(shape) for network in networks for shape in network.shapes)])

@@ -23,7 +23,7 @@ from vlae.experiment.build import build_model
 from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
 from vlae.system.interruption import Interrupted, Interruption
-from vlae.training import objective, training_set
+from vlae.training import epoch_metrics, objective, training_set
 from vlae.training.epoch_metrics import mean_metrics, stage_elbos
 from vlae.training.loop import Progress, Schedule, Training
 from vlae.training.objective import sample_terms
@@ -359,7 +359,8 @@ def test_single_and_double_precision_agree_to_rounding(model, output, tmp_path, 
             samples, batch, dim, generator=source, dtype=torch.float64
         ).to(dtype)
 
-    monkeypatch.setattr(training_set, "batch_noise", same_noise)
+    for module in (training_set, epoch_metrics):
+        monkeypatch.setattr(module, "batch_noise", same_noise)
     single, double = (
         run(make(tmp_path / str(dtype), model, output, dtype=dtype, lr=1e-3, optimizer="sgd", epochs=1))
         for dtype in (torch.float32, torch.float64)

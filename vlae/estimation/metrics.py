@@ -47,7 +47,7 @@ def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, fl
     """Mean over images and its standard error (ddof 1), which is None for one image.
 
     >>> mean_and_standard_error(torch.tensor([1.0, 2.0, 3.0]))
-    (2.0, 0.5773502588272095)
+    (2.0, 0.57735...)
     """
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return values.mean().item(), error

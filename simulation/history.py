@@ -331,7 +331,7 @@ class History:
             "model": {"name": "vae"}, "dataset": {"name": "digits", "root": None, "path": None},
             "output_dist": {"name": "gaussian"}, "seed": seed, "runs_dir": str(self.runs_dir), "device": "cpu",
             "num_threads": 1, "force": False, "retry": False, "dry_run": False,
-            "tracker": {"group": None, "wandb": False, "mode": "auto"},
+            "tracker": {"group": None, "wandb": False, "mode": "auto"}, "schema_version": 2,
         }  # fmt: skip
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from vlae.config.compose import compose, validate
 from vlae.config.help import documented_keys, header, show
 from vlae.config.overrides import CONF, choices, expand, lenient
 from vlae.config.problems import ConfigError, Problem, did_you_mean
+from vlae.config.reference import CONFIG, KEYS, config_yaml, keys_page
 from vlae.config.run_id import ADDED_FIELDS, get, run_id
-from vlae.config.targets import build, check_fields
+from vlae.config.schema import fields, known
+from vlae.config.targets import KINDS, build, check_fields
 from vlae.distributions.outputs import OutputDistribution
 from vlae.experiment.reevaluate import CHANGEABLE, override_evaluation
 from vlae.models.backbone import Backbone
@@ -554,6 +556,7 @@ OPERATIONAL = {
     *("retry", "dry_run", "tracker"),
     *("device", "num_threads", "runs_dir", "force", "trainer.checkpoint_every", "evaluate.memory_budget"),
     *("dataset.root", "dataset.url", "dataset.path", "dataset.sizes"),
+    *(f"{section}._target_" for section in ("model", "dataset", "output_dist", "optimizer")),
 }
 
 
@@ -742,13 +745,27 @@ def test_every_file_says_what_it_is_and_every_key_has_a_comment(file):
     assert [key for key in undocumented if not key.startswith(("sizes.", "hydra."))] == []
 
 
+@pytest.mark.parametrize(
+    ("file", "text"), [(CONFIG, config_yaml), (KEYS, keys_page)], ids=["config.yaml", "keys.md"]
+)
+def test_what_is_written_from_the_schema_equals_the_file(file, text):
+    assert file.read_text() == text(), "run python -m vlae.config.reference"
+
+
+def test_every_key_has_a_description_and_a_part_in_the_id_or_none():
+    described = [(key, field) for key, field in fields() if key not in KINDS]
+    assert [
+        key for key, field in described if not field.description or "operational" not in known(field)
+    ] == []
+
+
 def test_help_names_every_choice_and_every_key_with_its_value(capsys):
     assert show(["model=iaf", "trainer.epochs=17", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for group, names in GROUPS.items() if "/" not in group for name in names)
     container = compose(["model=iaf", "trainer.epochs=17"])
     paths = (path for path in leaves(container) if "sizes" not in path)
-    dotted = {".".join(part for part in path if isinstance(part, str)) for path in paths}
+    dotted = {".".join(part for part in path if isinstance(part, str)) for path in paths} - {"schema_version"}
     missing = [k for k in dotted if not k.endswith(("name", "_target_")) and f" {k}=" not in text]
     assert missing == []
     assert "trainer.epochs=17 " in text

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlae.config.compose import compose
+from vlae.config.names import LONGEST_NAME, wrong_name
 from vlae.config.overrides import lenient, parse
 from vlae.config.problems import ConfigError
-from vlae.config.run_id import LONGEST_NAME, wrong_name
 from vlae.launching import sweep_index
 from vlae.launching.hydra_entry import name_of, wrong_sweep_name
 from vlae.launching.status_table import chosen

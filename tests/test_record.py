@@ -43,6 +43,7 @@ CONFIG = {
     "trainer": {"epochs": 3, "patience": None},
     "seed": 0,
     "device": "auto",
+    "schema_version": 2,
 }
 RUN_ID = run_id_of(CONFIG)
 

@@ -40,8 +40,8 @@ from vlae.config.overrides import (
     wrong_overrides,
 )
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown, with_suggestions
-from vlae.config.run_id import MISSING, PATHS, SCHEMA_VERSION, get, with_added_fields
-from vlae.config.schema import FIXED_SECTIONS, Config
+from vlae.config.run_id import MISSING, PATHS, get, with_added_fields
+from vlae.config.schema import FIXED_SECTIONS, SCHEMA_VERSION, Config
 from vlae.config.targets import KINDS, NAME, check, check_fields, check_name
 from vlae.system.files import expanded
 

@@ -1,6 +1,6 @@
-"""The help of launch.py, made of the comments in conf/: nothing is documented twice."""
+"""The help of launch.py, made of the schema and of the comments in conf/: nothing is documented twice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from vlae.config.options import wrong_directories
 from vlae.config.overrides import CONF, choices, directories, folded, launchers, top_level
 from vlae.config.problems import ConfigError, shown
 from vlae.config.run_id import MISSING, get
+from vlae.config.schema import fields
 from vlae.system.console import Console
 from vlae.system.locations import SWEEPS
 
@@ -74,8 +75,13 @@ def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
     console.print(table)
     console.print("\n[bold]Keys[/], with their values in this command")
     table = _table()
-    for place, file in _files(container, chosen, places):
-        _add_keys(table, container, place, file)
+    _add_keys(table, container, {key: field.description or "" for key, field in fields()})
+    for group, name in chosen.items():
+        if (file := _file(places, group, name)).is_file():
+            texts = {
+                key: text for key, text in documented_keys(file).items() if key.split(".")[0] not in _NOT_KEYS
+            }
+            _add_keys(table, container, {f"{group}.{key}": text for key, text in texts.items()})
     console.print(table)
     console.print("\n[bold]Keys of sweeps alone[/]: hydra.sweeper.name=NAME, hydra.launcher.KEY=VALUE")
     table = _table()
@@ -145,17 +151,6 @@ def _file(places: Sequence[Path], group: str, name: str) -> Path:
     return next((file for file in files if file.is_file()), files[0])
 
 
-def _files(
-    container: dict[str, Any], chosen: dict[str, str], places: Sequence[Path]
-) -> list[tuple[str, Path]]:
-    files = [("", CONF / "config.yaml")]
-    for group, name in chosen.items():
-        if group in container:
-            file = _file(places, group, name)
-            files += [(f"{group}.", file)] if file.is_file() else []
-    return files
-
-
 def _table() -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(min_width=33, no_wrap=True)
@@ -163,16 +158,15 @@ def _table() -> Table:
     return table
 
 
-def _add_keys(table: Table, container: dict[str, Any], place: str, file: Path) -> None:
-    for key, comment in documented_keys(file).items():
-        name = f"{place}{key}"
-        value = get(container, name)
-        if key.split(".")[0] in _NOT_KEYS or isinstance(value, dict) or value is MISSING:
-            continue
-        table.add_row(f"  {name}={escape(_written(value))}", escape(comment))
+def _add_keys(table: Table, container: dict[str, Any], texts: Mapping[str, str]) -> None:
+    """One line per key with its value in ``container`` and its text."""
+    for key, text in texts.items():
+        value = get(container, key)
+        if not isinstance(value, dict) and value is not MISSING:
+            table.add_row(f"  {key}={escape(_written(value))}", escape(text))
 
 
-_NOT_KEYS = {"defaults", "hydra", "name", "_target_", "sizes"}
+_NOT_KEYS = {"name", "_target_", "sizes"}
 
 
 def _written(value: Any) -> str:

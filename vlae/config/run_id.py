@@ -7,32 +7,28 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-SCHEMA_VERSION = 2
-"""The scheme of run ids, frozen in config.yaml as ``schema_version``; a file without it is of scheme 1.
+from vlae.config.schema import SCHEMA_VERSION, fields, known
 
-Raised when what goes into an id changes. Runs of an earlier scheme stay readable under the ids they have.
-"""
+
+def newer_schema(container: dict[str, Any]) -> str:
+    """Why a frozen configuration of a later scheme cannot be read; empty for one that can."""
+    version = container.get("schema_version", 1)
+    if not isinstance(version, int) or version <= SCHEMA_VERSION:
+        return ""
+    return (
+        f"made by a newer vlae (schema_version {version}, this one reads up to {SCHEMA_VERSION}): update vlae"
+    )
+
+
+_FIELDS = {key: known(field) for key, field in fields()}
 
 OPERATIONAL = (
-    "device",
-    "num_threads",
-    "runs_dir",
-    "force",
-    "retry",
-    "dry_run",
-    "trainer.checkpoint_every",
-    "evaluate.memory_budget",
-    "dataset.root",
-    "dataset.url",
+    *(key for key, field in _FIELDS.items() if field.get("operational")),
+    *("dataset.root", "dataset.url"),
     "dataset.path",  # the content of a file counts (dataset.sha256), not where it lies
     "dataset.sizes",  # only a default of other keys
-    "tracker",
-    *(
-        "model._target_",
-        "dataset._target_",
-        "output_dist._target_",
-        "optimizer._target_",
-    ),  # where the code lies
+    # where the code lies
+    *("model._target_", "dataset._target_", "output_dist._target_", "optimizer._target_"),
 )
 """Keys that change how a run is carried out, and not what comes out."""
 
@@ -44,32 +40,11 @@ OF_A_COMMAND = ("force", "retry", "dry_run")
 """How one start was asked for: no setting of a run, and false in what is frozen."""
 
 ADDED_FIELDS: dict[str, Any] = {
-    "schema_version": 1,
-    "evaluate.proposals": ["own"],
-    "evaluate.target_standard_error": None,
-    "evaluate.num_gap_images": 0,
-    "evaluate.ais": {"num_images": 0, "num_chains": 16, "num_distributions": 1000, "num_leapfrog": 3},
-    "evaluate.bdmc": False,
-    "trainer.objective": "elbo",
-    "trainer.num_samples": 1,
-    "trainer.kl": "sampled",
+    **{key: field["before"] for key, field in _FIELDS.items() if "before" in field},
     "model.activation": "relu",
     "model.network": "mlp",
-    "retry": False,
-    "dry_run": False,
-    "tracker": {
-        **{
-            "wandb": False,
-            "tensorboard": False,
-            "project": "vlae",
-            "entity": None,
-            "group": None,
-            "tags": [],
-        },
-        **{"name": None, "mode": "auto", "images_every": None, "artifacts": False},
-    },
 }
-"""Keys added later, with what a run did that has them not: at it they count as absent, so old ids stay valid."""
+"""Keys added later, with the value that older runs implied. A key at this value is left out of the id."""
 
 MISSING = object()
 """What ``get`` returns for a key that is not there."""
@@ -88,36 +63,6 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
         if (value := get(kept, key)) is not MISSING and _text(value) == _text(default):
             _drop(kept, key)
     return _canonical(kept)
-
-
-LONGEST_NAME = 128
-"""Characters of a sweep's name, and of a name or group on Weights & Biases, which takes no more."""
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._+= -]*[A-Za-z0-9_+=-])?")
-_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices, with any extension."""
-
-
-def wrong_name(name: Any, longest: int = LONGEST_NAME, *, file: bool = False) -> str | None:
-    """What a name should be where it is not; None: it is one.
-
-    file: the name becomes a file, which must be possible on every system and stay in its directory. Any other name
-    only has to be visible text.
-    """
-    if not isinstance(name, str):
-        return "a text"
-    if not name.strip():
-        return "a text that is not empty"
-    if len(name) > longest:
-        return f"a text of at most {longest} characters"
-    if file and not _FILE_NAME.fullmatch(name):
-        return (
-            "letters a-z, digits, . _ - + = and spaces, at the beginning a letter, a digit or _, at the end no . or "
-            "space"
-        )
-    if file and _DEVICE.fullmatch(name):
-        return "a name that Windows does not keep for a device"
-    return None if name.isprintable() else "a text without control characters"
 
 
 RUN_ID = re.compile(

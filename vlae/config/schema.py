@@ -1,13 +1,41 @@
-"""The fixed sections of a configuration: their keys, types and ranges."""
+"""The fixed sections of a configuration: each key with its default, range, description and part in the run's id.
+
+``python -m vlae.config.reference`` writes conf/config.yaml and docs/keys.md from it.
+"""
 
 import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from vlae.config.run_id import LONGEST_NAME, SCHEMA_VERSION, wrong_name
+from vlae.config.names import LONGEST_NAME, wrong_name
+
+SCHEMA_VERSION = 2
+"""The scheme of run ids, frozen in config.yaml as ``schema_version``; a file without it is of scheme 1.
+
+Raised when what goes into an id changes. Runs of an earlier scheme stay readable under the ids they have.
+"""
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_PROPOSALS = Path(__file__).parents[1] / "estimation" / "proposals"
+PROPOSALS = tuple(module.name for module in pkgutil.iter_modules([str(_PROPOSALS)]))
+"""The names of the files in ``vlae.estimation.proposals``, which are not imported: they need torch."""
+
+
+def key(default: Any, description: str, *, operational: bool = False, **more: Any) -> Any:
+    """The field of one key.
+
+    operational: the key changes how a run is carried out, not its result, so that it is no part of the run's id.
+    before: for a key added later, what earlier runs did; at this value it counts as absent, so that old ids stay valid.
+    follows: the key of another section that gives the default; then ``default`` is ``...``.
+    """
+    return Field(default, description=description, json_schema_extra={"operational": operational, **more})
 
 
 def _device(name: Any) -> str:
@@ -17,67 +45,10 @@ def _device(name: Any) -> str:
     raise PydanticCustomError("device", "auto, cpu, cuda, cuda:N or mps")
 
 
-Count = Annotated[int, Field(ge=1)]
-
-
-Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-_PROPOSALS = Path(__file__).parents[1] / "estimation" / "proposals"
-PROPOSALS = tuple(module.name for module in pkgutil.iter_modules([str(_PROPOSALS)]))
-"""The names of the files in ``vlae.estimation.proposals``, which are not imported: they need torch."""
-
-
 def _proposals(names: list[str]) -> list[str]:
     if "own" not in names or len(set(names)) < len(names):
         raise PydanticCustomError("proposals", "each name once, and own among them: the ELBO is its")
     return names
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Trainer(_Section):
-    """How training goes; conf/config.yaml explains each key."""
-
-    epochs: Count
-    batch_size: Count
-    selection: Literal["validation", "test"]
-    patience: Count | None
-    clip_grad_norm: Annotated[float, Field(gt=0)] | None
-    initialisation: Literal["paper", "original"]
-    checkpoint_every: Annotated[float, Field(gt=0)]
-    precision: Literal["float32", "float64"]
-    objective: Literal["elbo", "iwae"]
-    num_samples: Count
-    kl: Literal["sampled", "analytic"]
-
-
-class Ais(_Section):
-    """Annealed importance sampling; conf/config.yaml explains each key."""
-
-    num_images: Annotated[int, Field(ge=0)]
-    num_chains: Annotated[int, Field(ge=2)]
-    num_distributions: Count
-    num_leapfrog: Count
-
-
-class Evaluate(_Section):
-    """How a model is scored; conf/config.yaml explains each key."""
-
-    proposals: Annotated[
-        list[Literal[PROPOSALS]],  # pyright: ignore[reportInvalidTypeForm]
-        Field(min_length=1),
-        AfterValidator(_proposals),
-    ]
-    num_samples: Count
-    target_standard_error: Annotated[float, Field(gt=0)] | None
-    num_gap_images: Annotated[int, Field(ge=0)]
-    ais: Ais
-    bdmc: bool
-    memory_budget: Annotated[int, Field(ge=16)]
-    num_images: Count | None
 
 
 def _project(name: str) -> str:
@@ -101,39 +72,168 @@ def _name(longest: int) -> AfterValidator:
     return AfterValidator(check_name)
 
 
-class Tracker(_Section):
-    """Where a run is mirrored, in lengths that Weights & Biases takes; conf/config.yaml explains each key."""
+class Section(BaseModel):
+    """Keys that are checked strictly: 'four', 1.5 and true are no whole number."""
 
-    wandb: bool
-    tensorboard: bool
-    project: Annotated[str, AfterValidator(_project)]
-    entity: Annotated[str, AfterValidator(_entity)] | None
-    group: Annotated[str, _name(LONGEST_NAME)] | None
-    tags: list[Annotated[str, _name(64)]]
-    name: Annotated[str, _name(LONGEST_NAME)] | None
-    mode: Literal["auto", "online", "offline", "disabled"]
-    images_every: Count | None
-    artifacts: bool
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Config(_Section):
+class Trainer(Section):
+    """How a model is trained.
+
+    >>> Trainer(epochs=3).batch_size
+    128
+    """
+
+    epochs: Count = key(..., "passes over the training images", follows="dataset.sizes.epochs")
+    batch_size: Count = key(128, "images in one gradient step")
+    selection: Literal["validation", "test"] = key(
+        "validation", "where the best epoch is chosen: validation, or test as the released code does"
+    )
+    patience: Count | None = key(
+        None, "stop after so many epochs without a better one; null trains all epochs"
+    )
+    clip_grad_norm: Positive | None = key(
+        None, "largest norm of the gradient of one step; null does not clip"
+    )
+    initialisation: Literal["paper", "original"] = key(
+        "paper",
+        "initial weights: paper (gain 2^(1/3), fan_out), or original (the released code's gain 0.879)",
+    )
+    checkpoint_every: Positive = key(
+        60.0, "seconds between checkpoints, the most that a killed run loses", operational=True
+    )
+    precision: Literal["float32", "float64"] = key("float32", "of all computation: float32 or float64")
+    objective: Literal["elbo", "iwae"] = key(
+        "elbo",
+        "what is maximised: elbo, or iwae (the importance-weighted bound of num_samples samples, with DReG gradients)",
+        before="elbo",
+    )
+    num_samples: Count = key(1, "K, samples per image in one gradient step; elbo takes their mean", before=1)
+    kl: Literal["sampled", "analytic"] = key(
+        "sampled",
+        "KL(q || p) in the ELBO: sampled, or analytic (its closed form, which all models but iaf have)",
+        before="sampled",
+    )
+
+
+class Ais(Section):
+    """Annealed importance sampling."""
+
+    num_images: Annotated[int, Field(ge=0)] = key(
+        0, "the first test images, at most those that are scored; 0: none"
+    )
+    num_chains: Annotated[int, Field(ge=2)] = key(16, "independent chains per image, which are averaged")
+    num_distributions: Count = key(
+        1000, "steps from the prior to p(z | x); more bring the estimate nearer to the truth"
+    )
+    num_leapfrog: Count = key(3, "steps of a Hamiltonian move, one move at each distribution")
+
+
+class Evaluate(Section):
+    """How a trained model is scored."""
+
+    proposals: Annotated[
+        list[Literal[PROPOSALS]],  # pyright: ignore[reportInvalidTypeForm]
+        Field(min_length=1),
+        AfterValidator(_proposals),
+    ] = key(
+        ["own", "laplace"],
+        "what to sample from: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "
+        "heavier tails), mixture (half own, half laplace)",
+        before=["own"],
+    )
+    num_samples: Count = key(5000, "importance samples per test image, of each proposal")
+    target_standard_error: Positive | None = key(
+        None,
+        "nats; an image takes no more samples once its own estimate is so good; null takes all",
+        before=None,
+    )
+    num_gap_images: Annotated[int, Field(ge=0)] = key(
+        100,
+        "the first test images, at most those that are scored, whose gaps are measured by gradient ascent; 0: none",
+        before=0,
+    )
+    ais: Ais = key(
+        Ais(),
+        "annealed importance sampling from the prior to p(z | x), which needs no q(z | x): a check of the proposals",
+        before={"num_images": 0, "num_chains": 16, "num_distributions": 1000, "num_leapfrog": 3},
+    )
+    bdmc: bool = key(
+        False,
+        "a bracket of the truth from below and above (bidirectional Monte Carlo), on images drawn from the model: "
+        "ais.num_images of them, 16 where that is 0",
+        before=False,
+    )
+    memory_budget: Annotated[int, Field(ge=16)] = key(
+        512,
+        "MiB that a chunk of images x samples may take; changes speed, never a result (of annealing in float32: by "
+        "less than its standard error)",
+        operational=True,
+    )
+    num_images: Count | None = key(None, "score only so many test images; null scores all")
+
+
+class Tracker(Section):
+    """Where a run is mirrored, in lengths that Weights & Biases takes."""
+
+    wandb: bool = key(False, "set by the choice of trackers")
+    tensorboard: bool = key(False, "set by the choice of trackers")
+    project: Annotated[str, AfterValidator(_project)] = key("vlae", "of Weights & Biases")
+    entity: Annotated[str, AfterValidator(_entity)] | None = key(
+        None, "user or team of Weights & Biases; null: the default of the key"
+    )
+    group: Annotated[str, _name(LONGEST_NAME)] | None = key(
+        None, "under which Weights & Biases groups runs; null: the sweep's name"
+    )
+    tags: list[Annotated[str, _name(64)]] = key([], "besides model, dataset and output distribution")
+    name: Annotated[str, _name(LONGEST_NAME)] | None = key(None, "null: the run's id")
+    mode: Literal["auto", "online", "offline", "disabled"] = key(
+        "auto", "of Weights & Biases: auto (online with a key, else offline), online, offline or disabled"
+    )
+    images_every: Count | None = key(None, "epochs between two sets of pictures; null: a tenth of all epochs")
+    artifacts: bool = key(False, "upload the best model")
+
+
+class Config(Section):
     """A run, completely described. The first four sections name a class or function and its arguments."""
 
     model: dict[str, Any]
     dataset: dict[str, Any]
     output_dist: dict[str, Any]
     optimizer: dict[str, Any]
-    trainer: Trainer
-    evaluate: Evaluate
-    tracker: Tracker
-    seed: Annotated[int, Field(ge=0)]
-    device: Annotated[str, BeforeValidator(_device)]
-    num_threads: Count | None
-    runs_dir: Annotated[str, Field(min_length=1)]
-    force: bool
-    retry: bool
-    dry_run: bool
-    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)]
+    trainer: Trainer = key(..., "how the model is trained")
+    evaluate: Evaluate = key(..., "how the trained model is scored")
+    tracker: Tracker = key(
+        ...,
+        "where the run can be watched from; several at once: tracker=[wandb,tensorboard]",
+        operational=True,
+        before=Tracker().model_dump(),
+    )
+    seed: Annotated[int, Field(ge=0)] = key(
+        0, "initial weights, batches and noise all follow from it; 0 is a seed like any other"
+    )
+    device: Annotated[str, BeforeValidator(_device)] = key(
+        "auto", "auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps", operational=True
+    )
+    num_threads: Count | None = key(None, "CPU threads; null leaves it to torch", operational=True)
+    runs_dir: Annotated[str, Field(min_length=1)] = key(
+        "runs", "where run directories are made", operational=True
+    )
+    force: bool = key(
+        False,
+        "run again although the results are there; the old ones stay until the new are complete",
+        operational=True,
+    )
+    retry: bool = key(
+        False, "of a sweep: start the runs that have failed again, too", operational=True, before=False
+    )
+    dry_run: bool = key(
+        False, "show what would be started, and start nothing", operational=True, before=False
+    )
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = key(
+        SCHEMA_VERSION, "the scheme of run ids; written by vlae, not set", before=1
+    )
 
 
 FIXED_SECTIONS: dict[str, type[BaseModel]] = {
@@ -142,3 +242,17 @@ FIXED_SECTIONS: dict[str, type[BaseModel]] = {
     "evaluate.ais": Ais,
     "tracker": Tracker,
 }
+
+
+def fields(section: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The dotted keys of a section (of all, where it is empty) with their fields, a section before its keys."""
+    for name, field in (FIXED_SECTIONS[section] if section else Config).model_fields.items():
+        dotted = f"{section}.{name}" if section else name
+        yield dotted, field
+        if dotted in FIXED_SECTIONS:
+            yield from fields(dotted)
+
+
+def known(field: FieldInfo) -> dict[str, Any]:
+    """What `key` says of a field besides default and description."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}

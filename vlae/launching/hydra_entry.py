@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from vlae.config.compose import wrong_numbers
+from vlae.config.names import LONGEST_NAME, wrong_name
 from vlae.config.overrides import added_to
 from vlae.config.problems import ConfigError, Problem, shown, with_suggestions
-from vlae.config.run_id import LONGEST_NAME, OF_A_COMMAND, OPERATIONAL, wrong_name
+from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
 from vlae.config.sweep_compose import Composer
 from vlae.config.sweep_file import read, replaced
 from vlae.config.targets import check_fields

@@ -185,8 +185,8 @@ def plan(
     if revoked:
         text = f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
         notes.append(text)
-    if again := same_as_earlier(earlier_twins(runs_dir, jobs.containers)):
-        notes.append(again)
+    if text := same_as_earlier(earlier_twins(runs_dir, jobs.containers)):
+        notes.append(text)
     if observer.warning and any(run.state.state in ("queued", "running") for run in runs):
         notes.append(observer.warning)
     return Plan(sweep, runs_dir, tuple(runs), len(jobs) - len(runs), dry_run, jobs.file, tuple(notes))

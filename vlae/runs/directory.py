@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from vlae.config.problems import shown
-from vlae.config.run_id import OF_A_COMMAND, SCHEMA_VERSION, carried_out_as, exact_text, settings
+from vlae.config.run_id import OF_A_COMMAND, carried_out_as, exact_text, newer_schema, settings
 from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, RunHeld, last_claim, refuse_if_held, remove_leftovers
 from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
@@ -119,18 +119,14 @@ class RunDirectory:
         try:
             config = yaml.safe_load(content)
             check_bounded(config)
+            if reason := newer_schema(config):
+                raise RecordError(f"{path} was {reason}")
             given = run_id_of(config)
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"it is no config of a run any more ({' '.join(str(error).split())})"
             raise RecordError(f"{path} was edited by hand: {reason}") from error
-        if config.get("schema_version", 1) > SCHEMA_VERSION:
-            raise RecordError(
-                f"{path} was made by a newer vlae (schema_version {config['schema_version']}, this one knows up to "
-                f"{SCHEMA_VERSION}): update vlae to read it"
-            )
-        if (
-            given != self.run_id and "schema_version" in config
-        ):  # an earlier scheme's ids are taken as they are
+        # a run of an earlier scheme keeps its id
+        if given != self.run_id and "schema_version" in config:
             raise RecordError(
                 f"{path} was edited by hand: its settings are those of run {given}, but it was frozen for run "
                 f"{self.run_id}. Undo the edit, or start the changed settings as a run of their own"

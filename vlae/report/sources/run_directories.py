@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from vlae.config.problems import Problem
-from vlae.config.run_id import RUN_ID, exact_text, id_of, scientific, settings
+from vlae.config.run_id import RUN_ID, exact_text, id_of, newer_schema, scientific, settings
 from vlae.launching.run_state import UNREADABLE, Observer
 from vlae.launching.status_table import chosen
 from vlae.report.metric_values import figures
@@ -161,7 +161,7 @@ class Reader:
         """What the files of a run say. RecordError: which of them cannot be, and why."""
         run_id, found, earlier = self._identity(place)
         recorded = recorded_status(place)["run_id"]
-        if earlier:  # its id is taken as it is
+        if earlier:
             run_id = recorded
         if recorded != run_id:
             raise RecordError(
@@ -208,6 +208,8 @@ class Reader:
             container |= part
             texts |= texts_part
             found |= settings_part
+        if reason := newer_schema(container):
+            raise RecordError(f"config.yaml was {reason}")
         return id_of(container, texts), found, "schema_version" not in container
 
     def _section(self, text: str) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:

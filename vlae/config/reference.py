@@ -1,0 +1,182 @@
+"""What is written from the schema and from conf/: the keys of conf/config.yaml, and docs/keys.md.
+
+``python -m vlae.config.reference`` writes both files of a checkout.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
+from vlae.config.help import documented_keys, header
+from vlae.config.overrides import CONF
+from vlae.config.schema import FIXED_SECTIONS, Config, fields, known
+
+CONFIG = CONF / "config.yaml"
+KEYS = CONF.parent / "docs" / "keys.md"
+WRITTEN = "# The keys below are written by `python -m vlae.config.reference` from vlae/config/schema.py.\n"
+GROUPS = {
+    "model": "How a model computes q(z | x).",
+    "dataset": "Images, their splits and their preprocessing. Keys of `sizes` are only defaults of other keys.",
+    "output_dist": "p(x | z).",
+    "optimizer": "A class of torch.optim and its arguments.",
+    "hydra/launcher": "Where the runs of a sweep are executed; the keys are written `hydra.launcher.KEY=VALUE`.",
+}
+HEADING = """\
+# Keys
+
+With this page you can set every key of a run: `python launch.py KEY=VALUE ...`. It lists each key with its default, the
+values that it takes, and whether it is part of the run's id: a run with another value of such a key is another run.
+`python launch.py --help` shows the same keys with their values in a command; conf/ holds them as files.
+
+This page is written by `python -m vlae.config.reference` from `vlae/config/schema.py` and `conf/`.
+"""
+
+
+def main() -> None:
+    for file, text in ((CONFIG, config_yaml()), (KEYS, keys_page())):
+        file.write_text(text, encoding="utf-8")
+        print(file)
+
+
+# --- conf/config.yaml -----------------------------------------------------------------------------------------------
+
+
+def config_yaml() -> str:
+    """conf/config.yaml with the keys of the schema below what it says of groups and of Hydra."""
+    opening = CONFIG.read_text(encoding="utf-8").partition(WRITTEN)[0]
+    return opening + WRITTEN + "".join(f"{line}\n" for line in _yaml_lines())
+
+
+def _yaml_lines() -> Iterator[str]:
+    for key, field in _keys():
+        indent = "  " * key.count(".")
+        if key in FIXED_SECTIONS and not indent:
+            yield ""
+        if field.description:
+            yield from (f"{indent}# {line}" for line in textwrap.wrap(field.description, 116 - len(indent)))
+        name = key.rpartition(".")[2]
+        yield f"{indent}{name}:" if key in FIXED_SECTIONS else f"{indent}{name}: {default(field)}"
+        if key == "tracker.artifacts":
+            yield ""
+
+
+def _keys() -> Iterator[tuple[str, FieldInfo]]:
+    """The keys that a person can set, sections among them, without those of plug-ins."""
+    groups = ("model", "dataset", "output_dist", "optimizer", "schema_version")
+    return ((key, field) for key, field in fields() if key not in groups)
+
+
+def default(field: FieldInfo) -> str:
+    """The default of a key as YAML."""
+    return f"${{{source}}}" if (source := known(field).get("follows")) else _text(field.default)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
+
+
+# --- docs/keys.md ---------------------------------------------------------------------------------------------------
+
+
+def keys_page() -> str:
+    """docs/keys.md."""
+    return "\n".join(
+        [HEADING, *_section_tables(), *(line for group in GROUPS for line in _group_table(group))]
+    )
+
+
+def _section_tables() -> Iterator[str]:
+    for section in ("", "trainer", "evaluate", "tracker"):
+        text = Config.model_fields[section].description if section else "of every run"
+        yield f"## {section or 'Top level'}: {text}\n"
+        yield from _table("key", "default", "values", "id", "meaning")
+        yield from (_row(*_cells(key, field)) for key, field in _keys() if _section_of(key) == section)
+        yield ""
+
+
+def _section_of(key: str) -> str | None:
+    """The section in whose table a key stands; None for the section itself."""
+    first, dot, _ = key.partition(".")
+    return first if dot else None if key in FIXED_SECTIONS else ""
+
+
+def _cells(key: str, field: FieldInfo) -> tuple[str | None, ...]:
+    if key in FIXED_SECTIONS:
+        return f"`{key}`", "", "section", "", field.description
+    own = not known(field)["operational"] and not key.startswith("tracker.")
+    return f"`{key}`", f"`{default(field)}`", values(field), "yes" if own else "", field.description
+
+
+def values(field: FieldInfo) -> str:
+    """What a key takes: ``whole number, 1 or more, or null``."""
+    return _values(TypeAdapter(field.rebuild_annotation()).json_schema())
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    if branches := schema.get("anyOf"):
+        return ", or ".join(_values(branch) for branch in branches)
+    if choices := schema.get("enum"):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if schema["type"] == "array":
+        return f"list of: {_values(schema['items'])}"
+    bounds = {"minimum": "{} or more", "maximum": "{} or less", "exclusiveMinimum": "more than {}"}
+    said = [text.format(_text(schema[name])) for name, text in bounds.items() if name in schema]
+    words = {"integer": "whole number", "boolean": "true or false", "string": "text"}
+    return ", ".join([words.get(schema["type"], schema["type"]), *said])
+
+
+def _group_table(group: str) -> Iterator[str]:
+    """The choices of a group, and their keys: one row for all choices that explain a key alike."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    yield f"## {group}\n\n{GROUPS[group]}\n"
+    yield from (f"- `{group}={file.stem}`: {header(file)}" for file in files)
+    yield ""
+    yield from _table("key", "value", "meaning")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for file in files:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for key, comment in documented_keys(file).items():
+            value = _value(content, key)
+            if (
+                key.partition(".")[0] not in ("name", "sizes")
+                and key[0] != "_"
+                and not isinstance(value, dict)
+            ):
+                rows.setdefault((key, comment), {})[file.stem] = _text(value)
+    order = list(dict.fromkeys(key for key, _ in rows))
+    for (key, comment), by_choice in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
+        yield _row(f"`{group.replace('/', '.')}.{key}`", _by_choice(by_choice, len(files)), comment)
+    yield ""
+
+
+def _by_choice(found: Mapping[str, str], choices: int) -> str:
+    """One value with the choices that have it, or each choice with its own."""
+    if len(set(found.values())) == 1:
+        value = f"`{next(iter(found.values()))}`"
+        return value if len(found) == choices else f"{value} ({', '.join(found)})"
+    return ", ".join(f"{choice}: `{value}`" for choice, value in found.items())
+
+
+def _value(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        content = content[part]
+    return content
+
+
+def _table(*titles: str) -> list[str]:
+    return [_row(*titles), "|" + "---|" * len(titles)]
+
+
+def _row(*cells: str | None) -> str:
+    return "| " + " | ".join((cell or "").replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

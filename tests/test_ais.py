@@ -627,14 +627,14 @@ def problems_of(*overrides):
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("evaluate.ais.num_images=-1", "evaluate.ais.num_images: expected 0 or more, came -1"),
-        ("evaluate.ais.num_chains=1", "evaluate.ais.num_chains: expected 2 or more, came 1"),
+        ("evaluate.ais.num_images=-1", "evaluate.ais.num_images: expected 0 or more, got -1"),
+        ("evaluate.ais.num_chains=1", "evaluate.ais.num_chains: expected 2 or more, got 1"),
         (
             "evaluate.ais.num_leapfrog=two",
-            "evaluate.ais.num_leapfrog: expected a whole number, came 'two'",
+            "evaluate.ais.num_leapfrog: expected a whole number, got 'two'",
         ),
-        ("evaluate.ais=7", "evaluate.ais: expected a section of keys, came 7"),
-        ("evaluate.bdmc=1", "evaluate.bdmc: expected true or false, came 1"),
+        ("evaluate.ais=7", "evaluate.ais: expected a section of keys, got 7"),
+        ("evaluate.bdmc=1", "evaluate.bdmc: expected true or false, got 1"),
         (
             "evaluate.ais.num_image=3",
             "evaluate.ais.num_image: unknown key; did you mean evaluate.ais.num_images?",

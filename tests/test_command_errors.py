@@ -141,7 +141,7 @@ def test_multirun_reports_what_is_wrong_with_any_run_before_the_first_starts(com
     assert ran == []
     assert list(tmp_path.iterdir()) == []
     error = capfd.readouterr().err
-    assert "seed: expected a whole number, came 'x'" in error
+    assert "seed: expected a whole number, got 'x'" in error
     assert "model.num_updates: unknown key" in error
 
 
@@ -156,8 +156,8 @@ def test_all_that_is_wrong_with_launcher_sweep_and_runs_is_one_report(command, c
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("hydra.launcher.workers=0", "hydra.launcher.workers: expected 1 or more or null, came 0"),
-        ("hydra.launcher.runs_per_gpu=x", "hydra.launcher.runs_per_gpu: expected a whole number, came 'x'"),
+        ("hydra.launcher.workers=0", "hydra.launcher.workers: expected 1 or more or null, got 0"),
+        ("hydra.launcher.runs_per_gpu=x", "hydra.launcher.runs_per_gpu: expected a whole number, got 'x'"),
         ("runs_dir=a,b", 'runs_dir: expected one value for all runs of a sweep, came "a", "b"'),
         ("force=true,false", "force: expected one value for all runs of a sweep"),
     ],
@@ -178,7 +178,7 @@ def test_a_launcher_without_a_sweep_is_refused(command, capfd, override):
     ("arguments", "expected"),
     [
         (["sweeps=smok"], "sweeps: no choice 'smok'; did you mean smoke?"),
-        (["sweeps=smoke", "sweeps=smoke"], "sweeps: expected one sweep file, came smoke, smoke"),
+        (["sweeps=smoke", "sweeps=smoke"], "sweeps: expected one sweep file, got smoke, smoke"),
         (["sweeps=smoke,gaussian_all"], "sweeps: expected one sweep file"),
         (["sweeps=mine.yaml"], "sweeps: no file 'mine.yaml'"),
     ],
@@ -241,14 +241,14 @@ def once(function):
             "hydra/launcher=local,slurm: expected one value: it is a setting of",
         ),
         (["seed=interval(0,1)"], "seed=interval(0,1): an interval has no values to go through"),
-        (["seed=range(3,3)"], "seed=range(3,3): expected one value or more, came none"),
-        (["seed=range(0,1e9)"], "seed=range(0,1e9): expected at most 100,000 values, came 1,000,000,000"),
-        (["seed=shuffle(range(9e9))"], "expected at most 100,000 values, came 9,000,000,000"),
+        (["seed=range(3,3)"], "seed=range(3,3): expected one value or more, got none"),
+        (["seed=range(0,1e9)"], "seed=range(0,1e9): expected at most 100,000 values, got 1,000,000,000"),
+        (["seed=shuffle(range(9e9))"], "expected at most 100,000 values, got 9,000,000,000"),
         (["model=range(0,1e9)"], "model=range(0,1e9): expected at most 100,000 values"),
-        (["seed=range(0,inf)"], "seed=range(0,inf): expected at most 100,000 values, came inf"),
+        (["seed=range(0,inf)"], "seed=range(0,inf): expected at most 100,000 values, got inf"),
         (
             ["seed=range(0,1000)", "trainer.epochs=range(1,500)"],
-            "sweep: expected at most 100,000 runs, came 499,000 (seed: 1,000, trainer.epochs: 499)",
+            "sweep: expected at most 100,000 runs, got 499,000 (seed: 1,000, trainer.epochs: 499)",
         ),
         (["model=glob(x*)"], "model=glob(x*): glob() finds no choice (choices: "),
     ],
@@ -268,7 +268,7 @@ def test_a_sweep_file_is_not_shown_as_one_configuration(command, capfd):
 
 def test_a_sweep_file_times_the_command_line_has_a_limit_too(command, capfd):
     assert command(None, "sweeps=smoke", "seed=range(0,60000)") == 2
-    assert "sweep: expected at most 100,000 runs, came 600,000" in capfd.readouterr().err
+    assert "sweep: expected at most 100,000 runs, got 600,000" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("dry", [False, True])

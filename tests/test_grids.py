@@ -183,66 +183,66 @@ def test_a_choice_of_a_group_is_written_without_quotes(choice):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "file: expected the keys grids, common, came {}"),
-        ("[1, 2]", "file: expected the keys grids, common, came [1, 2]"),
+        ("", "file: expected the keys grids, common, got {}"),
+        ("[1, 2]", "file: expected the keys grids, common, got [1, 2]"),
         ("grid: []", "grid: unknown key; did you mean grids? (choices: grids, common)"),
-        ("grids: vae", "grids: expected a list of grids, came 'vae'"),
-        ("grids: {model: vae}", 'grids: expected a list of grids, came {"model": "vae"}'),
-        ("grids: []", "grids: expected a list of grids, came []"),
-        ("grids:", "grids: expected a list of grids, came null"),
-        ("grids: [vae]", "grids[0]: expected keys with values, came 'vae'"),
-        ("common: [vae]", 'common: expected keys with values, came ["vae"]'),
-        ("common:", "common: expected keys with values, came null"),
-        ("grids: [{}, {seed: []}]", "grids[1].seed: expected one value or more, came an empty list"),
-        ("common: {3: 4}", "common.3: expected a key such as model or trainer.epochs, came 3"),
-        ("common: {a b: 4}", "common.a b: expected a key such as model or trainer.epochs, came 'a b'"),
+        ("grids: vae", "grids: expected a list of grids, got 'vae'"),
+        ("grids: {model: vae}", 'grids: expected a list of grids, got {"model": "vae"}'),
+        ("grids: []", "grids: expected a list of grids, got []"),
+        ("grids:", "grids: expected a list of grids, got null"),
+        ("grids: [vae]", "grids[0]: expected keys with values, got 'vae'"),
+        ("common: [vae]", 'common: expected keys with values, got ["vae"]'),
+        ("common:", "common: expected keys with values, got null"),
+        ("grids: [{}, {seed: []}]", "grids[1].seed: expected one value or more, got an empty list"),
+        ("common: {3: 4}", "common.3: expected a key such as model or trainer.epochs, got 3"),
+        ("common: {a b: 4}", "common.a b: expected a key such as model or trainer.epochs, got 'a b'"),
         (
             "common: {seed=3: 4}",
-            "common.seed=3: expected a key such as model or trainer.epochs, came 'seed=3'",
+            "common.seed=3: expected a key such as model or trainer.epochs, got 'seed=3'",
         ),
         (
             "common: {hydra.launcher.workers: 2}",
-            "common.hydra.launcher.workers: expected a key of a run, came 'hydra.launcher.workers', "
+            "common.hydra.launcher.workers: expected a key of a run, got 'hydra.launcher.workers', "
             "which belongs on the command line",
         ),
         (
             "grids: [{zip: {hydra/launcher: [slurm]}}]",
-            "grids[0].zip.hydra/launcher: expected a key of a run, came 'hydra/launcher', "
+            "grids[0].zip.hydra/launcher: expected a key of a run, got 'hydra/launcher', "
             "which belongs on the command line",
         ),
         (
             "common: {sweeps: smoke}",
-            "common.sweeps: expected a key of a run, came 'sweeps', which belongs on the command line",
+            "common.sweeps: expected a key of a run, got 'sweeps', which belongs on the command line",
         ),
-        ("common: {zip: [a]}", "common.zip: expected keys with lists, came 'a'"),
-        ("common: {zip: []}", "common.zip: expected keys with lists, came an empty list"),
-        ("common: {zip: {}}", "common.zip: expected lists of one length, came none"),
-        ("common: {zip: {seed: 3}}", 'common.zip: expected keys with lists, came {"seed": 3}'),
-        ("common: {zip: {seed: []}}", "common.zip.seed: expected one value or more, came an empty list"),
+        ("common: {zip: [a]}", "common.zip: expected keys with lists, got 'a'"),
+        ("common: {zip: []}", "common.zip: expected keys with lists, got an empty list"),
+        ("common: {zip: {}}", "common.zip: expected lists of one length, got none"),
+        ("common: {zip: {seed: 3}}", 'common.zip: expected keys with lists, got {"seed": 3}'),
+        ("common: {zip: {seed: []}}", "common.zip.seed: expected one value or more, got an empty list"),
         (
             "grids: [{zip: {model: [vae, hf], seed: [1]}}]",
-            "grids[0].zip: expected lists of one length, came 2 for model, 1 for seed",
+            "grids[0].zip: expected lists of one length, got 2 for model, 1 for seed",
         ),
         (
             "common: {key: [[3, {a: {b c: 4}}]]}",
-            "common.key[0][1].a: expected keys of letters, digits and _, came 'b c'",
+            "common.key[0][1].a: expected keys of letters, digits and _, got 'b c'",
         ),
-        ("common: {key: {true: 4}}", "common.key: expected keys of letters, digits and _, came true"),
+        ("common: {key: {true: 4}}", "common.key: expected keys of letters, digits and _, got true"),
         (
             "common: {key: !!binary aGk=}",
-            "common.key: expected a text, a number, true, false or null, came \"b'hi'\"",
+            "common.key: expected a text, a number, true, false or null, got \"b'hi'\"",
         ),
         (
             "{grids: [{seed: 3}], common: {seed: [0, 1]}}",
-            "grids[0].seed: expected the key in one axis of the grid and common, came 2",
+            "grids[0].seed: expected the key in one axis of the grid and common, got 2",
         ),
         (
             "grids: [{seed: 3, zip: {model: [vae], +seed: [0]}}]",
-            "grids[0].seed: expected the key in one axis of the grid and common, came 2",
+            "grids[0].seed: expected the key in one axis of the grid and common, got 2",
         ),
         (
             "common: {zip: [{seed: [0]}, {seed: [1]}]}",
-            "common.seed: expected the key in one axis, came 2",
+            "common.seed: expected the key in one axis, got 2",
         ),
     ],
 )
@@ -253,9 +253,9 @@ def test_a_malformed_file_is_refused_with_its_name_the_place_what_was_expected_a
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("grids: [", "expected YAML, came in line 1: "),
-        ("common: {seed: 3, seed: 4}", "expected YAML, came in line 1: found duplicate key seed"),
-        ("common:\n  a: 1\n  a: 2", "expected YAML, came in line 3: found duplicate key a"),
+        ("grids: [", "expected YAML, got in line 1: "),
+        ("common: {seed: 3, seed: 4}", "expected YAML, got in line 1: found duplicate key seed"),
+        ("common:\n  a: 1\n  a: 2", "expected YAML, got in line 3: found duplicate key a"),
         ("common: {a: !python 3}", "could not determine a constructor for the tag '!python'"),
         ("common: {a: '${b'}", "common.a: cannot be read: "),
         ("common: &a [*a]", "cannot be read: "),
@@ -292,7 +292,7 @@ def test_a_file_of_too_many_runs_is_refused_with_its_axes_before_it_is_expanded(
     axes = json.dumps({"seed": list(range(1000)), "trainer.epochs": list(range(101))})
     [problem] = problems_of(f"grids: [{axes}, {{model: vae}}]")
     assert problem == (
-        "mine.yaml: expected at most 100,000 runs, came 101,001 (seed: 1,000, trainer.epochs: 101)"
+        "mine.yaml: expected at most 100,000 runs, got 101,001 (seed: 1,000, trainer.epochs: 101)"
     )
 
 

@@ -119,9 +119,9 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
     with pytest.raises(ConfigError) as caught:
         Jobs(jobs, compose, "mine.yaml")
     assert caught.value.problems == [
-        "seed: expected a whole number, came 'x' [mine.yaml: model=vae seed=x]",
-        "evaluate.num_samples: expected 1 or more, came 0 [mine.yaml: all of its 3 runs]",
-        "seed: expected a whole number, came 'y' [mine.yaml: model=hf seed=y]",
+        "seed: expected a whole number, got 'x' [mine.yaml: model=vae seed=x]",
+        "evaluate.num_samples: expected 1 or more, got 0 [mine.yaml: all of its 3 runs]",
+        "seed: expected a whole number, got 'y' [mine.yaml: model=hf seed=y]",
     ]
     jobs = [[f"model={model}", "model.num_steps=2", *common[:-1]] for model in ("hf", "savae", "vae")]
     with pytest.raises(ConfigError) as caught:  # which shows only with the targets

@@ -199,14 +199,14 @@ def test_a_sweep_composes_several_trackers_as_a_run_does():
         ),
         (
             "tracker.mode=on",
-            "tracker.mode: expected one of 'auto', 'online', 'offline' or 'disabled', came 'on'",
+            "tracker.mode: expected one of 'auto', 'online', 'offline' or 'disabled', got 'on'",
         ),
         ("tracker.mode=online_", "tracker.mode: expected one of 'auto', 'online', 'offline' or 'disabled'"),
-        ("tracker.wandb=ja", "tracker.wandb: expected true or false, came 'ja'"),
+        ("tracker.wandb=ja", "tracker.wandb: expected true or false, got 'ja'"),
         ("tracker.tag=x", "tracker.tag: unknown key; did you mean tracker.tags?"),
         ("tracker.tags=x", "tracker.tags: expected a list such as"),
-        ("tracker.project=''", "tracker.project: expected 1 to 128 characters without / \\ # ? % :, came ''"),
-        ("tracker.images_every=0", "tracker.images_every: expected 1 or more or null, came 0"),
+        ("tracker.project=''", "tracker.project: expected 1 to 128 characters without / \\ # ? % :, got ''"),
+        ("tracker.images_every=0", "tracker.images_every: expected 1 or more or null, got 0"),
     ],
 )
 def test_what_is_wrong_with_a_tracker_is_said_with_the_choices(override, said):

@@ -189,7 +189,7 @@ def test_images_unlike_the_datasets_are_refused(wrong, done):
 def test_more_images_to_score_than_a_file_of_the_users_has_are_refused_before_anything_is_written(tmp_path):
     np.savez(tmp_path / "mine.npz", train=np.random.RandomState(0).rand(30, 4, 4), test=np.zeros((9, 4, 4)))
     mine = ["dataset=npz", f"dataset.path={tmp_path / 'mine.npz'}", f"runs_dir={tmp_path / 'runs'}"]
-    reason = "evaluate.num_images: expected 1 to 9, .* or null for all, came 10"
+    reason = "evaluate.num_images: expected 1 to 9, .* or null for all, got 10"
     with pytest.raises(ConfigError, match=reason):
         vlae.run([*TINY, *mine, "evaluate.num_images=10"], quiet=True)
     assert not (tmp_path / "runs").exists()

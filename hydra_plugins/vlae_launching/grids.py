@@ -24,12 +24,12 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Ends the command with its exit status, where the launcher is one of ours."""
-        from vlae.config.overrides import added_to, expand, refuse_too_many
+        from vlae.config.overrides import added_directories, expand, refuse_too_many
         from vlae.config.sweep_file import place_of, read
 
         assert self.launcher is not None
         of_file = read(place_of(self.file)) if self.file else [[]]
-        of_command = expand(arguments, added_to(self.config))
+        of_command = expand(arguments, added_directories(self.config))
         refuse_too_many(len(of_file) * len(of_command))
         runs = [[*of_grid, *given] for of_grid in of_file for given in of_command]
         return self.launcher.launch(runs, 0)

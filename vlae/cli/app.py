@@ -11,7 +11,7 @@ with stopped_in_one_line():
     import typer
 
     from vlae.cli import commands
-    from vlae.config.installation import explained
+    from vlae.config.installation import explain
     from vlae.errors import OutOfMemory, UserError, out_of_memory
     from vlae.system.streams import guard, printed
 
@@ -89,7 +89,7 @@ def _status() -> int:
         print(f"vlae: {error}", file=sys.stderr)
         return error.exit_status
     except ImportError as error:
-        print(f"vlae: {explained(error.name or 'a library', error)}", file=sys.stderr)
+        print(f"vlae: {explain(error.name or 'a library', error)}", file=sys.stderr)
         return 2
     except Interrupted as interrupted:
         print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)

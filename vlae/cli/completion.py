@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from vlae.config.compose import compose_unchecked
 from vlae.config.help import SWEEPS, documented_keys
 from vlae.config.options import OPTIONS
-from vlae.config.overrides import CONF, choices, directories, folded, launchers, split, top_level
+from vlae.config.overrides import CONF, choices, directories, launchers, overrides_of, split, top_level
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import MISSING, get
 from vlae.config.schema import FIXED_SECTIONS
@@ -60,7 +60,7 @@ def _candidates(word: str, before: Sequence[str]) -> Iterator[str]:
 
 def _composed(before: Sequence[str]) -> dict[str, Any]:
     """The configuration of the words before, as far as they can be composed."""
-    overrides = [text for text in folded(before) if "=" in text and not text.startswith("sweeps=")]
+    overrides = [text for text in overrides_of(before) if "=" in text and not text.startswith("sweeps=")]
     try:
         return compose_unchecked(overrides)
     except ConfigError:

@@ -73,9 +73,7 @@ def _no_validation_images(values: dict[str, Any]) -> list[Problem]:
     brings_its_own = "path" in values["dataset"]  # a file of the user's may hold a validation array
     if values["trainer"]["selection"] != "validation" or not no_validation or brings_its_own:
         return []
-    text = (
-        "expected test where dataset.validation_size is 0 (there is no validation split), came 'validation'"
-    )
+    text = "expected test where dataset.validation_size is 0 (there is no validation split), got 'validation'"
     return [Problem("trainer.selection", text)]
 
 
@@ -85,11 +83,11 @@ def _no_closed_form(values: dict[str, Any]) -> list[Problem]:
         return []
     expected = "expected sampled where"
     if values["trainer"]["objective"] == "iwae":
-        text = f"{expected} trainer.objective is iwae (its bound has no KL term), came 'analytic'"
+        text = f"{expected} trainer.objective is iwae (its bound has no KL term), got 'analytic'"
         return [Problem("trainer.kl", text)]
     if not load_target("model", values["model"]["_target_"]).analytic_kl:
         name = values["model"]["name"]
-        text = f"{expected} model is {name} (its KL(q || p) has no closed form), came 'analytic'"
+        text = f"{expected} model is {name} (its KL(q || p) has no closed form), got 'analytic'"
         return [Problem("trainer.kl", text)]
     return []
 
@@ -98,7 +96,7 @@ def _no_training_images(values: dict[str, Any], there: int | None) -> list[Probl
     wanted = get(values, "dataset.validation_size")
     if there is None or not isinstance(wanted, int) or wanted < there:
         return []
-    text = f"expected 0 to {there - 1} of the {there} training images, so that some are left, came {wanted}"
+    text = f"expected 0 to {there - 1} of the {there} training images, so that some are left, got {wanted}"
     return [Problem("dataset.validation_size", text)]
 
 
@@ -106,7 +104,7 @@ def too_few_test_images(wanted: int | None, there: int | None) -> list[Problem]:
     """What is wrong with ``evaluate.num_images`` where there are so many test images; None: that is not known."""
     if wanted is None or there is None or wanted <= there:
         return []
-    text = f"expected 1 to {there}, the test images that there are, or null for all, came {wanted}"
+    text = f"expected 1 to {there}, the test images that there are, or null for all, got {wanted}"
     return [Problem("evaluate.num_images", text)]
 
 

@@ -30,9 +30,9 @@ from vlae.config.overrides import (
     assignments,
     commands,
     directories,
-    folded,
     is_multirun,
     lenient,
+    overrides_of,
     split,
     unclear_files,
     unreadable,
@@ -42,7 +42,7 @@ from vlae.config.overrides import (
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown, with_suggestions
 from vlae.config.run_id import MISSING, PATHS, get, with_added_fields
 from vlae.config.schema import FIXED_SECTIONS, SCHEMA_VERSION, Config
-from vlae.config.targets import KINDS, NAME, check, check_fields, check_name
+from vlae.config.targets import KINDS, NAME, check_fields, check_name, check_section
 from vlae.system.files import expanded
 
 Composed = Any
@@ -93,15 +93,17 @@ def composition_error(error: Exception, arguments: Sequence[str] = ()) -> Config
     if match := re.match(
         r"Could not delete from config\. The value of '(.+?)' is (.+) and not (.+)\.$", str(error), re.S
     ):
-        key, value, came = match.groups()
-        return ConfigError([Problem(f"~{key}={came}", f"{key} is {value}, not {came}; {key}={came} sets it")])
+        key, value, given = match.groups()
+        return ConfigError(
+            [Problem(f"~{key}={given}", f"{key} is {value}, not {given}; {key}={given} sets it")]
+        )
     texts = [line.strip() for e in (error, error.__cause__) if e is not None for line in str(e).splitlines()]
     return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
 
 
 def _nothing_to_delete(key: str, arguments: Sequence[str]) -> Problem:
     """Why ``~key`` cannot be done: Hydra takes a null for nothing, too."""
-    others = [text for text in folded(arguments) if text.partition("=")[0] != f"~{key}"]
+    others = [text for text in overrides_of(arguments) if text.partition("=")[0] != f"~{key}"]
     container = _plain(_compose([text for text in others if not text.startswith("~")]), "", [])
     if get(container, key) is MISSING:
         return Problem(f"~{key}", f"there is no such key{did_you_mean(key, _dotted_keys(container))}")
@@ -241,7 +243,7 @@ def _identify_file(container: dict[str, Any], already: Sequence[Problem]) -> lis
         return []
     path, stated = dataset["path"], dataset["sha256"]
     if path is None:
-        return [Problem("dataset.path", "expected a file, came null: add dataset.path=/where/it/is.npz")]
+        return [Problem("dataset.path", "expected a file, got null: add dataset.path=/where/it/is.npz")]
     if not isinstance(path, str):
         return []  # validation says so
     digest = hashlib.sha256()
@@ -252,7 +254,7 @@ def _identify_file(container: dict[str, Any], already: Sequence[Problem]) -> lis
     except OSError as error:
         return [Problem("dataset.path", f"{shown(path)} cannot be read ({error.strerror})")]
     if stated not in (None, digest.hexdigest()):
-        text = f"{path} is another file: its digest is {digest.hexdigest()}, came {shown(stated)}"
+        text = f"{path} is another file: its digest is {digest.hexdigest()}, got {shown(stated)}"
         return [Problem("dataset.sha256", text)]
     dataset["sha256"] = digest.hexdigest()
     return []
@@ -268,7 +270,9 @@ def _problems_of(container: dict[str, Any], already: Sequence[Problem], deep: bo
     found = _problems_of_fixed_keys(values)
     for section in KINDS:
         if isinstance(values.get(section), dict):
-            of_section = check(section, values[section]) if deep else check_name(section, values[section])
+            of_section = (
+                check_section(section, values[section]) if deep else check_name(section, values[section])
+            )
             found += _of_another_target(section, values[section], of_section)
     found += [p for p in wrong_numbers(values) if p.key not in {other.key for other in found}]
     if deep:
@@ -347,7 +351,7 @@ def wrong_numbers(value: Any, place: str = "") -> list[Problem]:
     if isinstance(value, list):
         return [p for i, v in enumerate(value) for p in wrong_numbers(v, f"{place}[{i}]")]
     if isinstance(value, float) and not math.isfinite(value):
-        return [Problem(place, f"expected a finite number, came {shown(value)}")]
+        return [Problem(place, f"expected a finite number, got {shown(value)}")]
     if isinstance(value, int) and not SMALLEST <= value <= LARGEST:
         bound = f"at most {LARGEST} (2^64 - 1)" if value > 0 else f"at least {SMALLEST} (-2^63)"
         return [Problem(place, f"expected a whole number of 64 bits, {bound}, got {shown(value)}")]

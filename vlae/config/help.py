@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vlae.config.compose import compose_unchecked
 from vlae.config.options import wrong_directories
-from vlae.config.overrides import CONF, choices, directories, folded, launchers, top_level
+from vlae.config.overrides import CONF, choices, directories, launchers, overrides_of, top_level
 from vlae.config.problems import ConfigError, shown
 from vlae.config.run_id import MISSING, get
 from vlae.config.schema import fields
@@ -51,15 +51,25 @@ def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
     if problems := wrong_directories(arguments):
         raise ConfigError(problems)
     places = [CONF, *directories(arguments)]
-    container = compose_unchecked(folded(arguments))
-    groups = choices(places)
-    order = [group for group in container if group in groups]
-    order += [group for group in top_level(groups) if group not in order]
+    container, groups = compose_unchecked(overrides_of(arguments)), choices(places)
+    order = list(dict.fromkeys([*(group for group in container if group in groups), *top_level(groups)]))
     chosen = {group: str((container.get(group) or {}).get("name")) for group in order}
     console.print(_usage(program))
     console.print("[bold]Groups[/] (* in this command)")
+    console.print(_table_of_choices(places, groups, chosen))
+    console.print("\n[bold]Keys[/], with their values in this command")
+    console.print(_table_of_keys(container, chosen, places))
+    console.print("\n[bold]Keys of sweeps alone[/]: hydra.sweeper.name=NAME, hydra.launcher.KEY=VALUE")
+    console.print(_table_of_sweep_keys())
+    return 0
+
+
+def _table_of_choices(
+    places: Sequence[Path], groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]
+) -> Table:
+    """Each group, sweep file and launcher with the opening comment of its file."""
     table = _table()
-    for group in order:
+    for group in chosen:
         for i, name in enumerate(groups[group]):
             mark = "*" if name == chosen[group] else " "
             text = header(_file(places, group, name))
@@ -72,8 +82,10 @@ def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
         for i, file in enumerate(files):
             star = "*" if file.stem == mark else " "
             table.add_row(f"  {title if i == 0 else '':<13}{star} {file.stem}", escape(header(file)))
-    console.print(table)
-    console.print("\n[bold]Keys[/], with their values in this command")
+    return table
+
+
+def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places: Sequence[Path]) -> Table:
     table = _table()
     _add_keys(table, container, {key: field.description or "" for key, field in fields()})
     for group, name in chosen.items():
@@ -82,8 +94,10 @@ def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
                 key: text for key, text in documented_keys(file).items() if key.split(".")[0] not in _NOT_KEYS
             }
             _add_keys(table, container, {f"{group}.{key}": text for key, text in texts.items()})
-    console.print(table)
-    console.print("\n[bold]Keys of sweeps alone[/]: hydra.sweeper.name=NAME, hydra.launcher.KEY=VALUE")
+    return table
+
+
+def _table_of_sweep_keys() -> Table:
     table = _table()
     table.add_row(
         "  hydra.sweeper.name", "by which vlae status, vlae table and Weights & Biases know the sweep"
@@ -93,8 +107,7 @@ def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
         for key, comment in documented_keys(file).items():
             if not key.startswith("_"):
                 table.add_row(f"  {key} ({name})", escape(comment))
-    console.print(table)
-    return 0
+    return table
 
 
 def _usage(program: str) -> str:

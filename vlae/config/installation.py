@@ -17,15 +17,15 @@ def check_libraries() -> None:
     """UserError: a library is missing or does not fit the others; one line that says which, and what to do."""
     for name in PRESENT:
         if importlib.util.find_spec(name) is None:
-            raise UserError(explained(name, ModuleNotFoundError("it is not installed")))
+            raise UserError(explain(name, ModuleNotFoundError("it is not installed")))
     for name in IMPORTED:
         try:
             importlib.import_module(name)
         except FAILURES as error:
-            raise UserError(explained(name, error)) from error
+            raise UserError(explain(name, error)) from error
 
 
-def explained(name: str, error: Exception) -> str:
+def explain(name: str, error: Exception) -> str:
     """An import that failed, in one line."""
     said = " ".join(str(error).split())[:300] or type(error).__name__
     library = name.partition(".")[0]

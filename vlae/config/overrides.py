@@ -46,7 +46,7 @@ SEVERAL = ("tracker",)
 """Groups of which a run can have several choices: ``tracker=[wandb,tensorboard]``."""
 
 MOST_RUNS = 100_000
-"""Of a sweep: more are a slip, and it is told before they are expanded."""
+"""The most runs of a sweep: more are a slip, which is reported before they are expanded."""
 
 _OPTIONS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -208,7 +208,7 @@ def is_multirun(arguments: Sequence[str]) -> bool:
 def commands(arguments: Sequence[str]) -> list[str]:
     """What Hydra is asked to do, of which it can do one at a time."""
     names = [option.partition("=")[0] for option in split(arguments)[1]]
-    # argparse takes any unambiguous beginning of a long option
+    # argparse takes any unambiguous prefix of a long option
     return [
         long
         for long, short in _COMMANDS.items()
@@ -230,7 +230,7 @@ def lenient(arguments: Sequence[str], added: Sequence[Path] | None = None) -> li
     multirun = is_multirun(arguments)
     rewritten = [_rewrite(o, i, groups, multirun) for i, o in enumerate(overrides)]
     if added and any(text.startswith(f"++{INVALID_CHOICE}.") for text in rewritten):
-        rewritten.append(f"++{DIRECTORIES}=[{','.join(quoted(str(place)) for place in added)}]")
+        rewritten.append(f"++{DIRECTORIES}=[{','.join(quote_text(str(place)) for place in added)}]")
     return rewritten + _with_whole_paths(options)
 
 
@@ -260,7 +260,7 @@ def refuse_too_many(runs: int, place: str = "sweep", axes: Mapping[str, int] | N
     """ConfigError: a sweep is larger than anybody means. axes: how many values each of its keys has."""
     if runs > MOST_RUNS:
         several = listed(f"{key}: {count:,}" for key, count in (axes or {}).items() if count > 1)
-        text = f"expected at most {MOST_RUNS:,} runs, came {runs:,}" + (f" ({several})" if axes else "")
+        text = f"expected at most {MOST_RUNS:,} runs, got {runs:,}" + (f" ({several})" if axes else "")
         raise ConfigError([Problem(place, text)])
 
 
@@ -271,7 +271,7 @@ def _items(override: Override) -> list[Any]:
 
 
 def _texts(override: Override, known: Sequence[str]) -> list[str]:
-    """Every value of a sweep, in Hydra's grammar. known: the choices of a group, from which globs choose."""
+    """The values of a sweep, in Hydra's grammar. known: the choices of a group, from which globs choose."""
     found: list[str] = []
     for item in _items(override):
         if isinstance(item, RangeSweep):
@@ -327,8 +327,8 @@ def _wrong_sweep(override: Override, known: Sequence[str] | None) -> str | None:
             return "expected a step that is not 0, as in range(0,1,0.1)"
         number += _length(item) if isinstance(item, RangeSweep) else 1
     if number == 0:
-        return "expected one value or more, came none"
-    return f"expected at most {MOST_RUNS:,} values, came {number:,.0f}" if number > MOST_RUNS else None
+        return "expected one value or more, got none"
+    return f"expected at most {MOST_RUNS:,} values, got {number:,.0f}" if number > MOST_RUNS else None
 
 
 def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
@@ -375,9 +375,9 @@ def wrong_choices(invalid: dict[str, Any], added: Iterable[str] = ()) -> list[Pr
     """The problems behind the entries of ``_invalid_choice_``; added: those of ``_directories_``."""
     groups = choices([CONF, *map(Path, added)])
     problems = []
-    for group, came in invalid.items():
+    for group, given in invalid.items():
         known = groups.get(group, [])
-        for choice in came if isinstance(came, list) else [came]:
+        for choice in given if isinstance(given, list) else [given]:
             problems.append(_wrong_choice(group, unquote(str(choice)), known))
     return problems
 
@@ -442,20 +442,20 @@ def directories(arguments: Sequence[str]) -> list[Path]:
     return [_whole(text) for text in added]
 
 
-def added_to(composed: Any) -> list[Path]:
+def added_directories(composed: Any) -> list[Path]:
     """The directories beside conf/ that a configuration was composed from."""
     sources = composed.hydra.runtime.config_sources
     return [Path(s.path) for s in sources if s.schema == "file" and Path(s.path) != CONF]
 
 
-def folded(arguments: Sequence[str]) -> list[str]:
+def overrides_of(arguments: Sequence[str]) -> list[str]:
     """The overrides of a command, with the directory of --config-dir among them."""
     overrides = [o for o in split(arguments)[0] if not o.lstrip("+").startswith("hydra.searchpath=")]
     return [*overrides, *([_search(added)] if (added := directories(arguments)) else [])]
 
 
 def _search(places: Sequence[Path]) -> str:
-    return f"hydra.searchpath=[{','.join(quoted(str(place)) for place in places)}]"
+    return f"hydra.searchpath=[{','.join(quote_text(str(place)) for place in places)}]"
 
 
 def _searchpath(text: str) -> list[str]:
@@ -490,6 +490,7 @@ def _with_whole_paths(options: Sequence[str]) -> list[str]:
 
 
 def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool) -> str:
+    """An override as `lenient` passes it on. index: its place in the command, which numbers the messages."""
     if text.startswith("-"):
         return _invalid(index, text, f"not an option; keys are written without dashes: {text.lstrip('-')}")
     if text.startswith("="):
@@ -497,18 +498,28 @@ def _rewrite(text: str, index: int, groups: dict[str, list[str]], multirun: bool
     if "=" not in text and not text.startswith("~"):
         return _invalid(index, text, f"has no value; {_HOW_TO_WRITE}, several values 0,1,2 with -m")
     if (named := _SWEEP_NAME.fullmatch(text)) and named["name"].lower() != "null":
-        return f"hydra.sweeper.name={quoted(named['name'])}"
+        return f"hydra.sweeper.name={quote_text(named['name'])}"
     if text.lstrip("+").startswith("hydra.searchpath="):
         return _search(list(map(_whole, _searchpath(text))))
     try:
         override = parse(text)
     except HydraException as error:
-        key, _, value = text.lstrip("+").partition("=")
-        if key in PATHS:  # ~/runs and (1)/runs are no values in Hydra's grammar
-            return f"++{key}={quoted(value)}"
-        slip = "there are spaces around =" if key != key.strip() else _slip(value)
-        why = f"cannot be read: {slip}" if slip else f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}"
-        return _invalid(index, text, why)
+        return _rewrite_unreadable(text, index, error)
+    return _rewrite_readable(text, override, index, groups, multirun)
+
+
+def _rewrite_unreadable(text: str, index: int, error: HydraException) -> str:
+    key, _, value = text.lstrip("+").partition("=")
+    if key in PATHS:  # ~/runs and (1)/runs are no values in Hydra's grammar
+        return f"++{key}={quote_text(value)}"
+    slip = "there are spaces around =" if key != key.strip() else _slip(value)
+    why = f"cannot be read: {slip}" if slip else f"cannot be read ({_first_line(error)}); {_HOW_TO_WRITE}"
+    return _invalid(index, text, why)
+
+
+def _rewrite_readable(
+    text: str, override: Override, index: int, groups: dict[str, list[str]], multirun: bool
+) -> str:
     key = override.key_or_group
     if override.is_delete() and key in groups and "/" not in key:
         return _invalid(index, key, f"every run has one (choices: {listed(groups[key])})")
@@ -604,16 +615,16 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str], index: 
         return _invalid(index, group, text)
     wrong = [choice for choice in asked if not isinstance(choice, str) or choice not in known]
     if "none" in asked and len(asked) > 1 and not override.is_sweep_override():
-        came = f"[{','.join(map(_written, asked))}]"
-        return _invalid(index, group, f"expected none alone, or without it, came {came}")
+        text = f"expected none alone, or without it, got [{','.join(map(_written, asked))}]"
+        return _invalid(index, group, text)
     if not wrong:
         # a group of the defaults list is chosen without +, and `+model=vae` cannot mean anything else
         return text if "/" in group else text.lstrip("+")
     if "/" in group:
         return _invalid(index, group, _wrong_choice(group, _written(wrong[0]), known).text)
-    quoted = [c if isinstance(c, str) and c.isidentifier() else f"'{quote(_written(c))}'" for c in wrong]
-    came = quoted[0] if len(quoted) == 1 else f"[{','.join(quoted)}]"
-    return f"++{INVALID_CHOICE}.{group}={came}"
+    texts = [c if isinstance(c, str) and c.isidentifier() else f"'{quote(_written(c))}'" for c in wrong]
+    value = texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+    return f"++{INVALID_CHOICE}.{group}={value}"
 
 
 def _asked(override: Override) -> list[Any]:
@@ -635,7 +646,7 @@ def _written(choice: Any) -> str:
     return choice if isinstance(choice, str) else shown(choice)
 
 
-def quoted(text: str) -> str:
+def quote_text(text: str) -> str:
     """A text in Hydra's grammar, where backslashes count only before a quote and at the end."""
     doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text)
     return "'" + doubled.replace("'", r"\'") + "'"

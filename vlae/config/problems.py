@@ -1,4 +1,4 @@
-"""How a problem of a configuration is said: the key, what came, what was expected, the choices."""
+"""How a problem of a configuration is said: the key, what it got, what was expected, the choices."""
 
 import difflib
 import json
@@ -146,7 +146,7 @@ def wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) -
         if nullable and place == key:
             wanted.append("null")
         value = same[0]["input"]
-        text = f"expected {' or '.join(wanted)}, came {shown(value)}{_how_to_write(place, value, wanted)}"
+        text = f"expected {' or '.join(wanted)}, got {shown(value)}{_how_to_write(place, value, wanted)}"
         problems.append(Problem(place, text))
     return problems
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 from omegaconf import open_dict
 
@@ -36,7 +35,7 @@ class Composer:
             if chosen not in self._bases:
                 self._bases[chosen] = self._base(chosen)
             composed = copy.deepcopy(self._bases[chosen])
-            ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not self._chooses(o)], composed)
+            _apply([o for o in parsed if not self._chooses(o)], composed)
         except COMPOSITION_ERRORS as error:
             raise composition_error(error, overrides) from error
         return resolve(composed)
@@ -51,3 +50,13 @@ class Composer:
         """Whether it takes part in the defaults list."""
         key = override.key_or_group
         return key in self._groups or "/" in key or "@" in key or override.is_hydra_override()
+
+
+def _apply(overrides: Sequence[Override], composed: Any) -> None:
+    """Set the values of overrides in a composed configuration, in place.
+
+    Hydra has no public function for its second step alone; its public ones repeat the first step for every run.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), composed)

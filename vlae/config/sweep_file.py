@@ -28,7 +28,7 @@ from vlae.config.overrides import (
     Unclear,
     commands,
     is_multirun,
-    quoted,
+    quote_text,
     refuse_too_many,
     split,
     unclear,
@@ -79,7 +79,7 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     values = [text.partition("=")[2] for text in asked]
     if len(asked) > 1 or ("," in values[0] and not values[0].strip("'\"").endswith((".yaml", ".yml"))):
-        text = f"expected one sweep file, came {listed(values)}; launch one after the other"
+        text = f"expected one sweep file, got {listed(values)}; launch one after the other"
         raise ConfigError([Problem("sweeps", text)])
     rest = [text for text in arguments if text not in asked]
     if other := [command for command in commands(rest) if command != "--multirun"]:
@@ -136,7 +136,7 @@ def _content(file: Path) -> Any:
         return unclear(content, yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = Problem(str(file), f"expected YAML, came{line}: {error.problem}")
+        problem = Problem(str(file), f"expected YAML, got{line}: {error.problem}")
     except OmegaConfBaseException as error:
         place = f"{file.name}: {error.full_key}" if error.full_key else str(file)
         problem = Problem(place, f"cannot be read: {_first_line(error)}")
@@ -168,14 +168,14 @@ def _listed(value: Any) -> list[Any]:
 
 def _problems(content: Any) -> Iterator[Problem]:
     if not isinstance(content, dict) or not content:
-        yield Problem("file", f"expected the keys {listed(KEYS)}, came {shown(content)}")
+        yield Problem("file", f"expected the keys {listed(KEYS)}, got {shown(content)}")
         return
     for key in content:
         if key not in KEYS:
             yield Problem(str(key), f"unknown key{did_you_mean(str(key), KEYS)} (choices: {listed(KEYS)})")
     grids, common = content.get("grids", [{}]), content.get("common", {})
     if not isinstance(grids, list) or not grids:
-        yield Problem("grids", f"expected a list of grids, came {shown(grids)}")
+        yield Problem("grids", f"expected a list of grids, got {shown(grids)}")
         grids = []
     places = {"common": common, **{f"grids[{i}]": grid for i, grid in enumerate(grids)}}
     sound = {}
@@ -185,7 +185,7 @@ def _problems(content: Any) -> Iterator[Problem]:
             yield from problems
             sound |= {} if problems else {place: grid}
         else:
-            yield Problem(place, f"expected keys with values, came {shown(grid)}")
+            yield Problem(place, f"expected keys with values, got {shown(grid)}")
     shared = _keys(sound.pop("common", {}))
     yield from _twice("common", shared)
     for place, grid in sound.items():
@@ -197,7 +197,7 @@ def _problems_of_grid(place: str, grid: dict[Any, Any]) -> Iterator[Problem]:
         if key != "zip":
             yield from _problems_of_axis(f"{place}.{key}", key, value)
         elif value == []:
-            yield Problem(f"{place}.zip", "expected keys with lists, came an empty list")
+            yield Problem(f"{place}.zip", "expected keys with lists, got an empty list")
         else:
             for together in _listed(value):
                 yield from _problems_of_zip(f"{place}.zip", together)
@@ -210,23 +210,23 @@ def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
             if value is None
             else ""
         )
-        yield Problem(place, f"expected a key such as model or trainer.epochs, came {shown(key)}{comma}")
+        yield Problem(place, f"expected a key such as model or trainer.epochs, got {shown(key)}{comma}")
     elif OF_A_LAUNCH.fullmatch(key):
-        yield Problem(place, f"expected a key of a run, came {shown(key)}, which belongs on the command line")
+        yield Problem(place, f"expected a key of a run, got {shown(key)}, which belongs on the command line")
     if value == []:
-        yield Problem(place, "expected one value or more, came an empty list")
+        yield Problem(place, "expected one value or more, got an empty list")
     yield from _problems_of_value(place, value)
 
 
 def _problems_of_zip(place: str, together: Any) -> Iterator[Problem]:
     if not isinstance(together, dict) or not all(isinstance(column, list) for column in together.values()):
-        yield Problem(place, f"expected keys with lists, came {shown(together)}")
+        yield Problem(place, f"expected keys with lists, got {shown(together)}")
         return
     for key, column in together.items():
         yield from _problems_of_axis(f"{place}.{key}", key, column)
     if len({len(column) for column in together.values()}) != 1:
         counts = listed(f"{len(column)} for {key}" for key, column in together.items())
-        yield Problem(place, f"expected lists of one length, came {counts}")
+        yield Problem(place, f"expected lists of one length, got {counts}")
 
 
 def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
@@ -237,12 +237,12 @@ def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
     elif isinstance(value, dict):
         for key, entry in value.items():
             if not isinstance(key, str) or not _is_plain(key):
-                yield Problem(place, f"expected keys of letters, digits and _, came {shown(key)}")
+                yield Problem(place, f"expected keys of letters, digits and _, got {shown(key)}")
             yield from _problems_of_value(f"{place}.{key}", entry)
     elif isinstance(value, Unclear):
         yield Problem(place, str(value))
     elif not isinstance(value, str | int | float | None):
-        yield Problem(place, f"expected a text, a number, true, false or null, came {shown(value)}")
+        yield Problem(place, f"expected a text, a number, true, false or null, got {shown(value)}")
 
 
 def _keys(grid: dict[str, Any]) -> list[str]:
@@ -256,7 +256,7 @@ def _twice(place: str, keys: Iterable[str]) -> Iterator[Problem]:
     for key, count in Counter(keys).items():
         if count > 1:
             beside = "" if place == "common" else " of the grid and common"
-            yield Problem(f"{place}.{key}", f"expected the key in one axis{beside}, came {count}")
+            yield Problem(f"{place}.{key}", f"expected the key in one axis{beside}, got {count}")
 
 
 def override(key: str, value: Any) -> str:
@@ -266,7 +266,7 @@ def override(key: str, value: Any) -> str:
 
 def _written(value: Any) -> str:
     if isinstance(value, str):
-        return value if _is_plain(value) else quoted(value)
+        return value if _is_plain(value) else quote_text(value)
     if isinstance(value, list):
         return "[" + ",".join(_written(entry) for entry in value) + "]"
     if isinstance(value, dict):

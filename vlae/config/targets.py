@@ -56,7 +56,7 @@ KINDS = {
 }
 
 
-def check(section: str, values: Mapping[str, Any]) -> list[Problem]:
+def check_section(section: str, values: Mapping[str, Any]) -> list[Problem]:
     """All that is wrong with one section."""
     problems = check_name(section, values) + _check_nested_targets(section, values)
     target, refused = _find_target(section, values.get("_target_"))
@@ -103,7 +103,7 @@ def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
     """(target, None) or (None, what is wrong). Nothing outside the kind's package is even imported."""
     kind = KINDS[section]
     key = f"{section}._target_"
-    refused = Problem(key, f"expected {kind.what}, came {shown(target)}")
+    refused = Problem(key, f"expected {kind.what}, got {shown(target)}")
     if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(kind.module)}(\.\w+)+", target):
         return None, refused
     place, _, name = target.rpartition(".")
@@ -132,7 +132,7 @@ def build(section: Mapping[str, Any], **runtime: Any) -> Any:
 def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) -> dict[str, Any]:
     """The keys of a section that its target is given.
 
-    A target from before a key of ``identity.ADDED_FIELDS`` does not take it, and does what its default says.
+    A target from before a key of ``run_id.ADDED_FIELDS`` does not take it, and does what its default says.
     """
 
     def is_default(key: str, value: Any) -> bool:
@@ -233,7 +233,7 @@ def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
     name = values.get("name")
     if isinstance(name, str) and NAME.fullmatch(name):
         return []
-    return [Problem(f"{section}.name", f"expected letters, digits and _, came {shown(name)}")]
+    return [Problem(f"{section}.name", f"expected letters, digits and _, got {shown(name)}")]
 
 
 def _check_nested_targets(place: str, value: Any, top: bool = True) -> list[Problem]:

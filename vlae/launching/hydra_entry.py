@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from vlae.config.compose import wrong_numbers
 from vlae.config.names import LONGEST_NAME, wrong_name
-from vlae.config.overrides import added_to
+from vlae.config.overrides import added_directories
 from vlae.config.problems import ConfigError, Problem, shown, with_suggestions
 from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
 from vlae.config.sweep_compose import Composer
@@ -38,7 +38,8 @@ def launch_sweep(
     if wrong := wrong_sweep_name(sweeper.name, file):
         problems = [*problems, str(wrong)]
     compose = Composer(
-        lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen), added_to(composed)
+        lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen),
+        added_directories(composed),
     )
     with contextlib.suppress(ConfigError):  # all problems of all runs are told below
         first = compose(overrides[0]) if overrides else None

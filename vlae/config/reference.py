@@ -129,7 +129,7 @@ def _values(schema: Mapping[str, Any]) -> str:
     bounds = {"minimum": "{} or more", "maximum": "{} or less", "exclusiveMinimum": "more than {}"}
     said = [text.format(_text(schema[name])) for name, text in bounds.items() if name in schema]
     words = {"integer": "whole number", "boolean": "true or false", "string": "text"}
-    return ", ".join([words.get(schema["type"], schema["type"]), *said])
+    return ", ".join([words.get(schema["type"], str(schema["type"])), *said])
 
 
 def _group_table(group: str) -> Iterator[str]:

@@ -90,7 +90,7 @@ def test_a_run_of_the_first_scheme_is_made_again_and_counts_once(runs, command, 
     assert {path.name for path in runs.glob("vae-*")} == {OLD, new}
     _, table, said = command("table", "--runs-dir", runs, "--format", "csv")
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["vae"], table
-    assert f"{OLD}: it is {new} under an earlier scheme of ids" in said
+    assert f"{OLD} (it is {new} under an earlier scheme of ids)" in said
     vlae.run([*TINY, f"runs_dir={runs}"])
     assert MADE_AGAIN not in "".join(capsys.readouterr())
 

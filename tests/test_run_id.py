@@ -12,7 +12,7 @@ from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.config.schema import SCHEMA_VERSION
-from vlae.experiment.reevaluate import evaluate_again
+from vlae.experiment.reevaluate import reevaluate
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 
@@ -77,7 +77,7 @@ def test_a_run_of_the_first_scheme_is_shown(words, runs, command, tmp_path):
 
 
 def test_a_run_of_the_first_scheme_is_evaluated_and_loaded_under_its_own_id(runs):
-    results, file = evaluate_again(RunDirectory(runs / OLD), ["evaluate.num_samples=10"])
+    results, file = reevaluate(RunDirectory(runs / OLD), ["evaluate.num_samples=10"])
     assert results["run_id"] == OLD
     assert file.parent == runs / OLD / "evaluations"
     assert vlae.load(OLD, str(runs)).directory.run_id == OLD

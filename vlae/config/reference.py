@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from vlae.config.help import documented_keys, header
-from vlae.config.overrides import CONF
 from vlae.config.schema import FIXED_SECTIONS, Config, fields, known
+from vlae.system.locations import CONF
 
 CONFIG = CONF / "config.yaml"
 KEYS = CONF.parent / "docs" / "keys.md"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simulation.faults import FAULTS
-from simulation.history import Played, play, told
+from simulation.history import Played, event_lines, play
 from simulation.seams import Seams, simulated
 
 COUNT = 100_000
@@ -89,7 +89,7 @@ def _directory() -> Iterator[Path]:
 def _replay(number: int) -> int:
     with _directory() as place, simulated() as seams:
         played = _play(seams, number, place)
-    for line in told(played.story):
+    for line in event_lines(played.journal):
         print(line)
     print(f"history {number}: {played.violation or 'no law is broken'}")
     return int(played.violation is not None)

@@ -1,4 +1,4 @@
-"""What the commands of Slurm print, or that they fail: squeue, scontrol, sacct, scancel."""
+"""Output and failures of the commands of Slurm: squeue, scontrol, sacct, scancel."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What happens to a sweep: users, nodes, the controller, other people's jobs."""
+"""Events that disturb a sweep: users, nodes, the controller, other people's jobs."""
 
 import signal
 from typing import Any

@@ -61,7 +61,7 @@ def requeued_without_progress() -> Iterator[None]:
     """Any limit is accepted, and a job asks to start again whether or not its runs have made a step."""
     with (
         mock.patch.object(slurm_launcher.SlurmArrays, "_problems", return_value=[]),
-        mock.patch.object(slurm_launcher, "_that_go_on", lambda jobs, queue: jobs),
+        mock.patch.object(slurm_launcher, "_with_progress", lambda jobs, queue: jobs),
     ):
         yield
 
@@ -79,7 +79,7 @@ def cancelled_starts() -> Iterator[None]:
 @contextlib.contextmanager
 def submission_lost() -> Iterator[None]:
     """Nobody looks for the jobs of a command that was killed while it submitted."""
-    with mock.patch("vlae.launching.launch._recover"):
+    with mock.patch("vlae.launching.launch._adopt_lost_submissions"):
         yield
 
 

@@ -19,9 +19,9 @@ from vlae.config.run_id import run_id
 from vlae.errors import UserError
 from vlae.launching import cancel
 from vlae.launching.batch_script import FIRST_LINES, NOTED, hold_signals
-from vlae.launching.launch import Launcher, launch
+from vlae.launching.launch import Launcher, launch_runs
 from vlae.launching.local_launcher import LocalQueue
-from vlae.launching.plan import Jobs
+from vlae.launching.plan import ComposedRuns
 from vlae.launching.queues import NEVER, load
 from vlae.launching.run_state import Observer
 from vlae.launching.slurm_launcher import NEVER_SUBMITTED, SlurmArrays
@@ -89,9 +89,9 @@ class History:
     def _launch_with(self, launcher: Launcher) -> None:
         world = self.world
         world.acting.launched = world.now
-        jobs = Jobs([[f"seed={seed}"] for seed in self.seeds], self._compose)
+        jobs = ComposedRuns([[f"seed={seed}"] for seed in self.seeds], self._compose)
         try:
-            status = launch(jobs, launcher, "sweep")
+            status = launch_runs(jobs, launcher, "sweep")
         except UserError as error:
             world.log(f"{world.current} fails: {error}".replace(world.root, ""))
             raise SystemExit(error.exit_status) from error
@@ -112,7 +112,7 @@ class History:
         world.log(f"{world.current} has cancelled {', '.join(found) or 'nothing'}")
 
     def look(self, where: str) -> None:
-        """As `vlae status` does, at one moment; with the laws of what it must say."""
+        """Look at all runs as `vlae status` does, at one moment, and check the laws of what it says."""
         process = self.world.start("status", f"login-{where}", {}, lambda: None)
 
         def look() -> None:
@@ -122,9 +122,9 @@ class History:
                 states = [observer.state(run) for run in self.runs if run.is_dir()]
             finally:
                 self.world.looking = False
-            told = ", ".join(f"{s.run_id} {s.state}" + f" ({s.reason})" * bool(s.reason) for s in states)
+            said = ", ".join(f"{s.run_id} {s.state}" + f" ({s.reason})" * bool(s.reason) for s in states)
             self.world.log(
-                f"status on login-{where} says: {told}" + f"; {observer.warning}" * bool(observer.warning)
+                f"status on login-{where} says: {said}" + f"; {observer.warning}" * bool(observer.warning)
             )
             self.laws.look(states, {run.name: self.jobs_of(run.name) for run in self.runs}, f"login-{where}")
 
@@ -135,7 +135,7 @@ class History:
         return sum(training.steps(self.runs_dir / run) for run in job.request.runs[task])
 
     def jobs_of(self, run: str) -> list[Job]:
-        """Those that have not ended and will execute the run: it was not cancelled, nor were they given up."""
+        """Jobs that have not ended and will execute the run: neither it nor they were given up."""
         jobs = [job for slurm in self.clusters.values() for job in slurm.jobs]
         return [job for job in jobs if job.ended is None and self._will_execute(job, run)]
 
@@ -345,7 +345,7 @@ class Played:
     seed: int
     violation: str | None
     """The law that was broken, and how."""
-    story: list[tuple[float, str]]
+    journal: list[tuple[float, str]]
     """Events with their times in seconds."""
 
 
@@ -365,9 +365,9 @@ def play(seams: Any, seed: int, root: Path) -> Played:
     finally:
         history.world.close()
         seams.world = None
-    return Played(seed, violation, history.world.story)
+    return Played(seed, violation, history.world.journal)
 
 
-def told(story: list[tuple[float, str]]) -> Iterator[str]:
+def event_lines(journal: list[tuple[float, str]]) -> Iterator[str]:
     """One line for each event."""
-    return (f"{time:9.1f} s  {text}" for time, text in story)
+    return (f"{time:9.1f} s  {text}" for time, text in journal)

@@ -1,4 +1,4 @@
-"""What must hold in every history, by what really happened."""
+"""Laws of every history, judged by the events themselves and not by what vlae reports."""
 
 import math
 import signal

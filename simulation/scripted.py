@@ -20,7 +20,7 @@ def identity(name: str = Settings().name) -> str:
 
 
 class ScriptedSlurm:
-    """Jobs by id, ``12``, ``12_3``, or ``12_0-2,4`` for tasks that wait together."""
+    """ComposedRuns by id, ``12``, ``12_3``, or ``12_0-2,4`` for tasks that wait together."""
 
     def __init__(self, **settings: Any) -> None:
         """settings: of `Settings`."""

@@ -395,7 +395,7 @@ class Seams:
         self.put(job, "_into", lambda log: contextlib.nullcontext())
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
-        # told in the story instead, where a person replays it
+        # printed in the journal instead, where a person replays it
         for module in (job, vlae.launching.slurm_launcher):
             vars(module)["print"] = self._print
 
@@ -419,7 +419,7 @@ class Seams:
         self.put(launch, "Console", Console)
         self.put(vlae.launching.slurm_launcher, "Console", Console)
         self.put(vlae.launching.display, "Console", Console)
-        self.put(launch, "check", lambda planned, here: None)
+        self.put(launch, "check_runs", lambda planned, here: None)
         self.put(launch, "snapshot", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
         self.put(vlae.launching.plan, "estimated_seconds", lambda planned: None)
         self.put(launch, "estimated_seconds", lambda planned: None)

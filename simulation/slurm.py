@@ -17,7 +17,7 @@ REASONS = {"TIMEOUT": "TimeLimit", "NODE_FAIL": "NodeDown"}
 
 @dataclass
 class Settings:
-    """Of a cluster."""
+    """Settings of a cluster."""
 
     name: str = "standin"
     nodes: int = 3
@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass
 class Request:
-    """What sbatch was asked for."""
+    """A request to sbatch."""
 
     name: str
     tasks: int = 1
@@ -148,7 +148,7 @@ class Slurm:
         return of_array or [job for job in self.known() if job.id == int(number)]
 
     def known(self) -> Iterator[Job]:
-        """Jobs that the controller has not forgotten."""
+        """ComposedRuns that the controller has not forgotten."""
         forgotten = self.world.now - self.settings.min_job_age
         return (job for job in self.jobs if job.ended is None or job.ended > forgotten)
 
@@ -172,7 +172,7 @@ class Slurm:
             raise Refused("\n".join(refused))
 
     def cancel(self, name: str) -> None:
-        """Jobs that have ended or are not known are passed over."""
+        """ComposedRuns that have ended or are not known are passed over."""
         task = name.partition("_")[2]
         for job in self.find(name):
             if job.waiting and task:

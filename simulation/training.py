@@ -12,7 +12,7 @@ from vlae.system.interruption import Interruption
 
 EPOCHS = 3
 STEPS = 10
-"""Of an epoch."""
+"""Steps per epoch."""
 EPOCH_SECONDS = (15.0, 90.0)
 """The shortest and the longest epoch."""
 START_SECONDS = (2.0, 30.0)
@@ -24,7 +24,7 @@ def following(value: str, epoch: int) -> str:
 
 
 def reference(run_id: str) -> str:
-    """What the run must come to."""
+    """The result that the run must have."""
     value = run_id
     for epoch in range(EPOCHS):
         value = following(value, epoch)
@@ -32,7 +32,7 @@ def reference(run_id: str) -> str:
 
 
 def steps(run: Path) -> int:
-    """That the run has done and saved."""
+    """Number of steps that the run has done and saved."""
     found = read_json(run / "checkpoint.json") or {"epoch": 0, "step": 0}
     return STEPS * found["epoch"] + found["step"]
 

@@ -108,7 +108,7 @@ class World:
         self.looking = False
         """What runs must not write."""
         self.processes: dict[tuple[str, int], Process] = {}
-        self.story: list[tuple[float, str]] = []
+        self.journal: list[tuple[float, str]] = []
         self.violation: Violation | None = None
         self.disturbed = True
         self.steps = 0
@@ -185,7 +185,7 @@ class World:
         raise self.violation
 
     def log(self, text: str) -> None:
-        self.story.append((self.now, " ".join(text.split())))
+        self.journal.append((self.now, " ".join(text.split())))
 
     # --- what the history does
 

@@ -114,7 +114,7 @@ def test_an_option_of_sbatch_that_a_key_stands_for_is_refused(key, instead):
 # --- runs that make no step ---------------------------------------------------------------------------------------
 
 
-class Jobs:
+class ComposedRuns:
     """Runs of one queue that a job executes again and again."""
 
     def __init__(self, runs_dir, monkeypatch, names):
@@ -142,7 +142,7 @@ class Jobs:
 @pytest.fixture
 def jobs(tmp_path, monkeypatch):
     kept = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    yield lambda *names: Jobs(tmp_path / "runs", monkeypatch, names)
+    yield lambda *names: ComposedRuns(tmp_path / "runs", monkeypatch, names)
     for number, handler in kept.items():
         signal.signal(number, handler)
 

@@ -31,7 +31,7 @@ def command(monkeypatch, run_launch):
 
     def run(job, *arguments: str) -> object:
         module = ModuleType("vlae.experiment.run")
-        module.launch = job  # type: ignore[attr-defined]
+        module.run_command = job  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "vlae.experiment.run", module)
         return run_launch(*arguments)
 
@@ -158,7 +158,7 @@ def test_all_that_is_wrong_with_launcher_sweep_and_runs_is_one_report(command, c
     [
         ("hydra.launcher.workers=0", "hydra.launcher.workers: expected 1 or more or null, got 0"),
         ("hydra.launcher.runs_per_gpu=x", "hydra.launcher.runs_per_gpu: expected a whole number, got 'x'"),
-        ("runs_dir=a,b", 'runs_dir: expected one value for all runs of a sweep, came "a", "b"'),
+        ("runs_dir=a,b", 'runs_dir: expected one value for all runs of a sweep, got "a", "b"'),
         ("force=true,false", "force: expected one value for all runs of a sweep"),
     ],
 )
@@ -203,12 +203,12 @@ def test_a_runs_dir_that_cannot_be_written_is_one_line_before_runs_are_composed(
         monkeypatch.setattr(Composer, "__call__", once(Composer.__call__))
         assert command(None, "-m", "seed=range(0,5000)", f"runs_dir={place}") == 2
     else:
-        from vlae.experiment.run import launch
+        from vlae.experiment.run import run_command
 
         monkeypatch.setitem(
             sys.modules, "vlae.experiment.trained_model", None
         )  # and before torch is imported
-        assert command(launch, f"runs_dir={place}") == 2
+        assert command(run_command, f"runs_dir={place}") == 2
     reason = "locked" if place.startswith("locked") else "file is not a directory"
     assert re.fullmatch(
         rf"vlae: runs_dir: cannot write {tmp_path / place}: .*{reason}\n", capfd.readouterr().err

@@ -13,7 +13,7 @@ from recorded import container
 
 from vlae.config.run_id import run_id
 from vlae.experiment.run import execute
-from vlae.launching.run_state import recorded_state
+from vlae.launching.run_state import state_on_disk
 from vlae.runs.directory import RunDirectory
 from vlae.system import disk
 from vlae.system.disk import (
@@ -266,7 +266,7 @@ def test_a_run_that_waits_and_one_that_gave_up_say_why_although_nothing_can_be_w
         attempt.waits("no space left on /scratch")
         assert (run.status()["state"], run.status()["reason"]) == ("running", "no space left on /scratch")
         raise DiskError("cannot write", "no space left on /scratch")
-    found = recorded_state(run.path)
+    found = state_on_disk(run.path)
     assert (found.state, found.reason) == ("interrupted", "no space left on /scratch")
     assert run.holder() is None
     small.empty()

@@ -13,7 +13,7 @@ from recorded import container, stopped
 import vlae
 from vlae.experiment.run import FAILED, work
 from vlae.launching.batch_script import FIRST_LINES
-from vlae.launching.launch_lock import turn
+from vlae.launching.launch_lock import hold_launch_lock
 from vlae.launching.slurm_launcher import code_setup
 from vlae.launching.sweep_index import remember
 from vlae.runs import snapshot, snapshot_check
@@ -232,7 +232,7 @@ def test_neither_runs_nor_notes_are_code_whatever_the_runs_directory_is_called(c
     if not with_git:
         shutil.rmtree(checkout / ".git")
     runs_dir = checkout / runs_dir
-    with turn(runs_dir):
+    with hold_launch_lock(runs_dir):
         remember(runs_dir, "s", {}, [])
         copy = snapshot.freeze(runs_dir)
     told = snapshot.description()

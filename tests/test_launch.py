@@ -14,9 +14,9 @@ from vlae.config.problems import ConfigError
 from vlae.experiment.run import DONE, FAILED, HELD, work
 from vlae.launching import queues
 from vlae.launching.hydra_entry import launcher_of, name_of
-from vlae.launching.launch import launch, queue_of
-from vlae.launching.launch_lock import turn
-from vlae.launching.plan import Jobs
+from vlae.launching.launch import launch_runs
+from vlae.launching.launch_lock import hold_launch_lock
+from vlae.launching.plan import ComposedRuns, create_queue
 from vlae.launching.queues import Waiting
 from vlae.launching.slurm_state import SlurmError
 from vlae.launching.sweep_index import recall
@@ -49,7 +49,7 @@ def jobs(composed, tmp_path, monkeypatch):
             container[key] = int(value) if value.isdigit() else {"true": True}.get(value, value)
         return container
 
-    return lambda *more, seeds=2: Jobs([[f"seed={i}", *more] for i in range(seeds)], compose)
+    return lambda *more, seeds=2: ComposedRuns([[f"seed={i}", *more] for i in range(seeds)], compose)
 
 
 class FakeLauncher:
@@ -60,7 +60,7 @@ class FakeLauncher:
     def __init__(self, status=0, refusal=None):
         self.status, self.refusal, self.calls, self.queues = status, refusal, [], []
 
-    def check(self, planned):
+    def check_plan(self, planned):
         self.calls.append("check")
         if self.refusal:
             raise self.refusal
@@ -72,11 +72,11 @@ class FakeLauncher:
         for run in planned.starting:
             assert RunDirectory(run.path).config()["seed"] == run.container["seed"]
         assert recall(planned.runs_dir, planned.sweep) is not None
-        return queue_of(planned, frozen, "local", {})
+        return create_queue(planned, frozen, "local", {})
 
     def execute(self, queue):
         self.calls.append("execute")
-        with turn(queue.runs_dir, lambda holder: pytest.fail("others can launch meanwhile")):
+        with hold_launch_lock(queue.runs_dir, lambda holder: pytest.fail("others can launch meanwhile")):
             self.queues.append(queue)
         return self.status
 
@@ -110,7 +110,7 @@ def test_code_and_runs_are_frozen_and_the_sweep_is_remembered_before_anything_is
     jobs, launcher, runs, tmp_path, capsys
 ):
     launcher.status = 7
-    assert launch(jobs(), launcher, "s") == 7
+    assert launch_runs(jobs(), launcher, "s") == 7
     assert launcher.calls == ["check", "prepare", "execute"]
     (queue,) = launcher.queues
     ids = [run.run_id for run in runs()]
@@ -123,12 +123,12 @@ def test_code_and_runs_are_frozen_and_the_sweep_is_remembered_before_anything_is
 
 
 def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, launcher, runs, tmp_path, capsys):
-    launch(jobs(), launcher, "s")
+    launch_runs(jobs(), launcher, "s")
     for run in runs():
         run.write_results({"test": {"elbo": -1.0}})
     launcher.queues[0].end("ended")
     launcher.calls.clear()
-    assert launch(jobs(), launcher, "t") == 0
+    assert launch_runs(jobs(), launcher, "t") == 0
     assert launcher.calls == []
     assert recall(tmp_path / "runs", "t")["runs"] == recall(tmp_path / "runs", "s")["runs"]
     err = capsys.readouterr().err
@@ -139,26 +139,26 @@ def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, laun
 def test_failed_runs_are_an_exit_status_and_a_hint_and_start_again_when_asked_for(
     jobs, launcher, runs, capsys
 ):
-    launch(jobs(), launcher, "s")
+    launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     done, failed = runs()
     done.write_results({"test": {"elbo": -1.0}})
     failed.write_status(state="failed", attempt=1, reason="exception", message="ValueError: [red] [/]")
     launcher.calls.clear()
     capsys.readouterr()
-    assert launch(jobs(), launcher, "s") == 1
+    assert launch_runs(jobs(), launcher, "s") == 1
     assert launcher.calls == []
     err = capsys.readouterr().err
     assert "  failed: seed=1: ValueError: [red] [/]\n" in err
     assert "retry=true starts the failed runs again" in err
-    assert launch(jobs("retry=true"), launcher, "s") == 0
+    assert launch_runs(jobs("retry=true"), launcher, "s") == 0
     assert [run.run_id for run in launcher.queues[-1].runs] == [failed.path.name]
     assert launcher.queues[-1].settings["skipped"] == {"done": 1}
 
 
 @pytest.mark.parametrize("name", ["starting", "[red]s", None])
 def test_a_dry_run_shows_the_plan_and_writes_nothing(jobs, launcher, tmp_path, capsys, name):
-    assert launch(jobs("dry_run=true"), launcher, name) == 0
+    assert launch_runs(jobs("dry_run=true"), launcher, name) == 0
     assert launcher.calls == ["check"]
     assert not (tmp_path / "runs").exists()
     out = capsys.readouterr().out
@@ -171,19 +171,19 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(jobs, launcher, tmp_path, c
 def test_a_dry_run_tells_of_what_would_be_refused(jobs, tmp_path):
     refusal = ConfigError(["hydra.launcher.workers: too many"])
     with pytest.raises(ConfigError, match="too many"):
-        launch(jobs("dry_run=true"), FakeLauncher(refusal=refusal))
+        launch_runs(jobs("dry_run=true"), FakeLauncher(refusal=refusal))
 
 
 def test_a_second_launch_while_the_queue_of_the_first_lives_starts_nothing(jobs, launcher, runs, capsys):
-    launch(jobs(), launcher, "s")
+    launch_runs(jobs(), launcher, "s")
     launcher.calls.clear()
-    assert launch(jobs(), launcher, "s") == 0
+    assert launch_runs(jobs(), launcher, "s") == 0
     assert launcher.calls == []
     assert "s: 2 runs, 2 queued\nnothing to do\n" in capsys.readouterr().err
-    assert launch(jobs(seeds=3), launcher, "s") == 0  # of a larger sweep, what is new
+    assert launch_runs(jobs(seeds=3), launcher, "s") == 0  # of a larger sweep, what is new
     assert [run.run_id for run in launcher.queues[-1].runs] == [runs()[2].path.name]
     launcher.queues[0].end("interrupted")
-    launch(jobs(seeds=3), launcher, "s")
+    launch_runs(jobs(seeds=3), launcher, "s")
     assert [run.run_id for run in launcher.queues[-1].runs] == [run.path.name for run in runs()[:2]]
 
 
@@ -191,7 +191,7 @@ def test_the_same_launch_twice_at_once_starts_each_run_once(jobs, launcher):
     launcher.execute = lambda queue: launcher.queues.append(queue) or 0
     statuses = []
     threads = [
-        threading.Thread(target=lambda: statuses.append(launch(jobs(), launcher, "s"))) for _ in range(3)
+        threading.Thread(target=lambda: statuses.append(launch_runs(jobs(), launcher, "s"))) for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -203,19 +203,19 @@ def test_the_same_launch_twice_at_once_starts_each_run_once(jobs, launcher):
 @pytest.mark.parametrize("refusal", [ConfigError(["x: no"]), SlurmError("cannot reach Slurm")])
 def test_a_refusal_leaves_nothing_on_disk(jobs, runs, tmp_path, refusal):
     with pytest.raises(type(refusal)):
-        launch(jobs(), FakeLauncher(refusal=refusal), "s")
+        launch_runs(jobs(), FakeLauncher(refusal=refusal), "s")
     assert left(tmp_path) == []
-    assert launch(jobs(), FakeLauncher(), "s") == 0  # its turn is over
+    assert launch_runs(jobs(), FakeLauncher(), "s") == 0  # its turn is over
 
 
 def test_a_run_that_this_machine_cannot_execute_is_refused_where_it_is_to_be_executed_here(
     jobs, launcher, tmp_path
 ):
     with pytest.raises(ConfigError, match="cuda:99"):
-        launch(jobs("device=cuda:99"), launcher, "s")
+        launch_runs(jobs("device=cuda:99"), launcher, "s")
     assert (launcher.calls, left(tmp_path)) == ([], [])
     launcher.here = False
-    assert launch(jobs("device=cuda:99"), launcher, "s") == 0
+    assert launch_runs(jobs("device=cuda:99"), launcher, "s") == 0
 
 
 def test_a_submission_that_is_refused_leaves_runs_that_may_start(jobs, launcher, tmp_path):
@@ -225,8 +225,8 @@ def test_a_submission_that_is_refused_leaves_runs_that_may_start(jobs, launcher,
     broken = FakeLauncher()
     broken.prepare = refuse
     with pytest.raises(SlurmError):
-        launch(jobs(), broken, "s")
-    assert launch(jobs(), launcher, "s") == 0
+        launch_runs(jobs(), broken, "s")
+    assert launch_runs(jobs(), launcher, "s") == 0
     assert len(launcher.queues[0].runs) == 2
 
 
@@ -234,7 +234,7 @@ def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again
     jobs, launcher, runs, tmp_path, monkeypatch, capsys
 ):
     slurm = ScriptedSlurm().install(monkeypatch)
-    launch(jobs(), launcher, "s")
+    launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     waiting = [Waiting(run.path.name, 0, task=i) for i, run in enumerate(runs())]
     settings = {"largest_array": 1000, "cluster": slurm.identity}
@@ -243,19 +243,19 @@ def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again
     )
     slurm.unreachable()  # then it may have submitted
     launcher.calls.clear()
-    assert launch(jobs(), launcher, "s") == 0
+    assert launch_runs(jobs(), launcher, "s") == 0
     assert launcher.calls == []
     slurm.unreachable(False)
-    assert launch(jobs(), launcher, "s") == 0
+    assert launch_runs(jobs(), launcher, "s") == 0
     assert launcher.calls == ["check", "prepare", "execute"]
     assert orphan.ended["state"] == "never submitted"
 
 
 def test_a_launch_removes_queues_that_ended_long_ago(jobs, launcher, tmp_path, monkeypatch):
-    launch(jobs(), launcher, "s")
+    launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     monkeypatch.setattr(queues, "KEPT", -1.0)
-    launch(jobs(), launcher, "s")
+    launch_runs(jobs(), launcher, "s")
     assert [queue.token for queue in queues.all_queues(tmp_path / "runs")] == [launcher.queues[1].token]
 
 
@@ -266,23 +266,23 @@ def test_runs_that_are_cancelled_while_a_launch_waits_for_its_turn_start_by_the_
     waited = []
 
     @contextlib.contextmanager
-    def turn_after_a_cancelled_launch(runs_dir, waiting):
+    def lock_after_a_cancelled_launch(runs_dir, waiting):
         if not waited:
             waited.append(1)
-            launch(jobs(), launcher, "s")
+            launch_runs(jobs(), launcher, "s")
             (queue,) = launcher.queues
             queue.cancel([queue.runs[0].run_id])
             queue.end("ended")
-        with turn(runs_dir, waiting) as ours:
+        with hold_launch_lock(runs_dir, waiting) as ours:
             yield ours
 
-    monkeypatch.setattr(module, "turn", turn_after_a_cancelled_launch)
-    assert launch(jobs(), launcher, "s") == 0
+    monkeypatch.setattr(module, "hold_launch_lock", lock_after_a_cancelled_launch)
+    assert launch_runs(jobs(), launcher, "s") == 0
     cancelled, other = runs()
     assert [run.run_id for run in launcher.queues[1].runs] == [other.path.name]
     launcher.queues[1].end("ended")
     assert "1 run cancelled while this command waited: give it again to start them" in capsys.readouterr().err
-    assert launch(jobs(), launcher, "s") == 0
+    assert launch_runs(jobs(), launcher, "s") == 0
     assert [run.run_id for run in launcher.queues[2].runs] == [cancelled.path.name, other.path.name]
 
 

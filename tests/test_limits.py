@@ -17,7 +17,7 @@ from vlae.config.problems import ConfigError
 from vlae.config.targets import build
 from vlae.launching.hydra_entry import launcher_of
 from vlae.launching.local_launcher import LocalQueue
-from vlae.launching.plan import Jobs, check, plan
+from vlae.launching.plan import ComposedRuns, check_runs, make_plan
 
 TINY = [
     "model=vae",
@@ -158,9 +158,9 @@ def test_elsewhere_only_nonsense_is_refused():
 def test_a_plan_and_a_run_say_the_same_and_leave_nothing(tmp_path):
     overrides = [*TINY, "model.latent_dim=1000000000", f"runs_dir={tmp_path / 'runs'}"]
     container = compose(overrides)
-    planned = plan(Jobs([overrides], lambda job: container), "s")
+    planned = make_plan(ComposedRuns([overrides], lambda job: container), "s")
     with pytest.raises(ConfigError, match=r"model.latent_dim: expected a size that fits"):
-        check(planned, here=LocalQueue.here)
+        check_runs(planned, here=LocalQueue.here)
     with pytest.raises(ConfigError, match=r"this machine has 16 GiB"):
         vlae.run(overrides)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from recorded import container
 
 from vlae.config.run_id import run_id
 from vlae.errors import OutOfMemory, out_of_memory
-from vlae.experiment.run import execute, launch
+from vlae.experiment.run import execute, run_command
 from vlae.runs.directory import RunDirectory
 
 HUGE = 10**15
@@ -49,7 +49,7 @@ def test_a_run_without_memory_has_failed_out_of_memory_and_says_so_in_one_line(t
     assert "\n" not in status["message"]
     monkeypatch.setattr(run, "run", lambda _: act())
     with pytest.raises(OutOfMemory, match=r"^out of memory: [^\n]*; a smaller trainer.batch_size or [^\n]*$"):
-        launch({})
+        run_command({})
 
 
 @pytest.mark.parametrize(

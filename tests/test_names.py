@@ -14,7 +14,7 @@ from vlae.config.overrides import lenient, parse
 from vlae.config.problems import ConfigError
 from vlae.launching import sweep_index
 from vlae.launching.hydra_entry import name_of, wrong_sweep_name
-from vlae.launching.status_table import chosen
+from vlae.launching.status_table import select_runs
 from vlae.system.disk import RecordError
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
@@ -74,7 +74,7 @@ def test_a_legal_name_is_text_as_it_is_written_and_finds_its_sweep(name, tmp_pat
     assert parse(lenient([f"hydra.sweeper.name={name}"])[0]).value() == name
     sweep_index.remember(tmp_path, name, {"a": "seed=0"}, [])
     sweep_index.remember(tmp_path, f"{name}2"[-20:], {"b": "seed=0"}, [])
-    assert chosen(tmp_path, name) == (name, {"a": "seed=0"})
+    assert select_runs(tmp_path, name) == (name, {"a": "seed=0"})
     assert name in sweep_index.names(tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_no_name_leads_out_of_the_directory_of_notes(tmp_path_factory, name):
         assert sweep_index.recall(runs_dir, name)["name"] == name
     else:
         with pytest.raises((RecordError, ConfigError)):
-            chosen(runs_dir, name)
+            select_runs(runs_dir, name)
     written = [path for path in outside.rglob("*") if path.is_file()]
     assert [path.parent for path in written] == [runs_dir / ".sweeps"] * len(written)
 
@@ -169,8 +169,8 @@ def test_no_other_name_means_all_runs_or_those_of_another_place(command, tmp_pat
     assert (status, out) == (2, "")
     assert err.startswith("vlae: no sweep and no run ")
     assert (
-        chosen("runs", f"runs/{run.name[:5]}")[1]
-        == chosen("runs", f"{tmp_path}/runs/vae")[1]
+        select_runs("runs", f"runs/{run.name[:5]}")[1]
+        == select_runs("runs", f"{tmp_path}/runs/vae")[1]
         == {run.name: ""}
     )
 
@@ -179,7 +179,7 @@ def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
     sweep_index.remember(tmp_path, "20261128", {"a": ""}, [])
     place = tmp_path / ".sweeps" / "20261128.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"name": 20261128}))
-    assert chosen(tmp_path, "20261128") == ("20261128", {"a": ""})
+    assert select_runs(tmp_path, "20261128") == ("20261128", {"a": ""})
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", ""])

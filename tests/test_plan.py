@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from test_files import in_python
@@ -12,9 +13,19 @@ from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.launching import queues
-from vlae.launching.launch_lock import turn
-from vlae.launching.plan import Jobs, check, estimated_seconds, freeze, labels_of, plan
+from vlae.launching.launch_lock import hold_launch_lock
+from vlae.launching.plan import (
+    ComposedRuns,
+    Wish,
+    check_runs,
+    create_run_directories,
+    estimated_seconds,
+    labels_of,
+    make_plan,
+    should_start,
+)
 from vlae.launching.queues import Waiting
+from vlae.launching.run_state import UNREADABLE, State
 from vlae.launching.sweep_index import recall, remember
 from vlae.runs import lease
 from vlae.runs.directory import RunDirectory
@@ -36,7 +47,7 @@ def planned(tmp_path):
 
     def make(*overrides, seeds=3):
         jobs = [[*TINY, f"runs_dir={tmp_path}", f"seed={seed}", *overrides] for seed in range(seeds)]
-        return plan(Jobs(jobs, compose))
+        return make_plan(ComposedRuns(jobs, compose))
 
     return make
 
@@ -64,6 +75,24 @@ def test_what_is_done_running_or_failed_does_not_start_and_what_is_interrupted_d
         assert [run.forced for run in anew] == [True, True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "plain", "retry", "force"),
+    [
+        ("new", "", True, True, True),
+        ("interrupted", "killed", True, True, True),
+        ("failed", "exception", False, True, True),
+        ("failed", UNREADABLE, False, False, False),
+        ("queued", "", False, False, False),
+        ("running", "", False, False, False),
+        ("done", "", False, False, False),
+    ],
+)
+def test_which_states_start(state, reason, plain, retry, force):
+    found = State("a", Path("runs/a"), state, reason=reason)
+    wishes = Wish(), Wish(retry=True), Wish(force=True)
+    assert [should_start(found, wish) for wish in wishes] == [plain, retry, force]
+
+
 def test_planning_writes_nothing(planned, tmp_path):
     assert len(planned().starting) == 3
     assert list(tmp_path.iterdir()) == []
@@ -73,13 +102,13 @@ def test_the_same_run_said_twice_is_one(tmp_path):
     jobs = [
         [*TINY, f"runs_dir={tmp_path}", *extra] for extra in ([], ["seed=0"], ["seed=1"], ["device=auto"])
     ]
-    found = plan(Jobs(jobs, compose))
+    found = make_plan(ComposedRuns(jobs, compose))
     assert (len(found.runs), found.merged) == (2, 2)
 
 
 def test_runs_in_a_living_queue_wait_there_until_their_turn_has_been(planned, tmp_path):
     runs = planned().runs
-    freeze(planned())
+    create_run_directories(planned())
     queue = queues.create(
         tmp_path, kind="local", sweep="s", code=tmp_path, runs=[run.waiting() for run in runs], settings={}
     )
@@ -93,7 +122,7 @@ def test_runs_in_a_living_queue_wait_there_until_their_turn_has_been(planned, tm
 
 
 def test_a_queue_whose_process_has_died_holds_nothing(planned, tmp_path):
-    freeze(planned())
+    create_run_directories(planned())
     runs = [Waiting(run.run_id, 0) for run in planned().runs]
     queue = queues.create(tmp_path, kind="local", sweep="s", code=tmp_path, runs=runs, settings={})
     dead = {**new_claim(), "process_start": 1.0}
@@ -106,7 +135,7 @@ def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
         planned("seed=x", "trainer.epoch=3")
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["seed", "trainer.epoch"]
     with pytest.raises(ConfigError) as caught:  # what shows only with the targets
-        check(planned("model.num_steps=3", "model.activation=7"), here=True)
+        check_runs(planned("model.num_steps=3", "model.activation=7"), here=True)
     assert [p.split(":")[0] for p in caught.value.problems] == ["model.num_steps", "model.activation"]
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +146,7 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
         [f"model={m}", *extra, *common] for m, extra in (("vae", ["seed=x"]), ("hf", ["seed=y"]), ("iaf", []))
     ]
     with pytest.raises(ConfigError) as caught:
-        Jobs(jobs, compose, "mine.yaml")
+        ComposedRuns(jobs, compose, "mine.yaml")
     assert caught.value.problems == [
         "seed: expected a whole number, got 'x' [mine.yaml: model=vae seed=x]",
         "evaluate.num_samples: expected 1 or more, got 0 [mine.yaml: all of its 3 runs]",
@@ -125,7 +154,7 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
     ]
     jobs = [[f"model={model}", "model.num_steps=2", *common[:-1]] for model in ("hf", "savae", "vae")]
     with pytest.raises(ConfigError) as caught:  # which shows only with the targets
-        check(plan(Jobs(jobs, compose, "mine.yaml")), here=True)
+        check_runs(make_plan(ComposedRuns(jobs, compose, "mine.yaml")), here=True)
     assert [problem.partition(" [")[2] for problem in caught.value.problems] == [
         "mine.yaml: model=hf]",
         "mine.yaml: model=vae]",
@@ -135,8 +164,8 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
 def test_a_launch_has_one_runs_dir(tmp_path):
     jobs = [[*TINY, f"runs_dir={tmp_path / name}"] for name in "ab"]
     with pytest.raises(ConfigError, match="runs_dir: expected one value"):
-        plan(
-            Jobs(
+        make_plan(
+            ComposedRuns(
                 [*jobs, [*jobs[0], "seed=1"]],
                 lambda job: {**compose(job), "seed": jobs.index(job[:6])},
             )
@@ -146,16 +175,16 @@ def test_a_launch_has_one_runs_dir(tmp_path):
 def test_frozen_paths_are_absolute_and_runs_keep_their_id(planned, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [run] = planned("dataset=mnist", "dataset.root=data", seeds=1).runs
-    freeze(planned("dataset=mnist", "dataset.root=data", seeds=1))
+    create_run_directories(planned("dataset=mnist", "dataset.root=data", seeds=1))
     frozen = RunDirectory(run.path).config()  # which checks the id
     assert frozen["dataset"]["root"] == str(tmp_path / "data")
     assert frozen["runs_dir"] == str(tmp_path)
 
 
 def test_a_run_is_carried_out_as_the_last_launch_asks_for_it(planned):
-    freeze(planned("num_threads=1", "evaluate.memory_budget=64", seeds=1))
+    create_run_directories(planned("num_threads=1", "evaluate.memory_budget=64", seeds=1))
     [run] = planned("num_threads=2", "evaluate.memory_budget=128", "dry_run=true", seeds=1).runs
-    freeze(planned("num_threads=2", "evaluate.memory_budget=128", seeds=1))
+    create_run_directories(planned("num_threads=2", "evaluate.memory_budget=128", seeds=1))
     frozen = RunDirectory(run.path).config()
     assert (frozen["num_threads"], frozen["evaluate"]["memory_budget"], frozen["dry_run"]) == (2, 128, False)
     assert run_id(frozen) == run.run_id
@@ -164,7 +193,7 @@ def test_a_run_is_carried_out_as_the_last_launch_asks_for_it(planned):
 def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(planned, tmp_path, monkeypatch):
     """Its process was killed on another host, where nobody can look after it."""
     slurm = ScriptedSlurm().install(monkeypatch)
-    freeze(planned(seeds=1))
+    create_run_directories(planned(seeds=1))
     [run] = planned(seeds=1).runs
     queue = queues.create(
         tmp_path,
@@ -187,7 +216,7 @@ def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(plann
     slurm.known("12", "OUT_OF_MEMORY")
     again = planned(seeds=1)
     assert [r.state.reason for r in again.starting] == ["out of memory"]
-    freeze(again)
+    create_run_directories(again)
     assert directory.holder() is None
     status = directory.status()
     assert (status["state"], status["reason"]) == ("interrupted", "out of memory")
@@ -277,7 +306,7 @@ def test_turns_never_overlap(tmp_path):
         def launch(barrier):
             barrier.wait()
             for _ in range(3):
-                with turn(folder):
+                with hold_launch_lock(folder):
                     before = int(count.read_text())
                     time.sleep(0.02)
                     count.write_text(str(before + 1))
@@ -297,7 +326,7 @@ def test_turns_never_overlap(tmp_path):
 
 def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_path, monkeypatch):
     """The other host heard nothing of this process for minutes."""
-    with turn(tmp_path) as ours:
+    with hold_launch_lock(tmp_path) as ours:
         ours.check()
         ours.show_life()
         put_claim(ours.path.with_name("2"), new_claim())
@@ -309,18 +338,18 @@ def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_pat
 def test_a_turn_shows_life(tmp_path, monkeypatch):
     """So that a long one, of another host, is not taken for over."""
     monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
-    with turn(tmp_path) as ours:
+    with hold_launch_lock(tmp_path) as ours:
         until = time.monotonic() + 10
         while not (ours.path / "status.json").exists():
             assert time.monotonic() < until
 
 
 def test_the_turn_of_a_process_that_died_is_over(tmp_path):
-    with turn(tmp_path):
+    with hold_launch_lock(tmp_path):
         pass
     [last] = (tmp_path / ".launching").glob("[!.]*")
     last.joinpath("ended.json").unlink()
     last.joinpath("claim.json").write_text(json.dumps({**new_claim(), "process_start": 1.0}))
-    with turn(tmp_path, waiting=lambda holder: pytest.fail("it is dead")):
+    with hold_launch_lock(tmp_path, waiting=lambda holder: pytest.fail("it is dead")):
         pass
     assert len(list((tmp_path / ".launching").glob("[!.]*"))) == 1

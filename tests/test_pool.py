@@ -44,7 +44,7 @@ class FakeProcess:
 
 
 class FakeExecutor:
-    """The processes of a pool, and its audience, which acts each time that the pool looks at its runs."""
+    """The processes of a pool, and its listener, which acts each time that the pool looks at its runs."""
 
     def __init__(self):
         self.alive, self.started, self.ended_jobs, self.signals, self.most = {}, [], [], None, 0

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from vlae.config.problems import shown
 from vlae.config.run_id import OF_A_COMMAND
 from vlae.config.run_id import run_id as run_id_of
-from vlae.launching.run_state import recorded_state
+from vlae.launching.run_state import state_on_disk
 from vlae.runs import attempts, lease
 from vlae.runs.attempts import RunHeld
 from vlae.runs.directory import RunDirectory, all_runs, find, forced_directory, promote
@@ -98,7 +98,7 @@ def test_a_process_killed_while_writing_leaves_the_old_content_or_the_new(tmp_pa
     write_atomically(path, contents[0])
     script = """
         import sys
-        from vlae.record import write_atomically
+        from vlae.runs.directory import write_atomically
         print("ready", flush=True)
         while True:
             for letter in b"ba":
@@ -121,8 +121,8 @@ def test_a_write_that_does_not_fit_changes_nothing_and_names_path_and_reason(tmp
     script = """
         import resource, sys
         from pathlib import Path
-        from vlae.record import RecordError, RunDirectory
-        from vlae.record import write_atomically
+        from vlae.runs.directory import RecordError, RunDirectory
+        from vlae.runs.directory import write_atomically
         path = Path(sys.argv[1])
         run = RunDirectory(path.parent)
         write_atomically(path, b"old")
@@ -279,7 +279,7 @@ def test_of_processes_that_claim_at_once_exactly_one_wins_and_the_others_know_wh
     script = """
         import json, multiprocessing, os, sys
         from pathlib import Path
-        from vlae.record import RunDirectory, RunHeld
+        from vlae.runs.directory import RunDirectory, RunHeld
 
         def contend(barrier, reports):
             for number in range(rounds):
@@ -310,7 +310,7 @@ def test_of_processes_that_claim_at_once_exactly_one_wins_and_the_others_know_wh
 
 HOLDER = """
     import sys, time
-    from vlae.record import RunDirectory
+    from vlae.runs.directory import RunDirectory
     with RunDirectory(sys.argv[1]).claim() as attempt:
         attempt.heartbeat({"epoch": 3, "epochs": 60})
         print("holding", flush=True)
@@ -466,7 +466,7 @@ def test_a_hidden_process_of_another_user_lives_as_long_as_it_gives_signs_of_lif
         raise answer
 
     def not_there(pid: int) -> None:
-        raise attempts.psutil.NoSuchProcess(pid)
+        raise lease.psutil.NoSuchProcess(pid)
 
     put_claim(run, uid=uid, started=ago(9000))
     run.write_status(state="running", attempt=1, updated=ago(updated))
@@ -481,7 +481,7 @@ def test_a_process_that_may_not_be_looked_at_is_judged_by_its_signs_of_life(run,
     """As where /proc is mounted with hidepid=1."""
 
     def refuse(pid: int) -> None:
-        raise attempts.psutil.AccessDenied(pid)
+        raise lease.psutil.AccessDenied(pid)
 
     put_claim(run, uid=-1, started=ago(9000))
     run.write_status(state="running", attempt=1, updated=ago(updated))
@@ -656,13 +656,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
-def test_a_status_that_no_run_writes_is_refused_with_the_file_the_key_and_what_came(run, key, value):
+def test_a_status_that_no_run_writes_is_refused_with_the_file_the_key_and_the_value(run, key, value):
     file = run.path / "status.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     for look in (run.status, run.state, lambda: run.write_status(attempt=1), run.claim):
         with pytest.raises(RecordError, match=re.escape(f"{file}: {key}: expected ")) as caught:
             look()
-        assert f"came {shown(value)}" in str(caught.value)
+        assert f"got {shown(value)}" in str(caught.value)
     assert list((run.path / "attempts").iterdir()) == []
 
 
@@ -677,14 +677,14 @@ WRONG_IN_CLAIMS = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG_IN_CLAIMS)
-def test_a_claim_that_nobody_has_made_is_refused_with_the_file_the_key_and_what_came(run, key, value):
+def test_a_claim_that_nobody_has_made_is_refused_with_the_file_the_key_and_the_value(run, key, value):
     put_claim(run, **{key: value})
     run.write_status(state="running", attempt=1)
     file = run.path / "attempts" / "1" / "claim.json"
     for look in (run.status, run.state, run.holder, run.refuse_if_held, run.claim):
         with pytest.raises(RecordError, match=re.escape(f"{file}: {key}: expected ")) as caught:
             look()
-        assert f"came {shown(value)}" in str(caught.value)
+        assert f"got {shown(value)}" in str(caught.value)
     file.rename(run.path / "moved away")
     assert run.state() == "interrupted"
     assert run.claim().number == 2
@@ -813,7 +813,7 @@ def test_results_keep_their_order_and_are_readable(run):
 def test_a_run_killed_at_any_moments_ends_with_what_an_undisturbed_one_records(run):
     script = """
         import sys, time
-        from vlae.record import RunDirectory
+        from vlae.runs.directory import RunDirectory
         run = RunDirectory(sys.argv[1])
         with run.claim() as attempt:
             print("begun", flush=True)
@@ -1091,12 +1091,12 @@ def test_a_status_that_says_running_of_a_run_that_is_done_is_corrected_by_a_writ
     (attempt.directory / ".reserve").touch()
     before = (run.path / "status.json").read_bytes()
     assert run.status()["state"] == "done"
-    assert recorded_state(run.path).stale
+    assert state_on_disk(run.path).stale
     assert (run.path / "status.json").read_bytes() == before
     run.settle()
     recorded = json.loads((run.path / "status.json").read_text())
     assert (recorded["state"], recorded["reason"]) == ("done", None)
-    assert not recorded_state(run.path).stale
+    assert not state_on_disk(run.path).stale
     assert not (attempt.directory / ".reserve").exists()
 
 

@@ -43,7 +43,7 @@ def test_a_gpu_can_be_shared_and_runs_spread_over_gpus_first(machine):
 
 def test_more_workers_than_the_gpus_take_are_refused_with_the_way_out(machine):
     machine("0,1")
-    with pytest.raises(ConfigError, match=r"hydra.launcher.workers: expected at most 4, .* came 5; raise"):
+    with pytest.raises(ConfigError, match=r"hydra.launcher.workers: expected at most 4, .* got 5; raise"):
         slots(10, workers=5, runs_per_gpu=2)
     assert devices(slots(10, workers=5, use_gpus=False)) == [""] * 5
 

@@ -106,11 +106,11 @@ def test_a_sweep_is_found_by_its_name_and_by_a_beginning_that_no_other_shares(vl
 @pytest.mark.parametrize(
     ("note", "wrong"),
     [
-        ({"name": "s"}, "runs: expected ids of runs with a label each, came null"),
-        ({"name": "s", "runs": ["a"]}, 'runs: expected ids of runs with a label each, came ["a"]'),
-        ({"name": "s", "runs": {"a": None}}, "runs: a: expected a text, came null"),
+        ({"name": "s"}, "runs: expected ids of runs with a label each, got null"),
+        ({"name": "s", "runs": ["a"]}, 'runs: expected ids of runs with a label each, got ["a"]'),
+        ({"name": "s", "runs": {"a": None}}, "runs: a: expected a text, got null"),
         *(
-            ({"name": "s", "runs": {"a": "", name: ""}}, f"runs: expected ids of runs, came {name!r}")
+            ({"name": "s", "runs": {"a": "", name: ""}}, f"runs: expected ids of runs, got {name!r}")
             for name in ("../x", "", ".x", "a\0b", "\ud800")
         ),
     ],
@@ -194,7 +194,7 @@ def test_a_claim_that_nobody_has_made_is_a_failure_of_that_run_alone(vlae, run):
     broken, whole = rows(out)
     assert (broken[0], whole) == ("a", ["b", "new", "", ""])
     assert broken[1].startswith(
-        f"failed (unreadable record: {file}: pid: expected a positive whole number, came null"
+        f"failed (unreadable record: {file}: pid: expected a positive whole number, got null"
     )
 
 
@@ -338,7 +338,7 @@ def follow(monkeypatch):
     def go(directory, *events):
         clock, told = Clock(*events), []
         monkeypatch.setattr(logs, "time", clock)
-        logs.follow_log(directory, told.append)
+        logs.stream_log(directory, told.append)
         assert clock.events == []
         return "".join(told)
 

@@ -28,9 +28,9 @@ def run(composed: Any) -> None:
 
             statuses.append(show_plan(container))
         else:
-            from vlae.experiment.run import launch
+            from vlae.experiment.run import run_command
 
-            statuses.append(launch(container))
+            statuses.append(run_command(container))
     except UserError as error:  # which Hydra would comment on
         statuses.append(complain(error))
 

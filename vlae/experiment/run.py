@@ -39,7 +39,7 @@ DONE, FAILED, HELD, REFUSED = 0, 1, 75, 74
 LESS_MEMORY = "a smaller trainer.batch_size or evaluate.memory_budget needs less"
 
 
-def launch(container: dict[str, Any]) -> int:
+def run_command(container: dict[str, Any]) -> int:
     """Do the run of a composed configuration, for ``python launch.py``. Returns the exit status."""
     try:
         run(container)

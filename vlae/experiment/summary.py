@@ -174,7 +174,7 @@ def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
     return labelled_table(f"Gaps, the first {gaps['num_images']} images (nats)", rows)
 
 
-def status_table(status: dict[str, Any], path: Path) -> Table:
+def status_table(status: Mapping[str, Any], path: Path) -> Table:
     """State and progress of an unfinished run."""
     names = ("state", "reason", "message", "attempt", "updated")
     rows = [(name, str(status[name])) for name in names if status.get(name) is not None]

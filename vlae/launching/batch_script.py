@@ -45,7 +45,7 @@ vlae_run() {
 
 
 def hold_signals() -> None:
-    """From now on signals wait for `listen`: submitit would take them for its own."""
+    """Block signals until `listen`: submitit would take them for its own."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 

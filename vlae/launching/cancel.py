@@ -18,13 +18,13 @@ from vlae.system.processes import place
 def cancel(
     runs_dir: StrPath, run_ids: Collection[str], warn: Callable[[str], object] = lambda text: None
 ) -> list[str]:
-    """Returns the runs that were waiting or under way. The same launch goes on with them later.
+    """Cancel runs; returns those that were waiting or running. The same launch continues them later.
 
     warn: called with the reason where jobs cannot be cancelled, because Slurm, or their cluster, cannot be reached.
     Their runs are cancelled all the same: jobs that run stop them, and jobs that wait end as soon as they start.
     """
     observer = Observer(runs_dir)
-    found = [run_id for run_id in run_ids if _goes_on(observer, run_id)]
+    found = [run_id for run_id in run_ids if _is_active(observer, run_id)]
     alone, unreached = set(found), []
     for queue in all_queues(runs_dir):
         listed = {run.run_id for run in queue.runs} & set(found)
@@ -55,7 +55,7 @@ def cancel(
 
 
 def _cancel_jobs(queue: Queue) -> None:
-    """Those of which no run is left. SlurmError: Slurm, or the cluster of these jobs, cannot be reached."""
+    """Cancel the jobs that have no run left. SlurmError: Slurm, or the cluster of these jobs, cannot be reached."""
     gone, jobs = queue.cancelled(), queue.jobs()
     tasks = {run.task for run in queue.runs} - {run.task for run in queue.runs if run.run_id not in gone}
     ids = [jobs[task] for task in sorted(tasks) if jobs.get(task, NEVER) != NEVER]
@@ -73,11 +73,11 @@ def _cancel_jobs(queue: Queue) -> None:
 
 
 def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:
-    """Where it is executed: for the first time, and anew beside its old results."""
+    """The two directories in which a run may be executed: its own, and beside its old results."""
     return observer.runs_dir / run_id, observer.runs_dir / FORCED / run_id
 
 
-def _goes_on(observer: Observer, run_id: str) -> bool:
+def _is_active(observer: Observer, run_id: str) -> bool:
     first, anew = _places(observer, run_id)
     states = observer.state(first).state, observer.state(anew, forced=True).state
     return not {"queued", "running"}.isdisjoint(states)

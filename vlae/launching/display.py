@@ -1,9 +1,9 @@
-"""What a person sees of a pool: a live table on a terminal, plain lines elsewhere, and a summary at the end."""
+"""The progress of a pool for a person: a live table on a terminal, plain lines elsewhere, and a summary at the end."""
 
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlae.launching.pool import Job
-from vlae.runs.directory import recorded_status
+from vlae.runs.directory import read_status
 from vlae.runs.lease import last_number
 from vlae.system.console import Console, duration, elbo_of, position, share
 from vlae.system.disk import RecordError, notice
@@ -26,14 +26,14 @@ PLAIN_EVERY = 60.0
 
 
 class Display:
-    """The audience of a pool."""
+    """Shows the progress of a pool to a person."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._began = total, time.monotonic()
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._first: dict[Path, tuple[float, float]] = {}
-        self._told = self._began
+        self._printed = self._began
         self._ended = 0
 
     def __enter__(self) -> "Display":
@@ -68,8 +68,8 @@ class Display:
         running = [job for job in jobs if job.pid is not None]
         if self._live:
             self._live.update(self._table(jobs, running), refresh=True)
-        elif running and time.monotonic() - self._told >= PLAIN_EVERY:
-            self._told = time.monotonic()
+        elif running and time.monotonic() - self._printed >= PLAIN_EVERY:
+            self._printed = time.monotonic()
             for job in running:
                 what, done, figures, left = self._progress(job)
                 where = f"{what} {done}".rstrip()
@@ -98,10 +98,10 @@ class Display:
         return f", about {duration((time.monotonic() - self._began) / len(ended) * left)} left"
 
     def _progress(self, job: Job) -> tuple[str, str, str, str]:
-        """What it does, how much of that is done, its figures, the time left of this part."""
-        status: dict[str, Any] = {}
+        """Its activity, the part that is done, its metrics, the time left of this activity."""
+        status: Mapping[str, Any] = {}
         with contextlib.suppress(RecordError):
-            status = recorded_status(str(job.path))
+            status = read_status(str(job.path))
         progress = status.get("progress") or {}
         if status.get("state") != "running" or not progress:
             return "starting", "", "", ""
@@ -138,7 +138,7 @@ def summary(
     parts += [f"{number} skipped ({state})" for state, number in skipped.items()]
     lines: list[tuple[str, str | None]] = [(f"{sweep}: {', '.join(parts)}  {duration(seconds)}", "bold")]
     for job in jobs:
-        if job.outcome == "interrupted" and job.detail and not job.told:
+        if job.outcome == "interrupted" and job.detail and not job.signals_sent:
             lines.append((f"  interrupted: {job.label or job.path.name}: {job.detail}", "yellow"))
         if job.outcome in ("failed", "killed"):
             text = f"by {job.detail}" if job.outcome == "killed" else job.detail or reason_of(job.path)

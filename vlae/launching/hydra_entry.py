@@ -14,8 +14,8 @@ from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
 from vlae.config.sweep_compose import Composer
 from vlae.config.sweep_file import read, replaced
 from vlae.config.targets import check_fields
-from vlae.launching.launch import Launcher, launch, table_of
-from vlae.launching.plan import Jobs, check, plan
+from vlae.launching.launch import Launcher, launch_runs, table_of
+from vlae.launching.plan import ComposedRuns, check_runs, make_plan
 from vlae.system.console import Console, standard_output
 from vlae.system.files import check_writable
 from vlae.system.streams import printed
@@ -27,7 +27,7 @@ MANY = 100
 def launch_sweep(
     kind: str, settings: dict[str, Any], overrides: Sequence[Sequence[str]], hydra_context: Any, composed: Any
 ) -> int:
-    """What the launcher plugins do. kind: of launcher; composed: the configuration of the command."""
+    """Entry point of the launcher plugins. kind: local or slurm; composed: the configuration of the command."""
     sweeper, problems, given = composed.hydra.sweeper, [], list(composed.hydra.overrides.task)
     file = Path(sweeper.file) if sweeper.file else None
     notes = replaced(read(file), given) if file else []
@@ -41,19 +41,19 @@ def launch_sweep(
         lambda chosen: hydra_context.config_loader.load_sweep_config(composed, chosen),
         added_directories(composed),
     )
-    with contextlib.suppress(ConfigError):  # all problems of all runs are told below
+    with contextlib.suppress(ConfigError):  # all problems of all runs are reported below
         first = compose(overrides[0]) if overrides else None
         if first is not None and not first["dry_run"]:
             check_writable(Path(first["runs_dir"]))
     if len(overrides) > MANY:
         Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
     try:
-        jobs = Jobs(overrides, compose, file and file.name, notes)
+        jobs = ComposedRuns(overrides, compose, file and file.name, notes)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     if launcher is None or problems:
         raise ConfigError(problems)
-    return launch(jobs, launcher, sweeper.name or name_of(sweeper.file, given))
+    return launch_runs(jobs, launcher, sweeper.name or name_of(sweeper.file, given))
 
 
 def launcher_of(kind: str, settings: dict[str, Any]) -> Launcher:
@@ -70,7 +70,7 @@ def launcher_of(kind: str, settings: dict[str, Any]) -> Launcher:
 
 
 def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
-    """That of the file; with something made of the overrides that make its runs others."""
+    """The name of the file, and a hash of the overrides that change its runs."""
     if file is None:
         return None
     name = Path(file).stem
@@ -83,7 +83,7 @@ def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
 
 
 def wrong_sweep_name(given: str | None, file: Path | None) -> Problem | None:
-    """What is wrong with the name of a sweep: the ``given`` one, or that of its file."""
+    """The problem with the name of a sweep, if any: the ``given`` one, or that of its file."""
     if given == "None":
         return Problem("hydra.sweeper.name", "expected null where there is none, got the text 'None'")
     name = given if given is not None else file and file.stem
@@ -97,7 +97,7 @@ def wrong_sweep_name(given: str | None, file: Path | None) -> Problem | None:
 
 def show_plan(container: dict[str, Any]) -> int:
     """``dry_run=true`` of a single run."""
-    planned = plan(Jobs([[]], lambda overrides: container), "this command")
-    check(planned, here=True)
+    planned = make_plan(ComposedRuns([[]], lambda overrides: container), "this command")
+    check_runs(planned, here=True)
     standard_output().print(table_of(planned))
     return printed(0)

@@ -3,20 +3,29 @@
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from rich.console import Group
 from rich.text import Text
 
 from vlae.config.run_id import OF_A_COMMAND
 from vlae.launching import queues, sweep_index
-from vlae.launching.launch_lock import turn
-from vlae.launching.plan import Jobs, Plan, cancellations, check, estimated_seconds, freeze, plan
+from vlae.launching.launch_lock import hold_launch_lock
+from vlae.launching.plan import (
+    ComposedRuns,
+    Plan,
+    cancellations,
+    check_runs,
+    create_run_directories,
+    estimated_seconds,
+    make_plan,
+)
 from vlae.launching.queues import Queue
 from vlae.launching.run_state import STATES, Observer
 from vlae.launching.slurm_state import SlurmError
 from vlae.runs import snapshot
 from vlae.runs.directory import RunDirectory
+from vlae.runs.schema import Claim
 from vlae.system.console import Console, Listing, counted, duration, standard_output
 from vlae.system.disk import RecordError
 from vlae.system.files import STAGING, remove_abandoned
@@ -30,7 +39,7 @@ class Launcher(Protocol):
     here: bool
     """On this machine."""
 
-    def check(self, planned: Plan) -> None:
+    def check_plan(self, planned: Plan) -> None:
         """Before anything is on disk. UserError: why it cannot execute these runs."""
         ...
 
@@ -43,7 +52,7 @@ class Launcher(Protocol):
         ...
 
 
-def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
+def launch_runs(jobs: ComposedRuns, launcher: Launcher, name: str | None = None) -> int:
     """Returns the exit status of the command.
 
     name: of the sweep; None: one made of its runs.
@@ -52,43 +61,43 @@ def launch(jobs: Jobs, launcher: Launcher, name: str | None = None) -> int:
     for key in OF_A_COMMAND:
         jobs.common(key)
     runs_dir = Path(jobs.common("runs_dir")).absolute()
-    if jobs.common("dry_run"):  # without a turn, which would write
-        planned = plan(jobs, name)
-        check(planned, here=launcher.here)
+    if jobs.common("dry_run"):  # without the lock, which would write
+        planned = make_plan(jobs, name)
+        check_runs(planned, here=launcher.here)
         try:
-            launcher.check(planned)
+            launcher.check_plan(planned)
         except SlurmError as error:  # a plan can be made elsewhere
             console.print(str(error), markup=False)
         standard_output().print(table_of(planned))
         return printed(0)
 
-    def waiting(holder: dict[str, Any]) -> None:
+    def waiting(holder: Claim) -> None:
         console.print(f"process {holder['pid']} on host {holder['host']} is launching; waiting for it")
 
     before = cancellations(runs_dir)
-    with turn(runs_dir, waiting) as ours:
+    with hold_launch_lock(runs_dir, waiting) as lock:
         queues.remove_old(runs_dir)
-        _recover(runs_dir)
+        _adopt_lost_submissions(runs_dir)
         observer = Observer(runs_dir)
-        planned = plan(jobs, name, observer, before)
+        planned = make_plan(jobs, name, observer, before)
         observer.record_ends()
         _clear_up(planned)
         if planned.starting:
-            check(planned, here=launcher.here)
-            launcher.check(planned)
+            check_runs(planned, here=launcher.here)
+            launcher.check_plan(planned)
         console.print(headline(planned), markup=False)
         sweep_index.remember(runs_dir, planned.sweep, {r.run_id: r.label for r in planned.runs}, sys.argv)
         if not planned.starting:
             return _nothing_to_do(planned, console)
         frozen = snapshot.freeze(runs_dir)
-        freeze(planned)
-        ours.check()
+        create_run_directories(planned)
+        lock.refuse_if_lost()
         queue = launcher.prepare(planned, frozen)
     return launcher.execute(queue)
 
 
 def _clear_up(planned: Plan) -> None:
-    """What killed processes left: temporary files, and records of runs that are done which do not say so."""
+    """Clear up after killed processes: temporary files, and records that do not say that their run is done."""
     for part in (queues.QUEUES, sweep_index.SWEEPS, STAGING):
         remove_abandoned(planned.runs_dir / part)
     for run in planned.runs:
@@ -97,7 +106,7 @@ def _clear_up(planned: Plan) -> None:
                 RunDirectory(run.state.path).settle()
 
 
-def _recover(runs_dir: Path) -> None:
+def _adopt_lost_submissions(runs_dir: Path) -> None:
     """Submissions whose command was killed before it had recorded them."""
     for queue in queues.all_queues(runs_dir):
         if queue.kind == "slurm" and queue.ended is None and queue.is_being_submitted:

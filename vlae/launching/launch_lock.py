@@ -5,23 +5,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from vlae.runs.lease import Pulse, last_number, living_claim, new_claim, now, put_claim
+from vlae.runs.schema import Claim
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, json_bytes, read_json, write_atomically
 
-TURNS = ".launching"  # in runs_dir
+LOCKS = ".launching"  # in runs_dir
 
 
-class Turn:
-    """That of this process."""
+class LaunchLock:
+    """The launch lock as this process holds it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def check(self) -> None:
-        """RecordError: this process was out of touch for so long that another one has taken its turn."""
+    def refuse_if_lost(self) -> None:
+        """RecordError: this process was out of touch for so long that another launch has taken the lock."""
         if self.path.with_name(str(int(self.path.name) + 1)).exists():
             raise RecordError(f"{self.path} gave no sign of life, and another launch has begun; launch again")
 
@@ -29,20 +29,20 @@ class Turn:
         write_atomically(self.path / "status.json", json_bytes({"updated": now()}))
 
     def end(self) -> None:
-        with contextlib.suppress(RecordError):  # the disk is full; the turn ends with this process
+        with contextlib.suppress(RecordError):  # the disk is full; the lock ends with this process
             write_atomically(self.path / "ended.json", json_bytes({"ended": now()}))
 
 
 @contextlib.contextmanager
-def turn(
-    runs_dir: StrPath, waiting: Callable[[dict[str, Any]], None] = lambda holder: None
-) -> Iterator[Turn]:
-    """Plans and submissions happen inside; ``waiting`` is told once who is before us.
+def hold_launch_lock(
+    runs_dir: StrPath, waiting: Callable[[Claim], None] = lambda holder: None
+) -> Iterator[LaunchLock]:
+    """Plan and submit inside; ``waiting`` is called once with the claim of the process that holds the lock.
 
-    A turn is a numbered claim, made by renaming a directory, which works on network file systems too. One whose
-    process has died is over.
+    The lock is a numbered claim, made by renaming a directory, which works on network file systems too. The lock of a
+    dead process is free.
     """
-    place, claim, told = Path(runs_dir).absolute() / TURNS, new_claim(), False
+    place, claim, said = Path(runs_dir).absolute() / LOCKS, new_claim(), False
     while True:
         number = last_number(place)
         path = place / str(number)
@@ -52,18 +52,18 @@ def turn(
         if holder is None:
             put_claim(place / str(number + 1), claim)  # who was first, we read from disk
             continue
-        if not told:
+        if not said:
             waiting(holder)
-            told = True
+            said = True
         time.sleep(0.2)
     for old in place.iterdir():
         if old.name.isdigit() and int(old.name) < number:
             shutil.rmtree(old, ignore_errors=True)
-    ours = Turn(path)
-    pulse = Pulse(ours.show_life)
+    lock = LaunchLock(path)
+    pulse = Pulse(lock.show_life)
     pulse.start()
     try:
-        yield ours
+        yield lock
     finally:
         pulse.stop()
-        ours.end()
+        lock.end()

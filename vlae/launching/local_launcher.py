@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.config.schema import Count, Minutes
-from vlae.launching.plan import Plan, queue_of
+from vlae.launching.plan import Plan, create_queue
 from vlae.launching.queues import Queue
 from vlae.launching.resources import slots
 from vlae.system.interruption import heeded
@@ -20,11 +20,11 @@ if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 from vlae.launching.worker import main
 sys.exit(main())
 """
-"""Of the process that works a queue off: until the pool listens to signals, which takes a second, a Ctrl-C ends it."""
+"""Source of the process that executes a queue: a Ctrl-C ends it until the pool listens, which takes a second."""
 
 
 class LocalQueue:
-    """What `vlae.launching.launch.launch` needs of a launcher."""
+    """The launcher ``local``; see `vlae.launching.launch.Launcher`."""
 
     here = True
 
@@ -34,21 +34,21 @@ class LocalQueue:
         self.workers, self.runs_per_gpu = workers, runs_per_gpu
         self.run_timeout_min = run_timeout_min
 
-    def check(self, planned: Plan) -> None:
+    def check_plan(self, planned: Plan) -> None:
         """ConfigError: there is no room for so many workers."""
         slots(len(planned.starting), **self._asked(planned))
 
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
         """Only its record: what is in it is started by `execute`."""
         settings = {"slots": self._asked(planned), "run_timeout_min": self.run_timeout_min}
-        return queue_of(planned, frozen, "local", settings)
+        return create_queue(planned, frozen, "local", settings)
 
     def _asked(self, planned: Plan) -> dict[str, Any]:
         use_gpus = any(run.container["device"] != "cpu" for run in planned.starting)
         return {"workers": self.workers, "runs_per_gpu": self.runs_per_gpu, "use_gpus": use_gpus}
 
     def execute(self, queue: Queue) -> int:
-        """Waits for the process that works it off, and passes every signal on; if we are killed, it goes on."""
+        """Execute the queue in a process of its own, which gets every signal and outlives this one."""
         command = [sys.executable, "-c", START, str(queue.path)]
         paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
         # what Python would compile into the frozen code, nobody verifies

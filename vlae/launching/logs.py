@@ -1,4 +1,4 @@
-"""What a run has told: the log of its last attempt."""
+"""The log of the last attempt of a run."""
 
 import codecs
 import time
@@ -42,35 +42,35 @@ def run_of(runs_dir: StrPath, name: str) -> RunDirectory:
     )
 
 
-def print_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
+def print_log(run: RunDirectory, write: Callable[[str], object]) -> None:
     """The log of the last attempt."""
     log, name = log_of(run), run.path.name
     if log is not None:
-        tell(Growing(log).more())
+        write(Growing(log).more())
     elif Observer(run.path.parent).state(run.path).state == "queued":
-        tell(f"{name} waits in a queue, and has told nothing yet: `vlae logs {name} -f` waits with it\n")
+        write(f"{name} waits in a queue, and has no log yet: `vlae logs {name} -f` waits with it\n")
     else:
-        tell(f"{name} was never started: the command that made it starts it\n")
+        write(f"{name} was never started: the command that made it starts it\n")
 
 
-def follow_log(run: RunDirectory, tell: Callable[[str], object]) -> None:
+def stream_log(run: RunDirectory, write: Callable[[str], object]) -> None:
     """Until the run is neither waiting nor under way; the attempts that follow included."""
     log = Growing(log_of(run))
     while True:
         state = _state(run)
         if (latest := log_of(run)) != log.path:
-            tell(log.more())  # what was left of it
+            write(log.more())  # what was left of it
             log = Growing(latest)
-        tell(log.more())
+        write(log.more())
         if state not in ("queued", "running"):
             if log.path is None:
-                print_log(run, tell)
+                print_log(run, write)
             return
         time.sleep(LOOK_EVERY if state == "running" else WAIT_EVERY)
 
 
 def _state(run: RunDirectory) -> str:
-    """Queues, and Slurm, are asked where the record alone does not say that it goes on."""
+    """The state of a run; queues and Slurm are asked only where its record does not say it."""
     state = run.state()
     return state if state in ("running", "done") else Observer(run.path.parent).state(run.path).state
 
@@ -83,7 +83,7 @@ class Growing:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a look may end within a character
 
     def more(self) -> str:
-        """What came since the last look. Errors: as for `vlae.system.files.read_by`."""
+        """The text since the last look. Errors: as for `vlae.system.files.read_by`."""
         content = (read_by(self._read, self.path) if self.path else None) or b""
         self._at += len(content)
         return self._decoder.decode(content)

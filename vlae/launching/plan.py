@@ -3,7 +3,7 @@
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Planned:
     run_id: str
     container: dict[str, Any]
     label: str
-    """What distinguishes it from the others."""
+    """The overrides that distinguish it from the others."""
     state: State
     starts: bool
     forced: bool
@@ -42,7 +42,7 @@ class Planned:
         return self.state.path
 
     def waiting(self, task: int = 0) -> Waiting:
-        """As it stands in a queue."""
+        """Its entry in a queue."""
         return Waiting(self.run_id, self.state.attempts, self.forced, task)
 
 
@@ -59,7 +59,7 @@ class Plan:
     file: str | None = None
     """The sweep file, where there is one."""
     notes: tuple[str, ...] = ()
-    """What is to be said of it besides."""
+    """Remarks for the user."""
 
     @property
     def starting(self) -> list[Planned]:
@@ -67,11 +67,11 @@ class Plan:
 
     @property
     def counts(self) -> dict[str, int]:
-        """By state."""
+        """Number of runs by state."""
         return dict(Counter(run.state.state for run in self.runs))
 
 
-class Jobs:
+class ComposedRuns:
     """The composed runs of a sweep, before anything is read from disk."""
 
     def __init__(
@@ -103,7 +103,7 @@ class Jobs:
             raise ConfigError([Problem("sweep", "it has no runs")])
         if wrong:
             labels = labels_of({str(number): job for number, job in enumerate(overrides)})
-            raise ConfigError(located(wrong, labels, file))
+            raise ConfigError(problems_by_run(wrong, labels, file))
 
     def __len__(self) -> int:
         return len(self._all)
@@ -112,12 +112,14 @@ class Jobs:
         """The value of a key that a launch has one of. ConfigError: the runs disagree."""
         values = [get(container, key) for container in self._all]
         if any(value != values[0] for value in values):
-            came = ", ".join(dict.fromkeys(shown(value) for value in values))
-            raise ConfigError([Problem(key, f"expected one value for all runs of a sweep, came {came}")])
+            found = ", ".join(dict.fromkeys(shown(value) for value in values))
+            raise ConfigError([Problem(key, f"expected one value for all runs of a sweep, got {found}")])
         return values[0]
 
 
-def located(wrong: Mapping[str, Sequence[str]], labels: Mapping[str, str], file: str | None) -> list[str]:
+def problems_by_run(
+    wrong: Mapping[str, Sequence[str]], labels: Mapping[str, str], file: str | None
+) -> list[str]:
     """The problems of these runs, each once, with the runs that have it, of all those that have a label."""
     runs: dict[str, list[str]] = {}
     for run, problems in wrong.items():
@@ -139,57 +141,78 @@ def cancellations(runs_dir: StrPath) -> set[tuple[str, str]]:
     return {(queue.token, run_id) for queue in all_queues(runs_dir) for run_id in queue.cancelled()}
 
 
-def plan(
-    jobs: Jobs,
+def make_plan(
+    composed: ComposedRuns,
     name: str | None = None,
     observer: Observer | None = None,
     before: Collection[tuple[str, str]] | None = None,
 ) -> Plan:
-    """What is to be done; call it in a `turn`. Completes what a killed command has left half done, and no more.
+    """Decide what is to be done, while the launch lock is held. Completes what a killed command has left half done.
 
-    With ``dry_run`` it needs no turn, and writes nothing.
+    With ``dry_run`` it needs no lock, and writes nothing.
 
     before: `cancellations` when the command was given. Runs that were cancelled since do not start by it.
     """
-    force, retry, runs_dir = (
-        jobs.common("force"),
-        jobs.common("retry"),
-        Path(jobs.common("runs_dir")).absolute(),
-    )
-    dry_run, observer = jobs.common("dry_run"), observer or Observer(runs_dir)
-    labels, runs = labels_of(jobs.overrides), []
-    meanwhile = (
-        {run_id for _, run_id in cancellations(runs_dir) - set(before)} if before is not None else set()
-    )
-    revoked = 0
-    for identity, container in jobs.containers.items():
+    runs_dir, dry_run = Path(composed.common("runs_dir")).absolute(), composed.common("dry_run")
+    wish = Wish(composed.common("force"), composed.common("retry"))
+    observer, labels = observer or Observer(runs_dir), labels_of(composed.overrides)
+    since = set() if before is None else cancellations(runs_dir) - set(before)
+    cancelled_since = {run_id for _, run_id in since}
+    runs, revoked = [], 0
+    for identity, container in composed.containers.items():
         if not dry_run:
             recover(runs_dir, identity)
-        state = observer.state(runs_dir / identity)
-        anew = force and state.state not in ("new", "running", "queued")
-        if anew:
-            state = observer.state(runs_dir / FORCED / identity, forced=True)
-        if state.state in ("interrupted", "failed"):
-            state = _unless_edited(state)
-        again = state.state == "failed" and (retry or force) and state.reason != UNREADABLE
-        starts = state.state in ("new", "interrupted") or again
-        if starts and identity in meanwhile:
-            state, starts, revoked = (
-                replace(state, state="interrupted", reason="cancelled"),
-                False,
-                revoked + 1,
-            )
-        runs.append(Planned(identity, container, labels[identity], state, starts, anew))
-    sweep = name or _name_of(jobs.containers)
-    notes = list(jobs.notes)
+        state, forced = _state_to_continue(observer, identity, wish)
+        starts = should_start(state, wish)
+        if starts and identity in cancelled_since:
+            state, starts = replace(state, state="interrupted", reason="cancelled"), False
+            revoked += 1
+        runs.append(Planned(identity, container, labels[identity], state, starts, forced))
+    notes = [*composed.notes, *_notes(runs_dir, composed, runs, revoked, observer)]
+    sweep, merged = name or _name_of(composed.containers), len(composed) - len(runs)
+    return Plan(sweep, runs_dir, tuple(runs), merged, dry_run, composed.file, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Runs that the user wants besides those that are missing."""
+
+    force: bool = False
+    """Execute again what is done, failed or interrupted; see `vlae.runs.rerun`."""
+    retry: bool = False
+    """Start again what has failed."""
+
+
+def should_start(state: State, wish: Wish) -> bool:
+    """Whether a run in this state starts.
+
+    >>> should_start(State("a", Path("runs/a"), "failed"), Wish(retry=True))
+    True
+    """
+    if state.state == "failed":
+        return (wish.retry or wish.force) and state.reason != UNREADABLE
+    return state.state in ("new", "interrupted")
+
+
+def _state_to_continue(observer: Observer, run_id: str, wish: Wish) -> tuple[State, bool]:
+    """The state of the directory in which the run is executed, and whether that is a forced one."""
+    state = observer.state(observer.runs_dir / run_id)
+    forced = wish.force and state.state not in ("new", "running", "queued")
+    if forced:
+        state = observer.state(observer.runs_dir / FORCED / run_id, forced=True)
+    return (_unless_edited(state) if state.state in ("interrupted", "failed") else state), forced
+
+
+def _notes(
+    runs_dir: Path, composed: ComposedRuns, runs: Sequence[Planned], revoked: int, observer: Observer
+) -> Iterator[str]:
+    """revoked: runs that do not start because they were cancelled while this command waited."""
     if revoked:
-        text = f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
-        notes.append(text)
-    if text := same_as_earlier(earlier_twins(runs_dir, jobs.containers)):
-        notes.append(text)
+        yield f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
+    if text := same_as_earlier(earlier_twins(runs_dir, composed.containers)):
+        yield text
     if observer.warning and any(run.state.state in ("queued", "running") for run in runs):
-        notes.append(observer.warning)
-    return Plan(sweep, runs_dir, tuple(runs), len(jobs) - len(runs), dry_run, jobs.file, tuple(notes))
+        yield observer.warning
 
 
 def _unless_edited(state: State) -> State:
@@ -201,7 +224,7 @@ def _unless_edited(state: State) -> State:
     return state
 
 
-def check(plan: Plan, *, here: bool) -> None:
+def check_runs(plan: Plan, *, here: bool) -> None:
     """ConfigError: everything that is wrong with the runs that would start. RecordError: nowhere to write them.
 
     here: they are executed on this machine, which must have their device.
@@ -222,10 +245,10 @@ def check(plan: Plan, *, here: bool) -> None:
         except ConfigError as error:
             wrong[run.run_id] = error.problems
     if wrong:
-        raise ConfigError(located(wrong, {run.run_id: run.label for run in plan.starting}, plan.file))
+        raise ConfigError(problems_by_run(wrong, {run.run_id: run.label for run in plan.starting}, plan.file))
 
 
-def freeze(plan: Plan) -> None:
+def create_run_directories(plan: Plan) -> None:
     """The run directories of the runs that start. RecordError: there is no space."""
     for run in plan.starting:
         container = with_absolute_paths(_grouped(run.container, plan.sweep))
@@ -239,7 +262,7 @@ def freeze(plan: Plan) -> None:
 
 
 def estimated_seconds(plan: Plan) -> float | None:
-    """Of the runs that start, one after the other, by those of their model and dataset that are done; None: unknown."""
+    """Seconds for the starting runs in sequence, from done runs of their model and dataset; None: unknown."""
     known: dict[tuple[Any, ...], list[float]] = {}
     for run in plan.runs:
         if run.state.state != "done" or run.starts:
@@ -260,7 +283,7 @@ def _kind(run: Planned) -> tuple[Any, ...]:
 
 
 def labels_of(overrides: dict[str, Sequence[str]]) -> dict[str, str]:
-    """What is said of each run and not of all of them."""
+    """Labels of runs: the overrides that not all of them share."""
     said = {}
     for name, job in overrides.items():
         given = [text.lstrip("+") for text in split(job)[0]]
@@ -289,7 +312,7 @@ def _grouped(container: dict[str, Any], sweep: str) -> dict[str, Any]:
 
 
 def skipped(planned: Plan) -> dict[str, int]:
-    """By state, the runs that do not start."""
+    """Number of runs that do not start, by state."""
     counts: dict[str, int] = {}
     for run in planned.runs:
         if not run.starts:
@@ -297,7 +320,7 @@ def skipped(planned: Plan) -> dict[str, int]:
     return counts
 
 
-def queue_of(
+def create_queue(
     planned: Plan, frozen: Path, kind: str, settings: dict[str, Any], runs_per_task: int = 1
 ) -> Queue:
     """The record of this launch."""

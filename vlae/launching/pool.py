@@ -26,7 +26,7 @@ from vlae.experiment.run import DONE, HELD, REFUSED, work
 from vlae.launching.queues import Queue
 from vlae.launching.resources import Slot
 from vlae.runs.attempts import WAITING
-from vlae.runs.directory import RunDirectory, recorded_status
+from vlae.runs.directory import RunDirectory, read_status
 from vlae.runs.lease import FORCED, last_number
 from vlae.system.disk import PATIENCE, DiskError, RecordError, refused
 from vlae.system.interruption import Interruption
@@ -46,7 +46,7 @@ IMPORTED_AHEAD = [
     "torchvision.utils",
     "zuko",
 ]
-"""By the server, once for all runs."""
+"""Modules that the server imports once for all runs."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at the runs."""
 CANCELLED_WITHIN = 2.0
@@ -54,7 +54,7 @@ CANCELLED_WITHIN = 2.0
 PROBE_EVERY, PROBE_REFUSED_EVERY = 10.0, 5.0
 """Seconds between two looks whether the disk takes writes: while it does, and while it does not."""
 SERVER_LOST = 255
-"""What multiprocessing gives for the exit status of a process whose server was killed; it may live."""
+"""Exit status of a process whose server was killed, as multiprocessing gives it; the process may live."""
 TRIES = 5
 """Times that a run is started again that the disk has ended, or whose process could not be started."""
 
@@ -66,14 +66,14 @@ class Job:
     path: Path
     label: str
     attempts: int
-    """It had when the launch was planned."""
+    """Number of attempts when the launch was planned."""
     outcome: str | None = None
     """done, failed, killed, interrupted, cancelled, held (by another process), not started; None: not yet."""
     detail: str = ""
     began: float | None = None
     seconds: float = 0.0
     process: BaseProcess | None = field(default=None, repr=False)
-    told: int = 0
+    signals_sent: int = 0
     """Times that it was asked to stop."""
     tries: int = 0
     """Times that it was started again here."""
@@ -81,21 +81,21 @@ class Job:
     """The id of its process, as long as it runs."""
     born: float | None = field(default=None, repr=False)
     mark: object = field(default=None, repr=False)
-    """Another one after each progress."""
+    """Changes with each progress."""
     moved: float = field(default=0.0, repr=False)
     """When it last was another one."""
     hung: bool = False
-    """It made no progress for so long that it was ended."""
+    """True if it was ended because it made no progress."""
 
     @property
     def lives(self) -> bool:
-        """Whether its process does, whoever has started that."""
+        """Whether its process lives, even if its server is gone."""
         start = process_start(self.pid) if self.pid is not None else None
         return start is not None and self.born is not None and abs(start - self.born) < 2
 
 
 def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:
-    """What is to be executed of a queue, or of one task of it."""
+    """The jobs of a queue, or of one task of it."""
     labels = queue.settings["labels"]
     return [
         Job(
@@ -109,8 +109,8 @@ def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:
 
 
 @runtime_checkable
-class Audience(Protocol):
-    """Who is told how a pool gets on."""
+class PoolListener(Protocol):
+    """Shows or logs the progress of a pool."""
 
     def began(self, job: Job) -> None: ...
 
@@ -138,27 +138,37 @@ class Processes(Protocol):
         ...
 
 
+def _start_server() -> None:
+    """Start the server that processes are forked from, and the resource tracker, while signals are ignored.
+
+    Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is documented.
+    The documented way starts both with the first process: signals would have to be ignored at the start of each run,
+    and those that arrive meanwhile would be lost.
+    """
+    resource_tracker.ensure_running()
+    forkserver.ensure_running()
+
+
 class Forked:
-    """From a server that has imported torch."""
+    """Processes forked from a server that has imported torch."""
 
     def __init__(self) -> None:
         self._context: Any = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(IMPORTED_AHEAD)
 
     def prepare(self, signals: Sequence[int]) -> None:
-        with _ignored(signals), _no_warnings():
-            resource_tracker.ensure_running()
-            forkserver.ensure_running()
+        with _ignore_signals(signals), _silence_warnings():
+            _start_server()
 
     def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
         process = self._context.Process(target=_work, args=arguments, name=name)
-        with _no_warnings():
+        with _silence_warnings():
             process.start()
         return process
 
 
 @contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
+def _silence_warnings() -> Iterator[None]:
     """Python warns where its resource tracker was killed and is started again: nothing of ours is lost with it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -173,17 +183,17 @@ class Pool:
         jobs: Sequence[Job],
         slots: Sequence[Slot],
         queue: Queue,
-        audience: Audience,
+        listener: PoolListener,
         *,
         patience: float = math.inf,
         processes: Processes | None = None,
     ) -> None:
-        """queue: that the jobs belong to, which tells whether they are cancelled meanwhile.
+        """queue: of the jobs, which records when they are cancelled.
 
         patience: seconds after a signal in which runs have to end; then they are killed.
         processes: None: forked ones.
         """
-        self.jobs, self.queue, self.audience = list(jobs), queue, audience
+        self.jobs, self.queue, self.listener = list(jobs), queue, listener
         self._waiting: deque[Job] = deque(jobs)
         self._free: deque[Slot] = deque(slots)
         self._running: dict[int, tuple[Job, Slot]] = {}
@@ -193,20 +203,20 @@ class Pool:
         self._orphans: list[tuple[Job, Slot]] = []
         """Runs that live while the server that started them does not."""
         self._paused: tuple[float, str] | None = None
-        """Since when the disk refuses writes, and why."""
+        """The time since which the disk refuses writes, and the reason."""
         self._probe_next = self._again = 0.0
         self._unsaid: list[tuple[Job, str]] = []
         self._timeout: float | None = queue.settings.get("run_timeout_min")
-        self._judged = 0.0
+        self._checked_progress = 0.0
         self._killed_for_memory = killed_for_memory()
 
     def run(self, interruption: Interruption) -> None:
-        """Until each job has an outcome. A signal goes on to the runs, which save their state; no more are started."""
+        """Run until each job has an outcome. A signal is forwarded to the runs, which save their state; none starts."""
         self._signals, self._is_prepared = interruption.signals, False
         while self._waiting or self._running or self._orphans:
             try:
                 if interruption.requested:
-                    self._pass_on(interruption.number)
+                    self._forward(interruption.number)
                 self._drop_cancelled()
                 self._watch_disk()
                 self._end_hanging()
@@ -214,10 +224,10 @@ class Pool:
                     self._start(self._waiting.popleft(), self._free.popleft())
                 wait(list(self._running), timeout=LOOK_EVERY)
                 self._collect()
-                self.audience.look(self.jobs)
+                self.listener.look(self.jobs)
             except KeyboardInterrupt:  # pressed again: stop at once, and a third time: without a word
                 self._presses = max(2, self._presses + 1)
-                self._pass_on(signal.SIGINT if self._presses == 2 else signal.SIGKILL)
+                self._forward(signal.SIGINT if self._presses == 2 else signal.SIGKILL)
 
     # --- the disk
 
@@ -230,7 +240,7 @@ class Pool:
         if self._paused and now - self._paused[0] >= PATIENCE:
             for job in self._waiting:
                 job.outcome, job.detail = "interrupted", self._paused[1]
-                self.audience.ended(job)
+                self.listener.ended(job)
             self._waiting.clear()
 
     def _probe(self, now: float) -> None:
@@ -238,10 +248,10 @@ class Pool:
         self._probe_next = now + (PROBE_EVERY if reason is None else PROBE_REFUSED_EVERY)
         if reason is not None and self._paused is None:
             self._paused = now, reason
-            self.audience.paused(reason)
+            self.listener.paused(reason)
         elif reason is None and self._paused is not None:
             self._paused = None
-            self.audience.paused(None)
+            self.listener.paused(None)
         for unsaid in list(self._unsaid) if reason is None else ():
             self._unsaid.remove(unsaid)
             self._note(*unsaid)
@@ -270,10 +280,10 @@ class Pool:
     def _end_hanging(self) -> None:
         """Kills each run that has made no progress for too long: one that hangs may listen to nothing else."""
         now = time.monotonic()
-        if self._timeout is None or now - self._judged < CANCELLED_WITHIN:
+        if self._timeout is None or now - self._checked_progress < CANCELLED_WITHIN:
             return
-        self._judged = now
-        for job in self._under_way():
+        self._checked_progress = now
+        for job in self._running_jobs():
             mark = now if self._paused else progress_mark(job.path)
             if mark != job.mark:
                 job.mark, job.moved = mark, now
@@ -311,17 +321,17 @@ class Pool:
                     "interrupted",
                     f"cannot start a process: {error or 'its server has ended'}",
                 )
-                self.audience.ended(job)
+                self.listener.ended(job)
             return
         job.process, job.began = process, time.monotonic()
         job.mark, job.moved = None, job.began
         job.pid, job.born = process.pid, process_start(process.pid) if process.pid else None
         self._running[process.sentinel] = (job, slot)
-        self.audience.began(job)
+        self.listener.began(job)
 
     def _start_later(self, job: Job) -> bool:
         """Whether this run is started again, first of all and in a while; each time the while is longer."""
-        if job.told or job.detail or job.tries >= TRIES:
+        if job.signals_sent or job.detail or job.tries >= TRIES:
             return False
         job.tries += 1
         self._again = time.monotonic() + PROBE_REFUSED_EVERY * 2 ** (job.tries - 1)
@@ -358,15 +368,19 @@ class Pool:
         wanted = job.detail
         job.outcome, job.detail = outcome(job.path, status, job.attempts)
         listened = status is not None and status > 0 and begun
-        if (job.told or wanted) and status not in (DONE, HELD, -signal.SIGKILL, None) and not listened:
+        if (
+            (job.signals_sent or wanted)
+            and status not in (DONE, HELD, -signal.SIGKILL, None)
+            and not listened
+        ):
             job.outcome, job.detail = "interrupted", ""
         if wanted and job.outcome in ("interrupted", "killed"):
             job.outcome, job.detail = "cancelled", ""
-        if job.outcome == "killed" and not job.told:
+        if job.outcome == "killed" and not job.signals_sent:
             self._explain(job)
         if status == REFUSED:
             self._note(job, job.detail)
-        self.audience.ended(job)
+        self.listener.ended(job)
 
     def _drop_cancelled(self) -> None:
         if time.monotonic() - self._looked < CANCELLED_WITHIN:
@@ -377,27 +391,27 @@ class Pool:
         for job in [job for job in self._waiting if job.path.name in cancelled]:
             self._waiting.remove(job)
             job.outcome = "cancelled"
-            self.audience.ended(job)
-        for job in self._under_way():
+            self.listener.ended(job)
+        for job in self._running_jobs():
             if job.path.name in cancelled:
                 job.detail = "cancelled"
                 self._send(job, signal.SIGTERM)  # again and again, for it may just begin
 
-    def _pass_on(self, number: int) -> None:
-        """As often as we look to a run that may just begin; a Ctrl-C only once, or it would be the second one."""
+    def _forward(self, number: int) -> None:
+        """Resend the signal at every look until a run handles it; SIGINT only once, because a second one aborts."""
         for job in self._waiting:
             job.outcome = "not started"
         self._waiting.clear()
         self._asked = min(self._asked, time.monotonic())
         if time.monotonic() - self._asked > self._patience:
             number = signal.SIGKILL
-        for job in self._under_way():
+        for job in self._running_jobs():
             listens = number == signal.SIGINT and has_begun(job.path, job.attempts)
-            if not listens or job.told < max(1, self._presses):
-                job.told += 1
+            if not listens or job.signals_sent < max(1, self._presses):
+                job.signals_sent += 1
                 self._send(job, number)
 
-    def _under_way(self) -> list[Job]:
+    def _running_jobs(self) -> list[Job]:
         return [job for job, _ in (*self._running.values(), *self._orphans)]
 
     def _send(self, job: Job, number: int) -> None:
@@ -415,17 +429,17 @@ def refusal(queue: Queue) -> str | None:
 
 
 def progress_mark(run: Path) -> object:
-    """Another one after each progress of a run, and as long as it waits for the disk."""
+    """A value that changes with each progress of a run, and while it waits for the disk."""
     if os.path.exists(run / "attempts" / str(last_number(run / "attempts")) / WAITING):
         return time.monotonic()
     with contextlib.suppress(RecordError, OSError):
-        status = recorded_status(str(run))
+        status = read_status(str(run))
         return status["attempt"], status["progressed"]
     return None
 
 
 def has_begun(run: Path, attempts: int) -> bool:
-    """Since it had so many attempts."""
+    """Whether an attempt has begun since it had so many attempts."""
     try:
         return last_number(run / "attempts") > attempts
     except OSError:  # the disk fails
@@ -450,7 +464,7 @@ def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
     except RecordError as error:
         return "failed", str(error)
     if recorded["state"] in ("failed", "interrupted") and has_begun(run, attempts):
-        return recorded["state"], "" if recorded["state"] == "failed" else recorded["reason"]
+        return recorded["state"], "" if recorded["state"] == "failed" else recorded["reason"] or ""
     if status == REFUSED:
         return "interrupted", "the disk refused writes"
     return "failed", f"ended before it began, with exit status {status}"
@@ -475,8 +489,8 @@ def _recorded_outcome(run: Path) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _ignored(signals: Sequence[int]) -> Iterator[None]:
-    """What is started meanwhile ignores them too: Slurm sends its signals to every process of a job."""
+def _ignore_signals(signals: Sequence[int]) -> Iterator[None]:
+    """Processes started inside ignore them too: Slurm sends its signals to every process of a job."""
     kept = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield

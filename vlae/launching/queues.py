@@ -1,4 +1,4 @@
-"""What was launched and by whom it waits to be executed: runs_dir/.queues/<token>/, a directory for each launch.
+"""Launches on disk: runs_dir/.queues/<token>/, one directory per launch.
 
     queue.json    which runs, of which sweep, by which code; written before anything is started
     claim.json    the process that works it off, or submits it           ended.json    how that ended
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.runs.lease import FORCED, living_claim, new_claim, now, seconds_since
+from vlae.runs.schema import Claim
 from vlae.system.disk import RecordError
 from vlae.system.files import (
     StrPath,
@@ -43,10 +44,10 @@ class Waiting:
 
     run_id: str
     attempts: int
-    """It had when the launch was planned: one more, and its turn has been."""
+    """Number of attempts when the launch was planned; with one more, this queue has executed it."""
     forced: bool = False
     task: int = 0
-    """Of a Slurm array: which job executes it."""
+    """The task of the Slurm array that executes it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Queue:
     created: str
     runs: tuple[Waiting, ...]
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of the launcher."""
+    """Settings of the launcher."""
 
     @property
     def token(self) -> str:
@@ -91,13 +92,13 @@ class Queue:
         return read_json(self.path / "ended.json")
 
     def end(self, state: str, reasons: dict[str, str] | None = None) -> None:
-        """Nothing of it waits any more. reasons: why runs without results have none, as far as Slurm told."""
+        """Record the end of the queue. reasons: why runs have no results, as far as Slurm reports."""
         content = {"state": state, "reasons": reasons or {}, "ended": now()}
         write_atomically(self.path / "ended.json", json_bytes(content))
 
     @property
     def job_name(self) -> str:
-        """By which a submission is found again whose command was killed before it knew the job's id."""
+        """The name of its Slurm jobs, by which they are found if the command is killed before it records their ids."""
         return f"vlae-{self.token}"
 
     def cancelled(self) -> set[str]:
@@ -105,11 +106,11 @@ class Queue:
         return set((read_json(self.path / "cancelled.json") or {}).get("runs", ()))
 
     def cancel(self, run_ids: Iterable[str]) -> None:
-        """Whoever works it off sees it within seconds."""
+        """Cancel runs; the process that executes the queue sees it within seconds."""
         runs = sorted(self.cancelled() | set(run_ids))
         write_atomically(self.path / "cancelled.json", json_bytes({"runs": runs}))
 
-    def holder(self) -> dict[str, Any] | None:
+    def holder(self) -> Claim | None:
         """The claim of the living process that works off a local queue, or submits one to Slurm."""
         return living_claim(self.path, (read_json(self.path / "status.json") or {}).get("updated"))
 
@@ -179,7 +180,7 @@ def remove_old(runs_dir: StrPath) -> None:
     """Deletes the queues that ended more than a week ago, so that looking at all of them stays cheap.
 
     No state of a run is another afterwards: a queue stays as long as it tells why a run has no results, by what
-    Slurm said of its job or because it was cancelled. Call it in a `turn`.
+    Slurm said of its job or because it was cancelled. Hold the launch lock.
     """
     for queue in all_queues(runs_dir):
         with contextlib.suppress(RecordError):  # damaged, or another user's

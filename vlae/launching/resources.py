@@ -1,4 +1,4 @@
-"""What a run of a pool may use: a GPU, or a part of one, and CPU threads."""
+"""Resources of a run in a pool: a GPU, or a part of one, and CPU threads."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ class Slot:
 def slots(
     runs: int, *, workers: int | None = None, runs_per_gpu: int = 1, use_gpus: bool = True
 ) -> list[Slot]:
-    """Of this machine, at most as many as there are runs.
+    """The slots of this machine, at most as many as there are runs.
 
     ConfigError: more workers are asked for than fit on the GPUs.
     """
@@ -36,7 +36,7 @@ def slots(
         most = len(gpus) * runs_per_gpu
         if workers is not None and workers > most:
             text = (
-                f"expected at most {most}, for {len(gpus)} GPUs with runs_per_gpu={runs_per_gpu}, came {workers}; "
+                f"expected at most {most}, for {len(gpus)} GPUs with runs_per_gpu={runs_per_gpu}, got {workers}; "
                 "raise hydra.launcher.runs_per_gpu, or use device=cpu"
             )
             raise ConfigError([Problem("hydra.launcher.workers", text)])
@@ -51,7 +51,7 @@ def slots(
 
 
 def visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them; without importing torch.
+    """The GPUs by their names in CUDA_VISIBLE_DEVICES, without importing torch.
 
     Of a GPU that is divided (MIG) each part counts as one: a process can use one part alone, and that by its name.
     """

@@ -1,4 +1,4 @@
-"""The honest state of every run: what its record says, corrected by which processes live and by what Slurm says.
+"""The state of every run: its record, corrected by living processes and by Slurm.
 
 Decision record: docs/decisions/0015-what-is-believed-of-slurm.md.
 """
@@ -21,33 +21,34 @@ from vlae.launching.slurm_state import (
     this_cluster,
 )
 from vlae.runs.attempts import last_claim
-from vlae.runs.directory import RunDirectory, recorded_status
+from vlae.runs.directory import RunDirectory, read_status
 from vlae.runs.lease import read_claim, seconds_since
+from vlae.runs.schema import Claim
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath
 from vlae.system.processes import place
 
 UNKNOWN = JobState("unknown")
 """The state of a job of which Slurm says nothing reliable here."""
-UNSURE = {REASONS["NODE_FAIL"], MISSING.reason}
+UNRELIABLE_ENDS = {REASONS["NODE_FAIL"], MISSING.reason}
 """Ends of jobs, as Slurm reports them, whose processes may live all the same."""
 A_MOMENT = 60.0
 """Seconds from a submission in which Slurm need not know the job."""
 STATES = ("new", "queued", "running", "interrupted", "failed", "done")
 UNREADABLE = "unreadable record"
 STOPPED = {"waiting": ("interrupted", "running"), "running": ("interrupted",), "unknown": ("interrupted",)}
-"""By the state of its job, what a run may seem to be that goes on with that job: nobody has noted its stop yet."""
+"""Recorded states of a run that are consistent with a job in each state which continues it."""
 NO_STEP = "no step in two attempts"
 """Why a run is not started again by its job, which may continue with others."""
-OUT_OF_TURNS = "time limit or preempted, not requeued"
-ABOUT_TO_GO_ON = ("SIGUSR2", "SIGTERM")
+NOT_REQUEUED = "time limit or preempted, not requeued"
+ABOUT_TO_REQUEUE = ("SIGUSR2", "SIGTERM")
 """Why a run has stopped whose job runs still, and is requeued in a moment, or was a moment ago."""
-BROKEN_OFF = "its submission was broken off; launch again to find its job, or to submit it"
+SUBMISSION_BROKEN_OFF = "its submission was broken off; launch again to find its job, or to submit it"
 
 
 @dataclass(frozen=True)
 class State:
-    """What is true of a run now."""
+    """The state of a run now."""
 
     run_id: str
     path: Path
@@ -56,7 +57,7 @@ class State:
     attempts: int = 0
     progress: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
-    """Of a run that is not done: exception, killed, out of memory, time limit, preempted, node lost, missing, ..."""
+    """Why a run is not done: exception, killed, out of memory, time limit, preempted, node lost, missing, ..."""
     message: str = ""
     heartbeat: float | None = None
     """Seconds since its last sign of life, where it is running."""
@@ -69,15 +70,15 @@ class State:
     """Its status.json does not say that it is done, as when its process was killed a moment before."""
 
 
-def recorded_state(path: Path) -> State:
-    """What the record of a run says, its process taken into account."""
+def state_on_disk(path: Path) -> State:
+    """The state of a run by its record and its process, without queues."""
     directory = RunDirectory(path)
     try:
-        recorded = recorded_status(str(path))
+        recorded = read_status(str(path))
         status = directory.status(recorded)
         if not os.path.isfile(f"{path}/config.yaml") and os.path.isdir(path):
             raise RecordError(
-                f"{path} has no config.yaml; move it away, and the same command makes the run anew"
+                f"{path} has no config.yaml; move it away, and the same command makes the run again"
             )
     except RecordError as error:
         return State(path.name, path, "failed", reason=UNREADABLE, message=str(error))
@@ -113,8 +114,8 @@ class Executor(NamedTuple):
             claim = read_claim(state.path / "attempts" / str(state.attempts))
         return claim is None or self.is_of(claim)
 
-    def is_of(self, claim: dict[str, Any]) -> bool:
-        return claim["slurm_job"] == self.job and claim.get("queue") in (None, self.queue)
+    def is_of(self, claim: Claim) -> bool:
+        return claim["slurm_job"] == self.job and claim["queue"] in (None, self.queue)
 
 
 class Observer:
@@ -144,20 +145,20 @@ class Observer:
         return self._cluster is not None or bool(self._warnings)
 
     def record_ends(self) -> None:
-        """Ends the queues whose jobs have all ended, so that Slurm is not asked again. Call it in a `turn`."""
+        """Ends the queues whose jobs have all ended, so that Slurm is not asked again. Hold the launch lock."""
         for queue, reasons in self._over:
             with contextlib.suppress(RecordError):  # another user's, perhaps
                 queue.end("ended", reasons)
 
     def state(self, path: Path, *, forced: bool = False) -> State:
-        """Of the run in ``path``."""
-        found, key = recorded_state(path), (path.name, forced)
+        """The state of the run in ``path``."""
+        found, key = state_on_disk(path), (path.name, forced)
         if found.state == "done" or found.reason == UNREADABLE:
             return found
         for waiting, executor, job in self._waiting.get(key, ()):
-            # an interrupted run goes on where its job is requeued; elsewhere each has one turn
-            turn = found.state != "running" and found.attempts == waiting.attempts
-            if turn or (job is not None and _goes_on(executor, job, found)):
+            # an interrupted run continues where its job is requeued; elsewhere each starts once
+            untried = found.state != "running" and found.attempts == waiting.attempts
+            if untried or (job is not None and _is_continued(executor, job, found)):
                 text, where = (job.reason if job else ""), executor.job and f"job {executor.job}"
                 return replace(found, state="queued", reason=text, message="", where=where)
         if key in self._ended:
@@ -166,8 +167,8 @@ class Observer:
             if found.state == "new" or its_own:
                 vague = reason in (REASONS["FAILED"], REASONS["COMPLETED"])
                 if vague and found.state == "interrupted" and found.reason not in ("", "killed"):
-                    # in the run's own words; a job that was told in time, and is no longer requeued
-                    reason = OUT_OF_TURNS if found.reason == "SIGUSR2" else found.reason
+                    # in the run's own words; a job that was signalled in time, and is no longer requeued
+                    reason = NOT_REQUEUED if found.reason == "SIGUSR2" else found.reason
                 return replace(found, state="interrupted", reason=reason, heartbeat=None, idle=None)
         if found.reason == "SIGTERM" and path.name in self._cancelled:
             return replace(found, reason="cancelled")
@@ -199,10 +200,12 @@ class Observer:
         submitted = [
             run for run in queue.runs if jobs.get(run.task, NEVER) != NEVER and not queue.is_done(run)
         ]
-        on_its_way = JobState("waiting", "" if queue.holder() else BROKEN_OFF)
+        on_its_way = JobState("waiting", "" if queue.holder() else SUBMISSION_BROKEN_OFF)
         self._wait(queue, {run: on_its_way for run in queue.runs if run.task not in jobs})
-        said = self._said_of(queue, {jobs[run.task] for run in submitted})
-        states = {run: _believed(queue, run, jobs[run.task], said.get(jobs[run.task])) for run in submitted}
+        said = self._ask_slurm(queue, {jobs[run.task] for run in submitted})
+        states = {
+            run: _state_of_job(queue, run, jobs[run.task], said.get(jobs[run.task])) for run in submitted
+        }
         self._wait(queue, {run: job for run, job in states.items() if job.state != "ended"})
         cancelled, reasons = queue.cancelled(), {}
         for run, job in states.items():
@@ -213,8 +216,8 @@ class Observer:
         if len(reasons) == len(submitted) and not queue.is_being_submitted:
             self._over.append((queue, reasons))
 
-    def _said_of(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
-        """What Slurm says of jobs of this queue; nothing of those of which nothing is known here."""
+    def _ask_slurm(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
+        """States of jobs of this queue by Slurm; jobs that are unknown here are left out."""
         if not jobs or self._cluster == "":
             return {}
         try:
@@ -254,26 +257,26 @@ class Observer:
         ] = None
 
 
-def _believed(queue: Queue, run: Waiting, job_id: str, said: JobState | None) -> JobState:
-    """What Slurm says of the job of a run, unless the run or the queue shows that it cannot be so."""
+def _state_of_job(queue: Queue, run: Waiting, job_id: str, said: JobState | None) -> JobState:
+    """The state of a job by Slurm, unless the run or the queue shows that it cannot be so."""
     if said is None:
         return UNKNOWN
     if said == MISSING and seconds_since(queue.created) < A_MOMENT:
         return UNKNOWN
     path, holder = queue.place_of(run), None
-    if said.state == "ended" and recorded_state(path).state == "running":
+    if said.state == "ended" and state_on_disk(path).state == "running":
         with contextlib.suppress(RecordError):
             holder = last_claim(path)[1]
         if holder and Executor(queue.token, job_id).is_of(holder):
             # Slurm has seen other ends itself; a process in this place was just looked at
-            return UNKNOWN if said.reason in UNSURE or holder["place"] == place() else said
+            return UNKNOWN if said.reason in UNRELIABLE_ENDS or holder["place"] == place() else said
     return said
 
 
-def _goes_on(executor: Executor, job: JobState, state: State) -> bool:
+def _is_continued(executor: Executor, job: JobState, state: State) -> bool:
     """Whether a run that has begun is continued by this job, which ends and is started again."""
     if state.state not in STOPPED[job.state] or (state.reason == NO_STEP and executor.executed(state)):
         return False
     if job.state == "running":
-        return executor.executed(state) and state.reason in ABOUT_TO_GO_ON
+        return executor.executed(state) and state.reason in ABOUT_TO_REQUEUE
     return state.state == "interrupted" or executor.executed(state)

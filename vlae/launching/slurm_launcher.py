@@ -18,7 +18,7 @@ from pydantic import Field
 from vlae.config.problems import ConfigError, Problem
 from vlae.config.schema import Count, Minutes
 from vlae.launching.batch_script import FIRST_LINES, hold_signals, listen, stop_listening
-from vlae.launching.plan import Plan, queue_of
+from vlae.launching.plan import Plan, create_queue
 from vlae.launching.pool import Job, Pool, jobs_of
 from vlae.launching.queues import NEVER, Queue, load
 from vlae.launching.resources import slots
@@ -54,11 +54,11 @@ MOST_STARTS = 3
 """Starts of a job in a row in which a run did not even begin."""
 TRIES = 3
 REQUEUED_WITHIN = 60.0
-"""Seconds in which Slurm ends a job that it was told to requeue."""
+"""Seconds in which Slurm ends a job that it requeues."""
 
 
 class SlurmArrays:
-    """What `vlae.launching.launch.launch` needs of a launcher. Keys: conf/hydra/launcher/slurm.yaml explains each."""
+    """The launcher ``slurm``; conf/hydra/launcher/slurm.yaml explains its keys."""
 
     here = False
 
@@ -96,7 +96,7 @@ class SlurmArrays:
         self.timeout_min, self.signal_delay_s = timeout_min, signal_delay_s
         self.run_timeout_min = run_timeout_min
 
-    def check(self, planned: Plan) -> None:
+    def check_plan(self, planned: Plan) -> None:
         """SlurmError: it cannot be reached.
 
         ConfigError: the limits leave no time to execute anything, or the nodes could not see the run directories.
@@ -136,7 +136,7 @@ class SlurmArrays:
             "patience": PATIENCE * self.signal_delay_s,
             "run_timeout_min": self.run_timeout_min,
         }
-        queue = queue_of(planned, frozen, "slurm", settings, self.runs_per_job)
+        queue = create_queue(planned, frozen, "slurm", settings, self.runs_per_job)
         jobs: dict[int, str] = {}
         arrays = parts(queue)
         tasks = sum(len(part) for part in arrays)
@@ -148,7 +148,7 @@ class SlurmArrays:
         except Exception as error:
             with contextlib.suppress(SlurmError):  # then the next launch does it
                 adopt(queue)  # what it took all the same
-            raise SlurmError(f"Slurm refused the submission: {_said(error)}") from error
+            raise SlurmError(f"Slurm refused the submission: {_text_of(error)}") from error
         return queue
 
     def execute(self, queue: Queue) -> int:
@@ -208,11 +208,9 @@ def parts(queue: Queue) -> list[Sequence[int]]:
 def adopt(queue: Queue) -> None:
     """Finds the jobs of a launch whose command was killed between the submission and its record.
 
-    Call it in a `turn`: then nobody is submitting. What was not submitted waits no longer, and may be launched again.
+    Hold the launch lock: then nobody is submitting. What was not submitted waits no longer, and may be launched again.
     Nothing happens where the jobs are, or may be, another cluster's. SlurmError: Slurm cannot be asked.
     """
-    from submitit.core.utils import DelayedSubmission
-
     if queue.cluster not in (None, this_cluster().identity):
         return
     jobs = queue.jobs()
@@ -230,18 +228,29 @@ def adopt(queue: Queue) -> None:
         queue.end(NEVER_SUBMITTED)
         return
     for task, job in jobs.items():
-        place = queue.path / "slurm" / f"{job}_submitted.pkl"
-        if not place.exists():  # submitit puts it there after the submission; a job waits a minute for it
-            DelayedSubmission(Task(str(queue.path)), task).dump(place)
+        _put_task(queue, task, job)
     queue.record_jobs({task: NEVER for part in missing for task in part} | jobs)
 
 
-def _said(error: Exception) -> str:
+def _put_task(queue: Queue, task: int, job: str) -> None:
+    """Write the file that the job of a task waits for, where submitit has not.
+
+    submitit writes it after the submission, so a command that is killed in between leaves a job without one, and the
+    job gives up after a minute. submitit has no public function that writes the file for a job it did not submit.
+    """
+    from submitit.core.utils import DelayedSubmission
+
+    place = queue.path / "slurm" / f"{job}_submitted.pkl"
+    if not place.exists():
+        DelayedSubmission(Task(str(queue.path)), task).dump(place)
+
+
+def _text_of(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class Task:
-    """What a job executes: its share of a queue's runs."""
+    """The function of a job: executes its share of the runs of a queue."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
@@ -275,14 +284,14 @@ class Task:
         jobs = jobs_of(queue, task)
         _execute_jobs(queue, jobs, interruption)
         unfinished = [job for job in jobs if job.outcome in UNFINISHED]
-        if unfinished and ends_early(interruption) and _that_go_on(unfinished, queue):
+        if unfinished and ends_early(interruption) and _with_progress(unfinished, queue):
             requeue(queue.settings["max_requeues"])
         return jobs
 
 
 def _execute_jobs(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:
     for job in jobs:
-        if _is_given_up(job, queue):
+        if _gave_up(job, queue):
             job.outcome, job.detail = "given up", NO_STEP
             Log().ended(job)
         elif interruption.requested:  # before anything began
@@ -293,7 +302,7 @@ def _execute_jobs(queue: Queue, jobs: Sequence[Job], interruption: Interruption)
         Pool(left, places, queue, Log(), patience=queue.settings["patience"]).run(interruption)
 
 
-def _is_given_up(job: Job, queue: Queue) -> bool:
+def _gave_up(job: Job, queue: Queue) -> bool:
     with contextlib.suppress(RecordError):
         status = RunDirectory(job.path).status()
         claim = read_claim(job.path / "attempts" / str(status["attempt"])) or {}
@@ -301,11 +310,11 @@ def _is_given_up(job: Job, queue: Queue) -> bool:
     return False
 
 
-def _that_go_on(jobs: Sequence[Job], queue: Queue) -> list[Job]:
-    return [job for job in jobs if _goes_on(job, queue)]
+def _with_progress(jobs: Sequence[Job], queue: Queue) -> list[Job]:
+    return [job for job in jobs if _makes_progress(job, queue)]
 
 
-def _goes_on(job: Job, queue: Queue) -> bool:
+def _makes_progress(job: Job, queue: Queue) -> bool:
     """Whether a run that has not ended makes progress. Where it makes none, that is recorded as the reason."""
     try:
         reason = why_stuck(job.path, queue.token)
@@ -333,7 +342,7 @@ def why_stuck(run: Path, queue: str) -> str:
     number, (job, restarts) = last_number(attempts), slurm_job()
     last = read_claim(attempts / str(number)) or {}
     here = last.get("queue") == queue and last["slurm_job"] == job
-    if restarts - (last["slurm_restarts"] if here else -1) >= MOST_STARTS:
+    if restarts - ((last["slurm_restarts"] or 0) if here else -1) >= MOST_STARTS:
         return f"not begun in {MOST_STARTS} starts of its job"
     if number < 2:
         return ""
@@ -354,7 +363,7 @@ def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 
 class Log:
-    """The audience in a job: lines in its log."""
+    """Writes the progress of a pool to the log of a job."""
 
     def began(self, job: Job) -> None:
         print(f"started: {job.path}", flush=True)
@@ -384,7 +393,7 @@ def ends_early(interruption: Interruption) -> bool:
 
 
 def requeue(most: int) -> None:
-    """The runs have saved their state: this job goes on later, in the same run directories."""
+    """Requeue this job, whose runs have saved their state and continue in the same directories."""
     job, restarts = slurm_job()
     assert job is not None
     if restarts >= most:

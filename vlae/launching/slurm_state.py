@@ -1,4 +1,4 @@
-"""What Slurm says of its jobs: squeue first, then scontrol, then the accounting, where there is one."""
+"""States of Slurm jobs: from squeue first, then scontrol, then the accounting if there is one."""
 
 import os
 import re
@@ -34,7 +34,7 @@ class SlurmError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class JobState:
-    """Of a job, or of one task of an array."""
+    """The state of a job, or of one task of an array."""
 
     state: str
     """waiting, running, or ended"""
@@ -48,7 +48,7 @@ MISSING = JobState("ended", "missing")
 
 
 def slurm(*command: str, seconds: float = 120) -> str:
-    """What a command of Slurm prints. SlurmError: it is not there, or fails."""
+    """The output of a Slurm command. SlurmError: it is not there, or fails."""
     if shutil.which(command[0]) is None:
         text = f"cannot reach Slurm: there is no {command[0]} on this machine; launch from a login node"
         raise SlurmError(text)
@@ -189,7 +189,7 @@ def _by_accounting(array: str) -> dict[str, JobState]:
 
 
 def tasks_of(text: str) -> Iterator[int]:
-    """As Slurm writes those that wait together: ``5``, ``0-3,7``, ``0-10:5``, ``[5-6,9%4]``."""
+    """Task numbers from Slurm's notation for tasks that wait together: ``5``, ``0-3,7``, ``0-10:5``, ``[5-6,9%4]``."""
     for part in text.strip("[]").partition("%")[0].split(","):
         if found := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part):
             first, last, step = found.groups()
@@ -217,6 +217,6 @@ def _job_state(state: str, reason: str, node: str) -> JobState:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """SlurmError: it cannot be reached. Jobs that have ended are passed over."""
+    """SlurmError: it cannot be reached. ComposedRuns that have ended are passed over."""
     if jobs := list(jobs):
         slurm("scancel", *jobs)

@@ -21,7 +21,7 @@ from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, expanded
 
 ROWS = 40
-"""Of the table, where not all are asked for."""
+"""Rows of the table without --all."""
 SILENT = 120.0
 """Seconds without a sign of life after which a running run is shown as doubtful."""
 IDLE = 600.0
@@ -30,7 +30,7 @@ ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
 STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
 
 
-def chosen(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
+def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
     """The runs that a name means, each with what distinguishes it: a sweep, runs of one beginning, or all.
 
     Errors: RecordError where it means nothing.
@@ -68,7 +68,7 @@ def _prefix(folder: Path, name: str) -> str:
 
 
 def _names(folder: Path) -> list[str]:
-    """Of all runs, and of directories that are named like one and have lost their config.yaml."""
+    """Names of all runs, and of directories named like a run that have lost their config.yaml."""
     runs = set(run_names(folder))
     with contextlib.suppress(OSError):
         others = [name for name in os.listdir(folder) if name not in runs and RUN_ID.fullmatch(name)]
@@ -77,7 +77,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:
-    """In their order; of runs that are being done anew, how that gets on."""
+    """States in the order of the ids; for a forced run, the state of its new execution."""
     observer = observer or Observer(runs_dir)
     anew = set(run_names(observer.runs_dir / FORCED))
     with _many_objects():

@@ -30,17 +30,17 @@ def recall(runs_dir: StrPath, name: str) -> dict[str, Any] | None:
         return None
     labels = sweep.get("runs")
     if not isinstance(labels, dict):
-        wrong = f"runs: expected ids of runs with a label each, came {shown(labels)}"
+        wrong = f"runs: expected ids of runs with a label each, got {shown(labels)}"
     elif (run := next((run for run in labels if not _is_directory_name(run)), None)) is not None:
-        wrong = f"runs: expected ids of runs, came {shown(run)}"
+        wrong = f"runs: expected ids of runs, got {shown(run)}"
     elif (
         run := next((run for run, label in labels.items() if not isinstance(label, str)), None)
     ) is not None:
-        wrong = f"runs: {run}: expected a text, came {shown(labels[run])}"
+        wrong = f"runs: {run}: expected a text, got {shown(labels[run])}"
     else:
         return {**sweep, "name": name}  # notes of older versions may have a number there
     raise RecordError(
-        f"{place}: {wrong}. It was changed by hand; the command that launched the sweep makes it anew"
+        f"{place}: {wrong}. It was changed by hand; the command that launched the sweep makes it again"
     )
 
 
@@ -51,7 +51,7 @@ def _is_file_name(name: str) -> bool:
 
 
 def _is_directory_name(run: str) -> bool:
-    """Of a visible one in the runs directory."""
+    """Whether this can name a visible directory in the runs directory."""
     return run != "" and "/" not in run and run[0] != "." and run.isprintable()
 
 

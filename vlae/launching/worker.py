@@ -72,7 +72,7 @@ def _upload_later(queue: Queue, job: Job) -> str:
     if job.outcome != "done":
         return ""
     with contextlib.suppress(RecordError):  # it was deleted meanwhile
-        # not job.path: a run that was done anew is in the place of the old one by now
+        # not job.path: a forced run is in the place of the old one by now
         return upload_later(RunDirectory(queue.runs_dir / job.path.name), queue.sweep)
     return ""
 

@@ -17,6 +17,7 @@ from typing import Any, final
 
 from vlae.errors import out_of_memory
 from vlae.runs.lease import DEAD_AFTER, FORCED, PULSE_EVERY, Pulse, last_number, living_claim, now, read_claim
+from vlae.runs.schema import Claim
 from vlae.system.disk import DiskError, RecordError, patient, patiently, refusal_in
 from vlae.system.files import (
     cannot_write,
@@ -39,12 +40,12 @@ RESERVE, WAITING = ".reserve", "waiting.json"
 class RunHeld(RecordError):
     """The run is being executed by a living process, whose claim is in ``holder``."""
 
-    def __init__(self, message: str, holder: dict[str, Any]) -> None:
+    def __init__(self, message: str, holder: Claim) -> None:
         super().__init__(message)
         self.holder = holder
 
 
-def last_claim(run: Path) -> tuple[int, dict[str, Any] | None]:
+def last_claim(run: Path) -> tuple[int, Claim | None]:
     """The number of the last attempt of the run in ``run``, and its claim if that is alive."""
     number, status = last_number(run / "attempts"), read_json(run / "status.json") or {}
     last_sign = status.get("updated") if status.get("attempt") == number else None
@@ -89,9 +90,7 @@ def describe_progress(progress: dict[str, Any]) -> str:
     )
 
 
-def held_message(
-    run: Path, run_id: str, number: int, holder: dict[str, Any], progress: dict[str, Any]
-) -> str:
+def held_message(run: Path, run_id: str, number: int, holder: Claim, progress: dict[str, Any]) -> str:
     since = datetime.fromisoformat(holder["started"]).astimezone()
     today = since.date() == datetime.now().astimezone().date()
     position = ", ".join(filter(None, [f"attempt {number}", describe_progress(progress)]))
@@ -142,7 +141,7 @@ class Reserve:
         return True
 
     def take_back(self) -> None:
-        """Nothing is said any more; the room stays."""
+        """Withdraw what was said; the room stays."""
         free = self._place.with_name(RESERVE)
         with contextlib.suppress(OSError):
             os.replace(self._place, free)
@@ -176,7 +175,7 @@ class Attempt:
 
     @property
     def log(self) -> Path:
-        """What this attempt tells of itself."""
+        """The log of this attempt."""
         return self.directory / "log.txt"
 
     def __enter__(self) -> "Attempt":

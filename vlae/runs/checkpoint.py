@@ -32,7 +32,7 @@ NOT_OURS = (
     AttributeError,
     EOFError,
 )
-"""What `torch.load` raises of a file that only looks like one of ours."""
+"""Errors of `torch.load` for a file that only looks like a checkpoint."""
 MARK = b"sha256:"
 SEAL_LENGTH = len(MARK) + 64
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -26,7 +26,7 @@ from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, RunHeld, last_claim, refuse_if_held, remove_leftovers
 from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
 from vlae.runs.rerun import out_of_place, put_in_place, recover, recover_all
-from vlae.runs.schema import NUMBER, TEXT, TIME, WHOLE, Kind, check, is_number, or_null
+from vlae.runs.schema import Claim, RunState, Status, check_status
 from vlae.system.console import counted
 from vlae.system.disk import RecordError, patiently
 from vlae.system.files import (
@@ -61,16 +61,9 @@ __all__ = [
     "write_atomically",
 ]
 
-STATES = ("new", "running", "interrupted", "failed", "done")
-STATUS_KEYS = (
-    *("run_id", "state", "attempt", "progress", "updated", "reason", "message"),
-    "where",  # the host of the attempt, and its Slurm job
-    "gpu_seconds",  # of all attempts
-    "progressed",  # when the attempt last made progress; `updated` is its last sign of life
-)
+STATES: tuple[RunState, ...] = get_args(RunState)
+STATUS_KEYS = tuple(Status.__annotations__)
 EMPTY_STATUS = {**dict.fromkeys(STATUS_KEYS), "state": "new", "gpu_seconds": 0.0}
-COUNTS = ("epoch", "epochs", "image", "images")
-"""Of progress, what is shown as a share."""
 HEADER = """\
 # The settings of this run, frozen when it was created by launch.py. Do not edit: the run's id is a hash of them,
 # and an edited file is refused. For other settings start another run.
@@ -108,7 +101,7 @@ class RunDirectory:
 
     @property
     def run_id(self) -> str:
-        """As recorded at creation, so that a renamed or copied directory keeps it."""
+        """The id recorded at creation, which a renamed or copied directory keeps."""
         return str(self._recorded_status()["run_id"])
 
     def config(self) -> dict[str, Any]:
@@ -144,8 +137,8 @@ class RunDirectory:
         results = read_json(f"{self._name}/results.json")
         if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
             raise RecordError(
-                f"{self.path / 'results.json'} holds no figures of a run: expected them under the key test, came "
-                f"{shown(results)}. It was changed by hand; move it away, and the same command goes on with the run"
+                f"{self.path / 'results.json'} holds no figures of a run: expected them under the key test, got "
+                f"{shown(results)}. It was changed by hand; move it away, and the same command continues the run"
             )
         return results
 
@@ -155,7 +148,7 @@ class RunDirectory:
 
     # --- state
 
-    def status(self, recorded: dict[str, Any] | None = None) -> dict[str, Any]:
+    def status(self, recorded: Status | None = None) -> Status:
         """status.json, put right: done only with results, running only while the process that holds it lives.
 
         recorded: what it holds, where that was read a moment ago.
@@ -163,24 +156,22 @@ class RunDirectory:
         """
         status = recorded or self._recorded_status()
         if self.results() is not None:
-            return status | {"state": "done", "reason": None, "message": None}
+            return {**status, "state": "done", "reason": None, "message": None}
         if status["state"] == "done":
-            return status | {
-                "state": "interrupted",
-                "reason": "no results",
-                "message": "results.json is missing",
-            }
+            message = "results.json is missing"
+            return {**status, "state": "interrupted", "reason": "no results", "message": message}
         if status["state"] != "running":
             return status
-        attempt = self._attempt(status["attempt"])
+        attempt = self._attempt(status["attempt"] or 0)
         if self.holder() is not None:
-            return status | {"reason": (read_json(attempt / WAITING) or {}).get("reason")}
+            return {**status, "reason": (read_json(attempt / WAITING) or {}).get("reason")}
         if (end := read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
-            return status | {key: end.get(key) for key in ("state", "reason", "message")}
+            reason, message = end.get("reason"), end.get("message")
+            return {**status, "state": end["state"], "reason": reason, "message": message}
         claim = read_claim(attempt) or {}
         process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
         message = f"{process} ended without a word"
-        return status | {"state": "interrupted", "reason": "killed", "message": message}
+        return {**status, "state": "interrupted", "reason": "killed", "message": message}
 
     def settle(self) -> None:
         """Corrects what a killed attempt left of a run that is done; for writers, while nobody executes it."""
@@ -197,13 +188,13 @@ class RunDirectory:
     def write_status(self, **fields: Any) -> None:
         """Merges ``fields`` into status.json."""
         if not fields.keys() <= set(STATUS_KEYS) or fields.get("state", "new") not in STATES:
-            raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; came {fields}")
+            raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; got {fields}")
         with self._lock:
             status = self._recorded_status() | {"updated": now()} | fields
             write_atomically(self.path / "status.json", json_bytes(status))
 
-    def _recorded_status(self) -> dict[str, Any]:
-        return recorded_status(self._name)
+    def _recorded_status(self) -> Status:
+        return read_status(self._name)
 
     # --- metrics
 
@@ -263,7 +254,7 @@ class RunDirectory:
         Look at `results` again once you hold it: another process may have finished in between.
         Errors: RunHeld where a living process has it.
         """
-        # one that cannot be gone on with is refused before anything is claimed
+        # a run that cannot be continued is refused before anything is claimed
         progress = self._recorded_status()["progress"]
         self.check_links()
         claim = {**new_claim(), "progress": progress or {}}
@@ -287,7 +278,7 @@ class RunDirectory:
         return Attempt(self._attempt(number), self.write_status, claim["gpus"], spent)
 
     def end_attempt(self, reason: str) -> None:
-        """Of the last attempt, whose process can no longer do so: its Slurm job has ended.
+        """End the last attempt, whose process can no longer do so: its Slurm job has ended.
 
         Where it lives nevertheless (its node is cut off), it stops itself when it sees its successor.
         """
@@ -296,7 +287,7 @@ class RunDirectory:
         content = json_bytes({**end, "message": None, "ended": now()})
         write_atomically(self._attempt(number) / "ended.json", content)
 
-    def holder(self) -> dict[str, Any] | None:
+    def holder(self) -> Claim | None:
         """The claim of the living process that executes this run, if there is one."""
         return last_claim(self.path)[1]
 
@@ -319,37 +310,14 @@ def metrics_of(path: StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
 # --- what status.json holds ------------------------------------------------------------------------------------
 
 
-def recorded_status(run: str) -> dict[str, Any]:
+def read_status(run: str) -> Status:
     """status.json of the directory ``run``; a key that it lacks, as records of older versions do, is as of a new run.
 
     RecordError: it cannot be read, or a key of it has a value that no run writes.
     """
     file = f"{run}/status.json"
     status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (read_json(file) or {})
-    check(file, status, _KINDS, "move it away, and the same command goes on with the run")
-    return status
-
-
-def _is_progress(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and isinstance(value.get("doing", ""), str)
-        and all(is_number(value[key]) for key in COUNTS if key in value)
-        and (value.get("elbo") is None or is_number(value["elbo"]))  # null: it was not finite
-    )
-
-
-_KINDS: dict[str, Kind] = {
-    "run_id": TEXT,
-    "state": (f"one of {', '.join(STATES)}", lambda value: isinstance(value, str) and value in STATES),
-    "attempt": or_null(WHOLE),
-    "progress": ("numbers by their names", _is_progress),
-    "progressed": or_null(TIME),
-    "updated": or_null(TIME),  # older records may have none
-    **dict.fromkeys(("reason", "message", "where"), or_null(TEXT)),
-    "gpu_seconds": NUMBER,
-}
-"""Of status.json."""
+    return check_status(file, status)
 
 
 # --- many runs -------------------------------------------------------------------------------------------------
@@ -407,7 +375,7 @@ def run_names(runs_dir: StrPath) -> list[str]:
 
 
 def earlier_twins(runs_dir: StrPath, containers: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """By the id of a run that has no directory yet: the run of an earlier scheme of ids that has its settings.
+    """For runs without a directory: the run of an earlier scheme of ids that has the same settings.
 
     containers: the configurations, by run id.
     """
@@ -427,7 +395,7 @@ def earlier_twins(runs_dir: StrPath, containers: Mapping[str, dict[str, Any]]) -
 
 
 def same_as_earlier(twins: Mapping[str, str]) -> str:
-    """What a command says that makes runs which exist under an earlier scheme of ids; empty: there are none."""
+    """A note for a command whose runs exist under an earlier scheme of ids; empty if there are none."""
     if not twins:
         return ""
     name = next(iter(twins.values()))
@@ -452,7 +420,7 @@ def _is_run(path: StrPath) -> bool:
 
 
 def forced_directory(runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
-    """Where ``run_id`` is executed anew while its old directory stays as it is until there are new results.
+    """The directory in which ``run_id`` is executed again, beside its old results.
 
     Errors: RunHeld where a living process executes the old one.
     """

@@ -6,14 +6,14 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from vlae.runs.schema import NUMBER, TEXT, TIME, WHOLE, Kind, check, or_null
+from vlae.runs.schema import Claim, check_claim
 from vlae.system.disk import RecordError
 from vlae.system.files import (
     appearing,
@@ -23,7 +23,7 @@ from vlae.system.files import (
 )
 from vlae.system.processes import place, process_start
 
-FORCED = ".forced"  # in runs_dir: where runs are done anew beside their old results
+FORCED = ".forced"  # in runs_dir: runs that are executed again, beside their old results
 
 
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
@@ -63,7 +63,7 @@ def now() -> str:
 
 
 def seconds_since(time_stamp: str | None) -> float:
-    """By this host's clock; infinite where there is no time stamp."""
+    """Seconds since a time stamp by the clock of this host; infinite without a time stamp."""
     if time_stamp is None:
         return math.inf
     return (datetime.now(timezone.utc) - datetime.fromisoformat(time_stamp)).total_seconds()
@@ -86,7 +86,7 @@ def is_hidden(pid: int, uid: int | None) -> bool:
     return False
 
 
-def process_lives(claim: dict[str, Any]) -> bool | None:
+def process_lives(claim: Mapping[str, Any]) -> bool | None:
     """Whether the process that made ``claim`` in this `place` lives; None where we may not see it."""
     try:
         start = process_start(claim["pid"])
@@ -98,7 +98,7 @@ def process_lives(claim: dict[str, Any]) -> bool | None:
 
 
 def slurm_job() -> tuple[str | None, int]:
-    """The id by which Slurm knows the job of this process, and how often that job was requeued.
+    """Slurm's id of the job of this process, and how often that job was requeued.
 
     A task of an array is ``<array>_<task>``. SLURM_JOB_ID does not name one: that of the last task is the array's
     own id, which means all tasks to Slurm's commands.
@@ -110,7 +110,7 @@ def slurm_job() -> tuple[str | None, int]:
 
 
 def new_claim() -> dict[str, Any]:
-    """Who we are; ``token`` tells our claim from one of another thread."""
+    """A claim of this process; ``token`` distinguishes it from a claim of another thread."""
     job, restarts = slurm_job()
     return {
         "pid": os.getpid(),
@@ -128,18 +128,6 @@ def new_claim() -> dict[str, Any]:
     }
 
 
-_KINDS: dict[str, Kind] = {
-    "pid": ("a positive whole number", lambda value: type(value) is int and value > 0),
-    "process_start": NUMBER,
-    **dict.fromkeys(("place", "host", "token"), TEXT),
-    "slurm_job": or_null(TEXT),
-    "slurm_restarts": or_null(WHOLE),  # older claims have none
-    "queue": or_null(TEXT),  # nor this
-    "started": TIME,
-}
-"""Of a claim, what others go by."""
-
-
 def last_number(attempts: Path) -> int:
     """The number of the latest attempt; 0 where there is none yet."""
     try:
@@ -150,15 +138,15 @@ def last_number(attempts: Path) -> int:
         return 0
 
 
-def read_claim(attempt: Path) -> dict[str, Any] | None:
+def read_claim(attempt: Path) -> Claim | None:
     """The claim in the directory of an attempt, if there is one. RecordError: it is none that anybody has made."""
     file = attempt / "claim.json"
-    if (claim := read_json(file)) is not None:
-        check(str(file), claim, _KINDS, "where no process executes this any more, move it away")
-    return claim
+    if (claim := read_json(file)) is None:
+        return None
+    return check_claim(str(file), claim)
 
 
-def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
+def living_claim(attempt: Path, last_sign: str | None) -> Claim | None:
     """The claim in the directory of an attempt, unless that has ended or its process is dead.
 
     last_sign: when status.json was last written by this attempt, which decides for a process that we cannot see.
@@ -168,14 +156,14 @@ def living_claim(attempt: Path, last_sign: str | None) -> dict[str, Any] | None:
     if claim["place"] == place() and (lives := process_lives(claim)) is not None:
         return claim if lives else None
     job, restarts = slurm_job()
-    ours = job and job == claim["slurm_job"] and os.environ.get(QUEUE) == claim.get("queue")
-    if ours and restarts > (claim.get("slurm_restarts") or 0):
+    ours = job and job == claim["slurm_job"] and os.environ.get(QUEUE) == claim["queue"]
+    if ours and restarts > (claim["slurm_restarts"] or 0):
         return None  # Slurm ends what is left of a job before it starts the job again
     silence = min(seconds_since(last_sign), seconds_since(claim["started"]))
     return claim if silence < DEAD_AFTER else None
 
 
-def put_claim(attempt: Path, claim: dict[str, Any]) -> None:
+def put_claim(attempt: Path, claim: Mapping[str, Any]) -> None:
     """Makes the directory of an attempt appear with the claim inside; nothing happens where another was first."""
     with appearing(attempt) as staged:
-        write_atomically(staged / "claim.json", json_bytes(claim))
+        write_atomically(staged / "claim.json", json_bytes(dict(claim)))

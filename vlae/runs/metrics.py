@@ -30,7 +30,7 @@ PARTS = {
     "<t>": "0, 1, 2, ...",
     "<parameter>": "log_variance for Gaussian outputs",
 }
-"""What may stand in their places."""
+"""Values that may stand in their places."""
 
 _ERROR = "standard error of it over test images"
 
@@ -148,12 +148,12 @@ RESULTS = (
     Metric("environment.platform", "text", "operating system"),
     Metric("environment.host", "text", "name of the machine"),
 )
-"""What results.json says of a run, besides which run it is."""
+"""Metrics in results.json."""
 
 DERIVED = (
     Metric(f"{_OF_ESTIMATOR}.unreliable", "boolean", "true: marked †, too many images have a bad k-hat"),
 )
-"""What tables know besides."""
+"""Metrics that tables compute."""
 
 EPOCHS = (
     Metric("epoch", "epochs", "the epoch, from 1"),
@@ -172,7 +172,7 @@ EPOCHS = (
     Metric("memory_bytes", "bytes", "peak of memory so far"),
     Metric("seconds", "s", "of this epoch"),
 )
-"""What a line of metrics.jsonl says of an epoch."""
+"""Metrics of an epoch in metrics.jsonl."""
 
 
 def metric(name: str) -> Metric | None:
@@ -209,7 +209,7 @@ def unit(name: str) -> str:
 
 
 def listing(columns: int | None = None) -> str:
-    """What ``vlae metrics`` prints: one line per metric, or two on a terminal of too few columns."""
+    """The output of ``vlae metrics``: one line per metric, or two on a terminal of too few columns."""
     groups = {
         "Of a run: keys of results.json, columns of tables, --metric, --where, Python": (*RESULTS, *DERIVED),
         "Of an epoch: keys of a line of metrics.jsonl, and of charts": EPOCHS,

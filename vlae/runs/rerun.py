@@ -1,4 +1,4 @@
-"""Forced runs: done anew in runs_dir/.forced/<id> until they have results, then put in the old run's place.
+"""Forced runs: executed in runs_dir/.forced/<id> until they have results, then put in the place of the old run.
 
 runs/<id> -> .replaced/<id>, .forced/<id> -> runs/<id>, then the old one is deleted. Each step starts from what is on
 disk, so that after a kill anywhere the next call completes it: a whole result is there at every moment.

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 COMMIT = ".commit.json"
-"""What the copy is based on, and under ``files`` the SHA-256 of each of its files, to name those that differ."""
+"""The commit of the copy and, under ``files``, the SHA-256 of each file, to name those that differ."""
 COMPILED = "__pycache__"
 RUNS = ".new"
 """A directory that holds runs has one of this name, `vlae.system.files.STAGING`."""
@@ -86,7 +86,7 @@ def _recorded(copy: str) -> dict[str, str]:
 
 
 def _named(contents: Mapping[str, bytes], recorded: Mapping[str, str]) -> str:
-    """What differs, as far as the record of the copy says."""
+    """The files that differ, as far as the record of the copy says."""
     found, words = checksums(contents), []
     for what, names in (
         ("missing", recorded.keys() - found.keys()),

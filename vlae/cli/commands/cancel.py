@@ -19,9 +19,9 @@ def cancel(
     The command that launched them resumes them later.
     """
     from vlae.launching.cancel import cancel
-    from vlae.launching.status_table import chosen
+    from vlae.launching.status_table import select_runs
 
-    title, labels = chosen(runs_dir, name)
+    title, labels = select_runs(runs_dir, name)
     cancelled = cancel(runs_dir, list(labels), lambda text: print(f"warning: {text}", file=sys.stderr))
     for run_id in cancelled:
         print(f"cancelled: {labels[run_id] or run_id}")

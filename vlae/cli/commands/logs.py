@@ -16,7 +16,7 @@ def logs(
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Print the log of the last attempt of a run, its traceback included."""
-    from vlae.launching.logs import follow_log, print_log, run_of
+    from vlae.launching.logs import print_log, run_of, stream_log
 
     def write(text: str) -> None:
         print(
@@ -25,4 +25,4 @@ def logs(
         if cannot_print():
             raise typer.Exit(2)
 
-    (follow_log if follow else print_log)(run_of(runs_dir, run), write)
+    (stream_log if follow else print_log)(run_of(runs_dir, run), write)

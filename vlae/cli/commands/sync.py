@@ -29,10 +29,10 @@ def sync(
 
     Safe to repeat: what is complete is skipped.
     """
-    from vlae.launching.status_table import chosen
+    from vlae.launching.status_table import select_runs
     from vlae.trackers.sync import sync
 
-    _, labels = chosen(runs_dir, name)
+    _, labels = select_runs(runs_dir, name)
     sync(
         (RunDirectory(Path(runs_dir) / run_id) for run_id in labels),
         _print,

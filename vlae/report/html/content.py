@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from vlae.errors import UserError
-from vlae.launching.run_state import recorded_state
+from vlae.launching.run_state import state_on_disk
 from vlae.report.html.cautions import cautions
 from vlae.report.html.curves import Curves, curves
 from vlae.report.html.details import MOST, Detail, common_settings, details
@@ -129,7 +129,7 @@ def _facts(runs_dir: Path, runs: Runs, found: Sequence[Model]) -> list[tuple[str
     seconds = sum(amount(run, key) or 0.0 for run in runs.runs for key in keys)
     if seconds:
         facts.append((duration(seconds), "of computing"))
-    gpu = sum(recorded_state(runs_dir / run.id).gpu_seconds for run in runs.runs if run.state != NEVER)
+    gpu = sum(state_on_disk(runs_dir / run.id).gpu_seconds for run in runs.runs if run.state != NEVER)
     if gpu:
         facts.append((f"{gpu / 3600:.1f}", "GPU hours"))
     return facts

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlae.launching.run_state import recorded_state
+from vlae.launching.run_state import state_on_disk
 from vlae.report.runs import Run
 from vlae.runs.lease import last_number
 from vlae.system.disk import RecordError
@@ -35,7 +35,7 @@ def failures(runs_dir: Path, runs: Sequence[Run]) -> tuple[list[Failure], int]:
     groups: dict[tuple[str, str, str], list[tuple[Run, str]]] = {}
     for run in runs:
         if run.state in ("failed", "interrupted"):
-            message = recorded_state(runs_dir / run.id).message if run.state == "failed" else ""
+            message = state_on_disk(runs_dir / run.id).message if run.state == "failed" else ""
             cause = (run.state, run.reason, re.sub(r"\d+", "#", message))
             groups.setdefault(cause, []).append((run, message))
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0]))

@@ -14,12 +14,12 @@ import yaml
 from vlae.config.problems import Problem
 from vlae.config.run_id import RUN_ID, exact_text, id_of, newer_schema, scientific, settings
 from vlae.launching.run_state import UNREADABLE, Observer
-from vlae.launching.status_table import chosen
+from vlae.launching.status_table import select_runs
 from vlae.report.metric_values import figures
 from vlae.report.runs import DAMAGED, NEVER, LeftOut, Run
 from vlae.report.sources.cache import Entry, Index, stamp_of
 from vlae.report.values import read_value
-from vlae.runs.directory import RunDirectory, recorded_status
+from vlae.runs.directory import RunDirectory, read_status
 from vlae.system.disk import RecordError
 from vlae.system.files import LARGEST_CONFIG, StrPath, check_bounded, expanded, read_bytes, read_json
 from vlae.system.npz import Archive
@@ -34,7 +34,7 @@ class RunDirectories:
 
     def __init__(self, runs_dir: StrPath, name: str | None = None) -> None:
         """Errors: RecordError where it means nothing."""
-        self.title, self._labels = chosen(runs_dir, name)
+        self.title, self._labels = select_runs(runs_dir, name)
         self.runs_dir = Path(expanded(runs_dir)).absolute()
         self._all = name is None
 
@@ -160,7 +160,7 @@ class Reader:
     def entry(self, place: str) -> Entry:
         """What the files of a run say. RecordError: which of them cannot be, and why."""
         run_id, found, earlier = self._identity(place)
-        recorded = recorded_status(place)["run_id"]
+        recorded = read_status(place)["run_id"]
         if earlier:
             run_id = recorded
         if recorded != run_id:

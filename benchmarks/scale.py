@@ -26,7 +26,6 @@ from vlae.config.compose import compose
 from vlae.config.run_id import run_id
 from vlae.launching import queues
 from vlae.launching.queues import Waiting
-from vlae.report.sources.cache import SETTLED, path_of
 from vlae.runs.directory import RunDirectory
 from vlae.runs.snapshot import SOURCE
 from vlae.system.files import read_json
@@ -150,30 +149,15 @@ def status(amount: Amount, folder: Path, say: Say) -> list[float]:
     )
 
 
-def collect_cold(amount: Amount, folder: Path, say: Say) -> list[float]:
-    """All runs as rows, where no index was made yet; without the start of Python."""
+def collect_runs(amount: Amount, folder: Path, say: Say) -> list[float]:
+    """All runs as rows; without the start of Python."""
     runs = fill_in_all_states(amount, folder, say)
-
-    def once() -> float:
-        path_of(folder).unlink(missing_ok=True)
-        return _collecting(folder, runs)
-
-    return list(_rounds(amount, say, once))
-
-
-def collect_warm(amount: Amount, folder: Path, say: Say) -> list[float]:
-    """The same with the index of the time before."""
-    runs = fill_in_all_states(amount, folder, say)
-    time.sleep(SETTLED)
-    _collecting(folder, runs)
     return list(_rounds(amount, say, lambda: _collecting(folder, runs)))
 
 
 def table(amount: Amount, folder: Path, say: Say) -> list[float]:
     """The table of these rows, with its comparisons image by image, and with all imports; without collecting."""
     runs = fill_in_all_states(amount, folder, say)
-    time.sleep(SETTLED)
-    _collecting(folder, runs)
     return list(_rounds(amount, say, lambda: _collecting(folder, runs, "table(runs)")))
 
 
@@ -540,8 +524,7 @@ def _copy(
 SCALE = (
     Scale("plan-1000", "dry_run=true of 1,000 new runs", plan, 30),
     Scale("status-10000", "vlae status of 10,000 runs", status, 2),
-    Scale("collect-10000-cold", "the rows of 10,000 runs, without an index", collect_cold, 5),
-    Scale("collect-10000-warm", "the same with the index", collect_warm, 1),
+    Scale("collect-10000", "the rows of 10,000 runs", collect_runs, 5),
     Scale("table-10000", "the table of these rows", table, 1),
     Scale("relaunch-1000", "the launch of 1,000 runs that are done", relaunch, 40),
     Scale("report-500", "a report of 500 runs opens in a browser", report_opened, 2),

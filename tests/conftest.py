@@ -54,12 +54,6 @@ forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 """For tests with jacfwd or jvp: torch loads its forward-mode rules through torch.jit.script, which it deprecates."""
 
 
-@pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory):
-    """The user's cache is not for tests."""
-    os.environ["VLAE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture(autouse=True)
 def seeded():
     """No test depends on which tests ran before it."""

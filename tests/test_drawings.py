@@ -30,9 +30,9 @@ from vlae.estimation.reliability import MARK
 from vlae.experiment.inspection import Library
 from vlae.report.plots.estimators import sample_sizes
 from vlae.report.plots.frame import NARROW
-from vlae.report.plots.registry import KINDS, WITHOUT_TIME, draw, drawable, written
+from vlae.report.plots.registry import KINDS, WITHOUT_TIME, draw, drawable, file_content
 from vlae.report.plots.style import STYLES, style_of
-from vlae.report.plots.updates import tiled
+from vlae.report.plots.updates import tile
 from vlae.report.runs import Run, Runs, collect
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.latex import tex
@@ -41,8 +41,8 @@ from vlae.report.tables.published import published
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
 UNRELIABLE = "test.log_likelihood.laplace.unreliable"
-RECORDED = [kind for kind, drawing in KINDS.items() if not drawing.needs_models]
-OF_MODELS = [kind for kind, drawing in KINDS.items() if drawing.needs_models]
+RECORDED = [kind for kind, plot_kind in KINDS.items() if not plot_kind.needs_models]
+OF_MODELS = [kind for kind, plot_kind in KINDS.items() if plot_kind.needs_models]
 
 
 def runs_of(runs_dir, name=None):
@@ -189,7 +189,7 @@ def test_names_are_text_and_no_formulas(tmp_path):
         for name in names
     ]
     figure = draw("cost", Runs("", tuple(runs)))
-    assert written(figure, "svg")
+    assert file_content(figure, "svg")
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(shown) == sorted([*names[:3], "VAE"])
 
@@ -226,7 +226,7 @@ def test_of_one_seed_there_is_no_band(tmp_path):
 def test_a_curve_that_lacks_epochs_is_told(tmp_path):
     path = learned(done(tmp_path, container(VAE)), [-3.0, -2.0, -1.0])  # of 4
     said = []
-    draw("curves", runs_of(tmp_path), tell=said.append)
+    draw("curves", runs_of(tmp_path), warn=said.append)
     assert said == [f"{path.name}: metrics.jsonl has 3 of 4 epochs, so its curve is cut"]
 
 
@@ -272,7 +272,7 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path, damage):
     (path / "metrics.jsonl").write_text(damage)
     (done(tmp_path, container(VLAE)) / "results.json").write_text("{")
     told = []
-    axes = draw("curves", runs_of(tmp_path), tell=told.append).axes[0]
+    axes = draw("curves", runs_of(tmp_path), warn=told.append).axes[0]
     assert list(lines(axes)["VAE"].get_ydata()) == [-3.0]
     left_out = [match[1] for text in told if (match := re.match(r"left out: (\w+)-", text))]
     assert left_out == ["vlae", "vae"]
@@ -435,7 +435,7 @@ def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_
         ),
         (["curves", "--out", ""], "--out: expected a file, got ''"),
         (["curves", "--out", "."], "--out: expected a file that ends in .pdf, .svg, .png, got '.'"),
-        (["bogus", "--out", "a.pdf"], "updates, estimators, latent_path, came 'bogus'\n"),
+        (["bogus", "--out", "a.pdf"], "updates, estimators, latent_path, got 'bogus'\n"),
         (["curves", "--out", "a.pdf", "--rows", ""], "--rows: expected a key or several"),
         (["curves", "--out", "a"], "expected a file that ends in .pdf"),
         (
@@ -493,7 +493,7 @@ def test_the_same_runs_give_the_same_bytes_in_another_process_and_take_no_torch(
         f"runs = collect(RunDirectories({str(tmp_path)!r}))\n"
         f"figures = [draw(kind, runs) for kind in {RECORDED}]\n"
         "for figure in figures:\n"
-        "    for suffix in WITHOUT_TIME: sys.stdout.buffer.write(written(figure, suffix))\n"
+        "    for suffix in WITHOUT_TIME: sys.stdout.buffer.write(file_content(figure, suffix))\n"
         "assert 'torch' not in sys.modules\n"
     )
     found = []
@@ -511,9 +511,9 @@ def test_the_same_runs_give_the_same_bytes_in_another_process_and_take_no_torch(
 @pytest.mark.parametrize("suffix", WITHOUT_TIME)
 def test_the_same_runs_give_the_same_bytes(tmp_path, suffix, monkeypatch):
     some_runs(tmp_path, seeds=2)
-    one = written(draw("curves", runs_of(tmp_path)), suffix)
+    one = file_content(draw("curves", runs_of(tmp_path)), suffix)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    assert written(draw("curves", runs_of(tmp_path)), suffix) == one
+    assert file_content(draw("curves", runs_of(tmp_path)), suffix) == one
 
 
 def test_the_command_writes_the_file_and_names_it(figure_command, tmp_path):
@@ -532,7 +532,7 @@ def test_the_caption_stands_beside_the_picture_and_in_its_metadata(figure_comman
     figure = draw("cost", runs)
     _, others, _ = texts(figure)
     assert not any("log-likelihood in nats" in text for text, _ in others)
-    assert figure.caption.startswith("Test log-likelihood in nats per image (higher is better), by laplace")
+    assert figure.caption.startswith("Test log-likelihood in nats per image (higher is better), estimated with a Laplace proposal")
     figure_command("v", "cost", "--out", file)
     first, _, *rest = (tmp_path / "a.caption.tex").read_text().splitlines()
     assert first == "% v, cost. Code: cccccccccc"
@@ -640,11 +640,11 @@ def test_updates_shows_images_and_what_each_update_makes_of_them(trained_runs):
 def test_tiles_lie_side_by_side(columns, rows, colours):
     shape = (columns, rows, 2, 3, *([3] if colours else []))
     pictures = np.arange(math.prod(shape)).reshape(shape) / math.prod(shape)
-    found = tiled(pictures)
+    found = tile(pictures)
     for column in range(columns):
         for row in range(rows):
-            tile = found[row * 3 : row * 3 + 2, column * 4 : column * 4 + 3]
-            np.testing.assert_array_equal(tile, pictures[column, row])
+            shown = found[row * 3 : row * 3 + 2, column * 4 : column * 4 + 3]
+            np.testing.assert_array_equal(shown, pictures[column, row])
 
 
 @pytest.mark.slow
@@ -700,7 +700,7 @@ def test_the_ellipse_of_q_is_at_two_standard_deviations(trained_runs):
 @pytest.mark.parametrize("kind", OF_MODELS)
 def test_figures_of_models_are_the_same_bytes_again(trained_runs, kind):
     runs = runs_of(trained_runs).only(lambda run: run.value("model.name") in ("savae", "vlae"))
-    one, other = (written(draw(kind, runs, images=1), "svg") for _ in range(2))
+    one, other = (file_content(draw(kind, runs, images=1), "svg") for _ in range(2))
     assert one == other
 
 
@@ -711,7 +711,7 @@ def test_a_model_that_cannot_be_read_is_named_and_another_seed_shown(trained_run
     runs, told = runs_of(tmp_path), []
     for file in Path(runs.runs[0].directory, "checkpoints").iterdir():
         file.write_bytes(b"")
-    figure = draw("covariance", runs, images=1, tell=told.append)
+    figure = draw("covariance", runs, images=1, warn=told.append)
     assert "Models of seed 1" in figure.caption
     assert any(text.startswith(f"left out: {runs.runs[0].id} (") for text in told)
     for file in Path(runs.runs[1].directory, "checkpoints").iterdir():
@@ -725,10 +725,10 @@ def test_a_model_that_cannot_be_read_is_named_and_another_seed_shown(trained_run
 @pytest.mark.slow
 def test_that_there_are_fewer_images_than_are_asked_for_is_said(trained_runs):
     runs, told = runs_of(trained_runs).only(lambda run: run.value("model.name") == "vae"), []
-    figure = draw("estimators", runs, images=100_000, tell=told.append)
+    figure = draw("estimators", runs, images=100_000, warn=told.append)
     assert told == ["--images: 7 test images are shown, not 100000: the models were scored on no more"]
     assert "of the first 7 test images" in figure.caption
-    draw("estimators", runs, images=7, tell=told.append)
+    draw("estimators", runs, images=7, warn=told.append)
     assert len(told) == 1
 
 

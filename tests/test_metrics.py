@@ -66,7 +66,7 @@ def test_all_metrics_of_an_epoch_are_listed_and_no_others(finished):
 
 def test_tables_know_the_metrics_of_results_json_by_its_own_keys(finished):
     results = finished[0]
-    known = metric_values.figures(results)
+    known = metric_values.metrics_of_results(results)
     derived = {name for name in known if name.endswith(".unreliable")}
     assert set(known) - derived == leaves(results) - OF_THE_RUN
     assert known["test.log_likelihood.own.mean"] == results["test"]["log_likelihood"]["own"]["mean"]
@@ -75,7 +75,7 @@ def test_tables_know_the_metrics_of_results_json_by_its_own_keys(finished):
 
 def test_charts_have_the_same_names_with_slashes(finished):
     results = {key: value for key, value in finished[0].items() if key not in OF_THE_RUN}
-    known = metric_values.figures(finished[0])
+    known = metric_values.metrics_of_results(finished[0])
     assert set(flat(results)) <= {metrics.on_charts(name) for name in known}
 
 

@@ -30,13 +30,14 @@ from vlae.launching.queues import Waiting
 from vlae.report.filter import terms
 from vlae.report.names import CHOICES
 from vlae.report.plots.registry import draw
-from vlae.report.runs import Run, Runs, collect
+from vlae.report.runs import LeftOut, Run, Runs, collect
 from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.tables.formats import FORMATS, from_csv, from_json, to_csv, to_json
+from vlae.report.tables.cells import Cell
+from vlae.report.tables.formats import FIELDS, FORMATS, to_csv, to_json
 from vlae.report.tables.latex import tex
 from vlae.report.tables.layout import HOLE, layout
 from vlae.report.tables.significance import difference
-from vlae.report.tables.table import table
+from vlae.report.tables.table import Table, table
 from vlae.report.tables.terminal import in_terminal
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
@@ -45,6 +46,39 @@ OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean
 
 def table_of(runs_dir, name=None, **asked):
     return table(collect(RunDirectories(runs_dir, name)), **asked)
+
+
+def from_json(text):
+    """The table as a program reads it back: JSON has lists for tuples."""
+    found = json.loads(text)
+    cells = tuple(Cell(**{key: tuples(value) for key, value in cell.items()}) for cell in found.pop("cells"))
+    unread = tuple(LeftOut(*each) for each in found.pop("unread"))
+    return Table(**{key: tuples(value) for key, value in found.items()}, cells=cells, unread=unread)
+
+
+def tuples(value):
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
+def from_csv(text, row_keys):
+    """The cells as a program reads them back, of which the first columns name the row."""
+    _, *lines = csv.reader(io.StringIO(text))
+    found = []
+    for line in lines:
+        values = [read_field(field) for field in line]
+        keys = len(values) - len(FIELDS)
+        rest = dict(zip(FIELDS, values[keys:], strict=True))
+        rest |= {name: rest[name] or "" for name in ("missing", "images", "paired_over")}
+        found.append(Cell(tuple(values[:row_keys]), tuple(values[row_keys:keys]), **rest))
+    return tuple(found)
+
+
+def read_field(field):
+    """JSON, or else a text; empty: missing."""
+    try:
+        return json.loads(field) if field else None
+    except ValueError:
+        return field
 
 
 def cells(found):
@@ -86,119 +120,54 @@ def test_a_hole_says_why_it_is_one(tmp_path):
         runs=[Waiting(run_id(container(HF)), 0)],
         settings={},
     )
-    never = [container(VLAE, seed=seed) for seed in (0, 1)]
-    known = [container(model, seed=seed) for model in (VAE, HF) for seed in (0, 1)]
-    sweep_index.remember(tmp_path, "s", {run_id(cfg): f"seed={cfg['seed']}" for cfg in [*known, *never]}, [])
-    found = table_of(tmp_path, "s")
+    found = table_of(tmp_path)
     assert {name: (cell.n, cell.runs, cell.missing) for name, cell in cells(found).items()} == {
         "vae": (1, 2, "1 failed (exception)"),
         "hf": (0, 2, "1 interrupted (SIGTERM), 1 queued"),
-        "vlae": (0, 2, "2 never launched"),
     }
     shown = layout(found)
-    assert [line[1].text[:1] == "–" for line in shown.lines] == [False, True, True]
+    assert [line[1].text[:1] == "–" for line in shown.lines] == [False, True]
     letters = [line[1].marks for line in shown.lines]
-    assert letters == [("a",), ("b",), ("c",)]
-    assert dict(shown.notes)["c"] == "2 never launched"
+    assert letters == [("a",), ("b",)]
+    assert dict(shown.notes)["a"] == "1 failed (exception)"
 
 
-def test_runs_never_launched_are_in_the_cell_that_fits_what_is_known_of_them(tmp_path):
-    for updates in (1, 2):
-        done(tmp_path, container(VLAE, f"model.num_updates={updates}"))
-    told = {run_id(container(VLAE, f"model.num_updates={t}", seed=s)): (t, s) for t in (1, 2) for s in (0, 1)}
-    labels = {name: f"model.num_updates={t} seed={s}" for name, (t, s) in told.items()}
-    sweep_index.remember(tmp_path, "s", labels, [])
-    found = cells(table_of(tmp_path, "s"))
-    assert {row: (cell.n, cell.runs) for row, cell in found.items()} == {
-        ("vlae", 1): (1, 2),
-        ("vlae", 2): (1, 2),
-    }
-    sweep_index.remember(tmp_path, "s", {name: f"seed={s}" for name, (_, s) in told.items()}, [])
-    note = "2 runs never launched could belong to several cells, or to none of these"
-    assert note in table_of(tmp_path, "s").notes
-
-
-def _of_two_sizes(tmp_path):
-    """A sweep of T = 1 and 2 with two seeds each; the directories by T and seed."""
-    told = {(t, s): container(VLAE, f"model.num_updates={t}", seed=s) for t in (1, 2) for s in (0, 1)}
-    sweep_index.remember(
-        tmp_path, "s", {run_id(c): f"model.num_updates={t} seed={s}" for (t, s), c in told.items()}, []
-    )
-    return {key: done(tmp_path, cfg) for key, cfg in told.items()}
-
-
-@pytest.mark.parametrize("file", ["config.yaml", "results.json", "status.json"])
+@pytest.mark.parametrize("file", ["config.yaml", "results.json", "status.json", None])
 @pytest.mark.parametrize("name", ["s", None])
-def test_a_damaged_run_is_a_missing_one_of_the_cell_that_it_is_known_to_belong_to(tmp_path, file, name):
-    paths = _of_two_sizes(tmp_path)
-    (paths[2, 1] / file).write_text("[")
+def test_a_run_that_cannot_be_read_is_a_note_and_in_no_cell(tmp_path, file, name):
+    of = {(t, s): container(VLAE, f"model.num_updates={t}", seed=s) for t in (1, 2) for s in (0, 1)}
+    labels = {run_id(c): f"model.num_updates={t} seed={s}" for (t, s), c in of.items()}
+    sweep_index.remember(tmp_path, "s", labels, [])
+    paths = {key: done(tmp_path, cfg) for key, cfg in of.items()}
+    if file:
+        (paths[2, 1] / file).write_text("[")
+    else:
+        shutil.rmtree(paths[2, 1])
     found = table_of(tmp_path, name)
-    placed = name == "s" or file != "config.yaml"  # else nothing tells its T
     assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {
         ("vlae", 1): (2, 2),
-        ("vlae", 2): (1, 2 if placed else 1),
+        ("vlae", 2): (1, 1),
     }
-    (named,) = [note for note in found.notes if note.startswith("Left out: ")]
-    assert re.match(rf"Left out: {paths[2, 1].name} \({file}", named)
-    if placed:
-        missing = cells(found)["vlae", 2].missing
-        assert missing == "1 damaged"
-        assert from_json(to_json(found)) == found
-        assert missing in {cell.missing for cell in from_csv(to_csv(found), 2)}
-        assert missing in dict(layout(found).notes).values()
-        assert "3 of 4 runs, seeds 0, 1" in found.caption
-    else:
-        assert "1 run damaged could belong to several cells, or to none of these" in found.notes
+    named = [note for note in found.notes if note.startswith("Left out: ")]
+    assert len(named) == (file is not None or name == "s")
+    assert all(
+        re.match(rf"Left out: {paths[2, 1].name} \(({file}|its directory is missing)", n) for n in named
+    )
+    assert from_json(to_json(found)) == found
+    assert "3 runs, seeds 0, 1" in found.caption
 
 
-def test_a_damaged_run_is_not_counted_where_its_seed_is_already(tmp_path):
-    """It has other settings, whatever is known of them: those of a cell and a seed are those of one run."""
-    done(tmp_path, container(VAE))
-    other = done(tmp_path, container(VAE, "optimizer.lr=1e-4"))
-    (other / "config.yaml").write_text("[")
-    found = table_of(tmp_path)
-    assert [(cell.n, cell.runs) for cell in found.cells] == [(1, 1)]
-    assert "1 run damaged could belong" in " ".join(found.notes)
-
-
-def test_damaged_runs_alone_are_a_table_of_holes(tmp_path):
+def test_damaged_runs_alone_are_no_table_with_the_reason(tmp_path):
     (done(tmp_path, container(VAE)) / "results.json").write_text("{")
-    (cell,) = table_of(tmp_path).cells
-    assert (cell.n, cell.runs, cell.missing[:9]) == (0, 1, "1 damaged")
+    with pytest.raises(UserError, match=r"no runs; 1 left out: \S+ \(results.json"):
+        table_of(tmp_path)
 
 
-def test_runs_that_cannot_be_read_share_no_cell_with_other_settings(tmp_path):
-    """Nor do they make a cell larger than it can be, in which others would seem to lack seeds."""
-    labels = {}
-    for seed in (0, 1):
-        labels[done(tmp_path, container(VAE, seed=seed)).name] = f"seed={seed}"
-        for lr in ("1e-3", "1e-4"):
-            labels[run_id(container(VLAE, f"optimizer.lr={lr}", seed=seed))] = (
-                f"optimizer.lr={lr} seed={seed}"
-            )
-    sweep_index.remember(tmp_path, "s", labels, [])
-    found = table_of(tmp_path, "s")
-    assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {"vae": (2, 2), "vlae": (0, 2)}
-    assert found.expected == 2
-    assert "2 runs never launched could belong" in " ".join(found.notes)
-
-
-def test_a_condition_on_what_is_not_known_of_a_run_does_not_hide_it(tmp_path):
-    labels = {run_id(container(VAE, seed=seed)): f"seed={seed}" for seed in range(4)}
+def test_a_condition_that_no_run_meets_says_which_values_there_are(tmp_path):
     for seed in (0, 1):
         done(tmp_path, container(VAE, seed=seed))
-    sweep_index.remember(tmp_path, "s", labels, [])
-    for where, missing in (("trainer.batch_size=128", "2 never launched"), ("seed<3", "1 never launched")):
-        (cell,) = table_of(tmp_path, "s", where=where).cells
-        assert (cell.n, cell.missing) == (2, missing)
-    with pytest.raises(UserError, match="no runs with"):
-        table_of(tmp_path, "s", where="trainer.batch_size=4")
-
-
-def test_what_is_left_out_of_other_runs_is_not_said(tmp_path):
-    done(tmp_path, container(VAE))
-    (done(tmp_path, container(VLAE)) / "results.json").write_text("{")
-    assert not any("Left out" in note for note in table_of(tmp_path, where="model=vae").notes)
+    with pytest.raises(UserError, match=r"no runs with trainer\.batch_size=4; trainer\.batch_size is 128"):
+        table_of(tmp_path, where="trainer.batch_size=4")
 
 
 def test_a_copy_is_no_seed_whatever_its_name_is(tmp_path):
@@ -217,16 +186,6 @@ def test_an_estimator_that_one_run_has_no_figure_of_is_that_of_the_table_all_the
     found = table_of(tmp_path)
     assert found.metric == "test.log_likelihood.laplace.mean"
     assert {row: cell.n for row, cell in cells(found).items()} == {"vae": 0, "vlae": 1}
-
-
-def test_runs_never_launched_are_in_no_cell_of_other_settings(tmp_path):
-    done(tmp_path, container(VAE, "optimizer.lr=1e-3"))
-    told = {run_id(container(VAE, f"optimizer.lr={lr}", seed=1)): lr for lr in ("1e-3", "1e-4")}
-    labels = {name: f"optimizer.lr={lr} seed=1" for name, lr in told.items()}
-    sweep_index.remember(tmp_path, "s", labels | {run_id(container(VAE, "optimizer.lr=1e-3")): "seed=0"}, [])
-    found = table_of(tmp_path, "s")
-    assert {row: (cell.n, cell.runs) for row, cell in cells(found).items()} == {"vae": (1, 2)}
-    assert "1 run never launched" in " ".join(found.notes)
 
 
 def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
@@ -248,7 +207,7 @@ def test_a_mark_that_every_estimate_has_is_said_once_in_the_caption(tmp_path, un
     marks = [MARK in line[1].marks for line in layout(found).lines if line[1].value is not None]
     assert sum(marks) == (0 if once else sum(share > 0.05 for share in unreliable))
     said = [note.startswith(f"{MARK} Unreliable") for note in found.notes]
-    assert ("All of these estimates are unreliable" in found.caption, any(said)) == (once, any(marks))
+    assert ("All estimates are unreliable" in found.caption, any(said)) == (once, any(marks))
 
 
 def test_a_figure_that_is_no_number_is_missing_in_its_cell_alone(tmp_path):
@@ -261,7 +220,7 @@ def test_a_figure_that_is_no_number_is_missing_in_its_cell_alone(tmp_path):
     found = cells(table_of(tmp_path))
     assert {name: (cell.n, cell.runs, cell.missing) for name, cell in found.items()} == {
         "vae": (2, 2, ""),
-        "vlae": (1, 2, "1 done, but its figure is 'good'"),
+        "vlae": (1, 2, "1 done, but the metric is 'good'"),
     }
     with pytest.raises(UserError, match=f"is 'good' in {path.name}"):
         table_of(tmp_path, where="model=vlae and seed=1", metric=LAPLACE)
@@ -362,7 +321,7 @@ def test_the_default_figure_is_by_an_estimator_that_all_runs_have(tmp_path):
 def test_rows_that_differ_in_how_they_were_trained_are_said_to(tmp_path):
     done(tmp_path, container(VAE, "trainer.epochs=5"))
     done(tmp_path, container(VLAE, "trainer.epochs=7"))
-    assert "Rows of one column differ also in trainer.epochs (5, 7)" in table_of(tmp_path).notes
+    assert "Rows of one column also differ in trainer.epochs (5, 7)" in table_of(tmp_path).notes
 
 
 # --- who is best ------------------------------------------------------------------------------------------------------
@@ -443,7 +402,7 @@ def test_with_fewer_than_three_seeds_only_the_best_is_bold_and_differences_are_u
     assert [line[1].bold for line in layout(found).lines] == [False, False, True]
     assert not any(cell.tested for cell in found.cells)
     assert (
-        "Bold: the best of each column; differences are untested with fewer than three seeds" in found.caption
+        "Bold: the best of each column; differences are not tested with fewer than three seeds" in found.caption
     )
     assert "significant" not in found.caption
 
@@ -459,8 +418,8 @@ def test_a_cell_with_too_few_seeds_beside_tested_ones_is_not_bold_and_counted(tm
         "hf": (False, False),
         "vlae": (False, True),
     }
-    (note,) = [note for note in found.notes if "untested" in note]
-    assert note.startswith("1 cell with fewer than three seeds in common with the best of the column")
+    (note,) = [note for note in found.notes if "not tested" in note]
+    assert note.startswith("1 cell not tested: fewer than three seeds in common with the best of the column")
 
 
 def test_equal_figures_are_bold_together_and_one_alone_is_not(tmp_path):
@@ -514,7 +473,7 @@ def test_other_test_images_are_not_compared(tmp_path):
     done(tmp_path, container(VLAE), level=3)
     shown = table_of(tmp_path)
     assert not any(cell.best or cell.as_good or cell.p_value for cell in shown.cells)
-    assert "2 cells could not be compared" in " ".join(shown.notes)
+    assert "2 cells not compared" in " ".join(shown.notes)
     done(tmp_path, container(HF), level=2)
     found = cells(table_of(tmp_path))
     assert [name for name, cell in found.items() if cell.best] == ["vlae"]
@@ -777,7 +736,7 @@ def pdf(tmp_path):
 
 
 PAPER = r"""\documentclass{article}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
 \begin{document}
 Before, see Table~\ref{LABEL}.
 \input{table.tex}
@@ -820,6 +779,16 @@ def test_the_caption_of_a_latex_table_keeps_away_from_its_top_rule(tmp_path, pdf
     ).stdout
     tops = {word: float(top) for top, word in re.findall(r'yMin="([\d.]+)".*>(images.|digits,)<', words)}
     assert tops["digits,"] - tops["images."] > 20
+
+
+@pytest.mark.slow
+def test_a_latex_table_that_is_wider_than_the_page_is_scaled_to_it(tmp_path, pdf):
+    for seed in range(14):
+        done(tmp_path / "runs", container(VAE, seed=seed), level=-1000.0)
+    found = table_of(tmp_path / "runs", columns=["seed"])
+    (tmp_path / "table.tex").write_text(FORMATS["latex"](found, 6, False))
+    pdf("table.tex")
+    assert "Overfull \\hbox" not in (tmp_path / "table.log").read_text()
 
 
 @pytest.mark.slow
@@ -876,7 +845,7 @@ def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
         (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model?"),
         (["--rows", ""], "--rows: expected one or several comma-separated keys, got ''"),
         (["--cols", " ,"], "--cols: expected one or several comma-separated keys, got ' ,'"),
-        (["--rows", "model", "--cols", "model"], "--cols: expected keys that the rows have not, came model"),
+        (["--rows", "model", "--cols", "model"], "--cols: expected keys that the rows have not, got model"),
         (["--cols", "model"], "came model, which --rows has by default, too"),
         (
             ["--where", "model=VAE and seed<9"],

@@ -16,8 +16,7 @@ from vlae.config.overrides import CONF, expand, parse, unclear_files, unreadable
 from vlae.config.problems import ConfigError
 from vlae.config.sweep_file import read
 from vlae.errors import UserError
-from vlae.report.filter import terms
-from vlae.report.values import read_value
+from vlae.report.filter import read_value, terms
 
 PARSER = OverridesParser.create()
 laws = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

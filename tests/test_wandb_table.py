@@ -11,8 +11,8 @@ from recorded import container, done, results, stopped
 from wandb_server import ENTITY
 
 from vlae.launching import sweep_index
-from vlae.report.metric_values import figures
-from vlae.report.sources.wandb import PAGE, nested
+from vlae.report.metric_values import metrics_of_results
+from vlae.report.sources.wandb import PAGE, results_of
 from vlae.trackers.run_history import flat
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
@@ -51,8 +51,8 @@ def test_a_summary_has_the_figures_of_the_results_that_are_known():
         "epoch": 1,
         "test/per_image": {"path": ""},
     }
-    found = figures(nested(flat(told) | of_epochs))
-    assert found == {key: value for key, value in figures(told).items() if value is not None}
+    found = metrics_of_results(results_of(flat(told) | of_epochs))
+    assert found == {key: value for key, value in metrics_of_results(told).items() if value is not None}
 
 
 @pytest.mark.slow
@@ -183,10 +183,10 @@ def test_what_is_no_run_of_vlae_or_was_changed_there_is_named_and_left_out(tmp_p
     foreign.raw_config = {"lr": {"value": 0.1}}
     said = vlae("table", "--from", PLACE, "--format", "json")
     (cell,), (note, _) = as_json(said)["cells"], as_json(said)["notes"]
-    assert (cell["n"], cell["runs"], cell["missing"]) == (1, 2, "1 damaged")
+    assert (cell["n"], cell["runs"], cell["missing"]) == (1, 1, "")
     assert f"abc123 (its configuration is that of {container_id(1)})" in note
     assert f"{edited.name} (its configuration is that of vae-digits-gaussian-s2-" in note
-    assert f"{empty.name} (its summary: it does not hold the figures of a run" in note
+    assert f"{empty.name} (its summary: it lacks metrics of a run" in note
     assert f"{foreign.name} (it is not a run of vlae)" in note
     assert good.name not in note
 

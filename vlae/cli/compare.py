@@ -10,10 +10,9 @@ from rich.text import Text
 from vlae.cli.output_file import ending_of
 from vlae.errors import UserError
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
-from vlae.report.compare import ABSENT, Beside, Comparison, compared
+from vlae.report.compare import ABSENT, Comparison, Pair, compare, setting
 from vlae.report.metric_values import reliability_of
-from vlae.report.names import word
-from vlae.report.runs import DAMAGED, LeftOut, Run, Runs
+from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.captions import without_images
 from vlae.report.tables.significance import LEVEL
@@ -30,42 +29,40 @@ def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> N
         from vlae.report.plots.registry import WITHOUT_TIME
 
         suffix = ending_of(out, tuple(WITHOUT_TIME))
-    comparison = compared(run_of(runs_dir, one), run_of(runs_dir, other))
+    comparison = compare(run_of(runs_dir, one), run_of(runs_dir, other))
     Console(highlight=False).print(view(comparison))
     if out:
         from vlae.cli.figure import warn, write_figure
         from vlae.report.plots.registry import draw
 
         both = Runs("", (comparison.one, comparison.other))
-        write_figure(draw("curves", both, rows=["model", "id"], tell=warn), out, suffix)
+        write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out, suffix)
         print(out)
 
 
 def run_of(runs_dir: StrPath, name: str) -> Run:
-    """The run that a directory, an id or an id prefix means. UserError: there is none, or its record is damaged."""
+    """The run that a directory, an id or an id prefix means. UserError: there is none, or it cannot be read."""
     place = find(runs_dir, name).path
     for entry in RunDirectories(place.parent, place.name):
         if isinstance(entry, LeftOut) and entry.name == place.name:
             raise UserError(f"{place} cannot be compared: {entry.because}")
         if isinstance(entry, Run) and entry.id == place.name:
-            if entry.state == DAMAGED:
-                raise UserError(f"{place} cannot be compared: {entry.reason}")
             return entry
-    raise UserError(f"{place} cannot be compared: it is no run directory any more")
+    raise UserError(f"{place} cannot be compared: it is no run directory")
 
 
 def view(comparison: Comparison) -> Group:
-    """What differs, what is true of both, and how their figures differ."""
+    """Tables of the two runs, of the settings that differ, and of their metrics."""
     one, other = comparison.one, comparison.other
     runs = _table("Runs", "", "A", "B")
     runs.add_row("id", one.id, other.id)
     runs.add_row("state", *(f"{r.state} ({r.reason})" if r.reason else r.state for r in (one, other)))
     settings = _table("Settings that differ", "key", "A", "B")
     for each in comparison.settings:
-        settings.add_row(each.key, _setting(each.one), _setting(each.other))
+        settings.add_row(each.key, setting(each.one), setting(each.other))
     parts: list[RenderableType] = [runs, settings]
-    if comparison.figures:
-        parts += [_figures(comparison), Text(_said(comparison))]
+    if comparison.metrics:
+        parts += [_metrics(comparison), Text(_explanation(comparison))]
     return Group(*parts)
 
 
@@ -76,18 +73,18 @@ def _table(title: str, *names: str) -> Table:
     return table
 
 
-def _figures(comparison: Comparison) -> Table:
-    table = Table(title="Figures", title_justify="left")
-    table.add_column("figure", overflow="fold")
+def _metrics(comparison: Comparison) -> Table:
+    table = Table(title="Metrics", title_justify="left")
+    table.add_column("metric", overflow="fold")
     for name in ("A", "B", "A − B", f"{1 - LEVEL:.0%} interval", "p"):
         table.add_column(name, justify="right", overflow="fold")
-    for each in comparison.figures:
-        d = each.paired
+    for each in comparison.metrics:
+        d = each.difference
         style = "bold" if d and d.significant else ""
         table.add_row(
             each.key,
-            _figure(each, each.one) + _mark(each, comparison.one),
-            _figure(each, each.other) + _mark(each, comparison.other),
+            _number(each, each.one) + _mark(each, comparison.one),
+            _number(each, each.other) + _mark(each, comparison.other),
             f"{d.mean:+.3f}" if d else "",
             "{:+.3f} to {:+.3f}".format(*d.interval) if d else "",
             f"{d.p_value:.2g}" if d else "",
@@ -96,28 +93,24 @@ def _figures(comparison: Comparison) -> Table:
     return table
 
 
-def _said(comparison: Comparison) -> str:
-    done = [run for run in (comparison.one, comparison.other) if run.figures is not None]
+def _explanation(comparison: Comparison) -> str:
+    done = [run for run in (comparison.one, comparison.other) if run.metrics is not None]
     if len(done) < 2:
-        return f"{done[0].id} alone is done: there is no difference to be told yet."
+        return f"Only {done[0].id} is done, so there is no difference yet."
     parts = [
-        f"Differences are paired over {comparison.images} test images, with a {1 - LEVEL:.0%} interval (t); bold: "
-        "significant. They are of these two trained models: what other seeds would give is not in them"
+        f"Differences are paired over {comparison.images} test images, with a {1 - LEVEL:.0%} t-interval; bold: "
+        "significant. They compare these two trained models; other seeds may give other differences"
         if comparison.images
-        else "No figure of both is known image by image, so no difference could be tested"
+        else "No metric is known for each image of both runs, so no difference could be tested"
     ]
-    if comparison.unread:
-        parts.append(without_images(comparison.unread))
-    if any(_mark(each, run) for each in comparison.figures for run in done):
+    if comparison.without_images:
+        parts.append(without_images(comparison.without_images))
+    if any(_mark(each, run) for each in comparison.metrics for run in done):
         parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")
     return ". ".join(parts) + "."
 
 
-def _setting(value: Any) -> str:
-    return ABSENT if value is None else word(value)
-
-
-def _figure(each: Beside, value: Any) -> str:
+def _number(each: Pair, value: Any) -> str:
     if value is None:
         return ABSENT
     if isinstance(value, float):
@@ -125,6 +118,6 @@ def _figure(each: Beside, value: Any) -> str:
     return str(value)
 
 
-def _mark(each: Beside, run: Run) -> str:
+def _mark(each: Pair, run: Run) -> str:
     key = reliability_of(each.key)
     return f" {MARK}" if key and run.value(key) is True else ""

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlae.cli.output_file import ending_of
 from vlae.report.plots.frame import Captioned
-from vlae.report.plots.registry import WITHOUT_TIME, draw, written
+from vlae.report.plots.registry import WITHOUT_TIME, draw, file_content
 from vlae.report.runs import collect
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.latex import comment, tex
@@ -16,7 +16,7 @@ from vlae.system.files import StrPath, write_output
 def draw_figure(runs_dir: StrPath, name: str | None, kind: str, out: Path, **asked: Any) -> None:
     """``asked``: the keywords of `draw`. UserError: as there, or a file that cannot be written."""
     suffix = ending_of(out, tuple(WITHOUT_TIME))
-    figure = draw(kind, collect(RunDirectories(runs_dir, name)), tell=warn, **asked)
+    figure = draw(kind, collect(RunDirectories(runs_dir, name)), warn=warn, **asked)
     write_figure(figure, out, suffix)
     print(out)
 
@@ -26,7 +26,7 @@ def write_figure(figure: Captioned, out: Path, suffix: str) -> None:
     caption = out.with_suffix(".caption.tex")
     lines = [comment(figure.provenance), f"In a paper: \\caption{{\\protect\\input{{{caption.stem}}}}}"]
     text = "".join(f"% {line}\n" for line in lines) + f"{tex(figure.full_caption)}%\n"
-    write_output(out, written(figure, suffix))
+    write_output(out, file_content(figure, suffix))
     write_output(caption, text.encode())
 
 

@@ -10,7 +10,7 @@ from vlae.errors import UserError
 from vlae.report.names import near
 from vlae.report.runs import Source, collect
 from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.tables.captions import of_damage
+from vlae.report.tables.captions import damage_notes
 from vlae.report.tables.formats import FORMATS
 from vlae.report.tables.layout import layout
 from vlae.report.tables.table import table
@@ -53,7 +53,7 @@ def print_table(
     runs = collect(source_of(runs_dir, name, source, group, per_image))
     found = table(runs, **asked)
     if format == "csv":  # which has no notes
-        for text in of_damage(runs.left_out, found.unread):
+        for text in damage_notes(runs.left_out, found.unread):
             print(f"vlae: {text}", file=sys.stderr)
     if format == TERMINAL:
         console = Console(highlight=False, file=io.StringIO() if out else None)

@@ -1,6 +1,7 @@
 """A condition on runs, as a person writes it: ``seed<3 and model.name=vae``. Nothing of it is executed."""
 
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple
 from vlae.errors import UserError
 from vlae.report.names import key_of, position, some
 from vlae.report.runs import Run, Runs
-from vlae.report.values import read_value
 
 ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -20,9 +20,14 @@ ORDERED: dict[str, Callable[[Any, Any], bool]] = {
 _TERM = re.compile(
     r"\s*(?P<key>[^\s=!<>]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|\sin\s)\s*(?P<value>.*?)\s*", re.DOTALL
 )
-_ITEM = re.compile(r"""\s*('[^']*'|"[^"]*"|\[[^]]*\]|[^,]+)""")
-"""Of a list."""
+_LIST_ENTRY = re.compile(r"""\s*('[^']*'|"[^"]*"|\[[^]]*\]|[^,]+)""")
 _AND = re.compile(r"""\s+and\s+(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")
+_WHOLE = r"(0|[1-9](_?[0-9])*)"
+_DECIMAL = rf"({_WHOLE}\.|{_WHOLE}?\.[0-9](_?[0-9])*)"
+_NUMBER = re.compile(rf"[-+]?({_WHOLE}|{_DECIMAL}|({_WHOLE}|{_DECIMAL})e[-+]?[0-9](_?[0-9])*)", re.IGNORECASE)
+"""A number as Hydra reads it on the command line: 010 is none."""
+WORDS = {"true": True, "false": False, "null": None}
+"""In upper or lower case, as for Hydra."""
 SHOWN = 8
 EXPECTED = (
     "expected KEY OP VALUE [and KEY OP VALUE ...], OP one of = != < <= > >= in, such as 'seed<3 and T in 1,2'"
@@ -38,13 +43,12 @@ class Term(NamedTuple):
     """A list where the operator is ``in``."""
 
     def holds(self, run: Run) -> bool:
-        """A run without the key, or with a value of another kind, is unequal to it, and neither more nor less.
+        """Whether it is true of a run. A missing value, or one of another type, is unequal, and neither more nor less.
 
-        What is not told of a run that cannot be read may be anything: then it holds.
+        >>> Term("seed", "<", 3).holds(Run("vae-0", "", {"seed": 2}, "done"))
+        True
         """
         own = run.value(self.key)
-        if own is None and not run.readable:
-            return True
         if self.op == "in":
             return any(_same(own, value) for value in self.value)
         if self.op in ("=", "==", "!="):
@@ -55,28 +59,35 @@ class Term(NamedTuple):
 
 
 def terms(text: str, known: Sequence[str]) -> list[Term]:
-    """What ``text`` asks, all of which is to hold. UserError: it is no condition, or of a key that no run has."""
+    """The terms of a condition, all of which must hold.
+
+    UserError: ``text`` is no condition, or has a key that no run has.
+    """
     found = []
     for part in _AND.split(text.strip()):
         if not (match := _TERM.fullmatch(part)) or not match["value"]:
-            raise UserError(f"--where: {EXPECTED}; came {part!r}")
+            raise UserError(f"--where: {EXPECTED}; got {part!r}")
         key, op = key_of(match["key"], known, "--where"), match["op"].strip()
-        value = list(map(_value, _ITEM.findall(match["value"]))) if op == "in" else _value(match["value"])
+        value = (
+            [_value(entry) for entry in _LIST_ENTRY.findall(match["value"])]
+            if op == "in"
+            else _value(match["value"])
+        )
         found.append(Term(key, op, value))
     return found
 
 
-def fulfilling(runs: Runs, text: str) -> Runs:
-    """Those of which it holds. UserError: of none, with the values that there are."""
-    asked = terms(text, runs.known())
+def matching(runs: Runs, text: str) -> Runs:
+    """The runs for which the condition ``text`` holds. UserError: there are none, with the values that exist."""
+    asked = terms(text, runs.all_keys())
     found = runs.only(lambda run: all(term.holds(run) for term in asked))
-    if not any(run.readable or all(run.value(term.key) is not None for term in asked) for run in found.runs):
-        told = "; ".join(_told(key, runs) for key in dict.fromkeys(term.key for term in asked))
-        raise UserError(f"{runs.title}: no runs with {text}; {told}")
+    if not found.runs:
+        values = "; ".join(_values(key, runs) for key in dict.fromkeys(term.key for term in asked))
+        raise UserError(f"{runs.title}: no runs with {text}; {values}")
     return found
 
 
-def _told(key: str, runs: Runs) -> str:
+def _values(key: str, runs: Runs) -> str:
     """``model.name is one of vae, vlae``"""
     values = {_written(value): value for value in (run.value(key) for run in runs.runs)}
     texts = sorted(values, key=lambda text: position(values[text]))
@@ -86,16 +97,16 @@ def _told(key: str, runs: Runs) -> str:
 
 
 def _written(value: Any) -> str:
-    """As a condition has it: text that would be read as something else in quotes."""
-    plain = isinstance(value, str) and value and value == value.strip() and _read(value) == value
+    """A value as a condition has it: in quotes where a text would be read as something else."""
+    plain = isinstance(value, str) and value and value == value.strip() and _is_text(value)
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
-def _read(text: str) -> Any:
+def _is_text(text: str) -> bool:
     try:
-        return _value(text)
+        return _value(text) == text
     except UserError:
-        return None
+        return False
 
 
 def _value(text: str) -> Any:
@@ -103,6 +114,47 @@ def _value(text: str) -> Any:
         return read_value(text)
     except ValueError as error:
         raise UserError(f"--where: {EXPECTED}, {error}") from None
+
+
+def read_value(text: str) -> Any:
+    """The value that a text means on the command line.
+
+    Lists are texts, as in settings; so is everything that is no number, true, false or null.
+
+    >>> [read_value(text) for text in ("3", "1e-4", "true", "'3'", "[500, 500]", "12:30")]
+    [3, 0.0001, True, '3', '[500, 500]', '12:30']
+
+    ValueError: text of several words that is not in quotes, or a number with leading zeros.
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    try:
+        value = json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=str)
+    except (ValueError, RecursionError):
+        if text.startswith("[") and text.endswith("]") and not set(text[1:-1]) & set("[]{}'\""):
+            return json.dumps([read_value(entry) for entry in text[1:-1].split(",")])
+        if text.split() != [text]:
+            raise ValueError(f"text of several words in quotes; got {text!r}") from None
+        return WORDS.get(text.lower(), _finite(text))
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _finite(text: str) -> Any:
+    """The number, or the text where no float can hold it. ValueError: it has leading zeros and may mean either."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(value):
+        return text
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"a number without leading zeros, or a text in quotes; got {text!r}")
+    return value
+
+
+def _whole(text: str) -> Any:
+    return int(text) if isinstance(_finite(text), float) else text
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,7 +1,6 @@
-"""The metrics of results.json under their names, and what is known of each."""
+"""The metrics of results.json by name: values, estimator, array of test images, reliability."""
 
 import re
-import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,7 +9,7 @@ from vlae.config.problems import shown
 from vlae.estimation.reliability import doubtful
 
 COMMON = ("laplace", "student_t")
-"""Estimators that are the same for all models; the first that all runs have is what is compared by default."""
+"""Estimators that are the same for all models; by default models are compared by the first that all runs have."""
 OWN = "own"
 ELBO, MEAN, IN_MODEL_SPACE, UNRELIABLE = "elbo", "mean", "mean_in_model_space", "unreliable"
 """Metrics of an estimator, as `what_and_estimator` has them."""
@@ -19,26 +18,34 @@ ARRAYS = {
     MEAN: "log_likelihood",
     IN_MODEL_SPACE: "log_likelihood",  # but for a term that is the same for all models
 }
-"""In test_log_likelihood.npz, an entry an image."""
+"""Arrays in test_log_likelihood.npz, one entry per image."""
 _OF_ESTIMATOR = re.compile(r"test\.log_likelihood\.(?P<estimator>[^.]+)\.(?P<what>.+)")
 
 
 def of_estimator(estimator: str, what: str = MEAN) -> str:
-    """``test.log_likelihood.laplace.mean``"""
+    """The name of a metric of an estimator.
+
+    >>> of_estimator("laplace")
+    'test.log_likelihood.laplace.mean'
+    """
     return f"test.log_likelihood.{estimator}.{what}"
 
 
 def what_and_estimator(metric: str) -> tuple[str, str]:
-    """``("mean", "laplace")`` of test.log_likelihood.laplace.mean, ``("elbo", "")`` of test.elbo."""
+    """The two parts of a metric's name.
+
+    >>> what_and_estimator("test.log_likelihood.laplace.mean"), what_and_estimator("test.elbo")
+    (('mean', 'laplace'), ('elbo', ''))
+    """
     if match := _OF_ESTIMATOR.fullmatch(metric):
         return match["what"], match["estimator"]
     return (ELBO if metric == "test.elbo" else metric), ""
 
 
-def figures(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of results.json by their names: its keys with dots between them; `vlae.runs.metrics` explains each.
+def metrics_of_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of results.json by name: its keys joined by dots; `vlae.runs.metrics` explains each.
 
-    ``test.log_likelihood.laplace.unreliable``: the summary marks it with a dagger.
+    ``test.log_likelihood.laplace.unreliable`` is added: whether the estimate is marked with a dagger.
     ValueError: these are not the results of a run of this version.
     """
     try:
@@ -55,7 +62,7 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
         return found
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"it does not hold the figures of a run of this version ({reason})") from error
+        raise ValueError(f"it lacks metrics of a run of this version ({reason})") from error
 
 
 def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> None:
@@ -63,20 +70,18 @@ def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> N
         if isinstance(value, dict):
             _flatten(name, value, found)
         elif isinstance(value, list):
-            raise ValueError(f"{name}: expected a number or a text, came {shown(value)}")
-        elif isinstance(value, int) and abs(value) > sys.float_info.max:
-            raise ValueError(f"{name}: expected a number of at most 308 digits, came {shown(value)}")
+            raise ValueError(f"{name}: expected a number or a text, got {shown(value)}")
         else:
             found[name] = value
 
 
-@cache  # of thousands of runs they are the same
+@cache  # they are the same for thousands of runs
 def _names(place: str, keys: tuple[str, ...]) -> list[str]:
     return [f"{place}.{key}" if place else key for key in keys]
 
 
 def array_of(metric: str) -> str | None:
-    """The array of test_log_likelihood.npz in which two models differ as in this metric; None: there is none."""
+    """The array of test_log_likelihood.npz whose mean the metric is, up to a constant; None: there is none."""
     what, estimator = what_and_estimator(metric)
     if what not in ARRAYS:
         return None
@@ -84,7 +89,7 @@ def array_of(metric: str) -> str | None:
 
 
 def reliability_of(metric: str) -> str | None:
-    """The metric that says whether the estimator of this one is not to be believed."""
+    """The metric that says whether this one is unreliable; None: nothing does."""
     what, estimator = what_and_estimator(metric)
     estimated = what in (MEAN, IN_MODEL_SPACE) and estimator not in ("", "ais")
     return of_estimator(estimator, UNRELIABLE) if estimated else None

@@ -1,4 +1,4 @@
-"""Keys as a person gives them, and names as the field spells them."""
+"""Keys as a person types them, and names as the field spells them."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from vlae.errors import UserError
 SECTIONS = ("model", "dataset", "output_dist", "optimizer")
 """Each may stand for its name."""
 USUAL = (*SECTIONS, "T", "seed")
-"""What tables are usually made by."""
+"""The usual keys of rows and columns."""
 NAMES = {
     "vae": "VAE",
     "savae": "SA-VAE",
@@ -29,7 +29,7 @@ NAMES = {
     "bernoulli": "Bernoulli",
     "gaussian": "Gaussian",
 }
-"""In the order of tables: what is compared with comes first."""
+"""In the order of tables: baselines come first."""
 NEAR = 5
 CHOICES = 12
 
@@ -50,7 +50,7 @@ def short(key: str) -> str:
 
 
 def near(given: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?``: what is spelled like it, and what holds the given text; or nothing."""
+    """``; did you mean ...?``: what is spelling like it, and what holds the given text; or nothing."""
     known = list(known)
     found = difflib.get_close_matches(given, known, NEAR, 0.75)
     found += [key for key in known if given and given.lower() in key.lower()]
@@ -61,7 +61,7 @@ def near(given: str, known: Iterable[str]) -> str:
 
 
 def near_or_some(given: str, known: Sequence[str]) -> str:
-    """What is near, else some of what there is, which may be hundreds of keys, and what shows them all."""
+    """Names that are near, else some of all names, and the command that lists them."""
     if found := near(given, known):
         return found
     where = (
@@ -76,20 +76,24 @@ def some(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + (f", and {more} more" if more > 0 else "")
 
 
-def spelled(key: str, value: Any) -> str:
-    """``VLAE``, ``T = 4``, ``optimizer.lr = 0.001``."""
+def spelling(key: str, value: Any) -> str:
+    """A value as a table spells it.
+
+    >>> spelling("model.name", "vlae"), spelling("T", 4)
+    ('VLAE', 'T = 4')
+    """
     if key.endswith(".name") and isinstance(value, str):
         return NAMES.get(value, value)
     return f"{key} = {word(value)}"
 
 
 def word(value: Any) -> str:
-    """A value as it is written in a command."""
+    """A value as a command has it."""
     return value if isinstance(value, str) else shown(value)
 
 
 def position(value: Any) -> tuple[int, Any]:
-    """To sort by: names in the order of NAMES, numbers by size, then texts; what is missing first."""
+    """A key to sort by: missing values first, then numbers by size, names in the order of NAMES, and other texts."""
     if value is None:
         return (0, 0)
     if isinstance(value, int | float):

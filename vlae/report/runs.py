@@ -1,4 +1,4 @@
-"""Many runs, wherever they come from, as rows with flat keys: settings, state and figures."""
+"""Many runs, wherever they come from, as rows with flat keys: settings, state and metrics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +9,21 @@ import numpy as np
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NEVER = "never launched"
-"""The state of a run of a sweep that has no directory; other states are those of `vlae.launching.run_state`."""
-DAMAGED = "damaged"
-"""The state of a run whose record cannot be read; the reason says what of it, and why."""
 UPDATES = ("model.num_updates", "model.num_steps", "model.num_flows")
-"""What ``T`` is: each model has one of them, or none."""
+"""What ``T`` stands for: each model has one of them, or none."""
 OF_A_RUN = ("id", "label", "state", "reason")
+
+
+class History(Protocol):
+    """The metrics of each epoch, as metrics.jsonl has them, read when they are asked for."""
+
+    def __call__(self, every: int = 1) -> Sequence[Mapping[str, Any]]:
+        """The first epoch, and then one in ``every``. RecordError: they cannot be read."""
+        ...
+
+    def epochs(self) -> int:
+        """The number of epochs, without parsing them."""
+        ...
 
 
 class Run(NamedTuple):
@@ -23,46 +31,42 @@ class Run(NamedTuple):
 
     id: str
     label: str
-    """What distinguishes it in its sweep."""
+    """What distinguishes the run in its sweep."""
     settings: Mapping[str, Any]
-    """The scientific configuration, as `vlae.config.run_id.settings` gives it; a part of it where not `readable`."""
+    """The scientific configuration, as `vlae.config.run_id.settings` gives it."""
     state: str
+    """One of the states of `vlae.launching.run_state`."""
     reason: str = ""
-    """Of a run that is not done."""
-    figures: Mapping[str, Any] | None = None
-    """Of a run that is done, as `vlae.report.metric_values` has them."""
+    """Why a run is not done."""
+    metrics: Mapping[str, Any] | None = None
+    """The metrics of a run that is done, as `vlae.report.metric_values` gives them."""
     per_image: Callable[[str], np.ndarray | None] | None = None
     """The array of this name in test_log_likelihood.npz, read when it is asked for; RecordError: it is damaged."""
-    metrics: Callable[[], Sequence[Mapping[str, Any]]] | None = None
-    """An entry an epoch, as metrics.jsonl has them, read when it is asked for; None: there are none."""
+    history: History | None = None
+    """None: the source has no metrics of epochs."""
     directory: str | None = None
-    """Where its trained model is; None: not on this machine."""
-
-    @property
-    def readable(self) -> bool:
-        """Another one has no record, or a damaged one: it counts in the cell that fits what is known of it, no more."""
-        return self.state not in (NEVER, DAMAGED)
+    """The run directory, where its trained model lies; None: it is not on this machine."""
 
     def lacks_epochs(self, there: int) -> str:
-        """What is to be said of so many epochs in metrics.jsonl; empty: it has all of a run that is done."""
-        trained = (self.figures or {}).get("epochs")
+        """A note that metrics.jsonl has fewer epochs than the run was trained; empty: it has all of them."""
+        trained = (self.metrics or {}).get("epochs")
         if not isinstance(trained, int) or there >= trained:
             return ""
         return f"metrics.jsonl has {there} of {trained} epochs, so its curve is cut"
 
     def value(self, key: str) -> Any:
-        """Of a setting, of ``T``, of a figure, or of OF_A_RUN; None where the run has none."""
+        """The value of a setting, of ``T``, of a metric, or of a key of OF_A_RUN; None where the run has none."""
         if key in self.settings:
             return self.settings[key]
         if key == "T":
             return next((self.settings[name] for name in UPDATES if name in self.settings), None)
         if key in OF_A_RUN:
             return getattr(self, key)
-        return (self.figures or {}).get(key)
+        return (self.metrics or {}).get(key)
 
 
 class LeftOut(NamedTuple):
-    """What a reader might take for a run that counts."""
+    """A run, or a directory like one, that does not count, and the reason."""
 
     name: str
     because: str
@@ -72,7 +76,7 @@ class LeftOut(NamedTuple):
 class Source(Protocol):
     """Where runs come from: run directories, or a service that mirrors them.
 
-    It may have a ``note``, which has to be said below a table of them.
+    It may have a ``note``, which is printed below each table of its runs.
     """
 
     title: str
@@ -82,7 +86,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Runs:
-    """What a source had."""
+    """The runs of a source."""
 
     title: str
     runs: tuple[Run, ...]
@@ -93,38 +97,31 @@ class Runs:
         """The keys of all settings."""
         return _keys(run.settings for run in self.runs)
 
-    def figures(self) -> list[str]:
-        """The names of all figures."""
-        return _keys(run.figures for run in self.runs if run.figures)
+    def metrics(self) -> list[str]:
+        """The names of all metrics."""
+        return _keys(run.metrics for run in self.runs if run.metrics)
 
-    def known(self) -> list[str]:
-        """Everything that `Run.value` has of any of them."""
-        return [*OF_A_RUN, "T", *self.settings(), *self.figures()]
+    def all_keys(self) -> list[str]:
+        """Every key for which `Run.value` may return something."""
+        return [*OF_A_RUN, "T", *self.settings(), *self.metrics()]
 
-    def only(self, chosen: Callable[[Run], bool]) -> "Runs":
-        """What is left out of the others is so, too."""
-        runs = tuple(run for run in self.runs if chosen(run))
-        others = {run.id for run in self.runs if run.state == DAMAGED} - {run.id for run in runs}
-        return replace(
-            self, runs=runs, left_out=tuple(one for one in self.left_out if one.name not in others)
-        )
+    def only(self, condition: Callable[[Run], bool]) -> "Runs":
+        """The runs that meet a condition."""
+        return replace(self, runs=tuple(run for run in self.runs if condition(run)))
 
     def frame(self) -> "DataFrame":
-        """One row a run, one column a key; what a run has not is missing."""
+        """One row per run, one column per key; NaN or None where a run has no value."""
         from pandas import DataFrame  # takes longer to import than a table to make
 
-        settings, figures = self.settings(), self.figures()
+        settings, metrics = self.settings(), self.metrics()
         columns = {key: [getattr(run, key) for run in self.runs] for key in OF_A_RUN}
         columns |= {key: [run.settings.get(key) for run in self.runs] for key in settings}
-        columns |= {key: [(run.figures or {}).get(key) for run in self.runs] for key in figures}
+        columns |= {key: [(run.metrics or {}).get(key) for run in self.runs] for key in metrics}
         return DataFrame(columns)
 
 
 def collect(source: Source) -> Runs:
-    """The runs of a source. Of those of one id the first counts, and the others are left out.
-
-    A damaged one is left out, too, and counts as missing.
-    """
+    """The runs of a source. Of runs with the same id the first counts, and the others are left out."""
     found: dict[str, Run] = {}
     left_out: list[LeftOut] = []
     for entry in source:
@@ -134,12 +131,10 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "it is there more than once"))
         else:
             found[entry.id] = entry
-            if entry.state == DAMAGED:
-                left_out.append(LeftOut(entry.id, entry.reason))
     return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Of any of them; most have the same ones."""
+    """The keys of all mappings, most of which have the same ones."""
     kinds = dict.fromkeys(tuple(mapping) for mapping in mappings)
     return list(dict.fromkeys(key for kind in kinds for key in kind))

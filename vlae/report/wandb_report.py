@@ -1,4 +1,4 @@
-"""The report of a sweep on Weights & Biases: its table, curves, bars and pictures, written anew at each call."""
+"""The report of a sweep on Weights & Biases: its table, curves, bars and pictures. Each call replaces it."""
 
 import contextlib
 import importlib.util
@@ -13,12 +13,13 @@ import yaml
 from vlae.config.run_id import with_added_fields
 from vlae.errors import UserError
 from vlae.report.html.provenance import codes, launches
-from vlae.report.metric_values import OWN, of_estimator, what_and_estimator
+from vlae.report.metric_values import OWN, of_estimator
 from vlae.report.runs import UPDATES, Runs, collect
 from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.sources.wandb import connected, refused
+from vlae.report.sources.wandb import connect, wandb_error
+from vlae.report.tables.captions import UNIT, metric_name
 from vlae.report.tables.formats import FORMATS
-from vlae.report.tables.layout import named
+from vlae.report.tables.layout import name_of
 from vlae.report.tables.table import Table, row_keys_of, table
 from vlae.runs.metrics import on_charts
 from vlae.system.console import counted
@@ -34,29 +35,29 @@ OVER_EPOCHS = ("images/reconstructions", "images/prior_samples")
 
 @dataclass(frozen=True)
 class Place:
-    """Where runs of a sweep are mirrored."""
+    """A project to which runs of a sweep are mirrored."""
 
     entity: str
-    """Empty: that of the key."""
+    """Empty: the entity of the API key."""
     project: str
     groups: tuple[str, ...]
     superseded: tuple[str, ...] = ()
-    """Ids there of runs that were done or mirrored anew under another one, or are being done anew."""
+    """Ids there of earlier executions of runs that have been, or are being, executed again."""
 
 
 def publish(runs_dir: StrPath, name: str) -> str:
-    """Creates the report of a sweep on W&B, or replaces its content; its URL.
+    """Create the report of a sweep on W&B, or replace its content; returns its URL.
 
-    Errors: WandbError where W&B or its extra is not there; UserError where the name means no runs.
+    Errors: WandbError where W&B or its extra is missing; UserError where the name means no runs.
     """
     _check_extra(name)
     source = RunDirectories(runs_dir, name)
     runs = collect(source)
     if not runs.runs:
         raise UserError(f"{runs.title}: no runs")
-    places = places_of(source.runs_dir, [run.id for run in runs.runs if run.readable])
+    places = places_of(source.runs_dir, [run.id for run in runs.runs])
     try:
-        api = connected()
+        api = connect()
     except WandbError as error:
         raise WandbError(f"{error}; {_without_wandb(name)}") from error
     entity = places[0].entity or api.settings["entity"] or api.default_entity
@@ -67,11 +68,11 @@ def publish(runs_dir: StrPath, name: str) -> str:
         if isinstance(error, ValueError) and "not found" in str(error):  # it asks for the project of its runs
             text = f"nothing of {name} is on Weights & Biases yet; `vlae sync {name}` uploads it"
             raise WandbError(f"{text} ({' '.join(str(error).split())})") from error
-        raise refused(error) from error
+        raise wandb_error(error) from error
 
 
 def title_of(runs: Runs) -> str:
-    """By which the report is found again."""
+    """The title, by which a later call finds the report."""
     return f"vlae: {runs.title}"[:128]
 
 
@@ -87,14 +88,14 @@ def _without_wandb(name: str) -> str:
 
 
 def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
-    """The projects that runs are mirrored to, that of most runs first; of runs without a mirror, the default's."""
+    """The projects to which runs are mirrored, that of most runs first; the default project if none is."""
     groups: dict[tuple[str, str], Counter[str]] = {}
     superseded: dict[tuple[str, str], list[str]] = {}
     for run_id in run_ids:
         tracker = _tracker(runs_dir / run_id)
         place = tracker["entity"] or "", tracker["project"]
         groups.setdefault(place, Counter()).update([tracker["group"] or ""])
-        with contextlib.suppress(RecordError):  # of what a mirror keeps for itself
+        with contextlib.suppress(RecordError):  # in the files of the mirror
             superseded.setdefault(place, []).extend(other_ids(runs_dir / run_id))
     ordered = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
     return [
@@ -107,7 +108,7 @@ def _tracker(run: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(read_bytes(run / "config.yaml", LARGEST_CONFIG) or b"", yaml.CSafeLoader)
         return {**default, **content["tracker"]}
-    except (RecordError, yaml.YAMLError, LookupError, TypeError):  # of which the table says more
+    except (RecordError, yaml.YAMLError, LookupError, TypeError):  # the table says why
         return default
 
 
@@ -130,29 +131,29 @@ def _blocks(runs_dir: Path, runs: Runs, places: Sequence[Place], entity: str) ->
     keys = row_keys_of(runs)
     try:
         found, text = table(runs, rows=keys), ""
-    except UserError as error:  # figures that cannot stand in one table
+    except UserError as error:  # runs that cannot share a table
         found, text = None, f"No table: {error}\n"
-    blocks: list[Any] = [wr.MarkdownBlock(_introduction(runs, places)), wr.H2("Figures")]
+    blocks: list[Any] = [wr.MarkdownBlock(_introduction(runs, places)), wr.H2("Results")]
     blocks.append(wr.MarkdownBlock(FORMATS["markdown"](found, 2, False) if found else text))
     blocks += _panels(found, keys, runs, places, entity)
-    return [*blocks, wr.H2("To make it again"), wr.MarkdownBlock(_commands(runs_dir, runs))]
+    return [*blocks, wr.H2("How to reproduce it"), wr.MarkdownBlock(_commands(runs_dir, runs))]
 
 
 def _introduction(runs: Runs, places: Sequence[Place]) -> str:
-    states = Counter(run.state for run in runs.runs)
-    said = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+    counts = Counter(run.state for run in runs.runs)
+    states = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     groups = sorted({group for place in places for group in place.groups})
-    of = f" Curves and pictures are those of the runs of the group {' or '.join(groups)}." if groups else ""
+    of = f" Curves and pictures show the runs of the group {' or '.join(groups)}." if groups else ""
     return (
-        f"{counted(len(runs.runs), 'run')}: {said}. Figures are computed from run directories by `vlae report`, which "
-        f"replaces this page at each call; what is changed here by hand is lost then.{of}"
+        f"{counted(len(runs.runs), 'run')}: {states}. The table is computed from run directories by `vlae report`, "
+        f"which replaces this page at each call, edits included.{of}"
     )
 
 
 def _panels(
     found: Table | None, keys: Sequence[str], runs: Runs, places: Sequence[Place], entity: str
 ) -> list[Any]:
-    """For each column of the table its runs, and no others: one dataset's nats are not comparable with another's."""
+    """Panels for each column of the table: nats of different datasets are not comparable."""
     import wandb_workspaces.reports.v2 as wr
 
     columns = found.columns if found else ()
@@ -161,7 +162,7 @@ def _panels(
     for column in chosen:
         conditions = column if len(chosen) > 1 else {}
         runsets = [_runset(place, entity, keys, runs, conditions) for place in places]
-        heading = named(tuple(column), tuple(column.values())) if column else "All runs"
+        heading = name_of(tuple(column), tuple(column.values())) if column else "All runs"
         panels = _panels_of_a_column(keys, found.metric if found else None)
         blocks += [wr.H2(heading), wr.PanelGrid(runsets=runsets, panels=panels)]
     return blocks
@@ -188,25 +189,24 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
 
 
 def _stored(key: str) -> str:
-    """``dataset.value.name``: as W&B keeps a nested config. Of groupings the library knows that, of filters not; and
-    where ``==`` finds nothing there, a list of one does (wandb-workspaces issue 34)."""
+    """``dataset.value.name``: the key of a nested config on W&B. The library converts keys of groupings, but not of
+    filters; and a filter by ``==`` finds nothing, where a list of one does (wandb-workspaces issue 34)."""
     section, dot, name = key.partition(".")
     return f"{section}.value{dot}{name}"
 
 
 def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
-    """Grouped as the run set is; by the panel itself where one key is enough, so that it can be looked at alone."""
+    """Panels grouped as the run set is; by the panel itself where one key is enough, so that it can stand alone."""
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces.reports.v2.interface import Layout
 
     by: dict[str, Any] = {"groupby_aggfunc": "mean"}
     by |= {"groupby": f"config.{keys[0]}"} if len(keys) == 1 else {}
     metric = metric or of_estimator(OWN)
-    _, estimator = what_and_estimator(metric)
     half = {"w": 12, "h": 9}
     return [
         wr.LinePlot(
-            title="Validation ELBO, nats per image, mean and deviation over seeds",
+            title="Validation ELBO in nats per image, mean and standard deviation over seeds",
             x="epoch",
             y=[VALIDATION],
             groupby_rangefunc="stddev",
@@ -214,7 +214,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
             **by,
         ),
         wr.BarPlot(
-            title=f"Test log-likelihood by {estimator}, nats per image, mean and standard error over seeds",
+            title=f"{metric_name(metric)} in {UNIT}, mean and standard error over seeds",
             metrics=[on_charts(metric)],
             groupby_rangefunc="stderr",
             layout=Layout(x=12, y=0, **half),
@@ -232,7 +232,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
 
 
 def _commands(runs_dir: Path, runs: Runs) -> str:
-    """As a shell takes them."""
+    """The commands that reproduce the sweep, for a shell."""
     known = [code for code in codes(runs_dir, runs.runs) if code.commit]
     lines = [
         f"git checkout {code.commit}  # {counted(code.runs, 'run')}{', with changes' if code.changed else ''}"

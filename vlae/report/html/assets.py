@@ -1,4 +1,4 @@
-"""The scripts and styles of a report, which become a part of it."""
+"""The scripts and styles inside a report."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ def licences() -> dict[str, str]:
 
 
 def policy() -> str:
-    """What a browser is told to allow: these scripts and no other ones, and nothing from elsewhere."""
+    """The content security policy: these scripts alone, and nothing from the network."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts()]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (

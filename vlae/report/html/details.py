@@ -1,4 +1,4 @@
-"""What is told of each run: what distinguishes it, and its figures in words."""
+"""The details of each run: the settings that distinguish it, and its metrics in words."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from vlae.report.tables.groups import differing
 from vlae.system.console import duration
 
 MOST = 1000
-"""Runs that are told of one by one."""
+"""Runs that have details, at most."""
 
 
 @dataclass(frozen=True)
 class Detail:
-    """Of one run."""
+    """The details of one run."""
 
     anchor: str
     run: Run
     model: str
     settings: tuple[tuple[str, str], ...]
-    """In which it differs from others of the sweep."""
-    figures: tuple[tuple[str, str], ...]
+    """The settings in which it differs from others."""
+    metrics: tuple[tuple[str, str], ...]
 
     @property
     def title(self) -> str:
@@ -33,54 +33,44 @@ class Detail:
 
 
 def common_settings(runs: Runs) -> list[tuple[str, str]]:
-    """Those that all runs have alike, the seed never among them."""
-    readable = _readable(runs)
-    if not readable:
-        return []
-    varied = {*differing(readable), "seed"}
-    return [(key, word(value)) for key, value in readable[0].settings.items() if key not in varied]
+    """The settings that all runs share, without the seed."""
+    varied = {*differing(runs.runs), "seed"}
+    return [(key, word(value)) for key, value in runs.runs[0].settings.items() if key not in varied]
 
 
 def details(runs: Runs, models: Sequence[Model]) -> list[Detail]:
-    """In the order of the models, by seed; runs that fit no model come last."""
-    readable = _readable(runs)
-    varied = {"seed": None, **dict.fromkeys(differing(readable))} if readable else {"seed": None}
-    names = {run.id: model.name for model in models for run in model.runs}
-    ordered = [run for model in models for run in model.runs]
-    ordered += [run for run in runs.runs if run.id not in names]
+    """The details of all runs, in the order of the models, by seed."""
+    varied = {"seed": None, **dict.fromkeys(differing(runs.runs))}
+    ordered = [(model.name, run) for model in models for run in model.runs]
     return [
         Detail(
             f"run-{number}",
             run,
-            names.get(run.id, ""),
+            name,
             tuple((key, word(run.settings[key])) for key in varied if key in run.settings),
-            figures_of(run),
+            metrics_in_words(run),
         )
-        for number, run in enumerate(ordered, 1)
+        for number, (name, run) in enumerate(ordered, 1)
     ]
 
 
-def _readable(runs: Runs) -> list[Run]:
-    return [run for run in runs.runs if run.readable]
-
-
 def estimators(runs: Sequence[Run]) -> list[str]:
-    """By which any of them was scored."""
-    keys = dict.fromkeys(key for run in runs for key in run.figures or ())
+    """The estimators by which any of them was scored."""
+    keys = dict.fromkeys(key for run in runs for key in run.metrics or ())
     return [estimator for what, estimator in map(what_and_estimator, keys) if what == MEAN]
 
 
-def figures_of(run: Run) -> tuple[tuple[str, str], ...]:
-    """None of a run that is not done. What was changed by hand, and is no figure any more, is said to be none."""
-    if run.figures is None:
+def metrics_in_words(run: Run) -> tuple[tuple[str, str], ...]:
+    """Names and values; empty for a run that is not done."""
+    if run.metrics is None:
         return ()
     try:
-        return tuple(_figures(run))
+        return tuple(_metrics(run))
     except (TypeError, ValueError) as error:
-        return (("figures", f"results.json was changed by hand: {error}"),)
+        return (("metrics", f"results.json has a value that is no number: {error}"),)
 
 
-def _figures(run: Run) -> Iterator[tuple[str, str]]:
+def _metrics(run: Run) -> Iterator[tuple[str, str]]:
     if (elbo := run.value("test.elbo")) is not None:
         yield "test ELBO", f"{with_error(elbo, run.value('test.elbo_standard_error'))} nats"
     for name in estimators([run]):
@@ -97,19 +87,19 @@ def _figures(run: Run) -> Iterator[tuple[str, str]]:
     yield "code", code + (f", commit {commit[:12]}{' with changes' if changed else ''}" if commit else "")
     where = [run.value(f"environment.{key}") for key in ("device", "host", "python", "torch")]
     names = ("", "host ", "Python ", "PyTorch ")
-    if told := [f"{name}{value}" for name, value in zip(names, where, strict=True) if value is not None]:
-        yield "executed on", ", ".join(told)
+    if known := [f"{name}{value}" for name, value in zip(names, where, strict=True) if value is not None]:
+        yield "ran on", ", ".join(known)
 
 
 def _estimate(run: Run, name: str) -> str:
-    """With what tells whether to believe it."""
+    """An estimate with its diagnostics."""
     doubt = f" {MARK}" if run.value(of_estimator(name, UNRELIABLE)) else ""
     error = run.value(of_estimator(name, "standard_error"))
     said = [f"{with_error(run.value(of_estimator(name)), error)} nats{doubt}"]
     if (share := run.value(of_estimator(name, "k_hat_unreliable"))) is not None:
         said.append(f"bad k-hat on {share:.0%} of the images")
     if (samples := run.value(of_estimator(name, "ess_median"))) is not None:
-        said.append(f"{samples:.0f} effective samples at the median image")
+        said.append(f"{samples:.0f} effective samples for the median image")
     return ", ".join(said)
 
 
@@ -125,4 +115,4 @@ def _costs(run: Run) -> Iterator[tuple[str, str]]:
     if (parameters := run.value("cost.parameters")) is not None:
         yield "parameters", f"{parameters:,}"
     if (memory := run.value("cost.peak_memory_bytes")) is not None:
-        yield "peak of memory", f"{memory / 2**20:,.0f} MiB"
+        yield "peak memory", f"{memory / 2**20:,.0f} MiB"

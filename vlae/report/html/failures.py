@@ -1,4 +1,4 @@
-"""Runs that did not end well, those of one cause together, with a traceback of each cause."""
+"""Runs that failed or were interrupted, grouped by cause, with a traceback of each cause."""
 
 import re
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ MOST_CAUSES = 50
 
 @dataclass(frozen=True)
 class Failure:
-    """Of one cause."""
+    """The runs that ended by one cause."""
 
     state: str
     reason: str
     message: str
     runs: tuple[Run, ...]
     traceback: str
-    """Of the first of the runs; empty: it left none."""
+    """The traceback of the first run; empty: it left none."""
     place: str
-    """Of that traceback, in the runs directory."""
+    """The file of the traceback, relative to the runs directory."""
 
 
 def failures(runs_dir: Path, runs: Sequence[Run]) -> tuple[list[Failure], int]:
-    """The causes that most runs have come first; and how many more there are than are told."""
+    """The most frequent causes first; and the number of causes beyond MOST_CAUSES."""
     groups: dict[tuple[str, str, str], list[tuple[Run, str]]] = {}
     for run in runs:
         if run.state in ("failed", "interrupted"):
@@ -39,8 +39,8 @@ def failures(runs_dir: Path, runs: Sequence[Run]) -> tuple[list[Failure], int]:
             cause = (run.state, run.reason, re.sub(r"\d+", "#", message))
             groups.setdefault(cause, []).append((run, message))
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0]))
-    told = [_failure(runs_dir, state, reason, group) for (state, reason, _), group in ordered[:MOST_CAUSES]]
-    return told, max(0, len(ordered) - MOST_CAUSES)
+    shown = [_failure(runs_dir, state, reason, group) for (state, reason, _), group in ordered[:MOST_CAUSES]]
+    return shown, max(0, len(ordered) - MOST_CAUSES)
 
 
 def _failure(runs_dir: Path, state: str, reason: str, group: Sequence[tuple[Run, str]]) -> Failure:

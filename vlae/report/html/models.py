@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from vlae.report.names import position
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.cells import Values
-from vlae.report.tables.groups import placed
-from vlae.report.tables.layout import named
+from vlae.report.tables.groups import group_by_cell
+from vlae.report.tables.layout import name_of
 from vlae.report.tables.table import COLUMNS
 
 
@@ -21,19 +21,15 @@ class Model:
     runs: tuple[Run, ...]
     """By seed."""
 
-    @property
-    def readable(self) -> list[Run]:
-        return [run for run in self.runs if run.readable]
-
 
 def models(runs: Runs, keys: Sequence[str]) -> list[Model]:
-    """In the order of the table."""
-    groups = placed(runs, keys, COLUMNS).groups
+    """The configurations of these runs, in the order of the table."""
+    groups = group_by_cell(runs, keys, COLUMNS)
     several = len({column for _, column in groups}) > 1
     places = sorted(groups, key=lambda place: [position(value) for value in (*place[1], *place[0])])
     return [
         Model(
-            _name(keys, row) + (f" ({named(COLUMNS, column)})" if several else ""),
+            _name(keys, row) + (f" ({name_of(COLUMNS, column)})" if several else ""),
             row,
             column,
             tuple(sorted(groups[row, column], key=lambda run: (position(run.value("seed")), run.id))),
@@ -43,4 +39,4 @@ def models(runs: Runs, keys: Sequence[str]) -> list[Model]:
 
 
 def _name(keys: Sequence[str], row: Values) -> str:
-    return named(keys, row) or "unknown model"
+    return name_of(keys, row) or "unknown model"

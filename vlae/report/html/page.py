@@ -11,15 +11,15 @@ from vlae.report.html.models import Model
 from vlae.report.metric_values import what_and_estimator
 from vlae.report.plots.style import on_screen, style_of
 from vlae.report.runs import Run
-from vlae.report.tables.cells import Values, amount
+from vlae.report.tables.cells import Values, number_of
 from vlae.report.tables.html import table_of
-from vlae.report.tables.layout import named
+from vlae.report.tables.layout import name_of
 from vlae.report.tables.table import COLUMNS
 from vlae.system.streams import visible
 
 
-def page(told: Content) -> str:
-    """Opens anywhere, without a network. Names and messages are text, whatever characters they have."""
+def page(content: Content) -> str:
+    """The HTML file, which opens anywhere without a network. Names and messages are escaped."""
     environment = Environment(
         loader=FileSystemLoader(FILES),
         autoescape=True,
@@ -29,19 +29,19 @@ def page(told: Content) -> str:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["figure"] = _figure
-    drawn = {
-        **told.curves.data,
-        "models": [model.name for model in told.models],
-        **_columns(told.models),
-        **_looks(told.models),
-        "shown": told.curves_shown,
+    environment.filters["number"] = _number
+    curves = {
+        **content.curves.data,
+        "models": [model.name for model in content.models],
+        **_columns(content.models),
+        **_looks(content.models),
+        "shown": content.curves_shown,
     }
     written = environment.get_template("report.html.jinja").render(
-        told=told,
-        table=table_of(told.table, sortable=True) if told.table else None,
-        estimator=what_and_estimator(told.metric)[1],
-        curves=drawn,
+        content=content,
+        table=table_of(content.table, sortable=True) if content.table else None,
+        estimator=what_and_estimator(content.metric)[1],
+        curves=curves,
         policy=policy(),
         scripts=scripts(),
         styles=styles(),
@@ -51,17 +51,17 @@ def page(told: Content) -> str:
 
 
 def _columns(found: Sequence[Model]) -> dict[str, list[Any]]:
-    """The data sets with their outputs, one of which is drawn at a time, and the number of each model's."""
+    """The datasets with their outputs, one of which is drawn at a time, and the one of each model."""
     columns = list(dict.fromkeys(model.column for model in found))
     return {
-        "columns": [named(COLUMNS, column) for column in columns],
+        "columns": [name_of(COLUMNS, column) for column in columns],
         "column": [columns.index(model.column) for model in found],
     }
 
 
 def _looks(found: Sequence[Model]) -> dict[str, list[Any]]:
-    """Of their curves: the colour of a model is that of the figures, and its settings are numbered."""
-    names = [str((model.readable or model.runs)[0].settings.get("model.name")) for model in found]
+    """The look of curves: the colour of a model is that of the figures, and its settings are numbered."""
+    names = [str(model.runs[0].settings.get("model.name")) for model in found]
     rows: dict[str, list[Values]] = {}
     for name, model in zip(names, found, strict=True):
         of_model = rows.setdefault(name, [])
@@ -73,6 +73,6 @@ def _looks(found: Sequence[Model]) -> dict[str, list[Any]]:
     }
 
 
-def _figure(run: Run, key: str) -> str:
-    value = amount(run, key)
+def _number(run: Run, key: str) -> str:
+    value = number_of(run, key)
     return "" if value is None else f"{value:.2f}"

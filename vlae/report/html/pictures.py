@@ -1,8 +1,7 @@
-"""Reconstructions and samples of each model, as images that are a part of the page."""
+"""Reconstructions and samples of each model, as images inside the page."""
 
 import base64
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,8 @@ KINDS = {
     "prior_samples": "samples from the prior",
     "refinements": "refinements: the data, then each update of inference",
 }
-TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""To be a picture of a run: it would take gigabytes to make smaller."""
 LARGEST = 60_000
-"""Bytes of a picture as it is; a larger one is made smaller."""
+"""Bytes; a larger picture is scaled down."""
 WIDEST = 480
 """Pixels."""
 MOST = 24
@@ -35,7 +32,7 @@ ALL = 4_000_000
 
 
 class Picture(NamedTuple):
-    """For an ``img``."""
+    """An ``img``."""
 
     title: str
     uri: str
@@ -54,25 +51,25 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Test images, which many models share, are shown once."""
+    """The pictures of a page; test images, which many models share, are shown once."""
 
     data: tuple[Picture, ...]
     models: tuple[Shown, ...]
     more: int
-    """Models whose pictures would be too much for one page."""
+    """Number of models whose pictures are too many for one page."""
 
 
 def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
-    """One seed of each model, the first ones of the order given where there are too many, those of one column together.
+    """The pictures of one seed of each model, by column; the first models where there are too many.
 
-    Damaged pictures are not shown.
+    Pictures that cannot be read are skipped.
     """
     data: dict[str, Picture] = {}
     shown: dict[Values, list[Shown]] = {model.column: [] for model in models}
     number = 0
     used, more = 0, 0
     for model in models:
-        run = next((run for run in model.readable if (runs_dir / run.id / "images").is_dir()), None)
+        run = next((run for run in model.runs if (runs_dir / run.id / "images").is_dir()), None)
         if run is None:
             continue
         own = tuple(_pictures(runs_dir / run.id, KINDS))
@@ -95,15 +92,12 @@ def _pictures(run: Path, kinds: dict[str, str]) -> Iterator[Picture]:
             content = read_bytes(check_inside(run, "images") / f"{name}.png")
             if content is not None:
                 yield _picture(title, content)
-        except (*TOO_LARGE, RecordError, OSError, ValueError, SyntaxError):
+        except (RecordError, OSError, ValueError, SyntaxError):
             continue
 
 
 def _picture(title: str, content: bytes) -> Picture:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        opened = Image.open(io.BytesIO(content), formats=["PNG"])
-    with opened as image:
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         image.load()
         kind = "png"
         if len(content) > LARGEST or image.width > WIDEST:

@@ -1,4 +1,4 @@
-"""How a sweep came to be, and how to make it again."""
+"""The commands and the code that made the runs of a report."""
 
 import shlex
 from collections import Counter
@@ -15,30 +15,30 @@ SWEEP_FILE = "hydra.sweeper.file="
 
 @dataclass(frozen=True)
 class Launch:
-    """Of a sweep that has runs of the report."""
+    """The launch of a sweep that has runs of the report."""
 
     name: str
     date: str
     command: str
     runs: int
-    """Of this report."""
+    """Number of its runs in the report."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """That some runs have executed."""
+    """A version of the code that some runs executed."""
 
     digest: str
     commit: str
-    """Empty: it was not known."""
+    """Empty: it is unknown."""
     changed: bool
     runs: int
     frozen: str
-    """Where a copy of it lies, in the runs directory; empty: nowhere."""
+    """Its copy in the runs directory; empty: there is none."""
 
 
 def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
-    """By date. A sweep whose note is damaged is not told of."""
+    """The launches by date. A sweep whose note cannot be read is skipped."""
     ids, found = {run.id for run in runs.runs}, []
     for name in sweep_index.names(runs_dir):
         try:
@@ -53,7 +53,7 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
 
 
 def _command(words: Sequence[str]) -> str:
-    """As a person would type it: Hydra is told of a sweep file, and of new values, in words of its own."""
+    """The command as a person types it: ``sweeps=FILE`` instead of the words that Hydra takes."""
     of_file = any(word.lstrip("+").startswith(SWEEP_FILE) for word in words)
     program, typed = words[0], []
     for word in map(str, words[1:]):
@@ -67,9 +67,9 @@ def _command(words: Sequence[str]) -> str:
 
 
 def codes(runs_dir: Path, runs: Sequence[Run]) -> list[Code]:
-    """Those that most runs have executed come first."""
+    """The versions that most runs executed come first."""
     keys = ("hash", "commit", "changed")
-    done = [run for run in runs if run.figures is not None]
+    done = [run for run in runs if run.metrics is not None]
     counts = Counter(tuple(run.value(f"environment.code.{key}") for key in keys) for run in done)
     return [
         Code(str(digest or "unknown"), str(commit or ""), bool(changed), number, _frozen(runs_dir, digest))

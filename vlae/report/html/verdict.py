@@ -1,4 +1,4 @@
-"""Which model is best, in words."""
+"""The best model of each column, in a sentence."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,8 +7,8 @@ from vlae.experiment.summary import with_error
 from vlae.report.names import position, some, word
 from vlae.report.runs import Run
 from vlae.report.tables.captions import metric_name
-from vlae.report.tables.cells import Cell, daggers, with_figure
-from vlae.report.tables.layout import named
+from vlae.report.tables.cells import Cell, daggers, with_metric
+from vlae.report.tables.layout import name_of
 from vlae.report.tables.ranking import TOO_FEW
 from vlae.report.tables.table import Table
 from vlae.runs.metrics import better
@@ -16,24 +16,23 @@ from vlae.system.console import counted
 
 MOST_NAMED = 5
 
-
 BUDGET = ("trainer.epochs", "trainer.patience", "trainer.batch_size", "trainer.num_samples")
 """Settings that decide how long a model is trained, and on how much."""
 
 
 class Verdict(NamedTuple):
-    """On one column of the table, or on those of its rows that were scored on the same test images."""
+    """The verdict on the rows of a column that were scored on the same test images."""
 
-    said: str
-    explained: str
-    """The estimator, the number of seeds, and what else is as good."""
+    sentence: str
+    explanation: str
+    """The estimator, the number of seeds, and the models that are as good."""
 
 
 def verdicts(table: Table, runs: Sequence[Run]) -> list[Verdict]:
-    """In the order of the columns. runs: those of the table."""
+    """The verdicts, in the order of the columns. runs: those of the table."""
     found = []
     for column in table.columns:
-        where, cells = named(table.column_keys, column), [c for c in table.cells if c.column == column]
+        where, cells = name_of(table.column_keys, column), [c for c in table.cells if c.column == column]
         known = [cell for cell in cells if cell.mean is not None]
         if not known:
             found.append(Verdict(f"{where}: no run is done yet.", ""))
@@ -49,7 +48,7 @@ def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     places = {(cell.row, cell.column) for cell in cells}
     of_cells = [
         run
-        for run in with_figure(runs, table.metric)
+        for run in with_metric(runs, table.metric)
         if (tuple(map(run.value, table.row_keys)), tuple(map(run.value, table.column_keys))) in places
     ]
     values = {key: {run.value(key) for run in of_cells} for key in BUDGET}
@@ -63,49 +62,49 @@ def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
 def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> Verdict:
     best = next((cell for cell in cells if cell.best), cells[0])
     mean = with_error(best.mean or 0.0, best.standard_error)
-    explained = [f"{metric_name(table.metric)}; {_spread(best)}."]
+    explanation = [f"{metric_name(table.metric)}; {_spread(best)}."]
     others = [cell for cell in cells if cell is not best]
     tested = [cell for cell in others if cell.tested]
     if not others:
-        said = f"{where}: {_model(table, best)} has {mean}"
-        explained.append(f"No other {_noun(table)} has a result to compare it with.")
+        sentence = f"{where}: {_model(table, best)} has {mean}"
+        explanation.append(f"No other {_noun(table)} has a result to compare it with.")
     elif tested:
-        said = f"{where}: {_model(table, best)} is best, {mean}"
-        explained += _tested(table, others, tested)
+        sentence = f"{where}: {_model(table, best)} is best with {mean}"
+        explanation += _tested(table, others, tested)
     else:
         extreme = "highest" if better(table.metric) > 0 else "lowest"
-        said = f"{where}: {_model(table, best)} has the {extreme} mean, {mean}"
+        sentence = f"{where}: {_model(table, best)} has the {extreme} mean, {mean}"
         few = any(cell.paired_over for cell in others)
-        explained.append(
-            f"Differences are untested with {TOO_FEW}." if few else "No difference could be tested."
+        explanation.append(
+            f"Differences are not tested with {TOO_FEW}." if few else "No difference could be tested."
         )
     if budgets:
-        said += f", among different training budgets ({budgets})"
-        explained.append("A difference may be one of training, not of models.")
-    if best.unreliable and daggers(table.cells):  # else the warnings below say it of all
-        explained.append("Its estimate is unreliable.")
-    return Verdict(f"{said}.", " ".join(explained))
+        sentence += f", among different training budgets ({budgets})"
+        explanation.append("Differences may come from training, not from the models.")
+    if best.unreliable and daggers(table.cells):  # else a warning says it of all
+        explanation.append("Its estimate is unreliable.")
+    return Verdict(f"{sentence}.", " ".join(explanation))
 
 
 def _tested(table: Table, others: Sequence[Cell], tested: Sequence[Cell]) -> list[str]:
-    """Which others are as good, as far as that was tested."""
+    """The others that are as good, as far as that was tested."""
     if as_good := [cell for cell in tested if cell.as_good]:
         found = [f"Not significantly worse: {_listed(table, as_good)}."]
     else:
         every = "Every other" if len(tested) == len(others) else "Every tested"
         found = [f"{every} {_noun(table)} is significantly worse."]
     if untested := len(others) - len(tested):
-        found.append(f"Untested: {counted(untested, _noun(table))}.")
+        found.append(f"Not tested: {counted(untested, _noun(table))}.")
     return found
 
 
 def _noun(table: Table) -> str:
-    """What a row is: of a sweep that varied settings, not a model."""
+    """The name of a row: a sweep that varied settings has several rows per model."""
     return "model" if table.row_keys == ("model.name",) else "configuration"
 
 
 def _model(table: Table, cell: Cell) -> str:
-    return named(table.row_keys, cell.row)
+    return name_of(table.row_keys, cell.row)
 
 
 def _spread(cell: Cell) -> str:
@@ -115,11 +114,11 @@ def _spread(cell: Cell) -> str:
 
 def _listed(table: Table, cells: Sequence[Cell]) -> str:
     by_mean = sorted(cells, key=lambda cell: abs(cell.difference or 0.0))
-    words = [f"{_model(table, cell)} ({_beside(cell)})" for cell in by_mean[:MOST_NAMED]]
+    words = [f"{_model(table, cell)} ({_mean_and_p(cell)})" for cell in by_mean[:MOST_NAMED]]
     more = len(cells) - MOST_NAMED
     return ", ".join(words) + (f", and {more} more" if more > 0 else "")
 
 
-def _beside(cell: Cell) -> str:
+def _mean_and_p(cell: Cell) -> str:
     p_value = "" if cell.p_value is None else f", p = {cell.p_value:.2g}"
     return f"{with_error(cell.mean or 0.0, cell.standard_error)}{p_value}"

@@ -1,4 +1,4 @@
-"""A figure of results.json against what the training took."""
+"""A metric of results.json against the time of training."""
 
 from collections.abc import Sequence
 
@@ -9,34 +9,34 @@ from vlae.errors import UserError
 from vlae.report.plots.frame import (
     Captioned,
     dagger,
+    dagger_notes,
     few_numbers,
     frame,
     legend,
     logarithmic,
-    said_of_daggers,
 )
-from vlae.report.plots.plot import Asked, Drawing
-from vlae.report.plots.points import short, unreliable, with_figures
+from vlae.report.plots.plot import Options, PlotKind
+from vlae.report.plots.points import axis_label, unreliable, with_metrics
 from vlae.report.plots.seeds import mean_and_error, of_seeds
 from vlae.report.plots.series import Panel, Series
-from vlae.report.tables.captions import described
+from vlae.report.tables.captions import description
 
 SECONDS = "cost.train_seconds"
 WIDE = 8.0
 """Seconds that differ by more than this factor are drawn on a logarithmic axis."""
 
 
-def costs(panels: Sequence[Panel], asked: Asked) -> Captioned:
-    """A marker per series at its means over seeds, with both standard errors; each run as a small one."""
-    metric = asked.metric or ""
-    told = [with_figures(panel, [metric, SECONDS], asked.tell) for panel in panels]
-    told = [panel for panel in told if panel.series]
-    if not told:
+def costs(panels: Sequence[Panel], options: Options) -> Captioned:
+    """One marker per series at its means over seeds, with both standard errors; each run is a small marker."""
+    metric = options.metric or ""
+    kept = [with_metrics(panel, [metric, SECONDS], options.warn) for panel in panels]
+    kept = [panel for panel in kept if panel.series]
+    if not kept:
         raise UserError(f"cost: no run has the metrics {metric} and {SECONDS}")
-    figure, axes = frame([panel.title for panel in told], narrow=asked.narrow)
-    every = [series for panel in told for series in panel.series]
-    marked, doubts, doubt = said_of_daggers([unreliable(series, metric) for series in every])
-    for each, panel in zip(axes, told, strict=True):
+    figure, axes = frame([panel.title for panel in kept], narrow=options.narrow)
+    every = [series for panel in kept for series in panel.series]
+    marked, doubts, doubt = dagger_notes([unreliable(series, metric) for series in every])
+    for each, panel in zip(axes, kept, strict=True):
         for series in panel.series:
             x, y = _marker(each, series, metric)
             if marked and unreliable(series, metric):
@@ -49,16 +49,16 @@ def costs(panels: Sequence[Panel], asked: Asked) -> Captioned:
             few_numbers(each.xaxis)
             _keep_wide(each, min(seconds), max(seconds))
         each.set_xlabel("Training (seconds)")
-        each.set_ylabel(short(metric))
-    legend(figure, axes, narrow=asked.narrow)
+        each.set_ylabel(axis_label(metric))
+    legend(figure, axes, narrow=options.narrow)
     seeds = of_seeds([len(series.runs) for series in every], ", with")
-    shown = "; small markers: each run" if any(len(series.runs) > 1 for series in every) else ""
+    shown = "; small markers are single runs" if any(len(series.runs) > 1 for series in every) else ""
     figure.caption = (
         ". ".join(
             [
-                f"{described(metric, brief=True)}, against the seconds of training; {seeds}{shown}",
+                f"{description(metric)}, against the training time in seconds: {seeds}{shown}",
                 *doubts,
-                "Seconds depend on the machine, and on what else it did",
+                "Times depend on the machine and on its load",
             ]
         )
         + "."
@@ -68,14 +68,14 @@ def costs(panels: Sequence[Panel], asked: Asked) -> Captioned:
 
 
 def _keep_wide(axes: Axes, lowest: float, highest: float) -> None:
-    """Seconds that are almost equal are shown so: the axis has at least 10 % of them."""
+    """An axis of at least 16 % of the seconds, so that almost equal times look equal."""
     if highest - lowest < 0.1 * highest:
         middle = (lowest + highest) / 2
         axes.set_xlim(0.92 * middle, 1.08 * middle)
 
 
 def _marker(axes: Axes, series: Series, metric: str) -> tuple[float, float]:
-    """Where the means are."""
+    """Draws one series; the position of its marker."""
     points = np.array([[run.value(SECONDS), run.value(metric)] for run in series.runs], dtype=np.float64)
     (x, y), errors = mean_and_error(points)
     style = series.style
@@ -98,10 +98,10 @@ def _marker(axes: Axes, series: Series, metric: str) -> tuple[float, float]:
     return float(x), float(y)
 
 
-COST = Drawing(
-    shows="the test log-likelihood against the seconds that the training took, means and standard errors over seeds",
+COST = PlotKind(
+    shows="the test log-likelihood against the training time, means and standard errors over seeds",
     draw=costs,
-    of=lambda run: run.figures is not None,
+    of=lambda run: run.metrics is not None,
     lacking="no run is done",
     metric=True,
 )

@@ -1,4 +1,4 @@
-"""Covariances of q(z | x): each model's, for the same test images, as the paper's figure has them."""
+"""Covariances of q(z | x) of each model, for the same test images, as in the paper's figure."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,24 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from vlae.report.plots.frame import INCHES_OF_A_LINE, NARROW, Captioned, bare, heading, lines_of, wrapped
-from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.frame import INCHES_OF_A_LINE, NARROW, Captioned, bare, heading, lines_of, wrap
+from vlae.report.plots.plot import Options, PlotKind
 from vlae.report.plots.series import Panel
-from vlae.report.plots.trained_models import LACKING, has_model, opened, said_of
+from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
 
 INCHES = 1.25
 COLORS = "cividis"
 """Its lightness rises with the value, so it reads the same in grey."""
 
 
-def covariance(panels: Sequence[Panel], asked: Asked) -> Captioned:
+def covariance(panels: Sequence[Panel], options: Options) -> Captioned:
     """A row per image, a column per model (narrow: transposed); each matrix on its own scale, symmetric around 0."""
-    models = opened(panels, asked.images, asked.tell)
-    pictures = models[0][1].pictures(asked.images)
+    models = load_models(panels, options.images, options.warn)
+    pictures = models[0][1].pictures(options.images)
     rows, columns = len(pictures), len(models) + 1
-    inches = (NARROW - 0.6) / rows if asked.narrow else INCHES
-    names = max(lines_of(wrapped(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
-    if asked.narrow:
+    inches = (NARROW - 0.6) / rows if options.narrow else INCHES
+    names = max(lines_of(wrap(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
+    if options.narrow:
         figure = Captioned((NARROW, (1.25 * inches + names) * columns + 0.3), layout="constrained")
         axes = figure.subplots(columns, rows, squeeze=False).T
     else:
@@ -37,14 +37,14 @@ def covariance(panels: Sequence[Panel], asked: Asked) -> Captioned:
     axes[0, 0].set_title("Test image")
     for column, (series, model) in zip(axes.T[1:], models, strict=True):
         heading(column[0], series, inches)
-        for each, matrix in zip(column, model.covariances(asked.images), strict=True):
+        for each, matrix in zip(column, model.covariances(options.images), strict=True):
             _matrix(each, matrix)
     colors = ScalarMappable(Normalize(-1, 1), COLORS)
     bar = figure.colorbar(colors, ax=list(axes.ravel()), fraction=0.02, pad=0.01, ticks=[-1, 0, 1])
     bar.ax.set_yticklabels(["−max", "0", "max"])
     figure.caption = (
-        f"Covariance matrices of q(z | x), {panels[0].title}. {said_of(models)}. Each matrix has its own scale, from "
-        "minus its largest absolute entry, written below it, to plus that."
+        f"Covariance matrices of q(z | x), {panels[0].title}. {seeds_shown(models)}. Each matrix has its own scale, "
+        "from minus its largest absolute entry, written below it, to plus that."
     )
     return figure
 
@@ -55,7 +55,7 @@ def _matrix(axes: Axes, matrix: np.ndarray) -> None:
     axes.set_xlabel(f"max {top:.2g}", fontsize=6.5, labelpad=2)
 
 
-COVARIANCE = Drawing(
+COVARIANCE = PlotKind(
     shows="the covariance matrices of q(z | x) of each model, for the same test images",
     draw=covariance,
     of=has_model,

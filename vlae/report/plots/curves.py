@@ -8,16 +8,16 @@ from matplotlib.axes import Axes
 
 from vlae.errors import UserError
 from vlae.report.plots.frame import Captioned, few_numbers, frame, legend, whole_numbers
-from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.plot import Options, PlotKind
 from vlae.report.plots.seeds import mean_and_error, of_seeds
 from vlae.report.plots.series import Panel, Series
-from vlae.report.runs import NEVER, Run
+from vlae.report.runs import Run
 from vlae.report.tables.captions import UNIT
 from vlae.system.disk import RecordError
 
 SELECTION = "trainer.selection"
 FIRST = 0.1
-"""Of the epochs, which may lie below the frame: in it the others would be a flat line."""
+"""The share of first epochs that may lie below the frame, where they would make the others a flat line."""
 
 
 class _Curve(NamedTuple):
@@ -27,13 +27,13 @@ class _Curve(NamedTuple):
     """[seeds, epochs]"""
 
 
-def curves(panels: Sequence[Panel], asked: Asked) -> Captioned:
-    """A line a series, its mean over seeds, as far as all of them have come, in a band of the standard error."""
-    found = [(panel, _curves(panel, asked.tell)) for panel in panels]
+def curves(panels: Sequence[Panel], options: Options) -> Captioned:
+    """One line per series: the mean over seeds up to the last epoch of all, in a band of the standard error."""
+    found = [(panel, _curves(panel, options.warn)) for panel in panels]
     found = [(panel, curves) for panel, curves in found if curves]
     if not found:
         raise UserError("curves: no run has finished an epoch yet")
-    figure, axes = frame([panel.title for panel, _ in found], narrow=asked.narrow)
+    figure, axes = frame([panel.title for panel, _ in found], narrow=options.narrow)
     for each, (panel, own) in zip(axes, found, strict=True):
         for number, curve in enumerate(own):
             _line(each, curve, number / len(own))
@@ -44,7 +44,7 @@ def curves(panels: Sequence[Panel], asked: Asked) -> Captioned:
         few_numbers(each.yaxis)
         if max(curve.epochs[-1] for curve in own) == 1:  # else the frame would end at 0.95 and 1.05
             each.set_xlim(0.5, 1.5)
-    legend(figure, axes, narrow=asked.narrow)
+    legend(figure, axes, narrow=options.narrow)
     names = " or ".join(dict.fromkeys(_selection(panel) for panel, _ in found))
     space = next((_space(panel) for panel, _ in found if _space(panel)), "")
     seeds = of_seeds([len(curve.of_seeds) for _, own in found for curve in own], "; bands:")
@@ -52,37 +52,37 @@ def curves(panels: Sequence[Panel], asked: Asked) -> Captioned:
     return figure
 
 
-def _curves(panel: Panel, tell: Callable[[str], None]) -> list[_Curve]:
-    return [curve for series in panel.series if (curve := _curve(series, tell))]
+def _curves(panel: Panel, warn: Callable[[str], None]) -> list[_Curve]:
+    return [curve for series in panel.series if (curve := _curve(series, warn))]
 
 
-def _curve(series: Series, tell: Callable[[str], None]) -> _Curve | None:
-    """Of the runs that are done, or if none is of all that have begun; None: there is no epoch."""
+def _curve(series: Series, warn: Callable[[str], None]) -> _Curve | None:
+    """The curve of the runs that are done, or if none is, of all; None: there is no epoch."""
     done = [run for run in series.runs if run.state == "done"]
-    told = [points for run in done or series.runs if (points := _points(run, tell))]
-    if not told:
+    by_run = [points for run in done or series.runs if (points := _points(run, warn))]
+    if not by_run:
         return None
-    common = sorted(set.intersection(*(set(points) for points in told)))
-    of_seeds = np.array([[points[epoch] for epoch in common] for points in told])
+    common = sorted(set.intersection(*(set(points) for points in by_run)))
+    of_seeds = np.array([[points[epoch] for epoch in common] for points in by_run])
     return _Curve(series, np.array(common), of_seeds)
 
 
-def _points(run: Run, tell: Callable[[str], None]) -> dict[int, float]:
-    """By epoch."""
+def _points(run: Run, warn: Callable[[str], None]) -> dict[int, float]:
+    """The ELBO of each epoch."""
     key = f"{run.settings.get(SELECTION, 'validation')}/elbo_nats"
     try:
-        lines = run.metrics() if run.metrics else []
+        lines = run.history() if run.history else []
         points = {int(line["epoch"]): float(line[key]) for line in lines if line.get(key) is not None}
     except (RecordError, LookupError, TypeError, ValueError) as error:
-        tell(f"left out: {run.id} ({error})")
+        warn(f"left out: {run.id} ({error})")
         return {}
     if cut := run.lacks_epochs(len(points)):
-        tell(f"{run.id}: {cut}")
+        warn(f"{run.id}: {cut}")
     return points
 
 
 def _line(axes: Axes, curve: _Curve, offset: float) -> None:
-    """offset: of its markers, so that those of several lines lie apart."""
+    """offset: shifts the markers, so that those of several lines lie apart."""
     style, (mean, error) = curve.series.style, mean_and_error(curve.of_seeds)
     every = max(1, len(mean) // 6)
     axes.plot(
@@ -115,7 +115,7 @@ def _selection(panel: Panel) -> str:
 
 
 def _space(panel: Panel) -> str:
-    """What metrics.jsonl has lacks the Jacobian of the logit transform."""
+    """A note where the values of metrics.jsonl lack the Jacobian of the logit transform."""
     logit = any(
         run.settings.get("dataset.logit_transform") and run.settings.get("output_dist.name") != "bernoulli"
         for series in panel.series
@@ -124,9 +124,9 @@ def _space(panel: Panel) -> str:
     return ", in model space" if logit else ""
 
 
-CURVES = Drawing(
+CURVES = PlotKind(
     shows="the ELBO of the validation set over epochs, its mean over seeds and a band of the standard error",
     draw=curves,
-    of=lambda run: run.metrics is not None and run.state not in (NEVER, "new"),
+    of=lambda run: run.history is not None and run.state != "new",
     lacking="no run has been started",
 )

@@ -1,4 +1,4 @@
-"""Estimates of the log-likelihood by more and more samples, of each proposal."""
+"""Estimates of the log-likelihood over the number of samples, for each proposal."""
 
 import itertools
 import json
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from matplotlib.artist import Artist
 
 from vlae.report.plots.frame import Captioned, few_numbers, frame, heading, legend_of, logarithmic, sample_of
-from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.plot import Options, PlotKind
 from vlae.report.plots.series import Panel
 from vlae.report.plots.style import OTHER_PROPOSALS, PROPOSALS
-from vlae.report.plots.trained_models import LACKING, has_model, opened, said_of
+from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
 from vlae.report.tables.captions import UNIT
 from vlae.system.console import counted
 
@@ -19,16 +19,16 @@ WIDTH = 2.6
 PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
 
 
-def estimators(panels: Sequence[Panel], asked: Asked) -> Captioned:
-    """A panel a model, a line a proposal that it was evaluated by, in a band of the Monte Carlo standard error."""
-    models = opened(panels, asked.images, asked.tell)
-    figure, axes = frame([series.label for series, _ in models], WIDTH, 2.2, narrow=asked.narrow)
+def estimators(panels: Sequence[Panel], options: Options) -> Captioned:
+    """One panel per model, one line per proposal, in a band of the Monte Carlo standard error."""
+    models = load_models(panels, options.images, options.warn)
+    figure, axes = frame([series.label for series, _ in models], WIDTH, 2.2, narrow=options.narrow)
     proposals: dict[str, Artist] = {}
     for each, (series, model) in zip(axes, models, strict=True):
         heading(each, series, WIDTH)
-        sizes = sample_sizes(asked.samples or series.runs[0].settings[SAMPLED])
+        sizes = sample_sizes(options.samples or series.runs[0].settings[SAMPLED])
         for proposal in json.loads(series.runs[0].settings[PROPOSED]):
-            mean, error = model.estimates(proposal, asked.images, sizes)
+            mean, error = model.estimates(proposal, options.images, sizes)
             linestyle, fillstyle = PROPOSALS.get(proposal, OTHER_PROPOSALS)
             look = {"linestyle": linestyle, "fillstyle": fillstyle}
             proposals.setdefault(proposal, sample_of(marker="o", **look))
@@ -41,12 +41,12 @@ def estimators(panels: Sequence[Panel], asked: Asked) -> Captioned:
     for each in axes:
         if (place := each.get_subplotspec()) and place.is_first_col():
             each.set_ylabel(f"Log-likelihood ({UNIT})")
-    legend_of(figure, proposals, narrow=asked.narrow)
-    images = counted(min(asked.images, len(models[0][1].x)), "test image")
+    legend_of(figure, proposals, narrow=options.narrow)
+    images = counted(min(options.images, len(models[0][1].x)), "test image")
     figure.caption = (
         f"Importance-sampled log-likelihood in {UNIT} of the first {images}, {panels[0].title}, over the number of "
         "samples, with its Monte Carlo standard error. With too few samples both the estimate and this error are too "
-        f"low. {said_of(models)}."
+        f"low. {seeds_shown(models)}."
     )
     return figure
 
@@ -57,7 +57,7 @@ def sample_sizes(most: int) -> list[int]:
     return [*itertools.takewhile(lambda size: size < most, steps), most]
 
 
-ESTIMATORS = Drawing(
+ESTIMATORS = PlotKind(
     shows="the estimated log-likelihood of a few test images over the number of samples, by each proposal",
     draw=estimators,
     of=has_model,

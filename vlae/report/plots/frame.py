@@ -17,17 +17,17 @@ from vlae.estimation.reliability import LARGE_K_HAT, MARK
 from vlae.report.plots.series import Series
 
 Handle = Artist | Container
-"""What a legend shows an example of."""
+"""An entry of a legend."""
 COLUMNS = 3
-"""At most."""
+"""Panels side by side, at most."""
 NARROW = 3.5
 """Inches: a column of a paper, and a phone, at which letters are as large as in the text around the figure."""
 LETTERS_AN_INCH = 17
-"""Of the legend."""
+"""Letters per inch of the legend."""
 LETTERS_OF_A_HEADING = 12
-"""Per inch."""
+"""Letters per inch of a heading."""
 INCHES_OF_A_LINE = 0.16
-"""Of the legend, or of a heading."""
+"""Height of a line of the legend, or of a heading."""
 LEGEND_LETTERS = 44
 """A longer name has several lines."""
 LEGEND_LINES = 30
@@ -39,13 +39,13 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Captioned(Figure):
-    """A figure with its caption, which is no part of the picture: a paper, or a page, sets it beside."""
+    """A figure with its caption, which is no part of the picture: a paper, or a page, prints it below."""
 
     caption: str = ""
     doubt: str = ""
-    """What belongs to the caption of a figure that stands alone, but is said of the table on a page that has both."""
+    """A warning for the caption of a figure that stands alone; a page with a table says it once, of the table."""
     provenance: str = ""
-    """What the figure is of, and which code made the runs."""
+    """The runs in the figure, and the code that made them."""
 
     @property
     def full_caption(self) -> str:
@@ -60,7 +60,7 @@ def frame(
     rows = len(titles) if narrow else math.ceil(len(titles) / COLUMNS)
     columns = math.ceil(len(titles) / rows)
     width = NARROW if narrow else width
-    texts = [wrapped(title, width) for title in titles]
+    texts = [wrap(title, width) for title in titles]
     height += INCHES_OF_A_LINE * max(lines_of(texts)) + (0.0 if narrow else 0.15)
     figure = Captioned((width * columns, height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(titles))]
@@ -70,7 +70,7 @@ def frame(
 
 
 def legend(figure: Figure, axes: Iterable[Axes], *, narrow: bool = False) -> None:
-    """What any panel names, once, in the order of appearance."""
+    """The legend of all panels: each name once, in the order of appearance."""
     named: dict[str, Handle] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
@@ -79,7 +79,7 @@ def legend(figure: Figure, axes: Iterable[Axes], *, narrow: bool = False) -> Non
 
 
 def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = False) -> None:
-    """Right of all panels, or (narrow) below them; the figure becomes larger by it."""
+    """A legend right of all panels, or (narrow) below them; the figure is enlarged for it."""
     names = [textwrap.fill(name, LEGEND_LETTERS) for name in named]
     lines, longest = (
         lines_of(names),
@@ -101,7 +101,7 @@ def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = Fal
 
 
 def sample_of(**look: Any) -> Artist:
-    """A line in black, to name dashes or markers that several models have."""
+    """A black line for the legend, for dashes or markers that several models share."""
     return Line2D([], [], **{"color": "black", **look})
 
 
@@ -114,11 +114,11 @@ def bare(axes: Axes) -> None:
 
 def heading(axes: Axes, series: Series, width: float, **look: Any) -> None:
     """The name of a series in its colour, in lines of so many inches."""
-    text = wrapped(series.label, width)
+    text = wrap(series.label, width)
     axes.set_title(text, color=series.style.color, fontweight="bold", **look)
 
 
-def wrapped(text: str, width: float) -> str:
+def wrap(text: str, width: float) -> str:
     """A heading in lines of so many inches."""
     return textwrap.fill(text, max(4, int(width * LETTERS_OF_A_HEADING)))
 
@@ -134,7 +134,7 @@ def whole_numbers(axis: Axis) -> None:
 
 
 def few_numbers(axis: Axis, most: int = TICKS) -> None:
-    """So few ticks that long numbers keep apart."""
+    """Few ticks, so that long numbers do not touch."""
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
 
 
@@ -162,10 +162,10 @@ def dagger(axes: Axes, x: float, y: float) -> None:
     axes.annotate(MARK, (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7)
 
 
-def said_of_daggers(unreliable: Sequence[bool]) -> tuple[bool, list[str], str]:
-    """Whether points of these estimates get daggers, what a caption says of them, and the doubt if all are unreliable.
+def dagger_notes(unreliable: Sequence[bool]) -> tuple[bool, list[str], str]:
+    """Whether points get daggers, sentences for the caption, and the doubt.
 
-    As in a table: where all of several are unreliable, it is said once.
+    As in a table: if all of several estimates are unreliable, one sentence says so instead of daggers.
     """
     if not any(unreliable):
         return False, [], ""

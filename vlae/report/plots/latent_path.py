@@ -15,11 +15,11 @@ from vlae.report.plots.frame import (
     legend_of,
     lines_of,
     sample_of,
-    wrapped,
+    wrap,
 )
-from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.plot import Options, PlotKind
 from vlae.report.plots.series import Panel, Series
-from vlae.report.plots.trained_models import has_model, opened, said_of
+from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
 from vlae.report.runs import Run
 
 if TYPE_CHECKING:
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 INCHES = 2.0
 FINE = 121
-"""Points a side of the grid that contours are drawn through."""
+"""Points per side of the grid of contours."""
 LEVELS = [-0.5 * 4.0**k for k in range(8, -1, -1)]
 """Nats below the highest point: those of a Gaussian at 1, 2, 4, ... standard deviations."""
 DEVIATIONS = 4
-"""Of q that are in the frame at least."""
+"""Standard deviations of q in the frame, at least."""
 Q, UPDATES, SEARCH = "q(z | x)", "updates", "search for the mode"
 _SEARCHED = {"color": "black", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
 
 
-def paths(panels: Sequence[Panel], asked: Asked) -> Captioned:
+def paths(panels: Sequence[Panel], options: Options) -> Captioned:
     """A row per image, a column per model; narrow: transposed."""
-    models = opened(panels, asked.images, asked.tell)
-    rows, columns = min(asked.images, len(models[0][1].x)), len(models)
-    inches = NARROW / rows if asked.narrow else INCHES
-    names = max(lines_of(wrapped(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
-    if asked.narrow:
+    models = load_models(panels, options.images, options.warn)
+    rows, columns = min(options.images, len(models[0][1].x)), len(models)
+    inches = NARROW / rows if options.narrow else INCHES
+    names = max(lines_of(wrap(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
+    if options.narrow:
         figure = Captioned((NARROW, (inches + names) * columns + 0.3), layout="constrained")
         axes = figure.subplots(columns, rows, squeeze=False).T
     else:
@@ -53,18 +53,18 @@ def paths(panels: Sequence[Panel], asked: Asked) -> Captioned:
         for i, each in enumerate(of_model):
             _panel(each, series, model, i)
             for axis in (each.xaxis, each.yaxis):
-                few_numbers(axis, 2 if asked.narrow else 4)
+                few_numbers(axis, 2 if options.narrow else 4)
     for i, of_image in enumerate(axes):
-        if asked.narrow:
+        if options.narrow:
             of_image[-1].set_xlabel(f"Test image {i + 1}")
         else:
             of_image[0].set_ylabel(f"Test image {i + 1}")
     samples = {Q: sample_of(linewidth=0.9), UPDATES: sample_of(marker="."), SEARCH: sample_of(**_SEARCHED)}
-    legend_of(figure, samples, narrow=asked.narrow)
+    legend_of(figure, samples, narrow=options.narrow)
     figure.caption = (
         "Contours: log p(z | x), 1, 2, 4, ... standard deviations of a Gaussian below its highest point; ellipse: q at "
-        f"2 standard deviations; {SEARCH}: that of the evaluation by laplace, from the model's own guess (○) to where "
-        f"it ends (×). {panels[0].title}. {said_of(models)}."
+        f"2 standard deviations; {SEARCH}: that of the Laplace proposal, from the model's own guess (○) to its end "
+        f"(×). {panels[0].title}. {seeds_shown(models)}."
     )
     return figure
 
@@ -106,7 +106,7 @@ def _of(run: Run) -> bool:
     return has_model(run) and run.settings.get("model.latent_dim") == 2
 
 
-LATENT_PATH = Drawing(
+LATENT_PATH = PlotKind(
     shows="the paths of the updates and of the search for the mode on the contours of log p(z | x), in two dimensions",
     draw=paths,
     of=_of,

@@ -1,4 +1,4 @@
-"""What a kind of figure is: what it can be drawn of, and how."""
+"""A kind of figure: the runs that can be in it, its options, and the function that draws it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,40 +9,40 @@ from vlae.report.runs import Run
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for, besides the runs."""
+class Options:
+    """The options of a figure."""
 
     metric: str | None
-    """None where the kind shows no figure of results.json."""
+    """None where the kind shows no metric of results.json."""
     published: bool
     images: int
     samples: int | None
     """None: as many as the runs were evaluated with."""
     narrow: bool
     """Panels below each other, the legend below them: for a column of a paper, or a phone."""
-    tell: Callable[[str], None]
-    """What a reader has to know and a figure has no room for: what was left out, and why."""
+    warn: Callable[[str], None]
+    """Receives a line for each run that is left out, with the reason."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """One kind."""
+class PlotKind:
+    """One kind of figure."""
 
     shows: str
-    """In one sentence."""
-    draw: Callable[[Sequence[Panel], Asked], Captioned]
-    """UserError: when all is looked at, nothing can be drawn."""
+    """One sentence."""
+    draw: Callable[[Sequence[Panel], Options], Captioned]
+    """UserError: nothing can be drawn."""
     of: Callable[[Run], bool]
-    """Whether a run can be in it, as far as that is known without reading more of it."""
+    """Whether a run can be in it, as far as that is known without reading more files."""
     lacking: str
-    """Why nothing can be drawn where it can be of no run."""
+    """The reason where no run can be in it."""
     needs_models: bool = False
-    """It loads trained models and test images, for which it takes torch, and seconds."""
+    """Whether it loads trained models and test images, which takes torch, and seconds."""
     metric: bool = False
-    """Whether --metric means something to it; so for the others."""
+    """Whether it has the option --metric; the next three likewise."""
     published: bool = False
     samples: bool = False
     images: int | None = None
-    """How many are shown by default; None: it shows none."""
+    """The default number of test images; None: it has no such option."""
     by_updates: bool = False
-    """T always names a series."""
+    """Whether T always names a series."""

@@ -1,6 +1,6 @@
-"""A metric of results.json over the number of updates: the paper's chart of its likelihoods, with points for bars.
+"""A metric of results.json over the number of updates: the paper's chart of likelihoods, with points instead of bars.
 
-A bar of a likelihood would begin at an arbitrary value, and its length would mean nothing.
+A bar would begin at an arbitrary value, and its length would mean nothing.
 """
 
 import math
@@ -12,30 +12,30 @@ from matplotlib.axes import Axes
 
 from vlae.errors import UserError
 from vlae.report.metric_values import reliability_of, what_and_estimator
-from vlae.report.plots.frame import NARROW, Captioned, dagger, few_numbers, frame, legend, said_of_daggers
-from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.frame import NARROW, Captioned, dagger, dagger_notes, few_numbers, frame, legend
+from vlae.report.plots.plot import Options, PlotKind
 from vlae.report.plots.seeds import mean_and_error, of_seeds
 from vlae.report.plots.series import Panel, Series
 from vlae.report.plots.style import filling
-from vlae.report.tables.captions import NAMES, UNIT, described, literature
-from vlae.report.tables.cells import with_figure
+from vlae.report.tables.captions import NAMES, UNIT, description, literature
+from vlae.report.tables.cells import with_metric
 from vlae.report.tables.published import Published, published
 from vlae.system.console import counted
 
 WIDTH = 0.7
-"""The points of one T together have this width; 1 is from one T to the next."""
+"""Width of the points of one T together; 1 is the distance from one T to the next."""
 WIDEST = 7.0
-"""Inches of a panel, the width of a page."""
+"""Inches: a panel as wide as a page."""
 LABELS_AN_INCH = 3.0
 PUBLISHED = "published"
 NONE = "none"
-"""Models without updates."""
+"""The label of models without updates."""
 
 
 class _Point(NamedTuple):
     series: Series
     name: str
-    """Of the series, without T, which is the axis."""
+    """The name of the series, without T, which is the axis."""
     filling: str
     mean: float
     error: float
@@ -43,43 +43,43 @@ class _Point(NamedTuple):
     published: Published | None
 
 
-def points(panels: Sequence[Panel], asked: Asked) -> Captioned:
-    """A group of points for each T, a point per model with its standard error; published figures as open diamonds."""
-    metric = asked.metric or ""
-    told = [with_figures(panel, [metric], asked.tell) for panel in panels]
-    told = [panel for panel in told if panel.series]
-    if not told:
+def points(panels: Sequence[Panel], options: Options) -> Captioned:
+    """A group of points for each T, one point per model with its standard error; published values are open diamonds."""
+    metric = options.metric or ""
+    kept = [with_metrics(panel, [metric], options.warn) for panel in panels]
+    kept = [panel for panel in kept if panel.series]
+    if not kept:
         raise UserError(f"likelihood_vs_updates: no run has the metric {metric}")
-    found = [_points(panel, metric, asked.published) for panel in told]
+    found = [_points(panel, metric, options.published) for panel in kept]
     groups = max(len({_updates(point.series) for point in of_panel}) for of_panel in found)
     width = min(WIDEST, max(3.4, 1.2 + 0.7 * groups, 1.2 + 0.15 * max(map(len, found))))
-    figure, axes = frame([panel.title for panel in told], width=width, narrow=asked.narrow)
-    marked, doubts, doubt = said_of_daggers([point.unreliable for of_panel in found for point in of_panel])
+    figure, axes = frame([panel.title for panel in kept], width=width, narrow=options.narrow)
+    marked, doubts, doubt = dagger_notes([point.unreliable for of_panel in found for point in of_panel])
     for each, of_panel in zip(axes, found, strict=True):
-        _panel(each, of_panel, marked, NARROW if asked.narrow else width)
+        _panel(each, of_panel, marked, NARROW if options.narrow else width)
         each.set_xlabel("Updates, steps or flows T")
-        each.set_ylabel(short(metric))
+        each.set_ylabel(axis_label(metric))
     sources = {point.published.source: None for of in found for point in of if point.published}
-    if asked.published and not sources:
+    if options.published and not sources:
         raise UserError(f"--published: nothing that was published is a {metric} of these models and data")
-    legend(figure, axes, narrow=asked.narrow)
+    legend(figure, axes, narrow=options.narrow)
     numbers = [len(point.series.runs) for of_panel in found for point in of_panel]
-    seeds = f"{described(metric, brief=True)}; {of_seeds(numbers, ', with')}"
+    seeds = f"{description(metric)}: {of_seeds(numbers, ', with')}"
     figure.caption = ". ".join([seeds, *doubts, *literature(sources, metric)]) + "."
     figure.doubt = doubt
     return figure
 
 
-def with_figures(panel: Panel, metrics: Sequence[str], tell: Callable[[str], None]) -> Panel:
+def with_metrics(panel: Panel, metrics: Sequence[str], warn: Callable[[str], None]) -> Panel:
     """The panel with those of its runs that have the metrics."""
     kept = []
     for series in panel.series:
         runs = series.runs
         for metric in metrics:
-            runs = tuple(with_figure(runs, metric))
+            runs = tuple(with_metric(runs, metric))
         if len(runs) < len(series.runs):
             without = counted(len(series.runs) - len(runs), "run")
-            tell(
+            warn(
                 f"left out: {without} of {series.label}, {panel.title} (without the metric {' or '.join(metrics)})"
             )
         if runs:
@@ -88,7 +88,7 @@ def with_figures(panel: Panel, metrics: Sequence[str], tell: Callable[[str], Non
 
 
 def unreliable(series: Series, metric: str) -> bool:
-    """Whether the estimate of a run of it is, so that a table marks the mean."""
+    """Whether the estimate of any run of the series is unreliable, so that a table marks the mean."""
     mark = reliability_of(metric)
     return mark is not None and any(run.value(mark) is True for run in series.runs)
 
@@ -153,16 +153,15 @@ def _name(series: Series) -> str:
     return ", ".join(parts) or series.label
 
 
-def short(metric: str) -> str:
-    """The label of an axis."""
+def axis_label(metric: str) -> str:
     what = what_and_estimator(metric)[0]
     return f"{NAMES[what]} ({UNIT})" if what in NAMES else metric
 
 
-LIKELIHOOD_VS_UPDATES = Drawing(
+LIKELIHOOD_VS_UPDATES = PlotKind(
     shows="the test log-likelihood over the number of updates T, a point per model, mean and standard error over seeds",
     draw=points,
-    of=lambda run: run.figures is not None,
+    of=lambda run: run.metrics is not None,
     lacking="no run is done",
     metric=True,
     published=True,

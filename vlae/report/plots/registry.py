@@ -1,4 +1,4 @@
-"""Every kind of figure of runs: which there are, what can be drawn of given runs, and the drawing."""
+"""All kinds of figures: the list, the kinds that fit given runs, and the function that draws one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -14,16 +14,16 @@ from vlae.report.plots.curves import CURVES
 from vlae.report.plots.estimators import ESTIMATORS
 from vlae.report.plots.frame import Captioned
 from vlae.report.plots.latent_path import LATENT_PATH
-from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.plot import Options, PlotKind
 from vlae.report.plots.points import LIKELIHOOD_VS_UPDATES
 from vlae.report.plots.series import panels
 from vlae.report.plots.style import RC
 from vlae.report.plots.updates import UPDATES
 from vlae.report.runs import Runs
 from vlae.report.tables.captions import provenance
-from vlae.report.tables.table import COLUMNS, asked_keys, asked_metric, chosen_runs, row_keys_of
+from vlae.report.tables.table import COLUMNS, choose_metric, choose_runs, full_keys, row_keys_of
 
-KINDS: Mapping[str, Drawing] = {
+KINDS: Mapping[str, PlotKind] = {
     "curves": CURVES,
     "likelihood_vs_updates": LIKELIHOOD_VS_UPDATES,
     "cost": COST,
@@ -53,50 +53,60 @@ def draw(
     images: int | None = None,
     samples: int | None = None,
     narrow: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Captioned:
-    """The figure of this kind of these runs.
+    """A figure of these runs.
 
-    metric, rows, where: as for `vlae.report.tables.table.table`; ``published``: with published figures beside ours.
-    images, samples: how many are looked at, in kinds that look at trained models.
-    narrow: for a column of a paper or a phone. ``tell`` is called with what was left out.
-    UserError: there is no such kind, or these runs cannot be drawn so, with the reason and what they can be drawn as.
+    metric, rows, where: as for `vlae.report.tables.table.table`; published: with published values beside ours.
+    images, samples: numbers of test images and of importance samples, in kinds that load trained models.
+    narrow: for a column of a paper or a phone. warn: receives a line for each run that is left out.
+    UserError: there is no such kind, or no run fits it; the error says the reason and the kinds that fit.
     """
-    if kind not in KINDS:
-        raise UserError(f"KIND: expected one of {', '.join(KINDS)}, came {kind!r}{near(kind, KINDS)}")
-    drawing = KINDS[kind]
+    plot_kind = _kind(kind)
     _refuse_unused(kind, metric=metric, published=published, images=images, samples=samples)
-    chosen = chosen_runs(runs, where)
-    fitting = chosen.only(drawing.of)
-    if not fitting.runs:
-        others = drawable(chosen)
-        instead = f"these runs can be drawn as {', '.join(others)}" if others else "nothing else can be drawn"
-        raise UserError(f"{kind}: {drawing.lacking}; {instead}")
+    chosen = choose_runs(runs, where)
+    fitting = _fitting(kind, chosen)
     for left in chosen.left_out:
-        tell(f"left out: {left.name} ({left.because})")
-    named_by = ["model.name", "T"] if drawing.by_updates else None
-    row_keys = asked_keys(rows, runs, "--rows") if rows else row_keys_of(fitting, named_by)
-    asked = Asked(
-        metric=asked_metric(fitting, metric) if drawing.metric else None,
+        warn(f"left out: {left.name} ({left.because})")
+    named_by = ["model.name", "T"] if plot_kind.by_updates else None
+    row_keys = full_keys(rows, runs, "--rows") if rows else row_keys_of(fitting, named_by)
+    options = Options(
+        metric=choose_metric(fitting, metric) if plot_kind.metric else None,
         published=published,
-        images=images or drawing.images or 0,
+        images=images or plot_kind.images or 0,
         samples=samples,
         narrow=narrow,
-        tell=tell,
+        warn=warn,
     )
     with style.context(["default", dict(RC)]):
-        figure = drawing.draw(panels(fitting, row_keys, COLUMNS), asked)
+        figure = plot_kind.draw(panels(fitting, row_keys, COLUMNS), options)
     figure.provenance = f"{chosen.title}, {kind}. {provenance(fitting.runs)}"
     return figure
 
 
+def _kind(kind: str) -> PlotKind:
+    if kind not in KINDS:
+        raise UserError(f"KIND: expected one of {', '.join(KINDS)}, got {kind!r}{near(kind, KINDS)}")
+    return KINDS[kind]
+
+
+def _fitting(kind: str, runs: Runs) -> Runs:
+    """The runs that can be in a figure of this kind. UserError: none can."""
+    fitting = runs.only(KINDS[kind].of)
+    if not fitting.runs:
+        others = drawable(runs)
+        instead = f"these runs can be drawn as {', '.join(others)}" if others else "nothing else can be drawn"
+        raise UserError(f"{kind}: {KINDS[kind].lacking}; {instead}")
+    return fitting
+
+
 def drawable(runs: Runs) -> list[str]:
-    """The kinds that these runs can be drawn as, as far as that is known without reading more of them."""
-    return [kind for kind, drawing in KINDS.items() if any(map(drawing.of, runs.runs))]
+    """The kinds that these runs can be drawn as, as far as that is known without reading more files."""
+    return [kind for kind, plot_kind in KINDS.items() if any(map(plot_kind.of, runs.runs))]
 
 
-def written(figure: Captioned, suffix: str) -> bytes:
-    """The file: ``pdf``, ``svg`` or ``png``, with the caption in its metadata. The same figure gives the same bytes."""
+def file_content(figure: Captioned, suffix: str) -> bytes:
+    """The bytes of a ``pdf``, ``svg`` or ``png`` with the caption in its metadata: always the same for a figure."""
     buffer = BytesIO()
     named = dict(zip(_NAMED[suffix], (figure.full_caption, figure.provenance), strict=True))
     with style.context(["default", dict(RC)]):
@@ -107,7 +117,7 @@ def written(figure: Captioned, suffix: str) -> bytes:
 
 def _refuse_unused(kind: str, **options: Any) -> None:
     for option, value in options.items():
-        means = [name for name, drawing in KINDS.items() if getattr(drawing, option) not in (False, None)]
+        means = [name for name, plot_kind in KINDS.items() if getattr(plot_kind, option) not in (False, None)]
         if value not in (None, False) and kind not in means:
             raise UserError(
                 f"--{option}: {kind} has none; it is for {', '.join(means) or 'no kind of figure'}"

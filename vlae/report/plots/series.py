@@ -1,4 +1,4 @@
-"""What figures are of: panels with a data set each, in them series, which are runs that differ in their seed alone."""
+"""Panels, each with a dataset, and their series: runs that differ in their seed alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from vlae.report.names import position
 from vlae.report.plots.style import Style, filling, style_of
 from vlae.report.runs import Run, Runs
-from vlae.report.tables.groups import placed
-from vlae.report.tables.layout import named
+from vlae.report.tables.groups import group_by_cell
+from vlae.report.tables.layout import name_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Series:
     """``VLAE, T = 4``"""
     model: str
     variant: int
-    """The number of its settings among those that the figure has of the same model."""
+    """The number of its settings among those of the same model in the figure."""
     runs: tuple[Run, ...]
     """By seed."""
 
@@ -33,7 +33,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One data set, one output distribution."""
+    """One dataset and output distribution."""
 
     title: str
     series: tuple[Series, ...]
@@ -41,7 +41,7 @@ class Panel:
 
 def panels(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[Panel]:
     """Series by ``row_keys``, panels by ``column_keys``. UserError: a series would have more than one setting."""
-    groups, _ = placed(runs.only(lambda run: run.readable), row_keys, column_keys)
+    groups = group_by_cell(runs, row_keys, column_keys)
     variants: dict[str, list[object]] = {}
     places = sorted(groups, key=lambda place: [[position(value) for value in part] for part in place])
     for row, column in places:
@@ -52,9 +52,9 @@ def panels(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> l
     for row, column in sorted(places, key=lambda place: [position(value) for value in place[1]]):
         group = sorted(groups[row, column], key=lambda run: run.settings["seed"])
         model = _model(group[0])
-        label, variant = named(row_keys, row), variants[model].index(row)
+        label, variant = name_of(row_keys, row), variants[model].index(row)
         series = Series(label or "all runs", model, variant, tuple(group))
-        found.setdefault(named(column_keys, column), []).append(series)
+        found.setdefault(name_of(column_keys, column), []).append(series)
     return [Panel(title, tuple(series)) for title, series in found.items()]
 
 

@@ -1,7 +1,7 @@
-"""How models look: each has its colour, marker and dashes, in every figure, whatever else is drawn in it.
+"""The colour, marker and dashes of each model, the same in every figure.
 
-The colours are those of Okabe and Ito, which the colour-blind tell apart; dashes and markers tell lines and points
-apart in print without colours.
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish; dashes and markers distinguish
+lines and points in print without colours.
 """
 
 import hashlib
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Dashes = tuple[int, tuple[float, ...] | None]
-"""As matplotlib has them: where they begin, and lengths on and off."""
+"""An offset, and lengths on and off, as matplotlib takes them."""
 
 
 class Style(NamedTuple):
-    """Of a model."""
+    """The look of a model."""
 
     color: str
     marker: str
@@ -70,7 +70,7 @@ RC: Mapping[str, Any] = {
 
 
 def style_of(model: str) -> Style:
-    """The same for a name always; of a user's own model it follows from the name alone."""
+    """The style of a model; that of a user's own model follows from its name alone."""
     if model in STYLES:
         return STYLES[model]
     digest = hashlib.sha256(model.encode()).digest()
@@ -82,10 +82,10 @@ def style_of(model: str) -> Style:
 
 
 def on_screen(color: str) -> str:
-    """That of a model, to be seen on white and on black."""
+    """The colour of a model on screens, visible on white and on black."""
     return _ON_SCREEN.get(color, color)
 
 
 def filling(variant: int) -> str:
-    """Of the markers of a model's ``variant``-th settings in a figure."""
+    """The filling of markers for the ``variant``-th settings of a model in a figure."""
     return FILLED[variant % len(FILLED)]

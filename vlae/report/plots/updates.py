@@ -1,4 +1,4 @@
-"""What the updates of inference reach: reconstructions after each, and their error."""
+"""Reconstructions after each update of inference, and their error."""
 
 from collections.abc import Sequence
 
@@ -16,35 +16,35 @@ from vlae.report.plots.frame import (
     legend,
     lines_of,
     whole_numbers,
-    wrapped,
+    wrap,
 )
-from vlae.report.plots.plot import Asked, Drawing
+from vlae.report.plots.plot import Options, PlotKind
 from vlae.report.plots.seeds import mean_and_error
 from vlae.report.plots.series import Panel, Series
-from vlae.report.plots.trained_models import Opened, has_model, opened, said_of
+from vlae.report.plots.trained_models import Models, has_model, load_models, seeds_shown
 from vlae.report.runs import Run
 
 INCHES = 0.45
-"""Of a picture."""
+"""Side of a picture."""
 MEASURED = 100
 """Test images that the error is a mean over."""
 REFINED = ("model.num_updates", "model.num_steps")
 
 
-def updates(panels: Sequence[Panel], asked: Asked) -> Captioned:
-    """A strip a model: the test images, then what each update makes of them; beside them the error over updates."""
-    models = opened(panels, asked.images, asked.tell)
+def updates(panels: Sequence[Panel], options: Options) -> Captioned:
+    """One strip per model: the test images, then their reconstructions after each update; beside them the error."""
+    models = load_models(panels, options.images, options.warn)
     found = [
         (series, updated)
         for series, model in models
-        if (updated := model.refinements(max(MEASURED, asked.images))) is not None
+        if (updated := model.refinements(max(MEASURED, options.images))) is not None
     ]
     if not found:
         raise UserError(f"updates: {LACKING}")
-    pictures = models[0][1].pictures(asked.images)
+    pictures = models[0][1].pictures(options.images)
     most = max(len(updated.pictures) for _, updated in found)
-    inches = min(INCHES, NARROW / (most + 1)) if asked.narrow else INCHES
-    figure, strips, errors = _frame(found, most + 1, inches, len(pictures), asked.narrow)
+    inches = min(INCHES, NARROW / (most + 1)) if options.narrow else INCHES
+    figure, strips, errors = _frame(found, most + 1, inches, len(pictures), options.narrow)
     for axes, (series, updated) in zip(strips, found, strict=True):
         tiles = np.concatenate([pictures[None], updated.pictures[:, : len(pictures)]])
         _strip(axes, series, tiles, most + 1, inches * (most + 1))
@@ -54,12 +54,12 @@ def updates(panels: Sequence[Panel], asked: Asked) -> Captioned:
     errors.set_ylabel("Mean squared error per pixel")
     whole_numbers(errors.xaxis)
     few_numbers(errors.yaxis)
-    legend(figure, [errors], narrow=asked.narrow)
+    legend(figure, [errors], narrow=options.narrow)
     images = found[0][1].errors.shape[1]
     figure.caption = (
         f"E[x | μ] before the first update (0) and after each, {panels[0].title}; x: the test image. Curves: mean "
         f"squared error of pixels in [0, 1], mean of {images} test images, band: standard error over them. "
-        f"{said_of(_shown(models, found))}."
+        f"{seeds_shown(_shown(models, found))}."
     )
     return figure
 
@@ -68,7 +68,7 @@ def _frame(
     found: Sequence[tuple[Series, object]], columns: int, inches: float, images: int, narrow: bool
 ) -> tuple[Captioned, list[Axes], Axes]:
     """The figure, the axes of each strip, and those of the errors: beside the strips, or (narrow) below them."""
-    names = max(lines_of(wrapped(series.label, inches * columns) for series, _ in found))
+    names = max(lines_of(wrap(series.label, inches * columns) for series, _ in found))
     strip = inches * images + 0.35 + INCHES_OF_A_LINE * names
     wide = inches * columns + 0.4
     if narrow:
@@ -88,7 +88,7 @@ def _frame(
     )
 
 
-def _shown(models: Opened, found: Sequence[tuple[Series, object]]) -> Opened:
+def _shown(models: Models, found: Sequence[tuple[Series, object]]) -> Models:
     kept = [series for series, _ in found]
     return [(series, model) for series, model in models if series in kept]
 
@@ -96,7 +96,7 @@ def _shown(models: Opened, found: Sequence[tuple[Series, object]]) -> Opened:
 def _strip(axes: Axes, series: Series, pictures: np.ndarray, columns: int, inches: float) -> None:
     """pictures: [columns, images, height, width, ...]; as wide as ``columns`` pictures."""
     bare(axes)
-    axes.imshow(tiled(pictures), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(tile(pictures), cmap="gray", vmin=0, vmax=1)
     width = pictures.shape[3] + 1
     axes.set_xlim(-0.5, columns * width - 1.5)
     steps = ["x", *map(str, range(len(pictures) - 1))]
@@ -105,7 +105,7 @@ def _strip(axes: Axes, series: Series, pictures: np.ndarray, columns: int, inche
     heading(axes, series, inches, loc="left")
 
 
-def tiled(pictures: np.ndarray) -> np.ndarray:
+def tile(pictures: np.ndarray) -> np.ndarray:
     """[columns, rows, height, width, ...] side by side, a white pixel apart."""
     space = [(0, 0), (0, 0), (0, 1), (0, 1)] + [(0, 0)] * (pictures.ndim - 4)
     padded = np.pad(pictures, space, constant_values=1.0)
@@ -136,7 +136,7 @@ def _of(run: Run) -> bool:
     return has_model(run) and any(run.settings.get(key) for key in REFINED)
 
 
-UPDATES = Drawing(
+UPDATES = PlotKind(
     shows="reconstructions after each update of VLAE or SA-VAE beside the test images, and their error over updates",
     draw=updates,
     of=_of,

@@ -1,4 +1,4 @@
-"""Runs on Weights & Biases as a source of rows: what `vlae.trackers.wandb_mirror` has mirrored there, read back."""
+"""Runs on Weights & Biases as a source of rows: it reads back what `vlae.trackers.wandb_mirror` has mirrored."""
 
 import json
 import re
@@ -9,36 +9,36 @@ from typing import Any
 import numpy as np
 
 from vlae.config.run_id import run_id, settings
-from vlae.report.metric_values import figures
-from vlae.report.runs import DAMAGED, LeftOut, Run
+from vlae.report.metric_values import metrics_of_results
+from vlae.report.runs import LeftOut, Run
 from vlae.system.disk import RecordError
 from vlae.trackers.wandb_mirror import WandbError, check_access, client, told
 
 PAGE = 100
-"""Runs in one request, each with its config and its summary."""
+"""Runs per request, each with its config and its summary."""
 WITHIN = 30
 """Seconds for one request, with its repetitions."""
 OF_RESULTS = re.compile(r"(test|cost|environment)/.*|validation/elbo|best_epoch|epochs")
-"""Keys of a summary that are those of results.json (`vlae.trackers.run_history.flat`); others are of epochs."""
+"""Keys of a summary that come from results.json (`vlae.trackers.run_history.flat`); others come from epochs."""
 PER_IMAGE = "test/per_image"
 INTERRUPTED = ("crashed", "killed", "preempted", "preempting")
-"""What W&B calls a run that has ended before its results, and not by an error."""
-WITH_A_WORD = ("finished", "failed", "preempted", "preempting")
-"""What it calls one whose client has said how it ended."""
+"""States on W&B of a run that ended before its results, and not by an error."""
+REPORTED = ("finished", "failed", "preempted", "preempting")
+"""States of a run whose client reported how it ended."""
 _ID = re.compile(r"(?P<run_id>.+?)(?:-g(?P<generation>[0-9]+))?")
 UNPAIRED = (
-    "From Weights & Biases without the figures of each test image, so differences are paired over seeds alone; "
+    "Read from Weights & Biases without the results of each test image, so differences are paired over seeds alone; "
     "--per-image reads them"
 )
 
 
 class WandbRuns:
-    """The runs of a project, or of one group in it. Runs that were never mirrored are not known there."""
+    """The mirrored runs of a project, or of one group in it."""
 
     def __init__(self, place: str, group: str | None = None, *, per_image: bool = False) -> None:
         """place: ``ENTITY/PROJECT``, or ``PROJECT`` of the key's own entity.
 
-        per_image: with the figures of each test image, which cost two requests for each run that is compared.
+        per_image: with the results of each test image, which cost two requests per compared run.
         """
         self.place, self.group = place, group
         self.title, self.note = group or place, "" if per_image else UNPAIRED
@@ -52,8 +52,8 @@ class WandbRuns:
             if isinstance(row, LeftOut):
                 left_out.append(row)
                 continue
-            # one that is done anew counts from the moment that it is done
-            rank = row.figures is not None, _generation(mirrored.id)
+            # a run that is executed again counts from the moment that it is done
+            rank = row.metrics is not None, _generation(mirrored.id)
             if row.id not in newest or rank > newest[row.id][0]:
                 newest[row.id] = rank, row
         if not newest and not left_out:
@@ -64,31 +64,31 @@ class WandbRuns:
 
     def _mirrored(self) -> list[Any]:
         filters = {"group": self.group} if self.group else {}
-        api = connected()
+        api = connect()
         try:
             return list(api.runs(self.place, filters, order="+created_at", per_page=PAGE, lazy=False))
         except Exception as error:
-            raise refused(error) from error
+            raise wandb_error(error) from error
 
 
-def connected() -> Any:
-    """wandb's public API. WandbError: there is no key, or it is refused, or nobody answers."""
+def connect() -> Any:
+    """wandb's public API. WandbError: there is no key, it is refused, or the server does not answer."""
     check_access()
     try:
         return client().Api(timeout=WITHIN)
     except Exception as error:
-        raise refused(error) from error
+        raise wandb_error(error) from error
 
 
-def refused(error: Exception) -> WandbError:
-    """An error of the client, for a person."""
+def wandb_error(error: Exception) -> WandbError:
+    """An error of the client as a message."""
     return WandbError(f"Weights & Biases: {told(error)}")
 
 
-def nested(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The results that `vlae.trackers.run_history.flat` has made a summary of, but for holes and lists.
+def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The results from which `vlae.trackers.run_history.flat` made a summary, without lists and missing values.
 
-    Law: ``nested(flat(results))`` has the figures of ``results`` that are not None.
+    Law: ``results_of(flat(results))`` has the metrics of ``results`` that are not None.
     """
     found: dict[str, Any] = {}
     for key in sorted(summary):  # which W&B keeps in no order
@@ -111,19 +111,19 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
         return LeftOut(mirrored.id, f"its configuration is that of {identity}")
     own = dict(sorted(settings(config).items()))
     try:
-        results = nested(dict(mirrored.summary))
+        results = results_of(dict(mirrored.summary))
         if "test" not in results:
             return Run(identity, "", own, *_state(mirrored.state, mirrored.summary))
         images = PerImage(mirrored) if per_image else None
-        return Run(identity, "", own, "done", "", figures(results), images)
+        return Run(identity, "", own, "done", "", metrics_of_results(results), images)
     except (ValueError, TypeError, AttributeError) as error:  # keys of which one is a part of another
-        return Run(identity, "", own, DAMAGED, f"its summary: {error}")
+        return LeftOut(identity, f"its summary: {error}")
 
 
 def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
-    """That of a run without results, and the reason: its own word, unless it has ended without one since."""
+    """The state of a run without results, and the reason: as the run reported it, if it did."""
     word = summary.get("status/state")
-    if state in WITH_A_WORD and word in (
+    if state in REPORTED and word in (
         "failed",
         "interrupted",
         *(["running"] if state != "failed" else []),
@@ -148,7 +148,7 @@ def _generation(wandb_id: str) -> int:
 
 
 class PerImage:
-    """The table of a run with an entry a test image, read once and when it is asked for."""
+    """The table of a run with one entry per test image, read once, when it is asked for."""
 
     def __init__(self, mirrored: Any) -> None:
         self._mirrored = mirrored
@@ -161,11 +161,11 @@ class PerImage:
         return self._arrays.get(name)
 
     def _read(self) -> dict[str, np.ndarray]:
-        told_of = self._mirrored.summary.get(PER_IMAGE)
-        if told_of is None:
+        reference = self._mirrored.summary.get(PER_IMAGE)
+        if reference is None:
             return {}
         try:
-            file = self._mirrored.file(told_of["path"])
+            file = self._mirrored.file(reference["path"])
             with TemporaryDirectory() as folder, file.download(root=folder, replace=True) as opened:
                 table = json.load(opened)
             columns = zip(*table["data"], strict=True)

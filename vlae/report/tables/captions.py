@@ -1,10 +1,9 @@
-"""What has to be said of a table: what its figures are, of what, how they were compared, and what is missing."""
+"""Captions and notes: the metric, its runs, how they were compared, and what is missing."""
 
 from collections.abc import Iterable, Sequence
 
 from vlae.estimation.reliability import LARGE_K_HAT, MARK, TOO_LOW
 from vlae.report.metric_values import (
-    COMMON,
     ELBO,
     IN_MODEL_SPACE,
     MEAN,
@@ -29,51 +28,72 @@ NAMES = {
     IN_MODEL_SPACE: "Test log-likelihood in model space",
 }
 UNIT = "nats per image"
-"""Of all of these."""
+PROPOSALS = {
+    OWN: "each model's own q(z | x) as the proposal",
+    "laplace": "a Laplace proposal",
+    "student_t": "a Student-t proposal",
+    "mixture": "a mixture proposal",
+}
 UNRELIABLE = f"in at least one run of each {LARGE_K_HAT}, so they are {TOO_LOW}"
 SOME = 5
-"""Of a list that a caption can hold."""
+"""Entries of a list that a caption can hold."""
 
 
 def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
-    """``runs``: those whose figures are in the table."""
+    """The caption of a table. runs: those whose metrics are in it."""
     if not runs:
-        return f"{described(metric)}. No run has it yet."
+        return f"{description(metric)}. No run has it yet."
     expected = sum(cell.runs for cell in cells)
-    number = (
-        counted(len(runs), "run") if len(runs) == expected else f"{len(runs)} of {counted(expected, 'run')}"
-    )
-    of = ", ".join(filter(None, [number, _seeds(runs), _samples(runs, metric)]))
-    said = [described(metric), _spread(cells), of, *_bold(cells), *_all_unreliable(cells)]
-    return ". ".join(said) + "."
+    number = counted(len(runs), "run")
+    if len(runs) != expected:
+        number = f"{len(runs)} of {counted(expected, 'run')}"
+    of = "; ".join(filter(None, [f"{number}, {_seeds(runs)}", _samples(runs, metric)]))
+    sentences = [
+        description(metric),
+        *_own(metric),
+        _spread(cells),
+        of,
+        *_bold(cells),
+        *_all_unreliable(cells),
+    ]
+    return ". ".join(sentences) + "."
 
 
 def metric_name(metric: str) -> str:
-    """``Test log-likelihood by laplace``: for where the caption of a table says the rest."""
+    """``Test log-likelihood with a Laplace proposal``: for where the caption of a table says the rest."""
     what, estimator = what_and_estimator(metric)
-    if what not in NAMES:
-        return metric
-    by = {"": "", OWN: " by each model's own q"}.get(estimator, f" by {estimator}")
-    return NAMES[what] + by
+    return NAMES.get(what, metric) + estimation(estimator, " with", " by")
 
 
-def described(metric: str, *, brief: bool = False) -> str:
-    """The metric, its unit, what is better, and the estimator. brief: without what a table says of the estimator."""
+def description(metric: str) -> str:
+    """The metric as a paper's caption names it.
+
+    >>> description("test.log_likelihood.laplace.mean")
+    'Test log-likelihood in nats per image (higher is better), estimated with a Laplace proposal'
+    """
     what, estimator = what_and_estimator(metric)
-    name = NAMES.get(what)
+    unit = f"{',' if what == IN_MODEL_SPACE else ''} in {UNIT}" if what in NAMES else ""
     best = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[better(metric)]
-    unit = f" in {UNIT}" if name else ""
-    by = f", by {estimator}" if estimator else ""
-    more = ", the same estimator for all models" if estimator in COMMON else ""
-    if estimator == OWN:
-        by, more = ", by each model's own q", ", so models are compared together with their estimators"
-    return (name or metric) + unit + best + by + ("" if brief else more)
+    return NAMES.get(what, metric) + unit + best + estimation(estimator, ", estimated with", ", estimated by")
+
+
+def estimation(estimator: str, using: str, by: str) -> str:
+    """How a metric is estimated: `` with a Laplace proposal``; empty: it is not estimated by samples."""
+    if estimator == "ais":
+        return f"{by} annealed importance sampling"
+    return f"{using} {PROPOSALS.get(estimator, f'the proposal {estimator}')}" if estimator else ""
+
+
+def _own(metric: str) -> list[str]:
+    if what_and_estimator(metric)[1] != OWN:
+        return []
+    return ["Each model has another proposal, so differences may be those of the proposals"]
 
 
 def _spread(cells: Sequence[Cell]) -> str:
     if any(cell.standard_error is not None for cell in cells):
-        return "Mean ± standard error over seeds (ddof 1)"
-    return "One seed each, so no standard error over seeds is known"
+        return "Mean ± standard error over seeds"
+    return "One seed each, so the standard error over seeds is unknown"
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -84,7 +104,7 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _samples(runs: Sequence[Run], metric: str) -> str:
-    """Importance samples and test images."""
+    """Numbers of importance samples and test images."""
     estimator = what_and_estimator(metric)[1] or OWN
     if array_of(metric) is None:
         return ""
@@ -94,11 +114,11 @@ def _samples(runs: Sequence[Run], metric: str) -> str:
 
 
 def _values(runs: Sequence[Run], key: str) -> str:
-    told = {str(value): value for run in runs if (value := run.value(key)) is not None}
-    values = sorted(told.values(), key=position)
-    return (
-        " or ".join(str(value) for value in values) if len(values) <= SOME else f"{values[0]} to {values[-1]}"
-    )
+    found = {str(value): value for run in runs if (value := run.value(key)) is not None}
+    values = sorted(found.values(), key=position)
+    if len(values) <= SOME:
+        return " or ".join(map(str, values))
+    return f"{values[0]} to {values[-1]}"
 
 
 def _bold(cells: Sequence[Cell]) -> list[str]:
@@ -110,31 +130,27 @@ def _bold(cells: Sequence[Cell]) -> list[str]:
         best += " among those scored on the same test images"
     if over:
         return [
-            f"Bold: {best}, and what does not differ from it significantly (p ≥ {LEVEL:g}, two-sided "
-            f"t-test of the differences, paired over {' or over '.join(over)})"
+            f"Bold: {best}, and results that do not differ from it significantly (p ≥ {LEVEL:g}, two-sided t-test of "
+            f"the differences, paired over {' or over '.join(over)})"
         ]
     if any(cell.paired_over for cell in cells):
-        return [f"Bold: {best}; differences are untested with {TOO_FEW}"]
+        return [f"Bold: {best}; differences are not tested with {TOO_FEW}"]
     return [f"Bold: {best}; no difference from it could be tested"]
 
 
 def _all_unreliable(cells: Sequence[Cell]) -> list[str]:
-    """Once, where a dagger on each would distinguish nothing."""
+    """Said once, where a dagger on each would distinguish nothing."""
     if not any(cell.unreliable for cell in cells) or daggers(cells):
         return []
-    return [f"All of these estimates are unreliable: {UNRELIABLE}"]
+    return [f"All estimates are unreliable: {UNRELIABLE}"]
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """Which code made the metrics of these runs."""
-    return _code(runs) if runs else ""
-
-
-def _code(runs: Sequence[Run]) -> str:
+    """The code that made the metrics of these runs."""
     names = sorted({_version(run) for run in runs})
     if len(names) > SOME:
         return f"Code of {len(names)} versions"
-    return f"Code: {', '.join(names)}"
+    return f"Code: {', '.join(names)}" if names else ""
 
 
 def _version(run: Run) -> str:
@@ -145,90 +161,73 @@ def _version(run: Run) -> str:
 
 
 def notes(
-    metric: str,
-    cells: Sequence[Cell],
-    groups: Groups,
-    row_keys: Sequence[str],
-    column_keys: Sequence[str],
-    unplaced: Sequence[Run],
-    left_out: Sequence[LeftOut],
-    unread: Sequence[LeftOut],
-    with_published: bool,
-) -> tuple[str, ...]:
-    """Below the table."""
+    metric: str, cells: Sequence[Cell], groups: Groups, keys: Sequence[str], with_published: bool
+) -> list[str]:
+    """The notes below a table that follow from its cells. keys: those of its rows and columns."""
     found = []
     if any(cell.unreliable for cell in cells) and daggers(cells):
         found.append(f"{MARK} Unreliable: {UNRELIABLE}")
-    others = [cell for cell in cells if cell.mean is not None and not cell.best]
-    if any(cell.tested for cell in others) and (
-        few := sum(c.paired_over != "" and not c.tested for c in others)
-    ):
-        found.append(
-            f"{counted(few, 'cell')} with {TOO_FEW} in common with the best of the column: "
-            "the difference is untested"
-        )
-    untested = sum(not cell.paired_over for cell in others)
-    if untested and better(metric) and len(others) + any(cell.best for cell in cells) > 1:
-        found.append(
-            f"{counted(untested, 'cell')} could not be compared with the best of its column: other test "
-            "images, no seed in common, or too few of them"
-        )
-    found += _unequal(groups, row_keys, column_keys)
+    found += [*_untested(metric, cells), *_unequal(groups, keys)]
     if with_published:
-        found += _published(groups, metric)
-    if unplaced:
-        states = " or ".join(sorted({run.state for run in unplaced}))
+        values = (published(group[0], metric) for group in groups.values())
+        found += literature([each.source for each in values if each], metric)
+    return found
+
+
+def _untested(metric: str, cells: Sequence[Cell]) -> list[str]:
+    found = []
+    others = [cell for cell in cells if cell.mean is not None and not cell.best]
+    few = sum(cell.paired_over != "" and not cell.tested for cell in others)
+    if few and any(cell.tested for cell in others):
+        found.append(f"{counted(few, 'cell')} not tested: {TOO_FEW} in common with the best of the column")
+    unpaired = sum(not cell.paired_over for cell in others)
+    if unpaired and better(metric) and len(others) + any(cell.best for cell in cells) > 1:
         found.append(
-            f"{counted(len(unplaced), 'run')} {states} could belong to several cells, or to none of these"
+            f"{counted(unpaired, 'cell')} not compared with the best of the column: other test images, no seed in "
+            "common, or too few of them"
         )
-    return (*found, *of_damage(left_out, unread))
+    return found
 
 
-def of_damage(left_out: Sequence[LeftOut], unread: Sequence[LeftOut]) -> list[str]:
-    """What a table is without, and why."""
-    found = [without_images(unread)] if unread else []
-    return [*found, f"Left out: {named_left_out(left_out)}"] if left_out else found
+def damage_notes(left_out: Sequence[LeftOut], without: Sequence[LeftOut]) -> list[str]:
+    """Runs that are not in a table, and runs compared ``without`` their test images, with the reasons."""
+    found = [without_images(without)] if without else []
+    return [*found, f"Left out: {some_left_out(left_out)}"] if left_out else found
 
 
-def without_images(unread: Sequence[LeftOut]) -> str:
-    """Of runs whose figures of test images are damaged."""
-    return f"Compared without figures of each test image, which cannot be read: {named_left_out(unread)}"
+def without_images(runs: Sequence[LeftOut]) -> str:
+    """A note on runs whose results of each test image cannot be read."""
+    return f"Compared without the results of each test image, which cannot be read: {some_left_out(runs)}"
 
 
-def named_left_out(left_out: Sequence[LeftOut]) -> str:
+def some_left_out(left_out: Sequence[LeftOut]) -> str:
     """Some of them, each with its reason, and how many more."""
     return some([f"{left.name} ({left.because})" for left in left_out], SOME)
 
 
 def no_runs(title: str, left_out: Sequence[LeftOut]) -> str:
-    """Why there is nothing to tell."""
-    told = f"; {len(left_out)} left out: {named_left_out(left_out)}" if left_out else ""
-    return f"{title}: no runs{told}"
+    """The message where nothing is left to show."""
+    return f"{title}: no runs" + (
+        f"; {len(left_out)} left out: {some_left_out(left_out)}" if left_out else ""
+    )
 
 
-def _unequal(groups: Groups, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[str]:
-    """What rows of one column differ in, besides their model and what they are named by."""
+def _unequal(groups: Groups, keys: Sequence[str]) -> list[str]:
+    """Settings in which rows of one column differ, besides their model and ``keys``."""
     values: dict[str, dict[str, None]] = {}
     for column in dict.fromkeys(column for _, column in groups):
-        of_column = [group[0] for (_, own), group in groups.items() if own == column]
-        firsts = [run for run in of_column if run.readable]
-        if not firsts:
-            continue
+        firsts = [group[0] for (_, own), group in groups.items() if own == column]
         for key in differing(firsts):
-            if not key.startswith("model.") and key not in (*row_keys, *column_keys):
+            if not key.startswith("model.") and key not in keys:
                 values.setdefault(key, {}).update(dict.fromkeys(word(run.value(key)) for run in firsts))
     if not values:
         return []
     listed = "; ".join(f"{key} ({', '.join(sorted(each))})" for key, each in sorted(values.items()))
-    return [f"Rows of one column differ also in {listed}"]
+    return [f"Rows of one column also differ in {listed}"]
 
 
 def literature(sources: Iterable[str], metric: str) -> list[str]:
-    """What has to be said of figures from these, each once, beside ours."""
-    own = "" if what_and_estimator(metric)[1] == OWN else "; they are by each model's own q, ours are not"
-    return [f"Published: {source}; {CAVEATS[source]}{own}" for source in dict.fromkeys(sources)]
-
-
-def _published(groups: Groups, metric: str) -> list[str]:
-    found = (published(group[0], metric) for group in groups.values())
-    return literature([each.source for each in found if each], metric)
+    """The caveats of published values from these sources, each once."""
+    own = what_and_estimator(metric)[1] == OWN
+    proposal = "" if own else "; they were estimated with each model's own q(z | x), ours were not"
+    return [f"Published: {source}; {CAVEATS[source]}{proposal}" for source in dict.fromkeys(sources)]

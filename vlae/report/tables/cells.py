@@ -1,4 +1,4 @@
-"""What a cell of a table says of its runs."""
+"""The cells of a table: mean and standard error over seeds, and why values are missing."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from typing import Any
 from vlae.config.problems import shown
 from vlae.report.filter import is_number
 from vlae.report.metric_values import reliability_of
-from vlae.report.runs import DAMAGED, Run
+from vlae.report.runs import Run
 
 Values = tuple[Any, ...]
 
@@ -22,62 +22,62 @@ class Cell:
     row: Values
     column: Values
     runs: int
-    """Of any state."""
+    """Number of runs of any state."""
     n: int
-    """That are done and have the figure."""
+    """Number of runs that are done and have the metric."""
     mean: float | None = None
     standard_error: float | None = None
-    """Over seeds, ddof 1; None: of one seed it is unknown."""
+    """Over seeds, ddof 1; None: it is unknown for a single seed."""
     unreliable: int = 0
-    """Of n: their estimator's weights have a bad k-hat on too many images."""
+    """How many of the n have importance weights with a bad k-hat on too many images."""
     missing: str = ""
-    """What is true of the others: ``1 queued, 2 failed (exception)``."""
+    """The state of the others: ``1 queued, 2 failed (exception)``."""
     best: bool = False
     images: str = ""
-    """Which set of test images of its column it was scored on; empty: the column has one."""
+    """The set of test images, where the runs of a column were scored on several; empty: the column has one."""
     as_good: bool = False
-    """The best of its column, equal to it, or tested and not significantly different from it."""
+    """Whether it is the best of its column, equal to it, or tested and not significantly different from it."""
     tested: bool = False
-    """Whether its difference from the best counts as tested: both have at least ENOUGH_SEEDS (`best.py`) in common."""
+    """Whether its difference from the best is tested: both share at least ENOUGH_SEEDS (`ranking`)."""
     difference: float | None = None
-    """From the best, paired; None: it is the best, or cannot be paired with it."""
+    """Paired difference from the best; None: it is the best, or cannot be paired with it."""
     difference_standard_error: float | None = None
     p_value: float | None = None
     paired_over: str = ""
     published: float | None = None
     published_difference: float | None = None
-    """Ours minus the published."""
+    """Ours minus the published value."""
 
 
 def daggers(cells: Sequence[Cell]) -> bool:
-    """Whether each unreliable cell gets a dagger. Where all of several are unreliable the caption says it once."""
+    """Whether each unreliable cell gets a dagger. If all of several are unreliable, the caption says it once."""
     estimates = [cell for cell in cells if cell.mean is not None]
     unreliable = sum(cell.unreliable > 0 for cell in estimates)
     return unreliable == 1 or 0 < unreliable < len(estimates)
 
 
-def amount(run: Run, figure: str) -> float | None:
-    """None: the run has no such figure, or what it has is no number."""
-    value = run.value(figure)
+def number_of(run: Run, metric: str) -> float | None:
+    """The value of a metric; None: the run has none, or it is no finite number."""
+    value = run.value(metric)
     return value if is_number(value) and math.isfinite(value) else None
 
 
-def with_figure(runs: Sequence[Run], metric: str) -> list[Run]:
-    """Those that are done and have it, as a number."""
-    return [run for run in runs if amount(run, metric) is not None]
+def with_metric(runs: Sequence[Run], metric: str) -> list[Run]:
+    """The runs that are done and have the metric as a number."""
+    return [run for run in runs if number_of(run, metric) is not None]
 
 
 def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], metric: str) -> Cell:
-    """Without what is known only beside others."""
-    figures = [float(run.value(metric)) for run in done]
+    """The cell of these runs, before it is compared with others."""
+    values = [float(run.value(metric)) for run in done]
     mark = reliability_of(metric)
     return Cell(
         row,
         column,
         len(runs),
         len(done),
-        statistics.fmean(figures) if figures else None,
-        statistics.stdev(figures) / math.sqrt(len(figures)) if len(figures) > 1 else None,
+        statistics.fmean(values) if values else None,
+        statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         sum(run.value(mark) is True for run in done) if mark else 0,
         _why_missing(runs, done, metric),
     )
@@ -92,7 +92,6 @@ def _why_missing(runs: Sequence[Run], done: Sequence[Run], metric: str) -> str:
 def _why(run: Run, metric: str) -> str:
     if run.state == "done":
         value = run.value(metric)
-        return "done without this figure" if value is None else f"done, but its figure is {shown(value)}"
+        return "done without this metric" if value is None else f"done, but the metric is {shown(value)}"
     state = "never started" if run.state == "new" else run.state
-    # what is damaged differs from run to run, and stands with what was left out
-    return f"{state} ({run.reason})" if run.reason and run.state != DAMAGED else state
+    return f"{state} ({run.reason})" if run.reason else state

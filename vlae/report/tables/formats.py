@@ -1,4 +1,4 @@
-"""A table written out: CSV and JSON for programs, which lose nothing, and what people read elsewhere."""
+"""The formats of a table: CSV and JSON for programs, which lose nothing; Markdown, LaTeX and HTML for readers."""
 
 import csv
 import io
@@ -7,100 +7,69 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from vlae.report.runs import LeftOut
-from vlae.report.tables.cells import Cell, Values
+from vlae.report.tables.cells import Cell
 from vlae.report.tables.layout import Layout, Text, layout
 from vlae.report.tables.table import Table
 
 Write = Callable[[Table, int, bool], str]
-"""With so many decimals, transposed or not: what only readers need."""
+"""Table, decimals, transposed or not; CSV and JSON ignore the last two."""
 
 
 def to_json(table: Table) -> str:
-    """All of it; `from_json` gives an equal table."""
+    """The fields of the table; numbers are exact."""
     return json.dumps(asdict(table), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> Table:
-    told = json.loads(text)
-    told["cells"] = tuple(Cell(**_tuples(cell)) for cell in told["cells"])
-    unread = tuple(LeftOut(*each) for each in told.pop("unread"))
-    return Table(**_tuples(told), unread=unread)
-
-
-def _tuples(told: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists only."""
-    return {key: _tuple(value) for key, value in told.items()}
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(entry) for entry in value) if isinstance(value, list) else value
-
-
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""With which text begins that a spreadsheet executes, wide ones included."""
-FIGURES = tuple(field.name for field in fields(Cell) if field.name not in ("row", "column"))
+"""Prefixes of a text that a spreadsheet executes, wide ones included."""
+FIELDS = tuple(field.name for field in fields(Cell) if field.name not in ("row", "column"))
 
 
 def to_csv(table: Table) -> str:
-    """One line per cell: the values of its keys, then all that is known of it. `from_csv` gives equal cells.
+    """One line per cell: the values of its keys, then its other fields.
 
-    A field is JSON where it is no text; text that would be read as something else, has line breaks, or begins like a
-    formula of a spreadsheet (with =, +, - or @) is quoted as JSON has it; an empty field is what is missing.
+    A field that is no text is JSON. A text that would be read as something else, has line breaks, or begins like a
+    formula of a spreadsheet (with =, +, - or @) is a JSON string. An empty field is a missing value.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(map(_field, (*table.row_keys, *table.column_keys, *FIGURES)))
+    writer.writerow(map(_field, (*table.row_keys, *table.column_keys, *FIELDS)))
     for cell in table.cells:
-        figures = (getattr(cell, name) for name in FIGURES)
-        told = (None if value == "" else value for value in figures)
-        writer.writerow(map(_field, (*cell.row, *cell.column, *told)))
+        values = (getattr(cell, name) for name in FIELDS)
+        known = (None if value == "" else value for value in values)
+        writer.writerow(map(_field, (*cell.row, *cell.column, *known)))
     return buffer.getvalue()
-
-
-def from_csv(text: str, row_keys: int) -> tuple[Cell, ...]:
-    """row_keys: how many of the first columns name the row."""
-    header, *lines = csv.reader(io.StringIO(text))
-    keys = len(header) - len(FIGURES)
-    cells = []
-    for line in lines:
-        values: Values = tuple(_value(field) for field in line)
-        told = dict(zip(FIGURES, values[keys:], strict=True))
-        told |= {name: told[name] or "" for name in ("missing", "images", "paired_over")}
-        cells.append(Cell(values[:row_keys], values[row_keys:keys], **told))
-    return tuple(cells)
 
 
 def _field(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, str) and value.isprintable() and _value(value) == value:
+    if isinstance(value, str) and value.isprintable() and _is_text(value):
         return json.dumps(value, ensure_ascii=False) if value.strip().startswith(FORMULA) else value
     return json.dumps(value, ensure_ascii=False)
 
 
-def _value(field: str) -> Any:
-    if field == "":
-        return None
+def _is_text(value: str) -> bool:
+    """Whether a reader that tries JSON first reads it as the same text."""
     try:
-        return json.loads(field)
+        return value != "" and json.loads(value) == value
     except ValueError:
-        return field
+        return True
 
 
-def markdown(told: Layout) -> str:
-    """A pipe table; of characters that mean something in Markdown or HTML none does."""
-    header = [_escaped(name) for name in told.header]
+def markdown(layout: Layout) -> str:
+    """A pipe table; special characters of Markdown and HTML are escaped."""
+    header = [_escaped(name) for name in layout.header]
     lines = [
         header,
         ["---", *["---:"] * (len(header) - 1)],
-        *([_marked(text) for text in line] for line in told.lines),
+        *([_marked(text) for text in line] for line in layout.lines),
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     notes = [
-        f"<sup>{mark}</sup> {_escaped(note)}" if mark else _escaped(note) for mark, note in told.all_notes
+        f"<sup>{mark}</sup> {_escaped(note)}" if mark else _escaped(note) for mark, note in layout.all_notes
     ]
-    return "\n\n".join([table, _escaped(told.caption), *notes]) + "\n"
+    return "\n\n".join([table, _escaped(layout.caption), *notes]) + "\n"
 
 
 def _marked(text: Text) -> str:
@@ -116,16 +85,16 @@ def _escaped(text: str) -> str:
     return " ".join(text.split("\n"))
 
 
-def latex(told: Layout) -> str:
+def latex(layout: Layout) -> str:
     from vlae.report.tables.latex import latex
 
-    return latex(told)
+    return latex(layout)
 
 
-def html(told: Layout) -> str:
+def html(layout: Layout) -> str:
     from vlae.report.tables.html import html
 
-    return html(told)
+    return html(layout)
 
 
 def _for_readers(write: Callable[[Layout], str]) -> Write:

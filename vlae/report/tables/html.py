@@ -8,12 +8,12 @@ from vlae.system.streams import visible
 
 _TABLE = """\
 <table{% if sortable %} class="sortable n-last" id="table"{% endif %}>
-<caption>{{ told.caption }}</caption>
+<caption>{{ layout.caption }}</caption>
 <thead>
-<tr>{% for name in told.header %}<th>{{ name or ("model" if sortable else "") }}</th>{% endfor %}</tr>
+<tr>{% for name in layout.header %}<th>{{ name or ("model" if sortable else "") }}</th>{% endfor %}</tr>
 </thead>
 <tbody>
-{%- for line in told.lines %}
+{%- for line in layout.lines %}
 <tr>
 {%- for text in line %}<td
 {%- if sortable and not loop.first %} data-sort="{{ "" if text.value is none else text.value }}"{% endif -%}
@@ -23,7 +23,7 @@ _TABLE = """\
 {%- endfor %}
 </tbody>
 </table>
-{%- for mark, note in told.all_notes %}
+{%- for mark, note in layout.all_notes %}
 <p>{% if mark %}<sup>{{ mark }}</sup> {% endif %}{{ note }}</p>
 {%- endfor %}
 """
@@ -32,7 +32,7 @@ _PAGE = """\
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<title>{{ told.caption.partition(".")[0] }}</title>
+<title>{{ layout.caption.partition(".")[0] }}</title>
 <style>
 body { font-family: serif; margin: 2em; }
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
@@ -49,14 +49,14 @@ th:first-child, td:first-child { text-align: left; }
 """
 
 
-def html(told: Layout) -> str:
+def html(layout: Layout) -> str:
     """Names are text, whatever characters they have."""
-    return visible(_rendered(_PAGE, told=told, table=table_of(told)))
+    return visible(_rendered(_PAGE, layout=layout, table=table_of(layout)))
 
 
-def table_of(told: Layout, sortable: bool = False) -> Markup:
+def table_of(layout: Layout, sortable: bool = False) -> Markup:
     """The table with its notes, as a part of a page. sortable: with the figures, for a script that sorts by them."""
-    return Markup(_rendered(_TABLE, told=told, sortable=sortable))
+    return Markup(_rendered(_TABLE, layout=layout, sortable=sortable))
 
 
 def _rendered(template: str, **values: object) -> str:

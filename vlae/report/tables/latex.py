@@ -1,4 +1,7 @@
-"""A table for LaTeX with booktabs: a file that compiles by itself, and that a paper takes in by \\input."""
+"""A table for LaTeX with booktabs: a file that compiles by itself, and that a paper includes by \\input.
+
+A table wider than the text is scaled down to its width.
+"""
 
 import re
 import unicodedata
@@ -8,13 +11,13 @@ from jinja2 import Environment
 from vlae.report.tables.layout import Layout, Text
 
 _FILE = r"""
-% << told.title | comment >>: << told.metric | comment >>. << told.provenance | comment >>
-% Compiles by itself, and in a paper: \usepackage{booktabs} in its preamble, \input of this file
-% where the table goes, and \ref{<< told | label >>} in the text.
+% << layout.title | comment >>: << layout.metric | comment >>. << layout.provenance | comment >>
+% Compiles by itself, and in a paper: \usepackage{booktabs,graphicx} in its preamble, \input of this
+% file where the table goes, and \ref{<< layout | label >>} in the text.
 \expandafter\ifx\csname @nodocument\endcsname\relax\else
 \documentclass{article}
 \usepackage[margin=2cm]{geometry}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
 \begin{document}
 \def\tableofitsown{}
 \fi
@@ -22,23 +25,24 @@ _FILE = r"""
 \centering
 \setlength{\abovecaptionskip}{0pt}
 \setlength{\belowcaptionskip}{6pt}
-\caption{<< told.caption | tex >>}
-\label{<< told | label >>}
-\begin{tabular}{l<< "r" * (told.header | length - 1) >>}
+\caption{<< layout.caption | tex >>}
+\label{<< layout | label >>}
+\sbox0{\begin{tabular}{l<< "r" * (layout.header | length - 1) >>}
 \toprule
-<< told.header | map("tex") | join(" & ") >> \\
+<< layout.header | map("tex") | join(" & ") >> \\
 \midrule
-<% for line in told.lines -%>
+<% for line in layout.lines -%>
 << line | map("cell") | join(" & ") >> \\
 <% endfor -%>
 \bottomrule
-\end{tabular}
-<%- if told.notes %>
+\end{tabular}}
+\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi
+<%- if layout.notes %>
 
 \medskip
 \begin{minipage}{\linewidth}
 \footnotesize
-<%- for mark, note in told.notes %>
+<%- for mark, note in layout.notes %>
 <% if mark %>\textsuperscript{<< mark | tex >>}~<% endif %><< note | tex >>\par
 <%- endfor %>
 \end{minipage}
@@ -64,8 +68,8 @@ _SPELLED = {
 }
 
 
-def latex(told: Layout) -> str:
-    """Needs booktabs, and nothing else that is not in every LaTeX."""
+def latex(layout: Layout) -> str:
+    """The LaTeX of a table, which needs booktabs and graphicx."""
     environment = Environment(
         block_start_string="<%",
         block_end_string="%>",
@@ -78,7 +82,7 @@ def latex(told: Layout) -> str:
         autoescape=False,
     )
     environment.filters |= {"tex": tex, "cell": _cell, "comment": comment, "label": label_of}
-    return environment.from_string(_FILE.lstrip("\n")).render(told=told)
+    return environment.from_string(_FILE.lstrip("\n")).render(layout=layout)
 
 
 def _cell(text: Text) -> str:
@@ -87,14 +91,14 @@ def _cell(text: Text) -> str:
 
 
 def tex(text: str) -> str:
-    """What LaTeX prints as this text; ``?`` where a plain pdflatex has no letter."""
+    """The LaTeX source of a text; ``?`` where a plain pdflatex has no letter."""
     return _MINUS.sub("$-$", "".join(map(_character, text)))
 
 
-def label_of(told: Layout) -> str:
-    """``tab:smoke-log-likelihood-laplace``: one table of a sweep and a metric has it."""
-    metric = told.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
-    words = re.findall(r"[A-Za-z0-9.]+", f"{told.title} {metric}")
+def label_of(layout: Layout) -> str:
+    """``tab:smoke-log-likelihood-laplace``, from the sweep and the metric."""
+    metric = layout.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
+    words = re.findall(r"[A-Za-z0-9.]+", f"{layout.title} {metric}")
     return "tab:" + "-".join(words)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from string import ascii_lowercase
 
 from vlae.estimation.reliability import MARK
-from vlae.report.names import spelled
+from vlae.report.names import spelling
 from vlae.report.tables.cells import Cell, Values, daggers
 from vlae.report.tables.table import Table
 
@@ -14,27 +14,27 @@ HOLE = "–"
 
 @dataclass(frozen=True)
 class Text:
-    """Of a cell: plain text, and how it is set."""
+    """The text of a cell, and how it is set."""
 
     text: str
     bold: bool = False
     marks: tuple[str, ...] = ()
-    """Raised: the dagger, and letters of notes."""
+    """Superscripts: the dagger, and letters of notes."""
     value: float | None = None
-    """The figure that the text tells, where it tells one."""
+    """The number that the text shows, if it shows one."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The first column names the lines."""
+    """A header, and lines whose first text is their name."""
 
     header: tuple[str, ...]
     lines: tuple[tuple[Text, ...], ...]
     caption: str
     notes: tuple[tuple[str, str], ...]
-    """A mark, or nothing, and a text."""
+    """A mark, or an empty text, and the note."""
     provenance: str = ""
-    """Which code made the metrics: no part of a caption, and the last note where a format has no comments."""
+    """The code that made the metrics: a comment, or the last note where a format has no comments."""
     title: str = ""
     metric: str = ""
 
@@ -70,7 +70,7 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
         for row in table.rows
     ]
     heads = [_head(table.column_keys, column, kind) for column, kinds in parts for kind in kinds]
-    names = [named(table.row_keys, row) for row in table.rows]
+    names = [name_of(table.row_keys, row) for row in table.rows]
     if transpose:
         heads, names, by_row = names, heads, [list(line) for line in zip(*by_row, strict=True)]
     lines = [(Text(name), *line) for name, line in zip(names, by_row, strict=True)]
@@ -82,14 +82,14 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     )
 
 
-def named(keys: Sequence[str], values: Values) -> str:
-    """``VLAE, T = 4``; what a row or column has no value of is not said, unless it has none at all."""
-    told = [spelled(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
-    return ", ".join(told) or (HOLE if keys else "")
+def name_of(keys: Sequence[str], values: Values) -> str:
+    """``VLAE, T = 4``; keys without a value are skipped."""
+    texts = [spelling(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+    return ", ".join(texts) or (HOLE if keys else "")
 
 
 def _parts(table: Table) -> list[tuple[Values, tuple[str, ...]]]:
-    """Each column with what is shown of it."""
+    """Each column with its parts."""
     with_published = {cell.column for cell in table.cells if cell.published is not None}
     return [
         (column, ("ours", "published", "difference") if column in with_published else ("",))
@@ -98,7 +98,7 @@ def _parts(table: Table) -> list[tuple[Values, tuple[str, ...]]]:
 
 
 def _head(keys: Sequence[str], column: Values, kind: str) -> str:
-    return ", ".join(filter(None, [named(keys, column), kind]))
+    return ", ".join(filter(None, [name_of(keys, column), kind]))
 
 
 def _texts(

@@ -1,7 +1,7 @@
-"""Published figures: Park, Kim, Kim, Variational Laplace Autoencoders (ICML 2019), as far as they were at hand.
+"""Published values: Park, Kim, Kim, Variational Laplace Autoencoders (ICML 2019), as far as they were at hand.
 
-Test log-likelihood, nats an image, by importance sampling from each model's own q. They were read off vector charts and
-a picture: there is no table of them here, and no standard error. Nothing is quoted that was not seen.
+Test log-likelihood in nats per image, by importance sampling from each model's own q. The values were read off vector
+charts and a picture, without standard errors. Nothing is quoted that was not seen.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ CAVEATS = {
 
 
 class Published(NamedTuple):
-    """One figure."""
+    """One value."""
 
     value: float
     source: str
@@ -31,7 +31,7 @@ class _Chart(NamedTuple):
     source: str
     what: str
     of: Mapping[str, Any]
-    """Settings of the runs that it is of."""
+    """Settings of the runs in it."""
     updates: tuple[int | None, ...]
     values: Mapping[str, tuple[float, ...]]
     """By model, in the order of ``updates``."""
@@ -76,9 +76,9 @@ _CHARTS = (
 
 
 def published(run: Run, metric: str) -> Published | None:
-    """The figure that was published for a run's model, T, data and output distribution; None: none was.
+    """The published value for a run's model, T, data and output distribution; None: there is none.
 
-    ``savae_original`` and ``iaf_original`` are held beside what was published for ``savae`` and ``iaf``.
+    ``savae_original`` and ``iaf_original`` are compared with the values for ``savae`` and ``iaf``.
     """
     model = str(run.value("model.name")).removesuffix("_original")
     for chart in _CHARTS:
@@ -86,7 +86,7 @@ def published(run: Run, metric: str) -> Published | None:
         if not same or what_and_estimator(metric)[0] != chart.what or model not in chart.values:
             continue
         updates, values = run.value("T"), chart.values[model]
-        if updates is None and run.readable:
+        if updates is None:
             return Published(values[0], chart.source)
         if updates in chart.updates[: len(values)]:
             return Published(values[chart.updates.index(updates)], chart.source)

@@ -1,4 +1,4 @@
-"""The best of each column, and those that are as good as far as the runs can tell."""
+"""The best cell of each column, and the cells that do not differ from it significantly."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from vlae.report.metric_values import array_of
-from vlae.report.names import spelled
+from vlae.report.names import spelling
 from vlae.report.runs import LeftOut, Run
 from vlae.report.tables.cells import Cell
 from vlae.report.tables.significance import Difference, difference
@@ -14,23 +14,23 @@ from vlae.runs.metrics import better
 from vlae.system.disk import RecordError
 
 Group = tuple[Cell, Sequence[Run]]
-"""A cell, and those of its runs that have the figure."""
-Tell = Callable[[LeftOut], object]
-"""Is told of each run whose figures of test images cannot be read, so that it is compared without them."""
+"""A cell, and those of its runs that have the metric."""
+Report = Callable[[LeftOut], object]
+"""Receives each run whose results of test images cannot be read, so that it is compared without them."""
 OUTPUT = "output_dist.name"
 BINARY = "bernoulli"
-"""Images are black and white for it, and have probabilities; for others they have densities."""
+"""Its images are black and white and have probabilities; those of other outputs have densities."""
 ENOUGH_SEEDS = 3
 """Seeds that two models must share to be tested: with fewer a test can show almost nothing (decision record 11)."""
 TOO_FEW = "fewer than three seeds"
 SEEDS_READ = 30
-"""Of so many seeds the images are read: how images differ is known well enough then."""
+"""Seeds whose images are read, at most: then it is known well enough how images differ."""
 
 
-def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
-    """The cells of a column, the best of them marked, each other one with its difference from it.
+def rank(column: Sequence[Group], metric: str, report: Report) -> list[Cell]:
+    """The cells of a column: the best is marked, each other has its paired difference from it.
 
-    Where they were not all scored on the same images, each set of images has its best. There is no best of one.
+    Cells scored on different images have a best each. A single cell is not the best of anything.
     """
     sign = better(metric)
     if not sign:
@@ -46,20 +46,23 @@ def judged(column: Sequence[Group], metric: str, tell: Tell) -> list[Cell]:
         if len(groups) > 1
     }
     return [
-        replace(_judged(group, best.get(own) if own is not None else None, metric, tell), images=own or "")
+        replace(_compare(group, best.get(own) if own is not None else None, metric, report), images=own or "")
         for group, own in zip(column, images, strict=True)
     ]
 
 
 def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
-    """Of each group what tells its test images from those of others, ``num_images = 60``; None: it has no figure."""
+    """For each group what distinguishes its test images: ``num_images = 60``; None: it has no metric."""
     sets = [scored_on(runs[0]) if runs else None for _, runs in column]
     keys = sorted({key for one in sets if one for key in one})
-    telling = [key for key in keys if len({repr(one.get(key)) for one in sets if one is not None}) > 1]
-    return [None if one is None else ", ".join(spelled(key, one.get(key)) for key in telling) for one in sets]
+    distinguishing = [key for key in keys if len({repr(one.get(key)) for one in sets if one is not None}) > 1]
+    return [
+        None if one is None else ", ".join(spelling(key, one.get(key)) for key in distinguishing)
+        for one in sets
+    ]
 
 
-def _judged(group: Group, best: Group | None, metric: str, tell: Tell) -> Cell:
+def _compare(group: Group, best: Group | None, metric: str, report: Report) -> Cell:
     cell, runs = group
     if best is None:
         return cell
@@ -67,7 +70,7 @@ def _judged(group: Group, best: Group | None, metric: str, tell: Tell) -> Cell:
         return replace(cell, best=True, as_good=True)
     pairs = _pairs(runs, best[1])
     equal = cell.mean == best[0].mean
-    d = _difference(pairs, metric, tell)
+    d = _difference(pairs, metric, report)
     if d is None:
         return replace(cell, as_good=equal)
     tested = len(pairs) >= ENOUGH_SEEDS
@@ -82,54 +85,54 @@ def _judged(group: Group, best: Group | None, metric: str, tell: Tell) -> Cell:
     )
 
 
-def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, tell: Tell) -> Difference | None:
+def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, report: Report) -> Difference | None:
     """The difference of the runs of each pair. None: there is no pair, or its variance is unknown."""
     if not pairs:
         return None
     of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)
-    found = [difference_of_images(one, other, metric, tell) for one, other in pairs[:SEEDS_READ]]
+    found = [difference_of_images(one, other, metric, report) for one, other in pairs[:SEEDS_READ]]
     arrays = [array for array in found if array is not None]
     same = len({array.shape for array in arrays}) == 1
     return difference(of_seeds, without_unknown(np.stack(arrays)) if same else None)
 
 
 def _pairs(ours: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """By seed."""
+    """Runs of the same seed, ordered by seed."""
     by_seed: Mapping[int, Run] = {run.settings["seed"]: run for run in others}
     both = [(run, by_seed[run.settings["seed"]]) for run in ours if run.settings["seed"] in by_seed]
     return sorted(both, key=lambda pair: pair[0].settings["seed"])
 
 
 def scored_on(run: Run) -> dict[str, object]:
-    """What decides on which images a run is scored, but for its seed: binary ones or not, for one."""
+    """The settings that determine the test images, except the seed."""
     found = {key: run.settings[key] for key in sorted(run.settings) if key.startswith("dataset.")}
     if run.settings.get(OUTPUT) == BINARY:
         found[OUTPUT] = BINARY
     return {**found, "evaluate.num_images": run.settings.get("evaluate.num_images")}
 
 
-def difference_of_images(one: Run, other: Run, metric: str, tell: Tell) -> np.ndarray | None:
-    """The figure of one minus that of the other, an entry an image. None: no image has a part of it."""
+def difference_of_images(one: Run, other: Run, metric: str, report: Report) -> np.ndarray | None:
+    """The metric of one run minus that of the other: [images]. None: the metric is no mean over images."""
     name = array_of(metric)
     if name is None:
         return None
-    ours, others = _of_images(one, name, tell), _of_images(other, name, tell)
+    ours, others = _of_images(one, name, report), _of_images(other, name, report)
     if ours is None or others is None:
         return None
     if ours.shape != others.shape:
-        tell(LeftOut(one.id, f"it has {name} of {len(ours)} images, {other.id} of {len(others)}"))
+        report(LeftOut(one.id, f"it has {name} of {len(ours)} images, {other.id} of {len(others)}"))
         return None
     return ours.astype(np.float64) - others
 
 
-def _of_images(run: Run, name: str, tell: Tell) -> np.ndarray | None:
+def _of_images(run: Run, name: str, report: Report) -> np.ndarray | None:
     try:
         return run.per_image(name) if run.per_image else None
     except RecordError as error:
-        tell(LeftOut(run.id, str(error)))
+        report(LeftOut(run.id, str(error)))
         return None
 
 
 def without_unknown(d: np.ndarray) -> np.ndarray:
-    """Images that every seed has a figure of."""
+    """The images that have a value for every seed: [seeds, images] to [seeds, some images]."""
     return d[:, ~np.isnan(d).any(0)]

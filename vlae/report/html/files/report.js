@@ -70,13 +70,13 @@
   }
   let whole = wholeRange(), range = [...whole], chart = null, lines = [];
 
-  for (const name of told.figures) figure.add(new Option(name, name));
+  for (const name of told.metrics) figure.add(new Option(name, name));
 
   const padded = (values) => epochs.map((_, i) => (i < values.length ? values[i] : null));
 
   /** What is drawn: a line each seed, or one each model. */
   function linesOf() {
-    const at = told.figures.indexOf(figure.value);
+    const at = told.metrics.indexOf(figure.value);
     const each = told.runs
       .filter((run) => inSight(run.model) && shown.has(run.model) && run.values[at].length)
       .map((run) => ({ model: run.model, label: run.label, values: padded(run.values[at]) }));

@@ -532,7 +532,9 @@ def test_the_caption_stands_beside_the_picture_and_in_its_metadata(figure_comman
     figure = draw("cost", runs)
     _, others, _ = texts(figure)
     assert not any("log-likelihood in nats" in text for text, _ in others)
-    assert figure.caption.startswith("Test log-likelihood in nats per image (higher is better), estimated with a Laplace proposal")
+    assert figure.caption.startswith(
+        "Test log-likelihood in nats per image (higher is better), estimated with a Laplace proposal"
+    )
     figure_command("v", "cost", "--out", file)
     first, _, *rest = (tmp_path / "a.caption.tex").read_text().splitlines()
     assert first == "% v, cost. Code: cccccccccc"

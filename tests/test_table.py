@@ -314,7 +314,7 @@ def test_the_default_figure_is_by_an_estimator_that_all_runs_have(tmp_path):
     del results["test"]["log_likelihood"]["laplace"]
     (path / "results.json").write_text(json.dumps(results))
     assert table_of(tmp_path).metric == OWN
-    assert "by each model's own q" in table_of(tmp_path).caption
+    assert "with each model's own q(z | x)" in table_of(tmp_path).caption
     assert cells(table_of(tmp_path, metric=LAPLACE))["vlae"].missing == "1 done without this figure"
 
 
@@ -402,7 +402,8 @@ def test_with_fewer_than_three_seeds_only_the_best_is_bold_and_differences_are_u
     assert [line[1].bold for line in layout(found).lines] == [False, False, True]
     assert not any(cell.tested for cell in found.cells)
     assert (
-        "Bold: the best of each column; differences are not tested with fewer than three seeds" in found.caption
+        "Bold: the best of each column; differences are not tested with fewer than three seeds"
+        in found.caption
     )
     assert "significant" not in found.caption
 

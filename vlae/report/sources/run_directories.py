@@ -86,7 +86,11 @@ class Configs:
         """The configuration of the run directory ``place``. RecordError: there is none, or it is not that of a run."""
         content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
         if content is None:
-            gone = "its directory is missing" if not os.path.isdir(place) else "it is no run: it has no config.yaml"
+            gone = (
+                "its directory is missing"
+                if not os.path.isdir(place)
+                else "it is no run: it has no config.yaml"
+            )
             raise RecordError(gone)
         try:
             return self._config(content.decode())

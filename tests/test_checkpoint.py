@@ -119,7 +119,7 @@ def test_instead_of_a_damaged_one_the_one_before_is_loaded_and_both_are_named(fo
     assert_same(state, 1)
     assert words in warning
     assert str(path) in warning
-    assert warning.endswith(f"Going on from the checkpoint before it, {folder / 'previous.pt'}")
+    assert warning.endswith(f"Resuming from the checkpoint before it, {folder / 'previous.pt'}")
 
 
 def test_without_a_good_one_both_are_named(folder):

@@ -128,7 +128,7 @@ def test_ctrl_c_interrupts_the_runs_and_the_same_command_ends_as_if_it_had_not(t
     wait_until(lambda: training(tmp_path, 2))
     command.press_ctrl_c()
     text = command.wait(130)
-    assert "the same command goes on from here" in text
+    assert "the same command continues from here" in text
     assert sorted(states(tmp_path)) == ["interrupted", "interrupted", "new"]
     launch(tmp_path, *seeds)
     (tmp_path / "straight").mkdir()

@@ -448,42 +448,12 @@ def test_of_processes_in_one_slurm_job_on_one_host_the_living_holds_the_run(run,
     assert run.claim().number == 2
 
 
-@pytest.mark.parametrize(
-    ("answer", "uid", "updated", "lives"),
-    [
-        (PermissionError, -1, 240, True),
-        (PermissionError, -1, 360, False),
-        (ProcessLookupError, -1, 10, False),  # no process of that id at all
-        (PermissionError, lease.own_uid(), 10, False),  # ours is gone, and its id is another user's now
-    ],
-)
-def test_a_hidden_process_of_another_user_lives_as_long_as_it_gives_signs_of_life(
-    run, monkeypatch, answer, uid, updated, lives
-):
-    """As where /proc is mounted with hidepid=2."""
-
-    def refuse(pid: int, number: int) -> None:
-        raise answer
-
-    def not_there(pid: int) -> None:
-        raise lease.psutil.NoSuchProcess(pid)
-
-    put_claim(run, uid=uid, started=ago(9000))
-    run.write_status(state="running", attempt=1, updated=ago(updated))
-    monkeypatch.setattr(lease.psutil, "pid_exists", lambda pid: False)
-    monkeypatch.setattr(lease.psutil, "Process", not_there)
-    monkeypatch.setattr(lease.os, "kill", refuse)
-    assert run.state() == ("running" if lives else "interrupted")
-
-
 @pytest.mark.parametrize(("updated", "lives"), [(240, True), (360, False)])
 def test_a_process_that_may_not_be_looked_at_is_judged_by_its_signs_of_life(run, monkeypatch, updated, lives):
-    """As where /proc is mounted with hidepid=1."""
-
     def refuse(pid: int) -> None:
         raise lease.psutil.AccessDenied(pid)
 
-    put_claim(run, uid=-1, started=ago(9000))
+    put_claim(run, started=ago(9000))
     run.write_status(state="running", attempt=1, updated=ago(updated))
     monkeypatch.setattr(lease.psutil, "Process", refuse)
     assert run.state() == ("running" if lives else "interrupted")

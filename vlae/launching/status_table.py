@@ -145,7 +145,7 @@ def _progress(state: State) -> str:
 
 
 def _state(state: State) -> str:
-    name = f"{state.state} anew" if state.path.parent.name == FORCED else state.state
+    name = f"{state.state} again" if state.path.parent.name == FORCED else state.state
     if state.state == "running" and state.heartbeat is not None:
         text = f"{name}, seen {duration(state.heartbeat)} ago"
         if state.reason:  # a disk that refuses writes

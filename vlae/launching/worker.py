@@ -62,7 +62,7 @@ def run_queue(queue: Queue) -> int:
     if text := next(filter(None, (_upload_later(queue, job) for job in jobs)), ""):
         display.say(text)
     if interruption.requested:
-        display.say("interrupted; the same command goes on from here")
+        display.say("interrupted; the same command continues from here")
         return 128 + interruption.number
     ended_well = all(job.outcome in ("done", "held") for job in jobs) and "failed" not in settings["skipped"]
     return 0 if ended_well else 1

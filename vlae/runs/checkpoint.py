@@ -82,7 +82,7 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
         except _Damaged as damage:
             problems.append(f"{path} is damaged: {damage}")
             continue
-        return state, [f"{problems[0]}. Going on from the checkpoint before it, {path}"] if problems else []
+        return state, [f"{problems[0]}. Resuming from the checkpoint before it, {path}"] if problems else []
     if all(problem.endswith("is missing") for problem in problems):
         return None, []
     raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to do without")

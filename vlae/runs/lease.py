@@ -15,23 +15,12 @@ import psutil
 
 from vlae.runs.schema import Claim, check_claim
 from vlae.system.disk import RecordError
-from vlae.system.files import (
-    appearing,
-    json_bytes,
-    read_json,
-    write_atomically,
-)
+from vlae.system.files import appearing, json_bytes, read_json, write_atomically
 from vlae.system.processes import place, process_start
 
 FORCED = ".forced"  # in runs_dir: runs that are executed again, beside their old results
-
-
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
-
-
 GPUS = "VLAE_GPUS"  # environment variable: the GPUs of this process, a fraction where it shares one
-
-
 QUEUE = "VLAE_QUEUE"  # environment variable: the queue whose Slurm job this process belongs to
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
 
@@ -69,32 +58,14 @@ def seconds_since(time_stamp: str | None) -> float:
     return (datetime.now(timezone.utc) - datetime.fromisoformat(time_stamp)).total_seconds()
 
 
-def own_uid() -> int | None:
-    return os.geteuid() if hasattr(os, "geteuid") else None
-
-
-def is_hidden(pid: int, uid: int | None) -> bool:
-    """Whether another user's process is there although /proc, mounted with hidepid=2, does not show it."""
-    if uid == own_uid() or psutil.pid_exists(pid):
-        return False
-    try:
-        os.kill(pid, 0)  # sends nothing
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def process_lives(claim: Mapping[str, Any]) -> bool | None:
     """Whether the process that made ``claim`` in this `place` lives; None where we may not see it."""
     try:
         start = process_start(claim["pid"])
-    except psutil.AccessDenied:  # hidepid=1
+    except psutil.AccessDenied:
         return None
-    if start is None:
-        return None if is_hidden(claim["pid"], claim.get("uid")) else False
-    return abs(start - claim["process_start"]) < 2  # another start: the id belongs to another process by now
+    # another start: the id belongs to another process by now
+    return start is not None and abs(start - claim["process_start"]) < 2
 
 
 def slurm_job() -> tuple[str | None, int]:
@@ -114,7 +85,6 @@ def new_claim() -> dict[str, Any]:
     job, restarts = slurm_job()
     return {
         "pid": os.getpid(),
-        "uid": own_uid(),
         "process_start": process_start(os.getpid()),
         "host": socket.gethostname(),
         "place": place(),

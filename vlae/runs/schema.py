@@ -1,45 +1,38 @@
 """The JSON records of a run: the fields of each, checked by pydantic when a file is read."""
 
+import contextlib
+import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from vlae.config.problems import shown
 from vlae.system.disk import RecordError
 
-COUNTS = ("epoch", "epochs", "image", "images")
-"""Keys of progress that are shown as a share."""
 AS_WRITTEN = ConfigDict(strict=True, extra="allow")
 """No value is converted; keys of other versions stay."""
 
 
 def _check_time(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("no time zone")
-    return text
-
-
-_NUMBER = TypeAdapter(FiniteFloat, config=ConfigDict(strict=True))
+    with contextlib.suppress(ValueError):
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    raise ValueError("a time with its zone")
 
 
 def _check_progress(progress: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(progress.get("doing", ""), str):
-        raise ValueError("doing is no text")
-    for key in COUNTS:
-        if key in progress:
-            _NUMBER.validate_python(progress[key])
-    if progress.get("elbo") is not None:  # null: it was not finite
-        _NUMBER.validate_python(progress["elbo"])
+    counts = [progress[key] for key in ("epoch", "epochs", "image", "images") if key in progress]
+    elbo = progress.get("elbo") or 0.0  # null: it was not finite
+    wrong = [each for each in (*counts, elbo) if isinstance(each, bool) or not isinstance(each, int | float)]
+    if wrong or not isinstance(progress.get("doing", ""), str):
+        raise ValueError("numbers by their names")
     return progress
 
 
-Text = Annotated[str, Field(description="a text")]
-Whole = Annotated[int, Field(description="a whole number")]
-Number = Annotated[FiniteFloat, Field(description="a number")]
-Time = Annotated[str, AfterValidator(_check_time), Field(description="a time with its zone")]
-Progress = Annotated[dict[str, Any], AfterValidator(_check_progress)]
+Time = Annotated[str, AfterValidator(_check_time)]
 RunState = Literal["new", "running", "interrupted", "failed", "done"]
 
 
@@ -47,18 +40,18 @@ class Claim(TypedDict):
     """attempts/<n>/claim.json: the process that executes a run; also that of a queue or of a launch."""
 
     __pydantic_config__ = AS_WRITTEN  # pyright: ignore[reportGeneralTypeIssues]
-    pid: Annotated[PositiveInt, Field(description="a positive whole number")]
-    process_start: Number
+    pid: PositiveInt
+    process_start: FiniteFloat
     """Seconds from the start of the machine to that of the process."""
-    host: Text
-    place: Text
+    host: str
+    place: str
     """Machine, boot and container: where process ids mean the same."""
-    slurm_job: Annotated[Text | None, Field(description="a text or null")]
-    slurm_restarts: Annotated[Whole | None, Field(description="a whole number or null")]
-    queue: Annotated[Text | None, Field(description="a text or null")]
+    slurm_job: str | None
+    slurm_restarts: int | None
+    queue: str | None
     """The queue whose Slurm job executes it: another cluster may have a job of the same id."""
     started: Time
-    token: Text
+    token: str
     """Distinguishes our claim from that of another thread."""
 
 
@@ -66,42 +59,42 @@ class Status(TypedDict):
     """status.json: what the process that executes a run last wrote."""
 
     __pydantic_config__ = AS_WRITTEN  # pyright: ignore[reportGeneralTypeIssues]
-    run_id: Text
-    state: Annotated[RunState, Field(description=f"one of {', '.join(get_args(RunState))}")]
-    attempt: Annotated[Whole | None, Field(description="a whole number or null")]
-    progress: Annotated[Progress | None, Field(description="numbers by their names")]
-    updated: Annotated[Time | None, Field(description="a time with its zone or null")]
+    run_id: str
+    state: RunState
+    attempt: int | None
+    progress: Annotated[dict[str, Any], AfterValidator(_check_progress)] | None
+    updated: Time | None
     """The last sign of life."""
-    reason: Annotated[Text | None, Field(description="a text or null")]
-    message: Annotated[Text | None, Field(description="a text or null")]
-    where: Annotated[Text | None, Field(description="a text or null")]
+    reason: str | None
+    message: str | None
+    where: str | None
     """The host of the attempt, and its Slurm job."""
-    gpu_seconds: Number
+    gpu_seconds: FiniteFloat
     """GPU time of all attempts together."""
-    progressed: Annotated[Time | None, Field(description="a time with its zone or null")]
+    progressed: Time | None
     """When the attempt last made progress."""
 
 
-_ADAPTERS = {record: TypeAdapter(record) for record in (Claim, Status)}
+_CLAIM, _STATUS = TypeAdapter(Claim), TypeAdapter(Status)
 
 
 def check_claim(file: str, content: dict[str, Any]) -> Claim:
     """The content of a claim.json; keys that older claims lack are null. RecordError: nobody writes such a claim."""
     content = {**dict.fromkeys(Claim.__annotations__), **content}
-    return _check(Claim, file, content, "where no process executes this any more, move it away")
+    return check_record(_CLAIM, file, content, "where no process executes this any more, move it away")
 
 
 def check_status(file: str, content: dict[str, Any]) -> Status:
     """The content of a status.json. RecordError: no run writes such a status."""
-    return _check(Status, file, content, "move it away, and the same command continues the run")
+    return check_record(_STATUS, file, content, "move it away, and the same command continues the run")
 
 
-def _check(record: Any, file: str, content: dict[str, Any], way_out: str) -> Any:
+def check_record(adapter: TypeAdapter[Any], file: str, content: Mapping[str, Any], way_out: str) -> Any:
+    """The content of a file as its type says. RecordError: the first key that is wrong; way_out: what to do then."""
     try:
-        return _ADAPTERS[record].validate_python(content)
+        return adapter.validate_python(content)
     except ValidationError as error:
-        key = str(error.errors(include_url=False)[0]["loc"][0])
-    hint = get_type_hints(record, include_extras=True)[key]
-    described = [each.description for each in hint.__metadata__ if getattr(each, "description", None)]
-    text = f"expected {described[-1]}, got {shown(content.get(key))}. It was changed by hand; {way_out}"
-    raise RecordError(f"{file}: {key}: {text}")
+        first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0])
+    expected = re.sub("^(Input should be|Value error,) ", "", first["msg"])
+    raise RecordError(f"{file}: {key}: expected {expected}, got {shown(content.get(key))}; {way_out}")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
 from vlae.runs.lease import now
@@ -14,6 +14,12 @@ from vlae.system.files import StrPath, json_bytes, make_directory, read_json, wr
 SWEEPS = ".sweeps"  # in runs_dir
 
 
+def _check_id(run: str) -> str:
+    if not run or run[0] == "." or "/" in run or "\0" in run:
+        raise ValueError("ids of runs")
+    return run
+
+
 class Sweep(TypedDict):
     """The note of a sweep."""
 
@@ -21,7 +27,7 @@ class Sweep(TypedDict):
     name: str
     launched: str
     command: list[str]
-    runs: dict[Annotated[str, Field(pattern=r"^[^./\0][^/\0]*$")], str]
+    runs: dict[Annotated[str, AfterValidator(_check_id)], str]
     """Their ids, with what distinguishes each."""
 
 

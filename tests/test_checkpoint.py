@@ -238,12 +238,9 @@ def by_pickle(protocol: int):
     return write
 
 
-@pytest.mark.parametrize(
-    "write", [by_torch, by_torch_and_sealed, by_torch_in_the_old_format, *map(by_pickle, range(2, 6))]
-)
 @pytest.mark.parametrize("name", ["last.pt", "previous.pt"])
-def test_a_checkpoint_made_to_execute_code_is_refused_and_does_not(folder, tmp_path, write, name):
-    write({"model": torch.ones(2), "step": Attack(tmp_path / "attacked")}, folder / name)
+def test_a_checkpoint_made_to_execute_code_is_refused_and_does_not(folder, tmp_path, name):
+    by_torch_and_sealed({"model": torch.ones(2), "step": Attack(tmp_path / "attacked")}, folder / name)
     if name == "previous.pt":
         folder.joinpath("last.pt").unlink()
     with pytest.raises(RecordError, match=rf"refused: \S+{name} was not written by vlae"):
@@ -251,9 +248,9 @@ def test_a_checkpoint_made_to_execute_code_is_refused_and_does_not(folder, tmp_p
     assert not tmp_path.joinpath("attacked").exists()
 
 
-@pytest.mark.parametrize("protocol", [0, 1])
-def test_a_pickle_of_the_oldest_protocols_is_passed_over_like_any_damaged_file(folder, tmp_path, protocol):
-    by_pickle(protocol)({"step": Attack(tmp_path / "attacked")}, folder / "last.pt")
+@pytest.mark.parametrize("write", [by_torch, by_torch_in_the_old_format, *map(by_pickle, range(6))])
+def test_a_file_of_another_program_is_passed_over_like_any_damaged_file(folder, tmp_path, write):
+    write({"step": Attack(tmp_path / "attacked")}, folder / "last.pt")
     state, [warning] = checkpoint.load(folder)
     assert_same(state, 1)
     assert "last.pt is damaged" in warning
@@ -266,7 +263,4 @@ def test_nothing_without_a_good_seal_is_unpickled(folder, monkeypatch):
     for file in (folder / "last.pt", folder / "previous.pt"):
         file.write_bytes(content[:-1] + b"?")
     with pytest.raises(RecordError, match="no good checkpoint"):
-        checkpoint.load(folder)
-    torch.save(state_of(5), folder / "last.pt")  # harmless, and yet not ours
-    with pytest.raises(RecordError, match="refused"):
         checkpoint.load(folder)

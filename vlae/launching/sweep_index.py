@@ -15,7 +15,7 @@ SWEEPS = ".sweeps"  # in runs_dir
 
 
 def _check_id(run: str) -> str:
-    if not run or run[0] == "." or "/" in run or "\0" in run:
+    if not run or run[0] == "." or "/" in run or not run.isprintable():
         raise ValueError("ids of runs")
     return run
 

@@ -35,143 +35,130 @@ PARTS = {
 _ERROR = "standard error of it over test images"
 
 
-def _chains(place: str) -> list[Metric]:
-    """The metrics of annealed importance sampling."""
-    return [
-        Metric(f"{place}.num_images", "images", "images that were annealed"),
-        Metric(f"{place}.num_chains", "chains", "independent chains per image"),
-        Metric(f"{place}.num_distributions", "", "steps of a chain from the prior to p(z | x)"),
-        Metric(f"{place}.num_leapfrog", "", "steps of a Hamiltonian move"),
-        Metric(f"{place}.ess_median", "chains", "effective number of chains of the median image", HIGHER),
-        Metric(f"{place}.ess_min", "chains", "effective number of chains of the worst image", HIGHER),
-        Metric(
-            f"{place}.monte_carlo_error_median",
-            "nats",
-            "standard error of the median image's own estimate",
-            LOWER,
-        ),
-        Metric(f"{place}.acceptance", "", "share of the moves that were accepted"),
-        Metric(
-            f"{place}.proposals.<estimator>.mean", "nats", "log-likelihood by the estimator on these images"
-        ),
-        Metric(f"{place}.proposals.<estimator>.standard_error", "nats", _ERROR, LOWER),
-        Metric(f"{place}.proposals.<estimator>.difference", "nats", "the estimator's minus the annealed"),
-        Metric(f"{place}.proposals.<estimator>.difference_standard_error", "nats", _ERROR, LOWER),
-    ]
+def _parse(table: str) -> tuple[Metric, ...]:
+    """Metrics from lines of name, unit, direction and text. A line in brackets: how the names below it begin.
+
+    ± behind the direction: its standard error is a metric too.
+    """
+    found, prefix = [], ""
+    for line in table.strip().splitlines():
+        if line[0] == "[":
+            prefix = line[1:-1]
+            continue
+        name, unit, direction, text = re.split("  +", line, maxsplit=3)
+        better = {"+": HIGHER, "-": LOWER, ".": 0}[direction[0]]
+        found.append(Metric(prefix + name, unit.replace("-", ""), text, better))
+        if direction.endswith("±"):
+            stem = name.removesuffix("mean") if name.endswith("mean") else f"{name}_"
+            found.append(Metric(f"{prefix}{stem}standard_error", unit, _ERROR, LOWER))
+    return tuple(found)
 
 
-_OF_ESTIMATOR = "test.log_likelihood.<estimator>"
-_AIS = "test.log_likelihood.ais"
+_CHAINS = """
+num_images                        images   .   images that were annealed
+num_chains                        chains   .   independent chains per image
+num_distributions                 -        .   steps of a chain from the prior to p(z | x)
+num_leapfrog                      -        .   steps of a Hamiltonian move
+ess_median                        chains   +   effective number of chains of the median image
+ess_min                           chains   +   effective number of chains of the worst image
+monte_carlo_error_median          nats     -   standard error of the median image's own estimate
+acceptance                        -        .   share of the moves that were accepted
+proposals.<estimator>.mean        nats     .±  log-likelihood by the estimator on these images
+proposals.<estimator>.difference  nats     .±  the estimator's minus the annealed
+""".strip()
 
-RESULTS = (
-    Metric("test.elbo", "nats", "ELBO per test image, by the model's own q(z | x)", HIGHER),
-    Metric("test.elbo_standard_error", "nats", _ERROR, LOWER),
-    Metric(f"{_OF_ESTIMATOR}.mean", "nats", "log-likelihood per test image by this estimator", HIGHER),
-    Metric(f"{_OF_ESTIMATOR}.standard_error", "nats", _ERROR, LOWER),
-    Metric(f"{_OF_ESTIMATOR}.num_samples", "samples", "the most importance samples per image"),
-    Metric(f"{_OF_ESTIMATOR}.num_images", "images", "test images that were scored"),
-    Metric(f"{_OF_ESTIMATOR}.elbo", "nats", "ELBO per test image with this q", HIGHER),
-    Metric(f"{_OF_ESTIMATOR}.elbo_standard_error", "nats", _ERROR, LOWER),
-    Metric(f"{_OF_ESTIMATOR}.ess_median", "samples", "effective sample size of the median image", HIGHER),
-    Metric(f"{_OF_ESTIMATOR}.ess_min", "samples", "effective sample size of the worst image", HIGHER),
-    Metric(f"{_OF_ESTIMATOR}.k_hat_limit", "", "Pareto k-hat above which an image's estimate is unreliable"),
-    Metric(
-        f"{_OF_ESTIMATOR}.k_hat_unreliable", "", "share of the images with a k-hat above the limit", LOWER
-    ),
-    Metric(f"{_OF_ESTIMATOR}.k_hat_unknown", "images", "images with too few samples for a k-hat"),
-    Metric(
-        f"{_OF_ESTIMATOR}.monte_carlo_error_median",
-        "nats",
-        "standard error of the median image's own estimate",
-        LOWER,
-    ),
-    Metric(f"{_OF_ESTIMATOR}.samples_mean", "samples", "importance samples per image that were drawn"),
-    Metric(
-        f"{_OF_ESTIMATOR}.samples_for_a_tenth",
-        "samples",
-        "samples that the median image needs for a standard error of 0.1 nats",
-        LOWER,
-    ),
-    Metric(
-        f"{_OF_ESTIMATOR}.mean_in_model_space",
-        "nats",
-        "log-likelihood without the Jacobian of the logit transform",
-        HIGHER,
-    ),
-    Metric(f"{_OF_ESTIMATOR}.mode_search.steps_mean", "steps", "steps of the search for the mode, per image"),
-    Metric(f"{_OF_ESTIMATOR}.mode_search.steps_max", "steps", "steps of the longest search"),
-    Metric(f"{_OF_ESTIMATOR}.mode_search.converged", "images", "searches that converged"),
-    Metric(f"{_OF_ESTIMATOR}.mode_search.stalled", "images", "searches that found no better point"),
-    Metric(f"{_OF_ESTIMATOR}.mode_search.unconverged", "images", "searches that ended at the limit of steps"),
-    Metric(f"{_AIS}.mean", "nats", "log-likelihood by annealed importance sampling, first images", HIGHER),
-    Metric(f"{_AIS}.standard_error", "nats", _ERROR, LOWER),
-    Metric(f"{_AIS}.mean_in_model_space", "nats", "without the Jacobian of the logit transform", HIGHER),
-    *_chains(_AIS),
-    Metric("test.bdmc.lower.mean", "nats", "lower bound of the truth, on images drawn from the model"),
-    Metric("test.bdmc.lower.standard_error", "nats", _ERROR, LOWER),
-    Metric("test.bdmc.upper.mean", "nats", "upper bound of the truth, on the same images"),
-    Metric("test.bdmc.upper.standard_error", "nats", _ERROR, LOWER),
-    Metric("test.bdmc.gap", "nats", "upper minus lower bound", LOWER),
-    Metric("test.bdmc.gap_standard_error", "nats", _ERROR, LOWER),
-    *_chains("test.bdmc"),
-    Metric("test.gaps.num_images", "images", "the first test images, whose gaps were measured"),
-    Metric("test.gaps.elbo", "nats", "ELBO on these images", HIGHER),
-    Metric("test.gaps.optimal_elbo", "nats", "ELBO of the best member of the model's family", HIGHER),
-    Metric("test.gaps.log_likelihood", "nats", "the best estimate of log p(x) on these images", HIGHER),
-    Metric("test.gaps.log_likelihood_by", "text", "the estimator of that"),
-    Metric("test.gaps.approximation", "nats", "log p(x) minus the ELBO of the best member", LOWER),
-    Metric("test.gaps.approximation_standard_error", "nats", _ERROR, LOWER),
-    Metric("test.gaps.amortisation", "nats", "ELBO of the best member minus the model's own", LOWER),
-    Metric("test.gaps.amortisation_standard_error", "nats", _ERROR, LOWER),
-    Metric("test.gaps.iterations", "", "refinements of the model's own inference"),
-    Metric("test.bits_per_dim", "bits", "per dimension of dequantised integer pixels; else missing", LOWER),
-    Metric("test.uniform_bits_per_dim", "bits", "the same of a uniform distribution over pixel levels"),
-    Metric("best_epoch", "epochs", "the epoch whose model is evaluated"),
-    Metric("epochs", "epochs", "epochs that were trained"),
-    Metric("validation.elbo", "nats", "ELBO per validation image, best epoch", HIGHER),
-    Metric("cost.train_seconds", "s", "training, all attempts together", LOWER),
-    Metric("cost.seconds_per_epoch", "s", "training, per epoch", LOWER),
-    Metric("cost.evaluate_seconds", "s", "evaluation", LOWER),
-    Metric("cost.seconds_by_proposal.<estimator>", "s", "evaluation by this estimator", LOWER),
-    Metric("cost.ais_seconds", "s", "annealed importance sampling", LOWER),
-    Metric("cost.bdmc_seconds", "s", "the bracket of the truth", LOWER),
-    Metric("cost.peak_memory_bytes", "bytes", "peak of the GPU's memory, or of the process on a CPU", LOWER),
-    Metric("cost.parameters", "", "numbers that the model has learned", LOWER),
-    Metric("environment.vlae", "text", "version of the package"),
-    Metric("environment.code.hash", "text", "hash of the code that was executed"),
-    Metric("environment.code.commit", "text", "the commit that it is based on"),
-    Metric("environment.code.changed", "boolean", "true: with changes since"),
-    Metric("environment.python", "text", "version of Python"),
-    Metric("environment.torch", "text", "version of PyTorch"),
-    Metric("environment.device", "text", "where the run was computed"),
-    Metric("environment.threads", "", "CPU threads"),
-    Metric("environment.platform", "text", "operating system"),
-    Metric("environment.host", "text", "name of the machine"),
-)
+RESULTS = _parse(f"""
+[test.]
+elbo  nats     +±  ELBO per test image, by the model's own q(z | x)
+[test.log_likelihood.<estimator>.]
+mean                      nats     +±  log-likelihood per test image by this estimator
+num_samples               samples  .   the most importance samples per image
+num_images                images   .   test images that were scored
+elbo                      nats     +±  ELBO per test image with this q
+ess_median                samples  +   effective sample size of the median image
+ess_min                   samples  +   effective sample size of the worst image
+k_hat_limit               -        .   Pareto k-hat above which an image's estimate is unreliable
+k_hat_unreliable          -        -   share of the images with a k-hat above the limit
+k_hat_unknown             images   .   images with too few samples for a k-hat
+monte_carlo_error_median  nats     -   standard error of the median image's own estimate
+samples_mean              samples  .   importance samples per image that were drawn
+samples_for_a_tenth       samples  -   samples that the median image needs for a standard error of 0.1 nats
+mean_in_model_space       nats     +   log-likelihood without the Jacobian of the logit transform
+mode_search.steps_mean    steps    .   steps of the search for the mode, per image
+mode_search.steps_max     steps    .   steps of the longest search
+mode_search.converged     images   .   searches that converged
+mode_search.stalled       images   .   searches that found no better point
+mode_search.unconverged   images   .   searches that ended at the limit of steps
+[test.log_likelihood.ais.]
+mean                 nats     +±  log-likelihood by annealed importance sampling, first images
+mean_in_model_space  nats     +   without the Jacobian of the logit transform
+{_CHAINS}
+[test.bdmc.]
+lower.mean  nats     .±  lower bound of the truth, on images drawn from the model
+upper.mean  nats     .±  upper bound of the truth, on the same images
+gap         nats     -±  upper minus lower bound
+{_CHAINS}
+[test.gaps.]
+num_images         images   .   the first test images, whose gaps were measured
+elbo               nats     +   ELBO on these images
+optimal_elbo       nats     +   ELBO of the best member of the model's family
+log_likelihood     nats     +   the best estimate of log p(x) on these images
+log_likelihood_by  text     .   the estimator of that
+approximation      nats     -±  log p(x) minus the ELBO of the best member
+amortisation       nats     -±  ELBO of the best member minus the model's own
+iterations         -        .   refinements of the model's own inference
+[test.]
+bits_per_dim          bits     -   per dimension of dequantised integer pixels; else missing
+uniform_bits_per_dim  bits     .   the same of a uniform distribution over pixel levels
+[]
+best_epoch       epochs   .   the epoch whose model is evaluated
+epochs           epochs   .   epochs that were trained
+validation.elbo  nats     +   ELBO per validation image, best epoch
+[cost.]
+train_seconds                    s        -   training, all attempts together
+seconds_per_epoch                s        -   training, per epoch
+evaluate_seconds                 s        -   evaluation
+seconds_by_proposal.<estimator>  s        -   evaluation by this estimator
+ais_seconds                      s        -   annealed importance sampling
+bdmc_seconds                     s        -   the bracket of the truth
+peak_memory_bytes                bytes    -   peak of the GPU's memory, or of the process on a CPU
+parameters                       -        -   numbers that the model has learned
+[environment.]
+vlae          text     .   version of the package
+code.hash     text     .   hash of the code that was executed
+code.commit   text     .   the commit that it is based on
+code.changed  boolean  .   true: with changes since
+python        text     .   version of Python
+torch         text     .   version of PyTorch
+device        text     .   where the run was computed
+threads       -        .   CPU threads
+platform      text     .   operating system
+host          text     .   name of the machine
+""")
 """Metrics in results.json."""
 
-DERIVED = (
-    Metric(f"{_OF_ESTIMATOR}.unreliable", "boolean", "true: marked †, too many images have a bad k-hat"),
-)
+DERIVED = _parse("""
+test.log_likelihood.<estimator>.unreliable  boolean  .   true: marked †, too many images have a bad k-hat
+""")
 """Metrics that tables compute."""
 
-EPOCHS = (
-    Metric("epoch", "epochs", "the epoch, from 1"),
-    Metric("global_step", "steps", "gradient steps up to its end"),
-    Metric("train/elbo_nats", "nats", "ELBO per training image in model space, mean over the epoch", HIGHER),
-    Metric("train/reconstruction_nats", "nats", "its part E log p(x | z)", HIGHER),
-    Metric("train/kl_nats", "nats", "its part KL(q || p)"),
-    Metric("train/iwae_bound_nats", "nats", "the bound of trainer.objective=iwae", HIGHER),
-    Metric("<set>/elbo_nats", "nats", "ELBO per image of the selection set, in model space", HIGHER),
-    Metric("<set>/reconstruction_nats", "nats", "its part E log p(x | z)", HIGHER),
-    Metric("<set>/kl_nats", "nats", "its part KL(q || p)"),
-    Metric("<set>/elbo_nats_after_<t>", "nats", "ELBO after t updates of the posterior's mode", HIGHER),
-    Metric("gradient_norm", "", "norm of the last step's gradient"),
-    Metric("learning_rate", "", "of the optimizer"),
-    Metric("output/<parameter>", "", "a learned number of the output distribution"),
-    Metric("memory_bytes", "bytes", "peak of memory so far"),
-    Metric("seconds", "s", "of this epoch"),
-)
+EPOCHS = _parse("""
+epoch                      epochs   .   the epoch, from 1
+global_step                steps    .   gradient steps up to its end
+train/elbo_nats            nats     +   ELBO per training image in model space, mean over the epoch
+train/reconstruction_nats  nats     +   its part E log p(x | z)
+train/kl_nats              nats     .   its part KL(q || p)
+train/iwae_bound_nats      nats     +   the bound of trainer.objective=iwae
+<set>/elbo_nats            nats     +   ELBO per image of the selection set, in model space
+<set>/reconstruction_nats  nats     +   its part E log p(x | z)
+<set>/kl_nats              nats     .   its part KL(q || p)
+<set>/elbo_nats_after_<t>  nats     +   ELBO after t updates of the posterior's mode
+gradient_norm              -        .   norm of the last step's gradient
+learning_rate              -        .   of the optimizer
+output/<parameter>         -        .   a learned number of the output distribution
+memory_bytes               bytes    .   peak of memory so far
+seconds                    s        .   of this epoch
+""")
 """Metrics of an epoch in metrics.jsonl."""
 
 

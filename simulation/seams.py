@@ -396,7 +396,7 @@ class Seams:
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
         # printed in the journal instead, where a person replays it
-        for module in (job, vlae.launching.slurm_launcher):
+        for module in (job, vlae.launching.slurm_launcher, vlae.launching.pool):
             vars(module)["print"] = self._print
 
     def _print(self, *words: Any, **named: Any) -> None:
@@ -447,5 +447,5 @@ def simulated() -> Iterator[Seams]:
         yield seams
     finally:
         seams.undo()
-        for module in (vlae.experiment.run, vlae.launching.slurm_launcher):
+        for module in (vlae.experiment.run, vlae.launching.slurm_launcher, vlae.launching.pool):
             vars(module).pop("print", None)

@@ -41,7 +41,7 @@ def cancel(
         alone -= listed
     for run_id in sorted(
         alone
-    ):  # started without a queue: its process is asked itself, where it is on this machine
+    ):  # started without a queue: its process is asked itself, if it is on this machine
         claims = [RunDirectory(path).holder() for path in _places(observer, run_id)]
         claim = next(filter(None, claims), None)
         if claim and claim["place"] == place() and process_lives(claim):
@@ -78,6 +78,6 @@ def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:
 
 
 def _is_active(observer: Observer, run_id: str) -> bool:
-    first, anew = _places(observer, run_id)
-    states = observer.state(first).state, observer.state(anew, forced=True).state
+    first, forced = _places(observer, run_id)
+    states = observer.state(first).state, observer.state(forced, forced=True).state
     return not {"queued", "running"}.isdisjoint(states)

@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vlae.launching.pool import Job
+from vlae.launching.pool import Job, Log
 from vlae.runs.directory import read_status
 from vlae.runs.lease import last_number
-from vlae.system.console import Console, duration, elbo_of, position, share
+from vlae.system.console import Console, duration, elbo_of, position, share, time_left
 from vlae.system.disk import RecordError, notice
 from vlae.system.files import check_inside, read_json
 
@@ -25,7 +25,7 @@ PLAIN_EVERY = 60.0
 """Seconds between two lines on the runs under way, where there is no terminal."""
 
 
-class Display:
+class Display(Log):
     """Shows the progress of a pool to a person."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
@@ -91,11 +91,9 @@ class Display:
         return Group(table, Text(f"{line}  {elapsed}{self._all_left(jobs)}", style="bold", no_wrap=False))
 
     def _all_left(self, jobs: Sequence[Job]) -> str:
-        ended = [job for job in jobs if job.outcome == "done"]
-        left = sum(job.outcome is None for job in jobs)
-        if not ended or not left:
-            return ""
-        return f", about {duration((time.monotonic() - self._began) / len(ended) * left)} left"
+        done = sum(job.outcome == "done" for job in jobs)
+        left = time_left(self._began, 0, done, done + sum(job.outcome is None for job in jobs))
+        return f", about {left}" if left else ""
 
     def _progress(self, job: Job) -> tuple[str, str, str, str]:
         """Its activity, the part that is done, its metrics, the time left of this activity."""
@@ -106,13 +104,8 @@ class Display:
         if status.get("state") != "running" or not progress:
             return "starting", "", "", ""
         what, done, total = position(progress)
-        return what, share(done, total), elbo_of(progress), self._left(job.path / what, done, total)
-
-    def _left(self, key: Path, done: float, total: float) -> str:
-        began, first = self._first.setdefault(key, (time.monotonic(), done))
-        if done <= first or done >= total:
-            return ""
-        return f"{duration((time.monotonic() - began) / (done - first) * (total - done))} left"
+        began, first = self._first.setdefault(job.path / what, (time.monotonic(), done))
+        return what, share(done, total), elbo_of(progress), time_left(began, first, done, total)
 
     def say(self, text: str, style: str | None = None) -> None:
         self.console.print(text, style=style, markup=False)

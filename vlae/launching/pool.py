@@ -20,7 +20,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from vlae.experiment.run import DONE, HELD, REFUSED, work
 from vlae.launching.queues import Queue
@@ -28,7 +28,7 @@ from vlae.launching.resources import Slot
 from vlae.runs.attempts import WAITING
 from vlae.runs.directory import RunDirectory, read_status
 from vlae.runs.lease import FORCED, last_number
-from vlae.system.disk import PATIENCE, DiskError, RecordError, refused
+from vlae.system.disk import PATIENCE, DiskError, RecordError, notice, refused
 from vlae.system.interruption import Interruption
 from vlae.system.machine import killed_for_memory
 from vlae.system.processes import process_start
@@ -108,34 +108,21 @@ def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:
     ]
 
 
-@runtime_checkable
-class PoolListener(Protocol):
-    """Shows or logs the progress of a pool."""
+class Log:
+    """The progress of a pool, in lines for the log of a job."""
 
-    def began(self, job: Job) -> None: ...
+    def began(self, job: Job) -> None:
+        print(f"started: {job.path}", flush=True)
 
-    def ended(self, job: Job) -> None: ...
+    def ended(self, job: Job) -> None:
+        print(f"{job.outcome}: {job.path} {job.detail}", flush=True)
 
     def look(self, jobs: Sequence[Job]) -> None:
         """Every half second."""
-        ...
 
     def paused(self, reason: str | None) -> None:
         """No run starts, because of a disk that refuses writes; None: they start again."""
-        ...
-
-
-@runtime_checkable
-class Processes(Protocol):
-    """Where the processes of a pool come from."""
-
-    def prepare(self, signals: Sequence[int]) -> None:
-        """Before the first one. signals: those of the pool, which must not end what all processes share."""
-        ...
-
-    def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
-        """A living process that does `_work` with these arguments."""
-        ...
+        print(notice(reason) if reason else "writes are taken again", flush=True)
 
 
 def _start_server() -> None:
@@ -150,17 +137,19 @@ def _start_server() -> None:
 
 
 class Forked:
-    """Processes forked from a server that has imported torch."""
+    """Processes forked from a server that has imported torch: where the processes of a pool come from."""
 
     def __init__(self) -> None:
         self._context: Any = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(IMPORTED_AHEAD)
 
     def prepare(self, signals: Sequence[int]) -> None:
+        """Before the first one. signals: those of the pool, which must not end what all processes share."""
         with _ignore_signals(signals), _silence_warnings():
             _start_server()
 
     def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
+        """A living process that does `_work` with these arguments."""
         process = self._context.Process(target=_work, args=arguments, name=name)
         with _silence_warnings():
             process.start()
@@ -183,10 +172,10 @@ class Pool:
         jobs: Sequence[Job],
         slots: Sequence[Slot],
         queue: Queue,
-        listener: PoolListener,
+        listener: Log,
         *,
         patience: float = math.inf,
-        processes: Processes | None = None,
+        processes: Forked | None = None,
     ) -> None:
         """queue: of the jobs, which records when they are cancelled.
 
@@ -310,17 +299,12 @@ class Pool:
                 self._processes.prepare(self._signals)
                 self._is_prepared = True
             process = self._processes.start(job.path.name, arguments)
-        except (
-            OSError,
-            EOFError,
-        ) as error:  # no room for its socket, no more processes, its server was killed
+        except (OSError, EOFError) as error:  # no more processes, or its server was killed
             self._is_prepared = False
             self._free.appendleft(slot)
             if not self._start_later(job):
-                job.outcome, job.detail = (
-                    "interrupted",
-                    f"cannot start a process: {error or 'its server has ended'}",
-                )
+                job.outcome = "interrupted"
+                job.detail = f"cannot start a process: {error or 'its server has ended'}"
                 self.listener.ended(job)
             return
         job.process, job.began = process, time.monotonic()
@@ -367,12 +351,9 @@ class Pool:
             return
         wanted = job.detail
         job.outcome, job.detail = outcome(job.path, status, job.attempts)
-        listened = status is not None and status > 0 and begun
-        if (
-            (job.signals_sent or wanted)
-            and status not in (DONE, HELD, -signal.SIGKILL, None)
-            and not listened
-        ):
+        asked = (job.signals_sent or wanted) and status not in (DONE, HELD, -signal.SIGKILL, None)
+        handled = begun and status is not None and status > 0
+        if asked and not handled:
             job.outcome, job.detail = "interrupted", ""
         if wanted and job.outcome in ("interrupted", "killed"):
             job.outcome, job.detail = "cancelled", ""
@@ -449,43 +430,29 @@ def has_begun(run: Path, attempts: int) -> bool:
 def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
     """How an execution ended, by its exit status and, where that says little, by the record of the run.
 
-    status: None where it is not known. attempts: that it had before, of which the record may tell as well.
+    status: None where it is not known. attempts: number of attempts before it, which the record may be about as well.
     """
-    if status is None:
-        return _recorded_outcome(run)
     if status == DONE:
         return "done", ""
     if status == HELD:
         return "held", "executed by another process"
-    if status < 0:
+    if status is not None and status < 0:
         return "killed", signal.Signals(-status).name
+    if status is None and run.parent.name == FORCED and not run.exists():  # it is in the place of the old one
+        run = run.parent.parent / run.name
     try:
         recorded = RunDirectory(run).status()
     except RecordError as error:
         return "failed", str(error)
-    if recorded["state"] in ("failed", "interrupted") and has_begun(run, attempts):
-        return recorded["state"], "" if recorded["state"] == "failed" else recorded["reason"] or ""
+    state, reason = recorded["state"], recorded["reason"] or ""
+    if status is None and reason == "killed":
+        return "killed", "its process ended without a word"
+    known = ("failed", "interrupted", "done") if status is None else ("failed", "interrupted")
+    if state in known and (status is None or has_begun(run, attempts)):
+        return state, reason if state == "interrupted" else ""
     if status == REFUSED:
         return "interrupted", "the disk refused writes"
-    return "failed", f"ended before it began, with exit status {status}"
-
-
-def _recorded_outcome(run: Path) -> tuple[str, str]:
-    try:
-        status = RunDirectory(run).status()
-        if run.parent.name == FORCED and not run.exists():  # it has taken the place of the old one
-            status = RunDirectory(run.parent.parent / run.name).status()
-    except RecordError as error:
-        return "failed", str(error)
-    if status["reason"] == "killed":
-        return "killed", "its process ended without a word"
-    if status["state"] == "interrupted":
-        return "interrupted", status["reason"] or ""
-    return (
-        (status["state"], "")
-        if status["state"] in ("done", "failed")
-        else ("failed", "ended before it began")
-    )
+    return "failed", "ended before it began" + ("" if status is None else f", with exit status {status}")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from vlae.config.problems import ConfigError, Problem
 from vlae.config.schema import Count, Minutes
 from vlae.launching.batch_script import FIRST_LINES, hold_signals, listen, stop_listening
 from vlae.launching.plan import Plan, create_queue
-from vlae.launching.pool import Job, Pool, jobs_of
+from vlae.launching.pool import Job, Log, Pool, jobs_of
 from vlae.launching.queues import NEVER, Queue, load
 from vlae.launching.resources import slots
 from vlae.launching.run_state import NO_STEP
@@ -35,7 +35,7 @@ from vlae.runs import snapshot_check
 from vlae.runs.directory import RunDirectory
 from vlae.runs.lease import QUEUE, last_number, read_claim, slurm_job
 from vlae.system.console import Console
-from vlae.system.disk import RecordError, notice
+from vlae.system.disk import RecordError
 from vlae.system.interruption import SIGNALS, Interruption
 from vlae.system.streams import guard
 
@@ -360,22 +360,6 @@ def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
         return "doing" in now
     key = "image" if "doing" in now else "step"
     return bool((now.get(key) or 0) > (before.get(key) or 0))
-
-
-class Log:
-    """Writes the progress of a pool to the log of a job."""
-
-    def began(self, job: Job) -> None:
-        print(f"started: {job.path}", flush=True)
-
-    def ended(self, job: Job) -> None:
-        print(f"{job.outcome}: {job.path} {job.detail}", flush=True)
-
-    def look(self, jobs: Sequence[Job]) -> None:
-        pass
-
-    def paused(self, reason: str | None) -> None:
-        print(notice(reason) if reason else "writes are taken again", flush=True)
 
 
 def ends_early(interruption: Interruption) -> bool:

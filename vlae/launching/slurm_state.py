@@ -183,8 +183,10 @@ def _by_accounting(array: str) -> dict[str, JobState]:
     for line in said or []:
         job, state, node = line.split("|", 2)
         number, _, tasks = job.partition("_")
-        told = _job_state(state, "", node)
-        found |= {f"{number}_{task}": told for task in tasks_of(tasks)} if tasks else {job: told}
+        found_state = _job_state(state, "", node)
+        found |= (
+            {f"{number}_{task}": found_state for task in tasks_of(tasks)} if tasks else {job: found_state}
+        )
     return found
 
 
@@ -217,6 +219,6 @@ def _job_state(state: str, reason: str, node: str) -> JobState:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """SlurmError: it cannot be reached. ComposedRuns that have ended are passed over."""
+    """SlurmError: it cannot be reached. Jobs that have ended are passed over."""
     if jobs := list(jobs):
         slurm("scancel", *jobs)

@@ -1,10 +1,9 @@
 """The state of a sweep, or of all runs, for a person: a table, its totals, and what can be done."""
 
 import contextlib
-import gc
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -79,24 +78,13 @@ def _names(folder: Path) -> list[str]:
 def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:
     """States in the order of the ids; for a forced run, the state of its new execution."""
     observer = observer or Observer(runs_dir)
-    anew = set(run_names(observer.runs_dir / FORCED))
-    with _many_objects():
-        return [
-            observer.state(observer.runs_dir / FORCED / run_id, forced=True)
-            if run_id in anew
-            else observer.state(observer.runs_dir / run_id)
-            for run_id in run_ids
-        ]
-
-
-@contextlib.contextmanager
-def _many_objects() -> Iterator[None]:
-    """Garbage is collected afterwards: to look for it again and again takes a fifth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    forced = set(run_names(observer.runs_dir / FORCED))
+    return [
+        observer.state(
+            observer.runs_dir / (FORCED if run_id in forced else "") / run_id, forced=run_id in forced
+        )
+        for run_id in run_ids
+    ]
 
 
 def view(

@@ -133,16 +133,11 @@ class Reporter:
             # an epoch may take hours; of images worked on together a fraction says nothing
             part = "epoch" in what and not float(done).is_integer()
             at = f"{done:.1f}/{total:.0f}" if part else whole
-            text = f"{what} {at}  {figures}{self._time_left(what, done, total)}"
+            left = time_left(*self._began[what], done, total)
+            text = f"{what} {at}  {figures}" + (f"  {left}" if left else "")
             self._write(text)
             if not self.console.is_terminal:
                 self.console.print(text, markup=False)
-
-    def _time_left(self, what: str, done: float, total: float) -> str:
-        began, start = self._began[what]
-        if done >= total or done <= start:
-            return ""
-        return f"  {duration((time.monotonic() - began) / (done - start) * (total - done))} left"
 
     def _write(self, text: str) -> None:
         if self._log is not None:
@@ -217,6 +212,13 @@ def duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+
+def time_left(began: float, first: float, done: float, total: float) -> str:
+    """``3 min 05 s left``, at the pace since ``began``, when ``first`` were done; empty where that says nothing."""
+    if not first < done < total:
+        return ""
+    return f"{duration((time.monotonic() - began) / (done - first) * (total - done))} left"
 
 
 def minutes(seconds: float) -> str:

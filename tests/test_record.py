@@ -98,7 +98,7 @@ def test_a_process_killed_while_writing_leaves_the_old_content_or_the_new(tmp_pa
     write_atomically(path, contents[0])
     script = """
         import sys
-        from vlae.runs.directory import write_atomically
+        from vlae.system.files import write_atomically
         print("ready", flush=True)
         while True:
             for letter in b"ba":
@@ -121,8 +121,9 @@ def test_a_write_that_does_not_fit_changes_nothing_and_names_path_and_reason(tmp
     script = """
         import resource, sys
         from pathlib import Path
-        from vlae.runs.directory import RecordError, RunDirectory
-        from vlae.runs.directory import write_atomically
+        from vlae.runs.directory import RunDirectory
+        from vlae.system.disk import RecordError
+        from vlae.system.files import write_atomically
         path = Path(sys.argv[1])
         run = RunDirectory(path.parent)
         write_atomically(path, b"old")
@@ -279,7 +280,8 @@ def test_of_processes_that_claim_at_once_exactly_one_wins_and_the_others_know_wh
     script = """
         import json, multiprocessing, os, sys
         from pathlib import Path
-        from vlae.runs.directory import RunDirectory, RunHeld
+        from vlae.runs.attempts import RunHeld
+        from vlae.runs.directory import RunDirectory
 
         def contend(barrier, reports):
             for number in range(rounds):

@@ -3,7 +3,7 @@
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,11 @@ class Plan:
     def counts(self) -> dict[str, int]:
         """Number of runs by state."""
         return dict(Counter(run.state.state for run in self.runs))
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Number of runs that do not start, by state."""
+        return dict(Counter(run.state.state for run in self.runs if not run.starts))
 
 
 class ComposedRuns:
@@ -169,8 +174,12 @@ def make_plan(
             revoked += 1
         runs.append(Planned(identity, container, labels[identity], state, starts, forced))
     notes = [*composed.notes, *_notes(runs_dir, composed, runs, revoked, observer)]
-    sweep, merged = name or _name_of(composed.containers), len(composed) - len(runs)
-    return Plan(sweep, runs_dir, tuple(runs), merged, dry_run, composed.file, tuple(notes))
+    # the same runs have the same name
+    digest = hashlib.sha256(" ".join(sorted(composed.containers)).encode()).hexdigest()[:6]
+    merged = len(composed) - len(runs)
+    return Plan(
+        name or f"sweep-{digest}", runs_dir, tuple(runs), merged, dry_run, composed.file, tuple(notes)
+    )
 
 
 @dataclass(frozen=True)
@@ -251,7 +260,11 @@ def check_runs(plan: Plan, *, here: bool) -> None:
 def create_run_directories(plan: Plan) -> None:
     """The run directories of the runs that start. RecordError: there is no space."""
     for run in plan.starting:
-        container = with_absolute_paths(_grouped(run.container, plan.sweep))
+        tracker = run.container[
+            "tracker"
+        ]  # the group on Weights & Biases is the sweep, where no other is given
+        grouped = {**run.container, "tracker": {**tracker, "group": tracker["group"] or plan.sweep}}
+        container = with_absolute_paths(grouped)
         if run.forced:
             directory = forced_directory(plan.runs_dir, run.run_id, container)
         else:
@@ -289,35 +302,11 @@ def labels_of(overrides: dict[str, Sequence[str]]) -> dict[str, str]:
         given = [text.lstrip("+") for text in split(job)[0]]
         said[name] = list({text.partition("=")[0]: text for text in given}.values())  # the last one counts
     common = set.intersection(*(set(job) for job in said.values())) if len(said) > 1 else set()
+    hidden = {*OPERATIONAL, *OF_A_COMMAND}
     return {
-        name: " ".join(text for text in job if text not in common and not _operational(text))
+        name: " ".join(text for text in job if text not in common and text.partition("=")[0] not in hidden)
         for name, job in said.items()
     }
-
-
-def _operational(override: str) -> bool:
-    key = override.partition("=")[0]
-    return key in OPERATIONAL or key in OF_A_COMMAND
-
-
-def _name_of(run_ids: Iterable[str]) -> str:
-    """The same runs have the same name."""
-    return "sweep-" + hashlib.sha256(" ".join(sorted(run_ids)).encode()).hexdigest()[:6]
-
-
-def _grouped(container: dict[str, Any], sweep: str) -> dict[str, Any]:
-    """With the sweep's name as that of the group on Weights & Biases, where no other is given."""
-    tracker = container["tracker"]
-    return {**container, "tracker": {**tracker, "group": tracker["group"] or sweep}}
-
-
-def skipped(planned: Plan) -> dict[str, int]:
-    """Number of runs that do not start, by state."""
-    counts: dict[str, int] = {}
-    for run in planned.runs:
-        if not run.starts:
-            counts[run.state.state] = counts.get(run.state.state, 0) + 1
-    return counts
 
 
 def create_queue(
@@ -326,5 +315,5 @@ def create_queue(
     """The record of this launch."""
     runs = [run.waiting(i // runs_per_task) for i, run in enumerate(planned.starting)]
     labels = {run.run_id: run.label for run in planned.starting}
-    settings = {**settings, "labels": labels, "skipped": skipped(planned)}
+    settings = {**settings, "labels": labels, "skipped": planned.skipped}
     return create(planned.runs_dir, kind=kind, sweep=planned.sweep, code=frozen, runs=runs, settings=settings)

@@ -126,11 +126,8 @@ def was_preempted(job: str) -> bool:
 
     SlurmError: Slurm does not answer, or does not know the job.
     """
-    for line in slurm("scontrol", "show", "job", "-o", job).splitlines():
-        fields = _fields(line)
-        if job in _ids(fields) and fields.get("JobState") == "RUNNING":
-            return fields.get("PreemptTime", "")[:1].isdigit()
-    return False
+    lines = [fields for fields in _described(job) if fields.get("JobState") == "RUNNING"]
+    return any(fields.get("PreemptTime", "")[:1].isdigit() for fields in lines)
 
 
 def restarts_of(job: str, *, seconds: float) -> int | None:
@@ -138,11 +135,14 @@ def restarts_of(job: str, *, seconds: float) -> int | None:
 
     SlurmError: Slurm does not answer in so many seconds, or does not know the job.
     """
-    for line in slurm("scontrol", "show", "job", "-o", job, seconds=seconds).splitlines():
-        fields = _fields(line)
-        if job in _ids(fields) and fields.get("Restarts", "").isdigit():
-            return int(fields["Restarts"])
-    return None
+    numbers = [fields.get("Restarts", "") for fields in _described(job, seconds)]
+    return next((int(number) for number in numbers if number.isdigit()), None)
+
+
+def _described(job: str, seconds: float = 120) -> list[dict[str, str]]:
+    """The fields of each line that describes this job, or task of an array."""
+    lines = slurm("scontrol", "show", "job", "-o", job, seconds=seconds).splitlines()
+    return [fields for fields in map(_fields, lines) if job in _ids(fields)]
 
 
 def _by_controller(array: str, name: str | None = None) -> dict[str, JobState] | None:
@@ -183,10 +183,8 @@ def _by_accounting(array: str) -> dict[str, JobState]:
     for line in said or []:
         job, state, node = line.split("|", 2)
         number, _, tasks = job.partition("_")
-        found_state = _job_state(state, "", node)
-        found |= (
-            {f"{number}_{task}": found_state for task in tasks_of(tasks)} if tasks else {job: found_state}
-        )
+        ids = [f"{number}_{task}" for task in tasks_of(tasks)] if tasks else [job]
+        found |= dict.fromkeys(ids, _job_state(state, "", node))
     return found
 
 

@@ -18,6 +18,7 @@ from typing import Any, final
 from vlae.errors import out_of_memory
 from vlae.runs.lease import DEAD_AFTER, FORCED, PULSE_EVERY, Pulse, last_number, living_claim, now, read_claim
 from vlae.runs.schema import Claim
+from vlae.system.console import position, share
 from vlae.system.disk import DiskError, RecordError, patient, patiently, refusal_in
 from vlae.system.files import (
     cannot_write,
@@ -31,8 +32,6 @@ from vlae.system.interruption import Interrupted
 from vlae.system.processes import is_owned_by
 
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
-
-
 RESERVE, WAITING = ".reserve", "waiting.json"
 """In an attempt's directory: why it waits. Written where nothing can be written any more, see `Reserve`."""
 
@@ -58,7 +57,7 @@ def refuse_if_held(run: Path) -> None:
     if holder:
         status = read_json(run / "status.json") or {}
         progress = status["progress"] if status.get("attempt") == number else {}
-        raise RunHeld(held_message(run, status.get("run_id", run.name), number, holder, progress), holder)
+        raise RunHeld(_held_message(run, status.get("run_id", run.name), number, holder, progress), holder)
 
 
 def remove_leftovers(run: Path, over: range) -> None:
@@ -80,25 +79,16 @@ def remove_leftovers(run: Path, over: range) -> None:
             rest.unlink()
 
 
-def describe_progress(progress: dict[str, Any]) -> str:
-    """``{"epoch": 3, "epochs": 60}`` -> "epoch 3/60": a key whose plural is there too is shown as a share."""
-    totals = {f"{key}s" for key in progress}
-    shown = {key: value for key, value in progress.items() if key not in totals}
-    return ", ".join(
-        f"{key} {value}/{progress[f'{key}s']}" if f"{key}s" in progress else f"{key} {value}"
-        for key, value in shown.items()
-    )
-
-
-def held_message(run: Path, run_id: str, number: int, holder: Claim, progress: dict[str, Any]) -> str:
+def _held_message(run: Path, run_id: str, number: int, holder: Claim, progress: dict[str, Any]) -> str:
     since = datetime.fromisoformat(holder["started"]).astimezone()
     today = since.date() == datetime.now().astimezone().date()
-    position = ", ".join(filter(None, [f"attempt {number}", describe_progress(progress)]))
+    what, done, total = position(progress or {})
+    at = f", {what} {share(done, total)}" if progress else ""
     forced = run.parent.name == FORCED  # it is no run yet that its id would show
     name = f"{run_id}, forced in {run}," if forced else run_id
     return (
         f"run {name} is being executed by process {holder['pid']} on host {holder['host']} "
-        f"since {since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} ({position}); "
+        f"since {since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} (attempt {number}{at}); "
         f"wait for it, or watch it with `vlae show {run if forced else run_id}`"
     )
 

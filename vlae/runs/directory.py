@@ -23,9 +23,9 @@ import yaml
 from vlae.config.problems import shown
 from vlae.config.run_id import OF_A_COMMAND, carried_out_as, exact_text, newer_schema, settings
 from vlae.config.run_id import run_id as run_id_of
-from vlae.runs.attempts import WAITING, Attempt, RunHeld, last_claim, refuse_if_held, remove_leftovers
+from vlae.runs.attempts import WAITING, Attempt, last_claim, refuse_if_held, remove_leftovers
 from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
-from vlae.runs.rerun import out_of_place, put_in_place, recover, recover_all
+from vlae.runs.rerun import out_of_place, put_in_place, recover_all
 from vlae.runs.schema import Claim, RunState, Status, check_status
 from vlae.system.console import counted
 from vlae.system.disk import RecordError, patiently
@@ -46,20 +46,6 @@ from vlae.system.files import (
     whole_lines_end,
     write_atomically,
 )
-
-__all__ = [
-    "Attempt",
-    "RecordError",
-    "RunDirectory",
-    "RunHeld",
-    "all_runs",
-    "find",
-    "forced_directory",
-    "promote",
-    "recover",
-    "run_names",
-    "write_atomically",
-]
 
 STATES: tuple[RunState, ...] = get_args(RunState)
 STATUS_KEYS = tuple(Status.__annotations__)

@@ -259,15 +259,13 @@ def test_a_missing_job_is_believed_when_its_run_is_silent_and_its_submission_was
     assert sweep.names() == ["interrupted", "interrupted"]
 
 
-def test_of_a_queue_without_a_recorded_cluster_only_jobs_of_its_name_are_believed(sweep, slurm):
+def test_of_a_queue_without_a_recorded_cluster_nothing_is_believed(sweep, slurm):
     """As older versions left them: the same ids may be another cluster's jobs."""
     sweep.cluster = None
     sweep.submit("12_0", "12_1")
     slurm.known("12_0", "FAILED")
     assert sweep.names() == ["queued", "queued"]
-    assert "the cluster of s is not recorded" in sweep.observer.warning
-    slurm.known("12_0", "FAILED", name=sweep.queue.job_name)
-    assert sweep.names() == ["interrupted", "queued"]
+    assert "the jobs of s belong to the cluster None" in sweep.observer.warning
     sweep.observer.record_ends()
     assert sweep.queue.ended is None
 

@@ -62,13 +62,10 @@ def _cancel_jobs(queue: Queue) -> None:
     if not ids:
         return
     here = slurm_state.this_cluster().identity
-    if queue.cluster not in (None, here):  # here, the same ids are other jobs
+    if queue.cluster != here:  # here, the same ids are other jobs
         raise slurm_state.SlurmError(
             f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, not to {here}"
         )
-    if queue.cluster is None:
-        known = slurm_state.queued_jobs(queue.job_name)
-        ids = [job for job in ids if job in known]
     slurm_state.cancel(ids)
 
 

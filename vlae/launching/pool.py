@@ -97,15 +97,8 @@ class Job:
 def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:
     """The jobs of a queue, or of one task of it."""
     labels = queue.settings["labels"]
-    return [
-        Job(
-            queue.runs_dir / FORCED / run.run_id if run.forced else queue.runs_dir / run.run_id,
-            labels.get(run.run_id, ""),
-            run.attempts,
-        )
-        for run in queue.runs
-        if task in (None, run.task)
-    ]
+    runs = [run for run in queue.runs if task in (None, run.task)]
+    return [Job(queue.place_of(run), labels.get(run.run_id, ""), run.attempts) for run in runs]
 
 
 class Log:

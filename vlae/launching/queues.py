@@ -84,7 +84,7 @@ class Queue:
 
     @property
     def cluster(self) -> str | None:
-        """The cluster that its jobs were submitted to; None: an older version did not record it."""
+        """The cluster that its jobs were submitted to."""
         return self.settings.get("cluster")
 
     @property

@@ -175,46 +175,49 @@ class Observer:
         return found
 
     def _look_at(self, queue: Queue) -> None:
-        ended = queue.ended
+        ended, jobs = queue.ended, queue.jobs() if queue.kind == "slurm" else {}
         self._cancelled |= queue.cancelled()
         if ended is not None:
-            jobs = queue.jobs() if queue.kind == "slurm" else {}
-            for run in queue.runs:
-                if reason := ended.get("reasons", {}).get(run.run_id):
-                    executor = Executor(queue.token, jobs.get(run.task, ""))
-                    self._ended[run.run_id, run.forced] = (executor, reason)
+            reasons = ended.get("reasons", {})
+            self._end(
+                queue, jobs, {run: reasons[run.run_id] for run in queue.runs if reasons.get(run.run_id)}
+            )
         elif queue.kind == "slurm":
-            self._look_at_jobs(queue)
+            self._look_at_jobs(queue, jobs)
         elif queue.holder() is not None:
-            self._wait(queue, dict.fromkeys(queue.runs))
+            self._wait(queue, jobs, dict.fromkeys(queue.runs))
 
-    def _wait(self, queue: Queue, runs: Mapping[Waiting, JobState | None]) -> None:
-        cancelled, jobs = queue.cancelled(), queue.jobs() if queue.kind == "slurm" else {}
-        for run, job in runs.items():
+    def _wait(self, queue: Queue, jobs: Mapping[int, str], states: Mapping[Waiting, JobState | None]) -> None:
+        cancelled = queue.cancelled()
+        for run, state in states.items():
             if run.run_id not in cancelled:
                 executor = Executor(queue.token, jobs.get(run.task, ""))
-                self._waiting.setdefault((run.run_id, run.forced), []).append((run, executor, job))
+                self._waiting.setdefault((run.run_id, run.forced), []).append((run, executor, state))
 
-    def _look_at_jobs(self, queue: Queue) -> None:
-        jobs = queue.jobs()
+    def _end(self, queue: Queue, jobs: Mapping[int, str], reasons: Mapping[Waiting, str]) -> None:
+        for run, reason in reasons.items():
+            self._ended[run.run_id, run.forced] = (Executor(queue.token, jobs.get(run.task, "")), reason)
+
+    def _look_at_jobs(self, queue: Queue, jobs: Mapping[int, str]) -> None:
         submitted = [
             run for run in queue.runs if jobs.get(run.task, NEVER) != NEVER and not queue.is_done(run)
         ]
         on_its_way = JobState("waiting", "" if queue.holder() else SUBMISSION_BROKEN_OFF)
-        self._wait(queue, {run: on_its_way for run in queue.runs if run.task not in jobs})
+        self._wait(queue, jobs, {run: on_its_way for run in queue.runs if run.task not in jobs})
         said = self._ask_slurm(queue, {jobs[run.task] for run in submitted})
         states = {
             run: _state_of_job(queue, run, jobs[run.task], said.get(jobs[run.task])) for run in submitted
         }
-        self._wait(queue, {run: job for run, job in states.items() if job.state != "ended"})
-        cancelled, reasons = queue.cancelled(), {}
-        for run, job in states.items():
-            if job.state == "ended":
-                reasons[run.run_id] = "cancelled" if run.run_id in cancelled else job.reason
-                executor = Executor(queue.token, jobs[run.task])
-                self._ended[run.run_id, run.forced] = (executor, reasons[run.run_id])
+        self._wait(queue, jobs, {run: job for run, job in states.items() if job.state != "ended"})
+        cancelled = queue.cancelled()
+        reasons = {
+            run: "cancelled" if run.run_id in cancelled else job.reason
+            for run, job in states.items()
+            if job.state == "ended"
+        }
+        self._end(queue, jobs, reasons)
         if len(reasons) == len(submitted) and not queue.is_being_submitted:
-            self._over.append((queue, reasons))
+            self._over.append((queue, {run.run_id: reason for run, reason in reasons.items()}))
 
     def _ask_slurm(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
         """States of jobs of this queue by Slurm; jobs that are unknown here are left out."""
@@ -224,8 +227,6 @@ class Observer:
             if self._cluster is None:
                 self._cluster = ""  # where it cannot be reached, once is enough to wait for that
                 self._cluster = this_cluster().identity
-            if queue.cluster is None:
-                return self._by_name(queue, jobs)
             if queue.cluster != self._cluster:
                 self._warn_of_another_cluster(queue)
                 return {}
@@ -237,17 +238,6 @@ class Observer:
         except SlurmError as error:
             self._warnings[str(error)] = None
             return {}
-
-    def _by_name(self, queue: Queue, jobs: set[str]) -> dict[str, JobState]:
-        """The states of jobs whose cluster is not recorded: a job that bears the queue's name is its own."""
-        said = queued_jobs(queue.job_name)
-        said |= known_jobs(jobs - said.keys(), queue.job_name)
-        if not jobs <= said.keys():
-            self._warnings[
-                f"the cluster of {queue.sweep} is not recorded, and Slurm knows nothing of some of its jobs here: "
-                f"where they have ended, `vlae cancel {queue.sweep}` lets their runs start again"
-            ] = None
-        return {job: said[job] for job in jobs & said.keys()}
 
     def _warn_of_another_cluster(self, queue: Queue) -> None:
         self._warnings[

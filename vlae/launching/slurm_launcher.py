@@ -209,14 +209,12 @@ def adopt(queue: Queue) -> None:
     """Finds the jobs of a launch whose command was killed between the submission and its record.
 
     Hold the launch lock: then nobody is submitting. What was not submitted waits no longer, and may be launched again.
-    Nothing happens where the jobs are, or may be, another cluster's. SlurmError: Slurm cannot be asked.
+    Nothing happens where the jobs are another cluster's. SlurmError: Slurm cannot be asked.
     """
-    if queue.cluster not in (None, this_cluster().identity):
+    if queue.cluster != this_cluster().identity:
         return
     jobs = queue.jobs()
     found = queued_jobs(queue.job_name)
-    if queue.cluster is None and not found:
-        return
     unknown = sorted(
         {int(job.partition("_")[0]) for job in found} - {int(j.partition("_")[0]) for j in jobs.values()}
     )

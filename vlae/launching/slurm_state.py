@@ -86,7 +86,7 @@ def this_cluster() -> Cluster:
 
 
 def queued_jobs(name: str | None = None) -> dict[str, JobState]:
-    """This user's jobs that wait or run, by id: ``123``, and ``123_4`` for a task of an array. name: those alone."""
+    """This user's jobs that wait or run, by id: ``123``, and ``123_4`` for a task. name: only jobs of this name."""
     found = {}
     named = [] if name is None else ["-n", name]
     for line in slurm("squeue", "--me", "-h", "-r", *named, "-o", "%A|%F|%K|%T|%r|%N").splitlines():
@@ -95,25 +95,23 @@ def queued_jobs(name: str | None = None) -> dict[str, JobState]:
     return found
 
 
-def known_jobs(jobs: Iterable[str], name: str | None = None) -> dict[str, JobState]:
+def known_jobs(jobs: Iterable[str]) -> dict[str, JobState]:
     """The states of jobs, and of tasks of arrays; MISSING where Slurm says that it knows no such job.
 
     A job is left out where Slurm's answer is empty: nothing follows from that.
-    name: jobs of another name are not meant, and left out.
     Errors: SlurmError where Slurm cannot be asked.
     """
     jobs = set(jobs)
     found: dict[str, JobState] = {}
     answered = set()
     for array in sorted({_array(job) for job in jobs}):
-        answer = _by_controller(array, name)
+        answer = _by_controller(array)
         if answer is not None:
             answered.add(array)
             found |= answer
-    if name is None:  # the accounting also lists old jobs whose ids were given again
-        for array in sorted({_array(job) for job in jobs - found.keys()}):
-            found = _by_accounting(array) | found
-        found = {job: MISSING for job in jobs if _array(job) in answered} | found
+    for array in sorted({_array(job) for job in jobs - found.keys()}):
+        found = _by_accounting(array) | found
+    found = {job: MISSING for job in jobs if _array(job) in answered} | found
     return {job: found[job] for job in jobs & found.keys()}
 
 
@@ -145,7 +143,7 @@ def _described(job: str, seconds: float = 120) -> list[dict[str, str]]:
     return [fields for fields in map(_fields, lines) if job in _ids(fields)]
 
 
-def _by_controller(array: str, name: str | None = None) -> dict[str, JobState] | None:
+def _by_controller(array: str) -> dict[str, JobState] | None:
     """None: the answer is empty."""
     found = {}
     lines = _unless("Invalid job id", "scontrol", "show", "job", "-o", array)
@@ -153,8 +151,6 @@ def _by_controller(array: str, name: str | None = None) -> dict[str, JobState] |
         return None
     for line in lines or []:
         fields = _fields(line)
-        if name not in (None, fields.get("JobName")):
-            continue
         state = _job_state(fields.get("JobState", ""), "", fields.get("NodeList", ""))
         found |= dict.fromkeys(_ids(fields), state)
     return found

@@ -51,7 +51,7 @@ class LocalQueue:
         """Execute the queue in a process of its own, which gets every signal and outlives this one."""
         command = [sys.executable, "-c", START, str(queue.path)]
         paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
-        # what Python would compile into the frozen code, nobody verifies
+        # nothing is written into the frozen code
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
         # in a session of its own: a Ctrl-C in the terminal is for us alone, and reaches it once
         process = subprocess.Popen(command, cwd=queue.code, env=environment, start_new_session=True)

@@ -194,7 +194,7 @@ def code_setup(code: str) -> list[str]:
     check = shlex.join([sys.executable, "-I", "-c", text, code])
     return [
         f"vlae_run {check} || exit 1",
-        "export PYTHONDONTWRITEBYTECODE=1",  # what Python would compile into the copy, nobody verifies
+        "export PYTHONDONTWRITEBYTECODE=1",  # nothing is written into the copy
         f"export PYTHONPATH={shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
 

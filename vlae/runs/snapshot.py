@@ -6,7 +6,6 @@ Decision record: docs/decisions/0013-what-is-code.md.
 import contextlib
 import functools
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,7 +83,7 @@ def freeze(runs_dir: StrPath) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             (staged / snapshot_check.COMMIT).write_bytes(record)
-    if trouble := snapshot_check.damage(str(place)) or snapshot_check.remove_compiled(str(place)):
+    if trouble := snapshot_check.damage(str(place)):
         _repair(place, contents, trouble)
     if _is_ours(place) and read_bytes(place / snapshot_check.COMMIT) != record:
         write_atomically(place / snapshot_check.COMMIT, record)
@@ -109,38 +108,18 @@ def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
         )
     print(f"the frozen code {place} was damaged ({trouble}); it is repaired", file=sys.stderr, flush=True)
     try:
-        _make_folders(place, contents)
         for name, _ in list(snapshot_check.walk(str(place))):
             if name not in contents:
                 place.joinpath(name).unlink()
         for name, content in contents.items():
             target = place / name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            if target.is_symlink() or not _holds(target, content):
+            if target.is_symlink() or not target.is_file() or read_bytes(target) != content:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, content)
     except OSError as error:
         raise cannot_write(place, error) from error
-    if left := snapshot_check.damage(str(place)) or snapshot_check.remove_compiled(str(place)):
+    if left := snapshot_check.damage(str(place)):
         raise RecordError(f"the frozen code {place} cannot be repaired: {left}; delete it")
-
-
-def _holds(file: Path, content: bytes) -> bool:
-    try:
-        return read_bytes(file) == content
-    except RecordError:  # no permission to read it
-        return False
-
-
-def _make_folders(place: Path, contents: dict[str, bytes]) -> None:
-    """Real directories that can be written in, and no others than are needed below a link."""
-    folders = {parent for name in contents for parent in Path(name).parents}
-    for folder in sorted(folders, key=lambda folder: len(folder.parts)):
-        path = place / folder
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(path.stat().st_mode | 0o700)
 
 
 def _commit(contents: dict[str, bytes]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ imports anything from the copy (``python -I -c TEXT COPY``).
 import hashlib
 import json
 import os
-import secrets
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 
@@ -99,30 +97,10 @@ def _named(contents: Mapping[str, bytes], recorded: Mapping[str, str]) -> str:
     return ", ".join(words) or f"its files have the hash {digest(contents)}"
 
 
-def remove_compiled(copy: str) -> str | None:
-    """Removes what Python has compiled there, which is not verified; which of it cannot be removed, else None."""
-    for folder, names, _ in os.walk(copy):
-        if COMPILED not in names:
-            continue
-        names.remove(COMPILED)
-        place = os.path.join(folder, COMPILED)
-        hidden = os.path.join(folder, f".{COMPILED}.{secrets.token_hex(4)}")
-        try:
-            os.rename(place, hidden)  # out of use at once, although other processes may be writing to it
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            return f"{os.path.relpath(place, copy)} is not verified and cannot be removed: {error.strerror}"
-        if os.path.islink(hidden):
-            os.unlink(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
-    return None
-
-
 def main() -> int:
     """Exit status 0 where the copy that the command line names can be executed."""
     copy = sys.argv[1].rstrip("/")
-    if trouble := damage(copy) or remove_compiled(copy):
+    if trouble := damage(copy):
         print(f"vlae: not started: the frozen code {copy} is damaged ({trouble}); {FIX}", file=sys.stderr)
         return 1
     return 0

@@ -24,7 +24,8 @@ def cancel(
     Their runs are cancelled all the same: jobs that run stop them, and jobs that wait end as soon as they start.
     """
     observer = Observer(runs_dir)
-    found = [run_id for run_id in run_ids if _is_active(observer, run_id)]
+    active = {"queued", "running"}
+    found = [run_id for run_id in run_ids if not active.isdisjoint(_states(observer, run_id))]
     alone, unreached = set(found), []
     for queue in all_queues(runs_dir):
         listed = {run.run_id for run in queue.runs} & set(found)
@@ -74,7 +75,6 @@ def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:
     return observer.runs_dir / run_id, observer.runs_dir / FORCED / run_id
 
 
-def _is_active(observer: Observer, run_id: str) -> bool:
-    first, forced = _places(observer, run_id)
-    states = observer.state(first).state, observer.state(forced, forced=True).state
-    return not {"queued", "running"}.isdisjoint(states)
+def _states(observer: Observer, run_id: str) -> set[str]:
+    own, forced = _places(observer, run_id)
+    return {observer.state(own).state, observer.state(forced, forced=True).state}

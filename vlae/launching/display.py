@@ -87,13 +87,10 @@ class Display(Log):
             table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
         counts = Counter(job.outcome or ("waiting" if job.pid is None else "running") for job in jobs)
         line = ", ".join(f"{number} {state}" for state, number in counts.items())
-        elapsed = duration(time.monotonic() - self._began)
-        return Group(table, Text(f"{line}  {elapsed}{self._all_left(jobs)}", style="bold", no_wrap=False))
-
-    def _all_left(self, jobs: Sequence[Job]) -> str:
         done = sum(job.outcome == "done" for job in jobs)
         left = time_left(self._began, 0, done, done + sum(job.outcome is None for job in jobs))
-        return f", about {left}" if left else ""
+        elapsed = duration(time.monotonic() - self._began) + (f", about {left}" if left else "")
+        return Group(table, Text(f"{line}  {elapsed}", style="bold", no_wrap=False))
 
     def _progress(self, job: Job) -> tuple[str, str, str, str]:
         """Its activity, the part that is done, its metrics, the time left of this activity."""

@@ -118,17 +118,6 @@ class Log:
         print(notice(reason) if reason else "writes are taken again", flush=True)
 
 
-def _start_server() -> None:
-    """Start the server that processes are forked from, and the resource tracker, while signals are ignored.
-
-    Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is documented.
-    The documented way starts both with the first process: signals would have to be ignored at the start of each run,
-    and those that arrive meanwhile would be lost.
-    """
-    resource_tracker.ensure_running()
-    forkserver.ensure_running()
-
-
 class Forked:
     """Processes forked from a server that has imported torch: where the processes of a pool come from."""
 
@@ -138,8 +127,12 @@ class Forked:
 
     def prepare(self, signals: Sequence[int]) -> None:
         """Before the first one. signals: those of the pool, which must not end what all processes share."""
+        # Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is
+        # documented. The documented way starts both with the first process: signals would have to be ignored at the
+        # start of each run, and those that arrive meanwhile would be lost
         with _ignore_signals(signals), _silence_warnings():
-            _start_server()
+            resource_tracker.ensure_running()
+            forkserver.ensure_running()
 
     def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
         """A living process that does `_work` with these arguments."""

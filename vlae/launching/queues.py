@@ -179,12 +179,12 @@ def all_queues(runs_dir: StrPath) -> list[Queue]:
 def remove_old(runs_dir: StrPath) -> None:
     """Deletes the queues that ended more than a week ago, so that looking at all of them stays cheap.
 
-    No state of a run is another afterwards: a queue stays as long as it tells why a run has no results, by what
+    No state of a run is another afterwards: a queue stays as long as it says why a run has no results, by what
     Slurm said of its job or because it was cancelled. Hold the launch lock.
     """
     for queue in all_queues(runs_dir):
         with contextlib.suppress(RecordError):  # damaged, or another user's
-            if _is_old(queue) and not _explains(queue):
+            if _is_old(queue):
                 # out of sight at once, and deleted later where this process is killed before it has
                 hidden = staged_for(queue.path)
                 make_directory(hidden.parent)
@@ -193,13 +193,12 @@ def remove_old(runs_dir: StrPath) -> None:
 
 
 def _is_old(queue: Queue) -> bool:
-    if (ended := queue.ended) is not None:
-        return seconds_since(ended["ended"]) > KEPT
-    # a local one whose process was killed has nobody to end it; one of Slurm is ended by a launch after its jobs
-    return queue.kind == "local" and seconds_since(queue.created) > KEPT and queue.holder() is None
-
-
-def _explains(queue: Queue) -> bool:
-    explained = {*(queue.ended or {}).get("reasons", ()), *queue.cancelled()}
-    places = [queue.place_of(run) for run in queue.runs]
-    return any(p.name in explained and p.is_dir() and not (p / "results.json").is_file() for p in places)
+    """Whether a queue ended long ago and explains no state of a run."""
+    ended = queue.ended
+    if ended is not None:
+        old = seconds_since(ended["ended"]) > KEPT
+    else:  # a local one whose process was killed has nobody to end it; one of Slurm is ended by a launch after its jobs
+        old = queue.kind == "local" and seconds_since(queue.created) > KEPT and queue.holder() is None
+    explained = {*(ended or {}).get("reasons", ()), *queue.cancelled()} if old else set()
+    places = [queue.place_of(run) for run in queue.runs if run.run_id in explained]
+    return old and all(not place.is_dir() or (place / "results.json").is_file() for place in places)

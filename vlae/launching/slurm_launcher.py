@@ -50,6 +50,7 @@ STARTS_WITHIN = 120
 """Seconds between the start of a job and its signal, at least: Slurm sends it up to a minute early."""
 OWN_KEYS = {"time": "timeout_min", "signal": "signal_delay_s"}
 """Options of sbatch, and the key of the launcher that stands for each."""
+LONGER = "raise hydra.launcher.timeout_min and launch again"
 MOST_STARTS = 3
 """Starts of a job in a row in which a run did not even begin."""
 TRIES = 3
@@ -148,7 +149,8 @@ class SlurmArrays:
         except Exception as error:
             with contextlib.suppress(SlurmError):  # then the next launch does it
                 adopt(queue)  # what it took all the same
-            raise SlurmError(f"Slurm refused the submission: {_text_of(error)}") from error
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise SlurmError(f"Slurm refused the submission: {text}") from error
         return queue
 
     def execute(self, queue: Queue) -> int:
@@ -243,10 +245,6 @@ def _put_task(queue: Queue, task: int, job: str) -> None:
         DelayedSubmission(Task(str(queue.path)), task).dump(place)
 
 
-def _text_of(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class Task:
     """The function of a job: executes its share of the runs of a queue."""
 
@@ -309,26 +307,21 @@ def _gave_up(job: Job, queue: Queue) -> bool:
 
 
 def _with_progress(jobs: Sequence[Job], queue: Queue) -> list[Job]:
-    return [job for job in jobs if _makes_progress(job, queue)]
-
-
-def _makes_progress(job: Job, queue: Queue) -> bool:
-    """Whether a run that has not ended makes progress. Where it makes none, that is recorded as the reason."""
-    try:
-        reason = why_stuck(job.path, queue.token)
-        if not reason:
-            return True
-        print(f"not started again: {job.path}: {reason}; {LONGER}", flush=True)
-        directory = RunDirectory(job.path)
-        if directory.holder() is None:  # else another process executes it meanwhile
-            directory.write_status(state="interrupted", reason=reason, message=LONGER)
-    except RecordError as error:
-        print(error, file=sys.stderr, flush=True)
-        return True
-    return False
-
-
-LONGER = "raise hydra.launcher.timeout_min and launch again"
+    """The runs that make progress, of those that have not ended; in the record of the others that is the reason."""
+    found = []
+    for job in jobs:
+        try:
+            if not (reason := why_stuck(job.path, queue.token)):
+                found.append(job)
+                continue
+            print(f"not started again: {job.path}: {reason}; {LONGER}", flush=True)
+            directory = RunDirectory(job.path)
+            if directory.holder() is None:  # else another process executes it meanwhile
+                directory.write_status(state="interrupted", reason=reason, message=LONGER)
+        except RecordError as error:
+            print(error, file=sys.stderr, flush=True)
+            found.append(job)
+    return found
 
 
 def why_stuck(run: Path, queue: str) -> str:
@@ -346,8 +339,6 @@ def why_stuck(run: Path, queue: str) -> str:
         return ""
     before = read_claim(attempts / str(number - 1)) or {}
     ends = [before.get("progress"), last.get("progress"), RunDirectory(run).status()["progress"]]
-    if not isinstance(ends[0], dict) or not isinstance(ends[1], dict):  # an older version's
-        return ""
     first, second, third = (progress or {} for progress in ends)
     return "" if _is_ahead(third, second) or _is_ahead(second, first) else NO_STEP
 

@@ -51,7 +51,7 @@ def run_queue(queue: Queue) -> int:
     try:
         places = slots(len(jobs), **settings["slots"])
         with Interruption() as interruption, WatchedDisplay(queue, len(jobs)) as display:
-            display.say(_opening(len(jobs), len(places)))
+            display.say(f"{counted(len(jobs), 'run')}, {counted(len(places), 'worker')}")
             Pool(jobs, places, queue, display).run(interruption)
         state = "interrupted" if interruption.requested else "ended"
     finally:
@@ -75,10 +75,6 @@ def _upload_later(queue: Queue, job: Job) -> str:
         # not job.path: a forced run is in the place of the old one by now
         return upload_later(RunDirectory(queue.runs_dir / job.path.name), queue.sweep)
     return ""
-
-
-def _opening(runs: int, workers: int) -> str:
-    return f"{counted(runs, 'run')}, {counted(workers, 'worker')}"
 
 
 def main() -> int:

@@ -53,7 +53,9 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(staged, _seal(buffer))
-        if _is_good(path):  # a damaged file must not push out the good one
+        if _is_sealed(
+            read_bytes(path, total_memory()) or b""
+        ):  # a damaged file must not push out the good one
             _keep(path, _previous(path))
         os.replace(staged, path)
     except OSError as error:
@@ -118,13 +120,8 @@ def _seal_of(sealed: bytes | memoryview) -> bytes:
 
 
 def _is_sealed(content: bytes) -> bool:
-    """Every byte is as `_seal` left it."""
+    """Whether every byte is as `_seal` left it."""
     return content[-SEAL_LENGTH:] == _seal_of(memoryview(content)[:-SEAL_LENGTH])
-
-
-def _is_good(path: Path) -> bool:
-    content = read_bytes(path, total_memory())
-    return content is not None and _is_sealed(content)
 
 
 def _keep(path: Path, kept: Path) -> None:

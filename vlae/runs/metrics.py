@@ -170,13 +170,16 @@ def metric(name: str) -> Metric | None:
 @functools.cache
 def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
     every = (*RESULTS, *DERIVED, *EPOCHS)
-    return [(re.compile(re.sub("<[a-z]+>", _pattern, re.escape(each.name))), each) for each in every]
-
-
-def _pattern(part: re.Match[str]) -> str:
-    return {"<estimator>": "(?!ais)[^./]+", "<set>": "(validation|test)", "<t>": "[0-9]+"}.get(
-        part[0], "[^/]+"
-    )
+    parts = {
+        "<estimator>": "(?!ais)[^./]+",
+        "<set>": "(validation|test)",
+        "<t>": "[0-9]+",
+        "<parameter>": "[^/]+",
+    }
+    return [
+        (re.compile(re.sub("<[a-z]+>", lambda part: parts[part[0]], re.escape(each.name))), each)
+        for each in every
+    ]
 
 
 def better(name: str) -> int:

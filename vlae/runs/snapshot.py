@@ -151,14 +151,11 @@ def _names() -> Iterator[str]:
     for top in sorted(os.listdir(SOURCE), key=os.fsencode):
         path = SOURCE / top
         if path.is_dir():
-            if top in PLACES or _is_package(path):
+            is_package = top.isidentifier() and path.joinpath("__init__.py").is_file()
+            if top in PLACES or is_package:
                 yield from (f"{top}/{name}" for name, _ in snapshot_check.walk(str(path)))
         elif top in PLACES or (top.endswith(".py") and top[0] != "."):
             yield top
-
-
-def _is_package(path: Path) -> bool:
-    return path.name.isidentifier() and path.joinpath("__init__.py").is_file()
 
 
 def _content(file: Path) -> bytes | None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,14 @@ sys.exit(main())
 """Source of the process that executes a queue: a Ctrl-C ends it until the pool listens, which takes a second."""
 
 
+@dataclass
 class LocalQueue:
     """The launcher ``local``; see `vlae.launching.launch.Launcher`."""
 
     here = True
-
-    def __init__(
-        self, workers: Count | None = None, runs_per_gpu: Count = 1, run_timeout_min: Minutes | None = None
-    ) -> None:
-        self.workers, self.runs_per_gpu = workers, runs_per_gpu
-        self.run_timeout_min = run_timeout_min
+    workers: Count | None = None
+    runs_per_gpu: Count = 1
+    run_timeout_min: Minutes | None = None
 
     def check_plan(self, planned: Plan) -> None:
         """ConfigError: there is no room for so many workers."""

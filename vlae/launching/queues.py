@@ -16,19 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from vlae.runs.lease import FORCED, living_claim, new_claim, now, seconds_since
-from vlae.runs.schema import Claim
+from vlae.runs.schema import Claim, Time, check_record
+from vlae.system import files
 from vlae.system.disk import RecordError
-from vlae.system.files import (
-    StrPath,
-    appearing,
-    json_bytes,
-    make_directory,
-    read_json,
-    rename_if_free,
-    staged_for,
-    write_atomically,
-)
+from vlae.system.files import StrPath, appearing, json_bytes, read_json, write_atomically
 
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
@@ -60,7 +54,7 @@ class Queue:
     sweep: str
     code: str
     """Where the frozen code lies."""
-    created: str
+    created: Time
     runs: tuple[Waiting, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the launcher."""
@@ -135,6 +129,9 @@ class Queue:
         write_atomically(self.path / "jobs.json", json_bytes({str(task): job for task, job in jobs.items()}))
 
 
+_QUEUE = TypeAdapter(Queue)
+
+
 def create(
     runs_dir: StrPath,
     *,
@@ -147,22 +144,22 @@ def create(
     """A queue that this process holds, whole from its first moment."""
     place = Path(runs_dir).absolute() / QUEUES
     queue = Queue(place / secrets.token_hex(6), kind, sweep, str(code), now(), tuple(runs), settings)
-    content = {key: value for key, value in vars(queue).items() if key != "path"}
+    content = {**vars(queue), "runs": [vars(run) for run in queue.runs]}
+    del content["path"]
     with appearing(queue.path) as staged:
-        write_atomically(
-            staged / "queue.json", json_bytes({**content, "runs": [vars(run) for run in queue.runs]})
-        )
+        write_atomically(staged / "queue.json", json_bytes(content))
         write_atomically(staged / "claim.json", json_bytes(new_claim()))
     return queue
 
 
 def load(path: Path) -> Queue | None:
-    """None: there is no queue, or no longer."""
-    content = read_json(path / "queue.json")
-    if content is None:
+    """None: there is no queue, or no longer. RecordError: its record is damaged."""
+    file = path / "queue.json"
+    if (content := read_json(file)) is None:
         return None
-    runs = tuple(Waiting(**run) for run in content.pop("runs"))
-    return Queue(path=path, runs=runs, **content)
+    return check_record(
+        _QUEUE, str(file), {**content, "path": path}, "move the directory away and launch again"
+    )
 
 
 def all_queues(runs_dir: StrPath) -> list[Queue]:
@@ -186,9 +183,9 @@ def remove_old(runs_dir: StrPath) -> None:
         with contextlib.suppress(RecordError):  # damaged, or another user's
             if _is_old(queue):
                 # out of sight at once, and deleted later where this process is killed before it has
-                hidden = staged_for(queue.path)
-                make_directory(hidden.parent)
-                rename_if_free(queue.path, hidden)
+                hidden = files.staged_for(queue.path)
+                files.make_directory(hidden.parent)
+                files.rename_if_free(queue.path, hidden)
                 shutil.rmtree(hidden, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,44 +59,26 @@ REQUEUED_WITHIN = 60.0
 """Seconds in which Slurm ends a job that it requeues."""
 
 
+@dataclass
 class SlurmArrays:
     """The launcher ``slurm``; conf/hydra/launcher/slurm.yaml explains its keys."""
 
     here = False
-
-    def __init__(
-        self,
-        partition: str | None,
-        account: str | None,
-        qos: str | None,
-        constraint: str | None,
-        timeout_min: Count,
-        mem_gb: Count | None,
-        cpus_per_task: Count | None,
-        gpus_per_node: Annotated[int, Field(ge=0)] | None,
-        array_parallelism: Count,
-        runs_per_job: Count,
-        signal_delay_s: Seconds,
-        max_requeues: Annotated[int, Field(ge=0)],
-        setup: list[str],
-        sbatch: dict[str, Any],
-        run_timeout_min: Minutes | None = None,
-    ) -> None:
-        self.submission = {
-            "partition": partition,
-            "account": account,
-            "qos": qos,
-            "constraint": constraint,
-            "time": timeout_min,
-            "mem": mem_gb and f"{mem_gb}GB",
-            "cpus_per_task": cpus_per_task,
-            "gpus_per_node": gpus_per_node or None,
-        }
-        self.gpus_per_node = gpus_per_node
-        self.array_parallelism, self.runs_per_job = array_parallelism, runs_per_job
-        self.max_requeues, self.setup, self.sbatch = max_requeues, setup, sbatch
-        self.timeout_min, self.signal_delay_s = timeout_min, signal_delay_s
-        self.run_timeout_min = run_timeout_min
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    timeout_min: Count
+    mem_gb: Count | None
+    cpus_per_task: Count | None
+    gpus_per_node: Annotated[int, Field(ge=0)] | None
+    array_parallelism: Count
+    runs_per_job: Count
+    signal_delay_s: Seconds
+    max_requeues: Annotated[int, Field(ge=0)]
+    setup: list[str]
+    sbatch: dict[str, Any]
+    run_timeout_min: Minutes | None = None
 
     def check_plan(self, planned: Plan) -> None:
         """SlurmError: it cannot be reached.
@@ -168,19 +151,29 @@ class SlurmArrays:
         python = f"vlae_run {shlex.quote(sys.executable)}"
         executor = submitit.SlurmExecutor(folder=queue.path / "slurm", python=python)
         setup = [*FIRST_LINES, *self.setup, *code_setup(queue.code)]
+        submission = {
+            **{
+                key: getattr(self, key)
+                for key in ("partition", "account", "qos", "constraint", "cpus_per_task")
+            },
+            "time": self.timeout_min,
+            "mem": self.mem_gb and f"{self.mem_gb}GB",
+            "gpus_per_node": self.gpus_per_node or None,
+        }
+        more = {
+            "chdir": queue.code,
+            "requeue": True,
+            "signal": f"B:USR2@{self.signal_delay_s}",
+            **self.sbatch,
+        }
         executor.update_parameters(
-            **{key: value for key, value in self.submission.items() if value is not None},
+            **{key: value for key, value in submission.items() if value is not None},
             job_name=queue.job_name,
             array_parallelism=at_once,
             stderr_to_stdout=True,
             setup=setup,
             use_srun=False,
-            additional_parameters={
-                "chdir": queue.code,
-                "requeue": True,
-                "signal": f"B:USR2@{self.signal_delay_s}",
-                **self.sbatch,
-            },
+            additional_parameters=more,
         )
         jobs = executor.map_array(Task(str(queue.path)), tasks)
         return {task: job.job_id for task, job in zip(tasks, jobs, strict=True)}

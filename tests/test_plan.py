@@ -328,7 +328,7 @@ def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_pat
     """The other host heard nothing of this process for minutes."""
     with hold_launch_lock(tmp_path) as ours:
         ours.check()
-        ours.show_life()
+        lease.show_life(ours.path)
         put_claim(ours.path.with_name("2"), new_claim())
         with pytest.raises(RecordError, match="another launch has begun"):
             ours.check()

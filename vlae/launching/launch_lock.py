@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vlae.runs.lease import Pulse, last_number, living_claim, new_claim, now, put_claim
+from vlae.runs.lease import Pulse, holder_of, last_number, new_claim, now, put_claim, show_life
 from vlae.runs.schema import Claim
 from vlae.system.disk import RecordError
-from vlae.system.files import StrPath, json_bytes, read_json, write_atomically
+from vlae.system.files import StrPath, write_json
 
 LOCKS = ".launching"  # in runs_dir
 
@@ -25,13 +25,6 @@ class LaunchLock:
         if self.path.with_name(str(int(self.path.name) + 1)).exists():
             raise RecordError(f"{self.path} gave no sign of life, and another launch has begun; launch again")
 
-    def show_life(self) -> None:
-        write_atomically(self.path / "status.json", json_bytes({"updated": now()}))
-
-    def end(self) -> None:
-        with contextlib.suppress(RecordError):  # the disk is full; the lock ends with this process
-            write_atomically(self.path / "ended.json", json_bytes({"ended": now()}))
-
 
 @contextlib.contextmanager
 def hold_launch_lock(
@@ -46,7 +39,7 @@ def hold_launch_lock(
     while True:
         number = last_number(place)
         path = place / str(number)
-        holder = living_claim(path, (read_json(path / "status.json") or {}).get("updated"))
+        holder = holder_of(path)
         if holder and holder["token"] == claim["token"]:
             break
         if holder is None:
@@ -59,11 +52,11 @@ def hold_launch_lock(
     for old in place.iterdir():
         if old.name.isdigit() and int(old.name) < number:
             shutil.rmtree(old, ignore_errors=True)
-    lock = LaunchLock(path)
-    pulse = Pulse(lock.show_life)
+    pulse = Pulse(lambda: show_life(path))
     pulse.start()
     try:
-        yield lock
+        yield LaunchLock(path)
     finally:
         pulse.stop()
-        lock.end()
+        with contextlib.suppress(RecordError):  # the disk is full; the lock ends with this process
+            write_json(path / "ended.json", {"ended": now()})

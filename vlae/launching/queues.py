@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vlae.runs.lease import FORCED, living_claim, new_claim, now, seconds_since
+from vlae.runs.lease import FORCED, holder_of, new_claim, now, seconds_since
 from vlae.runs.schema import Claim, Time, check_record
 from vlae.system import files
 from vlae.system.disk import RecordError
-from vlae.system.files import StrPath, appearing, json_bytes, read_json, write_atomically
+from vlae.system.files import StrPath, appearing, read_json, write_json
 
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
@@ -87,8 +87,7 @@ class Queue:
 
     def end(self, state: str, reasons: dict[str, str] | None = None) -> None:
         """Record the end of the queue. reasons: why runs have no results, as far as Slurm reports."""
-        content = {"state": state, "reasons": reasons or {}, "ended": now()}
-        write_atomically(self.path / "ended.json", json_bytes(content))
+        write_json(self.path / "ended.json", {"state": state, "reasons": reasons or {}, "ended": now()})
 
     @property
     def job_name(self) -> str:
@@ -101,19 +100,11 @@ class Queue:
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Cancel runs; the process that executes the queue sees it within seconds."""
-        runs = sorted(self.cancelled() | set(run_ids))
-        write_atomically(self.path / "cancelled.json", json_bytes({"runs": runs}))
+        write_json(self.path / "cancelled.json", {"runs": sorted(self.cancelled() | set(run_ids))})
 
     def holder(self) -> Claim | None:
         """The claim of the living process that works off a local queue, or submits one to Slurm."""
-        return living_claim(self.path, (read_json(self.path / "status.json") or {}).get("updated"))
-
-    def take_over(self) -> None:
-        """This process works it off from now on."""
-        write_atomically(self.path / "claim.json", json_bytes(new_claim()))
-
-    def show_life(self) -> None:
-        write_atomically(self.path / "status.json", json_bytes({"updated": now()}))
+        return holder_of(self.path)
 
     def jobs(self) -> dict[int, str]:
         """The Slurm job of each task; NEVER, or nothing as long as it is being submitted."""
@@ -126,7 +117,7 @@ class Queue:
         return len(self.jobs()) < len({run.task for run in self.runs})
 
     def record_jobs(self, jobs: dict[int, str]) -> None:
-        write_atomically(self.path / "jobs.json", json_bytes({str(task): job for task, job in jobs.items()}))
+        write_json(self.path / "jobs.json", jobs)
 
 
 _QUEUE = TypeAdapter(Queue)
@@ -147,8 +138,8 @@ def create(
     content = {**vars(queue), "runs": [vars(run) for run in queue.runs]}
     del content["path"]
     with appearing(queue.path) as staged:
-        write_atomically(staged / "queue.json", json_bytes(content))
-        write_atomically(staged / "claim.json", json_bytes(new_claim()))
+        write_json(staged / "queue.json", content)
+        write_json(staged / "claim.json", new_claim())
     return queue
 
 

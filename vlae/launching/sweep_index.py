@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from vlae.runs.lease import now
 from vlae.runs.schema import check_record
-from vlae.system.files import StrPath, json_bytes, make_directory, read_json, write_atomically
+from vlae.system.files import StrPath, make_directory, read_json, write_json
 
 SWEEPS = ".sweeps"  # in runs_dir
 
@@ -39,7 +39,7 @@ def remember(runs_dir: StrPath, name: str, labels: dict[str, str], command: list
     if not _is_file_name(name):
         raise ValueError(f"the name of a sweep is one visible file name, not {name!r}")
     sweep = Sweep(name=name, launched=now(), command=command, runs=labels)
-    write_atomically(make_directory(Path(runs_dir) / SWEEPS) / f"{name}.json", json_bytes(sweep))
+    write_json(make_directory(Path(runs_dir) / SWEEPS) / f"{name}.json", sweep)
 
 
 def recall(runs_dir: StrPath, name: str) -> Sweep | None:

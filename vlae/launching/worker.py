@@ -15,8 +15,10 @@ from vlae.launching.pool import Job, Pool, jobs_of
 from vlae.launching.queues import Queue, load
 from vlae.launching.resources import slots
 from vlae.runs.directory import RunDirectory
+from vlae.runs.lease import new_claim, show_life
 from vlae.system.console import counted
 from vlae.system.disk import DiskError, Patience, RecordError, notice, patient
+from vlae.system.files import write_json
 from vlae.system.interruption import Interruption
 from vlae.system.streams import do_not_wait, guard
 from vlae.trackers.process import upload_later
@@ -36,7 +38,7 @@ class WatchedDisplay(Display):
         if time.monotonic() - self._shown > SIGN_OF_LIFE_EVERY:
             self._shown = time.monotonic()
             with contextlib.suppress(RecordError):  # a full disk is reported by the runs
-                self.queue.show_life()
+                show_life(self.queue.path)
 
 
 def run_queue(queue: Queue) -> int:
@@ -44,7 +46,7 @@ def run_queue(queue: Queue) -> int:
     patience = Patience(queue.runs_dir)
     patience.say = lambda reason: None if reason is None else print(notice(reason), file=sys.stderr)
     with patient(patience):
-        queue.take_over()
+        write_json(queue.path / "claim.json", new_claim())  # this process works it off from now on
     began, settings = time.monotonic(), queue.settings
     jobs = jobs_of(queue)
     state = "stopped"

@@ -27,6 +27,7 @@ from vlae.system.files import (
     read_json,
     remove_abandoned,
     write_atomically,
+    write_json,
 )
 from vlae.system.interruption import Interrupted
 from vlae.system.processes import is_owned_by
@@ -254,14 +255,14 @@ class Attempt:
         """Waits for the disk only where the attempt ended by itself."""
         with contextlib.nullcontext() if error is None else patient(None):
             if isinstance(error, Exception) and not refusal_in(error):
-                text = "".join(traceback.format_exception(error))
-                write_atomically(self.directory / "traceback.txt", text.encode("utf-8", "backslashreplace"))
+                text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
+                write_atomically(self.directory / "traceback.txt", text)
             if not self._succeeded():
                 self._write_status(
                     attempt=self.number, progress=self._progress, gpu_seconds=self._spent(), **end
                 )
             # releases the run
-            write_atomically(self.directory / "ended.json", json_bytes({**end, "ended": now()}))
+            write_json(self.directory / "ended.json", {**end, "ended": now()})
 
     def _outcome(self, error: BaseException | None) -> tuple[str, str | None, str | None]:
         if self.directory.parent.parent.joinpath("results.json").is_file():

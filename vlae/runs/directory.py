@@ -45,6 +45,7 @@ from vlae.system.files import (
     read_json,
     whole_lines_end,
     write_atomically,
+    write_json,
 )
 
 STATES: tuple[RunState, ...] = get_args(RunState)
@@ -130,7 +131,7 @@ class RunDirectory:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Last of all: from this moment the run is done."""
-        write_atomically(self.path / "results.json", json_bytes(results))
+        write_json(self.path / "results.json", results)
 
     # --- state
 
@@ -177,7 +178,7 @@ class RunDirectory:
             raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; got {fields}")
         with self._lock:
             status = self._recorded_status() | {"updated": now()} | fields
-            write_atomically(self.path / "status.json", json_bytes(status))
+            write_json(self.path / "status.json", status)
 
     def _recorded_status(self) -> Status:
         return read_status(self._name)
@@ -270,8 +271,7 @@ class RunDirectory:
         """
         number, end = last_number(self.path / "attempts"), {"state": "interrupted", "reason": reason}
         self.write_status(attempt=number, message=None, **end)
-        content = json_bytes({**end, "message": None, "ended": now()})
-        write_atomically(self._attempt(number) / "ended.json", content)
+        write_json(self._attempt(number) / "ended.json", {**end, "message": None, "ended": now()})
 
     def holder(self) -> Claim | None:
         """The claim of the living process that executes this run, if there is one."""

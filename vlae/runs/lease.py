@@ -15,7 +15,7 @@ import psutil
 
 from vlae.runs.schema import Claim, check_claim
 from vlae.system.disk import RecordError
-from vlae.system.files import appearing, json_bytes, read_json, write_atomically
+from vlae.system.files import appearing, read_json, write_json
 from vlae.system.processes import place, process_start
 
 FORCED = ".forced"  # in runs_dir: runs that are executed again, beside their old results
@@ -133,7 +133,16 @@ def living_claim(attempt: Path, last_sign: str | None) -> Claim | None:
     return claim if silence < DEAD_AFTER else None
 
 
+def holder_of(place: Path) -> Claim | None:
+    """The claim of the living process that holds a queue or the launch lock, and calls `show_life`."""
+    return living_claim(place, (read_json(place / "status.json") or {}).get("updated"))
+
+
+def show_life(place: Path) -> None:
+    write_json(place / "status.json", {"updated": now()})
+
+
 def put_claim(attempt: Path, claim: Mapping[str, Any]) -> None:
     """Makes the directory of an attempt appear with the claim inside; nothing happens where another was first."""
     with appearing(attempt) as staged:
-        write_atomically(staged / "claim.json", json_bytes(dict(claim)))
+        write_json(staged / "claim.json", claim)

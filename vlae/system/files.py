@@ -224,6 +224,11 @@ def json_bytes(value: Any, indent: int | None = 2) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes a valid JSON escape
 
 
+def write_json(path: StrPath, value: Any) -> None:
+    """`write_atomically` for a record."""
+    write_atomically(path, json_bytes(value))
+
+
 def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
     """The content of ``path``, or None where there is no such file. Errors: as for `read_by`."""
     return read_by(io.FileIO.readall, path, largest)

@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from simulation import history
-from vlae.launching import pool, run_state, slurm_launcher, slurm_state
+from vlae.launching import pool, run_state, slurm_launcher, slurm_state, slurm_task
 from vlae.runs.directory import RunDirectory
 
 
@@ -18,7 +18,7 @@ def array_requeued() -> Iterator[None]:
     def slurm_job() -> tuple[str | None, int]:
         return os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
-    with mock.patch.object(slurm_launcher, "slurm_job", slurm_job):
+    with mock.patch.object(slurm_task, "slurm_job", slurm_job):
         yield
 
 
@@ -61,7 +61,7 @@ def requeued_without_progress() -> Iterator[None]:
     """Any limit is accepted, and a job asks to start again whether or not its runs have made a step."""
     with (
         mock.patch.object(slurm_launcher.SlurmArrays, "_problems", return_value=[]),
-        mock.patch.object(slurm_launcher, "_with_progress", lambda jobs, queue: jobs),
+        mock.patch.object(slurm_task, "_with_progress", lambda jobs, queue: jobs),
     ):
         yield
 

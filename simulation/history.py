@@ -18,13 +18,13 @@ from simulation.world import Process, World
 from vlae.config.run_id import run_id
 from vlae.errors import UserError
 from vlae.launching import cancel
-from vlae.launching.batch_script import FIRST_LINES, NOTED, hold_signals
 from vlae.launching.launch import Launcher, launch_runs
 from vlae.launching.local_launcher import LocalQueue
 from vlae.launching.plan import ComposedRuns
 from vlae.launching.queues import NEVER, load
 from vlae.launching.run_state import Observer
-from vlae.launching.slurm_launcher import NEVER_SUBMITTED, SlurmArrays
+from vlae.launching.slurm_launcher import SlurmArrays
+from vlae.launching.slurm_task import FIRST_LINES, NEVER_SUBMITTED, NOTED, hold_signals
 from vlae.system.files import read_json
 
 ROUNDS = 15

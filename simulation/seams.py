@@ -35,6 +35,7 @@ import vlae.launching.resources
 import vlae.launching.run_state
 import vlae.launching.slurm_launcher
 import vlae.launching.slurm_state
+import vlae.launching.slurm_task
 import vlae.launching.worker
 import vlae.system.files
 import vlae.system.interruption
@@ -396,7 +397,7 @@ class Seams:
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
         # printed in the journal instead, where a person replays it
-        for module in (job, vlae.launching.slurm_launcher, vlae.launching.pool):
+        for module in (job, vlae.launching.slurm_task, vlae.launching.pool):
             vars(module)["print"] = self._print
 
     def _print(self, *words: Any, **named: Any) -> None:
@@ -427,7 +428,7 @@ class Seams:
             vlae.launching.slurm_launcher, "OF_ONE_MACHINE", set()
         )  # the cluster shares whatever directory it is
         slot = vlae.launching.resources.Slot({}, 1)
-        self.put(vlae.launching.slurm_launcher, "slots", lambda runs, **named: [slot] * runs)
+        self.put(vlae.launching.slurm_task, "slots", lambda runs, **named: [slot] * runs)
         self.put(vlae.launching.worker, "slots", lambda runs, **named: [slot] * min(runs, 2))
         self.put(vlae.launching.local_launcher, "slots", lambda runs, **named: [slot] * min(runs, 2))
         self.put(vlae.launching.worker, "upload_later", lambda *arguments: "")
@@ -447,5 +448,5 @@ def simulated() -> Iterator[Seams]:
         yield seams
     finally:
         seams.undo()
-        for module in (vlae.experiment.run, vlae.launching.slurm_launcher, vlae.launching.pool):
+        for module in (vlae.experiment.run, vlae.launching.slurm_task, vlae.launching.pool):
             vars(module).pop("print", None)

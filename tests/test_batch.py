@@ -12,13 +12,13 @@ import pytest
 
 from simulation.scripted import ScriptedSlurm
 from vlae.config.problems import ConfigError
-from vlae.launching import queues, slurm_launcher
-from vlae.launching.batch_script import FIRST_LINES
+from vlae.launching import queues, slurm_task
 from vlae.launching.plan import Plan
 from vlae.launching.pool import Job
 from vlae.launching.queues import Waiting
 from vlae.launching.run_state import NO_STEP
-from vlae.launching.slurm_launcher import SlurmArrays, why_stuck
+from vlae.launching.slurm_launcher import SlurmArrays
+from vlae.launching.slurm_task import FIRST_LINES, why_stuck
 from vlae.runs.directory import RunDirectory
 
 PYTHON = """
@@ -203,12 +203,12 @@ def test_a_job_goes_on_for_the_runs_that_make_steps_and_gives_up_the_others(jobs
             executed.append([job.path.name for job in self.jobs])
             interruption.number = signal.SIGUSR2
 
-    monkeypatch.setattr(slurm_launcher, "Pool", Interrupted)
-    monkeypatch.setattr(slurm_launcher, "requeue", requeued.append)
+    monkeypatch.setattr(slurm_task, "Pool", Interrupted)
+    monkeypatch.setattr(slurm_task, "requeue", requeued.append)
     for restarts in range(3):
         found.start(restarts)
         with pytest.raises(SystemExit):
-            slurm_launcher.Task(str(found.queue.path))(0)
+            slurm_task.Task(str(found.queue.path))(0)
     assert executed == [["a", "b"], ["a", "b"], ["a"]]
     assert len(requeued) == 3
     status = found.runs["b"].status()
@@ -227,21 +227,21 @@ def test_a_job_that_slurm_has_started_again_elsewhere_is_not_requeued_by_its_old
     for key, value in {"ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "2", "JOB_ID": "12"}.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    monkeypatch.setattr(slurm_launcher, "REQUEUED_WITHIN", 0.0)
+    monkeypatch.setattr(slurm_task, "REQUEUED_WITHIN", 0.0)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    slurm_launcher.requeue(9)
+    slurm_task.requeue(9)
     assert ("scontrol requeue 12_2" in scripted.calls()) == asked
     assert ("has started this job again already" in capsys.readouterr().out) == (not asked)
 
 
 def test_a_signal_that_the_shell_noted_starts_no_run_and_requeues_the_job(jobs, monkeypatch):
     found, requeued = jobs("a"), []
-    monkeypatch.setattr(slurm_launcher, "requeue", requeued.append)
-    monkeypatch.setattr(slurm_launcher, "Pool", SimpleNamespace())
+    monkeypatch.setattr(slurm_task, "requeue", requeued.append)
+    monkeypatch.setattr(slurm_task, "Pool", SimpleNamespace())
     monkeypatch.setenv("VLAE_SIGNAL", "USR2")
     found.start(0)
     with pytest.raises(SystemExit):
-        slurm_launcher.Task(str(found.queue.path))(0)
+        slurm_task.Task(str(found.queue.path))(0)
     assert requeued == [9]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, (
         "or the shell takes a late signal for an early one"

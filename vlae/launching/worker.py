@@ -7,7 +7,6 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from vlae.errors import UserError
 from vlae.launching.display import Display, summary
@@ -15,30 +14,13 @@ from vlae.launching.pool import Job, Pool, jobs_of
 from vlae.launching.queues import Queue, load
 from vlae.launching.resources import slots
 from vlae.runs.directory import RunDirectory
-from vlae.runs.lease import new_claim, show_life
+from vlae.runs.lease import Pulse, new_claim, show_life
 from vlae.system.console import counted
 from vlae.system.disk import DiskError, Patience, RecordError, notice, patient
 from vlae.system.files import write_json
 from vlae.system.interruption import Interruption
 from vlae.system.streams import do_not_wait, guard
 from vlae.trackers.process import upload_later
-
-SIGN_OF_LIFE_EVERY = 30.0  # seconds
-
-
-class WatchedDisplay(Display):
-    """Shows life in the queue's directory besides, for those who look from other hosts."""
-
-    def __init__(self, queue: Queue, total: int) -> None:
-        super().__init__(total)
-        self.queue, self._shown = queue, 0.0
-
-    def look(self, jobs: Any) -> None:
-        super().look(jobs)
-        if time.monotonic() - self._shown > SIGN_OF_LIFE_EVERY:
-            self._shown = time.monotonic()
-            with contextlib.suppress(RecordError):  # a full disk is reported by the runs
-                show_life(self.queue.path)
 
 
 def run_queue(queue: Queue) -> int:
@@ -49,14 +31,16 @@ def run_queue(queue: Queue) -> int:
         write_json(queue.path / "claim.json", new_claim())  # this process works it off from now on
     began, settings = time.monotonic(), queue.settings
     jobs = jobs_of(queue)
-    state = "stopped"
+    state, pulse = "stopped", Pulse(lambda: show_life(queue.path))
+    pulse.start()
     try:
         places = slots(len(jobs), **settings["slots"])
-        with Interruption() as interruption, WatchedDisplay(queue, len(jobs)) as display:
+        with Interruption() as interruption, Display(len(jobs)) as display:
             display.say(f"{counted(len(jobs), 'run')}, {counted(len(places), 'worker')}")
             Pool(jobs, places, queue, display).run(interruption)
         state = "interrupted" if interruption.requested else "ended"
     finally:
+        pulse.stop()
         with contextlib.suppress(DiskError):  # a queue ends with its process too
             queue.end(state)
     for text, style in summary(jobs, settings["skipped"], queue.sweep, time.monotonic() - began):

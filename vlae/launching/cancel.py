@@ -25,7 +25,11 @@ def cancel(
     """
     observer = Observer(runs_dir)
     active = {"queued", "running"}
-    found = [run_id for run_id in run_ids if not active.isdisjoint(_states(observer, run_id))]
+    found = [
+        name
+        for name in run_ids
+        if any(observer.state(path).state in active for path in _places(observer, name))
+    ]
     alone, unreached = set(found), []
     for queue in all_queues(runs_dir):
         listed = {run.run_id for run in queue.runs} & set(found)
@@ -73,8 +77,3 @@ def _cancel_jobs(queue: Queue) -> None:
 def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:
     """The two directories in which a run may be executed: its own, and beside its old results."""
     return observer.runs_dir / run_id, observer.runs_dir / FORCED / run_id
-
-
-def _states(observer: Observer, run_id: str) -> set[str]:
-    own, forced = _places(observer, run_id)
-    return {observer.state(own).state, observer.state(forced, forced=True).state}

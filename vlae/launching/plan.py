@@ -208,7 +208,7 @@ def _state_to_continue(observer: Observer, run_id: str, wish: Wish) -> tuple[Sta
     state = observer.state(observer.runs_dir / run_id)
     forced = wish.force and state.state not in ("new", "running", "queued")
     if forced:
-        state = observer.state(observer.runs_dir / FORCED / run_id, forced=True)
+        state = observer.state(observer.runs_dir / FORCED / run_id)
     return (_unless_edited(state) if state.state in ("interrupted", "failed") else state), forced
 
 

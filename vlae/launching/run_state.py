@@ -5,7 +5,7 @@ Decision record: docs/decisions/0015-what-is-believed-of-slurm.md.
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +20,8 @@ from vlae.launching.slurm_state import (
     queued_jobs,
     this_cluster,
 )
-from vlae.runs.attempts import last_claim
-from vlae.runs.directory import RunDirectory, read_status
-from vlae.runs.lease import read_claim, seconds_since
+from vlae.runs.directory import RunDirectory, read_status, run_names
+from vlae.runs.lease import FORCED, read_claim, seconds_since
 from vlae.runs.schema import Claim
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath
@@ -68,6 +67,11 @@ class State:
     gpu_seconds: float = 0.0
     stale: bool = False
     """Its status.json does not say that it is done, as when its process was killed a moment before."""
+
+    @property
+    def forced(self) -> bool:
+        """Whether it is executed again, beside its old results."""
+        return self.path.parent.name == FORCED
 
 
 def state_on_disk(path: Path) -> State:
@@ -150,9 +154,15 @@ class Observer:
             with contextlib.suppress(RecordError):  # another user's, perhaps
                 queue.end("ended", reasons)
 
-    def state(self, path: Path, *, forced: bool = False) -> State:
+    def states(self, run_ids: Iterable[str]) -> list[State]:
+        """States in the order of the ids; for a forced run, the state of its new execution."""
+        forced = set(run_names(self.runs_dir / FORCED))
+        return [self.state(self.runs_dir / (FORCED if name in forced else "") / name) for name in run_ids]
+
+    def state(self, path: Path) -> State:
         """The state of the run in ``path``."""
-        found, key = state_on_disk(path), (path.name, forced)
+        found = state_on_disk(path)
+        key = path.name, found.forced
         if found.state == "done" or found.reason == UNREADABLE:
             return found
         for waiting, executor, job in self._waiting.get(key, ()):
@@ -256,7 +266,7 @@ def _state_of_job(queue: Queue, run: Waiting, job_id: str, said: JobState | None
     path, holder = queue.place_of(run), None
     if said.state == "ended" and state_on_disk(path).state == "running":
         with contextlib.suppress(RecordError):
-            holder = last_claim(path)[1]
+            holder = RunDirectory(path).holder()
         if holder and Executor(queue.token, job_id).is_of(holder):
             # Slurm has seen other ends itself; a process in this place was just looked at
             return UNKNOWN if said.reason in UNRELIABLE_ENDS or holder["place"] == place() else said

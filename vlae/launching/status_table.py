@@ -12,9 +12,8 @@ from rich.text import Text
 from vlae.config.problems import did_you_mean, listed
 from vlae.config.run_id import RUN_ID
 from vlae.launching import sweep_index
-from vlae.launching.run_state import STATES, Observer, State
+from vlae.launching.run_state import STATES, State
 from vlae.runs.directory import run_names
-from vlae.runs.lease import FORCED
 from vlae.system.console import Listing, counted, duration, elbo_of, minutes, position, share
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, expanded
@@ -75,18 +74,6 @@ def _names(folder: Path) -> list[str]:
     return sorted(runs)
 
 
-def states_of(runs_dir: StrPath, run_ids: Sequence[str], observer: Observer | None = None) -> list[State]:
-    """States in the order of the ids; for a forced run, the state of its new execution."""
-    observer = observer or Observer(runs_dir)
-    forced = set(run_names(observer.runs_dir / FORCED))
-    return [
-        observer.state(
-            observer.runs_dir / (FORCED if run_id in forced else "") / run_id, forced=run_id in forced
-        )
-        for run_id in run_ids
-    ]
-
-
 def view(
     title: str,
     labels: Mapping[str, str],
@@ -133,7 +120,7 @@ def _progress(state: State) -> str:
 
 
 def _state(state: State) -> str:
-    name = f"{state.state} again" if state.path.parent.name == FORCED else state.state
+    name = f"{state.state} again" if state.forced else state.state
     if state.state == "running" and state.heartbeat is not None:
         text = f"{name}, seen {duration(state.heartbeat)} ago"
         if state.reason:  # a disk that refuses writes

@@ -27,7 +27,6 @@ from vlae.runs.attempts import WAITING, Attempt, last_claim, refuse_if_held, rem
 from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
 from vlae.runs.rerun import out_of_place, put_in_place, recover_all
 from vlae.runs.schema import Claim, RunState, Status, check_status
-from vlae.system.console import counted
 from vlae.system.disk import RecordError, patiently
 from vlae.system.files import (
     LARGEST_CONFIG,
@@ -385,7 +384,7 @@ def same_as_earlier(twins: Mapping[str, str]) -> str:
     if not twins:
         return ""
     name = next(iter(twins.values()))
-    what = f"{name} has" if len(twins) == 1 else f"{counted(len(twins), 'run')}, such as {name}, have"
+    what = f"{name} has" if len(twins) == 1 else f"{len(twins)} runs, such as {name}, have"
     which = "this run" if len(twins) == 1 else "runs of this sweep"
     return f"{what} the settings of {which} under an earlier scheme of ids: readable as before, and made again here"
 

@@ -26,14 +26,14 @@ def status(
     from rich.live import Live
 
     from vlae.launching.run_state import Observer
-    from vlae.launching.status_table import ROWS, select_runs, states_of, view
+    from vlae.launching.status_table import ROWS, select_runs, view
     from vlae.system.console import standard_output
 
     def look(most: int | None = None) -> tuple[Any, float | None]:
         """The table, and after how many seconds another look is worth it."""
         title, labels = select_runs(runs_dir, name)
         observer = Observer(runs_dir)
-        states = states_of(runs_dir, list(labels), observer)
+        states = observer.states(labels)
         is_active = any(state.state in ("queued", "running") for state in states)
         pause = (15.0 if observer.asks_slurm else 2.0) if is_active else None
         return view(

@@ -72,7 +72,7 @@ def test_what_is_done_running_or_failed_does_not_start_and_what_is_interrupted_d
         assert [run.starts for run in planned("retry=true", seeds=5).runs] == [False, True, True, False, True]
         anew = planned("force=true", seeds=5).runs
         assert [run.starts for run in anew] == [True, True, True, False, True]
-        assert [run.forced for run in anew] == [True, True, True, False, False]
+        assert [run.state.forced for run in anew] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize(

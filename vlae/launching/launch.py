@@ -136,7 +136,7 @@ def table_of(planned: Plan) -> Group:
     rows = []
     for run in planned.runs:
         state = " ".join(filter(None, [run.state.state, run.state.reason and f"({run.state.reason})"]))
-        what = ("again" if run.forced else "starts") if run.starts else ""
+        what = ("again" if run.state.forced else "starts") if run.starts else ""
         rows.append([Text(run.run_id), Text(run.label), Text(state), Text(what)])
     listing = Listing(("run", "what distinguishes it", "state", ""), rows)
     return Group(Text(headline(planned, "would start"), style="bold"), listing)

@@ -35,7 +35,6 @@ class Planned:
     """The overrides that distinguish it from the others."""
     state: State
     starts: bool
-    forced: bool
 
     @property
     def path(self) -> Path:
@@ -43,7 +42,7 @@ class Planned:
 
     def waiting(self, task: int = 0) -> Waiting:
         """Its entry in a queue."""
-        return Waiting(self.run_id, self.state.attempts, self.forced, task)
+        return Waiting(self.run_id, self.state.attempts, self.state.forced, task)
 
 
 @dataclass(frozen=True)
@@ -167,12 +166,12 @@ def make_plan(
     for identity, container in composed.containers.items():
         if not dry_run:
             recover(runs_dir, identity)
-        state, forced = _state_to_continue(observer, identity, wish)
+        state = _state_to_continue(observer, identity, wish)
         starts = should_start(state, wish)
         if starts and identity in cancelled_since:
             state, starts = replace(state, state="interrupted", reason="cancelled"), False
             revoked += 1
-        runs.append(Planned(identity, container, labels[identity], state, starts, forced))
+        runs.append(Planned(identity, container, labels[identity], state, starts))
     notes = [*composed.notes, *_notes(runs_dir, composed, runs, revoked, observer)]
     # the same runs have the same name
     digest = hashlib.sha256(" ".join(sorted(composed.containers)).encode()).hexdigest()[:6]
@@ -203,13 +202,17 @@ def should_start(state: State, wish: Wish) -> bool:
     return state.state in ("new", "interrupted")
 
 
-def _state_to_continue(observer: Observer, run_id: str, wish: Wish) -> tuple[State, bool]:
-    """The state of the directory in which the run is executed, and whether that is a forced one."""
+def _state_to_continue(observer: Observer, run_id: str, wish: Wish) -> State:
+    """The state of the directory in which the run is executed. One whose frozen configuration was edited has failed."""
     state = observer.state(observer.runs_dir / run_id)
-    forced = wish.force and state.state not in ("new", "running", "queued")
-    if forced:
+    if wish.force and state.state not in ("new", "running", "queued"):
         state = observer.state(observer.runs_dir / FORCED / run_id)
-    return (_unless_edited(state) if state.state in ("interrupted", "failed") else state), forced
+    try:
+        if state.state in ("interrupted", "failed"):
+            RunDirectory(state.path).config()
+    except RecordError as error:
+        return replace(state, state="failed", reason=UNREADABLE, message=str(error))
+    return state
 
 
 def _notes(
@@ -222,15 +225,6 @@ def _notes(
         yield text
     if observer.warning and any(run.state.state in ("queued", "running") for run in runs):
         yield observer.warning
-
-
-def _unless_edited(state: State) -> State:
-    """A run whose frozen configuration was edited by hand is not started, and stops no other."""
-    try:
-        RunDirectory(state.path).config()
-    except RecordError as error:
-        return replace(state, state="failed", reason=UNREADABLE, message=str(error))
-    return state
 
 
 def check_runs(plan: Plan, *, here: bool) -> None:
@@ -260,12 +254,11 @@ def check_runs(plan: Plan, *, here: bool) -> None:
 def create_run_directories(plan: Plan) -> None:
     """The run directories of the runs that start. RecordError: there is no space."""
     for run in plan.starting:
-        tracker = run.container[
-            "tracker"
-        ]  # the group on Weights & Biases is the sweep, where no other is given
+        # the group on Weights & Biases is the sweep, where no other is given
+        tracker = run.container["tracker"]
         grouped = {**run.container, "tracker": {**tracker, "group": tracker["group"] or plan.sweep}}
         container = with_absolute_paths(grouped)
-        if run.forced:
+        if run.state.forced:
             directory = forced_directory(plan.runs_dir, run.run_id, container)
         else:
             directory = RunDirectory.create(plan.runs_dir, run.run_id, container)

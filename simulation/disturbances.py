@@ -76,7 +76,7 @@ def empty_answers(history: Any) -> None:
 
 
 def kill_process(history: Any) -> None:
-    """By hand, or by the kernel where memory is short."""
+    """Kill a process as a person does, or as the kernel does where memory is short."""
     living = [process for process in history.world.processes.values() if process.alive]
     if living:
         process = history.random.choice(living)

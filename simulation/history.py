@@ -276,7 +276,7 @@ class History:
         self.laws.finally_done(self.runs, list(self.clusters.values()))
 
     def _wait(self) -> None:
-        """Until nothing happens any more."""
+        """Run until nothing happens any more."""
         world, until = self.world, self.world.now + PATIENCE
         while world.now < until:
             world.run(world.now + 300)

@@ -37,9 +37,9 @@ class Laws:
     def __init__(self, world: World) -> None:
         self.world = world
         self.launched: dict[str, float] = {}
-        """By queue: when the command was given that made it."""
+        """When the command was given that made each queue."""
         self.cancelled: dict[str, tuple[float, float]] = {}
-        """By run: when a user gave the command that cancelled it, and when the command said so."""
+        """When a user gave the command that cancelled each run, and when the command said so."""
         self.results: dict[str, int] = {}
         self._living: dict[str, Living] = {}
         self.steps_of: Callable[[Job], int] = lambda job: 0

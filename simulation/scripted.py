@@ -47,7 +47,7 @@ class ScriptedSlurm:
     def run(
         self, command: Sequence[str], timeout: float | None = None, **named: Any
     ) -> subprocess.CompletedProcess[str]:
-        """As ``subprocess.run``."""
+        """Answer as ``subprocess.run`` would."""
         self._calls.append(" ".join(command))
         try:
             if command[0] in self._failing:
@@ -77,7 +77,7 @@ class ScriptedSlurm:
         self._put(job, state, reason, "" if node == "(null)" else node, mine=False, called=name)
 
     def accounted(self, job: str, state: str, node: str = "n1") -> None:
-        """What the accounting says of it ever after."""
+        """The accounting says this of a job from now on."""
         array, _, tasks = job.partition("_")
         node = "" if node == "None assigned" else node
         self.slurm.accounts[int(array), int(tasks) if tasks else None] = (0.0, state.partition(" ")[0], node)

@@ -1,4 +1,4 @@
-"""Where vlae meets the machine: clock, processes, signals, file system, Slurm's commands.
+"""The seams between vlae and the machine: clock, processes, signals, file system, Slurm's commands.
 
 Inside `simulated` these are the world's, for simulated processes. All else that runs is the real code of vlae.
 """
@@ -71,7 +71,7 @@ class Seams:
         setattr(owner, name, value)
 
     def replace(self, function: Any, value: Any) -> None:
-        """In every module of vlae that has imported it."""
+        """Patch a function in every module of vlae that has imported it."""
         for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "vlae"]:
             for name, found in list(vars(module).items()):
                 if found is function:
@@ -301,7 +301,7 @@ class Seams:
         seams = self
 
         class Executor:
-            """As submitit's: one sbatch, and then a file for each task."""
+            """An executor such as submitit's: one sbatch, and then a file for each task."""
 
             def __init__(self, folder: Any, **named: Any) -> None:
                 self.folder, self.parameters = folder, {}

@@ -51,15 +51,15 @@ class Request:
     requeue: bool = True
     hold: bool = False
     body: Callable[["Job", Process | None], Any] | None = None
-    """What the batch process does."""
+    """The function of the batch process."""
     setup: tuple[str, ...] = ()
     """Lines of its script before that."""
     folder: Path = Path()
     """The directory of its queue."""
     tasks_of_queue: list[int] = field(default_factory=list)
-    """By the task of the array, the task of the queue."""
+    """The task of the queue, by the task of the array."""
     runs: dict[int, list[str]] = field(default_factory=dict)
-    """By the task of the queue, its runs."""
+    """The runs, by the task of the queue."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Job:
     ended: float | None = None
     preempted: float | None = None
     leaving: str = ""
-    """What becomes of it when its processes have ended: a state, or REQUEUE."""
+    """The state of the job when its processes have ended, or REQUEUE."""
     status: int = 0
     mine: bool = True
     """Of the user who asks; other people's jobs are not in squeue --me."""

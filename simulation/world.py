@@ -48,7 +48,7 @@ class Process:
         self.blocked: set[int] = set()
         self.pending: list[int] = []
         self.token = ""
-        """Of the queue for which it works."""
+        """The token of the queue for which it works."""
         self.launched = world.now
         """When the command was given that started it."""
         self.unseen = False
@@ -102,7 +102,7 @@ class World:
         self.now = 0.0
         self.current: Process | None = None
         self.history: Any = None
-        """What happens in it, which answers for Slurm and for the pools."""
+        """The history in it, which answers for Slurm and for the pools."""
         self.quiet = False
         """Nobody may act at a point: what runs is seen as one moment."""
         self.looking = False
@@ -154,7 +154,7 @@ class World:
             process.take_signals()
 
     def sleep(self, seconds: float) -> None:
-        """Returns early where a signal comes."""
+        """Sleep; a signal ends it early."""
         process = self.current
         assert process is not None
         if not process.alive:
@@ -169,7 +169,7 @@ class World:
             process.take_signals()
 
     def sleep_whole(self, seconds: float) -> None:
-        """As ``time.sleep``: signals are handled, and the sleep goes on."""
+        """Sleep as ``time.sleep`` does: signals are handled, and the sleep continues."""
         until = self.now + seconds
         self.sleep(seconds)
         while self.now < until - 1e-9:
@@ -290,7 +290,7 @@ class World:
             raise Killed
 
     def live(self, process: Process, worker: "_Worker") -> None:
-        """What the thread of a process does, from its first moment to its last."""
+        """Run the thread of a process from its first moment to its last."""
         status = 0
         try:
             if process.alive:

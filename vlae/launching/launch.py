@@ -40,7 +40,7 @@ class Launcher(Protocol):
     """On this machine."""
 
     def check_plan(self, planned: Plan) -> None:
-        """Before anything is on disk. UserError: why it cannot execute these runs."""
+        """Check the plan before anything is on disk. UserError: the reason why it cannot execute these runs."""
         ...
 
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
@@ -48,12 +48,12 @@ class Launcher(Protocol):
         ...
 
     def execute(self, queue: Queue) -> int:
-        """Then; the exit status of the command."""
+        """Execute the queue; the exit status of the command."""
         ...
 
 
 def launch_runs(jobs: ComposedRuns, launcher: Launcher, name: str | None = None) -> int:
-    """Returns the exit status of the command.
+    """Launch the runs that are missing; the exit status of the command.
 
     name: of the sweep; None: one made of its runs.
     """

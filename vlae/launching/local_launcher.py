@@ -38,7 +38,7 @@ class LocalQueue:
         slots(len(planned.starting), **self._asked(planned))
 
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
-        """Only its record: what is in it is started by `execute`."""
+        """Create the record of the queue; `execute` starts the runs."""
         settings = {"slots": self._asked(planned), "run_timeout_min": self.run_timeout_min}
         return create_queue(planned, frozen, "local", settings)
 

@@ -21,7 +21,7 @@ MOST_NAMED = 10
 
 
 def log_of(run: RunDirectory) -> Path | None:
-    """None: it was never started."""
+    """The log of the last attempt; None: it was never started."""
     number = last_number(run.path / "attempts")
     return check_inside(run.path, "attempts", str(number)) / "log.txt" if number else None
 
@@ -54,7 +54,7 @@ def print_log(run: RunDirectory, write: Callable[[str], object]) -> None:
 
 
 def stream_log(run: RunDirectory, write: Callable[[str], object]) -> None:
-    """Until the run is neither waiting nor under way; the attempts that follow included."""
+    """Print the log until the run neither waits nor runs, the attempts that follow included."""
     log = Growing(log_of(run))
     while True:
         state = _state(run)

@@ -1,4 +1,4 @@
-"""The plan of a launch: which runs a sweep consists of, what is true of each, and which of them are to be started."""
+"""The plan of a launch: the runs of a sweep, the state of each, and which of them start."""
 
 import hashlib
 import statistics

@@ -126,7 +126,7 @@ class Forked:
         self._context.set_forkserver_preload(IMPORTED_AHEAD)
 
     def prepare(self, signals: Sequence[int]) -> None:
-        """Before the first one. signals: those of the pool, which must not end what all processes share."""
+        """Start the server. signals: those of the pool, which must not end what all processes share."""
         # Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is
         # documented. The documented way starts both with the first process: signals would have to be ignored at the
         # start of each run, and those that arrive meanwhile would be lost
@@ -207,7 +207,7 @@ class Pool:
     # --- the disk
 
     def _watch_disk(self) -> None:
-        """Where it has refused writes for too long, no more run starts."""
+        """Start no more runs after the disk has refused writes for too long."""
         now = time.monotonic()
         if now < self._probe_next:
             return

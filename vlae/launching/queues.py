@@ -26,7 +26,7 @@ from vlae.system.files import StrPath, appearing, read_json, write_json
 
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
-"""In place of the id of a job that was never submitted, because the command was killed, or Slurm refused it."""
+"""The id of a job that was never submitted, because the command was killed or Slurm refused it."""
 
 KEPT = 7 * 24 * 3600.0
 """Seconds that a queue is kept after its end."""
@@ -53,7 +53,7 @@ class Queue:
     """local or slurm"""
     sweep: str
     code: str
-    """Where the frozen code lies."""
+    """The directory of the frozen code."""
     created: Time
     runs: tuple[Waiting, ...]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +144,7 @@ def create(
 
 
 def load(path: Path) -> Queue | None:
-    """None: there is no queue, or no longer. RecordError: its record is damaged."""
+    """The queue in ``path``; None: there is none, or no longer. RecordError: its record is damaged."""
     file = path / "queue.json"
     if (content := read_json(file)) is None:
         return None

@@ -111,7 +111,7 @@ class SlurmArrays:
         return queue
 
     def execute(self, queue: Queue) -> int:
-        """Nothing: Slurm does."""
+        """Say how to follow the jobs, which Slurm executes."""
         jobs = ", ".join(dict.fromkeys(job.partition("_")[0] for job in queue.jobs().values()))
         text = f"submitted as Slurm job {jobs}; follow it with `vlae status {queue.sweep} --watch`"
         Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)

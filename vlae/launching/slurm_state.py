@@ -144,7 +144,7 @@ def _described(job: str, seconds: float = 120) -> list[dict[str, str]]:
 
 
 def _by_controller(array: str) -> dict[str, JobState] | None:
-    """None: the answer is empty."""
+    """States of the tasks of an array that scontrol knows; None: the answer is empty."""
     found = {}
     lines = _unless("Invalid job id", "scontrol", "show", "job", "-o", array)
     if lines == []:

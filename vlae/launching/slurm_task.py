@@ -75,13 +75,13 @@ class Task:
         self.queue = queue
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a job, which has read this and executes it in a moment."""
+        """Block signals in the job that has unpickled this and executes it in a moment."""
         vars(self).update(state)
         if slurm_job()[0] is not None:
             hold_signals()
 
     def __call__(self, task: int) -> None:
-        """Returns where every run is done, or was done by another; else the job fails, for Slurm too."""
+        """Execute the runs. SystemExit, with which the job fails for Slurm too: a run is not done by anybody."""
         guard()  # its log may be on a disk that is full
         try:
             with Interruption(SIGNALS) as interruption:  # also those that the batch script ignores

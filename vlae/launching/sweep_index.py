@@ -1,4 +1,4 @@
-"""Which runs belong to a sweep: runs_dir/.sweeps/<name>.json. The truth about a run is in its own directory."""
+"""The runs of each sweep: runs_dir/.sweeps/<name>.json. The truth about a run is in its own directory."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ def remember(runs_dir: StrPath, name: str, labels: dict[str, str], command: list
 
 
 def recall(runs_dir: StrPath, name: str) -> Sweep | None:
-    """None: no such sweep. RecordError: its note is damaged."""
+    """The note of a sweep; None: no such sweep. RecordError: the note is damaged."""
     place = Path(runs_dir) / SWEEPS / f"{name}.json"
     if not _is_file_name(name) or (found := read_json(place)) is None:
         return None

@@ -1,4 +1,4 @@
-"""Who executes a run: claims that one living process at a time can hold.
+"""Claims on a run, of which one living process at a time can hold the last.
 
 Decision record: docs/decisions/0003-attempts-are-claims.md.
 """
@@ -34,7 +34,7 @@ from vlae.system.processes import is_owned_by
 
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
 RESERVE, WAITING = ".reserve", "waiting.json"
-"""In an attempt's directory: why it waits. Written where nothing can be written any more, see `Reserve`."""
+"""Files of an attempt: its `Reserve`, and the reason why it waits for the disk, written into that."""
 
 
 class RunHeld(RecordError):

@@ -136,7 +136,7 @@ def _keep(path: Path, kept: Path) -> None:
 
 
 def _unpack(path: Path, content: bytes) -> dict[str, Any]:
-    """Only what has a good seal is unpickled at all."""
+    """The state in a file; only one with a good seal is unpickled at all."""
     if not _is_sealed(content):
         raise _Damaged("it is not what was written, as its digest shows" if content else "it is empty")
     try:

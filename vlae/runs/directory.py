@@ -119,7 +119,7 @@ class RunDirectory:
             write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
 
     def results(self) -> dict[str, Any] | None:
-        """None where there are none yet. RecordError where results.json holds no figures: it proves nothing."""
+        """The results; None: none yet. RecordError: results.json holds no metrics and so proves nothing."""
         results = read_json(f"{self._name}/results.json")
         if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
             raise RecordError(

@@ -1,4 +1,4 @@
-"""Which process executes a run: claims, signs of life, and whether a process still lives."""
+"""The lease of a process on a run, a queue or the launch lock: claims, signs of life, and whether a process lives."""
 
 import contextlib
 import math

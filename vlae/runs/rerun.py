@@ -79,7 +79,7 @@ def recover_all(runs_dir: StrPath, beginning: str) -> None:
 
 
 def _delete_replaced(replaced: Path, run: Path) -> None:
-    """Where both are there: takes the name away first, because a directory that has its name is whole."""
+    """Delete the old run if the new one has its place. It loses its name first: a directory with its name is whole."""
     if not (os.path.isdir(run) and os.path.isdir(replaced)):
         return
     hidden = replaced.with_name(f".{replaced.name}.{secrets.token_hex(4)}")

@@ -29,9 +29,9 @@ CODE = ".code"  # in runs_dir
 LARGEST = 5 * 2**20
 """Bytes of a file; a larger one is no code."""
 PLACES = ("vlae", "conf", "hydra_plugins", "sweeps", "pyproject.toml")
-"""What is code besides the modules and packages at the top of the checkout."""
+"""Code besides the modules and packages at the top of the checkout."""
 INSTALLED = ("vlae", "hydra_plugins/vlae_launching")
-"""What is code in an installation: the other packages beside them are not ours, and conf/ and sweeps/ are in vlae/."""
+"""The code of an installation, where conf/ and sweeps/ are in vlae/; other packages beside it are not ours."""
 
 
 def description() -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
 
 
 def _commit(contents: dict[str, bytes]) -> dict[str, Any]:
-    """What the code is based on, and how it differs from that; nothing is known where there is no commit."""
+    """The commit that the code is based on, and how it differs from that; all null without a commit."""
     commit = _git("rev-parse", "--verify", "HEAD^{commit}")
     if commit is None:
         return dict.fromkeys(("commit", "changed", "difference", "added"))
@@ -159,7 +159,7 @@ def _names() -> Iterator[str]:
 
 
 def _content(file: Path) -> bytes | None:
-    """Of the file, or of that to which a link leads; None: it is no code, or has vanished since it was listed."""
+    """The content of a file, or of the target of a link; None: it is no code, or has vanished since it was listed."""
     with contextlib.suppress(OSError):  # which reading it will raise again
         if not file.is_file() or file.stat().st_size > LARGEST:
             return None
@@ -167,7 +167,7 @@ def _content(file: Path) -> bytes | None:
 
 
 def _git(*words: str) -> str | None:
-    """What git prints of the checkout, or None where there is none.
+    """The output of git in the checkout; None without one.
 
     Variables such as GIT_DIR, which hooks and ``git rebase --exec`` set, speak of another repository. Git would not
     look at another user's checkout unless it is named: but its code is being executed already.

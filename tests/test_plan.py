@@ -247,7 +247,7 @@ def test_a_result_that_is_none_is_a_failure_that_is_told_and_left_alone(planned,
         "unreadable record",
         False,
     )
-    assert "results.json holds no figures" in damaged.state.message
+    assert "results.json holds no metrics" in damaged.state.message
     assert (done.state.state, estimated_seconds(found)) == ("done", None)
     assert damaged.path.joinpath("results.json").read_text() == "{}"
 

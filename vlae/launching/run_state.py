@@ -140,7 +140,7 @@ class Observer:
 
     @property
     def warning(self) -> str | None:
-        """Why what is said of Slurm's jobs may be out of date."""
+        """The reason why the states of Slurm jobs may be out of date."""
         return "\n".join(self._warnings) or None
 
     @property

@@ -99,7 +99,7 @@ def view(
     if len(shown) < len(ordered):
         parts.append(Text(f"... and {len(ordered) - len(shown)} more: --all shows them"))
     if warning:
-        parts.append(Text(f"what is said of Slurm's jobs may be out of date: {warning}", style="yellow"))
+        parts.append(Text(f"the states of Slurm jobs may be out of date: {warning}", style="yellow"))
     last = totals(title, states) if states else f"no runs in {title} yet: python launch.py starts them"
     return Group(*parts, Text(last, style="bold"))
 

@@ -123,7 +123,7 @@ class RunDirectory:
         results = read_json(f"{self._name}/results.json")
         if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
             raise RecordError(
-                f"{self.path / 'results.json'} holds no figures of a run: expected them under the key test, got "
+                f"{self.path / 'results.json'} holds no metrics of a run: expected them under the key test, got "
                 f"{shown(results)}. It was changed by hand; move it away, and the same command continues the run"
             )
         return results

@@ -88,7 +88,7 @@ class RunDirectory:
     @property
     def run_id(self) -> str:
         """The id recorded at creation, which a renamed or copied directory keeps."""
-        return str(self._recorded_status()["run_id"])
+        return str(read_status(self._name)["run_id"])
 
     def config(self) -> dict[str, Any]:
         """The frozen config. RecordError where it is not the one that the run's id was made from."""
@@ -140,28 +140,29 @@ class RunDirectory:
         recorded: what it holds, where that was read a moment ago.
         RecordError: it, or results.json, is none.
         """
-        status = recorded or self._recorded_status()
+        status = recorded or read_status(self._name)
+
+        def corrected(state: RunState, reason: str | None = None, message: str | None = None) -> Status:
+            return {**status, "state": state, "reason": reason, "message": message}
+
         if self.results() is not None:
-            return {**status, "state": "done", "reason": None, "message": None}
+            return corrected("done")
         if status["state"] == "done":
-            message = "results.json is missing"
-            return {**status, "state": "interrupted", "reason": "no results", "message": message}
+            return corrected("interrupted", "no results", "results.json is missing")
         if status["state"] != "running":
             return status
         attempt = self._attempt(status["attempt"] or 0)
         if self.holder() is not None:
             return {**status, "reason": (read_json(attempt / WAITING) or {}).get("reason")}
         if (end := read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
-            reason, message = end.get("reason"), end.get("message")
-            return {**status, "state": end["state"], "reason": reason, "message": message}
-        claim = read_claim(attempt) or {}
+            return corrected(end["state"], end.get("reason"), end.get("message"))
+        claim = read_claim(attempt)
         process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
-        message = f"{process} ended without a word"
-        return {**status, "state": "interrupted", "reason": "killed", "message": message}
+        return corrected("interrupted", "killed", f"{process} ended without a word")
 
     def settle(self) -> None:
         """Corrects what a killed attempt left of a run that is done; for writers, while nobody executes it."""
-        if self.results() is None or self._recorded_status()["state"] == "done" or self.holder() is not None:
+        if self.results() is None or read_status(self._name)["state"] == "done" or self.holder() is not None:
             return
         self.write_status(state="done", reason=None, message=None)
         remove_leftovers(self.path, range(1, last_number(self.path / "attempts") + 1))
@@ -176,11 +177,8 @@ class RunDirectory:
         if not fields.keys() <= set(STATUS_KEYS) or fields.get("state", "new") not in STATES:
             raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; got {fields}")
         with self._lock:
-            status = self._recorded_status() | {"updated": now()} | fields
+            status = read_status(self._name) | {"updated": now()} | fields
             write_json(self.path / "status.json", status)
-
-    def _recorded_status(self) -> Status:
-        return read_status(self._name)
 
     # --- metrics
 
@@ -241,7 +239,7 @@ class RunDirectory:
         Errors: RunHeld where a living process has it.
         """
         # a run that cannot be continued is refused before anything is claimed
-        progress = self._recorded_status()["progress"]
+        progress = read_status(self._name)["progress"]
         self.check_links()
         claim = {**new_claim(), "progress": progress or {}}
         while True:
@@ -252,14 +250,12 @@ class RunDirectory:
             put_claim(self._attempt(number + 1), claim)  # who was first, we read from disk
         remove_leftovers(self.path, range(1, number))
         where = " ".join(filter(None, [claim["slurm_job"] and f"job {claim['slurm_job']}", claim["host"]]))
-        spent = self._recorded_status()["gpu_seconds"]
+        spent = read_status(self._name)["gpu_seconds"]
         try:
             fresh = {"reason": None, "message": None, "progressed": now()}
             self.write_status(state="running", attempt=number, where=where, **fresh)
         except RecordError:
-            shutil.rmtree(
-                self._attempt(number), ignore_errors=True
-            )  # an attempt that never began holds nothing
+            shutil.rmtree(self._attempt(number), ignore_errors=True)  # one that never began holds nothing
             raise
         return Attempt(self._attempt(number), self.write_status, claim["gpus"], spent)
 

@@ -125,21 +125,14 @@ class SlurmArrays:
         python = f"vlae_run {shlex.quote(sys.executable)}"
         executor = submitit.SlurmExecutor(folder=queue.path / "slurm", python=python)
         setup = [*FIRST_LINES, *self.setup, *code_setup(queue.code)]
+        own = ("partition", "account", "qos", "constraint", "cpus_per_task")
         submission = {
-            **{
-                key: getattr(self, key)
-                for key in ("partition", "account", "qos", "constraint", "cpus_per_task")
-            },
+            **{key: getattr(self, key) for key in own},
             "time": self.timeout_min,
             "mem": self.mem_gb and f"{self.mem_gb}GB",
             "gpus_per_node": self.gpus_per_node or None,
         }
-        more = {
-            "chdir": queue.code,
-            "requeue": True,
-            "signal": f"B:USR2@{self.signal_delay_s}",
-            **self.sbatch,
-        }
+        more = {"chdir": queue.code, "requeue": True, "signal": f"B:USR2@{self.signal_delay_s}"}
         executor.update_parameters(
             **{key: value for key, value in submission.items() if value is not None},
             job_name=queue.job_name,
@@ -147,7 +140,7 @@ class SlurmArrays:
             stderr_to_stdout=True,
             setup=setup,
             use_srun=False,
-            additional_parameters=more,
+            additional_parameters={**more, **self.sbatch},
         )
         jobs = executor.map_array(Task(str(queue.path)), tasks)
         return {task: job.job_id for task, job in zip(tasks, jobs, strict=True)}

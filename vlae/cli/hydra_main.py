@@ -24,9 +24,11 @@ def run(composed: Any) -> None:
     try:
         container = resolve(composed)
         if container["dry_run"]:
-            from vlae.launching.hydra_entry import show_plan
+            from vlae.launching.launch import show_plan
+            from vlae.launching.plan import ComposedRuns
 
-            statuses.append(show_plan(container))
+            jobs = ComposedRuns([[]], lambda overrides: container)
+            statuses.append(show_plan(jobs, None, "this command"))
         else:
             from vlae.experiment.run import run_command
 

@@ -14,11 +14,10 @@ from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
 from vlae.config.sweep_compose import Composer
 from vlae.config.sweep_file import read, replaced
 from vlae.config.targets import check_fields
-from vlae.launching.launch import Launcher, launch_runs, table_of
-from vlae.launching.plan import ComposedRuns, check_runs, make_plan
-from vlae.system.console import Console, standard_output
+from vlae.launching.launch import Launcher, launch_runs
+from vlae.launching.plan import ComposedRuns
+from vlae.system.console import Console
 from vlae.system.files import check_writable
-from vlae.system.streams import printed
 
 MANY = 100
 """Runs that take so long to compose that it is said."""
@@ -93,11 +92,3 @@ def wrong_sweep_name(given: str | None, file: Path | None) -> Problem | None:
         return Problem("hydra.sweeper.name", f"expected {wrong}, got {shown(given)}")
     text = f"the sweep has the name of its file: expected {wrong}, got {shown(name)}; or add hydra.sweeper.name=NAME"
     return Problem("sweeps", text)
-
-
-def show_plan(container: dict[str, Any]) -> int:
-    """``dry_run=true`` of a single run."""
-    planned = make_plan(ComposedRuns([[]], lambda overrides: container), "this command")
-    check_runs(planned, here=True)
-    standard_output().print(table_of(planned))
-    return printed(0)

@@ -58,15 +58,8 @@ def launch_runs(jobs: ComposedRuns, launcher: Launcher, name: str | None = None)
     for key in OF_A_COMMAND:
         jobs.common(key)
     runs_dir = Path(jobs.common("runs_dir")).absolute()
-    if jobs.common("dry_run"):  # without the lock, which would write
-        planned = make_plan(jobs, name)
-        check_runs(planned, here=launcher.here)
-        try:
-            launcher.check_plan(planned)
-        except SlurmError as error:  # a plan can be made elsewhere
-            console.print(str(error), markup=False)
-        standard_output().print(table_of(planned))
-        return printed(0)
+    if jobs.common("dry_run"):
+        return show_plan(jobs, launcher, name)
 
     def waiting(holder: Claim) -> None:
         console.print(f"process {holder['pid']} on host {holder['host']} is launching; waiting for it")
@@ -91,6 +84,19 @@ def launch_runs(jobs: ComposedRuns, launcher: Launcher, name: str | None = None)
         lock.refuse_if_lost()
         queue = launcher.prepare(planned, frozen)
     return launcher.execute(queue)
+
+
+def show_plan(jobs: ComposedRuns, launcher: Launcher | None, name: str | None) -> int:
+    """Print the plan, without the launch lock, which would write. launcher: None for a single run."""
+    planned = make_plan(jobs, name)
+    check_runs(planned, here=launcher is None or launcher.here)
+    try:
+        if launcher is not None:
+            launcher.check_plan(planned)
+    except SlurmError as error:  # a plan can be made elsewhere
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
+    standard_output().print(table_of(planned))
+    return printed(0)
 
 
 def _clear_up(planned: Plan) -> None:

@@ -99,7 +99,7 @@ def test_limits_that_leave_time_to_start_are_taken(minutes, delay):
 @pytest.mark.parametrize(("minutes", "delay", "least"), [(2, 120, 4), (3, 61, 4), (1, 45, 3), (10, 600, 12)])
 def test_limits_that_leave_no_time_to_start_are_refused_with_the_numbers(minutes, delay, least):
     with pytest.raises(ConfigError) as caught:
-        launcher(timeout_min=minutes, signal_delay_s=delay).check(PLAN)
+        launcher(timeout_min=minutes, signal_delay_s=delay).check_plan(PLAN)
     (text,) = caught.value.problems
     expected = f"expected at least {least} with hydra.launcher.signal_delay_s={delay}, got {minutes}: 120 s are needed"
     assert text.startswith(f"hydra.launcher.timeout_min: {expected}")
@@ -108,7 +108,7 @@ def test_limits_that_leave_no_time_to_start_are_refused_with_the_numbers(minutes
 @pytest.mark.parametrize(("key", "instead"), [("time", "timeout_min"), ("signal", "signal_delay_s")])
 def test_an_option_of_sbatch_that_a_key_stands_for_is_refused(key, instead):
     with pytest.raises(ConfigError, match=f"expected no key {key}; hydra.launcher.{instead} is for that"):
-        launcher(sbatch={key: 2}).check(PLAN)
+        launcher(sbatch={key: 2}).check_plan(PLAN)
 
 
 # --- runs that make no step ---------------------------------------------------------------------------------------

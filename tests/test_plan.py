@@ -299,7 +299,7 @@ def test_turns_never_overlap(tmp_path):
         import sys, time
         from multiprocessing import get_context
         from pathlib import Path
-        from vlae.launching.turns import turn
+        from vlae.launching.launch_lock import hold_launch_lock
 
         folder, count = Path(sys.argv[1]), Path(sys.argv[1], "count")
 
@@ -327,11 +327,11 @@ def test_turns_never_overlap(tmp_path):
 def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_path, monkeypatch):
     """The other host heard nothing of this process for minutes."""
     with hold_launch_lock(tmp_path) as ours:
-        ours.check()
+        ours.refuse_if_lost()
         lease.show_life(ours.path)
         put_claim(ours.path.with_name("2"), new_claim())
         with pytest.raises(RecordError, match="another launch has begun"):
-            ours.check()
+            ours.refuse_if_lost()
         shutil.rmtree(ours.path)  # it can no longer be written to
 
 

@@ -32,6 +32,7 @@ import vlae.launching.plan
 import vlae.launching.pool
 import vlae.launching.queues
 import vlae.launching.resources
+import vlae.launching.run_process
 import vlae.launching.run_state
 import vlae.launching.slurm_launcher
 import vlae.launching.slurm_state
@@ -335,7 +336,9 @@ class Seams:
                 pass
 
             def start(self, name: str, arguments: tuple[Any, ...]) -> Any:
-                return seams.here.history.children.start(name, lambda: pool._work(*arguments))
+                return seams.here.history.children.start(
+                    name, lambda: vlae.launching.run_process._work(*arguments)
+                )
 
         self.put(pool, "wait", wait)
         self.put(pool, "Forked", Forked)

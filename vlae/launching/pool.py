@@ -6,47 +6,26 @@ signals: what happens to one is nothing to the others.
 
 import contextlib
 import math
-import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
-import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-from vlae.experiment.run import DONE, HELD, REFUSED, work
+from vlae.experiment.run import DONE, HELD, REFUSED
 from vlae.launching.queues import Queue
 from vlae.launching.resources import Slot
-from vlae.runs.attempts import WAITING
-from vlae.runs.directory import RunDirectory, read_status
-from vlae.runs.lease import FORCED, last_number
+from vlae.launching.run_process import Forked, attempts_of, has_begun, outcome, progress_mark, record_reason
 from vlae.system.disk import PATIENCE, DiskError, RecordError, notice, refused
 from vlae.system.interruption import Interruption
 from vlae.system.machine import killed_for_memory
 from vlae.system.processes import process_start
-from vlae.system.streams import guard
 
-IMPORTED_AHEAD = [
-    "vlae.experiment.trained_model",
-    "vlae.experiment.scoring",
-    "vlae.estimation.metrics",
-    "vlae.experiment.pictures",
-    "vlae.experiment.results",
-    "vlae.data",
-    "sklearn.datasets",
-    "torch._dynamo",
-    "torchvision.utils",
-    "zuko",
-]
-"""Modules that the server imports once for all runs."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at the runs."""
 CANCELLED_WITHIN = 2.0
@@ -116,38 +95,6 @@ class Log:
     def paused(self, reason: str | None) -> None:
         """No run starts, because of a disk that refuses writes; None: they start again."""
         print(notice(reason) if reason else "writes are taken again", flush=True)
-
-
-class Forked:
-    """Processes forked from a server that has imported torch: where the processes of a pool come from."""
-
-    def __init__(self) -> None:
-        self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(IMPORTED_AHEAD)
-
-    def prepare(self, signals: Sequence[int]) -> None:
-        """Start the server. signals: those of the pool, which must not end what all processes share."""
-        # Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is
-        # documented. The documented way starts both with the first process: signals would have to be ignored at the
-        # start of each run, and those that arrive meanwhile would be lost
-        with _ignore_signals(signals), _silence_warnings():
-            resource_tracker.ensure_running()
-            forkserver.ensure_running()
-
-    def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
-        """A living process that does `_work` with these arguments."""
-        process = self._context.Process(target=_work, args=arguments, name=name)
-        with _silence_warnings():
-            process.start()
-        return process
-
-
-@contextlib.contextmanager
-def _silence_warnings() -> Iterator[None]:
-    """Python warns where its resource tracker was killed and is started again: nothing of ours is lost with it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 class Pool:
@@ -242,13 +189,9 @@ class Pool:
     def _note(self, job: Job, reason: str) -> None:
         """Records why a run has ended that could not record it itself; later where the disk refuses that too."""
         try:
-            directory = RunDirectory(job.path)
-            if has_begun(job.path, job.attempts) and directory.status()["reason"] == "killed":
-                directory.end_attempt(reason)
+            record_reason(job.path, job.attempts, reason)
         except DiskError:
             self._unsaid.append((job, reason))
-        except (RecordError, OSError):  # the run was deleted, or its record is damaged
-            return
 
     # --- runs that end without a word
 
@@ -305,8 +248,7 @@ class Pool:
             return False
         job.tries += 1
         self._again = time.monotonic() + PROBE_REFUSED_EVERY * 2 ** (job.tries - 1)
-        with contextlib.suppress(OSError):
-            job.attempts = max(job.attempts, last_number(job.path / "attempts"))
+        job.attempts = max(job.attempts, attempts_of(job.path))
         self._waiting.appendleft(job)
         return True
 
@@ -393,71 +335,3 @@ def refusal(queue: Queue) -> str | None:
         return refused(queue.runs_dir) or refused(Path(tempfile.gettempdir()))
     except OSError as error:
         return str(error)
-
-
-def progress_mark(run: Path) -> object:
-    """A value that changes with each progress of a run, and while it waits for the disk."""
-    if os.path.exists(run / "attempts" / str(last_number(run / "attempts")) / WAITING):
-        return time.monotonic()
-    with contextlib.suppress(RecordError, OSError):
-        status = read_status(str(run))
-        return status["attempt"], status["progressed"]
-    return None
-
-
-def has_begun(run: Path, attempts: int) -> bool:
-    """Whether an attempt has begun since it had so many attempts."""
-    try:
-        return last_number(run / "attempts") > attempts
-    except OSError:  # the disk fails
-        return False
-
-
-def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
-    """How an execution ended, by its exit status and, where that says little, by the record of the run.
-
-    status: None where it is not known. attempts: number of attempts before it, which the record may be about as well.
-    """
-    if status == DONE:
-        return "done", ""
-    if status == HELD:
-        return "held", "executed by another process"
-    if status is not None and status < 0:
-        return "killed", signal.Signals(-status).name
-    if status is None and run.parent.name == FORCED and not run.exists():  # it is in the place of the old one
-        run = run.parent.parent / run.name
-    try:
-        recorded = RunDirectory(run).status()
-    except RecordError as error:
-        return "failed", str(error)
-    state, reason = recorded["state"], recorded["reason"] or ""
-    if status is None and reason == "killed":
-        return "killed", "its process ended without a word"
-    known = ("failed", "interrupted", "done") if status is None else ("failed", "interrupted")
-    if state in known and (status is None or has_begun(run, attempts)):
-        return state, reason if state == "interrupted" else ""
-    if status == REFUSED:
-        return "interrupted", "the disk refused writes"
-    return "failed", "ended before it began" + ("" if status is None else f", with exit status {status}")
-
-
-@contextlib.contextmanager
-def _ignore_signals(signals: Sequence[int]) -> Iterator[None]:
-    """Processes started inside ignore them too: Slurm sends its signals to every process of a job."""
-    kept = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
-def _work(
-    path: Path, attempts: int, environment: dict[str, str], threads: int, signals: Sequence[int]
-) -> None:
-    """signals: that the pool listens to, and the server ignores; what the pool ignores stays so."""
-    guard()
-    for number in signals:
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-    os.environ.update(environment)  # before CUDA is looked at
-    sys.exit(work(path, attempts, threads))

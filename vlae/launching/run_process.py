@@ -1,0 +1,152 @@
+"""The process of one run in a pool: how it is forked, whether its run makes progress, and how it has ended."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from vlae.experiment.run import DONE, HELD, REFUSED, work
+from vlae.runs.attempts import WAITING
+from vlae.runs.directory import RunDirectory, read_status
+from vlae.runs.lease import FORCED, last_number
+from vlae.system.disk import DiskError, RecordError
+from vlae.system.streams import guard
+
+IMPORTED_AHEAD = [
+    "vlae.experiment.trained_model",
+    "vlae.experiment.scoring",
+    "vlae.estimation.metrics",
+    "vlae.experiment.pictures",
+    "vlae.experiment.results",
+    "vlae.data",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "torchvision.utils",
+    "zuko",
+]
+"""Modules that the server imports once for all runs."""
+
+
+class Forked:
+    """Processes forked from a server that has imported torch: where the processes of a pool come from."""
+
+    def __init__(self) -> None:
+        self._context: Any = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(IMPORTED_AHEAD)
+
+    def prepare(self, signals: Sequence[int]) -> None:
+        """Start the server. signals: those of the pool, which must not end what all processes share."""
+        # Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is
+        # documented. The documented way starts both with the first process: signals would have to be ignored at the
+        # start of each run, and those that arrive meanwhile would be lost
+        with _ignore_signals(signals), _silence_warnings():
+            resource_tracker.ensure_running()
+            forkserver.ensure_running()
+
+    def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
+        """A living process that does `_work` with these arguments."""
+        process = self._context.Process(target=_work, args=arguments, name=name)
+        with _silence_warnings():
+            process.start()
+        return process
+
+
+@contextlib.contextmanager
+def _silence_warnings() -> Iterator[None]:
+    """Python warns where its resource tracker was killed and is started again: nothing of ours is lost with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _ignore_signals(signals: Sequence[int]) -> Iterator[None]:
+    """Processes started inside ignore them too: Slurm sends its signals to every process of a job."""
+    kept = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _work(
+    path: Path, attempts: int, environment: dict[str, str], threads: int, signals: Sequence[int]
+) -> None:
+    """signals: that the pool listens to, and the server ignores; what the pool ignores stays so."""
+    guard()
+    for number in signals:
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+    os.environ.update(environment)  # before CUDA is looked at
+    sys.exit(work(path, attempts, threads))
+
+
+def progress_mark(run: Path) -> object:
+    """A value that changes with each progress of a run, and while it waits for the disk."""
+    if os.path.exists(run / "attempts" / str(last_number(run / "attempts")) / WAITING):
+        return time.monotonic()
+    with contextlib.suppress(RecordError, OSError):
+        status = read_status(str(run))
+        return status["attempt"], status["progressed"]
+    return None
+
+
+def attempts_of(run: Path) -> int:
+    """Number of attempts of a run; 0 where the disk does not say it."""
+    try:
+        return last_number(run / "attempts")
+    except OSError:
+        return 0
+
+
+def has_begun(run: Path, attempts: int) -> bool:
+    """Whether an attempt has begun since it had so many attempts."""
+    return attempts_of(run) > attempts
+
+
+def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
+    """How an execution ended, by its exit status and, where that says little, by the record of the run.
+
+    status: None where it is not known. attempts: number of attempts before it, which the record may be about as well.
+    """
+    if status == DONE:
+        return "done", ""
+    if status == HELD:
+        return "held", "executed by another process"
+    if status is not None and status < 0:
+        return "killed", signal.Signals(-status).name
+    if status is None and run.parent.name == FORCED and not run.exists():  # it is in the place of the old one
+        run = run.parent.parent / run.name
+    try:
+        recorded = RunDirectory(run).status()
+    except RecordError as error:
+        return "failed", str(error)
+    state, reason = recorded["state"], recorded["reason"] or ""
+    if status is None and reason == "killed":
+        return "killed", "its process ended without a word"
+    known = ("failed", "interrupted", "done") if status is None else ("failed", "interrupted")
+    if state in known and (status is None or has_begun(run, attempts)):
+        return state, reason if state == "interrupted" else ""
+    if status == REFUSED:
+        return "interrupted", "the disk refused writes"
+    return "failed", "ended before it began" + ("" if status is None else f", with exit status {status}")
+
+
+def record_reason(run: Path, attempts: int, reason: str) -> None:
+    """Record why a run has ended whose process could not do so. DiskError: the disk refuses that too."""
+    try:
+        directory = RunDirectory(run)
+        if has_begun(run, attempts) and directory.status()["reason"] == "killed":
+            directory.end_attempt(reason)
+    except DiskError:
+        raise
+    except (RecordError, OSError):  # the run was deleted, or its record is damaged
+        return

@@ -16,7 +16,7 @@ from vlae.launching.pool import Job, Log
 from vlae.runs.directory import read_status
 from vlae.runs.lease import last_number
 from vlae.system.console import Console, duration, elbo_of, position, share, time_left
-from vlae.system.disk import RecordError, notice
+from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_json
 
 STYLES = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
@@ -57,9 +57,6 @@ class Display(Log):
         elif job.detail:
             text += f"  ({job.detail})"
         self.say(text, STYLES.get(job.outcome or ""))
-
-    def paused(self, reason: str | None) -> None:
-        self.say(notice(reason) if reason else "writes are taken again", "yellow")
 
     def look(self, jobs: Sequence[Job]) -> None:
         running = [job for job in jobs if job.pid is not None]

@@ -84,17 +84,20 @@ class Log:
     """The progress of a pool, in lines for the log of a job."""
 
     def began(self, job: Job) -> None:
-        print(f"started: {job.path}", flush=True)
+        self.say(f"started: {job.path}")
 
     def ended(self, job: Job) -> None:
-        print(f"{job.outcome}: {job.path} {job.detail}", flush=True)
+        self.say(f"{job.outcome}: {job.path} {job.detail}")
 
     def look(self, jobs: Sequence[Job]) -> None:
         """Every half second."""
 
     def paused(self, reason: str | None) -> None:
         """No run starts, because of a disk that refuses writes; None: they start again."""
-        print(notice(reason) if reason else "writes are taken again", flush=True)
+        self.say(notice(reason) if reason else "writes are taken again", "yellow")
+
+    def say(self, text: str, style: str | None = None) -> None:
+        print(text, flush=True)
 
 
 class Pool:

@@ -41,12 +41,15 @@ class Launcher(Protocol):
 
     def check_plan(self, planned: Plan) -> None:
         """Check the plan before anything is on disk. UserError: the reason why it cannot execute these runs."""
+        ...
 
     def prepare(self, planned: Plan, frozen: Path) -> Queue:
         """The queue of the runs that start, while nobody else can launch; ``frozen`` is their code."""
+        ...
 
     def execute(self, queue: Queue) -> int:
         """Execute the queue; the exit status of the command."""
+        ...
 
 
 def launch_runs(jobs: ComposedRuns, launcher: Launcher, name: str | None = None) -> int:

@@ -89,8 +89,8 @@ def check_status(file: str, content: dict[str, Any]) -> Status:
     return check_record(_STATUS, file, content, "move it away, and the same command continues the run")
 
 
-def check_record(adapter: TypeAdapter[Any], file: str, content: Mapping[str, Any], way_out: str) -> Any:
-    """The content of a file as its type says. RecordError: the first key that is wrong; way_out: what to do then."""
+def check_record(adapter: Any, file: str, content: Mapping[str, Any], way_out: str) -> Any:
+    """The content of a file, checked by a TypeAdapter. RecordError: the first wrong key; way_out: what to do then."""
     try:
         return adapter.validate_python(content)
     except ValidationError as error:

@@ -391,12 +391,12 @@ class Seams:
         self.replace(create, creates)
         self.put(run_directory.RunDirectory, "write_results", writes_results)
         self.put(job, "_carry_out", carry_out)
-        self.put(job, "_prepared", prepare)
+        self.put(job, "_prepare_frozen", prepare)
         self.put(job, "executed", lambda: None)  # the code is not frozen here
         self.put(job, "check_libraries", lambda: None)  # importing them takes longer than many histories
         self.put(job, "Reporter", Silent)
         self.put(job, "mirrored", lambda directory: contextlib.nullcontext())
-        self.put(job, "_into", lambda log: contextlib.nullcontext())
+        self.put(job, "_redirect_output", lambda log: contextlib.nullcontext())
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
         # printed in the journal instead, where a person replays it

@@ -12,6 +12,7 @@ from programs import do_without
 from recorded import container
 
 from vlae.config.run_id import run_id
+from vlae.experiment import run as experiment_run
 from vlae.experiment.run import execute
 from vlae.launching.run_state import state_on_disk
 from vlae.runs.directory import RunDirectory
@@ -320,7 +321,7 @@ def test_a_worker_whose_library_meets_a_full_disk_is_interrupted_and_may_go_on(t
     def carry_out(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run, "_carry_out", carry_out)
+    monkeypatch.setattr(experiment_run, "_carry_out", carry_out)
     with pytest.raises(DiskError):
         execute(run, lambda: None, captured=True)
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "no space left on device")

@@ -11,6 +11,7 @@ import pytest
 from simulation.scripted import ScriptedSlurm
 from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
+from vlae.experiment import run as experiment_run
 from vlae.experiment.run import DONE, FAILED, HELD, work
 from vlae.launching import queues
 from vlae.launching.hydra_entry import launcher_of, name_of
@@ -333,7 +334,7 @@ def executions(monkeypatch):
         if found.end is not None:
             raise found.end
 
-    monkeypatch.setattr(run, "execute", execute)
+    monkeypatch.setattr(experiment_run, "execute", execute)
     return found
 
 

@@ -227,7 +227,7 @@ def _replace(name, old, new):
         (lambda path: (path / "config.yaml").write_bytes(b"\xff\xfe"), "config.yaml is not that of a run"),
         (_replace("config.yaml", "latent_dim: 8", "latent_dim: 9"), "config.yaml was edited"),
         (lambda path: (path / "status.json").write_text("{"), "holds no JSON object"),
-        (_replace("status.json", '"done"', '"over"'), "status.json: state: expected one of new, "),
+        (_replace("status.json", '"done"', '"over"'), "status.json: state: expected 'new', "),
         (
             _replace("status.json", '"gpu_seconds": 0.0', '"gpu_seconds": "3"'),
             "status.json: gpu_seconds: expected",

@@ -10,6 +10,7 @@ from recorded import container
 
 from vlae.config.run_id import run_id
 from vlae.errors import OutOfMemory, out_of_memory
+from vlae.experiment import run as experiment_run
 from vlae.experiment.run import execute, run_command
 from vlae.runs.directory import RunDirectory
 
@@ -42,12 +43,12 @@ def _raise(error):
 def test_a_run_without_memory_has_failed_out_of_memory_and_says_so_in_one_line(tmp_path, monkeypatch, act):
     cfg = container()
     run = RunDirectory.create(tmp_path, run_id(cfg), cfg)
-    monkeypatch.setattr(run, "_carry_out", lambda *_: act())
+    monkeypatch.setattr(experiment_run, "_carry_out", lambda *_: act())
     raised(lambda: execute(run, lambda: None, captured=True))
     status = run.status()
     assert (status["state"], status["reason"]) == ("failed", "out of memory")
     assert "\n" not in status["message"]
-    monkeypatch.setattr(run, "run", lambda _: act())
+    monkeypatch.setattr(experiment_run, "run", lambda _: act())
     with pytest.raises(OutOfMemory, match=r"^out of memory: [^\n]*; a smaller trainer.batch_size or [^\n]*$"):
         run_command({})
 

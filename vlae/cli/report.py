@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from vlae.cli.output_file import ending_of
-from vlae.errors import UserError
+from vlae.report.filter import choose_runs
 from vlae.report.html.content import content
 from vlae.report.html.page import page
 from vlae.report.runs import collect
 from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.tables.captions import no_runs
 from vlae.system.files import StrPath, write_output
 
 
@@ -19,7 +18,5 @@ def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
     """
     ending_of(out, ("html", "htm"))
     source = RunDirectories(runs_dir, name)
-    runs = collect(source)
-    if not runs.runs:
-        raise UserError(no_runs(runs.title, runs.left_out))
+    runs = choose_runs(collect(source))
     write_output(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))

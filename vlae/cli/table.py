@@ -11,10 +11,9 @@ from vlae.report.names import near
 from vlae.report.runs import Source, collect
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.captions import damage_notes
-from vlae.report.tables.formats import FORMATS
+from vlae.report.tables.formats import FORMATS, in_terminal
 from vlae.report.tables.layout import layout
 from vlae.report.tables.table import table
-from vlae.report.tables.terminal import in_terminal
 from vlae.system.console import Console
 from vlae.system.files import StrPath, write_output
 
@@ -58,7 +57,7 @@ def print_table(
     if format == TERMINAL:
         console = Console(highlight=False, file=io.StringIO() if out else None)
         plain = not console.is_terminal
-        console.print(in_terminal(layout(found, decimals, transpose), found.title, plain=plain))
+        console.print(in_terminal(layout(found, decimals, transpose), plain=plain))
         text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     else:
         text = FORMATS[format](found, decimals, transpose)

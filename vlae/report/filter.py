@@ -1,15 +1,20 @@
-"""A condition on runs, as a person writes it: ``seed<3 and model.name=vae``. Nothing of it is executed."""
+"""The runs and the metric that a person asks for.
+
+A condition on runs is ``seed<3 and model.name=vae``. Nothing of it is executed.
+"""
 
 import json
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from vlae.config.problems import shown
 from vlae.errors import UserError
-from vlae.report.names import key_of, position, some
-from vlae.report.runs import Run, Runs
+from vlae.report.metric_values import COMMON, OWN, of_estimator
+from vlae.report.names import key_of, near_or_some, position, some
+from vlae.report.runs import Run, Runs, some_of
 
 ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -77,14 +82,47 @@ def terms(text: str, known: Sequence[str]) -> list[Term]:
     return found
 
 
-def matching(runs: Runs, text: str) -> Runs:
-    """The runs for which the condition ``text`` holds. UserError: there are none, with the values that exist."""
-    asked = terms(text, runs.all_keys())
+def choose_runs(runs: Runs, where: str = "") -> Runs:
+    """The runs for which the condition ``where`` holds. UserError: there are none, with the values that exist."""
+    if not runs.runs:
+        left = f"; {len(runs.left_out)} left out: {some_of(runs.left_out)}" if runs.left_out else ""
+        raise UserError(f"{runs.title}: no runs{left}")
+    asked = terms(where, runs.all_keys()) if where else []
     found = runs.only(lambda run: all(term.holds(run) for term in asked))
     if not found.runs:
         values = "; ".join(_values(key, runs) for key in dict.fromkeys(term.key for term in asked))
-        raise UserError(f"{runs.title}: no runs with {text}; {values}")
+        raise UserError(f"{runs.title}: no runs with {where}; {values}")
     return found
+
+
+def choose_metric(runs: Runs, given: str | None) -> str:
+    """The metric of this name; None: the default. UserError: no run has it, or none has it as a number."""
+    known = runs.metrics()
+    if given is not None and given not in known and known:
+        numbers = [key for key in known if any(is_number(run.value(key)) for run in runs.runs)]
+        raise UserError(f"--metric: no run has a metric {given!r}{near_or_some(given, numbers)}")
+    metric = default_metric(runs.runs) if given is None else given
+    values = [(run.id, value) for run in runs.runs if (value := run.value(metric)) is not None]
+    if values and not any(is_number(value) for _, value in values):
+        raise UserError(f"--metric: expected a number, {metric} is {shown(values[0][1])} in {values[0][0]}")
+    return metric
+
+
+def default_metric(runs: Iterable[Run]) -> str:
+    """The log-likelihood by an estimator that is the same for all models, if all runs that are done have it.
+
+    The estimate with each model's own q compares models together with their proposals, so it is the last choice.
+    UserError: there is no estimator that all runs have.
+    """
+    done = [run for run in runs if run.metrics is not None]
+    for estimator in (*COMMON, OWN):
+        metric = of_estimator(estimator)
+        if all(metric in (run.metrics or {}) for run in done):
+            return metric
+    raise UserError(
+        "--metric: no estimator of the log-likelihood is common to all runs; choose a metric, or some of the runs by "
+        "--where"
+    )
 
 
 def _values(key: str, runs: Runs) -> str:

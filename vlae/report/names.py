@@ -30,6 +30,10 @@ NAMES = {
     "gaussian": "Gaussian",
 }
 """In the order of tables: baselines come first."""
+Values = tuple[Any, ...]
+"""The values of several keys: they name a row, or a column."""
+HOLE = "–"
+"""Stands for what is missing."""
 NEAR = 5
 CHOICES = 12
 
@@ -87,6 +91,12 @@ def spelling(key: str, value: Any) -> str:
     return f"{key} = {word(value)}"
 
 
+def name_of(keys: Sequence[str], values: Values) -> str:
+    """``VLAE, T = 4``; keys without a value are skipped."""
+    texts = [spelling(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+    return ", ".join(texts) or (HOLE if keys else "")
+
+
 def word(value: Any) -> str:
     """A value as a command has it."""
     return value if isinstance(value, str) else shown(value)
@@ -100,3 +110,8 @@ def position(value: Any) -> tuple[int, Any]:
         return (1, value)
     order = list(NAMES)
     return (2, order.index(value)) if value in order else (3, str(value))
+
+
+def positions(values: Values) -> list[tuple[int, Any]]:
+    """A key to sort rows by."""
+    return [position(value) for value in values]

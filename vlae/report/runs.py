@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from vlae.config.run_id import exact_text
+from vlae.report.names import some
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 UPDATES = ("model.num_updates", "model.num_steps", "model.num_flows")
 """What ``T`` stands for: each model has one of them, or none."""
 OF_A_RUN = ("id", "label", "state", "reason")
+SOME = 5
+"""Runs that a note can name."""
 
 
 class History(Protocol):
@@ -46,6 +51,8 @@ class Run(NamedTuple):
     """None: the source has no metrics of epochs."""
     directory: str | None = None
     """The run directory, where its trained model lies; None: it is not on this machine."""
+    earlier: bool = False
+    """The run was made under an earlier scheme of ids, so that its id does not follow from its settings."""
 
     def lacks_epochs(self, there: int) -> str:
         """A note that metrics.jsonl has fewer epochs than the run was trained; empty: it has all of them."""
@@ -70,6 +77,14 @@ class LeftOut(NamedTuple):
 
     name: str
     because: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.because})"
+
+
+def some_of(left_out: Sequence[LeftOut]) -> str:
+    """Some of them, each with its reason, and how many more."""
+    return some([*map(str, left_out)], SOME)
 
 
 @runtime_checkable
@@ -121,7 +136,11 @@ class Runs:
 
 
 def collect(source: Source) -> Runs:
-    """The runs of a source. Of runs with the same id the first counts, and the others are left out."""
+    """The runs of a source, each once.
+
+    Of runs with the same id the first counts. A run of an earlier scheme of ids is left out if a run of the
+    present scheme has its settings.
+    """
     found: dict[str, Run] = {}
     left_out: list[LeftOut] = []
     for entry in source:
@@ -131,7 +150,16 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "it is there more than once"))
         else:
             found[entry.id] = entry
+    earlier = [run for run in found.values() if run.earlier]
+    again = {_exact(run): run.id for run in found.values() if not run.earlier} if earlier else {}
+    for run in earlier:
+        if twin := again.get(_exact(run)):
+            left_out.append(LeftOut(found.pop(run.id).id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
+
+
+def _exact(run: Run) -> str:
+    return exact_text(dict(run.settings))
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

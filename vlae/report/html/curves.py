@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.config.problems import shown
-from vlae.report.html.models import Model
+from vlae.report.names import name_of
+from vlae.report.plots.style import on_screen, style_of
 from vlae.report.runs import LeftOut, Run
+from vlae.report.tables.groups import COLUMNS, Configuration
 from vlae.system.disk import RecordError
 
 POINTS = 240
@@ -35,7 +37,7 @@ class Curves:
     """The curves of a page."""
 
     data: dict[str, Any]
-    """``epochs``, ``metrics``, and ``runs``: model, label and one list per metric, along the epochs."""
+    """``epochs``, ``metrics``, ``runs``: model, label and one list per metric, along the epochs; and `_looks`."""
     every: int
     """One epoch in so many is drawn."""
     left_out: tuple[LeftOut, ...]
@@ -43,8 +45,11 @@ class Curves:
     """Number of runs that are too many for the page."""
 
 
-def curves(models: Sequence[Model]) -> Curves:
-    """The curves of all runs that have begun; runs whose curves cannot be read are named."""
+def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
+    """The curves of all runs that have begun; runs whose curves cannot be read are named.
+
+    shown: the numbers of the models that are drawn at first.
+    """
     started = [(number, run) for number, model in enumerate(models) for run in model.runs if run.history]
     chosen, left_out = started[:MOST_RUNS], []
     epochs: dict[str, int] = {}
@@ -64,7 +69,8 @@ def curves(models: Sequence[Model]) -> Curves:
             del epochs[run.id]
     cut = [(run.id, run.lacks_epochs(epochs[run.id])) for _, run in chosen if run.id in epochs]
     left_out += [LeftOut(name, text) for name, text in cut if text]
-    return Curves(_along_epochs(read), every, tuple(left_out), len(started) - len(chosen))
+    data = {**_along_epochs(read), **_looks(models), "shown": shown}
+    return Curves(data, every, tuple(left_out), len(started) - len(chosen))
 
 
 def _every(longest: int, runs: int) -> int:
@@ -96,6 +102,21 @@ def _along_epochs(read: Sequence[tuple[int, Run, Epochs]]) -> dict[str, Any]:
             }
             for number, run, entries in read
         ],
+    }
+
+
+def _looks(models: Sequence[Configuration]) -> dict[str, list[Any]]:
+    """The names and looks of models: their colours are those of figures, and the settings of each are numbered.
+
+    One column, a dataset with an output, is drawn at a time.
+    """
+    columns = list(dict.fromkeys(model.column for model in models))
+    return {
+        "models": [model.name for model in models],
+        "columns": [name_of(COLUMNS, column) for column in columns],
+        "column": [columns.index(model.column) for model in models],
+        "colours": [on_screen(style_of(model.model).color) for model in models],
+        "variants": [model.variant for model in models],
     }
 
 

@@ -1,15 +1,14 @@
-"""The details of each run: the settings that distinguish it, and its metrics in words."""
+"""The configurations of a report, and the details of each run: what distinguishes it, and its metrics in words."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlae.estimation.reliability import MARK
 from vlae.experiment.summary import with_error
-from vlae.report.html.models import Model
 from vlae.report.metric_values import MEAN, UNRELIABLE, of_estimator, what_and_estimator
-from vlae.report.names import word
+from vlae.report.names import name_of, word
 from vlae.report.runs import Run, Runs
-from vlae.report.tables.groups import differing
+from vlae.report.tables.groups import COLUMNS, Configuration, configurations, differing, row_keys_of
 from vlae.system.console import duration
 
 MOST = 1000
@@ -32,13 +31,21 @@ class Detail:
         return self.run.label or self.run.id
 
 
+def models(runs: Runs) -> list[Configuration]:
+    """The configurations of these runs, in the order of the table, named with their column where there are several."""
+    found = configurations(runs, row_keys_of(runs))
+    if len({model.column for model in found}) == 1:
+        return found
+    return [replace(model, name=f"{model.name} ({name_of(COLUMNS, model.column)})") for model in found]
+
+
 def common_settings(runs: Runs) -> list[tuple[str, str]]:
     """The settings that all runs share, without the seed."""
     varied = {*differing(runs.runs), "seed"}
     return [(key, word(value)) for key, value in runs.runs[0].settings.items() if key not in varied]
 
 
-def details(runs: Runs, models: Sequence[Model]) -> list[Detail]:
+def details(runs: Runs, models: Sequence[Configuration]) -> list[Detail]:
     """The details of all runs, in the order of the models, by seed."""
     varied = {"seed": None, **dict.fromkeys(differing(runs.runs))}
     ordered = [(model.name, run) for model in models for run in model.runs]
@@ -54,12 +61,6 @@ def details(runs: Runs, models: Sequence[Model]) -> list[Detail]:
     ]
 
 
-def estimators(runs: Sequence[Run]) -> list[str]:
-    """The estimators by which any of them was scored."""
-    keys = dict.fromkeys(key for run in runs for key in run.metrics or ())
-    return [estimator for what, estimator in map(what_and_estimator, keys) if what == MEAN]
-
-
 def metrics_in_words(run: Run) -> tuple[tuple[str, str], ...]:
     """Names and values; empty for a run that is not done."""
     if run.metrics is None:
@@ -73,8 +74,9 @@ def metrics_in_words(run: Run) -> tuple[tuple[str, str], ...]:
 def _metrics(run: Run) -> Iterator[tuple[str, str]]:
     if (elbo := run.value("test.elbo")) is not None:
         yield "test ELBO", f"{with_error(elbo, run.value('test.elbo_standard_error'))} nats"
-    for name in estimators([run]):
-        yield f"log-likelihood, {name}", _estimate(run, name)
+    for what, name in map(what_and_estimator, run.metrics or ()):
+        if what == MEAN:
+            yield f"log-likelihood, {name}", _estimate(run, name)
     for gap in ("amortisation", "approximation"):
         if (value := run.value(f"test.gaps.{gap}")) is not None:
             yield f"{gap} gap", f"{with_error(value, run.value(f'test.gaps.{gap}_standard_error'))} nats"
@@ -104,13 +106,11 @@ def _estimate(run: Run, name: str) -> str:
 
 
 def _costs(run: Run) -> Iterator[tuple[str, str]]:
-    train, evaluate = run.value("cost.train_seconds"), run.value("cost.evaluate_seconds")
-    times = [
-        f"{duration(seconds)} {what}"
-        for seconds, what in ((train, "training"), (evaluate, "evaluation"))
-        if seconds is not None
-    ]
-    if times:
+    seconds = {
+        what: run.value(f"cost.{key}_seconds")
+        for key, what in (("train", "training"), ("evaluate", "evaluation"))
+    }
+    if times := [f"{duration(each)} {what}" for what, each in seconds.items() if each is not None]:
         yield "time", ", ".join(times)
     if (parameters := run.value("cost.parameters")) is not None:
         yield "parameters", f"{parameters:,}"

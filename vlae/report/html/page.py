@@ -1,21 +1,31 @@
-"""What a report tells, as HTML."""
+"""A report as HTML, with the scripts and styles that it needs inside."""
 
-from collections.abc import Sequence
-from typing import Any
+import base64
+import hashlib
+from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vlae.report.html.assets import FILES, licences, policy, scripts, styles
 from vlae.report.html.content import Content
-from vlae.report.html.models import Model
 from vlae.report.metric_values import what_and_estimator
-from vlae.report.plots.style import on_screen, style_of
 from vlae.report.runs import Run
-from vlae.report.tables.cells import Values, number_of
-from vlae.report.tables.html import table_of
-from vlae.report.tables.layout import name_of
-from vlae.report.tables.table import COLUMNS
+from vlae.report.tables.cells import number_of
+from vlae.report.tables.formats import html_table
+from vlae.report.tables.layout import layout
 from vlae.system.streams import visible
+
+FILES = Path(__file__).parent / "files"
+SCRIPTS = (
+    "third_party/uPlot-1.6.32.min.js",
+    "third_party/sortable-4.1.7.min.js",
+    "third_party/sortable-a11y-4.1.7.min.js",
+    "report.js",
+)
+STYLES = ("third_party/uPlot-1.6.32.min.css", "report.css")
+LICENCES = {
+    "uPlot 1.6.32": "third_party/uPlot-LICENSE",
+    "sortable-tablesort 4.1.7": "third_party/sortable-LICENSE",
+}
 
 
 def page(content: Content) -> str:
@@ -30,47 +40,33 @@ def page(content: Content) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = _number
-    curves = {
-        **content.curves.data,
-        "models": [model.name for model in content.models],
-        **_columns(content.models),
-        **_looks(content.models),
-        "shown": content.curves_shown,
-    }
+    scripts = [_text(name) for name in SCRIPTS]
+    table = content.table
     written = environment.get_template("report.html.jinja").render(
         content=content,
-        table=table_of(content.table, sortable=True) if content.table else None,
-        estimator=what_and_estimator(content.metric)[1],
-        curves=curves,
-        policy=policy(),
-        scripts=scripts(),
-        styles=styles(),
-        licences=licences(),
+        table=html_table(layout(table), sortable=True) if table else None,
+        metric=table.metric if table else "",
+        estimator=what_and_estimator(table.metric)[1] if table else "",
+        policy=_policy(scripts),
+        scripts=scripts,
+        styles=[_text(name) for name in STYLES],
+        licences={name: _text(file) for name, file in LICENCES.items()},
     )
     return visible(written)  # no name reorders what is read
 
 
-def _columns(found: Sequence[Model]) -> dict[str, list[Any]]:
-    """The datasets with their outputs, one of which is drawn at a time, and the one of each model."""
-    columns = list(dict.fromkeys(model.column for model in found))
-    return {
-        "columns": [name_of(COLUMNS, column) for column in columns],
-        "column": [columns.index(model.column) for model in found],
-    }
+def _policy(scripts: list[str]) -> str:
+    """The content security policy: these scripts alone, and nothing from the network."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
 
 
-def _looks(found: Sequence[Model]) -> dict[str, list[Any]]:
-    """The look of curves: the colour of a model is that of the figures, and its settings are numbered."""
-    names = [str(model.runs[0].settings.get("model.name")) for model in found]
-    rows: dict[str, list[Values]] = {}
-    for name, model in zip(names, found, strict=True):
-        of_model = rows.setdefault(name, [])
-        if model.row not in of_model:
-            of_model.append(model.row)
-    return {
-        "colours": [on_screen(style_of(name).color) for name in names],
-        "variants": [rows[name].index(model.row) for name, model in zip(names, found, strict=True)],
-    }
+def _text(name: str) -> str:
+    return (FILES / name).read_text(encoding="utf-8")
 
 
 def _number(run: Run, key: str) -> str:

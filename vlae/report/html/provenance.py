@@ -1,5 +1,6 @@
-"""The commands and the code that made the runs of a report."""
+"""The origin of the metrics of a report: states and failures of its runs, the commands and code that made them."""
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -7,10 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlae.launching import sweep_index
+from vlae.launching.run_state import state_on_disk
 from vlae.report.runs import Run, Runs
+from vlae.report.tables.cells import number_of
+from vlae.runs.lease import last_number
+from vlae.system.console import duration
 from vlae.system.disk import RecordError
+from vlae.system.files import check_inside, read_bytes
 
+STATES = ("done", "running", "queued", "interrupted", "failed", "new")
+LONGEST = 12_000
+"""Characters of a traceback; of a longer one its end is shown, where the error is."""
+MOST_CAUSES = 50
 SWEEP_FILE = "hydra.sweeper.file="
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The runs that ended by one cause."""
+
+    state: str
+    reason: str
+    message: str
+    runs: tuple[Run, ...]
+    traceback: str
+    """The traceback of the first run; empty: it left none."""
+    place: str
+    """The file of the traceback, relative to the runs directory."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +59,65 @@ class Code:
     runs: int
     frozen: str
     """Its copy in the runs directory; empty: there is none."""
+
+
+def _counted(number: int, noun: str) -> tuple[str, str]:
+    return str(number), noun if number == 1 else f"{noun}s"
+
+
+def facts(runs_dir: Path, runs: Runs, configurations: int) -> list[tuple[str, str]]:
+    """Numbers and what they count."""
+    counts = Counter(run.state for run in runs.runs)
+    states = [*STATES, *sorted(counts.keys() - set(STATES))]
+    names = {name for run in runs.runs if (name := run.value("model.name")) is not None}
+    found = [_counted(len(runs.runs), "run"), _counted(len(names), "model")]
+    if configurations != len(names):
+        found.append(_counted(configurations, "configuration"))
+    found += [
+        (str(counts[state]), "never started" if state == "new" else state)
+        for state in states
+        if counts[state]
+    ]
+    keys = ("cost.train_seconds", "cost.evaluate_seconds")
+    seconds = sum(number_of(run, key) or 0.0 for run in runs.runs for key in keys)
+    if seconds:
+        found.append((duration(seconds), "of computation"))
+    gpu = sum(state_on_disk(runs_dir / run.id).gpu_seconds for run in runs.runs)
+    if gpu:
+        found.append((f"{gpu / 3600:.1f}", "GPU hours"))
+    return found
+
+
+def failures(runs_dir: Path, runs: Sequence[Run]) -> tuple[list[Failure], int]:
+    """The most frequent causes first; and the number of causes beyond MOST_CAUSES."""
+    groups: dict[tuple[str, str, str], list[tuple[Run, str]]] = {}
+    for run in runs:
+        if run.state in ("failed", "interrupted"):
+            message = state_on_disk(runs_dir / run.id).message if run.state == "failed" else ""
+            cause = (run.state, run.reason, re.sub(r"\d+", "#", message))
+            groups.setdefault(cause, []).append((run, message))
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0]))
+    shown = [_failure(runs_dir, state, reason, group) for (state, reason, _), group in ordered[:MOST_CAUSES]]
+    return shown, max(0, len(ordered) - MOST_CAUSES)
+
+
+def _failure(runs_dir: Path, state: str, reason: str, group: Sequence[tuple[Run, str]]) -> Failure:
+    first, message = group[0]
+    text, place = _traceback(runs_dir, first.id)
+    return Failure(state, reason, message, tuple(run for run, _ in group), text, place)
+
+
+def _traceback(runs_dir: Path, run_id: str) -> tuple[str, str]:
+    attempts = runs_dir / run_id / "attempts"
+    file = attempts / str(last_number(attempts)) / "traceback.txt"
+    try:
+        check_inside(runs_dir / run_id, "attempts", file.parent.name)
+        content = read_bytes(file) or b""
+    except RecordError as error:
+        content = str(error).encode()
+    text = content.decode("utf-8", "replace")
+    cut = f"[the first {len(text) - LONGEST} characters are left out]\n" if len(text) > LONGEST else ""
+    return cut + text[-LONGEST:], str(file.relative_to(runs_dir)) if content else ""
 
 
 def launches(runs_dir: Path, runs: Runs) -> list[Launch]:

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vlae.experiment.summary import with_error
-from vlae.report.names import position, some, word
+from vlae.report.names import name_of, some
 from vlae.report.runs import Run
-from vlae.report.tables.captions import metric_name
+from vlae.report.tables.captions import metric_name, untested
 from vlae.report.tables.cells import Cell, daggers, with_metric
-from vlae.report.tables.layout import name_of
-from vlae.report.tables.ranking import TOO_FEW
+from vlae.report.tables.groups import some_words
 from vlae.report.tables.table import Table
-from vlae.runs.metrics import better
+from vlae.runs.metrics import HIGHER, better
 from vlae.system.console import counted
 
 MOST_NAMED = 5
@@ -53,16 +51,15 @@ def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     ]
     values = {key: {run.value(key) for run in of_cells} for key in BUDGET}
     return "; ".join(
-        f"{key}: {some([*map(word, sorted(each, key=position))], MOST_NAMED)}"
-        for key, each in values.items()
-        if len(each) > 1
+        f"{key}: {some_words(each, MOST_NAMED)}" for key, each in values.items() if len(each) > 1
     )
 
 
 def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> Verdict:
     best = next((cell for cell in cells if cell.best), cells[0])
-    mean = with_error(best.mean or 0.0, best.standard_error)
-    explanation = [f"{metric_name(table.metric)}; {_spread(best)}."]
+    mean = best.estimate()
+    spread = ", mean ± standard error" if best.standard_error is not None else ""
+    explanation = [f"{metric_name(table.metric)}; {counted(best.n, 'seed')}{spread}."]
     others = [cell for cell in cells if cell is not best]
     tested = [cell for cell in others if cell.tested]
     if not others:
@@ -72,12 +69,9 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
         sentence = f"{where}: {_model(table, best)} is best with {mean}"
         explanation += _tested(table, others, tested)
     else:
-        extreme = "highest" if better(table.metric) > 0 else "lowest"
+        extreme = "highest" if better(table.metric) == HIGHER else "lowest"
         sentence = f"{where}: {_model(table, best)} has the {extreme} mean, {mean}"
-        few = any(cell.paired_over for cell in others)
-        explanation.append(
-            f"Differences are not tested with {TOO_FEW}." if few else "No difference could be tested."
-        )
+        explanation.append(f"{untested(others).capitalize()}.")
     if budgets:
         sentence += f", among different training budgets ({budgets})"
         explanation.append("Differences may come from training, not from the models.")
@@ -107,18 +101,10 @@ def _model(table: Table, cell: Cell) -> str:
     return name_of(table.row_keys, cell.row)
 
 
-def _spread(cell: Cell) -> str:
-    seeds = counted(cell.n, "seed")
-    return f"{seeds}, mean ± standard error" if cell.standard_error is not None else f"{seeds}"
-
-
 def _listed(table: Table, cells: Sequence[Cell]) -> str:
     by_mean = sorted(cells, key=lambda cell: abs(cell.difference or 0.0))
-    words = [f"{_model(table, cell)} ({_mean_and_p(cell)})" for cell in by_mean[:MOST_NAMED]]
-    more = len(cells) - MOST_NAMED
-    return ", ".join(words) + (f", and {more} more" if more > 0 else "")
+    return some([f"{_model(table, cell)} ({_mean_and_p(cell)})" for cell in by_mean], MOST_NAMED)
 
 
 def _mean_and_p(cell: Cell) -> str:
-    p_value = "" if cell.p_value is None else f", p = {cell.p_value:.2g}"
-    return f"{with_error(cell.mean or 0.0, cell.standard_error)}{p_value}"
+    return cell.estimate() + ("" if cell.p_value is None else f", p = {cell.p_value:.2g}")

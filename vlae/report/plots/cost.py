@@ -14,12 +14,13 @@ from vlae.report.plots.frame import (
     frame,
     legend,
     logarithmic,
+    point,
 )
-from vlae.report.plots.plot import Options, PlotKind
+from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, of_seeds
 from vlae.report.plots.points import axis_label, unreliable, with_metrics
-from vlae.report.plots.seeds import mean_and_error, of_seeds
-from vlae.report.plots.series import Panel, Series
+from vlae.report.plots.style import style_of
 from vlae.report.tables.captions import description
+from vlae.report.tables.groups import Configuration
 
 SECONDS = "cost.train_seconds"
 WIDE = 8.0
@@ -53,16 +54,8 @@ def costs(panels: Sequence[Panel], options: Options) -> Captioned:
     legend(figure, axes, narrow=options.narrow)
     seeds = of_seeds([len(series.runs) for series in every], ", with")
     shown = "; small markers are single runs" if any(len(series.runs) > 1 for series in every) else ""
-    figure.caption = (
-        ". ".join(
-            [
-                f"{description(metric)}, against the training time in seconds: {seeds}{shown}",
-                *doubts,
-                "Times depend on the machine and on its load",
-            ]
-        )
-        + "."
-    )
+    first = f"{description(metric)}, against the training time in seconds: {seeds}{shown}"
+    figure.caption = ". ".join([first, *doubts, "Times depend on the machine and on its load"]) + "."
     figure.doubt = doubt
     return figure
 
@@ -74,27 +67,16 @@ def _keep_wide(axes: Axes, lowest: float, highest: float) -> None:
         axes.set_xlim(0.92 * middle, 1.08 * middle)
 
 
-def _marker(axes: Axes, series: Series, metric: str) -> tuple[float, float]:
+def _marker(axes: Axes, series: Configuration, metric: str) -> tuple[float, float]:
     """Draws one series; the position of its marker."""
     points = np.array([[run.value(SECONDS), run.value(metric)] for run in series.runs], dtype=np.float64)
     (x, y), errors = mean_and_error(points)
-    style = series.style
-    several = len(points) > 1
-    axes.errorbar(
-        x,
-        y,
-        errors[1] if several else None,
-        errors[0] if several else None,
-        color=style.color,
-        marker=style.marker,
-        fillstyle=series.filling,
-        markersize=6,
-        linestyle="none",
-        linewidth=0.9,
-        label=series.label,
-    )
-    if several:
-        axes.plot(*points.T, style.marker, color=style.color, alpha=0.4, markersize=2.5)
+    if len(points) == 1:
+        point(axes, series, x, y)
+    else:
+        point(axes, series, x, y, xerr=errors[0], yerr=errors[1])
+        color, marker, _ = style_of(series.model)
+        axes.plot(*points.T, marker, color=color, alpha=0.4, markersize=2.5)
     return float(x), float(y)
 
 

@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from vlae.report.plots.frame import INCHES_OF_A_LINE, NARROW, Captioned, bare, heading, lines_of, wrap
-from vlae.report.plots.plot import Options, PlotKind
-from vlae.report.plots.series import Panel
+from vlae.report.plots.frame import Captioned, bare, grid, heading
+from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
 
 INCHES = 1.25
@@ -21,15 +20,8 @@ def covariance(panels: Sequence[Panel], options: Options) -> Captioned:
     """A row per image, a column per model (narrow: transposed); each matrix on its own scale, symmetric around 0."""
     models = load_models(panels, options.images, options.warn)
     pictures = models[0][1].pictures(options.images)
-    rows, columns = len(pictures), len(models) + 1
-    inches = (NARROW - 0.6) / rows if options.narrow else INCHES
-    names = max(lines_of(wrap(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
-    if options.narrow:
-        figure = Captioned((NARROW, (1.25 * inches + names) * columns + 0.3), layout="constrained")
-        axes = figure.subplots(columns, rows, squeeze=False).T
-    else:
-        figure = Captioned((inches * columns + 0.7, inches * 1.25 * rows + names + 0.4), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+    names, size = [series.name for series, _ in models], (len(pictures), len(models) + 1)
+    figure, axes, inches = grid(names, *size, INCHES, tall=1.25, margin=0.6, narrow=options.narrow)
     for each in axes.ravel():
         bare(each)
     for each, picture in zip(axes[:, 0], pictures, strict=True):

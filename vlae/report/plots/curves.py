@@ -7,12 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vlae.errors import UserError
-from vlae.report.plots.frame import Captioned, few_numbers, frame, legend, whole_numbers
-from vlae.report.plots.plot import Options, PlotKind
-from vlae.report.plots.seeds import mean_and_error, of_seeds
-from vlae.report.plots.series import Panel, Series
+from vlae.report.plots.frame import Captioned, few_numbers, frame, legend, line, whole_numbers
+from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, of_seeds
 from vlae.report.runs import Run
 from vlae.report.tables.captions import UNIT
+from vlae.report.tables.groups import Configuration
 from vlae.system.disk import RecordError
 
 SELECTION = "trainer.selection"
@@ -21,7 +20,7 @@ FIRST = 0.1
 
 
 class _Curve(NamedTuple):
-    series: Series
+    series: Configuration
     epochs: np.ndarray
     of_seeds: np.ndarray
     """[seeds, epochs]"""
@@ -29,14 +28,17 @@ class _Curve(NamedTuple):
 
 def curves(panels: Sequence[Panel], options: Options) -> Captioned:
     """One line per series: the mean over seeds up to the last epoch of all, in a band of the standard error."""
-    found = [(panel, _curves(panel, options.warn)) for panel in panels]
+    found = [(p, [c for series in p.series if (c := _curve(series, options.warn))]) for p in panels]
     found = [(panel, curves) for panel, curves in found if curves]
     if not found:
         raise UserError("curves: no run has finished an epoch yet")
     figure, axes = frame([panel.title for panel, _ in found], narrow=options.narrow)
     for each, (panel, own) in zip(axes, found, strict=True):
         for number, curve in enumerate(own):
-            _line(each, curve, number / len(own))
+            mean, error = mean_and_error(curve.of_seeds)
+            every = max(1, len(mean) // 6)
+            first = int(number / len(own) * every)  # so that the markers of several lines lie apart
+            line(each, curve.series, curve.epochs, mean, error, markevery=(first, every))
         each.set_xlabel("Epoch")
         each.set_ylabel(f"{_selection(panel)} ELBO ({UNIT}{_space(panel)})")
         _cut_off_the_beginning(each, own)
@@ -52,11 +54,7 @@ def curves(panels: Sequence[Panel], options: Options) -> Captioned:
     return figure
 
 
-def _curves(panel: Panel, warn: Callable[[str], None]) -> list[_Curve]:
-    return [curve for series in panel.series if (curve := _curve(series, warn))]
-
-
-def _curve(series: Series, warn: Callable[[str], None]) -> _Curve | None:
+def _curve(series: Configuration, warn: Callable[[str], None]) -> _Curve | None:
     """The curve of the runs that are done, or if none is, of all; None: there is no epoch."""
     done = [run for run in series.runs if run.state == "done"]
     by_run = [points for run in done or series.runs if (points := _points(run, warn))]
@@ -79,24 +77,6 @@ def _points(run: Run, warn: Callable[[str], None]) -> dict[int, float]:
     if cut := run.lacks_epochs(len(points)):
         warn(f"{run.id}: {cut}")
     return points
-
-
-def _line(axes: Axes, curve: _Curve, offset: float) -> None:
-    """offset: shifts the markers, so that those of several lines lie apart."""
-    style, (mean, error) = curve.series.style, mean_and_error(curve.of_seeds)
-    every = max(1, len(mean) // 6)
-    axes.plot(
-        curve.epochs,
-        mean,
-        color=style.color,
-        linestyle=style.dashes,
-        marker=style.marker,
-        fillstyle=curve.series.filling,
-        markevery=(int(offset * every), every),
-        label=curve.series.label,
-    )
-    if len(curve.of_seeds) > 1:
-        axes.fill_between(curve.epochs, mean - error, mean + error, color=style.color, alpha=0.2, linewidth=0)
 
 
 def _cut_off_the_beginning(axes: Axes, curves: Sequence[_Curve]) -> None:

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 
 from matplotlib.artist import Artist
 
-from vlae.report.plots.frame import Captioned, few_numbers, frame, heading, legend_of, logarithmic, sample_of
-from vlae.report.plots.plot import Options, PlotKind
-from vlae.report.plots.series import Panel
+from vlae.report.plots.frame import (
+    Captioned,
+    few_numbers,
+    frame,
+    heading,
+    legend_of,
+    line,
+    logarithmic,
+    sample_of,
+)
+from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.style import OTHER_PROPOSALS, PROPOSALS
 from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
 from vlae.report.tables.captions import UNIT
@@ -22,7 +30,7 @@ PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
 def estimators(panels: Sequence[Panel], options: Options) -> Captioned:
     """One panel per model, one line per proposal, in a band of the Monte Carlo standard error."""
     models = load_models(panels, options.images, options.warn)
-    figure, axes = frame([series.label for series, _ in models], WIDTH, 2.2, narrow=options.narrow)
+    figure, axes = frame([series.name for series, _ in models], WIDTH, 2.2, narrow=options.narrow)
     proposals: dict[str, Artist] = {}
     for each, (series, model) in zip(axes, models, strict=True):
         heading(each, series, WIDTH)
@@ -32,9 +40,7 @@ def estimators(panels: Sequence[Panel], options: Options) -> Captioned:
             linestyle, fillstyle = PROPOSALS.get(proposal, OTHER_PROPOSALS)
             look = {"linestyle": linestyle, "fillstyle": fillstyle}
             proposals.setdefault(proposal, sample_of(marker="o", **look))
-            color, marker = series.style.color, series.style.marker
-            each.plot(sizes, mean, color=color, marker=marker, label=proposal, **look)
-            each.fill_between(sizes, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
+            line(each, series, sizes, mean, error, label=proposal, **look)
         logarithmic(each, 1, sizes[-1])
         few_numbers(each.yaxis)
         each.set_xlabel("Samples per image")

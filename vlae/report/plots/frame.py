@@ -3,8 +3,11 @@
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
+import numpy as np
+from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -14,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
-from vlae.report.plots.series import Series
+from vlae.report.plots.style import FILLED, RC, style_of
+from vlae.report.tables.groups import Configuration
 
 Handle = Artist | Container
 """An entry of a legend."""
@@ -35,6 +39,14 @@ LEGEND_LINES = 30
 TICKS = 5
 DECADES = 2.0
 """A logarithmic axis of fewer has labels at 1, 2, 5, 10, ..., a longer one at powers of ten."""
+WITHOUT_TIME: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}
+"""By format: metadata that would differ in the next second."""
+_NAMED = {"pdf": ("Subject", "Keywords"), "svg": ("Description", "Source"), "png": ("Description", "Source")}
+"""By format: the metadata that hold the caption and the provenance."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -53,6 +65,21 @@ class Captioned(Figure):
         return " ".join(filter(None, [self.caption, self.doubt]))
 
 
+def in_style() -> Any:
+    """The context in which figures are drawn and written: whatever a user has set, they look the same."""
+    return style.context(["default", dict(RC)])
+
+
+def file_content(figure: Captioned, suffix: str) -> bytes:
+    """The bytes of a ``pdf``, ``svg`` or ``png`` with the caption in its metadata: always the same for a figure."""
+    buffer = BytesIO()
+    named = dict(zip(_NAMED[suffix], (figure.full_caption, figure.provenance), strict=True))
+    with in_style():
+        figure.draw_without_rendering()  # sizes of axes follow from their labels, and these from the sizes
+        figure.savefig(buffer, format=suffix, metadata={**WITHOUT_TIME[suffix], **named})
+    return buffer.getvalue()
+
+
 def frame(
     titles: Sequence[str], width: float = 3.4, height: float = 2.6, *, narrow: bool = False
 ) -> tuple[Captioned, list[Axes]]:
@@ -69,6 +96,57 @@ def frame(
     return figure, axes
 
 
+def grid(
+    names: Iterable[str],
+    rows: int,
+    columns: int,
+    inches: float,
+    *,
+    tall: float = 1.0,
+    margin: float,
+    narrow: bool,
+) -> tuple[Captioned, np.ndarray, float]:
+    """Axes for images, [rows, columns], and their width; narrow: drawn transposed, within NARROW inches.
+
+    names: the headings of columns. inches: the width of a cell, whose height is ``tall`` times that.
+    """
+    inches = (NARROW - margin) / rows if narrow else inches
+    headings = INCHES_OF_A_LINE * max(lines_of(wrap(name, inches) for name in names))
+    if narrow:
+        figure = Captioned((NARROW, (tall * inches + headings) * columns + 0.3), layout="constrained")
+        return figure, figure.subplots(columns, rows, squeeze=False).T, inches
+    size = inches * columns + margin + 0.3, tall * inches * rows + headings + 0.3
+    figure = Captioned(size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False), inches
+
+
+def look(series: Configuration) -> dict[str, Any]:
+    """The colour and the markers of a configuration, and its name for the legend."""
+    color, marker, _ = style_of(series.model)
+    filling = FILLED[series.variant % len(FILLED)]
+    return {"color": color, "marker": marker, "fillstyle": filling, "label": series.name}
+
+
+def line(
+    axes: Axes,
+    series: Configuration,
+    x: Sequence[float] | np.ndarray,
+    y: np.ndarray,
+    error: np.ndarray,
+    **other: Any,
+) -> None:
+    """A line in a band of its error, where that is known."""
+    looks = {"linestyle": style_of(series.model).dashes, **look(series), **other}
+    axes.plot(x, y, **looks)
+    if np.isfinite(error).any():
+        axes.fill_between(x, y - error, y + error, color=looks["color"], alpha=0.2, linewidth=0)
+
+
+def point(axes: Axes, series: Configuration, x: float, y: float, **errors: Any) -> None:
+    """A marker with error bars."""
+    axes.errorbar(x, y, **look(series), linestyle="none", linewidth=0.9, capsize=2, **errors)
+
+
 def legend(figure: Figure, axes: Iterable[Axes], *, narrow: bool = False) -> None:
     """The legend of all panels: each name once, in the order of appearance."""
     named: dict[str, Handle] = {}
@@ -81,20 +159,17 @@ def legend(figure: Figure, axes: Iterable[Axes], *, narrow: bool = False) -> Non
 def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = False) -> None:
     """A legend right of all panels, or (narrow) below them; the figure is enlarged for it."""
     names = [textwrap.fill(name, LEGEND_LETTERS) for name in named]
-    lines, longest = (
-        lines_of(names),
-        max((len(line) for name in names for line in name.split("\n")), default=0),
+    lines = lines_of(names)
+    entry = (
+        0.75 + max((len(text) for name in names for text in name.split("\n")), default=0) / LETTERS_AN_INCH
     )
-    entry = 0.75 + longest / LETTERS_AN_INCH
+    columns = max(1, min(len(names), int(NARROW / entry)) if narrow else math.ceil(sum(lines) / LEGEND_LINES))
+    height = INCHES_OF_A_LINE * max(lines, default=0) * math.ceil(len(names) / columns)
     if narrow:
-        columns = max(1, min(len(names), int(NARROW / entry)))
-        added = INCHES_OF_A_LINE * max(lines, default=0) * math.ceil(len(names) / columns) + 0.2
-        figure.set_figheight(figure.get_figheight() + added)
+        figure.set_figheight(figure.get_figheight() + height + 0.2)
     else:
-        columns = max(1, math.ceil(sum(lines) / LEGEND_LINES))
-        height = INCHES_OF_A_LINE * max(lines, default=0) * math.ceil(len(names) / columns) + 0.5
         figure.set_figwidth(figure.get_figwidth() + columns * entry)
-        figure.set_figheight(max(figure.get_figheight(), height))
+        figure.set_figheight(max(figure.get_figheight(), height + 0.5))
     handles: Any = list(named.values())  # the annotation of matplotlib knows no containers
     place = "outside lower center" if narrow else "outside right upper"
     figure.legend(handles, names, loc=place, ncols=columns, handlelength=3.5)
@@ -112,10 +187,9 @@ def bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def heading(axes: Axes, series: Series, width: float, **look: Any) -> None:
-    """The name of a series in its colour, in lines of so many inches."""
-    text = wrap(series.label, width)
-    axes.set_title(text, color=series.style.color, fontweight="bold", **look)
+def heading(axes: Axes, series: Configuration, width: float, **look: Any) -> None:
+    """The name of a configuration in its colour, in lines of so many inches."""
+    axes.set_title(wrap(series.name, width), color=style_of(series.model).color, fontweight="bold", **look)
 
 
 def wrap(text: str, width: float) -> str:

@@ -6,21 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from vlae.report.plots.frame import (
-    INCHES_OF_A_LINE,
-    NARROW,
-    Captioned,
-    few_numbers,
-    heading,
-    legend_of,
-    lines_of,
-    sample_of,
-    wrap,
-)
-from vlae.report.plots.plot import Options, PlotKind
-from vlae.report.plots.series import Panel, Series
+from vlae.report.plots.frame import Captioned, few_numbers, grid, heading, legend_of, look, sample_of
+from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
 from vlae.report.runs import Run
+from vlae.report.tables.groups import Configuration
 
 if TYPE_CHECKING:
     from vlae.experiment.inspection import Inspection, LatentPaths
@@ -40,14 +30,8 @@ def paths(panels: Sequence[Panel], options: Options) -> Captioned:
     """A row per image, a column per model; narrow: transposed."""
     models = load_models(panels, options.images, options.warn)
     rows, columns = min(options.images, len(models[0][1].x)), len(models)
-    inches = NARROW / rows if options.narrow else INCHES
-    names = max(lines_of(wrap(series.label, inches) for series, _ in models)) * INCHES_OF_A_LINE
-    if options.narrow:
-        figure = Captioned((NARROW, (inches + names) * columns + 0.3), layout="constrained")
-        axes = figure.subplots(columns, rows, squeeze=False).T
-    else:
-        figure = Captioned((inches * columns + 0.3, inches * rows + names + 0.2), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+    names = [series.name for series, _ in models]
+    figure, axes, inches = grid(names, rows, columns, INCHES, margin=0.0, narrow=options.narrow)
     for of_model, (series, model) in zip(axes.T, models, strict=True):
         heading(of_model[0], series, inches)
         for i, each in enumerate(of_model):
@@ -69,16 +53,16 @@ def paths(panels: Sequence[Panel], options: Options) -> Captioned:
     return figure
 
 
-def _panel(axes: Axes, series: Series, model: "Inspection", image: int) -> None:
-    found, style = model.latent_paths(image), series.style
+def _panel(axes: Axes, series: Configuration, model: "Inspection", image: int) -> None:
+    found, style = model.latent_paths(image), look(series)
     low, high = _frame(found)
     x, y = (np.linspace(low[k], high[k], FINE) for k in range(2))
-    grid = np.stack(np.meshgrid(x, y), -1)
-    value = model.log_joint(image)(grid.reshape(-1, 2)).reshape(FINE, FINE)
+    points = np.stack(np.meshgrid(x, y), -1)
+    value = model.log_joint(image)(points.reshape(-1, 2)).reshape(FINE, FINE)
     axes.contour(x, y, value - value.max(), LEVELS, colors="0.55", linewidths=0.6, linestyles="solid")
-    axes.plot(*_ellipse(found, 2).T, color=style.color, linewidth=0.9, label=Q)
+    axes.plot(*_ellipse(found, 2).T, color=style["color"], linewidth=0.9, label=Q)
     if len(found.updates):
-        axes.plot(*found.updates.T, color=style.color, marker=style.marker, label=UPDATES)
+        axes.plot(*found.updates.T, color=style["color"], marker=style["marker"], label=UPDATES)
     axes.plot(*found.search.T, **_SEARCHED, label=SEARCH)
     axes.plot(*found.search[0], "o", color="black", mfc="none", markersize=5)
     axes.plot(*found.search[-1], "x", color="black", markersize=5)

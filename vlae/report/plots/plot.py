@@ -1,11 +1,24 @@
-"""A kind of figure: the runs that can be in it, its options, and the function that draws it."""
+"""A kind of figure: the runs that can be in it, its options, its panels, and the function that draws it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
+from vlae.report.names import name_of
 from vlae.report.plots.frame import Captioned
-from vlae.report.plots.series import Panel
-from vlae.report.runs import Run
+from vlae.report.runs import Run, Runs
+from vlae.report.tables.groups import COLUMNS, Configuration, configurations, full_keys, row_keys_of
+from vlae.system.console import counted
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One dataset and output distribution, with a series for each configuration."""
+
+    title: str
+    series: tuple[Configuration, ...]
 
 
 @dataclass(frozen=True)
@@ -46,3 +59,39 @@ class PlotKind:
     """The default number of test images; None: it has no such option."""
     by_updates: bool = False
     """Whether T always names a series."""
+
+
+def panels(runs: Runs, known: Runs, rows: Sequence[str] | None, by_updates: bool) -> list[Panel]:
+    """A panel for each column of a table. UserError: a series would have more than one setting.
+
+    rows: the keys that name a series, which any of the ``known`` runs has; None: the default ones of a table, always
+    with T if ``by_updates``.
+    """
+    named_by = ["model.name", "T"] if by_updates else None
+    keys = full_keys(rows, known, "--rows") if rows else row_keys_of(runs, named_by)
+    found: dict[str, list[Configuration]] = {}
+    for series in configurations(runs, keys):
+        found.setdefault(name_of(COLUMNS, series.column), []).append(series)
+    return [Panel(title, tuple(series)) for title, series in found.items()]
+
+
+def mean_and_error(
+    of_seeds: Float[np.ndarray, "seeds ..."],
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Mean and standard error (ddof 1) over the first axis. The standard error of one seed is NaN."""
+    seeds = len(of_seeds)
+    spread = of_seeds.std(0, ddof=1) if seeds > 1 else np.full(of_seeds.shape[1:], np.nan)
+    return np.asarray(of_seeds.mean(0)), np.asarray(spread / np.sqrt(seeds))
+
+
+def of_seeds(numbers: Sequence[int], and_error: str) -> str:
+    """A phrase for captions.
+
+    >>> of_seeds([3, 3], ", with")
+    'mean of 3 seeds, with standard error over seeds'
+    """
+    least, most = min(numbers), max(numbers)
+    if most == 1:
+        return "one seed each"
+    number = counted(most, "seed") if least == most else f"{least} to {counted(most, 'seed')}"
+    return f"mean of {number}{and_error} standard error over seeds"

@@ -84,8 +84,3 @@ def style_of(model: str) -> Style:
 def on_screen(color: str) -> str:
     """The colour of a model on screens, visible on white and on black."""
     return _ON_SCREEN.get(color, color)
-
-
-def filling(variant: int) -> str:
-    """The filling of markers for the ``variant``-th settings of a model in a figure."""
-    return FILLED[variant % len(FILLED)]

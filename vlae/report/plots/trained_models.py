@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlae.errors import UserError
-from vlae.report.plots.series import Panel, Series
+from vlae.report.plots.plot import Panel
 from vlae.report.runs import Run
+from vlae.report.tables.groups import Configuration
 
 if TYPE_CHECKING:
     from vlae.experiment.inspection import Inspection, Library
 
-Models = list[tuple[Series, "Inspection"]]
+Models = list[tuple[Configuration, "Inspection"]]
 
 
 def has_model(run: Run) -> bool:
@@ -48,14 +49,14 @@ def load_models(panels: Sequence[Panel], images: int, warn: Callable[[str], None
         own = model.pictures(images)
         if own.shape != first.shape or not np.array_equal(own, first):
             raise UserError(
-                f"--where: {series.label} and {found[0][0].label} were scored on other test images; choose runs with "
+                f"--where: {series.name} and {found[0][0].name} were scored on other test images; choose runs with "
                 "the same dataset settings"
             )
     return found
 
 
 def _first(
-    series: Series, library: "Library", warn: Callable[[str], None], problems: list[str]
+    series: Configuration, library: "Library", warn: Callable[[str], None], problems: list[str]
 ) -> "Inspection | None":
     """The model of the first seed that can be read; the errors of others go to ``warn`` and to ``problems``."""
     for run in series.runs:

@@ -14,15 +14,15 @@ from vlae.report.plots.frame import (
     few_numbers,
     heading,
     legend,
+    line,
     lines_of,
     whole_numbers,
     wrap,
 )
-from vlae.report.plots.plot import Options, PlotKind
-from vlae.report.plots.seeds import mean_and_error
-from vlae.report.plots.series import Panel, Series
-from vlae.report.plots.trained_models import Models, has_model, load_models, seeds_shown
+from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error
+from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
 from vlae.report.runs import Run
+from vlae.report.tables.groups import Configuration
 
 INCHES = 0.45
 """Side of a picture."""
@@ -49,51 +49,39 @@ def updates(panels: Sequence[Panel], options: Options) -> Captioned:
         tiles = np.concatenate([pictures[None], updated.pictures[:, : len(pictures)]])
         _strip(axes, series, tiles, most + 1, inches * (most + 1))
     for series, updated in found:
-        _errors(errors, series, updated.errors)
+        line(errors, series, np.arange(len(updated.errors)), *mean_and_error(updated.errors.T))
     errors.set_xlabel("Update")
     errors.set_ylabel("Mean squared error per pixel")
     whole_numbers(errors.xaxis)
     few_numbers(errors.yaxis)
     legend(figure, [errors], narrow=options.narrow)
-    images = found[0][1].errors.shape[1]
+    images, shown = found[0][1].errors.shape[1], [series for series, _ in found]
     figure.caption = (
         f"E[x | μ] before the first update (0) and after each, {panels[0].title}; x: the test image. Curves: mean "
         f"squared error of pixels in [0, 1], mean of {images} test images, band: standard error over them. "
-        f"{seeds_shown(_shown(models, found))}."
+        f"{seeds_shown([each for each in models if each[0] in shown])}."
     )
     return figure
 
 
 def _frame(
-    found: Sequence[tuple[Series, object]], columns: int, inches: float, images: int, narrow: bool
+    found: Sequence[tuple[Configuration, object]], columns: int, inches: float, images: int, narrow: bool
 ) -> tuple[Captioned, list[Axes], Axes]:
     """The figure, the axes of each strip, and those of the errors: beside the strips, or (narrow) below them."""
-    names = max(lines_of(wrap(series.label, inches * columns) for series, _ in found))
+    names = max(lines_of(wrap(series.name, inches * columns) for series, _ in found))
     strip = inches * images + 0.35 + INCHES_OF_A_LINE * names
-    wide = inches * columns + 0.4
+    wide, rows = inches * columns + 0.4, len(found)
     if narrow:
-        figure = Captioned((NARROW, strip * len(found) + 2.6), layout="constrained")
-        grid = figure.add_gridspec(len(found) + 1, 1, height_ratios=[*[strip] * len(found), 2.6])
-        return (
-            figure,
-            [figure.add_subplot(grid[row, 0]) for row in range(len(found))],
-            figure.add_subplot(grid[-1, 0]),
-        )
-    figure = Captioned((wide + 3.5, max(2.6, strip * len(found))), layout="constrained")
-    grid = figure.add_gridspec(len(found), 2, width_ratios=[wide, 3.0])
-    return (
-        figure,
-        [figure.add_subplot(grid[row, 0]) for row in range(len(found))],
-        figure.add_subplot(grid[:, 1]),
-    )
+        figure = Captioned((NARROW, strip * rows + 2.6), layout="constrained")
+        grid = figure.add_gridspec(rows + 1, 1, height_ratios=[*[strip] * rows, 2.6])
+    else:
+        figure = Captioned((wide + 3.5, max(2.6, strip * rows)), layout="constrained")
+        grid = figure.add_gridspec(rows, 2, width_ratios=[wide, 3.0])
+    strips = [figure.add_subplot(grid[row, 0]) for row in range(rows)]
+    return figure, strips, figure.add_subplot(grid[-1, 0] if narrow else grid[:, 1])
 
 
-def _shown(models: Models, found: Sequence[tuple[Series, object]]) -> Models:
-    kept = [series for series, _ in found]
-    return [(series, model) for series, model in models if series in kept]
-
-
-def _strip(axes: Axes, series: Series, pictures: np.ndarray, columns: int, inches: float) -> None:
+def _strip(axes: Axes, series: Configuration, pictures: np.ndarray, columns: int, inches: float) -> None:
     """pictures: [columns, images, height, width, ...]; as wide as ``columns`` pictures."""
     bare(axes)
     axes.imshow(tile(pictures), cmap="gray", vmin=0, vmax=1)
@@ -112,21 +100,6 @@ def tile(pictures: np.ndarray) -> np.ndarray:
     columns, rows, height, width = padded.shape[:4]
     tiles = np.moveaxis(padded, 0, 2)  # [rows, height, columns, width, ...]
     return tiles.reshape(rows * height, columns * width, *padded.shape[4:])[:-1, :-1]
-
-
-def _errors(axes: Axes, series: Series, errors: np.ndarray) -> None:
-    steps, style = np.arange(len(errors)), series.style
-    mean, spread = mean_and_error(errors.T)
-    axes.plot(
-        steps,
-        mean,
-        color=style.color,
-        linestyle=style.dashes,
-        marker=style.marker,
-        fillstyle=series.filling,
-        label=series.label,
-    )
-    axes.fill_between(steps, mean - spread, mean + spread, color=style.color, alpha=0.2, linewidth=0)
 
 
 LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has its directory here"

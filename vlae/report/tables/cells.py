@@ -5,14 +5,12 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vlae.config.problems import shown
 from vlae.report.filter import is_number
 from vlae.report.metric_values import reliability_of
+from vlae.report.names import HOLE, Values
 from vlae.report.runs import Run
-
-Values = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Cell:
     as_good: bool = False
     """Whether it is the best of its column, equal to it, or tested and not significantly different from it."""
     tested: bool = False
-    """Whether its difference from the best is tested: both share at least ENOUGH_SEEDS (`ranking`)."""
+    """Whether its difference from the best is tested: both share at least ENOUGH_SEEDS (`significance`)."""
     difference: float | None = None
     """Paired difference from the best; None: it is the best, or cannot be paired with it."""
     difference_standard_error: float | None = None
@@ -47,6 +45,13 @@ class Cell:
     published: float | None = None
     published_difference: float | None = None
     """Ours minus the published value."""
+
+    def estimate(self, decimals: int = 2) -> str:
+        """``-83.71 ± 0.02``, or a hole."""
+        if self.mean is None:
+            return HOLE
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.{decimals}f}"
+        return f"{self.mean:.{decimals}f}{error}"
 
 
 def daggers(cells: Sequence[Cell]) -> bool:
@@ -67,10 +72,15 @@ def with_metric(runs: Sequence[Run], metric: str) -> list[Run]:
     return [run for run in runs if number_of(run, metric) is not None]
 
 
+def is_unreliable(run: Run, metric: str) -> bool:
+    """Whether the run's estimate of this metric is marked with a dagger."""
+    mark = reliability_of(metric)
+    return mark is not None and run.value(mark) is True
+
+
 def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], metric: str) -> Cell:
     """The cell of these runs, before it is compared with others."""
     values = [float(run.value(metric)) for run in done]
-    mark = reliability_of(metric)
     return Cell(
         row,
         column,
@@ -78,7 +88,7 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
         len(done),
         statistics.fmean(values) if values else None,
         statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
-        sum(run.value(mark) is True for run in done) if mark else 0,
+        sum(is_unreliable(run, metric) for run in done),
         _why_missing(runs, done, metric),
     )
 

@@ -1,15 +1,22 @@
-"""The formats of a table: CSV and JSON for programs, which lose nothing; Markdown, LaTeX and HTML for readers."""
+"""The formats of a table: CSV and JSON for programs, which lose nothing; the others for readers."""
 
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from html import escape
 from typing import Any
+
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text as RichText
 
 from vlae.report.tables.cells import Cell
 from vlae.report.tables.layout import Layout, Text, layout
 from vlae.report.tables.table import Table
+from vlae.system.streams import visible
 
 Write = Callable[[Table, int, bool], str]
 """Table, decimals, transposed or not; CSV and JSON ignore the last two."""
@@ -59,16 +66,10 @@ def _is_text(value: str) -> bool:
 
 def markdown(layout: Layout) -> str:
     """A pipe table; special characters of Markdown and HTML are escaped."""
-    header = [_escaped(name) for name in layout.header]
-    lines = [
-        header,
-        ["---", *["---:"] * (len(header) - 1)],
-        *([_marked(text) for text in line] for line in layout.lines),
-    ]
+    aligned = ["---", *["---:"] * (len(layout.header) - 1)]
+    lines = [[*map(_escaped, layout.header)], aligned, *([*map(_marked, line)] for line in layout.lines)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [
-        f"<sup>{mark}</sup> {_escaped(note)}" if mark else _escaped(note) for mark, note in layout.all_notes
-    ]
+    notes = [(f"<sup>{mark}</sup> " if mark else "") + _escaped(note) for mark, note in layout.all_notes]
     return "\n\n".join([table, _escaped(layout.caption), *notes]) + "\n"
 
 
@@ -79,22 +80,89 @@ def _marked(text: Text) -> str:
 
 
 def _escaped(text: str) -> str:
-    for character in "\\`*_[]|#~$":
-        text = text.replace(character, f"\\{character}")
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return " ".join(text.split("\n"))
+    return escape(re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text), quote=False).replace("\n", " ")
 
 
-def latex(layout: Layout) -> str:
-    from vlae.report.tables.latex import latex
+def in_terminal(layout: Layout, *, plain: bool = False) -> Group:
+    """The table for rich. plain: with bold metrics in asterisks, for where nothing can be bold."""
+    table = RichTable(title=RichText(layout.title), title_justify="left")
+    for i, name in enumerate(layout.header):
+        table.add_column(RichText(name), justify="right" if i else "left", overflow="fold")
+    for line in layout.lines:
+        table.add_row(*(_styled(text, plain) for text in line))
+    notes = [RichText(f"{mark} {note}" if mark else note) for mark, note in layout.all_notes]
+    return Group(table, RichText(layout.caption), *notes)
 
-    return latex(layout)
+
+def _styled(text: Text, plain: bool) -> RichText:
+    shown = f"**{text.text}**" if text.bold and plain else text.text
+    styled = RichText(shown, style="bold" if text.bold and not plain else "")
+    return styled.append(" " + ",".join(text.marks)) if text.marks else styled
+
+
+_TABLE = """\
+<table{% if sortable %} class="sortable n-last" id="table"{% endif %}>
+<caption>{{ layout.caption }}</caption>
+<thead>
+<tr>{% for name in layout.header %}<th>{{ name or ("model" if sortable else "") }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{%- for line in layout.lines %}
+<tr>
+{%- for text in line %}<td
+{%- if sortable and not loop.first %} data-sort="{{ "" if text.value is none else text.value }}"{% endif -%}
+>{% if text.bold %}<b>{{ text.text }}</b>{% else %}{{ text.text }}{% endif %}
+{%- if text.marks %}<sup>{{ text.marks | join(",") }}</sup>{% endif %}</td>
+{%- endfor %}</tr>
+{%- endfor %}
+</tbody>
+</table>
+{%- for mark, note in layout.all_notes %}
+<p>{% if mark %}<sup>{{ mark }}</sup> {% endif %}{{ note }}</p>
+{%- endfor %}
+"""
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ layout.caption.partition(".")[0] }}</title>
+<style>
+body { font-family: serif; margin: 2em; }
+table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
+caption, p { text-align: left; max-width: 60em; padding: 0.5em 0; margin: 0; }
+th { font-weight: normal; border-bottom: 1px solid; }
+th, td { padding: 0.2em 1em; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+</style>
+</head>
+<body>
+{{ table | safe }}
+</body>
+</html>
+"""
 
 
 def html(layout: Layout) -> str:
-    from vlae.report.tables.html import html
+    """A page that needs nothing else. Names are text, whatever characters they have."""
+    return visible(_rendered(_PAGE, layout=layout, table=html_table(layout)))
 
-    return html(layout)
+
+def html_table(layout: Layout, sortable: bool = False) -> str:
+    """The table with its notes, as a part of a page. sortable: with the numbers, for a script that sorts by them."""
+    return _rendered(_TABLE, layout=layout, sortable=sortable)
+
+
+def _rendered(template: str, **values: object) -> str:
+    from jinja2 import Environment  # takes longer to import than a table to make
+
+    return Environment(autoescape=True, keep_trailing_newline=True).from_string(template).render(**values)
+
+
+def _latex(layout: Layout) -> str:
+    from vlae.report.tables.latex import latex
+
+    return latex(layout)
 
 
 def _for_readers(write: Callable[[Layout], str]) -> Write:
@@ -103,7 +171,7 @@ def _for_readers(write: Callable[[Layout], str]) -> Write:
 
 FORMATS: dict[str, Write] = {
     "markdown": _for_readers(markdown),
-    "latex": _for_readers(latex),
+    "latex": _for_readers(_latex),
     "html": _for_readers(html),
     "csv": lambda table, decimals, transpose: to_csv(table),
     "json": lambda table, decimals, transpose: to_json(table),

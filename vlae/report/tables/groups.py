@@ -1,16 +1,54 @@
-"""Which runs share a cell: those that differ in their seed alone."""
+"""The keys of rows and columns, and the runs that share a cell: those that differ in their seed alone."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vlae.errors import UserError
-from vlae.report.names import position, short, some, word
+from vlae.report.names import Values, key_of, name_of, position, positions, short, some, word
 from vlae.report.runs import Run, Runs
-from vlae.report.tables.cells import Values
 
 Groups = dict[tuple[Values, Values], list[Run]]
 """By row and column."""
+COLUMNS = ("dataset.name", "output_dist.name")
 SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model with its settings: the runs of one row and one column."""
+
+    name: str
+    """``VLAE, T = 4``"""
+    model: str
+    variant: int
+    """The number of its row among those of the same model."""
+    row: Values
+    column: Values
+    runs: tuple[Run, ...]
+    """By seed."""
+
+
+def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
+    """In the order of columns, then of rows. UserError: one would have several settings."""
+    groups = group_by_cell(runs, row_keys, COLUMNS)
+    models = {place: str(group[0].value("model.name")) for place, group in groups.items()}
+    rows: dict[str, list[Values]] = {}
+    for place in sorted(groups, key=lambda place: positions(place[0])):
+        of_model = rows.setdefault(models[place], [])
+        if place[0] not in of_model:
+            of_model.append(place[0])
+    return [
+        Configuration(
+            name_of(row_keys, row),
+            models[row, column],
+            rows[models[row, column]].index(row),
+            row,
+            column,
+            tuple(sorted(groups[row, column], key=lambda run: (position(run.value("seed")), run.id))),
+        )
+        for row, column in sorted(groups, key=lambda place: [positions(place[1]), positions(place[0])])
+    ]
 
 
 def group_by_cell(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
@@ -18,11 +56,6 @@ def group_by_cell(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str
     groups = _groups(runs, row_keys, column_keys)
     _refuse_mixed(groups, row_keys)
     return groups
-
-
-def separating_keys(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> list[str]:
-    """Keys of rows which, added to these, let no runs share a cell that differ in more than their seed."""
-    return _separating(_groups(runs, row_keys, column_keys).values())
 
 
 def _groups(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
@@ -43,9 +76,7 @@ def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
         condition = " and ".join(f"{short(key)}={word(next(iter(values[key])))}" for key in separating)
         raise UserError(
             "runs that differ in more than their seed would share a cell; they differ in\n"
-            + "".join(
-                f"  {key}: {some([*map(word, sorted(values[key], key=position))], SHOWN)}\n" for key in values
-            )
+            + "".join(f"  {key}: {some_words(values[key], SHOWN)}\n" for key in values)
             + f"say which are meant, such as --where {condition!r}, or give each a row: "
             f"--rows {','.join(map(short, [*row_keys, *separating]))}"
         )
@@ -54,6 +85,11 @@ def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
         for run in group:
             if (other := seeds.setdefault(run.value("seed"), run)) is not run:
                 raise UserError(f"two runs have the same settings and the same seed: {other.id}, {run.id}")
+
+
+def some_words(values: Iterable[Any], most: int) -> str:
+    """Values in their order, as a command has them."""
+    return some([*map(word, sorted(values, key=position))], most)
 
 
 def _separating(groups: Iterable[Sequence[Run]]) -> list[str]:
@@ -77,3 +113,62 @@ def differing(runs: Sequence[Run]) -> list[str]:
             keys = {**first, **run.settings}
             found |= {key: None for key in keys if run.settings.get(key) != first.get(key) and key != "seed"}
     return list(found)
+
+
+def differing_rows(groups: Groups, keys: Sequence[str]) -> list[str]:
+    """A note on settings in which rows of one column differ, besides their model and ``keys``."""
+    values: dict[str, dict[str, None]] = {}
+    for column in dict.fromkeys(column for _, column in groups):
+        firsts = [group[0] for (_, own), group in groups.items() if own == column]
+        for key in differing(firsts):
+            if not key.startswith("model.") and key not in keys:
+                values.setdefault(key, {}).update(dict.fromkeys(word(run.value(key)) for run in firsts))
+    listed = "; ".join(f"{key} ({', '.join(sorted(each))})" for key, each in sorted(values.items()))
+    return [f"Rows of one column also differ in {listed}"] if values else []
+
+
+def keys_of(
+    chosen: Runs, runs: Runs, rows: Sequence[str] | None, columns: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """The keys of rows and of columns. UserError: one is in both, which would leave all cells but a diagonal empty.
+
+    rows, columns: those that are asked for; None: the defaults. chosen: the runs of the table, some of ``runs``.
+    """
+    row_keys = full_keys(rows, runs, "--rows") if rows else model_keys_of(chosen)
+    column_keys = full_keys(columns or COLUMNS, runs, "--cols")
+    both = [key for key in row_keys if key in column_keys]
+    if both and not columns:
+        column_keys = [key for key in column_keys if key not in both]
+    elif both and not rows and len(both) < len(row_keys):
+        row_keys = [key for key in row_keys if key not in both]
+    elif both:
+        raise UserError(
+            f"--cols: expected keys that the rows have not, got {', '.join(map(short, both))}, which --rows has"
+            f"{'' if rows else ' by default'}, too"
+        )
+    return row_keys if rows else row_keys_of(chosen, row_keys, column_keys), column_keys
+
+
+def full_keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
+    """The keys in full, each once: ``model.name`` for ``model``. UserError: no run has one of them."""
+    known = runs.all_keys()
+    return list(dict.fromkeys(key_of(key, known, option) for key in given))
+
+
+def row_keys_of(
+    runs: Runs, first: Sequence[str] | None = None, column_keys: Sequence[str] = COLUMNS
+) -> list[str]:
+    """The default keys of rows, in tables, figures and reports alike.
+
+    These are the keys that name a model, then those that give every setting that was varied a row.
+    first: the keys that name a model; None: `model_keys_of`.
+    """
+    keys = list(model_keys_of(runs) if first is None else first)
+    return list(dict.fromkeys([*keys, *_separating(_groups(runs, keys, column_keys).values())]))
+
+
+def model_keys_of(runs: Runs) -> list[str]:
+    """The keys that name a model: T is one of them where a model has several."""
+    kinds = {(run.value("model.name"), run.value("T")) for run in runs.runs if run.value("T") is not None}
+    several = len(kinds) > len({model for model, _ in kinds})
+    return ["model.name", "T"] if several else ["model.name"]

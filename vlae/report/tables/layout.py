@@ -1,15 +1,12 @@
 """A table as lines of marked texts: what all formats for readers have in common."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from string import ascii_lowercase
 
 from vlae.estimation.reliability import MARK
-from vlae.report.names import spelling
-from vlae.report.tables.cells import Cell, Values, daggers
+from vlae.report.names import HOLE, name_of
+from vlae.report.tables.cells import Cell, daggers
 from vlae.report.tables.table import Table
-
-HOLE = "–"
 
 
 @dataclass(frozen=True)
@@ -44,82 +41,60 @@ class Layout:
         return (*self.notes, ("", self.provenance)) if self.provenance else self.notes
 
 
-@dataclass
-class _Letters:
-    """A letter for each reason, in the order of appearance."""
-
-    given: dict[str, str] = field(default_factory=dict)
-
-    def of(self, reason: str) -> str:
-        number = len(self.given)
-        letter = ascii_lowercase[number % 26] * (number // 26 + 1)
-        return self.given.setdefault(reason, letter)
-
-
 def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     """transpose: the columns of the table become lines."""
-    letters, marked = _Letters(), daggers(table.cells)
+    letters: dict[str, str] = {}
     cells = {(cell.row, cell.column): cell for cell in table.cells}
-    parts = _parts(table)
+    published = {cell.column for cell in table.cells if cell.published is not None}
+    parts = {
+        column: ("ours", "published", "difference") if column in published else ("",)
+        for column in table.columns
+    }
+    marked = daggers(table.cells)
     by_row = [
         [
             text
-            for column, kinds in parts
-            for text in _texts(cells.get((row, column)), kinds, table, decimals, letters, marked)
+            for column in table.columns
+            for text in _texts(cells.get((row, column)), len(parts[column]), table, decimals, letters, marked)
         ]
         for row in table.rows
     ]
-    heads = [_head(table.column_keys, column, kind) for column, kinds in parts for kind in kinds]
+    heads = [
+        ", ".join(filter(None, [name_of(table.column_keys, column), part]))
+        for column in table.columns
+        for part in parts[column]
+    ]
     names = [name_of(table.row_keys, row) for row in table.rows]
     if transpose:
         heads, names, by_row = names, heads, [list(line) for line in zip(*by_row, strict=True)]
-    lines = [(Text(name), *line) for name, line in zip(names, by_row, strict=True)]
-    reasons = [(letter, reason) for reason, letter in letters.given.items()]
+    lines = tuple((Text(name), *line) for name, line in zip(names, by_row, strict=True))
     other = [(MARK, note[2:]) if note.startswith(f"{MARK} ") else ("", note) for note in table.notes]
-    notes = (*reasons, *other)
-    return Layout(
-        ("", *heads), tuple(lines), table.caption, notes, table.provenance, table.title, table.metric
-    )
+    notes = (*((letter, reason) for reason, letter in letters.items()), *other)
+    return Layout(("", *heads), lines, table.caption, notes, table.provenance, table.title, table.metric)
 
 
-def name_of(keys: Sequence[str], values: Values) -> str:
-    """``VLAE, T = 4``; keys without a value are skipped."""
-    texts = [spelling(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
-    return ", ".join(texts) or (HOLE if keys else "")
-
-
-def _parts(table: Table) -> list[tuple[Values, tuple[str, ...]]]:
-    """Each column with its parts."""
-    with_published = {cell.column for cell in table.cells if cell.published is not None}
-    return [
-        (column, ("ours", "published", "difference") if column in with_published else ("",))
-        for column in table.columns
-    ]
-
-
-def _head(keys: Sequence[str], column: Values, kind: str) -> str:
-    return ", ".join(filter(None, [name_of(keys, column), kind]))
+def _letter(letters: dict[str, str], reason: str) -> str:
+    """The letter of a note: one for each reason, in the order of appearance."""
+    number = len(letters)
+    return letters.setdefault(reason, ascii_lowercase[number % 26] * (number // 26 + 1))
 
 
 def _texts(
-    cell: Cell | None, kinds: Sequence[str], table: Table, decimals: int, letters: _Letters, marked: bool
+    cell: Cell | None, parts: int, table: Table, decimals: int, letters: dict[str, str], marked: bool
 ) -> list[Text]:
+    """The cell, and beside it the published value and the difference where the column has them."""
     if cell is None:
-        return [Text(HOLE, marks=(letters.of("no such run"),)), *[Text("")] * (len(kinds) - 1)]
-    beside = [cell.published, cell.published_difference] if len(kinds) > 1 else []
-    texts = [
-        Text("" if value is None else f"{value:{sign}.{decimals}f}", value=value)
-        for value, sign in zip(beside, ("", "+"), strict=False)
-    ]
-    return [_ours(cell, table, decimals, letters, marked), *texts]
-
-
-def _ours(cell: Cell, table: Table, decimals: int, letters: _Letters, marked: bool) -> Text:
+        return [Text(HOLE, marks=(_letter(letters, "no such run"),)), *[Text("")] * (parts - 1)]
     marks = (MARK,) if cell.unreliable and marked else ()
     if cell.missing:
-        marks = (*marks, letters.of(cell.missing))
-    if cell.mean is None:
-        return Text(HOLE, marks=marks)
-    error = "" if cell.standard_error is None else f" ± {cell.standard_error:.{decimals}f}"
-    number = "" if cell.n == table.expected else f" (n = {cell.n})"
-    return Text(f"{cell.mean:.{decimals}f}{error}{number}", cell.as_good, marks, cell.mean)
+        marks = (*marks, _letter(letters, cell.missing))
+    number = "" if cell.n in (0, table.expected) else f" (n = {cell.n})"
+    own = Text(cell.estimate(decimals) + number, cell.as_good, marks, cell.mean)
+    beside = ((cell.published, ""), (cell.published_difference, "+"))[: parts - 1]
+    return [
+        own,
+        *(
+            Text("" if value is None else f"{value:{sign}.{decimals}f}", value=value)
+            for value, sign in beside
+        ),
+    ]

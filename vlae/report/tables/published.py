@@ -4,11 +4,14 @@ Test log-likelihood in nats per image, by importance sampling from each model's 
 charts and a picture, without standard errors. Nothing is quoted that was not seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from vlae.report.metric_values import IN_MODEL_SPACE, MEAN, what_and_estimator
+from vlae.errors import UserError
+from vlae.report.metric_values import IN_MODEL_SPACE, MEAN, OWN, what_and_estimator
 from vlae.report.runs import Run
+from vlae.report.tables.cells import Cell
 
 CHARTS = "Park, Kim, Kim (ICML 2019), charts of the poster and the slides"
 PICTURE = "README of github.com/yookoon/VLAE, picture of its results"
@@ -37,41 +40,28 @@ class _Chart(NamedTuple):
     """By model, in the order of ``updates``."""
 
 
-_T = (1, 2, 4, 8)
 _PLAIN = {"dataset.logit_transform": False, "dataset.dequantise": False}
-_CHARTS = (
-    _Chart(
-        CHARTS,
-        MEAN,
-        {"dataset.name": "cifar10", "output_dist.name": "gaussian", **_PLAIN},
-        _T,
-        {
-            "vae": (2364,),
-            "savae": (2366, 2366, 2366, 2365),
-            "hf": (2366, 2361, 2362, 2357),
-            "vlae": (2374, 2381, 2387, 2392),
-        },
-    ),
-    _Chart(
-        CHARTS,
-        MEAN,
-        {"dataset.name": "mnist", "output_dist.name": "bernoulli", "dataset.binarise": "dynamic"},
-        _T,
-        {
-            "vae": (-85.37,),
-            "savae": (-85.20, -85.10, -85.42, -85.23),
-            "hf": (-85.27, -85.31, -85.22, -85.41),
-            "iaf": (-84.25, -84.15, -84.03, -83.80),
-            "vlae": (-83.71, -83.84, -83.72, -83.60),
-        },
-    ),
-    _Chart(
-        PICTURE,
-        IN_MODEL_SPACE,
-        {"dataset.name": "mnist", "output_dist.name": "gaussian", "dataset.logit_transform": True},
-        (4,),
-        {"vae": (-408.5,), "hf": (-411.1,), "iaf": (-402.7,), "savae": (-409.4,), "vlae": (-381.2,)},
-    ),
+_CIFAR10 = {"dataset.name": "cifar10", "output_dist.name": "gaussian", **_PLAIN}
+_BINARY_MNIST = {"dataset.name": "mnist", "output_dist.name": "bernoulli", "dataset.binarise": "dynamic"}
+_LOGIT_MNIST = {"dataset.name": "mnist", "output_dist.name": "gaussian", "dataset.logit_transform": True}
+_ON_CIFAR10 = {
+    "vae": (2364,),
+    "savae": (2366, 2366, 2366, 2365),
+    "hf": (2366, 2361, 2362, 2357),
+    "vlae": (2374, 2381, 2387, 2392),
+}
+_ON_BINARY_MNIST = {
+    "vae": (-85.37,),
+    "savae": (-85.20, -85.10, -85.42, -85.23),
+    "hf": (-85.27, -85.31, -85.22, -85.41),
+    "iaf": (-84.25, -84.15, -84.03, -83.80),
+    "vlae": (-83.71, -83.84, -83.72, -83.60),
+}
+_ON_LOGIT_MNIST = {"vae": (-408.5,), "hf": (-411.1,), "iaf": (-402.7,), "savae": (-409.4,), "vlae": (-381.2,)}
+_ALL = (
+    _Chart(CHARTS, MEAN, _CIFAR10, (1, 2, 4, 8), _ON_CIFAR10),
+    _Chart(CHARTS, MEAN, _BINARY_MNIST, (1, 2, 4, 8), _ON_BINARY_MNIST),
+    _Chart(PICTURE, IN_MODEL_SPACE, _LOGIT_MNIST, (4,), _ON_LOGIT_MNIST),
 )
 
 
@@ -80,14 +70,39 @@ def published(run: Run, metric: str) -> Published | None:
 
     ``savae_original`` and ``iaf_original`` are compared with the values for ``savae`` and ``iaf``.
     """
-    model = str(run.value("model.name")).removesuffix("_original")
-    for chart in _CHARTS:
-        same = all(run.value(key) == value for key, value in chart.of.items())
-        if not same or what_and_estimator(metric)[0] != chart.what or model not in chart.values:
-            continue
-        updates, values = run.value("T"), chart.values[model]
-        if updates is None:
-            return Published(values[0], chart.source)
-        if updates in chart.updates[: len(values)]:
-            return Published(values[chart.updates.index(updates)], chart.source)
+    model, updates = str(run.value("model.name")).removesuffix("_original"), run.value("T")
+    for chart in _ALL:
+        if what_and_estimator(metric)[0] == chart.what and all(
+            run.value(k) == v for k, v in chart.of.items()
+        ):
+            values = chart.values.get(model, ())
+            by_updates = dict(zip(chart.updates, values, strict=False))
+            value = next(iter(values), None) if updates is None else by_updates.get(updates)
+            if value is not None:
+                return Published(value, chart.source)
     return None
+
+
+def with_published(cells: Sequence[Cell], runs: Sequence[Run], metric: str) -> tuple[list[Cell], list[str]]:
+    """The cells with published values beside ours, and the notes on their sources. UserError: there are none.
+
+    runs: one of each cell.
+    """
+    values = [published(run, metric) for run in runs]
+    notes = literature([value.source for value in values if value], metric)
+    beside = []
+    for one, value in zip(cells, values, strict=True):
+        if value:
+            ahead = None if one.mean is None else one.mean - value.value
+            one = replace(one, published=value.value, published_difference=ahead)
+        beside.append(one)
+    return beside, notes
+
+
+def literature(sources: Sequence[str], metric: str) -> list[str]:
+    """The caveats of published values from these sources, each once. UserError: there are no such values."""
+    if not sources:
+        raise UserError(f"--published: nothing that was published is a {metric} of these models and data")
+    own = what_and_estimator(metric)[1] == OWN
+    proposal = "" if own else "; they were estimated with each model's own q(z | x), ours were not"
+    return [f"Published: {source}; {CAVEATS[source]}{proposal}" for source in dict.fromkeys(sources)]

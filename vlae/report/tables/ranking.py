@@ -9,7 +9,7 @@ from vlae.report.metric_values import array_of
 from vlae.report.names import spelling
 from vlae.report.runs import LeftOut, Run
 from vlae.report.tables.cells import Cell
-from vlae.report.tables.significance import Difference, difference
+from vlae.report.tables.significance import ENOUGH_SEEDS, Difference, difference
 from vlae.runs.metrics import better
 from vlae.system.disk import RecordError
 
@@ -20,9 +20,6 @@ Report = Callable[[LeftOut], object]
 OUTPUT = "output_dist.name"
 BINARY = "bernoulli"
 """Its images are black and white and have probabilities; those of other outputs have densities."""
-ENOUGH_SEEDS = 3
-"""Seeds that two models must share to be tested: with fewer a test can show almost nothing (decision record 11)."""
-TOO_FEW = "fewer than three seeds"
 SEEDS_READ = 30
 """Seeds whose images are read, at most: then it is known well enough how images differ."""
 

@@ -10,12 +10,13 @@ from jaxtyping import Float
 
 LEVEL = 0.05
 """Two-sided; a difference with a smaller p-value is significant."""
-OVER_IMAGES = "images"
-"""Of one seed."""
+ENOUGH_SEEDS = 3
+"""Seeds that two models must share to be tested: with fewer a test can show almost nothing."""
+TOO_FEW = "fewer than three seeds"
 
 
 class Difference(NamedTuple):
-    """Of one model's figure minus another's."""
+    """The metric of one model minus that of another."""
 
     mean: float
     standard_error: float
@@ -41,7 +42,7 @@ class Difference(NamedTuple):
 def difference(
     of_seeds: Float[np.ndarray, " seeds"], of_images: Float[np.ndarray, "some images"] | None
 ) -> Difference | None:
-    """Of paired differences: of the figure of each seed, and of each image of some of these seeds.
+    """The test of paired differences: those of the metric of each seed, and of each image of some of these seeds.
 
     Seeds and images are drawn at random and crossed, d_si = mean + seed_s + image_i + rest_si, so the mean over all has
 
@@ -49,14 +50,14 @@ def difference(
 
     d_s being the differences of the seeds, and MS the mean squares of the two-way table of ``of_images``: the usual
     estimates of variance components. It is given as many degrees of freedom as the scarcer of both has, so that equal
-    models are told apart at most as often as LEVEL says. Of one seed the variance over images is all that is known,
-    without images that over seeds: then it is the paired t-test. Nothing in it is drawn. None: no variance is known.
+    models differ significantly at most as often as LEVEL says. With one seed only the variance over images is known,
+    without images only that over seeds: then it is the paired t-test. None: no variance is known.
     """
     seeds, images = len(of_seeds), 0 if of_images is None else of_images.shape[1]
     if of_images is None or images < 2:
         return _tested(of_seeds, _spread(of_seeds), seeds - 1, "seeds") if seeds > 1 else None
     if seeds == 1:
-        return _tested(of_seeds, _spread(of_images[0]), images - 1, OVER_IMAGES)
+        return _tested(of_seeds, _spread(of_images[0]), images - 1, "images")
     of_image = of_images.mean(0)
     rest = of_images - of_image - of_images.mean(1, keepdims=True) + of_images.mean()
     freedom = max(1, (len(of_images) - 1) * (images - 1))
@@ -65,7 +66,7 @@ def difference(
 
 
 def _spread(values: Float[np.ndarray, " n"]) -> float:
-    """Variance of their mean."""
+    """The variance of their mean."""
     return float(values.var(ddof=1)) / len(values)
 
 

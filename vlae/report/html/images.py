@@ -1,20 +1,30 @@
-"""Reconstructions and samples of each model, as images inside the page."""
+"""The images inside a page: figures, and reconstructions and samples of each model."""
 
 import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from vlae.report.html.models import Model
-from vlae.report.runs import Run
-from vlae.report.tables.cells import Values
+from vlae.report.plots import draw as plots
+from vlae.report.plots import registry
+from vlae.report.plots.frame import Captioned, file_content
+from vlae.report.runs import LeftOut, Run, Runs
+from vlae.report.tables.groups import Configuration
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_bytes
 
+ELSEWHERE = ("curves",)
+"""Kinds that the page shows in another form."""
+LOADED = 12
+"""Models, at most, for kinds that load trained models: each takes seconds."""
+INCH = 96
+"""Pixels per inch in a browser."""
+LARGEST_SVG = 1_000_000
+"""Bytes of an SVG; a larger one becomes a PNG."""
 DATA = "data"
 KINDS = {
     "reconstructions": "reconstructions",
@@ -29,6 +39,46 @@ MOST = 24
 """Models."""
 ALL = 4_000_000
 """Bytes of all pictures together."""
+
+
+class EmbeddedPlot(NamedTuple):
+    """A figure as an ``img``, which executes nothing and has styles of its own."""
+
+    title: str
+    uri: str
+    width: int
+    """Pixels, at which letters are as large as on paper."""
+    caption: str = ""
+
+
+def embed(runs: Runs, models: int) -> tuple[list[EmbeddedPlot], list[LeftOut]]:
+    """All figures that can be drawn of these runs, and the kinds that cannot, with the reason."""
+    found, left_out = [], []
+    for kind, plot_kind in registry.KINDS.items():
+        if kind in ELSEWHERE:
+            continue
+        if plot_kind.needs_models and models > LOADED:
+            reason = f"{models} trained models are too many to load; vlae figure draws some of them"
+            left_out.append(LeftOut(kind, reason))
+            continue
+        try:
+            figure = plots.draw(kind, runs, narrow=True)
+            width = round(INCH * figure.get_figwidth())
+            found.append(EmbeddedPlot(plot_kind.shows, _uri(figure), width, figure.caption))
+        except Exception as error:  # whatever it is, the page is worth more than one figure
+            left_out.append(LeftOut(kind, str(error) or type(error).__name__))
+    return found, left_out
+
+
+def _uri(figure: Captioned) -> str:
+    svg = file_content(figure, "svg")
+    if len(svg) <= LARGEST_SVG:
+        return _data("svg+xml", svg)
+    return _data("png", file_content(figure, "png"))
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 class Picture(NamedTuple):
@@ -59,23 +109,20 @@ class Gallery:
     """Number of models whose pictures are too many for one page."""
 
 
-def gallery(runs_dir: Path, models: Sequence[Model]) -> Gallery:
+def gallery(runs_dir: Path, models: Sequence[Configuration]) -> Gallery:
     """The pictures of one seed of each model, by column; the first models where there are too many.
 
     Pictures that cannot be read are skipped.
     """
     data: dict[str, Picture] = {}
-    shown: dict[Values, list[Shown]] = {model.column: [] for model in models}
-    number = 0
-    used, more = 0, 0
+    shown: dict[tuple[Any, ...], list[Shown]] = {model.column: [] for model in models}
+    number, used, more = 0, 0, 0
     for model in models:
         run = next((run for run in model.runs if (runs_dir / run.id / "images").is_dir()), None)
         if run is None:
             continue
         own = tuple(_pictures(runs_dir / run.id, KINDS))
-        of_data = [
-            each for each in _pictures(runs_dir / run.id, {DATA: "test images"}) if each.uri not in data
-        ]
+        of_data = [p for p in _pictures(runs_dir / run.id, {DATA: "test images"}) if p.uri not in data]
         size = sum(len(picture.uri) for picture in (*own, *of_data))
         if used + size > ALL or number == MOST:
             more += 1
@@ -107,5 +154,4 @@ def _picture(title: str, content: bytes) -> Picture:
             image.save(buffer, format="JPEG", quality=85, optimize=True)
             if len(buffer.getvalue()) < len(content):
                 content, kind = buffer.getvalue(), "jpeg"
-        uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-        return Picture(title, uri, image.width, image.height)
+        return Picture(title, _data(kind, content), image.width, image.height)

@@ -1,4 +1,4 @@
-"""``vlae report``: from run directories to a file."""
+"""``vlae report``: from run directories to a file, or to Weights & Biases."""
 
 from pathlib import Path
 
@@ -20,3 +20,15 @@ def write_report(runs_dir: StrPath, name: str | None, out: Path) -> None:
     source = RunDirectories(runs_dir, name)
     runs = choose_runs(collect(source))
     write_output(out, page(content(source.runs_dir, runs)).encode("utf-8", "backslashreplace"))
+
+
+def publish_report(runs_dir: StrPath, name: str) -> str:
+    """Write the report of a sweep to Weights & Biases, and return its URL.
+
+    UserError: the name means no runs, or Weights & Biases cannot be reached.
+    """
+    from vlae.report.wandb_report import check_extra, publish
+
+    check_extra(name)
+    source = RunDirectories(runs_dir, name)
+    return publish(source.runs_dir, choose_runs(collect(source)))

@@ -1,69 +1,48 @@
 """The report of a sweep on Weights & Biases: its table, curves, bars and pictures. Each call replaces it."""
 
-import contextlib
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vlae.config.run_id import with_added_fields
-from vlae.errors import UserError
-from vlae.report.html.provenance import codes, launches
-from vlae.report.metric_values import OWN, of_estimator
-from vlae.report.runs import UPDATES, Runs, collect
-from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.sources.wandb import connect, wandb_error
+from vlae.report.html.provenance import commands
+from vlae.report.names import name_of
+from vlae.report.runs import UPDATES, Runs
+from vlae.report.sources.wandb import Place, WandbError, connect, places_of, wandb_error
 from vlae.report.tables.captions import UNIT, metric_name
 from vlae.report.tables.formats import FORMATS
-from vlae.report.tables.layout import name_of
-from vlae.report.tables.table import Table, row_keys_of, table
-from vlae.runs.metrics import on_charts
-from vlae.system.console import counted
-from vlae.system.disk import RecordError
-from vlae.system.files import LARGEST_CONFIG, StrPath, read_bytes
-from vlae.trackers.run_history import other_ids
-from vlae.trackers.wandb_mirror import WandbError
+from vlae.report.tables.groups import row_keys_of
+from vlae.report.tables.table import Table, table_or_reason
 
 VALIDATION = "validation/elbo_nats"
 FINAL = ("final/reconstructions", "final/prior_samples")
 OVER_EPOCHS = ("images/reconstructions", "images/prior_samples")
+OWN = "test.log_likelihood.own.mean"
 
 
-@dataclass(frozen=True)
-class Place:
-    """A project to which runs of a sweep are mirrored."""
-
-    entity: str
-    """Empty: the entity of the API key."""
-    project: str
-    groups: tuple[str, ...]
-    superseded: tuple[str, ...] = ()
-    """Ids there of earlier executions of runs that have been, or are being, executed again."""
+def check_extra(name: str) -> None:
+    """WandbError: the package that writes reports there is not installed."""
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise WandbError(
+            f"reports on Weights & Biases need wandb-workspaces: pip install 'vlae[reports]'; {_without_wandb(name)}"
+        )
 
 
-def publish(runs_dir: StrPath, name: str) -> str:
+def publish(runs_dir: Path, runs: Runs) -> str:
     """Create the report of a sweep on W&B, or replace its content; returns its URL.
 
-    Errors: WandbError where W&B or its extra is missing; UserError where the name means no runs.
+    Errors: WandbError where W&B cannot be reached, or has nothing of these runs.
     """
-    _check_extra(name)
-    source = RunDirectories(runs_dir, name)
-    runs = collect(source)
-    if not runs.runs:
-        raise UserError(f"{runs.title}: no runs")
-    places = places_of(source.runs_dir, [run.id for run in runs.runs])
+    places, name = places_of(runs_dir, [run.id for run in runs.runs]), runs.title
     try:
         api = connect()
     except WandbError as error:
         raise WandbError(f"{error}; {_without_wandb(name)}") from error
     entity = places[0].entity or api.settings["entity"] or api.default_entity
-    blocks = _blocks(source.runs_dir, runs, places, entity)
+    blocks = _blocks(runs_dir, runs, places, entity)
     try:
-        return _save(api, entity, places[0].project, title_of(runs), blocks)
+        return _save(api, entity, places[0].project, f"vlae: {name}"[:128], blocks)
     except Exception as error:
         if isinstance(error, ValueError) and "not found" in str(error):  # it asks for the project of its runs
             text = f"nothing of {name} is on Weights & Biases yet; `vlae sync {name}` uploads it"
@@ -71,48 +50,12 @@ def publish(runs_dir: StrPath, name: str) -> str:
         raise wandb_error(error) from error
 
 
-def title_of(runs: Runs) -> str:
-    """The title, by which a later call finds the report."""
-    return f"vlae: {runs.title}"[:128]
-
-
-def _check_extra(name: str) -> None:
-    if importlib.util.find_spec("wandb_workspaces") is None:
-        raise WandbError(
-            f"reports on Weights & Biases need wandb-workspaces: pip install 'vlae[reports]'; {_without_wandb(name)}"
-        )
-
-
 def _without_wandb(name: str) -> str:
     return f"vlae report {name} --out report.html needs neither"
 
 
-def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
-    """The projects to which runs are mirrored, that of most runs first; the default project if none is."""
-    groups: dict[tuple[str, str], Counter[str]] = {}
-    superseded: dict[tuple[str, str], list[str]] = {}
-    for run_id in run_ids:
-        tracker = _tracker(runs_dir / run_id)
-        place = tracker["entity"] or "", tracker["project"]
-        groups.setdefault(place, Counter()).update([tracker["group"] or ""])
-        with contextlib.suppress(RecordError):  # in the files of the mirror
-            superseded.setdefault(place, []).extend(other_ids(runs_dir / run_id))
-    ordered = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
-    return [
-        Place(*at, tuple(sorted(filter(None, found))), tuple(superseded.get(at, ()))) for at, found in ordered
-    ] or [Place("", with_added_fields({})["tracker"]["project"], ())]
-
-
-def _tracker(run: Path) -> Mapping[str, Any]:
-    default = with_added_fields({})["tracker"]
-    try:
-        content = yaml.load(read_bytes(run / "config.yaml", LARGEST_CONFIG) or b"", yaml.CSafeLoader)
-        return {**default, **content["tracker"]}
-    except (RecordError, yaml.YAMLError, LookupError, TypeError):  # the table says why
-        return default
-
-
 def _save(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]) -> str:
+    """The report of this title, by which a later call finds it."""
     from wandb_workspaces.reports.v2.interface import Report
 
     known = [view for view in api.reports(f"{entity}/{project}") if view.display_name == title]
@@ -122,21 +65,19 @@ def _save(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]
     return str(report.save().url)
 
 
-# --- what it holds ----------------------------------------------------------------------------------------------------
-
-
 def _blocks(runs_dir: Path, runs: Runs, places: Sequence[Place], entity: str) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     keys = row_keys_of(runs)
-    try:
-        found, text = table(runs, rows=keys), ""
-    except UserError as error:  # runs that cannot share a table
-        found, text = None, f"No table: {error}\n"
-    blocks: list[Any] = [wr.MarkdownBlock(_introduction(runs, places)), wr.H2("Results")]
-    blocks.append(wr.MarkdownBlock(FORMATS["markdown"](found, 2, False) if found else text))
-    blocks += _panels(found, keys, runs, places, entity)
-    return [*blocks, wr.H2("How to reproduce it"), wr.MarkdownBlock(_commands(runs_dir, runs))]
+    found, reason = table_or_reason(runs)
+    text = FORMATS["markdown"](found, 2, False) if found else f"No table: {reason}\n"
+    shell = "\n".join(["```bash", *commands(runs_dir, runs), f"vlae report {runs.title} --wandb", "```"])
+    return [
+        wr.MarkdownBlock(_introduction(runs, places)),
+        *(wr.H2("Results"), wr.MarkdownBlock(text)),
+        *_panels(found, keys, runs, places, entity),
+        *(wr.H2("How to reproduce it"), wr.MarkdownBlock(shell)),
+    ]
 
 
 def _introduction(runs: Runs, places: Sequence[Place]) -> str:
@@ -144,8 +85,9 @@ def _introduction(runs: Runs, places: Sequence[Place]) -> str:
     states = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     groups = sorted({group for place in places for group in place.groups})
     of = f" Curves and pictures show the runs of the group {' or '.join(groups)}." if groups else ""
+    number = f"{len(runs.runs)} run{'s' if len(runs.runs) > 1 else ''}"
     return (
-        f"{counted(len(runs.runs), 'run')}: {states}. The table is computed from run directories by `vlae report`, "
+        f"{number}: {states}. The table is computed from run directories by `vlae report`, "
         f"which replaces this page at each call, edits included.{of}"
     )
 
@@ -156,14 +98,15 @@ def _panels(
     """Panels for each column of the table: nats of different datasets are not comparable."""
     import wandb_workspaces.reports.v2 as wr
 
-    columns = found.columns if found else ()
-    chosen = [dict(zip(found.column_keys, column, strict=True)) for column in columns] if found else [{}]
+    columns = (
+        [dict(zip(found.column_keys, column, strict=True)) for column in found.columns] if found else [{}]
+    )
     blocks = []
-    for column in chosen:
-        conditions = column if len(chosen) > 1 else {}
+    for column in columns:
+        conditions = column if len(columns) > 1 else {}
         runsets = [_runset(place, entity, keys, runs, conditions) for place in places]
         heading = name_of(tuple(column), tuple(column.values())) if column else "All runs"
-        panels = _panels_of_a_column(keys, found.metric if found else None)
+        panels = _panels_of_a_column(keys, found.metric if found else OWN)
         blocks += [wr.H2(heading), wr.PanelGrid(runsets=runsets, panels=panels)]
     return blocks
 
@@ -173,7 +116,8 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
     from wandb_workspaces.reports.v2.interface import Runset
 
     filters: list[Any] = [expr.Metric("Group").isin(list(place.groups))] if place.groups else []
-    filters += [expr.Metric("ID").notin(list(place.superseded))] if place.superseded else []
+    hidden = [*place.superseded, *(left.name for left in runs.left_out)]
+    filters += [expr.Metric("ID").notin(hidden)] if hidden else []
     filters += [
         expr.Config(_stored(key)).isin([value]) for key, value in conditions.items() if value is not None
     ]
@@ -195,14 +139,13 @@ def _stored(key: str) -> str:
     return f"{section}.value{dot}{name}"
 
 
-def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
+def _panels_of_a_column(keys: Sequence[str], metric: str) -> list[Any]:
     """Panels grouped as the run set is; by the panel itself where one key is enough, so that it can stand alone."""
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces.reports.v2.interface import Layout
 
     by: dict[str, Any] = {"groupby_aggfunc": "mean"}
     by |= {"groupby": f"config.{keys[0]}"} if len(keys) == 1 else {}
-    metric = metric or of_estimator(OWN)
     half = {"w": 12, "h": 9}
     return [
         wr.LinePlot(
@@ -215,7 +158,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
         ),
         wr.BarPlot(
             title=f"{metric_name(metric)} in {UNIT}, mean and standard error over seeds",
-            metrics=[on_charts(metric)],
+            metrics=[metric.replace(".", "/")],
             groupby_rangefunc="stderr",
             layout=Layout(x=12, y=0, **half),
             **by,
@@ -229,15 +172,3 @@ def _panels_of_a_column(keys: Sequence[str], metric: str | None) -> list[Any]:
             layout=Layout(x=12, y=9, **half),
         ),
     ]
-
-
-def _commands(runs_dir: Path, runs: Runs) -> str:
-    """The commands that reproduce the sweep, for a shell."""
-    known = [code for code in codes(runs_dir, runs.runs) if code.commit]
-    lines = [
-        f"git checkout {code.commit}  # {counted(code.runs, 'run')}{', with changes' if code.changed else ''}"
-        for code in known
-    ]
-    lines += [launch.command for launch in launches(runs_dir, runs)]
-    lines += [f"vlae table {runs.title}", f"vlae report {runs.title} --wandb"]
-    return "\n".join(["```bash", *lines, "```"])

@@ -28,9 +28,9 @@ def report(
             raise UserError(f"--wandb writes no file: leave out --out {out}")
         if name is None:
             raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
-        from vlae.report.wandb_report import publish
+        from vlae.cli.report import publish_report
 
-        print(publish(runs_dir, name))
+        print(publish_report(runs_dir, name))
         return
     from vlae.cli.report import write_report
 

@@ -12,7 +12,7 @@ from vlae.launching.run_state import state_on_disk
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.cells import number_of
 from vlae.runs.lease import last_number
-from vlae.system.console import duration
+from vlae.system.console import counted, duration
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_bytes
 
@@ -61,18 +61,15 @@ class Code:
     """Its copy in the runs directory; empty: there is none."""
 
 
-def _counted(number: int, noun: str) -> tuple[str, str]:
-    return str(number), noun if number == 1 else f"{noun}s"
-
-
 def facts(runs_dir: Path, runs: Runs, configurations: int) -> list[tuple[str, str]]:
     """Numbers and what they count."""
     counts = Counter(run.state for run in runs.runs)
     states = [*STATES, *sorted(counts.keys() - set(STATES))]
     names = {name for run in runs.runs if (name := run.value("model.name")) is not None}
-    found = [_counted(len(runs.runs), "run"), _counted(len(names), "model")]
-    if configurations != len(names):
-        found.append(_counted(configurations, "configuration"))
+    numbers = {"run": len(runs.runs), "model": len(names), "configuration": configurations}
+    if configurations == len(names):
+        del numbers["configuration"]
+    found = [(str(number), counted(number, noun).partition(" ")[2]) for noun, number in numbers.items()]
     found += [
         (str(counts[state]), "never started" if state == "new" else state)
         for state in states
@@ -133,6 +130,16 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
             continue
     named = [launch for launch in found if launch.name == runs.title]
     return named or sorted(found, key=lambda launch: (launch.date, launch.name))
+
+
+def commands(runs_dir: Path, runs: Runs) -> list[str]:
+    """The commands that reproduce the runs, for a shell."""
+    known = [code for code in codes(runs_dir, runs.runs) if code.commit]
+    checkouts = [
+        f"git checkout {code.commit}  # {counted(code.runs, 'run')}{', with changes' if code.changed else ''}"
+        for code in known
+    ]
+    return [*checkouts, *(each.command for each in launches(runs_dir, runs)), f"vlae table {runs.title}"]
 
 
 def _command(words: Sequence[str]) -> str:

@@ -1,17 +1,24 @@
 """Runs on Weights & Biases as a source of rows: it reads back what `vlae.trackers.wandb_mirror` has mirrored."""
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import yaml
 
-from vlae.config.run_id import run_id, settings
+from vlae.config.run_id import run_id, settings, with_added_fields
 from vlae.report.metric_values import metrics_of_results
 from vlae.report.runs import LeftOut, Run
 from vlae.system.disk import RecordError
+from vlae.system.files import LARGEST_CONFIG, read_bytes
+from vlae.trackers.run_history import other_ids
 from vlae.trackers.wandb_mirror import WandbError, check_access, client, told
 
 PAGE = 100
@@ -53,7 +60,7 @@ class WandbRuns:
                 left_out.append(row)
                 continue
             # a run that is executed again counts from the moment that it is done
-            rank = row.metrics is not None, _generation(mirrored.id)
+            rank = row.metrics is not None, _parts(mirrored.id)[1]
             if row.id not in newest or rank > newest[row.id][0]:
                 newest[row.id] = rank, row
         if not newest and not left_out:
@@ -69,6 +76,43 @@ class WandbRuns:
             return list(api.runs(self.place, filters, order="+created_at", per_page=PAGE, lazy=False))
         except Exception as error:
             raise wandb_error(error) from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """A project to which runs of a sweep are mirrored."""
+
+    entity: str
+    """Empty: the entity of the API key."""
+    project: str
+    groups: tuple[str, ...]
+    superseded: tuple[str, ...] = ()
+    """Ids there of earlier executions of runs that have been, or are being, executed again."""
+
+
+def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
+    """The projects to which runs are mirrored, that of most runs first; the default project if none is."""
+    groups: dict[tuple[str, str], Counter[str]] = {}
+    superseded: dict[tuple[str, str], list[str]] = {}
+    for name in run_ids:
+        tracker = _tracker(runs_dir / name)
+        place = tracker["entity"] or "", tracker["project"]
+        groups.setdefault(place, Counter()).update([tracker["group"] or ""])
+        with contextlib.suppress(RecordError):  # in the files of the mirror
+            superseded.setdefault(place, []).extend(other_ids(runs_dir / name))
+    ordered = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
+    return [
+        Place(*at, tuple(sorted(filter(None, found))), tuple(superseded.get(at, ()))) for at, found in ordered
+    ] or [Place("", with_added_fields({})["tracker"]["project"], ())]
+
+
+def _tracker(run: Path) -> Mapping[str, Any]:
+    default = with_added_fields({})["tracker"]
+    try:
+        content = yaml.load(read_bytes(run / "config.yaml", LARGEST_CONFIG) or b"", yaml.CSafeLoader)
+        return {**default, **content["tracker"]}
+    except (RecordError, yaml.YAMLError, LookupError, TypeError):  # the table says why
+        return default
 
 
 def connect() -> Any:
@@ -102,49 +146,41 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
-    config = dict(mirrored.config)
+    config, name = dict(mirrored.config), _parts(mirrored.id)[0]
+    earlier = "schema_version" not in config
     try:
         identity = run_id(config)
     except (LookupError, TypeError, ValueError, AttributeError):
         return LeftOut(mirrored.id, "it is not a run of vlae")
-    if identity != _run_id(mirrored.id) and "schema_version" in config:
+    if identity != name and not earlier:
         return LeftOut(mirrored.id, f"its configuration is that of {identity}")
-    own = dict(sorted(settings(config).items()))
+    found = Run(name, "", dict(sorted(settings(config).items())), "done", earlier=earlier)
     try:
         results = results_of(dict(mirrored.summary))
         if "test" not in results:
-            return Run(identity, "", own, *_state(mirrored.state, mirrored.summary))
+            state, reason = _state(mirrored.state, mirrored.summary)
+            return found._replace(state=state, reason=reason)
         images = PerImage(mirrored) if per_image else None
-        return Run(identity, "", own, "done", "", metrics_of_results(results), images)
+        return found._replace(metrics=metrics_of_results(results), per_image=images)
     except (ValueError, TypeError, AttributeError) as error:  # keys of which one is a part of another
-        return LeftOut(identity, f"its summary: {error}")
+        return LeftOut(name, f"its summary: {error}")
 
 
 def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
     """The state of a run without results, and the reason: as the run reported it, if it did."""
     word = summary.get("status/state")
-    if state in REPORTED and word in (
-        "failed",
-        "interrupted",
-        *(["running"] if state != "failed" else []),
-    ):
+    reported = ("failed", "interrupted") if state == "failed" else ("failed", "interrupted", "running")
+    if state in REPORTED and word in reported:
         return word, summary.get("status/reason") or ""
     if state in INTERRUPTED:
         return "interrupted", state
-    if state == "finished":
-        return "interrupted", "finished without results"
-    return state, ""
+    return ("interrupted", "finished without results") if state == "finished" else (state, "")
 
 
-def _run_id(wandb_id: str) -> str:
-    """Without the generation; see `vlae.trackers.wandb_mirror.wandb_id`."""
+def _parts(wandb_id: str) -> tuple[str, int]:
+    """The run id and the generation; see `vlae.trackers.wandb_mirror.wandb_id`."""
     match = _ID.fullmatch(wandb_id)
-    return match["run_id"] if match else wandb_id
-
-
-def _generation(wandb_id: str) -> int:
-    match = _ID.fullmatch(wandb_id)
-    return int(match["generation"] or 1) if match else 1
+    return (match["run_id"], int(match["generation"] or 1)) if match else (wandb_id, 1)
 
 
 class PerImage:

@@ -58,6 +58,12 @@ def group_by_cell(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str
     return groups
 
 
+def sides(groups: Groups) -> tuple[tuple[Values, ...], tuple[Values, ...]]:
+    """The rows and the columns, in their order."""
+    rows, columns = (tuple(sorted(set(each), key=positions)) for each in zip(*groups, strict=True))
+    return rows, columns
+
+
 def _groups(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
     groups: Groups = {}
     for run in runs.runs:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from vlae.errors import UserError
 from vlae.report.filter import choose_metric, choose_runs
-from vlae.report.names import Values, positions
 from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.tables.captions import caption, damage_notes, notes, provenance
 from vlae.report.tables.cells import Cell, cell, with_metric
-from vlae.report.tables.groups import Groups, differing_rows, group_by_cell, keys_of
+from vlae.report.tables.groups import Groups, Values, differing_rows, group_by_cell, keys_of, sides
 from vlae.report.tables.published import with_published
 from vlae.report.tables.ranking import rank
 
@@ -60,9 +59,7 @@ def table(
     metric = choose_metric(chosen, metric)
     groups = group_by_cell(chosen, row_keys, column_keys)
     done = {place: with_metric(group, metric) for place, group in groups.items()}
-    found_rows, found_columns = (
-        tuple(sorted(set(each), key=positions)) for each in zip(*groups, strict=True)
-    )
+    found_rows, found_columns = sides(groups)
     cells, unread = _cells(groups, done, found_rows, found_columns, metric)
     found = [*notes(metric, cells), *differing_rows(groups, [*row_keys, *column_keys])]
     if literature:

@@ -10,8 +10,9 @@ from rich.text import Text
 from vlae.cli.output_file import ending_of
 from vlae.errors import UserError
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
-from vlae.report.compare import ABSENT, Comparison, Pair, compare, setting
+from vlae.report.compare import Comparison, Pair, compare, setting
 from vlae.report.metric_values import reliability_of
+from vlae.report.names import HOLE
 from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.captions import without_images
@@ -103,8 +104,8 @@ def _explanation(comparison: Comparison) -> str:
         if comparison.images
         else "No metric is known for each image of both runs, so no difference could be tested"
     ]
-    if comparison.without_images:
-        parts.append(without_images(comparison.without_images))
+    if comparison.unread:
+        parts.append(without_images(comparison.unread))
     if any(_mark(each, run) for each in comparison.metrics for run in done):
         parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")
     return ". ".join(parts) + "."
@@ -112,7 +113,7 @@ def _explanation(comparison: Comparison) -> str:
 
 def _number(each: Pair, value: Any) -> str:
     if value is None:
-        return ABSENT
+        return HOLE
     if isinstance(value, float):
         return f"{value:.3f}" if unit(each.key) == "nats" else f"{value:.4g}"
     return str(value)

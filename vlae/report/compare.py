@@ -5,14 +5,12 @@ from typing import Any
 
 from vlae.errors import UserError
 from vlae.report.metric_values import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
-from vlae.report.names import word
+from vlae.report.names import HOLE, word
 from vlae.report.runs import LeftOut, Run
 from vlae.report.tables.ranking import Report, difference_of_images, scored_on, without_unknown
 from vlae.report.tables.significance import Difference, difference
 from vlae.runs.metrics import better
 
-ABSENT = "–"
-"""A setting or metric that a run has not."""
 ALSO = ("epochs", "best_epoch", "cost.train_seconds", "cost.evaluate_seconds", "cost.parameters")
 
 
@@ -39,7 +37,7 @@ class Comparison:
     """The metrics of runs that are done; log-likelihoods and ELBOs first."""
     images: int | None
     """Number of test images that differences are paired over."""
-    without_images: tuple[LeftOut, ...]
+    unread: tuple[LeftOut, ...]
     """The runs whose results of each test image cannot be read."""
 
 
@@ -55,25 +53,16 @@ def compare(one: Run, other: Run) -> Comparison:
         _pair(key, one, other, lambda left: unread.setdefault(left.name, left))
         for key in _metrics(one, other)
     ]
-    paired = next((each.difference for each in metrics if each.difference), None)
-    return Comparison(
-        one,
-        other,
-        tuple(each for each in settings if each.one != each.other),
-        tuple(metrics),
-        paired.freedom + 1 if paired else None,
-        tuple(unread.values()),
-    )
+    images = next((each.difference.freedom + 1 for each in metrics if each.difference), None)
+    differing = tuple(each for each in settings if each.one != each.other)
+    return Comparison(one, other, differing, tuple(metrics), images, tuple(unread.values()))
 
 
 def _refuse_other_images(one: Run, other: Run) -> None:
     ours, others = _images(one), _images(other)
     keys = [key for key in dict.fromkeys((*ours, *others)) if ours.get(key) != others.get(key)]
-    if keys:
-        reasons = "".join(
-            f"\n  {key}: {setting(one.settings.get(key))} and {setting(other.settings.get(key))}"
-            for key in keys
-        )
+    values = [(key, *(setting(run.settings.get(key)) for run in (one, other))) for key in keys]
+    if reasons := "".join(f"\n  {key}: {a} and {b}" for key, a, b in values):
         raise UserError(
             f"{one.id} and {other.id} are scored on different test images, so their metrics cannot be compared; they "
             f"differ in{reasons}"
@@ -90,7 +79,7 @@ def _images(run: Run) -> dict[str, object]:
 
 def setting(value: Any) -> str:
     """The value of a setting, as text."""
-    return ABSENT if value is None else word(value)
+    return HOLE if value is None else word(value)
 
 
 def _metrics(one: Run, other: Run) -> list[str]:
@@ -114,7 +103,5 @@ def _pair(key: str, one: Run, other: Run, report: Report) -> Pair:
     images = difference_of_images(one, other, key, report)
     if images is None or ours is None or others is None:
         return Pair(key, ours, others)
-    known = without_unknown(images[None])
-    if not known.size:  # no image is known of both
-        return Pair(key, ours, others)
-    return Pair(key, ours, others, difference(known.mean(1), known))
+    known = without_unknown(images[None])  # of both runs
+    return Pair(key, ours, others, difference(known.mean(1), known) if known.size else None)

@@ -167,19 +167,19 @@ def read_value(text: str) -> Any:
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
-    try:
-        value = json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=str)
-    except (ValueError, RecursionError):
-        if text.startswith("[") and text.endswith("]") and not set(text[1:-1]) & set("[]{}'\""):
-            return json.dumps([read_value(entry) for entry in text[1:-1].split(",")])
-        if text.split() != [text]:
-            raise ValueError(f"text of several words in quotes; got {text!r}") from None
-        return WORDS.get(text.lower(), _finite(text))
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    if text.startswith(("[", "{")):
+        try:
+            return json.dumps(json.loads(text, parse_float=_number, parse_int=_number, parse_constant=str))
+        except (ValueError, RecursionError):
+            if text.endswith("]") and not set(text[1:-1]) & set("[]{}'\""):
+                return json.dumps([read_value(entry) for entry in text[1:-1].split(",")])
+    if text.split() != [text]:
+        raise ValueError(f"text of several words in quotes; got {text!r}")
+    return WORDS.get(text.lower(), _number(text))
 
 
-def _finite(text: str) -> Any:
-    """The number, or the text where no float can hold it. ValueError: it has leading zeros and may mean either."""
+def _number(text: str) -> Any:
+    """The number, or the text where it is none that a float can hold. ValueError: it has leading zeros."""
     try:
         value = float(text)
     except ValueError:
@@ -188,11 +188,7 @@ def _finite(text: str) -> Any:
         return text
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"a number without leading zeros, or a text in quotes; got {text!r}")
-    return value
-
-
-def _whole(text: str) -> Any:
-    return int(text) if isinstance(_finite(text), float) else text
+    return int(text) if text.lstrip("+-").isdecimal() else value
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -18,6 +19,7 @@ from vlae.report.tables.layout import Layout, Text, layout
 from vlae.report.tables.table import Table
 from vlae.system.streams import visible
 
+TEMPLATES = Path(__file__).parent / "files"
 Write = Callable[[Table, int, bool], str]
 """Table, decimals, transposed or not; CSV and JSON ignore the last two."""
 
@@ -100,63 +102,17 @@ def _styled(text: Text, plain: bool) -> RichText:
     return styled.append(" " + ",".join(text.marks)) if text.marks else styled
 
 
-_TABLE = """\
-<table{% if sortable %} class="sortable n-last" id="table"{% endif %}>
-<caption>{{ layout.caption }}</caption>
-<thead>
-<tr>{% for name in layout.header %}<th>{{ name or ("model" if sortable else "") }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{%- for line in layout.lines %}
-<tr>
-{%- for text in line %}<td
-{%- if sortable and not loop.first %} data-sort="{{ "" if text.value is none else text.value }}"{% endif -%}
->{% if text.bold %}<b>{{ text.text }}</b>{% else %}{{ text.text }}{% endif %}
-{%- if text.marks %}<sup>{{ text.marks | join(",") }}</sup>{% endif %}</td>
-{%- endfor %}</tr>
-{%- endfor %}
-</tbody>
-</table>
-{%- for mark, note in layout.all_notes %}
-<p>{% if mark %}<sup>{{ mark }}</sup> {% endif %}{{ note }}</p>
-{%- endfor %}
-"""
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ layout.caption.partition(".")[0] }}</title>
-<style>
-body { font-family: serif; margin: 2em; }
-table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
-caption, p { text-align: left; max-width: 60em; padding: 0.5em 0; margin: 0; }
-th { font-weight: normal; border-bottom: 1px solid; }
-th, td { padding: 0.2em 1em; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-</style>
-</head>
-<body>
-{{ table | safe }}
-</body>
-</html>
-"""
-
-
 def html(layout: Layout) -> str:
     """A page that needs nothing else. Names are text, whatever characters they have."""
-    return visible(_rendered(_PAGE, layout=layout, table=html_table(layout)))
+    return visible(html_table(layout, "page.html.jinja"))
 
 
-def html_table(layout: Layout, sortable: bool = False) -> str:
+def html_table(layout: Layout, template: str = "table.html.jinja", *, sortable: bool = False) -> str:
     """The table with its notes, as a part of a page. sortable: with the numbers, for a script that sorts by them."""
-    return _rendered(_TABLE, layout=layout, sortable=sortable)
+    from jinja2 import Environment, FileSystemLoader  # takes longer to import than a table to make
 
-
-def _rendered(template: str, **values: object) -> str:
-    from jinja2 import Environment  # takes longer to import than a table to make
-
-    return Environment(autoescape=True, keep_trailing_newline=True).from_string(template).render(**values)
+    environment = Environment(autoescape=True, keep_trailing_newline=True, loader=FileSystemLoader(TEMPLATES))
+    return environment.get_template(template).render(layout=layout, sortable=sortable)
 
 
 def _latex(layout: Layout) -> str:

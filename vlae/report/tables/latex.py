@@ -5,51 +5,12 @@ A table wider than the text is scaled down to its width.
 
 import re
 import unicodedata
+from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 
 from vlae.report.tables.layout import Layout, Text
 
-_FILE = r"""
-% << layout.title | comment >>: << layout.metric | comment >>. << layout.provenance | comment >>
-% Compiles by itself, and in a paper: \usepackage{booktabs,graphicx} in its preamble, \input of this
-% file where the table goes, and \ref{<< layout | label >>} in the text.
-\expandafter\ifx\csname @nodocument\endcsname\relax\else
-\documentclass{article}
-\usepackage[margin=2cm]{geometry}
-\usepackage{booktabs,graphicx}
-\begin{document}
-\def\tableofitsown{}
-\fi
-\begin{table}
-\centering
-\setlength{\abovecaptionskip}{0pt}
-\setlength{\belowcaptionskip}{6pt}
-\caption{<< layout.caption | tex >>}
-\label{<< layout | label >>}
-\sbox0{\begin{tabular}{l<< "r" * (layout.header | length - 1) >>}
-\toprule
-<< layout.header | map("tex") | join(" & ") >> \\
-\midrule
-<% for line in layout.lines -%>
-<< line | map("cell") | join(" & ") >> \\
-<% endfor -%>
-\bottomrule
-\end{tabular}}
-\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi
-<%- if layout.notes %>
-
-\medskip
-\begin{minipage}{\linewidth}
-\footnotesize
-<%- for mark, note in layout.notes %>
-<% if mark %>\textsuperscript{<< mark | tex >>}~<% endif %><< note | tex >>\par
-<%- endfor %>
-\end{minipage}
-<%- endif %>
-\end{table}
-\ifdefined\tableofitsown\expandafter\enddocument\fi
-"""
 _MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
 """The sign of a number."""
 _SPELLED = {
@@ -70,19 +31,10 @@ _SPELLED = {
 
 def latex(layout: Layout) -> str:
     """The LaTeX of a table, which needs booktabs and graphicx."""
-    environment = Environment(
-        block_start_string="<%",
-        block_end_string="%>",
-        variable_start_string="<<",
-        variable_end_string=">>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-        trim_blocks=False,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    loader = FileSystemLoader(Path(__file__).parent / "files")
+    environment = Environment("<%", "%>", "<<", ">>", "<#", "#>", keep_trailing_newline=True, loader=loader)
     environment.filters |= {"tex": tex, "cell": _cell, "comment": comment, "label": label_of}
-    return environment.from_string(_FILE.lstrip("\n")).render(layout=layout)
+    return environment.get_template("table.tex.jinja").render(layout=layout)
 
 
 def _cell(text: Text) -> str:

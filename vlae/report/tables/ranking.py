@@ -1,6 +1,6 @@
 """The best cell of each column, and the cells that do not differ from it significantly."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,40 +32,36 @@ def rank(column: Sequence[Group], metric: str, report: Report) -> list[Cell]:
     sign = better(metric)
     if not sign:
         return [cell for cell, _ in column]
-    images = _sets_of_images(column)
-    compared: dict[str, list[Group]] = {}
+    images, cells = _sets_of_images(column), []
     for group, own in zip(column, images, strict=True):
-        if own is not None:
-            compared.setdefault(own, []).append(group)
-    best = {
-        own: max(groups, key=lambda group: sign * (group[0].mean or 0.0))
-        for own, groups in compared.items()
-        if len(groups) > 1
-    }
-    return [
-        replace(_compare(group, best.get(own) if own is not None else None, metric, report), images=own or "")
-        for group, own in zip(column, images, strict=True)
-    ]
+        same = [other for other, theirs in zip(column, images, strict=True) if theirs == own]
+        best = max(same, key=lambda other: sign * (other[0].mean or 0.0))
+        compared = own is not None and len(same) > 1
+        cells.append(
+            replace(_compare(group, best, metric, report) if compared else group[0], images=own or "")
+        )
+    return cells
 
 
 def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
     """For each group what distinguishes its test images: ``num_images = 60``; None: it has no metric."""
     sets = [scored_on(runs[0]) if runs else None for _, runs in column]
-    keys = sorted({key for one in sets if one for key in one})
-    distinguishing = [key for key in keys if len({repr(one.get(key)) for one in sets if one is not None}) > 1]
+    known = [one for one in sets if one is not None]
+    keys = sorted({key for one in known for key in one})
+    distinguishing = [key for key in keys if len({repr(one.get(key)) for one in known}) > 1]
     return [
         None if one is None else ", ".join(spelling(key, one.get(key)) for key in distinguishing)
         for one in sets
     ]
 
 
-def _compare(group: Group, best: Group | None, metric: str, report: Report) -> Cell:
+def _compare(group: Group, best: Group, metric: str, report: Report) -> Cell:
     cell, runs = group
-    if best is None:
-        return cell
     if group is best:
         return replace(cell, best=True, as_good=True)
-    pairs = _pairs(runs, best[1])
+    by_seed = {run.settings["seed"]: run for run in best[1]}
+    pairs = [(run, by_seed[run.settings["seed"]]) for run in runs if run.settings["seed"] in by_seed]
+    pairs.sort(key=lambda pair: pair[0].settings["seed"])
     equal = cell.mean == best[0].mean
     d = _difference(pairs, metric, report)
     if d is None:
@@ -91,13 +87,6 @@ def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, report: Report) -
     arrays = [array for array in found if array is not None]
     same = len({array.shape for array in arrays}) == 1
     return difference(of_seeds, without_unknown(np.stack(arrays)) if same else None)
-
-
-def _pairs(ours: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Runs of the same seed, ordered by seed."""
-    by_seed: Mapping[int, Run] = {run.settings["seed"]: run for run in others}
-    both = [(run, by_seed[run.settings["seed"]]) for run in ours if run.settings["seed"] in by_seed]
-    return sorted(both, key=lambda pair: pair[0].settings["seed"])
 
 
 def scored_on(run: Run) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """Two runs side by side: the settings in which they differ, their metrics, and the paired difference of these."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlae.errors import UserError
 from vlae.report.metric_values import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
@@ -14,8 +13,7 @@ from vlae.runs.metrics import better
 ALSO = ("epochs", "best_epoch", "cost.train_seconds", "cost.evaluate_seconds", "cost.parameters")
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One metric, or setting, of both runs."""
 
     key: str
@@ -25,8 +23,7 @@ class Pair:
     """One minus the other, paired over test images."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Two runs compared."""
 
     one: Run

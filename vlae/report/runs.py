@@ -128,11 +128,8 @@ class Runs:
         """One row per run, one column per key; NaN or None where a run has no value."""
         from pandas import DataFrame  # takes longer to import than a table to make
 
-        settings, metrics = self.settings(), self.metrics()
-        columns = {key: [getattr(run, key) for run in self.runs] for key in OF_A_RUN}
-        columns |= {key: [run.settings.get(key) for run in self.runs] for key in settings}
-        columns |= {key: [(run.metrics or {}).get(key) for run in self.runs] for key in metrics}
-        return DataFrame(columns)
+        keys = [*OF_A_RUN, *self.settings(), *self.metrics()]
+        return DataFrame({key: [run.value(key) for run in self.runs] for key in keys})
 
 
 def collect(source: Source) -> Runs:

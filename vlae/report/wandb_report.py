@@ -98,9 +98,7 @@ def _panels(
     """Panels for each column of the table: nats of different datasets are not comparable."""
     import wandb_workspaces.reports.v2 as wr
 
-    columns = (
-        [dict(zip(found.column_keys, column, strict=True)) for column in found.columns] if found else [{}]
-    )
+    columns = [dict(zip(found.column_keys, each, strict=True)) for each in found.columns] if found else [{}]
     blocks = []
     for column in columns:
         conditions = column if len(columns) > 1 else {}
@@ -123,13 +121,9 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
     ]
     updates = [key for key in UPDATES if key in runs.settings()]
     grouping = [key for each in keys for key in (updates if each == "T" else [each])]
-    return Runset(
-        entity=place.entity or entity,
-        project=place.project,
-        name=runs.title,
-        filters=filters,
-        groupby=[f"config.{key}" for key in dict.fromkeys(grouping)],
-    )
+    groupby = [f"config.{key}" for key in dict.fromkeys(grouping)]
+    of = {"entity": place.entity or entity, "project": place.project, "name": runs.title}
+    return Runset(**of, filters=filters, groupby=groupby)
 
 
 def _stored(key: str) -> str:
@@ -146,29 +140,29 @@ def _panels_of_a_column(keys: Sequence[str], metric: str) -> list[Any]:
 
     by: dict[str, Any] = {"groupby_aggfunc": "mean"}
     by |= {"groupby": f"config.{keys[0]}"} if len(keys) == 1 else {}
-    half = {"w": 12, "h": 9}
+    places = [Layout(x=x, y=y, w=12, h=9) for y in (0, 9) for x in (0, 12)]
     return [
         wr.LinePlot(
             title="Validation ELBO in nats per image, mean and standard deviation over seeds",
             x="epoch",
             y=[VALIDATION],
             groupby_rangefunc="stddev",
-            layout=Layout(x=0, y=0, **half),
+            layout=places[0],
             **by,
         ),
         wr.BarPlot(
             title=f"{metric_name(metric)} in {UNIT}, mean and standard error over seeds",
             metrics=[metric.replace(".", "/")],
             groupby_rangefunc="stderr",
-            layout=Layout(x=12, y=0, **half),
+            layout=places[1],
             **by,
         ),
-        wr.MediaBrowser(title="At the end", media_keys=list(FINAL), layout=Layout(x=0, y=9, **half)),
+        wr.MediaBrowser(title="At the end", media_keys=list(FINAL), layout=places[2]),
         wr.MediaBrowser(
             title="Over epochs",
             media_keys=list(OVER_EPOCHS),
             mode="gallery",
             gallery_axis="step",
-            layout=Layout(x=12, y=9, **half),
+            layout=places[3],
         ),
     ]

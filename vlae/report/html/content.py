@@ -1,14 +1,14 @@
 """The content of a report, before it is HTML."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from vlae.report.html.cautions import cautions
 from vlae.report.html.curves import Curves, curves
 from vlae.report.html.details import MOST, Configuration, Detail, common_settings, details, models
-from vlae.report.html.images import EmbeddedPlot, Gallery, embed, gallery
+from vlae.report.html.images import Gallery, Picture, embed, gallery
 from vlae.report.html.provenance import Code, Failure, Launch, codes, facts, failures, launches
 from vlae.report.html.verdict import Verdict, verdicts
 from vlae.report.runs import LeftOut, Runs
@@ -18,8 +18,7 @@ CURVES_SHOWN = 8
 """Models of each dataset and output whose curves are drawn at first: the best ones."""
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """The content of one report."""
 
     title: str
@@ -30,7 +29,7 @@ class Content:
     table: Table | None
     without_table: str
     """Why there is no table."""
-    figures: tuple[EmbeddedPlot, ...]
+    figures: tuple[Picture, ...]
     figures_left_out: tuple[LeftOut, ...]
     models: tuple[Configuration, ...]
     curves: Curves

@@ -1,14 +1,13 @@
 """Learning curves for a script to draw: the metrics of each epoch, thinned where there are many."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from vlae.config.problems import shown
+from vlae.config.problems import shown as shown_as
 from vlae.report.names import name_of
 from vlae.report.plots.style import on_screen, style_of
-from vlae.report.runs import LeftOut, Run
+from vlae.report.runs import History, LeftOut, Run
 from vlae.report.tables.groups import COLUMNS, Configuration
 from vlae.system.disk import RecordError
 
@@ -32,8 +31,7 @@ Epochs = dict[int, Mapping[str, Any]]
 """The metrics of a run by epoch."""
 
 
-@dataclass(frozen=True)
-class Curves:
+class Curves(NamedTuple):
     """The curves of a page."""
 
     data: dict[str, Any]
@@ -51,46 +49,38 @@ def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
     shown: the numbers of the models that are drawn at first.
     """
     started = [(number, run) for number, model in enumerate(models) for run in model.runs if run.history]
-    chosen, left_out = started[:MOST_RUNS], []
-    epochs: dict[str, int] = {}
-    for _, run in chosen:
+    counted: list[tuple[int, Run, History, int]] = []
+    left_out: list[LeftOut] = []
+    for number, run in started[:MOST_RUNS]:
         try:
-            epochs[run.id] = run.history.epochs() if run.history else 0
+            counted += [(number, run, run.history, run.history.epochs())] if run.history else []
         except RecordError as error:
             left_out.append(LeftOut(run.id, str(error)))
-    begun = [(number, run) for number, run in chosen if epochs.get(run.id)]
-    every = _every(max(epochs.values(), default=0), len(begun))
+    counts = [count for *_, count in counted if count]
+    points = max(FEWEST, min(POINTS, NUMBERS // max(1, len(counts) * len(FIRST) * 3 // 2)))
+    every = max(1, math.ceil(max(counts, default=0) / points))
     read: list[tuple[int, Run, Epochs]] = []
-    for number, run in begun:
+    for number, run, history, count in counted:
         try:
-            read.append((number, run, _by_epoch(run, every)))
+            read += [(number, run, {_epoch(entry): entry for entry in history(every)})] if count else []
         except (RecordError, ValueError) as error:
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({error})"))
-            del epochs[run.id]
-    cut = [(run.id, run.lacks_epochs(epochs[run.id])) for _, run in chosen if run.id in epochs]
-    left_out += [LeftOut(name, text) for name, text in cut if text]
+        else:
+            left_out += [LeftOut(run.id, cut)] if (cut := run.lacks_epochs(count)) else []
     data = {**_along_epochs(read), **_looks(models), "shown": shown}
-    return Curves(data, every, tuple(left_out), len(started) - len(chosen))
-
-
-def _every(longest: int, runs: int) -> int:
-    points = max(FEWEST, min(POINTS, NUMBERS // max(1, runs * len(FIRST) * 3 // 2)))
-    return max(1, math.ceil(longest / points))
-
-
-def _by_epoch(run: Run, every: int) -> Epochs:
-    return {_epoch(entry): entry for entry in (run.history(every) if run.history else ())}
+    return Curves(data, every, tuple(left_out), max(0, len(started) - MOST_RUNS))
 
 
 def _epoch(entry: Mapping[str, Any]) -> int:
     if not isinstance(entry.get("epoch"), int):
-        raise ValueError(f"expected metrics of an epoch, got {shown(entry)}")
+        raise ValueError(f"expected metrics of an epoch, got {shown_as(entry)}")
     return entry["epoch"]
 
 
 def _along_epochs(read: Sequence[tuple[int, Run, Epochs]]) -> dict[str, Any]:
     epochs = sorted({epoch for _, _, entries in read for epoch in entries})
-    metrics = _ordered(key for _, _, entries in read for entry in entries.values() for key in entry)
+    known = {key for _, _, entries in read for entry in entries.values() for key in entry} - set(NO_METRICS)
+    metrics = [*(key for key in FIRST if key in known), *sorted(known - set(FIRST))]
     return {
         "epochs": epochs,
         "metrics": metrics,
@@ -118,11 +108,6 @@ def _looks(models: Sequence[Configuration]) -> dict[str, list[Any]]:
         "colours": [on_screen(style_of(model.model).color) for model in models],
         "variants": [model.variant for model in models],
     }
-
-
-def _ordered(keys: Iterable[str]) -> list[str]:
-    found = set(keys) - set(NO_METRICS)
-    return [key for key in FIRST if key in found] + sorted(found - set(FIRST))
 
 
 def _values(entries: Epochs, epochs: Sequence[int], metric: str) -> list[float | None]:

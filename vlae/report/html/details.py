@@ -1,7 +1,8 @@
 """The configurations of a report, and the details of each run: what distinguishes it, and its metrics in words."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from vlae.estimation.reliability import MARK
 from vlae.experiment.summary import with_error
@@ -15,8 +16,7 @@ MOST = 1000
 """Runs that have details, at most."""
 
 
-@dataclass(frozen=True)
-class Detail:
+class Detail(NamedTuple):
     """The details of one run."""
 
     anchor: str

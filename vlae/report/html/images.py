@@ -3,12 +3,12 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
+from vlae.errors import UserError
 from vlae.report.plots import draw as plots
 from vlae.report.plots import registry
 from vlae.report.plots.frame import Captioned, file_content
@@ -17,8 +17,6 @@ from vlae.report.tables.groups import Configuration
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_bytes
 
-ELSEWHERE = ("curves",)
-"""Kinds that the page shows in another form."""
 LOADED = 12
 """Models, at most, for kinds that load trained models: each takes seconds."""
 INCH = 96
@@ -41,30 +39,32 @@ ALL = 4_000_000
 """Bytes of all pictures together."""
 
 
-class EmbeddedPlot(NamedTuple):
-    """A figure as an ``img``, which executes nothing and has styles of its own."""
+class Picture(NamedTuple):
+    """An ``img``, which executes nothing and has styles of its own."""
 
     title: str
     uri: str
     width: int
-    """Pixels, at which letters are as large as on paper."""
+    """Pixels."""
+    height: int = 0
+    """0: it follows from the width."""
     caption: str = ""
 
 
-def embed(runs: Runs, models: int) -> tuple[list[EmbeddedPlot], list[LeftOut]]:
+def embed(runs: Runs, models: int) -> tuple[list[Picture], list[LeftOut]]:
     """All figures that can be drawn of these runs, and the kinds that cannot, with the reason."""
     found, left_out = [], []
     for kind, plot_kind in registry.KINDS.items():
-        if kind in ELSEWHERE:
-            continue
-        if plot_kind.needs_models and models > LOADED:
-            reason = f"{models} trained models are too many to load; vlae figure draws some of them"
-            left_out.append(LeftOut(kind, reason))
+        if kind == "curves":  # which the page shows in another form
             continue
         try:
+            if plot_kind.needs_models and models > LOADED:
+                raise UserError(
+                    f"{models} trained models are too many to load; vlae figure draws some of them"
+                )
             figure = plots.draw(kind, runs, narrow=True)
-            width = round(INCH * figure.get_figwidth())
-            found.append(EmbeddedPlot(plot_kind.shows, _uri(figure), width, figure.caption))
+            width = round(INCH * figure.get_figwidth())  # so that letters are as large as on paper
+            found.append(Picture(plot_kind.shows, _uri(figure), width, caption=figure.caption))
         except Exception as error:  # whatever it is, the page is worth more than one figure
             left_out.append(LeftOut(kind, str(error) or type(error).__name__))
     return found, left_out
@@ -72,26 +72,14 @@ def embed(runs: Runs, models: int) -> tuple[list[EmbeddedPlot], list[LeftOut]]:
 
 def _uri(figure: Captioned) -> str:
     svg = file_content(figure, "svg")
-    if len(svg) <= LARGEST_SVG:
-        return _data("svg+xml", svg)
-    return _data("png", file_content(figure, "png"))
+    return _data("svg+xml", svg) if len(svg) <= LARGEST_SVG else _data("png", file_content(figure, "png"))
 
 
 def _data(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-class Picture(NamedTuple):
-    """An ``img``."""
-
-    title: str
-    uri: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """The pictures of one run of a model."""
 
     title: str
@@ -99,8 +87,7 @@ class Shown:
     pictures: tuple[Picture, ...]
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """The pictures of a page; test images, which many models share, are shown once."""
 
     data: tuple[Picture, ...]

@@ -4,8 +4,8 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vlae.launching import sweep_index
 from vlae.launching.run_state import state_on_disk
@@ -23,8 +23,7 @@ MOST_CAUSES = 50
 SWEEP_FILE = "hydra.sweeper.file="
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """The runs that ended by one cause."""
 
     state: str
@@ -37,8 +36,7 @@ class Failure:
     """The file of the traceback, relative to the runs directory."""
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """The launch of a sweep that has runs of the report."""
 
     name: str
@@ -48,8 +46,7 @@ class Launch:
     """Number of its runs in the report."""
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(NamedTuple):
     """A version of the code that some runs executed."""
 
     digest: str
@@ -66,21 +63,15 @@ def facts(runs_dir: Path, runs: Runs, configurations: int) -> list[tuple[str, st
     counts = Counter(run.state for run in runs.runs)
     states = [*STATES, *sorted(counts.keys() - set(STATES))]
     names = {name for run in runs.runs if (name := run.value("model.name")) is not None}
-    numbers = {"run": len(runs.runs), "model": len(names), "configuration": configurations}
-    if configurations == len(names):
-        del numbers["configuration"]
-    found = [(str(number), counted(number, noun).partition(" ")[2]) for noun, number in numbers.items()]
-    found += [
-        (str(counts[state]), "never started" if state == "new" else state)
-        for state in states
-        if counts[state]
-    ]
+    texts = [counted(len(runs.runs), "run"), counted(len(names), "model")]
+    if configurations != len(names):
+        texts.append(counted(configurations, "configuration"))
+    texts += [f"{counts[s]} {'never started' if s == 'new' else s}" for s in states if counts[s]]
+    found = [(number, what) for number, _, what in (text.partition(" ") for text in texts)]
     keys = ("cost.train_seconds", "cost.evaluate_seconds")
-    seconds = sum(number_of(run, key) or 0.0 for run in runs.runs for key in keys)
-    if seconds:
+    if seconds := sum(number_of(run, key) or 0.0 for run in runs.runs for key in keys):
         found.append((duration(seconds), "of computation"))
-    gpu = sum(state_on_disk(runs_dir / run.id).gpu_seconds for run in runs.runs)
-    if gpu:
+    if gpu := sum(state_on_disk(runs_dir / run.id).gpu_seconds for run in runs.runs):
         found.append((f"{gpu / 3600:.1f}", "GPU hours"))
     return found
 
@@ -94,14 +85,11 @@ def failures(runs_dir: Path, runs: Sequence[Run]) -> tuple[list[Failure], int]:
             cause = (run.state, run.reason, re.sub(r"\d+", "#", message))
             groups.setdefault(cause, []).append((run, message))
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0]))
-    shown = [_failure(runs_dir, state, reason, group) for (state, reason, _), group in ordered[:MOST_CAUSES]]
+    shown = [
+        Failure(state, reason, group[0][1], tuple(r for r, _ in group), *_traceback(runs_dir, group[0][0].id))
+        for (state, reason, _), group in ordered[:MOST_CAUSES]
+    ]
     return shown, max(0, len(ordered) - MOST_CAUSES)
-
-
-def _failure(runs_dir: Path, state: str, reason: str, group: Sequence[tuple[Run, str]]) -> Failure:
-    first, message = group[0]
-    text, place = _traceback(runs_dir, first.id)
-    return Failure(state, reason, message, tuple(run for run, _ in group), text, place)
 
 
 def _traceback(runs_dir: Path, run_id: str) -> tuple[str, str]:
@@ -123,8 +111,7 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
     for name in sweep_index.names(runs_dir):
         try:
             sweep = sweep_index.recall(runs_dir, name) or {}
-            own = len(ids & set(sweep["runs"]))
-            if own:
+            if own := len(ids & set(sweep["runs"])):
                 found.append(Launch(name, str(sweep["launched"]), _command(sweep["command"]), own))
         except (RecordError, LookupError, TypeError):
             continue
@@ -134,10 +121,10 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
 
 def commands(runs_dir: Path, runs: Runs) -> list[str]:
     """The commands that reproduce the runs, for a shell."""
-    known = [code for code in codes(runs_dir, runs.runs) if code.commit]
     checkouts = [
         f"git checkout {code.commit}  # {counted(code.runs, 'run')}{', with changes' if code.changed else ''}"
-        for code in known
+        for code in codes(runs_dir, runs.runs)
+        if code.commit
     ]
     return [*checkouts, *(each.command for each in launches(runs_dir, runs)), f"vlae table {runs.title}"]
 
@@ -161,13 +148,10 @@ def codes(runs_dir: Path, runs: Sequence[Run]) -> list[Code]:
     keys = ("hash", "commit", "changed")
     done = [run for run in runs if run.metrics is not None]
     counts = Counter(tuple(run.value(f"environment.code.{key}") for key in keys) for run in done)
-    return [
-        Code(str(digest or "unknown"), str(commit or ""), bool(changed), number, _frozen(runs_dir, digest))
-        for (digest, commit, changed), number in sorted(
-            counts.items(), key=lambda item: (-item[1], str(item[0]))
-        )
-    ]
-
-
-def _frozen(runs_dir: Path, digest: object) -> str:
-    return f".code/{digest}" if digest and (runs_dir / ".code" / str(digest)).is_dir() else ""
+    found = []
+    for (digest, commit, changed), number in sorted(
+        counts.items(), key=lambda item: (-item[1], str(item[0]))
+    ):
+        frozen = f".code/{digest}" if digest and (runs_dir / ".code" / str(digest)).is_dir() else ""
+        found.append(Code(str(digest or "unknown"), str(commit or ""), bool(changed), number, frozen))
+    return found

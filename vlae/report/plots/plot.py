@@ -1,7 +1,7 @@
 """A kind of figure: the runs that can be in it, its options, its panels, and the function that draws it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,16 +13,14 @@ from vlae.report.tables.groups import COLUMNS, Configuration, configurations, fu
 from vlae.system.console import counted
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One dataset and output distribution, with a series for each configuration."""
 
     title: str
     series: tuple[Configuration, ...]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The options of a figure."""
 
     metric: str | None
@@ -37,8 +35,7 @@ class Options:
     """Receives a line for each run that is left out, with the reason."""
 
 
-@dataclass(frozen=True)
-class PlotKind:
+class PlotKind(NamedTuple):
     """One kind of figure."""
 
     shows: str

@@ -5,10 +5,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -78,8 +78,7 @@ class WandbRuns:
             raise wandb_error(error) from error
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A project to which runs of a sweep are mirrored."""
 
     entity: str
@@ -188,15 +187,13 @@ class PerImage:
 
     def __init__(self, mirrored: Any) -> None:
         self._mirrored = mirrored
-        self._arrays: dict[str, np.ndarray] | None = None
 
     def __call__(self, name: str) -> np.ndarray | None:
         """None: the table has no such column, or the run no table. RecordError: it cannot be read."""
-        if self._arrays is None:
-            self._arrays = self._read()
         return self._arrays.get(name)
 
-    def _read(self) -> dict[str, np.ndarray]:
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
         reference = self._mirrored.summary.get(PER_IMAGE)
         if reference is None:
             return {}

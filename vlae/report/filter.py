@@ -72,12 +72,11 @@ def terms(text: str, known: Sequence[str]) -> list[Term]:
     for part in _AND.split(text.strip()):
         if not (match := _TERM.fullmatch(part)) or not match["value"]:
             raise UserError(f"--where: {EXPECTED}; got {part!r}")
-        key, op = key_of(match["key"], known, "--where"), match["op"].strip()
-        value = (
-            [_value(entry) for entry in _LIST_ENTRY.findall(match["value"])]
-            if op == "in"
-            else _value(match["value"])
-        )
+        key, op, text = key_of(match["key"], known, "--where"), match["op"].strip(), match["value"]
+        try:
+            value = [*map(read_value, _LIST_ENTRY.findall(text))] if op == "in" else read_value(text)
+        except ValueError as error:
+            raise UserError(f"--where: {EXPECTED}, {error}") from None
         found.append(Term(key, op, value))
     return found
 
@@ -136,22 +135,11 @@ def _values(key: str, runs: Runs) -> str:
 
 def _written(value: Any) -> str:
     """A value as a condition has it: in quotes where a text would be read as something else."""
-    plain = isinstance(value, str) and value and value == value.strip() and _is_text(value)
+    try:
+        plain = isinstance(value, str) and value != "" and read_value(value) == value
+    except ValueError:
+        plain = False
     return value if plain else json.dumps(value, ensure_ascii=False)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        return _value(text) == text
-    except UserError:
-        return False
-
-
-def _value(text: str) -> Any:
-    try:
-        return read_value(text)
-    except ValueError as error:
-        raise UserError(f"--where: {EXPECTED}, {error}") from None
 
 
 def read_value(text: str) -> Any:

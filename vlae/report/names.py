@@ -56,12 +56,10 @@ def short(key: str) -> str:
 def near(given: str, known: Iterable[str]) -> str:
     """``; did you mean ...?``: what is spelling like it, and what holds the given text; or nothing."""
     known = list(known)
-    found = difflib.get_close_matches(given, known, NEAR, 0.75)
-    found += [key for key in known if given and given.lower() in key.lower()]
-    found += difflib.get_close_matches(given, known, NEAR, 0.5)
-    if found := list(dict.fromkeys(found))[:NEAR]:
-        return f"; did you mean {' or '.join(found)}?"
-    return ""
+    likely, possible = (difflib.get_close_matches(given, known, NEAR, cutoff) for cutoff in (0.75, 0.5))
+    found = [*likely, *(key for key in known if given and given.lower() in key.lower()), *possible]
+    names = " or ".join(list(dict.fromkeys(found))[:NEAR])
+    return f"; did you mean {names}?" if names else ""
 
 
 def near_or_some(given: str, known: Sequence[str]) -> str:

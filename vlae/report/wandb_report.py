@@ -15,9 +15,7 @@ from vlae.report.tables.formats import FORMATS
 from vlae.report.tables.groups import row_keys_of
 from vlae.report.tables.table import Table, table_or_reason
 
-VALIDATION = "validation/elbo_nats"
-FINAL = ("final/reconstructions", "final/prior_samples")
-OVER_EPOCHS = ("images/reconstructions", "images/prior_samples")
+PICTURES = ("reconstructions", "prior_samples")
 OWN = "test.log_likelihood.own.mean"
 
 
@@ -145,7 +143,7 @@ def _panels_of_a_column(keys: Sequence[str], metric: str) -> list[Any]:
         wr.LinePlot(
             title="Validation ELBO in nats per image, mean and standard deviation over seeds",
             x="epoch",
-            y=[VALIDATION],
+            y=["validation/elbo_nats"],
             groupby_rangefunc="stddev",
             layout=places[0],
             **by,
@@ -157,10 +155,10 @@ def _panels_of_a_column(keys: Sequence[str], metric: str) -> list[Any]:
             layout=places[1],
             **by,
         ),
-        wr.MediaBrowser(title="At the end", media_keys=list(FINAL), layout=places[2]),
+        wr.MediaBrowser(title="At the end", media_keys=[f"final/{of}" for of in PICTURES], layout=places[2]),
         wr.MediaBrowser(
             title="Over epochs",
-            media_keys=list(OVER_EPOCHS),
+            media_keys=[f"images/{of}" for of in PICTURES],
             mode="gallery",
             gallery_axis="step",
             layout=places[3],

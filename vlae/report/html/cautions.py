@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vlae.estimation.reliability import LARGE_K_HAT, why_worse_than_noise
 from vlae.report.metric_values import UNRELIABLE, what_and_estimator
@@ -13,7 +14,12 @@ from vlae.report.tables.table import Table
 from vlae.system.console import counted
 
 MOST_NAMED = 6
+ON_TEST = (
+    "chose the best epoch on the test images (trainer.selection=test), as the released code does: their results are "
+    "too good."
+)
 CODE = "Runs used {number} versions of code: {names}; their metrics may differ for that reason alone."
+CHANGED = "ran code with uncommitted changes; a copy of that code is in .code of the runs directory."
 TORCH = "Runs used {number} versions of PyTorch: {names}; their last digits may differ for that reason."
 DEVICES = "Runs used different devices, whose times cannot be compared: {names}."
 
@@ -25,10 +31,10 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *(f"{note}." for note in damage_notes(runs.left_out, table.unread if table else ())),
         *_unreliable(done),
         *_worse_than_noise(done),
-        *_selected_on_test(runs.runs),
+        *_having(runs.runs, "trainer.selection", "test", ON_TEST),
         *(_missing_seeds(table) if table else ()),
         *_mixed(done, "environment.code.hash", CODE),
-        *_changed(done),
+        *_having(done, "environment.code.changed", True, CHANGED),
         *_mixed(done, "environment.torch", TORCH),
         *_mixed(done, "environment.device", DEVICES),
     ]
@@ -41,7 +47,9 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
         doubted = [run for run in done if run.value(key) is True] if what == UNRELIABLE else []
         if doubted:
             names = Counter(str(run.value("model.name")) for run in doubted)
-            models = _some([f"{counted(number, 'run')} of {name}" for name, number in names.items()])
+            models = some(
+                [f"{counted(number, 'run')} of {name}" for name, number in names.items()], MOST_NAMED
+            )
             some_runs = f"{len(doubted)} of {len(done)} runs ({models})"
             where = "all runs" if len(doubted) == len(done) else some_runs
             estimators.setdefault(where, []).append(estimation(estimator, " with", " by"))
@@ -60,16 +68,7 @@ def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
             why = why_worse_than_noise(number_of(run, "best_epoch"), number_of(run, "epochs"))
             worse.setdefault(why, []).append(run.label or run.id)
     for why, names in worse.items():
-        yield f"Worse than uniform noise: {_some(names)}; {why}."
-
-
-def _selected_on_test(runs: Sequence[Run]) -> Iterator[str]:
-    chosen = [run for run in runs if run.value("trainer.selection") == "test"]
-    if chosen:
-        yield (
-            f"{counted(len(chosen), 'run')} of {len(runs)} chose the best epoch on the test images "
-            "(trainer.selection=test), as the released code does: their results are too good."
-        )
+        yield f"Worse than uniform noise: {some(names, MOST_NAMED)}; {why}."
 
 
 def _missing_seeds(table: Table) -> Iterator[str]:
@@ -80,7 +79,7 @@ def _missing_seeds(table: Table) -> Iterator[str]:
             + (f" ({cell.missing})" if cell.missing else "")
             for cell in lacking
         ]
-        yield f"Seeds are missing: {_some(rows)}."
+        yield f"Seeds are missing: {some(rows, MOST_NAMED)}."
     if table.expected == 1:
         yield "One seed each: how much results vary with the seed is unknown."
 
@@ -88,18 +87,10 @@ def _missing_seeds(table: Table) -> Iterator[str]:
 def _mixed(done: Sequence[Run], key: str, sentence: str) -> Iterator[str]:
     values = Counter(str(run.value(key)) for run in done if run.value(key) is not None)
     if len(values) > 1:
-        names = _some([f"{name} ({counted(number, 'run')})" for name, number in sorted(values.items())])
-        yield sentence.format(number=len(values), names=names)
+        names = [f"{name} ({counted(number, 'run')})" for name, number in sorted(values.items())]
+        yield sentence.format(number=len(values), names=some(names, MOST_NAMED))
 
 
-def _changed(done: Sequence[Run]) -> Iterator[str]:
-    changed = [run for run in done if run.value("environment.code.changed") is True]
-    if changed:
-        yield (
-            f"{counted(len(changed), 'run')} of {len(done)} ran code with uncommitted changes; a copy of that code "
-            "is in .code of the runs directory."
-        )
-
-
-def _some(texts: Sequence[str]) -> str:
-    return some(texts, MOST_NAMED)
+def _having(runs: Sequence[Run], key: str, value: Any, sentence: str) -> Iterator[str]:
+    if chosen := [run for run in runs if run.value(key) == value]:
+        yield f"{counted(len(chosen), 'run')} of {len(runs)} {sentence}"

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from vlae.errors import UserError
 from vlae.report.plots.frame import (
     Captioned,
     dagger,
@@ -30,10 +29,7 @@ WIDE = 8.0
 def costs(panels: Sequence[Panel], options: Options) -> Captioned:
     """One marker per series at its means over seeds, with both standard errors; each run is a small marker."""
     metric = options.metric or ""
-    kept = [with_metrics(panel, [metric, SECONDS], options.warn) for panel in panels]
-    kept = [panel for panel in kept if panel.series]
-    if not kept:
-        raise UserError(f"cost: no run has the metrics {metric} and {SECONDS}")
+    kept = with_metrics(panels, [metric, SECONDS], options.warn)
     figure, axes = frame([panel.title for panel in kept], narrow=options.narrow)
     every = [series for panel in kept for series in panel.series]
     marked, doubts, doubt = dagger_notes([unreliable(series, metric) for series in every])

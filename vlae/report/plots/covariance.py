@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
@@ -21,7 +20,7 @@ def covariance(panels: Sequence[Panel], options: Options) -> Captioned:
     models = load_models(panels, options.images, options.warn)
     pictures = models[0][1].pictures(options.images)
     names, size = [series.name for series, _ in models], (len(pictures), len(models) + 1)
-    figure, axes, inches = grid(names, *size, INCHES, tall=1.25, margin=0.6, narrow=options.narrow)
+    figure, axes, inches = grid(names, size, INCHES, tall=1.25, margin=0.6, narrow=options.narrow)
     for each in axes.ravel():
         bare(each)
     for each, picture in zip(axes[:, 0], pictures, strict=True):
@@ -30,7 +29,9 @@ def covariance(panels: Sequence[Panel], options: Options) -> Captioned:
     for column, (series, model) in zip(axes.T[1:], models, strict=True):
         heading(column[0], series, inches)
         for each, matrix in zip(column, model.covariances(options.images), strict=True):
-            _matrix(each, matrix)
+            top = np.abs(matrix).max()
+            each.imshow(matrix, cmap=COLORS, vmin=-top, vmax=top)
+            each.set_xlabel(f"max {top:.2g}", fontsize=6.5, labelpad=2)
     colors = ScalarMappable(Normalize(-1, 1), COLORS)
     bar = figure.colorbar(colors, ax=list(axes.ravel()), fraction=0.02, pad=0.01, ticks=[-1, 0, 1])
     bar.ax.set_yticklabels(["−max", "0", "max"])
@@ -39,12 +40,6 @@ def covariance(panels: Sequence[Panel], options: Options) -> Captioned:
         "from minus its largest absolute entry, written below it, to plus that."
     )
     return figure
-
-
-def _matrix(axes: Axes, matrix: np.ndarray) -> None:
-    top = np.abs(matrix).max()
-    axes.imshow(matrix, cmap=COLORS, vmin=-top, vmax=top)
-    axes.set_xlabel(f"max {top:.2g}", fontsize=6.5, labelpad=2)
 
 
 COVARIANCE = PlotKind(

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.container import Container
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
 from vlae.report.plots.style import FILLED, RC, style_of
@@ -26,24 +27,18 @@ COLUMNS = 3
 """Panels side by side, at most."""
 NARROW = 3.5
 """Inches: a column of a paper, and a phone, at which letters are as large as in the text around the figure."""
-LETTERS_AN_INCH = 17
-"""Letters per inch of the legend."""
 LETTERS_OF_A_HEADING = 12
 """Letters per inch of a heading."""
 INCHES_OF_A_LINE = 0.16
-"""Height of a line of the legend, or of a heading."""
+"""Height of a line of a heading."""
 LEGEND_LETTERS = 44
 """A longer name has several lines."""
-LEGEND_LINES = 30
-"""A longer legend has several columns."""
+LEGEND_INCHES = 4.8
+"""A taller legend has several columns."""
 TICKS = 5
 DECADES = 2.0
 """A logarithmic axis of fewer has labels at 1, 2, 5, 10, ..., a longer one at powers of ten."""
-WITHOUT_TIME: dict[str, dict[str, Any]] = {
-    "pdf": {"CreationDate": None},
-    "svg": {"Date": None},
-    "png": {"Software": None},
-}
+WITHOUT_TIME = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
 """By format: metadata that would differ in the next second."""
 _NAMED = {"pdf": ("Subject", "Keywords"), "svg": ("Description", "Source"), "png": ("Description", "Source")}
 """By format: the metadata that hold the caption and the provenance."""
@@ -98,18 +93,18 @@ def frame(
 
 def grid(
     names: Iterable[str],
-    rows: int,
-    columns: int,
+    shape: tuple[int, int],
     inches: float,
     *,
     tall: float = 1.0,
     margin: float,
     narrow: bool,
 ) -> tuple[Captioned, np.ndarray, float]:
-    """Axes for images, [rows, columns], and their width; narrow: drawn transposed, within NARROW inches.
+    """Axes for images, of this shape [rows, columns], and their width; narrow: drawn transposed, within NARROW inches.
 
     names: the headings of columns. inches: the width of a cell, whose height is ``tall`` times that.
     """
+    rows, columns = shape
     inches = (NARROW - margin) / rows if narrow else inches
     headings = INCHES_OF_A_LINE * max(lines_of(wrap(name, inches) for name in names))
     if narrow:
@@ -127,14 +122,7 @@ def look(series: Configuration) -> dict[str, Any]:
     return {"color": color, "marker": marker, "fillstyle": filling, "label": series.name}
 
 
-def line(
-    axes: Axes,
-    series: Configuration,
-    x: Sequence[float] | np.ndarray,
-    y: np.ndarray,
-    error: np.ndarray,
-    **other: Any,
-) -> None:
+def line(axes: Axes, series: Configuration, x: Any, y: np.ndarray, error: np.ndarray, **other: Any) -> None:
     """A line in a band of its error, where that is known."""
     looks = {"linestyle": style_of(series.model).dashes, **look(series), **other}
     axes.plot(x, y, **looks)
@@ -159,20 +147,24 @@ def legend(figure: Figure, axes: Iterable[Axes], *, narrow: bool = False) -> Non
 def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = False) -> None:
     """A legend right of all panels, or (narrow) below them; the figure is enlarged for it."""
     names = [textwrap.fill(name, LEGEND_LETTERS) for name in named]
-    lines = lines_of(names)
-    entry = (
-        0.75 + max((len(text) for name in names for text in name.split("\n")), default=0) / LETTERS_AN_INCH
-    )
-    columns = max(1, min(len(names), int(NARROW / entry)) if narrow else math.ceil(sum(lines) / LEGEND_LINES))
-    height = INCHES_OF_A_LINE * max(lines, default=0) * math.ceil(len(names) / columns)
-    if narrow:
-        figure.set_figheight(figure.get_figheight() + height + 0.2)
-    else:
-        figure.set_figwidth(figure.get_figwidth() + columns * entry)
-        figure.set_figheight(max(figure.get_figheight(), height + 0.5))
     handles: Any = list(named.values())  # the annotation of matplotlib knows no containers
     place = "outside lower center" if narrow else "outside right upper"
-    figure.legend(handles, names, loc=place, ncols=columns, handlelength=3.5)
+
+    def added(columns: int) -> tuple[Legend, float, float]:
+        made = figure.legend(handles, names, loc=place, ncols=columns, handlelength=3.5)
+        box = made.get_window_extent()
+        return made, box.width / figure.dpi, box.height / figure.dpi
+
+    made, width, height = added(1)
+    columns = min(len(names), int(NARROW / width)) if narrow else math.ceil(height / LEGEND_INCHES)
+    if columns > 1:
+        made.remove()
+        _, width, height = added(columns)
+    if narrow:
+        figure.set_figheight(figure.get_figheight() + height + 0.1)
+    else:
+        figure.set_figwidth(figure.get_figwidth() + width + 0.1)
+        figure.set_figheight(max(figure.get_figheight(), height + 0.2))
 
 
 def sample_of(**look: Any) -> Artist:
@@ -217,18 +209,14 @@ def logarithmic(axes: Axes, lowest: float, highest: float) -> None:
     axes.set_xscale("log")
     short = math.log10(highest / lowest) < DECADES
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if short else (1.0,), numticks=2 * TICKS))
-    axes.xaxis.set_major_formatter(FuncFormatter(_plain if short else _power_of_ten))
+    axes.xaxis.set_major_formatter("{x:g}" if short else _power_of_ten)
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _plain(value: float, _: int | None = None) -> str:
-    return f"{value:g}"
 
 
 def _power_of_ten(value: float, _: int | None = None) -> str:
     """``0.1``, ``1``, ``10``, ``10³``"""
     exponent = round(math.log10(value))
-    return _plain(value) if -2 <= exponent <= 2 else "10" + str(exponent).translate(_RAISED)
+    return f"{value:g}" if -2 <= exponent <= 2 else "10" + str(exponent).translate(_RAISED)
 
 
 def dagger(axes: Axes, x: float, y: float) -> None:

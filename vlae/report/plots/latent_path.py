@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from vlae.report.plots.frame import Captioned, few_numbers, grid, heading, legend_of, look, sample_of
 from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
-from vlae.report.runs import Run
 from vlae.report.tables.groups import Configuration
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def paths(panels: Sequence[Panel], options: Options) -> Captioned:
     models = load_models(panels, options.images, options.warn)
     rows, columns = min(options.images, len(models[0][1].x)), len(models)
     names = [series.name for series, _ in models]
-    figure, axes, inches = grid(names, rows, columns, INCHES, margin=0.0, narrow=options.narrow)
+    figure, axes, inches = grid(names, (rows, columns), INCHES, margin=0.0, narrow=options.narrow)
     for of_model, (series, model) in zip(axes.T, models, strict=True):
         heading(of_model[0], series, inches)
         for i, each in enumerate(of_model):
@@ -86,14 +85,10 @@ def _ellipse(found: "LatentPaths", deviations: float) -> np.ndarray:
     return found.mean + deviations * np.stack([np.cos(angle), np.sin(angle)], -1) @ root.T
 
 
-def _of(run: Run) -> bool:
-    return has_model(run) and run.settings.get("model.latent_dim") == 2
-
-
 LATENT_PATH = PlotKind(
     shows="the paths of the updates and of the search for the mode on the contours of log p(z | x), in two dimensions",
     draw=paths,
-    of=_of,
+    of=lambda run: has_model(run) and run.settings.get("model.latent_dim") == 2,
     lacking="no run with model.latent_dim=2 is done and has its directory here",
     needs_models=True,
     images=3,

@@ -51,10 +51,7 @@ class _Point(NamedTuple):
 def points(panels: Sequence[Panel], options: Options) -> Captioned:
     """A group of points for each T, one point per model with its standard error; published values are open diamonds."""
     metric = options.metric or ""
-    kept = [with_metrics(panel, [metric], options.warn) for panel in panels]
-    kept = [panel for panel in kept if panel.series]
-    if not kept:
-        raise UserError(f"likelihood_vs_updates: no run has the metric {metric}")
+    kept = with_metrics(panels, [metric], options.warn)
     found = [_points(panel, metric, options.published) for panel in kept]
     groups = max(len({_updates(each.series) for each in of_panel}) for of_panel in found)
     width = min(WIDEST, max(3.4, 1.2 + 0.7 * groups, 1.2 + 0.15 * max(map(len, found))))
@@ -74,19 +71,21 @@ def points(panels: Sequence[Panel], options: Options) -> Captioned:
     return figure
 
 
-def with_metrics(panel: Panel, metrics: Sequence[str], warn: Callable[[str], None]) -> Panel:
-    """The panel with those of its runs that have the metrics."""
-    kept = []
-    for series in panel.series:
-        runs = series.runs
-        for metric in metrics:
-            runs = tuple(with_metric(runs, metric))
-        if without := len(series.runs) - len(runs):
-            of = f"{without} run{'s' if without > 1 else ''} of {series.name}, {panel.title}"
-            warn(f"left out: {of} (without the metric {' or '.join(metrics)})")
-        if runs:
-            kept.append(replace(series, runs=runs))
-    return Panel(panel.title, tuple(kept))
+def with_metrics(panels: Sequence[Panel], metrics: Sequence[str], warn: Callable[[str], None]) -> list[Panel]:
+    """The panels with those of their runs that have the metrics. UserError: no run has them."""
+    found, names = [], " and ".join(metrics)
+    for panel in panels:
+        kept = []
+        for series in panel.series:
+            runs = tuple(run for run in series.runs if all(with_metric([run], metric) for metric in metrics))
+            if without := len(series.runs) - len(runs):
+                of = f"{without} run{'s' if without > 1 else ''} of {series.name}, {panel.title}"
+                warn(f"left out: {of} (without {names})")
+            kept += [replace(series, runs=runs)] if runs else []
+        found += [Panel(panel.title, tuple(kept))] if kept else []
+    if not found:
+        raise UserError(f"no run has {names}")
+    return found
 
 
 def unreliable(series: Configuration, metric: str) -> bool:

@@ -21,7 +21,6 @@ from vlae.report.plots.frame import (
 )
 from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error
 from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
-from vlae.report.runs import Run
 from vlae.report.tables.groups import Configuration
 
 INCHES = 0.45
@@ -105,14 +104,10 @@ def tile(pictures: np.ndarray) -> np.ndarray:
 LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has its directory here"
 
 
-def _of(run: Run) -> bool:
-    return has_model(run) and any(run.settings.get(key) for key in REFINED)
-
-
 UPDATES = PlotKind(
     shows="reconstructions after each update of VLAE or SA-VAE beside the test images, and their error over updates",
     draw=updates,
-    of=_of,
+    of=lambda run: has_model(run) and any(run.settings.get(key) for key in REFINED),
     lacking=LACKING,
     needs_models=True,
     images=3,

@@ -95,13 +95,11 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
 
 def _why_missing(runs: Sequence[Run], done: Sequence[Run], metric: str) -> str:
     counted = {run.id for run in done}
-    reasons = Counter(_why(run, metric) for run in runs if run.id not in counted)
+    reasons = Counter(_why(run, run.value(metric)) for run in runs if run.id not in counted)
     return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
 
 
-def _why(run: Run, metric: str) -> str:
+def _why(run: Run, value: object) -> str:
     if run.state == "done":
-        value = run.value(metric)
         return "done without this metric" if value is None else f"done, but the metric is {shown(value)}"
-    state = "never started" if run.state == "new" else run.state
-    return f"{state} ({run.reason})" if run.reason else state
+    return ("never started" if run.state == "new" else run.state) + (f" ({run.reason})" if run.reason else "")

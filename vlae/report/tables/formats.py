@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from vlae.report.tables.cells import Cell
+from vlae.report.tables.latex import latex
 from vlae.report.tables.layout import Layout, Text, layout
 from vlae.report.tables.table import Table
 from vlae.system.streams import visible
@@ -115,20 +116,10 @@ def html_table(layout: Layout, template: str = "table.html.jinja", *, sortable: 
     return environment.get_template(template).render(layout=layout, sortable=sortable)
 
 
-def _latex(layout: Layout) -> str:
-    from vlae.report.tables.latex import latex
-
-    return latex(layout)
-
-
-def _for_readers(write: Callable[[Layout], str]) -> Write:
-    return lambda table, decimals, transpose: write(layout(table, decimals, transpose))
-
-
 FORMATS: dict[str, Write] = {
-    "markdown": _for_readers(markdown),
-    "latex": _for_readers(_latex),
-    "html": _for_readers(html),
+    "markdown": lambda *asked: markdown(layout(*asked)),
+    "latex": lambda *asked: latex(layout(*asked)),
+    "html": lambda *asked: html(layout(*asked)),
     "csv": lambda table, decimals, transpose: to_csv(table),
     "json": lambda table, decimals, transpose: to_json(table),
 }

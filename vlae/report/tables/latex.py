@@ -7,8 +7,6 @@ import re
 import unicodedata
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
-
 from vlae.report.tables.layout import Layout, Text
 
 _MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
@@ -31,6 +29,8 @@ _SPELLED = {
 
 def latex(layout: Layout) -> str:
     """The LaTeX of a table, which needs booktabs and graphicx."""
+    from jinja2 import Environment, FileSystemLoader  # takes longer to import than a table to make
+
     loader = FileSystemLoader(Path(__file__).parent / "files")
     environment = Environment("<%", "%>", "<<", ">>", "<#", "#>", keep_trailing_newline=True, loader=loader)
     environment.filters |= {"tex": tex, "cell": _cell, "comment": comment, "label": label_of}

@@ -19,7 +19,8 @@ from vlae.launching import queues, sweep_index
 from vlae.launching.queues import Waiting
 from vlae.report.metric_values import metrics_of_results
 from vlae.report.runs import LeftOut, Run, collect
-from vlae.report.sources.run_directories import Configs, RunDirectories
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.sources.run_files import Configs
 from vlae.system.disk import RecordError
 
 VAE, VLAE = "model=vae", "model=vlae"
@@ -35,6 +36,17 @@ def leaves(value, place=()):
     if isinstance(value, dict):
         return [leaf for key, entry in value.items() for leaf in leaves(entry, (*place, key))]
     return [(place, value)]
+
+
+def test_a_run_of_an_earlier_scheme_counts_until_its_settings_are_run_again():
+    class Listed(list):
+        title = "runs"
+
+    old, new = Run("old", "", {"seed": 0}, "done", earlier=True), Run("new", "", {"seed": 0}, "done")
+    other = Run("other", "", {"seed": 1}, "done", earlier=True)
+    runs = collect(Listed([old, new, other]))
+    assert runs.runs == (new, other)
+    assert runs.left_out == (LeftOut("old", "it is new under an earlier scheme of ids"),)
 
 
 # --- what a row says ------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from vlae.cli.compare import run_of
 from vlae.config.run_id import settings
 from vlae.errors import UserError
 from vlae.report.compare import compare as compare_two
-from vlae.report.plots.registry import draw, file_content
+from vlae.report.plots.draw import draw
+from vlae.report.plots.frame import file_content
 from vlae.report.runs import Runs
 
 VAE, VLAE = "model=vae", "model=vlae"

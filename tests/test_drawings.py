@@ -28,9 +28,10 @@ from vlae.errors import UserError
 from vlae.estimation.importance import evaluate, unit_log_jacobian
 from vlae.estimation.reliability import MARK
 from vlae.experiment.inspection import Library
+from vlae.report.plots.draw import draw, drawable
 from vlae.report.plots.estimators import sample_sizes
-from vlae.report.plots.frame import NARROW
-from vlae.report.plots.registry import KINDS, WITHOUT_TIME, draw, drawable, file_content
+from vlae.report.plots.frame import NARROW, WITHOUT_TIME, file_content
+from vlae.report.plots.registry import KINDS
 from vlae.report.plots.style import STYLES, style_of
 from vlae.report.plots.updates import tile
 from vlae.report.runs import Run, Runs, collect
@@ -488,7 +489,8 @@ def test_settings_that_differ_in_more_than_the_seed_share_no_line(tmp_path):
 def test_the_same_runs_give_the_same_bytes_in_another_process_and_take_no_torch(tmp_path):
     some_runs(tmp_path, seeds=2)
     code = (
-        "import sys; from vlae.report.plots.registry import *; from vlae.report.runs import collect\n"
+        "import sys; from vlae.report.plots.draw import draw; from vlae.report.runs import collect\n"
+        "from vlae.report.plots.frame import WITHOUT_TIME, file_content\n"
         "from vlae.report.sources.run_directories import RunDirectories\n"
         f"runs = collect(RunDirectories({str(tmp_path)!r}))\n"
         f"figures = [draw(kind, runs) for kind in {RECORDED}]\n"

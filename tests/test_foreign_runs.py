@@ -11,9 +11,10 @@ from recorded import container, done, stopped
 from vlae.experiment import trained_model
 from vlae.launching.display import reason_of
 from vlae.launching.logs import log_of
-from vlae.report.html.failures import _traceback
-from vlae.report.html.pictures import _pictures
-from vlae.report.sources.run_directories import PerImage, RunDirectories
+from vlae.report.html.images import _pictures
+from vlae.report.html.provenance import _traceback
+from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.sources.run_files import PerImage
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.system.files import check_links

@@ -25,10 +25,9 @@ from vlae.errors import UserError
 from vlae.launching import sweep_index
 from vlae.report.html import content as shown_content
 from vlae.report.html import curves as drawn_curves
-from vlae.report.html import embedded_plots, pictures
-from vlae.report.html.assets import LICENCES, SCRIPTS, licences
+from vlae.report.html import images
 from vlae.report.html.content import content
-from vlae.report.html.page import page
+from vlae.report.html.page import FILES, LICENCES, SCRIPTS, page
 from vlae.report.plots.frame import Captioned
 from vlae.report.plots.style import on_screen, style_of
 from vlae.report.runs import collect
@@ -193,8 +192,8 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(sweep):
 
 def test_licences_of_what_is_embedded_are_in_the_file(sweep):
     elements = Elements(written(sweep))
-    for name, text in licences().items():
-        assert name in LICENCES
+    for file in LICENCES.values():
+        text = (FILES / file).read_text()
         assert text.splitlines()[0] in elements.text
 
 
@@ -306,7 +305,7 @@ def test_settings_that_were_varied_get_a_row_each(tmp_path):
         "VAE, optimizer.lr = 0.0001",
         "VAE, optimizer.lr = 0.001",
     ]
-    assert len(found.table.lines) == 2
+    assert len(found.table.rows) == 2
     assert "optimizer.lr" not in dict(found.common)
     assert [dict(each.settings) for each in found.details] == [
         {"seed": "0", "optimizer.lr": lr} for lr in ("0.0001", "0.001")
@@ -484,12 +483,12 @@ def test_models_are_ranked_and_drawn_beside_those_of_the_same_data_and_output(tm
     found = told(tmp_path)
     names = [model.name for model in found.models]
     best = ["VLAE (digits, Bernoulli)", "VAE (digits, Gaussian)"]
-    assert [names[at] for at in found.curves_shown] == best
+    assert [names[at] for at in found.curves.data["shown"]] == best
     assert [shown.title for shown in found.gallery.models] == [
         *(best[0], "VAE (digits, Bernoulli)"),
         *(best[1], "VLAE (digits, Gaussian)"),
     ]
-    monkeypatch.setattr(pictures, "MOST", 2)
+    monkeypatch.setattr(images, "MOST", 2)
     assert [shown.title for shown in told(tmp_path).gallery.models] == best
     drawn = json.loads(re.search(r'id="curves-data"[^>]*>(.*?)</script>', written(tmp_path), re.DOTALL)[1])
     assert [drawn["columns"][at] for at in drawn["column"]] == [
@@ -524,8 +523,8 @@ def test_large_pictures_are_made_smaller_and_all_together_have_a_limit(tmp_path,
     kind, _, encoded = shown.uri.partition(";base64,")
     image = Image.open(io.BytesIO(base64.b64decode(encoded)))
     assert (kind, image.size) == ("data:image/jpeg", (shown.width, shown.height))
-    assert image.width == pictures.WIDEST
-    monkeypatch.setattr(pictures, "ALL", 2 * len(shown.uri) + 1000)
+    assert image.width == images.WIDEST
+    monkeypatch.setattr(images, "ALL", 2 * len(shown.uri) + 1000)
     found = told(tmp_path).gallery
     assert (len(found.models), found.more) == (2, 1)
 
@@ -548,7 +547,7 @@ def test_a_picture_of_gigabytes_is_not_shown(tmp_path, side):
 
 
 class Drawings(SimpleNamespace):
-    """A stand-in for vlae.report.plots.registry."""
+    """A stand-in for the figures of vlae.report.plots."""
 
     KINDS: ClassVar = {
         "good": SimpleNamespace(shows="what is good", needs_models=False),
@@ -570,8 +569,9 @@ class Drawings(SimpleNamespace):
 
 
 def test_figures_are_images_of_their_own_and_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded_plots, "registry", Drawings())
-    monkeypatch.setattr(embedded_plots, "LOADED", 0)
+    for name in ("KINDS", "draw", "file_content"):
+        monkeypatch.setattr(images, name, getattr(Drawings, name))
+    monkeypatch.setattr(images, "LOADED", 0)
     done(tmp_path, container(VAE))
     found = told(tmp_path)
     shown = [(each.title, each.width, each.caption) for each in found.figures]

@@ -28,17 +28,16 @@ from vlae.estimation.reliability import MARK
 from vlae.launching import queues, sweep_index
 from vlae.launching.queues import Waiting
 from vlae.report.filter import terms
-from vlae.report.names import CHOICES
-from vlae.report.plots.registry import draw
+from vlae.report.names import CHOICES, HOLE
+from vlae.report.plots.draw import draw
 from vlae.report.runs import LeftOut, Run, Runs, collect
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.cells import Cell
-from vlae.report.tables.formats import FIELDS, FORMATS, to_csv, to_json
+from vlae.report.tables.formats import FIELDS, FORMATS, in_terminal, to_csv, to_json
 from vlae.report.tables.latex import tex
-from vlae.report.tables.layout import HOLE, layout
+from vlae.report.tables.layout import layout
 from vlae.report.tables.significance import difference
 from vlae.report.tables.table import Table, table
-from vlae.report.tables.terminal import in_terminal
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
@@ -697,7 +696,7 @@ def test_every_format_for_readers_shows_the_same_figures(tmp_path, decimals):
     found = table_of(tmp_path, metric=OWN, literature=True)
     figures = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?|\d{2,3}\.\d{3}")
     console = Console(file=io.StringIO(), width=200)
-    console.print(in_terminal(layout(found, decimals), ""))
+    console.print(in_terminal(replace(layout(found, decimals), title="")))
     written = [
         console.file.getvalue(),
         *(FORMATS[name](found, decimals, False) for name in ("markdown", "html", "latex")),

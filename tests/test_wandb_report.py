@@ -9,7 +9,7 @@ from recorded import container, done, stopped
 from wandb_server import ENTITY
 
 from vlae.launching import sweep_index
-from vlae.report.wandb_report import Place, places_of
+from vlae.report.sources.wandb import Place, places_of
 
 pytestmark = pytest.mark.slow
 

@@ -172,6 +172,26 @@ def test_of_a_run_done_anew_the_newest_that_is_done_counts(tmp_path, server, vla
 
 
 @pytest.mark.slow
+def test_a_run_and_its_twin_of_an_earlier_scheme_count_once(tmp_path, server, vlae):
+    (place,) = sweep(tmp_path, container(VAE))
+    old = mirror(server, place)
+    del server.runs[ENTITY, PROJECT, old.name]
+    old.name, old.raw_config = "vae-digits-gaussian-s0-0123456789", dict(old.raw_config)
+    del old.raw_config["schema_version"]
+    server.runs[ENTITY, PROJECT, old.name] = old
+
+    def told():
+        found = as_json(vlae("table", "--from", PLACE, "--format", "json"))
+        return [(cell["n"], cell["runs"]) for cell in found["cells"]], " ".join(found["notes"])
+
+    assert told()[0] == [(1, 1)]
+    mirror(server, place)
+    counts, notes = told()
+    assert counts == [(1, 1)]
+    assert f"{old.name} (it is {place.name} under an earlier scheme of ids)" in notes
+
+
+@pytest.mark.slow
 def test_what_is_no_run_of_vlae_or_was_changed_there_is_named_and_left_out(tmp_path, server, vlae):
     good, copied, edited, empty, foreign = (
         mirror(server, done(tmp_path, container(VAE, seed=seed))) for seed in range(5)

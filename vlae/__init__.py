@@ -139,7 +139,7 @@ def plot(
     >>> vlae.plot("curves", "vae").axes[0].get_xlabel()
     'Epoch'
     """
-    from vlae.report.plots.registry import draw
+    from vlae.report.plots.draw import draw
 
     return draw(kind, _collected(name, runs_dir), metric=metric, rows=rows, where=where, published=published)
 

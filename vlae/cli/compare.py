@@ -27,14 +27,14 @@ def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> N
     """UserError: no such runs, they cannot be compared, or the file cannot be written."""
     suffix = ""
     if out:
-        from vlae.report.plots.registry import WITHOUT_TIME
+        from vlae.report.plots.frame import WITHOUT_TIME
 
         suffix = ending_of(out, tuple(WITHOUT_TIME))
     comparison = compare(run_of(runs_dir, one), run_of(runs_dir, other))
     Console(highlight=False).print(view(comparison))
     if out:
         from vlae.cli.figure import warn, write_figure
-        from vlae.report.plots.registry import draw
+        from vlae.report.plots.draw import draw
 
         both = Runs("", (comparison.one, comparison.other))
         write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out, suffix)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vlae.cli.output_file import ending_of
-from vlae.report.plots.frame import Captioned
-from vlae.report.plots.registry import WITHOUT_TIME, draw, file_content
+from vlae.report.plots.draw import draw
+from vlae.report.plots.frame import WITHOUT_TIME, Captioned, file_content
 from vlae.report.runs import collect
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.latex import comment, tex

@@ -83,7 +83,13 @@ def _metrics(run: Run) -> Iterator[tuple[str, str]]:
     if (bits := run.value("test.bits_per_dim")) is not None:
         yield "bits per dimension", f"{bits:.4f}"
     yield "best epoch", f"{run.value('best_epoch')} of {run.value('epochs')}"
-    yield from _costs(run)
+    seconds = {"training": run.value("cost.train_seconds"), "evaluation": run.value("cost.evaluate_seconds")}
+    if times := [f"{duration(each)} {what}" for what, each in seconds.items() if each is not None]:
+        yield "time", ", ".join(times)
+    if (parameters := run.value("cost.parameters")) is not None:
+        yield "parameters", f"{parameters:,}"
+    if (memory := run.value("cost.peak_memory_bytes")) is not None:
+        yield "peak memory", f"{memory / 2**20:,.0f} MiB"
     commit, changed = run.value("environment.code.commit"), run.value("environment.code.changed")
     code = str(run.value("environment.code.hash") or "unknown")
     yield "code", code + (f", commit {commit[:12]}{' with changes' if changed else ''}" if commit else "")
@@ -103,16 +109,3 @@ def _estimate(run: Run, name: str) -> str:
     if (samples := run.value(of_estimator(name, "ess_median"))) is not None:
         said.append(f"{samples:.0f} effective samples for the median image")
     return ", ".join(said)
-
-
-def _costs(run: Run) -> Iterator[tuple[str, str]]:
-    seconds = {
-        what: run.value(f"cost.{key}_seconds")
-        for key, what in (("train", "training"), ("evaluate", "evaluation"))
-    }
-    if times := [f"{duration(each)} {what}" for what, each in seconds.items() if each is not None]:
-        yield "time", ", ".join(times)
-    if (parameters := run.value("cost.parameters")) is not None:
-        yield "parameters", f"{parameters:,}"
-    if (memory := run.value("cost.peak_memory_bytes")) is not None:
-        yield "peak memory", f"{memory / 2**20:,.0f} MiB"

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from vlae.errors import UserError
-from vlae.report.plots import draw as plots
-from vlae.report.plots import registry
+from vlae.report.plots.draw import draw
 from vlae.report.plots.frame import Captioned, file_content
+from vlae.report.plots.registry import KINDS
 from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.tables.groups import Configuration
 from vlae.system.disk import RecordError
@@ -24,7 +24,7 @@ INCH = 96
 LARGEST_SVG = 1_000_000
 """Bytes of an SVG; a larger one becomes a PNG."""
 DATA = "data"
-KINDS = {
+PICTURES = {
     "reconstructions": "reconstructions",
     "prior_samples": "samples from the prior",
     "refinements": "refinements: the data, then each update of inference",
@@ -54,7 +54,7 @@ class Picture(NamedTuple):
 def embed(runs: Runs, models: int) -> tuple[list[Picture], list[LeftOut]]:
     """All figures that can be drawn of these runs, and the kinds that cannot, with the reason."""
     found, left_out = [], []
-    for kind, plot_kind in registry.KINDS.items():
+    for kind, plot_kind in KINDS.items():
         if kind == "curves":  # which the page shows in another form
             continue
         try:
@@ -62,7 +62,7 @@ def embed(runs: Runs, models: int) -> tuple[list[Picture], list[LeftOut]]:
                 raise UserError(
                     f"{models} trained models are too many to load; vlae figure draws some of them"
                 )
-            figure = plots.draw(kind, runs, narrow=True)
+            figure = draw(kind, runs, narrow=True)
             width = round(INCH * figure.get_figwidth())  # so that letters are as large as on paper
             found.append(Picture(plot_kind.shows, _uri(figure), width, caption=figure.caption))
         except Exception as error:  # whatever it is, the page is worth more than one figure
@@ -108,7 +108,7 @@ def gallery(runs_dir: Path, models: Sequence[Configuration]) -> Gallery:
         run = next((run for run in model.runs if (runs_dir / run.id / "images").is_dir()), None)
         if run is None:
             continue
-        own = tuple(_pictures(runs_dir / run.id, KINDS))
+        own = tuple(_pictures(runs_dir / run.id, PICTURES))
         of_data = [p for p in _pictures(runs_dir / run.id, {DATA: "test images"}) if p.uri not in data]
         size = sum(len(picture.uri) for picture in (*own, *of_data))
         if used + size > ALL or number == MOST:

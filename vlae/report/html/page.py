@@ -8,7 +8,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vlae.report.html.content import Content
 from vlae.report.metric_values import what_and_estimator
-from vlae.report.runs import Run
 from vlae.report.tables.cells import number_of
 from vlae.report.tables.formats import html_table
 from vlae.report.tables.layout import layout
@@ -39,7 +38,7 @@ def page(content: Content) -> str:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["number"] = _number
+    environment.filters["number"] = lambda run, key: "" if (n := number_of(run, key)) is None else f"{n:.2f}"
     scripts = [_text(name) for name in SCRIPTS]
     table = content.table
     written = environment.get_template("report.html.jinja").render(
@@ -67,8 +66,3 @@ def _policy(scripts: list[str]) -> str:
 
 def _text(name: str) -> str:
     return (FILES / name).read_text(encoding="utf-8")
-
-
-def _number(run: Run, key: str) -> str:
-    value = number_of(run, key)
-    return "" if value is None else f"{value:.2f}"

@@ -83,12 +83,15 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
 def _tested(table: Table, others: Sequence[Cell], tested: Sequence[Cell]) -> list[str]:
     """The others that are as good, as far as that was tested."""
     if as_good := [cell for cell in tested if cell.as_good]:
-        found = [f"Not significantly worse: {_listed(table, as_good)}."]
+        as_good.sort(key=lambda cell: abs(cell.difference or 0.0))
+        p_values = ["" if cell.p_value is None else f", p = {cell.p_value:.2g}" for cell in as_good]
+        words = [f"{_model(table, c)} ({c.estimate()}{p})" for c, p in zip(as_good, p_values, strict=True)]
+        found = [f"Not significantly worse: {some(words, MOST_NAMED)}."]
     else:
         every = "Every other" if len(tested) == len(others) else "Every tested"
         found = [f"{every} {_noun(table)} is significantly worse."]
-    if untested := len(others) - len(tested):
-        found.append(f"Not tested: {counted(untested, _noun(table))}.")
+    if rest := len(others) - len(tested):
+        found.append(f"Not tested: {counted(rest, _noun(table))}.")
     return found
 
 
@@ -99,12 +102,3 @@ def _noun(table: Table) -> str:
 
 def _model(table: Table, cell: Cell) -> str:
     return name_of(table.row_keys, cell.row)
-
-
-def _listed(table: Table, cells: Sequence[Cell]) -> str:
-    by_mean = sorted(cells, key=lambda cell: abs(cell.difference or 0.0))
-    return some([f"{_model(table, cell)} ({_mean_and_p(cell)})" for cell in by_mean], MOST_NAMED)
-
-
-def _mean_and_p(cell: Cell) -> str:
-    return cell.estimate() + ("" if cell.p_value is None else f", p = {cell.p_value:.2g}")

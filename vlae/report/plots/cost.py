@@ -40,11 +40,13 @@ def costs(panels: Sequence[Panel], options: Options) -> Captioned:
                 dagger(each, x, y)
         seconds = [run.value(SECONDS) for series in panel.series for run in series.runs]
         few_numbers(each.yaxis)
-        if min(seconds) > 0 and max(seconds) > WIDE * min(seconds):
-            logarithmic(each, min(seconds), max(seconds))
+        lowest, highest = min(seconds), max(seconds)
+        if lowest > 0 and highest > WIDE * lowest:
+            logarithmic(each, lowest, highest)
         else:
             few_numbers(each.xaxis)
-            _keep_wide(each, min(seconds), max(seconds))
+            if highest - lowest < 0.1 * highest:  # almost equal times look equal
+                each.set_xlim(0.46 * (lowest + highest), 0.54 * (lowest + highest))
         each.set_xlabel("Training (seconds)")
         each.set_ylabel(axis_label(metric))
     legend(figure, axes, narrow=options.narrow)
@@ -54,13 +56,6 @@ def costs(panels: Sequence[Panel], options: Options) -> Captioned:
     figure.caption = ". ".join([first, *doubts, "Times depend on the machine and on its load"]) + "."
     figure.doubt = doubt
     return figure
-
-
-def _keep_wide(axes: Axes, lowest: float, highest: float) -> None:
-    """An axis of at least 16 % of the seconds, so that almost equal times look equal."""
-    if highest - lowest < 0.1 * highest:
-        middle = (lowest + highest) / 2
-        axes.set_xlim(0.92 * middle, 1.08 * middle)
 
 
 def _marker(axes: Axes, series: Configuration, metric: str) -> tuple[float, float]:

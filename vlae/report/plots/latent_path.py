@@ -38,10 +38,8 @@ def paths(panels: Sequence[Panel], options: Options) -> Captioned:
             for axis in (each.xaxis, each.yaxis):
                 few_numbers(axis, 2 if options.narrow else 4)
     for i, of_image in enumerate(axes):
-        if options.narrow:
-            of_image[-1].set_xlabel(f"Test image {i + 1}")
-        else:
-            of_image[0].set_ylabel(f"Test image {i + 1}")
+        name = of_image[-1].set_xlabel if options.narrow else of_image[0].set_ylabel
+        name(f"Test image {i + 1}")
     samples = {Q: sample_of(linewidth=0.9), UPDATES: sample_of(marker="."), SEARCH: sample_of(**_SEARCHED)}
     legend_of(figure, samples, narrow=options.narrow)
     figure.caption = (

@@ -48,7 +48,7 @@ class Term(NamedTuple):
     """A list where the operator is ``in``."""
 
     def holds(self, run: Run) -> bool:
-        """Whether it is true of a run. A missing value, or one of another type, is unequal, and neither more nor less.
+        """Whether it holds for a run. A missing value, or one of another type, is unequal, and neither more nor less.
 
         >>> Term("seed", "<", 3).holds(Run("vae-0", "", {"seed": 2}, "done"))
         True

@@ -151,7 +151,8 @@ def collect(source: Source) -> Runs:
     again = {_exact(run): run.id for run in found.values() if not run.earlier} if earlier else {}
     for run in earlier:
         if twin := again.get(_exact(run)):
-            left_out.append(LeftOut(found.pop(run.id).id, f"it is {twin} under an earlier scheme of ids"))
+            del found[run.id]
+            left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
 
 

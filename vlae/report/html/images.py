@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlae.errors import UserError
 from vlae.report.plots.draw import draw
-from vlae.report.plots.frame import Captioned, file_content
+from vlae.report.plots.frame import file_content
 from vlae.report.plots.registry import KINDS
 from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.tables.groups import Configuration
@@ -23,7 +23,6 @@ INCH = 96
 """Pixels per inch in a browser."""
 LARGEST_SVG = 1_000_000
 """Bytes of an SVG; a larger one becomes a PNG."""
-DATA = "data"
 PICTURES = {
     "reconstructions": "reconstructions",
     "prior_samples": "samples from the prior",
@@ -64,15 +63,13 @@ def embed(runs: Runs, models: int) -> tuple[list[Picture], list[LeftOut]]:
                 )
             figure = draw(kind, runs, narrow=True)
             width = round(INCH * figure.get_figwidth())  # so that letters are as large as on paper
-            found.append(Picture(plot_kind.shows, _uri(figure), width, caption=figure.caption))
+            svg = file_content(figure, "svg")
+            small = len(svg) <= LARGEST_SVG
+            uri = _data("svg+xml", svg) if small else _data("png", file_content(figure, "png"))
+            found.append(Picture(plot_kind.shows, uri, width, caption=figure.caption))
         except Exception as error:  # whatever it is, the page is worth more than one figure
             left_out.append(LeftOut(kind, str(error) or type(error).__name__))
     return found, left_out
-
-
-def _uri(figure: Captioned) -> str:
-    svg = file_content(figure, "svg")
-    return _data("svg+xml", svg) if len(svg) <= LARGEST_SVG else _data("png", file_content(figure, "png"))
 
 
 def _data(kind: str, content: bytes) -> str:
@@ -109,7 +106,7 @@ def gallery(runs_dir: Path, models: Sequence[Configuration]) -> Gallery:
         if run is None:
             continue
         own = tuple(_pictures(runs_dir / run.id, PICTURES))
-        of_data = [p for p in _pictures(runs_dir / run.id, {DATA: "test images"}) if p.uri not in data]
+        of_data = [p for p in _pictures(runs_dir / run.id, {"data": "test images"}) if p.uri not in data]
         size = sum(len(picture.uri) for picture in (*own, *of_data))
         if used + size > ALL or number == MOST:
             more += 1

@@ -173,7 +173,7 @@ def sample_of(**look: Any) -> Artist:
 
 
 def bare(axes: Axes) -> None:
-    """Without ticks and borders: a picture."""
+    """Remove ticks and borders: the axes hold a picture."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

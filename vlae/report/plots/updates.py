@@ -27,6 +27,7 @@ INCHES = 0.45
 """Side of a picture."""
 MEASURED = 100
 """Test images that the error is a mean over."""
+LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has its directory here"
 REFINED = ("model.num_updates", "model.num_steps")
 
 
@@ -99,9 +100,6 @@ def tile(pictures: np.ndarray) -> np.ndarray:
     columns, rows, height, width = padded.shape[:4]
     tiles = np.moveaxis(padded, 0, 2)  # [rows, height, columns, width, ...]
     return tiles.reshape(rows * height, columns * width, *padded.shape[4:])[:-1, :-1]
-
-
-LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has its directory here"
 
 
 UPDATES = PlotKind(

@@ -72,9 +72,9 @@ def terms(text: str, known: Sequence[str]) -> list[Term]:
     for part in _AND.split(text.strip()):
         if not (match := _TERM.fullmatch(part)) or not match["value"]:
             raise UserError(f"--where: {EXPECTED}; got {part!r}")
-        key, op, text = key_of(match["key"], known, "--where"), match["op"].strip(), match["value"]
+        key, op, written = key_of(match["key"], known, "--where"), match["op"].strip(), match["value"]
         try:
-            value = [*map(read_value, _LIST_ENTRY.findall(text))] if op == "in" else read_value(text)
+            value = [*map(read_value, _LIST_ENTRY.findall(written))] if op == "in" else read_value(written)
         except ValueError as error:
             raise UserError(f"--where: {EXPECTED}, {error}") from None
         found.append(Term(key, op, value))

@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
-from vlae.report.plots.style import FILLED, RC, style_of
+from vlae.report.plots.style import FILLED, style_of
 from vlae.report.tables.groups import Configuration
 
 Handle = Artist | Container
@@ -62,7 +63,7 @@ class Captioned(Figure):
 
 def in_style() -> Any:
     """The context in which figures are drawn and written: whatever a user has set, they look the same."""
-    return style.context(["default", dict(RC)])
+    return style.context(["default", Path(__file__).with_name("figures.mplstyle")])
 
 
 def file_content(figure: Captioned, suffix: str) -> bytes:

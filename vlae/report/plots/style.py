@@ -5,8 +5,7 @@ lines and points in print without colours.
 """
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Dashes = tuple[int, tuple[float, ...] | None]
 """An offset, and lengths on and off, as matplotlib takes them."""
@@ -51,22 +50,6 @@ PROPOSALS: dict[str, tuple[Dashes, str]] = {
 }
 """Dashes and filling of the markers, in figures where the lines of a model are its proposals."""
 OTHER_PROPOSALS = (0, (3, 3)), "bottom"
-RC: Mapping[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "text.parse_math": False,  # names are text: what is between dollars would be a formula
-    "lines.linewidth": 1.2,
-    "lines.markersize": 5.0,
-    "image.interpolation": "nearest",
-    "savefig.dpi": 200,
-    "pdf.fonttype": 42,  # text that can be searched and edited
-    "svg.hashsalt": "vlae",  # else ids are drawn at random
-}
 
 
 def style_of(model: str) -> Style:

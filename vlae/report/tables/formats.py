@@ -117,9 +117,9 @@ def html_table(layout: Layout, template: str = "table.html.jinja", *, sortable: 
 
 
 FORMATS: dict[str, Write] = {
-    "markdown": lambda *asked: markdown(layout(*asked)),
-    "latex": lambda *asked: latex(layout(*asked)),
-    "html": lambda *asked: html(layout(*asked)),
+    "markdown": lambda table, decimals, transpose: markdown(layout(table, decimals, transpose)),
+    "latex": lambda table, decimals, transpose: latex(layout(table, decimals, transpose)),
+    "html": lambda table, decimals, transpose: html(layout(table, decimals, transpose)),
     "csv": lambda table, decimals, transpose: to_csv(table),
     "json": lambda table, decimals, transpose: to_json(table),
 }

@@ -144,7 +144,7 @@ def collect(source: Source) -> Runs:
         if isinstance(entry, LeftOut):
             left_out.append(entry)
         elif entry.id in found:
-            left_out.append(LeftOut(entry.id, "it is there more than once"))
+            left_out.append(LeftOut(entry.id, "another run has the same id"))
         else:
             found[entry.id] = entry
     earlier = [run for run in found.values() if run.earlier]

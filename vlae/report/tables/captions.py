@@ -30,7 +30,7 @@ PROPOSALS = {
     "student_t": "a Student-t proposal",
     "mixture": "a mixture proposal",
 }
-UNRELIABLE = f"in at least one run of each {LARGE_K_HAT}, so they are {TOO_LOW}"
+UNRELIABLE = f"in at least one run of each cell {LARGE_K_HAT}, so these estimates are {TOO_LOW}"
 SOME = 5
 """Entries of a list that a caption can hold."""
 
@@ -38,12 +38,10 @@ SOME = 5
 def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     """The caption of a table. runs: those whose metrics are in it."""
     if not runs:
-        return f"{description(metric)}. No run has it yet."
+        return f"{description(metric)}. No run has this metric yet."
     expected = sum(cell.runs for cell in cells)
-    number = (
-        counted(expected, "run") if len(runs) == expected else f"{len(runs)} of {counted(expected, 'run')}"
-    )
-    own = "Each model has another proposal, so differences may be those of the proposals"
+    number = ("" if len(runs) == expected else f"{len(runs)} of ") + counted(expected, "run")
+    own = "Each model has its own proposal, so part of a difference may come from the proposals"
     spread = "Mean ± standard error over seeds"
     if all(cell.standard_error is None for cell in cells):
         spread = "One seed each, so the standard error over seeds is unknown"

@@ -137,7 +137,7 @@ def test_a_run_that_is_not_done_has_a_state_and_no_difference(compare, tmp_path)
     status, out, _ = compare("vae", "vlae")
     assert status == 0
     assert re.search(r"state │ done +│ failed \(exception\)", out)
-    assert "there is no difference to be told yet" in out
+    assert "so there is no difference yet" in out
     assert not any(each.difference for each in comparison(tmp_path, "vae", "vlae").metrics)
 
 

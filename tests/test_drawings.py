@@ -437,7 +437,7 @@ def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_
         (["curves", "--out", ""], "--out: expected a file, got ''"),
         (["curves", "--out", "."], "--out: expected a file that ends in .pdf, .svg, .png, got '.'"),
         (["bogus", "--out", "a.pdf"], "updates, estimators, latent_path, got 'bogus'\n"),
-        (["curves", "--out", "a.pdf", "--rows", ""], "--rows: expected a key or several"),
+        (["curves", "--out", "a.pdf", "--rows", ""], "--rows: expected one or several comma-separated keys"),
         (["curves", "--out", "a"], "expected a file that ends in .pdf"),
         (
             ["curves", "--out", "nowhere/a.pdf"],

@@ -314,7 +314,7 @@ def test_the_default_figure_is_by_an_estimator_that_all_runs_have(tmp_path):
     (path / "results.json").write_text(json.dumps(results))
     assert table_of(tmp_path).metric == OWN
     assert "with each model's own q(z | x)" in table_of(tmp_path).caption
-    assert cells(table_of(tmp_path, metric=LAPLACE))["vlae"].missing == "1 done without this figure"
+    assert cells(table_of(tmp_path, metric=LAPLACE))["vlae"].missing == "1 done without this metric"
 
 
 def test_rows_that_differ_in_how_they_were_trained_are_said_to(tmp_path):
@@ -841,12 +841,12 @@ def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
             "--format: expected one of terminal, markdown, latex, html, csv, json, got 'latx'",
         ),
         (["--metric", "test/elbo"], "--metric: no run has a metric 'test/elbo'; did you mean test.elbo"),
-        (["--metric", "environment.host"], "--metric: expected a figure, environment.host is 'h' in"),
+        (["--metric", "environment.host"], "--metric: expected a number, environment.host is 'h' in"),
         (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model?"),
         (["--rows", ""], "--rows: expected one or several comma-separated keys, got ''"),
         (["--cols", " ,"], "--cols: expected one or several comma-separated keys, got ' ,'"),
         (["--rows", "model", "--cols", "model"], "--cols: expected keys that the rows have not, got model"),
-        (["--cols", "model"], "came model, which --rows has by default, too"),
+        (["--cols", "model"], "got model, which --rows has by default, too"),
         (
             ["--where", "model=VAE and seed<9"],
             "no runs with model=VAE and seed<9; model.name is vae; seed is 0",

@@ -120,8 +120,8 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
     updates = [key for key in UPDATES if key in runs.settings()]
     grouping = [key for each in keys for key in (updates if each == "T" else [each])]
     groupby = [f"config.{key}" for key in dict.fromkeys(grouping)]
-    of = {"entity": place.entity or entity, "project": place.project, "name": runs.title}
-    return Runset(**of, filters=filters, groupby=groupby)
+    of = place.entity or entity
+    return Runset(entity=of, project=place.project, name=runs.title, filters=filters, groupby=groupby)
 
 
 def _stored(key: str) -> str:

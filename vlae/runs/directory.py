@@ -281,11 +281,14 @@ class RunDirectory:
 
 
 def metrics_of(path: StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Lines of ``path``, parsed. RecordError: one is no JSON."""
+    """Lines of ``path``, parsed. RecordError: one is no JSON object."""
     try:
-        return [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines]
     except ValueError as error:
         raise RecordError(f"{path} has a line that is no JSON ({error})") from error
+    if not all(isinstance(line, dict) for line in found):
+        raise RecordError(f"{path} has a line that is no JSON object")
+    return found
 
 
 # --- what status.json holds ------------------------------------------------------------------------------------

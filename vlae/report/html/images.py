@@ -14,7 +14,6 @@ from vlae.report.plots.frame import file_content
 from vlae.report.plots.registry import KINDS
 from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.tables.groups import Configuration
-from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_bytes
 
 LOADED = 12
@@ -123,7 +122,7 @@ def _pictures(run: Path, kinds: dict[str, str]) -> Iterator[Picture]:
             content = read_bytes(check_inside(run, "images") / f"{name}.png")
             if content is not None:
                 yield _picture(title, content)
-        except (RecordError, OSError, ValueError, SyntaxError):
+        except Exception:  # Pillow raises many kinds for a damaged file
             continue
 
 

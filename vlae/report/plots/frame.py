@@ -156,8 +156,8 @@ def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = Fal
         box = made.get_window_extent()
         return made, box.width / figure.dpi, box.height / figure.dpi
 
-    made, width, height = added(1)
-    columns = min(len(names), int(NARROW / width)) if narrow else math.ceil(height / LEGEND_INCHES)
+    made, width, height = added(1)  # 0.2 inches apart where there are several columns
+    columns = min(len(names), int(NARROW / (width + 0.2))) if narrow else math.ceil(height / LEGEND_INCHES)
     if columns > 1:
         made.remove()
         _, width, height = added(columns)
@@ -214,7 +214,7 @@ def logarithmic(axes: Axes, lowest: float, highest: float) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _power_of_ten(value: float, _: int | None = None) -> str:
+def _power_of_ten(value: float, _: float) -> str:
     """``0.1``, ``1``, ``10``, ``10³``"""
     exponent = round(math.log10(value))
     return f"{value:g}" if -2 <= exponent <= 2 else "10" + str(exponent).translate(_RAISED)

@@ -170,7 +170,7 @@ def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
     word = summary.get("status/state")
     reported = ("failed", "interrupted") if state == "failed" else ("failed", "interrupted", "running")
     if state in REPORTED and word in reported:
-        return word, summary.get("status/reason") or ""
+        return str(word), summary.get("status/reason") or ""
     if state in INTERRUPTED:
         return "interrupted", state
     return ("interrupted", "finished without results") if state == "finished" else (state, "")

@@ -18,6 +18,7 @@ from benchmarks import reference
 from benchmarks.timing import Pair, Work
 from vlae.config.compose import compose
 from vlae.config.preprocessing import Preprocessing
+from vlae.config.schema import Trainer
 from vlae.config.targets import build as build_target
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
@@ -34,7 +35,7 @@ from vlae.nn.networks import initialise
 from vlae.runs.directory import RunDirectory
 from vlae.seeding import Noise, batch_noise, generator, image_noise
 from vlae.system.interruption import Interruption
-from vlae.training.loop import Schedule, Training
+from vlae.training.loop import Training
 from vlae.training.objective import sample_terms
 from vlae.training.training_set import TrainingSet
 
@@ -235,9 +236,7 @@ def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
     """The platform's own training loop over its own preprocessing, for one epoch at a time."""
     preprocess = Preprocess(Preprocessing(), splits, model.output.support)
     optimizer = platform_adam(model)
-    schedule = Schedule(
-        epochs=1, batch_size=BATCH, patience=None, clip_grad_norm=None, checkpoint_every=float("inf")
-    )
+    trainer = Trainer(epochs=1, batch_size=BATCH, checkpoint_every=1e9)
     folder = TemporaryDirectory()  # removed with the work
 
     def one_pass() -> Tensor:
@@ -247,8 +246,7 @@ def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
             optimizer=optimizer,
             training_set=TrainingSet(splits.train, preprocess),
             selection_set=preprocess.evaluation_set(splits.validation, "validation"),
-            selection_name="validation",
-            schedule=schedule,
+            trainer=trainer,
             seed=0,
             directory=RunDirectory(Path(folder.name)),
         )

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vlae import seeding
 from vlae.config.compose import compose, validate
-from vlae.config.schema import Config
+from vlae.config.schema import Config, Trainer
 from vlae.config.targets import build
 from vlae.data import datasets
 from vlae.errors import NonFiniteError
@@ -25,14 +26,14 @@ from vlae.seeding import batch_noise, generator
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.training import epoch_metrics, objective, training_set
 from vlae.training.epoch_metrics import mean_metrics, stage_elbos
-from vlae.training.loop import Progress, Schedule, Training
+from vlae.training.loop import Progress, Training
 from vlae.training.objective import sample_terms
 from vlae.training.training_set import TrainingSet
 
 MODELS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
 TRAIN, BATCH = 50, 20  # the last batch of an epoch is smaller
 STEPS = 3  # an epoch
-SCHEDULE = Schedule(epochs=2, batch_size=BATCH, patience=None, clip_grad_norm=None, checkpoint_every=1e9)
+TRAINER = {"epochs": 2, "batch_size": BATCH, "checkpoint_every": 1e9}
 TINY = ("dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]")
 
 every_model = pytest.mark.parametrize("model", MODELS)
@@ -59,9 +60,9 @@ def make(
     optimizer: str = "adam",
     lr: float = 1e-2,
     seed: int = 0,
-    **schedule: object,
+    **keys: Any,
 ) -> Training:
-    """A training on a few digits; ``schedule`` changes SCHEDULE."""
+    """A training on a few digits; ``keys`` change TRAINER."""
     cfg = settings(f"model={model}", f"output_dist={output}", f"seed={seed}")
     preprocess = datasets.preprocess(cfg.dataset, digits(), build(cfg.output_dist).support, dtype)
     network = build_model(cfg, preprocess.shape, preprocess.variance, torch.device("cpu"), dtype)
@@ -72,8 +73,7 @@ def make(
         optimizer=build(section, params=network.parameters()),
         training_set=TrainingSet(preprocess.training_images(digits()), preprocess),
         selection_set=preprocess.evaluation_set(digits().validation, "validation"),
-        selection_name="validation",
-        schedule=replace(SCHEDULE, **schedule),
+        trainer=Trainer(**{**TRAINER, **keys}),
         seed=seed,
         directory=RunDirectory(place),
     )
@@ -414,7 +414,7 @@ def test_the_failure_names_the_last_good_checkpoint_and_leaves_it_as_it_was(tmp_
 
 @pytest.mark.parametrize("lr", [1e30, 1e38])
 def test_weights_that_are_not_finite_are_never_saved(lr, tmp_path):
-    training = make(tmp_path, dtype=torch.float32, optimizer="sgd", lr=lr, checkpoint_every=-1.0)
+    training = make(tmp_path, dtype=torch.float32, optimizer="sgd", lr=lr, checkpoint_every=1e-9)
     with pytest.raises(NonFiniteError):
         run(training)
     if (tmp_path / "checkpoints" / "last.pt").exists():

@@ -1,6 +1,6 @@
 """Preparation of a run: its data, its model, its images to score."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from vlae.experiment.trained_model import TrainedModel
 from vlae.models.base import LatentVariableModel
 from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
-from vlae.training.loop import Schedule, Training
+from vlae.training.loop import Training
 from vlae.training.training_set import TrainingSet
 
 
@@ -47,14 +47,12 @@ class Prepared:
 
     def training(self, directory: RunDirectory) -> Training:
         """The training, recorded in ``directory``."""
-        trainer = self.config.trainer
         return Training(
             model=self.model,
             optimizer=build(self.config.optimizer, params=self.model.parameters()),
             training_set=TrainingSet(self.images, self.preprocess),
             selection_set=self.selection_set,
-            selection_name=trainer.selection,
-            schedule=Schedule(**{field.name: getattr(trainer, field.name) for field in fields(Schedule)}),
+            trainer=self.config.trainer,
             seed=self.config.seed,
             directory=directory,
         )

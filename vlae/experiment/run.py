@@ -302,7 +302,7 @@ def _training_report(
     latest: dict[str, float] = {}
 
     def report(progress: "Progress", line: dict[str, float] | None) -> None:
-        epochs = training.schedule.epochs
+        epochs = training.trainer.epochs
         done = progress.epoch + progress.batch / training.batches_per_epoch
         if line is not None:
             latest["elbo"] = round(line[f"{training.selection_name}/elbo_nats"], 2)

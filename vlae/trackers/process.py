@@ -15,7 +15,7 @@ from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.system.files import make_directory
 from vlae.system.locations import SOURCE
-from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, Settings, to_wandb
+from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, to_wandb
 
 ENDS_WITHIN = 5.0
 """Seconds that a mirror has to complete itself after the run."""
@@ -94,7 +94,7 @@ def mirrored(directory: RunDirectory) -> Iterator[None]:
             _end(process)
 
 
-def watched(settings: Settings | Tracker) -> bool:
+def watched(settings: Tracker) -> bool:
     """Whether there is a mirror at all."""
     return settings.tensorboard or to_wandb(settings.wandb, settings.mode)
 

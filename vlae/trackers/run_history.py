@@ -2,12 +2,12 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlae.config.run_id import OF_A_COMMAND
+from vlae.config.schema import Tracker
 from vlae.runs.directory import RunDirectory, metrics_of
 from vlae.runs.lease import FORCED
 from vlae.system.disk import RecordError
@@ -23,30 +23,14 @@ WANDB, OFFLINE, TENSORBOARD = "wandb", "wandb-offline", "tensorboard"
 """What they keep: of what Weights & Biases has; of what was logged offline since; of event files."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Of trackers; conf/config.yaml explains each key."""
-
-    wandb: bool = False
-    tensorboard: bool = False
-    project: str = "vlae"
-    entity: str | None = None
-    group: str | None = None
-    tags: Sequence[str] = ()
-    name: str | None = None
-    mode: str = "auto"
-    images_every: int | None = None
-    artifacts: bool = False
-
-
 class RunHistory:
     """A run for its mirrors: what it is, and what they have kept. Its directory is read again at each call."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
         self.config = directory.config()
-        given = self.config.get("tracker") or {}
-        self.settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
+        # checked before it was frozen; keys of another version are left out
+        self.settings = Tracker.model_construct(**(self.config.get("tracker") or {}))
 
     @property
     def run_id(self) -> str:

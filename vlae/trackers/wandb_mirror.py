@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vlae.config.schema import Tracker
 from vlae.errors import UserError
 from vlae.runs import snapshot
 from vlae.runs.lease import now
@@ -28,7 +29,6 @@ from vlae.trackers.run_history import (
     WANDB,
     Epochs,
     RunHistory,
-    Settings,
     flat,
     generation,
     wandb_id,
@@ -275,7 +275,7 @@ def digest(run_history: RunHistory, epochs: Epochs | None = None) -> list[Any]:
     return [status["state"], status["attempt"], epochs.length]
 
 
-def delete(settings: Settings, wandb_id: str) -> bool:
+def delete(settings: Tracker, wandb_id: str) -> bool:
     """A run on W&B. Returns whether it was there: one that was offline may never have arrived."""
     wandb = client()
     path = "/".join(filter(None, [settings.entity, settings.project, wandb_id]))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlae.config.schema import Trainer
 from vlae.errors import NonFiniteError
 from vlae.models.base import LatentVariableModel
 from vlae.runs import checkpoint
@@ -17,20 +18,6 @@ from vlae.system.interruption import Interruption
 from vlae.training.epoch_metrics import diagnostics, mean_metrics
 from vlae.training.objective import select_objective
 from vlae.training.training_set import TrainingSet
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how carefully to train; the names are those of conf/config.yaml's ``trainer``."""
-
-    epochs: int
-    batch_size: int
-    patience: int | None
-    clip_grad_norm: float | None
-    checkpoint_every: float
-    objective: str = "elbo"
-    num_samples: int = 1
-    kl: str = "sampled"
 
 
 @dataclass
@@ -64,15 +51,14 @@ class Training:
         optimizer: torch.optim.Optimizer,
         training_set: TrainingSet,
         selection_set: Float[Tensor, "images pixels"],
-        selection_name: str,
-        schedule: Schedule,
+        trainer: Trainer,
         seed: int,
         directory: RunDirectory,
     ) -> None:
         self.model, self.optimizer, self.training_set = model, optimizer, training_set
-        self.selection_set, self.selection_name = selection_set, selection_name
-        self.schedule, self.seed, self.directory = schedule, seed, directory
-        self.objective = select_objective(schedule.objective, schedule.kl)
+        self.selection_set, self.selection_name = selection_set, trainer.selection
+        self.trainer, self.seed, self.directory = trainer, seed, directory
+        self.objective = select_objective(trainer.objective, trainer.kl)
         self.progress = Progress()
         self._checkpoints = directory.path / "checkpoints"
 
@@ -82,7 +68,7 @@ class Training:
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-len(self.training_set) // self.schedule.batch_size)
+        return -(-len(self.training_set) // self.trainer.batch_size)
 
     def save(self) -> None:
         """Write a checkpoint: with the seed it determines the rest of the training, bit for bit on a CPU."""
@@ -109,9 +95,9 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        p, patience = self.progress, self.schedule.patience
+        p, patience = self.progress, self.trainer.patience
         stopped_early = patience is not None and p.epoch - p.best_epoch >= patience and p.epoch > 0
-        return p.epoch >= self.schedule.epochs or stopped_early
+        return p.epoch >= self.trainer.epochs or stopped_early
 
     def run(
         self, interruption: Interruption, report: Callable[[Progress, dict[str, float] | None], None]
@@ -120,7 +106,7 @@ class Training:
         saved = time.monotonic()
         while not self.finished:
             began = time.monotonic()
-            batches = self.training_set.order(self.seed, self.progress.epoch).split(self.schedule.batch_size)
+            batches = self.training_set.order(self.seed, self.progress.epoch).split(self.trainer.batch_size)
             width = len(self.objective.metrics)
             means = torch.zeros(len(batches), width, dtype=self.dtype, device=self.training_set.images.device)
             done = torch.tensor(self.progress.means, dtype=self.dtype).view(-1, width)
@@ -130,7 +116,7 @@ class Training:
                 self.progress.batch += 1
                 self.progress.step += 1
                 report(self.progress, None)
-                overdue = time.monotonic() - saved > self.schedule.checkpoint_every
+                overdue = time.monotonic() - saved > self.trainer.checkpoint_every
                 if (overdue or interruption.requested) and self.progress.batch < len(batches):
                     self._store(means, time.monotonic() - began)
                     self.save()
@@ -138,7 +124,7 @@ class Training:
                     interruption.check()
             self._store(means, time.monotonic() - began)
             report(self.progress, self._end_epoch(batches, time.monotonic()))
-            overdue = time.monotonic() - saved > self.schedule.checkpoint_every
+            overdue = time.monotonic() - saved > self.trainer.checkpoint_every
             if overdue or interruption.requested or self.finished:
                 self.save()
                 saved = time.monotonic()
@@ -147,13 +133,13 @@ class Training:
     def _step(self, indices: Tensor) -> Float[Tensor, " metrics"]:
         x, noise = self.training_set.batch(indices, self.seed, self.progress.step)
         try:
-            loss, metrics = self.objective.estimate(self.model, x, noise, self.schedule.num_samples)
+            loss, metrics = self.objective.estimate(self.model, x, noise, self.trainer.num_samples)
         except NonFiniteError as error:
             raise self._error(f"{error}, at step {self.progress.step + 1}") from error
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.schedule.clip_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip_grad_norm)
+        if self.trainer.clip_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_grad_norm)
         self.optimizer.step()
         return metrics
 

@@ -122,9 +122,11 @@ def test_an_unexpected_error_keeps_its_traceback(command):
 
 
 def test_hydras_own_refusal_is_one_block_without_a_traceback(command, capfd):
-    assert command(None, "~nothing") == 2
+    assert command(None, "~optimizer.nothing") == 2
     error = capfd.readouterr().err
-    assert error == "vlae: 1 problem in the configuration\n  ~nothing: there is no such key\n"
+    heading, problem = error.splitlines()
+    assert heading == "vlae: 1 problem in the configuration"
+    assert problem == "  composition: Could not delete from config. 'optimizer.nothing' does not exist."
     assert "HYDRA_FULL_ERROR" not in error
 
 

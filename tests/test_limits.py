@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import vlae
 from vlae.config import limits
-from vlae.config.compose import LARGEST, SMALLEST, compose, wrong_numbers
+from vlae.config.checks import LARGEST, SMALLEST, wrong_leaves
+from vlae.config.compose import compose
 from vlae.config.limits import FEWEST_PIXELS, NONSENSE, beyond_the_machine
 from vlae.config.overrides import choices
 from vlae.config.problems import ConfigError
@@ -73,7 +74,7 @@ def test_every_seed_of_64_bits_trains_and_is_found_again(seed, tmp_path):
 @quick
 @given(st.integers(SMALLEST, LARGEST))
 def test_every_other_whole_number_is_what_the_schema_says(number):
-    assert wrong_numbers({"a": [number, float(number)]}) == []
+    assert wrong_leaves({"a": [number, float(number)]}) == []
 
 
 def test_the_range_is_said_and_settings_of_a_launcher_have_it_too():

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlae.config.compose import compose
-from vlae.config.names import LONGEST_NAME, wrong_name
-from vlae.config.overrides import lenient, parse
+from vlae.config.overrides import hydra_arguments, parse
 from vlae.config.problems import ConfigError
+from vlae.config.schema import LONGEST_NAME, wrong_name
 from vlae.launching import sweep_index
 from vlae.launching.hydra_entry import name_of, wrong_sweep_name
 from vlae.launching.status_table import select_runs
@@ -71,7 +71,7 @@ def launch(monkeypatch, run_launch, capsys):
 @pytest.mark.parametrize("name", LEGAL)
 def test_a_legal_name_is_text_as_it_is_written_and_finds_its_sweep(name, tmp_path):
     assert wrong_name(name, file=True) is None
-    assert parse(lenient([f"hydra.sweeper.name={name}"])[0]).value() == name
+    assert parse(hydra_arguments([f"hydra.sweeper.name={name}"])[0]).value() == name
     sweep_index.remember(tmp_path, name, {"a": "seed=0"}, [])
     sweep_index.remember(tmp_path, f"{name}2"[-20:], {"b": "seed=0"}, [])
     assert select_runs(tmp_path, name) == (name, {"a": "seed=0"})
@@ -97,7 +97,7 @@ def test_any_other_name_is_refused_by_its_key_and_leaves_nothing(launch, tmp_pat
 
 def test_none_is_no_name_but_null_is_the_default():
     assert "expected null where there is none" in str(wrong_sweep_name("None", None))
-    assert lenient(["hydra.sweeper.name=null"]) == ["hydra.sweeper.name=null"]
+    assert hydra_arguments(["hydra.sweeper.name=null"]) == ["hydra.sweeper.name=null"]
 
 
 @pytest.mark.parametrize("sweep", [(), ("-m",)])

@@ -41,8 +41,9 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]
     """
     from vlae.config import options
     from vlae.config.compose import compose
-    from vlae.config.overrides import directories, unclear_files
+    from vlae.config.overrides import directories
     from vlae.config.problems import ConfigError
+    from vlae.config.yaml_values import unclear_files
     from vlae.experiment.run import run
     from vlae.system.locations import CONF
 

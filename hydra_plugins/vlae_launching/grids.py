@@ -24,8 +24,9 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Ends the command with its exit status, where the launcher is one of ours."""
-        from vlae.config.overrides import added_directories, expand, refuse_too_many
+        from vlae.config.overrides import added_directories, expand
         from vlae.config.sweep_file import place_of, read
+        from vlae.config.sweep_values import refuse_too_many
 
         assert self.launcher is not None
         of_file = read(place_of(self.file)) if self.file else [[]]

@@ -6,10 +6,10 @@ from typing import Any
 
 import hydra
 
-from vlae.config.compose import COMPOSITION_ERRORS, check_command, composition_error, resolve
+from vlae.config.compose import COMPOSITION_ERRORS, composition_error, resolve
 from vlae.config.help import PROGRAM, show
-from vlae.config.options import completion
-from vlae.config.overrides import commands, lenient
+from vlae.config.options import check_command, completion
+from vlae.config.overrides import commands, hydra_arguments
 from vlae.config.sweep_file import with_sweep_file
 from vlae.errors import UserError
 from vlae.system.locations import CONF
@@ -74,12 +74,12 @@ def main(program: str = PROGRAM) -> int:
             return printed(complete(*asked, program))
         arguments = with_sweep_file(arguments)
         check_command(arguments)
-        sys.argv[1:] = lenient(arguments)
+        sys.argv[1:] = hydra_arguments(arguments)
         run()
     except UserError as error:
         return complain(error)
     except COMPOSITION_ERRORS as error:
-        return complain(composition_error(error, arguments))
+        return complain(composition_error(error))
     except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
         text = "vlae: stopped; the same command resumes from the last checkpoint, if there is one"
         print(text, file=sys.stderr)

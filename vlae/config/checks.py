@@ -1,14 +1,101 @@
-"""Checks of a whole configuration: settings that contradict each other, and what this machine lacks."""
+"""Checks of a whole configuration: each key, settings that contradict each other, and what this machine lacks."""
 
+import functools
 import importlib.util
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from vlae.config.overrides import CONF, WRONG, messages_in
 from vlae.config.preprocessing import Preprocessing, conflicts
-from vlae.config.problems import Problem, listed
-from vlae.config.run_id import get
-from vlae.config.targets import load_target
+from vlae.config.problems import Problem, listed, problems_of, shown, with_suggestions
+from vlae.config.run_id import MISSING, entries, get, section_of_key
+from vlae.config.schema import Config, fields
+from vlae.config.targets import KINDS, check_name, check_section, load_target
+
+
+def problems_in(
+    container: dict[str, Any], already: Sequence[Problem] = (), *, deep: bool = True
+) -> list[Problem]:
+    """All that is wrong with a container, without problems of keys that have one already.
+
+    deep: False for what shows without importing a target, and torch with it.
+    """
+    values = {key: value for key, value in container.items() if key != WRONG}
+    problems = messages_in(container)
+    found = problems_of(Config, values) + _missing_keys(values)
+    for section in KINDS:
+        if isinstance(values.get(section), dict):
+            of_section = (
+                check_section(section, values[section]) if deep else check_name(section, values[section])
+            )
+            found += _of_another_target(section, values[section], of_section)
+    found += [p for p in wrong_leaves(values) if p.key not in {other.key for other in found}]
+    if deep:
+        found += _conflicts(values, [*problems, *found, *already])
+    if deep and not any(p.within("device") for p in found):
+        found += _missing_device(values)
+    found = with_suggestions(found, [key for key, _ in entries(values) if "[" not in key])
+    # a section whose choice was wrong stands at its default: its keys were meant for another
+    return problems + [p for p in found if not any(p.within(other.key) for other in [*problems, *already])]
+
+
+def _missing_keys(values: dict[str, Any]) -> list[Problem]:
+    """Keys with a default, which a run states all the same: its id is made of what it states."""
+    missing = [key for key, field in fields() if not field.is_required() and get(values, key) is MISSING]
+    here = [key for key in missing if isinstance(section_of_key(values, key)[0], dict)]
+    return [Problem(key, "missing: every run states it") for key in here]
+
+
+def _of_another_target(section: str, values: dict[str, Any], found: list[Problem]) -> list[Problem]:
+    """The problems of a section; one instead, where its keys are those of another target than the one it names."""
+    key, name, target = f"{section}._target_", values.get("name"), values.get("_target_")
+    if not found or any(problem.key in (key, f"{section}.name") for problem in found):
+        return found
+    targets = _targets_of(section)
+    if targets.get(str(name)) in (None, target):
+        return found
+    keys = listed(problem.key.rpartition(".")[2] for problem in found)
+    wrong = f"{target} does not go with the keys of {section}={name} ({keys})"
+    if there := next((choice for choice, named in targets.items() if named == target), None):
+        return [Problem(key, f"{wrong}; choose {section}={there}, which has its own")]
+    own = str(target).rpartition(".")[2].lower()
+    text = (
+        f"{wrong}; give it a file {section}/{own}.yaml in conf/ or in a directory that --config-dir adds, with "
+        f"name: {own}, _target_: {target} and its keys, and choose {section}={own}"
+    )
+    return [Problem(key, text)]
+
+
+@functools.cache
+def _targets_of(section: str) -> dict[str, Any]:
+    """The choices in conf/ with what they name."""
+    return {
+        file.stem: OmegaConf.load(file).get("_target_") for file in sorted((CONF / section).glob("*.yaml"))
+    }
+
+
+SMALLEST, LARGEST = -(2**63), 2**64 - 1
+"""Whole numbers of 64 bits, signed or not: torch, JSON readers and trackers take no others."""
+
+
+def wrong_leaves(value: Any, place: str = "") -> list[Problem]:
+    """Values that no key has, in a section or a value: nan, inf, whole numbers of more than 64 bits, the text None."""
+    return [Problem(key, wrong) for key, leaf in entries(value, place) if (wrong := _wrong_leaf(leaf))]
+
+
+def _wrong_leaf(value: Any) -> str | None:
+    if value == "None":
+        return "expected null where there is none, got the text 'None'"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"expected a finite number, got {shown(value)}"
+    if isinstance(value, int) and not SMALLEST <= value <= LARGEST:
+        bound = f"at most {LARGEST} (2^64 - 1)" if value > 0 else f"at least {SMALLEST} (-2^63)"
+        return f"expected a whole number of 64 bits, {bound}, got {shown(value)}"
+    return None
 
 
 def available_devices(precision: str = "float32") -> list[str]:
@@ -35,7 +122,7 @@ def _missing_device(values: dict[str, Any]) -> list[Problem]:
     return [Problem("device", f"{text}; choices: {listed(choices)}")]
 
 
-def _missing_extra(values: dict[str, Any]) -> list[Problem]:
+def missing_extra(values: dict[str, Any]) -> list[Problem]:
     """A tracker whose library is not installed: its mirror would stay empty, beside a run of days."""
     if get(values, "tracker.tensorboard") is not True or importlib.util.find_spec("tensorboardX"):
         return []

@@ -1,10 +1,10 @@
 """The help of launch.py, made of the schema and of the comments in conf/: nothing is documented twice."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
@@ -68,17 +68,14 @@ def _table_of_choices(
     places: Sequence[Path], groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]
 ) -> Table:
     """Each group, sweep file and launcher with the opening comment of its file."""
+    rows = [
+        (f"{group}=", [_file(places, group, n) for n in groups[group]], mark)
+        for group, mark in chosen.items()
+    ]
+    rows.append(("sweeps=", sorted(SWEEPS.glob("*.yaml")), ""))
+    rows.append(("hydra/launcher=", [_file(places, "hydra/launcher", n) for n in launchers(places)], "local"))
     table = _table()
-    for group in chosen:
-        for i, name in enumerate(groups[group]):
-            mark = "*" if name == chosen[group] else " "
-            text = header(_file(places, group, name))
-            table.add_row(f"  {f'{group}=' if i == 0 else '':<13}{mark} {name}", escape(text))
-    of_launchers = [_file(places, "hydra/launcher", name) for name in launchers(places)]
-    for title, files, mark in (
-        ("sweeps=", sorted(SWEEPS.glob("*.yaml")), ""),
-        ("hydra/launcher=", of_launchers, "local"),
-    ):
+    for title, files, mark in rows:
         for i, file in enumerate(files):
             star = "*" if file.stem == mark else " "
             table.add_row(f"  {title if i == 0 else '':<13}{star} {file.stem}", escape(header(file)))
@@ -87,13 +84,16 @@ def _table_of_choices(
 
 def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places: Sequence[Path]) -> Table:
     table = _table()
-    _add_keys(table, container, {key: field.description or "" for key, field in fields()})
+    texts = {key: field.description or "" for key, field in fields()}
     for group, name in chosen.items():
         if (file := _file(places, group, name)).is_file():
-            texts = {
-                key: text for key, text in documented_keys(file).items() if key.split(".")[0] not in _NOT_KEYS
-            }
-            _add_keys(table, container, {f"{group}.{key}": text for key, text in texts.items()})
+            keys = documented_keys(file).items()
+            texts |= {f"{group}.{k}": text for k, text in keys if not re.match(r"(name|_target_|sizes)\b", k)}
+    for key, text in texts.items():
+        value = get(container, key)
+        if not isinstance(value, dict) and value is not MISSING:
+            written = value if isinstance(value, str) else shown(value).replace(" ", "")
+            table.add_row(f"  {key}={escape(written)}", escape(text))
     return table
 
 
@@ -126,36 +126,19 @@ def header(file: Path) -> str:
 
 
 def documented_keys(file: Path) -> dict[str, str]:
-    """Every dotted key of a YAML file with its comment: at the end of its line, or in the lines above it."""
-    text = file.read_text(encoding="utf-8")
-    lines = text.splitlines()
+    """Every dotted key of a YAML file in blocks with its comment: at the end of its line, or in the lines above it."""
     found: dict[str, str] = {}
-
-    def visit(node: yaml.Node, place: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for key, value in node.value:
-            name = f"{place}{key.value}"
-            found[name] = _comment(lines, key, value)
-            visit(value, f"{name}.")
-
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is not None:
-        visit(root, "")
-    return found
-
-
-def _comment(lines: Sequence[str], key: yaml.Node, value: yaml.Node) -> str:
-    first = key.start_mark.line
-    same_line = value.end_mark.line == first  # or else a section below
-    _, mark, trailing = lines[first][(value if same_line else key).end_mark.column :].partition("#")
-    if mark:
-        return trailing.strip()
+    place: list[str] = []
     above: list[str] = []
-    while first > 0 and lines[first - 1].strip().startswith("#"):
-        first -= 1
-        above.insert(0, lines[first].strip().lstrip("#").strip())
-    return " ".join(above)
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.lstrip().startswith("#"):
+            above.append(line.strip("# "))
+            continue
+        if match := re.fullmatch(r"((?:  )*)([^\s:#-][^\s:]*):(?: +[^\s#].*?)?(?: +# *(.*))?", line):
+            place[len(match[1]) // 2 :] = [match[2]]
+            found[".".join(place)] = match[3] or " ".join(above)
+        above = []
+    return found
 
 
 def _file(places: Sequence[Path], group: str, name: str) -> Path:
@@ -169,21 +152,3 @@ def _table() -> Table:
     table.add_column(min_width=33, no_wrap=True)
     table.add_column()
     return table
-
-
-def _add_keys(table: Table, container: dict[str, Any], texts: Mapping[str, str]) -> None:
-    """One line per key with its value in ``container`` and its text."""
-    for key, text in texts.items():
-        value = get(container, key)
-        if not isinstance(value, dict) and value is not MISSING:
-            table.add_row(f"  {key}={escape(_written(value))}", escape(text))
-
-
-_NOT_KEYS = {"name", "_target_", "sizes"}
-
-
-def _written(value: Any) -> str:
-    """As it would stand on the command line."""
-    if isinstance(value, str):
-        return value
-    return shown(value).replace(" ", "")

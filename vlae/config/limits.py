@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from vlae.config.problems import Problem, shown
 from vlae.config.run_id import get
@@ -22,14 +22,6 @@ FEWEST_PIXELS = 64
 """Pixels that an image of any dataset has."""
 
 
-class Need(NamedTuple):
-    """What something takes: the key that makes it large, in words, and in bytes."""
-
-    key: str
-    what: str
-    size: int
-
-
 def beyond_the_machine(container: dict[str, Any], *, here: bool) -> list[Problem]:
     """What is wrong with the sizes of a valid configuration. here: this machine executes it, not another one."""
     limit = memory_of_this_machine() if here else NONSENSE
@@ -38,11 +30,8 @@ def beyond_the_machine(container: dict[str, Any], *, here: bool) -> list[Problem
         if size > limit:
             machine = "this machine has" if here else "no machine has more than"
             text = f"{what} would take at least {_written(size)}, and {machine} {_written(limit)}"
-            problems.append(
-                Problem(
-                    key, f"expected a size that fits into memory, got {shown(get(container, key))}: {text}"
-                )
-            )
+            text = f"expected a size that fits into memory, got {shown(get(container, key))}: {text}"
+            problems.append(Problem(key, text))
     return list({problem.key: problem for problem in reversed(problems)}.values())[::-1]
 
 
@@ -62,7 +51,8 @@ def _too_many_threads(threads: int | None, here: bool) -> list[Problem]:
     return [Problem("num_threads", f"expected 1 to {most}{those} or null, got {threads}")]
 
 
-def _needs(container: dict[str, Any]) -> Iterator[Need]:
+def _needs(container: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """What each thing takes: the key that makes it large, its name, and its bytes."""
     model, trainer, evaluate = container["model"], container["trainer"], container["evaluate"]
     number = 8 if trainer["precision"] == "float64" else 4
     facts = getattr(load_target("dataset", container["dataset"]["_target_"]), "known", {})
@@ -76,22 +66,22 @@ def _needs(container: dict[str, Any]) -> Iterator[Need]:
     largest = max(sizes, key=lambda key: sizes[key])
     of_a_step = "trainer.num_samples" if trainer["num_samples"] > sizes[largest] else largest
     copies = 4 if "betas" in container["optimizer"] else 2  # weights, gradients, and two moments
-    yield Need(largest, "weights and the state of the optimizer", copies * number * _weights(model))
+    yield largest, "weights and the state of the optimizer", copies * number * _weights(model)
     # a batch has at most all training images, of which there is at least one
     batch = min(trainer["batch_size"], facts.get("training_images", 1))
     samples = batch * trainer["num_samples"]
-    yield Need(of_a_step, "the activations of one step", samples * widths * number)
+    yield of_a_step, "the activations of one step", samples * widths * number
     covariances = batch if getattr(load_target("model", model["_target_"]), "covariances", False) else 1
-    yield Need("model.latent_dim", "the covariances of one step", covariances * latent**2 * number)
+    yield "model.latent_dim", "the covariances of one step", covariances * latent**2 * number
     images = min(evaluate["num_images"] or math.inf, facts.get("test_images", 1))
     # the largest weights of each image, for its k-hat
     tail = math.isqrt(evaluate["num_samples"]) * int(images) * 8
-    yield Need("evaluate.num_samples", "the importance weights of the test images", tail)
-    yield Need("evaluate.memory_budget", "a chunk", evaluate["memory_budget"] * 2**20)
+    yield "evaluate.num_samples", "the importance weights of the test images", tail
+    yield "evaluate.memory_budget", "a chunk", evaluate["memory_budget"] * 2**20
     if evaluate["ais"]["num_images"] or evaluate["bdmc"]:
         chains, steps = evaluate["ais"]["num_chains"], evaluate["ais"]["num_distributions"]
-        yield Need("evaluate.ais.num_chains", "the chains of one image", chains * widths * number)
-        yield Need("evaluate.ais.num_distributions", "the temperatures", steps * 8)
+        yield "evaluate.ais.num_chains", "the chains of one image", chains * widths * number
+        yield "evaluate.ais.num_distributions", "the temperatures", steps * 8
 
 
 def _weights(model: dict[str, Any]) -> int:

@@ -1,15 +1,26 @@
 """The options of launch.py: those of Hydra's that mean something here, the settings of a launch, added directories."""
 
 import argparse
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 
-from vlae.config.overrides import CONF, commands, directories, parse, split, wrong_hydra_override
+from vlae.config.overrides import (
+    CONF,
+    commands,
+    directories,
+    is_multirun,
+    parse,
+    split,
+    wrong_hydra_override,
+    wrong_overrides,
+)
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
+from vlae.config.yaml_values import unclear_files
 
 SHELLS = ("bash", "fish", "zsh")
 VALUES = {
@@ -35,16 +46,38 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False, prog="launch.py")
-    for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",), ("--run", "-r")):
-        parser.add_argument(*names, action="store_true")
-    parser.add_argument("--multirun", "-m", action="store_true")
+    for flag in ("--help -h", "--hydra-help", "--version", "--resolve", "--run -r", "--multirun -m"):
+        parser.add_argument(*flag.split(), action="store_true")
     parser.add_argument("--shell-completion", "-sc", action="store_true")
-    for names in (("--cfg", "-c"), ("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn")):
-        parser.add_argument(*names)
-    parser.add_argument("--config-dir", "-cd")
+    for option in ("--cfg -c", "--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd"):
+        parser.add_argument(*option.split())
     parser.add_argument("--experimental-rerun")
     parser.add_argument("--info", "-i", const="all", nargs="?")
     return parser
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """What can be refused before Hydra starts."""
+    check_options(arguments)
+    overrides, options = split(arguments)
+    if unclear := unclear_files([CONF, *directories(arguments)]):
+        raise ConfigError(unclear)
+    if is_multirun(arguments):
+        return
+    add = "add -m or sweeps=NAME"
+    of_sweeps = {
+        "hydra.sweeper.name": f"names a sweep: {add}; a single run is named by its settings",
+        "hydra/launcher": f"launchers start sweeps: {add}; without them the run would be executed right here",
+    }
+    of_sweeps["hydra.launcher"] = of_sweeps["hydra/launcher"]
+    problems = [
+        Problem(text, why)
+        for text in ([] if commands(arguments) else overrides)
+        for key, why in of_sweeps.items()
+        if text.lstrip("+~").startswith(key)
+    ]
+    if problems := problems or (wrong_overrides(arguments) if options else []):
+        raise ConfigError(problems)
 
 
 def check_options(arguments: Sequence[str]) -> None:
@@ -85,55 +118,41 @@ def wrong_settings_of_a_launch(overrides: Sequence[str], added: Sequence[Path]) 
     """Overrides of Hydra's own configuration that no launch has, or with several values."""
     problems = []
     for text in overrides:
-        try:
-            problem = wrong_hydra_override(text, [CONF, *added])
-        except HydraException:  # reported with the other problems
-            continue
-        if problem is not None:
-            problems.append(problem)
-    return problems
+        with contextlib.suppress(HydraException):  # reported with the other problems
+            problems.append(wrong_hydra_override(text, [CONF, *added]))
+    return [problem for problem in problems if problem is not None]
 
 
 def check_call(overrides: object) -> list[str]:
     """The overrides of ``vlae.run``, which does one run. ConfigError: something else is asked for."""
-    if isinstance(overrides, str | Mapping) or not isinstance(overrides, Iterable):
-        raise ConfigError([Problem("overrides", f"{_LIST}, got {shown(overrides)}")])
-    found, problems = [], []
-    for text in overrides:
-        if isinstance(text, str):
-            found.append(text)
-            problems += _not_one_run(text)
-        else:
-            problems.append(Problem("overrides", f"{_LIST}, got {shown(text)} in it"))
+    found: list[Any] = [None]
+    if isinstance(overrides, Iterable) and not isinstance(overrides, str | Mapping):
+        found = list(overrides)
+    if not all(isinstance(text, str) for text in found):
+        text = f"expected a list of texts such as ['model=vae', 'seed=1'], got {shown(overrides)}"
+        raise ConfigError([Problem("overrides", text)])
+    problems = [Problem(text, why) for text in found if (why := _not_one_run(text))]
     problems = problems or wrong_directories(found) or wrong_settings_of_a_launch(found, directories(found))
     if problems:
         raise ConfigError(problems)
     return found
 
 
-_LIST = "expected a list of texts such as ['model=vae', 'seed=1']"
-
-
-def _not_one_run(text: str) -> list[Problem]:
-    key = text.lstrip("+~").partition("=")[0]
+def _not_one_run(text: str) -> str | None:
+    """Why an argument of ``vlae.run`` is refused, if it is."""
+    key, _, value = text.lstrip("+~").partition("=")
     if text.startswith(("--config-dir", "-cd")):
-        return [Problem(text, "vlae.run takes no options; write hydra.searchpath=[DIR]")]
+        return "vlae.run takes no options; write hydra.searchpath=[DIR]"
     if text.startswith("-"):
-        return [Problem(text, f"vlae.run does one run and takes no options; use python launch.py {text} ...")]
+        return f"vlae.run does one run and takes no options; use python launch.py {text} ..."
     if key == "sweeps" or re.match(r"hydra(/launcher|\.(launcher|sweeper|mode))\b", key):
-        return [Problem(text, "vlae.run does one run; a sweep is started by python launch.py")]
-    if key == "dry_run" and text.partition("=")[2] not in ("false", "False"):
-        return [
-            Problem(text, "vlae.run starts the run; python launch.py dry_run=true shows what would be done")
-        ]
-    try:
-        several = parse(text).is_sweep_override()
-    except HydraException:
-        return []  # reported with the other problems
-    if not several:
-        return []
-    values = text.partition("=")[2]
-    return [Problem(text, f"several values: call vlae.run once for each, or write a list as [{values}]")]
+        return "vlae.run does one run; a sweep is started by python launch.py"
+    if key == "dry_run" and value not in ("false", "False"):
+        return "vlae.run starts the run; python launch.py dry_run=true shows what would be done"
+    with contextlib.suppress(HydraException):  # reported with the other problems
+        if parse(text).is_sweep_override():
+            return f"several values: call vlae.run once for each, or write a list as [{value}]"
+    return None
 
 
 def completion(arguments: Sequence[str]) -> tuple[str, str] | None:

@@ -1,12 +1,15 @@
 """How a problem of a configuration is said: the key, what it got, what was expected, the choices."""
 
 import difflib
+import inspect
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from vlae.errors import UserError
 
@@ -81,28 +84,110 @@ class UnknownKey(Problem):
     text: str = "unknown key"
     siblings: tuple[str, ...] = ()
 
+    def with_suggestion(self, known: Iterable[str]) -> Problem:
+        place = self.key.rpartition(".")[0]
+        keys = f"keys of {place}" if place else "keys"
+        text = f"{self.text}{did_you_mean(self.key, known)} ({keys}: {listed(self.siblings)})"
+        return Problem(self.key, text)
 
-def with_suggestions(problems: Iterable[Problem], keys: Iterable[str]) -> list[Problem]:
+
+def with_suggestions(problems: Sequence[Problem], keys: Iterable[str]) -> list[Problem]:
     """The same problems, unknown keys with what may have been meant: one of ``keys`` or of the siblings."""
-    problems = list(problems)
     unknown = [problem for problem in problems if isinstance(problem, UnknownKey)]
     known = {key for key in keys if not any(Problem(key, "").within(u.key) for u in unknown)}
-    for problem in unknown:
-        place = problem.key.rpartition(".")[0]
-        known |= {f"{place}.{name}" if place else name for name in problem.siblings}
-    return [_with_suggestion(p, known) if isinstance(p, UnknownKey) else p for p in problems]
+    known |= {_join(u.key.rpartition(".")[0], name) for u in unknown for name in u.siblings}
+    return [p.with_suggestion(known) if isinstance(p, UnknownKey) else p for p in problems]
 
 
-def _with_suggestion(problem: UnknownKey, known: Iterable[str]) -> Problem:
-    place = problem.key.rpartition(".")[0]
-    keys = f"keys of {place}" if place else "keys"
-    text = f"{problem.text}{did_you_mean(problem.key, known)} ({keys}: {listed(problem.siblings)})"
-    return Problem(problem.key, text)
+def _join(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+# sections against their schema ------------------------------------------------------------------------------
+
+
+def section_of(hints: Mapping[str, Any], optional: Collection[str] = ()) -> type[BaseModel]:
+    """A section with these keys, checked strictly: 'four', 1.5 and true are no int. optional: keys it may lack."""
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    fields: dict[str, Any] = {
+        # a hint that is a text is imported for type checkers only
+        name: (
+            Any if hint is inspect.Parameter.empty or isinstance(hint, str) else hint,
+            None if name in optional else ...,
+        )
+        for name, hint in hints.items()
+    }
+    return create_model("Section", __config__=config, **fields)
+
+
+def problems_of(section: type[BaseModel], values: Any, place: str = "") -> list[Problem]:
+    """All that is wrong with the values of a section and of those inside it: unknown and missing keys, wrong values."""
+    try:
+        section.model_validate(values)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    else:
+        return []
+    problems: list[Problem] = []
+    wrong: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
+    for each in errors:
+        key, owner, name = _located(section, each["loc"], place)
+        if each["type"] == "extra_forbidden":
+            problems.append(UnknownKey(key, siblings=tuple(owner.model_fields)))
+        elif each["type"] == "missing":
+            problems.append(Problem(key, f"missing, expected {_described(owner, name)}: every run states it"))
+        else:
+            is_entry = key.endswith("]")
+            wrong.setdefault((key, not is_entry and _is_nullable(owner, name)), []).append(each)
+    return problems + [_wrong_value(key, same, nullable) for (key, nullable), same in wrong.items()]
+
+
+def _located(
+    section: type[BaseModel], loc: Sequence[str | int], place: str
+) -> tuple[str, type[BaseModel], str]:
+    """Where an error is: its dotted key, the section that the key is of, and its name there.
+
+    Behind the name, a union's branches stand in the location as texts, and the entries of a list as numbers.
+    """
+    key, owner, name, inner = place, section, "", section
+    for part in loc:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif inner is not None:
+            key, owner, name = _join(key, part), inner, part
+            field = owner.model_fields.get(name)
+            hint = field.annotation if field else None
+            inner = hint if hasattr(hint, "model_fields") else None
+    return key, owner, name
+
+
+def _described(section: type[BaseModel], name: str) -> str:
+    """What a key takes, as the messages about wrong values say it."""
+    wanted = ["null"] if _is_nullable(section, name) else []
+    try:
+        section.model_validate({name: object()})
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        wanted = [expectation(each) for each in errors if each["loc"][:1] == (name,)] + wanted
+    return " or ".join(dict.fromkeys(wanted)) or "any value"
+
+
+def _is_nullable(section: type[BaseModel], name: str) -> bool:
+    hint = section.model_fields[name].annotation
+    return type(None) in get_args(hint) and get_origin(hint) is not Literal
+
+
+def _wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) -> Problem:
+    """pydantic's errors about one value."""
+    wanted = list(dict.fromkeys([*map(expectation, errors), *(["null"] if nullable else [])]))
+    value = errors[0]["input"]
+    return Problem(
+        key, f"expected {' or '.join(wanted)}, got {shown(value)}{_how_to_write(key, value, wanted)}"
+    )
 
 
 _EXPECTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
@@ -113,42 +198,24 @@ _EXPECTED = {
     "greater_than_equal": "{ge:g} or more",
     "less_than": "less than {lt:g}",
     "less_than_equal": "{le:g} or less",
-    "list_type": "a list such as [500,500] or [own,laplace]",
-    "is_instance_of": "a list such as [500,500] or [own,laplace]",
-    "sequence_str": "a list such as [500,500] or [own,laplace]",
+    **dict.fromkeys(
+        ("list_type", "is_instance_of", "sequence_str"), "a list such as [500,500] or [own,laplace]"
+    ),
     "too_short": "at least {min_length} entries",
     "too_long": "at most {max_length} entries",
-    "dict_type": "a section of keys",
+    **dict.fromkeys(("dict_type", "model_type"), "a section of keys"),
     "string_too_long": "a text of at most {max_length} characters",
 }
 """pydantic's error types, as what was expected."""
 
 
-def expected(error: Mapping[str, Any]) -> str:
+def expectation(error: Mapping[str, Any]) -> str:
     """What pydantic expected, in a user's words."""
     template = _EXPECTED.get(error["type"])
     if template is None:
         return error["msg"]
     text = template.format_map(error.get("ctx", {}))
     return text.replace("at least 1 entries", "at least 1 entry")
-
-
-def wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) -> list[Problem]:
-    """pydantic's errors about one value: those about the same entry of it are one problem."""
-    entries: dict[str, list[Mapping[str, Any]]] = {}
-    for error in errors:
-        # a union's branches stand in the location as texts, the entries of a list as numbers
-        place = "".join(f"[{part}]" for part in error["loc"] if isinstance(part, int))
-        entries.setdefault(f"{key}{place}", []).append(error)
-    problems: list[Problem] = []
-    for place, same in entries.items():
-        wanted = list(dict.fromkeys(expected(error) for error in same))
-        if nullable and place == key:
-            wanted.append("null")
-        value = same[0]["input"]
-        text = f"expected {' or '.join(wanted)}, got {shown(value)}{_how_to_write(place, value, wanted)}"
-        problems.append(Problem(place, text))
-    return problems
 
 
 def _how_to_write(key: str, value: Any, wanted: Sequence[str]) -> str:

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from vlae.config.help import documented_keys, header
-from vlae.config.schema import FIXED_SECTIONS, Config, fields, known
+from vlae.config.run_id import get
+from vlae.config.schema import FIXED_SECTIONS, Config, extras, fields
 from vlae.system.locations import CONF
 
 CONFIG = CONF / "config.yaml"
@@ -73,7 +74,7 @@ def _keys() -> Iterator[tuple[str, FieldInfo]]:
 
 def default(field: FieldInfo) -> str:
     """The default of a key as YAML."""
-    return f"${{{source}}}" if (source := known(field).get("follows")) else _text(field.default)
+    return f"${{{source}}}" if (source := extras(field).get("follows")) else _text(field.default)
 
 
 def _text(value: Any) -> str:
@@ -110,7 +111,7 @@ def _section_of(key: str) -> str | None:
 def _cells(key: str, field: FieldInfo) -> tuple[str | None, ...]:
     if key in FIXED_SECTIONS:
         return f"`{key}`", "", "section", "", field.description
-    own = not known(field)["operational"] and not key.startswith("tracker.")
+    own = not extras(field)["operational"] and not key.startswith("tracker.")
     return f"`{key}`", f"`{default(field)}`", values(field), "yes" if own else "", field.description
 
 
@@ -143,7 +144,7 @@ def _group_table(group: str) -> Iterator[str]:
     for file in files:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         for key, comment in documented_keys(file).items():
-            value = _value(content, key)
+            value = get(content, key)
             if (
                 key.partition(".")[0] not in ("name", "sizes")
                 and key[0] != "_"
@@ -162,12 +163,6 @@ def _by_choice(found: Mapping[str, str], choices: int) -> str:
         value = f"`{next(iter(found.values()))}`"
         return value if len(found) == choices else f"{value} ({', '.join(found)})"
     return ", ".join(f"{choice}: `{value}`" for choice, value in found.items())
-
-
-def _value(content: Any, key: str) -> Any:
-    for part in key.split("."):
-        content = content[part]
-    return content
 
 
 def _table(*titles: str) -> list[str]:

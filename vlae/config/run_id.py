@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vlae.config.schema import SCHEMA_VERSION, fields, known
+from vlae.config.schema import SCHEMA_VERSION, extras, fields
 
 
 def newer_schema(container: dict[str, Any]) -> str:
@@ -20,7 +20,7 @@ def newer_schema(container: dict[str, Any]) -> str:
     )
 
 
-_FIELDS = {key: known(field) for key, field in fields()}
+_FIELDS = {key: extras(field) for key, field in fields()}
 
 OPERATIONAL = (
     *(key for key, field in _FIELDS.items() if field.get("operational")),
@@ -112,8 +112,7 @@ def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:
     """The same configuration with the fields that did not exist when it was frozen, at their defaults."""
     full = copy.deepcopy(container)
     for key, default in ADDED_FIELDS.items():
-        place, _, last = key.rpartition(".")
-        section = get(full, place) if place else full
+        section, last = section_of_key(full, key)
         if isinstance(section, dict):
             section.setdefault(last, copy.deepcopy(default))
     return full
@@ -123,11 +122,20 @@ def carried_out_as(container: dict[str, Any], other: dict[str, Any]) -> dict[str
     """The run of ``container`` with the operational keys of ``other``."""
     changed = copy.deepcopy(container)
     for key in OPERATIONAL:
-        place, _, last = key.rpartition(".")
-        section, value = get(changed, place) if place else changed, get(other, key)
+        (section, last), value = section_of_key(changed, key), get(other, key)
         if isinstance(section, dict) and value is not MISSING:
             section[last] = copy.deepcopy(value)
     return changed
+
+
+def entries(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a section or a list with its dotted key, a section before what is in it."""
+    if place:
+        yield place, value
+    pairs = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    for key, entry in pairs:
+        name = f"{place}[{key}]" if isinstance(value, list) else f"{place}.{key}" if place else str(key)
+        yield from entries(entry, name)
 
 
 def get(container: Any, key: str, default: Any = MISSING) -> Any:
@@ -139,9 +147,14 @@ def get(container: Any, key: str, default: Any = MISSING) -> Any:
     return container
 
 
-def _drop(container: dict[str, Any], key: str) -> None:
+def section_of_key(container: dict[str, Any], key: str) -> tuple[Any, str]:
+    """The section that a dotted key is in, and its name there."""
     place, _, last = key.rpartition(".")
-    section = get(container, place) if place else container
+    return (get(container, place) if place else container), last
+
+
+def _drop(container: dict[str, Any], key: str) -> None:
+    section, last = section_of_key(container, key)
     if isinstance(section, dict):
         section.pop(last, None)
 

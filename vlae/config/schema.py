@@ -4,6 +4,7 @@
 """
 
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,14 +13,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from vlae.config.names import LONGEST_NAME, wrong_name
-
 SCHEMA_VERSION = 2
 """The scheme of run ids, frozen in config.yaml as ``schema_version``; a file without it is of scheme 1.
 
 Raised when what goes into an id changes. Runs of an earlier scheme stay readable under the ids they have.
 """
 
+LONGEST_NAME = 128
+"""Characters of a sweep's name, and of a name or group on Weights & Biases, which takes no more."""
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,6 +37,36 @@ def key(default: Any, description: str, *, operational: bool = False, **more: An
     follows: the key of another section that gives the default; then ``default`` is ``...``.
     """
     return Field(default, description=description, json_schema_extra={"operational": operational, **more})
+
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._+= -]*[A-Za-z0-9_+=-])?")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any extension."""
+
+
+def wrong_name(name: Any, longest: int = LONGEST_NAME, *, file: bool = False) -> str | None:
+    """What a name should be where it is not; None: it is one.
+
+    file: the name becomes a file, which must be possible on every system and stay in its directory. Any other name
+    only has to be visible text.
+
+    >>> wrong_name("../a", file=True)[:12]
+    'letters a-z,'
+    """
+    if not isinstance(name, str):
+        return "a text"
+    if not name.strip():
+        return "a text that is not empty"
+    if len(name) > longest:
+        return f"a text of at most {longest} characters"
+    if file and not _FILE_NAME.fullmatch(name):
+        return (
+            "letters a-z, digits, . _ - + = and spaces, at the beginning a letter, a digit or _, at the end no . or "
+            "space"
+        )
+    if file and _DEVICE.fullmatch(name):
+        return "a name that Windows does not keep for a device"
+    return None if name.isprintable() else "a text without control characters"
 
 
 def _device(name: Any) -> str:
@@ -253,6 +284,6 @@ def fields(section: str = "") -> Iterator[tuple[str, FieldInfo]]:
             yield from fields(dotted)
 
 
-def known(field: FieldInfo) -> dict[str, Any]:
+def extras(field: FieldInfo) -> dict[str, Any]:
     """What `key` says of a field besides default and description."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}

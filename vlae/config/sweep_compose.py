@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import open_dict
 
 from vlae.config.compose import COMPOSITION_ERRORS, composition_error, resolve
-from vlae.config.overrides import CONF, choices, lenient, parse
+from vlae.config.overrides import CONF, choices, hydra_arguments, parse
 
 
 class Composer:
@@ -29,7 +29,7 @@ class Composer:
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """ConfigError: what is wrong, as far as it shows without importing a target."""
-        parsed = [parse(text) for text in lenient(overrides, self._added)]
+        parsed = [parse(text) for text in hydra_arguments(overrides, self._added)]
         chosen = tuple(str(o.input_line) for o in parsed if self._chooses(o))
         try:
             if chosen not in self._bases:
@@ -37,7 +37,7 @@ class Composer:
             composed = copy.deepcopy(self._bases[chosen])
             _apply([o for o in parsed if not self._chooses(o)], composed)
         except COMPOSITION_ERRORS as error:
-            raise composition_error(error, overrides) from error
+            raise composition_error(error) from error
         return resolve(composed)
 
     def _base(self, chosen: Sequence[str]) -> Any:

@@ -24,16 +24,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlae.config.overrides import (
-    Unclear,
-    commands,
-    is_multirun,
-    quote_text,
-    refuse_too_many,
-    split,
-    unclear,
-)
+from vlae.config.overrides import commands, is_multirun, quote_text, split
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
+from vlae.config.run_id import entries
+from vlae.config.sweep_values import refuse_too_many
+from vlae.config.yaml_values import unclear_values
 from vlae.system.files import expanded
 from vlae.system.locations import SWEEPS
 
@@ -88,14 +83,14 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
             "overrides of one of them its configuration"
         )
         raise ConfigError([Problem(" ".join([*asked, *other]), text)])
-    file = override("hydra.sweeper.file", str(place_of(values[0].strip("'\""))))
+    file = as_override("hydra.sweeper.file", str(place_of(values[0].strip("'\""))))
     return [*rest, file, *([] if is_multirun(rest) else ["--multirun"])]
 
 
 def read(file: Path) -> list[list[str]]:
     """The overrides of every run of a sweep file, in its order. ConfigError: everything that is wrong with it."""
-    content = _content(file)
-    if problems := list(_problems(content)):
+    content, unclear = _content(file)
+    if problems := [*_problems(content), *unclear]:
         raise ConfigError(Problem(f"{file.name}: {problem.key}", problem.text) for problem in problems)
     common, grids = _axes(content.get("common", {})), content.get("grids", [{}])
     sizes = [math.prod(len(axis) for axis in [*_axes(grid), *common]) for grid in grids]
@@ -109,7 +104,7 @@ def read(file: Path) -> list[list[str]]:
     ]
 
 
-def replaced(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
+def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
     """What is to be said where overrides on the command line take the place of axes of a sweep file.
 
     runs: the overrides of each run of the file.
@@ -126,27 +121,23 @@ def replaced(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
     ]
 
 
-def _content(file: Path) -> Any:
+def _content(file: Path) -> tuple[Any, list[Problem]]:
     """As the files in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed.
 
-    A value means what it means on the command line, or is `Unclear`, which `_problems` refuses.
+    And what is wrong with values that mean something else on the command line.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file))
-        return unclear(content, yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))
+        node = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+        return content, list(unclear_values(content, node))
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = Problem(str(file), f"expected YAML, got{line}: {error.problem}")
-    except OmegaConfBaseException as error:
-        place = f"{file.name}: {error.full_key}" if error.full_key else str(file)
-        problem = Problem(place, f"cannot be read: {_first_line(error)}")
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        problem = Problem(str(file), f"cannot be read: {_first_line(error)}")
-    raise ConfigError([problem])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+        raise ConfigError([Problem(str(file), f"expected YAML, got{line}: {error.problem}")]) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        key = getattr(error, "full_key", None)
+        first_line = str(error).partition("\n")[0]
+        place = f"{file.name}: {key}" if key else str(file)
+        raise ConfigError([Problem(place, f"cannot be read: {first_line}")]) from error
 
 
 def _axes(grid: dict[str, Any]) -> list[list[list[str]]]:
@@ -156,9 +147,9 @@ def _axes(grid: dict[str, Any]) -> list[list[list[str]]]:
         if key == "zip":
             for together in _listed(value):
                 rows = zip(*together.values(), strict=True)
-                axes.append([[override(k, v) for k, v in zip(together, row, strict=True)] for row in rows])
+                axes.append([[as_override(k, v) for k, v in zip(together, row, strict=True)] for row in rows])
         else:
-            axes.append([[override(key, v)] for v in _listed(value)])
+            axes.append([[as_override(key, v)] for v in _listed(value)])
     return axes
 
 
@@ -166,56 +157,43 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _problems(content: Any) -> Iterator[Problem]:
+def _problems(content: Any) -> list[Problem]:
     if not isinstance(content, dict) or not content:
-        yield Problem("file", f"expected the keys {listed(KEYS)}, got {shown(content)}")
-        return
-    for key in content:
-        if key not in KEYS:
-            yield Problem(str(key), f"unknown key{did_you_mean(str(key), KEYS)} (choices: {listed(KEYS)})")
-    grids, common = content.get("grids", [{}]), content.get("common", {})
+        return [Problem("file", f"expected the keys {listed(KEYS)}, got {shown(content)}")]
+    unknown = [str(key) for key in content if key not in KEYS]
+    problems = [Problem(k, f"unknown key{did_you_mean(k, KEYS)} (choices: {listed(KEYS)})") for k in unknown]
+    common, grids = content.get("common", {}), content.get("grids", [{}])
     if not isinstance(grids, list) or not grids:
-        yield Problem("grids", f"expected a list of grids, got {shown(grids)}")
+        problems.append(Problem("grids", f"expected a list of grids, got {shown(grids)}"))
         grids = []
     places = {"common": common, **{f"grids[{i}]": grid for i, grid in enumerate(grids)}}
-    sound = {}
-    for place, grid in places.items():
-        if isinstance(grid, dict):
-            problems = list(_problems_of_grid(place, grid))
-            yield from problems
-            sound |= {} if problems else {place: grid}
-        else:
-            yield Problem(place, f"expected keys with values, got {shown(grid)}")
-    shared = _keys(sound.pop("common", {}))
-    yield from _twice("common", shared)
-    for place, grid in sound.items():
-        yield from _twice(place, [*_keys(grid), *dict.fromkeys(shared)])
+    problems += [problem for place, grid in places.items() for problem in _problems_of_grid(place, grid)]
+    if problems:
+        return problems
+    shared = _keys(common)
+    twice = [("common", "", key) for key in _repeated(shared)]
+    for place, grid in list(places.items())[1:]:
+        repeated = _repeated([*_keys(grid), *dict.fromkeys(shared)])
+        twice += [(place, " of the grid and common", key) for key in repeated]
+    return [
+        Problem(f"{place}.{key}", f"expected the key in one axis{of}, got several")
+        for place, of, key in twice
+    ]
 
 
-def _problems_of_grid(place: str, grid: dict[Any, Any]) -> Iterator[Problem]:
+def _repeated(keys: Iterable[str]) -> list[str]:
+    return [key for key, count in Counter(keys).items() if count > 1]
+
+
+def _problems_of_grid(place: str, grid: Any) -> Iterator[Problem]:
+    if not isinstance(grid, dict):
+        yield Problem(place, f"expected keys with values, got {shown(grid)}")
+        return
     for key, value in grid.items():
         if key != "zip":
             yield from _problems_of_axis(f"{place}.{key}", key, value)
-        elif value == []:
-            yield Problem(f"{place}.zip", "expected keys with lists, got an empty list")
-        else:
-            for together in _listed(value):
-                yield from _problems_of_zip(f"{place}.zip", together)
-
-
-def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
-    if not isinstance(key, str) or not KEY.fullmatch(key):
-        comma = (
-            "; in {...} a comma begins the next key: several values are a list, [0, 1]"
-            if value is None
-            else ""
-        )
-        yield Problem(place, f"expected a key such as model or trainer.epochs, got {shown(key)}{comma}")
-    elif OF_A_LAUNCH.fullmatch(key):
-        yield Problem(place, f"expected a key of a run, got {shown(key)}, which belongs on the command line")
-    if value == []:
-        yield Problem(place, "expected one value or more, got an empty list")
-    yield from _problems_of_value(place, value)
+        for together in _listed(value) or [[]] if key == "zip" else ():
+            yield from _problems_of_zip(f"{place}.zip", together)
 
 
 def _problems_of_zip(place: str, together: Any) -> Iterator[Problem]:
@@ -229,37 +207,36 @@ def _problems_of_zip(place: str, together: Any) -> Iterator[Problem]:
         yield Problem(place, f"expected lists of one length, got {counts}")
 
 
+def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
+    if not isinstance(key, str) or not KEY.fullmatch(key):
+        comma = "; in {...} a comma begins the next key: several values are a list, [0, 1]"
+        hint = comma if value is None else ""
+        yield Problem(place, f"expected a key such as model or trainer.epochs, got {shown(key)}{hint}")
+    elif OF_A_LAUNCH.fullmatch(key):
+        yield Problem(place, f"expected a key of a run, got {shown(key)}, which belongs on the command line")
+    if value == []:
+        yield Problem(place, "expected one value or more, got an empty list")
+    yield from _problems_of_value(place, value)
+
+
 def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
     """What Hydra's grammar has no spelling for."""
-    if isinstance(value, list):
-        for i, entry in enumerate(value):
-            yield from _problems_of_value(f"{place}[{i}]", entry)
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            if not isinstance(key, str) or not _is_plain(key):
-                yield Problem(place, f"expected keys of letters, digits and _, got {shown(key)}")
-            yield from _problems_of_value(f"{place}.{key}", entry)
-    elif isinstance(value, Unclear):
-        yield Problem(place, str(value))
-    elif not isinstance(value, str | int | float | None):
-        yield Problem(place, f"expected a text, a number, true, false or null, got {shown(value)}")
+    for key, entry in entries(value, place):
+        wrong = [name for name in entry if not _is_plain(name)] if isinstance(entry, dict) else []
+        yield from (
+            Problem(key, f"expected keys of letters, digits and _, got {shown(name)}") for name in wrong
+        )
+        if not isinstance(entry, str | int | float | list | dict | None):
+            yield Problem(key, f"expected a text, a number, true, false or null, got {shown(entry)}")
 
 
 def _keys(grid: dict[str, Any]) -> list[str]:
     """Of all its axes."""
-    keys = [key for key in grid if key != "zip"]
     zipped = [key for together in _listed(grid.get("zip", [])) for key in together]
-    return [key.lstrip("+") for key in [*keys, *zipped]]
+    return [key.lstrip("+") for key in [*grid, *zipped] if key != "zip"]
 
 
-def _twice(place: str, keys: Iterable[str]) -> Iterator[Problem]:
-    for key, count in Counter(keys).items():
-        if count > 1:
-            beside = "" if place == "common" else " of the grid and common"
-            yield Problem(f"{place}.{key}", f"expected the key in one axis{beside}, got {count}")
-
-
-def override(key: str, value: Any) -> str:
+def as_override(key: str, value: Any) -> str:
     """``key=value`` in Hydra's grammar, which reads the same value from it."""
     return f"{key}={_written(value)}"
 
@@ -274,5 +251,5 @@ def _written(value: Any) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def _is_plain(text: str) -> bool:
-    return bool(PLAIN.fullmatch(text)) and text.lower() not in WORDS
+def _is_plain(text: Any) -> bool:
+    return isinstance(text, str) and bool(PLAIN.fullmatch(text)) and text.lower() not in WORDS

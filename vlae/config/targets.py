@@ -6,22 +6,25 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
-from vlae.config.problems import ConfigError, Problem, UnknownKey, expected, shown, wrong_value
+from vlae.config.preprocessing import Preprocessing
+from vlae.config.problems import ConfigError, Problem, problems_of, section_of, shown
 from vlae.config.run_id import ADDED_FIELDS, MISSING
+from vlae.config.schema import Count, Section
 
 NAME = re.compile(r"[A-Za-z0-9_]+")
 """Names become part of run ids, and so of directories."""
 
-SIZES = {
-    "latent_dim": Annotated[int, Field(ge=1)],
-    "hidden_dims": Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
-    "epochs": Annotated[int, Field(ge=1)],
-}
-"""``dataset.sizes``: what other groups interpolate."""
+
+class Sizes(Section):
+    """``dataset.sizes``: what other groups interpolate."""
+
+    latent_dim: Count
+    hidden_dims: Annotated[list[Count], Field(min_length=1)]
+    epochs: Count
 
 
 @dataclass(frozen=True)
@@ -58,37 +61,26 @@ KINDS = {
 
 def check_section(section: str, values: Mapping[str, Any]) -> list[Problem]:
     """All that is wrong with one section."""
-    problems = check_name(section, values) + _check_nested_targets(section, values)
+    problems = check_name(section, values)
     target, refused = _find_target(section, values.get("_target_"))
     if refused is not None:
         return [*problems, refused]
-    parameters = _parameters(target, KINDS[section].runtime)
-    own = _arguments(section, values, parameters)
+    own = _arguments(section, values, _parameters(target, KINDS[section].runtime))
     if section == "optimizer":
-        return problems + _check_optimizer(target, parameters, own)
+        return problems + _check_optimizer(target, own)
+    return problems + problems_of(_section_of(section, target), own, section)
+
+
+@functools.cache  # making one takes longer than its use
+def _section_of(section: str, target: Callable[..., Any]) -> type[BaseModel]:
+    """What the target of a section takes."""
+    parameters = _parameters(target, KINDS[section].runtime)
+    if section == "optimizer":
+        # torch's hints are too wide to check by; it adds keys from version to version, so that only lr is needed
+        hints = {name: _RANGES.get(name, _hint_of_default(p.default)) for name, p in parameters.items()}
+        return section_of(hints, optional=hints.keys() - {"lr"})
     hints = {name: parameter.annotation for name, parameter in parameters.items()}
-    if section == "dataset":
-        hints = {**hints, **_preprocessing_hints(), "sizes": dict}
-        if isinstance(own.get("sizes"), dict):
-            problems += check_fields("dataset.sizes", own["sizes"], SIZES)
-    return problems + check_fields(section, own, hints)
-
-
-def check_fields(place: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> list[Problem]:
-    """Unknown and missing keys, and values against type hints, strictly: 'four', 1.5 and true are no int."""
-    prefix = f"{place}." if place else ""
-    unknown = [key for key in values if key not in hints]
-    problems: list[Problem] = [UnknownKey(f"{prefix}{key}", siblings=tuple(hints)) for key in unknown]
-    for name, hint in hints.items():
-        key = f"{prefix}{name}"
-        if name not in values:
-            problems.append(Problem(key, f"missing, expected {_describe(hint)}: every run states it"))
-            continue
-        found = wrong_value(key, _errors(hint, values[name]), _nullable(hint))
-        if not found and values[name] == "None" and _nullable(hint):
-            found = [Problem(key, "expected null where there is none, got the text 'None'")]
-        problems += found
-    return problems
+    return section_of({**hints, **_preprocessing_hints(), "sizes": Sizes} if section == "dataset" else hints)
 
 
 def load_target(section: str, target: Any) -> Any:
@@ -188,44 +180,9 @@ def _signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(target).parameters
 
 
-@functools.cache
 def _preprocessing_hints() -> dict[str, Any]:
-    from vlae.config.preprocessing import Preprocessing
-
     fields = Preprocessing.model_fields.items()
     return {field.alias or name: field.rebuild_annotation() for name, field in fields}
-
-
-def _errors(hint: Any, value: Any) -> list[Any]:
-    """pydantic's errors about a value."""
-    if hint is inspect.Parameter.empty or isinstance(hint, str):
-        return []
-    try:
-        _adapter(hint).validate_python(value)
-    except ValidationError as error:
-        return error.errors(include_url=False)
-    return []
-
-
-_ADAPTERS: dict[int, tuple[Any, Any]] = {}
-"""By the identity of a hint, which is kept: not every hint has a hash. Making one takes longer than its use."""
-
-
-def _adapter(hint: Any) -> Any:
-    if id(hint) not in _ADAPTERS:
-        strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-        _ADAPTERS[id(hint)] = (hint, TypeAdapter(hint, config=strict))
-    return _ADAPTERS[id(hint)][1]
-
-
-def _nullable(hint: Any) -> bool:
-    return type(None) in get_args(hint) and get_origin(hint) is not Literal
-
-
-def _describe(hint: Any) -> str:
-    """What a hint asks for, as the messages about wrong values say it."""
-    wanted = list(dict.fromkeys(expected(error) for error in _errors(hint, object())))
-    return " or ".join([*wanted, *(["null"] if _nullable(hint) else [])]) or "any value"
 
 
 def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
@@ -236,38 +193,16 @@ def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
     return [Problem(f"{section}.name", f"expected letters, digits and _, got {shown(name)}")]
 
 
-def _check_nested_targets(place: str, value: Any, top: bool = True) -> list[Problem]:
-    """A ``_target_`` inside a value would be passed on and never called: that is said before it surprises."""
-    if isinstance(value, list):
-        entries = [(f"{place}[{i}]", entry) for i, entry in enumerate(value)]
-    elif isinstance(value, Mapping):
-        entries = [(f"{place}.{key}", entry) for key, entry in value.items()]
-    else:
-        return []
-    problems = [p for key, entry in entries for p in _check_nested_targets(key, entry, top=False)]
-    if isinstance(value, Mapping) and "_target_" in value and not top:
-        problems.append(Problem(f"{place}._target_", "a target inside a value is never called; remove it"))
-    return problems
-
-
 # torch.optim ------------------------------------------------------------------------------------------------
 
 
-def _check_optimizer(
-    target: Any, parameters: dict[str, inspect.Parameter], values: dict[str, Any]
-) -> list[Problem]:
-    """torch's hints are too wide to check by; a default says more, and the constructor knows the ranges."""
+def _check_optimizer(target: Any, values: dict[str, Any]) -> list[Problem]:
+    """A default says more than torch's hints, and the constructor knows the ranges."""
     step = inspect.signature(target.step).parameters.get("closure")
     if step is not None and step.default is inspect.Parameter.empty:
         text = f"{target.__name__} needs a closure, which training does not give"
         return [Problem("optimizer._target_", text)]
-    hints = {name: _hint_of_default(p.default) for name, p in parameters.items()}
-    hints |= {name: hint for name, hint in _RANGES.items() if name in hints}
-    # torch adds keys from version to version: only those in the section are checked
-    stated = {name: hint for name, hint in hints.items() if name in values or name == "lr"}
-    unknown = [key for key in values if key not in hints]
-    problems: list[Problem] = [UnknownKey(f"optimizer.{key}", siblings=tuple(hints)) for key in unknown]
-    problems += check_fields("optimizer", {k: v for k, v in values.items() if k in hints}, stated)
+    problems = problems_of(_section_of("optimizer", target), values, "optimizer")
     if not problems:
         try:
             _try_optimizer(target, values)

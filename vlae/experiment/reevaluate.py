@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlae.config.compose import fixed_keys, override, validate
+from vlae.config.compose import override, validate
+from vlae.config.schema import FIXED_SECTIONS, fields
 from vlae.config.targets import build
 from vlae.estimation.importance import unit_log_jacobian
 from vlae.estimation.metrics import save_scores
@@ -21,7 +22,7 @@ from vlae.system.files import check_inside, json_bytes, make_directory, write_at
 from vlae.system.interruption import Interruption
 
 CHANGEABLE = (
-    *fixed_keys("evaluate"),
+    *(key for key, _ in fields("evaluate") if key not in FIXED_SECTIONS),
     *("seed", "device", "num_threads", "dataset.root", "dataset.path", "dataset.url"),
 )
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from vlae.config.compose import wrong_numbers
-from vlae.config.names import LONGEST_NAME, wrong_name
+from vlae.config.checks import wrong_leaves
 from vlae.config.overrides import added_directories
-from vlae.config.problems import ConfigError, Problem, shown, with_suggestions
+from vlae.config.problems import ConfigError, Problem, problems_of, section_of, shown, with_suggestions
 from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
+from vlae.config.schema import LONGEST_NAME, wrong_name
 from vlae.config.sweep_compose import Composer
-from vlae.config.sweep_file import read, replaced
-from vlae.config.targets import check_fields
+from vlae.config.sweep_file import read, replacements
 from vlae.launching.launch import Launcher, launch_runs
 from vlae.launching.plan import ComposedRuns
 from vlae.system.console import Console
@@ -29,7 +28,7 @@ def launch_sweep(
     """Entry point of the launcher plugins. kind: local or slurm; composed: the configuration of the command."""
     sweeper, problems, given = composed.hydra.sweeper, [], list(composed.hydra.overrides.task)
     file = Path(sweeper.file) if sweeper.file else None
-    notes = replaced(read(file), given) if file else []
+    notes = replacements(read(file), given) if file else []
     try:
         launcher = launcher_of(kind, settings)
     except ConfigError as error:
@@ -62,8 +61,8 @@ def launcher_of(kind: str, settings: dict[str, Any]) -> Launcher:
     else:
         from vlae.launching.local_launcher import LocalQueue as chosen
     hints = {k: h for k, h in get_type_hints(chosen.__init__, include_extras=True).items() if k != "return"}
-    problems = check_fields("hydra.launcher", settings, hints)
-    if problems := problems or wrong_numbers(settings, "hydra.launcher"):
+    problems = problems_of(section_of(hints), settings, "hydra.launcher")
+    if problems := problems or wrong_leaves(settings, "hydra.launcher"):
         raise ConfigError(with_suggestions(problems, [f"hydra.launcher.{key}" for key in hints]))
     return chosen(**settings)
 

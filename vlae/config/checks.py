@@ -27,12 +27,10 @@ def problems_in(
     values = {key: value for key, value in container.items() if key != WRONG}
     problems = messages_in(container)
     found = problems_of(Config, values) + _missing_keys(values)
+    check = check_section if deep else check_name
     for section in KINDS:
-        if isinstance(values.get(section), dict):
-            of_section = (
-                check_section(section, values[section]) if deep else check_name(section, values[section])
-            )
-            found += _of_another_target(section, values[section], of_section)
+        if isinstance(content := values.get(section), dict):
+            found += _of_another_target(section, content, check(section, content))
     found += [p for p in wrong_leaves(values) if p.key not in {other.key for other in found}]
     if deep:
         found += _conflicts(values, [*problems, *found, *already])
@@ -73,9 +71,8 @@ def _of_another_target(section: str, values: dict[str, Any], found: list[Problem
 @functools.cache
 def _targets_of(section: str) -> dict[str, Any]:
     """The choices in conf/ with what they name."""
-    return {
-        file.stem: OmegaConf.load(file).get("_target_") for file in sorted((CONF / section).glob("*.yaml"))
-    }
+    files = sorted((CONF / section).glob("*.yaml"))
+    return {file.stem: OmegaConf.load(file).get("_target_") for file in files}
 
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1
@@ -197,12 +194,8 @@ def too_few_test_images(wanted: int | None, there: int | None) -> list[Problem]:
 
 def _preprocessing_conflicts(values: dict[str, Any], facts: dict[str, Any]) -> list[Problem]:
     output = load_target("output_dist", values["output_dist"]["_target_"])
-    clashes = conflicts(
-        Preprocessing.of(values["dataset"]),
-        output.support,
-        channels=facts.get("channels"),
-        integers=facts.get("integers"),
-    )
+    facts = {name: facts.get(name) for name in ("channels", "integers")}
+    clashes = conflicts(Preprocessing.of(values["dataset"]), output.support, **facts)
     return [Problem(*re.split(r": |=", clash, maxsplit=1)) for clash in clashes]
 
 

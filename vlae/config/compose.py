@@ -110,17 +110,13 @@ def override(container: dict[str, Any], arguments: Sequence[str], allowed: Seque
 def _plain(node: Any, place: str, problems: list[Problem]) -> Any:
     """A node without OmegaConf; what cannot be resolved is a problem and stands as None."""
     if isinstance(node, ListConfig):
-        return [
-            _plain(_entry(node, i, f"{place}[{i}]", problems), f"{place}[{i}]", problems)
-            for i in range(len(node))
-        ]
-    if not isinstance(node, DictConfig):
+        names = {i: f"{place}[{i}]" for i in range(len(node))}
+    elif isinstance(node, DictConfig):
+        names = {key: f"{place}.{key}" if place else str(key) for key in node}
+    else:
         return node
-    entries = {}
-    for key in node:
-        name = f"{place}.{key}" if place else str(key)
-        entries[str(key)] = _plain(_entry(node, key, name, problems), name, problems)
-    return entries
+    found = {str(k): _plain(_entry(node, k, name, problems), name, problems) for k, name in names.items()}
+    return list(found.values()) if isinstance(node, ListConfig) else found
 
 
 def _entry(node: Any, key: Any, name: str, problems: list[Problem]) -> Any:

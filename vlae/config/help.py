@@ -68,17 +68,15 @@ def _table_of_choices(
     places: Sequence[Path], groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]
 ) -> Table:
     """Each group, sweep file and launcher with the opening comment of its file."""
-    rows = [
-        (f"{group}=", [_file(places, group, n) for n in groups[group]], mark)
-        for group, mark in chosen.items()
-    ]
-    rows.append(("sweeps=", sorted(SWEEPS.glob("*.yaml")), ""))
-    rows.append(("hydra/launcher=", [_file(places, "hydra/launcher", n) for n in launchers(places)], "local"))
+    names = {**{group: groups[group] for group in chosen}, "hydra/launcher": launchers(places)}
+    rows = [(group, [_file(places, group, name) for name in names[group]]) for group in names]
+    rows.insert(-1, ("sweeps", sorted(SWEEPS.glob("*.yaml"))))
+    marks = {**chosen, "hydra/launcher": "local"}
     table = _table()
-    for title, files, mark in rows:
+    for group, files in rows:
         for i, file in enumerate(files):
-            star = "*" if file.stem == mark else " "
-            table.add_row(f"  {title if i == 0 else '':<13}{star} {file.stem}", escape(header(file)))
+            star = "*" if file.stem == marks.get(group) else " "
+            table.add_row(f"  {'' if i else f'{group}=':<13}{star} {file.stem}", escape(header(file)))
     return table
 
 
@@ -99,9 +97,8 @@ def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places:
 
 def _table_of_sweep_keys() -> Table:
     table = _table()
-    table.add_row(
-        "  hydra.sweeper.name", "by which vlae status, vlae table and Weights & Biases know the sweep"
-    )
+    text = "by which vlae status, vlae table and Weights & Biases know the sweep"
+    table.add_row("  hydra.sweeper.name", text)
     for name in ("local", "slurm"):
         file = CONF / "hydra" / "launcher" / f"{name}.yaml"
         for key, comment in documented_keys(file).items():

@@ -84,10 +84,8 @@ def check_options(arguments: Sequence[str]) -> None:
     """ConfigError: everything that is wrong with the options of a command, and with its settings of a launch."""
     overrides, options = split(arguments)
     given, unknown = _parser().parse_known_args(options)
-    problems = [
-        Problem(text, f"unknown option{did_you_mean(text, OPTIONS)} (options: {listed(OPTIONS)})")
-        for text in unknown
-    ]
+    choices = f"(options: {listed(OPTIONS)})"
+    problems = [Problem(o, f"unknown option{did_you_mean(o, OPTIONS)} {choices}") for o in unknown]
     for name in ("config_name", "config_path", "experimental_rerun"):
         if getattr(given, name) is not None:
             problems.append(Problem(f"--{name.replace('_', '-')}", OF_ANOTHER_CONFIG))

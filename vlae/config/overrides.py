@@ -105,10 +105,8 @@ def hydra_arguments(arguments: Sequence[str], added: Sequence[Path] | None = Non
     What is right keeps its meaning. Overrides come first: argparse stops reading them at an option in between.
     added: directories with choices besides those in conf/; None: those that the arguments name.
     """
-    written = [
-        _as_message(read) if isinstance(read, Problem) else read for read in _rewrite_all(arguments, added)
-    ]
-    return written + split(arguments)[1]
+    rewritten = _rewrite_all(arguments, added)
+    return [_as_message(r) if isinstance(r, Problem) else r for r in rewritten] + split(arguments)[1]
 
 
 def wrong_overrides(arguments: Sequence[str]) -> list[Problem]:
@@ -143,15 +141,12 @@ def expand(overrides: Sequence[str], added: Sequence[Path] = ()) -> list[list[st
     values, axes = [], {}
     for text in hydra_arguments([*overrides, "--multirun"], added)[:-1]:
         override = parse(text)
-        key = override.get_key_element().lstrip("+")
+        key = override.get_key_element()
+        values.append([text])
         if override.is_sweep_override():
-            place = override.get_key_element()
-            values.append(
-                [f"{place}={value}" for value in texts_of(override, groups.get(override.key_or_group, ()))]
-            )
-        else:
-            values.append([text])
-        axes[key] = len(values[-1])
+            known = groups.get(override.key_or_group, ())
+            values[-1] = [f"{key}={value}" for value in texts_of(override, known)]
+        axes[key.lstrip("+")] = len(values[-1])
     refuse_too_many(math.prod(map(len, values)), axes=axes)
     return [list(job) for job in itertools.product(*values)]
 
@@ -289,9 +284,8 @@ def _rewrite_unreadable(text: str, error: HydraException) -> str | Problem:
         return f"++{key}={quote_text(value)}"
     slip = "there are spaces around =" if key != key.strip() else _slip(value)
     first_line = str(error).partition("\n")[0]
-    return _problem(
-        text, f"cannot be read: {slip}" if slip else f"cannot be read ({first_line}); {_HOW_TO_WRITE}"
-    )
+    why = f"cannot be read: {slip}" if slip else f"cannot be read ({first_line}); {_HOW_TO_WRITE}"
+    return _problem(text, why)
 
 
 def _rewrite_readable(
@@ -302,12 +296,10 @@ def _rewrite_readable(
         return "++" + text.lstrip("+")
     if override.is_hydra_override():
         return text
+    if override.is_delete() and not key.startswith("optimizer."):
+        return _problem(text, f"a run states every key: leave {text} out")
     if override.is_delete():
-        return (
-            text
-            if key.startswith("optimizer.")
-            else _problem(text, f"a run states every key: leave {text} out")
-        )
+        return text
     if "@" in override.get_key_element() and key in groups:
         return _problem(text, f"each group stands at its own place: write {key}={value}")
     if override.is_sweep_override() and not multirun:
@@ -345,11 +337,8 @@ def _slip(text: str) -> str | None:
     if match := re.fullmatch(r"\((.*)\)", text):
         return f"a list has square brackets: [{match[1]}]"
     if match := re.search(r"\brange\(.*?(\)|$)", text):
-        return (
-            "a bracket is missing"
-            if not match[1]
-            else "range takes numbers, as in range(0,3) or range(0,1,0.1)"
-        )
+        numbers = "range takes numbers, as in range(0,3) or range(0,1,0.1)"
+        return numbers if match[1] else "a bracket is missing"
     if text.rstrip().endswith(","):
         return "it ends in a comma, after which a value is missing"
     if ";" in text:
@@ -376,9 +365,8 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str]) -> str 
         asked = [_unquoted(choice) for choice in asked[0]]
     if len(asked) == 1 and isinstance(asked[0], list):
         each = ",".join(_written(_unquoted(choice)) for choice in asked[0])
-        return Problem(
-            group, f"expected one choice, got the list [{each}]; one run for each is {group}={each} with -m"
-        )
+        text = f"expected one choice, got the list [{each}]; one run for each is {group}={each} with -m"
+        return Problem(group, text)
     wrong = [_written(choice) for choice in asked if not isinstance(choice, str) or choice not in known]
     if wrong:
         return _wrong_choice(group, wrong, known)

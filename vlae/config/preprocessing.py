@@ -54,11 +54,8 @@ def _binary_conflicts(preprocessing: Preprocessing, channels: int | None) -> lis
     problems = [
         f"dataset.{key}=true does not go with a binary output distribution: its pixels are drawn as 0 or 1. "
         f"Use dataset.{key}=false, or an output over real numbers such as output_dist=gaussian"
-        for key, value in (
-            ("dequantise", preprocessing.dequantise),
-            ("logit_transform", preprocessing.logit_transform),
-        )
-        if value
+        for key in ("dequantise", "logit_transform")
+        if getattr(preprocessing, key)
     ]
     if channels is not None and channels != 1:
         problems.append(

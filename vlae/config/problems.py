@@ -111,12 +111,10 @@ def section_of(hints: Mapping[str, Any], optional: Collection[str] = ()) -> type
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     fields: dict[str, Any] = {
         # a hint that is a text is imported for type checkers only
-        name: (
-            Any if hint is inspect.Parameter.empty or isinstance(hint, str) else hint,
-            None if name in optional else ...,
-        )
+        name: Any if hint is inspect.Parameter.empty or isinstance(hint, str) else hint
         for name, hint in hints.items()
     }
+    fields = {name: (hint, None if name in optional else ...) for name, hint in fields.items()}
     return create_model("Section", __config__=config, **fields)
 
 
@@ -181,9 +179,8 @@ def _wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) 
     """pydantic's errors about one value."""
     wanted = list(dict.fromkeys([*map(expectation, errors), *(["null"] if nullable else [])]))
     value = errors[0]["input"]
-    return Problem(
-        key, f"expected {' or '.join(wanted)}, got {shown(value)}{_how_to_write(key, value, wanted)}"
-    )
+    advice = _how_to_write(key, value, wanted)
+    return Problem(key, f"expected {' or '.join(wanted)}, got {shown(value)}{advice}")
 
 
 _EXPECTED = {

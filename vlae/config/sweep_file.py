@@ -222,10 +222,9 @@ def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
 def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
     """What Hydra's grammar has no spelling for."""
     for key, entry in entries(value, place):
-        wrong = [name for name in entry if not _is_plain(name)] if isinstance(entry, dict) else []
-        yield from (
-            Problem(key, f"expected keys of letters, digits and _, got {shown(name)}") for name in wrong
-        )
+        for name in entry if isinstance(entry, dict) else ():
+            if not _is_plain(name):
+                yield Problem(key, f"expected keys of letters, digits and _, got {shown(name)}")
         if not isinstance(entry, str | int | float | list | dict | None):
             yield Problem(key, f"expected a text, a number, true, false or null, got {shown(entry)}")
 

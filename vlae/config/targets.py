@@ -139,12 +139,8 @@ def _is_of_kind(section: str, found: Any) -> bool:
     base = getattr(importlib.import_module(module), name)
     if section == "dataset":
         return inspect.isfunction(found) and inspect.signature(found, eval_str=True).return_annotation is base
-    return (
-        inspect.isclass(found)
-        and not inspect.isabstract(found)
-        and issubclass(found, base)
-        and found is not base
-    )
+    is_class = inspect.isclass(found) and not inspect.isabstract(found)
+    return is_class and issubclass(found, base) and found is not base
 
 
 def _parameters(target: Callable[..., Any], runtime: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
@@ -154,9 +150,8 @@ def _parameters(target: Callable[..., Any], runtime: tuple[str, ...] = ()) -> di
     for name, parameter in _signature(target).items():
         if name in shared:
             fields, narrower = shared[name]
-            found |= {
-                n: p.replace(annotation=narrower.get(n, p.annotation)) for n, p in _parameters(fields).items()
-            }
+            for n, p in _parameters(fields).items():
+                found[n] = p.replace(annotation=narrower.get(n, p.annotation))
         elif parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
             found[name] = parameter
     return {name: parameter for name, parameter in found.items() if name not in runtime}

@@ -48,12 +48,12 @@ def _unclear_in(file: Path, changed: int) -> tuple[Problem, ...]:
         node = yaml.compose(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
     except (OSError, ValueError, yaml.YAMLError):  # which Hydra says, where it reads the file
         return ()
-    found = [(keys, text) for keys, text in _unquoted(node) if _YAML_11.fullmatch(text)]
-    name = f"{file.parent.name}/{file.name}"
-    return tuple(
-        Problem(f"{name}: {_place(keys)}", _refusal(text, yaml.safe_load(text), f"the text {text!r}"))
-        for keys, text in found
-    )
+    found = []
+    for keys, text in _unquoted(node):
+        if _YAML_11.fullmatch(text):
+            refusal = _refusal(text, yaml.safe_load(text), f"the text {text!r}")
+            found.append(Problem(f"{file.parent.name}/{file.name}: {_place(keys)}", refusal))
+    return tuple(found)
 
 
 def _unquoted(node: yaml.Node | None, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:

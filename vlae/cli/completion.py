@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from vlae.config.compose import compose_unchecked
 from vlae.config.help import SWEEPS, documented_keys
 from vlae.config.options import OPTIONS
-from vlae.config.overrides import CONF, choices, directories, launchers, overrides_of, split, top_level
+from vlae.config.overrides import CONF, choices, directories, overrides_of, split, top_level
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import MISSING, get
 from vlae.config.schema import FIXED_SECTIONS
@@ -45,7 +45,7 @@ def _candidates(word: str, before: Sequence[str]) -> Iterator[str]:
     key, equals, value = word.partition("=")
     if equals:
         done, comma, _ = value.rpartition(",")
-        for each in _values(key, groups, container, launchers([CONF, *added])):
+        for each in _values(key, groups, container):
             yield f"{key}={done}{comma}{each}"
         return
     yield from (f"{group}=" for group in top_level(groups))
@@ -67,15 +67,11 @@ def _composed(before: Sequence[str]) -> dict[str, Any]:
         return compose_unchecked()
 
 
-def _values(
-    key: str, groups: dict[str, list[str]], container: dict[str, Any], known: Sequence[str]
-) -> Sequence[str]:
+def _values(key: str, groups: dict[str, list[str]], container: dict[str, Any]) -> Sequence[str]:
     if key in groups:
         return groups[key]
     if key == "sweeps":
         return sorted(file.stem for file in SWEEPS.glob("*.yaml"))
-    if key == "hydra/launcher":
-        return known
     value = get(container, key)
     if value is MISSING or isinstance(value, dict):
         return []

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vlae.config.compose import compose_unchecked
 from vlae.config.options import wrong_directories
-from vlae.config.overrides import CONF, choices, directories, launchers, overrides_of, top_level
+from vlae.config.overrides import CONF, choices, directories, overrides_of, top_level
 from vlae.config.problems import ConfigError, shown
 from vlae.config.run_id import MISSING, get
 from vlae.config.schema import fields
@@ -68,10 +68,9 @@ def _table_of_choices(
     places: Sequence[Path], groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]
 ) -> Table:
     """Each group, sweep file and launcher with the opening comment of its file."""
-    names = {**{group: groups[group] for group in chosen}, "hydra/launcher": launchers(places)}
-    rows = [(group, [_file(places, group, name) for name in names[group]]) for group in names]
-    rows.insert(-1, ("sweeps", sorted(SWEEPS.glob("*.yaml"))))
     marks = {**chosen, "hydra/launcher": "local"}
+    rows = [(group, [_file(places, group, name) for name in groups[group]]) for group in marks]
+    rows.insert(-1, ("sweeps", sorted(SWEEPS.glob("*.yaml"))))
     table = _table()
     for group, files in rows:
         for i, file in enumerate(files):

@@ -165,7 +165,7 @@ def choices(directories: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
     for directory in directories:
         for file in directory.rglob("*.yaml"):
             group = file.parent.relative_to(directory).as_posix()
-            if group != "." and not group.startswith("hydra"):
+            if group not in (".", "hydra/sweeper"):
                 found.setdefault(group, set()).add(file.stem)
     return {group: sorted(names) for group, names in sorted(found.items())}
 
@@ -178,11 +178,6 @@ def _wrong_choice(group: str, wrong: Sequence[str], known: Sequence[str]) -> Pro
 def _no_group(key: str, group: str, known: Iterable[str]) -> Problem:
     known = list(known)
     return _problem(key, f"no group {group!r}{did_you_mean(group, known)} (groups: {listed(known)})")
-
-
-def launchers(places: Sequence[Path]) -> list[str]:
-    """The launchers that can be chosen: files in conf/ and in added directories."""
-    return sorted({file.stem for place in places for file in (place / "hydra" / "launcher").glob("*.yaml")})
 
 
 HYDRA_KEYS = ("hydra.launcher.KEY", "hydra.sweeper.name", "hydra.searchpath", "hydra.mode")
@@ -200,7 +195,7 @@ def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
     override = parse(text)
     key = override.key_or_group
     groups = {
-        "hydra/launcher": launchers(places),
+        "hydra/launcher": choices(places)["hydra/launcher"],
         **{"hydra/sweeper": ["grids"], "hydra/job_logging": ["none"], "hydra/hydra_logging": ["none"]},
     }
     if override.is_sweep_override():

@@ -133,7 +133,7 @@ def test_a_queue_whose_process_has_died_holds_nothing(planned, tmp_path):
 def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
     with pytest.raises(ConfigError) as caught:
         planned("seed=x", "trainer.epoch=3")
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["seed", "trainer.epoch"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["trainer.epoch", "seed"]
     with pytest.raises(ConfigError) as caught:  # what shows only with the targets
         check_runs(planned("model.num_steps=3", "model.activation=7"), here=True)
     assert [p.split(":")[0] for p in caught.value.problems] == ["model.num_steps", "model.activation"]
@@ -148,8 +148,8 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
     with pytest.raises(ConfigError) as caught:
         ComposedRuns(jobs, compose, "mine.yaml")
     assert caught.value.problems == [
-        "seed: expected a whole number, got 'x' [mine.yaml: model=vae seed=x]",
         "evaluate.num_samples: expected 1 or more, got 0 [mine.yaml: all of its 3 runs]",
+        "seed: expected a whole number, got 'x' [mine.yaml: model=vae seed=x]",
         "seed: expected a whole number, got 'y' [mine.yaml: model=hf seed=y]",
     ]
     jobs = [[f"model={model}", "model.num_steps=2", *common[:-1]] for model in ("hf", "savae", "vae")]

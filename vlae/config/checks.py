@@ -72,7 +72,7 @@ def _of_another_target(section: str, values: dict[str, Any], found: list[Problem
 def _targets_of(section: str) -> dict[str, Any]:
     """The choices in conf/ with what they name."""
     files = sorted((CONF / section).glob("*.yaml"))
-    return {file.stem: OmegaConf.load(file).get("_target_") for file in files}
+    return {file.stem: OmegaConf.select(OmegaConf.load(file), "_target_") for file in files}
 
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1

@@ -195,7 +195,7 @@ def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
     override = parse(text)
     key = override.key_or_group
     groups = {
-        "hydra/launcher": choices(places)["hydra/launcher"],
+        "hydra/launcher": choices(places).get("hydra/launcher", []),
         **{"hydra/sweeper": ["grids"], "hydra/job_logging": ["none"], "hydra/hydra_logging": ["none"]},
     }
     if override.is_sweep_override():

@@ -177,8 +177,8 @@ def _is_nullable(section: type[BaseModel], name: str) -> bool:
 
 def _wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) -> Problem:
     """pydantic's errors about one value."""
-    wanted = list(dict.fromkeys([*map(expectation, errors), *(["null"] if nullable else [])]))
-    value = errors[0]["input"]
+    wanted = [expectation(error) for error in errors] + (["null"] if nullable else [])
+    wanted, value = list(dict.fromkeys(wanted)), errors[0]["input"]
     advice = _how_to_write(key, value, wanted)
     return Problem(key, f"expected {' or '.join(wanted)}, got {shown(value)}{advice}")
 

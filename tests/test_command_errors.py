@@ -9,13 +9,12 @@ from types import ModuleType
 
 import pytest
 import yaml
+from conftest import LAUNCH
 
 from vlae import config
 from vlae.launching.composer import Composer
 from vlae.launching.local import LocalQueue
 from vlae.record import RecordError
-
-LAUNCH = Path(__file__).parents[1] / "launch.py"
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

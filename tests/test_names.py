@@ -17,7 +17,6 @@ from vlae.overrides import lenient, parse
 from vlae.problems import ConfigError
 from vlae.record import RecordError
 
-LAUNCH = Path(__file__).parents[1] / "launch.py"
 TINY = ["model=vae", "trainer.epochs=1", "seed=0", "tracker=none", "device=cpu", "num_threads=1"]
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LAUNCH
 
 import vlae
 from vlae import cli, config, flags, help
 from vlae.completion import candidates
 from vlae.launching.grids import with_sweep_file
 from vlae.overrides import directories, expand, is_multirun, lenient, split, wrong_hydra_override
-
-LAUNCH = Path(__file__).parents[1] / "launch.py"
 
 
 @pytest.fixture

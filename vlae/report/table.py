@@ -71,7 +71,7 @@ def table(
     unread: dict[LeftOut, None] = {}
     at_row, at_column = _positions(rows_found), _positions(columns_found)
     of_columns: dict[Values, list[tuple[Cell, list[Run]]]] = {column: [] for column in columns_found}
-    # by line: of two that are equally good the best is the same from wherever the runs are read
+    # in the order of lines: of two equal means the first is best, in whatever order the runs were read
     for one in sorted(found, key=lambda one: at_row[one.row]):
         of_columns[one.column].append((one, done[one.row, one.column]))
     judgements = [judged(column, metric, unread.setdefault) for column in of_columns.values()]

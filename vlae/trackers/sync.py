@@ -60,7 +60,7 @@ def _sync_one(story: Story, rebuild: bool, access: Callable[[], None]) -> str:
     story.directory.settle()
     if story.directory.status()["attempt"] is None:
         return "it was never started"
-    story.directory.check_links()  # a link must not send other files of whoever syncs
+    story.directory.check_links()  # no link may upload a file from outside the run
     return ", ".join(filter(None, (_event_files(story), _on_wandb(story, rebuild, access))))
 
 

@@ -81,7 +81,7 @@ class Laws:
         A process on a node that Slurm has lost cannot know of a start that came after the last answer it got; no
         command of Slurm names one start of a job.
         """
-        known = math.inf if process.informed is None or not process.unseen else process.informed
+        known = process.informed if process.unseen else math.inf
         others = [
             job
             for job in jobs

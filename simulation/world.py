@@ -6,6 +6,7 @@ change of the file system and each command of Slurm. A process that is killed do
 """
 
 import heapq
+import math
 import os
 import signal
 import threading
@@ -53,8 +54,8 @@ class Process:
         """When the command was given that started it."""
         self.unseen = False
         """Slurm has lost sight of it, and does not know that it lives."""
-        self.informed: float | None = None
-        """When Slurm last answered it about its job."""
+        self.informed = math.inf
+        """When Slurm last answered it about its job; infinite: it has not asked."""
         self.on_end: list[Callable[[], None]] = []
         self.points, self.doom, self.doomed_by = 0, doom, signal.SIGKILL
         self._body = body

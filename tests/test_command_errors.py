@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from conftest import LAUNCH
 
 from vlae.cli.app import main
 from vlae.config.compose import compose
@@ -17,8 +18,6 @@ from vlae.config.run_id import SCHEMA_VERSION, run_id
 from vlae.config.sweep_compose import Composer
 from vlae.launching.local_launcher import LocalQueue
 from vlae.system.disk import RecordError
-
-LAUNCH = Path(__file__).parents[1] / "launch.py"
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,6 @@ from vlae.launching.hydra_entry import name_of, wrong_sweep_name
 from vlae.launching.status_table import select_runs
 from vlae.system.disk import RecordError
 
-LAUNCH = Path(__file__).parents[1] / "launch.py"
 TINY = ["model=vae", "trainer.epochs=1", "seed=0", "tracker=none", "device=cpu", "num_threads=1"]
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LAUNCH
 
 import vlae
 from vlae.cli.app import app, main
@@ -27,8 +28,6 @@ from vlae.config.overrides import (
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.config.sweep_file import with_sweep_file
-
-LAUNCH = Path(__file__).parents[1] / "launch.py"
 
 
 @pytest.fixture

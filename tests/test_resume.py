@@ -71,16 +71,16 @@ def status(place: Path) -> dict[str, object]:
 
 
 def position(place: Path) -> tuple[int, Position | None]:
-    """The attempt that status.json tells of, and the position."""
+    """The attempt in status.json, and the position."""
     try:
-        told = status(place)
+        recorded = status(place)
     except (OSError, ValueError):  # no run there yet
         return 0, None
-    progress = told["progress"] or {}
+    progress = recorded["progress"] or {}
     if (doing := progress.get("doing") or "").startswith("evaluating image"):
         before = progress["images"] if doing.endswith("laplace") else 0  # the images of the first proposal
-        return told["attempt"] or 0, evaluating(before + progress["image"])
-    return told["attempt"] or 0, training(progress["step"]) if "step" in progress else None
+        return recorded["attempt"] or 0, evaluating(before + progress["image"])
+    return recorded["attempt"] or 0, training(progress["step"]) if "step" in progress else None
 
 
 def start_and_wait(place: Path, reached: Position, *overrides: str) -> Launched:

@@ -61,7 +61,7 @@ def _sync_one(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
     run_history.directory.settle()
     if run_history.directory.status()["attempt"] is None:
         return "it was never started"
-    run_history.directory.check_links()  # a link must not send other files of whoever syncs
+    run_history.directory.check_links()  # no link may upload a file from outside the run
     return ", ".join(filter(None, (_event_files(run_history), _on_wandb(run_history, rebuild, access))))
 
 

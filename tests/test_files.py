@@ -60,7 +60,7 @@ def test_of_processes_at_once_one_wins_whole(tmp_path):
         import os, sys
         from multiprocessing import get_context
         from pathlib import Path
-        from vlae.files import appearing
+        from vlae.system.files import appearing
 
         def contend(barrier, number):
             for each in range(20):
@@ -88,7 +88,7 @@ def test_of_processes_at_once_one_wins_whole(tmp_path):
 def test_killed_at_any_step_it_is_whole_or_not_there_and_can_be_made_again():
     script = """
         from killing import killed_at_every_step
-        from vlae.files import appearing
+        from vlae.system.files import appearing
 
         def make(folder):
             with appearing(folder / "it") as staged:

@@ -19,10 +19,10 @@ from vlae.system.streams import CONTROLS, visible
 
 EVERY_WAY = """
 import logging, sys, traceback, warnings
-from vlae.streams import guard
+from vlae.system.streams import guard
 guard()
 from rich.progress import Progress
-from vlae.console import Console, Reporter
+from vlae.system.console import Console, Reporter
 for stream in (sys.stdout, sys.stderr):
     print("printed", file=stream, flush=True)
     stream.write("x" * 100_000)
@@ -152,11 +152,11 @@ def test_printed_json_keeps_its_meaning(text):
 def test_print_shows_controls_and_rich_sends_its_own():
     program = f"""
 import sys
-from vlae.streams import guard
+from vlae.system.streams import guard
 guard()
 from rich.table import Table
 from rich.text import Text
-from vlae.console import Console
+from vlae.system.console import Console
 hostile = {HOSTILE!r}
 print(hostile)
 print(hostile, file=sys.stderr)
@@ -186,10 +186,10 @@ def test_text_with_controls_is_broken_into_lines_and_none_of_it_is_lost(tmp_path
 def test_bars_that_are_live_send_their_codes_and_what_is_printed_beside_them_is_shown():
     program = """
 import sys
-from vlae.streams import guard
+from vlae.system.streams import guard
 guard()
 from rich.live import Live
-from vlae.console import Console
+from vlae.system.console import Console
 with Live("live", console=Console(stderr=True, force_terminal=True), auto_refresh=False) as live:
     live.update("again", refresh=True)
     print("\\x1b[2J\\u202e", file=sys.stderr)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from pydantic import Field
 
 from vlae.config.preprocessing import Preprocessing
@@ -25,7 +26,7 @@ from vlae.data.known_files import what_is
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits, frozen_random, split
 from vlae.system.files import StrPath, expanded
-from vlae.system.npz import Archive
+from vlae.system.machine import available_memory
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
@@ -33,18 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "preprocess"]
 
 UNPACKED = {
-    dataset: {
-        f"{part}-images-idx3-ubyte": Checksum(
-            "md5",
-            digests[f"{part}-images-idx3-ubyte"],
-            size=16 + count * 28 * 28,
-            what=f"{count:,} images of 28x28 pixels",
-        )
-        for part, count in (("train", 60_000), ("t10k", 10_000))
-    }
-    for dataset, digests in known_files.UNPACKED.items()
+    dataset: {file: Checksum("md5", md5) for file, md5 in files.items()}
+    for dataset, files in known_files.UNPACKED.items()
 }
-"""Checksums of the files that are read; the labels are not."""
+"""Checksums of the files that are read."""
 Size = Annotated[int, Field(ge=0)]
 Loader = TypeVar("Loader", bound=Callable[..., Splits])
 
@@ -58,12 +51,16 @@ OMNIGLOT_CHECKSUM = Checksum("git", "016a3536ffe5e1d38e42563a18d7a78bfaf643ec")
 def known(
     *, channels: int, integers: bool, training_images: int, test_images: int
 ) -> Callable[[Loader], Loader]:
-    """Facts of a loader's images before they are loaded, for the check of a configuration: ``loader.known``.
+    """Facts about a loader's images before they are loaded, for the check of a configuration: ``loader.known``.
 
-    ``training_images`` counts those of the validation split, too.
+    ``training_images`` includes those of the validation split.
     """
-    facts = {"channels": channels, "integers": integers}
-    facts |= {"training_images": training_images, "test_images": test_images}
+    facts = {
+        "channels": channels,
+        "integers": integers,
+        "training_images": training_images,
+        "test_images": test_images,
+    }
 
     def mark(loader: Loader) -> Loader:
         loader.__dict__["known"] = facts
@@ -80,9 +77,9 @@ def preprocess(
 
 
 def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
-    """Fetch datasets ahead, for machines without internet, and print where: name -> the ``root`` they are in.
+    """Download datasets for machines without internet, print where they are, and return name -> ``root``.
 
-    Each is loaded once, so what is there afterwards is known to be readable. DataError: all that failed, together.
+    Each is loaded once, so that it is known to be readable. DataError: all failures, together.
     """
     loaders = {
         name: loader
@@ -313,13 +310,16 @@ def npz(
 def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     """``train``, ``test`` and, where it is there, ``validation``."""
     try:
-        # not by np.load, which takes any other file for a pickle, and believes the sizes in the headers
-        with file.open("rb") as opened:
-            archive = Archive(opened)
-            found = archive.read(("train", "validation", "test"))
+        # not by np.load, which takes any other file for a pickle
+        with file.open("rb") as opened, NpzFile(opened) as archive:
+            needed = sum(info.file_size for info in zipfile.ZipFile(opened).infolist())
+            if needed > (available := available_memory()):
+                raise ValueError(f"its arrays need {needed:,} bytes of memory, {available:,} are available")
+            names = archive.files
+            found = {name: archive[name] for name in ("train", "validation", "test") if name in names}
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
-        found = "" if zipfile.is_zipfile(file) else what_is(file)
-        what = found and f"; it is {'a truncated .npz file' if found.startswith('a zip') else found}"
+        kind = "" if zipfile.is_zipfile(file) else what_is(file)
+        what = kind and f"; it is {'a truncated .npz file' if kind.startswith('a zip') else kind}"
         raise DataError(
             f"dataset.path={path}: not an .npz file of plain arrays, as numpy.savez writes them ({error}{what}). "
             "Pickled objects are refused, because unpickling can execute code"
@@ -327,7 +327,7 @@ def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     if missing := sorted({"train", "test"} - found.keys()):
         raise DataError(
             f"dataset.path={path}: no array {' and no '.join(map(repr, missing))}; expected 'train', 'test' and "
-            f"optionally 'validation', found {', '.join(map(repr, archive.names)) or 'none'}"
+            f"optionally 'validation', found {', '.join(map(repr, names)) or 'none'}"
         )
     return found
 

@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import os
 import shutil
-import stat
 import sys
 import urllib.error
 import urllib.request
@@ -16,16 +15,14 @@ from typing import Any, BinaryIO, Literal
 
 from vlae.data.known_files import name_of, what_is
 from vlae.errors import UserError
-from vlae.system.progress import advanced
+from vlae.system.console import Console, advanced
 
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
-NAMED_UP_TO = 2**30
-"""Bytes of a wrong file up to which its checksum is looked for among those of known files."""
 
 
 class DataError(UserError, ValueError):
-    """A dataset cannot be had, cannot be read, or does not fit its settings; says why, and what to do."""
+    """A dataset that cannot be downloaded or read, or does not fit its settings; says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +31,6 @@ class Checksum:
 
     algorithm: Literal["md5", "git", "sha256"]
     digest: str
-    size: int | None = None
-    """Bytes, where they are known: a file of another size need not be read."""
-    what: str = ""
-    """In words, as `vlae.data.known_files.what_is` has them."""
 
     def of(self, path: Path) -> str:
         """The file's own digest."""
@@ -52,24 +45,16 @@ class Checksum:
 
     def mismatch(self, path: Path) -> str | None:
         """Description of how the file differs; None if it does not."""
-        size, found = path.stat().st_size, None
-        if self.size in (None, size) and (found := self.of(path)) == self.digest:
+        if (found := self.of(path)) == self.digest:
             return None
-        text = f"it is {_described(path, size)}"
-        text += f", expected {self.what}" if self.what else ""
-        if found is None:
-            return f"{text}; {size:,} bytes, expected {self.size:,}"
+        what, name = what_is(path), name_of(Checksum("md5", "").of(path))
+        text = f"it is {name} ({what})" if name else f"it is {what}"
         return f"{text}; checksum ({self.algorithm}) {found}, expected {self.digest}"
-
-
-def _described(path: Path, size: int) -> str:
-    name = name_of(Checksum("md5", "").of(path)) if size <= NAMED_UP_TO else None
-    return f"{name} ({what_is(path)})" if name else what_is(path)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """One file on the internet, and where in the root directory it belongs."""
+    """One file on the internet, and its place in the root directory."""
 
     path: str
     urls: tuple[str, ...]
@@ -83,7 +68,7 @@ class Source:
     name: str
     root: Path
     remotes: tuple[Remote, ...]
-    files: Mapping[str, Checksum | None]
+    files: Mapping[str, Checksum]
     """The files that are read, with published checksums; equal to the remotes, or unpacked from them."""
     unpack: Callable[[Path], Any] | None = None
     """Makes ``files`` of the remotes within a directory that has the layout of ``root``."""
@@ -91,12 +76,12 @@ class Source:
     def provide(self) -> None:
         """Download what is missing. Touches nothing, not even a lock, when all files are there.
 
-        One process downloads while others wait. Files are brought into a temporary sibling directory and moved into
+        One process downloads while others wait. Files arrive in a temporary sibling directory and are moved into
         place when all are complete and verified. DataError: what went wrong, and how to do it by hand.
         """
-        if self._complete():
-            return
         try:
+            if self._complete():
+                return
             self.root.mkdir(parents=True, exist_ok=True)
             with self._alone():
                 if not self._complete():
@@ -106,54 +91,36 @@ class Source:
 
     @contextmanager
     def reading(self, *files: str) -> Iterator[None]:
-        """Around reading some of the files: whatever fails in it becomes a DataError that names the bad one."""
+        """Around reading some of the files: any failure in it becomes a DataError that names the bad one."""
         try:
             yield
         except DataError:
             raise
         except Exception as error:
-            raise self._damage(files or tuple(self.files), error) from error
+            files = files or tuple(self.files)
+            for file in files:
+                self.check(file)
+            paths = ", ".join(str((self.root / file).absolute()) for file in files)
+            problem = f"cannot read {paths}: {error or type(error).__name__}"
+            raise self._error(problem, delete=True) from error
 
     def check(self, file: str) -> None:
-        """DataError when the file is not what its checksum promises, or cannot be read."""
-        checksum = self.files[file]
+        """DataError if the file is not what its checksum promises, or cannot be read."""
+        path = (self.root / file).absolute()
         try:
-            mismatch = checksum and checksum.mismatch(self.root / file)
+            mismatch = self.files[file].mismatch(path)
         except OSError as error:
-            raise self._unreadable(self.root / file, error) from error
+            raise self._error(f"cannot read {path}: {error.strerror or error}") from error
         if mismatch:
-            problem = f"{(self.root / file).absolute()} is damaged or another file: {mismatch}"
-            raise self._error(problem + self._swapped(file), delete=True)
-
-    def _swapped(self, file: str) -> str:
-        """A note where the file holds the content of another one of these."""
-        what = what_is(self.root / file)
-        for other, checksum in self.files.items():
-            if other != file and checksum and checksum.what and what.startswith(checksum.what):
-                return f". {Path(other).name} should be so: are the two swapped?"
-        return ""
+            raise self._error(f"{path} is damaged or another file: {mismatch}", delete=True)
 
     def _complete(self) -> bool:
-        return False not in {self._is_there(self.root / file) for file in self.files}  # looks at all of them
-
-    def _is_there(self, path: Path) -> bool:
-        """DataError where something else than a file stands in its place, or that cannot be seen."""
-        try:
-            mode = path.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):  # what stands in the way is said when it is written
-            if path.is_symlink():
+        """DataError if a link leads nowhere: its target may be on a disk that is not mounted."""
+        for path in (self.root / file for file in self.files):
+            if path.is_symlink() and not path.exists():
                 text = f"{path.absolute()} is a link to {os.path.realpath(path)}, which is not there"
-                raise self._error(text, delete=True) from None
-            return False
-        except OSError as error:
-            raise self._unreadable(path, error) from error
-        if not stat.S_ISREG(mode):
-            what = "a directory" if stat.S_ISDIR(mode) else "no plain file"
-            raise self._error(f"{path.absolute()} is {what}, expected a file", delete=True)
-        return True
-
-    def _unreadable(self, path: Path, error: OSError) -> DataError:
-        return self._error(f"cannot read {path.absolute()}: {error.strerror or error}")
+                raise self._error(text, delete=True)
+        return all((self.root / file).exists() for file in self.files)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -211,20 +178,12 @@ class Source:
             raise self._error(f"could not be unpacked in {self.root.absolute()}: {error}") from error
 
     def _place(self, staging: Path) -> None:
-        """Move what is new; a file that is there already is never replaced."""
+        """Move new files into place; a file that is there already is never replaced."""
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             target = self.root / file.relative_to(staging)
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
-
-    def _damage(self, files: tuple[str, ...], error: Exception) -> DataError:
-        for file in files:
-            path, checksum = self.root / file, self.files[file]
-            if checksum is not None and path.is_file() and (mismatch := checksum.mismatch(path)):
-                return self._error(f"{path.absolute()} is damaged or another file: {mismatch}", delete=True)
-        paths = ", ".join(str((self.root / file).absolute()) for file in files)
-        return self._error(f"cannot read {paths}: {error or type(error).__name__}", delete=True)
 
     def _error(
         self, problem: str, remotes: tuple[Remote, ...] | None = None, *, delete: bool = False
@@ -240,9 +199,9 @@ class Source:
 
 
 def transfer(url: str, target: Path) -> str | None:
-    """Copy what ``url`` serves to ``target``; the reason when it could not be had whole, None when it could.
+    """Copy the content of ``url`` to ``target``. Returns the reason if it did not arrive whole, else None.
 
-    OSError only where ``target`` cannot be written.
+    OSError: ``target`` cannot be written.
     """
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "vlae"})
@@ -288,13 +247,11 @@ def _copy(response: Any, file: BinaryIO, total: int | None) -> int:
 
 @contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar, where a person watches."""
+    """A progress bar, on a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from vlae.system.console import Console
 
     with Progress(
         BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True

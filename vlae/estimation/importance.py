@@ -18,7 +18,7 @@ from vlae.estimation.proposals import propose, select_images
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import generator, image_noise
-from vlae.system.progress import advanced
+from vlae.system.console import advanced
 
 CACHED_ROWS = 3072
 """On a CPU, more rows (images x samples) at once than this leave the cache and get slower."""

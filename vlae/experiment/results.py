@@ -14,7 +14,7 @@ from vlae.estimation.scores import Scores
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed
 from vlae.system.console import counted
-from vlae.system.peak_memory import peak_memory_bytes
+from vlae.training.epoch_metrics import peak_memory_bytes
 
 
 def device_name(device: torch.device) -> str:

@@ -21,11 +21,10 @@ from vlae.runs.directory import RunDirectory, earlier_twins, forced_directory, p
 from vlae.runs.lease import FORCED, last_number
 from vlae.runs.rerun import recover
 from vlae.runs.snapshot import executed
-from vlae.system.console import Reporter, loading
+from vlae.system.console import Reporter, loading, reported_to
 from vlae.system.disk import DiskError, Patience, RecordError, notice, patient, patiently, refusal_in
 from vlae.system.files import appearing, cannot_write, check_writable, make_directory, write_atomically
 from vlae.system.interruption import Interrupted, Interruption
-from vlae.system.progress import reported_to
 from vlae.system.streams import do_not_wait
 from vlae.trackers.process import environment_problems, mirrored, upload_later, watched
 

@@ -24,7 +24,7 @@ from vlae.report.tables.table import Table, row_keys_of, table
 from vlae.runs.metrics import on_charts
 from vlae.system.console import counted
 from vlae.system.disk import RecordError
-from vlae.system.files import LARGEST_CONFIG, StrPath, read_bytes
+from vlae.system.files import StrPath, read_bytes
 from vlae.trackers.run_history import other_ids
 from vlae.trackers.wandb_mirror import WandbError
 
@@ -106,7 +106,7 @@ def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
 def _tracker(run: Path) -> Mapping[str, Any]:
     default = with_added_fields({})["tracker"]
     try:
-        content = yaml.load(read_bytes(run / "config.yaml", LARGEST_CONFIG) or b"", yaml.CSafeLoader)
+        content = yaml.load(read_bytes(run / "config.yaml") or b"", yaml.CSafeLoader)
         return {**default, **content["tracker"]}
     except (RecordError, yaml.YAMLError, LookupError, TypeError):  # the table says why
         return default

@@ -1,9 +1,11 @@
-"""What a person sees of a run while it lasts: bars, lines, warnings."""
+"""Terminal output of a run and its progress: bars, lines, warnings."""
 
+import contextlib
 import io
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +29,24 @@ QUIET_SECONDS = 30.0
 """Without a terminal, a line of progress after this time even where there are no figures yet."""
 LONG = 40
 """Columns of a cell that stands in one line; a longer one is words, which may be wrapped."""
+
+_listener: ContextVar[Callable[[], None] | None] = ContextVar("listener", default=None)
+
+
+def advanced() -> None:
+    """Report that one long step, such as a download, has advanced. Call it as often as you like."""
+    if listener := _listener.get():
+        listener()
+
+
+@contextlib.contextmanager
+def reported_to(listener: Callable[[], None]) -> Iterator[None]:
+    """Inside, ``listener`` is called each time that a step of this thread advances."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Console(RichConsole):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from numpy.lib.npyio import NpzFile
 
 from vlae.config.run_id import exact_text, id_of, newer_schema, scientific, settings
 from vlae.launching.run_state import UNREADABLE, Observer
@@ -17,8 +18,7 @@ from vlae.report.metric_values import metrics_of_results
 from vlae.report.runs import LeftOut, Run
 from vlae.runs.directory import metrics_of, read_status
 from vlae.system.disk import RecordError
-from vlae.system.files import LARGEST_CONFIG, StrPath, check_bounded, expanded, read_bytes, read_json
-from vlae.system.npz import Archive
+from vlae.system.files import StrPath, expanded, read_bytes, read_json
 
 _SEED = re.compile(r"^seed: (0|[1-9][0-9]*)\n", re.MULTILINE)
 
@@ -84,7 +84,7 @@ class Configs:
 
     def read(self, place: str) -> Config:
         """The configuration of the run directory ``place``. RecordError: there is none, or it is not that of a run."""
-        content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
+        content = read_bytes(f"{place}/config.yaml")
         if content is None:
             gone = (
                 "its directory is missing"
@@ -102,7 +102,6 @@ class Configs:
         shared = text[: seed.start()] + text[seed.end() :] if seed else text
         if shared not in self._parsed:
             parsed = yaml.load(shared, yaml.CSafeLoader)
-            check_bounded(parsed)
             if reason := newer_schema(parsed):
                 raise RecordError(f"config.yaml was {reason}")
             texts = {key: exact_text(value) for key, value in scientific(parsed).items()}
@@ -179,7 +178,8 @@ class PerImage:
         if (content := read_bytes(self.path)) is None:
             raise RecordError(f"{file} is missing")
         try:
-            found = Archive(io.BytesIO(content)).read([name]).get(name)
+            with NpzFile(io.BytesIO(content)) as archive:
+                found = archive.get(name)
         except Exception as error:  # what numpy, zip and zlib raise depends on where the damage is
             raise RecordError(f"{file} cannot be read ({error})") from error
         if found is not None and (found.ndim != 1 or found.dtype.kind not in "fiu"):

@@ -10,9 +10,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import warnings
-import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,6 @@ from vlae.config.preprocessing import Preprocessing
 from vlae.config.targets import build
 from vlae.data import datasets, known_files
 from vlae.data.download import Checksum, DataError
-from vlae.data.known_files import what_is
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))

@@ -48,19 +48,11 @@ OMNIGLOT_URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/char
 OMNIGLOT_CHECKSUM = Checksum("git", "016a3536ffe5e1d38e42563a18d7a78bfaf643ec")
 
 
-def known(
-    *, channels: int, integers: bool, training_images: int, test_images: int
-) -> Callable[[Loader], Loader]:
+def known(**facts: int) -> Callable[[Loader], Loader]:
     """Facts about a loader's images before they are loaded, for the check of a configuration: ``loader.known``.
 
-    ``training_images`` includes those of the validation split.
+    ``channels``, ``integers`` (not fractions), ``training_images`` (with the validation split) and ``test_images``.
     """
-    facts = {
-        "channels": channels,
-        "integers": integers,
-        "training_images": training_images,
-        "test_images": test_images,
-    }
 
     def mark(loader: Loader) -> Loader:
         loader.__dict__["known"] = facts

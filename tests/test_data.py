@@ -116,7 +116,7 @@ def omniglot_root(tmp_path, monkeypatch):
 
 
 def write_npz(path, **arrays):
-    np.savez(path, **npz)
+    np.savez(path, **arrays)
     return str(path)
 
 

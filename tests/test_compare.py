@@ -8,7 +8,7 @@ from recorded import IMAGES, container, done, stopped
 from scipy.stats import ttest_rel
 from test_drawings import learned, lines
 
-from vlae.cli.compare import run_of
+from vlae.cli.comparison import run_of
 from vlae.config.run_id import settings
 from vlae.errors import UserError
 from vlae.report.compare import compare as compare_two

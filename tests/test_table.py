@@ -21,7 +21,7 @@ from recorded import container, done, stopped
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from vlae.cli.table import ENDINGS
+from vlae.cli.commands.table import ENDINGS
 from vlae.config.run_id import run_id
 from vlae.errors import UserError
 from vlae.estimation.reliability import MARK

@@ -156,10 +156,20 @@ def report(
     >>> vlae.report("vae").stat().st_size > 10_000
     True
     """
-    from vlae.cli.report import write_report
+    from vlae.cli.options import ending_of
+    from vlae.errors import UserError
+    from vlae.report.html.content import content
+    from vlae.report.html.page import page
+    from vlae.report.tables.captions import no_runs
+    from vlae.system.files import expanded, write_output
 
-    write_report(runs_dir, name, Path(out))
-    return Path(out)
+    ending_of(out := Path(out), ("html", "htm"))
+    runs = _collected(name, runs_dir)
+    if not runs.runs:
+        raise UserError(no_runs(runs.title, runs.left_out))
+    text = page(content(Path(expanded(runs_dir)).absolute(), runs))
+    write_output(out, text.encode("utf-8", "backslashreplace"))
+    return out
 
 
 def _collected(name: str | None, runs_dir: str | PathLike[str]) -> Any:

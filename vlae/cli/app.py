@@ -42,7 +42,7 @@ with stopped_in_one_line():
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        from vlae.cli.version import version_line
+        from vlae.cli.options import version_line
 
         print(version_line())
         raise typer.Exit

@@ -62,7 +62,7 @@ def main(program: str = PROGRAM) -> int:
     statuses.clear()
     arguments = sys.argv[1:]
     if "--version" in arguments:
-        from vlae.cli.version import version_line
+        from vlae.cli.options import version_line
 
         print(version_line())
         return printed(0)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import Device, Run, RunsDir, out_option
+from vlae.cli.options import Device, Run, RunsDir, ending_of, out_option
 from vlae.config.installation import check_libraries
 from vlae.runs.directory import find
 
@@ -27,7 +27,6 @@ def sample(
     """
     import math
 
-    from vlae.cli.output_file import ending_of
     from vlae.system.console import loading
     from vlae.system.files import write_output
 

@@ -4,15 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import RunsDir
+from vlae.cli.options import Runs, RunsDir
 
 SETTINGS = {"short_help": "Show the state of each run, why, and where."}
 
 
 def status(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix.")
-    ] = None,
+    name: Runs = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again until the runs end.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every run, however many they are.")] = False,
     runs_dir: RunsDir = "runs",

@@ -65,7 +65,7 @@ def preprocess(
     section: Mapping[str, Any], splits: Splits, support: str, dtype: torch.dtype = torch.float32
 ) -> Preprocess:
     """The preprocessing of a ``dataset`` section, fitted to its training images."""
-    return Preprocess(Preprocessing.of(section), splits, support, dtype=dtype)
+    return Preprocess.fit(Preprocessing.of(section), splits, support, dtype=dtype)
 
 
 def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:

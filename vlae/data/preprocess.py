@@ -29,72 +29,49 @@ class Preprocess:
     def __init__(
         self,
         preprocessing: Preprocessing,
+        support: str,
+        state: Mapping[str, Any],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """The preprocessing with a ``state()``, which needs no data; `fit` learns it from the training images."""
+        self.preprocessing, self._state, self.dtype = preprocessing, state, dtype
+        channels, height, width = state["shape"]
+        self.shape: tuple[int, int, int] = (channels, height, width)
+        self.levels, self.seed, self.variance = state["levels"], state["seed"], state["variance"]
+        self.pixels = math.prod(self.shape)
+        self.binary = support == "binary"
+        self.random = self.binary or preprocessing.dequantise
+        self.top = 1 if self.levels is None else self.levels - 1
+        """The value of a white pixel."""
+        self.mean: Float[Tensor, " pixels"] = state["mean"].to(dtype).to(device)
+        """Mean of the training images in model space, before it is subtracted."""
+        subtract = preprocessing.subtract_mean and not self.binary
+        self.shift: Float[Tensor, " pixels"] = self.mean if subtract else torch.zeros_like(self.mean)
+
+    @classmethod
+    def fit(
+        cls,
+        preprocessing: Preprocessing,
         splits: Splits,
         support: str,
         *,
         dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """Learn mean and variance from the training images. DataError: see ``preprocessing.conflicts``."""
-        problems = conflicts(
-            preprocessing, support, channels=splits.shape[0], integers=splits.levels is not None
-        )
-        if problems:
-            raise DataError("\n".join(problems))
-        self._install(preprocessing, support, splits.shape, splits.levels, splits.seed)
-        mean, variance = self._statistics(splits.train)
-        self._set_statistics(mean, variance, dtype, splits.train.device)
-
-    @classmethod
-    def restore(
-        cls,
-        preprocessing: Preprocessing,
-        state: Mapping[str, Any],
-        support: str,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
     ) -> "Preprocess":
-        """The same from its ``state()``, for a machine that does not have the data."""
-        self = cls.__new__(cls)
-        channels, height, width = state["shape"]
-        self._install(preprocessing, support, (channels, height, width), state["levels"], state["seed"])
-        self._set_statistics(state["mean"], state["variance"], dtype, device)
-        return self
+        """Learn mean and variance from the training images. DataError: see ``preprocessing.conflicts``."""
+        integers = splits.levels is not None
+        if problems := conflicts(preprocessing, support, channels=splits.shape[0], integers=integers):
+            raise DataError("\n".join(problems))
+        state = {"shape": list(splits.shape), "levels": splits.levels, "seed": splits.seed}
+        unknown = {"mean": torch.zeros(math.prod(splits.shape)), "variance": 0.0}
+        mean, variance = cls(preprocessing, support, state | unknown)._statistics(splits.train)
+        state |= {"mean": mean, "variance": variance}
+        return cls(preprocessing, support, state, dtype=dtype, device=splits.train.device)
 
     def state(self) -> dict[str, Any]:
         """The statistics learned from the data: plain values and one tensor."""
-        return {
-            "shape": list(self.shape),
-            "levels": self.levels,
-            "seed": self.seed,
-            "mean": self._exact_mean,
-            "variance": self.variance,
-        }
-
-    def _install(
-        self,
-        preprocessing: Preprocessing,
-        support: str,
-        shape: tuple[int, int, int],
-        levels: int | None,
-        seed: int,
-    ) -> None:
-        self.preprocessing, self.shape, self.levels, self.seed = preprocessing, shape, levels, seed
-        self.pixels = math.prod(shape)
-        self.binary = support == "binary"
-        self.random = self.binary or preprocessing.dequantise
-        self.top = 1 if levels is None else levels - 1
-        """The value of a white pixel."""
-
-    def _set_statistics(
-        self, mean: Tensor, variance: float, dtype: torch.dtype, device: torch.device | str
-    ) -> None:
-        self._exact_mean = mean
-        self.dtype, self.variance = dtype, variance
-        self.mean: Float[Tensor, " pixels"] = mean.to(dtype).to(device)
-        """Mean of the training images in model space, before it is subtracted."""
-        subtract = self.preprocessing.subtract_mean and not self.binary
-        self.shift: Float[Tensor, " pixels"] = self.mean if subtract else torch.zeros_like(self.mean)
+        return dict(self._state)
 
     @property
     def bits_per_dim_defined(self) -> bool:

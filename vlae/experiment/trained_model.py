@@ -111,10 +111,8 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     if state is None or not state["progress"]["best_model"]:
         raise RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
     where, dtype = select_device(device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
-    output = build(cfg.output_dist)
-    preprocess = Preprocess.restore(
-        Preprocessing.of(cfg.dataset), state["preprocess"], output.support, dtype=dtype, device=where
-    )
+    preprocessing, support = Preprocessing.of(cfg.dataset), build(cfg.output_dist).support
+    preprocess = Preprocess(preprocessing, support, state["preprocess"], dtype=dtype, device=where)
     model = build_model(cfg, preprocess.shape, preprocess.variance, where, dtype)
     model.load_state_dict(state["progress"]["best_model"])
     progress = Progress(**state["progress"])

@@ -13,9 +13,8 @@ from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 from vlae.estimation.gaps import Gaps
 from vlae.estimation.importance import Evaluation, evaluate
-from vlae.estimation.metrics import mean_and_standard_error, save_scores
+from vlae.estimation.metrics import Scores, mean_and_standard_error, save_scores
 from vlae.estimation.metrics import test_set_metrics as metrics
-from vlae.estimation.scores import Scores
 from vlae.models.vae import VAE
 from vlae.seeding import generator
 

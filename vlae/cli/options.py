@@ -50,8 +50,7 @@ def keys_of(option: str, text: str | None) -> list[str] | None:
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, a run id, or an id prefix.")]
 Runs = Annotated[
-    str | None,
-    typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix; default: all runs."),
+    str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix; default: all runs.")
 ]
 RunsDir = Annotated[
     str, typer.Option(parser=path_parser("--runs-dir"), metavar="<path>", help="Where run directories are.")

@@ -213,36 +213,28 @@ def transfer(url: str, target: Path) -> str | None:
         return f"no connection ({error.reason})"
     except (OSError, http.client.HTTPException, ValueError) as error:
         return f"no answer ({error or type(error).__name__})"
+    announced = response.headers.get("Content-Length")
     with response, target.open("wb") as file:
-        announced = response.headers.get("Content-Length")
-        total = int(announced) if announced and announced.isdigit() else None
-        try:
-            received = _copy(response, file, total)
-        except _BrokenOff as error:
-            return f"the connection broke off ({error.__cause__ or error})"
-    if total is not None and received != total:
-        return f"the connection broke off after {received} of {total} bytes"
-    return None
+        return _copy(response, file, int(announced) if announced and announced.isdigit() else None)
 
 
-class _BrokenOff(Exception):
-    """The server's side of a transfer failed, not the disk's."""
-
-
-def _copy(response: Any, file: BinaryIO, total: int | None) -> int:
+def _copy(response: Any, file: BinaryIO, total: int | None) -> str | None:
     received = 0
     with _progress(total) as advance:
         while True:
             try:
                 block = response.read(BLOCK)
             except (OSError, http.client.HTTPException) as error:
-                raise _BrokenOff from error
+                return f"the connection broke off ({error})"
             if not block:
-                return received
+                break
             file.write(block)
             received += len(block)
             advanced()
             advance(len(block))
+    if total is not None and received != total:
+        return f"the connection broke off after {received} of {total} bytes"
+    return None
 
 
 @contextmanager

@@ -52,12 +52,7 @@ class Preprocess:
 
     @classmethod
     def fit(
-        cls,
-        preprocessing: Preprocessing,
-        splits: Splits,
-        support: str,
-        *,
-        dtype: torch.dtype = torch.float32,
+        cls, preprocessing: Preprocessing, splits: Splits, support: str, *, dtype: torch.dtype = torch.float32
     ) -> "Preprocess":
         """Learn mean and variance from the training images. DataError: see ``preprocessing.conflicts``."""
         integers = splits.levels is not None
@@ -194,10 +189,7 @@ class Preprocess:
             yield slice(start, min(start + size, len(images)))
 
     def _to_model_space(
-        self,
-        images: Shaped[Tensor, "batch channels height width"],
-        noise: Tensor,
-        dtype: torch.dtype,
+        self, images: Shaped[Tensor, "batch channels height width"], noise: Tensor, dtype: torch.dtype
     ) -> Float[Tensor, "batch pixels"]:
         """x before its mean is subtracted."""
         if self.binary:

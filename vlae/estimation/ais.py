@@ -267,10 +267,7 @@ def transition(
 
 
 def adapted_steps(
-    target: Target,
-    betas: Float[Tensor, " distributions"],
-    noise: Noise,
-    progress: Callable[[float], None],
+    target: Target, betas: Float[Tensor, " distributions"], noise: Noise, progress: Callable[[float], None]
 ) -> Float[Tensor, "distributions batch"]:
     """A step size for each temperature and image: chains go through all of them and adapt it on their way.
 

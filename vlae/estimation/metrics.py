@@ -1,8 +1,9 @@
-"""Metrics of a test set from its scores: the ``test`` section of results.json and the arrays of the .npz beside it."""
+"""Scores of a test set, and its metrics: the ``test`` section of results.json and the arrays of the .npz beside it."""
 
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,39 @@ from vlae.estimation.ais import Annealed
 from vlae.estimation.gaps import Gaps
 from vlae.estimation.importance import Evaluation, unit_log_jacobian
 from vlae.estimation.pareto import unreliable_above
-from vlae.estimation.scores import Bracket, Scores
 from vlae.system.files import write_atomically
 
 TENTH = 0.1
 """Nats: the standard error at which the costs of proposals are compared."""
+
+
+@dataclass
+class Bracket:
+    """log p(x) of images drawn from the model: a lower and an upper bound, and each proposal's estimate."""
+
+    lower: Annealed
+    upper: Annealed
+    proposals: dict[str, Evaluation]
+    log_jacobian: Float[Tensor, " images"]
+    """Added to log p(x), it gives the log-density of pixels in [0, 1]."""
+
+    @property
+    def seconds(self) -> float:
+        parts = [self.lower, self.upper, *self.proposals.values()]
+        return sum(part.seconds for part in parts)
+
+
+@dataclass
+class Scores:
+    """Everything that was measured on the test set, in model space."""
+
+    proposals: dict[str, Evaluation] = field(default_factory=dict)
+    gaps: Gaps | None = None
+    ais: Annealed | None = None
+    """On the first images of the test set."""
+    bracket: Bracket | None = None
+    seconds: float = 0.0
+    """Time of the evaluation over all attempts."""
 
 
 def save_scores(path: Path, scores: Scores, log_jacobian: Float[Tensor, " images"]) -> None:
@@ -54,10 +83,7 @@ def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, fl
 
 
 def test_set_metrics(
-    scores: Scores,
-    preprocess: Preprocess,
-    x: Float[Tensor, "images pixels"],
-    num_samples: int,
+    scores: Scores, preprocess: Preprocess, x: Float[Tensor, "images pixels"], num_samples: int
 ) -> dict[str, Any]:
     """The ``test`` section of results.json, in nats per image; ``log_likelihood`` has a section for each proposal.
 

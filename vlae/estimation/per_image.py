@@ -42,10 +42,7 @@ class PerImage:
 
 
 def in_groups(
-    result: PerImage,
-    size: int,
-    measure: Callable[[range, Callable[[float], None]], None],
-    report: Report,
+    result: PerImage, size: int, measure: Callable[[range, Callable[[float], None]], None], report: Report
 ) -> None:
     """Call ``measure(group, progress)`` for each group of ``size`` images that are not done yet.
 

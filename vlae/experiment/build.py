@@ -19,11 +19,7 @@ def select_device(name: str, precision: str) -> torch.device:
 
 
 def build_model(
-    cfg: Config,
-    image_shape: tuple[int, int, int],
-    variance: float,
-    device: torch.device,
-    dtype: torch.dtype,
+    cfg: Config, image_shape: tuple[int, int, int], variance: float, device: torch.device, dtype: torch.dtype
 ) -> LatentVariableModel:
     """The untrained model: weights drawn from the run's seed on the CPU, so that every device starts alike.
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from vlae.config.schema import Config
-from vlae.estimation.metrics import test_set_metrics
-from vlae.estimation.scores import Scores
+from vlae.estimation.metrics import Scores, test_set_metrics
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed
 from vlae.system.console import counted
@@ -23,12 +22,7 @@ def device_name(device: torch.device) -> str:
     return f"{device}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)
 
 
-def report(
-    trained: TrainedModel,
-    cfg: Config,
-    scores: Scores,
-    x: Tensor,
-) -> dict[str, Any]:
+def report(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
     """The content of results.json. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats per image."""
     progress, run = trained.progress, trained.config
     validation = None if run.trainer.selection == "test" else trained.best_elbo

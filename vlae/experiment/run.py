@@ -168,11 +168,7 @@ def _prepare_frozen(directory: RunDirectory, threads: int | None) -> "Prepared":
 
 
 def execute(
-    directory: RunDirectory,
-    prepare: Callable[[], "Prepared"],
-    *,
-    quiet: bool = False,
-    captured: bool = False,
+    directory: RunDirectory, prepare: Callable[[], "Prepared"], *, quiet: bool = False, captured: bool = False
 ) -> dict[str, Any]:
     """Claim the run, train, draw, evaluate, and write results.json last. Returns the results.
 

@@ -17,8 +17,8 @@ from vlae.distributions.posteriors import FamilyMember
 from vlae.estimation.ais import Annealed, anneal, simulate
 from vlae.estimation.gaps import Gaps, measure_gaps
 from vlae.estimation.importance import Evaluation, evaluate, unit_log_jacobian
+from vlae.estimation.metrics import Bracket, Scores
 from vlae.estimation.per_image import PerImage
-from vlae.estimation.scores import SIMULATED_IMAGES, Bracket, Scores
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs import checkpoint
 from vlae.system.console import Reporter
@@ -26,6 +26,8 @@ from vlae.system.interruption import Interruption
 
 NAME, FORMAT = "evaluation", 3
 """Name of the checkpoint of an unfinished evaluation; number of its format, raised where its contents change."""
+SIMULATED_IMAGES = 16
+"""Images drawn from the model if evaluate.ais.num_images is 0."""
 
 
 def score(
@@ -120,14 +122,7 @@ def _annealing(
     settings = cfg.evaluate.ais.model_dump(exclude={"num_images"})
     model, budget = trained.model, cfg.evaluate.memory_budget
     run = partial(
-        anneal,
-        model.output,
-        model.decoder,
-        x,
-        memory_budget=budget,
-        seed=cfg.seed,
-        name=name,
-        exact=exact,
+        anneal, model.output, model.decoder, x, memory_budget=budget, seed=cfg.seed, name=name, exact=exact
     )
     return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
 
@@ -137,25 +132,23 @@ def _gaps(trained: TrainedModel, cfg: Config, x: Tensor) -> Part:
     return Part("gaps", "measuring gaps, image", Gaps.empty(len(x)), run, None)
 
 
+@dataclass
 class _Scoring:
     """One evaluation under way: its results so far, saved between groups of images."""
 
-    def __init__(
-        self,
-        trained: TrainedModel,
-        cfg: Config,
-        x: Float[Tensor, "images pixels"],
-        interruption: Interruption,
-        reporter: Reporter,
-        heartbeat: Callable[[dict[str, Any]], None],
-        resumable: bool,
-    ) -> None:
-        self.trained, self.cfg, self.x = trained, cfg, x
-        self.interruption, self.reporter, self.heartbeat = interruption, reporter, heartbeat
-        self.resumable = resumable
-        self.place, self.digest = trained.directory.path / "checkpoints", weights_digest(trained.model)
+    trained: TrainedModel
+    cfg: Config
+    x: Float[Tensor, "images pixels"]
+    interruption: Interruption
+    reporter: Reporter
+    heartbeat: Callable[[dict[str, Any]], None]
+    resumable: bool
+
+    def __post_init__(self) -> None:
+        self.place = self.trained.directory.path / "checkpoints"
+        self.digest = weights_digest(self.trained.model)
         self.results: dict[str, Any] = {}
-        state = self._saved() if resumable else {"results": {}, "seconds": 0.0}
+        state = self._saved() if self.resumable else {"results": {}, "seconds": 0.0}
         self.saved_results, self.before = state["results"], state["seconds"]
         self.began = self.saved = time.monotonic()
 

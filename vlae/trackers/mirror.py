@@ -29,19 +29,15 @@ class Mirror(Protocol):
 
     def start(self) -> None:
         """The first call."""
-        ...
 
     def catch_up(self) -> None:
         """Mirror what is new in the run directory."""
-        ...
 
     def finish(self) -> None:
         """Mirror the end of the attempt, and the results if there are any."""
-        ...
 
     def give_up(self, error: Exception) -> None:
         """The last call, after another has failed: what was mirrored stays."""
-        ...
 
 
 def mirrors_of(run_history: RunHistory) -> list[Mirror]:

@@ -64,7 +64,11 @@ def upload_later(directory: RunDirectory, name: str | None = None) -> str:
         found = list(filter(None, (_lacking_on_wandb(run_history), _lacking_event_files(run_history))))
     except RecordError as error:  # in the mirrors' own files: the run is done nevertheless
         return f"mirrors of the run: {error}"
-    return f"{'; '.join(found)}; `vlae sync {name or run_history.run_id}` completes it later" if found else ""
+    return (
+        f"{'; '.join(found)}; `vlae sync {name or run_history.directory.run_id}` completes it later"
+        if found
+        else ""
+    )
 
 
 def _lacking_on_wandb(run_history: RunHistory) -> str:

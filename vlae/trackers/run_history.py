@@ -49,10 +49,6 @@ class RunHistory:
         self.settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
 
     @property
-    def run_id(self) -> str:
-        return self.directory.run_id
-
-    @property
     def place(self) -> Path:
         return self.directory.path / TRACKING
 
@@ -68,7 +64,7 @@ class RunHistory:
 
     def notes(self, code: Mapping[str, Any]) -> str:
         """A line by which a person finds the run and its code."""
-        parts = [f"run {self.run_id}", f"code {code['hash']}"]
+        parts = [f"run {self.directory.run_id}", f"code {code['hash']}"]
         if code.get("commit"):
             parts.append(f"commit {code['commit'][:12]}{' with changes' if code.get('changed') else ''}")
         if where := self.directory.status()["where"]:
@@ -78,9 +74,6 @@ class RunHistory:
     def last_pictures(self) -> dict[str, Path]:
         """Pictures of the best epoch's model, by name."""
         return _pictures_in(self.directory.path / "images")
-
-    def results(self) -> dict[str, Any] | None:
-        return self.directory.results()
 
     def per_image(self) -> Path | None:
         """The file with the log-likelihood of each test image."""
@@ -99,7 +92,7 @@ class RunHistory:
     def lacks_event_files(self) -> bool:
         """True if the run is done, and event files that its configuration asks for are incomplete."""
         complete = self.kept(TENSORBOARD).get("complete")
-        return self.settings.tensorboard and not complete and self.results() is not None
+        return self.settings.tensorboard and not complete and self.directory.results() is not None
 
     def take_generation(self) -> None:
         """Give a forced rerun the generation after that of the run it replaces, mirrored now or later."""
@@ -165,7 +158,7 @@ def generation(run: Path) -> int:
     file = run / TRACKING / f"{WANDB}.json"
     found = (read_json(file) or {}).get("generation", 0)
     if not isinstance(found, int):
-        raise RecordError(f"{file} was changed by hand: generation is {found!r}")
+        raise RecordError(f"{file}: expected a number as generation, got {found!r}")
     return found or int((file.parent / f"{OFFLINE}.json").exists())
 
 

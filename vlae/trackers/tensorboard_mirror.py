@@ -46,7 +46,7 @@ class EventFiles:
 
     def finish(self) -> None:
         self.catch_up()
-        if (results := self.run_history.results()) is not None:
+        if (results := self.run_history.directory.results()) is not None:
             test = flat(results["test"], "test/")
             metrics = {name: float(value) for name, value in test.items() if not isinstance(value, str)}
             self._add_hparams(metrics, results["epochs"])

@@ -23,16 +23,7 @@ from vlae.runs import snapshot
 from vlae.runs.lease import now
 from vlae.system.disk import RecordError
 from vlae.system.files import json_bytes, make_directory, read_bytes, write_atomically
-from vlae.trackers.run_history import (
-    OFFLINE,
-    WANDB,
-    Epochs,
-    RunHistory,
-    Settings,
-    flat,
-    generation,
-    wandb_id,
-)
+from vlae.trackers.run_history import OFFLINE, WANDB, Epochs, RunHistory, Settings, flat, generation, wandb_id
 
 ANSWER_WITHIN = 5.0
 """Seconds within which W&B's address has to answer."""
@@ -156,7 +147,7 @@ class Streamed:
     def finish(self) -> None:
         self.catch_up()
         wandb, status, steps = client(), self.run_history.directory.status(), self._epochs.length
-        results = self.run_history.results() if status["state"] == "done" else None
+        results = self.run_history.directory.results() if status["state"] == "done" else None
         self._run.summary.update(
             {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
         )
@@ -221,11 +212,11 @@ class Streamed:
         sent = [self.run_history.kept(name).get("sent", 0) for name in (WANDB, OFFLINE)]
         self._kept = {"generation": number, "sent": max(sent), **self._kept}
         self._run = wandb.init(
-            id=wandb_id(self.run_history.run_id, number),
+            id=wandb_id(self.run_history.directory.run_id, number),
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
-            name=settings.name or self.run_history.run_id,
+            name=settings.name or self.run_history.directory.run_id,
             tags=self.run_history.tags,
             notes=self.run_history.notes(snapshot.description()),
             config=self.run_history.shown_config,
@@ -352,31 +343,21 @@ def check_access() -> None:
         raise NoAccess(f"Weights & Biases: {trouble}")
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Stops at a redirect, which proves that the server is up."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
-        return None
-
-
 def unreachable() -> str:
     """The reason why W&B's address does not answer; empty if it does, with any answer.
 
     Without a network, the client itself says after half a minute that it could not verify credentials.
     """
-    settings = client().setup().settings
-    given = {"http": settings.http_proxy, "https": settings.https_proxy}
-    proxies = {scheme: proxy for scheme, proxy in given.items() if proxy}
-    opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(proxies or None))
+    url = client().setup().settings.base_url
     try:
-        opener.open(settings.base_url, timeout=ANSWER_WITHIN).close()
+        urllib.request.urlopen(url, timeout=ANSWER_WITHIN).close()
     except urllib.error.HTTPError:
         return ""
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLError):  # the client may know the certificate
             return ""
-        return f"{settings.base_url} could not be reached ({_in_one_line(reason)})"
+        return f"{url} could not be reached ({_in_one_line(reason)})"
     return ""
 
 

@@ -59,8 +59,7 @@ def table(
     ] = None,
     group: Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")] = None,
     per_image: Annotated[
-        bool,
-        typer.Option("--per-image", help="With --from: compare image by image; two requests per run."),
+        bool, typer.Option("--per-image", help="With --from: compare image by image; two requests per run.")
     ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:

@@ -11,8 +11,8 @@ SETTINGS = {"short_help": "Show the state of each run, why, and where."}
 
 def status(
     name: Runs = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again until the runs end.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Every run, however many they are.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until the runs end.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every run, however many.")] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Show the state of each run: queued, running, done, interrupted or failed, why, and where.
@@ -28,7 +28,7 @@ def status(
     from vlae.system.console import standard_output
 
     def look(most: int | None = None) -> tuple[Any, float | None]:
-        """The table, and after how many seconds another look is worth it."""
+        """The table, and the seconds until another look is useful."""
         title, labels = select_runs(runs_dir, name)
         observer = Observer(runs_dir)
         states = observer.states(labels)
@@ -41,7 +41,7 @@ def status(
     seen, pause = look()
     console = standard_output()
     if watch and console.is_terminal and pause is not None:
-        # on a screen of its own: what is taller than the terminal would be left behind at each look
+        # on a separate screen, because each look would leave behind what is taller than the terminal
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while pause is not None:
                 seen, pause = look(min(ROWS, max(3, console.height - 8)))

@@ -41,7 +41,7 @@ def table(
     cols: Annotated[str | None, typer.Option(help="Keys, comma-separated: dataset,output_dist")] = None,
     metric: Metric = None,
     where: Where = "",
-    decimals: Annotated[int, typer.Option(min=0, max=15, help="Of every number.")] = 2,
+    decimals: Annotated[int, typer.Option(min=0, max=15, help="Decimals of every number.")] = 2,
     transpose: Annotated[bool, typer.Option("--transpose", help="Columns as rows.")] = False,
     published: Published = False,
     format: Annotated[
@@ -77,7 +77,7 @@ def table(
     format = _format(format, out, (TERMINAL, *FORMATS))
     runs = collect(_source(runs_dir, name, source, group, per_image))
     found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, literature=published)
-    if format == "csv":  # which has no notes
+    if format == "csv":  # it has no notes
         for text in damage_notes(runs.left_out, found.unread):
             print(f"vlae: {text}", file=sys.stderr)
     if format == TERMINAL:

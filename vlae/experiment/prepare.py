@@ -27,7 +27,7 @@ from vlae.training.training_set import TrainingSet
 
 @dataclass
 class Prepared:
-    """A run that is ready for its first step: nothing of it is on disk yet."""
+    """A run that is ready for its first step, with nothing on disk yet."""
 
     config: Config
     model: LatentVariableModel
@@ -74,17 +74,17 @@ class Prepared:
 
 
 def prepare(cfg: Config) -> Prepared:
-    """Device, data, preprocessing and model of a configuration. DataError, ConfigError: what is wrong with them."""
+    """Device, data, preprocessing and model of a configuration. Errors: DataError, ConfigError."""
     device, dtype = select_device(cfg.device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
     use_threads(cfg)
-    torch.manual_seed(cfg.seed)  # nothing of ours draws from the global generator; a user's model might
+    torch.manual_seed(cfg.seed)  # only a user's own model might draw from the global generator
     splits, support = build(cfg.dataset).to(device), build(cfg.output_dist).support
     preprocess = datasets.preprocess(cfg.dataset, splits, support, dtype)
     x_test = test_set(preprocess, splits, cfg)
     scored = images_to_score(x_test, cfg)
     if cfg.trainer.selection == "test":
         selection_set = x_test
-    elif not len(splits.validation):  # known before only for datasets without a validation array of their own
+    elif not len(splits.validation):  # unknown before for datasets with their own validation array
         raise download.DataError(
             "trainer.selection=validation needs a validation set, and this dataset has none"
         )
@@ -99,7 +99,7 @@ def prepare(cfg: Config) -> Prepared:
 
 @torch.no_grad()
 def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "images pixels"]) -> None:
-    """ConfigError: a key needs posteriors that can do more than be sampled from, and those of the model cannot."""
+    """ConfigError: a key needs a density or a closed-form KL that the model's posteriors lack."""
     evaluation = cfg.evaluate
     needs = {
         "trainer.objective": "iwae" if cfg.trainer.objective == "iwae" else None,
@@ -108,7 +108,7 @@ def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "i
         "trainer.kl": "analytic" if cfg.trainer.kl == "analytic" else None,
     }
     asked = {key: value for key, value in needs.items() if value is not None}
-    if not asked:  # inference is spared, and a model's own way to fail in it
+    if not asked:
         return
     posterior, problems = model.posterior(x[:1], batch_noise(1, generator(x.device, 0, "check"), x.dtype)), []
     for key, value in asked.items():
@@ -121,13 +121,13 @@ def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "i
 
 
 def test_set(preprocess: Preprocess, splits: Splits, cfg: Config) -> Float[Tensor, "images pixels"]:
-    """All test images in model space; with ``fixed_evaluation: false`` their noise follows from the run's seed."""
+    """All test images in model space; with ``fixed_evaluation: false`` their noise depends on the run's seed."""
     source = generator(splits.test.device, cfg.seed, "test set")
     return preprocess.evaluation_set(splits.test, "test", source)
 
 
 def images_to_score(x_test: Float[Tensor, "images pixels"], cfg: Config) -> Float[Tensor, "scored pixels"]:
-    """The first ``evaluate.num_images`` test images. ConfigError: there are not so many."""
+    """The first ``evaluate.num_images`` test images. ConfigError: there are fewer."""
     if problems := too_few_test_images(cfg.evaluate.num_images, len(x_test)):
         raise ConfigError(problems)
     return x_test[: cfg.evaluate.num_images]

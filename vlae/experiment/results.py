@@ -44,7 +44,7 @@ def report(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dic
 
 
 def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
-    """Seconds are those of all attempts together, without the work that was lost between checkpoints."""
+    """Seconds, memory and parameters. Seconds add up all attempts, without work that was lost between checkpoints."""
     progress = trained.progress
     return {
         "train_seconds": progress.seconds,
@@ -59,7 +59,7 @@ def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Enough to say why two results of one configuration differ in their last digits."""
+    """Software and machine, which explain why two results of one configuration differ in their last digits."""
     return {
         "vlae": version("vlae"),
         "code": executed(),

@@ -34,12 +34,11 @@ if TYPE_CHECKING:
 
 DONE, FAILED, HELD, REFUSED = 0, 1, 75, 74
 """Exit statuses of `work`, besides 128 + the number of a signal; REFUSED: the disk takes no writes."""
-
 LESS_MEMORY = "a smaller trainer.batch_size or evaluate.memory_budget needs less"
 
 
 def run_command(container: dict[str, Any]) -> int:
-    """Do the run of a composed configuration, for ``python launch.py``. Returns the exit status."""
+    """Execute the run of a composed configuration, for ``python launch.py``. Returns the exit status."""
     try:
         run(container)
     except Interrupted as interrupted:
@@ -52,10 +51,10 @@ def run_command(container: dict[str, Any]) -> int:
 
 
 def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
-    """Bring the run of this configuration to its results, from wherever it stands, and return them.
+    """Bring the run of this configuration to its results, from its present state, and return them.
 
-    Done: the results are shown. Interrupted or killed: it continues from the last checkpoint. ``force=true``: it is
-    done again beside the old results, which it replaces when it has its own.
+    A run that is done shows its results; one that was interrupted or killed continues from the last checkpoint. With
+    ``force=true`` it runs again beside the old results, and replaces them when it has its own.
     Errors: ConfigError, DataError before anything is on disk; RunHeld by another process; those of ``execute``.
     """
     identity, runs_dir, force = run_id(container), Path(container["runs_dir"]), container["force"]
@@ -65,7 +64,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     results = directory.results()
     if results is not None and not force:
         directory.config()  # refuses a frozen configuration that was edited
-        with suppress(DiskError):  # nothing depends on it
+        with suppress(DiskError):  # settling can wait
             directory.settle()
         reporter.line(f"done: {directory.path}")
         reporter.result(summary(results, directory.path))
@@ -91,8 +90,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
 
 
 def _check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
-    """Model and data of a configuration. Errors in it, the device or the data are raised before anything is on disk."""
-    executed()  # what is imported from here on
+    """Model and data of a configuration. Its errors, the device's and the data's come before anything is on disk."""
+    executed()  # note the code before the imports below
     with nullcontext() if quiet else loading():
         check_libraries()
         from vlae.experiment.prepare import prepare
@@ -108,9 +107,9 @@ def _check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
 def work(path: Path, attempts: int, threads: int | None = None) -> int:
     """Execute a frozen run directory, as a worker: the record says everything, and no terminal is needed.
 
-    attempts: how many the run had when this start was planned. A run that has failed since then is not started again;
-    one that was interrupted continues. threads: CPU threads, where the run does not say.
-    Returns DONE; HELD: it was done since or another process executes it; REFUSED by the disk; FAILED; 128 + a signal.
+    attempts: their number when this start was planned. A run that has failed since then is not started again; one that
+    was interrupted continues. threads: CPU threads, if the run does not set them.
+    Returns DONE; HELD: done since, or executed by another process; REFUSED by the disk; FAILED; 128 + a signal.
     """
     directory = RunDirectory(path)
     if (status := _reason_not_to_start(directory, attempts)) is not None:
@@ -129,7 +128,7 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
     except KeyboardInterrupt:  # a second Ctrl-C
         return 128 + signal.SIGINT
     except Exception:
-        # no record has what happened before the claim or after the results
+        # no record holds errors before the claim or after the results
         if directory.state() != "failed":
             traceback.print_exc()
         return FAILED
@@ -137,11 +136,11 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
 
 
 def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
-    """What `work` returns where it cannot start: no run, or no code or libraries to execute it; None: it can."""
+    """The status of a `work` that cannot start: no run, or no code or libraries to execute it. None: it can."""
     path = directory.path
     if not (path / "config.yaml").is_file():
         if path.parent.name == FORCED and (path.parent.parent / path.name / "results.json").is_file():
-            return HELD  # a job that was requeued too late: its run has taken the place of the old one
+            return HELD  # a job that was requeued too late: its run has replaced the old one
         print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
         return FAILED
     try:
@@ -160,7 +159,7 @@ def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
 
 
 def _prepare_frozen(directory: RunDirectory, threads: int | None) -> "Prepared":
-    """The model and the data of a frozen configuration; threads: CPU threads, where that does not say."""
+    """The model and the data of a frozen configuration; threads: CPU threads, if it does not set them."""
     from vlae.experiment.prepare import prepare
 
     container = directory.config()
@@ -172,8 +171,8 @@ def execute(
 ) -> dict[str, Any]:
     """Claim the run, train, draw, evaluate, and write results.json last. Returns the results.
 
-    ``captured``: whatever this process prints goes to the attempt's log.
-    Errors: RunHeld by another process; Interrupted by a signal; DiskError; and whatever fails in the run itself.
+    ``captured``: everything that this process prints goes to the attempt's log.
+    Errors: RunHeld by another process; Interrupted by a signal; DiskError; and any error of the run itself.
     """
     patience = Patience(directory.path.parent)
     patience.say = lambda reason: (
@@ -188,7 +187,7 @@ def execute(
         patience.say = attempt.waits
         if (results := directory.results()) is not None:  # another process finished it meanwhile
             return results
-        after.enter_context(mirrored(directory))  # it sees how the attempt has ended
+        after.enter_context(mirrored(directory))  # until the attempt has ended
         with (
             Interruption() as interruption,
             Reporter(attempt.log, quiet or captured) as reporter,
@@ -201,7 +200,7 @@ def execute(
 
 @contextmanager
 def _explain_end(directory: RunDirectory, patience: Patience, reporter: Reporter) -> Iterator[None]:
-    """Inside, an interruption is reported, and an error that a full disk has caused becomes a DiskError."""
+    """Inside, an interruption is reported, and an error caused by a full disk becomes a DiskError."""
     try:
         yield
     except Interrupted as interrupted:
@@ -220,7 +219,7 @@ def _explain_end(directory: RunDirectory, patience: Patience, reporter: Reporter
 def _report_waiting(
     patience: Patience, attempt: Attempt, interruption: Interruption, reporter: Reporter
 ) -> Iterator[None]:
-    """Inside, a run that waits for the disk says so, and a signal ends it."""
+    """Inside, waiting for the disk is reported, and a signal ends it."""
 
     def say(reason: str | None) -> None:
         reporter.line(notice(reason) if reason else "writes are taken again", style="yellow")
@@ -240,7 +239,7 @@ def _carry_out(
     interruption: Interruption,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Train from the last checkpoint on, draw, evaluate, and write the results."""
+    """Train from the last checkpoint, draw, evaluate, and write the results."""
     from vlae.estimation.importance import unit_log_jacobian
     from vlae.estimation.metrics import save_scores
     from vlae.experiment.pictures import pictures
@@ -250,7 +249,7 @@ def _carry_out(
     cfg, x = prepared.config, prepared.test_set
     reporter.line(f"{directory.run_id}, attempt {attempt.number}, on {device_name(prepared.device)}")
     if cfg.trainer.selection == "test":
-        reporter.warn("the best epoch is selected on the test set, so its figures are optimistic")
+        reporter.warn("the best epoch is selected on the test set, so its metrics are optimistic")
     training = prepared.training(directory)
     for text in training.resume():
         reporter.warn(text)
@@ -270,7 +269,7 @@ def _carry_out(
 
 
 def _epoch_pictures(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
-    """A function that writes the pictures of an epoch, every ``tracker.images_every`` epochs: all of them at once."""
+    """A function that writes all pictures of an epoch at once, every ``tracker.images_every`` epochs."""
     from vlae.experiment.pictures import pictures
 
     cfg, x = prepared.config, training.selection_set
@@ -318,7 +317,7 @@ def _training_report(
 
 @contextmanager
 def _redirect_output(log: Path) -> Iterator[None]:
-    """Append standard output and error of this process, and of those it starts, to a file."""
+    """Append standard output and error of this process and its children to a file."""
     kept = os.dup(1), os.dup(2)
     descriptor = _open_log(log)
     try:
@@ -348,5 +347,5 @@ def _open_log(log: Path) -> int:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # a full disk: what was printed is lost, the run is not
+        with suppress(OSError):  # a full disk costs the output, not the run
             stream.flush()

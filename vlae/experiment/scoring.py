@@ -43,7 +43,7 @@ def score(
     """The scores of ``x`` that ``cfg.evaluate`` asks for.
 
     ``resumable``: continue from a checkpoint beside that of the training, and write one.
-    Errors: Interrupted by a signal; NonFiniteError; RecordError where a checkpoint cannot be read or written.
+    Errors: Interrupted by a signal; NonFiniteError; RecordError if a checkpoint cannot be read or written.
     """
     return _Scoring(trained, cfg, x, interruption, reporter, heartbeat, resumable).run()
 
@@ -53,21 +53,21 @@ class Part:
     """One estimator on one set of images."""
 
     key: str
-    """Names its result in the checkpoint."""
+    """The name of its result in the checkpoint."""
     doing: str
-    """Shown while it runs."""
+    """The text shown while it runs."""
     result: Any
-    """The ``PerImage`` to fill, with nothing known yet."""
+    """The empty ``PerImage`` to fill."""
     run: Callable[..., PerImage]
     """``run(result=result, report=report)`` measures the images of ``result`` that are not done."""
     by: str | None
-    """Shown beside its log-likelihood; None: nothing is shown."""
+    """The name shown beside its log-likelihood; None: nothing is shown."""
     long: bool = False
     """Results are saved before and after a part that takes long."""
 
 
 def parts(trained: TrainedModel, cfg: Config, x: Tensor, warn: Callable[[str], None]) -> Iterator[Part]:
-    """Everything that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
+    """The parts that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
     settings = cfg.evaluate
     for name in settings.proposals:
         yield _importance(f"proposals.{name}", "evaluating image", trained, cfg, x, name)
@@ -84,8 +84,8 @@ def parts(trained: TrainedModel, cfg: Config, x: Tensor, warn: Callable[[str], N
         posterior = trained.posterior(x[:1])
         if isinstance(posterior, FamilyMember):
             yield _gaps(trained, cfg, x[:images])
-        else:  # a user's own model need not be more than a Posterior
-            warn(f"no gaps: {type(posterior).__name__} is no vlae.distributions.FamilyMember")
+        else:  # a user's own model may return any Posterior
+            warn(f"no gaps: {type(posterior).__name__} is no vlae.distributions.posteriors.FamilyMember")
 
 
 def simulated_images(trained: TrainedModel, cfg: Config) -> tuple[Tensor, Tensor]:
@@ -167,7 +167,7 @@ class _Scoring:
         return self._scores()
 
     def _report(self, part: Part, images: float) -> None:
-        """Show and record the progress of a part, and save it where it is time to."""
+        """Show and record the progress of a part, and save it when due."""
         text, result, total = "", self.results[part.key], len(part.result)
         if part.by and result.done:
             mean = result.log_likelihood[: result.done].mean().item()

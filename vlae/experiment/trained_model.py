@@ -1,4 +1,4 @@
-"""A model built from its configuration, and a trained one loaded back from its run directory."""
+"""A trained model, loaded back from its run directory."""
 
 import warnings
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class TrainedModel:
     directory: RunDirectory
     progress: Progress
     best_elbo: float | None
-    """ELBO of the selection set, in nats of pixels in [0, 1]; None where the images are not at hand."""
+    """ELBO of the selection set, in nats of pixels in [0, 1]; None if the images are not loaded."""
 
     def __repr__(self) -> str:
         results = self.directory.results() or {}
@@ -60,7 +60,7 @@ class TrainedModel:
         return self.directory.results()
 
     def to_model_space(self, images: Shaped[Tensor, "..."], seed: int = 0) -> Tensor:
-        """x [batch, pixels] of images as the dataset stores them: uint8 in 0..levels-1, or floats in [0, 1].
+        """x [batch, pixels] of images in the dataset's format: uint8 in 0..levels-1, or floats in [0, 1].
 
         ValueError: images of another shape, type or range.
         """
@@ -101,7 +101,7 @@ class TrainedModel:
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     """The best epoch's model of a run, finished or not, without its data.
 
-    RecordError: no such run, no checkpoint yet, a damaged one, or one that wants to execute code.
+    RecordError: no such run, no checkpoint yet, a damaged one, or one that would execute code.
     """
     directory = find(runs_dir, run)
     cfg = validate({**directory.config(), "device": device}, to_run=False)

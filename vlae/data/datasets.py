@@ -152,7 +152,6 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
     images = []
     for file in source.files:
         source.check(file)
-    for file in source.files:
         with source.reading(file):
             images.append(read_image_file(str(source.root / file)).unsqueeze(1))
     return split(*images, levels=256, validation_size=validation_size, seed=seed)

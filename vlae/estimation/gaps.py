@@ -60,7 +60,23 @@ def measure_gaps(
     result = Gaps.empty(len(x)) if result is None else result
 
     def measure(group: range, progress: Callable[[float], None]) -> None:
-        _measure(model, x[group.start : group.stop], result, group, seed, steps, progress)
+        images = slice(group.start, group.stop)
+        batch = x[images]
+        start = own_posterior(model, batch, group, seed)
+        noise = image_noise([generator(x.device, seed, "gaps", i) for i in group], x.dtype)
+        with torch.no_grad():
+            result.iterations = max(0, len(model.refinements(batch, noise)) - 1)
+        best = ascend(model, batch, start, noise, steps, progress)
+        before, after = (weights.mean for weights in log_weights(model, batch, (start, best), noise))
+        better = after > before  # the start is the best known member if the ascent has led down
+        of_start, of_best = log_weights(model, batch, (start, best), noise)
+        check_finite(of_start.mean + of_best.mean, group, "the ELBO that measures the gap of test image")
+        result.put(
+            images,
+            elbo=of_start.mean,
+            optimal_elbo=torch.where(better, of_best.mean, of_start.mean),
+            log_likelihood=torch.where(better, of_best.log_mean, of_start.log_mean),
+        )
 
     in_groups(result, group_size(model, x, memory_budget), measure, report)
     return result
@@ -70,32 +86,6 @@ def group_size(model: LatentVariableModel, x: Float[Tensor, "images pixels"], me
     """Images at once."""
     an_image = ARRAYS * SAMPLES * max(x.shape[1], largest_layer(model)) * x.element_size()
     return max(1, min(MAX_GROUP, memory_budget * 2**20 // an_image))
-
-
-def _measure(
-    model: LatentVariableModel,
-    x: Float[Tensor, "batch pixels"],
-    gaps: Gaps,
-    group: range,
-    seed: int,
-    steps: int,
-    progress: Callable[[float], None],
-) -> None:
-    start = own_posterior(model, x, group, seed)
-    noise = image_noise([generator(x.device, seed, "gaps", i) for i in group], x.dtype)
-    with torch.no_grad():
-        gaps.iterations = max(0, len(model.refinements(x, noise)) - 1)
-    best = ascend(model, x, start, noise, steps, progress)
-    before, after = (weights.mean for weights in log_weights(model, x, (start, best), noise))
-    better = after > before  # the start is the best member known where the ascent has led down
-    of_start, of_best = log_weights(model, x, (start, best), noise)
-    check_finite(of_start.mean + of_best.mean, group, "the ELBO that measures the gap of test image")
-    gaps.put(
-        slice(group.start, group.stop),
-        elbo=of_start.mean,
-        optimal_elbo=torch.where(better, of_best.mean, of_start.mean),
-        log_likelihood=torch.where(better, of_best.log_mean, of_start.log_mean),
-    )
 
 
 @torch.no_grad()

@@ -66,72 +66,6 @@ class Part:
     """Results are saved before and after a part that takes long."""
 
 
-def parts(trained: TrainedModel, cfg: Config, x: Tensor, warn: Callable[[str], None]) -> Iterator[Part]:
-    """The parts that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
-    settings = cfg.evaluate
-    for name in settings.proposals:
-        yield _importance(f"proposals.{name}", "evaluating image", trained, cfg, x, name)
-    if images := settings.ais.num_images:
-        yield _annealing("ais", "annealing image", trained, cfg, x[:images], "ais")
-    if settings.bdmc:
-        z, simulated = simulated_images(trained, cfg)
-        yield _annealing("bdmc.lower", "annealing simulated image", trained, cfg, simulated, "bdmc")
-        yield _annealing("bdmc.upper", "annealing simulated image back", trained, cfg, simulated, "bdmc", z)
-        for name in settings.proposals:
-            key = f"bdmc.proposals.{name}"
-            yield _importance(key, "evaluating simulated image", trained, cfg, simulated, name)
-    if images := settings.num_gap_images:
-        posterior = trained.posterior(x[:1])
-        if isinstance(posterior, FamilyMember):
-            yield _gaps(trained, cfg, x[:images])
-        else:  # a user's own model may return any Posterior
-            warn(f"no gaps: {type(posterior).__name__} is no vlae.distributions.posteriors.FamilyMember")
-
-
-def simulated_images(trained: TrainedModel, cfg: Config) -> tuple[Tensor, Tensor]:
-    """z [images, latent] and images x [images, pixels] drawn from the model, to bracket their log p(x)."""
-    images = cfg.evaluate.ais.num_images or SIMULATED_IMAGES
-    return simulate(trained.model.output, trained.model.decoder, images, cfg.seed)
-
-
-def _importance(key: str, doing: str, trained: TrainedModel, cfg: Config, x: Tensor, name: str) -> Part:
-    settings = cfg.evaluate
-    run = partial(
-        evaluate,
-        trained.model,
-        x,
-        proposal=name,
-        num_samples=settings.num_samples,
-        target_standard_error=settings.target_standard_error,
-        memory_budget=settings.memory_budget,
-        seed=cfg.seed,
-    )
-    doing += f" by {name}" if len(settings.proposals) > 1 else ""
-    return Part(key, doing, Evaluation.empty(len(x)), run, name)
-
-
-def _annealing(
-    key: str,
-    doing: str,
-    trained: TrainedModel,
-    cfg: Config,
-    x: Tensor,
-    name: str,
-    exact: Tensor | None = None,
-) -> Part:
-    settings = cfg.evaluate.ais.model_dump(exclude={"num_images"})
-    model, budget = trained.model, cfg.evaluate.memory_budget
-    run = partial(
-        anneal, model.output, model.decoder, x, memory_budget=budget, seed=cfg.seed, name=name, exact=exact
-    )
-    return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
-
-
-def _gaps(trained: TrainedModel, cfg: Config, x: Tensor) -> Part:
-    run = partial(measure_gaps, trained.model, x, memory_budget=cfg.evaluate.memory_budget, seed=cfg.seed)
-    return Part("gaps", "measuring gaps, image", Gaps.empty(len(x)), run, None)
-
-
 @dataclass
 class _Scoring:
     """One evaluation under way: its results so far, saved between groups of images."""
@@ -154,7 +88,7 @@ class _Scoring:
 
     def run(self) -> Scores:
         after_long = False
-        for part in parts(self.trained, self.cfg, self.x, self.reporter.warn):
+        for part in self._parts():
             result = part.result
             if part.key in self.saved_results:
                 result = type(result)(**self.saved_results[part.key])
@@ -165,6 +99,54 @@ class _Scoring:
             part.run(result=result, report=partial(self._report, part))
             after_long = part.long
         return self._scores()
+
+    def _parts(self) -> Iterator[Part]:
+        """The parts that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
+        settings, x = self.cfg.evaluate, self.x
+        for name in settings.proposals:
+            yield self._importance(f"proposals.{name}", "evaluating image", x, name)
+        if images := settings.ais.num_images:
+            yield self._annealing("ais", "annealing image", x[:images], "ais")
+        if settings.bdmc:
+            z, simulated = self._simulated_images()
+            yield self._annealing("bdmc.lower", "annealing simulated image", simulated, "bdmc")
+            yield self._annealing("bdmc.upper", "annealing simulated image back", simulated, "bdmc", z)
+            for name in settings.proposals:
+                yield self._importance(
+                    f"bdmc.proposals.{name}", "evaluating simulated image", simulated, name
+                )
+        if images := settings.num_gap_images:
+            posterior = self.trained.posterior(x[:1])
+            if isinstance(posterior, FamilyMember):
+                run = partial(measure_gaps, self.trained.model, x[:images], **self._shared)
+                yield Part("gaps", "measuring gaps, image", Gaps.empty(len(x[:images])), run, None)
+            else:  # a user's own model may return any Posterior
+                kind = type(posterior).__name__
+                self.reporter.warn(f"no gaps: {kind} is no vlae.distributions.posteriors.FamilyMember")
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        return {"memory_budget": self.cfg.evaluate.memory_budget, "seed": self.cfg.seed}
+
+    def _simulated_images(self) -> tuple[Tensor, Tensor]:
+        """z [images, latent] and images x [images, pixels] drawn from the model, to bracket their log p(x)."""
+        images = self.cfg.evaluate.ais.num_images or SIMULATED_IMAGES
+        return simulate(self.trained.model.output, self.trained.model.decoder, images, self.cfg.seed)
+
+    def _importance(self, key: str, doing: str, x: Tensor, name: str) -> Part:
+        settings = self.cfg.evaluate
+        precision = {
+            "num_samples": settings.num_samples,
+            "target_standard_error": settings.target_standard_error,
+        }
+        run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self._shared)
+        doing += f" by {name}" if len(settings.proposals) > 1 else ""
+        return Part(key, doing, Evaluation.empty(len(x)), run, name)
+
+    def _annealing(self, key: str, doing: str, x: Tensor, name: str, exact: Tensor | None = None) -> Part:
+        model, settings = self.trained.model, self.cfg.evaluate.ais.model_dump(exclude={"num_images"})
+        run = partial(anneal, model.output, model.decoder, x, name=name, exact=exact, **self._shared)
+        return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
 
     def _report(self, part: Part, images: float) -> None:
         """Show and record the progress of a part, and save it when due."""
@@ -186,7 +168,7 @@ class _Scoring:
 
         bracket = None
         if self.cfg.evaluate.bdmc:
-            _, x = simulated_images(self.trained, self.cfg)
+            _, x = self._simulated_images()
             log_jacobian = unit_log_jacobian(self.trained.preprocess, x)
             lower, upper = self.results["bdmc.lower"], self.results["bdmc.upper"]
             bracket = Bracket(lower, upper, below("bdmc.proposals."), log_jacobian)

@@ -97,24 +97,43 @@ class Output(io.TextIOWrapper):
             line_buffering=descriptor.number == 2 or bool(getattr(like, "line_buffering", False)),
             write_through=bool(getattr(like, "write_through", False)),
         )
-        self.rich_proxied_file = Styled(self)
+        self.rich_proxied_file = Lenient(self)
 
     def write(self, text: str, /) -> int:
         super().write(visible(text))
         return len(text)
 
 
-class Styled:
-    """An output for rich, whose consoles send their own control codes (`vlae.system.console` shows all others)."""
+class Lenient:
+    """A stream for rich, whose consoles send their own control codes: text passes unchanged, and no write fails.
 
-    def __init__(self, output: Output) -> None:
-        self._output = output
+    (`vlae.system.console` shows all other controls.)
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> int:
-        return io.TextIOWrapper.write(self._output, text)
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            if isinstance(self._stream, Output):
+                io.TextIOWrapper.write(self._stream, text)
+            else:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._output, name)
+        return getattr(self._stream, name)
+
+
+def lenient(stream: Any) -> Any:
+    """A stream to which writing never fails, also if it is another program's, such as a notebook's."""
+    if isinstance(stream, Output | Lenient):
+        return stream
+    return Lenient(io.StringIO() if stream is None else stream)
 
 
 def guard() -> None:
@@ -171,29 +190,3 @@ def printed(status: int) -> int:
     if not isinstance(error, BrokenPipeError):  # its reader has seen enough
         print(f"vlae: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
     return 2
-
-
-class Lenient:
-    """A stream of another program, such as a notebook: what cannot be written to it is lost."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def lenient(stream: Any) -> Any:
-    """A stream to which writing never fails."""
-    if isinstance(stream, Output | Styled | Lenient):
-        return stream
-    return Lenient(io.StringIO() if stream is None else stream)

@@ -69,6 +69,11 @@ class Preprocess:
         return dict(self._state)
 
     @property
+    def space_note(self) -> str:
+        """A note on values that lack the Jacobian of a logit transform: `` (in model space)``, else empty."""
+        return " (in model space)" if self._logit and not self.binary else ""
+
+    @property
     def bits_per_dim_defined(self) -> bool:
         """True where the model is a density of dequantised integer pixels, the scale of bits/dim."""
         return self.preprocessing.dequantise and not self.binary

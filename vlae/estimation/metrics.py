@@ -92,13 +92,11 @@ def test_set_metrics(
     on the scale of the integer pixels, where they were dequantised, else None.
     """
     of_unit, own = unit_log_jacobian(preprocess, x), scores.proposals["own"]
-    elbo, elbo_error = mean_and_standard_error(own.elbo + of_unit)
     of_integers = own.log_likelihood + of_unit - preprocess.log_scale
     bits = -of_integers / (preprocess.pixels * math.log(2))
     ais = {"ais": annealing_metrics(scores.ais, scores.proposals, of_unit)} if scores.ais else {}
     return {
-        "elbo": elbo,
-        "elbo_standard_error": elbo_error,
+        **_with_error("elbo", own.elbo + of_unit),
         "log_likelihood": {
             name: proposal_metrics(evaluation, of_unit, num_samples)
             for name, evaluation in scores.proposals.items()
@@ -116,22 +114,18 @@ def proposal_metrics(
 ) -> dict[str, Any]:
     """Metrics of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's estimate.
 
-    ``k_hat_unreliable`` is a share of the images whose k-hat is known, which it is not where samples are too few.
-    ``samples_for_a_tenth``: how many samples the median image needs for a Monte Carlo error of 0.1 nats, which is
-    (S/ESS - 1) / 0.1^2: that is what equal accuracy costs by each proposal.
+    ``k_hat_unreliable`` is a share of the images whose k-hat is known; with too few samples it is unknown.
+    ``samples_for_a_tenth``: the number of samples that the median image needs for a Monte Carlo error of 0.1 nats,
+    (S/ESS - 1) / 0.1^2: the cost of equal accuracy by each proposal.
     """
-    mean, error = mean_and_standard_error(evaluation.log_likelihood + log_jacobian)
-    elbo, elbo_error = mean_and_standard_error(evaluation.elbo + log_jacobian)
     bad, errors = evaluation.unreliable, evaluation.monte_carlo_error
     known = [doubt for doubt in bad if doubt is not None]
     needed = (evaluation.samples / evaluation.ess - 1).clamp(min=0) / TENTH**2
     found: dict[str, Any] = {
-        "mean": mean,
-        "standard_error": error,
+        **_level(evaluation.log_likelihood + log_jacobian),
         "num_samples": num_samples,
         "num_images": len(bad),
-        "elbo": elbo,
-        "elbo_standard_error": elbo_error,
+        **_with_error("elbo", evaluation.elbo + log_jacobian),
         "ess_median": evaluation.ess.median().item(),
         "ess_min": evaluation.ess.min().item(),
         "k_hat_limit": unreliable_above(num_samples),
@@ -164,28 +158,23 @@ def gap_metrics(
 ) -> dict[str, Any]:
     """The approximation gap (due to the family of q) and the amortisation gap (due to inference) of the first images.
 
-    For log p(x) stands the estimate with the highest mean on these images, by a proposal or by the best member of the
-    family itself: each is a lower bound in expectation.
-    Where that is still too low, the approximation gap is really larger; where the ascent has not come to q*, the
-    amortisation gap is, and the approximation gap smaller.
+    The estimate of log p(x) is the one with the highest mean on these images, by a proposal or by the best member of
+    the family itself: each is a lower bound in expectation. If it is too low, the true approximation gap is larger; if
+    the ascent has not reached q*, the true amortisation gap is larger and the approximation gap smaller.
     """
     images = len(gaps.elbo)
     estimates = {name: evaluation.log_likelihood[:images] for name, evaluation in proposals.items()}
     estimates["best of the family"] = gaps.log_likelihood
     by = max(estimates, key=lambda name: estimates[name].mean().item())
     log_likelihood = estimates[by]
-    approximation, approximation_error = mean_and_standard_error(log_likelihood - gaps.optimal_elbo)
-    amortisation, amortisation_error = mean_and_standard_error(gaps.optimal_elbo - gaps.elbo)
     return {
         "num_images": images,
         "elbo": (gaps.elbo + log_jacobian[:images]).mean().item(),
         "optimal_elbo": (gaps.optimal_elbo + log_jacobian[:images]).mean().item(),
         "log_likelihood": (log_likelihood + log_jacobian[:images]).mean().item(),
         "log_likelihood_by": by,
-        "approximation": approximation,
-        "approximation_standard_error": approximation_error,
-        "amortisation": amortisation,
-        "amortisation_standard_error": amortisation_error,
+        **_with_error("approximation", log_likelihood - gaps.optimal_elbo),
+        **_with_error("amortisation", gaps.optimal_elbo - gaps.elbo),
         "iterations": gaps.iterations,
     }
 
@@ -193,7 +182,7 @@ def gap_metrics(
 def annealing_metrics(
     annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
 ) -> dict[str, Any]:
-    """Metrics of the first images, and of each proposal on the same images, whose mean is not that of all images."""
+    """Metrics of the first images, and of each proposal on the same images: their mean is not that of all images."""
     images = len(annealed.log_likelihood)
     return {
         **_level(annealed.log_likelihood + log_jacobian[:images]),
@@ -206,12 +195,10 @@ def annealing_metrics(
 def bracket_metrics(bracket: Bracket) -> dict[str, Any]:
     """Metrics of images drawn from the model. In expectation lower <= truth <= upper, and every proposal <= truth."""
     log_jacobian = bracket.log_jacobian
-    gap, gap_error = mean_and_standard_error(bracket.upper.log_likelihood - bracket.lower.log_likelihood)
     return {
         "lower": _level(bracket.lower.log_likelihood + log_jacobian),
         "upper": _level(bracket.upper.log_likelihood + log_jacobian),
-        "gap": gap,
-        "gap_standard_error": gap_error,
+        **_with_error("gap", bracket.upper.log_likelihood - bracket.lower.log_likelihood),
         **_chains(bracket.lower),
         "proposals": _proposals_on_annealed_images(bracket.lower, bracket.proposals, log_jacobian),
     }
@@ -222,8 +209,13 @@ def _level(values: Float[Tensor, " images"]) -> dict[str, Any]:
     return {"mean": mean, "standard_error": error}
 
 
+def _with_error(name: str, values: Float[Tensor, " images"]) -> dict[str, Any]:
+    mean, error = mean_and_standard_error(values)
+    return {name: mean, f"{name}_standard_error": error}
+
+
 def _chains(annealed: Annealed) -> dict[str, Any]:
-    """``monte_carlo_error``: of one image's own estimate."""
+    """Settings and reliability of the chains. ``monte_carlo_error`` is that of one image's own estimate."""
     return {
         "num_images": len(annealed.log_likelihood),
         "num_chains": annealed.num_chains,
@@ -243,18 +235,14 @@ def _proposals_on_annealed_images(
     found, images = {}, len(annealed.log_likelihood)
     for name, evaluation in proposals.items():
         own = evaluation.log_likelihood[:images]
-        difference, error = mean_and_standard_error(own - annealed.log_likelihood)
-        found[name] = {
-            **_level(own + log_jacobian[:images]),
-            "difference": difference,
-            "difference_standard_error": error,
-        }
+        difference = _with_error("difference", own - annealed.log_likelihood)
+        found[name] = _level(own + log_jacobian[:images]) | difference
     return found
 
 
 def annealing_arrays(scores: Scores, log_jacobian: Float[Tensor, " images"]) -> dict[str, Tensor]:
-    """One number per image: ``log_likelihood_ais`` and others, NaN where it was not run; and of the simulated images
-    ``bdmc_lower``, ``bdmc_upper`` and by each proposal ``bdmc_log_likelihood_own``."""
+    """One number per image: ``log_likelihood_ais`` and others, NaN for images that were not annealed; for simulated
+    images ``bdmc_lower``, ``bdmc_upper`` and for each proposal ``bdmc_log_likelihood_own``."""
     arrays: dict[str, Tensor] = {}
     if scores.ais is not None:
         images = len(scores.ais.log_likelihood)

@@ -16,7 +16,7 @@ from vlae.data.splits import Splits
 from vlae.distributions.posteriors import require_closed_form_kl, require_family_member
 from vlae.estimation.importance import unit_log_jacobian
 from vlae.estimation.proposals import needs_density
-from vlae.experiment.build import build_model, model_space_note, select_device, use_threads
+from vlae.experiment.build import build_model, select_device, use_threads
 from vlae.experiment.trained_model import TrainedModel
 from vlae.models.base import LatentVariableModel
 from vlae.runs.directory import RunDirectory
@@ -40,10 +40,6 @@ class Prepared:
     @property
     def device(self) -> torch.device:
         return self.test_set.device
-
-    @property
-    def space(self) -> str:
-        return model_space_note(self.preprocess)
 
     def training(self, directory: RunDirectory) -> Training:
         """The training, recorded in ``directory``."""

@@ -256,7 +256,8 @@ def _carry_out(
     if training.progress.step:
         reporter.line(f"continuing from epoch {training.progress.epoch}, step {training.progress.step}")
     picture = _epoch_pictures(prepared, training) if watched(cfg.tracker) else None
-    training.run(interruption, _training_report(reporter, attempt, training, prepared.space, picture))
+    space = prepared.preprocess.space_note
+    training.run(interruption, _training_report(reporter, attempt, training, space, picture))
     trained = prepared.best_model(training)
     place = make_directory(directory.path / "images")
     for name, content in pictures(trained, x, cfg.seed).items():

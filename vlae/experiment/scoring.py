@@ -153,7 +153,7 @@ class _Scoring:
         text, result, total = "", self.results[part.key], len(part.result)
         if part.by and result.done:
             mean = result.log_likelihood[: result.done].mean().item()
-            text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {part.by}"
+            text = f"log-likelihood {mean:.2f} nats{self.trained.preprocess.space_note} by {part.by}"
         self.reporter.advance(part.doing, images, total, text, last=images == total)
         self.heartbeat({"doing": part.doing, "image": math.floor(images), "images": total})
         overdue = time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every

@@ -14,12 +14,11 @@ from vlae.config.schema import Config
 from vlae.config.targets import build
 from vlae.data.preprocess import Preprocess
 from vlae.distributions.posteriors import Posterior
-from vlae.experiment.build import build_model, model_space_note, select_device
+from vlae.experiment.build import build_model, select_device
 from vlae.models.base import LatentVariableModel
 from vlae.runs import checkpoint
-from vlae.runs.directory import RunDirectory, find
+from vlae.runs.directory import RecordError, RunDirectory, find
 from vlae.seeding import batch_noise, generator
-from vlae.system.disk import RecordError
 from vlae.system.files import check_inside
 from vlae.training.loop import Progress
 
@@ -42,10 +41,6 @@ class TrainedModel:
         said = f", test ELBO {elbo:.2f} nats" if isinstance(elbo, float) else ""
         names = f"{self.config.model['name']} on {self.config.dataset['name']}"
         return f"<TrainedModel {self.directory.run_id}: {names}, epoch {self.progress.best_epoch}{said}>"
-
-    @property
-    def space(self) -> str:
-        return model_space_note(self.preprocess)
 
     @property
     def decoder(self) -> torch.nn.Module:

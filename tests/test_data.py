@@ -19,7 +19,7 @@ import yaml
 
 from vlae.config.preprocessing import Preprocessing
 from vlae.config.targets import build
-from vlae.data import datasets, known_files
+from vlae.data import datasets
 from vlae.data.download import Checksum, DataError
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
@@ -379,28 +379,12 @@ def test_other_arrays_than_mnists_are_refused_with_what_they_are(mnist_root, arr
     assert f"{path} is damaged or another file: it is {what}" in message(error)
 
 
-def test_a_known_file_under_another_name_is_named(mnist_root, svhn_root, monkeypatch):
-    raw, mat = mnist_root / "MNIST" / "raw", svhn_root / "train_32x32.mat"
-    fashion = {"train-images-idx3-ubyte": md5(raw / "train-images-idx3-ubyte")}
-    monkeypatch.setitem(known_files.UNPACKED, "FashionMNIST", fashion)
-    monkeypatch.setitem(datasets.UNPACKED, "MNIST", {"train-images-idx3-ubyte": Checksum("md5", "0" * 32)})
-    with pytest.raises(
-        DataError, match=r"it is train-images-idx3-ubyte of FashionMNIST \(12 images of 28x28 pixels\)"
-    ):
-        datasets.mnist(root=str(mnist_root), validation_size=0)
-    mat.write_bytes((svhn_root / "test_32x32.mat").read_bytes())
-    with pytest.raises(
-        DataError, match=r"train_32x32.mat is .* it is test_32x32.mat of SVHN \(a MATLAB file"
-    ):
-        datasets.svhn(root=str(svhn_root), validation_size=0)
-
-
-def test_the_known_files_are_the_images_that_are_unpacked():
+def test_the_checksums_of_unpacked_files_are_those_of_all_images():
     from torchvision.datasets import MNIST, FashionMNIST
 
     for dataset in (MNIST, FashionMNIST):
         packed = {name.removesuffix(".gz") for name, _ in dataset.resources if "images" in name}
-        assert set(known_files.UNPACKED[dataset.__name__]) == packed
+        assert set(datasets.UNPACKED[dataset.__name__]) == packed
 
 
 def test_a_damaged_mat_file_is_named_with_its_source(svhn_root):

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import math
 import os
 import shutil
 import sys
@@ -13,12 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from vlae.data.known_files import name_of, what_is
 from vlae.errors import UserError
 from vlae.system.console import Console, advanced
 
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
+IDX_MAGIC = b"\0\0\x08"
+"""The first bytes of an idx file of unsigned bytes; the number of dimensions follows."""
+KINDS: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "a gzip archive (unpack it)"),
+    (b"PK\x03\x04", "a zip archive (unpack it)"),
+    (b"version https://git-lfs", "a pointer of Git LFS (run `git lfs pull` where it comes from)"),
+    (b"\x93NUMPY", "an array of NumPy (.npy)"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"MATLAB 5.0 MAT-file", "a MATLAB file (.mat)"),
+    *((b"\x80" + bytes([protocol]), "a pickle") for protocol in (2, 3, 4, 5)),
+)
 
 
 class DataError(UserError, ValueError):
@@ -47,9 +58,7 @@ class Checksum:
         """Description of how the file differs; None if it does not."""
         if (found := self.of(path)) == self.digest:
             return None
-        what, name = what_is(path), name_of(Checksum("md5", "").of(path))
-        text = f"it is {name} ({what})" if name else f"it is {what}"
-        return f"{text}; checksum ({self.algorithm}) {found}, expected {self.digest}"
+        return f"it is {what_is(path)}; checksum ({self.algorithm}) {found}, expected {self.digest}"
 
 
 @dataclass(frozen=True)
@@ -254,3 +263,44 @@ def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def what_is(path: Path) -> str:
+    """Description of a file: ``a web page (HTML)``, ``60,000 images of 28x28 pixels``. OSError: it cannot be read."""
+    size = path.stat().st_size
+    if size == 0:
+        return "an empty file"
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start[:3] == IDX_MAGIC and len(start) > 3 and 1 <= start[3] <= 4 and len(start) >= 4 + 4 * start[3]:
+        return _idx(start, size)
+    for magic, words in KINDS:
+        if start.startswith(magic):
+            return words
+    return _text(start) or f"{size:,} bytes of an unknown kind"
+
+
+def _text(start: bytes) -> str:
+    words = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if words.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "a web page (HTML; a login page or a server's error)"
+    if words.startswith((b"<?xml", b"<error")):
+        return "an XML document (a server's error)"
+    try:
+        text = start[:400].decode()
+    except UnicodeDecodeError:
+        return ""
+    return f"text ({' '.join(text.split())[:40]!r})" if text.isprintable() or "\n" in text else ""
+
+
+def _idx(start: bytes, size: int) -> str:
+    shape = [int.from_bytes(start[4 * i : 4 * i + 4], "big") for i in range(1, start[3] + 1)]
+    if len(shape) == 3:
+        words = f"{shape[0]:,} images of {shape[1]}x{shape[2]} pixels"
+    else:
+        words = f"{shape[0]:,} labels" if len(shape) == 1 else f"an idx array {shape}"
+    announced = 4 + 4 * len(shape) + math.prod(shape)
+    if size == announced:
+        return words
+    state = "truncated" if size < announced else "too long"
+    return f"a {state} file of {size:,} bytes, whose header says {words}: {announced:,} bytes"

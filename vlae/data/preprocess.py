@@ -21,7 +21,7 @@ Name = Literal["train", "validation", "test"]
 class Preprocess:
     """u -> x as ``Preprocessing`` describes it, for one dataset and one output distribution's support.
 
-    Laws: ``inverse(forward(u))`` is y exactly (to rounding); with u in [0, levels)^pixels for integer data and in
+    Laws: ``inverse(forward(u))`` is y up to rounding; with u in [0, levels)^pixels for integer data and in
     [0, 1]^pixels for fractions, log p(u) = log p(x) + ``log_abs_det_jacobian(x)``; ``evaluation_set`` gives an image
     the same x in every run, batch and chunk and on every device.
     """
@@ -123,7 +123,7 @@ class Preprocess:
         return x
 
     def inverse(self, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
-        """Pixels y in [0, 1]; values outside, which a model may predict, become black or white."""
+        """Pixels y in [0, 1]; a model's predictions outside become black or white."""
         y = x + self.shift
         if self._logit:
             y = (torch.sigmoid(y) - self._lambda) / (1 - 2 * self._lambda)
@@ -165,7 +165,7 @@ class Preprocess:
         return self.preprocessing.lambda_
 
     def _noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Uniform on [0, 1), or nothing where none is needed.
+        """Uniform on [0, 1), or empty if none is needed.
 
         Always float32, so that float32 and float64 runs see the same images.
         """

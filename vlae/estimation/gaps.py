@@ -20,25 +20,25 @@ from vlae.seeding import Noise, generator, image_noise
 from vlae.training.objective import elbo
 
 STEPS, FIRST_STEP, SAMPLES = 500, 0.1, 8
-"""Steps of the ascent, Adam's first learning rate, which falls to 0, and samples per step."""
+"""Steps of the ascent; Adam's first learning rate, which falls to 0; samples per step."""
 FINAL_SAMPLES = 500
-"""Samples that choose the better one of start and end; as many others give their ELBOs."""
+"""Samples that choose the better of start and end; as many others estimate their ELBOs."""
 ARRAYS = 12
-"""About so many arrays as wide as the widest layer live in a step of the ascent."""
+"""Number of arrays as wide as the widest layer in a step of the ascent."""
 MAX_GROUP = 100
 
 
 @dataclass
 class Gaps(PerImage):
-    """ELBOs in nats per image; the two are by common random numbers."""
+    """ELBOs in nats per image, both by common random numbers."""
 
     elbo: Float[Tensor, " images"]
     optimal_elbo: Float[Tensor, " images"]
-    """ELBO of q*, as well as gradient ascent from q finds it."""
+    """ELBO of q*, as far as gradient ascent from q finds it."""
     log_likelihood: Float[Tensor, " images"]
-    """Importance sampling from q*: not below its ELBO, where no other proposal is any better."""
+    """Importance sampling from q*: not below its ELBO, if no other proposal is better."""
     iterations: int = 0
-    """Refinements that the model's own inference takes."""
+    """Refinements of the model's own inference."""
 
 
 def measure_gaps(
@@ -53,8 +53,8 @@ def measure_gaps(
 ) -> Gaps:
     """Gradient ascent on each image's ELBO from the model's own posterior, over the parameters of its family.
 
-    Each image is its own problem: Adam moves every number by itself, and an image's noise is a function of (seed, its
-    position). Continues ``result`` if given. ``report`` is called after every step, see ``vlae.estimation.per_image``.
+    Images are independent: Adam moves every number separately, and an image's noise is a function of (seed, position).
+    Continues ``result`` if given. ``report`` is called after every step, see ``vlae.estimation.per_image``.
     ``memory_budget`` in MiB. NonFiniteError: an ELBO is NaN or infinite.
     """
     result = Gaps.empty(len(x)) if result is None else result
@@ -114,7 +114,7 @@ def ascend(
     steps: int,
     progress: Callable[[float], None],
 ) -> FamilyMember:
-    """The member of the family where Adam ends, its learning rate falling linearly to 0."""
+    """The member of the family that Adam reaches, with a learning rate that falls linearly to 0."""
     free = [p.detach().clone().requires_grad_() for p in start.parameters()]
     optimizer = torch.optim.Adam(free, lr=FIRST_STEP)
     for step in range(steps):
@@ -138,7 +138,7 @@ def log_weights(
     members: tuple[FamilyMember, ...],
     noise: Noise,
 ) -> list[LogWeights]:
-    """The log-weights of each member at the same FINAL_SAMPLES, a few at a time, as the ascent has them."""
+    """The log-weights of each member at the same FINAL_SAMPLES, as few at a time as in the ascent."""
     log_likelihood = model.output.scorer(model.decoder)(x)
     images = torch.arange(len(x))
     weights = [LogWeights(len(x), FINAL_SAMPLES) for _ in members]

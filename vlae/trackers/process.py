@@ -23,7 +23,7 @@ MODES = ("online", "offline", "disabled", "dryrun", "run")
 """Values of WANDB_MODE."""
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 LOGINS = ("~/.netrc", "~/_netrc")
-"""Where `wandb login` keeps a key."""
+"""Files in which `wandb login` stores a key."""
 
 
 def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
@@ -42,14 +42,9 @@ def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
     if key != key.strip():
         found.append(Problem("WANDB_API_KEY", "expected a key, got one with spaces around it"))
     places = [Path(place).expanduser() for place in (os.environ.get("NETRC"), *LOGINS) if place]
-    if (
-        tracker["mode"] == "online"
-        and not any(map(os.environ.get, KEYS))
-        and not any(p.exists() for p in places)
-    ):
-        text = (
-            "online needs a key: set WANDB_API_KEY, or run `wandb login`; auto continues offline without one"
-        )
+    has_key = any(map(os.environ.get, KEYS)) or any(place.exists() for place in places)
+    if tracker["mode"] == "online" and not has_key:
+        text = "online needs a key: set WANDB_API_KEY, or run `wandb login`; auto continues offline"
         found.append(Problem("tracker.mode", text))
     return found
 

@@ -13,8 +13,6 @@ from vlae.runs.lease import FORCED
 from vlae.system.disk import RecordError
 from vlae.system.files import NewLines, json_bytes, make_directory, read_json, write_atomically
 
-FEW = 10
-"""Up to so many new epochs are each asked for their pictures; for more, the folder is listed once."""
 LONGEST_TAG = 64
 """Characters that Weights & Biases accepts."""
 TRACKING = "tracking"
@@ -125,8 +123,8 @@ class Epochs:
         replaced, lines = self._lines.more()
         if replaced:
             self.length, self._last = 0, None
-        made = _names_in(self._images) if len(lines) > FEW else None
-        steps = [] if self._last is None else self._pictures(self._last, None)
+        made = _names_in(self._images)
+        steps = [] if self._last is None else self._pictures(self._last, made)
         if steps:
             self._last = None
         for line in metrics_of(self._lines.path, lines):
@@ -136,9 +134,8 @@ class Epochs:
         self.length += len(steps)
         return list(enumerate(steps, self.length - len(steps)))
 
-    def _pictures(self, epoch: int, made: set[str] | None) -> list[dict[str, Any]]:
-        name = f"epoch-{epoch:06d}"
-        if made is not None and name not in made:
+    def _pictures(self, epoch: int, made: set[str]) -> list[dict[str, Any]]:
+        if (name := f"epoch-{epoch:06d}") not in made:
             return []
         pictures = {f"images/{kind}": file for kind, file in _pictures_in(self._images / name).items()}
         return [{"epoch": epoch, **pictures}] if pictures else []

@@ -21,9 +21,9 @@ from vlae.runs.directory import RunDirectory, earlier_twins, forced_directory, p
 from vlae.runs.lease import FORCED, last_number
 from vlae.runs.rerun import recover
 from vlae.runs.snapshot import executed
-from vlae.system.console import Reporter, loading, reported_to
-from vlae.system.disk import DiskError, Patience, RecordError, notice, patient, patiently, refusal_in
-from vlae.system.files import appearing, cannot_write, check_writable, make_directory, write_atomically
+from vlae.system.console import Reporter, loading, open_log, reported_to
+from vlae.system.disk import DiskError, Patience, RecordError, notice, patient, refusal_in
+from vlae.system.files import appearing, check_writable, make_directory, write_atomically
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.system.streams import do_not_wait
 from vlae.trackers.process import environment_problems, mirrored, upload_later, watched
@@ -319,12 +319,11 @@ def _training_report(
 @contextmanager
 def _redirect_output(log: Path) -> Iterator[None]:
     """Append standard output and error of this process and its children to a file."""
-    kept = os.dup(1), os.dup(2)
-    descriptor = _open_log(log)
+    kept, file = (os.dup(1), os.dup(2)), open_log(log)
     try:
         _flush()
         for stream in (1, 2):
-            os.dup2(descriptor, stream)
+            os.dup2(file.fileno(), stream)
         try:
             yield
         except Exception:
@@ -335,15 +334,7 @@ def _redirect_output(log: Path) -> Iterator[None]:
         for stream, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, stream)
             os.close(copy)
-        os.close(descriptor)
-
-
-@patiently
-def _open_log(log: Path) -> int:
-    try:
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    except OSError as error:
-        raise cannot_write(log, error) from error
+        file.close()
 
 
 def _flush() -> None:

@@ -94,7 +94,7 @@ class Reporter:
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._out = Console(quiet=quiet, highlight=False)
-        self._log = _opened(log) if log is not None else None
+        self._log = open_log(log) if log is not None else None
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
@@ -170,7 +170,8 @@ class Reporter:
 
 
 @patiently
-def _opened(log: Path) -> io.FileIO:
+def open_log(log: Path) -> io.FileIO:
+    """The file, open for appending. Errors: RecordError."""
     try:
         return log.open("ab", buffering=0)
     except OSError as error:

@@ -76,10 +76,7 @@ class Streamed:
 
     def start(self) -> None:
         """Errors: Busy, only with ``later``."""
-        reason = "" if self._later else self._why_offline()
-        if not reason:
-            reason = self._go_online()
-        if reason:
+        if reason := self._go_online():
             self._go_offline()
         for key in ("epoch", "global_step"):
             self._run.define_metric(key)
@@ -90,21 +87,18 @@ class Streamed:
         if self._mode == "online":
             (self.run_history.place / f"{OFFLINE}.json").unlink(missing_ok=True)
 
-    def _why_offline(self) -> str:
-        os.environ.update(own_places(self.run_history.place / "wandb-client"))
-        try:
-            return why_offline(self.run_history.settings.mode)
-        except Exception as error:  # settings that the client refuses
-            return explain(error)
-
     def _go_online(self) -> str:
         """Returns the reason why it cannot; empty if it is online."""
         try:
+            if not self._later:
+                os.environ.update(own_places(self.run_history.place / "wandb-client"))
+                if reason := why_offline(self.run_history.settings.mode):
+                    return reason
             self._acquire()
             if not self._later:
                 time.sleep(jitter())
-                if trouble := unreachable():
-                    return trouble
+                if reason := unreachable():
+                    return reason
             self._init("online")
         except Exception as error:
             if self._later:

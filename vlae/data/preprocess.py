@@ -148,6 +148,10 @@ class Preprocess:
         constant += self.pixels * math.log1p(-2 * self._lambda)
         return constant - (F.logsigmoid(logit) + F.logsigmoid(-logit)).sum(1)
 
+    def unit_log_jacobian(self, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " images"]:
+        """log |dx/dy| of pixels y in [0, 1]: log p(y) = log p(x) + this. Zero without a logit transform."""
+        return self.log_abs_det_jacobian(x).cpu().double() + self.log_scale
+
     @property
     def log_scale(self) -> float:
         """log |det du/dy|: what turns the log-density of u into that of y in [0, 1]^pixels."""

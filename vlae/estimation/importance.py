@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.data.preprocess import Preprocess
 from vlae.distributions.laplace import Modes
 from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
 from vlae.estimation.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
@@ -163,8 +162,3 @@ def log_weights(
             active, q = active[left], select_images(q, left)
             log_likelihood = scorer(x[active])
     return weights
-
-
-def unit_log_jacobian(preprocess: Preprocess, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " images"]:
-    """log |dx/dy| of pixels y in [0, 1]: log p(y) = log p(x) + this. Zero without a logit transform."""
-    return preprocess.log_abs_det_jacobian(x).cpu().double() + preprocess.log_scale

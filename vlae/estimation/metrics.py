@@ -15,7 +15,7 @@ from torch import Tensor
 from vlae.data.preprocess import Preprocess
 from vlae.estimation.ais import Annealed
 from vlae.estimation.gaps import Gaps
-from vlae.estimation.importance import Evaluation, unit_log_jacobian
+from vlae.estimation.importance import Evaluation
 from vlae.estimation.pareto import unreliable_above
 from vlae.system.files import write_atomically
 
@@ -57,7 +57,7 @@ def save_scores(path: Path, scores: Scores, log_jacobian: Float[Tensor, " images
 
     Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
     Log-likelihoods and ELBOs are those of results.json; ``log_jacobian`` is what preprocessing adds to the values
-    of model space, see ``unit_log_jacobian``. ``annealing_arrays`` says what else there is.
+    of model space, see ``Preprocess.unit_log_jacobian``. ``annealing_arrays`` says what else there is.
     """
     arrays = {"log_jacobian": log_jacobian, **annealing_arrays(scores, log_jacobian)}
     for proposal, evaluation in scores.proposals.items():
@@ -91,7 +91,7 @@ def test_set_metrics(
     it out, which is ``mean_in_model_space``. ELBO and bits/dim are those of the proposal ``own``; ``bits_per_dim`` is
     on the scale of the integer pixels, where they were dequantised, else None.
     """
-    of_unit, own = unit_log_jacobian(preprocess, x), scores.proposals["own"]
+    of_unit, own = preprocess.unit_log_jacobian(x), scores.proposals["own"]
     of_integers = own.log_likelihood + of_unit - preprocess.log_scale
     bits = -of_integers / (preprocess.pixels * math.log(2))
     ais = {"ais": annealing_metrics(scores.ais, scores.proposals, of_unit)} if scores.ais else {}

@@ -21,7 +21,7 @@ from vlae.distributions.posteriors import (
     PrecisionGaussian,
     standard_normal_log_prob,
 )
-from vlae.estimation.importance import evaluate, unit_log_jacobian
+from vlae.estimation.importance import evaluate
 from vlae.experiment.build import use_threads
 from vlae.experiment.prepare import images_to_score, test_set
 from vlae.experiment.trained_model import TrainedModel, load
@@ -126,7 +126,7 @@ class Inspection:
         with that number.
         """
         x, cfg = self.x[:images], self.trained.config
-        jacobian = unit_log_jacobian(self.trained.preprocess, x)
+        jacobian = self.trained.preprocess.unit_log_jacobian(x)
         means, errors = [], []
         for size in sizes:
             found = evaluate(

@@ -10,11 +10,8 @@ from vlae.config.checks import too_few_test_images
 from vlae.config.problems import ConfigError, Problem
 from vlae.config.schema import Config
 from vlae.config.targets import build
-from vlae.data import datasets, download
-from vlae.data.preprocess import Preprocess
-from vlae.data.splits import Splits
+from vlae.data.datasets import DataError, Preprocess, Splits, preprocess
 from vlae.distributions.posteriors import require_closed_form_kl, require_family_member
-from vlae.estimation.importance import unit_log_jacobian
 from vlae.estimation.proposals import needs_density
 from vlae.experiment.build import build_model, select_device, use_threads
 from vlae.experiment.trained_model import TrainedModel
@@ -62,7 +59,7 @@ class Prepared:
 
     def current_model(self, training: Training) -> TrainedModel:
         """The model as it is now."""
-        offset = unit_log_jacobian(self.preprocess, self.selection_set).mean().item()
+        offset = self.preprocess.unit_log_jacobian(self.selection_set).mean().item()
         best = training.progress.best_elbo + offset
         return TrainedModel(
             self.model, self.preprocess, self.config, training.directory, training.progress, best
@@ -75,22 +72,20 @@ def prepare(cfg: Config) -> Prepared:
     use_threads(cfg)
     torch.manual_seed(cfg.seed)  # only a user's own model might draw from the global generator
     splits, support = build(cfg.dataset).to(device), build(cfg.output_dist).support
-    preprocess = datasets.preprocess(cfg.dataset, splits, support, dtype)
-    x_test = test_set(preprocess, splits, cfg)
+    to_model_space = preprocess(cfg.dataset, splits, support, dtype)
+    x_test = test_set(to_model_space, splits, cfg)
     scored = images_to_score(x_test, cfg)
     if cfg.trainer.selection == "test":
         selection_set = x_test
     elif not len(splits.validation):  # unknown before for datasets with their own validation array
-        raise download.DataError(
-            "trainer.selection=validation needs a validation set, and this dataset has none"
-        )
+        raise DataError("trainer.selection=validation needs a validation set, and this dataset has none")
     else:
         source = generator(device, cfg.seed, "validation set")
-        selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
-    model = build_model(cfg, preprocess.shape, preprocess.variance, device, dtype)
+        selection_set = to_model_space.evaluation_set(splits.validation, "validation", source)
+    model = build_model(cfg, to_model_space.shape, to_model_space.variance, device, dtype)
     check_posterior(cfg, model, scored)
-    images = preprocess.training_images(splits)
-    return Prepared(cfg, model, preprocess, images, selection_set, scored)
+    images = to_model_space.training_images(splits)
+    return Prepared(cfg, model, to_model_space, images, selection_set, scored)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from typing import Any
 
 from vlae.config.compose import fixed_keys, override, validate
 from vlae.config.targets import build
-from vlae.estimation.importance import unit_log_jacobian
 from vlae.estimation.metrics import save_scores
 from vlae.experiment.build import use_threads
 from vlae.experiment.prepare import check_posterior, images_to_score, test_set
@@ -56,6 +55,6 @@ def reevaluate(directory: RunDirectory, overrides: Sequence[str]) -> tuple[dict[
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
     place = make_directory(check_inside(directory.path, "evaluations"))
-    save_scores(place / f"{name}.npz", scores, unit_log_jacobian(trained.preprocess, x))
+    save_scores(place / f"{name}.npz", scores, trained.preprocess.unit_log_jacobian(x))
     write_atomically(place / f"{name}.json", json_bytes(results))
     return results, place / f"{name}.json"

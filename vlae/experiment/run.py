@@ -240,7 +240,6 @@ def _carry_out(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Train from the last checkpoint, draw, evaluate, and write the results."""
-    from vlae.estimation.importance import unit_log_jacobian
     from vlae.estimation.metrics import save_scores
     from vlae.experiment.pictures import pictures
     from vlae.experiment.results import device_name, report
@@ -263,7 +262,7 @@ def _carry_out(
     for name, content in pictures(trained, x, cfg.seed).items():
         write_atomically(place / f"{name}.png", content)
     scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
-    save_scores(directory.path / "test_log_likelihood.npz", scores, unit_log_jacobian(trained.preprocess, x))
+    save_scores(directory.path / "test_log_likelihood.npz", scores, trained.preprocess.unit_log_jacobian(x))
     results = report(trained, cfg, scores, x)
     directory.write_results(results)
     return results

@@ -16,7 +16,7 @@ from vlae.config.schema import Config
 from vlae.distributions.posteriors import FamilyMember
 from vlae.estimation.ais import Annealed, anneal, simulate
 from vlae.estimation.gaps import Gaps, measure_gaps
-from vlae.estimation.importance import Evaluation, evaluate, unit_log_jacobian
+from vlae.estimation.importance import Evaluation, evaluate
 from vlae.estimation.metrics import Bracket, Scores
 from vlae.estimation.per_image import PerImage
 from vlae.experiment.trained_model import TrainedModel
@@ -169,7 +169,7 @@ class _Scoring:
         bracket = None
         if self.cfg.evaluate.bdmc:
             _, x = self._simulated_images()
-            log_jacobian = unit_log_jacobian(self.trained.preprocess, x)
+            log_jacobian = self.trained.preprocess.unit_log_jacobian(x)
             lower, upper = self.results["bdmc.lower"], self.results["bdmc.upper"]
             bracket = Bracket(lower, upper, below("bdmc.proposals."), log_jacobian)
         gaps, ais = self.results.get("gaps"), self.results.get("ais")

@@ -135,10 +135,7 @@ class _Scoring:
 
     def _importance(self, key: str, doing: str, x: Tensor, name: str) -> Part:
         settings = self.cfg.evaluate
-        precision = {
-            "num_samples": settings.num_samples,
-            "target_standard_error": settings.target_standard_error,
-        }
+        precision = settings.model_dump(include={"num_samples", "target_standard_error"})
         run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self._shared)
         doing += f" by {name}" if len(settings.proposals) > 1 else ""
         return Part(key, doing, Evaluation.empty(len(x)), run, name)
@@ -190,13 +187,13 @@ class _Scoring:
         state, warnings = checkpoint.load(self.place, NAME)
         for text in warnings:
             self.reporter.warn(text)
-        if state is not None and state.get("format") != FORMAT:
-            self.reporter.warn("the evaluation starts over: its checkpoint is of another version")
-            state = None
-        if state is not None and state["weights"] != self.digest:
-            self.reporter.warn("the evaluation starts over: its checkpoint belongs to other weights")
-            state = None
-        return state or {"results": {}, "seconds": 0.0}
+        if state is None:
+            return {"results": {}, "seconds": 0.0}
+        if state.get("format") == FORMAT and state["weights"] == self.digest:
+            return state
+        other = "is of another version" if state.get("format") != FORMAT else "belongs to other weights"
+        self.reporter.warn(f"the evaluation starts over: its checkpoint {other}")
+        return {"results": {}, "seconds": 0.0}
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -54,28 +54,18 @@ def upload_later(directory: RunDirectory, name: str | None = None) -> str:
 
     name: the sweep to upload, where the run stands for one.
     """
+    found = []
     try:
         run_history = RunHistory(directory)
-        found = list(filter(None, (_lacking_on_wandb(run_history), _lacking_event_files(run_history))))
+        settings, kept = run_history.settings, run_history.kept(WANDB)
+        if to_wandb(settings.wandb, settings.mode) and not kept.get("complete"):
+            reason = (run_history.kept(OFFLINE) or kept).get("reason")
+            found.append(f"Weights & Biases{f': {reason}' if reason else ' did not take everything in time'}")
+        if run_history.lacks_event_files():
+            found.append("TensorBoard's event files were not completed in time")
     except RecordError as error:  # in the mirrors' own files: the run is done nevertheless
         return f"mirrors of the run: {error}"
-    return (
-        f"{'; '.join(found)}; `vlae sync {name or run_history.directory.run_id}` completes it later"
-        if found
-        else ""
-    )
-
-
-def _lacking_on_wandb(run_history: RunHistory) -> str:
-    kept = run_history.kept(WANDB)
-    if not to_wandb(run_history.settings.wandb, run_history.settings.mode) or kept.get("complete"):
-        return ""
-    reason = (run_history.kept(OFFLINE) or kept).get("reason")
-    return f"Weights & Biases: {reason}" if reason else "Weights & Biases did not take everything in time"
-
-
-def _lacking_event_files(run_history: RunHistory) -> str:
-    return "TensorBoard's event files were not completed in time" if run_history.lacks_event_files() else ""
+    return f"{'; '.join(found)}; `vlae sync {name or directory.run_id}` completes it later" if found else ""
 
 
 @contextlib.contextmanager
@@ -84,10 +74,7 @@ def mirrored(directory: RunDirectory) -> Iterator[None]:
     run_history = RunHistory(directory)
     with contextlib.suppress(RecordError):  # the mirror, if there is one, reports it
         run_history.take_generation()
-    if not watched(run_history.settings):
-        yield
-        return
-    process = _start(directory.path, run_history.place)
+    process = _start(directory.path, run_history.place) if watched(run_history.settings) else None
     try:
         yield
     finally:
@@ -105,8 +92,7 @@ def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
     environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "vlae.trackers.mirror", str(run)]
     try:
-        log = (make_directory(place) / "log.txt").open("ab")
-        with log:
+        with (make_directory(place) / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 command,
                 env=environment,

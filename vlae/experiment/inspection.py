@@ -87,7 +87,7 @@ class Inspection:
 
     def pictures(self, images: int) -> Float[Array, "images height width *channels"]:
         """The first test images, in [0, 1]."""
-        return self._pictures(self.x[:images])
+        return _picture(self.trained.preprocess.images(self.x[:images]))
 
     @torch.no_grad()
     def covariances(self, images: int) -> Float[Array, "images latent latent"]:
@@ -204,9 +204,6 @@ class Inspection:
     def _groups(self, images: int) -> list[slice]:
         size = 1 if self.model.batch_dependent else images
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
-
-    def _pictures(self, x: Float[Tensor, "images pixels"]) -> Array:
-        return _picture(self.trained.preprocess.images(x))
 
 
 def _picture(images: Float[Tensor, "images channels height width"]) -> Array:

@@ -125,7 +125,7 @@ def test_quiet_prints_nothing_and_still_writes_the_log(capsys, tmp_path, monkeyp
     monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
     reporter = Reporter(tmp_path / "log.txt", quiet=True)
     progress(reporter)
-    reporter.result(RESULTS, tmp_path)
+    reporter.result(summary(RESULTS, tmp_path))
     assert capsys.readouterr() == ("", "")
     assert "training epoch 3/3  ELBO -3.00" in (tmp_path / "log.txt").read_text()
 
@@ -149,7 +149,7 @@ def test_durations_are_in_the_units_people_use(seconds, text):
 
 def test_the_summary_holds_every_figure_on_standard_output(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    Reporter().result(RESULTS, Path("runs/here"))
+    Reporter().result(summary(RESULTS, Path("runs/here")))
     out, err = capsys.readouterr()
     assert err == ""
     for text in (

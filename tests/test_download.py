@@ -241,7 +241,7 @@ def test_a_file_that_was_there_is_never_replaced(mnist, tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.mkdir(), "cannot read .*: Is a directory"),
+        (lambda path: path.mkdir(), "Is a directory"),
         (lambda path: path.symlink_to("/gone/away"), "is a link to /gone/away, which is not there"),
         (lambda path: path.symlink_to(path.name), "is a link to"),
     ],

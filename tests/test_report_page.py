@@ -143,11 +143,11 @@ def test_the_same_runs_give_the_same_bytes(sweep):
 
 TWICE = """
 import sys
-from vlae import cli
+from vlae.cli import app
 for words in {commands!r}:
     sys.argv = ["vlae", *words, "--runs-dir", {runs_dir!r}]
     try:
-        cli.main()
+        app.main()
     except SystemExit as end:
         assert not end.code, (words, end.code)
 """

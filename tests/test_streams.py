@@ -96,7 +96,7 @@ def test_an_encoding_that_lacks_a_character_fails_nothing():
 
 BLOCKED = """
 import sys, time
-from vlae import streams
+from vlae.system import streams
 streams.guard()
 streams.WAITS_FOR_READER = 0.2
 streams.do_not_wait()

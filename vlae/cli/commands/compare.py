@@ -23,13 +23,14 @@ def compare(
     from vlae.report.runs import Runs
     from vlae.system.console import Console
 
-    suffix = ""
-    if out:
-        from vlae.report.plots.registry import WITHOUT_TIME, draw
+    if out:  # before anything is read
+        from vlae.report.plots.registry import WITHOUT_TIME
 
-        suffix = ending_of(out, tuple(WITHOUT_TIME))
+        ending_of(out, tuple(WITHOUT_TIME))
     comparison = compare(run_of(runs_dir, one), run_of(runs_dir, other))
     Console(highlight=False).print(view(comparison))
     if out:
+        from vlae.report.plots.registry import draw
+
         both = Runs("", (comparison.one, comparison.other))
-        write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out, suffix)
+        write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out)

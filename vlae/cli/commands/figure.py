@@ -34,24 +34,25 @@ def figure(
     from vlae.report.runs import collect
     from vlae.report.sources.run_directories import RunDirectories
 
-    keys, suffix = keys_of("--rows", rows), ending_of(out, tuple(WITHOUT_TIME))
+    keys = keys_of("--rows", rows)
+    ending_of(out, tuple(WITHOUT_TIME))
     figure = draw(
         kind, collect(RunDirectories(runs_dir, name)), metric=metric, rows=keys, where=where, published=published,
         images=images, samples=samples, warn=warn,
     )  # fmt: skip
-    write_figure(figure, out, suffix)
+    write_figure(figure, out)
 
 
-def write_figure(figure: Any, out: Path, suffix: str) -> None:
+def write_figure(figure: Any, out: Path) -> None:
     """The picture, and beside it its caption for a paper: ``curves.pdf`` and ``curves.caption.tex``."""
-    from vlae.report.plots.registry import file_content
+    from vlae.report.plots.registry import WITHOUT_TIME, file_content
     from vlae.report.tables.latex import comment, tex
     from vlae.system.files import write_output
 
     caption = out.with_suffix(".caption.tex")
     lines = [comment(figure.provenance), f"In a paper: \\caption{{\\protect\\input{{{caption.stem}}}}}"]
     text = "".join(f"% {line}\n" for line in lines) + f"{tex(figure.full_caption)}%\n"
-    write_output(out, file_content(figure, suffix))
+    write_output(out, file_content(figure, ending_of(out, tuple(WITHOUT_TIME))))
     write_output(caption, text.encode())
     print(out)
 

@@ -1,7 +1,6 @@
 """Run directories that somebody else made: their links lead nowhere, and what they claim to hold is not believed."""
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np

@@ -52,9 +52,7 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(staged, _seal(buffer))
-        if _is_sealed(
-            read_bytes(path, total_memory()) or b""
-        ):  # a damaged file must not push out the good one
+        if _is_sealed(read_bytes(path) or b""):  # a damaged file must not push out the good one
             _keep(path, _previous(path))
         os.replace(staged, path)
     except OSError as error:

@@ -22,8 +22,8 @@ def sample(
 ) -> None:
     """Draw images from the model: z ~ N(0, I) through the decoder.
 
-    The same for every model: the Laplace part of a VLAE, like every refinement of q(z | x), infers the z of an image
-    and has no part in generating images.
+    The same for every model: the Laplace part of a VLAE is for inference only, like every refinement of q(z | x): it
+    infers the z of an image and has no part in generating images.
     """
     import math
 

@@ -234,7 +234,7 @@ def _reference_epoch(model: LatentVariableModel, stored: Tensor, mean: Tensor) -
 
 def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
     """The platform's own training loop over its own preprocessing, for one epoch at a time."""
-    preprocess = Preprocess(Preprocessing(), splits, model.output.support)
+    preprocess = Preprocess.fit(Preprocessing(), splits, model.output.support)
     optimizer = platform_adam(model)
     trainer = Trainer(epochs=1, batch_size=BATCH, checkpoint_every=1e9)
     folder = TemporaryDirectory()  # removed with the work

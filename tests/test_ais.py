@@ -48,7 +48,6 @@ from vlae.estimation.ais import (
     temperatures,
     transition,
 )
-from vlae.estimation.importance import unit_log_jacobian
 from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.reevaluate import override_evaluation, reevaluate
 from vlae.experiment.scoring import score
@@ -609,9 +608,7 @@ def test_a_signal_stops_a_check_and_the_next_attempt_ends_with_the_same_figures(
             assert torch.equal(getattr(ours, field), getattr(theirs, field))
     torch.testing.assert_close(
         found.bracket.log_jacobian,
-        unit_log_jacobian(
-            trained.preprocess, simulate(trained.model.output, trained.decoder, 5, cfg.seed)[1]
-        ),
+        trained.preprocess.unit_log_jacobian(simulate(trained.model.output, trained.decoder, 5, cfg.seed)[1]),
     )
 
 

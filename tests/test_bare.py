@@ -34,7 +34,10 @@ def test_a_run_of_it_has_everything_but_gaps_and_says_why(container, capsys):
     results = run(container())
     assert results["test"]["gaps"] is None
     assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
-    assert "warning: no gaps: BarePosterior is no vlae.distributions.FamilyMember" in capsys.readouterr().err
+    assert (
+        "warning: no gaps: BarePosterior is no vlae.distributions.posteriors.FamilyMember"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

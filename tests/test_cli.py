@@ -109,7 +109,7 @@ def test_results_that_lack_figures_are_one_message(command, finished, tmp_path, 
     broken.joinpath("results.json").write_text(json.dumps(results(finished) | change))
     status, out, err = command("show", str(broken))
     assert (status, out) == (2, "")
-    assert err.startswith(f"vlae: {broken / 'results.json'} does not hold the figures")
+    assert err.startswith(f"vlae: {broken / 'results.json'} does not hold the metrics")
     assert said in err
     assert err.count("\n") == 1
 

@@ -310,7 +310,8 @@ def test_any_source_of_rows_can_be_collected():
 
 @pytest.mark.slow
 def test_tables_need_no_library_that_trains():
-    modules = "vlae.cli.table, vlae.report.tables.table, vlae.report.sources.run_directories"
+    tables = [f"vlae.report.tables.{name}" for name in ("table", "layout", "formats", "terminal")]
+    modules = ", ".join(["vlae.cli.commands.table", "vlae.report.sources.run_directories", *tables])
     code = f"import sys; import {modules}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -809,7 +809,7 @@ def test_the_environment_of_a_launch_is_checked_where_it_counts(mode, monkeypatc
     assert environment_problems(tracker) == []
     monkeypatch.setenv("WANDB_MODE", "bogus")
     found = [str(problem) for problem in environment_problems(tracker)]
-    wrong = "tracker.mode: auto takes it from WANDB_MODE: expected online, offline, disabled, came 'bogus'"
+    wrong = "tracker.mode: auto takes it from WANDB_MODE: expected online, offline, disabled, got 'bogus'"
     assert found == ([wrong] if mode == "auto" else [])
     monkeypatch.setenv("WANDB_MODE", "")
     monkeypatch.setenv("WANDB_BASE_URL", "api.wandb.ai")

@@ -154,7 +154,7 @@ def test_the_summary_holds_every_figure_on_standard_output(capsys, monkeypatch):
     assert err == ""
     for text in (
         "vlae-digits-gaussian-s0-0123456789", "-12.3", "± 0.46", "-11.22 ± 0.35 nats", "4321", "654", "297 images",
-        "123.4", "5.6", "3.2199", "17 of 23", "validation", "78.9", "3.43 an epoch",
+        "123.4", "5.6", "3.2199", "17 of 23", "validation", "78.9", "3.43 per epoch",
         "2.3 evaluation", "1,234,567", "runs/here",
     ):  # fmt: skip
         assert text in out, text

@@ -13,9 +13,8 @@ from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 from vlae.estimation.gaps import Gaps
 from vlae.estimation.importance import Evaluation, evaluate
-from vlae.estimation.metrics import mean_and_standard_error, save_scores
+from vlae.estimation.metrics import Scores, mean_and_standard_error, save_scores
 from vlae.estimation.metrics import test_set_metrics as metrics
-from vlae.estimation.scores import Scores
 from vlae.models.vae import VAE
 from vlae.seeding import generator
 
@@ -32,7 +31,7 @@ def preprocessed(**settings):
     """(preprocess, x) of ten images with 2 x 2 pixels, none of them black or white, where `inverse` is clamped."""
     images = torch.randint(1, 255, (10, 1, 2, 2), generator=generator("cpu", "images")).to(torch.uint8)
     data = Splits(train=images, validation=images, test=images, levels=256, seed=0)
-    preprocess = Preprocess(Preprocessing.model_validate(settings), data, "real", dtype=torch.float64)
+    preprocess = Preprocess.fit(Preprocessing.model_validate(settings), data, "real", dtype=torch.float64)
     return preprocess, preprocess.evaluation_set(images, "test")
 
 

@@ -142,11 +142,11 @@ def test_the_same_runs_give_the_same_bytes(sweep):
 
 TWICE = """
 import sys
-from vlae import cli
+from vlae.cli import app
 for words in {commands!r}:
     sys.argv = ["vlae", *words, "--runs-dir", {runs_dir!r}]
     try:
-        cli.main()
+        app.main()
     except SystemExit as end:
         assert not end.code, (words, end.code)
 """
@@ -620,7 +620,7 @@ def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, expec
 
 
 def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
-    monkeypatch.setattr("vlae.cli.report.collect", None)
+    monkeypatch.setattr(sys.modules["vlae.report.runs"], "collect", None)
     assert "the directory nowhere does not exist" in vlae("--out", "nowhere/x.html")[2]
 
 

@@ -190,9 +190,7 @@ def test_a_claim_that_nobody_has_made_is_a_failure_of_that_run_alone(vlae, run):
     assert (status, err) == (0, "")
     broken, whole = rows(out)
     assert (broken[0], whole) == ("a", ["b", "new", "", ""])
-    assert broken[1].startswith(
-        f"failed (unreadable record: {file}: pid: expected a valid integer, got null"
-    )
+    assert broken[1].startswith(f"failed (unreadable record: {file}: pid: expected a valid integer, got null")
 
 
 @pytest.mark.parametrize("what", ["results", "status", "nothing"])

@@ -8,6 +8,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -21,7 +22,7 @@ from recorded import container, done, stopped
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from vlae.cli.table import ENDINGS
+from vlae.cli.commands.table import ENDINGS
 from vlae.config.run_id import run_id
 from vlae.errors import UserError
 from vlae.estimation.reliability import MARK
@@ -938,6 +939,6 @@ def test_the_ending_of_the_file_asks_for_its_format_and_format_has_the_last_word
 
 
 def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
-    monkeypatch.setattr("vlae.cli.table.collect", None)
+    monkeypatch.setattr(sys.modules["vlae.report.runs"], "collect", None)
     for words in (["--out", "nowhere/x.tex"], ["--out", "nowhere/x", "--format", "csv"]):
         assert vlae(*words)[2] == f"vlae: cannot write {words[1]}: the directory nowhere does not exist\n"

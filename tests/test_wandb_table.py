@@ -279,5 +279,5 @@ def test_without_a_key_or_with_a_refused_one_there_is_one_line(tmp_path, server,
 
 
 def test_a_table_of_run_directories_needs_no_wandb():
-    code = "import sys, vlae.cli.table, vlae.report.tables.table; sys.exit('wandb' in sys.modules)"
+    code = "import sys, vlae.cli.commands.table, vlae.report.tables.table; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

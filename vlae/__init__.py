@@ -157,10 +157,17 @@ def report(
     >>> vlae.report("vae").stat().st_size > 10_000
     True
     """
-    from vlae.cli.report import write_report
+    from vlae.cli.options import ending_of
+    from vlae.report.filter import choose_runs
+    from vlae.report.html.content import content
+    from vlae.report.html.page import page
+    from vlae.system.files import expanded, write_output
 
-    write_report(runs_dir, name, Path(out))
-    return Path(out)
+    ending_of(out := Path(out), ("html", "htm"))
+    runs = choose_runs(_collected(name, runs_dir))
+    text = page(content(Path(expanded(runs_dir)).absolute(), runs))
+    write_output(out, text.encode("utf-8", "backslashreplace"))
+    return out
 
 
 def _collected(name: str | None, runs_dir: str | PathLike[str]) -> Any:

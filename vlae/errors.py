@@ -1,4 +1,4 @@
-"""What goes wrong and is told to the user as it is, without a traceback."""
+"""Errors that are reported to the user without a traceback."""
 
 import errno
 
@@ -8,11 +8,11 @@ NO_MEMORY = (
     "CUDA out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""What a RuntimeError of torch says where there is too little memory."""
+"""Texts of torch's RuntimeErrors when memory is exhausted."""
 
 
 class UserError(Exception):
-    """Told in one block, without a traceback, by the command that meets it; ``exit_status`` is the command's."""
+    """Printed by a command in one block, without a traceback; ``exit_status`` is the command's."""
 
     exit_status = 2
 
@@ -24,7 +24,7 @@ class OutOfMemory(UserError):
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """One line where ``error`` says that there is too little memory, from torch or the system; else None."""
+    """One line if ``error``, from torch or the system, means that memory is exhausted; else None."""
     text = str(error)
     is_torchs = type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and any(said in text for said in NO_MEMORY)
@@ -37,6 +37,6 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 class NonFiniteError(UserError, RuntimeError):
-    """A metric became NaN or infinite: the run has failed, and says where."""
+    """A metric became NaN or infinite: the run fails and names it."""
 
     exit_status = 1

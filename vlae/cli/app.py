@@ -19,13 +19,13 @@ ORDER = (
     *("launch", "show", "status", "table", "metrics", "figure", "compare", "logs"),
     *("cancel", "sync", "report", "evaluate", "sample", "download"),
 )
-"""Of the commands in the help; others follow by name."""
+"""The order of the commands in the help; others follow by name."""
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Launch runs and sweeps, look at them, evaluate and sample, fetch datasets.",
+    help="Launch runs and sweeps, show them, evaluate and sample, download datasets.",
 )
 
 
@@ -42,7 +42,7 @@ with stopped_in_one_line():
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        from vlae.cli.version import version_line
+        from vlae.cli.options import version_line
 
         print(version_line())
         raise typer.Exit
@@ -59,24 +59,24 @@ def _options(
 
 
 def main() -> None:
-    """The console script: what a user can put right is one message, not a traceback."""
+    """The console script: an error that a user can fix is one message, not a traceback."""
     guard()
     sys.exit(printed(_status()))
 
 
 def _usage_error() -> Any:
-    """click's UsageError, the base of all that is wrong with a command line.
+    """click's UsageError, the base of all errors of a command line.
 
-    typer exports none but the classes below it, and has a copy of click of its own in newer versions, so that
-    ``click.UsageError`` may be another class.
+    typer exports only classes below it, and newer versions have their own copy of click, in which ``click.UsageError``
+    is another class.
     """
     return typer.BadParameter.__base__
 
 
 def _status() -> int:
-    """Carry the command out; its exit status.
+    """Execute the command; its exit status.
 
-    click's standalone mode would print the usage and several lines for each error, and knows none of ours.
+    click's standalone mode would print the usage and several lines for each error, and does not know ours.
     """
     try:
         status = app(sys.argv[1:] or ["--help"], prog_name="vlae", standalone_mode=False)
@@ -94,7 +94,7 @@ def _status() -> int:
     except Interrupted as interrupted:
         print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)
         return 128 + interrupted.number
-    except SystemExit as error:  # of --show-completion, and of vlae launch
+    except SystemExit as error:  # from --show-completion and vlae launch
         return error.code if isinstance(error.code, int) else 0
     except typer.Abort:
         status = 130
@@ -103,6 +103,6 @@ def _status() -> int:
             print(f"vlae: {text}", file=sys.stderr)
             return OutOfMemory.exit_status
         raise
-    if status == 130:  # click takes a Ctrl-C without a word
+    if status == 130:  # click ends silently at a Ctrl-C
         print("vlae: stopped", file=sys.stderr)
     return status or 0

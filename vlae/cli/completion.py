@@ -1,4 +1,4 @@
-"""What a shell offers when Tab is pressed behind launch.py: options, groups with their choices, keys with values."""
+"""Completion of a shell behind launch.py: options, groups with their choices, keys with values."""
 
 import os
 import re
@@ -14,17 +14,17 @@ from vlae.config.run_id import MISSING, get
 from vlae.config.schema import FIXED_SECTIONS
 
 PLAIN = re.compile(r"[^\s'\"\\$`]+")
-"""Words that a shell takes as they are."""
+"""Words that a shell takes unquoted."""
 
 
 def query(shell: str) -> str:
-    """What Hydra's completion script for the shell asks: candidates for the last word of $COMP_LINE."""
+    """The answer to Hydra's completion script for the shell: candidates for the last word of $COMP_LINE."""
     found = [word for word in candidates(os.environ.get("COMP_LINE", "")) if PLAIN.fullmatch(word)]
     return ("\n" if shell == "fish" else " ").join(found)
 
 
 def candidates(line: str) -> list[str]:
-    """Everything that the last word of a command line may become, in the order of conf/."""
+    """All completions of the last word of a command line, in the order of conf/."""
     words = line.split()
     script = next((i for i, word in enumerate(words) if word == "launch" or word.endswith(".py")), 0)
     words = words[script + 1 :]
@@ -59,7 +59,7 @@ def _candidates(word: str, before: Sequence[str]) -> Iterator[str]:
 
 
 def _composed(before: Sequence[str]) -> dict[str, Any]:
-    """The configuration of the words before, as far as they can be composed."""
+    """The configuration of the words before, as far as it can be composed."""
     overrides = [text for text in overrides_of(before) if "=" in text and not text.startswith("sweeps=")]
     try:
         return compose_unchecked(overrides)
@@ -85,7 +85,7 @@ def _values(key: str, groups: dict[str, list[str]], container: dict[str, Any]) -
 
 
 def _keys(container: dict[str, Any], word: str) -> Iterator[str]:
-    """The keys beside the one that is being written; sections end in a dot."""
+    """The keys beside the one that is being typed; sections end in a dot."""
     place = word.rpartition(".")[0]
     section = get(container, place) if place else container
     for key, value in section.items() if isinstance(section, dict) else ():

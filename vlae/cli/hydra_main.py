@@ -16,7 +16,7 @@ from vlae.system.locations import CONF
 from vlae.system.streams import guard, printed
 
 statuses: list[int] = []
-"""Exit status of the run of this command: hydra.main drops what its task returns."""
+"""Exit status of the run of this command, because hydra.main drops the return value of its task."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -33,7 +33,7 @@ def run(composed: Any) -> None:
             from vlae.experiment.run import run_command
 
             statuses.append(run_command(container))
-    except UserError as error:  # which Hydra would comment on
+    except UserError as error:  # before Hydra comments on it
         statuses.append(complain(error))
 
 
@@ -43,7 +43,7 @@ def complain(error: UserError) -> int:
 
 
 def complete(what: str, shell: str, program: str) -> int:
-    """``-sc install=bash`` and the like: Hydra's script, which asks for candidates by ``-sc query=bash``."""
+    """``-sc install=bash`` and the like: Hydra's script, which gets its candidates from ``-sc query=bash``."""
     if what == "query":
         from vlae.cli.completion import query
 
@@ -57,12 +57,12 @@ def complete(what: str, shell: str, program: str) -> int:
 
 
 def main(program: str = PROGRAM) -> int:
-    """Carry out the command in ``sys.argv``, started under this name; the exit status."""
+    """Execute the command in ``sys.argv``, started under this name; the exit status."""
     guard()
     statuses.clear()
     arguments = sys.argv[1:]
     if "--version" in arguments:
-        from vlae.cli.version import version_line
+        from vlae.cli.options import version_line
 
         print(version_line())
         return printed(0)
@@ -80,10 +80,10 @@ def main(program: str = PROGRAM) -> int:
         return complain(error)
     except COMPOSITION_ERRORS as error:
         return complain(composition_error(error))
-    except KeyboardInterrupt:  # before the run took its signals in hand, or a second time
+    except KeyboardInterrupt:  # before the run handles its signals, or a second one
         text = "vlae: stopped; the same command resumes from the last checkpoint, if there is one"
         print(text, file=sys.stderr)
         return 130
-    if commands(arguments):  # --cfg and --info print, and run nothing
+    if commands(arguments):  # --cfg and --info only print
         return printed(0)
     return max(statuses, default=0)

@@ -1,17 +1,20 @@
-"""Arguments and options that several commands have, and how their texts are read."""
+"""Arguments and options that several commands have, the reading of their texts, and the checks of output files."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vlae.errors import UserError
+from vlae.system.disk import RecordError
 from vlae.system.files import expanded
 
 
 def path_parser(option: str) -> Callable[[str], str]:
-    """Reads the path of an option, with ~ and environment variables replaced."""
+    """The parser of an option's path: it replaces ~ and environment variables."""
 
     def read(text: str) -> str:
         if option == "--runs-dir" and not text:
@@ -25,7 +28,7 @@ def path_parser(option: str) -> Callable[[str], str]:
 
 
 def out_option(text: str) -> Any:
-    """The option --out with this help. UserError: it is empty, which a Path takes for the directory that it is in."""
+    """The option --out with this help. UserError: it is empty, which a Path takes for the current directory."""
 
     def read(name: str | Path) -> Path:
         if name == "":
@@ -46,7 +49,55 @@ def keys_of(option: str, text: str | None) -> list[str] | None:
 
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, a run id, or an id prefix.")]
+Runs = Annotated[
+    str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix; default: all runs.")
+]
 RunsDir = Annotated[
     str, typer.Option(parser=path_parser("--runs-dir"), metavar="<path>", help="Where run directories are.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="A metric: test.elbo, test.log_likelihood.own.mean, ... (see vlae metrics)."),
+]
+Rows = Annotated[str | None, typer.Option(help="Keys, comma-separated: model,T,optimizer.lr")]
+Where = Annotated[str, typer.Option(help="Which runs: 'seed<3 and model in vae,vlae'")]
+Published = Annotated[bool, typer.Option("--published", help="Published numbers beside ours.")]
+
+
+def ending_of(out: Path, choices: Sequence[str]) -> str:
+    """The ending of a file's name, without its dot. UserError: it is not a choice, or the file cannot be written."""
+    from vlae.report.names import near
+
+    ending = out.suffix.lower().removeprefix(".")
+    if ending not in choices:
+        raise UserError(
+            f"--out: expected a file that ends in .{', .'.join(choices)}, got {str(out)!r}{near(ending, choices)}"
+        )
+    refuse_unwritable(out)
+    return ending
+
+
+def refuse_unwritable(out: Path) -> None:
+    """UserError: the file cannot be written. Called before anything is computed."""
+    if not out.name:
+        raise UserError(f"--out: expected a file, got {str(out)!r}")
+    if os.path.isdir(out):
+        raise RecordError(f"cannot write {out}: it is a directory")
+    if os.path.exists(out) and not os.path.isfile(out):
+        raise RecordError(f"cannot write {out}: it is no file, but a device, a pipe or a socket")
+    if not os.path.isdir(out.parent):
+        raise RecordError(f"cannot write {out}: the directory {out.parent} does not exist")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise RecordError(f"cannot write {out}: no permission to write in {out.parent}")
+
+
+def version_line() -> str:
+    """``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
+    from vlae.runs.snapshot import description
+
+    code = description()
+    parts = [f"vlae {version('vlae')}", f"code {code['hash']}"]
+    if code["commit"]:
+        parts += [f"commit {code['commit'][:12]}", *(["changed since"] if code["changed"] else [])]
+    return ", ".join(parts)

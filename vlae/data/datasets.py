@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from pydantic import Field
 
 from vlae.config.preprocessing import Preprocessing
-from vlae.data import known_files
-from vlae.data.download import Checksum, DataError, Remote, Source
-from vlae.data.known_files import what_is
+from vlae.data.download import Checksum, DataError, Remote, Source, what_is
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits, frozen_random, split
 from vlae.system.files import StrPath, expanded
-from vlae.system.npz import Archive
+from vlae.system.machine import available_memory
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
@@ -33,18 +32,17 @@ if TYPE_CHECKING:
 __all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "preprocess"]
 
 UNPACKED = {
-    dataset: {
-        f"{part}-images-idx3-ubyte": Checksum(
-            "md5",
-            digests[f"{part}-images-idx3-ubyte"],
-            size=16 + count * 28 * 28,
-            what=f"{count:,} images of 28x28 pixels",
-        )
-        for part, count in (("train", 60_000), ("t10k", 10_000))
-    }
-    for dataset, digests in known_files.UNPACKED.items()
+    "MNIST": {
+        "train-images-idx3-ubyte": Checksum("md5", "6bbc9ace898e44ae57da46a324031adb"),
+        "t10k-images-idx3-ubyte": Checksum("md5", "2646ac647ad5339dbf082846283269ea"),
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte": Checksum("md5", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+        "t10k-images-idx3-ubyte": Checksum("md5", "8181f5470baa50b63fa0f6fddb340f0a"),
+    },
 }
-"""Checksums of the files that are read; the labels are not."""
+"""Checksums of the images in the published archives. MNIST's were computed from the files; Fashion-MNIST's are those
+that independent users of the archives have published, and agree."""
 Size = Annotated[int, Field(ge=0)]
 Loader = TypeVar("Loader", bound=Callable[..., Splits])
 
@@ -55,15 +53,11 @@ OMNIGLOT_URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/char
 OMNIGLOT_CHECKSUM = Checksum("git", "016a3536ffe5e1d38e42563a18d7a78bfaf643ec")
 
 
-def known(
-    *, channels: int, integers: bool, training_images: int, test_images: int
-) -> Callable[[Loader], Loader]:
-    """Facts of a loader's images before they are loaded, for the check of a configuration: ``loader.known``.
+def known(**facts: int) -> Callable[[Loader], Loader]:
+    """Facts about a loader's images before they are loaded, for the check of a configuration: ``loader.known``.
 
-    ``training_images`` counts those of the validation split, too.
+    ``channels``, ``integers`` (not fractions), ``training_images`` (with the validation split) and ``test_images``.
     """
-    facts = {"channels": channels, "integers": integers}
-    facts |= {"training_images": training_images, "test_images": test_images}
 
     def mark(loader: Loader) -> Loader:
         loader.__dict__["known"] = facts
@@ -76,13 +70,13 @@ def preprocess(
     section: Mapping[str, Any], splits: Splits, support: str, dtype: torch.dtype = torch.float32
 ) -> Preprocess:
     """The preprocessing of a ``dataset`` section, fitted to its training images."""
-    return Preprocess(Preprocessing.of(section), splits, support, dtype=dtype)
+    return Preprocess.fit(Preprocessing.of(section), splits, support, dtype=dtype)
 
 
 def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
-    """Fetch datasets ahead, for machines without internet, and print where: name -> the ``root`` they are in.
+    """Download datasets for machines without internet, print where they are, and return name -> ``root``.
 
-    Each is loaded once, so what is there afterwards is known to be readable. DataError: all that failed, together.
+    Each is loaded once, so that it is known to be readable. DataError: all failures, together.
     """
     loaders = {
         name: loader
@@ -112,7 +106,7 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
 def digits(*, validation_size: Size = 200, split_seed: Size = 0) -> Splits:
     """1,797 handwritten digits of 8x8 pixels with 17 levels, bundled with scikit-learn (Alpaydin and Kaynak 1998).
 
-    They come without a test set: 297 images, drawn by ``split_seed``.
+    They have no test set: 297 images are drawn for it by ``split_seed``.
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
@@ -163,14 +157,13 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
     images = []
     for file in source.files:
         source.check(file)
-    for file in source.files:
         with source.reading(file):
             images.append(read_image_file(str(source.root / file)).unsqueeze(1))
     return split(*images, levels=256, validation_size=validation_size, seed=seed)
 
 
 def _place(path: StrPath, key: str = "dataset.root") -> Path:
-    """The path with ~ and environment variables replaced. DataError: they mean nothing."""
+    """The path with ~ and environment variables replaced. DataError: one is not set."""
     try:
         return Path(expanded(path))
     except ValueError as error:
@@ -254,7 +247,7 @@ def omniglot(
     """OMNIGLOT as split and shrunk to 28x28 pixels for IWAE: 24,345 + 8,070 characters, fractions of ink.
 
     Each column of chardata.mat is an image, column by column. ``transposed`` reads it row by row, as the released
-    code does, and so mirrors every image at its diagonal. ``url``: of chardata.mat itself.
+    code does, which mirrors every image at its diagonal. ``url``: of chardata.mat itself.
     """
     from scipy.io import loadmat
 
@@ -311,15 +304,18 @@ def npz(
 
 
 def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
-    """``train``, ``test`` and, where it is there, ``validation``."""
+    """``train``, ``test`` and, if present, ``validation``."""
     try:
-        # not by np.load, which takes any other file for a pickle, and believes the sizes in the headers
-        with file.open("rb") as opened:
-            archive = Archive(opened)
-            found = archive.read(("train", "validation", "test"))
+        # not by np.load, which takes any other file for a pickle
+        with file.open("rb") as opened, NpzFile(opened) as archive:
+            needed = sum(info.file_size for info in zipfile.ZipFile(opened).infolist())
+            if needed > (available := available_memory()):
+                raise ValueError(f"its arrays need {needed:,} bytes of memory, {available:,} are available")
+            names = archive.files
+            found = {name: archive[name] for name in ("train", "validation", "test") if name in names}
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
-        found = "" if zipfile.is_zipfile(file) else what_is(file)
-        what = found and f"; it is {'a truncated .npz file' if found.startswith('a zip') else found}"
+        kind = "" if zipfile.is_zipfile(file) else what_is(file)
+        what = kind and f"; it is {'a truncated .npz file' if kind.startswith('a zip') else kind}"
         raise DataError(
             f"dataset.path={path}: not an .npz file of plain arrays, as numpy.savez writes them ({error}{what}). "
             "Pickled objects are refused, because unpickling can execute code"
@@ -327,7 +323,7 @@ def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     if missing := sorted({"train", "test"} - found.keys()):
         raise DataError(
             f"dataset.path={path}: no array {' and no '.join(map(repr, missing))}; expected 'train', 'test' and "
-            f"optionally 'validation', found {', '.join(map(repr, archive.names)) or 'none'}"
+            f"optionally 'validation', found {', '.join(map(repr, names)) or 'none'}"
         )
     return found
 
@@ -362,7 +358,7 @@ def _checked(path: str, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _check_alike(path: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """DataError when the arrays are not images of one kind."""
+    """DataError: the arrays are not images of one kind."""
     kinds = {name: (array.shape[1:], array.dtype) for name, array in arrays.items()}
     if len(set(kinds.values())) > 1:
         described = "; ".join(

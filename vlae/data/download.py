@@ -2,9 +2,9 @@
 
 import hashlib
 import http.client
+import math
 import os
 import shutil
-import stat
 import sys
 import urllib.error
 import urllib.request
@@ -14,18 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from vlae.data.known_files import name_of, what_is
 from vlae.errors import UserError
-from vlae.system.progress import advanced
+from vlae.system.console import Console, advanced
 
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
-NAMED_UP_TO = 2**30
-"""Bytes of a wrong file up to which its checksum is looked for among those of known files."""
+IDX_MAGIC = b"\0\0\x08"
+"""The first bytes of an idx file of unsigned bytes; the number of dimensions follows."""
+KINDS: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "a gzip archive (unpack it)"),
+    (b"PK\x03\x04", "a zip archive (unpack it)"),
+    (b"version https://git-lfs", "a pointer of Git LFS (run `git lfs pull` where it comes from)"),
+    (b"\x93NUMPY", "an array of NumPy (.npy)"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"MATLAB 5.0 MAT-file", "a MATLAB file (.mat)"),
+    *((b"\x80" + bytes([protocol]), "a pickle") for protocol in (2, 3, 4, 5)),
+)
 
 
 class DataError(UserError, ValueError):
-    """A dataset cannot be had, cannot be read, or does not fit its settings; says why, and what to do."""
+    """A dataset that cannot be downloaded or read, or does not fit its settings; says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,6 @@ class Checksum:
 
     algorithm: Literal["md5", "git", "sha256"]
     digest: str
-    size: int | None = None
-    """Bytes, where they are known: a file of another size need not be read."""
-    what: str = ""
-    """In words, as `vlae.data.known_files.what_is` has them."""
 
     def of(self, path: Path) -> str:
         """The file's own digest."""
@@ -52,24 +56,14 @@ class Checksum:
 
     def mismatch(self, path: Path) -> str | None:
         """Description of how the file differs; None if it does not."""
-        size, found = path.stat().st_size, None
-        if self.size in (None, size) and (found := self.of(path)) == self.digest:
+        if (found := self.of(path)) == self.digest:
             return None
-        text = f"it is {_described(path, size)}"
-        text += f", expected {self.what}" if self.what else ""
-        if found is None:
-            return f"{text}; {size:,} bytes, expected {self.size:,}"
-        return f"{text}; checksum ({self.algorithm}) {found}, expected {self.digest}"
-
-
-def _described(path: Path, size: int) -> str:
-    name = name_of(Checksum("md5", "").of(path)) if size <= NAMED_UP_TO else None
-    return f"{name} ({what_is(path)})" if name else what_is(path)
+        return f"it is {what_is(path)}; checksum ({self.algorithm}) {found}, expected {self.digest}"
 
 
 @dataclass(frozen=True)
 class Remote:
-    """One file on the internet, and where in the root directory it belongs."""
+    """One file on the internet, and its place in the root directory."""
 
     path: str
     urls: tuple[str, ...]
@@ -83,7 +77,7 @@ class Source:
     name: str
     root: Path
     remotes: tuple[Remote, ...]
-    files: Mapping[str, Checksum | None]
+    files: Mapping[str, Checksum]
     """The files that are read, with published checksums; equal to the remotes, or unpacked from them."""
     unpack: Callable[[Path], Any] | None = None
     """Makes ``files`` of the remotes within a directory that has the layout of ``root``."""
@@ -91,12 +85,12 @@ class Source:
     def provide(self) -> None:
         """Download what is missing. Touches nothing, not even a lock, when all files are there.
 
-        One process downloads while others wait. Files are brought into a temporary sibling directory and moved into
+        One process downloads while others wait. Files arrive in a temporary sibling directory and are moved into
         place when all are complete and verified. DataError: what went wrong, and how to do it by hand.
         """
-        if self._complete():
-            return
         try:
+            if self._complete():
+                return
             self.root.mkdir(parents=True, exist_ok=True)
             with self._alone():
                 if not self._complete():
@@ -106,54 +100,36 @@ class Source:
 
     @contextmanager
     def reading(self, *files: str) -> Iterator[None]:
-        """Around reading some of the files: whatever fails in it becomes a DataError that names the bad one."""
+        """Around reading some of the files: any failure in it becomes a DataError that names the bad one."""
         try:
             yield
         except DataError:
             raise
         except Exception as error:
-            raise self._damage(files or tuple(self.files), error) from error
+            files = files or tuple(self.files)
+            for file in files:
+                self.check(file)
+            paths = ", ".join(str((self.root / file).absolute()) for file in files)
+            problem = f"cannot read {paths}: {error or type(error).__name__}"
+            raise self._error(problem, delete=True) from error
 
     def check(self, file: str) -> None:
-        """DataError when the file is not what its checksum promises, or cannot be read."""
-        checksum = self.files[file]
+        """DataError if the file is not what its checksum promises, or cannot be read."""
+        path = (self.root / file).absolute()
         try:
-            mismatch = checksum and checksum.mismatch(self.root / file)
+            mismatch = self.files[file].mismatch(path)
         except OSError as error:
-            raise self._unreadable(self.root / file, error) from error
+            raise self._error(f"cannot read {path}: {error.strerror or error}") from error
         if mismatch:
-            problem = f"{(self.root / file).absolute()} is damaged or another file: {mismatch}"
-            raise self._error(problem + self._swapped(file), delete=True)
-
-    def _swapped(self, file: str) -> str:
-        """A note where the file holds the content of another one of these."""
-        what = what_is(self.root / file)
-        for other, checksum in self.files.items():
-            if other != file and checksum and checksum.what and what.startswith(checksum.what):
-                return f". {Path(other).name} should be so: are the two swapped?"
-        return ""
+            raise self._error(f"{path} is damaged or another file: {mismatch}", delete=True)
 
     def _complete(self) -> bool:
-        return False not in {self._is_there(self.root / file) for file in self.files}  # looks at all of them
-
-    def _is_there(self, path: Path) -> bool:
-        """DataError where something else than a file stands in its place, or that cannot be seen."""
-        try:
-            mode = path.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):  # what stands in the way is said when it is written
-            if path.is_symlink():
+        """DataError if a link leads nowhere: its target may be on a disk that is not mounted."""
+        for path in (self.root / file for file in self.files):
+            if path.is_symlink() and not path.exists():
                 text = f"{path.absolute()} is a link to {os.path.realpath(path)}, which is not there"
-                raise self._error(text, delete=True) from None
-            return False
-        except OSError as error:
-            raise self._unreadable(path, error) from error
-        if not stat.S_ISREG(mode):
-            what = "a directory" if stat.S_ISDIR(mode) else "no plain file"
-            raise self._error(f"{path.absolute()} is {what}, expected a file", delete=True)
-        return True
-
-    def _unreadable(self, path: Path, error: OSError) -> DataError:
-        return self._error(f"cannot read {path.absolute()}: {error.strerror or error}")
+                raise self._error(text, delete=True)
+        return all((self.root / file).exists() for file in self.files)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -211,20 +187,12 @@ class Source:
             raise self._error(f"could not be unpacked in {self.root.absolute()}: {error}") from error
 
     def _place(self, staging: Path) -> None:
-        """Move what is new; a file that is there already is never replaced."""
+        """Move new files into place; a file that is there already is never replaced."""
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             target = self.root / file.relative_to(staging)
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
-
-    def _damage(self, files: tuple[str, ...], error: Exception) -> DataError:
-        for file in files:
-            path, checksum = self.root / file, self.files[file]
-            if checksum is not None and path.is_file() and (mismatch := checksum.mismatch(path)):
-                return self._error(f"{path.absolute()} is damaged or another file: {mismatch}", delete=True)
-        paths = ", ".join(str((self.root / file).absolute()) for file in files)
-        return self._error(f"cannot read {paths}: {error or type(error).__name__}", delete=True)
 
     def _error(
         self, problem: str, remotes: tuple[Remote, ...] | None = None, *, delete: bool = False
@@ -240,9 +208,9 @@ class Source:
 
 
 def transfer(url: str, target: Path) -> str | None:
-    """Copy what ``url`` serves to ``target``; the reason when it could not be had whole, None when it could.
+    """Copy the content of ``url`` to ``target``. Returns the reason if it did not arrive whole, else None.
 
-    OSError only where ``target`` cannot be written.
+    OSError: ``target`` cannot be written.
     """
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "vlae"})
@@ -254,47 +222,37 @@ def transfer(url: str, target: Path) -> str | None:
         return f"no connection ({error.reason})"
     except (OSError, http.client.HTTPException, ValueError) as error:
         return f"no answer ({error or type(error).__name__})"
+    announced = response.headers.get("Content-Length")
     with response, target.open("wb") as file:
-        announced = response.headers.get("Content-Length")
-        total = int(announced) if announced and announced.isdigit() else None
-        try:
-            received = _copy(response, file, total)
-        except _BrokenOff as error:
-            return f"the connection broke off ({error.__cause__ or error})"
-    if total is not None and received != total:
-        return f"the connection broke off after {received} of {total} bytes"
-    return None
+        return _copy(response, file, int(announced) if announced and announced.isdigit() else None)
 
 
-class _BrokenOff(Exception):
-    """The server's side of a transfer failed, not the disk's."""
-
-
-def _copy(response: Any, file: BinaryIO, total: int | None) -> int:
+def _copy(response: Any, file: BinaryIO, total: int | None) -> str | None:
     received = 0
     with _progress(total) as advance:
         while True:
             try:
                 block = response.read(BLOCK)
             except (OSError, http.client.HTTPException) as error:
-                raise _BrokenOff from error
+                return f"the connection broke off ({error})"
             if not block:
-                return received
+                break
             file.write(block)
             received += len(block)
             advanced()
             advance(len(block))
+    if total is not None and received != total:
+        return f"the connection broke off after {received} of {total} bytes"
+    return None
 
 
 @contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar, where a person watches."""
+    """A progress bar, on a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from vlae.system.console import Console
 
     with Progress(
         BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
@@ -305,3 +263,44 @@ def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def what_is(path: Path) -> str:
+    """Description of a file: ``a web page (HTML)``, ``60,000 images of 28x28 pixels``. OSError: it cannot be read."""
+    size = path.stat().st_size
+    if size == 0:
+        return "an empty file"
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start[:3] == IDX_MAGIC and len(start) > 3 and 1 <= start[3] <= 4 and len(start) >= 4 + 4 * start[3]:
+        return _idx(start, size)
+    for magic, words in KINDS:
+        if start.startswith(magic):
+            return words
+    return _text(start) or f"{size:,} bytes of an unknown kind"
+
+
+def _text(start: bytes) -> str:
+    words = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if words.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "a web page (HTML; a login page or a server's error)"
+    if words.startswith((b"<?xml", b"<error")):
+        return "an XML document (a server's error)"
+    try:
+        text = start[:400].decode()
+    except UnicodeDecodeError:
+        return ""
+    return f"text ({' '.join(text.split())[:40]!r})" if text.isprintable() or "\n" in text else ""
+
+
+def _idx(start: bytes, size: int) -> str:
+    shape = [int.from_bytes(start[4 * i : 4 * i + 4], "big") for i in range(1, start[3] + 1)]
+    if len(shape) == 3:
+        words = f"{shape[0]:,} images of {shape[1]}x{shape[2]} pixels"
+    else:
+        words = f"{shape[0]:,} labels" if len(shape) == 1 else f"an idx array {shape}"
+    announced = 4 + 4 * len(shape) + math.prod(shape)
+    if size == announced:
+        return words
+    state = "truncated" if size < announced else "too long"
+    return f"a {state} file of {size:,} bytes, whose header says {words}: {announced:,} bytes"

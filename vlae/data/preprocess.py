@@ -21,7 +21,7 @@ Name = Literal["train", "validation", "test"]
 class Preprocess:
     """u -> x as ``Preprocessing`` describes it, for one dataset and one output distribution's support.
 
-    Laws: ``inverse(forward(u))`` is y exactly (to rounding); with u in [0, levels)^pixels for integer data and in
+    Laws: ``inverse(forward(u))`` is y up to rounding; with u in [0, levels)^pixels for integer data and in
     [0, 1]^pixels for fractions, log p(u) = log p(x) + ``log_abs_det_jacobian(x)``; ``evaluation_set`` gives an image
     the same x in every run, batch and chunk and on every device.
     """
@@ -29,72 +29,49 @@ class Preprocess:
     def __init__(
         self,
         preprocessing: Preprocessing,
-        splits: Splits,
         support: str,
-        *,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """Learn mean and variance from the training images. DataError: see ``preprocessing.conflicts``."""
-        problems = conflicts(
-            preprocessing, support, channels=splits.shape[0], integers=splits.levels is not None
-        )
-        if problems:
-            raise DataError("\n".join(problems))
-        self._install(preprocessing, support, splits.shape, splits.levels, splits.seed)
-        mean, variance = self._statistics(splits.train)
-        self._set_statistics(mean, variance, dtype, splits.train.device)
-
-    @classmethod
-    def restore(
-        cls,
-        preprocessing: Preprocessing,
         state: Mapping[str, Any],
-        support: str,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-    ) -> "Preprocess":
-        """The same from its ``state()``, for a machine that does not have the data."""
-        self = cls.__new__(cls)
+    ) -> None:
+        """The preprocessing with a ``state()``, which needs no data; `fit` learns it from the training images."""
+        self.preprocessing, self._state, self.dtype = preprocessing, state, dtype
         channels, height, width = state["shape"]
-        self._install(preprocessing, support, (channels, height, width), state["levels"], state["seed"])
-        self._set_statistics(state["mean"], state["variance"], dtype, device)
-        return self
+        self.shape: tuple[int, int, int] = (channels, height, width)
+        self.levels, self.seed, self.variance = state["levels"], state["seed"], state["variance"]
+        self.pixels = math.prod(self.shape)
+        self.binary = support == "binary"
+        self.random = self.binary or preprocessing.dequantise
+        self.top = 1 if self.levels is None else self.levels - 1
+        """The value of a white pixel."""
+        self.mean: Float[Tensor, " pixels"] = state["mean"].to(dtype).to(device)
+        """Mean of the training images in model space, before it is subtracted."""
+        subtract = preprocessing.subtract_mean and not self.binary
+        self.shift: Float[Tensor, " pixels"] = self.mean if subtract else torch.zeros_like(self.mean)
+
+    @classmethod
+    def fit(
+        cls, preprocessing: Preprocessing, splits: Splits, support: str, *, dtype: torch.dtype = torch.float32
+    ) -> "Preprocess":
+        """Learn mean and variance from the training images. DataError: see ``preprocessing.conflicts``."""
+        integers = splits.levels is not None
+        if problems := conflicts(preprocessing, support, channels=splits.shape[0], integers=integers):
+            raise DataError("\n".join(problems))
+        state = {"shape": list(splits.shape), "levels": splits.levels, "seed": splits.seed}
+        unknown = {"mean": torch.zeros(math.prod(splits.shape)), "variance": 0.0}
+        mean, variance = cls(preprocessing, support, state | unknown)._statistics(splits.train)
+        state |= {"mean": mean, "variance": variance}
+        return cls(preprocessing, support, state, dtype=dtype, device=splits.train.device)
 
     def state(self) -> dict[str, Any]:
         """The statistics learned from the data: plain values and one tensor."""
-        return {
-            "shape": list(self.shape),
-            "levels": self.levels,
-            "seed": self.seed,
-            "mean": self._exact_mean,
-            "variance": self.variance,
-        }
+        return dict(self._state)
 
-    def _install(
-        self,
-        preprocessing: Preprocessing,
-        support: str,
-        shape: tuple[int, int, int],
-        levels: int | None,
-        seed: int,
-    ) -> None:
-        self.preprocessing, self.shape, self.levels, self.seed = preprocessing, shape, levels, seed
-        self.pixels = math.prod(shape)
-        self.binary = support == "binary"
-        self.random = self.binary or preprocessing.dequantise
-        self.top = 1 if levels is None else levels - 1
-        """The value of a white pixel."""
-
-    def _set_statistics(
-        self, mean: Tensor, variance: float, dtype: torch.dtype, device: torch.device | str
-    ) -> None:
-        self._exact_mean = mean
-        self.dtype, self.variance = dtype, variance
-        self.mean: Float[Tensor, " pixels"] = mean.to(dtype).to(device)
-        """Mean of the training images in model space, before it is subtracted."""
-        subtract = self.preprocessing.subtract_mean and not self.binary
-        self.shift: Float[Tensor, " pixels"] = self.mean if subtract else torch.zeros_like(self.mean)
+    @property
+    def space_note(self) -> str:
+        """A note on values that lack the Jacobian of a logit transform: `` (in model space)``, else empty."""
+        return " (in model space)" if self._logit and not self.binary else ""
 
     @property
     def bits_per_dim_defined(self) -> bool:
@@ -146,7 +123,7 @@ class Preprocess:
         return x
 
     def inverse(self, x: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
-        """Pixels y in [0, 1]; values outside, which a model may predict, become black or white."""
+        """Pixels y in [0, 1]; a model's predictions outside become black or white."""
         y = x + self.shift
         if self._logit:
             y = (torch.sigmoid(y) - self._lambda) / (1 - 2 * self._lambda)
@@ -171,6 +148,10 @@ class Preprocess:
         constant += self.pixels * math.log1p(-2 * self._lambda)
         return constant - (F.logsigmoid(logit) + F.logsigmoid(-logit)).sum(1)
 
+    def unit_log_jacobian(self, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " images"]:
+        """log |dx/dy| of pixels y in [0, 1]: log p(y) = log p(x) + this. Zero without a logit transform."""
+        return self.log_abs_det_jacobian(x).cpu().double() + self.log_scale
+
     @property
     def log_scale(self) -> float:
         """log |det du/dy|: what turns the log-density of u into that of y in [0, 1]^pixels."""
@@ -188,7 +169,7 @@ class Preprocess:
         return self.preprocessing.lambda_
 
     def _noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Uniform on [0, 1), or nothing where none is needed.
+        """Uniform on [0, 1), or empty if none is needed.
 
         Always float32, so that float32 and float64 runs see the same images.
         """
@@ -217,10 +198,7 @@ class Preprocess:
             yield slice(start, min(start + size, len(images)))
 
     def _to_model_space(
-        self,
-        images: Shaped[Tensor, "batch channels height width"],
-        noise: Tensor,
-        dtype: torch.dtype,
+        self, images: Shaped[Tensor, "batch channels height width"], noise: Tensor, dtype: torch.dtype
     ) -> Float[Tensor, "batch pixels"]:
         """x before its mean is subtracted."""
         if self.binary:

@@ -24,7 +24,7 @@ class Splits:
     levels: int | None
     """Number of values of an integer pixel (256 for 8 bits); None for fractions."""
     seed: int
-    """``split_seed``: of the split, and of all noise that belongs to the data and not to a run."""
+    """``split_seed``: the seed of the split, and of all noise that belongs to the data and not to a run."""
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} training, {len(self.validation)} validation, {len(self.test)} test images"
@@ -46,7 +46,7 @@ class Splits:
 
 
 def frozen_random(*key: int | str) -> np.random.RandomState:
-    """Random numbers that define data: the same for a key on every device, and for ever.
+    """Random numbers that define data: the same for a key on every device, for ever.
 
     numpy froze the streams of RandomState (NEP 19); torch promises its own only within a release.
     """

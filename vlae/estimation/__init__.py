@@ -1,1 +1,1 @@
-"""Estimates of log p(x), and whether they can be believed."""
+"""Estimates of log p(x), and their reliability."""

@@ -10,8 +10,8 @@ other way has E w = 1 / p(x), and -log mean w is an upper bound (Grosse, Ghahram
 
 E w holds for any transitions that are fixed before the chains start. So momenta may have the covariance
 M_t = I + beta_t J'VJ, with the curvature at the mode of p(z | x), in whose metric all directions are about equally
-wide; and step sizes are found by a pilot run of other chains and then frozen. Had chains adapted their own steps
-while being weighted, E w would be a little off.
+wide; and a pilot run of other chains finds step sizes, which are then frozen. If chains adapted their own steps while
+being weighted, E w would be biased.
 """
 
 import math
@@ -33,11 +33,11 @@ from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import Noise, generator, image_noise
 
 CACHED_ROWS = 256
-"""On a CPU, more rows (images x chains) at once than this gain nothing."""
+"""On a CPU, more rows (images x chains) at once are not faster."""
 MAX_GROUP = 64
-"""Images at once, on any device: a group is what an interruption loses."""
+"""Most images at once, on any device: an interruption loses one group."""
 NOISE_BLOCK = 50
-"""Transitions whose noise is drawn at once. Part of what defines an image's noise, so no setting."""
+"""Transitions whose noise is drawn at once. It defines an image's noise, so it is no setting."""
 STEEPNESS = 4.0
 """Steepness of the sigmoid that spaces the temperatures (Wu et al. 2017)."""
 PILOT_SHARE, SHORTEST_PILOT = 10, 50
@@ -45,8 +45,8 @@ PILOT_SHARE, SHORTEST_PILOT = 10, 50
 ACCEPTANCE, GAIN, FIRST_STEP = 0.75, 0.2, 0.5
 """Target acceptance; change of the log step size per unit of acceptance above it; first step size."""
 LONGEST_TRAJECTORY = math.pi / 2
-"""A quarter of a Gaussian's period in its own metric: there a trajectory has forgotten its beginning. A longer one
-turns back, up to where it began after a whole period."""
+"""A quarter of a Gaussian's period in its own metric, after which a trajectory has forgotten its start. A longer one
+turns back, and returns to its start after a whole period."""
 
 
 @dataclass
@@ -82,10 +82,10 @@ def anneal(
 ) -> Annealed:
     """log p(x) of the images that are not done; reversed chains begin at ``exact``, a sample of p(z | x) of each.
 
-    Image i's noise is a function of (seed, name, i) alone, and so is its result but for rounding, which depends on the
-    size of its group and which the moves magnify: in float64 it stays invisible, in float32 it may change a number by
-    a part of its standard error. ``report``, see ``vlae.estimation.per_image``, is called after every block of
-    transitions. ``memory_budget`` in MiB, for at least one image's chains.
+    Image i's noise is a function of (seed, name, i) alone. So is its result except for rounding, which depends on the
+    size of its group and is magnified by the moves: invisible in float64; in float32 it may change a number by a part
+    of its standard error. ``report``, see ``vlae.estimation.per_image``, is called after every block of transitions.
+    ``memory_budget`` in MiB, for at least one image's chains.
     NonFiniteError: an estimate is NaN or infinite.
     """
     betas = temperatures(result.num_distributions)
@@ -162,10 +162,10 @@ class Metric:
     def at_the_mode(
         cls, output: OutputDistribution, decoder: Decoder, x: Float[Tensor, "batch pixels"]
     ) -> "Metric":
-        """J'VJ where the search for the mode of p(z | x) ends that begins at the prior's."""
+        """J'VJ at the end of the search for the mode of p(z | x) that starts at the prior's mode."""
         modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim))
         P = output.likelihood(decoder, x).precision(decoder.linearise(modes.z))
-        h, U = torch.linalg.eigh(P.cpu())  # not every device has it
+        h, U = torch.linalg.eigh(P.cpu())  # not every device implements it
         return cls(U.to(x.device), (h - 1).clamp(min=0).to(x.device))  # negative by rounding only
 
     def root(self, beta: float) -> Float[Tensor, "batch latent latent"]:
@@ -199,7 +199,7 @@ class Target:
 
 
 class State(NamedTuple):
-    """Position of each chain, with the values that the next transition needs of it."""
+    """Position of each chain, with the values there that the next transition needs."""
 
     z: Float[Tensor, "chains batch latent"]
     log_likelihood: Float[Tensor, "chains batch"]
@@ -267,12 +267,9 @@ def transition(
 
 
 def adapted_steps(
-    target: Target,
-    betas: Float[Tensor, " distributions"],
-    noise: Noise,
-    progress: Callable[[float], None],
+    target: Target, betas: Float[Tensor, " distributions"], noise: Noise, progress: Callable[[float], None]
 ) -> Float[Tensor, "distributions batch"]:
-    """A step size for each temperature and image: chains go through all of them and adapt it on their way.
+    """A step size for each temperature and image, adapted by chains that pass through all temperatures.
 
     After each transition log step += GAIN (mean acceptance - ACCEPTANCE), up to the longest useful trajectory.
     """
@@ -317,7 +314,7 @@ def chains(
 
 
 def draws(noise: Noise, target: Target, transitions: int) -> Iterator[Float[Tensor, "chains batch noise"]]:
-    """The noise of one transition after another."""
+    """The noise of each transition in turn."""
     for start in range(0, transitions, NOISE_BLOCK):
         block = min(NOISE_BLOCK, transitions - start)
         numbers = noise(block * target.num_chains, target.latent_dim + 2)

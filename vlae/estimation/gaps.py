@@ -20,25 +20,25 @@ from vlae.seeding import Noise, generator, image_noise
 from vlae.training.objective import elbo
 
 STEPS, FIRST_STEP, SAMPLES = 500, 0.1, 8
-"""Steps of the ascent, Adam's first learning rate, which falls to 0, and samples per step."""
+"""Steps of the ascent; Adam's first learning rate, which falls to 0; samples per step."""
 FINAL_SAMPLES = 500
-"""Samples that choose the better one of start and end; as many others give their ELBOs."""
+"""Samples that choose the better of start and end; as many others estimate their ELBOs."""
 ARRAYS = 12
-"""About so many arrays as wide as the widest layer live in a step of the ascent."""
+"""Number of arrays as wide as the widest layer in a step of the ascent."""
 MAX_GROUP = 100
 
 
 @dataclass
 class Gaps(PerImage):
-    """ELBOs in nats per image; the two are by common random numbers."""
+    """ELBOs in nats per image, both by common random numbers."""
 
     elbo: Float[Tensor, " images"]
     optimal_elbo: Float[Tensor, " images"]
-    """ELBO of q*, as well as gradient ascent from q finds it."""
+    """ELBO of q*, as far as gradient ascent from q finds it."""
     log_likelihood: Float[Tensor, " images"]
-    """Importance sampling from q*: not below its ELBO, where no other proposal is any better."""
+    """Importance sampling from q*: not below its ELBO, if no other proposal is better."""
     iterations: int = 0
-    """Refinements that the model's own inference takes."""
+    """Refinements of the model's own inference."""
 
 
 def measure_gaps(
@@ -53,14 +53,30 @@ def measure_gaps(
 ) -> Gaps:
     """Gradient ascent on each image's ELBO from the model's own posterior, over the parameters of its family.
 
-    Each image is its own problem: Adam moves every number by itself, and an image's noise is a function of (seed, its
-    position). Continues ``result`` if given. ``report`` is called after every step, see ``vlae.estimation.per_image``.
+    Images are independent: Adam moves every number separately, and an image's noise is a function of (seed, position).
+    Continues ``result`` if given. ``report`` is called after every step, see ``vlae.estimation.per_image``.
     ``memory_budget`` in MiB. NonFiniteError: an ELBO is NaN or infinite.
     """
     result = Gaps.empty(len(x)) if result is None else result
 
     def measure(group: range, progress: Callable[[float], None]) -> None:
-        _measure(model, x[group.start : group.stop], result, group, seed, steps, progress)
+        images = slice(group.start, group.stop)
+        batch = x[images]
+        start = own_posterior(model, batch, group, seed)
+        noise = image_noise([generator(x.device, seed, "gaps", i) for i in group], x.dtype)
+        with torch.no_grad():
+            result.iterations = max(0, len(model.refinements(batch, noise)) - 1)
+        best = ascend(model, batch, start, noise, steps, progress)
+        before, after = (weights.mean for weights in log_weights(model, batch, (start, best), noise))
+        better = after > before  # the start is the best known member if the ascent has led down
+        of_start, of_best = log_weights(model, batch, (start, best), noise)
+        check_finite(of_start.mean + of_best.mean, group, "the ELBO that measures the gap of test image")
+        result.put(
+            images,
+            elbo=of_start.mean,
+            optimal_elbo=torch.where(better, of_best.mean, of_start.mean),
+            log_likelihood=torch.where(better, of_best.log_mean, of_start.log_mean),
+        )
 
     in_groups(result, group_size(model, x, memory_budget), measure, report)
     return result
@@ -70,32 +86,6 @@ def group_size(model: LatentVariableModel, x: Float[Tensor, "images pixels"], me
     """Images at once."""
     an_image = ARRAYS * SAMPLES * max(x.shape[1], largest_layer(model)) * x.element_size()
     return max(1, min(MAX_GROUP, memory_budget * 2**20 // an_image))
-
-
-def _measure(
-    model: LatentVariableModel,
-    x: Float[Tensor, "batch pixels"],
-    gaps: Gaps,
-    group: range,
-    seed: int,
-    steps: int,
-    progress: Callable[[float], None],
-) -> None:
-    start = own_posterior(model, x, group, seed)
-    noise = image_noise([generator(x.device, seed, "gaps", i) for i in group], x.dtype)
-    with torch.no_grad():
-        gaps.iterations = max(0, len(model.refinements(x, noise)) - 1)
-    best = ascend(model, x, start, noise, steps, progress)
-    before, after = (weights.mean for weights in log_weights(model, x, (start, best), noise))
-    better = after > before  # the start is the best member known where the ascent has led down
-    of_start, of_best = log_weights(model, x, (start, best), noise)
-    check_finite(of_start.mean + of_best.mean, group, "the ELBO that measures the gap of test image")
-    gaps.put(
-        slice(group.start, group.stop),
-        elbo=of_start.mean,
-        optimal_elbo=torch.where(better, of_best.mean, of_start.mean),
-        log_likelihood=torch.where(better, of_best.log_mean, of_start.log_mean),
-    )
 
 
 @torch.no_grad()
@@ -124,7 +114,7 @@ def ascend(
     steps: int,
     progress: Callable[[float], None],
 ) -> FamilyMember:
-    """The member of the family where Adam ends, its learning rate falling linearly to 0."""
+    """The member of the family that Adam reaches, with a learning rate that falls linearly to 0."""
     free = [p.detach().clone().requires_grad_() for p in start.parameters()]
     optimizer = torch.optim.Adam(free, lr=FIRST_STEP)
     for step in range(steps):
@@ -148,7 +138,7 @@ def log_weights(
     members: tuple[FamilyMember, ...],
     noise: Noise,
 ) -> list[LogWeights]:
-    """The log-weights of each member at the same FINAL_SAMPLES, a few at a time, as the ascent has them."""
+    """The log-weights of each member at the same FINAL_SAMPLES, as few at a time as in the ascent."""
     log_likelihood = model.output.scorer(model.decoder)(x)
     images = torch.arange(len(x))
     weights = [LogWeights(len(x), FINAL_SAMPLES) for _ in members]

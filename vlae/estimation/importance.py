@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.data.preprocess import Preprocess
 from vlae.distributions.laplace import Modes
 from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
 from vlae.estimation.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
@@ -18,14 +17,14 @@ from vlae.estimation.proposals import propose, select_images
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import generator, image_noise
-from vlae.system.progress import advanced
+from vlae.system.console import advanced
 
 CACHED_ROWS = 3072
-"""On a CPU, more rows (images x samples) at once than this leave the cache and get slower."""
+"""On a CPU, more rows (images x samples) at once leave the cache and are slower."""
 MAX_GROUP = 64
 """Images whose posteriors are inferred together."""
 EXTRA_NOISE = 10
-"""Numbers that a sample of any proposal takes at most beside latent_dim: the degrees of freedom of student_t."""
+"""Most numbers that a sample of any proposal needs beside latent_dim: the degrees of freedom of student_t."""
 
 
 @dataclass
@@ -43,7 +42,7 @@ class Evaluation(PerImage):
     samples: Float[Tensor, " images"]
     """Number of samples drawn."""
     steps: Float[Tensor, " images"]
-    """Steps of the search for the mode; like the next two NaN where the proposal has none."""
+    """Steps of the search for the mode; like the next two, NaN if the proposal has none."""
     converged: Float[Tensor, " images"]
     stalled: Float[Tensor, " images"]
 
@@ -54,23 +53,23 @@ class Evaluation(PerImage):
 
     @property
     def unreliable(self) -> list[bool | None]:
-        """True where k-hat is above the limit for that number of samples; None where they are too few for a k-hat."""
+        """True if k-hat is above the limit for that number of samples; None if they are too few for a k-hat."""
         pairs = zip(self.k_hat.tolist(), self.samples.tolist(), strict=True)
         return [None if math.isnan(k) else k > unreliable_above(int(n)) for k, n in pairs]
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """Numbers of images and samples per batch; they never change a result beyond rounding."""
+    """Numbers of images and samples per batch; they change a result only by rounding."""
 
     images: int
     samples: int
 
     @classmethod
     def within(cls, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor) -> "Chunks":
-        """Half of ``memory_budget`` (MiB) for what grows with the images of a group, half for a chunk's activations.
+        """Half of ``memory_budget`` (MiB) is for arrays that grow with the group's images, half for activations.
 
-        The former is noise or, before it, the Jacobians of inference: three copies, of the widest layer at most.
+        The former are noise or, before it, the Jacobians of inference: three copies, of the widest layer at most.
         """
         half, size = memory_budget * 2**20 // 2, x.element_size()
         most = 1 if model.batch_dependent else MAX_GROUP
@@ -99,9 +98,9 @@ def evaluate(
 ) -> Evaluation:
     """log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s | x), z_s ~ q, and the ELBO, for each image.
 
-    q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) an image is done, and
-    leaves the batch, as soon as its estimate is that good. Image i's noise is a function of (seed, proposal, i) alone,
-    so neither chunking nor a restart changes a number. Continues ``result`` if given. ``report``, see
+    q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) an image leaves the
+    batch as soon as its estimate is that precise. Image i's noise is a function of (seed, proposal, i) alone, so
+    neither chunking nor a restart changes a number. Continues ``result`` if given. ``report``, see
     ``vlae.estimation.per_image``, is called after every group; ``memory_budget`` in MiB.
     NonFiniteError: an estimate is NaN or infinite.
     """
@@ -126,10 +125,10 @@ def evaluate(
 def propose_for(
     group: range, proposal: str, model: LatentVariableModel, x: Float[Tensor, "batch pixels"], seed: int
 ) -> tuple[Posterior, Modes | None, list[torch.Generator]]:
-    """The proposal for images at these positions, how its search ended, and each image's source of noise."""
+    """The proposal for images at these positions, the end of its search, and each image's source of noise."""
     sources = [generator(x.device, seed, "evaluate", i) for i in group]
     q, modes = propose(proposal, model, x, image_noise(sources, x.dtype))
-    if proposal != "own":  # own samples continue the noise of inference, which any proposal begins with
+    if proposal != "own":  # own samples continue the noise of inference, with which every proposal begins
         sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
     return q, modes, sources
 
@@ -143,7 +142,7 @@ def log_weights(
     target_standard_error: float | None,
     chunks: Chunks,
 ) -> LogWeights:
-    """log p(x, z) - log q(z | x) for z ~ q, as many as the ``sizes`` of the rounds, or until the target is reached."""
+    """log p(x, z) - log q(z | x) for z ~ q, in rounds of these ``sizes``, or until the target is reached."""
     weights, active = LogWeights(len(x), sum(sizes)), torch.arange(len(x))
     log_likelihood = scorer(x)
     for size in sizes:
@@ -163,8 +162,3 @@ def log_weights(
             active, q = active[left], select_images(q, left)
             log_likelihood = scorer(x[active])
     return weights
-
-
-def unit_log_jacobian(preprocess: Preprocess, x: Float[Tensor, "images pixels"]) -> Float[Tensor, " images"]:
-    """log |dx/dy| of pixels y in [0, 1]: log p(y) = log p(x) + this. Zero but for the logit transform."""
-    return preprocess.log_abs_det_jacobian(x).cpu().double() + preprocess.log_scale

@@ -10,9 +10,9 @@ from torch import Tensor
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
 
 NOISE_BLOCK = 1000
-"""Samples whose noise is drawn at once. Part of what defines an image's noise, so no setting."""
+"""Samples whose noise is drawn at once. It defines an image's noise, so it is no setting."""
 FIRST_ROUND = 100
-"""Samples before a standard error is looked at for the first time; then at twice as many, and so on."""
+"""Samples before the first look at a standard error; the next looks are after twice as many each."""
 
 
 def rounds(num_samples: int, target_standard_error: float | None) -> Iterator[int]:
@@ -29,7 +29,7 @@ class LogWeights:
     """The log-weights of a group of images: mean log w, log mean w, effective sample size, tail; all in float64."""
 
     def __init__(self, images: int, num_samples: int) -> None:
-        """num_samples: the most that will be added for an image."""
+        """num_samples: the largest number that will be added per image."""
 
         def start(value: float, *shape: int) -> Tensor:
             return torch.full(shape, value, dtype=torch.float64)

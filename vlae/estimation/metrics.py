@@ -1,8 +1,9 @@
-"""Metrics of a test set from its scores: the ``test`` section of results.json and the arrays of the .npz beside it."""
+"""Scores of a test set, and its metrics: the ``test`` section of results.json and the arrays of the .npz beside it."""
 
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,41 @@ from torch import Tensor
 from vlae.data.preprocess import Preprocess
 from vlae.estimation.ais import Annealed
 from vlae.estimation.gaps import Gaps
-from vlae.estimation.importance import Evaluation, unit_log_jacobian
+from vlae.estimation.importance import Evaluation
 from vlae.estimation.pareto import unreliable_above
-from vlae.estimation.scores import Bracket, Scores
 from vlae.system.files import write_atomically
 
 TENTH = 0.1
 """Nats: the standard error at which the costs of proposals are compared."""
+
+
+@dataclass
+class Bracket:
+    """log p(x) of images drawn from the model: a lower and an upper bound, and each proposal's estimate."""
+
+    lower: Annealed
+    upper: Annealed
+    proposals: dict[str, Evaluation]
+    log_jacobian: Float[Tensor, " images"]
+    """Added to log p(x), it gives the log-density of pixels in [0, 1]."""
+
+    @property
+    def seconds(self) -> float:
+        parts = [self.lower, self.upper, *self.proposals.values()]
+        return sum(part.seconds for part in parts)
+
+
+@dataclass
+class Scores:
+    """Everything that was measured on the test set, in model space."""
+
+    proposals: dict[str, Evaluation] = field(default_factory=dict)
+    gaps: Gaps | None = None
+    ais: Annealed | None = None
+    """On the first images of the test set."""
+    bracket: Bracket | None = None
+    seconds: float = 0.0
+    """Time of the evaluation over all attempts."""
 
 
 def save_scores(path: Path, scores: Scores, log_jacobian: Float[Tensor, " images"]) -> None:
@@ -28,7 +57,7 @@ def save_scores(path: Path, scores: Scores, log_jacobian: Float[Tensor, " images
 
     Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
     Log-likelihoods and ELBOs are those of results.json; ``log_jacobian`` is what preprocessing adds to the values
-    of model space, see ``unit_log_jacobian``. ``annealing_arrays`` says what else there is.
+    of model space, see ``Preprocess.unit_log_jacobian``. ``annealing_arrays`` says what else there is.
     """
     arrays = {"log_jacobian": log_jacobian, **annealing_arrays(scores, log_jacobian)}
     for proposal, evaluation in scores.proposals.items():
@@ -54,10 +83,7 @@ def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, fl
 
 
 def test_set_metrics(
-    scores: Scores,
-    preprocess: Preprocess,
-    x: Float[Tensor, "images pixels"],
-    num_samples: int,
+    scores: Scores, preprocess: Preprocess, x: Float[Tensor, "images pixels"], num_samples: int
 ) -> dict[str, Any]:
     """The ``test`` section of results.json, in nats per image; ``log_likelihood`` has a section for each proposal.
 
@@ -65,14 +91,12 @@ def test_set_metrics(
     it out, which is ``mean_in_model_space``. ELBO and bits/dim are those of the proposal ``own``; ``bits_per_dim`` is
     on the scale of the integer pixels, where they were dequantised, else None.
     """
-    of_unit, own = unit_log_jacobian(preprocess, x), scores.proposals["own"]
-    elbo, elbo_error = mean_and_standard_error(own.elbo + of_unit)
+    of_unit, own = preprocess.unit_log_jacobian(x), scores.proposals["own"]
     of_integers = own.log_likelihood + of_unit - preprocess.log_scale
     bits = -of_integers / (preprocess.pixels * math.log(2))
     ais = {"ais": annealing_metrics(scores.ais, scores.proposals, of_unit)} if scores.ais else {}
     return {
-        "elbo": elbo,
-        "elbo_standard_error": elbo_error,
+        **_with_error("elbo", own.elbo + of_unit),
         "log_likelihood": {
             name: proposal_metrics(evaluation, of_unit, num_samples)
             for name, evaluation in scores.proposals.items()
@@ -90,22 +114,18 @@ def proposal_metrics(
 ) -> dict[str, Any]:
     """Metrics of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's estimate.
 
-    ``k_hat_unreliable`` is a share of the images whose k-hat is known, which it is not where samples are too few.
-    ``samples_for_a_tenth``: how many samples the median image needs for a Monte Carlo error of 0.1 nats, which is
-    (S/ESS - 1) / 0.1^2: that is what equal accuracy costs by each proposal.
+    ``k_hat_unreliable`` is a share of the images whose k-hat is known; with too few samples it is unknown.
+    ``samples_for_a_tenth``: the number of samples that the median image needs for a Monte Carlo error of 0.1 nats,
+    (S/ESS - 1) / 0.1^2: the cost of equal accuracy by each proposal.
     """
-    mean, error = mean_and_standard_error(evaluation.log_likelihood + log_jacobian)
-    elbo, elbo_error = mean_and_standard_error(evaluation.elbo + log_jacobian)
     bad, errors = evaluation.unreliable, evaluation.monte_carlo_error
     known = [doubt for doubt in bad if doubt is not None]
     needed = (evaluation.samples / evaluation.ess - 1).clamp(min=0) / TENTH**2
     found: dict[str, Any] = {
-        "mean": mean,
-        "standard_error": error,
+        **_level(evaluation.log_likelihood + log_jacobian),
         "num_samples": num_samples,
         "num_images": len(bad),
-        "elbo": elbo,
-        "elbo_standard_error": elbo_error,
+        **_with_error("elbo", evaluation.elbo + log_jacobian),
         "ess_median": evaluation.ess.median().item(),
         "ess_min": evaluation.ess.min().item(),
         "k_hat_limit": unreliable_above(num_samples),
@@ -138,28 +158,23 @@ def gap_metrics(
 ) -> dict[str, Any]:
     """The approximation gap (due to the family of q) and the amortisation gap (due to inference) of the first images.
 
-    For log p(x) stands the estimate with the highest mean on these images, by a proposal or by the best member of the
-    family itself: each is a lower bound in expectation.
-    Where that is still too low, the approximation gap is really larger; where the ascent has not come to q*, the
-    amortisation gap is, and the approximation gap smaller.
+    The estimate of log p(x) is the one with the highest mean on these images, by a proposal or by the best member of
+    the family itself: each is a lower bound in expectation. If it is too low, the true approximation gap is larger; if
+    the ascent has not reached q*, the true amortisation gap is larger and the approximation gap smaller.
     """
     images = len(gaps.elbo)
     estimates = {name: evaluation.log_likelihood[:images] for name, evaluation in proposals.items()}
     estimates["best of the family"] = gaps.log_likelihood
     by = max(estimates, key=lambda name: estimates[name].mean().item())
     log_likelihood = estimates[by]
-    approximation, approximation_error = mean_and_standard_error(log_likelihood - gaps.optimal_elbo)
-    amortisation, amortisation_error = mean_and_standard_error(gaps.optimal_elbo - gaps.elbo)
     return {
         "num_images": images,
         "elbo": (gaps.elbo + log_jacobian[:images]).mean().item(),
         "optimal_elbo": (gaps.optimal_elbo + log_jacobian[:images]).mean().item(),
         "log_likelihood": (log_likelihood + log_jacobian[:images]).mean().item(),
         "log_likelihood_by": by,
-        "approximation": approximation,
-        "approximation_standard_error": approximation_error,
-        "amortisation": amortisation,
-        "amortisation_standard_error": amortisation_error,
+        **_with_error("approximation", log_likelihood - gaps.optimal_elbo),
+        **_with_error("amortisation", gaps.optimal_elbo - gaps.elbo),
         "iterations": gaps.iterations,
     }
 
@@ -167,7 +182,7 @@ def gap_metrics(
 def annealing_metrics(
     annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
 ) -> dict[str, Any]:
-    """Metrics of the first images, and of each proposal on the same images, whose mean is not that of all images."""
+    """Metrics of the first images, and of each proposal on the same images: their mean is not that of all images."""
     images = len(annealed.log_likelihood)
     return {
         **_level(annealed.log_likelihood + log_jacobian[:images]),
@@ -180,12 +195,10 @@ def annealing_metrics(
 def bracket_metrics(bracket: Bracket) -> dict[str, Any]:
     """Metrics of images drawn from the model. In expectation lower <= truth <= upper, and every proposal <= truth."""
     log_jacobian = bracket.log_jacobian
-    gap, gap_error = mean_and_standard_error(bracket.upper.log_likelihood - bracket.lower.log_likelihood)
     return {
         "lower": _level(bracket.lower.log_likelihood + log_jacobian),
         "upper": _level(bracket.upper.log_likelihood + log_jacobian),
-        "gap": gap,
-        "gap_standard_error": gap_error,
+        **_with_error("gap", bracket.upper.log_likelihood - bracket.lower.log_likelihood),
         **_chains(bracket.lower),
         "proposals": _proposals_on_annealed_images(bracket.lower, bracket.proposals, log_jacobian),
     }
@@ -196,8 +209,13 @@ def _level(values: Float[Tensor, " images"]) -> dict[str, Any]:
     return {"mean": mean, "standard_error": error}
 
 
+def _with_error(name: str, values: Float[Tensor, " images"]) -> dict[str, Any]:
+    mean, error = mean_and_standard_error(values)
+    return {name: mean, f"{name}_standard_error": error}
+
+
 def _chains(annealed: Annealed) -> dict[str, Any]:
-    """``monte_carlo_error``: of one image's own estimate."""
+    """Settings and reliability of the chains. ``monte_carlo_error`` is that of one image's own estimate."""
     return {
         "num_images": len(annealed.log_likelihood),
         "num_chains": annealed.num_chains,
@@ -217,18 +235,14 @@ def _proposals_on_annealed_images(
     found, images = {}, len(annealed.log_likelihood)
     for name, evaluation in proposals.items():
         own = evaluation.log_likelihood[:images]
-        difference, error = mean_and_standard_error(own - annealed.log_likelihood)
-        found[name] = {
-            **_level(own + log_jacobian[:images]),
-            "difference": difference,
-            "difference_standard_error": error,
-        }
+        difference = _with_error("difference", own - annealed.log_likelihood)
+        found[name] = _level(own + log_jacobian[:images]) | difference
     return found
 
 
 def annealing_arrays(scores: Scores, log_jacobian: Float[Tensor, " images"]) -> dict[str, Tensor]:
-    """One number per image: ``log_likelihood_ais`` and others, NaN where it was not run; and of the simulated images
-    ``bdmc_lower``, ``bdmc_upper`` and by each proposal ``bdmc_log_likelihood_own``."""
+    """One number per image: ``log_likelihood_ais`` and others, NaN for images that were not annealed; for simulated
+    images ``bdmc_lower``, ``bdmc_upper`` and for each proposal ``bdmc_log_likelihood_own``."""
     arrays: dict[str, Tensor] = {}
     if scores.ais is not None:
         images = len(scores.ais.log_likelihood)

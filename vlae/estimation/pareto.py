@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 FEWEST = 5
-"""Values that the shape of a tail is estimated from, at the least."""
+"""Smallest number of values from which the shape of a tail is estimated."""
 SMALLEST = 1e-307
 """Smallest quartile of the tail in units of the largest weight: 1 over a smaller one overflows."""
 
@@ -49,7 +49,7 @@ def _k_hat(log_weights: Float64[ndarray, " tail"]) -> float:
     threshold = max(log_weights[0], math.log(np.finfo(float).tiny))
     exceedances = np.exp(log_weights[log_weights > threshold]) - math.exp(threshold)
     if len(exceedances) < FEWEST or _quartile(exceedances) < SMALLEST:
-        return math.inf  # the rest is nothing beside a few
+        return math.inf  # the rest vanishes beside a few
     return _shape(exceedances)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlae.errors import NonFiniteError
 
 Report = Callable[[float], None]
-"""Called with the number of images done so far, those of a group in parts; what it raises ends the work."""
+"""Called with the number of images done so far, fractions within a group included; its exceptions end the work."""
 Result = TypeVar("Result", bound="PerImage")
 
 
@@ -42,15 +42,12 @@ class PerImage:
 
 
 def in_groups(
-    result: PerImage,
-    size: int,
-    measure: Callable[[range, Callable[[float], None]], None],
-    report: Report,
+    result: PerImage, size: int, measure: Callable[[range, Callable[[float], None]], None], report: Report
 ) -> None:
     """Call ``measure(group, progress)`` for each group of ``size`` images that are not done yet.
 
     ``measure`` puts the numbers of the images into ``result`` and may call ``progress`` with the share of the group
-    that is done. What ``report`` raises ends the loop; whole groups are kept, and the next call resumes after them.
+    that is done. An exception of ``report`` ends the loop; whole groups are kept, and the next call resumes after them.
     """
     while result.done < len(result):
         began = time.monotonic()

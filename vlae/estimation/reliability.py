@@ -3,30 +3,22 @@
 from typing import Any
 
 MARK = "†"
-
-
 MANY_UNRELIABLE = 0.05
 """Share of the images above which an estimate is marked because their k-hat is too large."""
-
-
 LARGE_K_HAT = (
     f"the k-hat of the importance weights is too large on more than {MANY_UNRELIABLE:.0%} of the test images"
 )
-"""Why an estimate is unreliable: a reason for captions and notes."""
+"""The reason why an estimate is unreliable, for captions and notes."""
 TOO_LOW = "probably too low, by more than their standard error"
-"""How such estimates are wrong: a few samples dominate them."""
-
-
+"""The error of such estimates, which a few samples dominate."""
 FEW_EFFECTIVE_SAMPLES = 10
-"""Effective samples of the median image, below which an estimate without a known k-hat is marked."""
-
-
+"""Effective samples of the median image below which an estimate without a known k-hat is marked."""
 FEW_CHAINS = 2.0
-"""Effective chains of annealed importance sampling, below which its average is that of a chain or two."""
+"""Effective chains of annealed importance sampling below which one or two chains make up the average."""
 
 
 def doubtful(proposal: dict[str, Any]) -> bool:
-    """Whether an estimate, a section of results.json, is unreliable: too many images have too heavy a tail.
+    """True if an estimate, a section of results.json, is unreliable: too many images have too heavy a tail.
 
     >>> doubtful({"k_hat_unreliable": 0.2}), doubtful({"k_hat_unreliable": None, "ess_median": 40.0})
     (True, False)
@@ -43,12 +35,12 @@ def marks_of(results: dict[str, Any]) -> dict[str, str]:
 
 
 def proposals_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sections of results.json of all proposals, not that of annealed importance sampling, of fewer images."""
+    """The sections of all proposals in results.json, without annealed importance sampling, which has fewer images."""
     return {name: p for name, p in results["test"]["log_likelihood"].items() if name != "ais"}
 
 
 def warnings(results: dict[str, Any]) -> list[str]:
-    """Sentences about the results of a run that a reader must know before believing them."""
+    """Cautions about the results of a run."""
     test, found = results["test"], []
     bad = {name: p for name, p in proposals_of(results).items() if doubtful(p)}
     by_k_hat = {name: p for name, p in bad.items() if p.get("k_hat_unreliable") is not None}
@@ -77,7 +69,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
 
 
 def why_worse_than_noise(best_epoch: float | None, epochs: float | None) -> str:
-    """Why a model is worse than uniform noise: one that was best in its last epoch was still learning."""
+    """The reason why a model is worse than uniform noise: if its last epoch was the best, it was still learning."""
     if best_epoch is None or epochs is None:
         return "trained too briefly, or diverged"
     if best_epoch >= epochs:

@@ -7,7 +7,6 @@ import torch
 from vlae.config.checks import available_devices
 from vlae.config.schema import Config
 from vlae.config.targets import build
-from vlae.data.preprocess import Preprocess
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import adapt_to_input_variance, initialise
 from vlae.seeding import generator
@@ -19,11 +18,7 @@ def select_device(name: str, precision: str) -> torch.device:
 
 
 def build_model(
-    cfg: Config,
-    image_shape: tuple[int, int, int],
-    variance: float,
-    device: torch.device,
-    dtype: torch.dtype,
+    cfg: Config, image_shape: tuple[int, int, int], variance: float, device: torch.device, dtype: torch.dtype
 ) -> LatentVariableModel:
     """The untrained model: weights drawn from the run's seed on the CPU, so that every device starts alike.
 
@@ -42,8 +37,3 @@ def build_model(
 def use_threads(cfg: Config) -> None:
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-
-
-def model_space_note(preprocess: Preprocess) -> str:
-    """A note on values that lack the Jacobian of a logit transform: `` (in model space)``, else empty."""
-    return " (in model space)" if preprocess.preprocessing.logit_transform and not preprocess.binary else ""

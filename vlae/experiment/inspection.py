@@ -21,7 +21,7 @@ from vlae.distributions.posteriors import (
     PrecisionGaussian,
     standard_normal_log_prob,
 )
-from vlae.estimation.importance import evaluate, unit_log_jacobian
+from vlae.estimation.importance import evaluate
 from vlae.experiment.build import use_threads
 from vlae.experiment.prepare import images_to_score, test_set
 from vlae.experiment.trained_model import TrainedModel, load
@@ -37,13 +37,13 @@ Array = np.ndarray
 
 
 class Library:
-    """Data sets that several models share are read once."""
+    """Loads trained models with their test images; a dataset that several models share is read once."""
 
     def __init__(self) -> None:
         self._splits: dict[str, Splits] = {}
 
     def inspect(self, run: StrPath) -> "Inspection":
-        """The trained model of a run directory. RecordError: there is none; DataError: the images are not at hand."""
+        """The trained model of a run directory. RecordError: there is none; DataError: the images are not there."""
         trained = load(str(run))
         use_threads(trained.config)
         key = exact_text(trained.directory.config()["dataset"])
@@ -65,7 +65,7 @@ class Refinements:
 
 @dataclass(frozen=True)
 class LatentPaths:
-    """Paths in a latent space of two dimensions, and what is there for one image."""
+    """Paths of inference for one image, in a latent space of two dimensions, and q(z | x)."""
 
     updates: Float[Array, "points 2"]
     """The model's own; empty if it has none."""
@@ -79,7 +79,7 @@ class LatentPaths:
 class Inspection:
     """A trained model with the test images that it was scored on.
 
-    Posteriors are those of the evaluation: where inference itself is random, its noise is the same.
+    Posteriors are those of the evaluation: if inference itself is random, its noise is the same.
     """
 
     def __init__(self, trained: TrainedModel, x: Float[Tensor, "images pixels"]) -> None:
@@ -87,11 +87,11 @@ class Inspection:
 
     def pictures(self, images: int) -> Float[Array, "images height width *channels"]:
         """The first test images, in [0, 1]."""
-        return self._pictures(self.x[:images])
+        return _picture(self.trained.preprocess.images(self.x[:images]))
 
     @torch.no_grad()
     def covariances(self, images: int) -> Float[Array, "images latent latent"]:
-        """Covariances of q(z | x) for the first test images: exact where it is Gaussian, else of DRAWN samples."""
+        """Covariances of q(z | x) for the first test images: exact for a Gaussian, else of DRAWN samples."""
         return np.stack([self._moments(i)[1] for i in range(min(images, len(self.x)))])
 
     @torch.no_grad()
@@ -120,13 +120,13 @@ class Inspection:
     def estimates(
         self, proposal: str, images: int, sizes: Sequence[int]
     ) -> tuple[Float[Array, " sizes"], Float[Array, " sizes"]]:
-        """Mean log-likelihood of the first test images in nats of pixels in [0, 1], by so many samples each.
+        """Mean log-likelihood of the first test images, in nats of pixels in [0, 1], for each number of samples.
 
-        And its Monte Carlo standard error, for these images; of one sample it is unknown. The samples of a size are
-        those of an evaluation with it.
+        And its Monte Carlo standard error for these images, NaN for one sample. The samples are those of an evaluation
+        with that number.
         """
         x, cfg = self.x[:images], self.trained.config
-        jacobian = unit_log_jacobian(self.trained.preprocess, x)
+        jacobian = self.trained.preprocess.unit_log_jacobian(x)
         means, errors = [], []
         for size in sizes:
             found = evaluate(
@@ -171,7 +171,7 @@ class Inspection:
         return value
 
     def _search(self, x: Tensor, start: Tensor) -> Float[Array, "points latent"]:
-        """End points of searches that may take 0, 1, 2, ... steps."""
+        """End points of searches with at most 0, 1, 2, ... steps."""
         path = [start]
         for steps in range(1, MAX_STEPS + 1):
             modes = find_modes(self.model.output, self.model.decoder, x, start, max_steps=steps)
@@ -205,12 +205,9 @@ class Inspection:
         size = 1 if self.model.batch_dependent else images
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
-    def _pictures(self, x: Float[Tensor, "images pixels"]) -> Array:
-        return _picture(self.trained.preprocess.images(x))
-
 
 def _picture(images: Float[Tensor, "images channels height width"]) -> Array:
-    """Three channels last, or none."""
+    """Images with three channels last, or with none."""
     if images.shape[1] == 3:
         return images.permute(0, 2, 3, 1).double().numpy()
     return images.mean(1).double().numpy()

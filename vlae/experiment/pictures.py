@@ -13,7 +13,7 @@ from vlae.seeding import batch_noise, generator
 
 
 def grid(images: Float[Tensor, "images channels height width"], columns: int) -> bytes:
-    """A PNG of images in [0, 1], ``columns`` a row; small ones enlarged so that a person can see them."""
+    """A PNG of images in [0, 1], ``columns`` per row; small ones are enlarged for the eye."""
     if images.shape[1] not in (1, 3):  # a picture has one channel or three
         images = images.mean(1, keepdim=True)
     tiles = make_grid(images.detach().cpu().float().clamp(0, 1), nrow=columns, padding=1, pad_value=0.5)

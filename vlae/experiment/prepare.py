@@ -10,13 +10,10 @@ from vlae.config.checks import too_few_test_images
 from vlae.config.problems import ConfigError, Problem
 from vlae.config.schema import Config
 from vlae.config.targets import build
-from vlae.data import datasets, download
-from vlae.data.preprocess import Preprocess
-from vlae.data.splits import Splits
+from vlae.data.datasets import DataError, Preprocess, Splits, preprocess
 from vlae.distributions.posteriors import require_closed_form_kl, require_family_member
-from vlae.estimation.importance import unit_log_jacobian
 from vlae.estimation.proposals import needs_density
-from vlae.experiment.build import build_model, model_space_note, select_device, use_threads
+from vlae.experiment.build import build_model, select_device, use_threads
 from vlae.experiment.trained_model import TrainedModel
 from vlae.models.base import LatentVariableModel
 from vlae.runs.directory import RunDirectory
@@ -27,7 +24,7 @@ from vlae.training.training_set import TrainingSet
 
 @dataclass
 class Prepared:
-    """A run that is ready for its first step: nothing of it is on disk yet."""
+    """A run that is ready for its first step, with nothing on disk yet."""
 
     config: Config
     model: LatentVariableModel
@@ -40,10 +37,6 @@ class Prepared:
     @property
     def device(self) -> torch.device:
         return self.test_set.device
-
-    @property
-    def space(self) -> str:
-        return model_space_note(self.preprocess)
 
     def training(self, directory: RunDirectory) -> Training:
         """The training, recorded in ``directory``."""
@@ -64,7 +57,7 @@ class Prepared:
 
     def current_model(self, training: Training) -> TrainedModel:
         """The model as it is now."""
-        offset = unit_log_jacobian(self.preprocess, self.selection_set).mean().item()
+        offset = self.preprocess.unit_log_jacobian(self.selection_set).mean().item()
         best = training.progress.best_elbo + offset
         return TrainedModel(
             self.model, self.preprocess, self.config, training.directory, training.progress, best
@@ -72,32 +65,30 @@ class Prepared:
 
 
 def prepare(cfg: Config) -> Prepared:
-    """Device, data, preprocessing and model of a configuration. DataError, ConfigError: what is wrong with them."""
+    """Device, data, preprocessing and model of a configuration. Errors: DataError, ConfigError."""
     device, dtype = select_device(cfg.device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
     use_threads(cfg)
-    torch.manual_seed(cfg.seed)  # nothing of ours draws from the global generator; a user's model might
+    torch.manual_seed(cfg.seed)  # only a user's own model might draw from the global generator
     splits, support = build(cfg.dataset).to(device), build(cfg.output_dist).support
-    preprocess = datasets.preprocess(cfg.dataset, splits, support, dtype)
-    x_test = test_set(preprocess, splits, cfg)
+    to_model_space = preprocess(cfg.dataset, splits, support, dtype)
+    x_test = test_set(to_model_space, splits, cfg)
     scored = images_to_score(x_test, cfg)
     if cfg.trainer.selection == "test":
         selection_set = x_test
-    elif not len(splits.validation):  # known before only for datasets without a validation array of their own
-        raise download.DataError(
-            "trainer.selection=validation needs a validation set, and this dataset has none"
-        )
+    elif not len(splits.validation):  # unknown before for datasets with their own validation array
+        raise DataError("trainer.selection=validation needs a validation set, and this dataset has none")
     else:
         source = generator(device, cfg.seed, "validation set")
-        selection_set = preprocess.evaluation_set(splits.validation, "validation", source)
-    model = build_model(cfg, preprocess.shape, preprocess.variance, device, dtype)
+        selection_set = to_model_space.evaluation_set(splits.validation, "validation", source)
+    model = build_model(cfg, to_model_space.shape, to_model_space.variance, device, dtype)
     check_posterior(cfg, model, scored)
-    images = preprocess.training_images(splits)
-    return Prepared(cfg, model, preprocess, images, selection_set, scored)
+    images = to_model_space.training_images(splits)
+    return Prepared(cfg, model, to_model_space, images, selection_set, scored)
 
 
 @torch.no_grad()
 def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "images pixels"]) -> None:
-    """ConfigError: a key needs posteriors that can do more than be sampled from, and those of the model cannot."""
+    """ConfigError: a key needs a density or a closed-form KL that the model's posteriors lack."""
     evaluation = cfg.evaluate
     needs = {
         "trainer.objective": "iwae" if cfg.trainer.objective == "iwae" else None,
@@ -106,7 +97,7 @@ def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "i
         "trainer.kl": "analytic" if cfg.trainer.kl == "analytic" else None,
     }
     asked = {key: value for key, value in needs.items() if value is not None}
-    if not asked:  # inference is spared, and a model's own way to fail in it
+    if not asked:
         return
     posterior, problems = model.posterior(x[:1], batch_noise(1, generator(x.device, 0, "check"), x.dtype)), []
     for key, value in asked.items():
@@ -119,13 +110,13 @@ def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "i
 
 
 def test_set(preprocess: Preprocess, splits: Splits, cfg: Config) -> Float[Tensor, "images pixels"]:
-    """All test images in model space; with ``fixed_evaluation: false`` their noise follows from the run's seed."""
+    """All test images in model space; with ``fixed_evaluation: false`` their noise depends on the run's seed."""
     source = generator(splits.test.device, cfg.seed, "test set")
     return preprocess.evaluation_set(splits.test, "test", source)
 
 
 def images_to_score(x_test: Float[Tensor, "images pixels"], cfg: Config) -> Float[Tensor, "scored pixels"]:
-    """The first ``evaluate.num_images`` test images. ConfigError: there are not so many."""
+    """The first ``evaluate.num_images`` test images. ConfigError: there are fewer."""
     if problems := too_few_test_images(cfg.evaluate.num_images, len(x_test)):
         raise ConfigError(problems)
     return x_test[: cfg.evaluate.num_images]

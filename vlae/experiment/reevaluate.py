@@ -8,7 +8,6 @@ from typing import Any
 from vlae.config.compose import override, validate
 from vlae.config.schema import FIXED_SECTIONS, fields
 from vlae.config.targets import build
-from vlae.estimation.importance import unit_log_jacobian
 from vlae.estimation.metrics import save_scores
 from vlae.experiment.build import use_threads
 from vlae.experiment.prepare import check_posterior, images_to_score, test_set
@@ -28,17 +27,17 @@ CHANGEABLE = (
 
 
 def override_evaluation(container: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The run's configuration with overrides of what an evaluation may change; ConfigError for others.
+    """The run's configuration with overrides of the keys that an evaluation may change; ConfigError for others.
 
-    Its device is chosen again: the one it was trained on says nothing about this machine.
+    Its device is chosen again, because this machine may lack the one it was trained on.
     """
     return override({**container, "device": "auto"}, overrides, CHANGEABLE)
 
 
 def reevaluate(directory: RunDirectory, overrides: Sequence[str]) -> tuple[dict[str, Any], Path]:
-    """Evaluate a trained model again: results like those of results.json, and the file in RUN/evaluations/ with them.
+    """Evaluate a trained model again. Returns results like those of results.json, and their file in RUN/evaluations/.
 
-    One file for each setting of ``evaluate`` and ``seed``: the same command replaces its own results alone.
+    Each setting of ``evaluate`` and ``seed`` has its own file: the same command replaces only its own results.
     Errors: ConfigError, DataError, RecordError; Interrupted by a signal.
     """
     executed()
@@ -57,6 +56,6 @@ def reevaluate(directory: RunDirectory, overrides: Sequence[str]) -> tuple[dict[
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
     place = make_directory(check_inside(directory.path, "evaluations"))
-    save_scores(place / f"{name}.npz", scores, unit_log_jacobian(trained.preprocess, x))
+    save_scores(place / f"{name}.npz", scores, trained.preprocess.unit_log_jacobian(x))
     write_atomically(place / f"{name}.json", json_bytes(results))
     return results, place / f"{name}.json"

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from vlae.config.schema import Config
-from vlae.estimation.metrics import test_set_metrics
-from vlae.estimation.scores import Scores
+from vlae.estimation.metrics import Scores, test_set_metrics
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed
 from vlae.system.console import counted
-from vlae.system.peak_memory import peak_memory_bytes
+from vlae.training.epoch_metrics import peak_memory_bytes
 
 
 def device_name(device: torch.device) -> str:
@@ -23,12 +22,7 @@ def device_name(device: torch.device) -> str:
     return f"{device}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)
 
 
-def report(
-    trained: TrainedModel,
-    cfg: Config,
-    scores: Scores,
-    x: Tensor,
-) -> dict[str, Any]:
+def report(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
     """The content of results.json. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats per image."""
     progress, run = trained.progress, trained.config
     validation = None if run.trainer.selection == "test" else trained.best_elbo
@@ -50,7 +44,7 @@ def report(
 
 
 def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
-    """Seconds are those of all attempts together, without the work that was lost between checkpoints."""
+    """Seconds, memory and parameters. Seconds add up all attempts, without work that was lost between checkpoints."""
     progress = trained.progress
     return {
         "train_seconds": progress.seconds,
@@ -65,7 +59,7 @@ def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Enough to say why two results of one configuration differ in their last digits."""
+    """Software and machine, which explain why two results of one configuration differ in their last digits."""
     return {
         "vlae": version("vlae"),
         "code": executed(),

@@ -21,11 +21,10 @@ from vlae.runs.directory import RunDirectory, earlier_twins, forced_directory, p
 from vlae.runs.lease import FORCED, last_number
 from vlae.runs.rerun import recover
 from vlae.runs.snapshot import executed
-from vlae.system.console import Reporter, loading
-from vlae.system.disk import DiskError, Patience, RecordError, notice, patient, patiently, refusal_in
-from vlae.system.files import appearing, cannot_write, check_writable, make_directory, write_atomically
+from vlae.system.console import Reporter, loading, open_log, reported_to
+from vlae.system.disk import DiskError, Patience, RecordError, notice, patient, refusal_in
+from vlae.system.files import appearing, check_writable, make_directory, write_atomically
 from vlae.system.interruption import Interrupted, Interruption
-from vlae.system.progress import reported_to
 from vlae.system.streams import do_not_wait
 from vlae.trackers.process import environment_problems, mirrored, upload_later, watched
 
@@ -35,12 +34,11 @@ if TYPE_CHECKING:
 
 DONE, FAILED, HELD, REFUSED = 0, 1, 75, 74
 """Exit statuses of `work`, besides 128 + the number of a signal; REFUSED: the disk takes no writes."""
-
 LESS_MEMORY = "a smaller trainer.batch_size or evaluate.memory_budget needs less"
 
 
 def run_command(container: dict[str, Any]) -> int:
-    """Do the run of a composed configuration, for ``python launch.py``. Returns the exit status."""
+    """Execute the run of a composed configuration, for ``python launch.py``. Returns the exit status."""
     try:
         run(container)
     except Interrupted as interrupted:
@@ -53,10 +51,10 @@ def run_command(container: dict[str, Any]) -> int:
 
 
 def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
-    """Bring the run of this configuration to its results, from wherever it stands, and return them.
+    """Bring the run of this configuration to its results, from its present state, and return them.
 
-    Done: the results are shown. Interrupted or killed: it continues from the last checkpoint. ``force=true``: it is
-    done again beside the old results, which it replaces when it has its own.
+    A run that is done shows its results; one that was interrupted or killed continues from the last checkpoint. With
+    ``force=true`` it runs again beside the old results, and replaces them when it has its own.
     Errors: ConfigError, DataError before anything is on disk; RunHeld by another process; those of ``execute``.
     """
     identity, runs_dir, force = run_id(container), Path(container["runs_dir"]), container["force"]
@@ -66,7 +64,7 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     results = directory.results()
     if results is not None and not force:
         directory.config()  # refuses a frozen configuration that was edited
-        with suppress(DiskError):  # nothing depends on it
+        with suppress(DiskError):  # settling can wait
             directory.settle()
         reporter.line(f"done: {directory.path}")
         reporter.result(summary(results, directory.path))
@@ -92,8 +90,8 @@ def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
 
 
 def _check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
-    """Model and data of a configuration. Errors in it, the device or the data are raised before anything is on disk."""
-    executed()  # what is imported from here on
+    """Model and data of a configuration. Its errors, the device's and the data's come before anything is on disk."""
+    executed()  # note the code before the imports below
     with nullcontext() if quiet else loading():
         check_libraries()
         from vlae.experiment.prepare import prepare
@@ -109,9 +107,9 @@ def _check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
 def work(path: Path, attempts: int, threads: int | None = None) -> int:
     """Execute a frozen run directory, as a worker: the record says everything, and no terminal is needed.
 
-    attempts: how many the run had when this start was planned. A run that has failed since then is not started again;
-    one that was interrupted continues. threads: CPU threads, where the run does not say.
-    Returns DONE; HELD: it was done since or another process executes it; REFUSED by the disk; FAILED; 128 + a signal.
+    attempts: their number when this start was planned. A run that has failed since then is not started again; one that
+    was interrupted continues. threads: CPU threads, if the run does not set them.
+    Returns DONE; HELD: done since, or executed by another process; REFUSED by the disk; FAILED; 128 + a signal.
     """
     directory = RunDirectory(path)
     if (status := _reason_not_to_start(directory, attempts)) is not None:
@@ -130,7 +128,7 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
     except KeyboardInterrupt:  # a second Ctrl-C
         return 128 + signal.SIGINT
     except Exception:
-        # no record has what happened before the claim or after the results
+        # no record holds errors before the claim or after the results
         if directory.state() != "failed":
             traceback.print_exc()
         return FAILED
@@ -138,11 +136,11 @@ def work(path: Path, attempts: int, threads: int | None = None) -> int:
 
 
 def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
-    """What `work` returns where it cannot start: no run, or no code or libraries to execute it; None: it can."""
+    """The status of a `work` that cannot start: no run, or no code or libraries to execute it. None: it can."""
     path = directory.path
     if not (path / "config.yaml").is_file():
         if path.parent.name == FORCED and (path.parent.parent / path.name / "results.json").is_file():
-            return HELD  # a job that was requeued too late: its run has taken the place of the old one
+            return HELD  # a job that was requeued too late: its run has replaced the old one
         print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
         return FAILED
     try:
@@ -161,7 +159,7 @@ def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
 
 
 def _prepare_frozen(directory: RunDirectory, threads: int | None) -> "Prepared":
-    """The model and the data of a frozen configuration; threads: CPU threads, where that does not say."""
+    """The model and the data of a frozen configuration; threads: CPU threads, if it does not set them."""
     from vlae.experiment.prepare import prepare
 
     container = directory.config()
@@ -169,16 +167,12 @@ def _prepare_frozen(directory: RunDirectory, threads: int | None) -> "Prepared":
 
 
 def execute(
-    directory: RunDirectory,
-    prepare: Callable[[], "Prepared"],
-    *,
-    quiet: bool = False,
-    captured: bool = False,
+    directory: RunDirectory, prepare: Callable[[], "Prepared"], *, quiet: bool = False, captured: bool = False
 ) -> dict[str, Any]:
     """Claim the run, train, draw, evaluate, and write results.json last. Returns the results.
 
-    ``captured``: whatever this process prints goes to the attempt's log.
-    Errors: RunHeld by another process; Interrupted by a signal; DiskError; and whatever fails in the run itself.
+    ``captured``: everything that this process prints goes to the attempt's log.
+    Errors: RunHeld by another process; Interrupted by a signal; DiskError; and any error of the run itself.
     """
     patience = Patience(directory.path.parent)
     patience.say = lambda reason: (
@@ -193,7 +187,7 @@ def execute(
         patience.say = attempt.waits
         if (results := directory.results()) is not None:  # another process finished it meanwhile
             return results
-        after.enter_context(mirrored(directory))  # it sees how the attempt has ended
+        after.enter_context(mirrored(directory))  # until the attempt has ended
         with (
             Interruption() as interruption,
             Reporter(attempt.log, quiet or captured) as reporter,
@@ -206,7 +200,7 @@ def execute(
 
 @contextmanager
 def _explain_end(directory: RunDirectory, patience: Patience, reporter: Reporter) -> Iterator[None]:
-    """Inside, an interruption is reported, and an error that a full disk has caused becomes a DiskError."""
+    """Inside, an interruption is reported, and an error caused by a full disk becomes a DiskError."""
     try:
         yield
     except Interrupted as interrupted:
@@ -225,7 +219,7 @@ def _explain_end(directory: RunDirectory, patience: Patience, reporter: Reporter
 def _report_waiting(
     patience: Patience, attempt: Attempt, interruption: Interruption, reporter: Reporter
 ) -> Iterator[None]:
-    """Inside, a run that waits for the disk says so, and a signal ends it."""
+    """Inside, waiting for the disk is reported, and a signal ends it."""
 
     def say(reason: str | None) -> None:
         reporter.line(notice(reason) if reason else "writes are taken again", style="yellow")
@@ -245,8 +239,7 @@ def _carry_out(
     interruption: Interruption,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Train from the last checkpoint on, draw, evaluate, and write the results."""
-    from vlae.estimation.importance import unit_log_jacobian
+    """Train from the last checkpoint, draw, evaluate, and write the results."""
     from vlae.estimation.metrics import save_scores
     from vlae.experiment.pictures import pictures
     from vlae.experiment.results import device_name, report
@@ -255,27 +248,28 @@ def _carry_out(
     cfg, x = prepared.config, prepared.test_set
     reporter.line(f"{directory.run_id}, attempt {attempt.number}, on {device_name(prepared.device)}")
     if cfg.trainer.selection == "test":
-        reporter.warn("the best epoch is selected on the test set, so its figures are optimistic")
+        reporter.warn("the best epoch is selected on the test set, so its metrics are optimistic")
     training = prepared.training(directory)
     for text in training.resume():
         reporter.warn(text)
     if training.progress.step:
         reporter.line(f"continuing from epoch {training.progress.epoch}, step {training.progress.step}")
     picture = _epoch_pictures(prepared, training) if watched(cfg.tracker) else None
-    training.run(interruption, _training_report(reporter, attempt, training, prepared.space, picture))
+    space = prepared.preprocess.space_note
+    training.run(interruption, _training_report(reporter, attempt, training, space, picture))
     trained = prepared.best_model(training)
     place = make_directory(directory.path / "images")
     for name, content in pictures(trained, x, cfg.seed).items():
         write_atomically(place / f"{name}.png", content)
     scores = score(trained, cfg, x, interruption, reporter, attempt.heartbeat)
-    save_scores(directory.path / "test_log_likelihood.npz", scores, unit_log_jacobian(trained.preprocess, x))
+    save_scores(directory.path / "test_log_likelihood.npz", scores, trained.preprocess.unit_log_jacobian(x))
     results = report(trained, cfg, scores, x)
     directory.write_results(results)
     return results
 
 
 def _epoch_pictures(prepared: "Prepared", training: "Training") -> Callable[[int], None]:
-    """A function that writes the pictures of an epoch, every ``tracker.images_every`` epochs: all of them at once."""
+    """A function that writes all pictures of an epoch at once, every ``tracker.images_every`` epochs."""
     from vlae.experiment.pictures import pictures
 
     cfg, x = prepared.config, training.selection_set
@@ -323,13 +317,12 @@ def _training_report(
 
 @contextmanager
 def _redirect_output(log: Path) -> Iterator[None]:
-    """Append standard output and error of this process, and of those it starts, to a file."""
-    kept = os.dup(1), os.dup(2)
-    descriptor = _open_log(log)
+    """Append standard output and error of this process and its children to a file."""
+    kept, file = (os.dup(1), os.dup(2)), open_log(log)
     try:
         _flush()
         for stream in (1, 2):
-            os.dup2(descriptor, stream)
+            os.dup2(file.fileno(), stream)
         try:
             yield
         except Exception:
@@ -340,18 +333,10 @@ def _redirect_output(log: Path) -> Iterator[None]:
         for stream, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, stream)
             os.close(copy)
-        os.close(descriptor)
-
-
-@patiently
-def _open_log(log: Path) -> int:
-    try:
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    except OSError as error:
-        raise cannot_write(log, error) from error
+        file.close()
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # a full disk: what was printed is lost, the run is not
+        with suppress(OSError):  # a full disk costs the output, not the run
             stream.flush()

@@ -16,9 +16,9 @@ from vlae.config.schema import Config
 from vlae.distributions.posteriors import FamilyMember
 from vlae.estimation.ais import Annealed, anneal, simulate
 from vlae.estimation.gaps import Gaps, measure_gaps
-from vlae.estimation.importance import Evaluation, evaluate, unit_log_jacobian
+from vlae.estimation.importance import Evaluation, evaluate
+from vlae.estimation.metrics import Bracket, Scores
 from vlae.estimation.per_image import PerImage
-from vlae.estimation.scores import SIMULATED_IMAGES, Bracket, Scores
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs import checkpoint
 from vlae.system.console import Reporter
@@ -26,6 +26,8 @@ from vlae.system.interruption import Interruption
 
 NAME, FORMAT = "evaluation", 3
 """Name of the checkpoint of an unfinished evaluation; number of its format, raised where its contents change."""
+SIMULATED_IMAGES = 16
+"""Images drawn from the model if evaluate.ais.num_images is 0."""
 
 
 def score(
@@ -41,7 +43,7 @@ def score(
     """The scores of ``x`` that ``cfg.evaluate`` asks for.
 
     ``resumable``: continue from a checkpoint beside that of the training, and write one.
-    Errors: Interrupted by a signal; NonFiniteError; RecordError where a checkpoint cannot be read or written.
+    Errors: Interrupted by a signal; NonFiniteError; RecordError if a checkpoint cannot be read or written.
     """
     return _Scoring(trained, cfg, x, interruption, reporter, heartbeat, resumable).run()
 
@@ -51,117 +53,42 @@ class Part:
     """One estimator on one set of images."""
 
     key: str
-    """Names its result in the checkpoint."""
+    """The name of its result in the checkpoint."""
     doing: str
-    """Shown while it runs."""
+    """The text shown while it runs."""
     result: Any
-    """The ``PerImage`` to fill, with nothing known yet."""
+    """The empty ``PerImage`` to fill."""
     run: Callable[..., PerImage]
     """``run(result=result, report=report)`` measures the images of ``result`` that are not done."""
     by: str | None
-    """Shown beside its log-likelihood; None: nothing is shown."""
+    """The name shown beside its log-likelihood; None: nothing is shown."""
     long: bool = False
     """Results are saved before and after a part that takes long."""
 
 
-def parts(trained: TrainedModel, cfg: Config, x: Tensor, warn: Callable[[str], None]) -> Iterator[Part]:
-    """Everything that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
-    settings = cfg.evaluate
-    for name in settings.proposals:
-        yield _importance(f"proposals.{name}", "evaluating image", trained, cfg, x, name)
-    if images := settings.ais.num_images:
-        yield _annealing("ais", "annealing image", trained, cfg, x[:images], "ais")
-    if settings.bdmc:
-        z, simulated = simulated_images(trained, cfg)
-        yield _annealing("bdmc.lower", "annealing simulated image", trained, cfg, simulated, "bdmc")
-        yield _annealing("bdmc.upper", "annealing simulated image back", trained, cfg, simulated, "bdmc", z)
-        for name in settings.proposals:
-            key = f"bdmc.proposals.{name}"
-            yield _importance(key, "evaluating simulated image", trained, cfg, simulated, name)
-    if images := settings.num_gap_images:
-        posterior = trained.posterior(x[:1])
-        if isinstance(posterior, FamilyMember):
-            yield _gaps(trained, cfg, x[:images])
-        else:  # a user's own model need not be more than a Posterior
-            warn(f"no gaps: {type(posterior).__name__} is no vlae.distributions.FamilyMember")
-
-
-def simulated_images(trained: TrainedModel, cfg: Config) -> tuple[Tensor, Tensor]:
-    """z [images, latent] and images x [images, pixels] drawn from the model, to bracket their log p(x)."""
-    images = cfg.evaluate.ais.num_images or SIMULATED_IMAGES
-    return simulate(trained.model.output, trained.model.decoder, images, cfg.seed)
-
-
-def _importance(key: str, doing: str, trained: TrainedModel, cfg: Config, x: Tensor, name: str) -> Part:
-    settings = cfg.evaluate
-    run = partial(
-        evaluate,
-        trained.model,
-        x,
-        proposal=name,
-        num_samples=settings.num_samples,
-        target_standard_error=settings.target_standard_error,
-        memory_budget=settings.memory_budget,
-        seed=cfg.seed,
-    )
-    doing += f" by {name}" if len(settings.proposals) > 1 else ""
-    return Part(key, doing, Evaluation.empty(len(x)), run, name)
-
-
-def _annealing(
-    key: str,
-    doing: str,
-    trained: TrainedModel,
-    cfg: Config,
-    x: Tensor,
-    name: str,
-    exact: Tensor | None = None,
-) -> Part:
-    settings = cfg.evaluate.ais.model_dump(exclude={"num_images"})
-    model, budget = trained.model, cfg.evaluate.memory_budget
-    run = partial(
-        anneal,
-        model.output,
-        model.decoder,
-        x,
-        memory_budget=budget,
-        seed=cfg.seed,
-        name=name,
-        exact=exact,
-    )
-    return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
-
-
-def _gaps(trained: TrainedModel, cfg: Config, x: Tensor) -> Part:
-    run = partial(measure_gaps, trained.model, x, memory_budget=cfg.evaluate.memory_budget, seed=cfg.seed)
-    return Part("gaps", "measuring gaps, image", Gaps.empty(len(x)), run, None)
-
-
+@dataclass
 class _Scoring:
     """One evaluation under way: its results so far, saved between groups of images."""
 
-    def __init__(
-        self,
-        trained: TrainedModel,
-        cfg: Config,
-        x: Float[Tensor, "images pixels"],
-        interruption: Interruption,
-        reporter: Reporter,
-        heartbeat: Callable[[dict[str, Any]], None],
-        resumable: bool,
-    ) -> None:
-        self.trained, self.cfg, self.x = trained, cfg, x
-        self.interruption, self.reporter, self.heartbeat = interruption, reporter, heartbeat
-        self.resumable = resumable
-        self.place, self.digest = trained.directory.path / "checkpoints", weights_digest(trained.model)
+    trained: TrainedModel
+    cfg: Config
+    x: Float[Tensor, "images pixels"]
+    interruption: Interruption
+    reporter: Reporter
+    heartbeat: Callable[[dict[str, Any]], None]
+    resumable: bool
+
+    def __post_init__(self) -> None:
+        self.place = self.trained.directory.path / "checkpoints"
+        self.digest = weights_digest(self.trained.model)
         self.results: dict[str, Any] = {}
-        state = self._saved() if resumable else {"results": {}, "seconds": 0.0}
+        state = self._saved() if self.resumable else {"results": {}, "seconds": 0.0}
         self.saved_results, self.before = state["results"], state["seconds"]
         self.began = self.saved = time.monotonic()
 
     def run(self) -> Scores:
         after_long = False
-        for part in parts(self.trained, self.cfg, self.x, self.reporter.warn):
+        for part in self._parts():
             result = part.result
             if part.key in self.saved_results:
                 result = type(result)(**self.saved_results[part.key])
@@ -173,12 +100,57 @@ class _Scoring:
             after_long = part.long
         return self._scores()
 
+    def _parts(self) -> Iterator[Part]:
+        """The parts that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
+        settings, x = self.cfg.evaluate, self.x
+        for name in settings.proposals:
+            yield self._importance(f"proposals.{name}", "evaluating image", x, name)
+        if images := settings.ais.num_images:
+            yield self._annealing("ais", "annealing image", x[:images], "ais")
+        if settings.bdmc:
+            z, simulated = self._simulated_images()
+            yield self._annealing("bdmc.lower", "annealing simulated image", simulated, "bdmc")
+            yield self._annealing("bdmc.upper", "annealing simulated image back", simulated, "bdmc", z)
+            for name in settings.proposals:
+                yield self._importance(
+                    f"bdmc.proposals.{name}", "evaluating simulated image", simulated, name
+                )
+        if images := settings.num_gap_images:
+            posterior = self.trained.posterior(x[:1])
+            if isinstance(posterior, FamilyMember):
+                run = partial(measure_gaps, self.trained.model, x[:images], **self._shared)
+                yield Part("gaps", "measuring gaps, image", Gaps.empty(len(x[:images])), run, None)
+            else:  # a user's own model may return any Posterior
+                kind = type(posterior).__name__
+                self.reporter.warn(f"no gaps: {kind} is no vlae.distributions.posteriors.FamilyMember")
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        return {"memory_budget": self.cfg.evaluate.memory_budget, "seed": self.cfg.seed}
+
+    def _simulated_images(self) -> tuple[Tensor, Tensor]:
+        """z [images, latent] and images x [images, pixels] drawn from the model, to bracket their log p(x)."""
+        images = self.cfg.evaluate.ais.num_images or SIMULATED_IMAGES
+        return simulate(self.trained.model.output, self.trained.model.decoder, images, self.cfg.seed)
+
+    def _importance(self, key: str, doing: str, x: Tensor, name: str) -> Part:
+        settings = self.cfg.evaluate
+        precision = settings.model_dump(include={"num_samples", "target_standard_error"})
+        run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self._shared)
+        doing += f" by {name}" if len(settings.proposals) > 1 else ""
+        return Part(key, doing, Evaluation.empty(len(x)), run, name)
+
+    def _annealing(self, key: str, doing: str, x: Tensor, name: str, exact: Tensor | None = None) -> Part:
+        model, settings = self.trained.model, self.cfg.evaluate.ais.model_dump(exclude={"num_images"})
+        run = partial(anneal, model.output, model.decoder, x, name=name, exact=exact, **self._shared)
+        return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
+
     def _report(self, part: Part, images: float) -> None:
-        """Show and record the progress of a part, and save it where it is time to."""
+        """Show and record the progress of a part, and save it when due."""
         text, result, total = "", self.results[part.key], len(part.result)
         if part.by and result.done:
             mean = result.log_likelihood[: result.done].mean().item()
-            text = f"log-likelihood {mean:.2f} nats{self.trained.space} by {part.by}"
+            text = f"log-likelihood {mean:.2f} nats{self.trained.preprocess.space_note} by {part.by}"
         self.reporter.advance(part.doing, images, total, text, last=images == total)
         self.heartbeat({"doing": part.doing, "image": math.floor(images), "images": total})
         overdue = time.monotonic() - self.saved > self.cfg.trainer.checkpoint_every
@@ -193,8 +165,8 @@ class _Scoring:
 
         bracket = None
         if self.cfg.evaluate.bdmc:
-            _, x = simulated_images(self.trained, self.cfg)
-            log_jacobian = unit_log_jacobian(self.trained.preprocess, x)
+            _, x = self._simulated_images()
+            log_jacobian = self.trained.preprocess.unit_log_jacobian(x)
             lower, upper = self.results["bdmc.lower"], self.results["bdmc.upper"]
             bracket = Bracket(lower, upper, below("bdmc.proposals."), log_jacobian)
         gaps, ais = self.results.get("gaps"), self.results.get("ais")
@@ -215,13 +187,13 @@ class _Scoring:
         state, warnings = checkpoint.load(self.place, NAME)
         for text in warnings:
             self.reporter.warn(text)
-        if state is not None and state.get("format") != FORMAT:
-            self.reporter.warn("the evaluation starts over: its checkpoint is of another version")
-            state = None
-        if state is not None and state["weights"] != self.digest:
-            self.reporter.warn("the evaluation starts over: its checkpoint belongs to other weights")
-            state = None
-        return state or {"results": {}, "seconds": 0.0}
+        if state is None:
+            return {"results": {}, "seconds": 0.0}
+        if state.get("format") == FORMAT and state["weights"] == self.digest:
+            return state
+        other = "is of another version" if state.get("format") != FORMAT else "belongs to other weights"
+        self.reporter.warn(f"the evaluation starts over: its checkpoint {other}")
+        return {"results": {}, "seconds": 0.0}
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -11,7 +11,7 @@ from vlae.estimation.reliability import MARK, doubtful, marks_of, proposals_of, 
 from vlae.system.disk import RecordError
 
 SIDE_BY_SIDE = 2
-"""Proposals in one table, so that no terminal of 80 columns cuts a figure off."""
+"""Proposals in one table, so that a terminal of 80 columns cuts no number off."""
 
 
 def with_error(mean: float, error: float | None) -> str:
@@ -19,13 +19,13 @@ def with_error(mean: float, error: float | None) -> str:
 
 
 def summary(results: dict[str, Any], path: Path) -> Group:
-    """The metrics of a finished run, with their units. RecordError where the results lack some of them."""
+    """The metrics of a finished run, with their units. RecordError: the results lack some of them."""
     try:
         return _summary(results, path)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordError(
-            f"{path / 'results.json'} does not hold the figures of a run of this version ({reason})"
+            f"{path / 'results.json'} does not hold the metrics of a run of this version ({reason})"
         ) from error
 
 
@@ -41,7 +41,7 @@ def _summary(results: dict[str, Any], path: Path) -> Group:
     rows += [("warning", text) for text in warnings(results)]
     rows += [
         ("best epoch", f"{results['best_epoch']} of {results['epochs']}, selected on {results['selection']}"),
-        ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} an epoch), "
+        ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} per epoch), "
                     f"{cost['evaluate_seconds']:.1f} evaluation"),
         ("parameters", f"{cost['parameters']:,}"),
         ("in", str(path)),
@@ -67,7 +67,7 @@ def labelled_table(title: str, rows: list[tuple[str, str]]) -> Table:
 
 
 def metric_table(title: str, *names: str) -> Table:
-    """Figures, none of which is cut off or broken."""
+    """A table of numbers, none of which is cut off or wrapped."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("", style="bold", overflow="fold")
     for name in names:
@@ -76,7 +76,7 @@ def metric_table(title: str, *names: str) -> Table:
 
 
 def estimators(results: dict[str, Any]) -> list[Table]:
-    """Tables of the reliability of each log-likelihood, and of what equal accuracy costs by each proposal."""
+    """Tables of the reliability of each log-likelihood, and of the cost of equal accuracy by each proposal."""
     proposals, tables = list(proposals_of(results).items()), []
     seconds = results["cost"].get("seconds_by_proposal", {})
     for first in range(0, len(proposals), SIDE_BY_SIDE):
@@ -97,7 +97,7 @@ def estimators(results: dict[str, Any]) -> list[Table]:
 
 
 def estimator(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
-    """The rows of one proposal; empty where a run of an older version does not know."""
+    """The rows of one proposal; empty if a run of an older version lacks the value."""
     doubt, share, needed = doubtful(p), p.get("k_hat_unreliable"), p.get("samples_for_a_tenth")
     elbo = with_error(p["elbo"], p.get("elbo_standard_error")) if "elbo" in p else ""
     return {
@@ -106,15 +106,15 @@ def estimator(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
         "effective samples: median": f"{p['ess_median']:.1f}",
         "effective samples: least": f"{p['ess_min']:.1f}",
         "images with a bad k-hat": "unknown" if share is None else f"{share:.0%}",
-        "samples an image (mean)": f"{p.get('samples_mean', p['num_samples']):.0f}",
-        # with too heavy a tail the variance is not known either: it is at least so many
+        "samples per image (mean)": f"{p.get('samples_mean', p['num_samples']):.0f}",
+        # with too heavy a tail the variance is unknown, too: at least so many
         "samples needed for ±0.1": "" if needed is None else ("> " if doubt else "") + f"{needed:.0f}",
         "seconds": "" if seconds is None else f"{seconds:.1f}",
     }
 
 
 def ais_table(ais: dict[str, Any], marks: Mapping[str, str]) -> Table:
-    """The proposals beside an estimate that uses none of them, on the same images."""
+    """The proposals beside an estimate that is independent of them, on the same images."""
     rows = {"ais": (with_error(ais["mean"], ais["standard_error"]), "")}
     title = f"Annealed importance sampling, the first {ais['num_images']} images (nats)"
     return _annealing_table(title, "minus ais", rows | _proposals(ais, marks), ais)

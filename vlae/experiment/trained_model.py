@@ -1,4 +1,4 @@
-"""A model built from its configuration, and a trained one loaded back from its run directory."""
+"""A trained model, loaded back from its run directory."""
 
 import warnings
 from dataclasses import dataclass
@@ -14,12 +14,11 @@ from vlae.config.schema import Config
 from vlae.config.targets import build
 from vlae.data.preprocess import Preprocess
 from vlae.distributions.posteriors import Posterior
-from vlae.experiment.build import build_model, model_space_note, select_device
+from vlae.experiment.build import build_model, select_device
 from vlae.models.base import LatentVariableModel
 from vlae.runs import checkpoint
-from vlae.runs.directory import RunDirectory, find
+from vlae.runs.directory import RecordError, RunDirectory, find
 from vlae.seeding import batch_noise, generator
-from vlae.system.disk import RecordError
 from vlae.system.files import check_inside
 from vlae.training.loop import Progress
 
@@ -34,7 +33,7 @@ class TrainedModel:
     directory: RunDirectory
     progress: Progress
     best_elbo: float | None
-    """ELBO of the selection set, in nats of pixels in [0, 1]; None where the images are not at hand."""
+    """ELBO of the selection set, in nats of pixels in [0, 1]; None if the images are not loaded."""
 
     def __repr__(self) -> str:
         results = self.directory.results() or {}
@@ -42,10 +41,6 @@ class TrainedModel:
         said = f", test ELBO {elbo:.2f} nats" if isinstance(elbo, float) else ""
         names = f"{self.config.model['name']} on {self.config.dataset['name']}"
         return f"<TrainedModel {self.directory.run_id}: {names}, epoch {self.progress.best_epoch}{said}>"
-
-    @property
-    def space(self) -> str:
-        return model_space_note(self.preprocess)
 
     @property
     def decoder(self) -> torch.nn.Module:
@@ -60,7 +55,7 @@ class TrainedModel:
         return self.directory.results()
 
     def to_model_space(self, images: Shaped[Tensor, "..."], seed: int = 0) -> Tensor:
-        """x [batch, pixels] of images as the dataset stores them: uint8 in 0..levels-1, or floats in [0, 1].
+        """x [batch, pixels] of images in the dataset's format: uint8 in 0..levels-1, or floats in [0, 1].
 
         ValueError: images of another shape, type or range.
         """
@@ -101,7 +96,7 @@ class TrainedModel:
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     """The best epoch's model of a run, finished or not, without its data.
 
-    RecordError: no such run, no checkpoint yet, a damaged one, or one that wants to execute code.
+    RecordError: no such run, no checkpoint yet, a damaged one, or one that would execute code.
     """
     directory = find(runs_dir, run)
     cfg = validate({**directory.config(), "device": device}, to_run=False)
@@ -111,10 +106,8 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     if state is None or not state["progress"]["best_model"]:
         raise RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
     where, dtype = select_device(device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
-    output = build(cfg.output_dist)
-    preprocess = Preprocess.restore(
-        Preprocessing.of(cfg.dataset), state["preprocess"], output.support, dtype=dtype, device=where
-    )
+    preprocessing, support = Preprocessing.of(cfg.dataset), build(cfg.output_dist).support
+    preprocess = Preprocess(preprocessing, support, state["preprocess"], dtype=dtype, device=where)
     model = build_model(cfg, preprocess.shape, preprocess.variance, where, dtype)
     model.load_state_dict(state["progress"]["best_model"])
     progress = Progress(**state["progress"])

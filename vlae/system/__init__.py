@@ -1,1 +1,1 @@
-"""Files, disks, processes and terminals, made safe."""
+"""Safe files, disks, processes and terminals."""

@@ -1,9 +1,11 @@
-"""What a person sees of a run while it lasts: bars, lines, warnings."""
+"""Terminal output of a run and its progress: bars, lines, warnings."""
 
+import contextlib
 import io
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,17 +24,35 @@ from vlae.system.files import cannot_write
 from vlae.system.streams import CONTROLS, lenient, visible
 
 PLAIN_SECONDS = 2.0
-"""Without a terminal, at most one line of figures in this time."""
+"""Without a terminal, at most one line of metrics in this time."""
 QUIET_SECONDS = 30.0
-"""Without a terminal, a line of progress after this time even where there are no figures yet."""
+"""Without a terminal, one line of progress in this time even without metrics."""
 LONG = 40
-"""Columns of a cell that stands in one line; a longer one is words, which may be wrapped."""
+"""Columns of a cell that is kept on one line; a longer one is text, which may be wrapped."""
+
+_listener: ContextVar[Callable[[], None] | None] = ContextVar("listener", default=None)
+
+
+def advanced() -> None:
+    """Report that one long step, such as a download, has advanced. Call it as often as you like."""
+    if listener := _listener.get():
+        listener()
+
+
+@contextlib.contextmanager
+def reported_to(listener: Callable[[], None]) -> Iterator[None]:
+    """Inside, ``listener`` is called each time that a step of this thread advances."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Console(RichConsole):
-    """A console that shows control characters of what it prints, and sends its own; writing to it does not fail.
+    """A console that shows control characters in what it prints and sends only its own; writing to it never fails.
 
-    rich takes a Text as it is, so that an escape sequence in the name of a run would reach the terminal.
+    rich prints a Text unchanged, so an escape sequence in the name of a run would reach the terminal.
     """
 
     @property
@@ -53,7 +73,7 @@ class Console(RichConsole):
 
 
 def shown(text: Text) -> Text:
-    """With its styles, and escapes for control characters: what is then broken into lines is all of it."""
+    """The text with its styles, and escapes for control characters, so that line breaks count all of it."""
     if CONTROLS.search(text.plain) is None:
         return text
     done, at = text.blank_copy(), 0
@@ -64,7 +84,7 @@ def shown(text: Text) -> Text:
 
 
 def loading() -> Status:
-    """A sign on a terminal, on stderr, for the seconds that importing torch and its like takes: a context."""
+    """A context that shows a sign on a terminal's stderr for the seconds that importing torch takes."""
     return Console(stderr=True).status("loading libraries")
 
 
@@ -74,7 +94,7 @@ class Reporter:
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._out = Console(quiet=quiet, highlight=False)
-        self._log = _opened(log) if log is not None else None
+        self._log = open_log(log) if log is not None else None
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
@@ -82,7 +102,7 @@ class Reporter:
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
             # last, and the only one to be cut where the terminal is narrow
             TextColumn(
-                "{task.fields[figures]}",
+                "{task.fields[metrics]}",
                 markup=False,
                 table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis"),
             ),
@@ -118,23 +138,23 @@ class Reporter:
     def warn(self, text: str) -> None:
         self.line(f"warning: {text}", style="yellow")
 
-    def advance(self, what: str, done: float, total: float, figures: str = "", *, last: bool = False) -> None:
-        """``done`` of ``total`` epochs or images, with the latest figures."""
+    def advance(self, what: str, done: float, total: float, metrics: str = "", *, last: bool = False) -> None:
+        """Show ``done`` of ``total`` epochs or images, with the latest metrics."""
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, figures="", at="")
+            self._tasks[what] = self._bars.add_task(what, total=total, metrics="", at="")
             self._began[what] = (time.monotonic(), done)
         whole = share(done, total)
         self._bars.update(self._tasks[what], completed=done, total=total, at=whole)
-        if figures:
-            self._bars.update(self._tasks[what], figures=figures)
+        if metrics:
+            self._bars.update(self._tasks[what], metrics=metrics)
         now = time.monotonic()
-        if last or now - self._last >= (PLAIN_SECONDS if figures else QUIET_SECONDS):
+        if last or now - self._last >= (PLAIN_SECONDS if metrics else QUIET_SECONDS):
             self._last = now
-            # an epoch may take hours; of images worked on together a fraction says nothing
+            # an epoch may take hours; a fraction of images that are computed together means nothing
             part = "epoch" in what and not float(done).is_integer()
             at = f"{done:.1f}/{total:.0f}" if part else whole
             left = time_left(*self._began[what], done, total)
-            text = f"{what} {at}  {figures}" + (f"  {left}" if left else "")
+            text = f"{what} {at}  {metrics}" + (f"  {left}" if left else "")
             self._write(text)
             if not self.console.is_terminal:
                 self.console.print(text, markup=False)
@@ -144,13 +164,14 @@ class Reporter:
             try:
                 self._log.write(f"{text}\n".encode("utf-8", "backslashreplace"))
             except OSError as error:
-                # a full disk takes a line of the log, not the run: what has to be kept waits for space
+                # a full disk costs a line of the log, not the run: results wait for space
                 if not reason_of(error, self._log.name):
                     raise cannot_write(Path(self._log.name), error) from error
 
 
 @patiently
-def _opened(log: Path) -> io.FileIO:
+def open_log(log: Path) -> io.FileIO:
+    """The file, open for appending. Errors: RecordError."""
     try:
         return log.open("ab", buffering=0)
     except OSError as error:
@@ -158,14 +179,14 @@ def _opened(log: Path) -> io.FileIO:
 
 
 class Listing:
-    """Rows of cells under headings, of which none is ever cut off.
+    """Rows of cells under headings, none of which is ever cut off.
 
-    A table where the terminal is wide enough for it; else the cells of a row below its first one. Where there is no
-    terminal: one line a row, whatever its length, which can be searched; a cell without a word is -.
+    A table if the terminal is wide enough; otherwise the cells of a row stand below its first one. Without a terminal:
+    one line per row, of any length, which can be searched; an empty cell is -.
     """
 
     def __init__(self, headings: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
-        """The first cell names the row, and is never wrapped."""
+        """The first cell of a row names it, and is never wrapped."""
         self.headings, self.rows = headings, rows
         self._widths = [
             max(len(heading), *(row[i].cell_len for row in rows))
@@ -194,7 +215,7 @@ class Listing:
 
 
 def standard_output() -> Console:
-    """Where there is no terminal, lines are as long as they are."""
+    """The console of standard output; without a terminal, it never wraps lines."""
     console = Console(highlight=False)
     console.soft_wrap = not console.is_terminal
     return console
@@ -227,18 +248,18 @@ def minutes(seconds: float) -> str:
 
 
 def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:
-    """What a run is doing, how much of it is done, and of how much: epochs of training, or images."""
+    """The activity of a run, how much of it is done, and of how much: epochs of training, or images."""
     name = "epoch" if "epochs" in progress else "image"
     return progress.get("doing", name), progress.get(name, 0), progress.get(f"{name}s", 0)
 
 
 def share(done: float, total: float) -> str:
-    """``3/16`` for 3.7 of 16: what is complete."""
+    """``3/16`` for 3.7 of 16: complete ones count."""
     return f"{math.floor(done)}/{total:.0f}"
 
 
 def elbo_of(progress: Mapping[str, Any]) -> str:
-    """``ELBO -101.23``; nothing where none is known yet. A record holds null for what is NaN or infinite."""
+    """``ELBO -101.23``; empty if it is not known yet. Records hold null for NaN and infinity."""
     if "elbo" not in progress:
         return ""
     elbo = progress["elbo"]

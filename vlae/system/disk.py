@@ -1,7 +1,7 @@
-"""A disk that refuses to be written: what is wrong with it, and waiting until it takes writes again.
+"""A disk that refuses writes: the reason, and waiting until it takes them again.
 
-Inside `patient`, everything that is marked `patiently` is tried again while the disk refuses it: a run then waits in
-place and continues when there is space again. Elsewhere the first refusal is the error.
+Inside `patient`, functions decorated by `patiently` are tried again while the disk refuses them: a run waits in place
+and continues when there is space again. Elsewhere the first refusal is the error.
 
 Decision record: docs/decisions/0014-a-run-waits-for-a-full-disk.md.
 """
@@ -25,11 +25,11 @@ T = TypeVar("T")
 PATIENCE = 24 * 3600.0
 """Seconds that a run, or a queue of them, waits for a disk that refuses writes."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds between two tries: at first, and after many."""
+"""Seconds between two tries, at first and after many."""
 SLICE = 0.2
-"""Seconds after which a waiting thread looks whether it is to stop."""
+"""Seconds after which a waiting thread checks for a request to stop."""
 PROBE = 2**16
-"""Bytes that are written to see whether a disk takes any."""
+"""Bytes written to test a disk."""
 
 ALWAYS = {
     errno.ENOSPC: "no space left on",
@@ -43,15 +43,15 @@ ON_A_FILE = {
     errno.EHOSTDOWN: "no connection to",
     errno.ETIMEDOUT: "no answer from",
 }
-"""Kinds of trouble that mean the disk only where the error names a file: a closed terminal gives some of them too."""
+"""Errors of a disk only if they name a file: a closed terminal gives some of them, too."""
 
 
 class RecordError(UserError, RuntimeError):
-    """A record that cannot be read, written or found; the message says which and why."""
+    """A record that cannot be read, written or found; the message names it and the reason."""
 
 
 class DiskError(RecordError):
-    """The disk refuses what it may take later; ``reason`` says why: no space left on /scratch."""
+    """The disk refuses a write that it may take later; ``reason``: no space left on /scratch."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -59,31 +59,29 @@ class DiskError(RecordError):
 
 
 def reason_of(error: OSError, path: str | os.PathLike[str] | None) -> str | None:
-    """Why the disk refuses ``path``, where that may pass by itself; None for every other error.
+    """The reason why the disk refuses ``path``, if that may pass by itself; None for every other error.
 
-    path: None where it is not known. Then only errors that nothing but a disk gives are taken for one of it.
+    path: None if it is unknown; then only errors that nothing but a disk gives count.
     """
     kind = (ALWAYS if path is None else ALWAYS | ON_A_FILE).get(error.errno or 0)
     return f"{kind} {'device' if path is None else _mount_of(path)}" if kind else None
 
 
 def refusal_in(error: BaseException | None) -> str | None:
-    """The reason where ``error``, or what it was raised from, is a disk that refuses; else None."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    """The reason if ``error``, or an error it was raised from, is a disk that refuses writes; else None."""
+    while error is not None:
         if isinstance(error, DiskError):
             return error.reason
         if isinstance(error, OSError):
             path = error.filename if isinstance(error.filename, str | os.PathLike) else None
             if reason := reason_of(error, path):
                 return reason
-        seen.add(id(error))
         error = error.__cause__
     return None
 
 
 def _mount_of(path: str | os.PathLike[str]) -> str:
-    """The file system's own directory: the name that ``df`` shows."""
+    """The mount point of a path, as ``df`` shows it."""
     place = Path(os.path.abspath(path))
     with contextlib.suppress(OSError):
         return str(next((each for each in (place, *place.parents) if os.path.ismount(each)), place))
@@ -91,7 +89,7 @@ def _mount_of(path: str | os.PathLike[str]) -> str:
 
 
 def refused(folder: Path) -> str | None:
-    """Why ``folder`` takes no write now, seen by a real one that leaves nothing; None where it takes it."""
+    """The reason why ``folder`` takes no writes now, or None; tested by a real write that leaves nothing."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(os.urandom(PROBE))
@@ -103,12 +101,12 @@ def refused(folder: Path) -> str | None:
 
 
 def notice(reason: str) -> str:
-    """What is said once where a run, or a queue of them, waits for the disk."""
+    """The message of a run, or a queue of them, that begins to wait for the disk."""
     return f"{reason}: waiting until writes are taken again, at most {PATIENCE / 3600:g} hours"
 
 
 def has_vanished(folder: Path) -> bool:
-    """Whether a directory, or all that was in it, is gone: as when its file system is no longer mounted."""
+    """True if a directory, or all that was in it, is gone, as when its file system is no longer mounted."""
     try:
         with os.scandir(folder) as found:
             return not any(found)
@@ -119,21 +117,21 @@ def has_vanished(folder: Path) -> bool:
 
 
 class Patience:
-    """How long a thread waits for a disk, and what it says meanwhile."""
+    """The waiting of a thread for a disk: its limit and its messages."""
 
     def __init__(self, home: Path, limit: float | None = None) -> None:
-        """home: the directory whose disappearance is taken for a file system that is mounted again later."""
+        """home: the directory whose disappearance means a file system that will be mounted again."""
         self.home, self.limit = home, limit
         self.check: Callable[[], None] = lambda: None
-        """Called while it waits; raises where the waiting is to end."""
+        """Called while it waits; what it raises ends the waiting."""
         self.say: Callable[[str | None], None] = lambda reason: None
         """Called once with the reason when the waiting begins, and with None when writes are taken again."""
         self.refusal: str | None = None
-        """Why the disk refuses writes now."""
+        """The reason why the disk refuses writes now."""
         self._since = self._pause = 0.0
 
     def wait(self, error: DiskError) -> None:
-        """One pause. Errors: ``error`` where there has been enough waiting, and whatever `check` raises."""
+        """Wait once. Errors: ``error`` after the limit, and whatever `check` raises."""
         if self.refusal is None:
             self.refusal, self._since, self._pause = error.reason, time.monotonic(), FIRST_PAUSE
             self.say(error.reason)
@@ -147,13 +145,13 @@ class Patience:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def taken(self) -> None:
-        """A write was taken."""
+        """Note that a write was taken."""
         if self.refusal is not None:
             self.refusal = None
             self.say(None)
 
     def judge(self, error: RecordError) -> DiskError:
-        """Errors: ``error`` itself where waiting is of no use."""
+        """The error to wait for. Errors: ``error`` itself if waiting is useless."""
         if isinstance(error, DiskError):
             return error
         if has_vanished(self.home):
@@ -175,7 +173,7 @@ def patient(patience: Patience | None) -> Iterator[None]:
 
 
 def patiently(write: Callable[P, T]) -> Callable[P, T]:
-    """Marks what can be done again from its beginning when the disk has refused a part of it."""
+    """Decorate a function that can be run again from its beginning after the disk has refused a part of it."""
 
     @functools.wraps(write)
     def again(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -184,7 +182,7 @@ def patiently(write: Callable[P, T]) -> Callable[P, T]:
             return write(*args, **kwargs)
         while True:
             try:
-                with patient(None):  # the outermost is done again, not a part of it
+                with patient(None):  # the outermost call is repeated, not a part of it
                     done = write(*args, **kwargs)
             except RecordError as error:
                 patience.wait(patience.judge(error))

@@ -22,19 +22,9 @@ StrPath = str | os.PathLike[str]
 T = TypeVar("T")
 
 STAGING = ".new"  # beside what appears: directories that are being filled
-LARGEST = 2**30
-"""Bytes of a file of a run, but for checkpoints; no run writes larger ones."""
-LARGEST_JSON = 2**28
-"""Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
 BLOCK = 4096  # bytes that are read at once where a file is read from its end
-LARGEST_CONFIG = 2**20
-"""Bytes of a config.yaml, which has a few thousand."""
-MOST_VALUES = 100_000
-"""Of a config.yaml: a few lines of references can mean more of them than any memory holds."""
 ABANDONED_AFTER = 7 * 24 * 3600.0
-"""Seconds after which temporary files are deleted of which nobody knows whether their process lives."""
-
-
+"""Seconds after which a temporary file is deleted if nobody knows whether its process lives."""
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
 
 
@@ -61,9 +51,9 @@ def expanded(path: StrPath) -> str:
 
 @patiently
 def write_atomically(path: StrPath, content: bytes) -> None:
-    """Afterwards ``path`` holds ``content``, on disk; whatever goes wrong, it holds the old content or the new one.
+    """Replace the content of ``path``, on disk; whatever goes wrong, it holds the old content or the new one.
 
-    A link is replaced by the file: what it leads to stays as it is.
+    A link is replaced by the file, and its target stays as it is.
     Errors: RecordError with path and reason (no space left, no permission, no such directory).
     """
     path = Path(path)
@@ -83,12 +73,12 @@ def write_atomically(path: StrPath, content: bytes) -> None:
 
 
 def write_output(path: StrPath, content: bytes) -> None:
-    """As `write_atomically`, for a file that the user names: a link stays one, and what it leads to is written."""
+    """`write_atomically` for a file that the user names: a link stays a link, and its target is written."""
     write_atomically(os.path.realpath(path) if os.path.islink(path) else path, content)
 
 
 def cannot_write(path: Path, error: OSError) -> RecordError:
-    """What to raise: a `DiskError` where the disk may take it later."""
+    """The error to raise: a `DiskError` where the disk may take the write later."""
     if isinstance(error.errno, int) and (reason := reason_of(error, path.parent)):
         text = f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
         return DiskError(text, reason)
@@ -102,17 +92,20 @@ def cannot_write(path: Path, error: OSError) -> RecordError:
 
 
 @patiently
-def make_directory(path: Path) -> Path:
-    """The directory, made where it is not there yet. Errors: as for `write_atomically`."""
+def make_directory(path: Path, final: Path | None = None) -> Path:
+    """Make the directory unless it exists, and return it.
+
+    final: the path that errors name instead. Errors: as for `write_atomically`.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(final or path, error) from error
     return path
 
 
 def check_writable(folder: Path) -> None:
-    """RecordError where the directory could not be made, or written in. Writes nothing itself."""
+    """RecordError if the directory could not be made, or written in. Writes nothing itself."""
     folder = folder.absolute()
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not os.path.isdir(there):
@@ -122,7 +115,7 @@ def check_writable(folder: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Makes renames inside ``path`` survive a power cut, where the file system can do that for directories."""
+    """Make renames inside ``path`` survive a power cut, where the file system supports that for directories."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -133,7 +126,7 @@ def sync_directory(path: Path) -> None:
 
 @patiently
 def rename_if_free(staged: Path, final: Path) -> None:
-    """Renames a filled directory, unless ``final`` is there already: the file system decides who is first."""
+    """Rename a filled directory unless ``final`` exists: the file system decides which process is first."""
     try:
         os.rename(staged, final)
     except OSError as error:
@@ -146,13 +139,12 @@ def rename_if_free(staged: Path, final: Path) -> None:
 def appearing(path: Path) -> Iterator[Path]:
     """A directory to be filled, which becomes ``path`` when the ``with`` block ends: whole or not there.
 
-    Where ``path`` is there by then, it stays as it is: the first one wins, and the others are not told. Whoever fails
-    or is killed leaves nothing to be seen. Errors: as for `write_atomically`.
+    If ``path`` exists by then, it stays as it is: the first process wins, without an error for the others. A process
+    that fails or is killed leaves nothing visible. Errors: as for `write_atomically`.
     """
     staged = staged_for(path)
     try:
-        _make_staged(staged, path)
-        yield staged
+        yield make_directory(staged, path)
         rename_if_free(staged, path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -162,22 +154,14 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 def staged_for(path: Path) -> Path:
-    """Where something is that is not yet, or no longer, ``path``: on the same file system, and out of sight."""
+    """A hidden place on the same file system for a directory that is not yet, or no longer, ``path``."""
     return path.parent / STAGING / owned(path.name)
 
 
-@patiently
-def _make_staged(staged: Path, path: Path) -> None:
-    try:
-        staged.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
 def remove_abandoned(folder: Path, is_over: Callable[[str], bool] = lambda name: False) -> None:
-    """Deletes what processes that are over left in ``folder``, at any depth: temporary files, staged directories.
+    """Delete what dead processes left in ``folder``, at any depth: temporary files and staged directories.
 
-    is_over: whether that is known of the process of a temporary file on another host, by its name.
+    is_over: takes the name of a temporary file; true if its process, on another host, is known to be dead.
     """
     for root, directories, files in os.walk(folder):
         staging = os.path.basename(root) == STAGING
@@ -229,33 +213,28 @@ def write_json(path: StrPath, value: Any) -> None:
     write_atomically(path, json_bytes(value))
 
 
-def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
-    """The content of ``path``, or None where there is no such file. Errors: as for `read_by`."""
-    return read_by(io.FileIO.readall, path, largest)
+def read_bytes(path: StrPath) -> bytes | None:
+    """The content of ``path``, or None if there is no such file. Errors: as for `read_by`."""
+    return read_by(io.FileIO.readall, path)
 
 
-def read_by(read: Callable[[io.FileIO], T], path: StrPath, largest: int = LARGEST) -> T | None:
-    """What ``read`` gives of the open file ``path``, or None where there is no such file.
+def read_by(read: Callable[[io.FileIO], T], path: StrPath) -> T | None:
+    """The result of ``read(file)`` for the open file ``path``, or None if there is no such file.
 
-    A link is followed only within its own directory: a run from somebody else must not lead to other files.
-    Errors: RecordError where it cannot be read, is no plain file, or has more than ``largest`` bytes.
+    A link is followed only within its own directory: a foreign run must not lead to other files.
+    Errors: RecordError if the file cannot be read, or is no plain file.
     """
     try:
-        # a buffer, or a Path for each file, would take as long as to read it
+        # a buffer, or a Path for each file, would take as long as reading it
         with open(path, "rb", buffering=0, opener=opener) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise RecordError(f"cannot read {path}: it is no plain file")
-            if found.st_size > largest:
-                raise RecordError(
-                    f"cannot read {path}: it has {found.st_size:,} bytes, expected {largest:,} at most"
-                )
             return read(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP and os.path.islink(path):
-            return read_by(read, target_beside(path), largest)
+            return read_by(read, target_beside(path))
         text = f"cannot read {path}: {error.strerror or error}"
         if reason := reason_of(error, path):
             raise DiskError(text, reason) from error
@@ -263,12 +242,12 @@ def read_by(read: Callable[[io.FileIO], T], path: StrPath, largest: int = LARGES
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open`: waits for nobody at the other end of a pipe, and follows no link."""
+    """The ``opener`` of `open` that neither waits at a pipe nor follows a link."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def target_beside(link: StrPath) -> str:
-    """The file that a link means. RecordError where it is in another directory than the link."""
+    """The file that a link leads to. RecordError if it lies in another directory than the link."""
     target = os.path.realpath(link)
     if os.path.dirname(target) != os.path.realpath(os.path.dirname(link) or "."):
         raise RecordError(
@@ -279,20 +258,8 @@ def target_beside(link: StrPath) -> str:
     return target
 
 
-def check_bounded(value: Any) -> None:
-    """ValueError where lists and mappings hold more than MOST_VALUES, counted each time that one refers to another."""
-    waiting, count = [value], 0
-    while waiting:
-        if (count := count + 1) > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
-        found = waiting.pop()
-        waiting.extend(
-            found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
-        )
-
-
 def check_inside(root: StrPath, *names: str) -> Path:
-    """The path of ``names`` below ``root``. RecordError where a link on the way leads out of ``root``.
+    """The path of ``names`` below ``root``. RecordError if a link on the way leads out of ``root``.
 
     ``root`` itself may be a link, or lie behind one.
     """
@@ -305,9 +272,9 @@ def check_inside(root: StrPath, *names: str) -> Path:
 
 
 def check_links(root: StrPath, *, but: str = "") -> None:
-    """RecordError where any link below ``root`` leads out of it: nothing must be written or sent through it.
+    """RecordError if any link below ``root`` leads out of it: nothing must be written or sent through it.
 
-    but: folders that are not looked at, as a pattern of their paths in ``root``.
+    but: a pattern of the paths in ``root`` of folders to skip.
     """
     base = os.path.realpath(root)
     for folder, folders, names in os.walk(base):
@@ -326,16 +293,8 @@ def _refuse_to_leave(root: str, link: str) -> None:
         raise RecordError(f"{text}. Put what it leads to in its place, or delete it")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
-    return found
-
-
 def whole_lines_end(file: io.FileIO) -> int:
-    """Where the last whole line of an open file ends. Reads from the end of the file, where alone a line is torn."""
+    """The offset where the last whole line of an open file ends, read from its end: only the last line can be torn."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = file.seek(max(0, end - BLOCK))
@@ -346,9 +305,9 @@ def whole_lines_end(file: io.FileIO) -> int:
 
 
 class NewLines:
-    """The whole lines that a growing file has got since the last look, which reads nothing else of it.
+    """The whole lines that were appended to a file since the last call; nothing else of it is read.
 
-    Where the file was replaced or cut, all of its lines are new.
+    If the file was replaced or cut, all of its lines are new.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -357,19 +316,19 @@ class NewLines:
         self._seen: tuple[int, int, int] | None = None
 
     def more(self) -> tuple[bool, list[bytes]]:
-        """Whether the file begins again, and the new lines. Errors: as for `read_by`."""
+        """True if the file was replaced or cut, and the new lines. Errors: as for `read_by`."""
         if (found := read_by(self._read, self.path)) is not None:
             return found
-        again = self._at > 0
+        replaced = self._at > 0
         self._at, self._last, self._seen = 0, b"", None
-        return again, []
+        return replaced, []
 
     def _read(self, file: io.FileIO) -> tuple[bool, list[bytes]]:
         status = os.fstat(file.fileno())
         if (seen := (status.st_ino, status.st_size, status.st_mtime_ns)) == self._seen:
             return False, []
-        again = not self._continues(file)
-        if again:
+        replaced = not self._continues(file)
+        if replaced:
             self._at, self._last = 0, b""
         file.seek(self._at)
         lines = file.readall().splitlines(keepends=True)
@@ -378,23 +337,22 @@ class NewLines:
         self._seen = seen
         self._at += sum(map(len, lines))
         self._last = lines[-1] if lines else self._last
-        return again, lines
+        return replaced, lines
 
     def _continues(self, file: io.FileIO) -> bool:
-        """Whether the line that we read last is still where it was."""
+        """True if the line that was read last is still where it was."""
         file.seek(self._at - len(self._last))
         return file.read(len(self._last)) == self._last
 
 
 def read_json(path: StrPath) -> dict[str, Any] | None:
-    """The object in ``path``, or None where there is no such file."""
-    if (content := read_bytes(path, LARGEST_JSON)) is None:
+    """The object in ``path``, or None if there is no such file. RecordError: the file holds no object."""
+    if (content := read_bytes(path)) is None:
         return None
     try:
-        found = json.loads(content.decode(), object_pairs_hook=_object)
-        if not isinstance(found, dict):
-            raise TypeError(f"but a {type(found).__name__}")
-        return found
-    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(found := json.loads(content), dict):
+            return found
+        raise TypeError(f"but a {type(found).__name__}")
+    except (ValueError, TypeError) as error:
         reason = "changed by hand, or a defective disk"
         raise RecordError(f"{path} holds no JSON object ({error}): {reason}") from error

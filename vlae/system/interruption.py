@@ -14,9 +14,9 @@ SIGNALS = tuple(
 
 
 def heeded(signals: Sequence[int] = SIGNALS) -> list[int]:
-    """Those that this process does not ignore: nohup ignores SIGHUP, and a shell SIGINT of what runs in its background.
+    """The signals that this process does not ignore: nohup ignores SIGHUP, and a shell SIGINT of background jobs.
 
-    Ask before a handler is installed, which would undo that.
+    Call it before a handler is installed, which would undo that.
     """
     return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
 
@@ -34,7 +34,7 @@ def stopped_in_one_line() -> Iterator[None]:
 class Interrupted(BaseException):
     """The run has stopped at a step boundary, its checkpoint written, because a signal asked it to.
 
-    Not an ``Exception``: nothing that handles errors may take it for one.
+    Not an ``Exception``, so that handlers of errors do not catch it.
     """
 
     def __init__(self, number: int) -> None:
@@ -45,12 +45,11 @@ class Interrupted(BaseException):
 class Interruption:
     """Inside ``with``, the signals set a flag instead of stopping the process; a second Ctrl-C stops at once.
 
-    A handler only sets the flag: whatever is being computed or written is finished first. A signal that is ignored
-    stays so.
+    The step that is being computed or written is finished first. An ignored signal stays ignored.
     """
 
     def __init__(self, signals: Sequence[int] | None = None) -> None:
-        """signals: that are listened to, even if they are ignored; None: those of SIGNALS that are not."""
+        """signals: the signals to handle, even if they are ignored; None: those of SIGNALS that are not ignored."""
         self.signals, self.number = heeded() if signals is None else signals, 0
         self._previous: dict[int, Any] = {}
 
@@ -59,7 +58,7 @@ class Interruption:
         return self.number != 0
 
     def check(self) -> None:
-        """Raise ``Interrupted`` if a signal has come."""
+        """Raise ``Interrupted`` if a signal has arrived."""
         if self.requested:
             raise Interrupted(self.number)
 

@@ -1,4 +1,4 @@
-"""Where the package lies: in a checkout, in an installation, or in a frozen copy of either."""
+"""Places of the package: in a checkout, in an installation, or in a frozen copy of either."""
 
 from pathlib import Path
 

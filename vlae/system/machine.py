@@ -1,4 +1,4 @@
-"""What this process may use of the machine, within the limits of its Slurm job or container: memory and cores."""
+"""Memory and cores that this process may use, within the limits of its Slurm job or container."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-"""Where Linux says the limits of a container or job, if this process is in one (control groups of version 2)."""
+"""The place of the limits of a container or job on Linux (control groups of version 2)."""
 OWN_GROUP = Path("/proc/self/cgroup")
 
 
@@ -25,7 +25,7 @@ def available_memory() -> int:
 
 
 def killed_for_memory() -> int | None:
-    """How many processes the kernel has ended so far for lack of memory, in this job or container; None: unknown."""
+    """The number of processes that the kernel has killed for lack of memory in this job or container; None: unknown."""
     for file in (*(group / "memory.events" for group in _groups()), Path("/proc/vmstat")):
         with contextlib.suppress(OSError):
             if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):
@@ -34,7 +34,7 @@ def killed_for_memory() -> int | None:
 
 
 def available_cores() -> int:
-    """Those of a Slurm job are the ones that it asked for, even where the cluster does not confine it."""
+    """The number of cores; for a Slurm job the number that it asked for, even if the cluster does not confine it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = (int(word) for word in (CONTROL_GROUPS / "cpu.max").read_text().split())
@@ -52,7 +52,7 @@ def _groups() -> list[Path]:
 
 
 def _memory_limits() -> Iterator[tuple[int, int]]:
-    """Limit and use of each group that has a limit, in bytes. Files that the kernel has cached are not in use."""
+    """Limit and use of each group that has a limit, in bytes, without files that the kernel has cached."""
     for group in _groups():
         with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
             limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))

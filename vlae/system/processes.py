@@ -1,4 +1,4 @@
-"""Processes across hosts and containers: where an id means something, and to whom a temporary file belongs."""
+"""Processes across hosts and containers: the place where an id is valid, and the owner of a temporary file."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ OWNER = re.compile(r"\.([0-9a-f]{6})-(\d+)-(\d+)\.[0-9a-f]{8}(?:\.tmp)?$")
 
 
 def place() -> str:
-    """Where a process id means something: this host, since this boot, in this container."""
+    """The place where a process id is valid: this host, since this boot, in this container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # Linux only
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -24,9 +24,9 @@ def place() -> str:
 
 
 def process_start(pid: int) -> float | None:
-    """When the living process ``pid`` began, in seconds; None where there is none (a zombie does not live).
+    """The start of the living process ``pid``, in seconds; None if there is none (a zombie does not live).
 
-    On Linux since boot: psutil adds the time of the boot, which moves whenever the clock is set.
+    On Linux since boot, because psutil adds the time of the boot, which changes when the clock is set.
     """
     try:
         boot = psutil.boot_time() if psutil.LINUX else 0.0
@@ -37,7 +37,7 @@ def process_start(pid: int) -> float | None:
 
 
 def owned(name: str) -> str:
-    """The name of something temporary that says by itself whose it is: name, place, process, random digits."""
+    """A name for a temporary file that identifies its owner: name, place, process, random digits."""
     return f"{name}.{_mark(os.getpid())}.{secrets.token_hex(4)}"
 
 
@@ -51,7 +51,7 @@ def _mark(pid: int) -> str:
 
 
 def owner_lives(name: str) -> bool | None:
-    """Whether the process lives whose temporary file has this name; None: it is elsewhere, or that is unknown."""
+    """True if the process that owns the temporary file of this name lives; None: it is elsewhere, or unknown."""
     found = OWNER.search(name)
     if found is None or found[1] != _mark(os.getpid())[:6]:
         return None
@@ -63,7 +63,7 @@ def owner_lives(name: str) -> bool | None:
 
 
 def is_owned_by(name: str, where: str, pid: int, start: float) -> bool:
-    """Whether the temporary file of this name is that of the process with this place, id and start."""
+    """True if the temporary file of this name belongs to the process with this place, id and start."""
     found = OWNER.search(name)
     return bool(
         found

@@ -1,7 +1,7 @@
-"""Standard output and standard error of a process: what cannot be written is lost, and nothing else.
+"""Standard output and standard error of a process, to which writing never fails.
 
-A terminal that is gone, a full disk under ``2> log``, a closed pipe or descriptor must not decide whether a run is
-done. And text from a file must not control a terminal: control characters are shown, not sent.
+A closed terminal, a full disk under ``2> log``, a closed pipe or descriptor must not end a run: only the output is
+lost. And text from a file must not control a terminal: control characters are shown, not sent.
 
 Decision record: docs/decisions/0017-output-never-fails-a-run.md.
 """
@@ -17,9 +17,9 @@ import time
 from typing import Any, TextIO
 
 WAITS_FOR_READER = 10.0
-"""Seconds that a run waits, in all, for a reader that takes nothing: a paused pager, a terminal after Ctrl-S."""
+"""Seconds in total that a run waits for a reader that takes nothing: a paused pager, a terminal after Ctrl-S."""
 BLOCK = 512
-"""Bytes that a pipe which is ready takes at once, on every system."""
+"""Bytes that a ready pipe takes at once on every system."""
 CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
     "\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
@@ -28,9 +28,9 @@ CONTROLS = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""``text`` with escapes for characters that control a terminal, reorder what is read, or cannot be seen.
+    r"""``text`` with escapes for characters that control a terminal, reorder text, or are invisible.
 
-    They are those of JSON where JSON leaves the character as it is, so that printed JSON keeps its meaning.
+    They are JSON's escapes wherever JSON would leave the character as it is, so that printed JSON keeps its meaning.
 
     >>> visible("\x1b[2Jdone \u202e")
     '\\x1b[2Jdone \\u202e'
@@ -43,15 +43,15 @@ def _escape(code: int) -> str:
 
 
 class Descriptor(io.RawIOBase):
-    """A file descriptor to which writing always succeeds; ``error`` remembers the first time that it did not."""
+    """A file descriptor to which writing always succeeds; ``error`` is the first error that was suppressed."""
 
     def __init__(self, number: int, closed: bool = False) -> None:
-        """closed: it was when the process began; null stands in for it."""
+        """closed: the descriptor was closed when the process began; /dev/null stands in for it."""
         self.number, self.name = number, f"<standard {'output' if number == 1 else 'error'}>"
         self.error: OSError | None = None
         self._never = OSError(errno.EBADF, os.strerror(errno.EBADF)) if closed else None
         self.patience: float | None = None
-        """Seconds that are left to wait for a reader; None: any time."""
+        """Seconds left to wait for a reader; None: without limit."""
 
     def writable(self) -> bool:
         return True
@@ -69,14 +69,14 @@ class Descriptor(io.RawIOBase):
                 raise self._never
             while rest and self._ready():
                 end = len(view) if self.patience is None else size - rest + BLOCK
-                with contextlib.suppress(BlockingIOError):  # of a descriptor that does not block
+                with contextlib.suppress(BlockingIOError):  # a descriptor that does not block
                     rest -= os.write(self.number, view[size - rest : end])
         except OSError as error:
             self.error = self.error or error
         return size
 
     def _ready(self) -> bool:
-        """Whether somebody takes more, within our patience."""
+        """True if the reader takes more within our patience."""
         began = time.monotonic()
         _, ready, _ = select.select([], [self.number], [], self.patience)
         if self.patience is not None:
@@ -85,7 +85,7 @@ class Descriptor(io.RawIOBase):
 
 
 class Output(io.TextIOWrapper):
-    """A standard stream in which controls are shown, and which nothing that is written to it makes fail."""
+    """A standard stream that shows control characters, and to which writing never fails."""
 
     def __init__(self, descriptor: Descriptor, like: TextIO | None) -> None:
         """like: the stream that this one replaces."""
@@ -97,30 +97,49 @@ class Output(io.TextIOWrapper):
             line_buffering=descriptor.number == 2 or bool(getattr(like, "line_buffering", False)),
             write_through=bool(getattr(like, "write_through", False)),
         )
-        self.rich_proxied_file = Styled(self)
+        self.rich_proxied_file = Lenient(self)
 
     def write(self, text: str, /) -> int:
         super().write(visible(text))
         return len(text)
 
 
-class Styled:
-    """An output as rich gets it, whose consoles send codes of their own (`vlae.system.console` shows others')."""
+class Lenient:
+    """A stream for rich, whose consoles send their own control codes: text passes unchanged, and no write fails.
 
-    def __init__(self, output: Output) -> None:
-        self._output = output
+    (`vlae.system.console` shows all other controls.)
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> int:
-        return io.TextIOWrapper.write(self._output, text)
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            if isinstance(self._stream, Output):
+                io.TextIOWrapper.write(self._stream, text)
+            else:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._output, name)
+        return getattr(self._stream, name)
+
+
+def lenient(stream: Any) -> Any:
+    """A stream to which writing never fails, also if it is another program's, such as a notebook's."""
+    if isinstance(stream, Output | Lenient):
+        return stream
+    return Lenient(io.StringIO() if stream is None else stream)
 
 
 def guard() -> None:
-    """Make the standard streams of this process ones that cannot fail it. Call it at the start of each process."""
+    """Replace the standard streams by ones that cannot fail. Call it at the start of each process."""
     closed = [number for number in range(3) if not _is_open(number)]
-    for number in closed:  # in this order each gets its own number, which no file of ours must get
+    for number in closed:  # in this order each gets its own number, which no other file may get
         os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -131,7 +150,7 @@ def guard() -> None:
                 with contextlib.suppress(OSError):
                     stream.flush()
             setattr(sys, name, Output(Descriptor(number, number in closed), stream))
-        elif isinstance(stream, io.TextIOWrapper):  # somebody else's
+        elif isinstance(stream, io.TextIOWrapper):  # another program's
             stream.reconfigure(errors="replace")
 
 
@@ -151,19 +170,19 @@ def _number_of(stream: Any) -> int | None:
 
 
 def do_not_wait() -> None:
-    """From now on this process waits for readers of its output only so long, then they miss some of it."""
+    """From now on this process waits for readers of its output only so long; then output is dropped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Output):
             stream.descriptor.patience = WAITS_FOR_READER
 
 
 def cannot_print() -> OSError | None:
-    """Why something of standard output was lost: nobody reads it any more, or it cannot be written."""
+    """The reason why some standard output was lost: its reader is gone, or it cannot be written."""
     return sys.stdout.descriptor.error if isinstance(sys.stdout, Output) else None
 
 
 def printed(status: int) -> int:
-    """The exit status of a command whose result is what it prints: 2, and one line, where that got lost."""
+    """The exit status of a command whose result is its output: 2, and one line, if some of that was lost."""
     if sys.stdout is not None:
         sys.stdout.flush()
     if (error := cannot_print()) is None:
@@ -171,29 +190,3 @@ def printed(status: int) -> int:
     if not isinstance(error, BrokenPipeError):  # its reader has seen enough
         print(f"vlae: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
     return 2
-
-
-class Lenient:
-    """A stream of somebody else's process, such as a notebook's: what cannot be written to it is lost."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def lenient(stream: Any) -> Any:
-    """Ours as it is."""
-    if isinstance(stream, Output | Styled | Lenient):
-        return stream
-    return Lenient(io.StringIO() if stream is None else stream)

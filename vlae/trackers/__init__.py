@@ -1,1 +1,1 @@
-"""Mirrors of run directories: Weights & Biases, TensorBoard. That on W&B can be made anew at any time."""
+"""Mirrors of run directories on Weights & Biases and for TensorBoard. The one on W&B can be rebuilt at any time."""

@@ -20,34 +20,30 @@ from vlae.trackers.run_history import RunHistory, to_wandb
 
 LOOK_EVERY = 1.0  # seconds
 NICE = 5
-"""The run comes first; but on a machine that is full, the lowest priority would end the mirror before it begins."""
+"""Below the run's priority, but high enough for the mirror to start on a busy machine."""
 
 
 @runtime_checkable
 class Mirror(Protocol):
-    """Of a run, somewhere else. Each call may fail; then this mirror is given up."""
+    """A copy of a run elsewhere. Each call may fail; then this mirror is given up."""
 
     def start(self) -> None:
-        """Before anything else."""
-        ...
+        """The first call."""
 
     def catch_up(self) -> None:
-        """Mirrors what the run directory tells and the mirror does not have yet."""
-        ...
+        """Mirror what is new in the run directory."""
 
     def finish(self) -> None:
-        """Mirrors how the attempt has ended, and the results where there are any."""
-        ...
+        """Mirror the end of the attempt, and the results if there are any."""
 
     def give_up(self, error: Exception) -> None:
-        """The last call, where another has failed: what is there stays."""
-        ...
+        """The last call, after another has failed: what was mirrored stays."""
 
 
 def mirrors_of(run_history: RunHistory) -> list[Mirror]:
-    """Those that the run's configuration asks for."""
+    """The mirrors that the run's configuration asks for."""
     found: list[Mirror] = []
-    if run_history.settings.tensorboard:  # first, since it waits for nobody, and nothing makes it later
+    if run_history.settings.tensorboard:  # first, since it does not wait for a server
         from vlae.trackers.tensorboard_mirror import EventFiles
 
         found.append(EventFiles(run_history))
@@ -59,11 +55,11 @@ def mirrors_of(run_history: RunHistory) -> list[Mirror]:
 
 
 def run_mirrors(mirrors: list[Mirror], over: Callable[[], bool]) -> bool:
-    """Update the mirrors until the attempt is over, which is asked once a second; True if all are complete."""
+    """Update the mirrors until ``over()``, which is called once per second; True if all are complete."""
     living = [mirror for mirror in mirrors if _succeeds(mirror, mirror.start)]
     last = False
     while living and not last:
-        last = over()  # asked before the look, so that nothing is missed that came before the end
+        last = over()  # before the last look, so that nothing is missed
         living = [mirror for mirror in living if _succeeds(mirror, mirror.catch_up)]
     finished = [mirror for mirror in living if _succeeds(mirror, mirror.finish)]
     return len(finished) == len(mirrors)
@@ -72,7 +68,7 @@ def run_mirrors(mirrors: list[Mirror], over: Callable[[], bool]) -> bool:
 def _succeeds(mirror: Mirror, step: Callable[[], None]) -> bool:
     try:
         step()
-    except Exception as error:  # whatever a service or its client comes up with
+    except Exception as error:  # services and their clients raise anything
         traceback.print_exc()
         try:
             mirror.give_up(error)
@@ -83,7 +79,7 @@ def _succeeds(mirror: Mirror, step: Callable[[], None]) -> bool:
 
 
 def input_has_ended() -> bool:
-    """Of this process; waits for it until the next look."""
+    """Wait until the next look; True if the standard input of this process has ended."""
     ready, _, _ = select.select([0], [], [], LOOK_EVERY)
     return bool(ready) and not os.read(0, 4096)
 
@@ -91,16 +87,16 @@ def input_has_ended() -> bool:
 def main() -> int:
     guard()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # those of the run, which ends and we with it
+        signal.signal(number, signal.SIG_IGN)  # meant for the run, whose end ends this process
     os.nice(NICE)
     run_history = RunHistory(RunDirectory(Path(sys.argv[1])))
     return 0 if run_mirrors(mirrors_of(run_history), input_has_ended) else 1
 
 
 def _end_process(status: int) -> NoReturn:
-    """Do only what clients have registered for the end, which closes their logs and removes their temporary files.
+    """End without the 0.2 s of the interpreter's own shutdown, because the run waits for this process.
 
-    The run waits for this process, and an interpreter takes 0.2 s to end. ``atexit`` has no public function for it.
+    The exit functions of clients run: they close logs and remove temporary files. ``atexit`` has no public way.
     """
     atexit._run_exitfuncs()  # pyright: ignore[reportAttributeAccessIssue]
     sys.stdout.flush()

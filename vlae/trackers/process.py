@@ -1,4 +1,4 @@
-"""Starts the process that mirrors a run, and ends it: neither takes a run more than some seconds."""
+"""The process that mirrors a run: its start and its end, neither of which delays the run by more than seconds."""
 
 import contextlib
 import os
@@ -20,73 +20,61 @@ from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, to_wandb
 ENDS_WITHIN = 5.0
 """Seconds that a mirror has to complete itself after the run."""
 MODES = ("online", "offline", "disabled", "dryrun", "run")
-"""Of WANDB_MODE."""
+"""Values of WANDB_MODE."""
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 LOGINS = ("~/.netrc", "~/_netrc")
-"""Where `wandb login` keeps a key."""
+"""Files in which `wandb login` stores a key."""
 
 
 def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
-    """What speaks against these settings, for the person who launches; a run takes its environment as it is."""
+    """Problems of these settings with this environment, checked at a launch; a run takes its environment as it is."""
     mode = os.environ.get("WANDB_MODE") or MODES[0] if tracker["mode"] == "auto" else tracker["mode"]
     if not tracker["wandb"] or mode == "disabled":
         return []
     if mode not in MODES:
-        text = f"auto takes it from WANDB_MODE: expected {', '.join(MODES[:3])}, came {mode!r}"
+        text = f"auto takes it from WANDB_MODE: expected {', '.join(MODES[:3])}, got {mode!r}"
         return [Problem("tracker.mode", text)]
     found = []
     address, key = os.environ.get("WANDB_BASE_URL") or "https://", os.environ.get("WANDB_API_KEY") or ""
     if not address.startswith(("https://", "http://")):
-        text = f"expected an address that begins with https:// or http://, came {address!r}"
+        text = f"expected an address that begins with https:// or http://, got {address!r}"
         found.append(Problem("WANDB_BASE_URL", text))
     if key != key.strip():
-        found.append(Problem("WANDB_API_KEY", "expected a key, came one with spaces around it"))
+        found.append(Problem("WANDB_API_KEY", "expected a key, got one with spaces around it"))
     places = [Path(place).expanduser() for place in (os.environ.get("NETRC"), *LOGINS) if place]
-    if (
-        tracker["mode"] == "online"
-        and not any(map(os.environ.get, KEYS))
-        and not any(p.exists() for p in places)
-    ):
-        text = "online needs a key: set WANDB_API_KEY, or run `wandb login`; auto goes on offline without one"
+    has_key = any(map(os.environ.get, KEYS)) or any(place.exists() for place in places)
+    if tracker["mode"] == "online" and not has_key:
+        text = "online needs a key: set WANDB_API_KEY, or run `wandb login`; auto continues offline"
         found.append(Problem("tracker.mode", text))
     return found
 
 
 def upload_later(directory: RunDirectory, name: str | None = None) -> str:
-    """What is to be said of a run whose mirrors are not complete; else nothing.
+    """A sentence about mirrors of a run that are not complete; empty if they are.
 
-    name: of what is to be uploaded, where the run stands for a sweep.
+    name: the sweep to upload, where the run stands for one.
     """
+    found = []
     try:
         run_history = RunHistory(directory)
-        found = list(filter(None, (_lacking_on_wandb(run_history), _lacking_event_files(run_history))))
-    except RecordError as error:  # of what mirrors keep for themselves: the run is done all the same
+        settings, kept = run_history.settings, run_history.kept(WANDB)
+        if to_wandb(settings.wandb, settings.mode) and not kept.get("complete"):
+            reason = (run_history.kept(OFFLINE) or kept).get("reason")
+            found.append(f"Weights & Biases{f': {reason}' if reason else ' did not take everything in time'}")
+        if run_history.lacks_event_files():
+            found.append("TensorBoard's event files were not completed in time")
+    except RecordError as error:  # in the mirrors' own files: the run is done nevertheless
         return f"mirrors of the run: {error}"
-    return f"{'; '.join(found)}; `vlae sync {name or run_history.run_id}` completes it later" if found else ""
-
-
-def _lacking_on_wandb(run_history: RunHistory) -> str:
-    kept = run_history.kept(WANDB)
-    if not to_wandb(run_history.settings.wandb, run_history.settings.mode) or kept.get("complete"):
-        return ""
-    reason = (run_history.kept(OFFLINE) or kept).get("reason")
-    return f"Weights & Biases: {reason}" if reason else "Weights & Biases has not taken everything in time"
-
-
-def _lacking_event_files(run_history: RunHistory) -> str:
-    return "TensorBoard's event files were not completed in time" if run_history.lacks_event_files() else ""
+    return f"{'; '.join(found)}; `vlae sync {name or directory.run_id}` completes it later" if found else ""
 
 
 @contextlib.contextmanager
 def mirrored(directory: RunDirectory) -> Iterator[None]:
-    """Inside, the run is mirrored as its configuration asks for."""
+    """Inside, the run is mirrored as its configuration says."""
     run_history = RunHistory(directory)
-    with contextlib.suppress(RecordError):  # the mirror, if there is one, says more of it
+    with contextlib.suppress(RecordError):  # the mirror, if there is one, reports it
         run_history.take_generation()
-    if not watched(run_history.settings):
-        yield
-        return
-    process = _start(directory.path, run_history.place)
+    process = _start(directory.path, run_history.place) if watched(run_history.settings) else None
     try:
         yield
     finally:
@@ -95,7 +83,7 @@ def mirrored(directory: RunDirectory) -> Iterator[None]:
 
 
 def watched(settings: Tracker) -> bool:
-    """Whether there is a mirror at all."""
+    """True if there is any mirror."""
     return settings.tensorboard or to_wandb(settings.wandb, settings.mode)
 
 
@@ -104,8 +92,7 @@ def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
     environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "vlae.trackers.mirror", str(run)]
     try:
-        log = (make_directory(place) / "log.txt").open("ab")
-        with log:
+        with (make_directory(place) / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 command,
                 env=environment,
@@ -114,7 +101,7 @@ def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
                 stderr=log,
                 start_new_session=True,
             )
-    except (OSError, RecordError):  # a full disk, or no more processes: the run has more to say of it
+    except (OSError, RecordError):  # a full disk, or too many processes: the run reports it
         return None
 
 
@@ -125,8 +112,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(ENDS_WITHIN)
-    finally:  # whatever signal the run gets meanwhile
-        with contextlib.suppress(OSError):  # what the client of W&B has started ends when its parent does
+    finally:  # also if a signal interrupts the wait
+        with contextlib.suppress(OSError):  # the W&B client's own processes end with their parent
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)

@@ -13,18 +13,16 @@ from vlae.runs.lease import FORCED
 from vlae.system.disk import RecordError
 from vlae.system.files import NewLines, json_bytes, make_directory, read_json, write_atomically
 
-FEW = 10
-"""New epochs of which each is asked for its pictures; of more, the folder is listed once."""
 LONGEST_TAG = 64
-"""Characters that Weights & Biases takes."""
+"""Characters that Weights & Biases accepts."""
 TRACKING = "tracking"
-"""In a run directory: what mirrors need for themselves."""
+"""The folder of a run directory where mirrors keep their own files."""
 WANDB, OFFLINE, TENSORBOARD = "wandb", "wandb-offline", "tensorboard"
-"""What they keep: of what Weights & Biases has; of what was logged offline since; of event files."""
+"""Names of their notes: on what Weights & Biases has, on what was logged offline since, on event files."""
 
 
 class RunHistory:
-    """A run for its mirrors: what it is, and what they have kept. Its directory is read again at each call."""
+    """A run for its mirrors: its description, and their notes. Its directory is read again at each call."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
@@ -33,16 +31,12 @@ class RunHistory:
         self.settings = Tracker.model_construct(**(self.config.get("tracker") or {}))
 
     @property
-    def run_id(self) -> str:
-        return self.directory.run_id
-
-    @property
     def place(self) -> Path:
         return self.directory.path / TRACKING
 
     @property
     def shown_config(self) -> dict[str, Any]:
-        """Plain and nested, without what says how a command was meant."""
+        """The nested configuration, without the options of a single command."""
         return {key: value for key, value in self.config.items() if key not in (*OF_A_COMMAND, "tracker")}
 
     @property
@@ -51,8 +45,8 @@ class RunHistory:
         return [tag[:LONGEST_TAG] for tag in dict.fromkeys([*self.settings.tags, *own])]
 
     def notes(self, code: Mapping[str, Any]) -> str:
-        """By which a person finds the run and its code again."""
-        parts = [f"run {self.run_id}", f"code {code['hash']}"]
+        """A line by which a person finds the run and its code."""
+        parts = [f"run {self.directory.run_id}", f"code {code['hash']}"]
         if code.get("commit"):
             parts.append(f"commit {code['commit'][:12]}{' with changes' if code.get('changed') else ''}")
         if where := self.directory.status()["where"]:
@@ -60,11 +54,8 @@ class RunHistory:
         return ", ".join(parts)
 
     def last_pictures(self) -> dict[str, Path]:
-        """Of the best epoch's model."""
+        """Pictures of the best epoch's model, by name."""
         return _pictures_in(self.directory.path / "images")
-
-    def results(self) -> dict[str, Any] | None:
-        return self.directory.results()
 
     def per_image(self) -> Path | None:
         """The file with the log-likelihood of each test image."""
@@ -72,21 +63,21 @@ class RunHistory:
         return file if file.exists() else None
 
     def best_checkpoint(self) -> Path | None:
-        """The last one, which holds the best epoch's model."""
+        """The last checkpoint, which holds the best epoch's model."""
         file = self.directory.path / "checkpoints" / "last.pt"
         return file if file.exists() else None
 
     def kept(self, mirror: str) -> dict[str, Any]:
-        """What a mirror has written down for its next look."""
+        """The notes that a mirror has written for its next look."""
         return read_json(self.place / f"{mirror}.json") or {}
 
     def lacks_event_files(self) -> bool:
-        """Whether the run is done, and those that its configuration asks for are not complete."""
+        """True if the run is done, and event files that its configuration asks for are incomplete."""
         complete = self.kept(TENSORBOARD).get("complete")
-        return self.settings.tensorboard and not complete and self.results() is not None
+        return self.settings.tensorboard and not complete and self.directory.results() is not None
 
     def take_generation(self) -> None:
-        """Of a run that is done anew: one after that of the run which it will replace, mirrored now or later."""
+        """Give a forced rerun the generation after that of the run it replaces, mirrored now or later."""
         path = self.directory.path
         replaced = path.parent.parent / path.name
         if path.parent.name == FORCED and not self.kept(WANDB) and (before := generation(replaced)):
@@ -97,8 +88,8 @@ class RunHistory:
 class Epochs:
     """The content of a run directory epoch by epoch, in steps: an epoch's metrics, then the pictures made after it.
 
-    Each look reads only what came since the last one. A longer history begins with the same steps, for pictures are
-    there before the next epoch is: so a number says what a mirror has, whoever made it.
+    Each look reads only what is new. A longer history begins with the same steps, because pictures are written before
+    the next epoch is: so the number of steps says what a mirror has, whichever process made it.
     """
 
     def __init__(self, run: Path) -> None:
@@ -109,15 +100,15 @@ class Epochs:
         """The epoch whose pictures may still be made."""
 
     def more(self) -> list[tuple[int, dict[str, Any]]]:
-        """The new steps with their numbers, from 0; all of them where an attempt has gone back to a checkpoint.
+        """The new steps with their numbers, from 0; all of them if an attempt went back to a checkpoint.
 
         Pictures are paths under ``images/NAME``. RecordError: a line cannot be read.
         """
-        again, lines = self._lines.more()
-        if again:
+        replaced, lines = self._lines.more()
+        if replaced:
             self.length, self._last = 0, None
-        made = _names_in(self._images) if len(lines) > FEW else None
-        steps = [] if self._last is None else self._pictures(self._last, None)
+        made = _names_in(self._images)
+        steps = [] if self._last is None else self._pictures(self._last, made)
         if steps:
             self._last = None
         for line in metrics_of(self._lines.path, lines):
@@ -127,34 +118,33 @@ class Epochs:
         self.length += len(steps)
         return list(enumerate(steps, self.length - len(steps)))
 
-    def _pictures(self, epoch: int, made: set[str] | None) -> list[dict[str, Any]]:
-        name = f"epoch-{epoch:06d}"
-        if made is not None and name not in made:
+    def _pictures(self, epoch: int, made: set[str]) -> list[dict[str, Any]]:
+        if (name := f"epoch-{epoch:06d}") not in made:
             return []
         pictures = {f"images/{kind}": file for kind, file in _pictures_in(self._images / name).items()}
         return [{"epoch": epoch, **pictures}] if pictures else []
 
 
 def wandb_id(run_id: str, generation: int) -> str:
-    """The same for all attempts of a run."""
+    """The id on Weights & Biases, the same for all attempts of a run."""
     return run_id if generation == 1 else f"{run_id}-g{generation}"
 
 
 def generation(run: Path) -> int:
-    """Under which the run in this directory is mirrored on Weights & Biases; 0: it was not.
+    """The number of the mirror of this run directory on Weights & Biases; 0: there was none.
 
-    A run that is done anew, or mirrored anew, gets another one: what has happened under an id there can be neither
-    taken back nor, once deleted, used again.
+    A forced rerun, or a rebuilt mirror, gets another one: the history of an id there can neither be undone nor, once
+    deleted, be used again.
     """
     file = run / TRACKING / f"{WANDB}.json"
     found = (read_json(file) or {}).get("generation", 0)
     if not isinstance(found, int):
-        raise RecordError(f"{file} was changed by hand: generation is {found!r}")
+        raise RecordError(f"{file}: expected a number as generation, got {found!r}")
     return found or int((file.parent / f"{OFFLINE}.json").exists())
 
 
 def other_ids(run: Path) -> list[str]:
-    """On Weights & Biases, of the run in this directory: under which it was mirrored before, or is being done anew."""
+    """Other ids of this run directory on Weights & Biases: earlier mirrors, and that of a forced rerun under way."""
     own = generation(run)
     newest = max(own, generation(run.parent / FORCED / run.name))
     return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
@@ -172,18 +162,18 @@ def _pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def asks_for_wandb(wandb: bool, mode: str) -> bool:
-    """Whether these settings of a run ask for a mirror on Weights & Biases."""
+    """True if these settings ask for a mirror on Weights & Biases."""
     return wandb and mode != "disabled"
 
 
 def to_wandb(wandb: bool, mode: str) -> bool:
-    """Whether it gets one while it runs: the environment may say no to auto."""
+    """True if the run gets one while it runs: the environment may refuse ``auto``."""
     refused = mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
     return asks_for_wandb(wandb, mode) and not refused
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
-    """Every figure of results.json under one key: ``test/log_likelihood/laplace/mean``; lists and holes left out."""
+    """Every metric of results.json under one key, ``test/log_likelihood/laplace/mean``, without lists and nulls."""
     found: dict[str, float | str] = {}
     for key, value in results.items():
         name = f"{prefix}{key}"

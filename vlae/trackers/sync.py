@@ -1,4 +1,4 @@
-"""Completing mirrors from run directories: what was offline, did not get through, or was cut off."""
+"""`vlae sync`: completes mirrors that were offline, or were cut off, from the run directories."""
 
 import contextlib
 import os
@@ -19,22 +19,22 @@ from vlae.trackers.wandb_mirror import (
     check_access,
     delete,
     digest,
+    explain,
     own_places,
-    told,
 )
 
 GIVES_UP_AFTER = 10
-"""Failures one after the other: then it is not the runs, and each of the next 500 would be waited for."""
+"""Consecutive failures after which the cause is not a run, and waiting for the next 500 would be useless."""
 
 
-def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild: bool = False) -> None:
-    """Sends what W&B does not have yet of each run, and completes TensorBoard's event files; safe to repeat.
+def sync(runs: Iterable[RunDirectory], say: Callable[[str], object], *, rebuild: bool = False) -> None:
+    """Upload what W&B lacks of each run, and complete TensorBoard's event files; safe to repeat.
 
-    rebuild: makes the mirror on W&B anew, from the first epoch on, and deletes the old ones.
-    Errors: NoAccess where there is no key or nobody answers, before anything is sent; WandbError at the end where some
-    could not be sent: the same call goes on with them.
+    rebuild: make the mirror on W&B again, from the first epoch on, and delete the old ones.
+    Errors: NoAccess if there is no key or no answer, before anything is sent; WandbError at the end if some runs could
+    not be sent: the same call continues with them.
     """
-    failed, in_a_row, access = 0, 0, cache(check_access)  # asked once, and only where it is needed
+    failed, in_a_row, access = 0, 0, cache(check_access)  # asked once, and only if needed
     with _files_apart():
         for run in runs:
             try:
@@ -46,13 +46,11 @@ def sync(runs: Iterable[RunDirectory], tell: Callable[[str], object], *, rebuild
             except RecordError as error:  # of this run alone
                 text, failed = f"not synced: {error}", failed + 1
             except Exception as error:
-                text = f"not synced: {told(error)}"
+                text = f"not synced: {explain(error)}"
                 failed, in_a_row = failed + 1, in_a_row + 1
-            tell(f"{run.path.name}: {text}")
+            say(f"{run.path.name}: {text}")
             if in_a_row == GIVES_UP_AFTER:
-                raise WandbError(
-                    f"{in_a_row} runs one after the other could not be synced; the same command goes on"
-                )
+                raise WandbError(f"{in_a_row} runs in a row could not be synced; the same command continues")
     if failed:
         raise WandbError(f"{counted(failed, 'run')} could not be synced; the same command tries again")
 
@@ -80,9 +78,7 @@ def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
     kept, held = run_history.kept(WANDB), run_history.directory.holder() is not None
     if not rebuild:
         if not asks_for_wandb(run_history.settings.wandb, run_history.settings.mode):
-            return (
-                "its configuration asks for no mirror on Weights & Biases; --rebuild makes one all the same"
-            )
+            return "its configuration asks for no mirror on Weights & Biases; --rebuild makes one anyway"
         if kept.get("complete"):
             return f"complete: {kept['url']}"
         if kept.get("told") == digest(run_history):
@@ -92,12 +88,12 @@ def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
     elif held:
         return "under way: --rebuild can make its mirror when it has ended"
     access()
-    mirror = Streamed(run_history, later=True, anew=rebuild)
+    mirror = Streamed(run_history, later=True, rebuild=rebuild)
     try:
         mirror.start()
         mirror.finish()
         if not mirror.arrived:
-            raise WandbError("Weights & Biases has not taken everything")
+            raise WandbError("Weights & Biases did not take everything")
     except BaseException as error:
         mirror.give_up(error)
         raise
@@ -105,14 +101,14 @@ def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
 
 
 def _delete_old(run_history: RunHistory) -> str:
-    """Only when the new one is there. What is to be said of it."""
+    """Delete the old mirrors, once the new one is there. Returns a note on those that were missing."""
     absent = [old for old in other_ids(run_history.directory.path) if not delete(run_history.settings, old)]
     return f" ({', '.join(absent)} was not there)" if absent else ""
 
 
 @contextlib.contextmanager
 def _files_apart() -> Iterator[None]:
-    """Inside, files that the client makes for itself are in a directory that is gone afterwards."""
+    """Inside, the client keeps its own files in a temporary directory."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         places = own_places(Path(folder))
         os.environ.update(places)

@@ -1,4 +1,4 @@
-"""The mirror for TensorBoard: event files in the run directory, made anew at every attempt."""
+"""The mirror for TensorBoard: event files in the run directory, made again at every attempt."""
 
 import shutil
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
 
 
 class EventFiles:
-    """Loss curves and images against epochs, and at the end the hyperparameters with the test figures."""
+    """Loss curves and images against epochs, and at the end the hyperparameters with the test metrics."""
 
     def __init__(self, run_history: RunHistory) -> None:
         self.run_history, self._epoch = run_history, 0
@@ -26,9 +26,7 @@ class EventFiles:
         from tensorboardX import SummaryWriter
 
         place = self.run_history.place / "tensorboard"
-        shutil.rmtree(
-            place, ignore_errors=True
-        )  # an attempt may go back behind what the one before has written
+        shutil.rmtree(place, ignore_errors=True)  # an attempt may begin before the end of the last one
         self._writer = SummaryWriter(str(place), flush_secs=5)
 
     def catch_up(self) -> None:
@@ -47,12 +45,11 @@ class EventFiles:
         self._writer.flush()
 
     def finish(self) -> None:
-        self.catch_up()  # what came since
-        if (results := self.run_history.results()) is not None:
-            figures = {
-                k: float(v) for k, v in flat(results["test"], "test/").items() if not isinstance(v, str)
-            }
-            self._add_hparams(figures, results["epochs"])
+        self.catch_up()
+        if (results := self.run_history.directory.results()) is not None:
+            test = flat(results["test"], "test/")
+            metrics = {name: float(value) for name, value in test.items() if not isinstance(value, str)}
+            self._add_hparams(metrics, results["epochs"])
             for name, file in self.run_history.last_pictures().items():
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
         self._writer.close()
@@ -63,14 +60,14 @@ class EventFiles:
     def give_up(self, error: Exception) -> None:
         """Each epoch is on disk already."""
 
-    def _add_hparams(self, figures: dict[str, float], epoch: int) -> None:
-        """Into the one file: the writer's own way opens another, of the same name if that is in the same second."""
+    def _add_hparams(self, metrics: dict[str, float], epoch: int) -> None:
+        """Add them to the one file: the writer's own method opens another, of the same name within a second."""
         from tensorboardX.summary import hparams
 
         assert self._writer.file_writer is not None
-        for part in hparams(_hparams(self.run_history.config), figures):
+        for part in hparams(_hparams(self.run_history.config), metrics):
             self._writer.file_writer.add_summary(part)
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, epoch)
 
 

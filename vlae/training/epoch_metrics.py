@@ -1,13 +1,15 @@
 """Metrics of a model at the end of an epoch, in nats per image of model space."""
 
+import resource
+import sys
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import batch_noise, generator
-from vlae.system.peak_memory import peak_memory_bytes
-from vlae.system.progress import advanced
+from vlae.system.console import advanced
 from vlae.training.objective import METRICS, posterior_terms, sample_terms
 
 VALIDATION_BATCH = 500
@@ -57,3 +59,11 @@ def diagnostics(
     line |= {"gradient_norm": gradient_norm(model), "learning_rate": optimizer.param_groups[0]["lr"]}
     line |= {f"output/{n}": q.item() for n, q in model.output.named_parameters() if q.numel() == 1}
     return {**line, "memory_bytes": peak_memory_bytes(x.device)}
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory in use at once so far: by the GPU's allocator, or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

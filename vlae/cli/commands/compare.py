@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import RunsDir, out_option
+from vlae.cli.commands.figure import warn, write_figure
+from vlae.cli.options import RunsDir, ending_of, out_option
 
 SETTINGS = {"short_help": "Compare two runs: settings, metrics, paired difference."}
 
@@ -17,6 +18,19 @@ def compare(
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Compare two runs: settings that differ, metrics side by side, and their paired difference over test images."""
-    from vlae.cli.compare import compare_runs
+    from vlae.cli.comparison import run_of, view
+    from vlae.report.compare import compare
+    from vlae.report.runs import Runs
+    from vlae.system.console import Console
 
-    compare_runs(runs_dir, one, other, out)
+    if out:  # before anything is read
+        from vlae.report.plots.frame import WITHOUT_TIME
+
+        ending_of(out, tuple(WITHOUT_TIME))
+    comparison = compare(run_of(runs_dir, one), run_of(runs_dir, other))
+    Console(highlight=False).print(view(comparison))
+    if out:
+        from vlae.report.plots.draw import draw
+
+        both = Runs("", (comparison.one, comparison.other))
+        write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out)

@@ -20,7 +20,7 @@ def download(
         ),
     ] = "datasets",
 ) -> None:
-    """Fetch datasets ahead, for machines without internet."""
+    """Download datasets, for machines without internet."""
     from vlae.data import datasets
 
     datasets.download(names, root)

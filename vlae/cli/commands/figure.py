@@ -1,11 +1,12 @@
-"""A figure of runs."""
+"""A figure of runs, and its caption beside it."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import RunsDir, keys_of, out_option
+from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, ending_of, keys_of, out_option
 
 SETTINGS = {"short_help": "Draw curves, likelihoods, costs, posteriors."}
 
@@ -20,20 +21,42 @@ def figure(
         ),
     ],
     out: Annotated[Path, out_option("The file to write: .pdf, .svg or .png.")],
-    metric: Annotated[str | None, typer.Option(help="A metric (see vlae metrics).")] = None,
-    rows: Annotated[
-        str | None, typer.Option(help="Keys, one line per value, comma-separated: model,optimizer.lr")
-    ] = None,
-    where: Annotated[str, typer.Option(help="Which runs: 'seed<3 and model in vae,vlae'")] = "",
-    published: Annotated[bool, typer.Option("--published", help="Published numbers beside ours.")] = False,
+    metric: Metric = None,
+    rows: Rows = None,
+    where: Where = "",
+    published: Published = False,
     images: Annotated[int | None, typer.Option(min=1, help="How many test images to look at.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Largest number of samples per image.")] = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Draw runs: learning curves, likelihoods over updates, costs, and what inference does in trained models."""
-    from vlae.cli.figure import draw_figure
+    from vlae.report.plots.draw import draw
+    from vlae.report.plots.frame import WITHOUT_TIME
+    from vlae.report.runs import collect
+    from vlae.report.sources.run_directories import RunDirectories
 
-    draw_figure(
-        runs_dir, name, kind, out, metric=metric, rows=keys_of("--rows", rows), where=where, published=published,
-        images=images, samples=samples,
+    keys = keys_of("--rows", rows)
+    ending_of(out, tuple(WITHOUT_TIME))
+    figure = draw(
+        kind, collect(RunDirectories(runs_dir, name)), metric=metric, rows=keys, where=where, published=published,
+        images=images, samples=samples, warn=warn,
     )  # fmt: skip
+    write_figure(figure, out)
+
+
+def write_figure(figure: Any, out: Path) -> None:
+    """The picture, and beside it its caption for a paper: ``curves.pdf`` and ``curves.caption.tex``."""
+    from vlae.report.plots.frame import WITHOUT_TIME, file_content
+    from vlae.report.tables.latex import comment, tex
+    from vlae.system.files import write_output
+
+    caption = out.with_suffix(".caption.tex")
+    lines = [comment(figure.provenance), f"In a paper: \\caption{{\\protect\\input{{{caption.stem}}}}}"]
+    text = "".join(f"% {line}\n" for line in lines) + f"{tex(figure.full_caption)}%\n"
+    write_output(out, file_content(figure, ending_of(out, tuple(WITHOUT_TIME))))
+    write_output(caption, text.encode())
+    print(out)
+
+
+def warn(text: str) -> None:
+    print(f"vlae: {text}", file=sys.stderr)

@@ -11,7 +11,7 @@ SETTINGS = {"add_help_option": False, "context_settings": {"ignore_unknown_optio
 
 
 def _offered(ctx: Any, incomplete: str) -> list[str]:
-    """What may stand for the word that is being typed. Bash takes the = in it for a word of its own."""
+    """Completions of the word that is being typed. To bash, the = in it is a separate word."""
     from vlae.cli.completion import candidates
 
     words = [PROGRAM, *(ctx.params.get("arguments") or ()), incomplete]
@@ -29,5 +29,5 @@ def launch(
     """Train, evaluate and record one model, or all of a sweep."""
     from vlae.cli.hydra_main import main
 
-    sys.argv = [PROGRAM, *sys.argv[2:]]  # as they are: click drops a --
+    sys.argv = [PROGRAM, *sys.argv[2:]]  # unchanged: click drops a --
     raise SystemExit(main(PROGRAM))

@@ -19,9 +19,8 @@ def logs(
     from vlae.launching.logs import print_log, run_of, stream_log
 
     def write(text: str) -> None:
-        print(
-            text.replace("\r\n", "\n").replace("\r", "\n"), end="", flush=True
-        )  # bars of libraries, one by one
+        text = text.replace("\r\n", "\n").replace("\r", "\n")  # progress bars of libraries, one per line
+        print(text, end="", flush=True)
         if cannot_print():
             raise typer.Exit(2)
 

@@ -5,17 +5,14 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import RunsDir, out_option
+from vlae.cli.options import Runs, RunsDir, out_option
 from vlae.errors import UserError
 
 SETTINGS = {"short_help": "Write a report of runs: one HTML file."}
 
 
 def report(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix; default: all runs."),
-    ] = None,
+    name: Runs = None,
     out: Annotated[Path | None, out_option("The HTML file to write; default: report.html.")] = None,
     wandb: Annotated[
         bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
@@ -23,17 +20,20 @@ def report(
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
-    if wandb:
-        if out is not None:
-            raise UserError(f"--wandb writes no file: leave out --out {out}")
-        if name is None:
-            raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
-        from vlae.cli.report import publish_report
+    if not wandb:
+        from vlae import report
 
-        print(publish_report(runs_dir, name))
+        print(report(name, out or "report.html", runs_dir))
         return
-    from vlae.cli.report import write_report
+    if out is not None:
+        raise UserError(f"--wandb writes no file: leave out --out {out}")
+    if name is None:
+        raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
+    from vlae.report.filter import choose_runs
+    from vlae.report.runs import collect
+    from vlae.report.sources.run_directories import RunDirectories
+    from vlae.report.wandb_report import check_extra, publish
 
-    out = out or Path("report.html")
-    write_report(runs_dir, name, out)
-    print(out)
+    check_extra(name)
+    source = RunDirectories(runs_dir, name)
+    print(publish(source.runs_dir, choose_runs(collect(source))))

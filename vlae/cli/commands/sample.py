@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import Device, Run, RunsDir, out_option
+from vlae.cli.options import Device, Run, RunsDir, ending_of, out_option
 from vlae.config.installation import check_libraries
 from vlae.runs.directory import find
 
@@ -22,12 +22,11 @@ def sample(
 ) -> None:
     """Draw images from the model: z ~ N(0, I) through the decoder.
 
-    The same for every model: the Laplace part of a VLAE is for inference only, as is every refinement of q(z | x). It
-    says where an image's z is, and has no part in generating images.
+    The same for every model: the Laplace part of a VLAE is for inference only, like every refinement of q(z | x): it
+    infers the z of an image and has no part in generating images.
     """
     import math
 
-    from vlae.cli.output_file import ending_of
     from vlae.system.console import loading
     from vlae.system.files import write_output
 

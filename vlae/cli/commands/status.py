@@ -4,17 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import RunsDir
+from vlae.cli.options import Runs, RunsDir
 
 SETTINGS = {"short_help": "Show the state of each run, why, and where."}
 
 
 def status(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix.")
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again until the runs end.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Every run, however many they are.")] = False,
+    name: Runs = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until the runs end.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every run, however many.")] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Show the state of each run: queued, running, done, interrupted or failed, why, and where.
@@ -30,7 +28,7 @@ def status(
     from vlae.system.console import standard_output
 
     def look(most: int | None = None) -> tuple[Any, float | None]:
-        """The table, and after how many seconds another look is worth it."""
+        """The table, and the seconds until another look is useful."""
         title, labels = select_runs(runs_dir, name)
         observer = Observer(runs_dir)
         states = observer.states(labels)
@@ -43,7 +41,7 @@ def status(
     seen, pause = look()
     console = standard_output()
     if watch and console.is_terminal and pause is not None:
-        # on a screen of its own: what is taller than the terminal would be left behind at each look
+        # on a separate screen, because each look would leave behind what is taller than the terminal
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while pause is not None:
                 seen, pause = look(min(ROWS, max(3, console.height - 8)))

@@ -5,20 +5,14 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import RunsDir
+from vlae.cli.options import Runs, RunsDir
 from vlae.runs.directory import RunDirectory
 
 SETTINGS = {"short_help": "Upload to Weights & Biases what is not there yet."}
 
 
-def _print(text: str) -> None:
-    print(text, flush=True)
-
-
 def sync(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP|RUN]", help="A sweep, a run, or an id prefix.")
-    ] = None,
+    name: Runs = None,
     rebuild: Annotated[
         bool,
         typer.Option("--rebuild", help="Make the runs on Weights & Biases again, and delete the old ones."),
@@ -33,8 +27,5 @@ def sync(
     from vlae.trackers.sync import sync
 
     _, labels = select_runs(runs_dir, name)
-    sync(
-        (RunDirectory(Path(runs_dir) / run_id) for run_id in labels),
-        _print,
-        rebuild=rebuild,
-    )
+    runs = (RunDirectory(Path(runs_dir) / run_id) for run_id in labels)
+    sync(runs, lambda text: print(text, flush=True), rebuild=rebuild)

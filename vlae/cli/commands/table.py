@@ -1,30 +1,49 @@
-"""A table of runs."""
+"""A table of runs, from run directories or Weights & Biases, to the terminal or a file."""
 
+import io
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import RunsDir, keys_of, out_option
+from vlae.cli.options import (
+    Metric,
+    Published,
+    Rows,
+    Runs,
+    RunsDir,
+    Where,
+    ending_of,
+    keys_of,
+    out_option,
+    refuse_unwritable,
+)
+from vlae.errors import UserError
 
 SETTINGS = {"short_help": "Print a table of runs: models by datasets, the best in bold."}
+TERMINAL = "terminal"
+ENDINGS = {
+    "txt": TERMINAL,
+    "md": "markdown",
+    "tex": "latex",
+    "html": "html",
+    "htm": "html",
+    "csv": "csv",
+    "json": "json",
+}
+"""The format of a file by its ending."""
 
 
 def table(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix; default: all runs."),
-    ] = None,
-    rows: Annotated[str | None, typer.Option(help="Keys, comma-separated: model,T,optimizer.lr")] = None,
+    name: Runs = None,
+    rows: Rows = None,
     cols: Annotated[str | None, typer.Option(help="Keys, comma-separated: dataset,output_dist")] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="A metric: test.elbo, test.log_likelihood.own.mean, ... (see vlae metrics)."),
-    ] = None,
-    where: Annotated[str, typer.Option(help="Which runs: 'seed<3 and model in vae,vlae'")] = "",
-    decimals: Annotated[int, typer.Option(min=0, max=15, help="Of every number.")] = 2,
+    metric: Metric = None,
+    where: Where = "",
+    decimals: Annotated[int, typer.Option(min=0, max=15, help="Decimals of every number.")] = 2,
     transpose: Annotated[bool, typer.Option("--transpose", help="Columns as rows.")] = False,
-    published: Annotated[bool, typer.Option("--published", help="Published numbers beside ours.")] = False,
+    published: Published = False,
     format: Annotated[
         str | None,
         typer.Option(
@@ -40,16 +59,73 @@ def table(
     ] = None,
     group: Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")] = None,
     per_image: Annotated[
-        bool,
-        typer.Option("--per-image", help="With --from: compare image by image; two requests per run."),
+        bool, typer.Option("--per-image", help="With --from: compare image by image; two requests per run.")
     ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
-    from vlae.cli.table import print_table
+    from vlae.report.runs import collect
+    from vlae.report.tables.captions import damage_notes
+    from vlae.report.tables.formats import FORMATS, in_terminal
+    from vlae.report.tables.layout import layout
+    from vlae.report.tables.table import table
+    from vlae.system.console import Console
+    from vlae.system.files import write_output
 
-    print_table(
-        runs_dir, name, format, out, decimals=decimals, transpose=transpose,
-        metric=metric, rows=keys_of("--rows", rows), columns=keys_of("--cols", cols), where=where, literature=published,
-        source=source, group=group, per_image=per_image,
-    )  # fmt: skip
+    row_keys, column_keys = keys_of("--rows", rows), keys_of("--cols", cols)
+    format = _format(format, out, (TERMINAL, *FORMATS))
+    runs = collect(_source(runs_dir, name, source, group, per_image))
+    found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, literature=published)
+    if format == "csv":  # it has no notes
+        for text in damage_notes(runs.left_out, found.unread):
+            print(f"vlae: {text}", file=sys.stderr)
+    if format == TERMINAL:
+        console = Console(highlight=False, file=io.StringIO() if out else None)
+        plain = not console.is_terminal
+        console.print(in_terminal(layout(found, decimals, transpose), plain=plain))
+        text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    else:
+        text = FORMATS[format](found, decimals, transpose)
+        if out is None:
+            print(text, end="")
+    if out is not None:
+        write_output(out, text.encode("utf-8", "backslashreplace"))
+        print(out)
+
+
+def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> str:
+    """The format that was asked for, else that of the file's ending, else the terminal's."""
+    from vlae.report.names import near
+
+    asked = ENDINGS.get(asked or "", asked)
+    if asked is None:
+        return ENDINGS[ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
+    if asked not in choices:
+        raise UserError(
+            f"--format: expected one of {', '.join(choices)}, got {asked!r}{near(asked, choices)}"
+        )
+    if out is not None:
+        refuse_unwritable(out)
+    return asked
+
+
+def _source(runs_dir: str, name: str | None, source: str | None, group: str | None, per_image: bool) -> Any:
+    """The source that the runs are read from. source: None (``runs_dir``) or ``wandb:ENTITY/PROJECT``."""
+    if source is None:
+        if group or per_image:
+            raise UserError(
+                f"{'--group' if group else '--per-image'}: goes with --from wandb:ENTITY/PROJECT; of run directories "
+                "the sweep is named by itself: vlae table SWEEP"
+            )
+        from vlae.report.sources.run_directories import RunDirectories
+
+        return RunDirectories(runs_dir, name)
+    kind, _, place = source.partition(":")
+    parts = place.split("/")
+    if kind != "wandb" or len(parts) > 2 or not all(parts):
+        raise UserError(f"--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, got {source!r}")
+    if name is not None:
+        raise UserError(f"expected no name beside --from: the runs of a sweep there are --group {name}")
+    from vlae.report.sources.wandb import WandbRuns
+
+    return WandbRuns(place, group, per_image=per_image)

@@ -4,8 +4,8 @@ A proposal's name, a value of ``evaluate.proposals``, is that of its file. The f
 proposal for each image and how the search for its mode ended, if there was one; ``own`` is the model's q(z | x).
 ``NEEDS_DENSITY = True`` in it says that q(z | x) must have a density at any z.
 
-Scored each by its own posterior, models are compared together with their estimators. The Laplace approximation at
-a model's own decoder is the same estimator for all of them.
+If each model is scored by its own posterior, models are compared together with their estimators. The Laplace
+approximation at a model's own decoder is the same estimator for all of them.
 """
 
 import importlib
@@ -32,7 +32,7 @@ def propose(
 
 
 def needs_density(name: str) -> bool:
-    """Whether the proposal evaluates the model's q(z | x) at any z.
+    """True if the proposal evaluates the model's q(z | x) at any z.
 
     >>> needs_density("mixture"), needs_density("laplace")
     (True, False)

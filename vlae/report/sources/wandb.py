@@ -19,7 +19,7 @@ from vlae.report.runs import LeftOut, Run
 from vlae.system.disk import RecordError
 from vlae.system.files import LARGEST_CONFIG, read_bytes
 from vlae.trackers.run_history import other_ids
-from vlae.trackers.wandb_mirror import WandbError, check_access, client, told
+from vlae.trackers.wandb_mirror import WandbError, check_access, client, explain
 
 PAGE = 100
 """Runs per request, each with its config and its summary."""
@@ -125,7 +125,7 @@ def connect() -> Any:
 
 def wandb_error(error: Exception) -> WandbError:
     """An error of the client as a message."""
-    return WandbError(f"Weights & Biases: {told(error)}")
+    return WandbError(f"Weights & Biases: {explain(error)}")
 
 
 def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,4 +205,4 @@ class PerImage:
             named = zip(table["columns"], columns, strict=True)
             return {name: np.array(column, dtype=np.float64) for name, column in named}
         except Exception as error:  # of this run: the others are compared
-            raise RecordError(f"its table of test images cannot be read: {told(error)}") from error
+            raise RecordError(f"its table of test images cannot be read: {explain(error)}") from error

@@ -1,44 +1,23 @@
-"""``vlae compare``: two runs in the terminal, and their learning curves in a file."""
+"""Two runs beside each other, as tables in the terminal."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vlae.cli.output_file import ending_of
 from vlae.errors import UserError
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
-from vlae.report.compare import Comparison, Pair, compare, setting
+from vlae.report.compare import Comparison, Pair, setting
 from vlae.report.metric_values import reliability_of
 from vlae.report.names import HOLE
-from vlae.report.runs import LeftOut, Run, Runs
+from vlae.report.runs import LeftOut, Run
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.report.tables.captions import without_images
 from vlae.report.tables.significance import LEVEL
 from vlae.runs.directory import find
 from vlae.runs.metrics import unit
-from vlae.system.console import Console
 from vlae.system.files import StrPath
-
-
-def compare_runs(runs_dir: StrPath, one: str, other: str, out: Path | None) -> None:
-    """UserError: no such runs, they cannot be compared, or the file cannot be written."""
-    suffix = ""
-    if out:
-        from vlae.report.plots.frame import WITHOUT_TIME
-
-        suffix = ending_of(out, tuple(WITHOUT_TIME))
-    comparison = compare(run_of(runs_dir, one), run_of(runs_dir, other))
-    Console(highlight=False).print(view(comparison))
-    if out:
-        from vlae.cli.figure import warn, write_figure
-        from vlae.report.plots.draw import draw
-
-        both = Runs("", (comparison.one, comparison.other))
-        write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out, suffix)
-        print(out)
 
 
 def run_of(runs_dir: StrPath, name: str) -> Run:

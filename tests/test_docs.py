@@ -1,0 +1,35 @@
+"""README and docs name files that exist, and README stays one page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_readme_is_one_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_file_tree_of_the_readme_exists():
+    tree = re.search(r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tree
+    folder = ROOT
+    for line in tree[1].splitlines():
+        names, comment = line[:29], line[29:]  # two columns
+        top = not line.startswith(" ")
+        for name in names.split():
+            assert ((ROOT if top else folder) / name).exists(), line
+        if top:
+            folder = ROOT / names.split()[0]
+        for name in re.findall(r"\w+\.(?:py|md)\b", comment):
+            assert list(ROOT.glob(f"vlae/**/{name}")) or (ROOT / "docs" / name).exists(), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target

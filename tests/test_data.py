@@ -10,6 +10,9 @@ import stat
 import subprocess
 import sys
 import tarfile
+import warnings
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +22,10 @@ import yaml
 
 from vlae.config.preprocessing import Preprocessing
 from vlae.config.targets import build
-from vlae.data import datasets
+from vlae.data import datasets, known_files
 from vlae.data.download import Checksum, DataError
+from vlae.data.known_files import what_is
+from vlae.system import npz
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -42,10 +47,10 @@ def write_idx(path, array):
     path.write_bytes(header + array.tobytes())
 
 
-def unpacked_checksums(raw):
-    """Checksums of the image files in ``raw``, in place of those of the known ones."""
+def unpacked_checksums(raw, what=""):
+    """Of the image files in ``raw``, in place of those of the known ones."""
     names = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
-    return {name: Checksum("md5", md5(raw / name)) for name in names}
+    return {name: Checksum("md5", md5(raw / name), (raw / name).stat().st_size, what) for name in names}
 
 
 @pytest.fixture
@@ -368,8 +373,21 @@ def test_an_idx_file_that_is_another_is_named_with_what_it_is_and_its_sources(mn
         (pixels(TRAIN), "12 labels"),
         (pixels(TRAIN, 28, 28, 3), "an idx array [12, 28, 28, 3]"),
         (pixels(TRAIN, 28, 28, seed=1), IDX_12),
+        (pixels(20_800, 1, 1), "20,800 images of 1x1 pixels, as many as EMNIST's letters"),
+        (
+            np.full((1_000, 28, 28), 73, np.uint8),
+            "1,000 images of 28x28 pixels, as bright as those of Fashion-MNIST",
+        ),
+        (
+            np.full((1_000, 28, 28), 44, np.uint8),
+            "1,000 images of 28x28 pixels, as bright as those of EMNIST",
+        ),
+        (
+            np.full((1_000, 28, 28), 99, np.uint8),
+            "1,000 images of 28x28 pixels, whose mean brightness is 0.388",
+        ),
     ],
-    ids=["32x32", "one more", "labels", "colour", "others"],
+    ids=["32x32", "one more", "labels", "colour", "others", "letters", "Fashion-MNIST", "EMNIST", "unknown"],
 )
 def test_other_arrays_than_mnists_are_refused_with_what_they_are(mnist_root, array, what):
     path = mnist_root / "MNIST" / "raw" / "train-images-idx3-ubyte"
@@ -379,12 +397,45 @@ def test_other_arrays_than_mnists_are_refused_with_what_they_are(mnist_root, arr
     assert f"{path} is damaged or another file: it is {what}" in message(error)
 
 
-def test_the_checksums_of_unpacked_files_are_those_of_all_images():
+def test_swapped_files_are_said_to_be(mnist_root, monkeypatch):
+    raw = mnist_root / "MNIST" / "raw"
+    train, test = raw / "train-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte"
+    checksums = {name: replace(c, what=what_is(raw / name)) for name, c in datasets.UNPACKED["MNIST"].items()}
+    monkeypatch.setitem(datasets.UNPACKED, "MNIST", checksums)
+    content = test.read_bytes()
+    train.replace(test)
+    train.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        datasets.mnist(root=str(mnist_root), validation_size=0)
+    told = "it is 5 images of 28x28 pixels, expected 12 images of 28x28 pixels"
+    assert f"{train} is damaged or another file: {told}" in message(error)
+    assert "t10k-images-idx3-ubyte should be so: are the two swapped?" in message(error)
+
+
+def test_a_known_file_under_another_name_is_named(mnist_root, svhn_root, monkeypatch):
+    raw, mat = mnist_root / "MNIST" / "raw", svhn_root / "train_32x32.mat"
+    fashion = {"train-images-idx3-ubyte": md5(raw / "train-images-idx3-ubyte")}
+    monkeypatch.setitem(known_files.UNPACKED, "FashionMNIST", fashion)
+    monkeypatch.setitem(datasets.UNPACKED, "MNIST", {"train-images-idx3-ubyte": Checksum("md5", "0" * 32)})
+    with pytest.raises(
+        DataError, match=r"it is train-images-idx3-ubyte of FashionMNIST \(12 images of 28x28 pixels\)"
+    ):
+        datasets.mnist(root=str(mnist_root), validation_size=0)
+    mat.write_bytes((svhn_root / "test_32x32.mat").read_bytes())
+    with pytest.raises(
+        DataError, match=r"train_32x32.mat is .* it is test_32x32.mat of SVHN \(a MATLAB file"
+    ):
+        datasets.svhn(root=str(svhn_root), validation_size=0)
+
+
+def test_the_files_that_are_known_are_those_that_are_unpacked():
     from torchvision.datasets import MNIST, FashionMNIST
 
     for dataset in (MNIST, FashionMNIST):
-        packed = {name.removesuffix(".gz") for name, _ in dataset.resources if "images" in name}
-        assert set(datasets.UNPACKED[dataset.__name__]) == packed
+        packed = {name.removesuffix(".gz") for name, _ in dataset.resources}
+        assert set(known_files.UNPACKED[dataset.__name__]) == packed
+    sizes = {c.what: c.size for c in datasets.UNPACKED["MNIST"].values()}
+    assert sizes == {"60,000 images of 28x28 pixels": 47_040_016, "10,000 images of 28x28 pixels": 7_840_016}
 
 
 def test_a_damaged_mat_file_is_named_with_its_source(svhn_root):
@@ -577,14 +628,66 @@ def test_a_single_array_or_a_truncated_npz_is_refused(tmp_path):
             datasets.npz(path=str(tmp_path / name))
 
 
+def npy(header, content=b"\0" * 64, version=1):
+    text = (repr(header) + "\n").encode()
+    size = len(text).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + text + content
+
+
+def pickled(shape):
+    return {"descr": "|O", "fortran_order": False, "shape": shape}
+
+
+def plain(shape, kind="|u1"):
+    return {"descr": kind, "fortran_order": False, "shape": shape}
+
+
+NPY_THAT_LIES = {
+    "gigabytes": (
+        npy(plain((10**6, 100, 100))),
+        r"says \[1000000, 100, 100\] of uint8, 10,000,000,000 bytes, .* has 64",
+    ),
+    "more than integers": (npy(plain((2**62, 2**62, 4))), "bytes, but it has 64"),
+    "negative": (npy(plain((-8, -8, 1))), r"says \[-8, -8, 1\]"),
+    "fewer": (npy(plain((1, 2, 2))), "4 bytes, but it has 64"),
+    "wide text": (npy(plain((2, 2, 2), "<U100000000")), "bytes, but it has 64"),
+    "objects": (npy(pickled((8, 1, 1))), "train.npy holds Python objects"),
+    "objects within": (npy(plain((8, 1, 1), [("a", "|O")])), "train.npy holds Python objects"),
+    "a pickle": (pickle.dumps([1]), "magic string"),
+    "another version": (npy(plain((8, 8, 1)), version=9), r"version \(9, 0\)"),
+    "a header of megabytes": (npy(plain((8, 8, 1)) | {"x": " " * 10**6}, version=2), "Header info length"),
+    "code in the header": (npy("__import__('os').system('false')"), "not a dictionary|Cannot parse header"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), NPY_THAT_LIES.values(), ids=NPY_THAT_LIES)
+def test_a_header_that_lies_is_refused_before_its_array_is_read(tmp_path, content, reason, monkeypatch):
+    monkeypatch.setattr(npz.Archive, "_array", lambda *_: pytest.fail("an array was read"))
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train.npy", content)
+        archive.writestr("test.npy", npy(plain((4, 4, 4))))
+    with pytest.raises(DataError, match=rf"not an \.npz file of plain arrays, .*{reason}"):
+        datasets.npz(path=str(path))
+
+
 def test_arrays_beyond_the_memory_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(npz, "available_memory", lambda: 10**6)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, train=np.zeros((1000, 100, 100), np.uint8), test=GOOD)
     assert path.stat().st_size < 100_000
     with pytest.raises(
-        DataError, match=r"its arrays need 10,000,\d+ bytes of memory, 1,000,000 are available"
+        DataError, match=r"its arrays need 10,000,\d+ bytes of memory, of which 1,000,000 are available"
     ):
+        datasets.npz(path=str(path))
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for _ in range(2):
+            archive.writestr("train.npy", npy(plain((4, 4, 4))))
+    with pytest.raises(DataError, match=r"train\.npy is in it twice"):
         datasets.npz(path=str(path))
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import os
 import socket
 import threading
 from collections import Counter
@@ -241,9 +242,11 @@ def test_a_file_that_was_there_is_never_replaced(mnist, tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.mkdir(), "is a directory, expected a file"),
+        (os.mkfifo, "is no plain file, expected a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no plain file, expected a file"),
         (lambda path: path.symlink_to("/gone/away"), "is a link to /gone/away, which is not there"),
-        (lambda path: path.symlink_to(path.name), "is a link to"),
+        (lambda path: path.symlink_to(path.name), "cannot read|is a link to"),
     ],
 )
 def test_what_stands_in_the_place_of_a_file_is_named_before_anything_is_downloaded(

@@ -228,9 +228,21 @@ def test_what_is_no_plain_file_is_not_read(tmp_path):
         read_bytes(tmp_path)
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    file = tmp_path / "results.json"
+    with file.open("wb") as sparse:
+        sparse.truncate(2**42)
+    with pytest.raises(
+        RecordError, match=r"results\.json: it has 4,398,046,511,104 bytes, expected 268,435,456 at most"
+    ):
+        read_json(file)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
+        (b'{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' twice"),
+        (b"[" * 100_000, "recursion"),
         (b'{"a": ' + b"9" * 5000 + b"}", "integer string conversion"),
         (b"\xff", "can't decode"),
         (b'{"a": 1} {}', "Extra data"),

@@ -1,6 +1,7 @@
 """Run directories that somebody else made: their links lead nowhere, and what they claim to hold is not believed."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -150,10 +151,41 @@ def test_results_that_are_a_link_out_of_the_run_are_damage_in_tables(tmp_path):
     assert "is a link to" in row.because
 
 
-def test_arrays_of_python_objects_are_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", log_likelihood=np.array([print], dtype=object))
-    with pytest.raises(RecordError, match=r"a\.npz cannot be read \(Object arrays cannot be loaded"):
+def test_arrays_that_claim_more_than_they_have_are_not_read(tmp_path):
+    header = repr({"descr": "<f8", "fortran_order": False, "shape": (10**11,)}).encode() + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 8
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("log_likelihood.npy", content)
+    with pytest.raises(
+        RecordError, match=r"a\.npz cannot be read \(the header .* 800,000,000,000 bytes, but it has 8"
+    ):
         PerImage(str(tmp_path / "a.npz"))("log_likelihood")
+    np.savez(tmp_path / "b.npz", log_likelihood=np.array([print], dtype=object))
+    with pytest.raises(RecordError, match="holds Python objects"):
+        PerImage(str(tmp_path / "b.npz"))("log_likelihood")
+
+
+@pytest.mark.parametrize("place", ["a section of its own", "another section"])
+def test_a_config_that_means_more_than_any_memory_holds_is_refused(tmp_path, place):
+    path = done(tmp_path / "runs", container("model=vae"))
+    first = "evil: {a0: &a0 [1, 1], "
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+    bomb = first + ", ".join(levels) + "}\n" + ("" if place == "a section of its own" else "more: *a29\n")
+    path.joinpath("config.yaml").write_text(path.joinpath("config.yaml").read_text() + bomb)
+    with pytest.raises(RecordError, match="it holds more than 100,000 values"):
+        RunDirectory(path).config()
+    [row] = RunDirectories(tmp_path / "runs")
+    assert "it holds more than 100,000 values" in row.because
+
+
+def test_a_config_of_gigabytes_is_not_read(tmp_path):
+    path = done(tmp_path / "runs", container("model=vae"))
+    with path.joinpath("config.yaml").open("ab") as file:
+        file.truncate(2**34)
+    with pytest.raises(RecordError, match="it has 17,179,869,184 bytes, expected 1,048,576 at most"):
+        RunDirectory(path).config()
+    [row] = RunDirectories(tmp_path / "runs")
+    assert "it has 17,179,869,184 bytes" in row.because
 
 
 def test_an_attempt_whose_name_only_looks_like_a_number_is_none(run):

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.lib.npyio import NpzFile
 from pydantic import Field
 
 from vlae.config.preprocessing import Preprocessing
-from vlae.data.download import Checksum, DataError, Remote, Source, what_is
+from vlae.data import known_files
+from vlae.data.download import Checksum, DataError, Remote, Source
+from vlae.data.known_files import what_is
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits, frozen_random, split
 from vlae.system.files import StrPath, expanded
-from vlae.system.machine import available_memory
+from vlae.system.npz import Archive
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
@@ -32,17 +33,18 @@ if TYPE_CHECKING:
 __all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "preprocess"]
 
 UNPACKED = {
-    "MNIST": {
-        "train-images-idx3-ubyte": Checksum("md5", "6bbc9ace898e44ae57da46a324031adb"),
-        "t10k-images-idx3-ubyte": Checksum("md5", "2646ac647ad5339dbf082846283269ea"),
-    },
-    "FashionMNIST": {
-        "train-images-idx3-ubyte": Checksum("md5", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
-        "t10k-images-idx3-ubyte": Checksum("md5", "8181f5470baa50b63fa0f6fddb340f0a"),
-    },
+    dataset: {
+        f"{part}-images-idx3-ubyte": Checksum(
+            "md5",
+            digests[f"{part}-images-idx3-ubyte"],
+            size=16 + count * 28 * 28,
+            what=f"{count:,} images of 28x28 pixels",
+        )
+        for part, count in (("train", 60_000), ("t10k", 10_000))
+    }
+    for dataset, digests in known_files.UNPACKED.items()
 }
-"""Checksums of the images in the published archives. MNIST's were computed from the files; Fashion-MNIST's are those
-that independent users of the archives have published, and agree."""
+"""Checksums of the files that are read; the labels are not."""
 Size = Annotated[int, Field(ge=0)]
 Loader = TypeVar("Loader", bound=Callable[..., Splits])
 
@@ -306,13 +308,10 @@ def npz(
 def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     """``train``, ``test`` and, if present, ``validation``."""
     try:
-        # not by np.load, which takes any other file for a pickle
-        with file.open("rb") as opened, NpzFile(opened) as archive:
-            needed = sum(info.file_size for info in zipfile.ZipFile(opened).infolist())
-            if needed > (available := available_memory()):
-                raise ValueError(f"its arrays need {needed:,} bytes of memory, {available:,} are available")
-            names = archive.files
-            found = {name: archive[name] for name in ("train", "validation", "test") if name in names}
+        # not by np.load, which takes any other file for a pickle, and believes the sizes in the headers
+        with file.open("rb") as opened:
+            archive = Archive(opened)
+            found = archive.read(("train", "validation", "test"))
     except Exception as error:  # a damaged file can fail anywhere in numpy, zipfile and zlib
         kind = "" if zipfile.is_zipfile(file) else what_is(file)
         what = kind and f"; it is {'a truncated .npz file' if kind.startswith('a zip') else kind}"
@@ -323,7 +322,7 @@ def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     if missing := sorted({"train", "test"} - found.keys()):
         raise DataError(
             f"dataset.path={path}: no array {' and no '.join(map(repr, missing))}; expected 'train', 'test' and "
-            f"optionally 'validation', found {', '.join(map(repr, names)) or 'none'}"
+            f"optionally 'validation', found {', '.join(map(repr, archive.names)) or 'none'}"
         )
     return found
 

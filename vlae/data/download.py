@@ -2,9 +2,9 @@
 
 import hashlib
 import http.client
-import math
 import os
 import shutil
+import stat
 import sys
 import urllib.error
 import urllib.request
@@ -14,22 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from vlae.data.known_files import name_of, what_is
 from vlae.errors import UserError
 from vlae.system.console import Console, advanced
 
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
-IDX_MAGIC = b"\0\0\x08"
-"""The first bytes of an idx file of unsigned bytes; the number of dimensions follows."""
-KINDS: tuple[tuple[bytes, str], ...] = (
-    (b"\x1f\x8b", "a gzip archive (unpack it)"),
-    (b"PK\x03\x04", "a zip archive (unpack it)"),
-    (b"version https://git-lfs", "a pointer of Git LFS (run `git lfs pull` where it comes from)"),
-    (b"\x93NUMPY", "an array of NumPy (.npy)"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    (b"MATLAB 5.0 MAT-file", "a MATLAB file (.mat)"),
-    *((b"\x80" + bytes([protocol]), "a pickle") for protocol in (2, 3, 4, 5)),
-)
+NAMED_UP_TO = 2**30
+"""Bytes of a wrong file up to which its checksum is looked up among those of known files."""
 
 
 class DataError(UserError, ValueError):
@@ -42,6 +34,10 @@ class Checksum:
 
     algorithm: Literal["md5", "git", "sha256"]
     digest: str
+    size: int | None = None
+    """Bytes, if known: a file of another size need not be read."""
+    what: str = ""
+    """Description of the right file, in the words of `vlae.data.known_files.what_is`."""
 
     def of(self, path: Path) -> str:
         """The file's own digest."""
@@ -56,9 +52,19 @@ class Checksum:
 
     def mismatch(self, path: Path) -> str | None:
         """Description of how the file differs; None if it does not."""
-        if (found := self.of(path)) == self.digest:
+        size, found = path.stat().st_size, None
+        if self.size in (None, size) and (found := self.of(path)) == self.digest:
             return None
-        return f"it is {what_is(path)}; checksum ({self.algorithm}) {found}, expected {self.digest}"
+        text = f"it is {_described(path, size)}"
+        text += f", expected {self.what}" if self.what else ""
+        if found is None:
+            return f"{text}; {size:,} bytes, expected {self.size:,}"
+        return f"{text}; checksum ({self.algorithm}) {found}, expected {self.digest}"
+
+
+def _described(path: Path, size: int) -> str:
+    name = name_of(Checksum("md5", "").of(path)) if size <= NAMED_UP_TO else None
+    return f"{name} ({what_is(path)})" if name else what_is(path)
 
 
 @dataclass(frozen=True)
@@ -121,15 +127,36 @@ class Source:
         except OSError as error:
             raise self._error(f"cannot read {path}: {error.strerror or error}") from error
         if mismatch:
-            raise self._error(f"{path} is damaged or another file: {mismatch}", delete=True)
+            raise self._error(
+                f"{path} is damaged or another file: {mismatch}{self._swapped(file)}", delete=True
+            )
+
+    def _swapped(self, file: str) -> str:
+        """A note if the file holds the content of another one of these."""
+        what = what_is(self.root / file)
+        for other, checksum in self.files.items():
+            if other != file and checksum.what and what.startswith(checksum.what):
+                return f". {Path(other).name} should be so: are the two swapped?"
+        return ""
 
     def _complete(self) -> bool:
-        """DataError if a link leads nowhere: its target may be on a disk that is not mounted."""
-        for path in (self.root / file for file in self.files):
-            if path.is_symlink() and not path.exists():
+        return False not in {self._is_there(self.root / file) for file in self.files}  # looks at all of them
+
+    def _is_there(self, path: Path) -> bool:
+        """DataError if there is something other than a file, or a link that leads nowhere (a disk not mounted)."""
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if path.is_symlink():
                 text = f"{path.absolute()} is a link to {os.path.realpath(path)}, which is not there"
-                raise self._error(text, delete=True)
-        return all((self.root / file).exists() for file in self.files)
+                raise self._error(text, delete=True) from None
+            return False
+        except OSError as error:
+            raise self._error(f"cannot read {path.absolute()}: {error.strerror or error}") from error
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "no plain file"
+            raise self._error(f"{path.absolute()} is {what}, expected a file", delete=True)
+        return True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -263,44 +290,3 @@ def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def what_is(path: Path) -> str:
-    """Description of a file: ``a web page (HTML)``, ``60,000 images of 28x28 pixels``. OSError: it cannot be read."""
-    size = path.stat().st_size
-    if size == 0:
-        return "an empty file"
-    with path.open("rb") as file:
-        start = file.read(512)
-    if start[:3] == IDX_MAGIC and len(start) > 3 and 1 <= start[3] <= 4 and len(start) >= 4 + 4 * start[3]:
-        return _idx(start, size)
-    for magic, words in KINDS:
-        if start.startswith(magic):
-            return words
-    return _text(start) or f"{size:,} bytes of an unknown kind"
-
-
-def _text(start: bytes) -> str:
-    words = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if words.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "a web page (HTML; a login page or a server's error)"
-    if words.startswith((b"<?xml", b"<error")):
-        return "an XML document (a server's error)"
-    try:
-        text = start[:400].decode()
-    except UnicodeDecodeError:
-        return ""
-    return f"text ({' '.join(text.split())[:40]!r})" if text.isprintable() or "\n" in text else ""
-
-
-def _idx(start: bytes, size: int) -> str:
-    shape = [int.from_bytes(start[4 * i : 4 * i + 4], "big") for i in range(1, start[3] + 1)]
-    if len(shape) == 3:
-        words = f"{shape[0]:,} images of {shape[1]}x{shape[2]} pixels"
-    else:
-        words = f"{shape[0]:,} labels" if len(shape) == 1 else f"an idx array {shape}"
-    announced = 4 + 4 * len(shape) + math.prod(shape)
-    if size == announced:
-        return words
-    state = "truncated" if size < announced else "too long"
-    return f"a {state} file of {size:,} bytes, whose header says {words}: {announced:,} bytes"

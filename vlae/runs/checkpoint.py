@@ -18,6 +18,7 @@ import torch
 from vlae.errors import out_of_memory
 from vlae.system.disk import RecordError, patiently
 from vlae.system.files import StrPath, cannot_write, read_bytes, sync_directory, write_atomically
+from vlae.system.machine import total_memory
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
 NOT_OURS = (
@@ -52,7 +53,8 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(staged, _seal(buffer))
-        if _is_sealed(read_bytes(path) or b""):  # a damaged file must not push out the good one
+        # a damaged file must not push out the good one
+        if _is_sealed(read_bytes(path, total_memory()) or b""):
             _keep(path, _previous(path))
         os.replace(staged, path)
     except OSError as error:
@@ -70,7 +72,7 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
     newest = Path(directory) / f"{name}.pt"
     problems: list[str] = []
     for path in (newest, _previous(newest)):
-        content = read_bytes(path)
+        content = read_bytes(path, total_memory())
         if content is None:
             problems.append(f"{path} is missing")
             continue

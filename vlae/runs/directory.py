@@ -29,9 +29,11 @@ from vlae.runs.rerun import out_of_place, put_in_place, recover_all
 from vlae.runs.schema import Claim, RunState, Status, check_status
 from vlae.system.disk import RecordError, patiently
 from vlae.system.files import (
+    LARGEST_CONFIG,
     StrPath,
     appearing,
     cannot_write,
+    check_bounded,
     check_inside,
     check_links,
     expanded,
@@ -91,10 +93,11 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         """The frozen config. RecordError where it is not the one that the run's id was made from."""
         path = self.path / "config.yaml"
-        if (content := read_bytes(path)) is None:
+        if (content := read_bytes(path, LARGEST_CONFIG)) is None:
             raise RecordError(f"{self.path} is not a run: it has no config.yaml")
         try:
             config = yaml.safe_load(content)
+            check_bounded(config)
             if reason := newer_schema(config):
                 raise RecordError(f"{path} was {reason}")
             given = run_id_of(config)
@@ -367,7 +370,7 @@ def earlier_twins(runs_dir: StrPath, containers: Mapping[str, dict[str, Any]]) -
     found = {}
     for name in run_names(runs_dir) if wanted else ():
         known = wanted.get(name.rpartition("-")[0])
-        content = read_bytes(f"{os.fspath(runs_dir)}/{name}/config.yaml") if known else None
+        content = read_bytes(f"{os.fspath(runs_dir)}/{name}/config.yaml", LARGEST_CONFIG) if known else None
         if known and content and b"\nschema_version: " not in content:
             with suppress(yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
                 if twin := known.get(exact_text(settings(yaml.load(content, yaml.CSafeLoader)))):

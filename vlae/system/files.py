@@ -22,6 +22,14 @@ StrPath = str | os.PathLike[str]
 T = TypeVar("T")
 
 STAGING = ".new"  # beside what appears: directories that are being filled
+LARGEST = 2**30
+"""Bytes of a file of a run; only checkpoints may be larger."""
+LARGEST_JSON = 2**28
+"""Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
+LARGEST_CONFIG = 2**20
+"""Bytes of a config.yaml, which has a few thousand."""
+MOST_VALUES = 100_000
+"""Values of a config.yaml: a few lines of references can stand for more than any memory holds."""
 BLOCK = 4096  # bytes that are read at once where a file is read from its end
 ABANDONED_AFTER = 7 * 24 * 3600.0
 """Seconds after which a temporary file is deleted if nobody knows whether its process lives."""
@@ -213,28 +221,33 @@ def write_json(path: StrPath, value: Any) -> None:
     write_atomically(path, json_bytes(value))
 
 
-def read_bytes(path: StrPath) -> bytes | None:
+def read_bytes(path: StrPath, largest: int = LARGEST) -> bytes | None:
     """The content of ``path``, or None if there is no such file. Errors: as for `read_by`."""
-    return read_by(io.FileIO.readall, path)
+    return read_by(io.FileIO.readall, path, largest)
 
 
-def read_by(read: Callable[[io.FileIO], T], path: StrPath) -> T | None:
+def read_by(read: Callable[[io.FileIO], T], path: StrPath, largest: int = LARGEST) -> T | None:
     """The result of ``read(file)`` for the open file ``path``, or None if there is no such file.
 
     A link is followed only within its own directory: a foreign run must not lead to other files.
-    Errors: RecordError if the file cannot be read, or is no plain file.
+    Errors: RecordError if the file cannot be read, is no plain file, or has more than ``largest`` bytes.
     """
     try:
         # a buffer, or a Path for each file, would take as long as reading it
         with open(path, "rb", buffering=0, opener=opener) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
                 raise RecordError(f"cannot read {path}: it is no plain file")
+            if found.st_size > largest:
+                raise RecordError(
+                    f"cannot read {path}: it has {found.st_size:,} bytes, expected {largest:,} at most"
+                )
             return read(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP and os.path.islink(path):
-            return read_by(read, target_beside(path))
+            return read_by(read, target_beside(path), largest)
         text = f"cannot read {path}: {error.strerror or error}"
         if reason := reason_of(error, path):
             raise DiskError(text, reason) from error
@@ -293,6 +306,26 @@ def _refuse_to_leave(root: str, link: str) -> None:
         raise RecordError(f"{text}. Put what it leads to in its place, or delete it")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
+
+
+def check_bounded(value: Any) -> None:
+    """ValueError if lists and mappings hold more than MOST_VALUES, counted each time that one refers to another."""
+    waiting, count = [value], 0
+    while waiting:
+        if (count := count + 1) > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        found = waiting.pop()
+        waiting.extend(
+            found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+        )
+
+
 def whole_lines_end(file: io.FileIO) -> int:
     """The offset where the last whole line of an open file ends, read from its end: only the last line can be torn."""
     end = file.seek(0, os.SEEK_END)
@@ -347,12 +380,12 @@ class NewLines:
 
 def read_json(path: StrPath) -> dict[str, Any] | None:
     """The object in ``path``, or None if there is no such file. RecordError: the file holds no object."""
-    if (content := read_bytes(path)) is None:
+    if (content := read_bytes(path, LARGEST_JSON)) is None:
         return None
     try:
-        if isinstance(found := json.loads(content), dict):
+        if isinstance(found := json.loads(content.decode(), object_pairs_hook=_object), dict):
             return found
         raise TypeError(f"but a {type(found).__name__}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         reason = "changed by hand, or a defective disk"
         raise RecordError(f"{path} holds no JSON object ({error}): {reason}") from error

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from numpy.lib.npyio import NpzFile
 
 from vlae.config.schema import Tracker
 from vlae.errors import UserError
@@ -24,6 +23,7 @@ from vlae.runs import snapshot
 from vlae.runs.lease import now
 from vlae.system.disk import RecordError
 from vlae.system.files import json_bytes, make_directory, read_bytes, write_atomically
+from vlae.system.npz import Archive
 from vlae.trackers.run_history import OFFLINE, WANDB, Epochs, RunHistory, flat, generation, wandb_id
 
 ANSWER_WITHIN = 5.0
@@ -377,9 +377,9 @@ def jitter() -> float:
 def per_image_table(file: Path) -> Any:
     """The W&B table of each test image's log-likelihood and ELBO by each proposal, in nats."""
     try:
-        with NpzFile(io.BytesIO(read_bytes(file) or b"")) as archive:
-            names = sorted(name for name in archive.files if name.startswith(("elbo", "log_likelihood")))
-            columns = {name: archive[name].tolist() for name in names}
+        archive = Archive(io.BytesIO(read_bytes(file) or b""))
+        names = sorted(name for name in archive.names if name.startswith(("elbo", "log_likelihood")))
+        columns = {name: array.tolist() for name, array in archive.read(names).items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RecordError(f"{file.name} cannot be read ({_in_one_line(error)})") from error
     data: list[Any] = [[i, *values] for i, values in enumerate(zip(*columns.values(), strict=True))]

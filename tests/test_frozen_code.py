@@ -469,7 +469,7 @@ def test_another_users_copy_is_used_while_it_is_whole_and_refused_when_it_is_not
     assert snapshot.freeze(tmp_path / "runs") == copy
     copy.joinpath("launch.py").write_text("print(2)\n")
     with pytest.raises(
-        RecordError, match=r"launch.py changed\) and belongs to another user: ask them to delete it"
+        RecordError, match=r"launch.py changed\) and belongs to user 12345: ask them to delete it"
     ):
         snapshot.freeze(tmp_path / "runs")
     assert copy.joinpath("launch.py").read_text() == "print(2)\n"

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from hypothesis import given
@@ -451,14 +452,28 @@ def test_of_processes_in_one_slurm_job_on_one_host_the_living_holds_the_run(run,
 
 
 @pytest.mark.parametrize(("updated", "lives"), [(240, True), (360, False)])
-def test_a_process_that_may_not_be_looked_at_is_judged_by_its_signs_of_life(run, monkeypatch, updated, lives):
-    def refuse(pid: int) -> None:
-        raise lease.psutil.AccessDenied(pid)
-
+@pytest.mark.parametrize(
+    "hidden", [psutil.AccessDenied, psutil.NoSuchProcess], ids=["hidepid=1", "hidepid=2"]
+)
+def test_a_hidden_process_of_another_user_is_judged_by_its_signs_of_life(
+    run, monkeypatch, hidden, updated, lives
+):
     put_claim(run, started=ago(9000))
     run.write_status(state="running", attempt=1, updated=ago(updated))
-    monkeypatch.setattr(lease.psutil, "Process", refuse)
+    monkeypatch.setattr(psutil, "Process", raising(hidden(1)))
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: False)
+    monkeypatch.setattr(os, "kill", raising(PermissionError()))
     assert run.state() == ("running" if lives else "interrupted")
+    if hidden is psutil.NoSuchProcess:
+        monkeypatch.setattr(os, "kill", raising(ProcessLookupError()))  # there is no process of that id
+        assert run.state() == "interrupted"
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def refuse(*_: object) -> None:
+        raise error
+
+    return refuse
 
 
 def test_a_process_that_was_out_of_touch_stops_when_another_has_taken_over(run):

@@ -10,9 +10,9 @@ from vlae.launching import slurm_state
 from vlae.launching.queues import NEVER, Queue, all_queues
 from vlae.launching.run_state import Observer
 from vlae.runs.directory import RunDirectory
-from vlae.runs.lease import FORCED, process_lives
+from vlae.runs.lease import FORCED
 from vlae.system.files import StrPath
-from vlae.system.processes import place
+from vlae.system.processes import place, process_lives
 
 
 def cancel(
@@ -49,7 +49,7 @@ def cancel(
     ):  # started without a queue: its process is asked itself, if it is on this machine
         claims = [RunDirectory(path).holder() for path in _places(observer, run_id)]
         claim = next(filter(None, claims), None)
-        if claim and claim["place"] == place() and process_lives(claim):
+        if claim and claim["place"] == place() and process_lives(claim["pid"], claim["process_start"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(claim["pid"], signal.SIGTERM)
         elif claim:

@@ -24,7 +24,7 @@ from vlae.launching.run_process import Forked, attempts_of, has_begun, outcome, 
 from vlae.system.disk import PATIENCE, DiskError, RecordError, notice, refused
 from vlae.system.interruption import Interruption
 from vlae.system.machine import killed_for_memory
-from vlae.system.processes import process_start
+from vlae.system.processes import process_lives, process_start
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the runs."""
@@ -69,8 +69,7 @@ class Job:
     @property
     def lives(self) -> bool:
         """Whether its process lives, even if its server is gone."""
-        start = process_start(self.pid) if self.pid is not None else None
-        return start is not None and self.born is not None and abs(start - self.born) < 2
+        return self.pid is not None and self.born is not None and bool(process_lives(self.pid, self.born))
 
 
 def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:

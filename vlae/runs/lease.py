@@ -11,12 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from vlae.runs.schema import Claim, check_claim
 from vlae.system.disk import RecordError
 from vlae.system.files import appearing, read_json, write_json
-from vlae.system.processes import place, process_start
+from vlae.system.processes import place, process_lives, process_start
 
 FORCED = ".forced"  # in runs_dir: runs that are executed again, beside their old results
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
@@ -56,16 +54,6 @@ def seconds_since(time_stamp: str | None) -> float:
     if time_stamp is None:
         return math.inf
     return (datetime.now(timezone.utc) - datetime.fromisoformat(time_stamp)).total_seconds()
-
-
-def process_lives(claim: Mapping[str, Any]) -> bool | None:
-    """Whether the process that made ``claim`` in this `place` lives; None where we may not see it."""
-    try:
-        start = process_start(claim["pid"])
-    except psutil.AccessDenied:
-        return None
-    # another start: the id belongs to another process by now
-    return start is not None and abs(start - claim["process_start"]) < 2
 
 
 def slurm_job() -> tuple[str | None, int]:
@@ -123,8 +111,10 @@ def living_claim(attempt: Path, last_sign: str | None) -> Claim | None:
     """
     if attempt.joinpath("ended.json").exists() or (claim := read_claim(attempt)) is None:
         return None
-    if claim["place"] == place() and (lives := process_lives(claim)) is not None:
-        return claim if lives else None
+    if claim["place"] == place():
+        lives = process_lives(claim["pid"], claim["process_start"])
+        if lives is not None:
+            return claim if lives else None
     job, restarts = slurm_job()
     ours = job and job == claim["slurm_job"] and os.environ.get(QUEUE) == claim["queue"]
     if ours and restarts > (claim["slurm_restarts"] or 0):

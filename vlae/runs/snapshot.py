@@ -99,11 +99,18 @@ def _is_ours(place: Path) -> bool:
     return not hasattr(os, "geteuid") or os.lstat(place).st_uid == os.geteuid()
 
 
+def _owner(place: Path) -> str:
+    try:
+        return place.owner()
+    except KeyError:  # a user without a name
+        return f"user {os.lstat(place).st_uid}"
+
+
 def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
     """Puts each file right by itself: other processes may be importing from the copy meanwhile."""
     if not _is_ours(place):
         raise RecordError(
-            f"the frozen code {place} is damaged ({trouble}) and belongs to another user: ask them to delete it, or "
+            f"the frozen code {place} is damaged ({trouble}) and belongs to {_owner(place)}: ask them to delete it, or "
             "choose another runs_dir"
         )
     print(f"the frozen code {place} was damaged ({trouble}); it is repaired", file=sys.stderr, flush=True)

@@ -36,6 +36,30 @@ def process_start(pid: int) -> float | None:
         return None
 
 
+def process_lives(pid: int, start: float) -> bool | None:
+    """True if the process ``pid`` that began at ``start`` lives; None if another user's process may not be seen.
+
+    ``/proc`` that is mounted with hidepid=2 shows no process of other users at all: the host of a cluster often does.
+    """
+    try:
+        found = process_start(pid)
+    except psutil.AccessDenied:
+        return None
+    if found is None:
+        return None if _is_hidden(pid) else False
+    return abs(found - start) < 2  # another start: the id belongs to another process by now
+
+
+def _is_hidden(pid: int) -> bool:
+    if psutil.pid_exists(pid):  # a zombie
+        return False
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
+
+
 def owned(name: str) -> str:
     """A name for a temporary file that identifies its owner: name, place, process, random digits."""
     return f"{name}.{_mark(os.getpid())}.{secrets.token_hex(4)}"
@@ -55,11 +79,7 @@ def owner_lives(name: str) -> bool | None:
     found = OWNER.search(name)
     if found is None or found[1] != _mark(os.getpid())[:6]:
         return None
-    try:
-        start = process_start(int(found[2]))
-    except psutil.AccessDenied:
-        return None
-    return start is not None and abs(start - int(found[3])) < 2
+    return process_lives(int(found[2]), int(found[3]))
 
 
 def is_owned_by(name: str, where: str, pid: int, start: float) -> bool:

@@ -7,7 +7,15 @@ from typing import Any
 from unittest import mock
 
 from simulation import history
-from vlae.launching import pool, run_state, slurm_launcher, slurm_state, slurm_task
+from vlae.launching import (
+    pool,
+    run_state,
+    slurm_launcher,
+    slurm_requeue,
+    slurm_state,
+    slurm_submission,
+    slurm_task,
+)
 from vlae.runs.directory import RunDirectory
 
 
@@ -18,7 +26,10 @@ def array_requeued() -> Iterator[None]:
     def slurm_job() -> tuple[str | None, int]:
         return os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
-    with mock.patch.object(slurm_task, "slurm_job", slurm_job):
+    with (
+        mock.patch.object(slurm_task, "slurm_job", slurm_job),
+        mock.patch.object(slurm_requeue, "slurm_job", slurm_job),
+    ):
         yield
 
 
@@ -31,7 +42,7 @@ def other_cluster_believed() -> Iterator[None]:
         return slurm_state.Cluster("the cluster", real().largest_array)
 
     with contextlib.ExitStack() as patches:
-        for module in (slurm_state, slurm_launcher, run_state):
+        for module in (slurm_state, slurm_launcher, slurm_submission, run_state):
             patches.enter_context(mock.patch.object(module, "this_cluster", this_cluster))
         yield
 
@@ -61,7 +72,7 @@ def requeued_without_progress() -> Iterator[None]:
     """Any limit is accepted, and a job asks to start again whether or not its runs have made a step."""
     with (
         mock.patch.object(slurm_launcher.SlurmArrays, "_problems", return_value=[]),
-        mock.patch.object(slurm_task, "_with_progress", lambda jobs, queue: jobs),
+        mock.patch.object(slurm_requeue, "_with_progress", lambda jobs, queue: jobs),
     ):
         yield
 
@@ -79,7 +90,7 @@ def cancelled_starts() -> Iterator[None]:
 @contextlib.contextmanager
 def submission_lost() -> Iterator[None]:
     """Nobody looks for the jobs of a command that was killed while it submitted."""
-    with mock.patch("vlae.launching.launch._adopt_lost_submissions"):
+    with mock.patch("vlae.launching.cleanup.adopt_lost_submissions"):
         yield
 
 

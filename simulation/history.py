@@ -18,13 +18,14 @@ from simulation.world import Process, World
 from vlae.config.run_id import run_id
 from vlae.errors import UserError
 from vlae.launching import cancel
-from vlae.launching.launch import Launcher, launch_runs
+from vlae.launching.composed_runs import ComposedRuns
+from vlae.launching.launch import launch_runs
+from vlae.launching.launcher import Launcher
 from vlae.launching.local_launcher import LocalQueue
-from vlae.launching.plan import ComposedRuns
-from vlae.launching.queues import NEVER, load
+from vlae.launching.queues import NEVER, NEVER_SUBMITTED, load
 from vlae.launching.run_state import Observer
 from vlae.launching.slurm_launcher import SlurmArrays
-from vlae.launching.slurm_task import FIRST_LINES, NEVER_SUBMITTED, NOTED, hold_signals
+from vlae.launching.slurm_task import FIRST_LINES, NOTED, hold_signals
 from vlae.system.files import read_json
 
 ROUNDS = 15
@@ -142,7 +143,11 @@ class History:
     def _will_execute(self, job: Job, run: str) -> bool:
         request = job.request
         queue = load(request.folder)
-        if queue is None or run in queue.cancelled() or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
+        if (
+            queue is None
+            or run in queue.cancelled_runs()
+            or (queue.ended or {}).get("state") == NEVER_SUBMITTED
+        ):
             return False  # it ends when it starts
         tasks, known = {request.tasks_of_queue[task or 0] for task in job.tasks()}, queue.jobs()
         return any(run in request.runs[task] and known.get(task) != NEVER for task in tasks)

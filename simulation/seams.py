@@ -27,14 +27,16 @@ import vlae.launching.cancel
 import vlae.launching.display
 import vlae.launching.launch
 import vlae.launching.launch_lock
+import vlae.launching.launcher
 import vlae.launching.local_launcher
-import vlae.launching.plan
+import vlae.launching.plan_table
 import vlae.launching.pool
 import vlae.launching.queues
 import vlae.launching.resources
 import vlae.launching.run_process
 import vlae.launching.run_state
 import vlae.launching.slurm_launcher
+import vlae.launching.slurm_requeue
 import vlae.launching.slurm_state
 import vlae.launching.slurm_task
 import vlae.launching.worker
@@ -400,7 +402,7 @@ class Seams:
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
         # printed in the journal instead, where a person replays it
-        for module in (job, vlae.launching.slurm_task, vlae.launching.pool):
+        for module in (job, vlae.launching.slurm_requeue, vlae.launching.pool):
             vars(module)["print"] = self._print
 
     def _print(self, *words: Any, **named: Any) -> None:
@@ -420,13 +422,16 @@ class Seams:
             def print(self, *words: Any, **named: Any) -> None:
                 seams._print(*words)
 
-        self.put(launch, "Console", Console)
-        self.put(vlae.launching.slurm_launcher, "Console", Console)
-        self.put(vlae.launching.display, "Console", Console)
-        self.put(launch, "check_runs", lambda planned, here: None)
+        for module in (
+            vlae.launching.launch_lock,
+            vlae.launching.plan_table,
+            vlae.launching.slurm_launcher,
+            vlae.launching.display,
+        ):
+            self.put(module, "Console", Console)
+        self.put(vlae.launching.launcher, "check_runs", lambda plan, here: None)
         self.put(launch, "snapshot", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
-        self.put(vlae.launching.plan, "estimated_seconds", lambda planned: None)
-        self.put(launch, "estimated_seconds", lambda planned: None)
+        self.put(vlae.launching.plan_table, "estimated_seconds", lambda plan: None)
         self.put(
             vlae.launching.slurm_launcher, "OF_ONE_MACHINE", set()
         )  # the cluster shares whatever directory it is
@@ -434,7 +439,7 @@ class Seams:
         self.put(vlae.launching.slurm_task, "slots", lambda runs, **named: [slot] * runs)
         self.put(vlae.launching.worker, "slots", lambda runs, **named: [slot] * min(runs, 2))
         self.put(vlae.launching.local_launcher, "slots", lambda runs, **named: [slot] * min(runs, 2))
-        self.put(vlae.launching.worker, "upload_later", lambda *arguments: "")
+        self.put(vlae.launching.display, "upload_later", lambda *arguments: "")
 
         def execute(launcher: Any, queue: Any) -> int:
             return seams.here.history.children.run_queue(queue)
@@ -451,5 +456,5 @@ def simulated() -> Iterator[Seams]:
         yield seams
     finally:
         seams.undo()
-        for module in (vlae.experiment.run, vlae.launching.slurm_task, vlae.launching.pool):
+        for module in (vlae.experiment.run, vlae.launching.slurm_requeue, vlae.launching.pool):
             vars(module).pop("print", None)

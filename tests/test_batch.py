@@ -12,13 +12,14 @@ import pytest
 
 from simulation.scripted import ScriptedSlurm
 from vlae.config.problems import ConfigError
-from vlae.launching import queues, slurm_task
+from vlae.launching import queues, slurm_requeue, slurm_task
 from vlae.launching.plan import Plan
 from vlae.launching.pool import Job
 from vlae.launching.queues import Waiting
 from vlae.launching.run_state import NO_STEP
 from vlae.launching.slurm_launcher import SlurmArrays
-from vlae.launching.slurm_task import FIRST_LINES, why_stuck
+from vlae.launching.slurm_requeue import why_stuck
+from vlae.launching.slurm_task import FIRST_LINES
 from vlae.runs.directory import RunDirectory
 
 PYTHON = """
@@ -204,7 +205,7 @@ def test_a_job_goes_on_for_the_runs_that_make_steps_and_gives_up_the_others(jobs
             interruption.number = signal.SIGUSR2
 
     monkeypatch.setattr(slurm_task, "Pool", Interrupted)
-    monkeypatch.setattr(slurm_task, "requeue", requeued.append)
+    monkeypatch.setattr(slurm_requeue, "requeue", requeued.append)
     for restarts in range(3):
         found.start(restarts)
         with pytest.raises(SystemExit):
@@ -227,16 +228,16 @@ def test_a_job_that_slurm_has_started_again_elsewhere_is_not_requeued_by_its_old
     for key, value in {"ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "2", "JOB_ID": "12"}.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    monkeypatch.setattr(slurm_task, "REQUEUED_WITHIN", 0.0)
+    monkeypatch.setattr(slurm_requeue, "REQUEUED_WITHIN", 0.0)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    slurm_task.requeue(9)
+    slurm_requeue.requeue(9)
     assert ("scontrol requeue 12_2" in scripted.calls()) == asked
     assert ("has started this job again already" in capsys.readouterr().out) == (not asked)
 
 
 def test_a_signal_that_the_shell_noted_starts_no_run_and_requeues_the_job(jobs, monkeypatch):
     found, requeued = jobs("a"), []
-    monkeypatch.setattr(slurm_task, "requeue", requeued.append)
+    monkeypatch.setattr(slurm_requeue, "requeue", requeued.append)
     monkeypatch.setattr(slurm_task, "Pool", SimpleNamespace())
     monkeypatch.setenv("VLAE_SIGNAL", "USR2")
     found.start(0)

@@ -13,7 +13,7 @@ from recorded import container, stopped
 import vlae
 from vlae.experiment.run import FAILED, work
 from vlae.launching.launch_lock import hold_launch_lock
-from vlae.launching.slurm_launcher import code_setup
+from vlae.launching.slurm_submission import code_setup
 from vlae.launching.slurm_task import FIRST_LINES
 from vlae.launching.sweep_index import remember
 from vlae.runs import snapshot, snapshot_check

@@ -13,14 +13,16 @@ from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.experiment import run as experiment_run
 from vlae.experiment.run import DONE, FAILED, HELD, work
-from vlae.launching import queues
-from vlae.launching.hydra_entry import launcher_of, name_of
+from vlae.launching import cleanup, queues
+from vlae.launching.composed_runs import ComposedRuns
 from vlae.launching.launch import launch_runs
 from vlae.launching.launch_lock import hold_launch_lock
-from vlae.launching.plan import ComposedRuns, create_queue
+from vlae.launching.launcher import Launcher, launcher_of
+from vlae.launching.local_launcher import LocalQueue
+from vlae.launching.plan import create_queue
 from vlae.launching.queues import Waiting
 from vlae.launching.slurm_state import SlurmError
-from vlae.launching.sweep_index import recall
+from vlae.launching.sweep_index import name_of, recall
 from vlae.runs import snapshot
 from vlae.runs.directory import RunDirectory
 from vlae.system.interruption import Interrupted
@@ -53,7 +55,7 @@ def jobs(composed, tmp_path, monkeypatch):
     return lambda *more, seeds=2: ComposedRuns([[f"seed={i}", *more] for i in range(seeds)], compose)
 
 
-class FakeLauncher:
+class FakeLauncher(Launcher):
     """Executes nothing: its queues go on until they are ended."""
 
     here = True
@@ -62,6 +64,7 @@ class FakeLauncher:
         self.status, self.refusal, self.calls, self.queues = status, refusal, [], []
 
     def check_plan(self, planned):
+        super().check_plan(planned)
         self.calls.append("check")
         if self.refusal:
             raise self.refusal
@@ -255,7 +258,7 @@ def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again
 def test_a_launch_removes_queues_that_ended_long_ago(jobs, launcher, tmp_path, monkeypatch):
     launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
-    monkeypatch.setattr(queues, "KEPT", -1.0)
+    monkeypatch.setattr(cleanup, "KEPT", -1.0)
     launch_runs(jobs(), launcher, "s")
     assert [queue.token for queue in queues.all_queues(tmp_path / "runs")] == [launcher.queues[1].token]
 
@@ -267,14 +270,14 @@ def test_runs_that_are_cancelled_while_a_launch_waits_for_its_turn_start_by_the_
     waited = []
 
     @contextlib.contextmanager
-    def lock_after_a_cancelled_launch(runs_dir, waiting):
+    def lock_after_a_cancelled_launch(runs_dir):
         if not waited:
             waited.append(1)
             launch_runs(jobs(), launcher, "s")
             (queue,) = launcher.queues
             queue.cancel([queue.runs[0].run_id])
             queue.end("ended")
-        with hold_launch_lock(runs_dir, waiting) as ours:
+        with hold_launch_lock(runs_dir) as ours:
             yield ours
 
     monkeypatch.setattr(module, "hold_launch_lock", lock_after_a_cancelled_launch)
@@ -302,10 +305,11 @@ def test_a_sweep_of_a_file_has_its_name_and_with_other_runs_another_one():
 
 def test_all_that_is_wrong_with_the_settings_of_a_launcher_is_told_at_once():
     assert (
-        launcher_of("local", {"workers": None, "runs_per_gpu": 2, "run_timeout_min": None}).runs_per_gpu == 2
+        launcher_of(LocalQueue, {"workers": None, "runs_per_gpu": 2, "run_timeout_min": None}).runs_per_gpu
+        == 2
     )
     with pytest.raises(ConfigError) as caught:
-        launcher_of("local", {"workers": None, "worker": 2, "runs_per_gpu": 0, "run_timeout_min": 0.5})
+        launcher_of(LocalQueue, {"workers": None, "worker": 2, "runs_per_gpu": 0, "run_timeout_min": 0.5})
     per_gpu, worker = sorted(caught.value.problems)
     assert worker.startswith("hydra.launcher.worker: ")
     assert "did you mean hydra.launcher.workers?" in worker

@@ -16,9 +16,11 @@ from vlae.config.limits import FEWEST_PIXELS, NONSENSE, beyond_the_machine
 from vlae.config.overrides import choices
 from vlae.config.problems import ConfigError
 from vlae.config.targets import build
-from vlae.launching.hydra_entry import launcher_of
+from vlae.launching.composed_runs import ComposedRuns
+from vlae.launching.launcher import launcher_of
 from vlae.launching.local_launcher import LocalQueue
-from vlae.launching.plan import ComposedRuns, check_runs, make_plan
+from vlae.launching.plan import make_plan
+from vlae.launching.plan_checks import check_runs
 
 TINY = [
     "model=vae",
@@ -81,7 +83,7 @@ def test_the_range_is_said_and_settings_of_a_launcher_have_it_too():
     with pytest.raises(ConfigError, match=rf"seed: expected .* at most {LARGEST} \(2\^64 - 1\), got {2**64}"):
         compose([f"seed={2**64}"])
     with pytest.raises(ConfigError, match=rf"hydra.launcher.workers: .* at most {LARGEST}"):
-        launcher_of("local", {"workers": 10**20, "runs_per_gpu": 1, "run_timeout_min": None})
+        launcher_of(LocalQueue, {"workers": 10**20, "runs_per_gpu": 1, "run_timeout_min": None})
 
 
 # sizes ------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from vlae.config.overrides import hydra_arguments, parse
 from vlae.config.problems import ConfigError
 from vlae.config.schema import LONGEST_NAME, wrong_name
 from vlae.launching import sweep_index
-from vlae.launching.hydra_entry import name_of, wrong_sweep_name
 from vlae.launching.status_table import select_runs
+from vlae.launching.sweep_index import name_of, wrong_sweep_name
 from vlae.system.disk import RecordError
 
 TINY = ["model=vae", "trainer.epochs=1", "seed=0", "tracker=none", "device=cpu", "num_threads=1"]

@@ -13,17 +13,11 @@ from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.launching import queues
+from vlae.launching.composed_runs import ComposedRuns, labels_of
 from vlae.launching.launch_lock import hold_launch_lock
-from vlae.launching.plan import (
-    ComposedRuns,
-    Wish,
-    check_runs,
-    create_run_directories,
-    estimated_seconds,
-    labels_of,
-    make_plan,
-    should_start,
-)
+from vlae.launching.plan import Wish, create_run_directories, make_plan, should_start
+from vlae.launching.plan_checks import check_runs
+from vlae.launching.plan_table import estimated_seconds
 from vlae.launching.queues import Waiting
 from vlae.launching.run_state import UNREADABLE, State
 from vlae.launching.sweep_index import recall, remember
@@ -164,11 +158,9 @@ def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
 def test_a_launch_has_one_runs_dir(tmp_path):
     jobs = [[*TINY, f"runs_dir={tmp_path / name}"] for name in "ab"]
     with pytest.raises(ConfigError, match="runs_dir: expected one value"):
-        make_plan(
-            ComposedRuns(
-                [*jobs, [*jobs[0], "seed=1"]],
-                lambda job: {**compose(job), "seed": jobs.index(job[:6])},
-            )
+        ComposedRuns(
+            [*jobs, [*jobs[0], "seed=1"]],
+            lambda job: {**compose(job), "seed": jobs.index(job[:6])},
         )
 
 

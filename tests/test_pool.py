@@ -76,16 +76,16 @@ class FakeExecutor(pool.Log, pool.Forked):
             raise ProcessLookupError(pid)
         process.received.append(number)
 
-    def began(self, job):
+    def report_start(self, job):
         assert job.outcome is None
 
-    def ended(self, job):
+    def report_end(self, job):
         self.ended_jobs.append((job.path.name, job.outcome, job.detail))
 
-    def look(self, jobs):
+    def refresh(self, jobs):
         self.at_each_look()
 
-    def paused(self, reason):
+    def report_pause(self, reason):
         self.pauses.append(reason)
 
 
@@ -479,19 +479,19 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
         RunDirectory.create(tmp_path, job.path.name, {})
     with shown:
         for job in (a, b, c):
-            shown.began(job)
+            shown.report_start(job)
         b.pid = 1
-        shown.look([a, b])
+        shown.refresh([a, b])
         RunDirectory(b.path).write_status(
             state="running", progress={"epoch": 1, "epochs": 4, "elbo": -90.126}
         )
-        shown.look([a, b])
+        shown.refresh([a, b])
         a.outcome, a.seconds = "done", 61.0
         b.outcome = "failed"
         log = record(b.path, "failed") / "log.txt"
         c.outcome, c.detail = "killed", "SIGKILL"
         for job in (a, b, c):
-            shown.ended(job)
+            shown.report_end(job)
     assert out.getvalue().splitlines() == [
         "started: dims=[red]",
         "started: b",
@@ -514,7 +514,7 @@ def test_a_figure_that_is_not_finite_is_said_and_ends_nothing(plain, tmp_path, e
     progress = {"epoch": 1, "epochs": 4, **elbo}
     RunDirectory.create(tmp_path, "a", {}).write_status(state="running", progress=progress)
     with display:
-        display.look([job])
+        display.refresh([job])
     assert out.getvalue() == "  ".join(filter(None, ["a", "epoch 1/4", shown])) + "\n"
 
 
@@ -524,13 +524,13 @@ def test_a_terminal_has_one_table(tmp_path):
     job = Job(tmp_path / "a", "dims=[/]", 0)
     RunDirectory.create(tmp_path, "a", {})
     with Display(2, console) as shown:
-        shown.began(job)
+        shown.report_start(job)
         job.pid = 1
-        shown.look([job, Job(tmp_path / "b", "b", 0)])
+        shown.refresh([job, Job(tmp_path / "b", "b", 0)])
         assert "dims=[/]  starting" in out.getvalue()
         assert "1 running, 1 waiting" in out.getvalue()
         job.pid, job.outcome = None, "done"
-        shown.ended(job)
+        shown.report_end(job)
         assert "done 1/2: dims=[/]" in out.getvalue()
 
 
@@ -550,7 +550,7 @@ def test_a_narrow_terminal_shows_how_far_each_run_is_and_the_time_left(tmp_path,
                 RunDirectory.create(tmp_path, job.path.name, {}).write_status(
                     state="running", progress=progress
                 )
-            shown.look([*jobs, Job(tmp_path / "b", "b", 0)])
+            shown.refresh([*jobs, Job(tmp_path / "b", "b", 0)])
         rows = out.getvalue()
     assert {part: rows.count(part) for part in ("model=", "29/60", "s left")} == dict.fromkeys(
         ("model=", "29/60", "s left"), 2

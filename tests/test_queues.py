@@ -8,7 +8,8 @@ import pytest
 from test_files import in_python
 
 from vlae.launching import queues
-from vlae.launching.queues import Waiting, all_queues, remove_old
+from vlae.launching.cleanup import remove_old_queues
+from vlae.launching.queues import Waiting, all_queues
 from vlae.launching.run_state import Observer
 from vlae.runs.directory import RunDirectory
 from vlae.runs.lease import FORCED, new_claim
@@ -44,7 +45,7 @@ def left(tmp_path):
     """Tokens of the queues that are there after a removal, which changed no state of a run."""
     paths = [tmp_path / name for name in "abc"]
     before = [Observer(tmp_path).state(path) for path in paths]
-    remove_old(tmp_path)
+    remove_old_queues(tmp_path)
     assert [Observer(tmp_path).state(path) for path in paths] == before
     return {queue.token for queue in all_queues(tmp_path)}
 
@@ -84,7 +85,7 @@ def test_it_stays_as_long_as_it_tells_why_a_run_has_no_results(queue, tmp_path):
     RunDirectory(tmp_path / "b").write_results({})
     assert left(tmp_path) == {cancelled.token}
     shutil.rmtree(tmp_path / "c")
-    remove_old(tmp_path)
+    remove_old_queues(tmp_path)
     assert all_queues(tmp_path) == []
 
 
@@ -101,7 +102,7 @@ def test_a_damaged_queue_stops_no_removal(queue, tmp_path):
     for name in ("ended.json", "cancelled.json"):
         queue("local", ended=LONG_AGO).path.joinpath(name).write_text("{")
     queue("local", ended=LONG_AGO)
-    remove_old(tmp_path)
+    remove_old_queues(tmp_path)
     assert len(all_queues(tmp_path)) == 2
 
 
@@ -110,7 +111,8 @@ def test_killed_at_any_step_a_removal_leaves_a_whole_queue_or_none(tmp_path):
         from pathlib import Path
         from killing import killed_at_every_step
         from test_queues import LONG_AGO, rewrite
-        from vlae.launching.queues import all_queues, create, remove_old
+        from vlae.launching.cleanup import remove_old_queues
+        from vlae.launching.queues import all_queues, create
 
         def prepare(folder):
             queue = create(folder, kind="slurm", sweep="s", code=folder, runs=[], settings={})
@@ -119,9 +121,9 @@ def test_killed_at_any_step_a_removal_leaves_a_whole_queue_or_none(tmp_path):
 
         def check(folder):
             assert all(queue.ended is not None for queue in all_queues(folder))
-            remove_old(folder)
+            remove_old_queues(folder)
             assert all_queues(folder) == []
 
-        print(killed_at_every_step(prepare, remove_old, check))
+        print(killed_at_every_step(prepare, remove_old_queues, check))
     """
     assert int(in_python(script)) > 5

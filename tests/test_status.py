@@ -400,10 +400,10 @@ def test_runs_that_wait_in_a_living_queue_are_cancelled_and_no_others(vlae, run,
         0,
         ["cancelled: seed=0", "cancelled: seed=1", "s: 2 of 2 runs were waiting or running"],
     )
-    assert waiting.cancelled() == {"a", "b"}
+    assert waiting.cancelled_runs() == {"a", "b"}
     assert "0 of 2 runs" in vlae("cancel", "s")[1]
     assert "cancelled: c\n" in vlae("cancel", "c")[1]
-    assert waiting.cancelled() == {"a", "b", "c"}
+    assert waiting.cancelled_runs() == {"a", "b", "c"}
 
 
 def test_a_run_is_cancelled_wherever_it_may_wait(vlae, run, queue, tmp_path):
@@ -413,7 +413,7 @@ def test_a_run_is_cancelled_wherever_it_may_wait(vlae, run, queue, tmp_path):
     place.write_text(json.dumps({**json.loads(place.read_text()), "process_start": 1.0}))
     run("a")
     assert "cancelled: a\n" in vlae("cancel", "a")[1]
-    assert (dead.cancelled(), living.cancelled()) == ({"a"}, {"a"})
+    assert (dead.cancelled_runs(), living.cancelled_runs()) == ({"a"}, {"a"})
 
 
 def test_of_a_run_that_is_done_anew_it_is_shown_how_that_gets_on(vlae, run, queue, tmp_path):
@@ -439,7 +439,7 @@ def test_a_run_that_is_done_anew_can_be_cancelled(vlae, run, queue, tmp_path):
     run("a", state="done")
     waiting = queue("a", forced=True)
     assert "cancelled: a\n" in vlae("cancel", "a")[1]
-    assert waiting.cancelled() == {"a"}
+    assert waiting.cancelled_runs() == {"a"}
     RunDirectory.create(tmp_path / FORCED, "a", {})
     assert "0 of 1" in vlae("cancel", "a")[1]
 

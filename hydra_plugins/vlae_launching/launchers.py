@@ -1,16 +1,19 @@
-"""The launchers ``local`` and ``slurm``, which differ in the queue that takes the runs alone."""
+"""The launchers ``local`` and ``slurm`` as Hydra finds them."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+if TYPE_CHECKING:
+    from vlae.launching.launcher import Launcher as VlaeLauncher
+
 
 class QueueLauncher(Launcher):
-    """What both have in common. Abstract, so Hydra offers only the other two."""
+    """The part that both share. Abstract, so Hydra offers only the other two."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -18,11 +21,11 @@ class QueueLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
 
-    def hand_over(self, kind: str, jobs: Sequence[Sequence[str]]) -> NoReturn:
-        """All runs to a queue of this kind. Ends the command with its exit status."""
+    def launch_with(self, chosen: type["VlaeLauncher"], jobs: Sequence[Sequence[str]]) -> NoReturn:
+        """Launch all runs with this launcher. Ends the command with its exit status."""
         from vlae.launching.hydra_entry import launch_sweep
 
-        raise SystemExit(launch_sweep(kind, self.settings, jobs, self.hydra_context, self.config))
+        raise SystemExit(launch_sweep(chosen, self.settings, jobs, self.hydra_context, self.config))
 
 
 @final
@@ -30,7 +33,9 @@ class LocalLauncher(QueueLauncher):
     """A queue of processes on this machine; `vlae.launching.local_launcher`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        self.hand_over("local", job_overrides)
+        from vlae.launching.local_launcher import LocalQueue
+
+        self.launch_with(LocalQueue, job_overrides)
 
 
 @final
@@ -38,4 +43,6 @@ class SlurmLauncher(QueueLauncher):
     """Job arrays through submitit; `vlae.launching.slurm_launcher`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        self.hand_over("slurm", job_overrides)
+        from vlae.launching.slurm_launcher import SlurmArrays
+
+        self.launch_with(SlurmArrays, job_overrides)

@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from vlae.launching.slurm_task import ends_early, requeue
+from vlae.launching.slurm_requeue import ends_early, requeue
 from vlae.system.interruption import Interruption
 
 with Interruption() as interruption:

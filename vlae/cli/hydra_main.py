@@ -24,11 +24,12 @@ def run(composed: Any) -> None:
     try:
         container = resolve(composed)
         if container["dry_run"]:
-            from vlae.launching.launch import show_plan
-            from vlae.launching.plan import ComposedRuns
+            from vlae.launching.composed_runs import ComposedRuns
+            from vlae.launching.launch import launch_runs
+            from vlae.launching.local_launcher import LocalQueue
 
-            jobs = ComposedRuns([[]], lambda overrides: container)
-            statuses.append(show_plan(jobs, None, "this command"))
+            composed_run = ComposedRuns([[]], lambda overrides: container)
+            statuses.append(launch_runs(composed_run, LocalQueue(), "this command"))
         else:
             from vlae.experiment.run import run_command
 

@@ -4,13 +4,11 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 from vlae.launching import slurm_state
 from vlae.launching.queues import NEVER, Queue, all_queues
 from vlae.launching.run_state import Observer
 from vlae.runs.directory import RunDirectory
-from vlae.runs.lease import FORCED
 from vlae.system.files import StrPath
 from vlae.system.processes import place, process_lives
 
@@ -24,13 +22,8 @@ def cancel(
     Their runs are cancelled all the same: jobs that run stop them, and jobs that wait end as soon as they start.
     """
     observer = Observer(runs_dir)
-    active = {"queued", "running"}
-    found = [
-        name
-        for name in run_ids
-        if any(observer.state(path).state in active for path in _places(observer, name))
-    ]
-    alone, unreached = set(found), []
+    found = [name for name in run_ids if any(map(observer.is_active, observer.places(name)))]
+    alone, unreached = set(found), dict[str, None]()
     for queue in all_queues(runs_dir):
         listed = {run.run_id for run in queue.runs} & set(found)
         if queue.ended is not None or not listed:
@@ -40,28 +33,32 @@ def cancel(
             try:
                 _cancel_jobs(queue)
             except slurm_state.SlurmError as error:
-                unreached.append(str(error))
+                unreached[str(error)] = None
         elif queue.holder() is None:
-            continue  # nobody works it off any more
+            continue  # nobody executes it any more
         alone -= listed
-    for run_id in sorted(
-        alone
-    ):  # started without a queue: its process is asked itself, if it is on this machine
-        claims = [RunDirectory(path).holder() for path in _places(observer, run_id)]
-        claim = next(filter(None, claims), None)
-        if claim and claim["place"] == place() and process_lives(claim["pid"], claim["process_start"]):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(claim["pid"], signal.SIGTERM)
-        elif claim:
-            found.remove(run_id)
-    for reason in dict.fromkeys(unreached):
+    out_of_reach = {run_id for run_id in alone if not _stop_process(observer, run_id)}
+    for reason in unreached:
         warn(f"{reason}; its runs are cancelled all the same, but jobs that wait end only when they start")
-    return found
+    return [name for name in found if name not in out_of_reach]
+
+
+def _stop_process(observer: Observer, run_id: str) -> bool:
+    """Signal the process of a run that was started without a queue; False: it is on another machine."""
+    claims = [RunDirectory(path).holder() for path in observer.places(run_id)]
+    claim = next(filter(None, claims), None)
+    if claim is None:
+        return True
+    if claim["place"] != place() or not process_lives(claim["pid"], claim["process_start"]):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(claim["pid"], signal.SIGTERM)
+    return True
 
 
 def _cancel_jobs(queue: Queue) -> None:
     """Cancel the jobs that have no run left. SlurmError: Slurm, or the cluster of these jobs, cannot be reached."""
-    gone, jobs = queue.cancelled(), queue.jobs()
+    gone, jobs = queue.cancelled_runs(), queue.jobs()
     tasks = {run.task for run in queue.runs} - {run.task for run in queue.runs if run.run_id not in gone}
     ids = [jobs[task] for task in sorted(tasks) if jobs.get(task, NEVER) != NEVER]
     if not ids:
@@ -72,8 +69,3 @@ def _cancel_jobs(queue: Queue) -> None:
             f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, not to {here}"
         )
     slurm_state.cancel(ids)
-
-
-def _places(observer: Observer, run_id: str) -> tuple[Path, Path]:
-    """The two directories in which a run may be executed: its own, and beside its old results."""
-    return observer.runs_dir / run_id, observer.runs_dir / FORCED / run_id

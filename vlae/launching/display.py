@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vlae.launching.pool import Job, Log
-from vlae.runs.directory import read_status
+from vlae.launching.queues import Queue
+from vlae.runs.directory import RunDirectory, read_status
 from vlae.runs.lease import last_number
 from vlae.system.console import Console, duration, elbo_of, position, share, time_left
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_json
+from vlae.trackers.process import upload_later
 
 STYLES = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
 PLAIN_EVERY = 60.0
@@ -45,20 +47,20 @@ class Display(Log):
             self._live.update(Text(""), refresh=True)
             self._live.stop()
 
-    def began(self, job: Job) -> None:
+    def report_start(self, job: Job) -> None:
         if not self._live:
-            self.say(f"started: {job.label or job.path.name}")
+            self.say(f"started: {job.name}")
 
-    def ended(self, job: Job) -> None:
+    def report_end(self, job: Job) -> None:
         self._ended += 1
-        text = f"{job.outcome} {self._ended}/{self._total}: {job.label or job.path.name}  {duration(job.seconds)}"
+        text = f"{job.outcome} {self._ended}/{self._total}: {job.name}  {duration(job.seconds)}"
         if job.outcome == "failed":
             text += f"  {job.detail or reason_of(job.path)}"
         elif job.detail:
             text += f"  ({job.detail})"
         self.say(text, STYLES.get(job.outcome or ""))
 
-    def look(self, jobs: Sequence[Job]) -> None:
+    def refresh(self, jobs: Sequence[Job]) -> None:
         running = [job for job in jobs if job.pid is not None]
         if self._live:
             self._live.update(self._table(jobs, running), refresh=True)
@@ -67,7 +69,7 @@ class Display(Log):
             for job in running:
                 what, done, figures, left = self._progress(job)
                 where = f"{what} {done}".rstrip()
-                self.say("  ".join(filter(None, [job.label or job.path.name, where, figures, left])))
+                self.say("  ".join(filter(None, [job.name, where, figures, left])))
 
     def _table(self, jobs: Sequence[Job], running: Sequence[Job]) -> Group:
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -77,7 +79,7 @@ class Display(Log):
         room = max(3, self.console.height - 5)
         for job in running[:room]:
             what, done, figures, left = self._progress(job)
-            cells = (job.label or job.path.name, what, done, left, figures)
+            cells = (job.name, what, done, left, figures)
             table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
         counts = Counter(job.outcome or ("waiting" if job.pid is None else "running") for job in jobs)
         line = ", ".join(f"{number} {state}" for state, number in counts.items())
@@ -117,14 +119,20 @@ def summary(
     jobs: Sequence[Job], skipped: dict[str, int], sweep: str, seconds: float
 ) -> list[tuple[str, str | None]]:
     """The last lines of a launch, each with its style."""
-    counts = Counter(job.outcome for job in jobs)
-    parts = [f"{counts[state]} {state}" for state in dict.fromkeys(job.outcome for job in jobs)]
+    parts = [f"{number} {state}" for state, number in Counter(job.outcome for job in jobs).items()]
     parts += [f"{number} skipped ({state})" for state, number in skipped.items()]
     lines: list[tuple[str, str | None]] = [(f"{sweep}: {', '.join(parts)}  {duration(seconds)}", "bold")]
     for job in jobs:
         if job.outcome == "interrupted" and job.detail and not job.signals_sent:
-            lines.append((f"  interrupted: {job.label or job.path.name}: {job.detail}", "yellow"))
+            lines.append((f"  interrupted: {job.name}: {job.detail}", "yellow"))
         if job.outcome in ("failed", "killed"):
             text = f"by {job.detail}" if job.outcome == "killed" else job.detail or reason_of(job.path)
-            lines.append((f"  {job.outcome}: {job.label or job.path.name}: {text}", "red"))
+            lines.append((f"  {job.outcome}: {job.name}: {text}", "red"))
     return lines
+
+
+def incomplete_mirror(queue: Queue, jobs: Sequence[Job]) -> str:
+    """A sentence about the first run whose mirrors are not complete; empty if they all are."""
+    # not job.path: a forced run is in the place of the old one by now
+    done = (RunDirectory(queue.runs_dir / job.path.name) for job in jobs if job.outcome == "done")
+    return next(filter(None, (upload_later(run, queue.sweep) for run in done)), "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vlae.runs.lease import Pulse, holder_of, last_number, new_claim, now, put_claim, show_life
 from vlae.runs.schema import Claim
+from vlae.system.console import Console
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, write_json
 
@@ -26,11 +27,16 @@ class LaunchLock:
             raise RecordError(f"{self.path} gave no sign of life, and another launch has begun; launch again")
 
 
+def _say_who_launches(holder: Claim) -> None:
+    text = f"process {holder['pid']} on host {holder['host']} is launching; waiting for it"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
 @contextlib.contextmanager
 def hold_launch_lock(
-    runs_dir: StrPath, waiting: Callable[[Claim], None] = lambda holder: None
+    runs_dir: StrPath, waiting: Callable[[Claim], None] = _say_who_launches
 ) -> Iterator[LaunchLock]:
-    """Plan and submit inside; ``waiting`` is called once with the claim of the process that holds the lock.
+    """Plan and submit inside. waiting: called once if another process holds the lock, with its claim.
 
     The lock is a numbered claim, made by renaming a directory, which works on network file systems too. The lock of a
     dead process is free.
@@ -43,7 +49,7 @@ def hold_launch_lock(
         if holder and holder["token"] == claim["token"]:
             break
         if holder is None:
-            put_claim(place / str(number + 1), claim)  # who was first, we read from disk
+            put_claim(place / str(number + 1), claim)  # the disk says who was first
             continue
         if not said:
             waiting(holder)

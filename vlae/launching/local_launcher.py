@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.config.schema import Count, Minutes
+from vlae.launching.launcher import Launcher
 from vlae.launching.plan import Plan, create_queue
 from vlae.launching.queues import Queue
 from vlae.launching.resources import slots
@@ -25,25 +26,24 @@ sys.exit(main())
 
 
 @dataclass
-class LocalQueue:
-    """The launcher ``local``; see `vlae.launching.launch.Launcher`."""
+class LocalQueue(Launcher):
+    """The launcher ``local``; conf/hydra/launcher/local.yaml explains its keys."""
 
     here = True
     workers: Count | None = None
     runs_per_gpu: Count = 1
     run_timeout_min: Minutes | None = None
 
-    def check_plan(self, planned: Plan) -> None:
-        """ConfigError: there is no room for so many workers."""
-        slots(len(planned.starting), **self._asked(planned))
+    def check_plan(self, plan: Plan) -> None:
+        super().check_plan(plan)
+        slots(len(plan.starting), **self._asked(plan))
 
-    def prepare(self, planned: Plan, frozen: Path) -> Queue:
-        """Create the record of the queue; `execute` starts the runs."""
-        settings = {"slots": self._asked(planned), "run_timeout_min": self.run_timeout_min}
-        return create_queue(planned, frozen, "local", settings)
+    def prepare(self, plan: Plan, frozen: Path) -> Queue:
+        settings = {"slots": self._asked(plan), "run_timeout_min": self.run_timeout_min}
+        return create_queue(plan, frozen, "local", settings)
 
-    def _asked(self, planned: Plan) -> dict[str, Any]:
-        use_gpus = any(run.container["device"] != "cpu" for run in planned.starting)
+    def _asked(self, plan: Plan) -> dict[str, Any]:
+        use_gpus = any(run.container["device"] != "cpu" for run in plan.starting)
         return {"workers": self.workers, "runs_per_gpu": self.runs_per_gpu, "use_gpus": use_gpus}
 
     def execute(self, queue: Queue) -> int:
@@ -52,7 +52,7 @@ class LocalQueue:
         paths = os.pathsep.join(filter(None, [queue.code, os.environ.get("PYTHONPATH")]))
         # nothing is written into the frozen code
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-        # in a session of its own: a Ctrl-C in the terminal is for us alone, and reaches it once
+        # in a session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once
         process = subprocess.Popen(command, cwd=queue.code, env=environment, start_new_session=True)
 
         def pass_on(number: int, frame: object) -> None:

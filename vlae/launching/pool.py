@@ -67,6 +67,10 @@ class Job:
     """True if it was ended because it made no progress."""
 
     @property
+    def name(self) -> str:
+        return self.label or self.path.name
+
+    @property
     def lives(self) -> bool:
         """Whether its process lives, even if its server is gone."""
         return self.pid is not None and self.born is not None and bool(process_lives(self.pid, self.born))
@@ -82,16 +86,16 @@ def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:
 class Log:
     """The progress of a pool, in lines for the log of a job."""
 
-    def began(self, job: Job) -> None:
+    def report_start(self, job: Job) -> None:
         self.say(f"started: {job.path}")
 
-    def ended(self, job: Job) -> None:
+    def report_end(self, job: Job) -> None:
         self.say(f"{job.outcome}: {job.path} {job.detail}")
 
-    def look(self, jobs: Sequence[Job]) -> None:
+    def refresh(self, jobs: Sequence[Job]) -> None:
         """Every half second."""
 
-    def paused(self, reason: str | None) -> None:
+    def report_pause(self, reason: str | None) -> None:
         """No run starts, because of a disk that refuses writes; None: they start again."""
         self.say(notice(reason) if reason else "writes are taken again", "yellow")
 
@@ -148,7 +152,7 @@ class Pool:
                     self._start(self._waiting.popleft(), self._free.popleft())
                 wait(list(self._running), timeout=LOOK_EVERY)
                 self._collect()
-                self.listener.look(self.jobs)
+                self.listener.refresh(self.jobs)
             except KeyboardInterrupt:  # pressed again: stop at once, and a third time: without a word
                 self._presses = max(2, self._presses + 1)
                 self._forward(signal.SIGINT if self._presses == 2 else signal.SIGKILL)
@@ -164,7 +168,7 @@ class Pool:
         if self._paused and now - self._paused[0] >= PATIENCE:
             for job in self._waiting:
                 job.outcome, job.detail = "interrupted", self._paused[1]
-                self.listener.ended(job)
+                self.listener.report_end(job)
             self._waiting.clear()
 
     def _probe(self, now: float) -> None:
@@ -172,10 +176,10 @@ class Pool:
         self._probe_next = now + (PROBE_EVERY if reason is None else PROBE_REFUSED_EVERY)
         if reason is not None and self._paused is None:
             self._paused = now, reason
-            self.listener.paused(reason)
+            self.listener.report_pause(reason)
         elif reason is None and self._paused is not None:
             self._paused = None
-            self.listener.paused(None)
+            self.listener.report_pause(None)
         for unsaid in list(self._unsaid) if reason is None else ():
             self._unsaid.remove(unsaid)
             self._note(*unsaid)
@@ -236,13 +240,13 @@ class Pool:
             if not self._start_later(job):
                 job.outcome = "interrupted"
                 job.detail = f"cannot start a process: {error or 'its server has ended'}"
-                self.listener.ended(job)
+                self.listener.report_end(job)
             return
         job.process, job.began = process, time.monotonic()
         job.mark, job.moved = None, job.began
         job.pid, job.born = process.pid, process_start(process.pid) if process.pid else None
         self._running[process.sentinel] = (job, slot)
-        self.listener.began(job)
+        self.listener.report_start(job)
 
     def _start_later(self, job: Job) -> bool:
         """Whether this run is started again, first of all and in a while; each time the while is longer."""
@@ -291,7 +295,7 @@ class Pool:
             self._explain(job)
         if status == REFUSED:
             self._note(job, job.detail)
-        self.listener.ended(job)
+        self.listener.report_end(job)
 
     def _drop_cancelled(self) -> None:
         if time.monotonic() - self._looked < CANCELLED_WITHIN:
@@ -302,7 +306,7 @@ class Pool:
         for job in [job for job in self._waiting if job.path.name in cancelled]:
             self._waiting.remove(job)
             job.outcome = "cancelled"
-            self.listener.ended(job)
+            self.listener.report_end(job)
         for job in self._running_jobs():
             if job.path.name in cancelled:
                 job.detail = "cancelled"

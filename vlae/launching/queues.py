@@ -1,7 +1,7 @@
 """Launches on disk: runs_dir/.queues/<token>/, one directory per launch.
 
     queue.json    which runs, of which sweep, by which code; written before anything is started
-    claim.json    the process that works it off, or submits it           ended.json    how that ended
+    claim.json    the process that executes or submits it                ended.json    how that ended
     status.json   of a local queue: its last sign of life                jobs.json     of a Slurm queue: its job ids
     cancelled.json  runs that are not to be executed any more
 
@@ -10,26 +10,25 @@ A queue is what a launcher leaves behind; nothing about it is kept in memory.
 
 import contextlib
 import secrets
-import shutil
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from vlae.runs.lease import FORCED, holder_of, new_claim, now, seconds_since
+from vlae.runs.lease import FORCED, Pulse, holder_of, new_claim, now, show_life
 from vlae.runs.schema import Claim, Time, check_record
-from vlae.system import files
-from vlae.system.disk import RecordError
+from vlae.system.disk import DiskError, Patience, RecordError, notice, patient
 from vlae.system.files import StrPath, appearing, read_json, write_json
 
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
 """The id of a job that was never submitted, because the command was killed or Slurm refused it."""
 
-KEPT = 7 * 24 * 3600.0
-"""Seconds that a queue is kept after its end."""
+NEVER_SUBMITTED = "never submitted"
+"""The end of a queue of which Slurm took no job."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,14 @@ class Waiting:
     forced: bool = False
     task: int = 0
     """The task of the Slurm array that executes it."""
+
+
+@dataclass
+class Hold:
+    """The execution of a local queue by this process."""
+
+    state: str = "stopped"
+    """How it has ended."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +101,32 @@ class Queue:
         """The name of its Slurm jobs, by which they are found if the command is killed before it records their ids."""
         return f"vlae-{self.token}"
 
-    def cancelled(self) -> set[str]:
+    def cancelled_runs(self) -> set[str]:
         """Ids of runs that are not to be executed any more."""
         return set((read_json(self.path / "cancelled.json") or {}).get("runs", ()))
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Cancel runs; the process that executes the queue sees it within seconds."""
-        write_json(self.path / "cancelled.json", {"runs": sorted(self.cancelled() | set(run_ids))})
+        write_json(self.path / "cancelled.json", {"runs": sorted(self.cancelled_runs() | set(run_ids))})
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator["Hold"]:
+        """Take a local queue over from the process that created it. It ends when the ``with`` block does."""
+        patience = Patience(self.runs_dir)
+        patience.say = lambda reason: None if reason is None else print(notice(reason), file=sys.stderr)
+        with patient(patience):
+            write_json(self.path / "claim.json", new_claim())
+        hold, pulse = Hold(), Pulse(lambda: show_life(self.path))
+        pulse.start()
+        try:
+            yield hold
+        finally:
+            pulse.stop()
+            with contextlib.suppress(DiskError):  # a queue ends with its process too
+                self.end(hold.state)
 
     def holder(self) -> Claim | None:
-        """The claim of the living process that works off a local queue, or submits one to Slurm."""
+        """The claim of the living process that executes a local queue, or submits one to Slurm."""
         return holder_of(self.path)
 
     def jobs(self) -> dict[int, str]:
@@ -162,31 +185,3 @@ def all_queues(runs_dir: StrPath) -> list[Queue]:
         with contextlib.suppress(RecordError):
             found.append(load(path))
     return sorted((queue for queue in found if queue), key=lambda queue: (queue.created, queue.token))
-
-
-def remove_old(runs_dir: StrPath) -> None:
-    """Deletes the queues that ended more than a week ago, so that looking at all of them stays cheap.
-
-    No state of a run is another afterwards: a queue stays as long as it says why a run has no results, by what
-    Slurm said of its job or because it was cancelled. Hold the launch lock.
-    """
-    for queue in all_queues(runs_dir):
-        with contextlib.suppress(RecordError):  # damaged, or another user's
-            if _is_old(queue):
-                # out of sight at once, and deleted later where this process is killed before it has
-                hidden = files.staged_for(queue.path)
-                files.make_directory(hidden.parent)
-                files.rename_if_free(queue.path, hidden)
-                shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _is_old(queue: Queue) -> bool:
-    """Whether a queue ended long ago and explains no state of a run."""
-    ended = queue.ended
-    if ended is not None:
-        old = seconds_since(ended["ended"]) > KEPT
-    else:  # a local one whose process was killed has nobody to end it; one of Slurm is ended by a launch after its jobs
-        old = queue.kind == "local" and seconds_since(queue.created) > KEPT and queue.holder() is None
-    explained = {*(ended or {}).get("reasons", ()), *queue.cancelled()} if old else set()
-    places = [queue.place_of(run) for run in queue.runs if run.run_id in explained]
-    return old and all(not place.is_dir() or (place / "results.json").is_file() for place in places)

@@ -109,7 +109,7 @@ class Executor(NamedTuple):
     queue: str
     job: str
 
-    def executed(self, state: State) -> bool:
+    def has_executed(self, state: State) -> bool:
         """Whether the last attempt of the run is, or was, that of this job."""
         if state.where.split(" ")[:2] != ["job", self.job]:
             return False
@@ -154,10 +154,17 @@ class Observer:
             with contextlib.suppress(RecordError):  # another user's, perhaps
                 queue.end("ended", reasons)
 
+    def places(self, run_id: str) -> tuple[Path, Path]:
+        """The two directories in which a run may be executed: its own, and beside its old results."""
+        return self.runs_dir / run_id, self.runs_dir / FORCED / run_id
+
+    def is_active(self, path: Path) -> bool:
+        return self.state(path).state in ("queued", "running")
+
     def states(self, run_ids: Iterable[str]) -> list[State]:
         """States in the order of the ids; for a forced run, the state of its new execution."""
         forced = set(run_names(self.runs_dir / FORCED))
-        return [self.state(self.runs_dir / (FORCED if name in forced else "") / name) for name in run_ids]
+        return [self.state(self.places(name)[name in forced]) for name in run_ids]
 
     def state(self, path: Path) -> State:
         """The state of the run in ``path``."""
@@ -173,7 +180,7 @@ class Observer:
                 return replace(found, state="queued", reason=text, message="", where=where)
         if key in self._ended:
             executor, reason = self._ended[key]
-            its_own = found.state in ("running", "interrupted") and executor.executed(found)
+            its_own = found.state in ("running", "interrupted") and executor.has_executed(found)
             if found.state == "new" or its_own:
                 vague = reason in (REASONS["FAILED"], REASONS["COMPLETED"])
                 if vague and found.state == "interrupted" and found.reason not in ("", "killed"):
@@ -186,7 +193,7 @@ class Observer:
 
     def _look_at(self, queue: Queue) -> None:
         ended, jobs = queue.ended, queue.jobs() if queue.kind == "slurm" else {}
-        self._cancelled |= queue.cancelled()
+        self._cancelled |= queue.cancelled_runs()
         if ended is not None:
             reasons = ended.get("reasons", {})
             self._end(
@@ -198,7 +205,7 @@ class Observer:
             self._wait(queue, jobs, dict.fromkeys(queue.runs))
 
     def _wait(self, queue: Queue, jobs: Mapping[int, str], states: Mapping[Waiting, JobState | None]) -> None:
-        cancelled = queue.cancelled()
+        cancelled = queue.cancelled_runs()
         for run, state in states.items():
             if run.run_id not in cancelled:
                 executor = Executor(queue.token, jobs.get(run.task, ""))
@@ -219,7 +226,7 @@ class Observer:
             run: _state_of_job(queue, run, jobs[run.task], said.get(jobs[run.task])) for run in submitted
         }
         self._wait(queue, jobs, {run: job for run, job in states.items() if job.state != "ended"})
-        cancelled = queue.cancelled()
+        cancelled = queue.cancelled_runs()
         reasons = {
             run: "cancelled" if run.run_id in cancelled else job.reason
             for run, job in states.items()
@@ -275,8 +282,8 @@ def _state_of_job(queue: Queue, run: Waiting, job_id: str, said: JobState | None
 
 def _is_continued(executor: Executor, job: JobState, state: State) -> bool:
     """Whether a run that has begun is continued by this job, which ends and is started again."""
-    if state.state not in STOPPED[job.state] or (state.reason == NO_STEP and executor.executed(state)):
+    if state.state not in STOPPED[job.state] or (state.reason == NO_STEP and executor.has_executed(state)):
         return False
     if job.state == "running":
-        return executor.executed(state) and state.reason in ABOUT_TO_REQUEUE
-    return state.state == "interrupted" or executor.executed(state)
+        return executor.has_executed(state) and state.reason in ABOUT_TO_REQUEUE
+    return state.state == "interrupted" or executor.has_executed(state)

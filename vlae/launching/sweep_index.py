@@ -1,12 +1,17 @@
-"""The runs of each sweep: runs_dir/.sweeps/<name>.json. The truth about a run is in its own directory."""
+"""The name of each sweep and its runs: runs_dir/.sweeps/<name>.json. The state of a run is in its own directory."""
 
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
+from vlae.config.problems import Problem, shown
+from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
+from vlae.config.schema import LONGEST_NAME, wrong_name
 from vlae.runs.lease import now
 from vlae.runs.schema import check_record
 from vlae.system.files import StrPath, make_directory, read_json, write_json
@@ -61,3 +66,29 @@ def _is_file_name(name: str) -> bool:
 def names(runs_dir: StrPath) -> list[str]:
     """Every sweep that was launched here."""
     return sorted(file.stem for file in (Path(runs_dir) / SWEEPS).glob("*.json") if file.name[0] != ".")
+
+
+def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
+    """The name of the file, and a hash of the overrides that change its runs."""
+    if file is None:
+        return None
+    name = Path(file).stem
+    keys = (*OPERATIONAL, *OF_A_COMMAND)
+    changing = sorted(text for text in overrides if text.lstrip("+").partition("=")[0] not in keys)
+    if not changing:
+        return name
+    digest = hashlib.sha256(" ".join(changing).encode()).hexdigest()[:6]
+    return f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"
+
+
+def wrong_sweep_name(given: str | None, file: Path | None) -> Problem | None:
+    """The problem with the name of a sweep, if any: the ``given`` one, or that of its file."""
+    if given == "None":
+        return Problem("hydra.sweeper.name", "expected null where there is none, got the text 'None'")
+    name = given if given is not None else file and file.stem
+    if name is None or not (wrong := wrong_name(name, file=True)):
+        return None
+    if given is not None:
+        return Problem("hydra.sweeper.name", f"expected {wrong}, got {shown(given)}")
+    text = f"the sweep has the name of its file: expected {wrong}, got {shown(name)}; or add hydra.sweeper.name=NAME"
+    return Problem("sweeps", text)

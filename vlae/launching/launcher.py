@@ -1,0 +1,41 @@
+"""A launcher: a way to execute the runs of a plan."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from vlae.config.checks import wrong_leaves
+from vlae.config.problems import ConfigError, problems_of, section_of, with_suggestions
+from vlae.launching.plan import Plan
+from vlae.launching.plan_checks import check_runs
+from vlae.launching.queues import Queue
+
+L = TypeVar("L", bound="Launcher")
+
+
+class Launcher(ABC):
+    """A way to execute runs. Its constructor takes the keys of ``hydra.launcher``, each with a type."""
+
+    here: ClassVar[bool]
+    """Whether it executes runs on this machine."""
+
+    def check_plan(self, plan: Plan) -> None:
+        """Check the runs that start, before anything is on disk. UserError: the reason why they cannot be executed."""
+        check_runs(plan, here=self.here)
+
+    @abstractmethod
+    def prepare(self, plan: Plan, frozen: Path) -> Queue:
+        """The queue of the runs that start, while nobody else can launch; ``frozen`` is their code."""
+
+    @abstractmethod
+    def execute(self, queue: Queue) -> int:
+        """Execute the queue; the exit status of the command."""
+
+
+def launcher_of(chosen: type[L], settings: dict[str, Any]) -> L:
+    """The launcher with these settings. ConfigError: everything that is wrong with them."""
+    hints = {k: h for k, h in get_type_hints(chosen.__init__, include_extras=True).items() if k != "return"}
+    problems = problems_of(section_of(hints), settings, "hydra.launcher")
+    if problems := problems or wrong_leaves(settings, "hydra.launcher"):
+        raise ConfigError(with_suggestions(problems, [f"hydra.launcher.{key}" for key in hints]))
+    return chosen(**settings)

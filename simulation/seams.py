@@ -397,7 +397,7 @@ class Seams:
         self.put(job, "executed", lambda: None)  # the code is not frozen here
         self.put(job, "check_libraries", lambda: None)  # importing them takes longer than many histories
         self.put(job, "Reporter", Silent)
-        self.put(job, "mirrored", lambda directory: contextlib.nullcontext())
+        self.put(job, "start_mirror", lambda directory: contextlib.nullcontext())
         self.put(job, "_redirect_output", lambda log: contextlib.nullcontext())
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
         self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))

@@ -24,7 +24,7 @@ from vlae.config.run_id import run_id
 from vlae.launching import sweep_index
 from vlae.runs.directory import RunDirectory, promote
 from vlae.system.interruption import Interrupted
-from vlae.trackers.process import ENDS_WITHIN, mirrored, upload_later
+from vlae.trackers.process import ENDS_WITHIN, start_mirror, upload_later
 from vlae.trackers.run_history import RunHistory
 from vlae.trackers.wandb_mirror import JITTER, jitter
 
@@ -107,7 +107,7 @@ class FakeRun:
         """One attempt that does this; the seconds that its end took."""
         began = math.nan
         try:
-            with mirrored(self.directory), self.directory.claim():
+            with start_mirror(self.directory), self.directory.claim():
                 act()
                 began = time.monotonic()
                 if end is not None:
@@ -123,7 +123,7 @@ class FakeRun:
     def kept(self):
         """What its mirror has written down; where it is offline, that."""
         run_history = RunHistory(self.directory)
-        return run_history.kept("wandb") | run_history.kept("wandb-offline")
+        return run_history.notes_of("wandb") | run_history.notes_of("wandb-offline")
 
     def size_after(self, epoch):
         lines = (self.directory.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -390,7 +390,7 @@ from vlae.trackers import wandb_mirror as wandb
 from vlae.trackers.run_history import RunHistory
 
 wandb.PATIENCE = 0.1
-mirror = wandb.Streamed(RunHistory(RunDirectory(Path(sys.argv[1]))))
+mirror = wandb.WandbMirror(RunHistory(RunDirectory(Path(sys.argv[1]))))
 mirror.start()
 mirror.finish()
 """

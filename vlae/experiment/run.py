@@ -26,7 +26,7 @@ from vlae.system.disk import DiskError, Patience, RecordError, notice, patient, 
 from vlae.system.files import appearing, check_writable, make_directory, write_atomically
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.system.streams import do_not_wait
-from vlae.trackers.process import environment_problems, mirrored, upload_later, watched
+from vlae.trackers.process import environment_problems, has_mirror, start_mirror, upload_later
 
 if TYPE_CHECKING:
     from vlae.experiment.prepare import Prepared
@@ -187,7 +187,7 @@ def execute(
         patience.say = attempt.waits
         if (results := directory.results()) is not None:  # another process finished it meanwhile
             return results
-        after.enter_context(mirrored(directory))  # until the attempt has ended
+        after.enter_context(start_mirror(directory))  # until the attempt has ended
         with (
             Interruption() as interruption,
             Reporter(attempt.log, quiet or captured) as reporter,
@@ -254,7 +254,7 @@ def _carry_out(
         reporter.warn(text)
     if training.progress.step:
         reporter.line(f"continuing from epoch {training.progress.epoch}, step {training.progress.step}")
-    picture = _epoch_pictures(prepared, training) if watched(cfg.tracker) else None
+    picture = _epoch_pictures(prepared, training) if has_mirror(cfg.tracker) else None
     space = prepared.preprocess.space_note
     training.run(interruption, _training_report(reporter, attempt, training, space, picture))
     trained = prepared.best_model(training)

@@ -1,7 +1,7 @@
 """A bounded pool of processes, one for each run, that outlives the failure of any of them.
 
 The processes are forked from a server that has imported torch, and so begin at once. Each has its own memory, GPU and
-signals: what happens to one is nothing to the others.
+signals.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ from vlae.system.processes import process_lives, process_start
 LOOK_EVERY = 0.5
 """Seconds between two looks at the runs."""
 CANCELLED_WITHIN = 2.0
-"""Seconds in which it is seen that a run was cancelled."""
+"""Seconds in which the pool sees that a run was cancelled."""
 PROBE_EVERY, PROBE_REFUSED_EVERY = 10.0, 5.0
-"""Seconds between two looks whether the disk takes writes: while it does, and while it does not."""
+"""Seconds between two probes of the disk: while it takes writes, and while it does not."""
 SERVER_LOST = 255
 """Exit status of a process whose server was killed, as multiprocessing gives it; the process may live."""
 TRIES = 5
-"""Times that a run is started again that the disk has ended, or whose process could not be started."""
+"""Number of times that a run starts again which the disk has ended, or whose process could not be started."""
 
 
 @dataclass
@@ -53,16 +53,16 @@ class Job:
     seconds: float = 0.0
     process: BaseProcess | None = field(default=None, repr=False)
     signals_sent: int = 0
-    """Times that it was asked to stop."""
+    """Number of times that it was asked to stop."""
     tries: int = 0
-    """Times that it was started again here."""
+    """Number of times that it was started again here."""
     pid: int | None = field(default=None, repr=False)
     """The id of its process, as long as it runs."""
     born: float | None = field(default=None, repr=False)
     mark: object = field(default=None, repr=False)
-    """Changes with each progress."""
+    """A value that changes with each progress."""
     moved: float = field(default=0.0, repr=False)
-    """When it last was another one."""
+    """Time of the last progress."""
     hung: bool = False
     """True if it was ended because it made no progress."""
 
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def lives(self) -> bool:
-        """Whether its process lives, even if its server is gone."""
+        """Whether its process lives, even if the server that started it does not."""
         return self.pid is not None and self.born is not None and bool(process_lives(self.pid, self.born))
 
 
@@ -93,10 +93,10 @@ class Log:
         self.say(f"{job.outcome}: {job.path} {job.detail}")
 
     def refresh(self, jobs: Sequence[Job]) -> None:
-        """Every half second."""
+        """Called every half second."""
 
     def report_pause(self, reason: str | None) -> None:
-        """No run starts, because of a disk that refuses writes; None: they start again."""
+        """Say why the disk keeps runs from starting; None: they start again."""
         self.say(notice(reason) if reason else "writes are taken again", "yellow")
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -116,10 +116,9 @@ class Pool:
         patience: float = math.inf,
         processes: Forked | None = None,
     ) -> None:
-        """queue: of the jobs, which records when they are cancelled.
+        """queue: of the jobs, which records that they are cancelled.
 
         patience: seconds after a signal in which runs have to end; then they are killed.
-        processes: None: forked ones.
         """
         self.jobs, self.queue, self.listener = list(jobs), queue, listener
         self._waiting: deque[Job] = deque(jobs)
@@ -139,7 +138,7 @@ class Pool:
         self._killed_for_memory = killed_for_memory()
 
     def run(self, interruption: Interruption) -> None:
-        """Run until each job has an outcome. A signal is forwarded to the runs, which save their state; none starts."""
+        """Run until each job has an outcome. After a signal no run starts, and those that run get it too."""
         self._signals, self._is_prepared = interruption.signals, False
         while self._waiting or self._running or self._orphans:
             try:
@@ -153,7 +152,7 @@ class Pool:
                 wait(list(self._running), timeout=LOOK_EVERY)
                 self._collect()
                 self.listener.refresh(self.jobs)
-            except KeyboardInterrupt:  # pressed again: stop at once, and a third time: without a word
+            except KeyboardInterrupt:  # pressed again: stop at once; a third time: kill
                 self._presses = max(2, self._presses + 1)
                 self._forward(signal.SIGINT if self._presses == 2 else signal.SIGKILL)
 
@@ -166,10 +165,14 @@ class Pool:
             return
         self._probe(now)
         if self._paused and now - self._paused[0] >= PATIENCE:
-            for job in self._waiting:
-                job.outcome, job.detail = "interrupted", self._paused[1]
-                self.listener.report_end(job)
-            self._waiting.clear()
+            self._drop(list(self._waiting), "interrupted", self._paused[1])
+
+    def _drop(self, jobs: Sequence[Job], outcome: str, detail: str = "") -> None:
+        """Give up jobs that wait."""
+        for job in jobs:
+            self._waiting.remove(job)
+            job.outcome, job.detail = outcome, detail
+            self.listener.report_end(job)
 
     def _probe(self, now: float) -> None:
         reason = refusal(self.queue)
@@ -186,23 +189,22 @@ class Pool:
 
     def _may_start(self) -> bool:
         """Whether the disks take writes, which the next run needs."""
-        now = time.monotonic()
-        if self._paused or now < self._again:
+        if self._paused or (now := time.monotonic()) < self._again:
             return False
         self._probe(now)
         return self._paused is None
 
     def _note(self, job: Job, reason: str) -> None:
-        """Records why a run has ended that could not record it itself; later where the disk refuses that too."""
+        """Record why a run has ended that could not record it itself; later if the disk refuses that too."""
         try:
             record_reason(job.path, job.attempts, reason)
         except DiskError:
             self._unsaid.append((job, reason))
 
-    # --- runs that end without a word
+    # --- runs that hang or are killed
 
     def _end_hanging(self) -> None:
-        """Kills each run that has made no progress for too long: one that hangs may listen to nothing else."""
+        """Kill each run that has made no progress for too long: one that hangs may ignore other signals."""
         now = time.monotonic()
         if self._timeout is None or now - self._checked_progress < CANCELLED_WITHIN:
             return
@@ -216,7 +218,7 @@ class Pool:
                 self._send(job, signal.SIGKILL)
 
     def _explain(self, job: Job) -> None:
-        """Record and show why a run was killed, where that is known."""
+        """Record why a run was killed, if that is known."""
         before, self._killed_for_memory = self._killed_for_memory, killed_for_memory()
         if job.hung:
             job.outcome, job.detail = "interrupted", f"no progress for {self._timeout:g} min"
@@ -249,7 +251,7 @@ class Pool:
         self.listener.report_start(job)
 
     def _start_later(self, job: Job) -> bool:
-        """Whether this run is started again, first of all and in a while; each time the while is longer."""
+        """Whether this run starts again before the others, after a delay that doubles each time."""
         if job.signals_sent or job.detail or job.tries >= TRIES:
             return False
         job.tries += 1
@@ -276,7 +278,7 @@ class Pool:
             self._end(*orphan, None)
 
     def _end(self, job: Job, slot: Slot, status: int | None) -> None:
-        """status: None where it is not known, because the server that knew it was killed."""
+        """status: None if it is unknown, because the server that knew it was killed."""
         assert job.began is not None
         job.seconds, job.pid = time.monotonic() - job.began, None
         self._free.append(slot)
@@ -302,15 +304,12 @@ class Pool:
             return
         self._looked, cancelled = time.monotonic(), set[str]()
         with contextlib.suppress(RecordError):  # it is read again in two seconds
-            cancelled = self.queue.cancelled()
-        for job in [job for job in self._waiting if job.path.name in cancelled]:
-            self._waiting.remove(job)
-            job.outcome = "cancelled"
-            self.listener.report_end(job)
+            cancelled = self.queue.cancelled_runs()
+        self._drop([job for job in self._waiting if job.path.name in cancelled], "cancelled")
         for job in self._running_jobs():
             if job.path.name in cancelled:
                 job.detail = "cancelled"
-                self._send(job, signal.SIGTERM)  # again and again, for it may just begin
+                self._send(job, signal.SIGTERM)  # at each look, because it may just begin
 
     def _forward(self, number: int) -> None:
         """Resend the signal at every look until a run handles it; SIGINT only once, because a second one aborts."""
@@ -336,7 +335,7 @@ class Pool:
 
 
 def refusal(queue: Queue) -> str | None:
-    """Why no run of a queue can start now: its own disk, or that of temporary files, takes no writes."""
+    """The reason why its own disk, or that of temporary files, takes no writes; None: both take them."""
     try:
         return refused(queue.runs_dir) or refused(Path(tempfile.gettempdir()))
     except OSError as error:

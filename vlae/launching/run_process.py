@@ -1,4 +1,4 @@
-"""The process of one run in a pool: how it is forked, whether its run makes progress, and how it has ended."""
+"""The process of one run in a pool: its start, its progress, and its end."""
 
 import contextlib
 import multiprocessing
@@ -45,8 +45,7 @@ class Forked:
     def prepare(self, signals: Sequence[int]) -> None:
         """Start the server. signals: those of the pool, which must not end what all processes share."""
         # Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is
-        # documented. The documented way starts both with the first process: signals would have to be ignored at the
-        # start of each run, and those that arrive meanwhile would be lost
+        # documented; the documented way starts both with the first run, and signals that arrive meanwhile would be lost
         with _ignore_signals(signals), _silence_warnings():
             resource_tracker.ensure_running()
             forkserver.ensure_running()
@@ -61,7 +60,7 @@ class Forked:
 
 @contextlib.contextmanager
 def _silence_warnings() -> Iterator[None]:
-    """Python warns where its resource tracker was killed and is started again: nothing of ours is lost with it."""
+    """Python warns if its resource tracker was killed and starts again: nothing of ours is lost with it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -81,7 +80,7 @@ def _ignore_signals(signals: Sequence[int]) -> Iterator[None]:
 def _work(
     path: Path, attempts: int, environment: dict[str, str], threads: int, signals: Sequence[int]
 ) -> None:
-    """signals: that the pool listens to, and the server ignores; what the pool ignores stays so."""
+    """signals: those that the pool handles and the server ignores."""
     guard()
     for number in signals:
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
@@ -100,7 +99,7 @@ def progress_mark(run: Path) -> object:
 
 
 def attempts_of(run: Path) -> int:
-    """Number of attempts of a run; 0 where the disk does not say it."""
+    """Number of attempts of a run; 0 if the disk cannot be read."""
     try:
         return last_number(run / "attempts")
     except OSError:
@@ -113,9 +112,9 @@ def has_begun(run: Path, attempts: int) -> bool:
 
 
 def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
-    """How an execution ended, by its exit status and, where that says little, by the record of the run.
+    """How an execution ended, and a detail: by its exit status and, where that says little, by the record of the run.
 
-    status: None where it is not known. attempts: number of attempts before it, which the record may be about as well.
+    status: None if it is unknown. attempts: number of attempts before it.
     """
     if status == DONE:
         return "done", ""

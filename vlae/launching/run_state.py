@@ -76,16 +76,14 @@ class State:
 
 def state_on_disk(path: Path) -> State:
     """The state of a run by its record and its process, without queues."""
-    directory = RunDirectory(path)
     try:
         recorded = read_status(str(path))
-        status = directory.status(recorded)
-        if not os.path.isfile(f"{path}/config.yaml") and os.path.isdir(path):
-            raise RecordError(
-                f"{path} has no config.yaml; move it away, and the same command makes the run again"
-            )
+        status = RunDirectory(path).status(recorded)
     except RecordError as error:
         return State(path.name, path, "failed", reason=UNREADABLE, message=str(error))
+    if not os.path.isfile(f"{path}/config.yaml") and os.path.isdir(path):
+        text = f"{path} has no config.yaml; move it away, and the same command makes the run again"
+        return State(path.name, path, "failed", reason=UNREADABLE, message=text)
     running = status["state"] == "running"
     return State(
         path.name,
@@ -113,12 +111,12 @@ class Executor(NamedTuple):
         """Whether the last attempt of the run is, or was, that of this job."""
         if state.where.split(" ")[:2] != ["job", self.job]:
             return False
-        claim = None
         with contextlib.suppress(RecordError):
             claim = read_claim(state.path / "attempts" / str(state.attempts))
-        return claim is None or self.is_of(claim)
+            return claim is None or self.made(claim)
+        return True
 
-    def is_of(self, claim: Claim) -> bool:
+    def made(self, claim: Claim) -> bool:
         return claim["slurm_job"] == self.job and claim["queue"] in (None, self.queue)
 
 
@@ -132,7 +130,7 @@ class Observer:
         self._waiting: dict[tuple[str, bool], list[tuple[Waiting, Executor, JobState | None]]] = {}
         self._ended: dict[tuple[str, bool], tuple[Executor, str]] = {}
         self._queued: dict[str, JobState] | None = None
-        self._cluster: str | None = None
+        self._cluster: str | None = None  # empty where it cannot be reached
         self._over: list[tuple[Queue, dict[str, str]]] = []
         self._cancelled: set[str] = set()
         for queue in self.queues:
@@ -145,7 +143,7 @@ class Observer:
 
     @property
     def asks_slurm(self) -> bool:
-        """Whether a look costs the cluster's controller something."""
+        """Whether Slurm is asked, whose controller must not be asked too often."""
         return self._cluster is not None or bool(self._warnings)
 
     def record_ends(self) -> None:
@@ -176,8 +174,10 @@ class Observer:
             # an interrupted run continues where its job is requeued; elsewhere each starts once
             untried = found.state != "running" and found.attempts == waiting.attempts
             if untried or (job is not None and _is_continued(executor, job, found)):
-                text, where = (job.reason if job else ""), executor.job and f"job {executor.job}"
-                return replace(found, state="queued", reason=text, message="", where=where)
+                where = executor.job and f"job {executor.job}"
+                return replace(
+                    found, state="queued", reason=job.reason if job else "", message="", where=where
+                )
         if key in self._ended:
             executor, reason = self._ended[key]
             its_own = found.state in ("running", "interrupted") and executor.has_executed(found)
@@ -196,9 +196,7 @@ class Observer:
         self._cancelled |= queue.cancelled_runs()
         if ended is not None:
             reasons = ended.get("reasons", {})
-            self._end(
-                queue, jobs, {run: reasons[run.run_id] for run in queue.runs if reasons.get(run.run_id)}
-            )
+            self._end(queue, jobs, {run: reasons.get(run.run_id) or None for run in queue.runs})
         elif queue.kind == "slurm":
             self._look_at_jobs(queue, jobs)
         elif queue.holder() is not None:
@@ -211,27 +209,21 @@ class Observer:
                 executor = Executor(queue.token, jobs.get(run.task, ""))
                 self._waiting.setdefault((run.run_id, run.forced), []).append((run, executor, state))
 
-    def _end(self, queue: Queue, jobs: Mapping[int, str], reasons: Mapping[Waiting, str]) -> None:
+    def _end(self, queue: Queue, jobs: Mapping[int, str], reasons: Mapping[Waiting, str | None]) -> None:
         for run, reason in reasons.items():
-            self._ended[run.run_id, run.forced] = (Executor(queue.token, jobs.get(run.task, "")), reason)
+            if reason is not None:
+                self._ended[run.run_id, run.forced] = (Executor(queue.token, jobs.get(run.task, "")), reason)
 
     def _look_at_jobs(self, queue: Queue, jobs: Mapping[int, str]) -> None:
-        submitted = [
-            run for run in queue.runs if jobs.get(run.task, NEVER) != NEVER and not queue.is_done(run)
-        ]
         on_its_way = JobState("waiting", "" if queue.holder() else SUBMISSION_BROKEN_OFF)
         self._wait(queue, jobs, {run: on_its_way for run in queue.runs if run.task not in jobs})
-        said = self._ask_slurm(queue, {jobs[run.task] for run in submitted})
-        states = {
-            run: _state_of_job(queue, run, jobs[run.task], said.get(jobs[run.task])) for run in submitted
-        }
+        job_of = {run: jobs.get(run.task, NEVER) for run in queue.runs}
+        submitted = {run: job for run, job in job_of.items() if job != NEVER and not queue.is_done(run)}
+        said, cancelled = self._ask_slurm(queue, set(submitted.values())), queue.cancelled_runs()
+        states = {run: _state_of_job(queue, run, job, said.get(job)) for run, job in submitted.items()}
         self._wait(queue, jobs, {run: job for run, job in states.items() if job.state != "ended"})
-        cancelled = queue.cancelled_runs()
-        reasons = {
-            run: "cancelled" if run.run_id in cancelled else job.reason
-            for run, job in states.items()
-            if job.state == "ended"
-        }
+        ended = {run: job for run, job in states.items() if job.state == "ended"}
+        reasons = {run: "cancelled" if run.run_id in cancelled else job.reason for run, job in ended.items()}
         self._end(queue, jobs, reasons)
         if len(reasons) == len(submitted) and not queue.is_being_submitted:
             self._over.append((queue, {run.run_id: reason for run, reason in reasons.items()}))
@@ -242,10 +234,10 @@ class Observer:
             return {}
         try:
             if self._cluster is None:
-                self._cluster = ""  # where it cannot be reached, once is enough to wait for that
+                self._cluster = ""  # waiting once for an answer is enough
                 self._cluster = this_cluster().identity
             if queue.cluster != self._cluster:
-                self._warn_of_another_cluster(queue)
+                self._warnings[_another_cluster(queue, self._cluster)] = None
                 return {}
             if self._queued is None:
                 self._queued = queued_jobs()
@@ -256,27 +248,26 @@ class Observer:
             self._warnings[str(error)] = None
             return {}
 
-    def _warn_of_another_cluster(self, queue: Queue) -> None:
-        self._warnings[
-            f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask "
-            f"{self._cluster}: look and launch where the former answers; where it is gone for good, "
-            f"`vlae cancel {queue.sweep}` lets their runs start again"
-        ] = None
+
+def _another_cluster(queue: Queue, here: str) -> str:
+    return (
+        f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask {here}: look and "
+        f"launch where the former answers; where it is gone for good, `vlae cancel {queue.sweep}` lets their runs "
+        "start again"
+    )
 
 
 def _state_of_job(queue: Queue, run: Waiting, job_id: str, said: JobState | None) -> JobState:
     """The state of a job by Slurm, unless the run or the queue shows that it cannot be so."""
-    if said is None:
-        return UNKNOWN
-    if said == MISSING and seconds_since(queue.created) < A_MOMENT:
+    if said is None or (said == MISSING and seconds_since(queue.created) < A_MOMENT):
         return UNKNOWN
     path, holder = queue.place_of(run), None
     if said.state == "ended" and state_on_disk(path).state == "running":
         with contextlib.suppress(RecordError):
             holder = RunDirectory(path).holder()
-        if holder and Executor(queue.token, job_id).is_of(holder):
-            # Slurm has seen other ends itself; a process in this place was just looked at
-            return UNKNOWN if said.reason in UNRELIABLE_ENDS or holder["place"] == place() else said
+    if holder and Executor(queue.token, job_id).made(holder):
+        # Slurm has seen other ends itself; a process in this place was just looked at
+        return UNKNOWN if said.reason in UNRELIABLE_ENDS or holder["place"] == place() else said
     return said
 
 

@@ -26,6 +26,7 @@ REASONS = {
     "COMPLETED": "missing",
 }
 """Why a run of a job that ended so has no results, where its own record does not say."""
+NO_SLURM = "cannot reach Slurm"
 
 
 class SlurmError(UserError, RuntimeError):
@@ -50,17 +51,17 @@ MISSING = JobState("ended", "missing")
 def slurm(*command: str, seconds: float = 120) -> str:
     """The output of a Slurm command. SlurmError: it is not there, or fails."""
     if shutil.which(command[0]) is None:
-        text = f"cannot reach Slurm: there is no {command[0]} on this machine; launch from a login node"
-        raise SlurmError(text)
-    whole = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # the tasks of an array, however many they are
+        raise SlurmError(f"{NO_SLURM}: there is no {command[0]} on this machine; launch from a login node")
+    begin, whole = (
+        " ".join(command[:3]),
+        {**os.environ, "SLURM_BITSTR_LEN": "0"},
+    )  # shows all tasks of an array
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=whole)
     except subprocess.TimeoutExpired as error:
-        text = f"cannot reach Slurm: {' '.join(command[:3])} gave no answer in {seconds:.0f} s"
-        raise SlurmError(text) from error
+        raise SlurmError(f"{NO_SLURM}: {begin} gave no answer in {seconds:.0f} s") from error
     if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip()
-        raise SlurmError(f"cannot reach Slurm: {' '.join(command[:3])}: {said}")
+        raise SlurmError(f"{NO_SLURM}: {begin}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
 
 
@@ -78,7 +79,7 @@ def this_cluster() -> Cluster:
     """SlurmError: it cannot be reached."""
     said = dict(re.findall(r"^(\S+)\s*= *(.*?)\s*$", slurm("scontrol", "show", "config"), re.MULTILINE))
     if "ClusterName" not in said:
-        raise SlurmError("cannot reach Slurm: scontrol show config does not say which cluster this is")
+        raise SlurmError(f"{NO_SLURM}: scontrol show config does not say which cluster this is")
     controller = said.get("SlurmctldHost[0]", said.get("SlurmctldHost", ""))
     identity = f"{said['ClusterName']} (controller {controller}, port {said.get('SlurmctldPort', '')})"
     largest = said.get("MaxArraySize", "")
@@ -98,46 +99,30 @@ def queued_jobs(name: str | None = None) -> dict[str, JobState]:
 def known_jobs(jobs: Iterable[str]) -> dict[str, JobState]:
     """The states of jobs, and of tasks of arrays; MISSING where Slurm says that it knows no such job.
 
-    A job is left out where Slurm's answer is empty: nothing follows from that.
-    Errors: SlurmError where Slurm cannot be asked.
+    A job is left out where Slurm's answer is empty: nothing follows from that. SlurmError: Slurm cannot be asked.
     """
-    jobs = set(jobs)
-    found: dict[str, JobState] = {}
-    answered = set()
-    for array in sorted({_array(job) for job in jobs}):
-        answer = _by_controller(array)
-        if answer is not None:
-            answered.add(array)
-            found |= answer
-    for array in sorted({_array(job) for job in jobs - found.keys()}):
+    arrays = {job: job.partition("_")[0] for job in jobs}
+    answers = {array: _by_controller(array) for array in sorted(set(arrays.values()))}
+    found = {job: state for answer in answers.values() for job, state in (answer or {}).items()}
+    for array in sorted({arrays[job] for job in arrays.keys() - found.keys()}):
         found = _by_accounting(array) | found
-    found = {job: MISSING for job in jobs if _array(job) in answered} | found
-    return {job: found[job] for job in jobs & found.keys()}
-
-
-def _array(job: str) -> str:
-    return job.partition("_")[0]
+    missing = {job: MISSING for job, array in arrays.items() if answers[array] is not None}
+    return {job: state for job, state in (missing | found).items() if job in arrays}
 
 
 def was_preempted(job: str) -> bool:
-    """Whether this running job, or task of an array, must make room for another.
-
-    SlurmError: Slurm does not answer, or does not know the job.
-    """
-    lines = [fields for fields in _described(job) if fields.get("JobState") == "RUNNING"]
+    """Whether this running job must make room for another. SlurmError: Slurm does not answer, or know the job."""
+    lines = [fields for fields in _job_fields(job) if fields.get("JobState") == "RUNNING"]
     return any(fields.get("PreemptTime", "")[:1].isdigit() for fields in lines)
 
 
 def restarts_of(job: str, *, seconds: float) -> int | None:
-    """How often Slurm has started this job, or task of an array, again; None: it does not say.
-
-    SlurmError: Slurm does not answer in so many seconds, or does not know the job.
-    """
-    numbers = [fields.get("Restarts", "") for fields in _described(job, seconds)]
+    """How often Slurm has started this job again; None: it does not say. SlurmError: as in `was_preempted`."""
+    numbers = [fields.get("Restarts", "") for fields in _job_fields(job, seconds)]
     return next((int(number) for number in numbers if number.isdigit()), None)
 
 
-def _described(job: str, seconds: float = 120) -> list[dict[str, str]]:
+def _job_fields(job: str, seconds: float = 120) -> list[dict[str, str]]:
     """The fields of each line that describes this job, or task of an array."""
     lines = slurm("scontrol", "show", "job", "-o", job, seconds=seconds).splitlines()
     return [fields for fields in map(_fields, lines) if job in _ids(fields)]
@@ -146,14 +131,11 @@ def _described(job: str, seconds: float = 120) -> list[dict[str, str]]:
 def _by_controller(array: str) -> dict[str, JobState] | None:
     """States of the tasks of an array that scontrol knows; None: the answer is empty."""
     found = {}
-    lines = _unless("Invalid job id", "scontrol", "show", "job", "-o", array)
-    if lines == []:
-        return None
-    for line in lines or []:
-        fields = _fields(line)
+    lines = _lines_unless("Invalid job id", "scontrol", "show", "job", "-o", array)
+    for fields in map(_fields, lines or []):
         state = _job_state(fields.get("JobState", ""), "", fields.get("NodeList", ""))
         found |= dict.fromkeys(_ids(fields), state)
-    return found
+    return None if lines == [] else found
 
 
 def _fields(line: str) -> dict[str, str]:
@@ -172,11 +154,10 @@ def _ids(fields: dict[str, str]) -> list[str]:
 
 
 def _by_accounting(array: str) -> dict[str, JobState]:
-    found = {}
     if shutil.which("sacct") is None:
-        return found
-    said = _unless("disabled", "sacct", "-n", "-P", "-X", "-j", array, "-o", "JobID,State,NodeList")
-    for line in said or []:
+        return {}
+    found, columns = {}, "JobID,State,NodeList"
+    for line in _lines_unless("disabled", "sacct", "-n", "-P", "-X", "-j", array, "-o", columns) or []:
         job, state, node = line.split("|", 2)
         number, _, tasks = job.partition("_")
         ids = [f"{number}_{task}" for task in tasks_of(tasks)] if tasks else [job]
@@ -192,7 +173,7 @@ def tasks_of(text: str) -> Iterator[int]:
             yield from range(int(first), int(last or first) + 1, int(step or 1))
 
 
-def _unless(words: str, *command: str) -> list[str] | None:
+def _lines_unless(words: str, *command: str) -> list[str] | None:
     """The lines that a command prints; None where it fails with these words."""
     try:
         return slurm(*command).splitlines()

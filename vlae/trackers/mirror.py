@@ -43,14 +43,14 @@ class Mirror(Protocol):
 def mirrors_of(run_history: RunHistory) -> list[Mirror]:
     """The mirrors that the run's configuration asks for."""
     found: list[Mirror] = []
-    if run_history.settings.tensorboard:  # first, since it does not wait for a server
+    if run_history.settings.tensorboard:  # first, because it does not wait for a server
         from vlae.trackers.tensorboard_mirror import EventFiles
 
         found.append(EventFiles(run_history))
-    if to_wandb(run_history.settings.wandb, run_history.settings.mode):
-        from vlae.trackers.wandb_mirror import Streamed
+    if to_wandb(run_history.settings):
+        from vlae.trackers.wandb_mirror import WandbMirror
 
-        found.append(Streamed(run_history))
+        found.append(WandbMirror(run_history))
     return found
 
 

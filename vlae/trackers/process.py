@@ -57,9 +57,9 @@ def upload_later(directory: RunDirectory, name: str | None = None) -> str:
     found = []
     try:
         run_history = RunHistory(directory)
-        settings, kept = run_history.settings, run_history.kept(WANDB)
-        if to_wandb(settings.wandb, settings.mode) and not kept.get("complete"):
-            reason = (run_history.kept(OFFLINE) or kept).get("reason")
+        notes = run_history.notes_of(WANDB)
+        if to_wandb(run_history.settings) and not notes.get("complete"):
+            reason = (run_history.notes_of(OFFLINE) or notes).get("reason")
             found.append(f"Weights & Biases{f': {reason}' if reason else ' did not take everything in time'}")
         if run_history.lacks_event_files():
             found.append("TensorBoard's event files were not completed in time")
@@ -69,12 +69,12 @@ def upload_later(directory: RunDirectory, name: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def mirrored(directory: RunDirectory) -> Iterator[None]:
-    """Inside, the run is mirrored as its configuration says."""
+def start_mirror(directory: RunDirectory) -> Iterator[None]:
+    """Mirror the run as its configuration says, until the ``with`` block ends."""
     run_history = RunHistory(directory)
     with contextlib.suppress(RecordError):  # the mirror, if there is one, reports it
         run_history.take_generation()
-    process = _start(directory.path, run_history.place) if watched(run_history.settings) else None
+    process = _start(directory.path, run_history.place) if has_mirror(run_history.settings) else None
     try:
         yield
     finally:
@@ -82,9 +82,9 @@ def mirrored(directory: RunDirectory) -> Iterator[None]:
             _end(process)
 
 
-def watched(settings: Tracker) -> bool:
+def has_mirror(settings: Tracker) -> bool:
     """True if there is any mirror."""
-    return settings.tensorboard or to_wandb(settings.wandb, settings.mode)
+    return settings.tensorboard or to_wandb(settings)
 
 
 def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
@@ -96,10 +96,10 @@ def _start(run: Path, place: Path) -> subprocess.Popen[bytes] | None:
             return subprocess.Popen(
                 command,
                 env=environment,
+                start_new_session=True,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
             )
     except (OSError, RecordError):  # a full disk, or too many processes: the run reports it
         return None

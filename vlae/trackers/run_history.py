@@ -11,7 +11,7 @@ from vlae.config.schema import Tracker
 from vlae.runs.directory import RunDirectory, metrics_of
 from vlae.runs.lease import FORCED
 from vlae.system.disk import RecordError
-from vlae.system.files import NewLines, json_bytes, make_directory, read_json, write_atomically
+from vlae.system.files import NewLines, make_directory, read_json, write_json
 
 LONGEST_TAG = 64
 """Characters that Weights & Biases accepts."""
@@ -44,7 +44,7 @@ class RunHistory:
         own = [self.config[section]["name"] for section in ("model", "dataset", "output_dist")]
         return [tag[:LONGEST_TAG] for tag in dict.fromkeys([*self.settings.tags, *own])]
 
-    def notes(self, code: Mapping[str, Any]) -> str:
+    def describe(self, code: Mapping[str, Any]) -> str:
         """A line by which a person finds the run and its code."""
         parts = [f"run {self.directory.run_id}", f"code {code['hash']}"]
         if code.get("commit"):
@@ -57,39 +57,28 @@ class RunHistory:
         """Pictures of the best epoch's model, by name."""
         return _pictures_in(self.directory.path / "images")
 
-    def per_image(self) -> Path | None:
-        """The file with the log-likelihood of each test image."""
-        file = self.directory.path / "test_log_likelihood.npz"
-        return file if file.exists() else None
-
-    def best_checkpoint(self) -> Path | None:
-        """The last checkpoint, which holds the best epoch's model."""
-        file = self.directory.path / "checkpoints" / "last.pt"
-        return file if file.exists() else None
-
-    def kept(self, mirror: str) -> dict[str, Any]:
+    def notes_of(self, mirror: str) -> dict[str, Any]:
         """The notes that a mirror has written for its next look."""
         return read_json(self.place / f"{mirror}.json") or {}
 
     def lacks_event_files(self) -> bool:
         """True if the run is done, and event files that its configuration asks for are incomplete."""
-        complete = self.kept(TENSORBOARD).get("complete")
+        complete = self.notes_of(TENSORBOARD).get("complete")
         return self.settings.tensorboard and not complete and self.directory.results() is not None
 
     def take_generation(self) -> None:
         """Give a forced rerun the generation after that of the run it replaces, mirrored now or later."""
         path = self.directory.path
         replaced = path.parent.parent / path.name
-        if path.parent.name == FORCED and not self.kept(WANDB) and (before := generation(replaced)):
-            place = make_directory(self.place) / f"{WANDB}.json"
-            write_atomically(place, json_bytes({"generation": before + 1}))
+        if path.parent.name == FORCED and not self.notes_of(WANDB) and (before := generation(replaced)):
+            write_json(make_directory(self.place) / f"{WANDB}.json", {"generation": before + 1})
 
 
 class Epochs:
     """The content of a run directory epoch by epoch, in steps: an epoch's metrics, then the pictures made after it.
 
-    Each look reads only what is new. A longer history begins with the same steps, because pictures are written before
-    the next epoch is: so the number of steps says what a mirror has, whichever process made it.
+    Each look reads only what is new. Pictures are written before the next epoch is, so a longer history begins with
+    the same steps: the number of steps says what a mirror has, whichever process made it.
     """
 
     def __init__(self, run: Path) -> None:
@@ -107,22 +96,20 @@ class Epochs:
         replaced, lines = self._lines.more()
         if replaced:
             self.length, self._last = 0, None
-        made = _names_in(self._images)
-        steps = [] if self._last is None else self._pictures(self._last, made)
+        steps = [] if self._last is None else self._pictures(self._last)
         if steps:
             self._last = None
         for line in metrics_of(self._lines.path, lines):
-            pictures = self._pictures(line["epoch"], made)
+            pictures = self._pictures(line["epoch"])
             steps += [line, *pictures]
             self._last = None if pictures else line["epoch"]
         self.length += len(steps)
         return list(enumerate(steps, self.length - len(steps)))
 
-    def _pictures(self, epoch: int, made: set[str]) -> list[dict[str, Any]]:
-        if (name := f"epoch-{epoch:06d}") not in made:
-            return []
-        pictures = {f"images/{kind}": file for kind, file in _pictures_in(self._images / name).items()}
-        return [{"epoch": epoch, **pictures}] if pictures else []
+    def _pictures(self, epoch: int) -> list[dict[str, Any]]:
+        pictures = _pictures_in(self._images / f"epoch-{epoch:06d}")
+        step = {f"images/{name}": file for name, file in pictures.items()}
+        return [{"epoch": epoch, **step}] if step else []
 
 
 def wandb_id(run_id: str, generation: int) -> str:
@@ -150,26 +137,19 @@ def other_ids(run: Path) -> list[str]:
     return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
 
 
-def _names_in(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()
-
-
 def _pictures_in(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.png"))}
 
 
-def asks_for_wandb(wandb: bool, mode: str) -> bool:
+def asks_for_wandb(settings: Tracker) -> bool:
     """True if these settings ask for a mirror on Weights & Biases."""
-    return wandb and mode != "disabled"
+    return settings.wandb and settings.mode != "disabled"
 
 
-def to_wandb(wandb: bool, mode: str) -> bool:
+def to_wandb(settings: Tracker) -> bool:
     """True if the run gets one while it runs: the environment may refuse ``auto``."""
-    refused = mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
-    return asks_for_wandb(wandb, mode) and not refused
+    refused = settings.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
+    return asks_for_wandb(settings) and not refused
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:

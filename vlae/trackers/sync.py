@@ -10,18 +10,9 @@ from tempfile import TemporaryDirectory
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import counted
 from vlae.system.disk import RecordError
+from vlae.trackers import wandb_mirror
 from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, asks_for_wandb, other_ids
-from vlae.trackers.wandb_mirror import (
-    Busy,
-    NoAccess,
-    Streamed,
-    WandbError,
-    check_access,
-    delete,
-    digest,
-    explain,
-    own_places,
-)
+from vlae.trackers.wandb_mirror import Busy, NoAccess, WandbError, WandbMirror
 
 GIVES_UP_AFTER = 10
 """Consecutive failures after which the cause is not a run, and waiting for the next 500 would be useless."""
@@ -34,8 +25,8 @@ def sync(runs: Iterable[RunDirectory], say: Callable[[str], object], *, rebuild:
     Errors: NoAccess if there is no key or no answer, before anything is sent; WandbError at the end if some runs could
     not be sent: the same call continues with them.
     """
-    failed, in_a_row, access = 0, 0, cache(check_access)  # asked once, and only if needed
-    with _files_apart():
+    failed, in_a_row, access = 0, 0, cache(wandb_mirror.check_access)  # asked once, and only if needed
+    with _temporary_client_files():
         for run in runs:
             try:
                 text, in_a_row = _sync_one(RunHistory(run), rebuild, access), 0
@@ -46,7 +37,7 @@ def sync(runs: Iterable[RunDirectory], say: Callable[[str], object], *, rebuild:
             except RecordError as error:  # of this run alone
                 text, failed = f"not synced: {error}", failed + 1
             except Exception as error:
-                text = f"not synced: {explain(error)}"
+                text = f"not synced: {wandb_mirror.explain(error)}"
                 failed, in_a_row = failed + 1, in_a_row + 1
             say(f"{run.path.name}: {text}")
             if in_a_row == GIVES_UP_AFTER:
@@ -75,20 +66,20 @@ def _event_files(run_history: RunHistory) -> str:
 
 
 def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]) -> str:
-    kept, held = run_history.kept(WANDB), run_history.directory.holder() is not None
+    notes, held = run_history.notes_of(WANDB), run_history.directory.holder() is not None
     if not rebuild:
-        if not asks_for_wandb(run_history.settings.wandb, run_history.settings.mode):
+        if not asks_for_wandb(run_history.settings):
             return "its configuration asks for no mirror on Weights & Biases; --rebuild makes one anyway"
-        if kept.get("complete"):
-            return f"complete: {kept['url']}"
-        if kept.get("told") == digest(run_history):
-            return f"nothing new: {kept['url']}"
-        if held and kept.get("mode") == "online" and not run_history.kept(OFFLINE):
-            return f"under way: {kept['url']}"
+        if notes.get("complete"):
+            return f"complete: {notes['url']}"
+        if notes.get("told") == wandb_mirror.digest(run_history):
+            return f"nothing new: {notes['url']}"
+        if held and notes.get("mode") == "online" and not run_history.notes_of(OFFLINE):
+            return f"under way: {notes['url']}"
     elif held:
         return "under way: --rebuild can make its mirror when it has ended"
     access()
-    mirror = Streamed(run_history, later=True, rebuild=rebuild)
+    mirror = WandbMirror(run_history, later=True, rebuild=rebuild)
     try:
         mirror.start()
         mirror.finish()
@@ -97,20 +88,21 @@ def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
     except BaseException as error:
         mirror.give_up(error)
         raise
-    return f"synced: {run_history.kept(WANDB)['url']}{_delete_old(run_history) if rebuild else ''}"
+    return f"synced: {run_history.notes_of(WANDB)['url']}{_delete_old(run_history) if rebuild else ''}"
 
 
 def _delete_old(run_history: RunHistory) -> str:
     """Delete the old mirrors, once the new one is there. Returns a note on those that were missing."""
-    absent = [old for old in other_ids(run_history.directory.path) if not delete(run_history.settings, old)]
+    ids = other_ids(run_history.directory.path)
+    absent = [old for old in ids if not wandb_mirror.delete(run_history.settings, old)]
     return f" ({', '.join(absent)} was not there)" if absent else ""
 
 
 @contextlib.contextmanager
-def _files_apart() -> Iterator[None]:
+def _temporary_client_files() -> Iterator[None]:
     """Inside, the client keeps its own files in a temporary directory."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        places = own_places(Path(folder))
+        places = wandb_mirror.client_places(Path(folder))
         os.environ.update(places)
         try:
             yield

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlae.system.files import json_bytes, write_atomically
+from vlae.system.files import write_json
 from vlae.trackers.run_history import TENSORBOARD, Epochs, RunHistory, flat
 
 HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
@@ -53,9 +53,7 @@ class EventFiles:
             for name, file in self.run_history.last_pictures().items():
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")
         self._writer.close()
-        write_atomically(
-            self.run_history.place / f"{TENSORBOARD}.json", json_bytes({"complete": results is not None})
-        )
+        write_json(self.run_history.place / f"{TENSORBOARD}.json", {"complete": results is not None})
 
     def give_up(self, error: Exception) -> None:
         """Each epoch is on disk already."""

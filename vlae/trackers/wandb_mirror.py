@@ -22,7 +22,7 @@ from vlae.errors import UserError
 from vlae.runs import snapshot
 from vlae.runs.lease import now
 from vlae.system.disk import RecordError
-from vlae.system.files import json_bytes, make_directory, read_bytes, write_atomically
+from vlae.system.files import make_directory, read_bytes, write_json
 from vlae.system.npz import Archive
 from vlae.trackers.run_history import OFFLINE, WANDB, Epochs, RunHistory, flat, generation, wandb_id
 
@@ -55,20 +55,18 @@ class Busy(WandbError):
     """Another process sends this run."""
 
 
-class Streamed:
+class WandbMirror:
     """A run while it lasts, online or offline; what W&B has already is not sent again.
 
     One process at a time sends a run: two would overwrite each other's steps of its history.
     """
 
     def __init__(self, run_history: RunHistory, *, later: bool = False, rebuild: bool = False) -> None:
-        """later: upload, whatever configuration and environment say, with an error if W&B does not take it. Otherwise
-        they decide, and the run is logged offline if W&B cannot be reached.
-
-        rebuild: under a new id, from the first step on.
+        """later: upload whatever configuration and environment say, with an error if W&B does not take it. Otherwise
+        they decide, and the run is logged offline if W&B cannot be reached. rebuild: from the first step, as a new id.
         """
         self.run_history, self._later, self._rebuild = run_history, later, rebuild
-        self._mode, self._kept = "", dict[str, Any]()
+        self._mode, self._notes = "", dict[str, Any]()
         self._run: Any = None
         self._lock = FileLock(run_history.place / "lock")
         self._epochs = Epochs(run_history.directory.path)
@@ -83,16 +81,16 @@ class Streamed:
             self._run.define_metric(key)
         self._run.define_metric("*", step_metric="epoch")
         if self._mode == "online":  # W&B knows best how much it has
-            self._kept["sent"] = self._run.starting_step
-        self._keep(complete=False, told=None, reason=reason or None)
+            self._notes["sent"] = self._run.starting_step
+        self._write_notes(complete=False, told=None, reason=reason or None)
         if self._mode == "online":
             (self.run_history.place / f"{OFFLINE}.json").unlink(missing_ok=True)
 
     def _go_online(self) -> str:
-        """Returns the reason why it cannot; empty if it is online."""
+        """The reason why it cannot; empty if it is online."""
         try:
             if not self._later:
-                os.environ.update(own_places(self.run_history.place / "wandb-client"))
+                os.environ.update(client_places(self.run_history.place / "wandb-client"))
                 if reason := why_offline(self.run_history.settings.mode):
                     return reason
             self._acquire()
@@ -114,6 +112,7 @@ class Streamed:
         self._init("offline")
 
     def _acquire(self) -> None:
+        """Take the lock of this run. Busy: another process sends the run, and does not end in time."""
         make_directory(self.run_history.place)
         try:
             try:
@@ -129,39 +128,32 @@ class Streamed:
             pass
 
     def catch_up(self) -> None:
-        wandb, sent = client(), self._kept["sent"]
+        sent = self._notes["sent"]
         for number, step in self._epochs.more():
             if number >= sent:
-                pictures = {
-                    key: wandb.Image(str(value)) for key, value in step.items() if isinstance(value, Path)
-                }
-                self._run.log(step | pictures)
+                self._run.log(step | _images({k: v for k, v in step.items() if isinstance(v, Path)}))
         if self._epochs.length > sent:
-            self._keep(sent=self._epochs.length)
+            self._write_notes(sent=self._epochs.length)
 
     def finish(self) -> None:
         self.catch_up()
-        wandb, status, steps = client(), self.run_history.directory.status(), self._epochs.length
+        status, steps = self.run_history.directory.status(), self._epochs.length
         results = self.run_history.directory.results() if status["state"] == "done" else None
-        self._run.summary.update(
-            {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
-        )
+        summary = {f"status/{key}": status[key] or "" for key in ("state", "reason", "message")}
+        self._run.summary.update(summary | flat(results or {}))
         if results is not None:
-            self._run.summary.update(flat(results))
-            if self._kept["sent"] == steps:
+            if self._notes["sent"] == steps:
                 self._run.log(self._last_step(results))
-                self._kept["sent"] += 1
-            if self.run_history.settings.artifacts and (model := self.run_history.best_checkpoint()):
-                artifact = wandb.Artifact(f"{self._run.id}-model", "model")
-                artifact.add_file(str(model))
-                self._run.log_artifact(artifact)
+                self._notes["sent"] += 1
+            if self.run_history.settings.artifacts:
+                self._log_model()
         elif status["state"] != "failed":  # it continues, or may
             self._run.mark_preempting()
         self._run.finish(exit_code=STATES.get(status["state"], 255))
         if self._mode == "online" and (self._later or results is not None):
-            whole = self._kept["sent"] >= steps + (results is not None)
+            whole = self._notes["sent"] >= steps + (results is not None)
             self.arrived = whole and self._has_arrived(results is not None)
-        self._keep(
+        self._write_notes(
             complete=self.arrived and results is not None,
             told=digest(self.run_history, self._epochs) if self.arrived else None,
         )
@@ -177,43 +169,49 @@ class Streamed:
             wandb.teardown()
         if isinstance(error, Exception) and not isinstance(error, Busy):  # else the other process knows more
             with contextlib.suppress(RecordError):
-                self._keep(reason=explain(error))
+                self._write_notes(reason=explain(error))
         self._lock.release()
 
     def _last_step(self, results: dict[str, Any]) -> dict[str, Any]:
-        wandb = client()
-        step: dict[str, Any] = {"epoch": results["epochs"]}
-        step |= {
-            f"final/{name}": wandb.Image(str(file)) for name, file in self.run_history.last_pictures().items()
-        }
-        if file := self.run_history.per_image():
+        pictures = {f"final/{name}": file for name, file in self.run_history.last_pictures().items()}
+        step = {"epoch": results["epochs"], **_images(pictures)}
+        if (file := self.run_history.directory.path / "test_log_likelihood.npz").exists():
             step["test/per_image"] = per_image_table(file)
         return step
+
+    def _log_model(self) -> None:
+        """The last checkpoint, which holds the best epoch's model."""
+        file = self.run_history.directory.path / "checkpoints" / "last.pt"
+        if file.exists():
+            artifact = client().Artifact(f"{self._run.id}-model", "model")
+            artifact.add_file(str(file))
+            self._run.log_artifact(artifact)
 
     def _has_arrived(self, done: bool) -> bool:
         """Ask W&B: a key that is refused during the run ends the client's work silently."""
         path = f"{self._run.entity}/{self._run.project}/{self._run.id}"
         for _ in range(PATIENT_LOOKS if self._later else LOOKS):
             there = client().Api(timeout=10).run(path)
-            if there.lastHistoryStep + 1 >= self._kept["sent"] and ("run_id" in there.summary or not done):
+            if there.lastHistoryStep + 1 >= self._notes["sent"] and ("run_id" in there.summary or not done):
                 return True
             time.sleep(1)
         return False
 
     def _init(self, mode: str) -> None:
         settings, place, wandb = self.run_history.settings, make_directory(self.run_history.place), client()
+        run_id = self.run_history.directory.run_id
         self._mode = mode
         number = generation(self.run_history.directory.path) + self._rebuild or 1
-        sent = [self.run_history.kept(name).get("sent", 0) for name in (WANDB, OFFLINE)]
-        self._kept = {"generation": number, "sent": max(sent), **self._kept}
+        sent = [self.run_history.notes_of(name).get("sent", 0) for name in (WANDB, OFFLINE)]
+        self._notes = {"generation": number, "sent": max(sent), **self._notes}
         self._run = wandb.init(
-            id=wandb_id(self.run_history.directory.run_id, number),
+            id=wandb_id(run_id, number),
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
-            name=settings.name or self.run_history.directory.run_id,
+            name=settings.name or run_id,
             tags=self.run_history.tags,
-            notes=self.run_history.notes(snapshot.description()),
+            notes=self.run_history.describe(snapshot.description()),
             config=self.run_history.shown_config,
             dir=str(place),
             mode=mode,
@@ -236,9 +234,9 @@ class Streamed:
             ),
         )
 
-    def _keep(self, **changes: Any) -> None:
+    def _write_notes(self, **changes: Any) -> None:
         """Write the notes. Only the process that holds the lock records what W&B has."""
-        self._kept.update(changes)
+        self._notes.update(changes)
         online = self._mode == "online"
         about = {"mode": self._mode, "updated": now()}
         if self._run is not None:
@@ -246,7 +244,11 @@ class Streamed:
         elif online:
             return
         name, place = WANDB if online else OFFLINE, make_directory(self.run_history.place)
-        write_atomically(place / f"{name}.json", json_bytes(self.run_history.kept(name) | self._kept | about))
+        write_json(place / f"{name}.json", self.run_history.notes_of(name) | self._notes | about)
+
+
+def _images(pictures: dict[str, Path]) -> dict[str, Any]:
+    return {name: client().Image(str(file)) for name, file in pictures.items()}
 
 
 def digest(run_history: RunHistory, epochs: Epochs | None = None) -> list[Any]:
@@ -290,20 +292,16 @@ def client() -> Any:
     return wandb
 
 
-def own_places(folder: Path) -> dict[str, str]:
+def client_places(folder: Path) -> dict[str, str]:
     """Environment variables that keep the client's files in ``folder``, except those that the user has set."""
     places = {f"WANDB_{name}_DIR": str(folder) for name in ("CACHE", "DATA")}
     return {name: place for name, place in places.items() if name not in os.environ}
 
 
 def why_offline(asked: str) -> str:
-    """The reason why a run with this tracker.mode is offline, as far as this machine knows; empty: it is online.
-
-    WANDB_MODE decides for ``auto``.
-    """
-    if asked == "auto":
-        asked = os.environ.get("WANDB_MODE") or "auto"
-    if asked in ("offline", "dryrun"):
+    """The reason why a run with this tracker.mode is offline, as far as this machine knows; empty: it is online."""
+    mode = os.environ.get("WANDB_MODE") if asked == "auto" else asked
+    if mode in ("offline", "dryrun"):
         return "offline"
     return "" if has_key() else "offline, without a key"
 

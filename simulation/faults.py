@@ -72,7 +72,7 @@ def requeued_without_progress() -> Iterator[None]:
     """Any limit is accepted, and a job asks to start again whether or not its runs have made a step."""
     with (
         mock.patch.object(slurm_launcher.SlurmArrays, "_problems", return_value=[]),
-        mock.patch.object(slurm_requeue, "_with_progress", lambda jobs, queue: jobs),
+        mock.patch.object(slurm_requeue, "_makes_progress", return_value=True),
     ):
         yield
 

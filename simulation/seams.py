@@ -333,7 +333,7 @@ class Seams:
         def wait(sentinels: Sequence[int], timeout: float | None = None) -> list[int]:
             return self.here.history.children.wait(sentinels, timeout)
 
-        class Forked:
+        class ForkServer:
             def prepare(self, signals: Sequence[int]) -> None:
                 pass
 
@@ -343,7 +343,7 @@ class Seams:
                 )
 
         self.put(pool, "wait", wait)
-        self.put(pool, "Forked", Forked)
+        self.put(pool, "ForkServer", ForkServer)
         self.put(pool, "LOOK_EVERY", LOOK_EVERY)
         self.put(pool, "refusal", lambda queue: None)  # the disk takes all writes
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlae.launching.logs import Growing
+from vlae.launching.logs import GrowingLog
 from vlae.runs.directory import RunDirectory
 from vlae.system.files import NewLines
 from vlae.trackers.run_history import Epochs
@@ -116,7 +116,7 @@ def test_what_an_epoch_costs_to_record_and_to_mirror_does_not_grow(tmp_path):
 def test_a_log_is_read_on_from_where_the_last_look_ended(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("a" * 1_000_000)
-    growing = Growing(log)
+    growing = GrowingLog(log)
     assert len(growing.more()) == 1_000_000
     before, found = bytes_read(), ""
     with log.open("ab", buffering=0) as file:

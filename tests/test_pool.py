@@ -43,7 +43,7 @@ class FakeProcess:
         os.close(self.sentinel)
 
 
-class FakeExecutor(pool.Log, pool.Forked):
+class FakeExecutor(pool.Log, pool.ForkServer):
     """The processes of a pool, and its listener, which acts each time that the pool looks at its runs."""
 
     def __init__(self):

@@ -89,13 +89,12 @@ def problems_by_run(
 
 def labels_of(overrides: dict[str, Sequence[str]]) -> dict[str, str]:
     """Labels of runs: the overrides that not all of them share."""
-    said = {}
+    hidden, by_key = {*OPERATIONAL, *OF_A_COMMAND}, {}
     for name, job in overrides.items():
-        given = [text.lstrip("+") for text in split(job)[0]]
-        said[name] = list({text.partition("=")[0]: text for text in given}.values())  # the last one counts
-    common = set.intersection(*(set(job) for job in said.values())) if len(said) > 1 else set()
-    hidden = {*OPERATIONAL, *OF_A_COMMAND}
+        texts = [text.lstrip("+") for text in split(job)[0]]
+        by_key[name] = {text.partition("=")[0]: text for text in texts}  # the last one of a key counts
+    common = set.intersection(*(set(job.values()) for job in by_key.values())) if len(by_key) > 1 else set()
     return {
-        name: " ".join(text for text in job if text not in common and text.partition("=")[0] not in hidden)
-        for name, job in said.items()
+        name: " ".join(text for key, text in job.items() if text not in common and key not in hidden)
+        for name, job in by_key.items()
     }

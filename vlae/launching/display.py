@@ -23,7 +23,7 @@ from vlae.trackers.process import upload_later
 
 STYLES = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
 PLAIN_EVERY = 60.0
-"""Seconds between two lines on the runs under way, where there is no terminal."""
+"""Seconds between two lines about the running runs, if there is no terminal."""
 
 
 class Display(Log):

@@ -41,7 +41,7 @@ def hold_launch_lock(
     The lock is a numbered claim, made by renaming a directory, which works on network file systems too. The lock of a
     dead process is free.
     """
-    place, claim, said = Path(runs_dir).absolute() / LOCKS, new_claim(), False
+    place, claim, reported = Path(runs_dir).absolute() / LOCKS, new_claim(), False
     while True:
         number = last_number(place)
         path = place / str(number)
@@ -51,9 +51,9 @@ def hold_launch_lock(
         if holder is None:
             put_claim(place / str(number + 1), claim)  # the disk says who was first
             continue
-        if not said:
+        if not reported:
             waiting(holder)
-            said = True
+            reported = True
         time.sleep(0.2)
     for old in place.iterdir():
         if old.name.isdigit() and int(old.name) < number:

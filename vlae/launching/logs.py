@@ -46,7 +46,7 @@ def print_log(run: RunDirectory, write: Callable[[str], object]) -> None:
     """The log of the last attempt."""
     log, name = log_of(run), run.path.name
     if log is not None:
-        write(Growing(log).more())
+        write(GrowingLog(log).more())
     elif Observer(run.path.parent).state(run.path).state == "queued":
         write(f"{name} waits in a queue, and has no log yet: `vlae logs {name} -f` waits with it\n")
     else:
@@ -55,12 +55,12 @@ def print_log(run: RunDirectory, write: Callable[[str], object]) -> None:
 
 def stream_log(run: RunDirectory, write: Callable[[str], object]) -> None:
     """Print the log until the run neither waits nor runs, the attempts that follow included."""
-    log = Growing(log_of(run))
+    log = GrowingLog(log_of(run))
     while True:
         state = _state(run)
         if (latest := log_of(run)) != log.path:
             write(log.more())  # what was left of it
-            log = Growing(latest)
+            log = GrowingLog(latest)
         write(log.more())
         if state not in ("queued", "running"):
             if log.path is None:
@@ -70,20 +70,20 @@ def stream_log(run: RunDirectory, write: Callable[[str], object]) -> None:
 
 
 def _state(run: RunDirectory) -> str:
-    """The state of a run; queues and Slurm are asked only where its record does not say it."""
+    """The state of a run; queues and Slurm are asked only if its record is not clear."""
     state = run.state()
     return state if state in ("running", "done") else Observer(run.path.parent).state(run.path).state
 
 
-class Growing:
-    """A log that is read on from where the last look ended."""
+class GrowingLog:
+    """A log that is read piece by piece."""
 
     def __init__(self, path: Path | None) -> None:
         self.path, self._at = path, 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a look may end within a character
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a character
 
     def more(self) -> str:
-        """The text since the last look. Errors: as for `vlae.system.files.read_by`."""
+        """The text since the last call. Errors: as for `vlae.system.files.read_by`."""
         content = (read_by(self._read, self.path) if self.path else None) or b""
         self._at += len(content)
         return self._decoder.decode(content)

@@ -163,7 +163,7 @@ def _notes(
 def create_run_directories(plan: Plan) -> None:
     """Freeze the configurations of the runs that start. RecordError: there is no space."""
     for run in plan.starting:
-        # the group on Weights & Biases is the sweep, where no other is given
+        # the group on Weights & Biases is the sweep, if no other is given
         tracker = run.container["tracker"]
         grouped = {**run.container, "tracker": {**tracker, "group": tracker["group"] or plan.sweep}}
         container = with_absolute_paths(grouped)

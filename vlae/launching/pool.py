@@ -20,7 +20,14 @@ from pathlib import Path
 from vlae.experiment.run import DONE, HELD, REFUSED
 from vlae.launching.queues import Queue
 from vlae.launching.resources import Slot
-from vlae.launching.run_process import Forked, attempts_of, has_begun, outcome, progress_mark, record_reason
+from vlae.launching.run_process import (
+    ForkServer,
+    attempts_of,
+    has_begun,
+    outcome,
+    progress_mark,
+    record_reason,
+)
 from vlae.system.disk import PATIENCE, DiskError, RecordError, notice, refused
 from vlae.system.interruption import Interruption
 from vlae.system.machine import killed_for_memory
@@ -114,7 +121,7 @@ class Pool:
         listener: Log,
         *,
         patience: float = math.inf,
-        processes: Forked | None = None,
+        processes: ForkServer | None = None,
     ) -> None:
         """queue: of the jobs, which records that they are cancelled.
 
@@ -124,9 +131,9 @@ class Pool:
         self._waiting: deque[Job] = deque(jobs)
         self._free: deque[Slot] = deque(slots)
         self._running: dict[int, tuple[Job, Slot]] = {}
-        self._processes = processes or Forked()
+        self._processes = processes or ForkServer()
         self._patience, self._asked = patience, math.inf
-        self._presses, self._looked = 0, 0.0
+        self._presses, self._checked_cancelled = 0, 0.0
         self._orphans: list[tuple[Job, Slot]] = []
         """Runs that live while the server that started them does not."""
         self._paused: tuple[float, str] | None = None
@@ -300,9 +307,9 @@ class Pool:
         self.listener.report_end(job)
 
     def _drop_cancelled(self) -> None:
-        if time.monotonic() - self._looked < CANCELLED_WITHIN:
+        if time.monotonic() - self._checked_cancelled < CANCELLED_WITHIN:
             return
-        self._looked, cancelled = time.monotonic(), set[str]()
+        self._checked_cancelled, cancelled = time.monotonic(), set[str]()
         with contextlib.suppress(RecordError):  # it is read again in two seconds
             cancelled = self.queue.cancelled_runs()
         self._drop([job for job in self._waiting if job.path.name in cancelled], "cancelled")

@@ -35,8 +35,8 @@ IMPORTED_AHEAD = [
 """Modules that the server imports once for all runs."""
 
 
-class Forked:
-    """Processes forked from a server that has imported torch: where the processes of a pool come from."""
+class ForkServer:
+    """A server that has imported torch, from which the processes of a pool are forked."""
 
     def __init__(self) -> None:
         self._context: Any = multiprocessing.get_context("forkserver")
@@ -84,7 +84,7 @@ def _work(
     guard()
     for number in signals:
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-    os.environ.update(environment)  # before CUDA is looked at
+    os.environ.update(environment)  # before CUDA reads it
     sys.exit(work(path, attempts, threads))
 
 

@@ -59,9 +59,9 @@ class State:
     """Why a run is not done: exception, killed, out of memory, time limit, preempted, node lost, missing, ..."""
     message: str = ""
     heartbeat: float | None = None
-    """Seconds since its last sign of life, where it is running."""
+    """Seconds since its last sign of life if it is running."""
     idle: float | None = None
-    """Seconds since it last made progress, where it is running."""
+    """Seconds since it last made progress if it is running."""
     where: str = ""
     """The Slurm job, the host, or both."""
     gpu_seconds: float = 0.0
@@ -171,7 +171,7 @@ class Observer:
         if found.state == "done" or found.reason == UNREADABLE:
             return found
         for waiting, executor, job in self._waiting.get(key, ()):
-            # an interrupted run continues where its job is requeued; elsewhere each starts once
+            # an interrupted run continues if its job is requeued; otherwise each starts once
             untried = found.state != "running" and found.attempts == waiting.attempts
             if untried or (job is not None and _is_continued(executor, job, found)):
                 where = executor.job and f"job {executor.job}"
@@ -184,7 +184,7 @@ class Observer:
             if found.state == "new" or its_own:
                 vague = reason in (REASONS["FAILED"], REASONS["COMPLETED"])
                 if vague and found.state == "interrupted" and found.reason not in ("", "killed"):
-                    # in the run's own words; a job that was signalled in time, and is no longer requeued
+                    # the run knows better: its job was signalled in time, and is no longer requeued
                     reason = NOT_REQUEUED if found.reason == "SIGUSR2" else found.reason
                 return replace(found, state="interrupted", reason=reason, heartbeat=None, idle=None)
         if found.reason == "SIGTERM" and path.name in self._cancelled:
@@ -219,8 +219,8 @@ class Observer:
         self._wait(queue, jobs, {run: on_its_way for run in queue.runs if run.task not in jobs})
         job_of = {run: jobs.get(run.task, NEVER) for run in queue.runs}
         submitted = {run: job for run, job in job_of.items() if job != NEVER and not queue.is_done(run)}
-        said, cancelled = self._ask_slurm(queue, set(submitted.values())), queue.cancelled_runs()
-        states = {run: _state_of_job(queue, run, job, said.get(job)) for run, job in submitted.items()}
+        answers, cancelled = self._ask_slurm(queue, set(submitted.values())), queue.cancelled_runs()
+        states = {run: _state_of_job(queue, run, job, answers.get(job)) for run, job in submitted.items()}
         self._wait(queue, jobs, {run: job for run, job in states.items() if job.state != "ended"})
         ended = {run: job for run, job in states.items() if job.state == "ended"}
         reasons = {run: "cancelled" if run.run_id in cancelled else job.reason for run, job in ended.items()}
@@ -241,9 +241,9 @@ class Observer:
                 return {}
             if self._queued is None:
                 self._queued = queued_jobs()
-            said = {job: self._queued[job] for job in jobs if job in self._queued}
+            queued = {job: self._queued[job] for job in jobs if job in self._queued}
             # ended, or submitted after squeue was asked, or another user's, which it does not show
-            return said | known_jobs(jobs - said.keys())
+            return queued | known_jobs(jobs - queued.keys())
         except SlurmError as error:
             self._warnings[str(error)] = None
             return {}
@@ -257,18 +257,18 @@ def _another_cluster(queue: Queue, here: str) -> str:
     )
 
 
-def _state_of_job(queue: Queue, run: Waiting, job_id: str, said: JobState | None) -> JobState:
+def _state_of_job(queue: Queue, run: Waiting, job_id: str, answer: JobState | None) -> JobState:
     """The state of a job by Slurm, unless the run or the queue shows that it cannot be so."""
-    if said is None or (said == MISSING and seconds_since(queue.created) < A_MOMENT):
+    if answer is None or (answer == MISSING and seconds_since(queue.created) < A_MOMENT):
         return UNKNOWN
     path, holder = queue.place_of(run), None
-    if said.state == "ended" and state_on_disk(path).state == "running":
+    if answer.state == "ended" and state_on_disk(path).state == "running":
         with contextlib.suppress(RecordError):
             holder = RunDirectory(path).holder()
     if holder and Executor(queue.token, job_id).made(holder):
-        # Slurm has seen other ends itself; a process in this place was just looked at
-        return UNKNOWN if said.reason in UNRELIABLE_ENDS or holder["place"] == place() else said
-    return said
+        # Slurm has seen other ends itself, and a process of this machine was just found
+        return UNKNOWN if answer.reason in UNRELIABLE_ENDS or holder["place"] == place() else answer
+    return answer
 
 
 def _is_continued(executor: Executor, job: JobState, state: State) -> bool:

@@ -29,11 +29,15 @@ REQUEUED_WITHIN = 60.0
 def requeue_unfinished(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:
     """Requeue this job if it ends early while a run that makes progress is unfinished."""
     unfinished = [job for job in jobs if job.outcome in UNFINISHED]
-    if unfinished and ends_early(interruption) and _with_progress(unfinished, queue):
+    if not unfinished or not ends_early(interruption):
+        return
+    progress = [_makes_progress(job, queue) for job in unfinished]
+    if any(progress):
         requeue(queue.settings["max_requeues"])
 
 
 def gave_up(job: Job, queue: Queue) -> bool:
+    """Whether this queue has stopped executing the run, because it made no step."""
     with contextlib.suppress(RecordError):
         status = RunDirectory(job.path).status()
         claim = read_claim(job.path / "attempts" / str(status["attempt"])) or {}
@@ -41,28 +45,25 @@ def gave_up(job: Job, queue: Queue) -> bool:
     return False
 
 
-def _with_progress(jobs: Sequence[Job], queue: Queue) -> list[Job]:
-    """The runs that make progress, of those that have not ended; in the record of the others that is the reason."""
-    found = []
-    for job in jobs:
-        try:
-            if not (reason := why_stuck(job.path, queue.token)):
-                found.append(job)
-                continue
-            print(f"not started again: {job.path}: {reason}; {LONGER}", flush=True)
-            directory = RunDirectory(job.path)
-            if directory.holder() is None:  # else another process executes it meanwhile
-                directory.write_status(state="interrupted", reason=reason, message=LONGER)
-        except RecordError as error:
-            print(error, file=sys.stderr, flush=True)
-            found.append(job)
-    return found
+def _makes_progress(job: Job, queue: Queue) -> bool:
+    """Whether this run is worth another start; if it is not, its record says why."""
+    try:
+        if not (reason := why_stuck(job.path, queue.token)):
+            return True
+        print(f"not started again: {job.path}: {reason}; {LONGER}", flush=True)
+        directory = RunDirectory(job.path)
+        if directory.holder() is None:  # else another process executes it meanwhile
+            directory.write_status(state="interrupted", reason=reason, message=LONGER)
+        return False
+    except RecordError as error:
+        print(error, file=sys.stderr, flush=True)
+        return True
 
 
 def why_stuck(run: Path, queue: str) -> str:
-    """Why there is no use in starting this run again as before; empty where there is.
+    """The reason why starting this run again is of no use; empty if it is.
 
-    queue: token of the queue whose job this is. RecordError: its record cannot be read.
+    queue: token of the queue whose job this is. RecordError: the record of the run cannot be read.
     """
     attempts = run / "attempts"
     number, (job, restarts) = last_number(attempts), slurm_job()
@@ -79,7 +80,7 @@ def why_stuck(run: Path, queue: str) -> str:
 
 
 def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether a run has made a step: of its training, or of a part of its evaluation, which says what it is doing."""
+    """Whether a run has made a step of its training, or of the part of its evaluation that it is doing."""
     if now.get("doing") != before.get("doing"):
         return "doing" in now
     key = "image" if "doing" in now else "step"
@@ -87,7 +88,7 @@ def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 
 def ends_early(interruption: Interruption) -> bool:
-    """Whether this job is ended by its time limit or a preemption, and not by scancel, which is SIGTERM too."""
+    """Whether this job reaches its time limit or is preempted; scancel, which also sends SIGTERM, is neither."""
     job, _ = slurm_job()
     if not interruption.requested or job is None:
         return False

@@ -25,7 +25,7 @@ REASONS = {
     "FAILED": "killed",
     "COMPLETED": "missing",
 }
-"""Why a run of a job that ended so has no results, where its own record does not say."""
+"""The reason why a run of a job that ended so has no results, if its own record has none."""
 NO_SLURM = "cannot reach Slurm"
 
 
@@ -77,12 +77,12 @@ class Cluster:
 
 def this_cluster() -> Cluster:
     """SlurmError: it cannot be reached."""
-    said = dict(re.findall(r"^(\S+)\s*= *(.*?)\s*$", slurm("scontrol", "show", "config"), re.MULTILINE))
-    if "ClusterName" not in said:
+    config = dict(re.findall(r"^(\S+)\s*= *(.*?)\s*$", slurm("scontrol", "show", "config"), re.MULTILINE))
+    if "ClusterName" not in config:
         raise SlurmError(f"{NO_SLURM}: scontrol show config does not say which cluster this is")
-    controller = said.get("SlurmctldHost[0]", said.get("SlurmctldHost", ""))
-    identity = f"{said['ClusterName']} (controller {controller}, port {said.get('SlurmctldPort', '')})"
-    largest = said.get("MaxArraySize", "")
+    controller = config.get("SlurmctldHost[0]", config.get("SlurmctldHost", ""))
+    identity = f"{config['ClusterName']} (controller {controller}, port {config.get('SlurmctldPort', '')})"
+    largest = config.get("MaxArraySize", "")
     return Cluster(identity, max(1, int(largest)) if largest.isdigit() else 1000)
 
 
@@ -174,7 +174,7 @@ def tasks_of(text: str) -> Iterator[int]:
 
 
 def _lines_unless(words: str, *command: str) -> list[str] | None:
-    """The lines that a command prints; None where it fails with these words."""
+    """The lines that a command prints; None if it fails with these words."""
     try:
         return slurm(*command).splitlines()
     except SlurmError as error:

@@ -111,13 +111,13 @@ def hold_signals() -> None:
 
 
 def listen(interruption: Interruption) -> None:
-    """Signals that wait, and the one that the shell noted, have come."""
+    """Receive the signal that the shell noted, and those that were blocked."""
     if noted := os.environ.pop(NOTED, ""):
         interruption.number = signal.Signals[f"SIG{noted}"]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def stop_listening() -> None:
-    """The job is over. A signal that still comes must not end Python as if it had never listened."""
+    """Ignore signals at the end: the shell would take one that ends Python for one that came before it listened."""
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

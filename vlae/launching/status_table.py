@@ -29,9 +29,9 @@ STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "
 
 
 def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
-    """The runs that a name means, each with what distinguishes it: a sweep, runs of one beginning, or all.
+    """The title and the runs of a sweep, of an id prefix, or of the whole directory; each run with its label.
 
-    Errors: RecordError where it means nothing.
+    RecordError: there is no such sweep or run.
     """
     try:
         folder = Path(expanded(runs_dir))
@@ -129,5 +129,5 @@ def _state(state: State) -> str:
             text = f"{name}, no progress for {minutes(state.idle)}"
         return text + (" (silent)" if state.heartbeat > SILENT else "")
     reasons = [state.reason, state.message if state.state == "failed" else ""]
-    said = ": ".join(filter(None, reasons))
-    return f"{name} ({said})" if said else name
+    why = ": ".join(filter(None, reasons))
+    return f"{name} ({why})" if why else name

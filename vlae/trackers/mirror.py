@@ -25,7 +25,7 @@ NICE = 5
 
 @runtime_checkable
 class Mirror(Protocol):
-    """A copy of a run elsewhere. Each call may fail; then this mirror is given up."""
+    """A copy of a run elsewhere. Each call may fail; then this mirror ends."""
 
     def start(self) -> None:
         """The first call."""

@@ -80,7 +80,7 @@ def test_the_status_of_what_the_script_executes_is_its_own_and_bash_complains_of
 # --- limits -------------------------------------------------------------------------------------------------------
 
 
-PLAN = Plan("s", Path("runs"), (), 0, False)
+PLAN = Plan("s", Path("runs"), (), 0)
 
 
 def launcher(**keys):

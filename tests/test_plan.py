@@ -15,7 +15,7 @@ from vlae.config.run_id import run_id
 from vlae.launching import queues
 from vlae.launching.composed_runs import ComposedRuns, labels_of
 from vlae.launching.launch_lock import hold_launch_lock
-from vlae.launching.plan import Wish, create_run_directories, make_plan, should_start
+from vlae.launching.plan import create_run_directories, make_plan, should_start
 from vlae.launching.plan_checks import check_runs
 from vlae.launching.plan_table import estimated_seconds
 from vlae.launching.queues import Waiting
@@ -83,8 +83,11 @@ def test_what_is_done_running_or_failed_does_not_start_and_what_is_interrupted_d
 )
 def test_which_states_start(state, reason, plain, retry, force):
     found = State("a", Path("runs/a"), state, reason=reason)
-    wishes = Wish(), Wish(retry=True), Wish(force=True)
-    assert [should_start(found, wish) for wish in wishes] == [plain, retry, force]
+    assert [should_start(found), should_start(found, retry=True), should_start(found, force=True)] == [
+        plain,
+        retry,
+        force,
+    ]
 
 
 def test_planning_writes_nothing(planned, tmp_path):

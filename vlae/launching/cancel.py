@@ -22,7 +22,8 @@ def cancel(
     Their runs are cancelled all the same: jobs that run stop them, and jobs that wait end as soon as they start.
     """
     observer = Observer(runs_dir)
-    found = [name for name in run_ids if any(map(observer.is_active, observer.places(name)))]
+    states = {name: [observer.state(path).state for path in observer.places(name)] for name in run_ids}
+    found = [name for name in run_ids if not {"queued", "running"}.isdisjoint(states[name])]
     alone, unreached = set(found), dict[str, None]()
     for queue in all_queues(runs_dir):
         listed = {run.run_id for run in queue.runs} & set(found)

@@ -31,15 +31,12 @@ def run_of(runs_dir: StrPath, name: str) -> RunDirectory:
     try:
         return find(runs_dir, name)
     except RecordError:
-        sweep = sweep_index.recall(runs_dir, name)
-        if sweep is None:
+        if (sweep := sweep_index.recall(runs_dir, name)) is None:
             raise
-    of_sweep = [f"\n  vlae logs {run_id}  {label}".rstrip() for run_id, label in sweep["runs"].items()]
-    more = "\n  ..." if len(of_sweep) > MOST_NAMED else ""
-    count = counted(len(of_sweep), "run")
-    raise RecordError(
-        f"{name!r} is a sweep of {count}, each with a log of its own:{''.join(of_sweep[:MOST_NAMED])}{more}"
-    )
+    commands = [f"\n  vlae logs {run_id}  {label}".rstrip() for run_id, label in sweep["runs"].items()]
+    text = f"{name!r} is a sweep of {counted(len(commands), 'run')}, each with a log of its own:"
+    more = ["\n  ..."] if len(commands) > MOST_NAMED else []
+    raise RecordError("".join([text, *commands[:MOST_NAMED], *more]))
 
 
 def print_log(run: RunDirectory, write: Callable[[str], object]) -> None:
@@ -59,7 +56,7 @@ def stream_log(run: RunDirectory, write: Callable[[str], object]) -> None:
     while True:
         state = _state(run)
         if (latest := log_of(run)) != log.path:
-            write(log.more())  # what was left of it
+            write(log.more())  # the rest of it
             log = GrowingLog(latest)
         write(log.more())
         if state not in ("queued", "running"):

@@ -47,7 +47,6 @@ class Plan:
     runs: tuple[Planned, ...]
     merged: int
     """Number of runs that were the same as another."""
-    dry_run: bool
     file: str | None = None
     """The sweep file, if there is one."""
     notes: tuple[str, ...] = ()
@@ -58,11 +57,6 @@ class Plan:
         return [run for run in self.runs if run.starts]
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Number of runs by state."""
-        return dict(Counter(run.state.state for run in self.runs))
-
-    @property
     def skipped(self) -> dict[str, int]:
         """Number of runs that do not start, by state."""
         return dict(Counter(run.state.state for run in self.runs if not run.starts))
@@ -70,16 +64,6 @@ class Plan:
     def problems(self, wrong: Mapping[str, Sequence[str]]) -> list[str]:
         """Problems of runs that start, given by run id: each once, with the runs that have it."""
         return problems_by_run(wrong, {run.run_id: run.label for run in self.starting}, self.file)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """Runs that the user wants besides those that are missing."""
-
-    force: bool = False
-    """Execute again what is done, failed or interrupted; see `vlae.runs.rerun`."""
-    retry: bool = False
-    """Start again what has failed."""
 
 
 def cancellations(runs_dir: Path) -> set[tuple[str, str]]:
@@ -98,18 +82,18 @@ def make_plan(
     before: `cancellations` when the command was given. Runs that were cancelled since do not start by it.
     """
     runs_dir, dry_run = Path(composed.common("runs_dir")).absolute(), composed.common("dry_run")
-    wish, observer = Wish(composed.common("force"), composed.common("retry")), Observer(runs_dir)
+    force, retry, observer = composed.common("force"), composed.common("retry"), Observer(runs_dir)
     since = set() if before is None else cancellations(runs_dir) - set(before)
     cancelled = {run_id for _, run_id in since}
     runs, revoked = [], 0
     for run_id, container in composed.containers.items():
         if not dry_run:
             recover(runs_dir, run_id)
-        state = _state_to_continue(observer, run_id, wish)
+        state = _state_to_continue(observer, run_id, force)
         if state.stale and not dry_run:
             with contextlib.suppress(RecordError):  # nothing depends on it
                 RunDirectory(state.path).settle()
-        starts = should_start(state, wish)
+        starts = should_start(state, force=force, retry=retry)
         if starts and run_id in cancelled:
             state, starts = replace(state, state="interrupted", reason="cancelled"), False
             revoked += 1
@@ -120,25 +104,28 @@ def make_plan(
     # the same runs have the same name
     digest = hashlib.sha256(" ".join(sorted(composed.containers)).encode()).hexdigest()[:6]
     merged = len(composed) - len(runs)
-    return Plan(name or f"sweep-{digest}", runs_dir, tuple(runs), merged, dry_run, composed.file, notes)
+    return Plan(name or f"sweep-{digest}", runs_dir, tuple(runs), merged, composed.file, notes)
 
 
-def should_start(state: State, wish: Wish) -> bool:
-    """Whether a run in this state starts.
+def should_start(state: State, *, force: bool = False, retry: bool = False) -> bool:
+    """Whether a run in this state starts: as a rule if it is missing, with force and retry also if it has failed.
 
-    >>> should_start(State("a", Path("runs/a"), "failed"), Wish(retry=True))
+    >>> should_start(State("a", Path("runs/a"), "failed"), retry=True)
     True
     """
     if state.state == "failed":
-        return (wish.retry or wish.force) and state.reason != UNREADABLE
+        return (retry or force) and state.reason != UNREADABLE
     return state.state in ("new", "interrupted")
 
 
-def _state_to_continue(observer: Observer, run_id: str, wish: Wish) -> State:
-    """The state of the directory in which the run is executed. One whose frozen configuration was edited has failed."""
+def _state_to_continue(observer: Observer, run_id: str, force: bool) -> State:
+    """The state of the directory in which the run is executed; failed if its frozen configuration was edited.
+
+    force: what is done, failed or interrupted is executed again, in a directory of its own; see `vlae.runs.rerun`.
+    """
     own, forced = observer.places(run_id)
     state = observer.state(own)
-    if wish.force and state.state not in ("new", "running", "queued"):
+    if force and state.state not in ("new", "running", "queued"):
         state = observer.state(forced)
     try:
         if state.state in ("interrupted", "failed"):

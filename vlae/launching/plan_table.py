@@ -1,6 +1,7 @@
 """A plan for a person: its headline, its table, and its estimated time."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ def _stderr() -> Console:
 
 def headline(plan: Plan, starting: str = "starting") -> str:
     """``smoke: 10 runs, 3 done, 7 new; starting 7, about 2 min 10 s one after the other``."""
-    counts = plan.counts
+    counts = Counter(run.state.state for run in plan.runs)
     parts = [counted(len(plan.runs), "run")]
     parts += [f"{counts[state]} {state}" for state in STATES if state in counts]
     text = f"{plan.sweep}: {', '.join(parts)}"

@@ -26,7 +26,6 @@ from vlae.system.files import StrPath, appearing, read_json, write_json
 QUEUES = ".queues"  # in runs_dir
 NEVER = ""
 """The id of a job that was never submitted, because the command was killed or Slurm refused it."""
-
 NEVER_SUBMITTED = "never submitted"
 """The end of a queue of which Slurm took no job."""
 
@@ -110,7 +109,7 @@ class Queue:
         write_json(self.path / "cancelled.json", {"runs": sorted(self.cancelled_runs() | set(run_ids))})
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator["Hold"]:
+    def hold(self) -> Iterator[Hold]:
         """Take a local queue over from the process that created it. It ends when the ``with`` block does."""
         patience = Patience(self.runs_dir)
         patience.say = lambda reason: None if reason is None else print(notice(reason), file=sys.stderr)
@@ -147,13 +146,7 @@ _QUEUE = TypeAdapter(Queue)
 
 
 def create(
-    runs_dir: StrPath,
-    *,
-    kind: str,
-    sweep: str,
-    code: Path,
-    runs: Sequence[Waiting],
-    settings: dict[str, Any],
+    runs_dir: StrPath, *, kind: str, sweep: str, code: Path, runs: Sequence[Waiting], settings: dict[str, Any]
 ) -> Queue:
     """A queue that this process holds, whole from its first moment."""
     place = Path(runs_dir).absolute() / QUEUES
@@ -171,9 +164,8 @@ def load(path: Path) -> Queue | None:
     file = path / "queue.json"
     if (content := read_json(file)) is None:
         return None
-    return check_record(
-        _QUEUE, str(file), {**content, "path": path}, "move the directory away and launch again"
-    )
+    todo = "move the directory away and launch again"
+    return check_record(_QUEUE, str(file), {**content, "path": path}, todo)
 
 
 def all_queues(runs_dir: StrPath) -> list[Queue]:

@@ -156,9 +156,6 @@ class Observer:
         """The two directories in which a run may be executed: its own, and beside its old results."""
         return self.runs_dir / run_id, self.runs_dir / FORCED / run_id
 
-    def is_active(self, path: Path) -> bool:
-        return self.state(path).state in ("queued", "running")
-
     def states(self, run_ids: Iterable[str]) -> list[State]:
         """States in the order of the ids; for a forced run, the state of its new execution."""
         forced = set(run_names(self.runs_dir / FORCED))

@@ -76,7 +76,7 @@ class SlurmArrays(Launcher):
             text = (
                 f"expected at least {-(-needed // 60)} with hydra.launcher.signal_delay_s={self.signal_delay_s}, got "
                 f"{self.timeout_min}: {STARTS_WITHIN} s are needed to start and to make a step before the signal, "
-                f"which may come a minute early"
+                "which may come a minute early"
             )
             problems.append(Problem("hydra.launcher.timeout_min", text))
         return problems

@@ -75,24 +75,21 @@ def adopt(queue: Queue) -> None:
     if queue.cluster != this_cluster().identity:
         return
     jobs = queue.jobs()
-    found = queued_jobs(queue.job_name)
-    unknown = sorted(
-        {int(job.partition("_")[0]) for job in found} - {int(j.partition("_")[0]) for j in jobs.values()}
-    )
-    missing = [part for part in arrays_of(queue) if part[0] not in jobs]
-    for array, part in zip(unknown, missing, strict=False):
-        of_array = len(part) > 1
-        jobs.update({task: f"{array}_{i}" if of_array else str(array) for i, task in enumerate(part)})
+    known = {job.partition("_")[0] for job in jobs.values()}
+    lost = {job.partition("_")[0] for job in queued_jobs(queue.job_name)} - known
+    missing = [tasks for tasks in arrays_of(queue) if tasks[0] not in jobs]
+    for array, tasks in zip(sorted(lost, key=int), missing, strict=False):
+        jobs |= {task: f"{array}_{i}" if len(tasks) > 1 else array for i, task in enumerate(tasks)}
     if not jobs:
         queue.end(NEVER_SUBMITTED)
         return
     for task, job in jobs.items():
         _put_task(queue, task, job)
-    queue.record_jobs({task: NEVER for part in missing for task in part} | jobs)
+    queue.record_jobs({task: NEVER for tasks in missing for task in tasks} | jobs)
 
 
 def _put_task(queue: Queue, task: int, job: str) -> None:
-    """Write the file that the job of a task waits for, where submitit has not.
+    """Write the file that the job of a task waits for, unless submitit has.
 
     submitit writes it after the submission, so a command that is killed in between leaves a job without one, and the
     job gives up after a minute. submitit has no public function that writes the file for a job it did not submit.

@@ -43,20 +43,17 @@ def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str
         raise RecordError(f"--runs-dir: no permission to read {folder}")
     if name is None:
         return str(folder), dict.fromkeys(_names(folder), "")
-    exact = sweep_index.recall(folder, name)
-    begun = [known for known in sweep_index.names(folder) if known.startswith(name)]
-    if sweep := exact or (sweep_index.recall(folder, begun[0]) if len(begun) == 1 else None):
+    sweeps = sweep_index.names(folder)
+    near = [sweep for sweep in sweeps if sweep.startswith(name)]
+    if sweep := sweep_index.recall(folder, near[0] if len(near) == 1 else name):
         return sweep["name"], sweep["runs"]
-    runs = _names(folder)
-    prefix = _prefix(folder, name)
-    found = {known: "" for known in runs if prefix and known.startswith(prefix)}
-    if found:
-        return name, found
-    known = sweep_index.names(folder)
-    if not known and not runs:
-        raise RecordError(f"no sweep and no run {name!r} in {folder}, which has no runs yet")
-    near = did_you_mean(name, known)
-    raise RecordError(f"no sweep and no run {name!r} in {folder}{near} (sweeps: {listed(known)})")
+    runs, prefix = _names(folder), _prefix(folder, name)
+    if prefix and (found := [run for run in runs if run.startswith(prefix)]):
+        return name, dict.fromkeys(found, "")
+    text = f"no sweep and no run {name!r} in {folder}"
+    if not sweeps and not runs:
+        raise RecordError(f"{text}, which has no runs yet")
+    raise RecordError(f"{text}{did_you_mean(name, sweeps)} (sweeps: {listed(sweeps)})")
 
 
 def _prefix(folder: Path, name: str) -> str:
@@ -86,15 +83,11 @@ def view(
     """The table, at most so many rows of it, those first that ask for attention; and the totals."""
     ordered = sorted(states, key=lambda state: ORDER.index(state.state))
     shown = ordered if every else ordered[:most]
-    rows = [
-        [
-            Text(labels.get(state.run_id) or state.run_id),
-            Text(_state(state), style=STYLES.get(state.state, "")),
-            Text(_progress(state)),
-            Text(state.where),
-        ]
-        for state in shown
-    ]
+    rows = []
+    for state in shown:
+        styled = Text(_state(state), style=STYLES.get(state.state, ""))
+        label = labels.get(state.run_id) or state.run_id
+        rows.append([Text(label), styled, Text(_progress(state)), Text(state.where)])
     parts: list[RenderableType] = [Listing(("run", "state", "progress", "where"), rows)] if states else []
     if len(shown) < len(ordered):
         parts.append(Text(f"... and {len(ordered) - len(shown)} more: --all shows them"))

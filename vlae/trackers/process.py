@@ -35,8 +35,8 @@ def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
         text = f"auto takes it from WANDB_MODE: expected {', '.join(MODES[:3])}, got {mode!r}"
         return [Problem("tracker.mode", text)]
     found = []
-    address, key = os.environ.get("WANDB_BASE_URL") or "https://", os.environ.get("WANDB_API_KEY") or ""
-    if not address.startswith(("https://", "http://")):
+    address, key = os.environ.get("WANDB_BASE_URL"), os.environ.get("WANDB_API_KEY", "")
+    if address and not address.startswith(("https://", "http://")):
         text = f"expected an address that begins with https:// or http://, got {address!r}"
         found.append(Problem("WANDB_BASE_URL", text))
     if key != key.strip():
@@ -52,7 +52,7 @@ def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:
 def upload_later(directory: RunDirectory, name: str | None = None) -> str:
     """A sentence about mirrors of a run that are not complete; empty if they are.
 
-    name: the sweep to upload, where the run stands for one.
+    name: the sweep to upload, if the run stands for one.
     """
     found = []
     try:

@@ -46,9 +46,14 @@ class ForkServer:
         """Start the server. signals: those of the pool, which must not end what all processes share."""
         # Slurm signals every process of a job, and a signal that is not ignored ends the server. Neither call is
         # documented; the documented way starts both with the first run, and signals that arrive meanwhile would be lost
-        with _ignore_signals(signals), _silence_warnings():
-            resource_tracker.ensure_running()
-            forkserver.ensure_running()
+        kept = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+        try:
+            with _silence_warnings():
+                resource_tracker.ensure_running()
+                forkserver.ensure_running()
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
 
     def start(self, name: str, arguments: tuple[Any, ...]) -> BaseProcess:
         """A living process that does `_work` with these arguments."""
@@ -64,17 +69,6 @@ def _silence_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextlib.contextmanager
-def _ignore_signals(signals: Sequence[int]) -> Iterator[None]:
-    """Processes started inside ignore them too: Slurm sends its signals to every process of a job."""
-    kept = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def _work(

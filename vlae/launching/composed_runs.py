@@ -88,7 +88,11 @@ def problems_by_run(
 
 
 def labels_of(overrides: dict[str, Sequence[str]]) -> dict[str, str]:
-    """Labels of runs: the overrides that not all of them share."""
+    """Labels of runs: the overrides that not all of them share.
+
+    >>> labels_of({"a": ["model=vae", "seed=0"], "b": ["model=vae", "seed=1"]})
+    {'a': 'seed=0', 'b': 'seed=1'}
+    """
     hidden, by_key = {*OPERATIONAL, *OF_A_COMMAND}, {}
     for name, job in overrides.items():
         texts = [text.lstrip("+") for text in split(job)[0]]

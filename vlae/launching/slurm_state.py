@@ -166,7 +166,11 @@ def _by_accounting(array: str) -> dict[str, JobState]:
 
 
 def tasks_of(text: str) -> Iterator[int]:
-    """Task numbers from Slurm's notation for tasks that wait together: ``5``, ``0-3,7``, ``0-10:5``, ``[5-6,9%4]``."""
+    """Task numbers from Slurm's notation for tasks that wait together.
+
+    >>> list(tasks_of("[0-2,7,10-20:5%4]"))
+    [0, 1, 2, 7, 10, 15, 20]
+    """
     for part in text.strip("[]").partition("%")[0].split(","):
         if found := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part):
             first, last, step = found.groups()

@@ -153,7 +153,11 @@ def to_wandb(settings: Tracker) -> bool:
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
-    """Every metric of results.json under one key, ``test/log_likelihood/laplace/mean``, without lists and nulls."""
+    """Every metric of results.json under one key, without lists and nulls.
+
+    >>> flat({"test": {"log_likelihood": {"own": {"mean": -1.5, "k_hat": None}}}})
+    {'test/log_likelihood/own/mean': -1.5}
+    """
     found: dict[str, float | str] = {}
     for key, value in results.items():
         name = f"{prefix}{key}"

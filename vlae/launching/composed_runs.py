@@ -32,9 +32,9 @@ class ComposedRuns:
         self.file, self.notes = file, tuple(notes)
         self.containers: dict[str, dict[str, Any]] = {}
         self._all, wrong, chosen = [], {}, {}
-        if len(overrides) > MANY:
-            Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
         for number, job in enumerate(overrides):
+            if number == 1 and len(overrides) > MANY:
+                Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
             try:
                 container = compose(job)
             except ConfigError as error:
@@ -51,7 +51,7 @@ class ComposedRuns:
         if wrong:
             labels = labels_of({str(number): job for number, job in enumerate(overrides)})
             raise ConfigError(problems_by_run(wrong, labels, file))
-        for key in OF_A_COMMAND:
+        for key in ("runs_dir", *OF_A_COMMAND):
             self.common(key)
         self.labels = labels_of(chosen)
         """For each run, the overrides that distinguish it from the others."""

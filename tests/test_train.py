@@ -25,8 +25,9 @@ from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.training import epoch_metrics, objective, training_set
+from vlae.training.checkpoints import Progress
 from vlae.training.epoch_metrics import mean_metrics, stage_elbos
-from vlae.training.loop import Progress, Training
+from vlae.training.loop import Training
 from vlae.training.objective import sample_terms
 from vlae.training.training_set import TrainingSet
 

@@ -1,23 +1,19 @@
 """Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions.laplace import Modes
-from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
-from vlae.estimation.log_weights import NOISE_BLOCK, LogWeights, log_mean_standard_error, rounds
+from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights, log_mean_standard_error, rounds
 from vlae.estimation.pareto import unreliable_above
 from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
-from vlae.estimation.proposals import propose, select_images
+from vlae.estimation.proposals import propose_for
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
-from vlae.seeding import generator, image_noise
-from vlae.system.console import advanced
 
 CACHED_ROWS = 3072
 """On a CPU, more rows (images x samples) at once leave the cache and are slower."""
@@ -111,7 +107,8 @@ def evaluate(
     def measure(group: range, progress: Callable[[float], None]) -> None:
         images = slice(group.start, group.stop)
         q, modes, sources = propose_for(group, proposal, model, x[images], seed)
-        weights = log_weights(q, scorer, x[images], sources, sizes, target_standard_error, chunks)
+        at_once = chunks.samples * chunks.images
+        weights = draw_log_weights(q, scorer, x[images], sources, sizes, target_standard_error, at_once)
         check_finite(weights.log_mean + weights.mean, group, "the log-likelihood of test image")
         result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
         result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat)
@@ -120,45 +117,3 @@ def evaluate(
 
     in_groups(result, chunks.images, measure, report)
     return result
-
-
-def propose_for(
-    group: range, proposal: str, model: LatentVariableModel, x: Float[Tensor, "batch pixels"], seed: int
-) -> tuple[Posterior, Modes | None, list[torch.Generator]]:
-    """The proposal for images at these positions, the end of its search, and each image's source of noise."""
-    sources = [generator(x.device, seed, "evaluate", i) for i in group]
-    q, modes = propose(proposal, model, x, image_noise(sources, x.dtype))
-    if proposal != "own":  # own samples continue the noise of inference, with which every proposal begins
-        sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
-    return q, modes, sources
-
-
-def log_weights(
-    q: Posterior,
-    scorer: Callable[[Tensor], Callable[[Tensor], Tensor]],
-    x: Float[Tensor, "batch pixels"],
-    sources: Sequence[torch.Generator],
-    sizes: Sequence[int],
-    target_standard_error: float | None,
-    chunks: Chunks,
-) -> LogWeights:
-    """log p(x, z) - log q(z | x) for z ~ q, in rounds of these ``sizes``, or until the target is reached."""
-    weights, active = LogWeights(len(x), sum(sizes)), torch.arange(len(x))
-    log_likelihood = scorer(x)
-    for size in sizes:
-        noise = image_noise([sources[i] for i in active.tolist()], x.dtype)(size, q.noise_dim)
-        log_w = []
-        for eps in noise.split(max(1, chunks.samples * chunks.images // len(active))):
-            z, log_q = q.rsample_with_log_prob(eps)
-            advanced()
-            log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
-        weights.add(torch.cat(log_w), active)
-        if target_standard_error is None:
-            continue
-        left = ~weights.settled(target_standard_error)[active]
-        if not left.any():
-            break
-        if not left.all():
-            active, q = active[left], select_images(q, left)
-            log_likelihood = scorer(x[active])
-    return weights

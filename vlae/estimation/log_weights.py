@@ -1,13 +1,17 @@
-"""Importance weights of a group of images as they stream in: their mean, and its reliability."""
+"""Importance weights of a group of images, drawn block by block: their mean, and its reliability."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
+from vlae.estimation.proposals import select_images
+from vlae.seeding import image_noise
+from vlae.system.console import advanced
 
 NOISE_BLOCK = 1000
 """Samples whose noise is drawn at once. It defines an image's noise, so it is no setting."""
@@ -95,3 +99,37 @@ def log_mean_standard_error(
     tensor([0.1000, 0.0000], dtype=torch.float64)
     """
     return (1 / effective_sample_size - 1 / samples.double()).clamp(min=0).sqrt()
+
+
+def draw_log_weights(
+    q: Posterior,
+    scorer: Callable[[Tensor], Callable[[Tensor], Tensor]],
+    x: Float[Tensor, "batch pixels"],
+    sources: Sequence[torch.Generator],
+    sizes: Sequence[int],
+    target_standard_error: float | None,
+    at_once: int,
+) -> LogWeights:
+    """log p(x, z) - log q(z | x) for z ~ q, in rounds of these ``sizes``, or until the target (nats) is reached.
+
+    ``sources``: each image's source of noise; ``at_once``: rows (images x samples) computed together.
+    """
+    weights, active = LogWeights(len(x), sum(sizes)), torch.arange(len(x))
+    log_likelihood = scorer(x)
+    for size in sizes:
+        noise = image_noise([sources[i] for i in active.tolist()], x.dtype)(size, q.noise_dim)
+        log_w = []
+        for eps in noise.split(max(1, at_once // len(active))):
+            z, log_q = q.rsample_with_log_prob(eps)
+            advanced()
+            log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
+        weights.add(torch.cat(log_w), active)
+        if target_standard_error is None:
+            continue
+        left = ~weights.settled(target_standard_error)[active]
+        if not left.any():
+            break
+        if not left.all():
+            active, q = active[left], select_images(q, left)
+            log_likelihood = scorer(x[active])
+    return weights

@@ -1,41 +1,21 @@
-"""The training loop: epochs of mini-batches, model selection, checkpoints, resumption bit for bit."""
+"""The training loop: epochs of mini-batches, model selection, a checkpoint now and then."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vlae.config.schema import Trainer
-from vlae.errors import NonFiniteError
 from vlae.models.base import LatentVariableModel
-from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
 from vlae.system.interruption import Interruption
+from vlae.training.checkpoints import Checkpoints, Progress
 from vlae.training.epoch_metrics import diagnostics, mean_metrics
 from vlae.training.objective import select_objective
 from vlae.training.training_set import TrainingSet
-
-
-@dataclass
-class Progress:
-    """The state of a training; with the model and the optimiser it is a checkpoint."""
-
-    epoch: int = 0
-    """Complete epochs."""
-    batch: int = 0
-    """Complete steps of the current epoch."""
-    step: int = 0
-    means: list[list[float]] = field(default_factory=list)
-    """The objective's metrics at each step of the current epoch, averaged over its images."""
-    best_epoch: int = 0
-    best_elbo: float = -float("inf")
-    best_model: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
 
 
 class Training:
@@ -60,7 +40,7 @@ class Training:
         self.trainer, self.seed, self.directory = trainer, seed, directory
         self.objective = select_objective(trainer.objective, trainer.kl)
         self.progress = Progress()
-        self._checkpoints = directory.path / "checkpoints"
+        self.checkpoints = Checkpoints(directory, model, optimizer, training_set.preprocess)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,25 +52,11 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint: with the seed it determines the rest of the training, bit for bit on a CPU."""
-        if not all(torch.isfinite(q).all() for q in self.model.parameters()):
-            raise self._error(f"the weights became NaN or infinite by step {self.progress.step}")
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": vars(self.progress),
-            "metrics_size": self.directory.metrics_size(),
-            "preprocess": self.training_set.preprocess.state(),
-        }
-        checkpoint.save(self._checkpoints, state)
+        self.checkpoints.save(self.progress)
 
     def resume(self) -> list[str]:
-        """Load the last good checkpoint, if there is one. Returns warnings about damaged ones."""
-        state, warnings = checkpoint.load(self._checkpoints)
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.progress = Progress(**state["progress"])
-        self.directory.truncate_metrics(state["metrics_size"] if state is not None else 0)
+        """Continue from the last good checkpoint, if there is one. Returns warnings about damaged ones."""
+        self.progress, warnings = self.checkpoints.resume()
         return warnings
 
     @property
@@ -132,10 +98,8 @@ class Training:
 
     def _step(self, indices: Tensor) -> Float[Tensor, " metrics"]:
         x, noise = self.training_set.batch(indices, self.seed, self.progress.step)
-        try:
+        with self.checkpoints.locate_errors(f"at step {self.progress.step + 1}", self.progress):
             loss, metrics = self.objective.estimate(self.model, x, noise, self.trainer.num_samples)
-        except NonFiniteError as error:
-            raise self._error(f"{error}, at step {self.progress.step + 1}") from error
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.trainer.clip_grad_norm is not None:
@@ -153,26 +117,17 @@ class Training:
         bad = (~torch.isfinite(done.cpu())).nonzero()
         if len(bad):
             step, metric = bad[0].tolist()
-            name = f"train/{self.objective.metrics[metric]}"
-            raise self._error(f"{name} became NaN or infinite at step {p.step - p.batch + step + 1}")
-
-    def _error(self, what: str) -> NonFiniteError:
-        last = self._checkpoints / "last.pt"
-        good = f"The last good checkpoint is {last}." if last.exists() else "There is no checkpoint yet."
-        return NonFiniteError(
-            f"{what} (epoch {self.progress.epoch + 1}). {good} "
-            "A smaller optimizer.lr or trainer.clip_grad_norm usually helps."
-        )
+            name, at = f"train/{self.objective.metrics[metric]}", p.step - p.batch + step + 1
+            raise self.checkpoints.error(f"{name} became NaN or infinite at step {at}", p)
 
     def _end_epoch(self, batches: Sequence[Tensor], began: float) -> dict[str, float]:
         """Select the best epoch, record this one, and start the next. Returns the epoch's line of metrics."""
         p = self.progress
-        try:
+        with self.checkpoints.locate_errors(f"on the {self.selection_name} set after step {p.step}", p):
             selection = mean_metrics(self.model, self.selection_set, self.seed)
-        except NonFiniteError as error:
-            raise self._error(f"{error}, on the {self.selection_name} set after step {p.step}") from error
         if not math.isfinite(selection["elbo_nats"]):
-            raise self._error(f"{self.selection_name}/elbo_nats is NaN or infinite after step {p.step}")
+            problem = f"{self.selection_name}/elbo_nats is NaN or infinite after step {p.step}"
+            raise self.checkpoints.error(problem, p)
         p.epoch += 1
         if selection["elbo_nats"] > p.best_elbo:
             p.best_epoch, p.best_elbo = p.epoch, selection["elbo_nats"]

@@ -11,6 +11,7 @@ approximation at a model's own decoder is the same estimator for all of them.
 import importlib
 from types import ModuleType
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from vlae.config.schema import PROPOSALS
 from vlae.distributions.laplace import Modes
 from vlae.distributions.posteriors import Posterior, require_family_member
 from vlae.models.base import LatentVariableModel
-from vlae.seeding import Noise
+from vlae.seeding import Noise, generator, image_noise
 
 
 def propose(
@@ -29,6 +30,17 @@ def propose(
     Errors: ValueError for an unknown name; TypeError where the proposal needs a density that the model's q lacks.
     """
     return _module(name).propose(model, x, model.posterior(x, noise))
+
+
+def propose_for(
+    group: range, proposal: str, model: LatentVariableModel, x: Float[Tensor, "batch pixels"], seed: int
+) -> tuple[Posterior, Modes | None, list[torch.Generator]]:
+    """The proposal for images at these positions, the end of its search, and each image's source of noise."""
+    sources = [generator(x.device, seed, "evaluate", i) for i in group]
+    q, modes = propose(proposal, model, x, image_noise(sources, x.dtype))
+    if proposal != "own":  # own samples continue the noise of inference, with which every proposal begins
+        sources = [generator(x.device, seed, "evaluate", proposal, i) for i in group]
+    return q, modes, sources
 
 
 def needs_density(name: str) -> bool:

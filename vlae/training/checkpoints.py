@@ -1,0 +1,94 @@
+"""The checkpoints of a training, and its errors, which name the last good one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlae.data.preprocess import Preprocess
+from vlae.errors import NonFiniteError
+from vlae.models.base import LatentVariableModel
+from vlae.runs import checkpoint
+from vlae.runs.directory import RunDirectory
+from vlae.system.files import check_inside
+
+
+@dataclass
+class Progress:
+    """The state of a training; with the model and the optimiser it is a checkpoint."""
+
+    epoch: int = 0
+    """Complete epochs."""
+    batch: int = 0
+    """Complete steps of the current epoch."""
+    step: int = 0
+    means: list[list[float]] = field(default_factory=list)
+    """The objective's metrics at each step of the current epoch, averaged over its images."""
+    best_epoch: int = 0
+    best_elbo: float = -float("inf")
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+def load(directory: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
+    """The last good checkpoint of a run, if it has one, and warnings about damaged ones."""
+    return checkpoint.load(check_inside(directory.path, "checkpoints"))
+
+
+class Checkpoints:
+    """Saves and restores one training: its model, its optimiser and its progress."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        model: LatentVariableModel,
+        optimizer: torch.optim.Optimizer,
+        preprocess: Preprocess,
+    ) -> None:
+        self.directory, self.model, self.optimizer, self.preprocess = directory, model, optimizer, preprocess
+        self.folder = directory.path / "checkpoints"
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint: with the seed it determines the rest of the training, bit for bit on a CPU."""
+        if not all(torch.isfinite(q).all() for q in self.model.parameters()):
+            raise self.error(f"the weights became NaN or infinite by step {progress.step}", progress)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(progress),
+            "metrics_size": self.directory.metrics_size(),
+            "preprocess": self.preprocess.state(),
+        }
+        checkpoint.save(self.folder, state)
+
+    def resume(self) -> tuple[Progress, list[str]]:
+        """Restore the last good checkpoint, if there is one. Returns its progress, and warnings about damaged ones."""
+        state, warnings = load(self.directory)
+        progress = Progress()
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            progress = Progress(**state["progress"])
+        self.directory.truncate_metrics(state["metrics_size"] if state is not None else 0)
+        return progress, warnings
+
+    def error(self, problem: str, progress: Progress) -> NonFiniteError:
+        """The error of a training that diverged: in which epoch, and what is left."""
+        last = self.folder / "last.pt"
+        good = f"The last good checkpoint is {last}." if last.exists() else "There is no checkpoint yet."
+        return NonFiniteError(
+            f"{problem} (epoch {progress.epoch + 1}). {good} "
+            "A smaller optimizer.lr or trainer.clip_grad_norm usually helps."
+        )
+
+    @contextmanager
+    def locate_errors(self, where: str, progress: Progress) -> Iterator[None]:
+        """Inside, a NonFiniteError is raised again as an `error` that says where it happened."""
+        try:
+            yield
+        except NonFiniteError as error:
+            raise self.error(f"{error}, {where}", progress) from error

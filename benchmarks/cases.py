@@ -250,7 +250,7 @@ def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
             seed=0,
             directory=RunDirectory(Path(folder.name)),
         )
-        training.run(Interruption(), lambda progress, line: lines.append(line) if line else None)
+        training.run(Interruption(), lambda line: lines.append(line) if line else None)
         return torch.tensor([-lines[-1]["train/elbo_nats"]])
 
     return Work(one_pass, units=1)

@@ -22,7 +22,9 @@ from typing import Any
 
 import yaml
 
+import vlae.experiment.frozen_run
 import vlae.experiment.run
+import vlae.experiment.session
 import vlae.launching.cancel
 import vlae.launching.display
 import vlae.launching.launch
@@ -348,7 +350,7 @@ class Seams:
         self.put(pool, "refusal", lambda queue: None)  # the disk takes all writes
 
     def _work(self) -> None:
-        job = vlae.experiment.run
+        run, worker, session = vlae.experiment.run, vlae.experiment.frozen_run, vlae.experiment.session
 
         class Silent:
             def __init__(self, *arguments: Any) -> None:
@@ -363,18 +365,18 @@ class Seams:
             def line(self, text: str) -> None:
                 pass
 
-        def carry_out(directory: Any, attempt: Any, prepared: Any, interruption: Any, reporter: Any) -> Any:
+        def carry_out(session: Any, prepared: Any) -> Any:
             laws, process = self.here.history.laws, self.process
+            directory, attempt = session.directory, session.attempt
             assert process is not None
             laws.begins(directory, attempt, process.token)
             try:
-                return training.train(self.here, directory, attempt, interruption)
+                return training.train(self.here, directory, attempt, session.interruption)
             finally:
                 if process.alive:
                     laws.ends(directory)
 
-        def prepare(directory: Any, threads: Any) -> None:
-            directory.config()
+        def prepare(container: Any, threads: Any) -> None:
             self.here.sleep_whole(self.here.random.uniform(*training.START_SECONDS))
 
         create, write = vlae.launching.queues.create, run_directory.RunDirectory.write_results
@@ -392,17 +394,17 @@ class Seams:
 
         self.replace(create, creates)
         self.put(run_directory.RunDirectory, "write_results", writes_results)
-        self.put(job, "_carry_out", carry_out)
-        self.put(job, "_prepare_frozen", prepare)
-        self.put(job, "executed", lambda: None)  # the code is not frozen here
-        self.put(job, "check_libraries", lambda: None)  # importing them takes longer than many histories
-        self.put(job, "Reporter", Silent)
-        self.put(job, "start_mirror", lambda directory: contextlib.nullcontext())
-        self.put(job, "_redirect_output", lambda log: contextlib.nullcontext())
+        self.put(run, "_carry_out", carry_out)
+        self.put(worker, "prepare_frozen", prepare)
+        # the code is not frozen here, and importing the libraries takes longer than many histories
+        self.put(worker, "check_code", lambda: None)
+        self.put(session, "Reporter", Silent)
+        self.put(run, "start_mirror", lambda directory: contextlib.nullcontext())
+        self.put(session, "_redirect_output", lambda log: contextlib.nullcontext())
         print_exc = lambda: self._print(sys.exc_info()[1])  # noqa: E731
-        self.put(job, "traceback", SimpleNamespace(print_exc=print_exc))
+        self.put(worker, "traceback", SimpleNamespace(print_exc=print_exc))
         # printed in the journal instead, where a person replays it
-        for module in (job, vlae.launching.slurm_requeue, vlae.launching.pool):
+        for module in (worker, session, vlae.launching.slurm_requeue, vlae.launching.pool):
             vars(module)["print"] = self._print
 
     def _print(self, *words: Any, **named: Any) -> None:
@@ -456,5 +458,11 @@ def simulated() -> Iterator[Seams]:
         yield seams
     finally:
         seams.undo()
-        for module in (vlae.experiment.run, vlae.launching.slurm_requeue, vlae.launching.pool):
+        silenced = (
+            vlae.experiment.frozen_run,
+            vlae.experiment.session,
+            vlae.launching.slurm_requeue,
+            vlae.launching.pool,
+        )
+        for module in silenced:
             vars(module).pop("print", None)

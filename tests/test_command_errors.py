@@ -29,9 +29,9 @@ def command(monkeypatch, run_launch):
     """Runs launch.py in this process with another job in place of training; returns its exit status."""
 
     def run(job, *arguments: str) -> object:
-        module = ModuleType("vlae.experiment.run")
+        module = ModuleType("vlae.experiment.command")
         module.run_command = job  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "vlae.experiment.run", module)
+        monkeypatch.setitem(sys.modules, "vlae.experiment.command", module)
         return run_launch(*arguments)
 
     return run
@@ -204,7 +204,7 @@ def test_a_runs_dir_that_cannot_be_written_is_one_line_before_runs_are_composed(
         monkeypatch.setattr(Composer, "__call__", once(Composer.__call__))
         assert command(None, "-m", "seed=range(0,5000)", f"runs_dir={place}") == 2
     else:
-        from vlae.experiment.run import run_command
+        from vlae.experiment.command import run_command
 
         monkeypatch.setitem(
             sys.modules, "vlae.experiment.trained_model", None

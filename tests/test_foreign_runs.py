@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recorded import container, done, stopped
 
-from vlae.experiment import trained_model
+from vlae.experiment.load import load
 from vlae.launching.display import reason_of
 from vlae.launching.logs import log_of
 from vlae.report.html.images import _pictures
@@ -131,7 +131,7 @@ def test_nothing_is_read_through_a_link_that_leads_out(run, tmp_path):
         run.holder,
         lambda: log_of(run),
         lambda: run.end_attempt("killed"),
-        lambda: trained_model.load(str(run.path)),
+        lambda: load(str(run.path)),
     ):
         with pytest.raises(RecordError, match="outside the directory of the run"):
             act()

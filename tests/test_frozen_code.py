@@ -11,7 +11,7 @@ import pytest
 from recorded import container, stopped
 
 import vlae
-from vlae.experiment.run import FAILED, work
+from vlae.experiment.frozen_run import FAILED, work
 from vlae.launching.launch_lock import hold_launch_lock
 from vlae.launching.slurm_submission import code_setup
 from vlae.launching.slurm_task import FIRST_LINES

@@ -11,8 +11,8 @@ import pytest
 from simulation.scripted import ScriptedSlurm
 from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
-from vlae.experiment import run as experiment_run
-from vlae.experiment.run import DONE, FAILED, HELD, work
+from vlae.experiment import frozen_run
+from vlae.experiment.frozen_run import DONE, FAILED, HELD, work
 from vlae.launching import cleanup, queues
 from vlae.launching.composed_runs import ComposedRuns
 from vlae.launching.launch import launch_runs
@@ -338,7 +338,7 @@ def executions(monkeypatch):
         if found.end is not None:
             raise found.end
 
-    monkeypatch.setattr(experiment_run, "execute", execute)
+    monkeypatch.setattr(frozen_run, "execute", execute)
     return found
 
 

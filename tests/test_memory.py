@@ -10,8 +10,10 @@ from recorded import container
 
 from vlae.config.run_id import run_id
 from vlae.errors import OutOfMemory, out_of_memory
+from vlae.experiment import command
 from vlae.experiment import run as experiment_run
-from vlae.experiment.run import execute, run_command
+from vlae.experiment.command import run_command
+from vlae.experiment.run import execute
 from vlae.runs.directory import RunDirectory
 
 HUGE = 10**15
@@ -48,7 +50,7 @@ def test_a_run_without_memory_has_failed_out_of_memory_and_says_so_in_one_line(t
     status = run.status()
     assert (status["state"], status["reason"]) == ("failed", "out of memory")
     assert "\n" not in status["message"]
-    monkeypatch.setattr(experiment_run, "run", lambda _: act())
+    monkeypatch.setattr(command, "run", lambda _: act())
     with pytest.raises(OutOfMemory, match=r"^out of memory: [^\n]*; a smaller trainer.batch_size or [^\n]*$"):
         run_command({})
 

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from vlae.experiment.run import DONE, FAILED, HELD, REFUSED
+from vlae.experiment.frozen_run import DONE, FAILED, HELD, REFUSED
 from vlae.launching import display, pool, queues
 from vlae.launching.display import Display, reason_of, summary
 from vlae.launching.pool import Job, Pool, jobs_of, outcome

@@ -10,8 +10,8 @@ import vlae
 from vlae.config.targets import build
 from vlae.estimation import gaps
 from vlae.estimation import importance as evaluation
-from vlae.experiment import scoring
-from vlae.experiment.prepare import test_set as images_to_score
+from vlae.experiment import parts
+from vlae.experiment.images import test_set as images_to_score
 from vlae.experiment.scoring import NAME, score
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
@@ -42,7 +42,7 @@ def run(finished, monkeypatch):
     trained, x = finished
     monkeypatch.setattr(evaluation, "MAX_GROUP", 2)
     monkeypatch.setattr(gaps, "MAX_GROUP", 2)
-    monkeypatch.setattr(scoring, "measure_gaps", partial(gaps.measure_gaps, steps=3))
+    monkeypatch.setattr(parts, "measure_gaps", partial(gaps.measure_gaps, steps=3))
     for file in (trained.directory.path / "checkpoints").glob("*evaluation*"):
         file.unlink()
 

@@ -25,7 +25,6 @@ from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.training import epoch_metrics, objective, training_set
-from vlae.training.checkpoints import Progress
 from vlae.training.epoch_metrics import mean_metrics, stage_elbos
 from vlae.training.loop import Training
 from vlae.training.objective import sample_terms
@@ -80,7 +79,7 @@ def make(
     )
 
 
-def silent(progress: object, line: object) -> None:
+def silent(line: object) -> None:
     pass
 
 
@@ -88,8 +87,8 @@ def run(training: Training, stop_at: int | None = None) -> Training:
     """To its end, or until a signal comes during step ``stop_at``."""
     interruption = Interruption()
 
-    def report(progress: Progress, line: object) -> None:
-        if progress.step == stop_at and line is None:
+    def report(line: object) -> None:
+        if training.progress.step == stop_at and line is None:
             interruption.number = signal.SIGTERM
 
     if stop_at is None:

@@ -39,18 +39,10 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]
     >>> results["run_id"][:22], "elbo" in results["test"]
     ('vae-digits-gaussian-s0', True)
     """
-    from vlae.config import options
-    from vlae.config.compose import compose
-    from vlae.config.overrides import directories
-    from vlae.config.problems import ConfigError
-    from vlae.config.yaml_values import unclear_files
-    from vlae.experiment.run import run
-    from vlae.system.locations import CONF
+    from vlae.config.options import compose_call
+    from vlae.experiment.command import run
 
-    checked = options.check_call(overrides)
-    if problems := unclear_files([CONF, *directories(checked)]):
-        raise ConfigError(problems)
-    return run(compose(checked), quiet=quiet)
+    return run(compose_call(overrides), quiet=quiet)
 
 
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
@@ -63,9 +55,9 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     >>> vlae.load("vae").sample(4).shape
     torch.Size([4, 1, 8, 8])
     """
-    from vlae.experiment import trained_model
+    from vlae.experiment.load import load
 
-    return trained_model.load(run, runs_dir, device)
+    return load(run, runs_dir, device)
 
 
 def runs(name: str | None = None, runs_dir: str | PathLike[str] = "runs") -> DataFrame:
@@ -80,7 +72,9 @@ def runs(name: str | None = None, runs_dir: str | PathLike[str] = "runs") -> Dat
       model.name  seed state
     0        vae     0  done
     """
-    return _collected(name, runs_dir).frame()
+    from vlae.report.sources.run_directories import collect_runs
+
+    return collect_runs(name, runs_dir).frame()
 
 
 def table(
@@ -104,21 +98,11 @@ def table(
     >>> "| VAE |" in vlae.table("vae", rows=["model"], metric="test.elbo")
     True
     """
-    from vlae.errors import UserError
-    from vlae.report.tables.formats import FORMATS
-    from vlae.report.tables.table import table
+    from vlae.report.sources.run_directories import collect_runs
+    from vlae.report.tables.formats import table_text
 
-    if format not in FORMATS:
-        raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    made = table(
-        _collected(name, runs_dir),
-        metric=metric,
-        rows=rows,
-        columns=columns,
-        where=where,
-        literature=published,
-    )
-    return FORMATS[format](made, decimals, False)
+    asked = {"metric": metric, "rows": rows, "columns": columns, "where": where, "literature": published}
+    return table_text(collect_runs(name, runs_dir), format, decimals, **asked)
 
 
 def plot(
@@ -141,8 +125,10 @@ def plot(
     'Epoch'
     """
     from vlae.report.plots.draw import draw
+    from vlae.report.sources.run_directories import collect_runs
 
-    return draw(kind, _collected(name, runs_dir), metric=metric, rows=rows, where=where, published=published)
+    runs = collect_runs(name, runs_dir)
+    return draw(kind, runs, metric=metric, rows=rows, where=where, published=published)
 
 
 def report(
@@ -158,20 +144,9 @@ def report(
     True
     """
     from vlae.cli.options import ending_of
-    from vlae.report.filter import choose_runs
-    from vlae.report.html.content import content
-    from vlae.report.html.page import page
-    from vlae.system.files import expanded, write_output
+    from vlae.report.html.report import write_report
+    from vlae.report.sources.run_directories import collect_runs
 
     ending_of(out := Path(out), ("html", "htm"))
-    runs = choose_runs(_collected(name, runs_dir))
-    text = page(content(Path(expanded(runs_dir)).absolute(), runs))
-    write_output(out, text.encode("utf-8", "backslashreplace"))
+    write_report(collect_runs(name, runs_dir), runs_dir, out)
     return out
-
-
-def _collected(name: str | None, runs_dir: str | PathLike[str]) -> Any:
-    from vlae.report.runs import collect
-    from vlae.report.sources.run_directories import RunDirectories
-
-    return collect(RunDirectories(runs_dir, name))

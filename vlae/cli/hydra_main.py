@@ -31,7 +31,7 @@ def run(composed: Any) -> None:
             composed_run = ComposedRuns([[]], lambda overrides: container)
             statuses.append(launch_runs(composed_run, LocalQueue(), "this command"))
         else:
-            from vlae.experiment.run import run_command
+            from vlae.experiment.command import run_command
 
             statuses.append(run_command(container))
     except UserError as error:  # before Hydra comments on it

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 
+from vlae.config.compose import compose
 from vlae.config.overrides import (
     CONF,
     commands,
@@ -134,6 +135,14 @@ def check_call(overrides: object) -> list[str]:
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def compose_call(overrides: object) -> dict[str, Any]:
+    """The composed configuration of ``vlae.run``. ConfigError: everything that is wrong with the overrides."""
+    checked = check_call(overrides)
+    if problems := unclear_files([CONF, *directories(checked)]):
+        raise ConfigError(problems)
+    return compose(checked)
 
 
 def _not_one_run(text: str) -> str | None:

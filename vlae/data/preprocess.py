@@ -236,3 +236,14 @@ class Preprocess:
         if not variance > 1e-12:
             raise DataError(f"the {len(train)} training images are all the same: there is nothing to learn")
         return mean, variance
+
+
+def restore(
+    section: Mapping[str, Any],
+    state: Mapping[str, Any],
+    support: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Preprocess:
+    """The preprocessing of a ``dataset`` section with a ``state()`` that was saved: it needs no images."""
+    return Preprocess(Preprocessing.of(section), support, state, dtype=dtype, device=device)

@@ -1,20 +1,25 @@
-"""A model built from its configuration, on its device."""
+"""A model built from its configuration, and whether its posteriors have what the configuration asks for."""
 
 import math
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from vlae.config.checks import available_devices
+from vlae.config.problems import ConfigError, Problem
 from vlae.config.schema import Config
 from vlae.config.targets import build
+from vlae.distributions.posteriors import require_closed_form_kl, require_family_member
+from vlae.estimation.proposals import needs_density
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import adapt_to_input_variance, initialise
-from vlae.seeding import generator
+from vlae.seeding import batch_noise, generator
 
 
-def select_device(name: str, precision: str) -> torch.device:
-    """The device of a checked configuration; ``auto`` is the best there is."""
-    return torch.device(available_devices(precision)[0] if name == "auto" else name)
+def use_threads(cfg: Config) -> None:
+    """Give torch the CPU threads of ``num_threads``, if it is set."""
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
 
 
 def build_model(
@@ -34,6 +39,24 @@ def build_model(
     return model.to(device=device, dtype=dtype)
 
 
-def use_threads(cfg: Config) -> None:
-    if cfg.num_threads is not None:
-        torch.set_num_threads(cfg.num_threads)
+@torch.no_grad()
+def check_posterior(cfg: Config, model: LatentVariableModel, x: Float[Tensor, "images pixels"]) -> None:
+    """ConfigError: a key needs a density or a closed-form KL that the model's posteriors lack."""
+    evaluation = cfg.evaluate
+    needs = {
+        "trainer.objective": "iwae" if cfg.trainer.objective == "iwae" else None,
+        "evaluate.proposals": next(filter(needs_density, evaluation.proposals), None),
+        "evaluate.target_standard_error": evaluation.target_standard_error,
+        "trainer.kl": "analytic" if cfg.trainer.kl == "analytic" else None,
+    }
+    asked = {key: value for key, value in needs.items() if value is not None}
+    if not asked:
+        return
+    posterior, problems = model.posterior(x[:1], batch_noise(1, generator(x.device, 0, "check"), x.dtype)), []
+    for key, value in asked.items():
+        try:
+            (require_closed_form_kl if key == "trainer.kl" else require_family_member)(posterior, str(value))
+        except TypeError as error:
+            problems.append(Problem(key, str(error)))
+    if problems:
+        raise ConfigError(problems)

@@ -9,9 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.config.run_id import exact_text
-from vlae.config.targets import build
-from vlae.data.splits import Splits
 from vlae.distributions.flows import FlowedGaussian
 from vlae.distributions.laplace import find_modes
 from vlae.distributions.posteriors import (
@@ -22,11 +19,8 @@ from vlae.distributions.posteriors import (
     standard_normal_log_prob,
 )
 from vlae.estimation.importance import evaluate
-from vlae.experiment.build import use_threads
-from vlae.experiment.prepare import images_to_score, test_set
-from vlae.experiment.trained_model import TrainedModel, load
+from vlae.experiment.trained_model import TrainedModel
 from vlae.seeding import Noise, generator, image_noise
-from vlae.system.files import StrPath
 
 DRAWN = 20_000
 """Samples that a covariance without a closed form is estimated from."""
@@ -34,23 +28,6 @@ MAX_STEPS = 60
 """Steps of the search for a mode, as `vlae.distributions.laplace.find_modes` has them."""
 
 Array = np.ndarray
-
-
-class Library:
-    """Loads trained models with their test images; a dataset that several models share is read once."""
-
-    def __init__(self) -> None:
-        self._splits: dict[str, Splits] = {}
-
-    def inspect(self, run: StrPath) -> "Inspection":
-        """The trained model of a run directory. RecordError: there is none; DataError: the images are not there."""
-        trained = load(str(run))
-        use_threads(trained.config)
-        key = exact_text(trained.directory.config()["dataset"])
-        if key not in self._splits:
-            self._splits[key] = build(trained.config.dataset)
-        x = test_set(trained.preprocess, self._splits[key], trained.config)
-        return Inspection(trained, images_to_score(x, trained.config))
 
 
 @dataclass(frozen=True)

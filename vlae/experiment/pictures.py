@@ -1,6 +1,7 @@
 """The pictures of a run: data, reconstructions, prior samples, refinements of inference."""
 
 import io
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torchvision.utils import make_grid
 
 from vlae.experiment.trained_model import TrainedModel
 from vlae.seeding import batch_noise, generator
+from vlae.system.files import appearing, make_directory, write_atomically
 
 
 def grid(images: Float[Tensor, "images channels height width"], columns: int) -> bytes:
@@ -28,12 +30,12 @@ def grid(images: Float[Tensor, "images channels height width"], columns: int) ->
 
 
 @torch.no_grad()
-def pictures(trained: TrainedModel, x: Float[Tensor, "images pixels"], seed: int) -> dict[str, bytes]:
+def pictures(trained: TrainedModel, x: Float[Tensor, "images pixels"]) -> dict[str, bytes]:
     """PNGs: ``data``, ``reconstructions``, ``prior_samples``; ``refinements`` where inference refines.
 
     In ``refinements`` each column is an image: the data, then its reconstruction before and after each update.
     """
-    x, model, show = x[:32], trained.model, trained.preprocess.images
+    x, model, show, seed = x[:32], trained.model, trained.preprocess.images, trained.config.seed
     found = {
         "data": grid(show(x), 8),
         "reconstructions": grid(trained.reconstruct(x, seed), 8),
@@ -45,3 +47,20 @@ def pictures(trained: TrainedModel, x: Float[Tensor, "images pixels"], seed: int
         rows = [few, *(model.output.mean(model.decoder(mu)) for mu in path)]
         found["refinements"] = grid(torch.cat([show(row) for row in rows]), len(few))
     return found
+
+
+def write_pictures(folder: Path, trained: TrainedModel, x: Float[Tensor, "images pixels"]) -> None:
+    """Write each picture as a PNG file in ``folder``. RecordError: it cannot be written."""
+    make_directory(folder)
+    for name, content in pictures(trained, x).items():
+        write_atomically(folder / f"{name}.png", content)
+
+
+def write_epoch_pictures(
+    folder: Path, trained: TrainedModel, x: Float[Tensor, "images pixels"], epoch: int
+) -> None:
+    """Write the pictures of an epoch to ``folder/epoch-000010``, which appears with all of them."""
+    drawn = pictures(trained, x)
+    with appearing(folder / f"epoch-{epoch:06d}") as staged:
+        for name, content in drawn.items():
+            write_atomically(staged / f"{name}.png", content)

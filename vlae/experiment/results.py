@@ -1,25 +1,46 @@
 """The results of a run: its metrics, their cost and the machine."""
 
+import hashlib
 import platform
 import socket
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlae.config.schema import Config
-from vlae.estimation.metrics import Scores, test_set_metrics
+from vlae.estimation.metrics import Scores, save_scores, test_set_metrics
+from vlae.experiment.device import device_name
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed
-from vlae.system.console import counted
+from vlae.system.files import check_inside, json_bytes, make_directory, write_atomically
 from vlae.training.epoch_metrics import peak_memory_bytes
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device}, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)
+def write_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
+    """Write the numbers of each image, then results.json, last of all. Returns the content of results.json."""
+    directory = trained.directory
+    arrays = directory.path / "test_log_likelihood.npz"
+    save_scores(arrays, scores, trained.preprocess.unit_log_jacobian(x))
+    results = report(trained, cfg, scores, x)
+    directory.write_results(results)
+    return results
+
+
+def write_evaluation(
+    trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor
+) -> tuple[dict[str, Any], Path]:
+    """Write the same of an evaluation with other settings, whose hash names its files. Returns content and file."""
+    results = report(trained, cfg, scores, x)
+    settings = cfg.evaluate.model_dump(exclude={"memory_budget"}) | {"seed": cfg.seed}
+    results["evaluated_with"] = settings
+    name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
+    place = make_directory(check_inside(trained.directory.path, "evaluations"))
+    save_scores(place / f"{name}.npz", scores, trained.preprocess.unit_log_jacobian(x))
+    write_atomically(place / f"{name}.json", json_bytes(results))
+    return results, place / f"{name}.json"
 
 
 def report(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:

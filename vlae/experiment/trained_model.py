@@ -1,6 +1,5 @@
-"""A trained model, loaded back from its run directory."""
+"""A trained model: inference, reconstructions and samples, for images in the format of its dataset."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,19 +7,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from vlae.config.compose import validate
-from vlae.config.preprocessing import Preprocessing
 from vlae.config.schema import Config
-from vlae.config.targets import build
 from vlae.data.preprocess import Preprocess
 from vlae.distributions.posteriors import Posterior
-from vlae.experiment.build import build_model, select_device
 from vlae.models.base import LatentVariableModel
-from vlae.runs import checkpoint
-from vlae.runs.directory import RecordError, RunDirectory, find
+from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
-from vlae.system.files import check_inside
-from vlae.training.loop import Progress
+from vlae.training.checkpoints import Progress
 
 
 @dataclass(repr=False)
@@ -91,24 +84,3 @@ class TrainedModel:
         dtype = self.preprocess.dtype
         z = torch.randn(num, self.model.latent_dim, generator=source, device=self.device, dtype=dtype)
         return self.preprocess.images(self.model.output.mean(self.model.decoder(z)))
-
-
-def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
-    """The best epoch's model of a run, finished or not, without its data.
-
-    RecordError: no such run, no checkpoint yet, a damaged one, or one that would execute code.
-    """
-    directory = find(runs_dir, run)
-    cfg = validate({**directory.config(), "device": device}, to_run=False)
-    state, damages = checkpoint.load(check_inside(directory.path, "checkpoints"))
-    for text in damages:
-        warnings.warn(text, stacklevel=3)
-    if state is None or not state["progress"]["best_model"]:
-        raise RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
-    where, dtype = select_device(device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
-    preprocessing, support = Preprocessing.of(cfg.dataset), build(cfg.output_dist).support
-    preprocess = Preprocess(preprocessing, support, state["preprocess"], dtype=dtype, device=where)
-    model = build_model(cfg, preprocess.shape, preprocess.variance, where, dtype)
-    model.load_state_dict(state["progress"]["best_model"])
-    progress = Progress(**state["progress"])
-    return TrainedModel(model, preprocess, cfg, directory, progress, None)

@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from vlae.experiment.run import DONE, HELD, REFUSED
+from vlae.experiment.frozen_run import DONE, HELD, REFUSED
 from vlae.launching.queues import Queue
 from vlae.launching.resources import Slot
 from vlae.launching.run_process import (

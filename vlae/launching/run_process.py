@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from vlae.experiment.run import DONE, HELD, REFUSED, work
+from vlae.experiment.frozen_run import DONE, HELD, REFUSED, work
 from vlae.runs.attempts import WAITING
 from vlae.runs.directory import RunDirectory, read_status
 from vlae.runs.lease import FORCED, last_number
@@ -21,10 +21,8 @@ from vlae.system.disk import DiskError, RecordError
 from vlae.system.streams import guard
 
 IMPORTED_AHEAD = [
-    "vlae.experiment.trained_model",
+    "vlae.experiment.train",
     "vlae.experiment.scoring",
-    "vlae.estimation.metrics",
-    "vlae.experiment.pictures",
     "vlae.experiment.results",
     "vlae.data",
     "sklearn.datasets",

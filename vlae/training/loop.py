@@ -65,9 +65,7 @@ class Training:
         stopped_early = patience is not None and p.epoch - p.best_epoch >= patience and p.epoch > 0
         return p.epoch >= self.trainer.epochs or stopped_early
 
-    def run(
-        self, interruption: Interruption, report: Callable[[Progress, dict[str, float] | None], None]
-    ) -> None:
+    def run(self, interruption: Interruption, report: Callable[[dict[str, float] | None], None]) -> None:
         """Train until finished. After a signal: a checkpoint at the next step boundary, then ``Interrupted``."""
         saved = time.monotonic()
         while not self.finished:
@@ -81,7 +79,7 @@ class Training:
                 means[self.progress.batch] = self._step(indices)
                 self.progress.batch += 1
                 self.progress.step += 1
-                report(self.progress, None)
+                report(None)
                 overdue = time.monotonic() - saved > self.trainer.checkpoint_every
                 if (overdue or interruption.requested) and self.progress.batch < len(batches):
                     self._store(means, time.monotonic() - began)
@@ -89,7 +87,7 @@ class Training:
                     saved = began = time.monotonic()
                     interruption.check()
             self._store(means, time.monotonic() - began)
-            report(self.progress, self._end_epoch(batches, time.monotonic()))
+            report(self._end_epoch(batches, time.monotonic()))
             overdue = time.monotonic() - saved > self.trainer.checkpoint_every
             if overdue or interruption.requested or self.finished:
                 self.save()

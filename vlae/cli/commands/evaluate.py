@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from vlae.cli.options import Run, RunsDir
-from vlae.config.installation import check_libraries
 from vlae.runs.directory import find
 
 SETTINGS = {"short_help": "Evaluate a trained model again."}
@@ -27,11 +26,12 @@ def evaluate(
     The model's own settings come from the run. The run's results.json stays as it is; the new metrics go to
     RUN/evaluations/.
     """
+    from vlae.experiment.start import check_code
     from vlae.experiment.summary import summary
     from vlae.system.console import Console, loading
 
     with loading():
-        check_libraries()
+        check_code()
         from vlae.experiment.reevaluate import reevaluate
 
     results, path = reevaluate(find(runs_dir, run, to_write=True), overrides or [])

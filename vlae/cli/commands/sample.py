@@ -32,8 +32,8 @@ def sample(
 
     with loading():
         check_libraries()
+        from vlae.experiment.load import load
         from vlae.experiment.pictures import grid
-        from vlae.experiment.trained_model import load
 
     ending_of(out, ("png",))
     images = load(str(find(runs_dir, run).path), runs_dir, device).sample(num, seed)

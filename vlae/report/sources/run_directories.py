@@ -7,7 +7,7 @@ from pathlib import Path
 from vlae.launching.run_state import UNREADABLE, Observer
 from vlae.launching.status_table import select_runs
 from vlae.report.metric_values import metrics_of_results
-from vlae.report.runs import LeftOut, Run
+from vlae.report.runs import LeftOut, Run, Runs, collect
 from vlae.report.sources.run_files import Config, Configs, History, PerImage
 from vlae.runs.directory import read_status
 from vlae.system.disk import RecordError
@@ -32,6 +32,11 @@ class RunDirectories:
                 yield _run(place, label, configs.read(place), observer)
             except RecordError as error:
                 yield LeftOut(name, str(error).replace(f"{place}/", ""))
+
+
+def collect_runs(name: str | None, runs_dir: StrPath) -> Runs:
+    """The runs that a name means in ``runs_dir``, each once. RecordError: the name means nothing."""
+    return collect(RunDirectories(runs_dir, name))
 
 
 def _directories(runs_dir: Path) -> list[str]:

@@ -14,10 +14,13 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
+from vlae.errors import UserError
+from vlae.report.runs import Runs
 from vlae.report.tables.cells import Cell
 from vlae.report.tables.latex import latex
 from vlae.report.tables.layout import Layout, Text, layout
 from vlae.report.tables.table import Table
+from vlae.report.tables.table import table as table_of
 from vlae.system.streams import visible
 
 TEMPLATES = Path(__file__).parent / "files"
@@ -123,3 +126,10 @@ FORMATS: dict[str, Write] = {
     "csv": lambda table, decimals, transpose: to_csv(table),
     "json": lambda table, decimals, transpose: to_json(table),
 }
+
+
+def table_text(runs: Runs, format: str, decimals: int, **asked: Any) -> str:
+    """The `table` of these runs as text in one of FORMATS. UserError: there is no such format."""
+    if format not in FORMATS:
+        raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    return FORMATS[format](table_of(runs, **asked), decimals, False)

@@ -132,9 +132,7 @@ def plot(
 
 
 def report(
-    name: str | None = None,
-    out: str | PathLike[str] = "report.html",
-    runs_dir: str | PathLike[str] = "runs",
+    name: str | None = None, out: str | PathLike[str] = "report.html", runs_dir: str | PathLike[str] = "runs"
 ) -> Path:
     """Write the report of these runs, one HTML file that needs no network, and return its path.
 

@@ -5,9 +5,9 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions.posteriors import DiagonalGaussian
+from vlae.distributions.posteriors import DiagonalGaussian, Drawn, Points
 
-FlowOutput = tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]
+FlowOutput = tuple[Points, Float[Tensor, "samples batch"]]
 """Points, and log |det dz/dz_0| of the flow between z_0 and z."""
 
 
@@ -18,11 +18,11 @@ class Flow(Protocol):
     orthogonal: bool
     """Whether it keeps lengths and angles, and so N(0, I)."""
 
-    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+    def __call__(self, z0: Points) -> FlowOutput:
         """z and log |det dz/dz_0|."""
         ...
 
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+    def inverse(self, z: Points) -> FlowOutput:
         """z_0 and log |det dz/dz_0|."""
         ...
 
@@ -46,14 +46,12 @@ class FlowedGaussian:
         self.base, self.flow = base, flow
         self.noise_dim = base.noise_dim
 
-    def rsample_with_log_prob(
-        self, noise: Float[Tensor, "samples batch latent"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+    def rsample_with_log_prob(self, noise: Points) -> Drawn:
         z0, log_q0 = self.base.rsample_with_log_prob(noise)
         z, log_det = self.flow(z0)
         return z, log_q0 - log_det
 
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+    def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         """log q(z | x) of any z, at the cost of the flow's inverse."""
         z0, log_det = self.flow.inverse(z)
         return self.base.log_prob(z0) - log_det

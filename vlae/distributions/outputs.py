@@ -21,6 +21,9 @@ from vlae.distributions.likelihood import (
 from vlae.distributions.posteriors import LOG_2PI
 from vlae.nn.networks import Decoder
 
+Pixels = Float[Tensor, "*axes pixels"]
+Images = Float[Tensor, "batch pixels"]
+
 
 class OutputDistribution(nn.Module, ABC):
     """p(x | z) given the decoder's output f(z): independent pixels."""
@@ -30,22 +33,20 @@ class OutputDistribution(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(
-        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
+        self, x: Images, f: Float[Tensor, "*samples batch pixels"]
     ) -> Float[Tensor, "*samples batch"]:
         """log p(x | z), summed over pixels, in nats."""
 
     @abstractmethod
-    def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+    def mean(self, f: Pixels) -> Pixels:
         """E[x | z]."""
 
     @abstractmethod
-    def sample(
-        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
-    ) -> Float[Tensor, "*axes pixels"]:
+    def sample(self, f: Pixels, noise: Pixels) -> Pixels:
         """x ~ p(x | z), a function of standard normal noise."""
 
     @abstractmethod
-    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
+    def likelihood(self, decoder: Decoder, x: Images) -> Likelihood:
         """log p(x | z) of fixed images near given z: gradient and curvature, for inference."""
 
     @abstractmethod
@@ -75,32 +76,28 @@ class GaussianOutput(OutputDistribution):
             self.log_variance.fill_(math.log(variance))
 
     def log_prob(
-        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
+        self, x: Images, f: Float[Tensor, "*samples batch pixels"]
     ) -> Float[Tensor, "*samples batch"]:
         squared_error = F.mse_loss(f, x.expand_as(f), reduction="none").sum(-1)
         return -0.5 * (
             squared_error * torch.exp(-self.log_variance) + x.shape[-1] * (LOG_2PI + self.log_variance)
         )
 
-    def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+    def mean(self, f: Pixels) -> Pixels:
         return f
 
-    def sample(
-        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
-    ) -> Float[Tensor, "*axes pixels"]:
+    def sample(self, f: Pixels, noise: Pixels) -> Pixels:
         return f + torch.exp(0.5 * self.log_variance) * noise
 
-    def score(
-        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]
-    ) -> Float[Tensor, "batch pixels"]:
+    def score(self, x: Images, f: Images) -> Images:
         """d log p(x | f) / df = (x - f) / s2."""
         return (x - f) * torch.exp(-self.log_variance)
 
-    def curvature(self, f: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
+    def curvature(self, f: Images) -> Images:
         """-d^2 log p(x | f) / df^2 = 1 / s2."""
         return torch.exp(-self.log_variance).expand_as(f)
 
-    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
+    def likelihood(self, decoder: Decoder, x: Images) -> Likelihood:
         if decoder.last is None:
             return PixelLikelihood(decoder, x, self.score, self.curvature)
         return GramLikelihood(decoder.last, x, torch.exp(-self.log_variance))
@@ -127,39 +124,35 @@ class BernoulliOutput(OutputDistribution):
         super().__init__()
         self.clamp = clamp
 
-    def _logits(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+    def _logits(self, f: Pixels) -> Pixels:
         if self.clamp is None:
             return f
         limit = math.log((1 - self.clamp) / self.clamp)
         return f.clamp(-limit, limit)
 
     def log_prob(
-        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "*samples batch pixels"]
+        self, x: Images, f: Float[Tensor, "*samples batch pixels"]
     ) -> Float[Tensor, "*samples batch"]:
         logits = self._logits(f)
         return (x * logits - F.softplus(logits)).sum(-1)
 
-    def mean(self, f: Float[Tensor, "*axes pixels"]) -> Float[Tensor, "*axes pixels"]:
+    def mean(self, f: Pixels) -> Pixels:
         return torch.sigmoid(f)
 
-    def sample(
-        self, f: Float[Tensor, "*axes pixels"], noise: Float[Tensor, "*axes pixels"]
-    ) -> Float[Tensor, "*axes pixels"]:
+    def sample(self, f: Pixels, noise: Pixels) -> Pixels:
         uniform = 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
         return (uniform < torch.sigmoid(self._logits(f))).to(f.dtype)
 
-    def score(
-        self, x: Float[Tensor, "batch pixels"], f: Float[Tensor, "batch pixels"]
-    ) -> Float[Tensor, "batch pixels"]:
+    def score(self, x: Images, f: Images) -> Images:
         """d log p(x | f) / df = x - p, also where ``clamp`` binds: there the released code infers with it, too."""
         return x - torch.sigmoid(f)
 
-    def curvature(self, f: Float[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
+    def curvature(self, f: Images) -> Images:
         """-d^2 log p(x | f) / df^2 = p (1 - p)."""
         p = torch.sigmoid(self._logits(f))
         return p * (1 - p) + (self.clamp or 0.0)
 
-    def likelihood(self, decoder: Decoder, x: Float[Tensor, "batch pixels"]) -> Likelihood:
+    def likelihood(self, decoder: Decoder, x: Images) -> Likelihood:
         return PixelLikelihood(decoder, x, self.score, self.curvature)
 
     def scorer(self, decoder: Decoder) -> LogitBernoulli:

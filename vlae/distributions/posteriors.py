@@ -21,6 +21,12 @@ def standard_normal_log_prob(z: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*a
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * LOG_2PI)
 
 
+Points = Float[Tensor, "samples batch latent"]
+"""One z per sample and image."""
+Drawn = tuple[Points, Float[Tensor, "samples batch"]]
+"""z, and log q(z | x) in nats."""
+
+
 @runtime_checkable
 class Posterior(Protocol):
     """q(z | x) for each image of a batch: a differentiable function of standard normal noise.
@@ -34,9 +40,7 @@ class Posterior(Protocol):
         """Number of standard normal numbers that one sample takes."""
         ...
 
-    def rsample_with_log_prob(
-        self, noise: Float[Tensor, "samples batch noise"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+    def rsample_with_log_prob(self, noise: Float[Tensor, "samples batch noise"]) -> Drawn:
         """z and log q(z | x)."""
         ...
 
@@ -51,7 +55,7 @@ class FamilyMember(Posterior, Protocol):
     posterior; any real numbers in place of the parameters make a member, so gradient ascent on them stays valid.
     """
 
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+    def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         """log q(z | x) of any z."""
         ...
 
@@ -118,12 +122,10 @@ class DiagonalGaussian:
         self.noise_dim = mu.shape[-1]
         self._scale, self._log_det = torch.exp(0.5 * log_variance), 0.5 * log_variance.sum(-1)
 
-    def rsample_with_log_prob(
-        self, noise: Float[Tensor, "samples batch latent"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+    def rsample_with_log_prob(self, noise: Points) -> Drawn:
         return self.mu + self._scale * noise, standard_normal_log_prob(noise) - self._log_det
 
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+    def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         return standard_normal_log_prob((z - self.mu) / self._scale) - self._log_det
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
@@ -191,13 +193,11 @@ class CholeskyGaussian:
         self.cholesky: Float[Tensor, "batch latent latent"] = lower_triangular(log_diagonal, below)
         self._half_log_det = log_diagonal.sum(-1)
 
-    def rsample_with_log_prob(
-        self, noise: Float[Tensor, "samples batch latent"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+    def rsample_with_log_prob(self, noise: Points) -> Drawn:
         offset = (noise.transpose(0, 1) @ self.cholesky.mT).transpose(0, 1)
         return self.mu + offset, standard_normal_log_prob(noise) - self._half_log_det
 
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+    def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         rows = (z - self.mu).transpose(0, 1)
         noise = torch.linalg.solve_triangular(self.cholesky.mT, rows, upper=True, left=False)
         return standard_normal_log_prob(noise.transpose(0, 1)) - self._half_log_det
@@ -255,18 +255,16 @@ class PrecisionGaussian:
         self.noise_dim = mu.shape[-1]
         self._half_log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def rsample_with_log_prob(
-        self, noise: Float[Tensor, "samples batch latent"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+    def rsample_with_log_prob(self, noise: Points) -> Drawn:
         rows = noise.transpose(0, 1)
         offset = torch.linalg.solve_triangular(self.cholesky, rows, upper=False, left=False).transpose(0, 1)
         return self.mu + offset, standard_normal_log_prob(noise) + self._half_log_det
 
-    def whiten(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch latent"]:
+    def whiten(self, z: Points) -> Points:
         """The noise L'(z - mu) that leads to z."""
         return ((z - self.mu).transpose(0, 1) @ self.cholesky).transpose(0, 1)
 
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+    def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         return standard_normal_log_prob(self.whiten(z)) + self._half_log_det
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
@@ -303,16 +301,14 @@ class PrecisionStudentT:
         self.noise_dim = gaussian.noise_dim + degrees
         self._gaussian = gaussian
 
-    def rsample_with_log_prob(
-        self, noise: Float[Tensor, "samples batch noise"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+    def rsample_with_log_prob(self, noise: Float[Tensor, "samples batch noise"]) -> Drawn:
         latent = self.noise_dim - self.degrees
         eps, squares = noise.split([latent, self.degrees], dim=-1)
         t = eps / squares.square().mean(-1, keepdim=True).sqrt()
         z, log_gaussian = self._gaussian.rsample_with_log_prob(t)
         return z, log_gaussian + self._log_ratio_to_gaussian(t)
 
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+    def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         return self._gaussian.log_prob(z) + self._log_ratio_to_gaussian(self._gaussian.whiten(z))
 
     def parameters(self) -> tuple[Tensor, ...]:
@@ -324,9 +320,7 @@ class PrecisionStudentT:
     def detach(self) -> "PrecisionStudentT":
         return PrecisionStudentT(self._gaussian.detach(), self.degrees)
 
-    def _log_ratio_to_gaussian(
-        self, t: Float[Tensor, "samples batch latent"]
-    ) -> Float[Tensor, "samples batch"]:
+    def _log_ratio_to_gaussian(self, t: Points) -> Float[Tensor, "samples batch"]:
         """log of this density over the Gaussian's: they share the determinant and differ in their shape in |t|."""
         latent = t.shape[-1]
         power = 0.5 * (self.degrees + latent)

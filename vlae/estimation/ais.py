@@ -32,6 +32,12 @@ from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import Noise, generator, image_noise
 
+Points = Float[Tensor, "chains batch latent"]
+"""One z, momentum or gradient per chain and image."""
+PerChain = Float[Tensor, "chains batch"]
+Betas = Float[Tensor, " distributions"]
+"""Inverse temperatures, from 0 to 1 or back."""
+
 CACHED_ROWS = 256
 """On a CPU, more rows (images x chains) at once are not faster."""
 MAX_GROUP = 64
@@ -109,11 +115,11 @@ def anneal(
 
 def anneal_group(
     target: "Target",
-    betas: Float[Tensor, " distributions"],
+    betas: Betas,
     start: Float[Tensor, "batch latent"] | None,
     noise: Callable[[str], Noise],
     progress: Callable[[float], None],
-) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, " batch"]]:
+) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain and the mean acceptance, after a pilot run: up from the prior, or down from ``start``."""
     steps = adapted_steps(target, pilot(betas), noise("pilot"), progress)
     steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
@@ -137,13 +143,13 @@ def group_size(
     return max(1, min(MAX_GROUP, rows // num_chains))
 
 
-def temperatures(num_distributions: int) -> Float[Tensor, " distributions"]:
+def temperatures(num_distributions: int) -> Betas:
     """beta_0 = 0 to beta_T = 1, T = ``num_distributions``: a sigmoid, closest together at both ends."""
     s = torch.sigmoid(torch.linspace(-STEEPNESS, STEEPNESS, num_distributions + 1, dtype=torch.float64))
     return (s - s[0]) / (s[-1] - s[0])
 
 
-def pilot(betas: Float[Tensor, " distributions"]) -> Float[Tensor, " fewer"]:
+def pilot(betas: Betas) -> Float[Tensor, " fewer"]:
     """The temperatures of the pilot run."""
     distributions = len(betas) - 1
     return temperatures(min(distributions, max(SHORTEST_PILOT, distributions // PILOT_SHARE)))
@@ -190,34 +196,25 @@ class Target:
         self.metric = Metric.at_the_mode(output, decoder, x)
         self.likelihood = output.likelihood(decoder, x.expand(num_chains, *x.shape).flatten(0, 1))
 
-    def gradient(self, z: Float[Tensor, "chains batch latent"]) -> Float[Tensor, "chains batch latent"]:
+    def gradient(self, z: Points) -> Points:
         """grad_z log p(x | z), without automatic differentiation."""
         return self.likelihood.gradient(self.decoder.linearise(z.flatten(0, 1))).view_as(z)
 
-    def state(self, z: Float[Tensor, "chains batch latent"]) -> "State":
+    def state(self, z: Points) -> "State":
         return State(z, self.log_likelihood(z), self.gradient(z))
 
 
 class State(NamedTuple):
     """Position of each chain, with the values there that the next transition needs."""
 
-    z: Float[Tensor, "chains batch latent"]
-    log_likelihood: Float[Tensor, "chains batch"]
-    gradient: Float[Tensor, "chains batch latent"]
+    z: Points
+    log_likelihood: PerChain
+    gradient: Points
 
 
 def leapfrog(
-    target: Target,
-    beta: float,
-    step: Float[Tensor, " batch"],
-    z: Float[Tensor, "chains batch latent"],
-    gradient: Float[Tensor, "chains batch latent"],
-    p: Float[Tensor, "chains batch latent"],
-) -> tuple[
-    Float[Tensor, "chains batch latent"],
-    Float[Tensor, "chains batch latent"],
-    Float[Tensor, "chains batch latent"],
-]:
+    target: Target, beta: float, step: Float[Tensor, " batch"], z: Points, gradient: Points, p: Points
+) -> tuple[Points, Points, Points]:
     """(z, gradient of log p(x | z), p) after the leapfrog steps of one trajectory.
 
     With p the momentum in units of its standard deviation, dz/dt = S p and dp/dt = S' grad log f_beta(z) keep the
@@ -244,7 +241,7 @@ def transition(
     step: Float[Tensor, " batch"],
     state: State,
     noise: Float[Tensor, "chains batch noise"],
-) -> tuple[State, Float[Tensor, "chains batch"]]:
+) -> tuple[State, PerChain]:
     """A Hamiltonian move that leaves f_beta(z) = p(z) p(x | z)^beta invariant, and the probability that it is accepted.
 
     ``noise``: latent standard normal numbers for the momentum, two for the decision. The half sum of two squares is
@@ -267,7 +264,7 @@ def transition(
 
 
 def adapted_steps(
-    target: Target, betas: Float[Tensor, " distributions"], noise: Noise, progress: Callable[[float], None]
+    target: Target, betas: Betas, noise: Noise, progress: Callable[[float], None]
 ) -> Float[Tensor, "distributions batch"]:
     """A step size for each temperature and image, adapted by chains that pass through all temperatures.
 
@@ -288,12 +285,12 @@ def adapted_steps(
 
 def chains(
     target: Target,
-    betas: Float[Tensor, " distributions"],
+    betas: Betas,
     steps: Float[Tensor, "distributions batch"],
     start: Float[Tensor, "batch latent"] | None,
     noise: Noise,
     progress: Callable[[float], None],
-) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, " batch"]]:
+) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain along ``betas``, up or down, and the mean acceptance; from samples of the prior or ``start``.
 
     log w is summed in float64 on the CPU, because not every device has float64.

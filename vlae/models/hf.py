@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlae.distributions.flows import FlowedGaussian, FlowOutput
-from vlae.distributions.posteriors import DiagonalGaussian
+from vlae.distributions.posteriors import DiagonalGaussian, Points
 from vlae.models.backbone import Backbone, Count
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -29,10 +29,10 @@ class Reflections:
         pairs = [(v, nn.functional.normalize(v, dim=-1)) for v in normals]
         self.normals, self._units = tuple(v for v, _ in pairs), [unit for _, unit in pairs]
 
-    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+    def __call__(self, z0: Points) -> FlowOutput:
         return self._reflect(z0, self._units)
 
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+    def inverse(self, z: Points) -> FlowOutput:
         """The reflections in reverse order: each is its own inverse."""
         return self._reflect(z, self._units[::-1])
 
@@ -45,9 +45,7 @@ class Reflections:
     def detach(self) -> "Reflections":
         return Reflections(v.detach() for v in self.normals)
 
-    def _reflect(
-        self, z: Float[Tensor, "samples batch latent"], units: list[Float[Tensor, "batch latent"]]
-    ) -> FlowOutput:
+    def _reflect(self, z: Points, units: list[Float[Tensor, "batch latent"]]) -> FlowOutput:
         for u in units:
             z = z - 2 * (z * u).sum(-1, keepdim=True) * u
         return z, torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)

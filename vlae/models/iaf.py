@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zuko.nn import MaskedMLP
 
 from vlae.distributions.flows import FlowedGaussian, FlowOutput
-from vlae.distributions.posteriors import DiagonalGaussian
+from vlae.distributions.posteriors import DiagonalGaussian, Points
 from vlae.models.backbone import Count, Dims, SeveralDims
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -35,9 +35,7 @@ class ConditionalNetwork:
         )
         self._offset = F.linear(context, context_weight, bias)
 
-    def __call__(
-        self, z: Float[Tensor, "samples batch latent"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
+    def __call__(self, z: Points) -> tuple[Points, Points]:
         h = F.linear(z.contiguous(), self._z_weight).add_(
             self._offset
         )  # contiguous: one product, not one per image
@@ -84,7 +82,7 @@ class Gates:
     def __init__(self, networks: Sequence[ConditionalNetwork]) -> None:
         self.networks = networks
 
-    def __call__(self, z0: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+    def __call__(self, z0: Points) -> FlowOutput:
         z, log_det = z0, torch.zeros(z0.shape[:-1], dtype=z0.dtype, device=z0.device)
         for step, network in enumerate(self.networks):
             z = z.flip(-1) if step else z
@@ -94,7 +92,7 @@ class Gates:
         # an even number of steps has reversed the order an odd number of times
         return (z if len(self.networks) % 2 else z.flip(-1)), log_det
 
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+    def inverse(self, z: Points) -> FlowOutput:
         """Exact; takes latent_dim passes of each network (the forward direction one), all kept for a gradient."""
         log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         z = z if len(self.networks) % 2 else z.flip(-1)
@@ -116,7 +114,7 @@ class Gates:
         return Gates([network.detach() for network in self.networks])
 
 
-def invert_gate(network: ConditionalNetwork, y: Float[Tensor, "samples batch latent"]) -> FlowOutput:
+def invert_gate(network: ConditionalNetwork, y: Points) -> FlowOutput:
     """z with y = sigmoid(s) z + (1 - sigmoid(s)) m, and sum log sigmoid(s): dimension by dimension.
 
     m_i and s_i follow from z_1 ... z_{i-1}, and z_i = m_i + (y_i - m_i) / sigmoid(s_i) from them. Where gates are

@@ -14,16 +14,15 @@ from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
 Positive = Annotated[float, Field(gt=0)]
-Step = Callable[[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]], Float[Tensor, "batch latent"]]
+Latent = Float[Tensor, "batch latent"]
+Step = Callable[[Latent, Latent], Latent]
 """(parameter, gradient of its own image's ELBO) -> refined parameter."""
 
 
 def ascend(step_size: float, clip_norm: float) -> Step:
     """One step of gradient ascent per image, the gradient's norm at most ``clip_norm``."""
 
-    def step(
-        value: Float[Tensor, "batch latent"], gradient: Float[Tensor, "batch latent"]
-    ) -> Float[Tensor, "batch latent"]:
+    def step(value: Latent, gradient: Latent) -> Latent:
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         # max(1, .) and not min(1, clip / norm): the latter's derivative at norm 0 is NaN
         return value + step_size * gradient / torch.clamp(norm / clip_norm, min=1)
@@ -38,9 +37,7 @@ def original_step(step_size: float, clip_norm: float) -> Step:
     over the batch makes the step depend on the batch size; the divisor is max(1, |g|^2 / clip).
     """
 
-    def step(
-        value: Float[Tensor, "batch latent"], gradient: Float[Tensor, "batch latent"]
-    ) -> Float[Tensor, "batch latent"]:
+    def step(value: Latent, gradient: Latent) -> Latent:
         loss_gradient = -gradient / len(gradient)
         divisor = torch.clamp(loss_gradient.square().sum(-1, keepdim=True) / clip_norm, min=1)
         return value + step_size * loss_gradient / divisor

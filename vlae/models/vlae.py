@@ -13,6 +13,8 @@ from vlae.models.backbone import Backbone
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
+Images = Float[Tensor, "batch pixels"]
+Latent = Float[Tensor, "batch latent"]
 Updates = Annotated[int, Field(ge=0)]
 
 
@@ -39,27 +41,19 @@ class VLAE(LatentVariableModel):
         self.mu = nn.Linear(backbone.features, backbone.latent_dim)
         self.num_updates, self.damping = num_updates, damping
 
-    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> PrecisionGaussian:
+    def posterior(self, x: Images, noise: Noise) -> PrecisionGaussian:
         likelihood = self.output.likelihood(self.decoder, x)
         return laplace(likelihood, self.decoder, self._path(likelihood, x)[-1])
 
-    def stages(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[PrecisionGaussian]:
+    def stages(self, x: Images, noise: Noise) -> list[PrecisionGaussian]:
         likelihood = self.output.likelihood(self.decoder, x)
         return [laplace(likelihood, self.decoder, mu) for mu in self._path(likelihood, x)]
 
-    def step_length(
-        self,
-        t: int,
-        x: Float[Tensor, "batch pixels"],
-        mu: Float[Tensor, "batch latent"],
-        d: Float[Tensor, "batch latent"],
-    ) -> float | Float[Tensor, "batch 1"]:
+    def step_length(self, t: int, x: Images, mu: Latent, d: Latent) -> float | Float[Tensor, "batch 1"]:
         """a_t, the part of the full step d that update t (counted from 0) takes at mu."""
         return self.damping / (t + 1)
 
-    def _path(
-        self, likelihood: Likelihood, x: Float[Tensor, "batch pixels"]
-    ) -> list[Float[Tensor, "batch latent"]]:
+    def _path(self, likelihood: Likelihood, x: Images) -> list[Latent]:
         """mu_0 ... mu_T."""
         path = [self.mu(self.encoder(x))]
         for t in range(self.num_updates):

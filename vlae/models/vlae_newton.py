@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.models.backbone import Backbone
-from vlae.models.vlae import VLAE, Updates
+from vlae.models.vlae import VLAE, Images, Latent, Updates
 
 HALVINGS = 10
 """The shortest step that is tried is 2^-HALVINGS of the full one."""
@@ -25,13 +25,7 @@ class VLAENewton(VLAE):
         super().__init__(backbone, num_updates=num_updates)
 
     @torch.no_grad()
-    def step_length(
-        self,
-        t: int,
-        x: Float[Tensor, "batch pixels"],
-        mu: Float[Tensor, "batch latent"],
-        d: Float[Tensor, "batch latent"],
-    ) -> Float[Tensor, "batch 1"]:
+    def step_length(self, t: int, x: Images, mu: Latent, d: Latent) -> Float[Tensor, "batch 1"]:
         """The largest a of 1, 1/2, ... with log p(x, mu + a d) >= log p(x, mu), or 0.
 
         Less by a few roundings counts as equal: at the mode the full step, which is tiny there, is taken and

@@ -7,7 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions.laplace import Modes
-from vlae.distributions.posteriors import FamilyMember, Posterior, PrecisionGaussian, require_family_member
+from vlae.distributions.posteriors import (
+    Drawn,
+    FamilyMember,
+    Points,
+    Posterior,
+    PrecisionGaussian,
+    require_family_member,
+)
 from vlae.estimation.proposals import laplace
 from vlae.models.base import LatentVariableModel
 
@@ -35,9 +42,7 @@ class Mixture:
         self._dim = max(own.noise_dim, gaussian.noise_dim)
         self.noise_dim = self._dim + 1
 
-    def rsample_with_log_prob(
-        self, noise: Float[Tensor, "samples batch noise"]
-    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+    def rsample_with_log_prob(self, noise: Float[Tensor, "samples batch noise"]) -> Drawn:
         eps, choice = noise.split([self._dim, 1], dim=-1)
         of_own = choice > 0
         own_z, own_log_q = self.own.rsample_with_log_prob(eps[..., : self.own.noise_dim])
@@ -48,7 +53,7 @@ class Mixture:
         log_gaussian = torch.where(of_own[..., 0], self.gaussian.log_prob(z), gaussian_log_q)
         return z, torch.logaddexp(log_own, log_gaussian) - math.log(2)
 
-    def log_prob(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+    def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         return torch.logaddexp(self.own.log_prob(z), self.gaussian.log_prob(z)) - math.log(2)
 
     def parameters(self) -> tuple[Tensor, ...]:

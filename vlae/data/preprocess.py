@@ -43,6 +43,7 @@ class Preprocess:
         self.pixels = math.prod(self.shape)
         self.binary = support == "binary"
         self.random = self.binary or preprocessing.dequantise
+        self._logit, self._lambda = preprocessing.logit_transform, preprocessing.lambda_
         self.top = 1 if self.levels is None else self.levels - 1
         """The value of a white pixel."""
         self.mean: Float[Tensor, " pixels"] = state["mean"].to(dtype).to(device)
@@ -159,14 +160,6 @@ class Preprocess:
             return 0.0
         scale = self.levels if self.levels and self.preprocessing.dequantise else self.top
         return self.pixels * math.log(scale)
-
-    @property
-    def _logit(self) -> bool:
-        return self.preprocessing.logit_transform
-
-    @property
-    def _lambda(self) -> float:
-        return self.preprocessing.lambda_
 
     def _noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Uniform on [0, 1), or empty if none is needed.

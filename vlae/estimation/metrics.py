@@ -205,22 +205,18 @@ def bracket_metrics(bracket: Bracket) -> dict[str, Any]:
 
 
 def _level(values: Float[Tensor, " images"]) -> dict[str, Any]:
-    mean, error = mean_and_standard_error(values)
-    return {"mean": mean, "standard_error": error}
+    return dict(zip(("mean", "standard_error"), mean_and_standard_error(values), strict=True))
 
 
 def _with_error(name: str, values: Float[Tensor, " images"]) -> dict[str, Any]:
-    mean, error = mean_and_standard_error(values)
-    return {name: mean, f"{name}_standard_error": error}
+    return dict(zip((name, f"{name}_standard_error"), mean_and_standard_error(values), strict=True))
 
 
 def _chains(annealed: Annealed) -> dict[str, Any]:
     """Settings and reliability of the chains. ``monte_carlo_error`` is that of one image's own estimate."""
     return {
         "num_images": len(annealed.log_likelihood),
-        "num_chains": annealed.num_chains,
-        "num_distributions": annealed.num_distributions,
-        "num_leapfrog": annealed.num_leapfrog,
+        **{name: getattr(annealed, name) for name in ("num_chains", "num_distributions", "num_leapfrog")},
         "ess_median": annealed.ess.median().item(),
         "ess_min": annealed.ess.min().item(),
         "monte_carlo_error_median": annealed.standard_error.median().item(),
@@ -232,7 +228,8 @@ def _proposals_on_annealed_images(
     annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
 ) -> dict[str, Any]:
     """Each proposal on the annealed images. ``difference``: its log-likelihood minus the annealed, image by image."""
-    found, images = {}, len(annealed.log_likelihood)
+    images = len(annealed.log_likelihood)
+    found = {}
     for name, evaluation in proposals.items():
         own = evaluation.log_likelihood[:images]
         difference = _with_error("difference", own - annealed.log_likelihood)

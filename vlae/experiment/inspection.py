@@ -16,7 +16,6 @@ from vlae.distributions.posteriors import (
     DiagonalGaussian,
     Posterior,
     PrecisionGaussian,
-    standard_normal_log_prob,
 )
 from vlae.estimation.importance import evaluate
 from vlae.experiment.trained_model import TrainedModel
@@ -74,12 +73,11 @@ class Inspection:
     @torch.no_grad()
     def refinements(self, images: int) -> Refinements | None:
         """The refinements of the first test images. None: this model's inference refines nothing."""
-        groups = [self._refinements(group) for group in self._groups(min(images, len(self.x)))]
-        found = [group for group in groups if group is not None]
-        if not found:
+        groups = map(self._refinements, self._groups(min(images, len(self.x))))
+        if not (found := list(filter(None, groups))):
             return None
-        pictures = np.concatenate([pictures for pictures, _ in found], 1)
-        return Refinements(pictures, np.concatenate([errors for _, errors in found], 1))
+        pictures, errors = zip(*found, strict=True)
+        return Refinements(np.concatenate(pictures, 1), np.concatenate(errors, 1))
 
     def _refinements(self, group: slice) -> tuple[Array, Array] | None:
         x = self.x[group]
@@ -104,16 +102,10 @@ class Inspection:
         """
         x, cfg = self.x[:images], self.trained.config
         jacobian = self.trained.preprocess.unit_log_jacobian(x)
+        how = {"proposal": proposal, "memory_budget": cfg.evaluate.memory_budget, "seed": cfg.seed}
         means, errors = [], []
         for size in sizes:
-            found = evaluate(
-                self.model,
-                x,
-                proposal=proposal,
-                num_samples=size,
-                memory_budget=cfg.evaluate.memory_budget,
-                seed=cfg.seed,
-            )
+            found = evaluate(self.model, x, num_samples=size, **how)
             means.append((found.log_likelihood + jacobian).mean().item())
             error = found.monte_carlo_error.square().sum().sqrt().item() / len(x)
             errors.append(error if size > 1 else math.nan)
@@ -123,17 +115,12 @@ class Inspection:
     def latent_paths(self, image: int) -> LatentPaths:
         """Latent paths of one test image, in a latent space of two dimensions."""
         one = slice(image, image + 1)
-        x, updates = self.x[one], self.model.refinements(self.x[one], self._noise(one))
-        q = self.model.posterior(x, self._noise(one))
+        x = self.x[one]
+        updates, q = self.model.refinements(x, self._noise(one)), self.model.posterior(x, self._noise(one))
         zero = torch.zeros(1, 1, q.noise_dim, dtype=x.dtype, device=x.device)
         start = q.rsample_with_log_prob(zero)[0][0]
-        mean, covariance = self._moments(image)
-        return LatentPaths(
-            torch.cat(updates).double().numpy() if updates else np.empty((0, 2)),
-            self._search(x, start),
-            mean,
-            covariance,
-        )
+        path = torch.cat(updates).double().numpy() if updates else np.empty((0, 2))
+        return LatentPaths(path, self._search(x, start), *self._moments(image))
 
     def log_joint(self, image: int) -> Callable[[Float[Array, "points latent"]], Float[Array, " points"]]:
         """z -> log p(x, z) of one test image, in model space: log p(z | x) but for a constant."""
@@ -141,9 +128,7 @@ class Inspection:
         @torch.no_grad()
         def value(z: Float[Array, "points latent"]) -> Float[Array, " points"]:
             at = torch.from_numpy(z).to(self.x)
-            x = self.x[image].expand(len(at), -1)
-            log_p = self.model.output.log_prob(x, self.model.decoder(at)) + standard_normal_log_prob(at)
-            return log_p.double().numpy()
+            return self.model.log_joint(self.x[image].expand(len(at), -1), at).double().numpy()
 
         return value
 

@@ -28,10 +28,6 @@ class Prepared:
     test_set: Float[Tensor, "test pixels"]
     """The images to score, in model space."""
 
-    @property
-    def device(self) -> torch.device:
-        return self.test_set.device
-
 
 def prepare(cfg: Config) -> Prepared:
     """Device, data, preprocessing and model of a configuration. Errors: DataError, ConfigError."""

@@ -64,7 +64,7 @@ class _Scoring:
         self.place = self.trained.directory.path / "checkpoints"
         self.digest = weights_digest(self.trained.model)
         self.results: dict[str, Any] = {}
-        state = self._saved() if self.resumable else {"results": {}, "seconds": 0.0}
+        state = self._saved()
         self.saved_results, self.before = state["results"], state["seconds"]
         self.began = self.saved = time.monotonic()
 
@@ -107,16 +107,17 @@ class _Scoring:
 
     def _saved(self) -> dict[str, Any]:
         """The state of an evaluation of the same weights that was interrupted, else an empty one."""
-        state, warnings = checkpoint.load(self.place, NAME)
+        state, warnings = checkpoint.load(self.place, NAME) if self.resumable else (None, [])
         for text in warnings:
             self.reporter.warn(text)
+        empty: dict[str, Any] = {"results": {}, "seconds": 0.0}
         if state is None:
-            return {"results": {}, "seconds": 0.0}
+            return empty
         if state.get("format") == FORMAT and state["weights"] == self.digest:
             return state
         other = "is of another version" if state.get("format") != FORMAT else "belongs to other weights"
         self.reporter.warn(f"the evaluation starts over: its checkpoint {other}")
-        return {"results": {}, "seconds": 0.0}
+        return empty
 
 
 def weights_digest(model: torch.nn.Module) -> str:

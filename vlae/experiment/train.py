@@ -18,8 +18,8 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
     Errors: Interrupted by a signal, after a checkpoint; NonFiniteError; RecordError.
     """
     cfg, directory, reporter = prepared.config, session.directory, session.reporter
-    number, device = session.attempt.number, device_name(prepared.device)
-    reporter.line(f"{directory.run_id}, attempt {number}, on {device}")
+    device = device_name(prepared.test_set.device)
+    reporter.line(f"{directory.run_id}, attempt {session.attempt.number}, on {device}")
     if cfg.trainer.selection == "test":
         reporter.warn("the best epoch is selected on the test set, so its metrics are optimistic")
     training = Training(

@@ -43,10 +43,6 @@ class Training:
         self.checkpoints = Checkpoints(directory, model, optimizer, training_set.preprocess)
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.selection_set.dtype
-
-    @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.training_set) // self.trainer.batch_size)
 
@@ -71,10 +67,8 @@ class Training:
         while not self.finished:
             began = time.monotonic()
             batches = self.training_set.order(self.seed, self.progress.epoch).split(self.trainer.batch_size)
-            width = len(self.objective.metrics)
-            means = torch.zeros(len(batches), width, dtype=self.dtype, device=self.training_set.images.device)
-            done = torch.tensor(self.progress.means, dtype=self.dtype).view(-1, width)
-            means[: self.progress.batch] = done
+            means = self.selection_set.new_zeros(len(batches), len(self.objective.metrics))
+            means[: self.progress.batch] = means.new_tensor(self.progress.means).view(-1, means.shape[1])
             for indices in batches[self.progress.batch :]:
                 means[self.progress.batch] = self._step(indices)
                 self.progress.batch += 1

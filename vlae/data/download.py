@@ -180,8 +180,11 @@ class Source:
         try:
             for remote in self.remotes:
                 self._fetch(remote, staging)
-            if self.unpack is not None:
-                self._unpack(staging)
+            try:
+                if self.unpack is not None:
+                    self.unpack(staging)
+            except Exception as error:
+                raise self._error(f"could not be unpacked in {self.root.absolute()}: {error}") from error
             self._place(staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -205,13 +208,6 @@ class Source:
             reasons.append(f"\n  {url}: {reason}")
         missing = tuple(other for other in self.remotes if not (self.root / other.path).is_file())
         raise self._error(f"could not download {Path(remote.path).name}:{''.join(reasons)}", missing)
-
-    def _unpack(self, staging: Path) -> None:
-        assert self.unpack is not None
-        try:
-            self.unpack(staging)
-        except Exception as error:
-            raise self._error(f"could not be unpacked in {self.root.absolute()}: {error}") from error
 
     def _place(self, staging: Path) -> None:
         """Move new files into place; a file that is there already is never replaced."""

@@ -53,12 +53,8 @@ class PixelLikelihood:
         score: Callable[[Tensor, Tensor], Tensor],
         curvature: Callable[[Tensor], Tensor],
     ) -> None:
-        self.linearise_pixels, self.x, self.score, self.curvature = (
-            decoder.linearise_pixels,
-            x,
-            score,
-            curvature,
-        )
+        self.linearise_pixels, self.x = decoder.linearise_pixels, x
+        self.score, self.curvature = score, curvature
 
     def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
         f = self.linearise_pixels(at)

@@ -17,7 +17,6 @@ being weighted, E w would be biased.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -98,7 +97,10 @@ def anneal(
 
     def measure(group: range, progress: Callable[[float], None]) -> None:
         images = slice(group.start, group.stop)
-        noise = partial(group_noise, x, seed, name, group)
+
+        def noise(purpose: str) -> Noise:
+            return image_noise([generator(x.device, seed, name, purpose, i) for i in group], x.dtype)
+
         target = Target(output, decoder, x[images], result.num_chains, result.num_leapfrog)
         start = None if exact is None else exact[images]
         log_w, acceptance = anneal_group(target, betas, start, noise, progress)
@@ -126,11 +128,6 @@ def anneal_group(
     if start is None:
         return chains(target, betas, steps, None, noise("forward"), progress)
     return chains(target, betas.flip(0), steps.flip(0), start, noise("reverse"), progress)
-
-
-def group_noise(x: Tensor, seed: int, name: str, group: range, purpose: str) -> Noise:
-    """The noise of images at these positions for one purpose."""
-    return image_noise([generator(x.device, seed, name, purpose, i) for i in group], x.dtype)
 
 
 def group_size(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,11 @@ class Inspection:
         """
         x, cfg = self.x[:images], self.trained.config
         jacobian = self.trained.preprocess.unit_log_jacobian(x)
-        how = {"proposal": proposal, "memory_budget": cfg.evaluate.memory_budget, "seed": cfg.seed}
+        how: dict[str, Any] = {
+            "proposal": proposal,
+            "memory_budget": cfg.evaluate.memory_budget,
+            "seed": cfg.seed,
+        }
         means, errors = [], []
         for size in sizes:
             found = evaluate(self.model, x, num_samples=size, **how)

@@ -30,22 +30,17 @@ class ConditionalNetwork:
     def __init__(self, layers: Sequence[Layer], context: Float[Tensor, "batch context"]) -> None:
         self.layers, self.context = layers, context
         first, bias = layers[0]
-        self._z_weight, context_weight = first.split(
-            [first.shape[1] - context.shape[-1], context.shape[-1]], dim=1
-        )
+        width = context.shape[-1]
+        self._z_weight, context_weight = first.split([first.shape[1] - width, width], dim=1)
         self._offset = F.linear(context, context_weight, bias)
 
     def __call__(self, z: Points) -> tuple[Points, Points]:
-        h = F.linear(z.contiguous(), self._z_weight).add_(
-            self._offset
-        )  # contiguous: one product, not one per image
+        # contiguous: one product, not one per image
+        h = F.linear(z.contiguous(), self._z_weight).add_(self._offset)
         for weight, bias in self.layers[1:]:
             h = F.linear(h.relu_(), weight, bias)
         m, s = h.chunk(2, dim=-1)
         return m, s + 2  # the gate starts almost open (Kingma et al. 2016, section 4)
-
-    def with_context(self, context: Float[Tensor, "batch context"]) -> "ConditionalNetwork":
-        return ConditionalNetwork(self.layers, context)
 
     def detach(self) -> "ConditionalNetwork":
         return ConditionalNetwork([(w.detach(), b.detach()) for w, b in self.layers], self.context.detach())
@@ -108,7 +103,7 @@ class Gates:
 
     def with_parameters(self, *parameters: Tensor) -> "Gates":
         (context,) = parameters
-        return Gates([network.with_context(context) for network in self.networks])
+        return Gates([ConditionalNetwork(network.layers, context) for network in self.networks])
 
     def detach(self) -> "Gates":
         return Gates([network.detach() for network in self.networks])

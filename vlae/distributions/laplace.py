@@ -8,14 +8,20 @@ from torch import Tensor
 
 from vlae.distributions.likelihood import Likelihood
 from vlae.distributions.outputs import OutputDistribution
-from vlae.distributions.posteriors import PrecisionGaussian, cholesky, standard_normal_log_prob
+from vlae.distributions.posteriors import (
+    Images,
+    Latent,
+    PrecisionGaussian,
+    cholesky,
+    standard_normal_log_prob,
+)
 from vlae.nn.networks import Decoder
 
 CACHED_ROWS = 800
 """On a CPU, Jacobians of more rows (images x latent) at once than this leave the cache."""
 
 
-def newton_step(likelihood: Likelihood, decoder: Decoder, z: Float[Tensor, "batch latent"]) -> Tensor:
+def newton_step(likelihood: Likelihood, decoder: Decoder, z: Latent) -> Tensor:
     """d = P^-1 (grad log p(x | z) - z), the full Gauss-Newton step, with exact gradients at little cost.
 
     P and its Cholesky factor L are formed without gradient and give d0. Returned is
@@ -33,7 +39,7 @@ def newton_step(likelihood: Likelihood, decoder: Decoder, z: Float[Tensor, "batc
     return d0 + torch.cholesky_solve(residual.unsqueeze(-1), L).squeeze(-1)
 
 
-def laplace(likelihood: Likelihood, decoder: Decoder, mu: Float[Tensor, "batch latent"]) -> PrecisionGaussian:
+def laplace(likelihood: Likelihood, decoder: Decoder, mu: Latent) -> PrecisionGaussian:
     """The Laplace approximation N(mu, P(mu)^-1), with P = J'VJ + I the precision at mu (Park, Kim, Kim 2019).
 
     >>> from vlae.distributions.outputs import GaussianOutput
@@ -49,7 +55,7 @@ def laplace(likelihood: Likelihood, decoder: Decoder, mu: Float[Tensor, "batch l
 class Modes:
     """Result of the search for the maximum of log p(x, z) over z, for each image."""
 
-    z: Float[Tensor, "batch latent"]
+    z: Latent
     steps: Int[Tensor, " batch"]
     """Number of accepted steps."""
     converged: Bool[Tensor, " batch"]
@@ -71,8 +77,8 @@ PATIENCE = 6
 def find_modes(
     output: OutputDistribution,
     decoder: Decoder,
-    x: Float[Tensor, "batch pixels"],
-    start: Float[Tensor, "batch latent"],
+    x: Images,
+    start: Latent,
     *,
     tolerance: float = 1e-2,
     max_steps: int = 60,
@@ -137,16 +143,14 @@ class _Search:
 
     def _gradient_and_precision(
         self, likelihood: Likelihood, z: Tensor
-    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent latent"]]:
+    ) -> tuple[Latent, Float[Tensor, "batch latent latent"]]:
         at = self.decoder.linearise(z)
         return likelihood.gradient(at) - z, likelihood.precision(at)
 
 
 def damped_step(
-    g: Float[Tensor, "batch latent"],
-    P: Float[Tensor, "batch latent latent"],
-    damping: Float[Tensor, " batch"],
-) -> Float[Tensor, "batch latent"]:
+    g: Latent, P: Float[Tensor, "batch latent latent"], damping: Float[Tensor, " batch"]
+) -> Latent:
     """(P + damping scale I)^-1 g, with the mean of P's diagonal as its scale."""
     added = damping * P.diagonal(dim1=-2, dim2=-1).mean(-1)
     L = cholesky(P + torch.diag_embed(added.unsqueeze(-1).expand_as(g)))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vlae.distributions.posteriors import Images, Latent
 from vlae.nn.linearisation import Linearisation
 from vlae.nn.networks import Decoder
 
@@ -24,13 +25,11 @@ from vlae.nn.networks import Decoder
 class Likelihood(Protocol):
     """The local quadratic model of log p(x | z) around one z per image."""
 
-    def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
+    def gradient(self, at: Linearisation) -> Latent:
         """grad_z log p(x | z) = J' score."""
         ...
 
-    def curvature_product(
-        self, at: Linearisation, v: Float[Tensor, "batch latent"]
-    ) -> Float[Tensor, "batch latent"]:
+    def curvature_product(self, at: Linearisation, v: Latent) -> Latent:
         """J'V J v."""
         ...
 
@@ -49,20 +48,18 @@ class PixelLikelihood:
     def __init__(
         self,
         decoder: Decoder,
-        x: Float[Tensor, "batch pixels"],
+        x: Images,
         score: Callable[[Tensor, Tensor], Tensor],
         curvature: Callable[[Tensor], Tensor],
     ) -> None:
         self.linearise_pixels, self.x = decoder.linearise_pixels, x
         self.score, self.curvature = score, curvature
 
-    def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
+    def gradient(self, at: Linearisation) -> Latent:
         f = self.linearise_pixels(at)
         return f.vjp(self.score(self.x, f.features))
 
-    def curvature_product(
-        self, at: Linearisation, v: Float[Tensor, "batch latent"]
-    ) -> Float[Tensor, "batch latent"]:
+    def curvature_product(self, at: Linearisation, v: Latent) -> Latent:
         f = self.linearise_pixels(at)
         Jv = f.jvp(v)  # first: the order of the forward pass is that in which gradients are added and rounded
         return f.vjp(self.curvature(f.features) * Jv)
@@ -84,19 +81,15 @@ class GramLikelihood:
     [batch, pixels, latent] Jacobian is never formed.
     """
 
-    def __init__(
-        self, last: nn.Linear, x: Float[Tensor, "batch pixels"], inverse_variance: Float[Tensor, ""]
-    ) -> None:
+    def __init__(self, last: nn.Linear, x: Images, inverse_variance: Float[Tensor, ""]) -> None:
         W, b = last.weight, last.bias
         self.gram = (W.T @ W) * inverse_variance
         self.target = ((x - b) @ W) * inverse_variance
 
-    def gradient(self, at: Linearisation) -> Float[Tensor, "batch latent"]:
+    def gradient(self, at: Linearisation) -> Latent:
         return at.vjp(self.target - at.features @ self.gram)
 
-    def curvature_product(
-        self, at: Linearisation, v: Float[Tensor, "batch latent"]
-    ) -> Float[Tensor, "batch latent"]:
+    def curvature_product(self, at: Linearisation, v: Latent) -> Latent:
         return at.vjp(at.jvp(v) @ self.gram)
 
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
@@ -172,7 +165,7 @@ class RotatedGaussian:
         edges = [0, len(R)] if self.Q is None else [*range(0, hidden, self.BLOCK), hidden]
         self.rows = [(a, b, R[a:b, a:].T.contiguous()) for a, b in pairwise(edges)]
 
-    def __call__(self, x: Float[Tensor, "batch pixels"]) -> Callable[[Tensor], Tensor]:
+    def __call__(self, x: Images) -> Callable[[Tensor], Tensor]:
         target = x - self.b if self.Q is None else (x - self.b) @ self.Q
         constant = (x - self.b).square().sum(-1) - target.square().sum(-1)
         log_normaliser = 0.5 * x.shape[-1] * (math.log(2 * math.pi) + self.log_variance)
@@ -200,7 +193,7 @@ class LogitBernoulli:
     def __init__(self, decoder: Decoder, logits: Callable[[Tensor], Tensor]) -> None:
         self.decoder, self.logits = decoder, logits
 
-    def __call__(self, x: Float[Tensor, "batch pixels"]) -> Callable[[Tensor], Tensor]:
+    def __call__(self, x: Images) -> Callable[[Tensor], Tensor]:
         def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
             f = self.logits(self.decoder(z))
             # a matrix-vector product for each image: no pass over the logits writes them once more

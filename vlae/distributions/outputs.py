@@ -18,11 +18,10 @@ from vlae.distributions.likelihood import (
     PixelLikelihood,
     RotatedGaussian,
 )
-from vlae.distributions.posteriors import LOG_2PI
+from vlae.distributions.posteriors import LOG_2PI, Images
 from vlae.nn.networks import Decoder
 
 Pixels = Float[Tensor, "*axes pixels"]
-Images = Float[Tensor, "batch pixels"]
 
 
 class OutputDistribution(nn.Module, ABC):

@@ -10,6 +10,14 @@ from torch import Tensor
 from vlae.errors import NonFiniteError
 
 LOG_2PI = math.log(2 * math.pi)
+Images = Float[Tensor, "batch pixels"]
+"""A batch of images in model space."""
+Latent = Float[Tensor, "batch latent"]
+"""One z, or one parameter, per image."""
+Points = Float[Tensor, "samples batch latent"]
+"""One z per sample and image."""
+Drawn = tuple[Points, Float[Tensor, "samples batch"]]
+"""z, and log q(z | x) in nats."""
 
 
 def standard_normal_log_prob(z: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes"]:
@@ -19,12 +27,6 @@ def standard_normal_log_prob(z: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*a
     tensor([0., 0., 0., 0., 0.])
     """
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * LOG_2PI)
-
-
-Points = Float[Tensor, "samples batch latent"]
-"""One z per sample and image."""
-Drawn = tuple[Points, Float[Tensor, "samples batch"]]
-"""z, and log q(z | x) in nats."""
 
 
 @runtime_checkable
@@ -115,9 +117,7 @@ class DiagonalGaussian:
     tensor([0., 0., 0.])
     """
 
-    def __init__(
-        self, mu: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]
-    ) -> None:
+    def __init__(self, mu: Latent, log_variance: Latent) -> None:
         self.mu, self.log_variance = mu, log_variance
         self.noise_dim = mu.shape[-1]
         self._scale, self._log_det = torch.exp(0.5 * log_variance), 0.5 * log_variance.sum(-1)
@@ -132,10 +132,10 @@ class DiagonalGaussian:
         """1/2 sum(sigma^2 + mu^2 - 1 - log sigma^2) (Kingma and Welling 2014, appendix B)."""
         return 0.5 * (self.log_variance.exp() + self.mu.square() - 1 - self.log_variance).sum(-1)
 
-    def parameters(self) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+    def parameters(self) -> tuple[Latent, Latent]:
         return self.mu, self.log_variance
 
-    def with_parameters(self, *parameters: Float[Tensor, "batch latent"]) -> "DiagonalGaussian":
+    def with_parameters(self, *parameters: Latent) -> "DiagonalGaussian":
         return DiagonalGaussian(*parameters)
 
     def detach(self) -> "DiagonalGaussian":
@@ -143,7 +143,7 @@ class DiagonalGaussian:
 
 
 def lower_triangular(
-    log_diagonal: Float[Tensor, "batch latent"], below: Float[Tensor, "batch below"]
+    log_diagonal: Latent, below: Float[Tensor, "batch below"]
 ) -> Float[Tensor, "batch latent latent"]:
     """L from the logarithms of its diagonal and its entries below, row by row: any numbers make a Cholesky factor.
 
@@ -158,9 +158,7 @@ def lower_triangular(
     return L
 
 
-def triangle(
-    L: Float[Tensor, "batch latent latent"],
-) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch below"]]:
+def triangle(L: Float[Tensor, "batch latent latent"]) -> tuple[Latent, Float[Tensor, "batch below"]]:
     """The inverse of ``lower_triangular``."""
     rows, columns = _below_diagonal(L)
     return L.diagonal(dim1=-2, dim2=-1).log(), L[:, rows, columns]
@@ -182,12 +180,7 @@ class CholeskyGaussian:
              [ 3., 10.]]])
     """
 
-    def __init__(
-        self,
-        mu: Float[Tensor, "batch latent"],
-        log_diagonal: Float[Tensor, "batch latent"],
-        below: Float[Tensor, "batch below"],
-    ) -> None:
+    def __init__(self, mu: Latent, log_diagonal: Latent, below: Float[Tensor, "batch below"]) -> None:
         self.mu, self.log_diagonal, self.below = mu, log_diagonal, below
         self.noise_dim = mu.shape[-1]
         self.cholesky: Float[Tensor, "batch latent latent"] = lower_triangular(log_diagonal, below)
@@ -236,21 +229,17 @@ class PrecisionGaussian:
     tensor([[[1.5000, 1.5000]]])
     """
 
-    def __init__(
-        self, mu: Float[Tensor, "batch latent"], precision: Float[Tensor, "batch latent latent"]
-    ) -> None:
+    def __init__(self, mu: Latent, precision: Float[Tensor, "batch latent latent"]) -> None:
         self._set(mu, cholesky(precision))
 
     @classmethod
-    def from_cholesky(
-        cls, mu: Float[Tensor, "batch latent"], L: Float[Tensor, "batch latent latent"]
-    ) -> "PrecisionGaussian":
+    def from_cholesky(cls, mu: Latent, L: Float[Tensor, "batch latent latent"]) -> "PrecisionGaussian":
         """The Gaussian of precision L L'."""
         self = cls.__new__(cls)
         self._set(mu, L)
         return self
 
-    def _set(self, mu: Float[Tensor, "batch latent"], L: Float[Tensor, "batch latent latent"]) -> None:
+    def _set(self, mu: Latent, L: Float[Tensor, "batch latent latent"]) -> None:
         self.mu, self.cholesky = mu, L
         self.noise_dim = mu.shape[-1]
         self._half_log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)

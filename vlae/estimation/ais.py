@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vlae.distributions.laplace import find_modes
 from vlae.distributions.outputs import OutputDistribution
-from vlae.distributions.posteriors import standard_normal_log_prob
+from vlae.distributions.posteriors import Images, Latent, standard_normal_log_prob
 from vlae.estimation.log_weights import LogWeights
 from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.nn.networks import Decoder, largest_layer
@@ -118,7 +118,7 @@ def anneal(
 def anneal_group(
     target: "Target",
     betas: Betas,
-    start: Float[Tensor, "batch latent"] | None,
+    start: Latent | None,
     noise: Callable[[str], Noise],
     progress: Callable[[float], None],
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
@@ -158,13 +158,11 @@ class Metric:
 
     directions: Float[Tensor, "batch latent latent"]
     """U, in columns."""
-    curvatures: Float[Tensor, "batch latent"]
+    curvatures: Latent
     """h."""
 
     @classmethod
-    def at_the_mode(
-        cls, output: OutputDistribution, decoder: Decoder, x: Float[Tensor, "batch pixels"]
-    ) -> "Metric":
+    def at_the_mode(cls, output: OutputDistribution, decoder: Decoder, x: Images) -> "Metric":
         """J'VJ at the end of the search for the mode of p(z | x) that starts at the prior's mode."""
         modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim))
         P = output.likelihood(decoder, x).precision(decoder.linearise(modes.z))
@@ -180,12 +178,7 @@ class Target:
     """p(z) p(x | z)^beta per image, for all its chains, by the short cuts of ``vlae.distributions.likelihood``."""
 
     def __init__(
-        self,
-        output: OutputDistribution,
-        decoder: Decoder,
-        x: Float[Tensor, "batch pixels"],
-        num_chains: int,
-        num_leapfrog: int,
+        self, output: OutputDistribution, decoder: Decoder, x: Images, num_chains: int, num_leapfrog: int
     ) -> None:
         self.decoder, self.log_likelihood = decoder, output.scorer(decoder)(x)
         self.images, self.latent_dim = len(x), decoder.latent_dim
@@ -284,7 +277,7 @@ def chains(
     target: Target,
     betas: Betas,
     steps: Float[Tensor, "distributions batch"],
-    start: Float[Tensor, "batch latent"] | None,
+    start: Latent | None,
     noise: Noise,
     progress: Callable[[float], None],
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:

@@ -11,7 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions.posteriors import FamilyMember, require_family_member, standard_normal_log_prob
+from vlae.distributions.posteriors import (
+    FamilyMember,
+    Images,
+    require_family_member,
+    standard_normal_log_prob,
+)
 from vlae.estimation.log_weights import LogWeights
 from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
 from vlae.models.base import LatentVariableModel
@@ -89,9 +94,7 @@ def group_size(model: LatentVariableModel, x: Float[Tensor, "images pixels"], me
 
 
 @torch.no_grad()
-def own_posterior(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], group: range, seed: int
-) -> FamilyMember:
+def own_posterior(model: LatentVariableModel, x: Images, group: range, seed: int) -> FamilyMember:
     """The model's own posterior with the noise of the evaluation; image by image where those of a batch interact."""
     sources = [generator(x.device, seed, "evaluate", i) for i in group]
     at_once = 1 if model.batch_dependent else len(x)
@@ -108,7 +111,7 @@ def own_posterior(
 
 def ascend(
     model: LatentVariableModel,
-    x: Float[Tensor, "batch pixels"],
+    x: Images,
     start: FamilyMember,
     noise: Noise,
     steps: int,
@@ -133,10 +136,7 @@ def ascend(
 
 @torch.no_grad()
 def log_weights(
-    model: LatentVariableModel,
-    x: Float[Tensor, "batch pixels"],
-    members: tuple[FamilyMember, ...],
-    noise: Noise,
+    model: LatentVariableModel, x: Images, members: tuple[FamilyMember, ...], noise: Noise
 ) -> list[LogWeights]:
     """The log-weights of each member at the same FINAL_SAMPLES, as few at a time as in the ascent."""
     log_likelihood = model.output.scorer(model.decoder)(x)

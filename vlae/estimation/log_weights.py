@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlae.distributions.posteriors import Posterior, standard_normal_log_prob
+from vlae.distributions.posteriors import Images, Posterior, standard_normal_log_prob
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
 from vlae.estimation.proposals import select_images
 from vlae.seeding import image_noise
@@ -104,7 +104,7 @@ def log_mean_standard_error(
 def draw_log_weights(
     q: Posterior,
     scorer: Callable[[Tensor], Callable[[Tensor], Tensor]],
-    x: Float[Tensor, "batch pixels"],
+    x: Images,
     sources: Sequence[torch.Generator],
     sizes: Sequence[int],
     target_standard_error: float | None,

@@ -12,12 +12,7 @@ from torch import Tensor
 
 from vlae.distributions.flows import FlowedGaussian
 from vlae.distributions.laplace import find_modes
-from vlae.distributions.posteriors import (
-    CholeskyGaussian,
-    DiagonalGaussian,
-    Posterior,
-    PrecisionGaussian,
-)
+from vlae.distributions.posteriors import CholeskyGaussian, DiagonalGaussian, Posterior, PrecisionGaussian
 from vlae.estimation.importance import evaluate
 from vlae.experiment.trained_model import TrainedModel
 from vlae.seeding import Noise, generator, image_noise

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from vlae.config.schema import Config
 from vlae.data.preprocess import Preprocess
-from vlae.distributions.posteriors import Posterior
+from vlae.distributions.posteriors import Images, Posterior
 from vlae.models.base import LatentVariableModel
 from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
@@ -63,14 +63,14 @@ class TrainedModel:
         images = images.to(self.device)
         return self.preprocess.forward(images, generator(self.device, seed, "load"))
 
-    def posterior(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Posterior:
+    def posterior(self, x: Images, seed: int = 0) -> Posterior:
         """q(z | x) for x in model space."""
         return self.model.posterior(
             x, batch_noise(len(x), generator(self.device, seed, "posterior"), x.dtype)
         )
 
     @torch.no_grad()
-    def reconstruct(self, x: Float[Tensor, "batch pixels"], seed: int = 0) -> Tensor:
+    def reconstruct(self, x: Images, seed: int = 0) -> Tensor:
         """Images in [0, 1] of E[x | z] for one z ~ q(z | x) each."""
         posterior = self.posterior(x, seed)
         noise = batch_noise(len(x), generator(self.device, seed, "reconstruct"), x.dtype)

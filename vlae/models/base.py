@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from vlae.distributions.posteriors import (
     DiagonalGaussian,
+    Images,
+    Latent,
     Posterior,
     PrecisionGaussian,
     standard_normal_log_prob,
@@ -40,21 +42,19 @@ class LatentVariableModel(nn.Module, ABC):
         self.output = backbone.output
 
     @abstractmethod
-    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Posterior:
+    def posterior(self, x: Images, noise: Noise) -> Posterior:
         """q(z | x) of each image; ``noise`` is used only where inference itself is random."""
 
     def log_joint(
-        self, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "*samples batch latent"]
+        self, x: Images, z: Float[Tensor, "*samples batch latent"]
     ) -> Float[Tensor, "*samples batch"]:
         """log p(x, z) = log p(x | z) + log p(z), in nats."""
         return self.output.log_prob(x, self.decoder(z)) + standard_normal_log_prob(z)
 
-    def stages(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> Sequence[Gaussian]:
+    def stages(self, x: Images, noise: Noise) -> Sequence[Gaussian]:
         """q(z | x) before and after each refinement of inference, the last one `posterior`; empty without any."""
         return []
 
-    def refinements(
-        self, x: Float[Tensor, "batch pixels"], noise: Noise
-    ) -> list[Float[Tensor, "batch latent"]]:
+    def refinements(self, x: Images, noise: Noise) -> list[Latent]:
         """The posterior's location at each of its `stages`."""
         return [q.mu for q in self.stages(x, noise)]

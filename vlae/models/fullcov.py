@@ -1,9 +1,8 @@
 """The variational autoencoder with a full covariance: an amortised Gaussian with all its correlations."""
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from vlae.distributions.posteriors import CholeskyGaussian
+from vlae.distributions.posteriors import CholeskyGaussian, Images
 from vlae.models.backbone import SeveralDims
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -27,7 +26,7 @@ class FullCovariance(LatentVariableModel):
         dim = backbone.latent_dim
         self.below = nn.Linear(backbone.features, dim * (dim - 1) // 2)
 
-    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> CholeskyGaussian:
+    def posterior(self, x: Images, noise: Noise) -> CholeskyGaussian:
         h = self.encoder(x)
         mu, log_variance = self.amortised(h)
         return CholeskyGaussian(mu, 0.5 * log_variance, self.below(h) / self.latent_dim)

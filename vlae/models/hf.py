@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlae.distributions.flows import FlowedGaussian, FlowOutput
-from vlae.distributions.posteriors import DiagonalGaussian, Points
+from vlae.distributions.posteriors import DiagonalGaussian, Images, Latent, Points
 from vlae.models.backbone import Backbone, Count
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -24,7 +24,7 @@ class Reflections:
 
     orthogonal = True
 
-    def __init__(self, normals: Iterable[Float[Tensor, "batch latent"]]) -> None:
+    def __init__(self, normals: Iterable[Latent]) -> None:
         # pairwise, as they come: the order of operations decides the last bits of gradients
         pairs = [(v, nn.functional.normalize(v, dim=-1)) for v in normals]
         self.normals, self._units = tuple(v for v, _ in pairs), [unit for _, unit in pairs]
@@ -45,7 +45,7 @@ class Reflections:
     def detach(self) -> "Reflections":
         return Reflections(v.detach() for v in self.normals)
 
-    def _reflect(self, z: Points, units: list[Float[Tensor, "batch latent"]]) -> FlowOutput:
+    def _reflect(self, z: Points, units: list[Latent]) -> FlowOutput:
         for u in units:
             z = z - 2 * (z * u).sum(-1, keepdim=True) * u
         return z, torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
@@ -66,12 +66,12 @@ class HF(LatentVariableModel):
         dims = [backbone.features] + [backbone.latent_dim] * num_flows
         self.normals = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))
 
-    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
+    def posterior(self, x: Images, noise: Noise) -> FlowedGaussian:
         h = self.encoder(x)
         base = DiagonalGaussian(*self.amortised(h))
         return FlowedGaussian(base, Reflections(self._normals(h)))
 
-    def _normals(self, v: Float[Tensor, "batch _"]) -> Iterator[Float[Tensor, "batch latent"]]:
+    def _normals(self, v: Float[Tensor, "batch _"]) -> Iterator[Latent]:
         for normal in self.normals:
             v = normal(v)
             yield v

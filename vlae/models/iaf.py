@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zuko.nn import MaskedMLP
 
 from vlae.distributions.flows import FlowedGaussian, FlowOutput
-from vlae.distributions.posteriors import DiagonalGaussian, Points
+from vlae.distributions.posteriors import DiagonalGaussian, Images, Points
 from vlae.models.backbone import Count, Dims, SeveralDims
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -151,7 +151,7 @@ class IAF(LatentVariableModel):
             for _ in range(num_flows)
         )
 
-    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> FlowedGaussian:
+    def posterior(self, x: Images, noise: Noise) -> FlowedGaussian:
         h = self.encoder(x)
         flow = Gates([network(h[:, : self.context_dim]) for network in self.flows])
         return FlowedGaussian(DiagonalGaussian(*self.amortised(h)), flow)

@@ -4,17 +4,15 @@ from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from vlae.distributions.posteriors import DiagonalGaussian
+from vlae.distributions.posteriors import DiagonalGaussian, Images, Latent
 from vlae.models.backbone import Backbone
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
 Positive = Annotated[float, Field(gt=0)]
-Latent = Float[Tensor, "batch latent"]
 Step = Callable[[Latent, Latent], Latent]
 """(parameter, gradient of its own image's ELBO) -> refined parameter."""
 
@@ -47,7 +45,7 @@ def original_step(step_size: float, clip_norm: float) -> Step:
 
 def refine(
     model: LatentVariableModel,
-    x: Float[Tensor, "batch pixels"],
+    x: Images,
     start: tuple[Tensor, Tensor],
     noise: Noise,
     num_steps: int,
@@ -88,13 +86,13 @@ class SAVAE(LatentVariableModel):
         self.amortised = backbone.gaussian_head()
         self.num_steps, self.step = num_steps, self.make_step(step_size, clip_norm)
 
-    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> DiagonalGaussian:
+    def posterior(self, x: Images, noise: Noise) -> DiagonalGaussian:
         return DiagonalGaussian(*self._path(x, noise)[-1])
 
-    def stages(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[DiagonalGaussian]:
+    def stages(self, x: Images, noise: Noise) -> list[DiagonalGaussian]:
         return [DiagonalGaussian(*parameters) for parameters in self._path(x, noise)]
 
-    def _path(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> list[tuple[Tensor, Tensor]]:
+    def _path(self, x: Images, noise: Noise) -> list[tuple[Tensor, Tensor]]:
         return refine(self, x, self.amortised(self.encoder(x)), noise, self.num_steps, self.step)
 
 

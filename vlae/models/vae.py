@@ -1,9 +1,6 @@
 """The variational autoencoder (Kingma and Welling 2014): an amortised diagonal Gaussian."""
 
-from jaxtyping import Float
-from torch import Tensor
-
-from vlae.distributions.posteriors import DiagonalGaussian
+from vlae.distributions.posteriors import DiagonalGaussian, Images
 from vlae.models.backbone import Backbone
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
@@ -27,5 +24,5 @@ class VAE(LatentVariableModel):
         super().__init__(backbone)
         self.amortised = backbone.gaussian_head()
 
-    def posterior(self, x: Float[Tensor, "batch pixels"], noise: Noise) -> DiagonalGaussian:
+    def posterior(self, x: Images, noise: Noise) -> DiagonalGaussian:
         return DiagonalGaussian(*self.amortised(self.encoder(x)))

@@ -8,13 +8,11 @@ from torch import Tensor, nn
 
 from vlae.distributions.laplace import laplace, newton_step
 from vlae.distributions.likelihood import Likelihood
-from vlae.distributions.posteriors import PrecisionGaussian
+from vlae.distributions.posteriors import Images, Latent, PrecisionGaussian
 from vlae.models.backbone import Backbone
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise
 
-Images = Float[Tensor, "batch pixels"]
-Latent = Float[Tensor, "batch latent"]
 Updates = Annotated[int, Field(ge=0)]
 
 

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlae.distributions.posteriors import Images, Latent
 from vlae.models.backbone import Backbone
-from vlae.models.vlae import VLAE, Images, Latent, Updates
+from vlae.models.vlae import VLAE, Updates
 
 HALVINGS = 10
 """The shortest step that is tried is 2^-HALVINGS of the full one."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from vlae.distributions.flows import Flow, FlowedGaussian
 from vlae.distributions.posteriors import (
     FamilyMember,
+    Images,
     Posterior,
     require_closed_form_kl,
     require_family_member,
@@ -45,19 +46,14 @@ class Terms:
         return torch.stack([self.log_weights.mean(), self.log_likelihood.mean(), self.kl.mean()])
 
 
-def sample_terms(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
-) -> Terms:
+def sample_terms(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Terms:
     """Infer q(z | x), draw ``samples`` z for each image, and evaluate the three densities."""
     posterior = model.posterior(x, noise)
     return posterior_terms(model, x, posterior, noise(samples, posterior.noise_dim))
 
 
 def posterior_terms(
-    model: LatentVariableModel,
-    x: Float[Tensor, "batch pixels"],
-    posterior: Posterior,
-    eps: Float[Tensor, "samples batch noise"],
+    model: LatentVariableModel, x: Images, posterior: Posterior, eps: Float[Tensor, "samples batch noise"]
 ) -> Terms:
     """The three densities of the z that ``posterior`` makes of the noise ``eps``."""
     z, log_q = posterior.rsample_with_log_prob(eps)
@@ -82,18 +78,16 @@ def importance_weighted_bound(log_weights: Float[Tensor, "samples batch"]) -> Fl
     return torch.logsumexp(log_weights, 0) - math.log(log_weights.shape[0])
 
 
-Estimator = Callable[
-    [LatentVariableModel, Float[Tensor, "batch pixels"], Noise, int],
-    tuple[Float[Tensor, ""], Float[Tensor, " metrics"]],
-]
-"""(model, x, noise, samples) -> (loss, metrics): training descends the gradient of the loss."""
+Estimate = tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]
+"""The loss, whose gradient training descends, and the metrics."""
 
 
 @dataclass(frozen=True)
 class Objective:
     """The quantity that training maximises; ``metrics`` names the numbers that ``estimate`` returns."""
 
-    estimate: Estimator
+    estimate: Callable[[LatentVariableModel, Images, Noise, int], Estimate]
+    """(model, x, noise, samples) -> (loss, metrics)."""
     metrics: tuple[str, ...] = METRICS
 
 
@@ -104,17 +98,13 @@ def select_objective(objective: str, kl: str) -> Objective:
     return Objective(sampled_elbo if kl == "sampled" else analytic_elbo)
 
 
-def sampled_elbo(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
-) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
+def sampled_elbo(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Estimate:
     """The mean log-weight of ``samples`` z per image."""
     metrics = sample_terms(model, x, noise, samples).metrics()
     return -metrics[0], metrics.detach()
 
 
-def analytic_elbo(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
-) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
+def analytic_elbo(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Estimate:
     """E_q[log p(x | z)] sampled, minus KL(q || p) in closed form. TypeError: the posterior has none."""
     posterior = require_closed_form_kl(model.posterior(x, noise), "trainer.kl=analytic")
     z, _ = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))
@@ -125,8 +115,8 @@ def analytic_elbo(
 
 
 def doubly_reparameterised_bound(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise, samples: int
-) -> tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]:
+    model: LatentVariableModel, x: Images, noise: Noise, samples: int
+) -> Estimate:
     """The K-sample bound (Burda et al. 2016), with the gradient of Tucker et al. 2018 (DReG, equation 8).
 
     With normalised weights w_k and z_k a function of noise and of the posterior's parameters phi,

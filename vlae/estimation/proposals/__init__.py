@@ -12,19 +12,17 @@ import importlib
 from types import ModuleType
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from vlae.config.schema import PROPOSALS
 from vlae.distributions.laplace import Modes
-from vlae.distributions.posteriors import Posterior, require_family_member
+from vlae.distributions.posteriors import Images, Posterior, require_family_member
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise, generator, image_noise
 
 
-def propose(
-    name: str, model: LatentVariableModel, x: Float[Tensor, "batch pixels"], noise: Noise
-) -> tuple[Posterior, Modes | None]:
+def propose(name: str, model: LatentVariableModel, x: Images, noise: Noise) -> tuple[Posterior, Modes | None]:
     """The proposal of that name for each image, and how the search for its mode ended, if there was one.
 
     Errors: ValueError for an unknown name; TypeError where the proposal needs a density that the model's q lacks.
@@ -33,7 +31,7 @@ def propose(
 
 
 def propose_for(
-    group: range, proposal: str, model: LatentVariableModel, x: Float[Tensor, "batch pixels"], seed: int
+    group: range, proposal: str, model: LatentVariableModel, x: Images, seed: int
 ) -> tuple[Posterior, Modes | None, list[torch.Generator]]:
     """The proposal for images at these positions, the end of its search, and each image's source of noise."""
     sources = [generator(x.device, seed, "evaluate", i) for i in group]

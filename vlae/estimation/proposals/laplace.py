@@ -1,17 +1,13 @@
 """laplace: a Gaussian at the mode of p(z | x), of precision J'VJ + I."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from vlae.distributions.laplace import Modes, find_modes, laplace
-from vlae.distributions.posteriors import Posterior, PrecisionGaussian
+from vlae.distributions.posteriors import Images, Posterior, PrecisionGaussian
 from vlae.models.base import LatentVariableModel
 
 
-def propose(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], own: Posterior
-) -> tuple[PrecisionGaussian, Modes]:
+def propose(model: LatentVariableModel, x: Images, own: Posterior) -> tuple[PrecisionGaussian, Modes]:
     """The Laplace approximation at the model's decoder.
 
     The search for the mode begins where ``own`` takes the noise 0 to, which is its mean where it is Gaussian.

@@ -10,6 +10,7 @@ from vlae.distributions.laplace import Modes
 from vlae.distributions.posteriors import (
     Drawn,
     FamilyMember,
+    Images,
     Points,
     Posterior,
     PrecisionGaussian,
@@ -22,9 +23,7 @@ NEEDS_DENSITY = True
 """The model's q(z | x) must have a density at any z: be a ``FamilyMember``."""
 
 
-def propose(
-    model: LatentVariableModel, x: Float[Tensor, "batch pixels"], own: Posterior
-) -> tuple[Posterior, Modes | None]:
+def propose(model: LatentVariableModel, x: Images, own: Posterior) -> tuple[Posterior, Modes | None]:
     """The defensive mixture. TypeError: ``own`` has no density at a given z."""
     gaussian, modes = laplace.propose(model, x, own)
     return Mixture(require_family_member(own, "evaluate.proposals=[mixture]"), gaussian), modes

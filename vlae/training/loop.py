@@ -46,10 +46,6 @@ class Training:
     def batches_per_epoch(self) -> int:
         return -(-len(self.training_set) // self.trainer.batch_size)
 
-    def save(self) -> None:
-        """Write a checkpoint: with the seed it determines the rest of the training, bit for bit on a CPU."""
-        self.checkpoints.save(self.progress)
-
     def resume(self) -> list[str]:
         """Continue from the last good checkpoint, if there is one. Returns warnings about damaged ones."""
         self.progress, warnings = self.checkpoints.resume()
@@ -77,14 +73,14 @@ class Training:
                 overdue = time.monotonic() - saved > self.trainer.checkpoint_every
                 if (overdue or interruption.requested) and self.progress.batch < len(batches):
                     self._store(means, time.monotonic() - began)
-                    self.save()
+                    self.checkpoints.save(self.progress)
                     saved = began = time.monotonic()
                     interruption.check()
             self._store(means, time.monotonic() - began)
             report(self._end_epoch(batches, time.monotonic()))
             overdue = time.monotonic() - saved > self.trainer.checkpoint_every
             if overdue or interruption.requested or self.finished:
-                self.save()
+                self.checkpoints.save(self.progress)
                 saved = time.monotonic()
                 interruption.check()
 

@@ -16,7 +16,7 @@ class Flow(Protocol):
     """An invertible map z_0 -> z for each image."""
 
     orthogonal: bool
-    """Whether it keeps lengths and angles, and so N(0, I)."""
+    """True if it keeps lengths and angles, and so N(0, I)."""
 
     def __call__(self, z0: Points) -> FlowOutput:
         """z and log |det dz/dz_0|."""

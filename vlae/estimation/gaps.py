@@ -125,7 +125,7 @@ def ascend(
         with torch.enable_grad():
             q = start.with_parameters(*free)
             z, log_q = q.rsample_with_log_prob(noise(SAMPLES, q.noise_dim))
-            log_p = model.output.log_prob(x, model.decoder(z)) + standard_normal_log_prob(z)
+            log_p = model.log_joint(x, z)
             gradients = torch.autograd.grad(-elbo(log_p - log_q).sum(), free)
         for value, gradient in zip(free, gradients, strict=True):
             value.grad = gradient

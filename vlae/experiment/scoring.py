@@ -50,7 +50,7 @@ def score_again(trained: TrainedModel, cfg: Config, x: Float[Tensor, "images pix
 
 @dataclass
 class _Scoring:
-    """One evaluation under way: its results so far, saved between groups of images."""
+    """One evaluation: its results so far, saved between groups of images."""
 
     trained: TrainedModel
     cfg: Config

@@ -27,13 +27,13 @@ class LatentVariableModel(nn.Module, ABC):
     """
 
     batch_dependent = False
-    """Whether an image's posterior depends on the other images of its batch; evaluation then takes one at a time."""
+    """An image's posterior depends on the other images of its batch: evaluation takes one image at a time."""
 
     analytic_kl = False
-    """Whether its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), for trainer.kl=analytic."""
+    """Its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), which trainer.kl=analytic needs."""
 
     covariances = False
-    """Whether inference holds a latent x latent matrix for each image of a batch."""
+    """Inference holds a latent x latent matrix for each image of a batch."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

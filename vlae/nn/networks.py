@@ -57,7 +57,7 @@ def feature_map_shapes(image: ImageShape) -> list[ImageShape]:
     _, height, width = image
     if min(height, width) < SMALLEST_SIDE:
         least = f"conv needs {SMALLEST_SIDE}x{SMALLEST_SIDE} or more"
-        text = f"expected mlp for images of {height}x{width} pixels ({least}), came 'conv'"
+        text = f"expected mlp for images of {height}x{width} pixels ({least}), got 'conv'"
         raise ConfigError([Problem("model.network", text)])
     shapes = [image]
     for channels in CHANNELS:
@@ -174,7 +174,7 @@ def fans(layer: nn.Module) -> tuple[float, float]:
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        raise TypeError(f"expected a linear layer or a convolution, came {type(layer).__name__}")
+        raise TypeError(f"expected a linear layer or a convolution, got {type(layer).__name__}")
     window, stride = math.prod(layer.kernel_size), math.prod(layer.stride)
     seen, reached = layer.in_channels * window, layer.out_channels * window
     return (seen / stride, reached) if layer.transposed else (seen, reached / stride)

@@ -27,7 +27,7 @@ from vlae.distributions.laplace import find_modes
 from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import Images, Latent, standard_normal_log_prob
 from vlae.estimation.log_weights import LogWeights
-from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
+from vlae.estimation.per_image import PerImage, Progress, Report, check_finite, in_groups
 from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import Noise, generator, image_noise
 
@@ -95,7 +95,7 @@ def anneal(
     """
     betas = temperatures(result.num_distributions)
 
-    def measure(group: range, progress: Callable[[float], None]) -> None:
+    def measure(group: range, progress: Progress) -> None:
         images = slice(group.start, group.stop)
 
         def noise(purpose: str) -> Noise:
@@ -116,11 +116,7 @@ def anneal(
 
 
 def anneal_group(
-    target: "Target",
-    betas: Betas,
-    start: Latent | None,
-    noise: Callable[[str], Noise],
-    progress: Callable[[float], None],
+    target: "Target", betas: Betas, start: Latent | None, noise: Callable[[str], Noise], progress: Progress
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain and the mean acceptance, after a pilot run: up from the prior, or down from ``start``."""
     steps = adapted_steps(target, pilot(betas), noise("pilot"), progress)
@@ -254,7 +250,7 @@ def transition(
 
 
 def adapted_steps(
-    target: Target, betas: Betas, noise: Noise, progress: Callable[[float], None]
+    target: Target, betas: Betas, noise: Noise, progress: Progress
 ) -> Float[Tensor, "distributions batch"]:
     """A step size for each temperature and image, adapted by chains that pass through all temperatures.
 
@@ -279,7 +275,7 @@ def chains(
     steps: Float[Tensor, "distributions batch"],
     start: Latent | None,
     noise: Noise,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain along ``betas``, up or down, and the mean acceptance; from samples of the prior or ``start``.
 

@@ -4,7 +4,6 @@ log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], the approxima
 with q* the best member of the model's own family for this image alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from vlae.distributions.posteriors import (
     standard_normal_log_prob,
 )
 from vlae.estimation.log_weights import LogWeights
-from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
+from vlae.estimation.per_image import PerImage, Progress, Report, check_finite, in_groups
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import Noise, generator, image_noise
@@ -64,7 +63,7 @@ def measure_gaps(
     """
     result = Gaps.empty(len(x)) if result is None else result
 
-    def measure(group: range, progress: Callable[[float], None]) -> None:
+    def measure(group: range, progress: Progress) -> None:
         images = slice(group.start, group.stop)
         batch = x[images]
         start = own_posterior(model, batch, group, seed)
@@ -110,12 +109,7 @@ def own_posterior(model: LatentVariableModel, x: Images, group: range, seed: int
 
 
 def ascend(
-    model: LatentVariableModel,
-    x: Images,
-    start: FamilyMember,
-    noise: Noise,
-    steps: int,
-    progress: Callable[[float], None],
+    model: LatentVariableModel, x: Images, start: FamilyMember, noise: Noise, steps: int, progress: Progress
 ) -> FamilyMember:
     """The member of the family that Adam reaches, with a learning rate that falls linearly to 0."""
     free = [p.detach().clone().requires_grad_() for p in start.parameters()]

@@ -1,7 +1,6 @@
 """Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights, log_mean_standard_error, rounds
 from vlae.estimation.pareto import unreliable_above
-from vlae.estimation.per_image import PerImage, Report, check_finite, in_groups
+from vlae.estimation.per_image import PerImage, Progress, Report, check_finite, in_groups
 from vlae.estimation.proposals import propose_for
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
@@ -104,7 +103,7 @@ def evaluate(
     chunks = Chunks.within(memory_budget, model, num_samples, x)
     scorer, sizes = model.output.scorer(model.decoder), list(rounds(num_samples, target_standard_error))
 
-    def measure(group: range, progress: Callable[[float], None]) -> None:
+    def measure(group: range, progress: Progress) -> None:
         images = slice(group.start, group.stop)
         q, modes, sources = propose_for(group, proposal, model, x[images], seed)
         at_once = chunks.samples * chunks.images

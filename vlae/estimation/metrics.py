@@ -21,6 +21,8 @@ from vlae.system.files import write_atomically
 
 TENTH = 0.1
 """Nats: the standard error at which the costs of proposals are compared."""
+Values = Float[Tensor, " images"]
+"""One number per image."""
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Bracket:
     lower: Annealed
     upper: Annealed
     proposals: dict[str, Evaluation]
-    log_jacobian: Float[Tensor, " images"]
+    log_jacobian: Values
     """Added to log p(x), it gives the log-density of pixels in [0, 1]."""
 
     @property
@@ -52,7 +54,7 @@ class Scores:
     """Time of the evaluation over all attempts."""
 
 
-def save_scores(path: Path, scores: Scores, log_jacobian: Float[Tensor, " images"]) -> None:
+def save_scores(path: Path, scores: Scores, log_jacobian: Values) -> None:
     """Write one number per image: ``log_likelihood``, ``elbo``, ``ess``, ``k_hat``, ``samples`` of each proposal.
 
     Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
@@ -72,7 +74,7 @@ def save_scores(path: Path, scores: Scores, log_jacobian: Float[Tensor, " images
     write_atomically(path, buffer.getvalue())
 
 
-def mean_and_standard_error(values: Float[Tensor, " images"]) -> tuple[float, float | None]:
+def mean_and_standard_error(values: Values) -> tuple[float, float | None]:
     """Mean over images and its standard error (ddof 1), which is None for one image.
 
     >>> mean_and_standard_error(torch.tensor([1.0, 2.0, 3.0]))
@@ -109,9 +111,7 @@ def test_set_metrics(
     }
 
 
-def proposal_metrics(
-    evaluation: Evaluation, log_jacobian: Float[Tensor, " images"], num_samples: int
-) -> dict[str, Any]:
+def proposal_metrics(evaluation: Evaluation, log_jacobian: Values, num_samples: int) -> dict[str, Any]:
     """Metrics of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's estimate.
 
     ``k_hat_unreliable`` is a share of the images whose k-hat is known; with too few samples it is unknown.
@@ -153,9 +153,7 @@ def mode_search_metrics(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def gap_metrics(
-    gaps: Gaps, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
-) -> dict[str, Any]:
+def gap_metrics(gaps: Gaps, proposals: Mapping[str, Evaluation], log_jacobian: Values) -> dict[str, Any]:
     """The approximation gap (due to the family of q) and the amortisation gap (due to inference) of the first images.
 
     The estimate of log p(x) is the one with the highest mean on these images, by a proposal or by the best member of
@@ -180,7 +178,7 @@ def gap_metrics(
 
 
 def annealing_metrics(
-    annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
+    annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Values
 ) -> dict[str, Any]:
     """Metrics of the first images, and of each proposal on the same images: their mean is not that of all images."""
     images = len(annealed.log_likelihood)
@@ -204,11 +202,11 @@ def bracket_metrics(bracket: Bracket) -> dict[str, Any]:
     }
 
 
-def _level(values: Float[Tensor, " images"]) -> dict[str, Any]:
+def _level(values: Values) -> dict[str, Any]:
     return dict(zip(("mean", "standard_error"), mean_and_standard_error(values), strict=True))
 
 
-def _with_error(name: str, values: Float[Tensor, " images"]) -> dict[str, Any]:
+def _with_error(name: str, values: Values) -> dict[str, Any]:
     return dict(zip((name, f"{name}_standard_error"), mean_and_standard_error(values), strict=True))
 
 
@@ -225,7 +223,7 @@ def _chains(annealed: Annealed) -> dict[str, Any]:
 
 
 def _proposals_on_annealed_images(
-    annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Float[Tensor, " images"]
+    annealed: Annealed, proposals: Mapping[str, Evaluation], log_jacobian: Values
 ) -> dict[str, Any]:
     """Each proposal on the annealed images. ``difference``: its log-likelihood minus the annealed, image by image."""
     images = len(annealed.log_likelihood)
@@ -237,7 +235,7 @@ def _proposals_on_annealed_images(
     return found
 
 
-def annealing_arrays(scores: Scores, log_jacobian: Float[Tensor, " images"]) -> dict[str, Tensor]:
+def annealing_arrays(scores: Scores, log_jacobian: Values) -> dict[str, Tensor]:
     """One number per image: ``log_likelihood_ais`` and others, NaN for images that were not annealed; for simulated
     images ``bdmc_lower``, ``bdmc_upper`` and for each proposal ``bdmc_log_likelihood_own``."""
     arrays: dict[str, Tensor] = {}

@@ -13,6 +13,8 @@ from vlae.errors import NonFiniteError
 
 Report = Callable[[float], None]
 """Called with the number of images done so far, fractions within a group included; its exceptions end the work."""
+Progress = Callable[[float], None]
+"""Called with the share of a group of images that is done; its exceptions end the work."""
 Result = TypeVar("Result", bound="PerImage")
 
 
@@ -42,7 +44,7 @@ class PerImage:
 
 
 def in_groups(
-    result: PerImage, size: int, measure: Callable[[range, Callable[[float], None]], None], report: Report
+    result: PerImage, size: int, measure: Callable[[range, Progress], None], report: Report
 ) -> None:
     """Call ``measure(group, progress)`` for each group of ``size`` images that are not done yet.
 

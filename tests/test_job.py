@@ -130,7 +130,7 @@ def test_neither_an_edited_configuration_nor_a_checkpoint_that_executes_code_is_
     for write in (torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))):
         write({"model": Boom(proof)}, last)
         content = last.read_bytes()
-        assert_refused(launch(tmp_path), "refused", str(last), "execute code", after=(" on cpu",))
+        assert_refused(launch(tmp_path), "no good checkpoint", f"{last} is damaged", after=(" on cpu",))
         assert not proof.exists()
         assert last.read_bytes() == content
         assert status(run)["state"] == "failed"

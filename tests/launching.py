@@ -1,4 +1,4 @@
-"""launch.py as a process to be stopped, forked from one that has imported the libraries, so that it starts at once.
+"""launch.py and vlae as processes, forked from one that has imported the libraries, so that they start at once.
 
 Importing torch and its like takes longer than a small run. Nothing of vlae is imported ahead, so what the process
 does is what the command does.
@@ -6,11 +6,13 @@ does is what the command does.
 
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
@@ -21,6 +23,7 @@ LIBRARIES = [
     "sklearn.datasets",
     "torch._dynamo",
     "torchvision.utils",
+    "typer",
     "zuko",
 ]
 
@@ -35,8 +38,58 @@ def launch(arguments: Sequence[str]) -> None:
     from vlae.runs import attempts
 
     attempts.HEARTBEAT_EVERY, importance.MAX_GROUP = 0.0, 4
-    sys.argv = [str(LAUNCH), *arguments]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    execute(LAUNCH, arguments)
+
+
+def execute(program: Path | str, arguments: Sequence[str]) -> None:
+    """``python <program> <arguments>`` in this process; a program is a file, or the name of a module."""
+    sys.argv = [str(program), *arguments]
+    if isinstance(program, Path):
+        sys.path.insert(0, str(program.parent))
+        runpy.run_path(str(program), run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+def run_command(
+    program: Path | str,
+    *arguments: object,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    largest_file: int | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run` of ``python <program> <arguments>``. largest_file: bytes, as a full disk would have it."""
+    words = [str(word) for word in arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, name) for name in ("out", "err")]
+        options = (program, words, cwd, outputs, dict(os.environ if env is None else env), largest_file)
+        process = forking.Process(target=_execute, args=options)
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired([str(program), *words], timeout)
+        out, err = (output.read_text() for output in outputs)
+    return subprocess.CompletedProcess([str(program), *words], process.exitcode, out, err)
+
+
+def _execute(
+    program: Path | str,
+    words: Sequence[str],
+    cwd: Path,
+    outputs: Sequence[Path],
+    env: Mapping[str, str],
+    largest_file: int | None,
+) -> None:
+    for descriptor, output in enumerate(outputs, 1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    execute(program, words)
 
 
 class Launched:

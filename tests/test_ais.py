@@ -637,7 +637,7 @@ def problems_of(*overrides):
             "evaluate.ais.num_image: unknown key; did you mean evaluate.ais.num_images?",
         ),
         ("+evaluate.ais.foo=3", "evaluate.ais.foo: unknown key (keys of evaluate.ais: num_images"),
-        ("~evaluate.ais.num_chains", "evaluate.ais.num_chains: missing, expected a whole number"),
+        ("~evaluate.ais.num_chains", "~evaluate.ais.num_chains: a run states every key"),
     ],
 )
 def test_what_is_wrong_with_a_nested_key_is_said_with_its_whole_name(override, text):

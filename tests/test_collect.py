@@ -310,7 +310,7 @@ def test_any_source_of_rows_can_be_collected():
 
 @pytest.mark.slow
 def test_tables_need_no_library_that_trains():
-    tables = [f"vlae.report.tables.{name}" for name in ("table", "layout", "formats", "terminal")]
+    tables = [f"vlae.report.tables.{name}" for name in ("table", "layout", "formats")]
     modules = ", ".join(["vlae.cli.commands.table", "vlae.report.sources.run_directories", *tables])
     code = f"import sys; import {modules}; print(*sys.modules)"
     loaded = subprocess.run(

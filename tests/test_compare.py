@@ -65,10 +65,10 @@ def test_the_difference_is_the_paired_t_test_over_images_with_its_interval(tmp_p
 
 def test_a_run_whose_images_are_damaged_is_named(compare, tmp_path):
     paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
-    assert comparison(tmp_path, "vae", "vlae").without_images == ()
+    assert comparison(tmp_path, "vae", "vlae").unread == ()
     (paths[1] / "test_log_likelihood.npz").write_bytes(b"damaged")
     found = comparison(tmp_path, "vae", "vlae")
-    assert [left.name for left in found.without_images] == [paths[1].name]
+    assert [left.name for left in found.unread] == [paths[1].name]
     assert not any(each.difference for each in found.metrics)
     status, out, _ = compare("vae", "vlae")
     told = " ".join(out.split())

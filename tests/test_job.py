@@ -3,29 +3,22 @@
 import json
 import os
 import pickle
-import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from launching import LAUNCH, run_command
 
 pytestmark = pytest.mark.slow
 
-LAUNCH = Path(__file__).parents[1] / "launch.py"
 TINY = ("trainer.epochs=2", "evaluate.num_samples=10", "num_threads=1", "device=cpu")
 DISK_FULL_AT = 100_000  # bytes a file: less than a checkpoint, more than anything written before it
 
 
 def launch(place: Path, *overrides: str, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    command = [sys.executable, str(LAUNCH), *TINY, *overrides]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120, preexec_fn=limit)
+    return run_command(LAUNCH, *TINY, *overrides, cwd=place, largest_file=largest_file)
 
 
 def run_directory(place: Path) -> Path:

@@ -35,6 +35,7 @@ from vlae.distributions.posteriors import (
     FamilyMember,
     standard_normal_log_prob,
 )
+from vlae.models.backbone import Backbone
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
@@ -645,6 +646,16 @@ def keys_of(path):
     return OmegaConf.to_container(root, resolve=True)["model"]
 
 
+def build_file(path, output):
+    """The model that a file of conf/model describes."""
+    keys = keys_of(path)
+    keys.pop("name")
+    module, _, name = keys.pop("_target_").rpartition(".")
+    shared = {key: keys.pop(key) for key in ("latent_dim", "hidden_dims", "activation", "network")}
+    backbone = Backbone(pixels=PIXELS, output=make_output(output), **shared)
+    return getattr(importlib.import_module(module), name)(backbone, **keys)
+
+
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def model_file(request):
     return request.param
@@ -658,10 +669,7 @@ def output(request):
 @pytest.fixture
 def configured(model_file, output):
     """(model in float64, x)"""
-    keys = keys_of(model_file)
-    keys.pop("name")
-    module, _, name = keys.pop("_target_").rpartition(".")
-    model = getattr(importlib.import_module(module), name)(pixels=PIXELS, output=make_output(output), **keys)
+    model = build_file(model_file, output)
     initialise(model, "paper", generator("cpu", "configured", model_file.stem))
     return model.double(), make_images(output)
 
@@ -855,13 +863,8 @@ def test_refinements_are_the_locations_before_and_after_each_update(configured, 
 def test_the_state_of_a_model_is_all_that_its_numbers_depend_on(configured, model_file, output):
     """A checkpoint restores it: masks and the like are not drawn anew."""
     model, x = configured
-    keys = keys_of(model_file)
-    keys.pop("name")
-    module, _, name = keys.pop("_target_").rpartition(".")
     torch.manual_seed(77)
-    other = getattr(importlib.import_module(module), name)(
-        pixels=PIXELS, output=make_output(output), **keys
-    ).double()
+    other = build_file(model_file, output).double()
     other.load_state_dict(model.state_dict())
     ours, theirs = (sample_terms(m, x, noise(), 3).log_weights for m in (model, other))
     assert torch.equal(ours, theirs)

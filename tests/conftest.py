@@ -54,6 +54,11 @@ forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 """For tests with jacfwd or jvp: torch loads its forward-mode rules through torch.jit.script, which it deprecates."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice the number of processors: half of the tests wait for other processes."""
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """No test depends on which tests ran before it."""

@@ -123,7 +123,7 @@ def test_one_failure_stops_no_other_run_and_only_what_is_missing_starts_again(tm
 
 
 def test_ctrl_c_interrupts_the_runs_and_the_same_command_ends_as_if_it_had_not(tmp_path):
-    seeds = ("model=vae", "seed=0,1,2", "trainer.epochs=150")
+    seeds = ("model=vae", "seed=0,1,2", "trainer.epochs=80")
     command = Command(tmp_path, *TINY, *seeds)
     wait_until(lambda: training(tmp_path, 2))
     command.press_ctrl_c()
@@ -139,7 +139,7 @@ def test_ctrl_c_interrupts_the_runs_and_the_same_command_ends_as_if_it_had_not(t
 
 
 def test_a_sweep_ignores_what_nohup_and_the_background_of_a_shell_ignore(tmp_path):
-    epochs = "trainer.epochs=300"
+    epochs = "trainer.epochs=100"
     command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", epochs, ignoring="HUP INT")
     wait_until(lambda: training(tmp_path, 2))
     runs = [run.holder()["pid"] for run in all_runs(tmp_path / "runs") if run.state() == "running"]
@@ -154,7 +154,7 @@ def test_a_sweep_ignores_what_nohup_and_the_background_of_a_shell_ignore(tmp_pat
 
 
 def test_a_killed_run_is_told_and_stops_no_other(tmp_path):
-    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=300")
+    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=100")
     wait_until(lambda: training(tmp_path, 2))
     victim = next(run for run in all_runs(tmp_path / "runs") if run.state() == "running")
     os.kill(victim.holder()["pid"], signal.SIGKILL)
@@ -162,13 +162,13 @@ def test_a_killed_run_is_told_and_stops_no_other(tmp_path):
     assert re.search(r"killed: seed=\d: by SIGKILL", text)
     assert sorted(states(tmp_path)) == ["done", "done", "interrupted"]
     assert victim.status()["reason"] == "killed"
-    launch(tmp_path, "model=vae", "seed=0,1,2", "trainer.epochs=300")
+    launch(tmp_path, "model=vae", "seed=0,1,2", "trainer.epochs=100")
     assert states(tmp_path) == ["done"] * 3
 
 
 @pytest.mark.parametrize("whom", ["command", "queue"])
 def test_a_killed_launcher_loses_no_run_and_runs_none_twice(tmp_path, whom):
-    seeds = ("model=vae", "seed=0,1,2,3", "trainer.epochs=300")
+    seeds = ("model=vae", "seed=0,1,2,3", "trainer.epochs=100")
     command = Command(tmp_path, *TINY, *seeds)
     wait_until(lambda: training(tmp_path, 2))
     queue = next(
@@ -203,7 +203,7 @@ def test_what_was_launched_is_what_runs_whatever_is_edited_meanwhile(tmp_path):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         (root / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, root / name)
-    arguments = ("model=vae,hf", "seed=0,1", "trainer.epochs=60", "hydra.launcher.workers=1")
+    arguments = ("model=vae,hf", "seed=0", "trainer.epochs=40", "hydra.launcher.workers=1")
     command = Command(root, *TINY, *arguments, root=root)
     wait_until(lambda: training(root, 1))
     for file in (root / "vlae").rglob("*.py"):
@@ -211,7 +211,7 @@ def test_what_was_launched_is_what_runs_whatever_is_edited_meanwhile(tmp_path):
     for file in (root / "conf").rglob("*.yaml"):
         file.write_text("epochs: 1\n")
     text = command.wait()
-    assert "4 done" in text.splitlines()[-1]
+    assert "2 done" in text.splitlines()[-1]
     frozen = {run.results()["environment"]["code"]["hash"] for run in all_runs(root / "runs")}
     assert frozen == {p.name for p in (root / "runs" / ".code").iterdir() if not p.name.startswith(".")}
 
@@ -266,7 +266,7 @@ def server_of(queue_process: psutil.Process) -> psutil.Process:
 
 
 def test_runs_outlive_the_server_that_they_were_forked_from_and_none_is_started_beside_them(tmp_path):
-    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=150")
+    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=80")
     wait_until(lambda: training(tmp_path, 2))
     (queue_process,) = psutil.Process(command.process.pid).children()
     server = server_of(queue_process)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import LAUNCH
+from launching import run_command
 
 import vlae
 from vlae.cli.app import app, main

@@ -616,8 +616,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, "dead"])
-@pytest.mark.parametrize("when", ["from the start", "in mid-run"])
+@pytest.mark.parametrize(
+    ("fault", "when"),
+    [
+        *((fault, "from the start") for fault in ("slow", "server error", "key refused", "dead")),
+        *((fault, "in mid-run") for fault in ("too many requests", "connections dropped", "dead")),
+    ],
+)
 def test_a_service_that_fails_costs_seconds_and_what_is_missing_is_completed_later(online, run, fault, when):
     def fail():
         online.stop() if fault == "dead" else online.fail(**FAULTS[fault])

@@ -1,13 +1,16 @@
-"""A Slurm cluster for the tests in this directory, of which one runs at a time."""
+"""Slurm clusters for the tests in this directory, of which two run at a time."""
 
+import itertools
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from programs import do_without
 
 from slurm.cluster import Cluster, why_not
+
+AT_A_TIME = 2
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
@@ -26,15 +29,24 @@ def can_start() -> None:
 
 @pytest.fixture
 def alone(can_start: None, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """For tests that start their own clusters: no other test uses Slurm at the same time.
+    """One of two turns: tests mostly wait for Slurm, and more clusters at once would keep each other waiting.
 
     A lock for every test, since xdist_group has no effect with pytest 9.2 (pytest-xdist issue 1386), and one that
     a worker kept would be waited for by another one whose end it waits for.
     """
     own = tmp_path_factory.getbasetemp()
     shared = own if worker_id == "master" else own.parent
-    with FileLock(shared / "slurm.lock", poll_interval=0.5):
-        yield
+    locks = itertools.cycle([FileLock(shared / f"slurm{number}.lock") for number in range(AT_A_TIME)])
+    for lock in locks:
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            continue
+        try:
+            yield
+        finally:
+            lock.release()
+        return
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ SLURM = (
     "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=10",
     "hydra.launcher.signal_delay_s=5",
 )  # fmt: skip
-LONG = "trainer.epochs=400"
+LONG = "trainer.epochs=150"
 TOLD = 1 << signal.SIGUSR2 - 1 | 1 << signal.SIGTERM - 1
 """As /proc has pending signals."""
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
@@ -145,15 +145,15 @@ def job_of(place: Path) -> str:
     return queue.jobs()[0]
 
 
-def test_twelve_runs_share_eight_gpus_and_each_sees_its_own(place, cluster):
-    text = launch(place, "seed=range(0,12)")
+def test_runs_share_the_gpus_and_each_sees_its_own(place, cluster):
+    text = launch(place, "seed=range(0,5)")
     assert "submitted as Slurm job" in text
-    wait_for(place, *["done"] * 12)
+    wait_for(place, *["done"] * 5)
     every = [claim for (claim,) in claims(place)]
     assert {claim["visible_gpus"] for claim in every} <= {"0", "1"}
     assert all(claim["gpus"] == 1.0 for claim in every)
-    assert len({claim["slurm_job"] for claim in every}) == 12
-    assert "nothing to do" in launch(place, "seed=range(0,12)")
+    assert len({claim["slurm_job"] for claim in every}) == 5
+    assert "nothing to do" in launch(place, "seed=range(0,5)")
 
 
 def test_runs_that_share_a_job_share_its_gpu_and_no_failure(place, cluster):
@@ -258,28 +258,28 @@ def test_what_was_submitted_is_what_runs_whatever_is_edited_meanwhile(place, clu
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         (root / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, root / name)
-    launch(place, "seed=0,1,2", "trainer.epochs=100", "hydra.launcher.array_parallelism=1", root=root)
+    launch(place, "seed=0,1,2", "trainer.epochs=10", "hydra.launcher.array_parallelism=1", root=root)
     for file in (root / "vlae").rglob("*.py"):
         file.write_text("raise RuntimeError('edited')\n")
     for file in (root / "conf").rglob("*.yaml"):
         file.write_text("epochs: 1\n")
     assert names(place) != ["done"] * 3
     wait_for(place, *["done"] * 3)
-    assert {run.results()["epochs"] for run in all_runs(place / "runs")} == {100}
+    assert {run.results()["epochs"] for run in all_runs(place / "runs")} == {10}
 
 
 def test_an_array_above_the_limit_is_split(place, tmp_path_factory, monkeypatch):
-    with Cluster(tmp_path_factory.mktemp("small"), max_array_size=5) as small:
+    with Cluster(tmp_path_factory.mktemp("small"), max_array_size=2) as small:
         for name, value in small.environment().items():
             monkeypatch.setenv(name, value)
-        launch(place, "seed=range(0,11)", "trainer.epochs=1")
+        launch(place, "seed=range(0,5)", "trainer.epochs=1")
         (queue,) = all_queues(place / "runs")
         arrays = {}
         for job in queue.jobs().values():
             arrays.setdefault(job.partition("_")[0], []).append(job)
-        assert sorted(len(jobs) for jobs in arrays.values()) == [1, 5, 5]
-        wait_for(place, *["done"] * 11)
-        assert [len(attempts) for attempts in claims(place)] == [1] * 11
+        assert sorted(len(jobs) for jobs in arrays.values()) == [1, 2, 2]
+        wait_for(place, *["done"] * 5)
+        assert [len(attempts) for attempts in claims(place)] == [1] * 5
 
 
 def test_a_command_killed_between_submission_and_record_submits_nothing_twice(place, monkeypatch, cluster):
@@ -290,25 +290,25 @@ def test_a_command_killed_between_submission_and_record_submits_nothing_twice(pl
     fake.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-        process = command(*TINY, *SLURM, "seed=0,1", "trainer.epochs=300", place=place)
+        process = command(*TINY, *SLURM, "seed=0,1", place=place)
     wait_until((place / "waiting").exists, 60, "nothing was submitted")
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
     process.kill()
     process.communicate()
-    text = launch(place, "seed=0,1", "trainer.epochs=300")
+    text = launch(place, "seed=0,1")
     assert "starting" not in text
     wait_for(place, "done", "done")
     assert [len(attempts) for attempts in claims(place)] == [1, 1]
 
 
 def test_the_same_sweep_submitted_from_two_shells_at_once_is_submitted_once(place, cluster):
-    processes = [command(*TINY, *SLURM, "seed=range(0,4)", place=place) for _ in range(2)]
+    processes = [command(*TINY, *SLURM, "seed=0,1", place=place) for _ in range(2)]
     texts = [process.communicate(timeout=300)[0] for process in processes]
     assert sum("submitted as Slurm job" in text for text in texts) == 1, texts
     assert sum("nothing to do" in text for text in texts) == 1, texts
-    wait_for(place, *["done"] * 4)
-    assert [len(attempts) for attempts in claims(place)] == [1] * 4
+    wait_for(place, *["done"] * 2)
+    assert [len(attempts) for attempts in claims(place)] == [1] * 2
 
 
 def test_what_is_cancelled_stops_or_never_starts_and_goes_on_when_launched_again(place, cluster):

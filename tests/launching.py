@@ -24,6 +24,7 @@ LIBRARIES = [
     "torch._dynamo",
     "torchvision.utils",
     "typer",
+    "wandb",
     "zuko",
 ]
 

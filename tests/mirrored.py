@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import yaml
+from launching import run_command
 from wandb_server import ENTITY, RecordedRun, WandbServer
 
 from vlae.trackers.run_history import flat
@@ -34,8 +34,9 @@ class Commands:
 
     def __call__(self, *words: object, status: int = 0, **variables: str) -> str:
         """What it printed. The exit status is as told."""
-        command = [sys.executable, "-c", "from vlae.cli.app import main; main()", *map(str, words)]
-        return self.process(command, status, **variables)
+        done = run_command("vlae.cli", *words, cwd=self.cwd, env=self.environment | variables)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def process(self, command: list[str], status: int = 0, **variables: str) -> str:
         done = subprocess.run(

@@ -88,7 +88,7 @@ def sweep(tmp_path):
         cfg = container(VAE, seed=seed)
         fails(tmp_path, cfg, f"{HOSTILE} in step {seed}")
         labels[run_id(cfg)] = HOSTILE
-    labels["iaf-digits-gaussian-s0-0123456789"] = "model=iaf seed=0"
+    labels[stopped(tmp_path, container("model=iaf")).name] = "model=iaf seed=0"
     sweep_index.remember(tmp_path, "<b>sweep", labels, ["launch.py", f"++model={HOSTILE}", "-m"])
     return tmp_path
 

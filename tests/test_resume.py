@@ -214,7 +214,7 @@ def test_force_keeps_the_old_results_until_the_new_are_there(tmp_path, done):
     assert (run_directory(tmp_path) / "results.json").read_text() == before
     stop(process, signal.SIGTERM)
     assert (run_directory(tmp_path) / "results.json").read_text() == before
-    assert "going on" in finish(tmp_path, *MODELS["vlae"], "force=true")
+    assert "continuing" in finish(tmp_path, *MODELS["vlae"], "force=true")
     assert (run_directory(tmp_path) / "results.json").read_text() != before  # other seconds
     assert not list((tmp_path / "runs").glob(".*/vlae-*"))
     assert outcome(tmp_path) == outcome(done("vlae"))

@@ -11,10 +11,12 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from launching import run_command
 from PIL import Image
 from wandb_server import KEY
 
@@ -192,9 +194,7 @@ def plain(record):
 
 def vlae(run, *words, status=0):
     """The command, in a process of its own."""
-    command = [sys.executable, "-c", "from vlae.cli.app import main; main()", *words]
-    command += ["--runs-dir", str(run.directory.path.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = run_command("vlae.cli", *words, "--runs-dir", run.directory.path.parent, cwd=Path.cwd())
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -489,7 +489,7 @@ def test_a_mirror_is_made_anew_from_the_run_directory(online, run):
 def test_a_mirror_stays_until_the_new_one_has_arrived(online, run):
     run.attempt(run.go)
     online.fail(status=401, only="file_stream")  # all else is answered
-    assert "not synced: Weights & Biases has not taken everything" in vlae(run, "sync", "--rebuild", status=2)
+    assert "not synced: Weights & Biases did not take everything" in vlae(run, "sync", "--rebuild", status=2)
     assert history(online.run(run.id)) == [1, 2, 3, 4, 5, 6]
     online.fail()
     assert "synced: " in vlae(run, "sync", run.id)
@@ -602,7 +602,7 @@ def test_what_a_mirror_keeps_for_itself_fails_no_run_that_is_done(online, run):
     assert "wandb.json" in upload_later(run.directory)
     assert "not synced: " in vlae(run, "sync", run.id, status=2)
     (run.directory.path / "tracking" / "wandb.json").write_text('{"generation": "y"}')
-    assert "generation is 'y'" in vlae(run, "sync", run.id, status=2)
+    assert "expected a number as generation, got 'y'" in vlae(run, "sync", run.id, status=2)
 
 
 # --- failures of the service --------------------------------------------------------------------------------------

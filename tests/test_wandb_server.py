@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,14 +29,6 @@ def epochs(run, first, last):
     for epoch in range(first, last):
         run.log({"epoch": epoch, "loss": 1 / (1 + epoch)})
 """
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as server:
-        yield server
-    assert not server.errors
-    assert not server.unknown
 
 
 class Client:

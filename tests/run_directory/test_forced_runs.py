@@ -1,0 +1,184 @@
+"""A forced run replaces the old one when it is done, and not before."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from run_directory.example import (
+    CONFIG,
+    RUN_ID,
+    everything,
+    finished,
+    in_python,
+    output_of,
+    visible_and_hidden,
+)
+from vlae.runs.attempts import RunHeld
+from vlae.runs.directory import RunDirectory, find, forced_directory, promote
+from vlae.runs.rerun import recover
+from vlae.system.disk import RecordError
+
+
+def test_the_old_result_stays_until_the_new_one_is_there(run):
+    runs_dir = finished(run, 1).path.parent
+    forced = forced_directory(runs_dir, RUN_ID, CONFIG)
+    recover(runs_dir, RUN_ID)
+    with pytest.raises(RecordError, match=r"no results\.json: it does not replace"):
+        promote(forced, runs_dir)
+    assert run.results() == {"test": {"value": 1}}
+    assert forced_directory(runs_dir, RUN_ID, CONFIG).path == forced.path  # an interrupted one goes on
+    assert promote(finished(forced, 2), runs_dir).results() == run.results() == {"test": {"value": 2}}
+    assert run.run_id == RUN_ID
+    assert run.config() == CONFIG
+    assert not [name for name in visible_and_hidden(runs_dir) if name.endswith(RUN_ID) and name != RUN_ID]
+
+
+def test_a_run_that_is_being_executed_is_not_replaced(run):
+    runs_dir = run.path.parent
+    with run.claim(), pytest.raises(RunHeld):
+        forced_directory(runs_dir, RUN_ID, CONFIG)
+    forced = finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+    with run.claim():
+        with pytest.raises(RunHeld):
+            promote(forced, runs_dir)
+        recover(runs_dir, RUN_ID)
+        assert run.results() is None
+    recover(runs_dir, RUN_ID)
+    assert run.results() == {"test": {"value": 2}}
+
+
+def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
+    script = """
+        import json
+        from killing import killed_at_every_step
+        from run_directory.example import CONFIG, RUN_ID, everything, finished
+        from vlae.runs.directory import RunDirectory, find, forced_directory, promote
+        from vlae.runs.rerun import recover
+
+        def prepare(folder):
+            finished(RunDirectory.create(folder, RUN_ID, CONFIG), 1)
+            finished(forced_directory(folder, RUN_ID, CONFIG), 2)
+
+        def act(folder):
+            promote(forced_directory(folder, RUN_ID, CONFIG), folder)
+
+        def check(folder):
+            run, old = RunDirectory(folder / RUN_ID), RunDirectory(folder / ".replaced" / RUN_ID)
+            whole = [each.path for each in (run, old) if each.path.exists() and each.results() and each.config()]
+            assert whole == [each.path for each in (run, old) if each.path.exists()] != []
+            before = everything(folder)
+            assert find(folder, RUN_ID[:-1]).results()["test"]["value"] in (1, 2) and everything(folder) == before
+            assert find(folder, RUN_ID[:-1], to_write=True).path == run.path  # completes it
+            assert run.results() == {"test": {"value": 2}} and not old.path.exists()
+            recover(folder, RUN_ID)
+            assert run.results()["test"] == run.metrics()[0] == {"value": 2} and run.config() == CONFIG
+            left = {path.name for path in folder.rglob("*") if path.parent.parent == folder} - {"config.yaml"}
+            assert not {name for name in left if RUN_ID in name}, left
+            recover(folder, RUN_ID)
+            assert run.results() == {"test": {"value": 2}}
+
+        print(killed_at_every_step(prepare, act, check))
+    """
+    assert int(output_of(in_python(script))) > 8
+
+
+def test_a_replacement_that_another_start_came_between_is_completed(run):
+    """Killed between its two renames, after which a start that did not `recover` made the run anew."""
+    runs_dir = finished(run, 1).path.parent
+    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+    runs_dir.joinpath(".replaced").mkdir()
+    run.path.rename(runs_dir / ".replaced" / RUN_ID)
+    RunDirectory.create(runs_dir, RUN_ID, CONFIG)
+    recover(runs_dir, RUN_ID)
+    assert run.results() == {"test": {"value": 2}}
+    assert RUN_ID not in [*os.listdir(runs_dir / ".replaced"), *os.listdir(runs_dir / ".forced")]
+
+
+def test_an_old_run_comes_back_where_the_new_one_has_vanished(run):
+    runs_dir = finished(run, 1).path.parent
+    runs_dir.joinpath(".replaced").mkdir()
+    run.path.rename(runs_dir / ".replaced" / RUN_ID)
+    recover(runs_dir, RUN_ID)
+    assert run.results() == {"test": {"value": 1}}
+
+
+def test_a_forced_run_that_is_being_executed_is_named_with_its_place(run):
+    forced = forced_directory(run.path.parent, RUN_ID, CONFIG)
+    with forced.claim(), pytest.raises(RunHeld) as held:
+        forced.claim()
+    message = str(held.value)
+    assert message.startswith(
+        f"run {RUN_ID}, forced in {forced.path}, is being executed by process {os.getpid()} "
+    )
+    assert message.endswith(f"`vlae show {forced.path}`")
+    assert find(run.path.parent, str(forced.path)).path == forced.path
+
+
+def test_a_look_for_a_run_writes_nothing_where_nothing_is_to_recover(run, monkeypatch):
+    runs_dir = finished(run, 1).path.parent
+    with forced_directory(runs_dir, RUN_ID, CONFIG).claim():
+        pass
+    runs_dir.joinpath(".replaced").mkdir()
+
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("mkdir", "rename", "replace", "unlink", "rmdir"):
+        monkeypatch.setattr(os, name, refuse)
+    recover(runs_dir, RUN_ID)
+    assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
+
+
+def test_a_look_finds_the_run_wherever_a_killed_replacement_left_it_and_writes_nothing(run):
+    runs_dir, replaced = finished(run, 1).path.parent, run.path.parent / ".replaced"
+    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+    before = everything(runs_dir)
+    assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
+    assert everything(runs_dir) == before
+    replaced.mkdir()
+    run.path.rename(replaced / RUN_ID)
+    before = everything(runs_dir)
+    for name in (RUN_ID, RUN_ID[:-1], str(run.path)):
+        assert find(runs_dir, name).results() == {"test": {"value": 2}}
+    assert everything(runs_dir) == before
+    shutil.rmtree(runs_dir / ".forced" / RUN_ID)
+    assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
+    assert find(runs_dir, RUN_ID, to_write=True).path == run.path
+
+
+def test_who_may_only_read_finds_the_old_run_until_another_puts_the_new_one_in_its_place(run, monkeypatch):
+    runs_dir = finished(run, 1).path.parent
+    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("mkdir", "rename"):
+        monkeypatch.setattr(os, name, refuse)
+    assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
+    with pytest.raises(RecordError, match="cannot write"):
+        recover(runs_dir, RUN_ID)
+    monkeypatch.undo()
+    recover(runs_dir, RUN_ID)
+    assert find(runs_dir, RUN_ID).results() == {"test": {"value": 2}}
+
+
+def test_a_new_run_that_another_process_moves_away_while_recovering_is_not_deleted(run, monkeypatch):
+    """Two recover at once: the second takes the new run, put in its place a moment ago, for the old one."""
+    runs_dir = finished(run, 1).path.parent
+    replaced = runs_dir / ".replaced" / RUN_ID
+    finished(RunDirectory.create(runs_dir / ".replaced", RUN_ID, CONFIG), 0)
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if Path(source) == replaced and run.path.exists():  # deleting begins
+            real(replaced, runs_dir / ".replaced" / ".oldest")
+            real(run.path, replaced)
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    recover(runs_dir, RUN_ID)
+    assert run.results() == {"test": {"value": 1}}

@@ -31,11 +31,9 @@ def candidates(line: str) -> list[str]:
     last = "" if line[-1:].isspace() or not words else words.pop()
     if last.startswith("-"):
         return [option for option in OPTIONS if option.startswith(last)]
-    prefix = re.match(r"\+{0,2}", last)
-    sign = prefix[0] if prefix else ""
-    return [
-        sign + word for word in _candidates(last[len(sign) :], words) if word.startswith(last[len(sign) :])
-    ]
+    sign = re.sub(r"^(\+{0,2}).*", r"\1", last)
+    typed = last.removeprefix(sign)
+    return [sign + word for word in _candidates(typed, words) if word.startswith(typed)]
 
 
 def _candidates(word: str, before: Sequence[str]) -> Iterator[str]:

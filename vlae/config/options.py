@@ -24,18 +24,14 @@ from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, sho
 from vlae.config.yaml_values import unclear_files
 
 SHELLS = ("bash", "fish", "zsh")
-VALUES = {
-    "cfg": ("job", "hydra", "all"),
-    "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-}
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+VALUES = {"cfg": ("job", "hydra", "all"), "info": INFO}
 OPTIONS = (
     *("--help", "--version", "--multirun", "--cfg", "--package", "--resolve", "--info", "--config-dir"),
     *("--run", "--shell-completion", "--hydra-help"),
 )
 """Those that work."""
-OF_ANOTHER_CONFIG = (
-    "not supported: all runs are composed from conf/config.yaml; --config-dir DIR adds choices of yours"
-)
+FIXED = "not supported: all runs are composed from conf/config.yaml; --config-dir DIR adds choices of yours"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,9 +43,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False, prog="launch.py")
-    for flag in ("--help -h", "--hydra-help", "--version", "--resolve", "--run -r", "--multirun -m"):
+    flags = ("--help -h", "--hydra-help", "--version", "--resolve", "--run -r", "--multirun -m")
+    for flag in (*flags, "--shell-completion -sc"):
         parser.add_argument(*flag.split(), action="store_true")
-    parser.add_argument("--shell-completion", "-sc", action="store_true")
     for option in ("--cfg -c", "--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd"):
         parser.add_argument(*option.split())
     parser.add_argument("--experimental-rerun")
@@ -65,18 +61,14 @@ def check_command(arguments: Sequence[str]) -> None:
         raise ConfigError(unclear)
     if is_multirun(arguments):
         return
-    add = "add -m or sweeps=NAME"
-    of_sweeps = {
-        "hydra.sweeper.name": f"names a sweep: {add}; a single run is named by its settings",
-        "hydra/launcher": f"launchers start sweeps: {add}; without them the run would be executed right here",
-    }
-    of_sweeps["hydra.launcher"] = of_sweeps["hydra/launcher"]
-    problems = [
-        Problem(text, why)
-        for text in ([] if commands(arguments) else overrides)
-        for key, why in of_sweeps.items()
-        if text.lstrip("+~").startswith(key)
-    ]
+    add, problems = "add -m or sweeps=NAME", []
+    for text in [] if commands(arguments) else overrides:
+        if text.lstrip("+~").startswith("hydra.sweeper.name"):
+            why = f"names a sweep: {add}; a single run is named by its settings"
+            problems.append(Problem(text, why))
+        elif text.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher")):
+            why = f"launchers start sweeps: {add}; without them the run would be executed right here"
+            problems.append(Problem(text, why))
     if problems := problems or (wrong_overrides(arguments) if options else []):
         raise ConfigError(problems)
 
@@ -89,7 +81,7 @@ def check_options(arguments: Sequence[str]) -> None:
     problems = [Problem(o, f"unknown option{did_you_mean(o, OPTIONS)} {choices}") for o in unknown]
     for name in ("config_name", "config_path", "experimental_rerun"):
         if getattr(given, name) is not None:
-            problems.append(Problem(f"--{name.replace('_', '-')}", OF_ANOTHER_CONFIG))
+            problems.append(Problem(f"--{name.replace('_', '-')}", FIXED))
     for name, values in VALUES.items():
         if (value := getattr(given, name)) not in (None, *values):
             problems.append(Problem(f"--{name}", f"expected one of {listed(values)}, got {shown(value)}"))

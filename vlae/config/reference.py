@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -88,9 +89,8 @@ def _text(value: Any) -> str:
 
 def keys_page() -> str:
     """docs/keys.md."""
-    return "\n".join(
-        [HEADING, *_section_tables(), *(line for group in GROUPS for line in _group_table(group))]
-    )
+    groups = (line for group in GROUPS for line in _group_table(group))
+    return "\n".join([HEADING, *_section_tables(), *groups])
 
 
 def _section_tables() -> Iterator[str]:
@@ -145,11 +145,7 @@ def _group_table(group: str) -> Iterator[str]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         for key, comment in documented_keys(file).items():
             value = get(content, key)
-            if (
-                key.partition(".")[0] not in ("name", "sizes")
-                and key[0] != "_"
-                and not isinstance(value, dict)
-            ):
+            if not re.match(r"(name|sizes)\b|_", key) and not isinstance(value, dict):
                 rows.setdefault((key, comment), {})[file.stem] = _text(value)
     order = list(dict.fromkeys(key for key, _ in rows))
     for (key, comment), by_choice in sorted(rows.items(), key=lambda row: order.index(row[0][0])):

@@ -15,20 +15,22 @@ def newer_schema(container: dict[str, Any]) -> str:
     version = container.get("schema_version", 1)
     if not isinstance(version, int) or version <= SCHEMA_VERSION:
         return ""
-    return (
-        f"made by a newer vlae (schema_version {version}, this one reads up to {SCHEMA_VERSION}): update vlae"
-    )
+    versions = f"schema_version {version}, this one reads up to {SCHEMA_VERSION}"
+    return f"made by a newer vlae ({versions}): update vlae"
 
 
 _FIELDS = {key: extras(field) for key, field in fields()}
 
 OPERATIONAL = (
     *(key for key, field in _FIELDS.items() if field.get("operational")),
-    *("dataset.root", "dataset.url"),
-    "dataset.path",  # the content of a file counts (dataset.sha256), not where it lies
-    "dataset.sizes",  # only a default of other keys
-    # where the code lies
-    *("model._target_", "dataset._target_", "output_dist._target_", "optimizer._target_"),
+    # the content of a dataset file counts (dataset.sha256), not where it lies; sizes are only defaults of other keys
+    *("dataset.root", "dataset.url", "dataset.path", "dataset.sizes"),
+    *(
+        "model._target_",
+        "dataset._target_",
+        "output_dist._target_",
+        "optimizer._target_",
+    ),  # where the code lies
 )
 """Keys that change how a run is carried out, and not what comes out."""
 

@@ -175,10 +175,8 @@ def _problems(content: Any) -> list[Problem]:
     for place, grid in list(places.items())[1:]:
         repeated = _repeated([*_keys(grid), *dict.fromkeys(shared)])
         twice += [(place, " of the grid and common", key) for key in repeated]
-    return [
-        Problem(f"{place}.{key}", f"expected the key in one axis{of}, got several")
-        for place, of, key in twice
-    ]
+    text = "expected the key in one axis{}, got several"
+    return [Problem(f"{place}.{key}", text.format(of)) for place, of, key in twice]
 
 
 def _repeated(keys: Iterable[str]) -> list[str]:

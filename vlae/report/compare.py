@@ -46,13 +46,14 @@ def compare(one: Run, other: Run) -> Comparison:
     keys = dict.fromkeys((*one.settings, *other.settings))
     settings = [Pair(key, one.settings.get(key), other.settings.get(key)) for key in keys]
     unread: dict[str, LeftOut] = {}
-    metrics = [
-        _pair(key, one, other, lambda left: unread.setdefault(left.name, left))
-        for key in _metrics(one, other)
-    ]
+
+    def report(left: LeftOut) -> object:
+        return unread.setdefault(left.name, left)
+
+    metrics = tuple(_pair(key, one, other, report) for key in _metrics(one, other))
     images = next((each.difference.freedom + 1 for each in metrics if each.difference), None)
     differing = tuple(each for each in settings if each.one != each.other)
-    return Comparison(one, other, differing, tuple(metrics), images, tuple(unread.values()))
+    return Comparison(one, other, differing, metrics, images, tuple(unread.values()))
 
 
 def _refuse_other_images(one: Run, other: Run) -> None:

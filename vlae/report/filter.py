@@ -7,7 +7,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vlae.config.problems import shown
@@ -16,27 +16,16 @@ from vlae.report.metric_values import COMMON, OWN, of_estimator
 from vlae.report.names import key_of, near_or_some, position, some
 from vlae.report.runs import Run, Runs, some_of
 
-ORDERED: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-_TERM = re.compile(
-    r"\s*(?P<key>[^\s=!<>]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|\sin\s)\s*(?P<value>.*?)\s*", re.DOTALL
-)
+ORDERED = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+_TERM = re.compile(r"(?s)\s*(?P<key>[^\s=!<>]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|\sin\s)\s*(?P<value>.*?)\s*")
 _LIST_ENTRY = re.compile(r"""\s*('[^']*'|"[^"]*"|\[[^]]*\]|[^,]+)""")
 _AND = re.compile(r"""\s+and\s+(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")
-_WHOLE = r"(0|[1-9](_?[0-9])*)"
-_DECIMAL = rf"({_WHOLE}\.|{_WHOLE}?\.[0-9](_?[0-9])*)"
-_NUMBER = re.compile(rf"[-+]?({_WHOLE}|{_DECIMAL}|({_WHOLE}|{_DECIMAL})e[-+]?[0-9](_?[0-9])*)", re.IGNORECASE)
-"""A number as Hydra reads it on the command line: 010 is none."""
+_NO_NUMBER = re.compile(r"[-+]?0[0-9_]|.*[^ -~]", re.DOTALL)
+"""Digits that Python reads as a number, and Hydra, on the command line, as a text: 010, and those of other scripts."""
 WORDS = {"true": True, "false": False, "null": None}
 """In upper or lower case, as for Hydra."""
 SHOWN = 8
-EXPECTED = (
-    "expected KEY OP VALUE [and KEY OP VALUE ...], OP one of = != < <= > >= in, such as 'seed<3 and T in 1,2'"
-)
+EXPECTED = "expected KEY OP VALUE [and ...], OP one of = != < <= > >= in, such as 'seed<3 and T in 1,2'"
 
 
 class Term(NamedTuple):
@@ -118,10 +107,8 @@ def default_metric(runs: Iterable[Run]) -> str:
         metric = of_estimator(estimator)
         if all(metric in (run.metrics or {}) for run in done):
             return metric
-    raise UserError(
-        "--metric: no estimator of the log-likelihood is common to all runs; choose a metric, or some of the runs by "
-        "--where"
-    )
+    text = "no estimator of the log-likelihood is common to all runs"
+    raise UserError(f"--metric: {text}; choose a metric, or some of the runs by --where")
 
 
 def _values(key: str, runs: Runs) -> str:
@@ -174,7 +161,7 @@ def _number(text: str) -> Any:
         return text
     if not math.isfinite(value):
         return text
-    if not _NUMBER.fullmatch(text):
+    if _NO_NUMBER.match(text):
         raise ValueError(f"a number without leading zeros, or a text in quotes; got {text!r}")
     return int(text) if text.lstrip("+-").isdecimal() else value
 

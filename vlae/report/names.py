@@ -66,10 +66,8 @@ def near_or_some(given: str, known: Sequence[str]) -> str:
     """Names that are near, else some of all names, and the command that lists them."""
     if found := near(given, known):
         return found
-    where = (
-        "; `vlae metrics` lists metrics, `python launch.py --help` settings" if len(known) > CHOICES else ""
-    )
-    return f" (choices: {some(known, CHOICES)}{where})"
+    lists = "; `vlae metrics` lists metrics, `python launch.py --help` settings"
+    return f" (choices: {some(known, CHOICES)}{lists if len(known) > CHOICES else ''})"
 
 
 def some(texts: Sequence[str], most: int) -> str:

@@ -114,9 +114,7 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
     filters: list[Any] = [expr.Metric("Group").isin(list(place.groups))] if place.groups else []
     hidden = [*place.superseded, *(left.name for left in runs.left_out)]
     filters += [expr.Metric("ID").notin(hidden)] if hidden else []
-    filters += [
-        expr.Config(_stored(key)).isin([value]) for key, value in conditions.items() if value is not None
-    ]
+    filters += [expr.Config(_stored(key)).isin([v]) for key, v in conditions.items() if v is not None]
     updates = [key for key in UPDATES if key in runs.settings()]
     grouping = [key for each in keys for key in (updates if each == "T" else [each])]
     groupby = [f"config.{key}" for key in dict.fromkeys(grouping)]

@@ -258,9 +258,8 @@ class Attempt:
                 text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
                 write_atomically(self.directory / "traceback.txt", text)
             if not self._succeeded():
-                self._write_status(
-                    attempt=self.number, progress=self._progress, gpu_seconds=self._spent(), **end
-                )
+                done = {"progress": self._progress, "gpu_seconds": self._spent()}
+                self._write_status(attempt=self.number, **done, **end)
             # releases the run
             write_json(self.directory / "ended.json", {**end, "ended": now()})
 

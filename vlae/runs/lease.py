@@ -89,11 +89,10 @@ def new_claim() -> dict[str, Any]:
 def last_number(attempts: Path) -> int:
     """The number of the latest attempt; 0 where there is none yet."""
     try:
-        return max(
-            (int(name) for name in os.listdir(attempts) if name.isascii() and name.isdigit()), default=0
-        )
+        numbers = [int(name) for name in os.listdir(attempts) if name.isascii() and name.isdigit()]
     except (FileNotFoundError, NotADirectoryError):
         return 0
+    return max(numbers, default=0)
 
 
 def read_claim(attempt: Path) -> Claim | None:

@@ -169,17 +169,12 @@ def metric(name: str) -> Metric | None:
 
 @functools.cache
 def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
-    every = (*RESULTS, *DERIVED, *EPOCHS)
-    parts = {
-        "<estimator>": "(?!ais)[^./]+",
-        "<set>": "(validation|test)",
-        "<t>": "[0-9]+",
-        "<parameter>": "[^/]+",
-    }
-    return [
-        (re.compile(re.sub("<[a-z]+>", lambda part: parts[part[0]], re.escape(each.name))), each)
-        for each in every
-    ]
+    parts = {"estimator": "(?!ais)[^./]+", "set": "(validation|test)", "t": "[0-9]+", "parameter": "[^/]+"}
+
+    def pattern(name: str) -> re.Pattern[str]:
+        return re.compile(re.sub("<([a-z]+)>", lambda part: parts[part[1]], re.escape(name)))
+
+    return [(pattern(each.name), each) for each in (*RESULTS, *DERIVED, *EPOCHS)]
 
 
 def better(name: str) -> int:
@@ -220,10 +215,8 @@ def _narrow(line: str, columns: int) -> str:
     name, _, text = line.strip().partition("  ")
     if not line.startswith("  ") or not text:
         return textwrap.fill(line, columns, break_long_words=False)
-    unit_and_text = "  ".join(re.split(" {2,}", text.strip()))
-    return f"  {name}\n" + textwrap.fill(
-        unit_and_text, columns, initial_indent=" " * 6, subsequent_indent=" " * 6
-    )
+    below = textwrap.TextWrapper(columns, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return f"  {name}\n" + below.fill("  ".join(re.split(" {2,}", text.strip())))
 
 
 def _line(each: Metric, width: int) -> str:

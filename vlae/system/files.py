@@ -238,10 +238,8 @@ def read_by(read: Callable[[io.FileIO], T], path: StrPath, largest: int = LARGES
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise RecordError(f"cannot read {path}: it is no plain file")
-            if found.st_size > largest:
-                raise RecordError(
-                    f"cannot read {path}: it has {found.st_size:,} bytes, expected {largest:,} at most"
-                )
+            if (size := found.st_size) > largest:
+                raise RecordError(f"cannot read {path}: it has {size:,} bytes, expected {largest:,} at most")
             return read(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -321,9 +319,8 @@ def check_bounded(value: Any) -> None:
         if (count := count + 1) > MOST_VALUES:
             raise ValueError(f"it holds more than {MOST_VALUES:,} values")
         found = waiting.pop()
-        waiting.extend(
-            found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
-        )
+        if isinstance(found, dict | list):
+            waiting += found.values() if isinstance(found, dict) else found
 
 
 def whole_lines_end(file: io.FileIO) -> int:

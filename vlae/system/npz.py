@@ -33,10 +33,8 @@ class Archive:
         """
         found = [info for info in self._zip.infolist() if info.filename.removesuffix(SUFFIX) in set(names)]
         needed = sum(info.file_size for info in found)
-        if needed > (available := available_memory()):
-            raise ValueError(
-                f"its arrays need {needed:,} bytes of memory, of which {available:,} are available"
-            )
+        if needed > (free := available_memory()):
+            raise ValueError(f"its arrays need {needed:,} bytes of memory, of which {free:,} are available")
         for info in found:
             self._check(info)
         return {info.filename.removesuffix(SUFFIX): self._array(info) for info in found}
@@ -46,9 +44,7 @@ class Archive:
         with self._zip.open(info) as entry:
             version = npy.read_magic(entry)
             if version not in READERS:
-                raise ValueError(
-                    f"{info.filename} is of version {version} of the format, expected 1.0 or 2.0"
-                )
+                raise ValueError(f"{info.filename} is of format version {version}, expected 1.0 or 2.0")
             shape, _, dtype = READERS[version](entry)
             if dtype.hasobject:
                 raise ValueError(f"{info.filename} holds Python objects")

@@ -10,9 +10,7 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
     from vlae.system.console import Console
 
     directory = find(runs_dir, run)
-    results, console = directory.results(), Console(highlight=False)
-    console.print(
-        summary(results, directory.path) if results else status_table(directory.status(), directory.path)
-    )
-    for place in sorted(directory.path.glob("evaluations/*.json")):
+    results, path, console = directory.results(), directory.path, Console(highlight=False)
+    console.print(summary(results, path) if results else status_table(directory.status(), path))
+    for place in sorted(path.glob("evaluations/*.json")):
         console.print(f"evaluated again: {place}", markup=False)

@@ -34,9 +34,8 @@ def status(
         states = observer.states(labels)
         is_active = any(state.state in ("queued", "running") for state in states)
         pause = (15.0 if observer.asks_slurm else 2.0) if is_active else None
-        return view(
-            title, labels, states, observer.warning, every=every and most is None, most=most or ROWS
-        ), pause
+        shown = {"every": every and most is None, "most": most or ROWS}
+        return view(title, labels, states, observer.warning, **shown), pause
 
     seen, pause = look()
     console = standard_output()

@@ -101,9 +101,8 @@ def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> st
     if asked is None:
         return ENDINGS[ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
     if asked not in choices:
-        raise UserError(
-            f"--format: expected one of {', '.join(choices)}, got {asked!r}{near(asked, choices)}"
-        )
+        known = ", ".join(choices)
+        raise UserError(f"--format: expected one of {known}, got {asked!r}{near(asked, choices)}")
     if out is not None:
         refuse_unwritable(out)
     return asked

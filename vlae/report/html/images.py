@@ -57,9 +57,8 @@ def embed(runs: Runs, models: int) -> tuple[list[Picture], list[LeftOut]]:
             continue
         try:
             if plot_kind.needs_models and models > LOADED:
-                raise UserError(
-                    f"{models} trained models are too many to load; vlae figure draws some of them"
-                )
+                text = f"{models} trained models are too many to load; vlae figure draws some of them"
+                raise UserError(text)
             figure = draw(kind, runs, narrow=True)
             width = round(INCH * figure.get_figwidth())  # so that letters are as large as on paper
             svg = file_content(figure, "svg")

@@ -21,10 +21,7 @@ SCRIPTS = (
     "report.js",
 )
 STYLES = ("third_party/uPlot-1.6.32.min.css", "report.css")
-LICENCES = {
-    "uPlot 1.6.32": "third_party/uPlot-LICENSE",
-    "sortable-tablesort 4.1.7": "third_party/sortable-LICENSE",
-}
+LICENCES = {"uPlot 1.6.32": "uPlot-LICENSE", "sortable-tablesort 4.1.7": "sortable-LICENSE"}
 
 
 def page(content: Content) -> str:
@@ -49,7 +46,7 @@ def page(content: Content) -> str:
         policy=_policy(scripts),
         scripts=scripts,
         styles=[_text(name) for name in STYLES],
-        licences={name: _text(file) for name, file in LICENCES.items()},
+        licences={name: _text(f"third_party/{file}") for name, file in LICENCES.items()},
     )
     return visible(written)  # no name reorders what is read
 

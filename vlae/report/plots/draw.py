@@ -69,6 +69,4 @@ def _refuse_unused(kind: str, **options: Any) -> None:
     for option, value in options.items():
         means = [name for name, plot_kind in KINDS.items() if getattr(plot_kind, option) not in (False, None)]
         if value not in (None, False) and kind not in means:
-            raise UserError(
-                f"--{option}: {kind} has none; it is for {', '.join(means) or 'no kind of figure'}"
-            )
+            raise UserError(f"--{option}: {kind} has none; it is for {', '.join(means) or 'no other kind'}")

@@ -62,7 +62,6 @@ def comment(text: str) -> str:
 def _character(character: str) -> str:
     if character in _SPELLED:
         return _SPELLED[character]
-    accented = (
-        character.isalpha() and unicodedata.normalize("NFD", character)[0].isascii() and character < "Ā"
-    )
+    letter = unicodedata.normalize("NFD", character)[0]  # without its accent
+    accented = character.isalpha() and letter.isascii() and character < "Ā"
     return character if accented or (character.isascii() and character.isprintable()) else "?"

@@ -46,24 +46,14 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     letters: dict[str, str] = {}
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     published = {cell.column for cell in table.cells if cell.published is not None}
-    parts = {
-        column: ("ours", "published", "difference") if column in published else ("",)
-        for column in table.columns
-    }
+    parts = {c: ("ours", "published", "difference") if c in published else ("",) for c in table.columns}
     marked = daggers(table.cells)
-    by_row = [
-        [
-            text
-            for column in table.columns
-            for text in _texts(cells.get((row, column)), len(parts[column]), table, decimals, letters, marked)
-        ]
-        for row in table.rows
-    ]
-    heads = [
-        ", ".join(filter(None, [name_of(table.column_keys, column), part]))
-        for column in table.columns
-        for part in parts[column]
-    ]
+    by_row: list[list[Text]] = [[] for _ in table.rows]
+    for row, texts in zip(table.rows, by_row, strict=True):
+        for column, of_column in parts.items():
+            texts += _texts(cells.get((row, column)), len(of_column), table, decimals, letters, marked)
+    columns = [(name_of(table.column_keys, column), part) for column in parts for part in parts[column]]
+    heads = [", ".join(filter(None, each)) for each in columns]
     names = [name_of(table.row_keys, row) for row in table.rows]
     if transpose:
         heads, names, by_row = names, heads, [list(line) for line in zip(*by_row, strict=True)]
@@ -89,12 +79,7 @@ def _texts(
     if cell.missing:
         marks = (*marks, _letter(letters, cell.missing))
     number = "" if cell.n in (0, table.expected) else f" (n = {cell.n})"
-    own = Text(cell.estimate(decimals) + number, cell.as_good, marks, cell.mean)
-    beside = ((cell.published, ""), (cell.published_difference, "+"))[: parts - 1]
-    return [
-        own,
-        *(
-            Text("" if value is None else f"{value:{sign}.{decimals}f}", value=value)
-            for value, sign in beside
-        ),
-    ]
+    texts = [Text(cell.estimate(decimals) + number, cell.as_good, marks, cell.mean)]
+    for value, sign in ((cell.published, ""), (cell.published_difference, "+"))[: parts - 1]:
+        texts.append(Text("" if value is None else f"{value:{sign}.{decimals}f}", value=value))
+    return texts

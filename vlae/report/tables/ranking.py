@@ -37,9 +37,8 @@ def rank(column: Sequence[Group], metric: str, report: Report) -> list[Cell]:
         same = [other for other, theirs in zip(column, images, strict=True) if theirs == own]
         best = max(same, key=lambda other: sign * (other[0].mean or 0.0))
         compared = own is not None and len(same) > 1
-        cells.append(
-            replace(_compare(group, best, metric, report) if compared else group[0], images=own or "")
-        )
+        cell = _compare(group, best, metric, report) if compared else group[0]
+        cells.append(replace(cell, images=own or ""))
     return cells
 
 
@@ -48,11 +47,9 @@ def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
     sets = [scored_on(runs[0]) if runs else None for _, runs in column]
     known = [one for one in sets if one is not None]
     keys = sorted({key for one in known for key in one})
-    distinguishing = [key for key in keys if len({repr(one.get(key)) for one in known}) > 1]
-    return [
-        None if one is None else ", ".join(spelling(key, one.get(key)) for key in distinguishing)
-        for one in sets
-    ]
+    differing = [key for key in keys if len({repr(one.get(key)) for one in known}) > 1]
+    names = [[spelling(key, one.get(key)) for key in differing] if one else [] for one in sets]
+    return [None if one is None else ", ".join(own) for one, own in zip(sets, names, strict=True)]
 
 
 def _compare(group: Group, best: Group, metric: str, report: Report) -> Cell:

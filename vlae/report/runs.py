@@ -8,6 +8,8 @@ import numpy as np
 
 from vlae.config.run_id import exact_text
 from vlae.report.names import some
+from vlae.runs.directory import metrics_of
+from vlae.system.files import read_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -19,16 +21,19 @@ SOME = 5
 """Runs that a note can name."""
 
 
-class History(Protocol):
-    """The metrics of each epoch, as metrics.jsonl has them, read when they are asked for."""
+class History(NamedTuple):
+    """The lines of metrics.jsonl, read when they are asked for; a line torn by a kill does not count."""
 
-    def __call__(self, every: int = 1) -> Sequence[Mapping[str, Any]]:
-        """The first epoch, and then one in ``every``. RecordError: they cannot be read."""
-        ...
+    path: str
+
+    def __call__(self, every: int = 1) -> list[dict[str, Any]]:
+        """The first epoch, and then one in ``every``. RecordError: one of them is no JSON object."""
+        lines = (read_bytes(self.path) or b"").split(b"\n")[:-1]
+        return metrics_of(self.path, [line for n, line in enumerate(lines, 1) if n == 1 or n % every == 0])
 
     def epochs(self) -> int:
         """The number of epochs, without parsing them."""
-        ...
+        return (read_bytes(self.path) or b"").count(b"\n")
 
 
 class Run(NamedTuple):
@@ -147,17 +152,14 @@ def collect(source: Source) -> Runs:
             left_out.append(LeftOut(entry.id, "another run has the same id"))
         else:
             found[entry.id] = entry
-    earlier = [run for run in found.values() if run.earlier]
-    again = {_exact(run): run.id for run in found.values() if not run.earlier} if earlier else {}
-    for run in earlier:
-        if twin := again.get(_exact(run)):
-            del found[run.id]
-            left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
+    if earlier := [run for run in found.values() if run.earlier]:
+        exact = {run.id: exact_text(dict(run.settings)) for run in found.values()}
+        again = {exact[run.id]: run.id for run in found.values() if not run.earlier}
+        for run in earlier:
+            if twin := again.get(exact[run.id]):
+                del found[run.id]
+                left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
-
-
-def _exact(run: Run) -> str:
-    return exact_text(dict(run.settings))
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -3,48 +3,23 @@
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 from vlae.report.html.cautions import cautions
-from vlae.report.html.curves import Curves, curves
-from vlae.report.html.details import MOST, Configuration, Detail, common_settings, details, models
-from vlae.report.html.images import Gallery, Picture, embed, gallery
-from vlae.report.html.provenance import Code, Failure, Launch, codes, facts, failures, launches
-from vlae.report.html.verdict import Verdict, verdicts
-from vlae.report.runs import LeftOut, Runs
+from vlae.report.html.curves import curves
+from vlae.report.html.details import MOST, Configuration, common_settings, details, models
+from vlae.report.html.images import embed, gallery
+from vlae.report.html.provenance import codes, facts, failures, launches
+from vlae.report.html.verdict import verdicts
+from vlae.report.runs import Runs
 from vlae.report.tables.table import Table, table_or_reason
 
 CURVES_SHOWN = 8
 """Models of each dataset and output whose curves are drawn at first: the best ones."""
 
 
-class Content(NamedTuple):
-    """The content of one report."""
-
-    title: str
-    facts: tuple[tuple[str, str], ...]
-    """Numbers and what they count."""
-    verdicts: tuple[Verdict, ...]
-    cautions: tuple[str, ...]
-    table: Table | None
-    without_table: str
-    """Why there is no table."""
-    figures: tuple[Picture, ...]
-    figures_left_out: tuple[LeftOut, ...]
-    models: tuple[Configuration, ...]
-    curves: Curves
-    gallery: Gallery
-    details: tuple[Detail, ...]
-    more_runs: int
-    common: tuple[tuple[str, str], ...]
-    failures: tuple[Failure, ...]
-    more_failures: int
-    launches: tuple[Launch, ...]
-    codes: tuple[Code, ...]
-
-
-def content(runs_dir: Path, runs: Runs) -> Content:
-    """The content of a report of at least one run."""
+def content(runs_dir: Path, runs: Runs) -> SimpleNamespace:
+    """The variables of report.html.jinja, for at least one run."""
     found = models(runs)
     the_table, reason = table_or_reason(runs)
     ranked = _ranked(found, the_table)
@@ -53,25 +28,25 @@ def content(runs_dir: Path, runs: Runs) -> Content:
     drawings, not_drawn = embed(runs, len(found))
     failed, more_failed = failures(runs_dir, runs.runs)
     every_run = details(runs, found)
-    return Content(
+    return SimpleNamespace(
         title=runs.title,
-        facts=tuple(facts(runs_dir, runs, len(found))),
-        verdicts=tuple(verdicts(the_table, runs.runs)) if the_table else (),
-        cautions=tuple(cautions(runs, the_table)),
+        facts=facts(runs_dir, runs, len(found)),
+        verdicts=verdicts(the_table, runs.runs) if the_table else [],
+        cautions=cautions(runs, the_table),
         table=the_table,
         without_table=reason,
-        figures=tuple(drawings),
-        figures_left_out=tuple(not_drawn),
-        models=tuple(found),
+        figures=drawings,
+        figures_left_out=not_drawn,
+        models=found,
         curves=curves(found, shown),
         gallery=gallery(runs_dir, best_first),
-        details=tuple(every_run[:MOST]),
+        details=every_run[:MOST],
         more_runs=max(0, len(every_run) - MOST),
-        common=tuple(common_settings(runs)),
-        failures=tuple(failed),
+        common=common_settings(runs),
+        failures=failed,
         more_failures=more_failed,
-        launches=tuple(launches(runs_dir, runs)),
-        codes=tuple(codes(runs_dir, runs.runs)),
+        launches=launches(runs_dir, runs),
+        codes=codes(runs_dir, runs.runs),
     )
 
 

@@ -62,19 +62,18 @@ def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
     read: list[tuple[int, Run, Epochs]] = []
     for number, run, history, count in counted:
         try:
-            read += [(number, run, {_epoch(entry): entry for entry in history(every)})] if count else []
-        except (RecordError, ValueError) as error:
+            entries = history(every) if count else []
+        except RecordError as error:
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({error})"))
-        else:
-            left_out += [LeftOut(run.id, cut)] if (cut := run.lacks_epochs(count)) else []
+            continue
+        if wrong := [entry for entry in entries if not isinstance(entry.get("epoch"), int)]:
+            reason = f"expected metrics of an epoch, got {shown_as(wrong[0])}"
+            left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({reason})"))
+            continue
+        read += [(number, run, {entry["epoch"]: entry for entry in entries})] if count else []
+        left_out += [LeftOut(run.id, cut)] if (cut := run.lacks_epochs(count)) else []
     data = {**_along_epochs(read), **_looks(models), "shown": shown}
     return Curves(data, every, tuple(left_out), max(0, len(started) - MOST_RUNS))
-
-
-def _epoch(entry: Mapping[str, Any]) -> int:
-    if not isinstance(entry.get("epoch"), int):
-        raise ValueError(f"expected metrics of an epoch, got {shown_as(entry)}")
-    return entry["epoch"]
 
 
 def _along_epochs(read: Sequence[tuple[int, Run, Epochs]]) -> dict[str, Any]:

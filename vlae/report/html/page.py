@@ -3,10 +3,10 @@
 import base64
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vlae.report.html.content import Content
 from vlae.report.metric_values import what_and_estimator
 from vlae.report.tables.cells import number_of
 from vlae.report.tables.formats import html_table
@@ -24,7 +24,7 @@ STYLES = ("third_party/uPlot-1.6.32.min.css", "report.css")
 LICENCES = {"uPlot 1.6.32": "uPlot-LICENSE", "sortable-tablesort 4.1.7": "sortable-LICENSE"}
 
 
-def page(content: Content) -> str:
+def page(content: SimpleNamespace) -> str:
     """The HTML file, which opens anywhere without a network. Names and messages are escaped."""
     environment = Environment(
         loader=FileSystemLoader(FILES),

@@ -7,8 +7,8 @@ from pathlib import Path
 from vlae.launching.run_state import UNREADABLE, Observer
 from vlae.launching.status_table import select_runs
 from vlae.report.metric_values import metrics_of_results
-from vlae.report.runs import LeftOut, Run, Runs, collect
-from vlae.report.sources.run_files import Config, Configs, History, PerImage
+from vlae.report.runs import History, LeftOut, Run, Runs, collect
+from vlae.report.sources.run_files import Config, Configs, PerImage
 from vlae.runs.directory import read_status
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, expanded, read_json

@@ -1,4 +1,4 @@
-"""The files of a run directory: its configuration, the metrics of its epochs, the results of each test image."""
+"""The files of a run directory: its configuration, and the results of each test image."""
 
 import io
 import os
@@ -10,7 +10,6 @@ import numpy as np
 import yaml
 
 from vlae.config.run_id import exact_text, id_of, newer_schema, scientific, settings
-from vlae.runs.directory import metrics_of
 from vlae.system.disk import RecordError
 from vlae.system.files import LARGEST_CONFIG, check_bounded, read_bytes
 from vlae.system.npz import Archive
@@ -61,27 +60,10 @@ class Configs:
         return Config(id_of(container, texts), found, "schema_version" not in container)
 
 
-class History:
-    """The lines of metrics.jsonl, read when they are asked for; a line torn by a kill does not count."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __call__(self, every: int = 1) -> list[dict[str, Any]]:
-        """The first line, and then one in ``every``. RecordError: one of them is no JSON object."""
-        lines = (read_bytes(self.path) or b"").split(b"\n")[:-1]
-        return metrics_of(self.path, [line for n, line in enumerate(lines, 1) if n == 1 or n % every == 0])
-
-    def epochs(self) -> int:
-        """The number of whole lines."""
-        return (read_bytes(self.path) or b"").count(b"\n")
-
-
-class PerImage:
+class PerImage(NamedTuple):
     """The arrays of test_log_likelihood.npz, with one entry per test image, read when they are asked for."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    path: str
 
     def __call__(self, name: str) -> np.ndarray | None:
         """The array of this name: [images], NaN where an image has no value. None: there is no such array.

@@ -18,17 +18,9 @@ from typing import Any, final
 from vlae.errors import out_of_memory
 from vlae.runs.lease import DEAD_AFTER, FORCED, PULSE_EVERY, Pulse, last_number, living_claim, now, read_claim
 from vlae.runs.schema import Claim
+from vlae.system import files
 from vlae.system.console import position, share
 from vlae.system.disk import DiskError, RecordError, patient, patiently, refusal_in
-from vlae.system.files import (
-    cannot_write,
-    check_inside,
-    json_bytes,
-    read_json,
-    remove_abandoned,
-    write_atomically,
-    write_json,
-)
 from vlae.system.interruption import Interrupted
 from vlae.system.processes import is_owned_by
 
@@ -47,16 +39,16 @@ class RunHeld(RecordError):
 
 def last_claim(run: Path) -> tuple[int, Claim | None]:
     """The number of the last attempt of the run in ``run``, and its claim if that is alive."""
-    number, status = last_number(run / "attempts"), read_json(run / "status.json") or {}
+    number, status = last_number(run / "attempts"), files.read_json(run / "status.json") or {}
     last_sign = status.get("updated") if status.get("attempt") == number else None
-    return number, living_claim(check_inside(run, "attempts", str(number)), last_sign)
+    return number, living_claim(files.check_inside(run, "attempts", str(number)), last_sign)
 
 
 def refuse_if_held(run: Path) -> None:
     """RunHeld where a living process executes the run in ``run``."""
     number, holder = last_claim(run)
     if holder:
-        status = read_json(run / "status.json") or {}
+        status = files.read_json(run / "status.json") or {}
         progress = status["progress"] if status.get("attempt") == number else {}
         raise RunHeld(_held_message(run, status.get("run_id", run.name), number, holder, progress), holder)
 
@@ -72,7 +64,7 @@ def remove_leftovers(run: Path, over: range) -> None:
         with contextlib.suppress(RecordError):  # damaged, or of an older version
             if claim := read_claim(attempt):
                 whose.append((claim["place"], claim["pid"], claim["process_start"]))
-    remove_abandoned(run, lambda name: any(is_owned_by(name, *each) for each in whose))
+    files.remove_abandoned(run, lambda name: any(is_owned_by(name, *each) for each in whose))
     rests = [*run.glob("checkpoints/.*.next"), *run.glob("checkpoints/.*.link")]
     rests += [run / "attempts" / str(number) / name for number in over for name in (RESERVE, WAITING)]
     for rest in rests:
@@ -114,12 +106,12 @@ class Reserve:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise cannot_write(self._place, error) from error
+            raise files.cannot_write(self._place, error) from error
 
     def say(self, name: str, content: dict[str, Any]) -> bool:
         """Puts ``content`` in the file of this name; whether that was possible."""
         message = content.get("message")
-        text = json_bytes({**content, "message": message and message[: self.SIZE // 8]})
+        text = files.json_bytes({**content, "message": message and message[: self.SIZE // 8]})
         try:
             with self._place.open("rb+", buffering=0) as file:
                 file.write(text.ljust(self.SIZE))
@@ -170,7 +162,7 @@ class Attempt:
         return self.directory / "log.txt"
 
     def __enter__(self) -> "Attempt":
-        self._claim = read_json(self.directory / "claim.json")
+        self._claim = files.read_json(self.directory / "claim.json")
         self._reserve.take()
         self._pulse.start()
         return self
@@ -186,7 +178,7 @@ class Attempt:
             return
         self._reserve.take_back()
         self._stop_if_succeeded()
-        if read_json(self.directory / "claim.json") != self._claim:
+        if files.read_json(self.directory / "claim.json") != self._claim:
             raise RecordError(f"{self.directory} is no longer that of this process, which stops")
 
     def heartbeat(self, progress: dict[str, Any]) -> None:
@@ -256,12 +248,12 @@ class Attempt:
         with contextlib.nullcontext() if error is None else patient(None):
             if isinstance(error, Exception) and not refusal_in(error):
                 text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
-                write_atomically(self.directory / "traceback.txt", text)
+                files.write_atomically(self.directory / "traceback.txt", text)
             if not self._succeeded():
                 done = {"progress": self._progress, "gpu_seconds": self._spent()}
                 self._write_status(attempt=self.number, **done, **end)
             # releases the run
-            write_json(self.directory / "ended.json", {**end, "ended": now()})
+            files.write_json(self.directory / "ended.json", {**end, "ended": now()})
 
     def _outcome(self, error: BaseException | None) -> tuple[str, str | None, str | None]:
         if self.directory.parent.parent.joinpath("results.json").is_file():

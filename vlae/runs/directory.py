@@ -27,25 +27,8 @@ from vlae.runs.attempts import WAITING, Attempt, last_claim, refuse_if_held, rem
 from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
 from vlae.runs.rerun import out_of_place, put_in_place, recover_all
 from vlae.runs.schema import Claim, RunState, Status, check_status
+from vlae.system import files
 from vlae.system.disk import RecordError, patiently
-from vlae.system.files import (
-    LARGEST_CONFIG,
-    StrPath,
-    appearing,
-    cannot_write,
-    check_bounded,
-    check_inside,
-    check_links,
-    expanded,
-    json_bytes,
-    opener,
-    read_by,
-    read_bytes,
-    read_json,
-    whole_lines_end,
-    write_atomically,
-    write_json,
-)
 
 STATES: tuple[RunState, ...] = get_args(RunState)
 STATUS_KEYS = tuple(Status.__annotations__)
@@ -59,7 +42,7 @@ HEADER = """\
 class RunDirectory:
     """One run on disk. Holds nothing in memory that matters: any number of processes may look at the same one."""
 
-    def __init__(self, path: StrPath) -> None:
+    def __init__(self, path: files.StrPath) -> None:
         self.path = Path(path).absolute()
         self._name = str(self.path)  # a Path for each file of 10,000 runs would take as long as to read it
         self._lock = threading.RLock()  # the loop and the pulse of an attempt both write status.json
@@ -68,7 +51,7 @@ class RunDirectory:
         return f"RunDirectory({str(self.path)!r})"
 
     @classmethod
-    def create(cls, runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> "RunDirectory":
+    def create(cls, runs_dir: files.StrPath, run_id: str, config: dict[str, Any]) -> "RunDirectory":
         """The directory of ``run_id`` with ``config`` frozen in it; one that exists is returned as it is.
 
         It appears whole or not at all, whoever else creates it at the same moment.
@@ -79,9 +62,9 @@ class RunDirectory:
         if _is_run(run.path):
             return run
         content = _yaml_bytes(config)
-        with appearing(run.path) as staged:
+        with files.appearing(run.path) as staged:
             staged.joinpath("attempts").mkdir()
-            write_atomically(staged / "config.yaml", content)
+            files.write_atomically(staged / "config.yaml", content)
             cls(staged).write_status(run_id=run_id)
         return run
 
@@ -93,11 +76,11 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         """The frozen config. RecordError where it is not the one that the run's id was made from."""
         path = self.path / "config.yaml"
-        if (content := read_bytes(path, LARGEST_CONFIG)) is None:
+        if (content := files.read_bytes(path, files.LARGEST_CONFIG)) is None:
             raise RecordError(f"{self.path} is not a run: it has no config.yaml")
         try:
             config = yaml.safe_load(content)
-            check_bounded(config)
+            files.check_bounded(config)
             if reason := newer_schema(config):
                 raise RecordError(f"{path} was {reason}")
             given = run_id_of(config)
@@ -116,11 +99,11 @@ class RunDirectory:
         """Freezes how a start with ``config`` asks for the run to be carried out: device, where data lie, ..."""
         frozen = self.config()
         if (wanted := carried_out_as(frozen, config)) != frozen:
-            write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
+            files.write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
 
     def results(self) -> dict[str, Any] | None:
         """The results; None: none yet. RecordError: results.json holds no metrics and so proves nothing."""
-        results = read_json(f"{self._name}/results.json")
+        results = files.read_json(f"{self._name}/results.json")
         if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
             raise RecordError(
                 f"{self.path / 'results.json'} holds no metrics of a run: expected them under the key test, got "
@@ -130,7 +113,7 @@ class RunDirectory:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Last of all: from this moment the run is done."""
-        write_json(self.path / "results.json", results)
+        files.write_json(self.path / "results.json", results)
 
     # --- state
 
@@ -153,8 +136,8 @@ class RunDirectory:
             return status
         attempt = self._attempt(status["attempt"] or 0)
         if self.holder() is not None:
-            return {**status, "reason": (read_json(attempt / WAITING) or {}).get("reason")}
-        if (end := read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
+            return {**status, "reason": (files.read_json(attempt / WAITING) or {}).get("reason")}
+        if (end := files.read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
             return corrected(end["state"], end.get("reason"), end.get("message"))
         claim = read_claim(attempt)
         process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
@@ -178,22 +161,22 @@ class RunDirectory:
             raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; got {fields}")
         with self._lock:
             status = read_status(self._name) | {"updated": now()} | fields
-            write_json(self.path / "status.json", status)
+            files.write_json(self.path / "status.json", status)
 
     # --- metrics
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         """One line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
-        self._append(json_bytes(values, indent=None), [])
+        self._append(files.json_bytes(values, indent=None), [])
 
     @patiently
     def _append(self, line: bytes, sizes: list[int]) -> None:
         """sizes: filled by the first try, so that a second one replaces a line that may have arrived after all."""
         path = self.path / "metrics.jsonl"
         try:
-            with open(path, "ab+", buffering=0, opener=opener) as file:
+            with open(path, "ab+", buffering=0, opener=files.opener) as file:
                 if not sizes:
-                    sizes.append(whole_lines_end(file))
+                    sizes.append(files.whole_lines_end(file))
                 file.truncate(sizes[0])
                 try:
                     if file.write(line) != len(line):  # the disk is full
@@ -203,7 +186,7 @@ class RunDirectory:
                     file.truncate(sizes[0])
                     raise
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise files.cannot_write(path, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines."""
@@ -211,7 +194,7 @@ class RunDirectory:
 
     def metrics_size(self) -> int:
         """Bytes of the whole lines: what a checkpoint remembers for `truncate_metrics`."""
-        return read_by(whole_lines_end, self.path / "metrics.jsonl") or 0
+        return files.read_by(files.whole_lines_end, self.path / "metrics.jsonl") or 0
 
     def truncate_metrics(self, size: int) -> None:
         """Back to the lines that were there when `metrics_size` gave ``size``."""
@@ -219,16 +202,16 @@ class RunDirectory:
         if size > len(lines) or (size and lines[size - 1 : size] != b"\n"):
             raise RecordError(f"{path}: no line ends at byte {size}; its whole lines are {len(lines)} bytes")
         if path.exists():
-            write_atomically(path, lines[:size])
+            files.write_atomically(path, lines[:size])
 
     def _whole_lines(self) -> bytes:
-        content = read_bytes(self.path / "metrics.jsonl") or b""
+        content = files.read_bytes(self.path / "metrics.jsonl") or b""
         return content[: content.rfind(b"\n") + 1]
 
     def check_links(self) -> None:
         """RecordError where a link in this directory leads out of it: nothing must be written or sent through it."""
         # the client of W&B itself links to a log in its cache, which nobody reads, writes or sends again
-        check_links(self.path, but="tracking/wandb/*/logs")
+        files.check_links(self.path, but="tracking/wandb/*/logs")
 
     # --- who executes it
 
@@ -266,7 +249,7 @@ class RunDirectory:
         """
         number, end = last_number(self.path / "attempts"), {"state": "interrupted", "reason": reason}
         self.write_status(attempt=number, message=None, **end)
-        write_json(self._attempt(number) / "ended.json", {**end, "message": None, "ended": now()})
+        files.write_json(self._attempt(number) / "ended.json", {**end, "message": None, "ended": now()})
 
     def holder(self) -> Claim | None:
         """The claim of the living process that executes this run, if there is one."""
@@ -277,10 +260,10 @@ class RunDirectory:
         refuse_if_held(self.path)
 
     def _attempt(self, number: int) -> Path:
-        return check_inside(self.path, "attempts", str(number))
+        return files.check_inside(self.path, "attempts", str(number))
 
 
-def metrics_of(path: StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
+def metrics_of(path: files.StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
     """Lines of ``path``, parsed. RecordError: one is no JSON object."""
     try:
         found = [json.loads(line) for line in lines]
@@ -300,19 +283,19 @@ def read_status(run: str) -> Status:
     RecordError: it cannot be read, or a key of it has a value that no run writes.
     """
     file = f"{run}/status.json"
-    status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (read_json(file) or {})
+    status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (files.read_json(file) or {})
     return check_status(file, status)
 
 
 # --- many runs -------------------------------------------------------------------------------------------------
 
 
-def all_runs(runs_dir: StrPath) -> list[RunDirectory]:
+def all_runs(runs_dir: files.StrPath) -> list[RunDirectory]:
     """Every run in ``runs_dir``, by name."""
     return [RunDirectory(Path(runs_dir) / name) for name in run_names(runs_dir)]
 
 
-def find(runs_dir: StrPath, name: str, *, to_write: bool = False) -> RunDirectory:
+def find(runs_dir: files.StrPath, name: str, *, to_write: bool = False) -> RunDirectory:
     """The run that ``name`` means: its directory, its id, or a prefix of either that no other run shares.
 
     It is found where it is whole, even if a forced run was killed while it took its place. Nothing is written, unless
@@ -320,7 +303,7 @@ def find(runs_dir: StrPath, name: str, *, to_write: bool = False) -> RunDirector
     Errors: RecordError that lists the candidates, or where it looked and which names are near.
     """
     try:
-        given, runs_dir = Path(expanded(name) if "/" in name else name), expanded(runs_dir)
+        given, runs_dir = Path(files.expanded(name) if "/" in name else name), files.expanded(runs_dir)
     except ValueError as error:
         raise RecordError(str(error)) from error
     folder, prefix = (given.parent, given.name) if len(given.parts) > 1 else (Path(runs_dir), name)
@@ -349,7 +332,7 @@ def find(runs_dir: StrPath, name: str, *, to_write: bool = False) -> RunDirector
     raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
 
 
-def run_names(runs_dir: StrPath) -> list[str]:
+def run_names(runs_dir: files.StrPath) -> list[str]:
     """Names of the runs in ``runs_dir``; hidden directories are none."""
     folder = os.fspath(runs_dir)  # a Path for each of 10,000 runs takes longer than to look at it
     try:
@@ -358,7 +341,7 @@ def run_names(runs_dir: StrPath) -> list[str]:
         return []
 
 
-def earlier_twins(runs_dir: StrPath, containers: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+def earlier_twins(runs_dir: files.StrPath, containers: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """For runs without a directory: the run of an earlier scheme of ids that has the same settings.
 
     containers: the configurations, by run id.
@@ -369,9 +352,10 @@ def earlier_twins(runs_dir: StrPath, containers: Mapping[str, dict[str, Any]]) -
             wanted.setdefault(run_id.rpartition("-")[0], {})[exact_text(settings(container))] = run_id
     found = {}
     for name in run_names(runs_dir) if wanted else ():
-        known = wanted.get(name.rpartition("-")[0])
-        content = read_bytes(f"{os.fspath(runs_dir)}/{name}/config.yaml", LARGEST_CONFIG) if known else None
-        if known and content and b"\nschema_version: " not in content:
+        if not (known := wanted.get(name.rpartition("-")[0])):
+            continue
+        content = files.read_bytes(f"{os.fspath(runs_dir)}/{name}/config.yaml", files.LARGEST_CONFIG)
+        if content and b"\nschema_version: " not in content:
             with suppress(yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
                 if twin := known.get(exact_text(settings(yaml.load(content, yaml.CSafeLoader)))):
                     found[twin] = name
@@ -396,14 +380,14 @@ def _yaml_bytes(config: dict[str, Any]) -> bytes:
     return text.encode()
 
 
-def _is_run(path: StrPath) -> bool:
+def _is_run(path: files.StrPath) -> bool:
     return os.path.isfile(os.path.join(path, "config.yaml"))
 
 
 # --- forced runs -----------------------------------------------------------------------------------------------
 
 
-def forced_directory(runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
+def forced_directory(runs_dir: files.StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
     """The directory in which ``run_id`` is executed again, beside its old results.
 
     Errors: RunHeld where a living process executes the old one.
@@ -412,6 +396,6 @@ def forced_directory(runs_dir: StrPath, run_id: str, config: dict[str, Any]) -> 
     return RunDirectory.create(Path(runs_dir) / FORCED, run_id, config)
 
 
-def promote(forced: RunDirectory, runs_dir: StrPath) -> RunDirectory:
+def promote(forced: RunDirectory, runs_dir: files.StrPath) -> RunDirectory:
     """The forced run in the place of the old one; `vlae.runs.rerun.put_in_place` says how."""
     return RunDirectory(put_in_place(runs_dir, forced.path.name))

@@ -13,16 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlae.runs import snapshot_check
+from vlae.system import files
 from vlae.system.disk import RecordError
-from vlae.system.files import (
-    StrPath,
-    appearing,
-    cannot_write,
-    json_bytes,
-    read_bytes,
-    read_json,
-    write_atomically,
-)
 from vlae.system.locations import SOURCE
 
 CODE = ".code"  # in runs_dir
@@ -41,7 +33,7 @@ def description() -> dict[str, Any]:
     """
     if SOURCE.parent.name == CODE:
         _refuse_damage(SOURCE)
-        found = read_json(SOURCE / snapshot_check.COMMIT) or {}
+        found = files.read_json(SOURCE / snapshot_check.COMMIT) or {}
         return {"hash": SOURCE.name, "commit": found.get("commit"), "changed": found.get("changed")}
     contents = _contents()
     found = _commit(contents)
@@ -57,7 +49,7 @@ def executed() -> dict[str, Any]:
     return description()
 
 
-def freeze(runs_dir: StrPath) -> Path:
+def freeze(runs_dir: files.StrPath) -> Path:
     """A copy of the code in ``runs_dir/.code/<hash>``: made where it is not there, repaired where it is damaged.
 
     It holds, as they are now, the files of PLACES, and beside them the modules (``*.py``) and packages (with an
@@ -75,9 +67,9 @@ def freeze(runs_dir: StrPath) -> Path:
         return SOURCE
     contents = _contents()  # read once, so that what is copied is what the name says
     place = Path(runs_dir).absolute() / CODE / snapshot_check.digest(contents)
-    record = json_bytes({**_commit(contents), "files": snapshot_check.checksums(contents)})
+    record = files.json_bytes({**_commit(contents), "files": snapshot_check.checksums(contents)})
     if not os.path.lexists(place):
-        with appearing(place) as staged:
+        with files.appearing(place) as staged:
             for name, content in contents.items():
                 target = staged / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +77,8 @@ def freeze(runs_dir: StrPath) -> Path:
             (staged / snapshot_check.COMMIT).write_bytes(record)
     if trouble := snapshot_check.damage(str(place)):
         _repair(place, contents, trouble)
-    if _is_ours(place) and read_bytes(place / snapshot_check.COMMIT) != record:
-        write_atomically(place / snapshot_check.COMMIT, record)
+    if _is_ours(place) and files.read_bytes(place / snapshot_check.COMMIT) != record:
+        files.write_atomically(place / snapshot_check.COMMIT, record)
     return place
 
 
@@ -120,11 +112,11 @@ def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
                 place.joinpath(name).unlink()
         for name, content in contents.items():
             target = place / name
-            if target.is_symlink() or not target.is_file() or read_bytes(target) != content:
+            if target.is_symlink() or not target.is_file() or files.read_bytes(target) != content:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, content)
+                files.write_atomically(target, content)
     except OSError as error:
-        raise cannot_write(place, error) from error
+        raise files.cannot_write(place, error) from error
     if left := snapshot_check.damage(str(place)):
         raise RecordError(f"the frozen code {place} cannot be repaired: {left}; delete it")
 
@@ -170,7 +162,7 @@ def _content(file: Path) -> bytes | None:
     with contextlib.suppress(OSError):  # which reading it will raise again
         if not file.is_file() or file.stat().st_size > LARGEST:
             return None
-    return read_bytes(file.resolve())
+    return files.read_bytes(file.resolve())
 
 
 def _git(*words: str) -> str | None:

@@ -7,18 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import (
-    Metric,
-    Published,
-    Rows,
-    Runs,
-    RunsDir,
-    Where,
-    ending_of,
-    keys_of,
-    out_option,
-    refuse_unwritable,
-)
+from vlae.cli import options
 from vlae.errors import UserError
 
 SETTINGS = {"short_help": "Print a table of runs: models by datasets, the best in bold."}
@@ -36,14 +25,14 @@ ENDINGS = {
 
 
 def table(
-    name: Runs = None,
-    rows: Rows = None,
+    name: options.Runs = None,
+    rows: options.Rows = None,
     cols: Annotated[str | None, typer.Option(help="Keys, comma-separated: dataset,output_dist")] = None,
-    metric: Metric = None,
-    where: Where = "",
+    metric: options.Metric = None,
+    where: options.Where = "",
     decimals: Annotated[int, typer.Option(min=0, max=15, help="Decimals of every number.")] = 2,
     transpose: Annotated[bool, typer.Option("--transpose", help="Columns as rows.")] = False,
-    published: Published = False,
+    published: options.Published = False,
     format: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +40,7 @@ def table(
         ),
     ] = None,
     out: Annotated[
-        Path | None, out_option("The file to write: .txt, .md, .tex, .html, .csv or .json.")
+        Path | None, options.out_option("The file to write: .txt, .md, .tex, .html, .csv or .json.")
     ] = None,
     source: Annotated[
         str | None,
@@ -61,7 +50,7 @@ def table(
     per_image: Annotated[
         bool, typer.Option("--per-image", help="With --from: compare image by image; two requests per run.")
     ] = False,
-    runs_dir: RunsDir = "runs",
+    runs_dir: options.RunsDir = "runs",
 ) -> None:
     """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
     from vlae.report.runs import collect
@@ -72,7 +61,7 @@ def table(
     from vlae.system.console import Console
     from vlae.system.files import write_output
 
-    row_keys, column_keys = keys_of("--rows", rows), keys_of("--cols", cols)
+    row_keys, column_keys = options.keys_of("--rows", rows), options.keys_of("--cols", cols)
     format = _format(format, out, (TERMINAL, *FORMATS))
     runs = collect(_source(runs_dir, name, source, group, per_image))
     found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, literature=published)
@@ -99,12 +88,12 @@ def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> st
 
     asked = ENDINGS.get(asked or "", asked)
     if asked is None:
-        return ENDINGS[ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
+        return ENDINGS[options.ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
     if asked not in choices:
         known = ", ".join(choices)
         raise UserError(f"--format: expected one of {known}, got {asked!r}{near(asked, choices)}")
     if out is not None:
-        refuse_unwritable(out)
+        options.refuse_unwritable(out)
     return asked
 
 

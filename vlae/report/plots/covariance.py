@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from vlae.report.plots.frame import Captioned, bare, grid, heading
+from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
 
@@ -15,19 +15,19 @@ COLORS = "cividis"
 """Its lightness rises with the value, so it reads the same in grey."""
 
 
-def covariance(panels: Sequence[Panel], options: Options) -> Captioned:
+def covariance(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """A row per image, a column per model (narrow: transposed); each matrix on its own scale, symmetric around 0."""
     models = load_models(panels, options.images, options.warn)
     pictures = models[0][1].pictures(options.images)
     names, size = [series.name for series, _ in models], (len(pictures), len(models) + 1)
-    figure, axes, inches = grid(names, size, INCHES, tall=1.25, margin=0.6, narrow=options.narrow)
+    figure, axes, inches = frame.grid(names, size, INCHES, tall=1.25, margin=0.6, narrow=options.narrow)
     for each in axes.ravel():
-        bare(each)
+        frame.bare(each)
     for each, picture in zip(axes[:, 0], pictures, strict=True):
         each.imshow(picture, cmap="gray", vmin=0, vmax=1)
     axes[0, 0].set_title("Test image")
     for column, (series, model) in zip(axes.T[1:], models, strict=True):
-        heading(column[0], series, inches)
+        frame.heading(column[0], series, inches)
         for each, matrix in zip(column, model.covariances(options.images), strict=True):
             top = np.abs(matrix).max()
             each.imshow(matrix, cmap=COLORS, vmin=-top, vmax=top)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vlae.errors import UserError
-from vlae.report.plots.frame import Captioned, few_numbers, frame, legend, line, whole_numbers
+from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, of_seeds
 from vlae.report.runs import Run
 from vlae.report.tables.captions import UNIT
@@ -26,27 +26,27 @@ class _Curve(NamedTuple):
     """[seeds, epochs]"""
 
 
-def curves(panels: Sequence[Panel], options: Options) -> Captioned:
+def curves(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One line per series: the mean over seeds up to the last epoch of all, in a band of the standard error."""
     found = [(p, [c for series in p.series if (c := _curve(series, options.warn))]) for p in panels]
     found = [(panel, curves) for panel, curves in found if curves]
     if not found:
         raise UserError("curves: no run has finished an epoch yet")
-    figure, axes = frame([panel.title for panel, _ in found], narrow=options.narrow)
+    figure, axes = frame.subplots([panel.title for panel, _ in found], narrow=options.narrow)
     for each, (panel, own) in zip(axes, found, strict=True):
         for number, curve in enumerate(own):
             mean, error = mean_and_error(curve.of_seeds)
             every = max(1, len(mean) // 6)
             first = int(number / len(own) * every)  # so that the markers of several lines lie apart
-            line(each, curve.series, curve.epochs, mean, error, markevery=(first, every))
+            frame.line(each, curve.series, curve.epochs, mean, error, markevery=(first, every))
         each.set_xlabel("Epoch")
         each.set_ylabel(f"{_selection(panel)} ELBO ({UNIT}{_space(panel)})")
         _cut_off_the_beginning(each, own)
-        whole_numbers(each.xaxis)
-        few_numbers(each.yaxis)
+        frame.whole_numbers(each.xaxis)
+        frame.few_numbers(each.yaxis)
         if max(curve.epochs[-1] for curve in own) == 1:  # else the frame would end at 0.95 and 1.05
             each.set_xlim(0.5, 1.5)
-    legend(figure, axes, narrow=options.narrow)
+    frame.legend(figure, axes, narrow=options.narrow)
     names = " or ".join(dict.fromkeys(_selection(panel) for panel, _ in found))
     space = next((_space(panel) for panel, _ in found if _space(panel)), "")
     seeds = of_seeds([len(curve.of_seeds) for _, own in found for curve in own], "; bands:")
@@ -70,7 +70,7 @@ def _points(run: Run, warn: Callable[[str], None]) -> dict[int, float]:
     key = f"{run.settings.get(SELECTION, 'validation')}/elbo_nats"
     try:
         lines = run.history() if run.history else []
-        points = {int(line["epoch"]): float(line[key]) for line in lines if line.get(key) is not None}
+        points = {int(each["epoch"]): float(each[key]) for each in lines if each.get(key) is not None}
     except (RecordError, LookupError, TypeError, ValueError) as error:
         warn(f"left out: {run.id} ({error})")
         return {}

@@ -6,16 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.artist import Artist
 
-from vlae.report.plots.frame import (
-    Captioned,
-    few_numbers,
-    frame,
-    heading,
-    legend_of,
-    line,
-    logarithmic,
-    sample_of,
-)
+from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.style import OTHER_PROPOSALS, PROPOSALS
 from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
@@ -27,27 +18,27 @@ WIDTH = 2.6
 PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
 
 
-def estimators(panels: Sequence[Panel], options: Options) -> Captioned:
+def estimators(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One panel per model, one line per proposal, in a band of the Monte Carlo standard error."""
     models = load_models(panels, options.images, options.warn)
-    figure, axes = frame([series.name for series, _ in models], WIDTH, 2.2, narrow=options.narrow)
+    figure, axes = frame.subplots([series.name for series, _ in models], WIDTH, 2.2, narrow=options.narrow)
     proposals: dict[str, Artist] = {}
     for each, (series, model) in zip(axes, models, strict=True):
-        heading(each, series, WIDTH)
+        frame.heading(each, series, WIDTH)
         sizes = sample_sizes(options.samples or series.runs[0].settings[SAMPLED])
         for proposal in json.loads(series.runs[0].settings[PROPOSED]):
             mean, error = model.estimates(proposal, options.images, sizes)
             linestyle, fillstyle = PROPOSALS.get(proposal, OTHER_PROPOSALS)
             look = {"linestyle": linestyle, "fillstyle": fillstyle}
-            proposals.setdefault(proposal, sample_of(marker="o", **look))
-            line(each, series, sizes, mean, error, label=proposal, **look)
-        logarithmic(each, 1, sizes[-1])
-        few_numbers(each.yaxis)
+            proposals.setdefault(proposal, frame.sample_of(marker="o", **look))
+            frame.line(each, series, sizes, mean, error, label=proposal, **look)
+        frame.logarithmic(each, 1, sizes[-1])
+        frame.few_numbers(each.yaxis)
         each.set_xlabel("Samples per image")
     for each in axes:
         if (place := each.get_subplotspec()) and place.is_first_col():
             each.set_ylabel(f"Log-likelihood ({UNIT})")
-    legend_of(figure, proposals, narrow=options.narrow)
+    frame.legend_of(figure, proposals, narrow=options.narrow)
     images = counted(min(options.images, len(models[0][1].x)), "test image")
     figure.caption = (
         f"Importance-sampled log-likelihood in {UNIT} of the first {images}, {panels[0].title}, over the number of "

@@ -76,7 +76,7 @@ def file_content(figure: Captioned, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def frame(
+def subplots(
     titles: Sequence[str], width: float = 3.4, height: float = 2.6, *, narrow: bool = False
 ) -> tuple[Captioned, list[Axes]]:
     """A panel of so many inches for each title. narrow: below each other, within NARROW inches."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from vlae.report.plots.frame import Captioned, few_numbers, grid, heading, legend_of, look, sample_of
+from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
 from vlae.report.tables.groups import Configuration
@@ -25,23 +25,27 @@ Q, UPDATES, SEARCH = "q(z | x)", "updates", "search for the mode"
 _SEARCHED = {"color": "black", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
 
 
-def paths(panels: Sequence[Panel], options: Options) -> Captioned:
+def paths(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """A row per image, a column per model; narrow: transposed."""
     models = load_models(panels, options.images, options.warn)
     rows, columns = min(options.images, len(models[0][1].x)), len(models)
     names = [series.name for series, _ in models]
-    figure, axes, inches = grid(names, (rows, columns), INCHES, margin=0.0, narrow=options.narrow)
+    figure, axes, inches = frame.grid(names, (rows, columns), INCHES, margin=0.0, narrow=options.narrow)
     for of_model, (series, model) in zip(axes.T, models, strict=True):
-        heading(of_model[0], series, inches)
+        frame.heading(of_model[0], series, inches)
         for i, each in enumerate(of_model):
             _panel(each, series, model, i)
             for axis in (each.xaxis, each.yaxis):
-                few_numbers(axis, 2 if options.narrow else 4)
+                frame.few_numbers(axis, 2 if options.narrow else 4)
     for i, of_image in enumerate(axes):
         name = of_image[-1].set_xlabel if options.narrow else of_image[0].set_ylabel
         name(f"Test image {i + 1}")
-    samples = {Q: sample_of(linewidth=0.9), UPDATES: sample_of(marker="."), SEARCH: sample_of(**_SEARCHED)}
-    legend_of(figure, samples, narrow=options.narrow)
+    samples = {
+        Q: frame.sample_of(linewidth=0.9),
+        UPDATES: frame.sample_of(marker="."),
+        SEARCH: frame.sample_of(**_SEARCHED),
+    }
+    frame.legend_of(figure, samples, narrow=options.narrow)
     figure.caption = (
         "Contours: log p(z | x), 1, 2, 4, ... standard deviations of a Gaussian below its highest point; ellipse: q at "
         f"2 standard deviations; {SEARCH}: that of the Laplace proposal, from the model's own guess (○) to its end "
@@ -51,7 +55,7 @@ def paths(panels: Sequence[Panel], options: Options) -> Captioned:
 
 
 def _panel(axes: Axes, series: Configuration, model: "Inspection", image: int) -> None:
-    found, style = model.latent_paths(image), look(series)
+    found, style = model.latent_paths(image), frame.look(series)
     low, high = _frame(found)
     x, y = (np.linspace(low[k], high[k], FINE) for k in range(2))
     points = np.stack(np.meshgrid(x, y), -1)

@@ -13,16 +13,7 @@ from matplotlib.axes import Axes
 
 from vlae.errors import UserError
 from vlae.report.metric_values import what_and_estimator
-from vlae.report.plots.frame import (
-    NARROW,
-    Captioned,
-    dagger,
-    dagger_notes,
-    few_numbers,
-    frame,
-    legend,
-    point,
-)
+from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, of_seeds
 from vlae.report.tables.captions import NAMES, UNIT, description
 from vlae.report.tables.cells import is_unreliable, with_metric
@@ -48,22 +39,22 @@ class _Point(NamedTuple):
     published: Published | None
 
 
-def points(panels: Sequence[Panel], options: Options) -> Captioned:
+def points(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """A group of points for each T, one point per model with its standard error; published values are open diamonds."""
     metric = options.metric or ""
     kept = with_metrics(panels, [metric], options.warn)
     found = [_points(panel, metric, options.published) for panel in kept]
     groups = max(len({_updates(each.series) for each in of_panel}) for of_panel in found)
     width = min(WIDEST, max(3.4, 1.2 + 0.7 * groups, 1.2 + 0.15 * max(map(len, found))))
-    figure, axes = frame([panel.title for panel in kept], width=width, narrow=options.narrow)
-    marked, doubts, doubt = dagger_notes([each.unreliable for of_panel in found for each in of_panel])
+    figure, axes = frame.subplots([panel.title for panel in kept], width=width, narrow=options.narrow)
+    marked, doubts, doubt = frame.dagger_notes([each.unreliable for of_panel in found for each in of_panel])
     for each, of_panel in zip(axes, found, strict=True):
-        _panel(each, of_panel, marked, NARROW if options.narrow else width)
+        _panel(each, of_panel, marked, frame.NARROW if options.narrow else width)
         each.set_xlabel("Updates, steps or flows T")
         each.set_ylabel(axis_label(metric))
     every = [each for of_panel in found for each in of_panel]
     sources = [each.published.source for each in every if each.published]
-    legend(figure, axes, narrow=options.narrow)
+    frame.legend(figure, axes, narrow=options.narrow)
     seeds = f"{description(metric)}: {of_seeds([len(each.series.runs) for each in every], ', with')}"
     caveats = literature(sources, metric) if options.published else []
     figure.caption = ". ".join([seeds, *doubts, *caveats]) + "."
@@ -115,16 +106,16 @@ def _panel(axes: Axes, found: Sequence[_Point], marked: bool, inches: float) -> 
     for position, group in enumerate(groups):
         for number, each in enumerate(group):
             x = position + (number - (len(group) - 1) / 2) * apart
-            point(axes, each.series, x, each.mean, yerr=each.error if np.isfinite(each.error) else None)
+            frame.point(axes, each.series, x, each.mean, yerr=each.error if np.isfinite(each.error) else None)
             if each.published:
                 axes.plot(x, each.published.value, "D", color="black", mfc="white", label=PUBLISHED, zorder=4)
             if marked and each.unreliable:
-                dagger(axes, x, each.mean)
+                frame.dagger(axes, x, each.mean)
     every = math.ceil(len(updates) / (LABELS_AN_INCH * inches))
     shown = range(0, len(updates), every)
     axes.set_xticks(shown, [NONE if updates[i] is None else str(updates[i]) for i in shown])
     axes.set_xlim(-0.6, len(updates) - 0.4)
-    few_numbers(axes.yaxis)
+    frame.few_numbers(axes.yaxis)
 
 
 def _updates(series: Configuration) -> Any:

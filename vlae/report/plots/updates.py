@@ -6,19 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vlae.errors import UserError
-from vlae.report.plots.frame import (
-    INCHES_OF_A_LINE,
-    NARROW,
-    Captioned,
-    bare,
-    few_numbers,
-    heading,
-    legend,
-    line,
-    lines_of,
-    whole_numbers,
-    wrap,
-)
+from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error
 from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
 from vlae.report.tables.groups import Configuration
@@ -31,7 +19,7 @@ LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has
 REFINED = ("model.num_updates", "model.num_steps")
 
 
-def updates(panels: Sequence[Panel], options: Options) -> Captioned:
+def updates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One strip per model: the test images, then their reconstructions after each update; beside them the error."""
     models = load_models(panels, options.images, options.warn)
     found = [
@@ -43,18 +31,18 @@ def updates(panels: Sequence[Panel], options: Options) -> Captioned:
         raise UserError(f"updates: {LACKING}")
     pictures = models[0][1].pictures(options.images)
     most = max(len(updated.pictures) for _, updated in found)
-    inches = min(INCHES, NARROW / (most + 1)) if options.narrow else INCHES
+    inches = min(INCHES, frame.NARROW / (most + 1)) if options.narrow else INCHES
     figure, strips, errors = _frame(found, most + 1, inches, len(pictures), options.narrow)
     for axes, (series, updated) in zip(strips, found, strict=True):
         tiles = np.concatenate([pictures[None], updated.pictures[:, : len(pictures)]])
         _strip(axes, series, tiles, most + 1, inches * (most + 1))
     for series, updated in found:
-        line(errors, series, np.arange(len(updated.errors)), *mean_and_error(updated.errors.T))
+        frame.line(errors, series, np.arange(len(updated.errors)), *mean_and_error(updated.errors.T))
     errors.set_xlabel("Update")
     errors.set_ylabel("Mean squared error per pixel")
-    whole_numbers(errors.xaxis)
-    few_numbers(errors.yaxis)
-    legend(figure, [errors], narrow=options.narrow)
+    frame.whole_numbers(errors.xaxis)
+    frame.few_numbers(errors.yaxis)
+    frame.legend(figure, [errors], narrow=options.narrow)
     images, shown = found[0][1].errors.shape[1], [series for series, _ in found]
     figure.caption = (
         f"E[x | μ] before the first update (0) and after each, {panels[0].title}; x: the test image. Curves: mean "
@@ -66,16 +54,16 @@ def updates(panels: Sequence[Panel], options: Options) -> Captioned:
 
 def _frame(
     found: Sequence[tuple[Configuration, object]], columns: int, inches: float, images: int, narrow: bool
-) -> tuple[Captioned, list[Axes], Axes]:
+) -> tuple[frame.Captioned, list[Axes], Axes]:
     """The figure, the axes of each strip, and those of the errors: beside the strips, or (narrow) below them."""
-    names = max(lines_of(wrap(series.name, inches * columns) for series, _ in found))
-    strip = inches * images + 0.35 + INCHES_OF_A_LINE * names
+    names = max(frame.lines_of(frame.wrap(series.name, inches * columns) for series, _ in found))
+    strip = inches * images + 0.35 + frame.INCHES_OF_A_LINE * names
     wide, rows = inches * columns + 0.4, len(found)
     if narrow:
-        figure = Captioned((NARROW, strip * rows + 2.6), layout="constrained")
+        figure = frame.Captioned((frame.NARROW, strip * rows + 2.6), layout="constrained")
         grid = figure.add_gridspec(rows + 1, 1, height_ratios=[*[strip] * rows, 2.6])
     else:
-        figure = Captioned((wide + 3.5, max(2.6, strip * rows)), layout="constrained")
+        figure = frame.Captioned((wide + 3.5, max(2.6, strip * rows)), layout="constrained")
         grid = figure.add_gridspec(rows, 2, width_ratios=[wide, 3.0])
     strips = [figure.add_subplot(grid[row, 0]) for row in range(rows)]
     return figure, strips, figure.add_subplot(grid[-1, 0] if narrow else grid[:, 1])
@@ -83,14 +71,14 @@ def _frame(
 
 def _strip(axes: Axes, series: Configuration, pictures: np.ndarray, columns: int, inches: float) -> None:
     """pictures: [columns, images, height, width, ...]; as wide as ``columns`` pictures."""
-    bare(axes)
+    frame.bare(axes)
     axes.imshow(tile(pictures), cmap="gray", vmin=0, vmax=1)
     width = pictures.shape[3] + 1
     axes.set_xlim(-0.5, columns * width - 1.5)
     steps = ["x", *map(str, range(len(pictures) - 1))]
     axes.set_xticks([number * width + (width - 2) / 2 for number in range(len(steps))], steps)
     axes.tick_params(length=0)
-    heading(axes, series, inches, loc="left")
+    frame.heading(axes, series, inches, loc="left")
 
 
 def tile(pictures: np.ndarray) -> np.ndarray:

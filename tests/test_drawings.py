@@ -42,8 +42,8 @@ from vlae.report.tables.published import published
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
 UNRELIABLE = "test.log_likelihood.laplace.unreliable"
-RECORDED = [kind for kind, plot_kind in KINDS.items() if not plot_kind.needs_models]
-OF_MODELS = [kind for kind, plot_kind in KINDS.items() if plot_kind.needs_models]
+RECORDED = [kind for kind, plot_kind in KINDS.items() if not plot_kind.images]
+OF_MODELS = [kind for kind, plot_kind in KINDS.items() if plot_kind.images]
 
 
 def runs_of(runs_dir, name=None):

@@ -551,9 +551,9 @@ class Drawings(SimpleNamespace):
     """A stand-in for the figures of vlae.report.plots."""
 
     KINDS: ClassVar = {
-        "good": SimpleNamespace(shows="what is good", needs_models=False),
-        "bad": SimpleNamespace(shows="what is bad", needs_models=False),
-        "dear": SimpleNamespace(shows="what is dear", needs_models=True),
+        "good": SimpleNamespace(shows="what is good", images=None),
+        "bad": SimpleNamespace(shows="what is bad", images=None),
+        "dear": SimpleNamespace(shows="what is dear", images=3),
     }
 
     @staticmethod

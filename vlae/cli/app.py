@@ -21,6 +21,9 @@ ORDER = (
 )
 """The order of the commands in the help; others follow by name."""
 
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""The base of all errors of a command line. typer exports only classes below it, and may have its own copy of click."""
+
 app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -64,15 +67,6 @@ def main() -> None:
     sys.exit(printed(_status()))
 
 
-def _usage_error() -> Any:
-    """click's UsageError, the base of all errors of a command line.
-
-    typer exports only classes below it, and newer versions have their own copy of click, in which ``click.UsageError``
-    is another class.
-    """
-    return typer.BadParameter.__base__
-
-
 def _status() -> int:
     """Execute the command; its exit status.
 
@@ -80,7 +74,7 @@ def _status() -> int:
     """
     try:
         status = app(sys.argv[1:] or ["--help"], prog_name="vlae", standalone_mode=False)
-    except _usage_error() as error:
+    except USAGE_ERROR as error:
         said = error.format_message().rstrip(".")
         command = error.ctx.command_path if error.ctx else "vlae"
         print(f"vlae: {said[0].lower()}{said[1:]} (see {command} --help)", file=sys.stderr)

@@ -59,17 +59,13 @@ def _metrics(comparison: Comparison) -> Table:
     for name in ("A", "B", "A − B", f"{1 - LEVEL:.0%} interval", "p"):
         table.add_column(name, justify="right", overflow="fold")
     for each in comparison.metrics:
-        d = each.difference
-        style = "bold" if d and d.significant else ""
-        table.add_row(
-            each.key,
-            _number(each, each.one) + _mark(each, comparison.one),
-            _number(each, each.other) + _mark(each, comparison.other),
-            f"{d.mean:+.3f}" if d else "",
-            "{:+.3f} to {:+.3f}".format(*d.interval) if d else "",
-            f"{d.p_value:.2g}" if d else "",
-            style=style,
-        )
+        values = (each.one, comparison.one), (each.other, comparison.other)
+        numbers = [_number(each, value) + _mark(each, run) for value, run in values]
+        tested, style = ("", "", ""), ""
+        if d := each.difference:
+            tested = f"{d.mean:+.3f}", "{:+.3f} to {:+.3f}".format(*d.interval), f"{d.p_value:.2g}"
+            style = "bold" if d.significant else ""
+        table.add_row(each.key, *numbers, *tested, style=style)
     return table
 
 

@@ -61,11 +61,9 @@ def _of_another_target(section: str, values: dict[str, Any], found: list[Problem
     if there := next((choice for choice, named in targets.items() if named == target), None):
         return [Problem(key, f"{wrong}; choose {section}={there}, which has its own")]
     own = str(target).rpartition(".")[2].lower()
-    text = (
-        f"{wrong}; give it a file {section}/{own}.yaml in conf/ or in a directory that --config-dir adds, with "
-        f"name: {own}, _target_: {target} and its keys, and choose {section}={own}"
-    )
-    return [Problem(key, text)]
+    file = f"{section}/{own}.yaml in conf/ or in a directory that --config-dir adds"
+    keys = f"name: {own}, _target_: {target} and its keys"
+    return [Problem(key, f"{wrong}; give it a file {file}, with {keys}, and choose {section}={own}")]
 
 
 @functools.cache
@@ -112,11 +110,13 @@ def _missing_device(values: dict[str, Any]) -> list[Problem]:
     choices = ["auto", *available_devices(precision)]
     if name is None or name in choices:
         return []
-    if name == "mps" and name in available_devices():
-        text = "mps has no float64, which trainer.precision asks for"
-    else:
-        text = f"{name} is not available on this machine"
-    return [Problem("device", f"{text}; choices: {listed(choices)}")]
+    no_float64 = name == "mps" and name in available_devices()
+    why = (
+        "has no float64, which trainer.precision asks for"
+        if no_float64
+        else "is not available on this machine"
+    )
+    return [Problem("device", f"{name} {why}; choices: {listed(choices)}")]
 
 
 def missing_extra(values: dict[str, Any]) -> list[Problem]:

@@ -164,15 +164,13 @@ def with_absolute_paths(container: dict[str, Any]) -> dict[str, Any]:
 def _identify_file(container: dict[str, Any], already: Sequence[Problem]) -> list[Problem]:
     """A dataset that is a file of the user's is the file's content: fill dataset.sha256."""
     dataset = container.get("dataset")
-    if any(problem.key == "dataset.path" for problem in already):
-        return []
     if not isinstance(dataset, dict) or not {"path", "sha256"} <= dataset.keys():
         return []
     path, stated = dataset["path"], dataset["sha256"]
+    if any(problem.key == "dataset.path" for problem in already) or not isinstance(path, str | None):
+        return []  # validation says so
     if path is None:
         return [Problem("dataset.path", "expected a file, got null: add dataset.path=/where/it/is.npz")]
-    if not isinstance(path, str):
-        return []  # validation says so
     try:
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:

@@ -9,8 +9,6 @@ IMPORTED = ("numpy", "torch", "torchvision.utils")
 """By every run."""
 PRESENT = ("scipy", "sklearn", "zuko")
 """By some runs; importing them takes a second."""
-FAILURES = (ImportError, OSError, RuntimeError, AttributeError)
-"""What an import raises where a library is missing, or was built for another one."""
 
 
 def check_libraries() -> None:
@@ -21,7 +19,12 @@ def check_libraries() -> None:
     for name in IMPORTED:
         try:
             importlib.import_module(name)
-        except FAILURES as error:
+        except (
+            ImportError,
+            OSError,
+            RuntimeError,
+            AttributeError,
+        ) as error:  # missing, or built for another one
             raise UserError(explain(name, error)) from error
 
 

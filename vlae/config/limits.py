@@ -24,14 +24,17 @@ FEWEST_PIXELS = 64
 
 def beyond_the_machine(container: dict[str, Any], *, here: bool) -> list[Problem]:
     """What is wrong with the sizes of a valid configuration. here: this machine executes it, not another one."""
-    limit = memory_of_this_machine() if here else NONSENSE
-    problems = _too_many_threads(container["num_threads"], here)
+    limit, problems = memory_of_this_machine() if here else NONSENSE, []
+    threads, most = container["num_threads"], (os.cpu_count() or 1) if here else MOST_THREADS
+    if threads is not None and threads > most:
+        those = ", the cores of this machine," if here else ""
+        problems.append(Problem("num_threads", f"expected 1 to {most}{those} or null, got {threads}"))
     for key, what, size in _needs(container):
         if size > limit:
             machine = "this machine has" if here else "no machine has more than"
             text = f"{what} would take at least {_written(size)}, and {machine} {_written(limit)}"
-            text = f"expected a size that fits into memory, got {shown(get(container, key))}: {text}"
-            problems.append(Problem(key, text))
+            got = f"expected a size that fits into memory, got {shown(get(container, key))}"
+            problems.append(Problem(key, f"{got}: {text}"))
     return list({problem.key: problem for problem in reversed(problems)}.values())[::-1]
 
 
@@ -41,14 +44,6 @@ def memory_of_this_machine() -> int:
 
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return max([total_memory(), *(torch.cuda.get_device_properties(i).total_memory for i in gpus)])
-
-
-def _too_many_threads(threads: int | None, here: bool) -> list[Problem]:
-    most = (os.cpu_count() or 1) if here else MOST_THREADS
-    if threads is None or threads <= most:
-        return []
-    those = ", the cores of this machine," if here else ""
-    return [Problem("num_threads", f"expected 1 to {most}{those} or null, got {threads}")]
 
 
 def _needs(container: dict[str, Any]) -> Iterator[tuple[str, str, int]]:

@@ -98,11 +98,9 @@ def check_options(arguments: Sequence[str]) -> None:
 
 def wrong_directories(arguments: Sequence[str]) -> list[Problem]:
     """Directories of --config-dir and hydra.searchpath that are not there."""
-    return [
-        Problem("--config-dir or hydra.searchpath", f"there is no directory {str(place)!r}")
-        for place in directories(arguments)
-        if not place.is_dir()
-    ]
+    missing = [str(place) for place in directories(arguments) if not place.is_dir()]
+    key = "--config-dir or hydra.searchpath"
+    return [Problem(key, f"there is no directory {place!r}") for place in missing]
 
 
 def wrong_settings_of_a_launch(overrides: Sequence[str], added: Sequence[Path]) -> list[Problem]:
@@ -110,8 +108,8 @@ def wrong_settings_of_a_launch(overrides: Sequence[str], added: Sequence[Path]) 
     problems = []
     for text in overrides:
         with contextlib.suppress(HydraException):  # reported with the other problems
-            problems.append(wrong_hydra_override(text, [CONF, *added]))
-    return [problem for problem in problems if problem is not None]
+            problems += filter(None, [wrong_hydra_override(text, [CONF, *added])])
+    return problems
 
 
 def check_call(overrides: object) -> list[str]:
@@ -123,18 +121,16 @@ def check_call(overrides: object) -> list[str]:
         text = f"expected a list of texts such as ['model=vae', 'seed=1'], got {shown(overrides)}"
         raise ConfigError([Problem("overrides", text)])
     problems = [Problem(text, why) for text in found if (why := _not_one_run(text))]
-    problems = problems or wrong_directories(found) or wrong_settings_of_a_launch(found, directories(found))
-    if problems:
+    added = directories(found)
+    problems = problems or wrong_directories(found) or wrong_settings_of_a_launch(found, added)
+    if problems := problems or unclear_files([CONF, *added]):
         raise ConfigError(problems)
     return found
 
 
 def compose_call(overrides: object) -> dict[str, Any]:
     """The composed configuration of ``vlae.run``. ConfigError: everything that is wrong with the overrides."""
-    checked = check_call(overrides)
-    if problems := unclear_files([CONF, *directories(checked)]):
-        raise ConfigError(problems)
-    return compose(checked)
+    return compose(check_call(overrides))
 
 
 def _not_one_run(text: str) -> str | None:

@@ -105,8 +105,13 @@ def hydra_arguments(arguments: Sequence[str], added: Sequence[Path] | None = Non
     What is right keeps its meaning. Overrides come first: argparse stops reading them at an option in between.
     added: directories with choices besides those in conf/; None: those that the arguments name.
     """
-    rewritten = _rewrite_all(arguments, added)
-    return [_as_message(r) if isinstance(r, Problem) else r for r in rewritten] + split(arguments)[1]
+    found = []
+    for read in _rewrite_all(arguments, added):
+        if isinstance(read, Problem):  # quoted: without the special characters of Hydra's grammar
+            text = quote(f"{read.key}\n{read.text}")
+            read = f"++{WRONG}.o{zlib.crc32(text.encode())}='{text}'"
+        found.append(read)
+    return found + split(arguments)[1]
 
 
 def wrong_overrides(arguments: Sequence[str]) -> list[Problem]:
@@ -120,12 +125,6 @@ def _rewrite_all(arguments: Sequence[str], added: Sequence[Path] | None = None) 
     return [_rewrite(text, groups, multirun) for text in overrides_of(arguments)]
 
 
-def _as_message(problem: Problem) -> str:
-    """The message as an override, quoted: it must have none of the special characters of Hydra's grammar."""
-    text = quote(f"{problem.key}\n{problem.text}")
-    return f"++{WRONG}.o{zlib.crc32(text.encode())}='{text}'"
-
-
 def messages_in(container: Mapping[str, Any]) -> list[Problem]:
     """The messages of `hydra_arguments` in a container."""
     messages = container.get(WRONG) or {}
@@ -137,26 +136,26 @@ def expand(overrides: Sequence[str], added: Sequence[Path] = ()) -> list[list[st
 
     added: directories with choices besides those in conf/.
     """
-    groups = choices([CONF, *added])
-    values, axes = [], {}
+    groups, axes = choices([CONF, *added]), []
     for text in hydra_arguments([*overrides, "--multirun"], added)[:-1]:
         override = parse(text)
-        key = override.get_key_element()
-        values.append([text])
-        if override.is_sweep_override():
-            known = groups.get(override.key_or_group, ())
-            values[-1] = [f"{key}={value}" for value in texts_of(override, known)]
-        axes[key.lstrip("+")] = len(values[-1])
-    refuse_too_many(math.prod(map(len, values)), axes=axes)
-    return [list(job) for job in itertools.product(*values)]
+        key, known = override.get_key_element(), groups.get(override.key_or_group, ())
+        values = texts_of(override, known) if override.is_sweep_override() else []
+        axes.append([f"{key}={value}" for value in values] or [text])
+    sizes = {axis[0].lstrip("+").partition("=")[0]: len(axis) for axis in axes}
+    refuse_too_many(math.prod(map(len, axes)), axes=sizes)
+    return [list(job) for job in itertools.product(*axes)]
 
 
 def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
     """(key, value) of the overrides of a configuration that is composed already, and what is wrong with the others."""
-    rewritten = [_rewrite(text, {}, multirun=False) for text in arguments]
-    parsed = [parse(text) for text in rewritten if isinstance(text, str)]
-    found = [(override.key_or_group, override.value()) for override in parsed]
-    return found, [problem for problem in rewritten if isinstance(problem, Problem)]
+    found, problems = [], []
+    for read in (_rewrite(text, {}, multirun=False) for text in arguments):
+        if isinstance(read, Problem):
+            problems.append(read)
+        else:
+            found.append((parse(read).key_or_group, parse(read).value()))
+    return found, problems
 
 
 def choices(directories: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
@@ -291,10 +290,9 @@ def _rewrite_readable(
         return "++" + text.lstrip("+")
     if override.is_hydra_override():
         return text
-    if override.is_delete() and not key.startswith("optimizer."):
-        return _problem(text, f"a run states every key: leave {text} out")
     if override.is_delete():
-        return text
+        left_out = _problem(text, f"a run states every key: leave {text} out")
+        return text if key.startswith("optimizer.") else left_out
     if "@" in override.get_key_element() and key in groups:
         return _problem(text, f"each group stands at its own place: write {key}={value}")
     if override.is_sweep_override() and not multirun:
@@ -312,13 +310,8 @@ def _rewrite_readable(
 
 
 _FUNCTION = re.compile(r"(choice|sort|shuffle)\((?P<values>.*\b(range|interval|glob)\(.*)\)")
-_LOOKALIKES = dict(
-    zip(
-        "\u2212\u2010\u2011\u2013\u2014\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019\u201a\uff0c\uff1d\u00a0",
-        '-----"""""\'\'\',= ',
-        strict=True,
-    )
-) | {"\u2026": "..."}
+_TYPESET = "\u2212\u2010\u2011\u2013\u2014\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019\u201a\uff0c\uff1d\u00a0"
+_LOOKALIKES = dict(zip(_TYPESET, '-----"""""\'\'\',= ', strict=True)) | {"\u2026": "..."}
 """Characters that word processors and web pages put in the place of those on a keyboard."""
 
 
@@ -356,12 +349,13 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str]) -> str 
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         return text
     asked = _asked(override)
-    if group in SEVERAL and len(asked) == 1 and isinstance(asked[0], list):
-        asked = [_unquoted(choice) for choice in asked[0]]
     if len(asked) == 1 and isinstance(asked[0], list):
-        each = ",".join(_written(_unquoted(choice)) for choice in asked[0])
-        text = f"expected one choice, got the list [{each}]; one run for each is {group}={each} with -m"
-        return Problem(group, text)
+        listed_choices = [_unquoted(choice) for choice in asked[0]]
+        if group not in SEVERAL:
+            each = ",".join(map(_written, listed_choices))
+            text = f"expected one choice, got the list [{each}]; one run for each is {group}={each} with -m"
+            return Problem(group, text)
+        asked = listed_choices
     wrong = [_written(choice) for choice in asked if not isinstance(choice, str) or choice not in known]
     if wrong:
         return _wrong_choice(group, wrong, known)
@@ -397,5 +391,4 @@ def quote_text(text: str) -> str:
 
 
 def _problem(text: str, what: str) -> Problem:
-    """The problem of an override, which may be long."""
     return Problem(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ...", what)

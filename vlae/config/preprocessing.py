@@ -51,17 +51,15 @@ def conflicts(
 
 
 def _binary_conflicts(preprocessing: Preprocessing, channels: int | None) -> list[str]:
-    problems = [
-        f"dataset.{key}=true does not go with a binary output distribution: its pixels are drawn as 0 or 1. "
-        f"Use dataset.{key}=false, or an output over real numbers such as output_dist=gaussian"
-        for key in ("dequantise", "logit_transform")
-        if getattr(preprocessing, key)
-    ]
-    if channels is not None and channels != 1:
+    real = "an output over real numbers such as output_dist=gaussian"
+    text = "{0}=true does not go with a binary output distribution: its pixels are drawn as 0 or 1. Use {0}=false, or"
+    keys = [key for key in ("dequantise", "logit_transform") if getattr(preprocessing, key)]
+    problems = [f"{text.format(f'dataset.{key}')} {real}" for key in keys]
+    if channels not in (None, 1):
         problems.append(
             f"output_dist: a binary output distribution needs images of one channel, this dataset's have {channels}. "
             "It takes a pixel's brightness for the probability that ink is there, which the intensity of a colour "
-            "is not. Use an output over real numbers such as output_dist=gaussian"
+            f"is not. Use {real}"
         )
     return problems
 

@@ -109,12 +109,10 @@ def _join(place: str, name: str) -> str:
 def section_of(hints: Mapping[str, Any], optional: Collection[str] = ()) -> type[BaseModel]:
     """A section with these keys, checked strictly: 'four', 1.5 and true are no int. optional: keys it may lack."""
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    fields: dict[str, Any] = {
-        # a hint that is a text is imported for type checkers only
-        name: Any if hint is inspect.Parameter.empty or isinstance(hint, str) else hint
-        for name, hint in hints.items()
-    }
-    fields = {name: (hint, None if name in optional else ...) for name, hint in fields.items()}
+    fields: dict[str, Any] = {}
+    for name, hint in hints.items():
+        unknown = hint is inspect.Parameter.empty or isinstance(hint, str)  # a text: for type checkers alone
+        fields[name] = (Any if unknown else hint, None if name in optional else ...)
     return create_model("Section", __config__=config, **fields)
 
 

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from vlae.config.help import documented_keys, header
 from vlae.config.run_id import get
-from vlae.config.schema import FIXED_SECTIONS, Config, extras, fields
+from vlae.config.schema import FIXED_SECTIONS, PLUGINS, Config, extras, fields
 from vlae.system.locations import CONF
 
 CONFIG = CONF / "config.yaml"
@@ -69,8 +69,7 @@ def _yaml_lines() -> Iterator[str]:
 
 def _keys() -> Iterator[tuple[str, FieldInfo]]:
     """The keys that a person can set, sections among them, without those of plug-ins."""
-    groups = ("model", "dataset", "output_dist", "optimizer", "schema_version")
-    return ((key, field) for key, field in fields() if key not in groups)
+    return ((key, field) for key, field in fields() if key not in (*PLUGINS, "schema_version"))
 
 
 def default(field: FieldInfo) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vlae.config.schema import SCHEMA_VERSION, extras, fields
+from vlae.config.schema import PLUGINS, SCHEMA_VERSION, extras, fields
 
 
 def newer_schema(container: dict[str, Any]) -> str:
@@ -25,12 +25,7 @@ OPERATIONAL = (
     *(key for key, field in _FIELDS.items() if field.get("operational")),
     # the content of a dataset file counts (dataset.sha256), not where it lies; sizes are only defaults of other keys
     *("dataset.root", "dataset.url", "dataset.path", "dataset.sizes"),
-    *(
-        "model._target_",
-        "dataset._target_",
-        "output_dist._target_",
-        "optimizer._target_",
-    ),  # where the code lies
+    *(f"{section}._target_" for section in PLUGINS),  # where the code lies
 )
 """Keys that change how a run is carried out, and not what comes out."""
 

@@ -21,6 +21,7 @@ Raised when what goes into an id changes. Runs of an earlier scheme stay readabl
 
 LONGEST_NAME = 128
 """Characters of a sweep's name, and of a name or group on Weights & Biases, which takes no more."""
+Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -121,15 +122,10 @@ class Trainer(Section):
     selection: Literal["validation", "test"] = key(
         "validation", "where the best epoch is chosen: validation, or test as the released code does"
     )
-    patience: Count | None = key(
-        None, "stop after so many epochs without a better one; null trains all epochs"
-    )
-    clip_grad_norm: Positive | None = key(
-        None, "largest norm of the gradient of one step; null does not clip"
-    )
+    patience: Count | None = key(None, "stop after so many epochs without a better one; null trains all")
+    clip_grad_norm: Positive | None = key(None, "largest norm of the gradient of a step; null does not clip")
     initialisation: Literal["paper", "original"] = key(
-        "paper",
-        "initial weights: paper (gain 2^(1/3), fan_out), or original (the released code's gain 0.879)",
+        "paper", "initial weights: paper (gain 2^(1/3), fan_out) or original (the released code's gain 0.879)"
     )
     checkpoint_every: Positive = key(
         60.0, "seconds between checkpoints, the most that a killed run loses", operational=True
@@ -151,13 +147,9 @@ class Trainer(Section):
 class Ais(Section):
     """Annealed importance sampling."""
 
-    num_images: Annotated[int, Field(ge=0)] = key(
-        0, "the first test images, at most those that are scored; 0: none"
-    )
+    num_images: Natural = key(0, "the first test images, at most those that are scored; 0: none")
     num_chains: Annotated[int, Field(ge=2)] = key(16, "independent chains per image, which are averaged")
-    num_distributions: Count = key(
-        1000, "steps from the prior to p(z | x); more bring the estimate nearer to the truth"
-    )
+    num_distributions: Count = key(1000, "steps from the prior to p(z | x); more come nearer to the truth")
     num_leapfrog: Count = key(3, "steps of a Hamiltonian move, one move at each distribution")
 
 
@@ -176,11 +168,9 @@ class Evaluate(Section):
     )
     num_samples: Count = key(5000, "importance samples per test image, of each proposal")
     target_standard_error: Positive | None = key(
-        None,
-        "nats; an image takes no more samples once its own estimate is so good; null takes all",
-        before=None,
+        None, "nats; an image takes no more samples once its estimate is so good; null takes all", before=None
     )
-    num_gap_images: Annotated[int, Field(ge=0)] = key(
+    num_gap_images: Natural = key(
         100,
         "the first test images, at most those that are scored, whose gaps are measured by gradient ascent; 0: none",
         before=0,
@@ -241,38 +231,25 @@ class Config(Section):
         operational=True,
         before=Tracker().model_dump(),
     )
-    seed: Annotated[int, Field(ge=0)] = key(
-        0, "initial weights, batches and noise all follow from it; 0 is a seed like any other"
-    )
+    seed: Natural = key(0, "initial weights, batches and noise follow from it; 0 is a seed like any other")
     device: Annotated[str, BeforeValidator(_device)] = key(
         "auto", "auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps", operational=True
     )
     num_threads: Count | None = key(None, "CPU threads; null leaves it to torch", operational=True)
-    runs_dir: Annotated[str, Field(min_length=1)] = key(
-        "runs", "where run directories are made", operational=True
-    )
+    runs_dir: Annotated[str, Field(min_length=1)] = key("runs", "place of run directories", operational=True)
     force: bool = key(
-        False,
-        "run again although the results are there; the old ones stay until the new are complete",
-        operational=True,
+        False, "run again; the old results stay until the new ones are complete", operational=True
     )
-    retry: bool = key(
-        False, "of a sweep: start the runs that have failed again, too", operational=True, before=False
-    )
-    dry_run: bool = key(
-        False, "show what would be started, and start nothing", operational=True, before=False
-    )
+    retry: bool = key(False, "of a sweep: start failed runs again, too", operational=True, before=False)
+    dry_run: bool = key(False, "show what would be started, start nothing", operational=True, before=False)
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = key(
         SCHEMA_VERSION, "the scheme of run ids; written by vlae, not set", before=1
     )
 
 
-FIXED_SECTIONS: dict[str, type[BaseModel]] = {
-    "trainer": Trainer,
-    "evaluate": Evaluate,
-    "evaluate.ais": Ais,
-    "tracker": Tracker,
-}
+PLUGINS = ("model", "dataset", "output_dist", "optimizer")
+"""The sections that name a class or function and its arguments."""
+FIXED_SECTIONS = {"trainer": Trainer, "evaluate": Evaluate, "evaluate.ais": Ais, "tracker": Tracker}
 
 
 def fields(section: str = "") -> Iterator[tuple[str, FieldInfo]]:

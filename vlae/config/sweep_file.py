@@ -16,7 +16,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,8 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
         raise ConfigError([Problem("sweeps", text)])
     rest = [text for text in arguments if text not in asked]
     if other := [command for command in commands(rest) if command != "--multirun"]:
-        text = (
-            "only one of them can be done at a time; dry_run=true shows the runs of a sweep, and --cfg job with the "
-            "overrides of one of them its configuration"
-        )
+        shows = "dry_run=true shows the runs of a sweep, and --cfg job with the overrides of one its configuration"
+        text = f"only one of them can be done at a time; {shows}"
         raise ConfigError([Problem(" ".join([*asked, *other]), text)])
     file = as_override("hydra.sweeper.file", str(place_of(values[0].strip("'\""))))
     return [*rest, file, *([] if is_multirun(rest) else ["--multirun"])]
@@ -97,11 +95,8 @@ def read(file: Path) -> list[list[str]]:
     keys = {key: value for grid in [*grids, content.get("common", {})] for key, value in grid.items()}
     axes = {key: math.prod(map(len, _axes({key: value}))) for key, value in keys.items()}
     refuse_too_many(sum(sizes), file.name, axes)
-    return [
-        list(itertools.chain.from_iterable(choice))
-        for grid in grids
-        for choice in itertools.product(*_axes(grid), *common)
-    ]
+    points = (point for grid in grids for point in itertools.product(*_axes(grid), *common))
+    return [list(itertools.chain.from_iterable(point)) for point in points]
 
 
 def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
@@ -113,12 +108,10 @@ def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[st
     for text in itertools.chain.from_iterable(runs):
         key, _, value = text.lstrip("+").partition("=")
         values.setdefault(key, set()).add(value)
-    counts = {text.lstrip("+"): len(values.get(text.lstrip("+").partition("=")[0], ())) for text in given}
-    return [
-        f"{text} on the command line replaces the {count} values of the sweep file"
-        for text, count in counts.items()
-        if count > 1
-    ]
+    plain = dict.fromkeys(text.lstrip("+") for text in given)
+    counts = {text: len(values.get(text.partition("=")[0], ())) for text in plain}
+    note = "{} on the command line replaces the {} values of the sweep file"
+    return [note.format(text, count) for text, count in counts.items() if count > 1]
 
 
 def _content(file: Path) -> tuple[Any, list[Problem]]:
@@ -160,8 +153,8 @@ def _listed(value: Any) -> list[Any]:
 def _problems(content: Any) -> list[Problem]:
     if not isinstance(content, dict) or not content:
         return [Problem("file", f"expected the keys {listed(KEYS)}, got {shown(content)}")]
-    unknown = [str(key) for key in content if key not in KEYS]
-    problems = [Problem(k, f"unknown key{did_you_mean(k, KEYS)} (choices: {listed(KEYS)})") for k in unknown]
+    unknown, known = [str(key) for key in content if key not in KEYS], f"(choices: {listed(KEYS)})"
+    problems = [Problem(key, f"unknown key{did_you_mean(key, KEYS)} {known}") for key in unknown]
     common, grids = content.get("common", {}), content.get("grids", [{}])
     if not isinstance(grids, list) or not grids:
         problems.append(Problem("grids", f"expected a list of grids, got {shown(grids)}"))
@@ -170,17 +163,16 @@ def _problems(content: Any) -> list[Problem]:
     problems += [problem for place, grid in places.items() for problem in _problems_of_grid(place, grid)]
     if problems:
         return problems
-    shared = _keys(common)
-    twice = [("common", "", key) for key in _repeated(shared)]
-    for place, grid in list(places.items())[1:]:
-        repeated = _repeated([*_keys(grid), *dict.fromkeys(shared)])
-        twice += [(place, " of the grid and common", key) for key in repeated]
-    text = "expected the key in one axis{}, got several"
-    return [Problem(f"{place}.{key}", text.format(of)) for place, of, key in twice]
-
-
-def _repeated(keys: Iterable[str]) -> list[str]:
-    return [key for key, count in Counter(keys).items() if count > 1]
+    shared = dict.fromkeys(_keys(common))
+    for place, grid in places.items():
+        own, of = (
+            (_keys(common), "") if place == "common" else ([*_keys(grid), *shared], " of the grid and common")
+        )
+        twice = [key for key, count in Counter(own).items() if count > 1]
+        problems += [
+            Problem(f"{place}.{key}", f"expected the key in one axis{of}, got several") for key in twice
+        ]
+    return problems
 
 
 def _problems_of_grid(place: str, grid: Any) -> Iterator[Problem]:

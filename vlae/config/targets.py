@@ -79,14 +79,18 @@ def _section_of(section: str, target: Callable[..., Any]) -> type[BaseModel]:
         # torch's hints are too wide to check by; it adds keys from version to version, so that only lr is needed
         hints = {name: _RANGES.get(name, _hint_of_default(p.default)) for name, p in parameters.items()}
         return section_of(hints, optional=hints.keys() - {"lr"})
-    hints = {name: parameter.annotation for name, parameter in parameters.items()}
-    return section_of({**hints, **_preprocessing_hints(), "sizes": Sizes} if section == "dataset" else hints)
+    hints: dict[str, Any] = {name: parameter.annotation for name, parameter in parameters.items()}
+    if section == "dataset":
+        fields = Preprocessing.model_fields.items()
+        hints |= {field.alias or name: field.rebuild_annotation() for name, field in fields}
+        hints["sizes"] = Sizes
+    return section_of(hints)
 
 
 def load_target(section: str, target: Any) -> Any:
     """The class or function that ``_target_`` names; ConfigError if it may not stand there."""
     found, problem = _find_target(section, target)
-    if problem is not None:
+    if problem:
         raise ConfigError([problem])
     return found
 
@@ -112,7 +116,7 @@ def build(section: Mapping[str, Any], **runtime: Any) -> Any:
     # dataset is last: its package holds the others
     kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")
     make = load_target(kind, target)
-    beside = {"sizes", *_preprocessing_hints()} if kind == "dataset" else set()
+    beside = {"sizes", *Preprocessing.keys()} if kind == "dataset" else set()
     taken = _parameters(make)
     keys = {key: value for key, value in _arguments(kind, section, taken).items() if key not in beside}
     keys |= {key: value for key, value in runtime.items() if key in taken}
@@ -127,11 +131,9 @@ def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) ->
     A target from before a key of ``run_id.ADDED_FIELDS`` does not take it, and does what its default says.
     """
 
-    def is_default(key: str, value: Any) -> bool:
-        return ADDED_FIELDS.get(f"{section}.{key}", MISSING) == value
-
-    arguments = {key: value for key, value in values.items() if key not in ("name", "_target_")}
-    return {key: value for key, value in arguments.items() if key in taken or not is_default(key, value)}
+    default = {key: ADDED_FIELDS.get(f"{section}.{key}", MISSING) for key in values}
+    own = {key: value for key, value in values.items() if key not in ("name", "_target_")}
+    return {key: value for key, value in own.items() if key in taken or value != default[key]}
 
 
 def _is_of_kind(section: str, found: Any) -> bool:
@@ -173,11 +175,6 @@ def _signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(target, eval_str=True).parameters
     except NameError:  # a hint imported for type checkers only
         return inspect.signature(target).parameters
-
-
-def _preprocessing_hints() -> dict[str, Any]:
-    fields = Preprocessing.model_fields.items()
-    return {field.alias or name: field.rebuild_annotation() for name, field in fields}
 
 
 def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:

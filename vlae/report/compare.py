@@ -61,10 +61,8 @@ def _refuse_other_images(one: Run, other: Run) -> None:
     keys = [key for key in dict.fromkeys((*ours, *others)) if ours.get(key) != others.get(key)]
     values = [(key, *(setting(run.settings.get(key)) for run in (one, other))) for key in keys]
     if reasons := "".join(f"\n  {key}: {a} and {b}" for key, a, b in values):
-        raise UserError(
-            f"{one.id} and {other.id} are scored on different test images, so their metrics cannot be compared; they "
-            f"differ in{reasons}"
-        )
+        text = f"{one.id} and {other.id} are scored on different test images, so their metrics cannot be compared"
+        raise UserError(f"{text}; they differ in{reasons}")
 
 
 def _images(run: Run) -> dict[str, object]:

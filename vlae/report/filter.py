@@ -167,8 +167,7 @@ def _number(text: str) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Python takes True for 1."""
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
+    return one == other and isinstance(one, bool) == isinstance(other, bool)  # Python takes True for 1
 
 
 def is_number(value: Any) -> bool:

@@ -22,9 +22,8 @@ OWN = "test.log_likelihood.own.mean"
 def check_extra(name: str) -> None:
     """WandbError: the package that writes reports there is not installed."""
     if importlib.util.find_spec("wandb_workspaces") is None:
-        raise WandbError(
-            f"reports on Weights & Biases need wandb-workspaces: pip install 'vlae[reports]'; {_without_wandb(name)}"
-        )
+        needs = "reports on Weights & Biases need wandb-workspaces: pip install 'vlae[reports]'"
+        raise WandbError(f"{needs}; {_without_wandb(name)}")
 
 
 def publish(runs_dir: Path, runs: Runs) -> str:
@@ -83,11 +82,10 @@ def _introduction(runs: Runs, places: Sequence[Place]) -> str:
     states = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     groups = sorted({group for place in places for group in place.groups})
     of = f" Curves and pictures show the runs of the group {' or '.join(groups)}." if groups else ""
+    source = "The table is computed from run directories by `vlae report`"
+    page = "which replaces this page at each call, edits included"
     number = f"{len(runs.runs)} run{'s' if len(runs.runs) > 1 else ''}"
-    return (
-        f"{number}: {states}. The table is computed from run directories by `vlae report`, "
-        f"which replaces this page at each call, edits included.{of}"
-    )
+    return f"{number}: {states}. {source}, {page}.{of}"
 
 
 def _panels(

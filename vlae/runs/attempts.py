@@ -78,12 +78,11 @@ def _held_message(run: Path, run_id: str, number: int, holder: Claim, progress: 
     what, done, total = position(progress or {})
     at = f", {what} {share(done, total)}" if progress else ""
     forced = run.parent.name == FORCED  # it is no run yet that its id would show
-    name = f"{run_id}, forced in {run}," if forced else run_id
-    return (
-        f"run {name} is being executed by process {holder['pid']} on host {holder['host']} "
-        f"since {since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} (attempt {number}{at}); "
-        f"wait for it, or watch it with `vlae show {run if forced else run_id}`"
-    )
+    name, shown = (f"{run_id}, forced in {run},", run) if forced else (run_id, run_id)
+    process = f"process {holder['pid']} on host {holder['host']}"
+    when = f"{since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} (attempt {number}{at})"
+    text = f"run {name} is being executed by {process} since {when}"
+    return f"{text}; wait for it, or watch it with `vlae show {shown}`"
 
 
 class Reserve:
@@ -207,13 +206,8 @@ class Attempt:
     def _beat(self) -> None:
         self._stop_if_succeeded()
         self._written = time.monotonic()
-        self._write_status(
-            state="running",
-            attempt=self.number,
-            progress=self._progress,
-            progressed=self._progressed,
-            gpu_seconds=self._spent(),
-        )
+        so_far = {"progress": self._progress, "progressed": self._progressed, "gpu_seconds": self._spent()}
+        self._write_status(state="running", attempt=self.number, **so_far)
 
     def _spent(self) -> float:
         return round(self._gpu_seconds + self._gpus * (time.monotonic() - self._began), 1)

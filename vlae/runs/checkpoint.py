@@ -21,15 +21,8 @@ from vlae.system.files import StrPath, cannot_write, read_bytes, sync_directory,
 from vlae.system.machine import total_memory
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
-NOT_OURS = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    EOFError,
-)
+_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError)
+NOT_OURS = (pickle.UnpicklingError, *_ERRORS)
 """Errors of `torch.load` for a file that only looks like a checkpoint."""
 MARK = b"sha256:"
 SEAL_LENGTH = len(MARK) + 64

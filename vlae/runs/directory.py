@@ -26,7 +26,7 @@ from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, last_claim, refuse_if_held, remove_leftovers
 from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
 from vlae.runs.rerun import out_of_place, put_in_place, recover_all
-from vlae.runs.schema import Claim, RunState, Status, check_status
+from vlae.runs.schema import STATUS, Claim, RunState, Status, check_record
 from vlae.system import files
 from vlae.system.disk import RecordError, patiently
 
@@ -89,10 +89,9 @@ class RunDirectory:
             raise RecordError(f"{path} was edited by hand: {reason}") from error
         # a run of an earlier scheme keeps its id
         if given != self.run_id and "schema_version" in config:
-            raise RecordError(
-                f"{path} was edited by hand: its settings are those of run {given}, but it was frozen for run "
-                f"{self.run_id}. Undo the edit, or start the changed settings as a run of their own"
-            )
+            text = f"its settings are those of run {given}, but it was frozen for run {self.run_id}"
+            advice = "Undo the edit, or start the changed settings as a run of their own"
+            raise RecordError(f"{path} was edited by hand: {text}. {advice}")
         return config
 
     def carry_out_as(self, config: dict[str, Any]) -> None:
@@ -284,7 +283,7 @@ def read_status(run: str) -> Status:
     """
     file = f"{run}/status.json"
     status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (files.read_json(file) or {})
-    return check_status(file, status)
+    return check_record(STATUS, file, status, "move it away, and the same command continues the run")
 
 
 # --- many runs -------------------------------------------------------------------------------------------------
@@ -320,16 +319,13 @@ def find(runs_dir: files.StrPath, name: str, *, to_write: bool = False) -> RunDi
     if found:
         listed = "".join(f"\n  {each}" for each in (found if len(found) <= 10 else [*found[:10], "..."]))
         raise RecordError(f"{name!r} could be any of {len(found)} runs in {folder}; give more of it:{listed}")
-    if directories := [path for path in exact if os.path.isdir(path)]:
-        raise RecordError(
-            f"{directories[0]} is not a run: it has no config.yaml (looked in {folder} for others)"
-        )
-    where = (
-        f"no run {name!r} in {folder}" if os.path.isdir(folder) else f"no run {name!r}: no directory {folder}"
-    )
-    where += ", which has no runs yet" if os.path.isdir(folder) and not names else ""
+    if found := [path for path in exact if os.path.isdir(path)]:
+        raise RecordError(f"{found[0]} is not a run: it has no config.yaml (looked in {folder} for others)")
+    if not os.path.isdir(folder):
+        raise RecordError(f"no run {name!r}: no directory {folder}")
     near = [each for each in names if prefix in each][:5] or difflib.get_close_matches(prefix, names, 5, 0.5)
-    raise RecordError(where + (f"; did you mean {', '.join(near)}?" if near else ""))
+    hint = f"; did you mean {', '.join(near)}?" if near else "" if names else ", which has no runs yet"
+    raise RecordError(f"no run {name!r} in {folder}{hint}")
 
 
 def run_names(runs_dir: files.StrPath) -> list[str]:
@@ -384,11 +380,8 @@ def _is_run(path: files.StrPath) -> bool:
     return os.path.isfile(os.path.join(path, "config.yaml"))
 
 
-# --- forced runs -----------------------------------------------------------------------------------------------
-
-
 def forced_directory(runs_dir: files.StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
-    """The directory in which ``run_id`` is executed again, beside its old results.
+    """The directory in which ``run_id`` is executed again, beside its old results; `vlae.runs.rerun` says how.
 
     Errors: RunHeld where a living process executes the old one.
     """
@@ -397,5 +390,5 @@ def forced_directory(runs_dir: files.StrPath, run_id: str, config: dict[str, Any
 
 
 def promote(forced: RunDirectory, runs_dir: files.StrPath) -> RunDirectory:
-    """The forced run in the place of the old one; `vlae.runs.rerun.put_in_place` says how."""
+    """The forced run in the place of the old one."""
     return RunDirectory(put_in_place(runs_dir, forced.path.name))

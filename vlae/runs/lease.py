@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from vlae.runs.schema import Claim, check_claim
+from vlae.runs.schema import CLAIM, Claim, check_record
 from vlae.system.disk import RecordError
 from vlae.system.files import appearing, read_json, write_json
 from vlae.system.processes import place, process_lives, process_start
@@ -100,7 +100,8 @@ def read_claim(attempt: Path) -> Claim | None:
     file = attempt / "claim.json"
     if (claim := read_json(file)) is None:
         return None
-    return check_claim(str(file), claim)
+    claim = {**dict.fromkeys(Claim.__annotations__), **claim}  # older ones lack keys
+    return check_record(CLAIM, str(file), claim, "where no process executes this any more, move it away")
 
 
 def living_claim(attempt: Path, last_sign: str | None) -> Claim | None:

@@ -183,11 +183,6 @@ def better(name: str) -> int:
     return found.better if found else 0
 
 
-def on_charts(name: str) -> str:
-    """The name of a metric of results.json on Weights & Biases and TensorBoard."""
-    return name.replace(".", "/")
-
-
 def unit(name: str) -> str:
     found = metric(name)
     return found.unit if found else ""

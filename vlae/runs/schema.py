@@ -75,18 +75,7 @@ class Status(TypedDict):
     """When the attempt last made progress."""
 
 
-_CLAIM, _STATUS = TypeAdapter(Claim), TypeAdapter(Status)
-
-
-def check_claim(file: str, content: dict[str, Any]) -> Claim:
-    """The content of a claim.json; keys that older claims lack are null. RecordError: nobody writes such a claim."""
-    content = {**dict.fromkeys(Claim.__annotations__), **content}
-    return check_record(_CLAIM, file, content, "where no process executes this any more, move it away")
-
-
-def check_status(file: str, content: dict[str, Any]) -> Status:
-    """The content of a status.json. RecordError: no run writes such a status."""
-    return check_record(_STATUS, file, content, "move it away, and the same command continues the run")
+CLAIM, STATUS = TypeAdapter(Claim), TypeAdapter(Status)
 
 
 def check_record(adapter: Any, file: str, content: Mapping[str, Any], way_out: str) -> Any:

@@ -52,13 +52,9 @@ def executed() -> dict[str, Any]:
 def freeze(runs_dir: files.StrPath) -> Path:
     """A copy of the code in ``runs_dir/.code/<hash>``: made where it is not there, repaired where it is damaged.
 
-    It holds, as they are now, the files of PLACES, and beside them the modules (``*.py``) and packages (with an
-    ``__init__.py``) at the top of the checkout; of an installation, which has no checkout, the files of INSTALLED. Git
-    has no say in this, so that the same files have the same hash without it. Hidden files are no code, and neither are
-    directories that hold runs.
-
-    ``.commit.json`` records the commit, the difference of the code from it, which files it does not know, and the
-    checksum of each file.
+    It holds the files of PLACES, and the modules and packages at the top of the checkout; of an installation the files
+    of INSTALLED. Git has no say in this, so that the same files have the same hash without it. ``.commit.json`` records
+    the commit, the difference from it, the files that it does not know, and the checksum of each file.
     Errors: RecordError where a file cannot be read, where the copy cannot be written, and where a damaged one belongs
     to another user.
     """
@@ -91,20 +87,15 @@ def _is_ours(place: Path) -> bool:
     return not hasattr(os, "geteuid") or os.lstat(place).st_uid == os.geteuid()
 
 
-def _owner(place: Path) -> str:
-    try:
-        return place.owner()
-    except KeyError:  # a user without a name
-        return f"user {os.lstat(place).st_uid}"
-
-
 def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
     """Puts each file right by itself: other processes may be importing from the copy meanwhile."""
     if not _is_ours(place):
-        raise RecordError(
-            f"the frozen code {place} is damaged ({trouble}) and belongs to {_owner(place)}: ask them to delete it, or "
-            "choose another runs_dir"
-        )
+        try:
+            owner = place.owner()
+        except KeyError:  # a user without a name
+            owner = f"user {os.lstat(place).st_uid}"
+        text = f"the frozen code {place} is damaged ({trouble}) and belongs to {owner}"
+        raise RecordError(f"{text}: ask them to delete it, or choose another runs_dir")
     print(f"the frozen code {place} was damaged ({trouble}); it is repaired", file=sys.stderr, flush=True)
     try:
         for name, _ in list(snapshot_check.walk(str(place))):

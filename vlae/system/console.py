@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -95,32 +94,26 @@ class Reporter:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._out = Console(quiet=quiet, highlight=False)
         self._log = open_log(log) if log is not None else None
+        whole, cut = Column(no_wrap=True), Column(ratio=3, no_wrap=True, overflow="ellipsis")
         self._bars = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", table_column=whole),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
-            TextColumn("{task.fields[at]}", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[at]}", table_column=whole),
+            TimeRemainingColumn(table_column=whole),
             # last, and the only one to be cut where the terminal is narrow
-            TextColumn(
-                "{task.fields[metrics]}",
-                markup=False,
-                table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis"),
-            ),
+            TextColumn("{task.fields[metrics]}", markup=False, table_column=cut),
             console=self.console,
             expand=True,
             disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
         self._last = time.monotonic()
-        self._began: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> "Reporter":
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
         if self._log is not None:
             self._log.close()
@@ -140,20 +133,19 @@ class Reporter:
 
     def advance(self, what: str, done: float, total: float, metrics: str = "", *, last: bool = False) -> None:
         """Show ``done`` of ``total`` epochs or images, with the latest metrics."""
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, metrics="", at="")
-            self._began[what] = (time.monotonic(), done)
-        whole = share(done, total)
-        self._bars.update(self._tasks[what], completed=done, total=total, at=whole)
-        if metrics:
-            self._bars.update(self._tasks[what], metrics=metrics)
         now = time.monotonic()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, metrics="", at=""), now, done
+        task, *began = self._tasks[what]
+        whole = share(done, total)
+        shown: dict[str, Any] = {"metrics": metrics} if metrics else {}
+        self._bars.update(task, completed=done, total=total, at=whole, **shown)
         if last or now - self._last >= (PLAIN_SECONDS if metrics else QUIET_SECONDS):
             self._last = now
             # an epoch may take hours; a fraction of images that are computed together means nothing
             part = "epoch" in what and not float(done).is_integer()
             at = f"{done:.1f}/{total:.0f}" if part else whole
-            left = time_left(*self._began[what], done, total)
+            left = time_left(*began, done, total)
             text = f"{what} {at}  {metrics}" + (f"  {left}" if left else "")
             self._write(text)
             if not self.console.is_terminal:
@@ -188,11 +180,8 @@ class Listing:
     def __init__(self, headings: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
         """The first cell of a row names it, and is never wrapped."""
         self.headings, self.rows = headings, rows
-        self._widths = [
-            max(len(heading), *(row[i].cell_len for row in rows))
-            for i, heading in enumerate(headings)
-            if rows
-        ]
+        columns = zip(headings, *rows, strict=True) if rows else ()
+        self._widths = [max(len(heading), *(cell.cell_len for cell in cells)) for heading, *cells in columns]
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> Iterator[RenderableType]:
         shortest = [*self._widths[:1], *(min(width, LONG) for width in self._widths[1:])]

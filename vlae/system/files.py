@@ -261,9 +261,8 @@ def target_beside(link: StrPath) -> str:
     """The file that a link leads to. RecordError if it lies in another directory than the link."""
     target = os.path.realpath(link)
     if os.path.dirname(target) != os.path.realpath(os.path.dirname(link) or "."):
-        raise RecordError(
-            f"{link} is a link to {target}, which is elsewhere: it is not followed. Put the file itself there"
-        )
+        text = f"{link} is a link to {target}, which is elsewhere: it is not followed"
+        raise RecordError(f"{text}. Put the file itself there")
     if os.path.islink(target):
         raise RecordError(f"cannot read {link}: it is a link to itself")
     return target

@@ -84,9 +84,7 @@ def owner_lives(name: str) -> bool | None:
 
 def is_owned_by(name: str, where: str, pid: int, start: float) -> bool:
     """True if the temporary file of this name belongs to the process with this place, id and start."""
-    found = OWNER.search(name)
-    return bool(
-        found
-        and mark(where, pid, start).rpartition("-")[0] == f"{found[1]}-{found[2]}"
-        and abs(start - int(found[3])) < 2
-    )
+    if (found := OWNER.search(name)) is None:
+        return False
+    same = mark(where, pid, start).rpartition("-")[0] == f"{found[1]}-{found[2]}"
+    return same and abs(start - int(found[3])) < 2

@@ -105,10 +105,7 @@ class Output(io.TextIOWrapper):
 
 
 class Lenient:
-    """A stream for rich, whose consoles send their own control codes: text passes unchanged, and no write fails.
-
-    (`vlae.system.console` shows all other controls.)
-    """
+    """A stream for rich, whose consoles send control codes of their own: text passes unchanged, and no write fails."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -146,9 +143,8 @@ def guard() -> None:
         if isinstance(stream, Output):
             continue
         if stream is None or _number_of(stream) == number:
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.flush()
+            with contextlib.suppress(OSError, AttributeError):
+                stream.flush()
             setattr(sys, name, Output(Descriptor(number, number in closed), stream))
         elif isinstance(stream, io.TextIOWrapper):  # another program's
             stream.reconfigure(errors="replace")

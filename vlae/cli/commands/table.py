@@ -70,16 +70,15 @@ def table(
             print(f"vlae: {text}", file=sys.stderr)
     if format == TERMINAL:
         console = Console(highlight=False, file=io.StringIO() if out else None)
-        plain = not console.is_terminal
-        console.print(in_terminal(layout(found, decimals, transpose), plain=plain))
+        console.print(in_terminal(layout(found, decimals, transpose), plain=not console.is_terminal))
         text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     else:
         text = FORMATS[format](found, decimals, transpose)
-        if out is None:
-            print(text, end="")
     if out is not None:
         write_output(out, text.encode("utf-8", "backslashreplace"))
         print(out)
+    else:
+        print(text, end="")
 
 
 def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> str:

@@ -46,18 +46,14 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
         what, estimator = what_and_estimator(key)
         doubted = [run for run in done if run.value(key) is True] if what == UNRELIABLE else []
         if doubted:
-            names = Counter(str(run.value("model.name")) for run in doubted)
-            models = some(
-                [f"{counted(number, 'run')} of {name}" for name, number in names.items()], MOST_NAMED
-            )
-            some_runs = f"{len(doubted)} of {len(done)} runs ({models})"
+            names = Counter(str(run.value("model.name")) for run in doubted).items()
+            models = [f"{counted(number, 'run')} of {name}" for name, number in names]
+            some_runs = f"{len(doubted)} of {len(done)} runs ({some(models, MOST_NAMED)})"
             where = "all runs" if len(doubted) == len(done) else some_runs
             estimators.setdefault(where, []).append(estimation(estimator, " with", " by"))
     for where, by in estimators.items():
-        yield (
-            f"The log-likelihood estimated{' and'.join(by)} is unreliable in {where} and probably too low: "
-            f"{LARGE_K_HAT}."
-        )
+        estimated = f"The log-likelihood estimated{' and'.join(by)}"
+        yield f"{estimated} is unreliable in {where} and probably too low: {LARGE_K_HAT}."
 
 
 def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
@@ -72,13 +68,12 @@ def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
 
 
 def _missing_seeds(table: Table) -> Iterator[str]:
-    lacking = [cell for cell in table.cells if cell.n < table.expected]
-    if lacking:
-        rows = [
-            f"{name_of(table.row_keys, cell.row)} has {cell.n} of {table.expected}"
-            + (f" ({cell.missing})" if cell.missing else "")
-            for cell in lacking
-        ]
+    rows = []
+    for cell in table.cells:
+        if cell.n < table.expected:
+            why = f" ({cell.missing})" if cell.missing else ""
+            rows.append(f"{name_of(table.row_keys, cell.row)} has {cell.n} of {table.expected}{why}")
+    if rows:
         yield f"Seeds are missing: {some(rows, MOST_NAMED)}."
     if table.expected == 1:
         yield "One seed each: how much results vary with the seed is unknown."

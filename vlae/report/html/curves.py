@@ -80,18 +80,11 @@ def _along_epochs(read: Sequence[tuple[int, Run, Epochs]]) -> dict[str, Any]:
     epochs = sorted({epoch for _, _, entries in read for epoch in entries})
     known = {key for _, _, entries in read for entry in entries.values() for key in entry} - set(NO_METRICS)
     metrics = [*(key for key in FIRST if key in known), *sorted(known - set(FIRST))]
-    return {
-        "epochs": epochs,
-        "metrics": metrics,
-        "runs": [
-            {
-                "model": number,
-                "label": run.label or run.id,
-                "values": [_values(entries, epochs, metric) for metric in metrics],
-            }
-            for number, run, entries in read
-        ],
-    }
+    runs = []
+    for number, run, entries in read:
+        values = [_values(entries, epochs, metric) for metric in metrics]
+        runs.append({"model": number, "label": run.label or run.id, "values": values})
+    return {"epochs": epochs, "metrics": metrics, "runs": runs}
 
 
 def _looks(models: Sequence[Configuration]) -> dict[str, list[Any]]:

@@ -48,17 +48,11 @@ def common_settings(runs: Runs) -> list[tuple[str, str]]:
 def details(runs: Runs, models: Sequence[Configuration]) -> list[Detail]:
     """The details of all runs, in the order of the models, by seed."""
     varied = {"seed": None, **dict.fromkeys(differing(runs.runs))}
-    ordered = [(model.name, run) for model in models for run in model.runs]
-    return [
-        Detail(
-            f"run-{number}",
-            run,
-            name,
-            tuple((key, word(run.settings[key])) for key in varied if key in run.settings),
-            metrics_in_words(run),
-        )
-        for number, (name, run) in enumerate(ordered, 1)
-    ]
+    found: list[Detail] = []
+    for name, run in ((model.name, run) for model in models for run in model.runs):
+        settings = tuple((key, word(run.settings[key])) for key in varied if key in run.settings)
+        found.append(Detail(f"run-{len(found) + 1}", run, name, settings, metrics_in_words(run)))
+    return found
 
 
 def metrics_in_words(run: Run) -> tuple[tuple[str, str], ...]:

@@ -56,14 +56,14 @@ def embed(runs: Runs, models: int) -> tuple[list[Picture], list[LeftOut]]:
         if kind == "curves":  # which the page shows in another form
             continue
         try:
-            if plot_kind.needs_models and models > LOADED:
+            if plot_kind.images and models > LOADED:
                 text = f"{models} trained models are too many to load; vlae figure draws some of them"
                 raise UserError(text)
             figure = draw(kind, runs, narrow=True)
             width = round(INCH * figure.get_figwidth())  # so that letters are as large as on paper
-            svg = file_content(figure, "svg")
-            small = len(svg) <= LARGEST_SVG
-            uri = _data("svg+xml", svg) if small else _data("png", file_content(figure, "png"))
+            uri = _data("svg+xml", svg := file_content(figure, "svg"))
+            if len(svg) > LARGEST_SVG:
+                uri = _data("png", file_content(figure, "png"))
             found.append(Picture(plot_kind.shows, uri, width, caption=figure.caption))
         except Exception as error:  # whatever it is, the page is worth more than one figure
             left_out.append(LeftOut(kind, str(error) or type(error).__name__))

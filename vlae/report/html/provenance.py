@@ -121,12 +121,13 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
 
 def commands(runs_dir: Path, runs: Runs) -> list[str]:
     """The commands that reproduce the runs, for a shell."""
-    checkouts = [
-        f"git checkout {code.commit}  # {counted(code.runs, 'run')}{', with changes' if code.changed else ''}"
-        for code in codes(runs_dir, runs.runs)
-        if code.commit
-    ]
-    return [*checkouts, *(each.command for each in launches(runs_dir, runs)), f"vlae table {runs.title}"]
+    found = []
+    for code in codes(runs_dir, runs.runs):
+        changes = ", with changes" if code.changed else ""
+        found += (
+            [f"git checkout {code.commit}  # {counted(code.runs, 'run')}{changes}"] if code.commit else []
+        )
+    return [*found, *(each.command for each in launches(runs_dir, runs)), f"vlae table {runs.title}"]
 
 
 def _command(words: Sequence[str]) -> str:
@@ -149,9 +150,8 @@ def codes(runs_dir: Path, runs: Sequence[Run]) -> list[Code]:
     done = [run for run in runs if run.metrics is not None]
     counts = Counter(tuple(run.value(f"environment.code.{key}") for key in keys) for run in done)
     found = []
-    for (digest, commit, changed), number in sorted(
-        counts.items(), key=lambda item: (-item[1], str(item[0]))
-    ):
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    for (digest, commit, changed), number in ordered:
         frozen = f".code/{digest}" if digest and (runs_dir / ".code" / str(digest)).is_dir() else ""
         found.append(Code(str(digest or "unknown"), str(commit or ""), bool(changed), number, frozen))
     return found

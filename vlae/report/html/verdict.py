@@ -43,34 +43,28 @@ def verdicts(table: Table, runs: Sequence[Run]) -> list[Verdict]:
 
 def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     """``trainer.epochs: 5, 20``; empty: all runs of these cells were trained with the same budget."""
-    places = {(cell.row, cell.column) for cell in cells}
-    of_cells = [
-        run
-        for run in with_metric(runs, table.metric)
-        if (tuple(map(run.value, table.row_keys)), tuple(map(run.value, table.column_keys))) in places
-    ]
+    places, keys = {(*cell.row, *cell.column) for cell in cells}, (*table.row_keys, *table.column_keys)
+    of_cells = [run for run in with_metric(runs, table.metric) if tuple(map(run.value, keys)) in places]
     values = {key: {run.value(key) for run in of_cells} for key in BUDGET}
-    return "; ".join(
-        f"{key}: {some_words(each, MOST_NAMED)}" for key, each in values.items() if len(each) > 1
-    )
+    several = {key: some_words(each, MOST_NAMED) for key, each in values.items() if len(each) > 1}
+    return "; ".join(f"{key}: {words}" for key, words in several.items())
 
 
 def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> Verdict:
     best = next((cell for cell in cells if cell.best), cells[0])
-    mean = best.estimate()
+    name, mean = name_of(table.row_keys, best.row), best.estimate()
     spread = ", mean ± standard error" if best.standard_error is not None else ""
     explanation = [f"{metric_name(table.metric)}; {counted(best.n, 'seed')}{spread}."]
     others = [cell for cell in cells if cell is not best]
-    tested = [cell for cell in others if cell.tested]
     if not others:
-        sentence = f"{where}: {_model(table, best)} has {mean}"
+        sentence = f"{where}: {name} has {mean}"
         explanation.append(f"No other {_noun(table)} has a result to compare it with.")
-    elif tested:
-        sentence = f"{where}: {_model(table, best)} is best with {mean}"
-        explanation += _tested(table, others, tested)
+    elif any(cell.tested for cell in others):
+        sentence = f"{where}: {name} is best with {mean}"
+        explanation += _as_good(table, others)
     else:
         extreme = "highest" if better(table.metric) == HIGHER else "lowest"
-        sentence = f"{where}: {_model(table, best)} has the {extreme} mean, {mean}"
+        sentence = f"{where}: {name} has the {extreme} mean, {mean}"
         explanation.append(f"{untested(others).capitalize()}.")
     if budgets:
         sentence += f", among different training budgets ({budgets})"
@@ -80,12 +74,14 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
     return Verdict(f"{sentence}.", " ".join(explanation))
 
 
-def _tested(table: Table, others: Sequence[Cell], tested: Sequence[Cell]) -> list[str]:
+def _as_good(table: Table, others: Sequence[Cell]) -> list[str]:
     """The others that are as good, as far as that was tested."""
-    if as_good := [cell for cell in tested if cell.as_good]:
-        as_good.sort(key=lambda cell: abs(cell.difference or 0.0))
-        p_values = ["" if cell.p_value is None else f", p = {cell.p_value:.2g}" for cell in as_good]
-        words = [f"{_model(table, c)} ({c.estimate()}{p})" for c, p in zip(as_good, p_values, strict=True)]
+    tested, words = [cell for cell in others if cell.tested], []
+    for cell in sorted(tested, key=lambda cell: abs(cell.difference or 0.0)):
+        if cell.as_good:
+            p = "" if cell.p_value is None else f", p = {cell.p_value:.2g}"
+            words.append(f"{name_of(table.row_keys, cell.row)} ({cell.estimate()}{p})")
+    if words:
         found = [f"Not significantly worse: {some(words, MOST_NAMED)}."]
     else:
         every = "Every other" if len(tested) == len(others) else "Every tested"
@@ -98,7 +94,3 @@ def _tested(table: Table, others: Sequence[Cell], tested: Sequence[Cell]) -> lis
 def _noun(table: Table) -> str:
     """The name of a row: a sweep that varied settings has several rows per model."""
     return "model" if table.row_keys == ("model.name",) else "configuration"
-
-
-def _model(table: Table, cell: Cell) -> str:
-    return name_of(table.row_keys, cell.row)

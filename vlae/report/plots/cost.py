@@ -65,7 +65,5 @@ def _marker(axes: Axes, series: Configuration, metric: str) -> tuple[float, floa
 COST = PlotKind(
     shows="the test log-likelihood against the training time, means and standard errors over seeds",
     draw=costs,
-    of=lambda run: run.metrics is not None,
-    lacking="no run is done",
     metric=True,
 )

@@ -47,6 +47,5 @@ COVARIANCE = PlotKind(
     draw=covariance,
     of=has_model,
     lacking=LACKING,
-    needs_models=True,
     images=3,
 )

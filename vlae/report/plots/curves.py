@@ -96,11 +96,9 @@ def _selection(panel: Panel) -> str:
 
 def _space(panel: Panel) -> str:
     """A note where the values of metrics.jsonl lack the Jacobian of the logit transform."""
-    logit = any(
-        run.settings.get("dataset.logit_transform") and run.settings.get("output_dist.name") != "bernoulli"
-        for series in panel.series
-        for run in series.runs
-    )
+    runs = [run.settings for series in panel.series for run in series.runs]
+    transformed = [each for each in runs if each.get("dataset.logit_transform")]
+    logit = any(each.get("output_dist.name") != "bernoulli" for each in transformed)
     return ", in model space" if logit else ""
 
 

@@ -59,7 +59,6 @@ ESTIMATORS = PlotKind(
     draw=estimators,
     of=has_model,
     lacking=LACKING,
-    needs_models=True,
-    samples=True,
     images=20,
+    samples=True,
 )

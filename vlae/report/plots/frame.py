@@ -161,11 +161,8 @@ def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = Fal
     if columns > 1:
         made.remove()
         _, width, height = added(columns)
-    if narrow:
-        figure.set_figheight(figure.get_figheight() + height + 0.1)
-    else:
-        figure.set_figwidth(figure.get_figwidth() + width + 0.1)
-        figure.set_figheight(max(figure.get_figheight(), height + 0.2))
+    size = figure.get_size_inches() + ((0, height + 0.1) if narrow else (width + 0.1, 0))
+    figure.set_size_inches(size[0], size[1] if narrow else max(size[1], height + 0.2))
 
 
 def sample_of(**look: Any) -> Artist:

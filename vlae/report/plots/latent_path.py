@@ -92,6 +92,5 @@ LATENT_PATH = PlotKind(
     draw=paths,
     of=lambda run: has_model(run) and run.settings.get("model.latent_dim") == 2,
     lacking="no run with model.latent_dim=2 is done and has its directory here",
-    needs_models=True,
     images=3,
 )

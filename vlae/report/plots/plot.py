@@ -42,18 +42,16 @@ class PlotKind(NamedTuple):
     """One sentence."""
     draw: Callable[[Sequence[Panel], Options], Captioned]
     """UserError: nothing can be drawn."""
-    of: Callable[[Run], bool]
+    of: Callable[[Run], bool] = lambda run: run.metrics is not None
     """Whether a run can be in it, as far as that is known without reading more files."""
-    lacking: str
+    lacking: str = "no run is done"
     """The reason where no run can be in it."""
-    needs_models: bool = False
-    """Whether it loads trained models and test images, which takes torch, and seconds."""
+    images: int | None = None
+    """The default number of test images, for a kind that loads trained models, which takes torch, and seconds."""
     metric: bool = False
-    """Whether it has the option --metric; the next three likewise."""
+    """Whether it has the option --metric; the next two likewise."""
     published: bool = False
     samples: bool = False
-    images: int | None = None
-    """The default number of test images; None: it has no such option."""
     by_updates: bool = False
     """Whether T always names a series."""
 

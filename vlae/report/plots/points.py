@@ -130,8 +130,6 @@ def axis_label(metric: str) -> str:
 LIKELIHOOD_VS_UPDATES = PlotKind(
     shows="the test log-likelihood over the number of updates T, a point per model, mean and standard error over seeds",
     draw=points,
-    of=lambda run: run.metrics is not None,
-    lacking="no run is done",
     metric=True,
     published=True,
     by_updates=True,

@@ -57,11 +57,11 @@ def style_of(model: str) -> Style:
     if model in STYLES:
         return STYLES[model]
     digest = hashlib.sha256(model.encode()).digest()
-    return Style(
+    color, marker = (
         _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
         _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)],
-        _OTHER_DASHES[digest[2] % len(_OTHER_DASHES)],
     )
+    return Style(color, marker, _OTHER_DASHES[digest[2] % len(_OTHER_DASHES)])
 
 
 def on_screen(color: str) -> str:

@@ -34,9 +34,9 @@ def load_models(panels: Sequence[Panel], images: int, warn: Callable[[str], None
 
     if len(panels) > 1:
         names = "; ".join(panel.title for panel in panels)
+        same = "--where: all models are shown with the same test images, but these runs are of"
         raise UserError(
-            f"--where: all models are shown with the same test images, but these runs are of {names}. Choose one, such "
-            "as --where 'dataset=digits and output_dist=gaussian'"
+            f"{same} {names}. Choose one, such as --where 'dataset=digits and output_dist=gaussian'"
         )
     library, problems = Library(), []
     read = [(series, _first(series, library, warn, problems)) for series in panels[0].series]
@@ -48,11 +48,10 @@ def load_models(panels: Sequence[Panel], images: int, warn: Callable[[str], None
         warn(f"--images: {len(first)} test images are shown, not {images}: the models were scored on no more")
     for series, model in found[1:]:
         own = model.pictures(images)
-        if own.shape != first.shape or not np.array_equal(own, first):
-            raise UserError(
-                f"--where: {series.name} and {found[0][0].name} were scored on other test images; choose runs with "
-                "the same dataset settings"
-            )
+        if not np.array_equal(own, first):
+            names = f"{series.name} and {found[0][0].name}"
+            text = f"--where: {names} were scored on other test images"
+            raise UserError(f"{text}; choose runs with the same dataset settings")
     return found
 
 

@@ -22,11 +22,8 @@ REFINED = ("model.num_updates", "model.num_steps")
 def updates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One strip per model: the test images, then their reconstructions after each update; beside them the error."""
     models = load_models(panels, options.images, options.warn)
-    found = [
-        (series, updated)
-        for series, model in models
-        if (updated := model.refinements(max(MEASURED, options.images))) is not None
-    ]
+    measured = [(series, model.refinements(max(MEASURED, options.images))) for series, model in models]
+    found = [(series, updated) for series, updated in measured if updated is not None]
     if not found:
         raise UserError(f"updates: {LACKING}")
     pictures = models[0][1].pictures(options.images)
@@ -95,6 +92,5 @@ UPDATES = PlotKind(
     draw=updates,
     of=lambda run: has_model(run) and any(run.settings.get(key) for key in REFINED),
     lacking=LACKING,
-    needs_models=True,
     images=3,
 )

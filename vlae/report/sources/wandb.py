@@ -99,10 +99,10 @@ def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:
         groups.setdefault(place, Counter()).update([tracker["group"] or ""])
         with contextlib.suppress(RecordError):  # in the files of the mirror
             superseded.setdefault(place, []).extend(other_ids(runs_dir / name))
-    ordered = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
-    return [
-        Place(*at, tuple(sorted(filter(None, found))), tuple(superseded.get(at, ()))) for at, found in ordered
-    ] or [Place("", with_added_fields({})["tracker"]["project"], ())]
+    found = []
+    for at, names in sorted(groups.items(), key=lambda item: (-item[1].total(), item[0])):
+        found.append(Place(*at, tuple(sorted(filter(None, names))), tuple(superseded.get(at, ()))))
+    return found or [Place("", with_added_fields({})["tracker"]["project"], ())]
 
 
 def _tracker(run: Path) -> Mapping[str, Any]:

@@ -39,21 +39,18 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     """The caption of a table. runs: those whose metrics are in it."""
     if not runs:
         return f"{description(metric)}. No run has this metric yet."
-    expected = sum(cell.runs for cell in cells)
+    expected, sentences = sum(cell.runs for cell in cells), [description(metric)]
     number = ("" if len(runs) == expected else f"{len(runs)} of ") + counted(expected, "run")
-    own = "Each model has its own proposal, so part of a difference may come from the proposals"
-    spread = "Mean ± standard error over seeds"
-    if all(cell.standard_error is None for cell in cells):
-        spread = "One seed each, so the standard error over seeds is unknown"
-    sentences = [
-        description(metric),
-        own if what_and_estimator(metric)[1] == OWN else "",
-        spread,
-        f"{number}, {_seeds(runs)}{_samples(runs, metric)}",
-        _bold(cells),
-        # said once, where a dagger on each would distinguish nothing
-        f"All estimates are unreliable: {UNRELIABLE}" if _unreliable(cells) and not daggers(cells) else "",
-    ]
+    if what_and_estimator(metric)[1] == OWN:
+        sentences.append(
+            "Each model has its own proposal, so part of a difference may come from the proposals"
+        )
+    one_each = all(cell.standard_error is None for cell in cells)
+    unknown = "One seed each, so the standard error over seeds is unknown"
+    sentences.append(unknown if one_each else "Mean ± standard error over seeds")
+    sentences += [f"{number}, {_seeds(runs)}{_samples(runs, metric)}", _bold(cells)]
+    if _unreliable(cells) and not daggers(cells):  # where a dagger on each would distinguish nothing
+        sentences.append(f"All estimates are unreliable: {UNRELIABLE}")
     return ". ".join(filter(None, sentences)) + "."
 
 
@@ -110,16 +107,12 @@ def _values(runs: Sequence[Run], key: str) -> str:
 def _bold(cells: Sequence[Cell]) -> str:
     if not any(cell.best for cell in cells):
         return ""
-    over = list(dict.fromkeys(cell.paired_over for cell in cells if cell.tested))
-    best = "the best of each column"
-    if any(cell.images for cell in cells):
-        best += " among those scored on the same test images"
-    if over:
-        return (
-            f"Bold: {best}, and results that do not differ from it significantly (p ≥ {LEVEL:g}, two-sided t-test of "
-            f"the differences, paired over {' or over '.join(over)})"
-        )
-    return f"Bold: {best}; {untested(cells)}"
+    same = " among those scored on the same test images" if any(cell.images for cell in cells) else ""
+    best = f"Bold: the best of each column{same}"
+    if over := list(dict.fromkeys(cell.paired_over for cell in cells if cell.tested)):
+        test = f"p ≥ {LEVEL:g}, two-sided t-test of the differences, paired over {' or over '.join(over)}"
+        return f"{best}, and results that do not differ from it significantly ({test})"
+    return f"{best}; {untested(cells)}"
 
 
 def untested(cells: Sequence[Cell]) -> str:
@@ -152,10 +145,8 @@ def notes(metric: str, cells: Sequence[Cell]) -> list[str]:
         found.append(f"{counted(few, 'cell')} not tested: {TOO_FEW} in common with the best of the column")
     unpaired = sum(not cell.paired_over for cell in others)
     if unpaired and better(metric) and len(others) + any(cell.best for cell in cells) > 1:
-        found.append(
-            f"{counted(unpaired, 'cell')} not compared with the best of the column: other test images, no seed in "
-            "common, or too few of them"
-        )
+        why = "other test images, no seed in common, or too few of them"
+        found.append(f"{counted(unpaired, 'cell')} not compared with the best of the column: {why}")
     return found
 
 

@@ -81,25 +81,15 @@ def is_unreliable(run: Run, metric: str) -> bool:
 def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], metric: str) -> Cell:
     """The cell of these runs, before it is compared with others."""
     values = [float(run.value(metric)) for run in done]
-    return Cell(
-        row,
-        column,
-        len(runs),
-        len(done),
-        statistics.fmean(values) if values else None,
-        statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
-        sum(is_unreliable(run, metric) for run in done),
-        _why_missing(runs, done, metric),
-    )
+    mean = statistics.fmean(values) if values else None
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    unreliable, counted = sum(is_unreliable(run, metric) for run in done), {run.id for run in done}
+    reasons = Counter(_why_missing(run, run.value(metric)) for run in runs if run.id not in counted)
+    missing = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+    return Cell(row, column, len(runs), len(done), mean, error, unreliable, missing)
 
 
-def _why_missing(runs: Sequence[Run], done: Sequence[Run], metric: str) -> str:
-    counted = {run.id for run in done}
-    reasons = Counter(_why(run, run.value(metric)) for run in runs if run.id not in counted)
-    return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
-
-
-def _why(run: Run, value: object) -> str:
+def _why_missing(run: Run, value: object) -> str:
     if run.state == "done":
         return "done without this metric" if value is None else f"done, but the metric is {shown(value)}"
     return ("never started" if run.state == "new" else run.state) + (f" ({run.reason})" if run.reason else "")

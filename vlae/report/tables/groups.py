@@ -33,22 +33,17 @@ def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
     """In the order of columns, then of rows. UserError: one would have several settings."""
     groups = group_by_cell(runs, row_keys, COLUMNS)
     models = {place: str(group[0].value("model.name")) for place, group in groups.items()}
-    rows: dict[str, list[Values]] = {}
-    for place in sorted(groups, key=lambda place: positions(place[0])):
-        of_model = rows.setdefault(models[place], [])
-        if place[0] not in of_model:
-            of_model.append(place[0])
-    return [
-        Configuration(
-            name_of(row_keys, row),
-            models[row, column],
-            rows[models[row, column]].index(row),
-            row,
-            column,
-            tuple(sorted(groups[row, column], key=lambda run: (position(run.value("seed")), run.id))),
-        )
-        for row, column in sorted(groups, key=lambda place: [positions(place[1]), positions(place[0])])
-    ]
+    variants: dict[str, dict[Values, int]] = {}
+    for row, column in sorted(groups, key=lambda place: positions(place[0])):
+        of_model = variants.setdefault(models[row, column], {})
+        of_model.setdefault(row, len(of_model))
+    found = []
+    for row, column in sorted(groups, key=lambda place: [positions(place[1]), positions(place[0])]):
+        by_seed = sorted(groups[row, column], key=lambda run: (position(run.value("seed")), run.id))
+        model = models[row, column]
+        looks = name_of(row_keys, row), model, variants[model][row]
+        found.append(Configuration(*looks, row, column, tuple(by_seed)))
+    return found
 
 
 def group_by_cell(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
@@ -148,9 +143,9 @@ def keys_of(
     elif both and not rows and len(both) < len(row_keys):
         row_keys = [key for key in row_keys if key not in both]
     elif both:
+        names, default = ", ".join(map(short, both)), "" if rows else " by default"
         raise UserError(
-            f"--cols: expected keys that the rows have not, got {', '.join(map(short, both))}, which --rows has"
-            f"{'' if rows else ' by default'}, too"
+            f"--cols: expected keys that the rows have not, got {names}, which --rows has{default}, too"
         )
     return row_keys if rows else row_keys_of(chosen, row_keys, column_keys), column_keys
 

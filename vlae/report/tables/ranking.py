@@ -64,15 +64,9 @@ def _compare(group: Group, best: Group, metric: str, report: Report) -> Cell:
     if d is None:
         return replace(cell, as_good=equal)
     tested = len(pairs) >= ENOUGH_SEEDS
-    return replace(
-        cell,
-        as_good=equal or (tested and not d.significant),
-        tested=tested,
-        difference=d.mean,
-        difference_standard_error=d.standard_error,
-        p_value=d.p_value,
-        paired_over=d.over,
-    )
+    as_good = equal or (tested and not d.significant)
+    cell = replace(cell, as_good=as_good, tested=tested, paired_over=d.over, p_value=d.p_value)
+    return replace(cell, difference=d.mean, difference_standard_error=d.standard_error)
 
 
 def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, report: Report) -> Difference | None:

@@ -67,11 +67,10 @@ def table(
         found += sources
     found += [*damage_notes(chosen.left_out, unread), *filter(None, [chosen.note])]
     counted = [run for group in done.values() for run in group]
-    names = tuple(row_keys), tuple(column_keys), found_rows, found_columns
-    expected, of = max(one.runs for one in cells), caption(metric, cells, counted)
-    return Table(
-        chosen.title, metric, *names, tuple(cells), expected, of, tuple(found), provenance(counted), unread
-    )
+    sides_of = tuple(row_keys), tuple(column_keys), found_rows, found_columns
+    texts = caption(metric, cells, counted), tuple(found), provenance(counted)
+    expected = max(one.runs for one in cells)
+    return Table(chosen.title, metric, *sides_of, tuple(cells), expected, *texts, unread)
 
 
 def table_or_reason(runs: Runs) -> tuple[Table | None, str]:

@@ -12,10 +12,9 @@ import yaml
 from conftest import LAUNCH
 
 from vlae.cli.app import main
-from vlae.config.compose import compose
+from vlae.config.compose import Composer, compose
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import SCHEMA_VERSION, run_id
-from vlae.config.sweep_compose import Composer
 from vlae.launching.local_launcher import LocalQueue
 from vlae.system.disk import RecordError
 

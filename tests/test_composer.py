@@ -6,10 +6,9 @@ from hydra import initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlae.config.compose import compose
+from vlae.config.compose import Composer, compose
 from vlae.config.overrides import CONF, choices
 from vlae.config.problems import ConfigError
-from vlae.config.sweep_compose import Composer
 
 GROUPS = {group: names for group, names in choices().items() if "/" not in group and group != "dataset"}
 VALUES = [

@@ -8,10 +8,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from vlae.config import sweep_file
-from vlae.config.compose import compose, validate
+from vlae.config.compose import Composer, compose, validate
 from vlae.config.overrides import CONF
 from vlae.config.run_id import run_id
-from vlae.config.sweep_compose import Composer
 
 NAMES = sweep_file.names()
 MODELS = {"vae", "savae", "hf", "iaf", "vlae"}

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 from recorded import container, results
 
-from vlae.config.compose import compose, override, validate
+from vlae.config.compose import Composer, compose, override, validate
 from vlae.config.overrides import CONF
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
-from vlae.config.sweep_compose import Composer
 from vlae.runs.directory import RunDirectory
 from vlae.trackers.run_history import RunHistory
 from vlae.trackers.tensorboard_mirror import EventFiles

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlae.config.compose import Composer
 from vlae.config.overrides import added_directories
 from vlae.config.problems import ConfigError
-from vlae.config.sweep_compose import Composer
 from vlae.config.sweep_file import read, replacements
 from vlae.launching.composed_runs import ComposedRuns
 from vlae.launching.launch import launch_runs

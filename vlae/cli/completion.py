@@ -13,8 +13,7 @@ from vlae.config.problems import ConfigError
 from vlae.config.run_id import MISSING, get
 from vlae.config.schema import FIXED_SECTIONS
 
-PLAIN = re.compile(r"[^\s'\"\\$`]+")
-"""Words that a shell takes unquoted."""
+PLAIN = re.compile(r"[^\s'\"\\$`]+")  # words that a shell takes unquoted
 
 
 def query(shell: str) -> str:

@@ -28,8 +28,7 @@ from vlae.system.files import expanded
 Composed = Any
 """An omegaconf.DictConfig; as a hint it makes beartype warn about the outdated class it derives from."""
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
-"""What Hydra raises where it cannot compose."""
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)  # what Hydra raises where it cannot compose
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -36,8 +36,7 @@ again shows the results, or goes on where it was interrupted.
   {COMPLETION}    [dim]Tab completes groups, choices and keys (also fish)[/]
   python launch.py --hydra-help                  [dim]Hydra's own options[/]
 """
-PLAIN_WIDTH = 110
-"""Where there is no terminal whose width could be asked for."""
+PLAIN_WIDTH = 110  # where there is no terminal whose width could be asked for
 
 
 def show(arguments: Sequence[str], program: str = PROGRAM) -> int:

@@ -5,10 +5,8 @@ import importlib.util
 
 from vlae.errors import UserError
 
-IMPORTED = ("numpy", "torch", "torchvision.utils")
-"""By every run."""
-PRESENT = ("scipy", "sklearn", "zuko")
-"""By some runs; importing them takes a second."""
+IMPORTED = ("numpy", "torch", "torchvision.utils")  # by every run
+PRESENT = ("scipy", "sklearn", "zuko")  # by some runs; importing them takes a second
 
 
 def check_libraries() -> None:

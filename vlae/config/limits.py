@@ -14,12 +14,9 @@ from vlae.config.run_id import get
 from vlae.config.targets import load_target
 from vlae.system.machine import total_memory
 
-NONSENSE = 2**50
-"""Bytes that no machine has: the limit where a run is executed elsewhere."""
-MOST_THREADS = 2**16
-"""Where a run is executed elsewhere."""
-FEWEST_PIXELS = 64
-"""Pixels that an image of any dataset has."""
+NONSENSE = 2**50  # bytes that no machine has: the limit where a run is executed elsewhere
+MOST_THREADS = 2**16  # where a run is executed elsewhere
+FEWEST_PIXELS = 64  # pixels that an image of any dataset has
 
 
 def beyond_the_machine(container: dict[str, Any], *, here: bool) -> list[Problem]:

@@ -17,13 +17,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import (
-    Glob,
-    Override,
-    QuotedString,
-    RangeSweep,
-    ValueType,
-)
+from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep, ValueType
 from hydra.errors import HydraException
 
 from vlae.config.problems import Problem, did_you_mean, listed, shown
@@ -35,8 +29,7 @@ from vlae.system.locations import CONF
 WRONG = "_wrong_"
 """The key under which messages about wrong overrides stand in a composed configuration; no real one has it."""
 
-SEVERAL = ("tracker",)
-"""Groups of which a run can have several choices: ``tracker=[wandb,tensorboard]``."""
+SEVERAL = ("tracker",)  # groups of which a run can have several choices: ``tracker=[wandb,tensorboard]``
 
 _OPTIONS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -54,8 +47,7 @@ def parse(text: str) -> Override:
         raise HydraException("a number of too many digits") from error
 
 
-LONGEST_SHOWN = 200
-"""Characters of an override in a message."""
+LONGEST_SHOWN = 200  # characters of an override in a message
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

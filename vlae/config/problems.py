@@ -239,8 +239,7 @@ def _how_to_write(key: str, value: Any, wanted: Sequence[str]) -> str:
     return _number_meant(value) if number else ""
 
 
-_EXACT = 2**53
-"""Below it a float is exactly the whole number that was written."""
+_EXACT = 2**53  # below it a float is exactly the whole number that was written
 
 
 def _as_text(key: str, value: float) -> str:
@@ -253,8 +252,7 @@ def _as_text(key: str, value: float) -> str:
     return f"; as a text it is {place}=\"{of_command}\" in a command, '{written}' in a file"
 
 
-_LONGEST_NUMBER = 100
-"""Characters; Python reads no number of thousands of digits."""
+_LONGEST_NUMBER = 100  # characters; Python reads no number of thousands of digits
 _SWITCHES = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
 
 

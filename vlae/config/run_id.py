@@ -43,8 +43,7 @@ ADDED_FIELDS: dict[str, Any] = {
 }
 """Keys added later, with the value that older runs implied. A key at this value is left out of the id."""
 
-MISSING = object()
-"""What ``get`` returns for a key that is not there."""
+MISSING = object()  # what ``get`` returns for a key that is not there
 
 
 def scientific(container: dict[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,7 @@ from vlae.system.files import expanded
 from vlae.system.locations import SWEEPS
 
 KEYS = ("grids", "common")
-KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./@-]*", re.ASCII)
-"""Of a run: trainer.epochs."""
+KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./@-]*", re.ASCII)  # of a run: trainer.epochs
 OF_A_LAUNCH = re.compile(r"\+{0,2}(hydra([./@].*)?|sweeps)")
 """Keys that a run of a sweep cannot have for itself: the launcher is chosen before there are runs."""
 PLAIN = re.compile(r"/?[A-Za-z_][\w./+-]*", re.ASCII)

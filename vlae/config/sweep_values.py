@@ -11,8 +11,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 
 from vlae.config.problems import ConfigError, Problem, listed
 
-MOST_RUNS = 100_000
-"""The most runs of a sweep: more are a slip, which is reported before they are expanded."""
+MOST_RUNS = 100_000  # the most runs of a sweep: more are a slip, which is reported before they are expanded
 
 
 def refuse_too_many(runs: int, place: str = "sweep", axes: Mapping[str, int] | None = None) -> None:

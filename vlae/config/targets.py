@@ -15,8 +15,7 @@ from vlae.config.problems import ConfigError, Problem, problems_of, section_of, 
 from vlae.config.run_id import ADDED_FIELDS, MISSING
 from vlae.config.schema import Count, Section
 
-NAME = re.compile(r"[A-Za-z0-9_]+")
-"""Names become part of run ids, and so of directories."""
+NAME = re.compile(r"[A-Za-z0-9_]+")  # names become part of run ids, and so of directories
 
 
 class Sizes(Section):

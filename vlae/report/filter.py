@@ -22,8 +22,7 @@ _LIST_ENTRY = re.compile(r"""\s*('[^']*'|"[^"]*"|\[[^]]*\]|[^,]+)""")
 _AND = re.compile(r"""\s+and\s+(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")
 _NO_NUMBER = re.compile(r"[-+]?0[0-9_]|.*[^ -~]", re.DOTALL)
 """Digits that Python reads as a number, and Hydra, on the command line, as a text: 010, and those of other scripts."""
-WORDS = {"true": True, "false": False, "null": None}
-"""In upper or lower case, as for Hydra."""
+WORDS = {"true": True, "false": False, "null": None}  # in upper or lower case, as for Hydra
 SHOWN = 8
 EXPECTED = "expected KEY OP VALUE [and ...], OP one of = != < <= > >= in, such as 'seed<3 and T in 1,2'"
 

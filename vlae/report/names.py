@@ -7,10 +7,8 @@ from typing import Any
 from vlae.config.problems import shown
 from vlae.errors import UserError
 
-SECTIONS = ("model", "dataset", "output_dist", "optimizer")
-"""Each may stand for its name."""
-USUAL = (*SECTIONS, "T", "seed")
-"""The usual keys of rows and columns."""
+SECTIONS = ("model", "dataset", "output_dist", "optimizer")  # each may stand for its name
+USUAL = (*SECTIONS, "T", "seed")  # the usual keys of rows and columns
 NAMES = {
     "vae": "VAE",
     "savae": "SA-VAE",
@@ -30,10 +28,8 @@ NAMES = {
     "gaussian": "Gaussian",
 }
 """In the order of tables: baselines come first."""
-Values = tuple[Any, ...]
-"""The values of several keys: they name a row, or a column."""
-HOLE = "–"
-"""Stands for what is missing."""
+Values = tuple[Any, ...]  # the values of several keys: they name a row, or a column
+HOLE = "–"  # stands for what is missing
 NEAR = 5
 CHOICES = 12
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 UPDATES = ("model.num_updates", "model.num_steps", "model.num_flows")
 """What ``T`` stands for: each model has one of them, or none."""
 OF_A_RUN = ("id", "label", "state", "reason")
-SOME = 5
-"""Runs that a note can name."""
+SOME = 5  # runs that a note can name
 
 
 class History(NamedTuple):

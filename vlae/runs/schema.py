@@ -12,8 +12,7 @@ from typing_extensions import TypedDict
 from vlae.config.problems import shown
 from vlae.system.disk import RecordError
 
-AS_WRITTEN = ConfigDict(strict=True, extra="allow")
-"""No value is converted; keys of other versions stay."""
+AS_WRITTEN = ConfigDict(strict=True, extra="allow")  # no value is converted; keys of other versions stay
 
 
 def _check_time(text: str) -> str:

@@ -18,8 +18,7 @@ from vlae.system.disk import RecordError
 from vlae.system.locations import SOURCE
 
 CODE = ".code"  # in runs_dir
-LARGEST = 5 * 2**20
-"""Bytes of a file; a larger one is no code."""
+LARGEST = 5 * 2**20  # bytes of a file; a larger one is no code
 PLACES = ("vlae", "conf", "hydra_plugins", "sweeps", "pyproject.toml")
 """Code besides the modules and packages at the top of the checkout."""
 INSTALLED = ("vlae", "hydra_plugins/vlae_launching")

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 COMMIT = ".commit.json"
 """The commit of the copy and, under ``files``, the SHA-256 of each file, to name those that differ."""
 COMPILED = "__pycache__"
-RUNS = ".new"
-"""A directory that holds runs has one of this name, `vlae.system.files.STAGING`."""
+RUNS = ".new"  # a directory that holds runs has one of this name, `vlae.system.files.STAGING`
 FIX = "launch again from the code that it was made of, which repairs it"
 
 

@@ -22,12 +22,9 @@ from vlae.system.disk import patiently, reason_of
 from vlae.system.files import cannot_write
 from vlae.system.streams import CONTROLS, lenient, visible
 
-PLAIN_SECONDS = 2.0
-"""Without a terminal, at most one line of metrics in this time."""
-QUIET_SECONDS = 30.0
-"""Without a terminal, one line of progress in this time even without metrics."""
-LONG = 40
-"""Columns of a cell that is kept on one line; a longer one is text, which may be wrapped."""
+PLAIN_SECONDS = 2.0  # without a terminal, at most one line of metrics in this time
+QUIET_SECONDS = 30.0  # without a terminal, one line of progress in this time even without metrics
+LONG = 40  # columns of a cell that is kept on one line; a longer one is text, which may be wrapped
 
 _listener: ContextVar[Callable[[], None] | None] = ContextVar("listener", default=None)
 

@@ -22,14 +22,10 @@ from vlae.errors import UserError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PATIENCE = 24 * 3600.0
-"""Seconds that a run, or a queue of them, waits for a disk that refuses writes."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds between two tries, at first and after many."""
-SLICE = 0.2
-"""Seconds after which a waiting thread checks for a request to stop."""
-PROBE = 2**16
-"""Bytes written to test a disk."""
+PATIENCE = 24 * 3600.0  # seconds that a run, or a queue of them, waits for a disk that refuses writes
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between two tries, at first and after many
+SLICE = 0.2  # seconds after which a waiting thread checks for a request to stop
+PROBE = 2**16  # bytes written to test a disk
 
 ALWAYS = {
     errno.ENOSPC: "no space left on",

@@ -22,12 +22,9 @@ StrPath = str | os.PathLike[str]
 T = TypeVar("T")
 
 STAGING = ".new"  # beside what appears: directories that are being filled
-LARGEST = 2**30
-"""Bytes of a file of a run; only checkpoints may be larger."""
-LARGEST_JSON = 2**28
-"""Bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them."""
-LARGEST_CONFIG = 2**20
-"""Bytes of a config.yaml, which has a few thousand."""
+LARGEST = 2**30  # bytes of a file of a run; only checkpoints may be larger
+LARGEST_JSON = 2**28  # bytes of a JSON file: that of a sweep of 100,000 runs has a tenth of them
+LARGEST_CONFIG = 2**20  # bytes of a config.yaml, which has a few thousand
 MOST_VALUES = 100_000
 """Values of a config.yaml: a few lines of references can stand for more than any memory holds."""
 BLOCK = 4096  # bytes that are read at once where a file is read from its end

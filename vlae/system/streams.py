@@ -18,8 +18,7 @@ from typing import Any, TextIO
 
 WAITS_FOR_READER = 10.0
 """Seconds in total that a run waits for a reader that takes nothing: a paused pager, a terminal after Ctrl-S."""
-BLOCK = 512
-"""Bytes that a ready pipe takes at once on every system."""
+BLOCK = 512  # bytes that a ready pipe takes at once on every system
 CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
     "\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"

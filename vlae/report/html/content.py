@@ -14,8 +14,7 @@ from vlae.report.html.verdict import verdicts
 from vlae.report.runs import Runs
 from vlae.report.tables.table import Table, table_or_reason
 
-CURVES_SHOWN = 8
-"""Models of each dataset and output whose curves are drawn at first: the best ones."""
+CURVES_SHOWN = 8  # models of each dataset and output whose curves are drawn at first: the best ones
 
 
 def content(runs_dir: Path, runs: Runs) -> SimpleNamespace:

@@ -11,11 +11,9 @@ from vlae.report.runs import History, LeftOut, Run
 from vlae.report.tables.groups import COLUMNS, Configuration
 from vlae.system.disk import RecordError
 
-POINTS = 240
-"""Points of a curve, at most; no screen shows more."""
+POINTS = 240  # points of a curve, at most; no screen shows more
 FEWEST = 40
-NUMBERS = 300_000
-"""Numbers in all curves together."""
+NUMBERS = 300_000  # numbers in all curves together
 MOST_RUNS = 1000
 FIRST = (
     "validation/elbo_nats",
@@ -27,8 +25,7 @@ FIRST = (
 )
 """The metrics that are offered first; others follow by name."""
 NO_METRICS = ("epoch", "global_step", "seconds")
-Epochs = dict[int, Mapping[str, Any]]
-"""The metrics of a run by epoch."""
+Epochs = dict[int, Mapping[str, Any]]  # the metrics of a run by epoch
 
 
 class Curves(NamedTuple):

@@ -12,8 +12,7 @@ from vlae.report.runs import Run, Runs
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, differing, row_keys_of
 from vlae.system.console import duration
 
-MOST = 1000
-"""Runs that have details, at most."""
+MOST = 1000  # runs that have details, at most
 
 
 class Detail(NamedTuple):

@@ -16,25 +16,18 @@ from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.tables.groups import Configuration
 from vlae.system.files import check_inside, read_bytes
 
-LOADED = 12
-"""Models, at most, for kinds that load trained models: each takes seconds."""
-INCH = 96
-"""Pixels per inch in a browser."""
-LARGEST_SVG = 1_000_000
-"""Bytes of an SVG; a larger one becomes a PNG."""
+LOADED = 12  # models, at most, for kinds that load trained models: each takes seconds
+INCH = 96  # pixels per inch in a browser
+LARGEST_SVG = 1_000_000  # bytes of an SVG; a larger one becomes a PNG
 PICTURES = {
     "reconstructions": "reconstructions",
     "prior_samples": "samples from the prior",
     "refinements": "refinements: the data, then each update of inference",
 }
-LARGEST = 60_000
-"""Bytes; a larger picture is scaled down."""
-WIDEST = 480
-"""Pixels."""
-MOST = 24
-"""Models."""
-ALL = 4_000_000
-"""Bytes of all pictures together."""
+LARGEST = 60_000  # bytes; a larger picture is scaled down
+WIDEST = 480  # pixels
+MOST = 24  # models
+ALL = 4_000_000  # bytes of all pictures together
 
 
 class Picture(NamedTuple):

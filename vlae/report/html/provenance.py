@@ -17,8 +17,7 @@ from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_bytes
 
 STATES = ("done", "running", "queued", "interrupted", "failed", "new")
-LONGEST = 12_000
-"""Characters of a traceback; of a longer one its end is shown, where the error is."""
+LONGEST = 12_000  # characters of a traceback; of a longer one its end is shown, where the error is
 MOST_CAUSES = 50
 SWEEP_FILE = "hydra.sweeper.file="
 

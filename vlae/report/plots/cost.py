@@ -13,8 +13,7 @@ from vlae.report.tables.captions import description
 from vlae.report.tables.groups import Configuration
 
 SECONDS = "cost.train_seconds"
-WIDE = 8.0
-"""Seconds that differ by more than this factor are drawn on a logarithmic axis."""
+WIDE = 8.0  # seconds that differ by more than this factor are drawn on a logarithmic axis
 
 
 def costs(panels: Sequence[Panel], options: Options) -> frame.Captioned:

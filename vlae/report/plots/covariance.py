@@ -11,8 +11,7 @@ from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
 
 INCHES = 1.25
-COLORS = "cividis"
-"""Its lightness rises with the value, so it reads the same in grey."""
+COLORS = "cividis"  # its lightness rises with the value, so it reads the same in grey
 
 
 def covariance(panels: Sequence[Panel], options: Options) -> frame.Captioned:

@@ -13,8 +13,7 @@ from vlae.report.plots.trained_models import LACKING, has_model, load_models, se
 from vlae.report.tables.captions import UNIT
 from vlae.system.console import counted
 
-WIDTH = 2.6
-"""Inches of a panel."""
+WIDTH = 2.6  # inches of a panel
 PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
 
 

@@ -22,23 +22,16 @@ from vlae.estimation.reliability import LARGE_K_HAT, MARK
 from vlae.report.plots.style import FILLED, style_of
 from vlae.report.tables.groups import Configuration
 
-Handle = Artist | Container
-"""An entry of a legend."""
-COLUMNS = 3
-"""Panels side by side, at most."""
+Handle = Artist | Container  # an entry of a legend
+COLUMNS = 3  # panels side by side, at most
 NARROW = 3.5
 """Inches: a column of a paper, and a phone, at which letters are as large as in the text around the figure."""
-LETTERS_OF_A_HEADING = 12
-"""Letters per inch of a heading."""
-INCHES_OF_A_LINE = 0.16
-"""Height of a line of a heading."""
-LEGEND_LETTERS = 44
-"""A longer name has several lines."""
-LEGEND_INCHES = 4.8
-"""A taller legend has several columns."""
+LETTERS_OF_A_HEADING = 12  # letters per inch of a heading
+INCHES_OF_A_LINE = 0.16  # height of a line of a heading
+LEGEND_LETTERS = 44  # a longer name has several lines
+LEGEND_INCHES = 4.8  # a taller legend has several columns
 TICKS = 5
-DECADES = 2.0
-"""A logarithmic axis of fewer has labels at 1, 2, 5, 10, ..., a longer one at powers of ten."""
+DECADES = 2.0  # a logarithmic axis of fewer has labels at 1, 2, 5, 10, ..., a longer one at powers of ten
 WITHOUT_TIME = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
 """By format: metadata that would differ in the next second."""
 _NAMED = {"pdf": ("Subject", "Keywords"), "svg": ("Description", "Source"), "png": ("Description", "Source")}

@@ -15,12 +15,10 @@ if TYPE_CHECKING:
     from vlae.experiment.inspection import Inspection, LatentPaths
 
 INCHES = 2.0
-FINE = 121
-"""Points per side of the grid of contours."""
+FINE = 121  # points per side of the grid of contours
 LEVELS = [-0.5 * 4.0**k for k in range(8, -1, -1)]
 """Nats below the highest point: those of a Gaussian at 1, 2, 4, ... standard deviations."""
-DEVIATIONS = 4
-"""Standard deviations of q in the frame, at least."""
+DEVIATIONS = 4  # standard deviations of q in the frame, at least
 Q, UPDATES, SEARCH = "q(z | x)", "updates", "search for the mode"
 _SEARCHED = {"color": "black", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
 

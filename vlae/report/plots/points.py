@@ -20,14 +20,11 @@ from vlae.report.tables.cells import is_unreliable, with_metric
 from vlae.report.tables.groups import Configuration
 from vlae.report.tables.published import Published, literature, published
 
-WIDTH = 0.7
-"""Width of the points of one T together; 1 is the distance from one T to the next."""
-WIDEST = 7.0
-"""Inches: a panel as wide as a page."""
+WIDTH = 0.7  # width of the points of one T together; 1 is the distance from one T to the next
+WIDEST = 7.0  # inches: a panel as wide as a page
 LABELS_AN_INCH = 3.0
 PUBLISHED = "published"
-NONE = "none"
-"""The label of models without updates."""
+NONE = "none"  # the label of models without updates
 
 
 class _Point(NamedTuple):

@@ -7,8 +7,7 @@ lines and points in print without colours.
 import hashlib
 from typing import NamedTuple
 
-Dashes = tuple[int, tuple[float, ...] | None]
-"""An offset, and lengths on and off, as matplotlib takes them."""
+Dashes = tuple[int, tuple[float, ...] | None]  # an offset, and lengths on and off, as matplotlib takes them
 
 
 class Style(NamedTuple):

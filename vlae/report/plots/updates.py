@@ -11,10 +11,8 @@ from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error
 from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
 from vlae.report.tables.groups import Configuration
 
-INCHES = 0.45
-"""Side of a picture."""
-MEASURED = 100
-"""Test images that the error is a mean over."""
+INCHES = 0.45  # side of a picture
+MEASURED = 100  # test images that the error is a mean over
 LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has its directory here"
 REFINED = ("model.num_updates", "model.num_steps")
 

@@ -21,10 +21,8 @@ from vlae.system.files import LARGEST_CONFIG, read_bytes
 from vlae.trackers.run_history import other_ids
 from vlae.trackers.wandb_mirror import WandbError, check_access, client, explain
 
-PAGE = 100
-"""Runs per request, each with its config and its summary."""
-WITHIN = 30
-"""Seconds for one request, with its repetitions."""
+PAGE = 100  # runs per request, each with its config and its summary
+WITHIN = 30  # seconds for one request, with its repetitions
 OF_RESULTS = re.compile(r"(test|cost|environment)/.*|validation/elbo|best_epoch|epochs")
 """Keys of a summary that come from results.json (`vlae.trackers.run_history.flat`); others come from epochs."""
 PER_IMAGE = "test/per_image"

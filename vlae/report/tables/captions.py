@@ -18,11 +18,7 @@ from vlae.report.tables.significance import LEVEL, TOO_FEW
 from vlae.runs.metrics import better
 from vlae.system.console import counted
 
-NAMES = {
-    MEAN: "Test log-likelihood",
-    ELBO: "Test ELBO",
-    IN_MODEL_SPACE: "Test log-likelihood in model space",
-}
+NAMES = {MEAN: "Test log-likelihood", ELBO: "Test ELBO", IN_MODEL_SPACE: "Test log-likelihood in model space"}
 UNIT = "nats per image"
 PROPOSALS = {
     OWN: "each model's own q(z | x) as the proposal",
@@ -31,8 +27,7 @@ PROPOSALS = {
     "mixture": "a mixture proposal",
 }
 UNRELIABLE = f"in at least one run of each cell {LARGE_K_HAT}, so these estimates are {TOO_LOW}"
-SOME = 5
-"""Entries of a list that a caption can hold."""
+SOME = 5  # entries of a list that a caption can hold
 
 
 def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:

@@ -8,8 +8,7 @@ from vlae.errors import UserError
 from vlae.report.names import Values, key_of, name_of, position, positions, short, some, word
 from vlae.report.runs import Run, Runs
 
-Groups = dict[tuple[Values, Values], list[Run]]
-"""By row and column."""
+Groups = dict[tuple[Values, Values], list[Run]]  # by row and column
 COLUMNS = ("dataset.name", "output_dist.name")
 SHOWN = 6
 

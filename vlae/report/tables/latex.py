@@ -9,8 +9,7 @@ from pathlib import Path
 
 from vlae.report.tables.layout import Layout, Text
 
-_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
-"""The sign of a number."""
+_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")  # the sign of a number
 _SPELLED = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

@@ -13,15 +13,13 @@ from vlae.report.tables.significance import ENOUGH_SEEDS, Difference, difference
 from vlae.runs.metrics import better
 from vlae.system.disk import RecordError
 
-Group = tuple[Cell, Sequence[Run]]
-"""A cell, and those of its runs that have the metric."""
+Group = tuple[Cell, Sequence[Run]]  # a cell, and those of its runs that have the metric
 Report = Callable[[LeftOut], object]
 """Receives each run whose results of test images cannot be read, so that it is compared without them."""
 OUTPUT = "output_dist.name"
 BINARY = "bernoulli"
 """Its images are black and white and have probabilities; those of other outputs have densities."""
-SEEDS_READ = 30
-"""Seeds whose images are read, at most: then it is known well enough how images differ."""
+SEEDS_READ = 30  # seeds whose images are read, at most: then it is known well enough how images differ
 
 
 def rank(column: Sequence[Group], metric: str, report: Report) -> list[Cell]:

@@ -8,10 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-LEVEL = 0.05
-"""Two-sided; a difference with a smaller p-value is significant."""
-ENOUGH_SEEDS = 3
-"""Seeds that two models must share to be tested: with fewer a test can show almost nothing."""
+LEVEL = 0.05  # two-sided; a difference with a smaller p-value is significant
+ENOUGH_SEEDS = 3  # seeds that two models must share to be tested: with fewer a test can show almost nothing
 TOO_FEW = "fewer than three seeds"
 
 

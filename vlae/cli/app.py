@@ -32,15 +32,11 @@ app = typer.Typer(
 )
 
 
-def _collect() -> None:
-    found = {module.name for module in pkgutil.iter_modules(commands.__path__)}
-    for name in [*ORDER, *sorted(found.difference(ORDER))]:
-        module = importlib.import_module(f"{commands.__name__}.{name}")
-        app.command(name, **getattr(module, "SETTINGS", {}))(getattr(module, name))
-
-
 with stopped_in_one_line():
-    _collect()
+    _found = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    for _name in [*ORDER, *sorted(_found.difference(ORDER))]:
+        _module = importlib.import_module(f"{commands.__name__}.{_name}")
+        app.command(_name, **getattr(_module, "SETTINGS", {}))(getattr(_module, _name))
 
 
 def _print_version(asked: bool) -> bool:
@@ -73,30 +69,26 @@ def _status() -> int:
     click's standalone mode would print the usage and several lines for each error, and does not know ours.
     """
     try:
-        status = app(sys.argv[1:] or ["--help"], prog_name="vlae", standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], prog_name="vlae", standalone_mode=False) or 0
+        text = "stopped" if status == 130 else ""  # click ends silently at a Ctrl-C
     except USAGE_ERROR as error:
         said = error.format_message().rstrip(".")
         command = error.ctx.command_path if error.ctx else "vlae"
-        print(f"vlae: {said[0].lower()}{said[1:]} (see {command} --help)", file=sys.stderr)
-        return error.exit_code
+        text, status = f"{said[0].lower()}{said[1:]} (see {command} --help)", error.exit_code
     except UserError as error:
-        print(f"vlae: {error}", file=sys.stderr)
-        return error.exit_status
+        text, status = str(error), error.exit_status
     except ImportError as error:
-        print(f"vlae: {explain(error.name or 'a library', error)}", file=sys.stderr)
-        return 2
+        text, status = explain(error.name or "a library", error), 2
     except Interrupted as interrupted:
-        print(f"vlae: {interrupted}; nothing was written", file=sys.stderr)
-        return 128 + interrupted.number
+        text, status = f"{interrupted}; nothing was written", 128 + interrupted.number
     except SystemExit as error:  # from --show-completion and vlae launch
         return error.code if isinstance(error.code, int) else 0
     except typer.Abort:
-        status = 130
+        text, status = "stopped", 130
     except Exception as error:
-        if text := out_of_memory(error):
-            print(f"vlae: {text}", file=sys.stderr)
-            return OutOfMemory.exit_status
-        raise
-    if status == 130:  # click ends silently at a Ctrl-C
-        print("vlae: stopped", file=sys.stderr)
-    return status or 0
+        if (text := out_of_memory(error)) is None:
+            raise
+        status = OutOfMemory.exit_status
+    if text:
+        print(f"vlae: {text}", file=sys.stderr)
+    return status

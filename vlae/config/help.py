@@ -63,9 +63,7 @@ def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
     return 0
 
 
-def _table_of_choices(
-    places: Sequence[Path], groups: Mapping[str, Sequence[str]], chosen: Mapping[str, str]
-) -> Table:
+def _table_of_choices(places: Sequence[Path], groups: dict[str, list[str]], chosen: dict[str, str]) -> Table:
     """Each group, sweep file and launcher with the opening comment of its file."""
     marks = {**chosen, "hydra/launcher": "local"}
     rows = [(group, [_file(places, group, name) for name in groups[group]]) for group in marks]

@@ -29,6 +29,7 @@ from vlae.system.locations import CONF
 WRONG = "_wrong_"
 """The key under which messages about wrong overrides stand in a composed configuration; no real one has it."""
 
+Groups = dict[str, list[str]]  # every group with its choices
 SEVERAL = ("tracker",)  # groups of which a run can have several choices: ``tracker=[wandb,tensorboard]``
 
 _OPTIONS_WITH_VALUE = {
@@ -150,7 +151,7 @@ def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[P
     return found, problems
 
 
-def choices(directories: Sequence[Path] = (CONF,)) -> dict[str, list[str]]:
+def choices(directories: Sequence[Path] = (CONF,)) -> Groups:
     """Every group with its choices: the folders below conf/ and the files in them."""
     found: dict[str, set[str]] = {}
     for directory in directories:
@@ -247,7 +248,7 @@ def _absolute(text: str) -> Path:
     return Path(text).absolute()
 
 
-def _rewrite(text: str, groups: dict[str, list[str]], multirun: bool) -> str | Problem:
+def _rewrite(text: str, groups: Groups, multirun: bool) -> str | Problem:
     """An override as Hydra is given it, or what is wrong with it."""
     if text.startswith("-"):
         return _problem(text, f"not an option; keys are written without dashes: {text.lstrip('-')}")
@@ -274,9 +275,7 @@ def _rewrite_unreadable(text: str, error: HydraException) -> str | Problem:
     return _problem(text, why)
 
 
-def _rewrite_readable(
-    text: str, override: Override, groups: dict[str, list[str]], multirun: bool
-) -> str | Problem:
+def _rewrite_readable(text: str, override: Override, groups: Groups, multirun: bool) -> str | Problem:
     key, value = override.key_or_group, text.partition("=")[2]
     if key.startswith("hydra.launcher.") and not override.is_delete():
         return "++" + text.lstrip("+")
@@ -332,7 +331,7 @@ _SWEEP_NAME = re.compile(r"\+{0,2}hydra\.sweeper\.name=(?P<name>(?!['\"]).*)", r
 _HOW_TO_WRITE = "overrides are key=value, a list is [500,500], a text with special characters \"key='text'\""
 
 
-def top_level(groups: dict[str, list[str]]) -> list[str]:
+def top_level(groups: Groups) -> list[str]:
     return [group for group in groups if "/" not in group]
 
 

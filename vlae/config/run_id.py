@@ -93,15 +93,9 @@ def settings(container: dict[str, Any]) -> dict[str, Any]:
     full = with_added_fields(container)
     for key in (*OPERATIONAL, "schema_version"):
         _drop(full, key)
-    return dict(_leaves(_canonical(full)))
-
-
-def _leaves(section: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{place}{name}.")
-        else:
-            yield f"{place}{name}", json.dumps(value) if isinstance(value, list) else value
+    found = {key: value for key, value in entries(_canonical(full)) if "[" not in key}
+    leaves = {key: value for key, value in found.items() if not isinstance(value, dict)}
+    return {key: json.dumps(value) if isinstance(value, list) else value for key, value in leaves.items()}
 
 
 def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:

@@ -164,13 +164,12 @@ def _problems(content: Any) -> list[Problem]:
         return problems
     shared = dict.fromkeys(_keys(common))
     for place, grid in places.items():
-        own, of = (
-            (_keys(common), "") if place == "common" else ([*_keys(grid), *shared], " of the grid and common")
-        )
+        own, of = [*_keys(grid), *shared], " of the grid and common"
+        if place == "common":
+            own, of = _keys(common), ""
         twice = [key for key, count in Counter(own).items() if count > 1]
-        problems += [
-            Problem(f"{place}.{key}", f"expected the key in one axis{of}, got several") for key in twice
-        ]
+        text = f"expected the key in one axis{of}, got several"
+        problems += [Problem(f"{place}.{key}", text) for key in twice]
     return problems
 
 

@@ -19,8 +19,7 @@ class Pair(NamedTuple):
     key: str
     one: Any
     other: Any
-    difference: Difference | None = None
-    """One minus the other, paired over test images."""
+    difference: Difference | None = None  # one minus the other, paired over test images
 
 
 class Comparison(NamedTuple):
@@ -28,14 +27,10 @@ class Comparison(NamedTuple):
 
     one: Run
     other: Run
-    settings: tuple[Pair, ...]
-    """The settings that differ."""
-    metrics: tuple[Pair, ...]
-    """The metrics of runs that are done; log-likelihoods and ELBOs first."""
-    images: int | None
-    """Number of test images that differences are paired over."""
-    unread: tuple[LeftOut, ...]
-    """The runs whose results of each test image cannot be read."""
+    settings: tuple[Pair, ...]  # the settings that differ
+    metrics: tuple[Pair, ...]  # the metrics of runs that are done; log-likelihoods and ELBOs first
+    images: int | None  # number of test images that differences are paired over
+    unread: tuple[LeftOut, ...]  # the runs whose results of each test image cannot be read
 
 
 def compare(one: Run, other: Run) -> Comparison:

@@ -32,8 +32,7 @@ class Term(NamedTuple):
 
     key: str
     op: str
-    value: Any
-    """A list where the operator is ``in``."""
+    value: Any  # a list where the operator is ``in``
 
     def holds(self, run: Run) -> bool:
         """Whether it holds for a run. A missing value, or one of another type, is unequal, and neither more nor less.

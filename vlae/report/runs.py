@@ -39,20 +39,15 @@ class Run(NamedTuple):
     """One row."""
 
     id: str
-    label: str
-    """What distinguishes the run in its sweep."""
-    settings: Mapping[str, Any]
-    """The scientific configuration, as `vlae.config.run_id.settings` gives it."""
-    state: str
-    """One of the states of `vlae.launching.run_state`."""
-    reason: str = ""
-    """Why a run is not done."""
+    label: str  # what distinguishes the run in its sweep
+    settings: Mapping[str, Any]  # the scientific configuration, as `vlae.config.run_id.settings` gives it
+    state: str  # one of the states of `vlae.launching.run_state`
+    reason: str = ""  # why a run is not done
     metrics: Mapping[str, Any] | None = None
     """The metrics of a run that is done, as `vlae.report.metric_values` gives them."""
     per_image: Callable[[str], np.ndarray | None] | None = None
     """The array of this name in test_log_likelihood.npz, read when it is asked for; RecordError: it is damaged."""
-    history: History | None = None
-    """None: the source has no metrics of epochs."""
+    history: History | None = None  # None: the source has no metrics of epochs
     directory: str | None = None
     """The run directory, where its trained model lies; None: it is not on this machine."""
     earlier: bool = False

@@ -62,7 +62,7 @@ def _save(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]
     return str(report.save().url)
 
 
-def _blocks(runs_dir: Path, runs: Runs, places: Sequence[Place], entity: str) -> list[Any]:
+def _blocks(runs_dir: Path, runs: Runs, places: list[Place], entity: str) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     keys = row_keys_of(runs)
@@ -88,9 +88,7 @@ def _introduction(runs: Runs, places: Sequence[Place]) -> str:
     return f"{number}: {states}. {source}, {page}.{of}"
 
 
-def _panels(
-    found: Table | None, keys: Sequence[str], runs: Runs, places: Sequence[Place], entity: str
-) -> list[Any]:
+def _panels(found: Table | None, keys: list[str], runs: Runs, places: list[Place], entity: str) -> list[Any]:
     """Panels for each column of the table: nats of different datasets are not comparable."""
     import wandb_workspaces.reports.v2 as wr
 
@@ -135,28 +133,15 @@ def _panels_of_a_column(keys: Sequence[str], metric: str) -> list[Any]:
     by: dict[str, Any] = {"groupby_aggfunc": "mean"}
     by |= {"groupby": f"config.{keys[0]}"} if len(keys) == 1 else {}
     places = [Layout(x=x, y=y, w=12, h=9) for y in (0, 9) for x in (0, 12)]
+    curve = {"title": f"Validation ELBO in {UNIT}, mean and standard deviation over seeds", "x": "epoch"}
+    curve |= {"y": ["validation/elbo_nats"], "groupby_rangefunc": "stddev"}
+    bars = {"title": f"{metric_name(metric)} in {UNIT}, mean and standard error over seeds"}
+    bars |= {"metrics": [metric.replace(".", "/")], "groupby_rangefunc": "stderr"}
+    last, over_epochs = ([f"{when}/{of}" for of in PICTURES] for when in ("final", "images"))
+    gallery: dict[str, Any] = {"mode": "gallery", "gallery_axis": "step"}
     return [
-        wr.LinePlot(
-            title="Validation ELBO in nats per image, mean and standard deviation over seeds",
-            x="epoch",
-            y=["validation/elbo_nats"],
-            groupby_rangefunc="stddev",
-            layout=places[0],
-            **by,
-        ),
-        wr.BarPlot(
-            title=f"{metric_name(metric)} in {UNIT}, mean and standard error over seeds",
-            metrics=[metric.replace(".", "/")],
-            groupby_rangefunc="stderr",
-            layout=places[1],
-            **by,
-        ),
-        wr.MediaBrowser(title="At the end", media_keys=[f"final/{of}" for of in PICTURES], layout=places[2]),
-        wr.MediaBrowser(
-            title="Over epochs",
-            media_keys=[f"images/{of}" for of in PICTURES],
-            mode="gallery",
-            gallery_axis="step",
-            layout=places[3],
-        ),
+        wr.LinePlot(layout=places[0], **curve, **by),
+        wr.BarPlot(layout=places[1], **bars, **by),
+        wr.MediaBrowser(title="At the end", media_keys=last, layout=places[2]),
+        wr.MediaBrowser(title="Over epochs", media_keys=over_epochs, layout=places[3], **gallery),
     ]

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, final
 
 from vlae.errors import out_of_memory
@@ -20,7 +19,7 @@ from vlae.runs.lease import DEAD_AFTER, FORCED, PULSE_EVERY, Pulse, last_number,
 from vlae.runs.schema import Claim
 from vlae.system import files
 from vlae.system.console import position, share
-from vlae.system.disk import DiskError, RecordError, patient, patiently, refusal_in
+from vlae.system.disk import DiskError, RecordError, patient, refusal_in
 from vlae.system.interruption import Interrupted
 from vlae.system.processes import is_owned_by
 
@@ -96,16 +95,9 @@ class Reserve:
     def __init__(self, attempt: Path) -> None:
         self._place = attempt / RESERVE
 
-    @patiently
     def take(self) -> None:
         """Errors: as for `write_atomically`."""
-        try:
-            with self._place.open("wb") as file:
-                file.write(b" " * self.SIZE)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise files.cannot_write(self._place, error) from error
+        files.write_atomically(self._place, b" " * self.SIZE)
 
     def say(self, name: str, content: dict[str, Any]) -> bool:
         """Puts ``content`` in the file of this name; whether that was possible."""
@@ -219,9 +211,7 @@ class Attempt:
     def _succeeded(self) -> bool:
         return self.directory.with_name(str(self.number + 1)).exists()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._pulse.stop()
         state, reason, message = self._outcome(error)
         end = {"state": state, "reason": reason, "message": message}

@@ -17,11 +17,9 @@ class Metric(NamedTuple):
     """One metric, or several whose names differ in a ``<part>``."""
 
     name: str
-    unit: str
-    """Empty: a number without a unit."""
+    unit: str  # empty: a number without a unit
     text: str
-    better: int = 0
-    """HIGHER, LOWER, or 0 where neither can be said."""
+    better: int = 0  # HIGHER, LOWER, or 0 where neither can be said
 
 
 PARTS = {

@@ -40,18 +40,14 @@ class Claim(TypedDict):
 
     __pydantic_config__ = AS_WRITTEN  # pyright: ignore[reportGeneralTypeIssues]
     pid: PositiveInt
-    process_start: FiniteFloat
-    """Seconds from the start of the machine to that of the process."""
+    process_start: FiniteFloat  # seconds from the start of the machine to that of the process
     host: str
-    place: str
-    """Machine, boot and container: where process ids mean the same."""
+    place: str  # machine, boot and container: where process ids mean the same
     slurm_job: str | None
     slurm_restarts: int | None
-    queue: str | None
-    """The queue whose Slurm job executes it: another cluster may have a job of the same id."""
+    queue: str | None  # the queue whose Slurm job executes it: another cluster may have a job of the same id
     started: Time
-    token: str
-    """Distinguishes our claim from that of another thread."""
+    token: str  # distinguishes our claim from that of another thread
 
 
 class Status(TypedDict):
@@ -62,16 +58,12 @@ class Status(TypedDict):
     state: RunState
     attempt: int | None
     progress: Annotated[dict[str, Any], AfterValidator(_check_progress)] | None
-    updated: Time | None
-    """The last sign of life."""
+    updated: Time | None  # the last sign of life
     reason: str | None
     message: str | None
-    where: str | None
-    """The host of the attempt, and its Slurm job."""
-    gpu_seconds: FiniteFloat
-    """GPU time of all attempts together."""
-    progressed: Time | None
-    """When the attempt last made progress."""
+    where: str | None  # the host of the attempt, and its Slurm job
+    gpu_seconds: FiniteFloat  # GPU time of all attempts together
+    progressed: Time | None  # when the attempt last made progress
 
 
 CLAIM, STATUS = TypeAdapter(Claim), TypeAdapter(Status)

@@ -79,9 +79,7 @@ def refusal_in(error: BaseException | None) -> str | None:
 def _mount_of(path: str | os.PathLike[str]) -> str:
     """The mount point of a path, as ``df`` shows it."""
     place = Path(os.path.abspath(path))
-    with contextlib.suppress(OSError):
-        return str(next((each for each in (place, *place.parents) if os.path.ismount(each)), place))
-    return str(place)
+    return str(next((each for each in (place, *place.parents) if os.path.ismount(each)), place))
 
 
 def refused(folder: Path) -> str | None:

@@ -134,34 +134,26 @@ def lenient(stream: Any) -> Any:
 
 def guard() -> None:
     """Replace the standard streams by ones that cannot fail. Call it at the start of each process."""
-    closed = [number for number in range(3) if not _is_open(number)]
-    for number in closed:  # in this order each gets its own number, which no other file may get
-        os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+    closed = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # in this order each gets its own number, which no other file may get
+            closed.append(number)
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if isinstance(stream, Output):
             continue
-        if stream is None or _number_of(stream) == number:
+        own = stream is None
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            own = own or stream.fileno() == number
+        if own:
             with contextlib.suppress(OSError, AttributeError):
                 stream.flush()
             setattr(sys, name, Output(Descriptor(number, number in closed), stream))
         elif isinstance(stream, io.TextIOWrapper):  # another program's
             stream.reconfigure(errors="replace")
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
-
-
-def _number_of(stream: Any) -> int | None:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def do_not_wait() -> None:

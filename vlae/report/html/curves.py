@@ -33,11 +33,9 @@ class Curves(NamedTuple):
 
     data: dict[str, Any]
     """``epochs``, ``metrics``, ``runs``: model, label and one list per metric, along the epochs; and `_looks`."""
-    every: int
-    """One epoch in so many is drawn."""
+    every: int  # one epoch in so many is drawn
     left_out: tuple[LeftOut, ...]
-    more: int
-    """Number of runs that are too many for the page."""
+    more: int  # number of runs that are too many for the page
 
 
 def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:

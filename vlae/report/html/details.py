@@ -21,8 +21,7 @@ class Detail(NamedTuple):
     anchor: str
     run: Run
     model: str
-    settings: tuple[tuple[str, str], ...]
-    """The settings in which it differs from others."""
+    settings: tuple[tuple[str, str], ...]  # the settings in which it differs from others
     metrics: tuple[tuple[str, str], ...]
 
     @property

@@ -35,10 +35,8 @@ class Picture(NamedTuple):
 
     title: str
     uri: str
-    width: int
-    """Pixels."""
-    height: int = 0
-    """0: it follows from the width."""
+    width: int  # pixels
+    height: int = 0  # 0: it follows from the width
     caption: str = ""
 
 
@@ -80,8 +78,7 @@ class Gallery(NamedTuple):
 
     data: tuple[Picture, ...]
     models: tuple[Shown, ...]
-    more: int
-    """Number of models whose pictures are too many for one page."""
+    more: int  # number of models whose pictures are too many for one page
 
 
 def gallery(runs_dir: Path, models: Sequence[Configuration]) -> Gallery:

@@ -29,10 +29,8 @@ class Failure(NamedTuple):
     reason: str
     message: str
     runs: tuple[Run, ...]
-    traceback: str
-    """The traceback of the first run; empty: it left none."""
-    place: str
-    """The file of the traceback, relative to the runs directory."""
+    traceback: str  # the traceback of the first run; empty: it left none
+    place: str  # the file of the traceback, relative to the runs directory
 
 
 class Launch(NamedTuple):
@@ -41,20 +39,17 @@ class Launch(NamedTuple):
     name: str
     date: str
     command: str
-    runs: int
-    """Number of its runs in the report."""
+    runs: int  # number of its runs in the report
 
 
 class Code(NamedTuple):
     """A version of the code that some runs executed."""
 
     digest: str
-    commit: str
-    """Empty: it is unknown."""
+    commit: str  # empty: it is unknown
     changed: bool
     runs: int
-    frozen: str
-    """Its copy in the runs directory; empty: there is none."""
+    frozen: str  # its copy in the runs directory; empty: there is none
 
 
 def facts(runs_dir: Path, runs: Runs, configurations: int) -> list[tuple[str, str]]:

@@ -22,8 +22,7 @@ class Verdict(NamedTuple):
     """The verdict on the rows of a column that were scored on the same test images."""
 
     sentence: str
-    explanation: str
-    """The estimator, the number of seeds, and the models that are as good."""
+    explanation: str  # the estimator, the number of seeds, and the models that are as good
 
 
 def verdicts(table: Table, runs: Sequence[Run]) -> list[Verdict]:

@@ -22,8 +22,7 @@ FIRST = 0.1
 class _Curve(NamedTuple):
     series: Configuration
     epochs: np.ndarray
-    of_seeds: np.ndarray
-    """[seeds, epochs]"""
+    of_seeds: np.ndarray  # [seeds, epochs]
 
 
 def curves(panels: Sequence[Panel], options: Options) -> frame.Captioned:

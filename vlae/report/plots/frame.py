@@ -45,8 +45,7 @@ class Captioned(Figure):
     caption: str = ""
     doubt: str = ""
     """A warning for the caption of a figure that stands alone; a page with a table says it once, of the table."""
-    provenance: str = ""
-    """The runs in the figure, and the code that made them."""
+    provenance: str = ""  # the runs in the figure, and the code that made them
 
     @property
     def full_caption(self) -> str:

@@ -23,37 +23,28 @@ class Panel(NamedTuple):
 class Options(NamedTuple):
     """The options of a figure."""
 
-    metric: str | None
-    """None where the kind shows no metric of results.json."""
+    metric: str | None  # None where the kind shows no metric of results.json
     published: bool
     images: int
-    samples: int | None
-    """None: as many as the runs were evaluated with."""
-    narrow: bool
-    """Panels below each other, the legend below them: for a column of a paper, or a phone."""
-    warn: Callable[[str], None]
-    """Receives a line for each run that is left out, with the reason."""
+    samples: int | None  # None: as many as the runs were evaluated with
+    narrow: bool  # panels below each other, the legend below them: for a column of a paper, or a phone
+    warn: Callable[[str], None]  # receives a line for each run that is left out, with the reason
 
 
 class PlotKind(NamedTuple):
     """One kind of figure."""
 
-    shows: str
-    """One sentence."""
-    draw: Callable[[Sequence[Panel], Options], Captioned]
-    """UserError: nothing can be drawn."""
+    shows: str  # one sentence
+    draw: Callable[[Sequence[Panel], Options], Captioned]  # UserError: nothing can be drawn
     of: Callable[[Run], bool] = lambda run: run.metrics is not None
     """Whether a run can be in it, as far as that is known without reading more files."""
-    lacking: str = "no run is done"
-    """The reason where no run can be in it."""
+    lacking: str = "no run is done"  # the reason where no run can be in it
     images: int | None = None
     """The default number of test images, for a kind that loads trained models, which takes torch, and seconds."""
-    metric: bool = False
-    """Whether it has the option --metric; the next two likewise."""
+    metric: bool = False  # whether it has the option --metric; the next two likewise
     published: bool = False
     samples: bool = False
-    by_updates: bool = False
-    """Whether T always names a series."""
+    by_updates: bool = False  # whether T always names a series
 
 
 def panels(runs: Runs, known: Runs, rows: Sequence[str] | None, by_updates: bool) -> list[Panel]:
@@ -62,7 +53,7 @@ def panels(runs: Runs, known: Runs, rows: Sequence[str] | None, by_updates: bool
     rows: the keys that name a series, which any of the ``known`` runs has; None: the default ones of a table, always
     with T if ``by_updates``.
     """
-    named_by = ["model.name", "T"] if by_updates else None
+    named_by = ("model.name", "T") if by_updates else ()
     keys = full_keys(rows, known, "--rows") if rows else row_keys_of(runs, named_by)
     found: dict[str, list[Configuration]] = {}
     for series in configurations(runs, keys):

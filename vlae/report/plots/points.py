@@ -28,8 +28,7 @@ NONE = "none"  # the label of models without updates
 
 
 class _Point(NamedTuple):
-    series: Configuration
-    """Named without T, which is the axis."""
+    series: Configuration  # named without T, which is the axis
     mean: float
     error: float
     unreliable: bool

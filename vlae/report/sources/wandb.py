@@ -79,8 +79,7 @@ class WandbRuns:
 class Place(NamedTuple):
     """A project to which runs of a sweep are mirrored."""
 
-    entity: str
-    """Empty: the entity of the API key."""
+    entity: str  # empty: the entity of the API key
     project: str
     groups: tuple[str, ...]
     superseded: tuple[str, ...] = ()

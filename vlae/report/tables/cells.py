@@ -19,17 +19,12 @@ class Cell:
 
     row: Values
     column: Values
-    runs: int
-    """Number of runs of any state."""
-    n: int
-    """Number of runs that are done and have the metric."""
+    runs: int  # number of runs of any state
+    n: int  # number of runs that are done and have the metric
     mean: float | None = None
-    standard_error: float | None = None
-    """Over seeds, ddof 1; None: it is unknown for a single seed."""
-    unreliable: int = 0
-    """How many of the n have importance weights with a bad k-hat on too many images."""
-    missing: str = ""
-    """The state of the others: ``1 queued, 2 failed (exception)``."""
+    standard_error: float | None = None  # over seeds, ddof 1; None: it is unknown for a single seed
+    unreliable: int = 0  # how many of the n have importance weights with a bad k-hat on too many images
+    missing: str = ""  # the state of the others: ``1 queued, 2 failed (exception)``
     best: bool = False
     images: str = ""
     """The set of test images, where the runs of a column were scored on several; empty: the column has one."""
@@ -43,8 +38,7 @@ class Cell:
     p_value: float | None = None
     paired_over: str = ""
     published: float | None = None
-    published_difference: float | None = None
-    """Ours minus the published value."""
+    published_difference: float | None = None  # ours minus the published value
 
     def estimate(self, decimals: int = 2) -> str:
         """``-83.71 ± 0.02``, or a hole."""

@@ -17,15 +17,12 @@ SHOWN = 6
 class Configuration:
     """A model with its settings: the runs of one row and one column."""
 
-    name: str
-    """``VLAE, T = 4``"""
+    name: str  # ``VLAE, T = 4``
     model: str
-    variant: int
-    """The number of its row among those of the same model."""
+    variant: int  # the number of its row among those of the same model
     row: Values
     column: Values
-    runs: tuple[Run, ...]
-    """By seed."""
+    runs: tuple[Run, ...]  # by seed
 
 
 def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
@@ -155,15 +152,13 @@ def full_keys(given: Sequence[str], runs: Runs, option: str) -> list[str]:
     return list(dict.fromkeys(key_of(key, known, option) for key in given))
 
 
-def row_keys_of(
-    runs: Runs, first: Sequence[str] | None = None, column_keys: Sequence[str] = COLUMNS
-) -> list[str]:
+def row_keys_of(runs: Runs, first: Sequence[str] = (), column_keys: Sequence[str] = COLUMNS) -> list[str]:
     """The default keys of rows, in tables, figures and reports alike.
 
     These are the keys that name a model, then those that give every setting that was varied a row.
-    first: the keys that name a model; None: `model_keys_of`.
+    first: the keys that name a model; none: `model_keys_of`.
     """
-    keys = list(model_keys_of(runs) if first is None else first)
+    keys = list(first or model_keys_of(runs))
     return list(dict.fromkeys([*keys, *_separating(_groups(runs, keys, column_keys).values())]))
 
 

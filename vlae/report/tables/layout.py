@@ -15,10 +15,8 @@ class Text:
 
     text: str
     bold: bool = False
-    marks: tuple[str, ...] = ()
-    """Superscripts: the dagger, and letters of notes."""
-    value: float | None = None
-    """The number that the text shows, if it shows one."""
+    marks: tuple[str, ...] = ()  # superscripts: the dagger, and letters of notes
+    value: float | None = None  # the number that the text shows, if it shows one
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,7 @@ class Layout:
     header: tuple[str, ...]
     lines: tuple[tuple[Text, ...], ...]
     caption: str
-    notes: tuple[tuple[str, str], ...]
-    """A mark, or an empty text, and the note."""
+    notes: tuple[tuple[str, str], ...]  # a mark, or an empty text, and the note
     provenance: str = ""
     """The code that made the metrics: a comment, or the last note where a format has no comments."""
     title: str = ""

@@ -19,10 +19,8 @@ class Difference(NamedTuple):
     mean: float
     standard_error: float
     p_value: float
-    over: str
-    """What it is paired over: ``images and seeds``, ``images`` (of one seed), or ``seeds``."""
-    freedom: int
-    """Degrees of freedom of the standard error."""
+    over: str  # what it is paired over: ``images and seeds``, ``images`` (of one seed), or ``seeds``
+    freedom: int  # degrees of freedom of the standard error
 
     @property
     def significant(self) -> bool:

@@ -23,14 +23,11 @@ class Table:
     column_keys: tuple[str, ...]
     rows: tuple[Values, ...]
     columns: tuple[Values, ...]
-    cells: tuple[Cell, ...]
-    """One for each row and column that have runs."""
-    expected: int
-    """The number of runs of the largest cell; cells with fewer values show their n."""
+    cells: tuple[Cell, ...]  # one for each row and column that have runs
+    expected: int  # the number of runs of the largest cell; cells with fewer values show their n
     caption: str
     notes: tuple[str, ...]
-    provenance: str
-    """The code that made the metrics."""
+    provenance: str  # the code that made the metrics
     unread: tuple[LeftOut, ...] = ()
     """Runs that were compared without their results of each test image, which cannot be read."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlae.config.compose import with_absolute_paths
 from vlae.config.run_id import run_id
-from vlae.runs.directory import RunDirectory, earlier_twins, forced_directory, same_as_earlier
+from vlae.runs.directory import RunDirectory, forced_directory, note_on_earlier
 from vlae.runs.rerun import recover
 from vlae.system.disk import DiskError
 from vlae.system.files import check_writable
@@ -35,7 +35,7 @@ def check_directory(container: dict[str, Any]) -> str:
     runs_dir, identity = Path(container["runs_dir"]), run_id(container)
     check_writable(runs_dir)
     RunDirectory(runs_dir / identity).refuse_if_held()
-    return same_as_earlier(earlier_twins(runs_dir, {identity: container}))
+    return note_on_earlier(runs_dir, {identity: container})
 
 
 def create(container: dict[str, Any]) -> RunDirectory:

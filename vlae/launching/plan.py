@@ -12,7 +12,7 @@ from vlae.config.compose import with_absolute_paths
 from vlae.launching.composed_runs import ComposedRuns, problems_by_run
 from vlae.launching.queues import Queue, Waiting, all_queues, create
 from vlae.launching.run_state import UNREADABLE, Observer, State
-from vlae.runs.directory import RunDirectory, earlier_twins, forced_directory, same_as_earlier
+from vlae.runs.directory import RunDirectory, forced_directory, note_on_earlier
 from vlae.runs.rerun import recover
 from vlae.system.console import counted
 from vlae.system.disk import RecordError
@@ -141,7 +141,7 @@ def _notes(
     """revoked: number of runs that do not start because they were cancelled while this command waited."""
     if revoked:
         yield f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
-    if text := same_as_earlier(earlier_twins(observer.runs_dir, composed.containers)):
+    if text := note_on_earlier(observer.runs_dir, composed.containers):
         yield text
     if observer.warning and any(run.state.state in ("queued", "running") for run in runs):
         yield observer.warning

@@ -337,15 +337,15 @@ def run_names(runs_dir: files.StrPath) -> list[str]:
         return []
 
 
-def earlier_twins(runs_dir: files.StrPath, containers: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """For runs without a directory: the run of an earlier scheme of ids that has the same settings.
+def note_on_earlier(runs_dir: files.StrPath, containers: Mapping[str, dict[str, Any]]) -> str:
+    """A note for a command whose runs exist under an earlier scheme of ids; empty if there are none.
 
-    containers: the configurations, by run id.
+    containers: the configurations, by run id; only those without a directory are looked for.
     """
-    wanted: dict[str, dict[str, str]] = {}
+    wanted: dict[str, set[str]] = {}
     for run_id, container in containers.items():
         if not _is_run(os.path.join(runs_dir, run_id)):
-            wanted.setdefault(run_id.rpartition("-")[0], {})[exact_text(settings(container))] = run_id
+            wanted.setdefault(run_id.rpartition("-")[0], set()).add(exact_text(settings(container)))
     found = {}
     for name in run_names(runs_dir) if wanted else ():
         if not (known := wanted.get(name.rpartition("-")[0])):
@@ -353,18 +353,13 @@ def earlier_twins(runs_dir: files.StrPath, containers: Mapping[str, dict[str, An
         content = files.read_bytes(f"{os.fspath(runs_dir)}/{name}/config.yaml", files.LARGEST_CONFIG)
         if content and b"\nschema_version: " not in content:
             with suppress(yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
-                if twin := known.get(exact_text(settings(yaml.load(content, yaml.CSafeLoader)))):
-                    found[twin] = name
-    return found
-
-
-def same_as_earlier(twins: Mapping[str, str]) -> str:
-    """A note for a command whose runs exist under an earlier scheme of ids; empty if there are none."""
-    if not twins:
+                own = exact_text(settings(yaml.load(content, yaml.CSafeLoader)))
+                found |= {own: name} if own in known else {}
+    if not found:
         return ""
-    name = next(iter(twins.values()))
-    what = f"{name} has" if len(twins) == 1 else f"{len(twins)} runs, such as {name}, have"
-    which = "this run" if len(twins) == 1 else "runs of this sweep"
+    name, several = next(iter(found.values())), len(found) > 1
+    what = f"{len(found)} runs, such as {name}, have" if several else f"{name} has"
+    which = "runs of this sweep" if several else "this run"
     return f"{what} the settings of {which} under an earlier scheme of ids: readable as before, and made again here"
 
 

@@ -24,61 +24,68 @@ ENDINGS = {
 """The format of a file by its ending."""
 
 
+Cols = Annotated[str | None, typer.Option(help="Keys, comma-separated: dataset,output_dist")]
+Decimals = Annotated[int, typer.Option(min=0, max=15, help="Decimals of every number.")]
+Transpose = Annotated[bool, typer.Option("--transpose", help="Columns as rows.")]
+FORMAT = "terminal, markdown, latex, html, csv or json; default: by the file's ending."
+Format = Annotated[str | None, typer.Option("--format", help=FORMAT)]
+OUT = "The file to write: .txt, .md, .tex, .html, .csv or .json."
+MIRRORED = typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir.")
+Group = Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")]
+PER_IMAGE = "With --from: compare image by image; two requests per run."
+PerImage = Annotated[bool, typer.Option("--per-image", help=PER_IMAGE)]
+
+
 def table(
     name: options.Runs = None,
     rows: options.Rows = None,
-    cols: Annotated[str | None, typer.Option(help="Keys, comma-separated: dataset,output_dist")] = None,
+    cols: Cols = None,
     metric: options.Metric = None,
     where: options.Where = "",
-    decimals: Annotated[int, typer.Option(min=0, max=15, help="Decimals of every number.")] = 2,
-    transpose: Annotated[bool, typer.Option("--transpose", help="Columns as rows.")] = False,
+    decimals: Decimals = 2,
+    transpose: Transpose = False,
     published: options.Published = False,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="terminal, markdown, latex, html, csv or json; default: by the file's ending."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, options.out_option("The file to write: .txt, .md, .tex, .html, .csv or .json.")
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir."),
-    ] = None,
-    group: Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")] = None,
-    per_image: Annotated[
-        bool, typer.Option("--per-image", help="With --from: compare image by image; two requests per run.")
-    ] = False,
+    format: Format = None,
+    out: Annotated[Path | None, options.out_option(OUT)] = None,
+    source: Annotated[str | None, MIRRORED] = None,
+    group: Group = None,
+    per_image: PerImage = False,
     runs_dir: options.RunsDir = "runs",
 ) -> None:
     """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
     from vlae.report.runs import collect
     from vlae.report.tables.captions import damage_notes
-    from vlae.report.tables.formats import FORMATS, in_terminal
-    from vlae.report.tables.layout import layout
+    from vlae.report.tables.formats import FORMATS
     from vlae.report.tables.table import table
-    from vlae.system.console import Console
     from vlae.system.files import write_output
 
     row_keys, column_keys = options.keys_of("--rows", rows), options.keys_of("--cols", cols)
     format = _format(format, out, (TERMINAL, *FORMATS))
     runs = collect(_source(runs_dir, name, source, group, per_image))
     found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, literature=published)
-    if format == "csv":  # it has no notes
-        for text in damage_notes(runs.left_out, found.unread):
-            print(f"vlae: {text}", file=sys.stderr)
+    for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
+        print(f"vlae: {text}", file=sys.stderr)
     if format == TERMINAL:
-        console = Console(highlight=False, file=io.StringIO() if out else None)
-        console.print(in_terminal(layout(found, decimals, transpose), plain=not console.is_terminal))
-        text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+        text = _print_or_text(found, decimals, transpose, to_file=out is not None)
     else:
         text = FORMATS[format](found, decimals, transpose)
-    if out is not None:
+    if out is None:
+        print(text, end="")
+    else:
         write_output(out, text.encode("utf-8", "backslashreplace"))
         print(out)
-    else:
-        print(text, end="")
+
+
+def _print_or_text(found: Any, decimals: int, transpose: bool, *, to_file: bool) -> str:
+    """The table as the terminal has it, for a file; else it is printed, and the text is empty."""
+    from vlae.report.tables.formats import in_terminal
+    from vlae.report.tables.layout import layout
+    from vlae.system.console import Console
+
+    file = io.StringIO() if to_file else None
+    console = Console(highlight=False, file=file)
+    console.print(in_terminal(layout(found, decimals, transpose), plain=not console.is_terminal))
+    return file.getvalue() if file else ""
 
 
 def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from recorded import IMAGES, container, done, stopped
 from scipy.stats import ttest_rel
 from test_drawings import learned, lines
 
-from vlae.cli.comparison import run_of
+from vlae.cli.comparison import comparable_run
 from vlae.config.run_id import settings
 from vlae.errors import UserError
 from vlae.report.compare import compare as compare_two
@@ -27,7 +27,7 @@ def compare(command, tmp_path):
 
 
 def comparison(runs_dir, one, other):
-    return compare_two(run_of(runs_dir, one), run_of(runs_dir, other))
+    return compare_two(comparable_run(runs_dir, one), comparable_run(runs_dir, other))
 
 
 def figures(found):
@@ -154,7 +154,7 @@ def test_the_learning_curves_are_those_of_both_runs(compare, tmp_path):
     file = tmp_path / "a.svg"
     status, out, _ = compare("vae-digits-gaussian-s0", "vae-digits-gaussian-s1", "--out", file)
     assert (status, out.splitlines()[-1]) == (0, str(file))
-    both = [run_of(tmp_path, f"vae-digits-gaussian-s{seed}") for seed in (0, 1)]
+    both = [comparable_run(tmp_path, f"vae-digits-gaussian-s{seed}") for seed in (0, 1)]
     figure = draw("curves", Runs("", tuple(both)), rows=["model", "id"])
     assert [list(line.get_ydata()) for line in lines(figure.axes[0]).values()] == [[-3.0, -2.0], [-4.0, -2.0]]
     assert file_content(figure, "svg") == file.read_bytes()

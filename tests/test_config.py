@@ -22,7 +22,7 @@ from pydantic import Field
 from vlae.config import targets
 from vlae.config.checks import available_devices
 from vlae.config.compose import compose, validate
-from vlae.config.help import documented_keys, header, show
+from vlae.config.help import documented_keys, header, print_help
 from vlae.config.overrides import CONF, choices, expand, hydra_arguments, messages_in, parse
 from vlae.config.problems import ConfigError, Problem, did_you_mean, section_of
 from vlae.config.problems import problems_of as problems_of_section
@@ -762,7 +762,7 @@ def test_every_key_has_a_description_and_a_part_in_the_id_or_none():
 
 
 def test_help_names_every_choice_and_every_key_with_its_value(capsys):
-    assert show(["model=iaf", "trainer.epochs=17", "--help"]) == 0
+    assert print_help(["model=iaf", "trainer.epochs=17", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for group, names in GROUPS.items() if "/" not in group for name in names)
     container = compose(["model=iaf", "trainer.epochs=17"])
@@ -774,7 +774,7 @@ def test_help_names_every_choice_and_every_key_with_its_value(capsys):
 
 
 def test_help_shows_what_can_be_shown_of_a_wrong_command(capsys):
-    assert show(["--help", "dataset=npz", "trainer.epochs=four"]) == 0
+    assert print_help(["--help", "dataset=npz", "trainer.epochs=four"]) == 0
     assert "dataset.path=null" in capsys.readouterr().out
 
 

@@ -116,7 +116,7 @@ def test_the_same_files_have_the_same_hash_whatever_git_says_of_them(
 
 
 def test_the_commit_is_that_of_the_checkout_and_of_no_other_repository(checkout, tmp_path, monkeypatch):
-    before = snapshot.description()
+    before = snapshot.code_description()
     assert before["commit"] == head(checkout)
     other = other_repository(tmp_path)
     for name, value in (
@@ -133,7 +133,7 @@ def test_the_commit_is_that_of_the_checkout_and_of_no_other_repository(checkout,
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, str(value))
-            assert snapshot.description() == before, name
+            assert snapshot.code_description() == before, name
 
 
 def test_the_commit_is_recorded_in_another_users_checkout_too(checkout):
@@ -142,7 +142,7 @@ def test_the_commit_is_recorded_in_another_users_checkout_too(checkout):
     commit = head(checkout)
     for path in (checkout, *checkout.rglob("*")):
         os.chown(path, 12345, 12345)
-    assert snapshot.description()["commit"] == commit
+    assert snapshot.code_description()["commit"] == commit
 
 
 def head(checkout: Path) -> str:
@@ -150,18 +150,18 @@ def head(checkout: Path) -> str:
 
 
 def test_settings_of_git_change_neither_hash_nor_commit(checkout):
-    before = snapshot.description()
+    before = snapshot.code_description()
     for setting in ("core.quotepath=true", "core.autocrlf=true", "diff.external=false", "diff.noprefix=true"):
         git(checkout, "config", *setting.split("="))
-        assert snapshot.description() == before, setting
+        assert snapshot.code_description() == before, setting
 
 
 def test_what_is_no_code_is_no_change(checkout):
     git(checkout, "rm", "-q", "--cached", ".gitignore")
     checkout.joinpath("notes.txt").write_text("")
-    assert not snapshot.description()["changed"]
+    assert not snapshot.code_description()["changed"]
     checkout.joinpath("launch.py").unlink()
-    assert snapshot.description()["changed"]
+    assert snapshot.code_description()["changed"]
 
 
 def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
@@ -176,13 +176,13 @@ def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
 
 
 def test_a_name_that_is_not_utf_8_is_code_like_any_other(checkout, tmp_path):
-    before = snapshot.description()["hash"]
+    before = snapshot.code_description()["hash"]
     name = os.fsdecode(b"caf\xe9.txt")
     checkout.joinpath("vlae", name).write_text("an old archive")
     git(checkout, "add", "-A")
     copy = snapshot.freeze(tmp_path / "runs")
     assert copy.joinpath("vlae", name).read_text() == "an old archive"
-    assert copy.name == snapshot.description()["hash"] != before
+    assert copy.name == snapshot.code_description()["hash"] != before
     assert snapshot_check.damage(str(copy)) is None
     copy.joinpath("vlae", name).write_text("edited")
     assert snapshot_check.damage(str(copy)) == "vlae/caf\\udce9.txt changed"
@@ -211,19 +211,19 @@ def test_it_is_found_by_its_content(checkout, tmp_path):
     checkout.joinpath("launch.py").write_text("print(2)\n")
     second = snapshot.freeze(tmp_path / "runs")
     assert second != first
-    assert snapshot.description() == {
+    assert snapshot.code_description() == {
         "hash": second.name,
-        "commit": snapshot.description()["commit"],
+        "commit": snapshot.code_description()["commit"],
         "changed": True,
     }
     checkout.joinpath("launch.py").write_text("print(1)\n")
-    assert snapshot.description()["hash"] == first.name
-    assert not snapshot.description()["changed"]
+    assert snapshot.code_description()["hash"] == first.name
+    assert not snapshot.code_description()["changed"]
 
 
 def test_a_new_file_alone_is_a_change(checkout):
     checkout.joinpath("vlae", "mine.py").write_text("")
-    assert snapshot.description()["changed"]
+    assert snapshot.code_description()["changed"]
 
 
 @pytest.mark.parametrize("with_git", [True, False])
@@ -235,10 +235,10 @@ def test_neither_runs_nor_notes_are_code_whatever_the_runs_directory_is_called(c
     with hold_launch_lock(runs_dir):
         remember(runs_dir, "s", {}, [])
         copy = snapshot.freeze(runs_dir)
-    told = snapshot.description()
+    told = snapshot.code_description()
     RunDirectory.create(runs_dir, "a", {})
     checkout.joinpath("notes.txt").write_text("no code")
-    assert snapshot.description() == told
+    assert snapshot.code_description() == told
     assert snapshot.freeze(runs_dir) == copy
     assert names_in(copy) == {"launch.py", "vlae/model.py"}
 
@@ -276,7 +276,7 @@ def test_a_file_that_cannot_be_read_is_named(checkout, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files, "open", refuse, raising=False)
-    for act in (snapshot.description, lambda: snapshot.freeze(tmp_path / "runs")):
+    for act in (snapshot.code_description, lambda: snapshot.freeze(tmp_path / "runs")):
         with pytest.raises(RecordError, match=r"cannot read \S+/project/\S+: Permission denied"):
             act()
     assert not (tmp_path / "runs").exists()
@@ -284,7 +284,7 @@ def test_a_file_that_cannot_be_read_is_named(checkout, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_results_name_the_code_that_was_there_when_the_run_began(checkout, tmp_path, monkeypatch):
-    before = snapshot.description()
+    before = snapshot.code_description()
     real = Training.run
 
     def run(training, *arguments):
@@ -295,18 +295,18 @@ def test_results_name_the_code_that_was_there_when_the_run_began(checkout, tmp_p
     tiny = ("model=vae", "dataset.sizes.latent_dim=2", "dataset.sizes.hidden_dims=[3]", "trainer.epochs=1")
     fast = ("evaluate.num_samples=2", "evaluate.proposals=[own]", "evaluate.num_gap_images=0", "device=cpu")
     results = vlae.run([*tiny, *fast, f"runs_dir={tmp_path / 'runs'}"], quiet=True)
-    assert snapshot.description() != before
+    assert snapshot.code_description() != before
     assert results["environment"]["code"] == before
 
 
 def test_frozen_code_freezes_to_itself_and_knows_what_it_was(checkout, tmp_path, monkeypatch):
-    told = snapshot.description()
+    told = snapshot.code_description()
     copy = snapshot.freeze(tmp_path / "runs")
     monkeypatch.setattr(snapshot, "SOURCE", copy)
     assert snapshot.freeze(tmp_path / "elsewhere") == copy
-    assert snapshot.description() == told
+    assert snapshot.code_description() == told
     (copy / "vlae" / "__pycache__").mkdir()  # what is compiled there changes nothing
-    assert snapshot.description() == told
+    assert snapshot.code_description() == told
 
 
 def test_a_copy_that_could_not_be_finished_is_not_there(checkout, tmp_path, monkeypatch):
@@ -423,7 +423,10 @@ def test_a_damaged_copy_is_repaired_before_it_is_used(damaged, tmp_path, capsys)
     assert copy.joinpath("vlae", "model.py").read_text() == "x = 1\n"
     assert not any(path.is_symlink() for path in copy.rglob("*"))
     assert snapshot_check.damage(str(copy)) is None
-    assert json.loads(copy.joinpath(".commit.json").read_text())["commit"] == snapshot.description()["commit"]
+    assert (
+        json.loads(copy.joinpath(".commit.json").read_text())["commit"]
+        == snapshot.code_description()["commit"]
+    )
 
 
 def test_damaged_code_refuses_to_be_executed_or_launched(damaged, tmp_path, monkeypatch):

@@ -312,7 +312,7 @@ def test_a_sweep_is_named_or_a_file_of_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "own.yaml"
     own.write_text("common: {seed: 3}")
-    for name in sweep_file.names():
+    for name in sweep_file.sweep_names():
         assert place_of(name) == sweep_file.SWEEPS / f"{name}.yaml"
     assert place_of("own.yaml") == place_of(str(own)) == own
 
@@ -325,5 +325,5 @@ def test_a_sweep_that_is_not_there_is_refused_with_the_choices(name, tmp_path, m
     [problem] = caught.value.problems
     assert problem.startswith("sweeps: no ")
     assert repr(name) in problem
-    assert name == "own.yaml" or all(choice in problem for choice in sweep_file.names())
+    assert name == "own.yaml" or all(choice in problem for choice in sweep_file.sweep_names())
     assert name != "smok" or "did you mean smoke?" in problem

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vlae
-from vlae.config.installation import explain
+from vlae.config.installation import explain_import
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 
@@ -36,7 +36,7 @@ def test_a_torchvision_that_does_not_fit_is_one_line_and_nothing_is_claimed(tmp_
 
 
 def test_an_explanation_is_one_line():
-    assert "\n" not in explain("numpy", ImportError("a\nb"))
+    assert "\n" not in explain_import("numpy", ImportError("a\nb"))
 
 
 def test_a_trained_model_and_a_dataset_are_shown_in_one_line(tmp_path):

@@ -23,7 +23,7 @@ from vlae.config.overrides import (
     expand,
     hydra_arguments,
     is_multirun,
-    split,
+    split_arguments,
     wrong_hydra_override,
 )
 from vlae.config.problems import ConfigError
@@ -266,7 +266,7 @@ def test_what_is_wrong_with_a_choice_names_those_of_the_directory(command, mine)
 
 
 def test_help_shows_the_choices_of_the_directory_and_the_keys_of_one(mine, capsys):
-    assert help.show(["--help", "--config-dir", str(mine), "optimizer=adagrad"]) == 0
+    assert help.print_help(["--help", "--config-dir", str(mine), "optimizer=adagrad"]) == 0
     out = capsys.readouterr().out
     assert "* adagrad             Adagrad (Duchi et al. 2011)" in out
     assert "two                 two at a time" in out
@@ -364,7 +364,9 @@ def problems_of(arguments):
     try:
         arguments = with_sweep_file(arguments)
         check_command(arguments)
-        overrides = [o for o in split(arguments)[0] if not o.startswith(("hydra.sweeper", "hydra/launcher"))]
+        overrides = [
+            o for o in split_arguments(arguments)[0] if not o.startswith(("hydra.sweeper", "hydra/launcher"))
+        ]
         for job in expand(overrides) if is_multirun(arguments) else [overrides]:
             validate(compose(job))
     except ConfigError as error:

@@ -12,7 +12,7 @@ from vlae.config.compose import Composer, compose, validate
 from vlae.config.overrides import CONF
 from vlae.config.run_id import run_id
 
-NAMES = sweep_file.names()
+NAMES = sweep_file.sweep_names()
 MODELS = {"vae", "savae", "hf", "iaf", "vlae"}
 FIVE = {"mnist", "omniglot", "fashion_mnist", "svhn", "cifar10"}
 

@@ -53,7 +53,7 @@ def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_p
 
 
 def test_it_is_no_file_of_grids():
-    assert FILE.stem not in sweep_file.names()
+    assert FILE.stem not in sweep_file.sweep_names()
 
 
 def test_each_of_its_points_is_a_valid_run_and_each_a_different_one():

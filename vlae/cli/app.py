@@ -11,7 +11,7 @@ with stopped_in_one_line():
     import typer
 
     from vlae.cli import commands
-    from vlae.config.installation import explain
+    from vlae.config.installation import explain_import
     from vlae.errors import OutOfMemory, UserError, out_of_memory
     from vlae.system.streams import guard, printed
 
@@ -78,7 +78,7 @@ def _status() -> int:
     except UserError as error:
         text, status = str(error), error.exit_status
     except ImportError as error:
-        text, status = explain(error.name or "a library", error), 2
+        text, status = explain_import(error.name or "a library", error), 2
     except Interrupted as interrupted:
         text, status = f"{interrupted}; nothing was written", 128 + interrupted.number
     except SystemExit as error:  # from --show-completion and vlae launch

@@ -20,7 +20,7 @@ from vlae.runs.metrics import unit
 from vlae.system.files import StrPath
 
 
-def run_of(runs_dir: StrPath, name: str) -> Run:
+def comparable_run(runs_dir: StrPath, name: str) -> Run:
     """The run that a directory, an id or an id prefix means. UserError: there is none, or it cannot be read."""
     place = find(runs_dir, name).path
     for entry in RunDirectories(place.parent, place.name):
@@ -31,36 +31,36 @@ def run_of(runs_dir: StrPath, name: str) -> Run:
     raise UserError(f"{place} cannot be compared: it is no run directory")
 
 
-def view(comparison: Comparison) -> Group:
+def tables_of(comparison: Comparison) -> Group:
     """Tables of the two runs, of the settings that differ, and of their metrics."""
     one, other = comparison.one, comparison.other
-    runs = _table("Runs", "", "A", "B")
+    runs = _titled_table("Runs", "", "A", "B")
     runs.add_row("id", one.id, other.id)
     runs.add_row("state", *(f"{r.state} ({r.reason})" if r.reason else r.state for r in (one, other)))
-    settings = _table("Settings that differ", "key", "A", "B")
+    settings = _titled_table("Settings that differ", "key", "A", "B")
     for each in comparison.settings:
         settings.add_row(each.key, setting(each.one), setting(each.other))
     parts: list[RenderableType] = [runs, settings]
     if comparison.metrics:
-        parts += [_metrics(comparison), Text(_explanation(comparison))]
+        parts += [_table_of_metrics(comparison), Text(_explanation(comparison))]
     return Group(*parts)
 
 
-def _table(title: str, *names: str) -> Table:
+def _titled_table(title: str, *names: str) -> Table:
     table = Table(title=title, title_justify="left")
     for name in names:
         table.add_column(name, overflow="fold")
     return table
 
 
-def _metrics(comparison: Comparison) -> Table:
+def _table_of_metrics(comparison: Comparison) -> Table:
     table = Table(title="Metrics", title_justify="left")
     table.add_column("metric", overflow="fold")
     for name in ("A", "B", "A − B", f"{1 - LEVEL:.0%} interval", "p"):
         table.add_column(name, justify="right", overflow="fold")
     for each in comparison.metrics:
         values = (each.one, comparison.one), (each.other, comparison.other)
-        numbers = [_number(each, value) + _mark(each, run) for value, run in values]
+        numbers = [_metric_text(each, value) + _mark_of(each, run) for value, run in values]
         tested, style = ("", "", ""), ""
         if d := each.difference:
             tested = f"{d.mean:+.3f}", "{:+.3f} to {:+.3f}".format(*d.interval), f"{d.p_value:.2g}"
@@ -81,12 +81,12 @@ def _explanation(comparison: Comparison) -> str:
     ]
     if comparison.unread:
         parts.append(without_images(comparison.unread))
-    if any(_mark(each, run) for each in comparison.metrics for run in done):
+    if any(_mark_of(each, run) for each in comparison.metrics for run in done):
         parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")
     return ". ".join(parts) + "."
 
 
-def _number(each: Pair, value: Any) -> str:
+def _metric_text(each: Pair, value: Any) -> str:
     if value is None:
         return HOLE
     if isinstance(value, float):
@@ -94,6 +94,6 @@ def _number(each: Pair, value: Any) -> str:
     return str(value)
 
 
-def _mark(each: Pair, run: Run) -> str:
+def _mark_of(each: Pair, run: Run) -> str:
     key = reliability_of(each.key)
     return f" {MARK}" if key and run.value(key) is True else ""

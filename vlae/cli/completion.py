@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from vlae.config.compose import compose_unchecked
 from vlae.config.help import SWEEPS, documented_keys
 from vlae.config.options import OPTIONS
-from vlae.config.overrides import CONF, choices, directories, overrides_of, split, top_level
+from vlae.config.overrides import CONF, choices, directories, overrides_of, split_arguments, top_level
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import MISSING, get
 from vlae.config.schema import FIXED_SECTIONS
@@ -42,13 +42,13 @@ def _candidates(word: str, before: Sequence[str]) -> Iterator[str]:
     key, equals, value = word.partition("=")
     if equals:
         done, comma, _ = value.rpartition(",")
-        for each in _values(key, groups, container):
+        for each in _values_of(key, groups, container):
             yield f"{key}={done}{comma}{each}"
         return
     yield from (f"{group}=" for group in top_level(groups))
     yield from ("sweeps=", "hydra/launcher=", "hydra.sweeper.name=")
-    yield from _keys(container, word)
-    overrides, _ = split(before)
+    yield from _keys_beside(container, word)
+    overrides, _ = split_arguments(before)
     chosen = next((o.partition("=")[2] for o in overrides if o.startswith("hydra/launcher=")), "local")
     file = CONF / "hydra" / "launcher" / f"{chosen}.yaml"
     if word.startswith("hydra.") and file.is_file():
@@ -64,7 +64,7 @@ def _composed(before: Sequence[str]) -> dict[str, Any]:
         return compose_unchecked()
 
 
-def _values(key: str, groups: dict[str, list[str]], container: dict[str, Any]) -> Sequence[str]:
+def _values_of(key: str, groups: dict[str, list[str]], container: dict[str, Any]) -> Sequence[str]:
     if key in groups:
         return groups[key]
     if key == "sweeps":
@@ -81,7 +81,7 @@ def _values(key: str, groups: dict[str, list[str]], container: dict[str, Any]) -
     return [str(value).replace(" ", "") if value is not None else "null"]
 
 
-def _keys(container: dict[str, Any], word: str) -> Iterator[str]:
+def _keys_beside(container: dict[str, Any], word: str) -> Iterator[str]:
     """The keys beside the one that is being typed; sections end in a dot."""
     place = word.rpartition(".")[0]
     section = get(container, place) if place else container

@@ -7,7 +7,7 @@ from typing import Any
 import hydra
 
 from vlae.config.compose import COMPOSITION_ERRORS, composition_error, resolve
-from vlae.config.help import PROGRAM, show
+from vlae.config.help import PROGRAM, print_help
 from vlae.config.options import check_command, completion
 from vlae.config.overrides import commands, hydra_arguments
 from vlae.config.sweep_file import with_sweep_file
@@ -70,7 +70,7 @@ def main(program: str = PROGRAM) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         if not {"--help", "-h"}.isdisjoint(arguments):
-            return printed(show(arguments, program))
+            return printed(print_help(arguments, program))
         if asked := completion(arguments):
             return printed(complete(*asked, program))
         arguments = with_sweep_file(arguments)

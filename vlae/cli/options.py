@@ -38,7 +38,7 @@ def out_option(text: str) -> Any:
     return typer.Option("--out", parser=read, metavar="<path>", help=text)
 
 
-def keys_of(option: str, text: str | None) -> list[str] | None:
+def key_list(option: str, text: str | None) -> list[str] | None:
     """The keys of an option. UserError: it is given, and has none."""
     if text is None:
         return None
@@ -94,9 +94,9 @@ def refuse_unwritable(out: Path) -> None:
 
 def version_line() -> str:
     """``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
-    from vlae.runs.snapshot import description
+    from vlae.runs.snapshot import code_description
 
-    code = description()
+    code = code_description()
     parts = [f"vlae {version('vlae')}", f"code {code['hash']}"]
     if code["commit"]:
         parts += [f"commit {code['commit'][:12]}", *(["changed since"] if code["changed"] else [])]

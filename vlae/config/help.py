@@ -39,7 +39,7 @@ again shows the results, or goes on where it was interrupted.
 PLAIN_WIDTH = 110  # where there is no terminal whose width could be asked for
 
 
-def show(arguments: Sequence[str], program: str = PROGRAM) -> int:
+def print_help(arguments: Sequence[str], program: str = PROGRAM) -> int:
     """Print the groups with their choices and the keys with their values; the exit status.
 
     program: the name under which the command was started.
@@ -68,7 +68,7 @@ def _table_of_choices(places: Sequence[Path], groups: dict[str, list[str]], chos
     marks = {**chosen, "hydra/launcher": "local"}
     rows = [(group, [_file(places, group, name) for name in groups[group]]) for group in marks]
     rows.insert(-1, ("sweeps", sorted(SWEEPS.glob("*.yaml"))))
-    table = _table()
+    table = _bare_table()
     for group, files in rows:
         for i, file in enumerate(files):
             star = "*" if file.stem == marks.get(group) else " "
@@ -77,7 +77,7 @@ def _table_of_choices(places: Sequence[Path], groups: dict[str, list[str]], chos
 
 
 def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places: Sequence[Path]) -> Table:
-    table = _table()
+    table = _bare_table()
     texts = {key: field.description or "" for key, field in fields()}
     for group, name in chosen.items():
         if (file := _file(places, group, name)).is_file():
@@ -92,7 +92,7 @@ def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places:
 
 
 def _table_of_sweep_keys() -> Table:
-    table = _table()
+    table = _bare_table()
     text = "by which vlae status, vlae table and Weights & Biases know the sweep"
     table.add_row("  hydra.sweeper.name", text)
     for name in ("local", "slurm"):
@@ -140,7 +140,7 @@ def _file(places: Sequence[Path], group: str, name: str) -> Path:
     return next((file for file in files if file.is_file()), files[0])
 
 
-def _table() -> Table:
+def _bare_table() -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(min_width=33, no_wrap=True)
     table.add_column()

@@ -13,7 +13,7 @@ def check_libraries() -> None:
     """UserError: a library is missing or does not fit the others; one line that says which, and what to do."""
     for name in PRESENT:
         if importlib.util.find_spec(name) is None:
-            raise UserError(explain(name, ModuleNotFoundError("it is not installed")))
+            raise UserError(explain_import(name, ModuleNotFoundError("it is not installed")))
     for name in IMPORTED:
         try:
             importlib.import_module(name)
@@ -23,10 +23,10 @@ def check_libraries() -> None:
             RuntimeError,
             AttributeError,
         ) as error:  # missing, or built for another one
-            raise UserError(explain(name, error)) from error
+            raise UserError(explain_import(name, error)) from error
 
 
-def explain(name: str, error: Exception) -> str:
+def explain_import(name: str, error: Exception) -> str:
     """An import that failed, in one line."""
     said = " ".join(str(error).split())[:300] or type(error).__name__
     library = name.partition(".")[0]

@@ -29,7 +29,7 @@ def beyond_the_machine(container: dict[str, Any], *, here: bool) -> list[Problem
     for key, what, size in _needs(container):
         if size > limit:
             machine = "this machine has" if here else "no machine has more than"
-            text = f"{what} would take at least {_written(size)}, and {machine} {_written(limit)}"
+            text = f"{what} would take at least {_size_text(size)}, and {machine} {_size_text(limit)}"
             got = f"expected a size that fits into memory, got {shown(get(container, key))}"
             problems.append(Problem(key, f"{got}: {text}"))
     return list({problem.key: problem for problem in reversed(problems)}.values())[::-1]
@@ -84,7 +84,7 @@ def _weights(model: dict[str, Any]) -> int:
     return 2 * (image + sum(a * b for a, b in itertools.pairwise(widths))) + flows
 
 
-def _written(size: int) -> str:
+def _size_text(size: int) -> str:
     """``1.5 TiB``"""
     if size > 2**70:
         return f"2^{size.bit_length() - 1} bytes"

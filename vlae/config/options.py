@@ -16,7 +16,7 @@ from vlae.config.overrides import (
     directories,
     is_multirun,
     parse,
-    split,
+    split_arguments,
     wrong_hydra_override,
     wrong_overrides,
 )
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def check_command(arguments: Sequence[str]) -> None:
     """What can be refused before Hydra starts."""
     check_options(arguments)
-    overrides, options = split(arguments)
+    overrides, options = split_arguments(arguments)
     if unclear := unclear_files([CONF, *directories(arguments)]):
         raise ConfigError(unclear)
     if is_multirun(arguments):
@@ -75,7 +75,7 @@ def check_command(arguments: Sequence[str]) -> None:
 
 def check_options(arguments: Sequence[str]) -> None:
     """ConfigError: everything that is wrong with the options of a command, and with its settings of a launch."""
-    overrides, options = split(arguments)
+    overrides, options = split_arguments(arguments)
     given, unknown = _parser().parse_known_args(options)
     choices = f"(options: {listed(OPTIONS)})"
     problems = [Problem(o, f"unknown option{did_you_mean(o, OPTIONS)} {choices}") for o in unknown]
@@ -157,7 +157,7 @@ def completion(arguments: Sequence[str]) -> tuple[str, str] | None:
     """
     if commands(arguments) != ["--shell-completion"]:
         return None
-    overrides, _ = split(arguments)
+    overrides, _ = split_arguments(arguments)
     match = re.fullmatch(r"(install|uninstall|query)=(\w+)", overrides[0]) if len(overrides) == 1 else None
     if match is None or match[2] not in SHELLS:
         text = f"expected install=SHELL or uninstall=SHELL, SHELL one of {listed(SHELLS)}, got {listed(overrides)}"

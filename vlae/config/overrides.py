@@ -51,7 +51,7 @@ def parse(text: str) -> Override:
 LONGEST_SHOWN = 200  # characters of an override in a message
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """(overrides, options): Hydra's options with their values, and all else; --config-dir is a hydra.searchpath."""
     overrides, options, rest = [], [], list(arguments)
     while rest:
@@ -76,13 +76,13 @@ def _looks_like_override(argument: str) -> bool:
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
-    overrides, _ = split(arguments)
+    overrides, _ = split_arguments(arguments)
     return "--multirun" in commands(arguments) or "hydra.mode=MULTIRUN" in overrides
 
 
 def commands(arguments: Sequence[str]) -> list[str]:
     """What Hydra is asked to do, of which it can do one at a time."""
-    names = [option.partition("=")[0] for option in split(arguments)[1]]
+    names = [option.partition("=")[0] for option in split_arguments(arguments)[1]]
     # argparse takes any unambiguous prefix of a long option
     return [
         long
@@ -104,7 +104,7 @@ def hydra_arguments(arguments: Sequence[str], added: Sequence[Path] | None = Non
             text = quote(f"{read.key}\n{read.text}")
             read = f"++{WRONG}.o{zlib.crc32(text.encode())}='{text}'"
         found.append(read)
-    return found + split(arguments)[1]
+    return found + split_arguments(arguments)[1]
 
 
 def wrong_overrides(arguments: Sequence[str]) -> list[Problem]:
@@ -194,7 +194,8 @@ def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
         return Problem(text, "expected one value: it is a setting of the launch, not of a run")
     if key in groups:
         known = groups[key]
-        return None if override.value() in known else _wrong_choice(key, [_written(override.value())], known)
+        value = override.value()
+        return None if value in known else _wrong_choice(key, [_choice_text(value)], known)
     if "/" in key or key == "hydra":
         return _no_group(text, key, groups)
     if override.is_delete() or not _HYDRA_KEY.fullmatch(key):
@@ -206,7 +207,7 @@ def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
 
 def directories(arguments: Sequence[str]) -> list[Path]:
     """The directories that a command adds to conf/, by --config-dir or hydra.searchpath; they need not exist."""
-    return [place for text in split(arguments)[0] if _is_search(text) for place in _searched(text)]
+    return [place for text in split_arguments(arguments)[0] if _is_search(text) for place in _searched(text)]
 
 
 def added_directories(composed: Any) -> list[Path]:
@@ -217,7 +218,7 @@ def added_directories(composed: Any) -> list[Path]:
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
     """The overrides of a command, with one of hydra.searchpath for all directories that it adds."""
-    overrides = [text for text in split(arguments)[0] if not _is_search(text)]
+    overrides = [text for text in split_arguments(arguments)[0] if not _is_search(text)]
     return [*overrides, *([_search(added)] if (added := directories(arguments)) else [])]
 
 
@@ -237,7 +238,7 @@ def _searched(text: str) -> list[Path]:
     except HydraException:
         value = text.partition("=")[2].strip("[]").split(",")  # such as ~/mine
     entries = value if isinstance(value, list) else [value]
-    return [_absolute(str(_unquoted(entry))) for entry in entries if entry is not None]
+    return [_absolute(str(_without_quotes(entry))) for entry in entries if entry is not None]
 
 
 def _absolute(text: str) -> Path:
@@ -341,13 +342,13 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str]) -> str 
         return text
     asked = _asked(override)
     if len(asked) == 1 and isinstance(asked[0], list):
-        listed_choices = [_unquoted(choice) for choice in asked[0]]
+        listed_choices = [_without_quotes(choice) for choice in asked[0]]
         if group not in SEVERAL:
-            each = ",".join(map(_written, listed_choices))
+            each = ",".join(map(_choice_text, listed_choices))
             text = f"expected one choice, got the list [{each}]; one run for each is {group}={each} with -m"
             return Problem(group, text)
         asked = listed_choices
-    wrong = [_written(choice) for choice in asked if not isinstance(choice, str) or choice not in known]
+    wrong = [_choice_text(choice) for choice in asked if not isinstance(choice, str) or choice not in known]
     if wrong:
         return _wrong_choice(group, wrong, known)
     if "none" in asked and len(asked) > 1 and not override.is_sweep_override():
@@ -364,14 +365,14 @@ def _asked(override: Override) -> list[Any]:
             values += numbers_of(item)
         elif not isinstance(item, Glob):
             values.append(item)
-    return [_unquoted(choice) for choice in values]
+    return [_without_quotes(choice) for choice in values]
 
 
-def _unquoted(choice: Any) -> Any:
+def _without_quotes(choice: Any) -> Any:
     return choice.text if isinstance(choice, QuotedString) else choice
 
 
-def _written(choice: Any) -> str:
+def _choice_text(choice: Any) -> str:
     return choice if isinstance(choice, str) else shown(choice)
 
 

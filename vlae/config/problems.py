@@ -131,21 +131,19 @@ def problems_of(section: type[BaseModel], values: Any, place: str = "") -> list[
         if each["type"] == "extra_forbidden":
             problems.append(UnknownKey(key, siblings=tuple(owner.model_fields)))
         elif each["type"] == "missing":
-            problems.append(Problem(key, f"missing, expected {_described(owner, name)}: every run states it"))
+            problems.append(Problem(key, f"missing, expected {_takes(owner, name)}: every run states it"))
         else:
             is_entry = key.endswith("]")
             wrong.setdefault((key, not is_entry and _is_nullable(owner, name)), []).append(each)
     return problems + [_wrong_value(key, same, nullable) for (key, nullable), same in wrong.items()]
 
 
-def _located(
-    section: type[BaseModel], loc: Sequence[str | int], place: str
-) -> tuple[str, type[BaseModel], str]:
+def _located(root: type[BaseModel], loc: Sequence[str | int], place: str) -> tuple[str, type[BaseModel], str]:
     """Where an error is: its dotted key, the section that the key is of, and its name there.
 
     Behind the name, a union's branches stand in the location as texts, and the entries of a list as numbers.
     """
-    key, owner, name, inner = place, section, "", section
+    key, owner, name, inner = place, root, "", root
     for part in loc:
         if isinstance(part, int):
             key += f"[{part}]"
@@ -157,7 +155,7 @@ def _located(
     return key, owner, name
 
 
-def _described(section: type[BaseModel], name: str) -> str:
+def _takes(section: type[BaseModel], name: str) -> str:
     """What a key takes, as the messages about wrong values say it."""
     wanted = ["null"] if _is_nullable(section, name) else []
     try:

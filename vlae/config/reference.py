@@ -55,7 +55,7 @@ def config_yaml() -> str:
 
 
 def _yaml_lines() -> Iterator[str]:
-    for key, field in _keys():
+    for key, field in _settable_keys():
         indent = "  " * key.count(".")
         if key in FIXED_SECTIONS and not indent:
             yield ""
@@ -67,17 +67,17 @@ def _yaml_lines() -> Iterator[str]:
             yield ""
 
 
-def _keys() -> Iterator[tuple[str, FieldInfo]]:
+def _settable_keys() -> Iterator[tuple[str, FieldInfo]]:
     """The keys that a person can set, sections among them, without those of plug-ins."""
     return ((key, field) for key, field in fields() if key not in (*PLUGINS, "schema_version"))
 
 
 def default(field: FieldInfo) -> str:
     """The default of a key as YAML."""
-    return f"${{{source}}}" if (source := extras(field).get("follows")) else _text(field.default)
+    return f"${{{source}}}" if (source := extras(field).get("follows")) else _yaml_text(field.default)
 
 
-def _text(value: Any) -> str:
+def _yaml_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, str) else json.dumps(value).replace('"', "")
@@ -96,18 +96,19 @@ def _section_tables() -> Iterator[str]:
     for section in ("", "trainer", "evaluate", "tracker"):
         text = Config.model_fields[section].description if section else "of every run"
         yield f"## {section or 'Top level'}: {text}\n"
-        yield from _table("key", "default", "values", "id", "meaning")
-        yield from (_row(*_cells(key, field)) for key, field in _keys() if _section_of(key) == section)
+        yield from _table_head("key", "default", "values", "id", "meaning")
+        keys = [(key, field) for key, field in _settable_keys() if _table_of(key) == section]
+        yield from (_table_row(*_cells_of(key, field)) for key, field in keys)
         yield ""
 
 
-def _section_of(key: str) -> str | None:
+def _table_of(key: str) -> str | None:
     """The section in whose table a key stands; None for the section itself."""
     first, dot, _ = key.partition(".")
     return first if dot else None if key in FIXED_SECTIONS else ""
 
 
-def _cells(key: str, field: FieldInfo) -> tuple[str | None, ...]:
+def _cells_of(key: str, field: FieldInfo) -> tuple[str | None, ...]:
     if key in FIXED_SECTIONS:
         return f"`{key}`", "", "section", "", field.description
     own = not extras(field)["operational"] and not key.startswith("tracker.")
@@ -116,18 +117,18 @@ def _cells(key: str, field: FieldInfo) -> tuple[str | None, ...]:
 
 def values(field: FieldInfo) -> str:
     """What a key takes: ``whole number, 1 or more, or null``."""
-    return _values(TypeAdapter(field.rebuild_annotation()).json_schema())
+    return _range_of(TypeAdapter(field.rebuild_annotation()).json_schema())
 
 
-def _values(schema: Mapping[str, Any]) -> str:
+def _range_of(schema: Mapping[str, Any]) -> str:
     if branches := schema.get("anyOf"):
-        return ", or ".join(_values(branch) for branch in branches)
+        return ", or ".join(_range_of(branch) for branch in branches)
     if choices := schema.get("enum"):
         return ", ".join(f"`{choice}`" for choice in choices)
     if schema["type"] == "array":
-        return f"list of: {_values(schema['items'])}"
+        return f"list of: {_range_of(schema['items'])}"
     bounds = {"minimum": "{} or more", "maximum": "{} or less", "exclusiveMinimum": "more than {}"}
-    said = [text.format(_text(schema[name])) for name, text in bounds.items() if name in schema]
+    said = [text.format(_yaml_text(schema[name])) for name, text in bounds.items() if name in schema]
     words = {"integer": "whole number", "boolean": "true or false", "string": "text"}
     return ", ".join([words.get(schema["type"], str(schema["type"])), *said])
 
@@ -138,17 +139,17 @@ def _group_table(group: str) -> Iterator[str]:
     yield f"## {group}\n\n{GROUPS[group]}\n"
     yield from (f"- `{group}={file.stem}`: {header(file)}" for file in files)
     yield ""
-    yield from _table("key", "value", "meaning")
+    yield from _table_head("key", "value", "meaning")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for file in files:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         for key, comment in documented_keys(file).items():
             value = get(content, key)
             if not re.match(r"(name|sizes)\b|_", key) and not isinstance(value, dict):
-                rows.setdefault((key, comment), {})[file.stem] = _text(value)
+                rows.setdefault((key, comment), {})[file.stem] = _yaml_text(value)
     order = list(dict.fromkeys(key for key, _ in rows))
     for (key, comment), by_choice in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
-        yield _row(f"`{group.replace('/', '.')}.{key}`", _by_choice(by_choice, len(files)), comment)
+        yield _table_row(f"`{group.replace('/', '.')}.{key}`", _by_choice(by_choice, len(files)), comment)
     yield ""
 
 
@@ -160,11 +161,11 @@ def _by_choice(found: Mapping[str, str], choices: int) -> str:
     return ", ".join(f"{choice}: `{value}`" for choice, value in found.items())
 
 
-def _table(*titles: str) -> list[str]:
-    return [_row(*titles), "|" + "---|" * len(titles)]
+def _table_head(*titles: str) -> list[str]:
+    return [_table_row(*titles), "|" + "---|" * len(titles)]
 
 
-def _row(*cells: str | None) -> str:
+def _table_row(*cells: str | None) -> str:
     return "| " + " | ".join((cell or "").replace("|", "\\|") for cell in cells) + " |"
 
 

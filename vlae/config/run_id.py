@@ -56,7 +56,7 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():
-        if (value := get(kept, key)) is not MISSING and _text(value) == _text(default):
+        if (value := get(kept, key)) is not MISSING and _comparable(value) == _comparable(default):
             _drop(kept, key)
     return _canonical(kept)
 
@@ -149,7 +149,7 @@ def _drop(container: dict[str, Any], key: str) -> None:
         section.pop(last, None)
 
 
-def _text(value: Any) -> str:
+def _comparable(value: Any) -> str:
     """Equal for equal values alone: Python takes 0 for False."""
     return json.dumps(_canonical(value), sort_keys=True, default=repr)
 

@@ -77,7 +77,7 @@ def _device(name: Any) -> str:
     raise PydanticCustomError("device", "auto, cpu, cuda, cuda:N or mps")
 
 
-def _proposals(names: list[str]) -> list[str]:
+def _distinct_proposals(names: list[str]) -> list[str]:
     if "own" not in names or len(set(names)) < len(names):
         raise PydanticCustomError("proposals", "each name once, and own among them: the ELBO is its")
     return names
@@ -96,12 +96,12 @@ def _entity(name: str) -> str:
 
 
 def _name(longest: int) -> AfterValidator:
-    def check_name(name: str) -> str:
+    def check(name: str) -> str:
         if wrong := wrong_name(name, longest):
             raise PydanticCustomError("name", "{wrong}", {"wrong": wrong})
         return name
 
-    return AfterValidator(check_name)
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -159,7 +159,7 @@ class Evaluate(Section):
     proposals: Annotated[
         list[Literal[PROPOSALS]],  # pyright: ignore[reportInvalidTypeForm]
         Field(min_length=1),
-        AfterValidator(_proposals),
+        AfterValidator(_distinct_proposals),
     ] = key(
         ["own", "laplace"],
         "what to sample from: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "

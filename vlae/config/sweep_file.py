@@ -24,7 +24,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlae.config.overrides import commands, is_multirun, quote_text, split
+from vlae.config.overrides import commands, is_multirun, quote_text, split_arguments
 from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
 from vlae.config.run_id import entries
 from vlae.config.sweep_values import refuse_too_many
@@ -41,7 +41,7 @@ PLAIN = re.compile(r"/?[A-Za-z_][\w./+-]*", re.ASCII)
 WORDS = ("null", "true", "false", "nan", "inf")
 
 
-def names() -> list[str]:
+def sweep_names() -> list[str]:
     """The sweep files that can be named."""
     return sorted(file.stem for file in SWEEPS.glob("*.yaml"))
 
@@ -56,9 +56,9 @@ def place_of(sweep: str) -> Path:
         if own.is_file():
             return own.absolute()
         raise ConfigError([Problem("sweeps", f"no file {sweep!r}")])
-    if sweep in names():
+    if sweep in (known := sweep_names()):
         return SWEEPS / f"{sweep}.yaml"
-    text = f"no choice {sweep!r}{did_you_mean(sweep, names())} (choices: {listed(names())}, or a .yaml file)"
+    text = f"no choice {sweep!r}{did_you_mean(sweep, known)} (choices: {listed(known)}, or a .yaml file)"
     raise ConfigError([Problem("sweeps", text)])
 
 
@@ -67,7 +67,7 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
 
     ConfigError: there is no such file, or there are two.
     """
-    overrides, _ = split(arguments)
+    overrides, _ = split_arguments(arguments)
     asked = [text for text in overrides if text.lstrip("+").partition("=")[0] == "sweeps"]
     if not asked:
         return list(arguments)
@@ -86,7 +86,7 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
 
 def read(file: Path) -> list[list[str]]:
     """The overrides of every run of a sweep file, in its order. ConfigError: everything that is wrong with it."""
-    content, unclear = _content(file)
+    content, unclear = _read_yaml(file)
     if problems := [*_problems(content), *unclear]:
         raise ConfigError(Problem(f"{file.name}: {problem.key}", problem.text) for problem in problems)
     common, grids = _axes(content.get("common", {})), content.get("grids", [{}])
@@ -113,7 +113,7 @@ def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[st
     return [note.format(text, count) for text, count in counts.items() if count > 1]
 
 
-def _content(file: Path) -> tuple[Any, list[Problem]]:
+def _read_yaml(file: Path) -> tuple[Any, list[Problem]]:
     """As the files in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed.
 
     And what is wrong with values that mean something else on the command line.
@@ -162,11 +162,11 @@ def _problems(content: Any) -> list[Problem]:
     problems += [problem for place, grid in places.items() for problem in _problems_of_grid(place, grid)]
     if problems:
         return problems
-    shared = dict.fromkeys(_keys(common))
+    shared = dict.fromkeys(_keys_of_grid(common))
     for place, grid in places.items():
-        own, of = [*_keys(grid), *shared], " of the grid and common"
+        own, of = [*_keys_of_grid(grid), *shared], " of the grid and common"
         if place == "common":
-            own, of = _keys(common), ""
+            own, of = _keys_of_grid(common), ""
         twice = [key for key, count in Counter(own).items() if count > 1]
         text = f"expected the key in one axis{of}, got several"
         problems += [Problem(f"{place}.{key}", text) for key in twice]
@@ -217,7 +217,7 @@ def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
             yield Problem(key, f"expected a text, a number, true, false or null, got {shown(entry)}")
 
 
-def _keys(grid: dict[str, Any]) -> list[str]:
+def _keys_of_grid(grid: dict[str, Any]) -> list[str]:
     """Of all its axes."""
     zipped = [key for together in _listed(grid.get("zip", [])) for key in together]
     return [key.lstrip("+") for key in [*grid, *zipped] if key != "zip"]
@@ -225,16 +225,16 @@ def _keys(grid: dict[str, Any]) -> list[str]:
 
 def as_override(key: str, value: Any) -> str:
     """``key=value`` in Hydra's grammar, which reads the same value from it."""
-    return f"{key}={_written(value)}"
+    return f"{key}={_in_grammar(value)}"
 
 
-def _written(value: Any) -> str:
+def _in_grammar(value: Any) -> str:
     if isinstance(value, str):
         return value if _is_plain(value) else quote_text(value)
     if isinstance(value, list):
-        return "[" + ",".join(_written(entry) for entry in value) + "]"
+        return "[" + ",".join(_in_grammar(entry) for entry in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_in_grammar(entry)}" for key, entry in value.items()) + "}"
     return "null" if value is None else str(value).lower()
 
 

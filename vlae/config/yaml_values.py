@@ -33,7 +33,7 @@ def unclear_values(content: Any, node: yaml.Node | None) -> Iterator[Problem]:
         if isinstance(value, str | int | float | None) and not _YAML_ALONE.fullmatch(text):
             other = _on_command_line(text, value)
             if other is not None:
-                yield Problem(_place(keys), _refusal(text, value, other))
+                yield Problem(_dotted_key(keys), _refusal(text, value, other))
 
 
 def unclear_files(directories: Sequence[Path]) -> list[Problem]:
@@ -52,7 +52,7 @@ def _unclear_in(file: Path, changed: int) -> tuple[Problem, ...]:
     for keys, text in _unquoted(node):
         if _YAML_11.fullmatch(text):
             refusal = _refusal(text, yaml.safe_load(text), f"the text {text!r}")
-            found.append(Problem(f"{file.parent.name}/{file.name}: {_place(keys)}", refusal))
+            found.append(Problem(f"{file.parent.name}/{file.name}: {_dotted_key(keys)}", refusal))
     return tuple(found)
 
 
@@ -74,7 +74,7 @@ def _at(content: Any, keys: Keys) -> Any:
     return ...
 
 
-def _place(keys: Keys) -> str:
+def _dotted_key(keys: Keys) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlae.config.overrides import split
+from vlae.config.overrides import split_arguments
 from vlae.config.problems import ConfigError, Problem, shown
 from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL, get, run_id
 from vlae.system.console import Console, counted
@@ -95,7 +95,7 @@ def labels_of(overrides: dict[str, Sequence[str]]) -> dict[str, str]:
     """
     hidden, by_key = {*OPERATIONAL, *OF_A_COMMAND}, {}
     for name, job in overrides.items():
-        texts = [text.lstrip("+") for text in split(job)[0]]
+        texts = [text.lstrip("+") for text in split_arguments(job)[0]]
         by_key[name] = {text.partition("=")[0]: text for text in texts}  # the last one of a key counts
     common = set.intersection(*(set(job.values()) for job in by_key.values())) if len(by_key) > 1 else set()
     return {

@@ -45,7 +45,7 @@ def compare(one: Run, other: Run) -> Comparison:
     def report(left: LeftOut) -> object:
         return unread.setdefault(left.name, left)
 
-    metrics = tuple(_pair(key, one, other, report) for key in _metrics(one, other))
+    metrics = tuple(_pair(key, one, other, report) for key in _compared_metrics(one, other))
     images = next((each.difference.freedom + 1 for each in metrics if each.difference), None)
     differing = tuple(each for each in settings if each.one != each.other)
     return Comparison(one, other, differing, metrics, images, tuple(unread.values()))
@@ -73,7 +73,7 @@ def setting(value: Any) -> str:
     return HOLE if value is None else word(value)
 
 
-def _metrics(one: Run, other: Run) -> list[str]:
+def _compared_metrics(one: Run, other: Run) -> list[str]:
     """The metrics that say which run is better, and at what cost."""
     keys = {**(one.metrics or {}), **(other.metrics or {})}
     directed = [key for key in keys if key.startswith("test.") and better(key) and not _superfluous(key, one)]

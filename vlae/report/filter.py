@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vlae.config.problems import shown
 from vlae.errors import UserError
 from vlae.report.metric_values import COMMON, OWN, of_estimator
-from vlae.report.names import key_of, near_or_some, position, some
+from vlae.report.names import key_of, near_or_some, some, sort_key
 from vlae.report.runs import Run, Runs, some_of
 
 ORDERED = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
@@ -76,7 +76,7 @@ def choose_runs(runs: Runs, where: str = "") -> Runs:
     asked = terms(where, runs.all_keys()) if where else []
     found = runs.only(lambda run: all(term.holds(run) for term in asked))
     if not found.runs:
-        values = "; ".join(_values(key, runs) for key in dict.fromkeys(term.key for term in asked))
+        values = "; ".join(_known_values(key, runs) for key in dict.fromkeys(term.key for term in asked))
         raise UserError(f"{runs.title}: no runs with {where}; {values}")
     return found
 
@@ -109,16 +109,16 @@ def default_metric(runs: Iterable[Run]) -> str:
     raise UserError(f"--metric: {text}; choose a metric, or some of the runs by --where")
 
 
-def _values(key: str, runs: Runs) -> str:
+def _known_values(key: str, runs: Runs) -> str:
     """``model.name is one of vae, vlae``"""
-    values = {_written(value): value for value in (run.value(key) for run in runs.runs)}
-    texts = sorted(values, key=lambda text: position(values[text]))
+    values = {_as_condition(value): value for value in (run.value(key) for run in runs.runs)}
+    texts = sorted(values, key=lambda text: sort_key(values[text]))
     if len(texts) > SHOWN and all(map(is_number, values.values())):
         return f"{key} is from {texts[0]} to {texts[-1]}"
     return f"{key} is {'one of ' if len(texts) > 1 else ''}{some(texts, SHOWN)}"
 
 
-def _written(value: Any) -> str:
+def _as_condition(value: Any) -> str:
     """A value as a condition has it: in quotes where a text would be read as something else."""
     try:
         plain = isinstance(value, str) and value != "" and read_value(value) == value
@@ -142,16 +142,17 @@ def read_value(text: str) -> Any:
         return text[1:-1]
     if text.startswith(("[", "{")):
         try:
-            return json.dumps(json.loads(text, parse_float=_number, parse_int=_number, parse_constant=str))
+            found = json.loads(text, parse_float=_read_number, parse_int=_read_number, parse_constant=str)
+            return json.dumps(found)
         except (ValueError, RecursionError):
             if text.endswith("]") and not set(text[1:-1]) & set("[]{}'\""):
                 return json.dumps([read_value(entry) for entry in text[1:-1].split(",")])
     if text.split() != [text]:
         raise ValueError(f"text of several words in quotes; got {text!r}")
-    return WORDS.get(text.lower(), _number(text))
+    return WORDS.get(text.lower(), _read_number(text))
 
 
-def _number(text: str) -> Any:
+def _read_number(text: str) -> Any:
     """The number, or the text where it is none that a float can hold. ValueError: it has leading zeros."""
     try:
         value = float(text)

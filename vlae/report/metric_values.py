@@ -66,7 +66,7 @@ def metrics_of_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> None:
-    for name, value in zip(_names(place, tuple(section)), section.values(), strict=True):
+    for name, value in zip(_dotted(place, tuple(section)), section.values(), strict=True):
         if isinstance(value, dict):
             _flatten(name, value, found)
         elif isinstance(value, list):
@@ -76,7 +76,7 @@ def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> N
 
 
 @cache  # they are the same for thousands of runs
-def _names(place: str, keys: tuple[str, ...]) -> list[str]:
+def _dotted(place: str, keys: tuple[str, ...]) -> list[str]:
     return [f"{place}.{key}" if place else key for key in keys]
 
 

@@ -94,7 +94,7 @@ def word(value: Any) -> str:
     return value if isinstance(value, str) else shown(value)
 
 
-def position(value: Any) -> tuple[int, Any]:
+def sort_key(value: Any) -> tuple[int, Any]:
     """A key to sort by: missing values first, then numbers by size, names in the order of NAMES, and other texts."""
     if value is None:
         return (0, 0)
@@ -104,6 +104,6 @@ def position(value: Any) -> tuple[int, Any]:
     return (2, order.index(value)) if value in order else (3, str(value))
 
 
-def positions(values: Values) -> list[tuple[int, Any]]:
+def sort_keys(values: Values) -> list[tuple[int, Any]]:
     """A key to sort rows by."""
-    return [position(value) for value in values]
+    return [sort_key(value) for value in values]

@@ -109,11 +109,11 @@ class Runs:
 
     def settings(self) -> list[str]:
         """The keys of all settings."""
-        return _keys(run.settings for run in self.runs)
+        return _keys_of_all(run.settings for run in self.runs)
 
     def metrics(self) -> list[str]:
         """The names of all metrics."""
-        return _keys(run.metrics for run in self.runs if run.metrics)
+        return _keys_of_all(run.metrics for run in self.runs if run.metrics)
 
     def all_keys(self) -> list[str]:
         """Every key for which `Run.value` may return something."""
@@ -156,7 +156,7 @@ def collect(source: Source) -> Runs:
     return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
 
 
-def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+def _keys_of_all(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     """The keys of all mappings, most of which have the same ones."""
     kinds = dict.fromkeys(tuple(mapping) for mapping in mappings)
     return list(dict.fromkeys(key for kind in kinds for key in kind))

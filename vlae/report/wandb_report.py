@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlae.report.html.provenance import commands
+from vlae.report.html.provenance import commands_to_repeat
 from vlae.report.names import name_of
 from vlae.report.runs import UPDATES, Runs
 from vlae.report.sources.wandb import Place, WandbError, connect, places_of, wandb_error
@@ -68,7 +68,8 @@ def _blocks(runs_dir: Path, runs: Runs, places: list[Place], entity: str) -> lis
     keys = row_keys_of(runs)
     found, reason = table_or_reason(runs)
     text = FORMATS["markdown"](found, 2, False) if found else f"No table: {reason}\n"
-    shell = "\n".join(["```bash", *commands(runs_dir, runs), f"vlae report {runs.title} --wandb", "```"])
+    repeat = [*commands_to_repeat(runs_dir, runs), f"vlae report {runs.title} --wandb"]
+    shell = "\n".join(["```bash", *repeat, "```"])
     return [
         wr.MarkdownBlock(_introduction(runs, places)),
         *(wr.H2("Results"), wr.MarkdownBlock(text)),

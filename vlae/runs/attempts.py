@@ -19,7 +19,7 @@ from vlae.runs.lease import DEAD_AFTER, FORCED, PULSE_EVERY, Pulse, last_number,
 from vlae.runs.schema import Claim
 from vlae.system import files
 from vlae.system.console import position, share
-from vlae.system.disk import DiskError, RecordError, patient, refusal_in
+from vlae.system.disk import DiskError, RecordError, patient, patiently, refusal_in
 from vlae.system.interruption import Interrupted
 from vlae.system.processes import is_owned_by
 
@@ -95,9 +95,16 @@ class Reserve:
     def __init__(self, attempt: Path) -> None:
         self._place = attempt / RESERVE
 
+    @patiently
     def take(self) -> None:
         """Errors: as for `write_atomically`."""
-        files.write_atomically(self._place, b" " * self.SIZE)
+        try:
+            with self._place.open("wb") as file:
+                file.write(b" " * self.SIZE)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise files.cannot_write(self._place, error) from error
 
     def say(self, name: str, content: dict[str, Any]) -> bool:
         """Puts ``content`` in the file of this name; whether that was possible."""

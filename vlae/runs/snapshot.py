@@ -25,7 +25,7 @@ INSTALLED = ("vlae", "hydra_plugins/vlae_launching")
 """The code of an installation, where conf/ and sweeps/ are in vlae/; other packages beside it are not ours."""
 
 
-def description() -> dict[str, Any]:
+def code_description() -> dict[str, Any]:
     """``hash`` of the code, the ``commit`` it is based on, and whether it was ``changed`` since.
 
     Errors: RecordError where a frozen copy is executed that is not what its name promises.
@@ -36,16 +36,16 @@ def description() -> dict[str, Any]:
         return {"hash": SOURCE.name, "commit": found.get("commit"), "changed": found.get("changed")}
     contents = _contents()
     found = _commit(contents)
-    return {"hash": snapshot_check.digest(contents), "commit": found["commit"], "changed": found["changed"]}
+    return {"hash": snapshot_check.hash_of(contents), "commit": found["commit"], "changed": found["changed"]}
 
 
 @functools.cache
 def executed() -> dict[str, Any]:
-    """The `description` of the code as it was when this process first asked.
+    """The `code_description` of the code as it was when this process first asked.
 
     It asks before it imports what it executes: an edit after that is not what it executes.
     """
-    return description()
+    return code_description()
 
 
 def freeze(runs_dir: files.StrPath) -> Path:
@@ -61,7 +61,7 @@ def freeze(runs_dir: files.StrPath) -> Path:
         _refuse_damage(SOURCE)
         return SOURCE
     contents = _contents()  # read once, so that what is copied is what the name says
-    place = Path(runs_dir).absolute() / CODE / snapshot_check.digest(contents)
+    place = Path(runs_dir).absolute() / CODE / snapshot_check.hash_of(contents)
     record = files.json_bytes({**_commit(contents), "files": snapshot_check.checksums(contents)})
     if not os.path.lexists(place):
         with files.appearing(place) as staged:
@@ -127,11 +127,11 @@ def _commit(contents: dict[str, bytes]) -> dict[str, Any]:
 
 def _contents() -> dict[str, bytes]:
     """The code: what each file holds."""
-    found = {name: _content(SOURCE / name) for name in _names()}
+    found = {name: _code_in(SOURCE / name) for name in _code_files()}
     return {name: content for name, content in found.items() if content is not None}
 
 
-def _names() -> Iterator[str]:
+def _code_files() -> Iterator[str]:
     """The names of the files that are code, whether git knows them or not."""
     if SOURCE.joinpath("vlae", "conf").is_dir():
         for place in INSTALLED:
@@ -147,7 +147,7 @@ def _names() -> Iterator[str]:
             yield top
 
 
-def _content(file: Path) -> bytes | None:
+def _code_in(file: Path) -> bytes | None:
     """The content of a file, or of the target of a link; None: it is no code, or has vanished since it was listed."""
     with contextlib.suppress(OSError):  # which reading it will raise again
         if not file.is_file() or file.stat().st_size > LARGEST:

@@ -36,7 +36,7 @@ def walk(root: str, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
             yield name, entry
 
 
-def digest(contents: Mapping[str, bytes]) -> str:
+def hash_of(contents: Mapping[str, bytes]) -> str:
     """The hash of files by their names: 12 hexadecimal digits."""
     state = hashlib.sha256()
     for name in sorted(contents, key=os.fsencode):
@@ -63,7 +63,7 @@ def damage(copy: str) -> str | None:
                 contents[name] = file.read()
     except OSError as error:
         return f"{printable(os.path.relpath(error.filename or copy, copy))}: {error.strerror or error}"
-    if digest(contents) == os.path.basename(copy):
+    if hash_of(contents) == os.path.basename(copy):
         return None
     return _named(contents, _recorded(copy))
 
@@ -93,7 +93,7 @@ def _named(contents: Mapping[str, bytes], recorded: Mapping[str, str]) -> str:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             words.append(f"{printable(min(names))}{more} {what}")
-    return ", ".join(words) or f"its files have the hash {digest(contents)}"
+    return ", ".join(words) or f"its files have the hash {hash_of(contents)}"
 
 
 def main() -> int:

@@ -58,7 +58,7 @@ class Console(RichConsole):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         if isinstance(renderable, Text):
-            renderable = shown(renderable)
+            renderable = escape_controls(renderable)
         for segment in super().render(renderable, options):
             if segment.control is None and CONTROLS.search(segment.text):
                 segment = Segment(visible(segment.text), segment.style)
@@ -68,7 +68,7 @@ class Console(RichConsole):
         return super().render_str(visible(text), **keys)
 
 
-def shown(text: Text) -> Text:
+def escape_controls(text: Text) -> Text:
     """The text with its styles, and escapes for control characters, so that line breaks count all of it."""
     if CONTROLS.search(text.plain) is None:
         return text
@@ -133,16 +133,16 @@ class Reporter:
         now = time.monotonic()
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total, metrics="", at=""), now, done
-        task, *began = self._tasks[what]
+        task, began, first = self._tasks[what]
         whole = share(done, total)
-        shown: dict[str, Any] = {"metrics": metrics} if metrics else {}
-        self._bars.update(task, completed=done, total=total, at=whole, **shown)
+        latest: dict[str, Any] = {"metrics": metrics} if metrics else {}
+        self._bars.update(task, completed=done, total=total, at=whole, **latest)
         if last or now - self._last >= (PLAIN_SECONDS if metrics else QUIET_SECONDS):
             self._last = now
             # an epoch may take hours; a fraction of images that are computed together means nothing
             part = "epoch" in what and not float(done).is_integer()
             at = f"{done:.1f}/{total:.0f}" if part else whole
-            left = time_left(*began, done, total)
+            left = time_left(began, first, done, total)
             text = f"{what} {at}  {metrics}" + (f"  {left}" if left else "")
             self._write(text)
             if not self.console.is_terminal:

@@ -211,7 +211,7 @@ class WandbMirror:
             group=settings.group,
             name=settings.name or run_id,
             tags=self.run_history.tags,
-            notes=self.run_history.describe(snapshot.description()),
+            notes=self.run_history.describe(snapshot.code_description()),
             config=self.run_history.shown_config,
             dir=str(place),
             mode=mode,

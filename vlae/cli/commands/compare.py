@@ -18,7 +18,7 @@ def compare(
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Compare two runs: settings that differ, metrics side by side, and their paired difference over test images."""
-    from vlae.cli.comparison import run_of, view
+    from vlae.cli.comparison import comparable_run, tables_of
     from vlae.report.compare import compare
     from vlae.report.runs import Runs
     from vlae.system.console import Console
@@ -27,8 +27,8 @@ def compare(
         from vlae.report.plots.frame import WITHOUT_TIME
 
         ending_of(out, tuple(WITHOUT_TIME))
-    comparison = compare(run_of(runs_dir, one), run_of(runs_dir, other))
-    Console(highlight=False).print(view(comparison))
+    comparison = compare(comparable_run(runs_dir, one), comparable_run(runs_dir, other))
+    Console(highlight=False).print(tables_of(comparison))
     if out:
         from vlae.report.plots.draw import draw
 

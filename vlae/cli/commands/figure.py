@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, ending_of, keys_of, out_option
+from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, ending_of, key_list, out_option
 
 SETTINGS = {"short_help": "Draw curves, likelihoods, costs, posteriors."}
 
@@ -35,7 +35,7 @@ def figure(
     from vlae.report.runs import collect
     from vlae.report.sources.run_directories import RunDirectories
 
-    keys = keys_of("--rows", rows)
+    keys = key_list("--rows", rows)
     ending_of(out, tuple(WITHOUT_TIME))
     figure = draw(
         kind, collect(RunDirectories(runs_dir, name)), metric=metric, rows=keys, where=where, published=published,

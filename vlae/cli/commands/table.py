@@ -59,7 +59,7 @@ def table(
     from vlae.report.tables.table import table
     from vlae.system.files import write_output
 
-    row_keys, column_keys = options.keys_of("--rows", rows), options.keys_of("--cols", cols)
+    row_keys, column_keys = options.key_list("--rows", rows), options.key_list("--cols", cols)
     format = _format(format, out, (TERMINAL, *FORMATS))
     runs = collect(_source(runs_dir, name, source, group, per_image))
     found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, literature=published)

@@ -65,7 +65,8 @@ def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
             reason = f"expected metrics of an epoch, got {shown_as(wrong[0])}"
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({reason})"))
             continue
-        read += [(number, run, {entry["epoch"]: entry for entry in entries})] if count else []
+        if count:
+            read.append((number, run, {entry["epoch"]: entry for entry in entries}))
         left_out += [LeftOut(run.id, cut)] if (cut := run.lacks_epochs(count)) else []
     data = {**_along_epochs(read), **_looks(models), "shown": shown}
     return Curves(data, every, tuple(left_out), max(0, len(started) - MOST_RUNS))
@@ -77,7 +78,7 @@ def _along_epochs(read: Sequence[tuple[int, Run, Epochs]]) -> dict[str, Any]:
     metrics = [*(key for key in FIRST if key in known), *sorted(known - set(FIRST))]
     runs = []
     for number, run, entries in read:
-        values = [_values(entries, epochs, metric) for metric in metrics]
+        values = [_along(entries, epochs, metric) for metric in metrics]
         runs.append({"model": number, "label": run.label or run.id, "values": values})
     return {"epochs": epochs, "metrics": metrics, "runs": runs}
 
@@ -97,7 +98,7 @@ def _looks(models: Sequence[Configuration]) -> dict[str, list[Any]]:
     }
 
 
-def _values(entries: Epochs, epochs: Sequence[int], metric: str) -> list[float | None]:
+def _along(entries: Epochs, epochs: Sequence[int], metric: str) -> list[float | None]:
     values = [_rounded(entries.get(epoch, {}).get(metric)) for epoch in epochs]
     while values and values[-1] is None:
         values.pop()

@@ -58,12 +58,12 @@ def metrics_in_words(run: Run) -> tuple[tuple[str, str], ...]:
     if run.metrics is None:
         return ()
     try:
-        return tuple(_metrics(run))
+        return tuple(_rows_of_metrics(run))
     except (TypeError, ValueError) as error:
         return (("metrics", f"results.json has a value that is no number: {error}"),)
 
 
-def _metrics(run: Run) -> Iterator[tuple[str, str]]:
+def _rows_of_metrics(run: Run) -> Iterator[tuple[str, str]]:
     if (elbo := run.value("test.elbo")) is not None:
         yield "test ELBO", f"{with_error(elbo, run.value('test.elbo_standard_error'))} nats"
     for what, name in map(what_and_estimator, run.metrics or ()):

@@ -110,12 +110,12 @@ def _pictures(run: Path, kinds: dict[str, str]) -> Iterator[Picture]:
         try:
             content = read_bytes(check_inside(run, "images") / f"{name}.png")
             if content is not None:
-                yield _picture(title, content)
+                yield _picture_of(title, content)
         except Exception:  # Pillow raises many kinds for a damaged file
             continue
 
 
-def _picture(title: str, content: bytes) -> Picture:
+def _picture_of(title: str, content: bytes) -> Picture:
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         image.load()
         kind = "png"

@@ -36,7 +36,7 @@ def page(content: SimpleNamespace) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = lambda run, key: "" if (n := number_of(run, key)) is None else f"{n:.2f}"
-    scripts = [_text(name) for name in SCRIPTS]
+    scripts = [_read_file(name) for name in SCRIPTS]
     table = content.table
     written = environment.get_template("report.html.jinja").render(
         content=content,
@@ -45,8 +45,8 @@ def page(content: SimpleNamespace) -> str:
         estimator=what_and_estimator(table.metric)[1] if table else "",
         policy=_policy(scripts),
         scripts=scripts,
-        styles=[_text(name) for name in STYLES],
-        licences={name: _text(f"third_party/{file}") for name, file in LICENCES.items()},
+        styles=[_read_file(name) for name in STYLES],
+        licences={name: _read_file(f"third_party/{file}") for name, file in LICENCES.items()},
     )
     return visible(written)  # no name reorders what is read
 
@@ -59,5 +59,5 @@ def _policy(scripts: list[str]) -> str:
     return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
 
 
-def _text(name: str) -> str:
+def _read_file(name: str) -> str:
     return (FILES / name).read_text(encoding="utf-8")

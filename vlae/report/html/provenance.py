@@ -113,7 +113,7 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
     return named or sorted(found, key=lambda launch: (launch.date, launch.name))
 
 
-def commands(runs_dir: Path, runs: Runs) -> list[str]:
+def commands_to_repeat(runs_dir: Path, runs: Runs) -> list[str]:
     """The commands that reproduce the runs, for a shell."""
     found = []
     for code in codes(runs_dir, runs.runs):

@@ -19,7 +19,7 @@ def covariance(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     models = load_models(panels, options.images, options.warn)
     pictures = models[0][1].pictures(options.images)
     names, size = [series.name for series, _ in models], (len(pictures), len(models) + 1)
-    figure, axes, inches = frame.grid(names, size, INCHES, tall=1.25, margin=0.6, narrow=options.narrow)
+    figure, axes, inches = frame.image_grid(names, size, INCHES, tall=1.25, margin=0.6, narrow=options.narrow)
     for each in axes.ravel():
         frame.bare(each)
     for each, picture in zip(axes[:, 0], pictures, strict=True):

@@ -56,7 +56,7 @@ def curves(panels: Sequence[Panel], options: Options) -> frame.Captioned:
 def _curve(series: Configuration, warn: Callable[[str], None]) -> _Curve | None:
     """The curve of the runs that are done, or if none is, of all; None: there is no epoch."""
     done = [run for run in series.runs if run.state == "done"]
-    by_run = [points for run in done or series.runs if (points := _points(run, warn))]
+    by_run = [points for run in done or series.runs if (points := _elbo_by_epoch(run, warn))]
     if not by_run:
         return None
     common = sorted(set.intersection(*(set(points) for points in by_run)))
@@ -64,7 +64,7 @@ def _curve(series: Configuration, warn: Callable[[str], None]) -> _Curve | None:
     return _Curve(series, np.array(common), of_seeds)
 
 
-def _points(run: Run, warn: Callable[[str], None]) -> dict[int, float]:
+def _elbo_by_epoch(run: Run, warn: Callable[[str], None]) -> dict[int, float]:
     """The ELBO of each epoch."""
     key = f"{run.settings.get(SELECTION, 'validation')}/elbo_nats"
     try:

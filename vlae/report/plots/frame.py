@@ -84,7 +84,7 @@ def subplots(
     return figure, axes
 
 
-def grid(
+def image_grid(
     names: Iterable[str],
     shape: tuple[int, int],
     inches: float,

@@ -28,11 +28,11 @@ def paths(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     models = load_models(panels, options.images, options.warn)
     rows, columns = min(options.images, len(models[0][1].x)), len(models)
     names = [series.name for series, _ in models]
-    figure, axes, inches = frame.grid(names, (rows, columns), INCHES, margin=0.0, narrow=options.narrow)
+    figure, axes, inches = frame.image_grid(names, (rows, columns), INCHES, margin=0.0, narrow=options.narrow)
     for of_model, (series, model) in zip(axes.T, models, strict=True):
         frame.heading(of_model[0], series, inches)
         for i, each in enumerate(of_model):
-            _panel(each, series, model, i)
+            _draw_paths(each, series, model, i)
             for axis in (each.xaxis, each.yaxis):
                 frame.few_numbers(axis, 2 if options.narrow else 4)
     for i, of_image in enumerate(axes):
@@ -52,9 +52,9 @@ def paths(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     return figure
 
 
-def _panel(axes: Axes, series: Configuration, model: "Inspection", image: int) -> None:
+def _draw_paths(axes: Axes, series: Configuration, model: "Inspection", image: int) -> None:
     found, style = model.latent_paths(image), frame.look(series)
-    low, high = _frame(found)
+    low, high = _square(found)
     x, y = (np.linspace(low[k], high[k], FINE) for k in range(2))
     points = np.stack(np.meshgrid(x, y), -1)
     value = model.log_joint(image)(points.reshape(-1, 2)).reshape(FINE, FINE)
@@ -70,7 +70,7 @@ def _panel(axes: Axes, series: Configuration, model: "Inspection", image: int) -
     axes.set_ylim(low[1], high[1])
 
 
-def _frame(found: "LatentPaths") -> tuple[np.ndarray, np.ndarray]:
+def _square(found: "LatentPaths") -> tuple[np.ndarray, np.ndarray]:
     """A square around both paths and most of q."""
     points = np.concatenate([found.updates, found.search, _ellipse(found, DEVIATIONS)])
     low, high = points.min(0), points.max(0)

@@ -39,13 +39,13 @@ def points(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """A group of points for each T, one point per model with its standard error; published values are open diamonds."""
     metric = options.metric or ""
     kept = with_metrics(panels, [metric], options.warn)
-    found = [_points(panel, metric, options.published) for panel in kept]
+    found = [_points_of(panel, metric, options.published) for panel in kept]
     groups = max(len({_updates(each.series) for each in of_panel}) for of_panel in found)
     width = min(WIDEST, max(3.4, 1.2 + 0.7 * groups, 1.2 + 0.15 * max(map(len, found))))
     figure, axes = frame.subplots([panel.title for panel in kept], width=width, narrow=options.narrow)
     marked, doubts, doubt = frame.dagger_notes([each.unreliable for of_panel in found for each in of_panel])
     for each, of_panel in zip(axes, found, strict=True):
-        _panel(each, of_panel, marked, frame.NARROW if options.narrow else width)
+        _draw_points(each, of_panel, marked, frame.NARROW if options.narrow else width)
         each.set_xlabel("Updates, steps or flows T")
         each.set_ylabel(axis_label(metric))
     every = [each for of_panel in found for each in of_panel]
@@ -80,7 +80,7 @@ def unreliable(series: Configuration, metric: str) -> bool:
     return any(is_unreliable(run, metric) for run in series.runs)
 
 
-def _points(panel: Panel, metric: str, beside: bool) -> list[_Point]:
+def _points_of(panel: Panel, metric: str, beside: bool) -> list[_Point]:
     of_model: dict[str, list[str]] = {}
     found = []
     for series in panel.series:
@@ -95,7 +95,7 @@ def _points(panel: Panel, metric: str, beside: bool) -> list[_Point]:
     return found
 
 
-def _panel(axes: Axes, found: Sequence[_Point], marked: bool, inches: float) -> None:
+def _draw_points(axes: Axes, found: Sequence[_Point], marked: bool, inches: float) -> None:
     updates = sorted({_updates(each.series) for each in found}, key=lambda t: -1 if t is None else t)
     groups = [[each for each in found if _updates(each.series) == t] for t in updates]
     apart = WIDTH / max(map(len, groups))

@@ -27,7 +27,7 @@ def updates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     pictures = models[0][1].pictures(options.images)
     most = max(len(updated.pictures) for _, updated in found)
     inches = min(INCHES, frame.NARROW / (most + 1)) if options.narrow else INCHES
-    figure, strips, errors = _frame(found, most + 1, inches, len(pictures), options.narrow)
+    figure, strips, errors = _axes(found, most + 1, inches, len(pictures), options.narrow)
     for axes, (series, updated) in zip(strips, found, strict=True):
         tiles = np.concatenate([pictures[None], updated.pictures[:, : len(pictures)]])
         _strip(axes, series, tiles, most + 1, inches * (most + 1))
@@ -47,7 +47,7 @@ def updates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     return figure
 
 
-def _frame(
+def _axes(
     found: Sequence[tuple[Configuration, object]], columns: int, inches: float, images: int, narrow: bool
 ) -> tuple[frame.Captioned, list[Axes], Axes]:
     """The figure, the axes of each strip, and those of the errors: beside the strips, or (narrow) below them."""

@@ -53,7 +53,7 @@ class WandbRuns:
         newest: dict[str, tuple[tuple[bool, int], Run]] = {}
         left_out: list[LeftOut] = []
         for mirrored in self._mirrored():
-            row = _row(mirrored, self._per_image)
+            row = _run_of(mirrored, self._per_image)
             if isinstance(row, LeftOut):
                 left_out.append(row)
                 continue
@@ -141,7 +141,7 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
+def _run_of(mirrored: Any, per_image: bool) -> Run | LeftOut:
     config, name = dict(mirrored.config), _parts(mirrored.id)[0]
     earlier = "schema_version" not in config
     try:
@@ -154,7 +154,7 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
     try:
         results = results_of(dict(mirrored.summary))
         if "test" not in results:
-            state, reason = _state(mirrored.state, mirrored.summary)
+            state, reason = _state_and_reason(mirrored.state, mirrored.summary)
             return found._replace(state=state, reason=reason)
         images = PerImage(mirrored) if per_image else None
         return found._replace(metrics=metrics_of_results(results), per_image=images)
@@ -162,7 +162,7 @@ def _row(mirrored: Any, per_image: bool) -> Run | LeftOut:
         return LeftOut(name, f"its summary: {error}")
 
 
-def _state(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
+def _state_and_reason(state: str, summary: Mapping[str, Any]) -> tuple[str, str]:
     """The state of a run without results, and the reason: as the run reported it, if it did."""
     word = summary.get("status/state")
     reported = ("failed", "interrupted") if state == "failed" else ("failed", "interrupted", "running")

@@ -44,12 +44,12 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     unknown = "One seed each, so the standard error over seeds is unknown"
     sentences.append(unknown if one_each else "Mean ± standard error over seeds")
     sentences += [f"{number}, {_seeds(runs)}{_samples(runs, metric)}", _bold(cells)]
-    if _unreliable(cells) and not daggers(cells):  # where a dagger on each would distinguish nothing
+    if _any_unreliable(cells) and not daggers(cells):  # where a dagger on each would distinguish nothing
         sentences.append(f"All estimates are unreliable: {UNRELIABLE}")
     return ". ".join(filter(None, sentences)) + "."
 
 
-def _unreliable(cells: Sequence[Cell]) -> bool:
+def _any_unreliable(cells: Sequence[Cell]) -> bool:
     return any(cell.unreliable for cell in cells)
 
 
@@ -90,11 +90,11 @@ def _samples(runs: Sequence[Run], metric: str) -> str:
     estimator = what_and_estimator(metric)[1] or OWN
     if array_of(metric) is None:
         return ""
-    samples, images = (_values(runs, of_estimator(estimator, of)) for of in ("num_samples", "num_images"))
+    samples, images = (_range(runs, of_estimator(estimator, of)) for of in ("num_samples", "num_images"))
     return f"; {samples} importance samples for each of {images} test images"
 
 
-def _values(runs: Sequence[Run], key: str) -> str:
+def _range(runs: Sequence[Run], key: str) -> str:
     values = sorted({value for run in runs if (value := run.value(key)) is not None})
     return " or ".join(map(str, values)) if len(values) <= SOME else f"{values[0]} to {values[-1]}"
 
@@ -133,7 +133,7 @@ def _version(run: Run) -> str:
 
 def notes(metric: str, cells: Sequence[Cell]) -> list[str]:
     """The notes below a table that follow from its cells."""
-    found = [f"{MARK} Unreliable: {UNRELIABLE}"] if _unreliable(cells) and daggers(cells) else []
+    found = [f"{MARK} Unreliable: {UNRELIABLE}"] if _any_unreliable(cells) and daggers(cells) else []
     others = [cell for cell in cells if cell.mean is not None and not cell.best]
     few = sum(cell.paired_over != "" and not cell.tested for cell in others)
     if few and any(cell.tested for cell in others):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.errors import UserError
-from vlae.report.names import Values, key_of, name_of, position, positions, short, some, word
+from vlae.report.names import Values, key_of, name_of, short, some, sort_key, sort_keys, word
 from vlae.report.runs import Run, Runs
 
 Groups = dict[tuple[Values, Values], list[Run]]  # by row and column
@@ -30,12 +30,12 @@ def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
     groups = group_by_cell(runs, row_keys, COLUMNS)
     models = {place: str(group[0].value("model.name")) for place, group in groups.items()}
     variants: dict[str, dict[Values, int]] = {}
-    for row, column in sorted(groups, key=lambda place: positions(place[0])):
+    for row, column in sorted(groups, key=lambda place: sort_keys(place[0])):
         of_model = variants.setdefault(models[row, column], {})
         of_model.setdefault(row, len(of_model))
     found = []
-    for row, column in sorted(groups, key=lambda place: [positions(place[1]), positions(place[0])]):
-        by_seed = sorted(groups[row, column], key=lambda run: (position(run.value("seed")), run.id))
+    for row, column in sorted(groups, key=lambda place: [sort_keys(place[1]), sort_keys(place[0])]):
+        by_seed = sorted(groups[row, column], key=lambda run: (sort_key(run.value("seed")), run.id))
         model = models[row, column]
         looks = name_of(row_keys, row), model, variants[model][row]
         found.append(Configuration(*looks, row, column, tuple(by_seed)))
@@ -44,18 +44,18 @@ def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
 
 def group_by_cell(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
     """The runs of each cell. UserError: runs that differ in more than their seed would share one."""
-    groups = _groups(runs, row_keys, column_keys)
+    groups = _group_runs(runs, row_keys, column_keys)
     _refuse_mixed(groups, row_keys)
     return groups
 
 
 def sides(groups: Groups) -> tuple[tuple[Values, ...], tuple[Values, ...]]:
     """The rows and the columns, in their order."""
-    rows, columns = (tuple(sorted(set(each), key=positions)) for each in zip(*groups, strict=True))
+    rows, columns = (tuple(sorted(set(each), key=sort_keys)) for each in zip(*groups, strict=True))
     return rows, columns
 
 
-def _groups(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
+def _group_runs(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
     groups: Groups = {}
     for run in runs.runs:
         row, column = (tuple(map(run.value, keys)) for keys in (row_keys, column_keys))
@@ -86,7 +86,7 @@ def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
 
 def some_words(values: Iterable[Any], most: int) -> str:
     """Values in their order, as a command has them."""
-    return some([*map(word, sorted(values, key=position))], most)
+    return some([*map(word, sorted(values, key=sort_key))], most)
 
 
 def _separating(groups: Iterable[Sequence[Run]]) -> list[str]:
@@ -159,7 +159,7 @@ def row_keys_of(runs: Runs, first: Sequence[str] = (), column_keys: Sequence[str
     first: the keys that name a model; none: `model_keys_of`.
     """
     keys = list(first or model_keys_of(runs))
-    return list(dict.fromkeys([*keys, *_separating(_groups(runs, keys, column_keys).values())]))
+    return list(dict.fromkeys([*keys, *_separating(_group_runs(runs, keys, column_keys).values())]))
 
 
 def model_keys_of(runs: Runs) -> list[str]:

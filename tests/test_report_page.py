@@ -268,7 +268,7 @@ def test_models_are_counted_as_models_and_settings_of_them_as_configurations(tmp
         done(tmp_path, container(VLAE, f"model.num_updates={updates}"))
     assert told(tmp_path).facts[:3] == [("3", "runs"), ("1", "model"), ("3", "configurations")]
     done(tmp_path / "one", container(VAE))
-    assert told(tmp_path / "one").facts[:3] == (("1", "run"), ("1", "model"), ("1", "done"))
+    assert told(tmp_path / "one").facts[:3] == [("1", "run"), ("1", "model"), ("1", "done")]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_runs_that_are_not_done_tell_their_state_and_why(tmp_path):
 def test_a_run_of_a_sweep_without_a_directory_is_left_out_with_a_note(tmp_path):
     here, gone = container(VLAE, seed=0), container(VLAE, "model.num_updates=2", seed=1)
     done(tmp_path, here)
-    sweep_index.remember(tmp_path, "s", {run_id(here): "seed=0", run_id(gone): "seed=1"}, [])
+    sweep_index.record_sweep(tmp_path, "s", {run_id(here): "seed=0", run_id(gone): "seed=1"}, [])
     (run,), left_out = rows(tmp_path, "s")
     assert (run.state, run.label) == ("done", "seed=0")
     assert left_out == [LeftOut(run_id(gone), "its directory is missing")]

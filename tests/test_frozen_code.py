@@ -15,7 +15,7 @@ from vlae.experiment.frozen_run import FAILED, work
 from vlae.launching.launch_lock import hold_launch_lock
 from vlae.launching.slurm_submission import code_setup
 from vlae.launching.slurm_task import FIRST_LINES
-from vlae.launching.sweep_index import remember
+from vlae.launching.sweep_index import record_sweep
 from vlae.runs import snapshot, snapshot_check
 from vlae.runs.directory import RunDirectory
 from vlae.system import files
@@ -233,7 +233,7 @@ def test_neither_runs_nor_notes_are_code_whatever_the_runs_directory_is_called(c
         shutil.rmtree(checkout / ".git")
     runs_dir = checkout / runs_dir
     with hold_launch_lock(runs_dir):
-        remember(runs_dir, "s", {}, [])
+        record_sweep(runs_dir, "s", {}, [])
         copy = snapshot.freeze(runs_dir)
     told = snapshot.code_description()
     RunDirectory.create(runs_dir, "a", {})

@@ -22,7 +22,7 @@ from vlae.launching.local_launcher import LocalQueue
 from vlae.launching.plan import create_queue
 from vlae.launching.queues import Waiting
 from vlae.launching.slurm_state import SlurmError
-from vlae.launching.sweep_index import name_of, recall
+from vlae.launching.sweep_index import name_of, read_sweep
 from vlae.runs import snapshot
 from vlae.runs.directory import RunDirectory
 from vlae.system.interruption import Interrupted
@@ -75,7 +75,7 @@ class FakeLauncher(Launcher):
         assert (frozen / "vlae" / "job.py").read_text() == "as it was\n"
         for run in planned.starting:
             assert RunDirectory(run.path).config()["seed"] == run.container["seed"]
-        assert recall(planned.runs_dir, planned.sweep) is not None
+        assert read_sweep(planned.runs_dir, planned.sweep) is not None
         return create_queue(planned, frozen, "local", {})
 
     def execute(self, queue):
@@ -120,7 +120,7 @@ def test_code_and_runs_are_frozen_and_the_sweep_is_remembered_before_anything_is
     ids = [run.run_id for run in runs()]
     assert [run.run_id for run in queue.runs] == ids
     assert queue.settings == {"labels": dict(zip(ids, ["seed=0", "seed=1"], strict=True)), "skipped": {}}
-    remembered = recall(tmp_path / "runs", "s")
+    remembered = read_sweep(tmp_path / "runs", "s")
     assert remembered["runs"] == queue.settings["labels"]
     assert remembered["command"] == ["launch.py", "-m", "seed=0,1"]
     assert "s: 2 runs, 2 new; starting 2" in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, laun
     launcher.calls.clear()
     assert launch_runs(jobs(), launcher, "t") == 0
     assert launcher.calls == []
-    assert recall(tmp_path / "runs", "t")["runs"] == recall(tmp_path / "runs", "s")["runs"]
+    assert read_sweep(tmp_path / "runs", "t")["runs"] == read_sweep(tmp_path / "runs", "s")["runs"]
     err = capsys.readouterr().err
     assert "t: 2 runs, 2 done\n" in err
     assert err.endswith("nothing to do\n")

@@ -71,10 +71,10 @@ def launch(monkeypatch, run_launch, capsys):
 def test_a_legal_name_is_text_as_it_is_written_and_finds_its_sweep(name, tmp_path):
     assert wrong_name(name, file=True) is None
     assert parse(hydra_arguments([f"hydra.sweeper.name={name}"])[0]).value() == name
-    sweep_index.remember(tmp_path, name, {"a": "seed=0"}, [])
-    sweep_index.remember(tmp_path, f"{name}2"[-20:], {"b": "seed=0"}, [])
+    sweep_index.record_sweep(tmp_path, name, {"a": "seed=0"}, [])
+    sweep_index.record_sweep(tmp_path, f"{name}2"[-20:], {"b": "seed=0"}, [])
     assert select_runs(tmp_path, name) == (name, {"a": "seed=0"})
-    assert name in sweep_index.names(tmp_path)
+    assert name in sweep_index.sweep_names(tmp_path)
 
 
 @pytest.mark.parametrize("name", ILLEGAL)
@@ -148,8 +148,8 @@ def test_no_name_leads_out_of_the_directory_of_notes(tmp_path_factory, name):
     runs_dir = outside / "a" / "runs"
     runs_dir.mkdir(parents=True)
     if wrong_name(name, file=True) is None:
-        sweep_index.remember(runs_dir, name, {"a": ""}, [])
-        assert sweep_index.recall(runs_dir, name)["name"] == name
+        sweep_index.record_sweep(runs_dir, name, {"a": ""}, [])
+        assert sweep_index.read_sweep(runs_dir, name)["name"] == name
     else:
         with pytest.raises((RecordError, ConfigError)):
             select_runs(runs_dir, name)
@@ -175,7 +175,7 @@ def test_no_other_name_means_all_runs_or_those_of_another_place(command, tmp_pat
 
 
 def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
-    sweep_index.remember(tmp_path, "20261128", {"a": ""}, [])
+    sweep_index.record_sweep(tmp_path, "20261128", {"a": ""}, [])
     place = tmp_path / ".sweeps" / "20261128.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"name": 20261128}))
     assert select_runs(tmp_path, "20261128") == ("20261128", {"a": ""})
@@ -184,7 +184,7 @@ def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", ""])
 def test_a_note_is_not_written_under_a_name_that_is_a_path(tmp_path, name):
     with pytest.raises(ValueError, match="one visible file name"):
-        sweep_index.remember(tmp_path / "runs", name, {}, [])
+        sweep_index.record_sweep(tmp_path / "runs", name, {}, [])
     assert os.listdir(tmp_path) == []
 
 

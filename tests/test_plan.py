@@ -20,7 +20,7 @@ from vlae.launching.plan_checks import check_runs
 from vlae.launching.plan_table import estimated_seconds
 from vlae.launching.queues import Waiting
 from vlae.launching.run_state import UNREADABLE, State
-from vlae.launching.sweep_index import recall, remember
+from vlae.launching.sweep_index import read_sweep, record_sweep
 from vlae.runs import lease
 from vlae.runs.directory import RunDirectory
 from vlae.runs.lease import new_claim, put_claim
@@ -278,11 +278,11 @@ def test_a_sweep_is_named_by_its_runs(planned):
 
 
 def test_a_sweep_is_remembered_by_name(tmp_path):
-    assert recall(tmp_path, "s") is None
-    remember(tmp_path, "s", {"a": "seed=0"}, ["launch.py"])
-    remember(tmp_path, "s", {"b": "seed=1"}, ["launch.py"])
-    assert recall(tmp_path, "s")["runs"] == {"b": "seed=1"}
-    assert recall(tmp_path, "../s") is None
+    assert read_sweep(tmp_path, "s") is None
+    record_sweep(tmp_path, "s", {"a": "seed=0"}, ["launch.py"])
+    record_sweep(tmp_path, "s", {"b": "seed=1"}, ["launch.py"])
+    assert read_sweep(tmp_path, "s")["runs"] == {"b": "seed=1"}
+    assert read_sweep(tmp_path, "../s") is None
 
 
 # --- one launch at a time -------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def sweep(tmp_path):
         fails(tmp_path, cfg, f"{HOSTILE} in step {seed}")
         labels[run_id(cfg)] = HOSTILE
     labels[stopped(tmp_path, container("model=iaf")).name] = "model=iaf seed=0"
-    sweep_index.remember(tmp_path, "<b>sweep", labels, ["launch.py", f"++model={HOSTILE}", "-m"])
+    sweep_index.record_sweep(tmp_path, "<b>sweep", labels, ["launch.py", f"++model={HOSTILE}", "-m"])
     return tmp_path
 
 
@@ -403,7 +403,7 @@ def test_failures_of_one_cause_stand_together_with_a_traceback(tmp_path):
 def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     command = ["launch.py", "++seed=0", "hydra.sweeper.file=sweeps/a b.yaml", "--multirun"]
-    sweep_index.remember(tmp_path, "mine", labels, command)
+    sweep_index.record_sweep(tmp_path, "mine", labels, command)
     found = told(tmp_path, "mine")
     assert [launch.command for launch in found.launches] == [
         "python launch.py seed=0 'sweeps=sweeps/a b.yaml'"
@@ -413,7 +413,7 @@ def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
 
 def test_a_launch_by_the_installed_command_is_named_by_it(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
-    sweep_index.remember(tmp_path, "mine", labels, ["vlae launch", "++seed=0", "-m"])
+    sweep_index.record_sweep(tmp_path, "mine", labels, ["vlae launch", "++seed=0", "-m"])
     (launch,) = told(tmp_path, "mine").launches
     assert launch.command == "vlae launch seed=0 -m"
 

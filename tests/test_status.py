@@ -93,8 +93,8 @@ def test_the_order_knows_every_state():
 def test_a_sweep_is_found_by_its_name_and_by_a_beginning_that_no_other_shares(vlae, run, tmp_path):
     run("vae-0", state="done")
     run("vlae-0", state="done")
-    sweep_index.remember(tmp_path, "smoke", {"vae-0": "model=vae", "vlae-1": "model=vlae"}, [])
-    sweep_index.remember(tmp_path, "smoke-2", {"vlae-0": "model=vlae"}, [])
+    sweep_index.record_sweep(tmp_path, "smoke", {"vae-0": "model=vae", "vlae-1": "model=vlae"}, [])
+    sweep_index.record_sweep(tmp_path, "smoke-2", {"vlae-0": "model=vlae"}, [])
     for name, runs in {"smoke": ["model=vlae", "model=vae"], "smoke-": ["model=vlae"]}.items():
         status, out, _ = vlae("status", name)
         assert status == 0
@@ -114,7 +114,7 @@ def test_a_sweep_is_found_by_its_name_and_by_a_beginning_that_no_other_shares(vl
 )
 def test_a_damaged_note_of_a_sweep_is_one_message_that_names_the_file(vlae, run, tmp_path, note):
     run("a", state="done")
-    sweep_index.remember(tmp_path, "s", {"a": ""}, [])
+    sweep_index.record_sweep(tmp_path, "s", {"a": ""}, [])
     file = tmp_path / ".sweeps" / "s.json"
     file.write_text(json.dumps(note))
     for word in ("status", "table", "report", "cancel", "logs"):
@@ -134,7 +134,7 @@ def test_runs_are_found_by_a_beginning_of_their_ids(vlae, run):
 def test_an_unknown_name_is_one_message_with_what_there_is(vlae, run, tmp_path):
     run("vae-0")
     for name in ("smoke", "smooth"):
-        sweep_index.remember(tmp_path, name, {"vae-0": ""}, [])
+        sweep_index.record_sweep(tmp_path, name, {"vae-0": ""}, [])
     for word in ("status", "cancel"):
         status, out, err = vlae(word, "smokes")
         assert (status, out) == (2, "")
@@ -203,7 +203,7 @@ def test_a_run_that_has_lost_its_config_is_a_failure_however_it_is_asked_for(vla
         (place / file).unlink()
     if what == "nothing":
         (place / "attempts").rmdir()
-    sweep_index.remember(tmp_path, "smoke", {LOST: ""}, [])
+    sweep_index.record_sweep(tmp_path, "smoke", {LOST: ""}, [])
     (tmp_path / "notes").mkdir()
     for words in ([], ["smoke"], ["vae-"]):
         status, out, err = vlae("status", *words)
@@ -228,7 +228,7 @@ def test_the_table_has_a_limit_and_all_shows_every_run(vlae, run):
 
 def test_markup_is_printed_as_it_is(vlae, run, tmp_path):
     run("a", state="failed", reason="[/]", message="bad [red]x[/red]", where="[bold]host")
-    sweep_index.remember(tmp_path, "[red]s", {"a": "dims=[/] [red]"}, [])
+    sweep_index.record_sweep(tmp_path, "[red]s", {"a": "dims=[/] [red]"}, [])
     status, out, _ = vlae("status", "[red]s")
     assert status == 0
     assert rows(out) == [["dims=[/] [red]", "failed ([/]: bad [red]x[/red])", "", "[bold]host"]]
@@ -306,7 +306,7 @@ def test_a_run_that_waits_has_no_log_yet_and_it_is_said_how_to_wait_for_it(vlae,
 def test_the_logs_of_a_sweep_are_those_of_its_runs(vlae, run, tmp_path):
     labels = {f"run-{i:02}": f"seed={i}" for i in range(12)}
     run("run-00")
-    sweep_index.remember(tmp_path, "smoke", labels, [])
+    sweep_index.record_sweep(tmp_path, "smoke", labels, [])
     for words in (("logs", "smoke"), ("logs", "smoke", "-f")):
         status, out, err = vlae(*words)
         assert (status, out) == (2, "")
@@ -394,7 +394,7 @@ def test_runs_that_wait_in_a_living_queue_are_cancelled_and_no_others(vlae, run,
     for name in ("a", "b", "c"):
         run(name)
     waiting = queue("a", "b", "c")
-    sweep_index.remember(tmp_path, "s", {"a": "seed=0", "b": "seed=1"}, [])
+    sweep_index.record_sweep(tmp_path, "s", {"a": "seed=0", "b": "seed=1"}, [])
     status, out, _ = vlae("cancel", "s")
     assert (status, out.splitlines()) == (
         0,

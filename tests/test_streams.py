@@ -259,7 +259,7 @@ def foreign(tmp_path_factory):
     evaluations = place / ids[0] / "evaluations"
     evaluations.mkdir()
     (evaluations / f"{hostile.replace('/', '')}.json").write_text("{}")
-    sweep_index.remember(place, "sweep", dict.fromkeys(ids, hostile), ["launch.py"])
+    sweep_index.record_sweep(place, "sweep", dict.fromkeys(ids, hostile), ["launch.py"])
     return place, *ids
 
 

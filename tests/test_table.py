@@ -137,7 +137,7 @@ def test_a_hole_says_why_it_is_one(tmp_path):
 def test_a_run_that_cannot_be_read_is_a_note_and_in_no_cell(tmp_path, file, name):
     of = {(t, s): container(VLAE, f"model.num_updates={t}", seed=s) for t in (1, 2) for s in (0, 1)}
     labels = {run_id(c): f"model.num_updates={t} seed={s}" for (t, s), c in of.items()}
-    sweep_index.remember(tmp_path, "s", labels, [])
+    sweep_index.record_sweep(tmp_path, "s", labels, [])
     paths = {key: done(tmp_path, cfg) for key, cfg in of.items()}
     if file:
         (paths[2, 1] / file).write_text("[")

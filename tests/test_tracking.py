@@ -689,7 +689,7 @@ def test_a_sweep_is_a_group_of_distinct_runs(online, tmp_path):
     subprocess.run(sync, check=True, capture_output=True, timeout=300)  # what a mirror had no time for
     assert len(online.runs) == 8
     found = list(online.runs.values())
-    assert [run.group for run in found] == sweep_index.names(runs_dir) * 8
+    assert [run.group for run in found] == sweep_index.sweep_names(runs_dir) * 8
     assert len({run.project for run in found}) == 1
     assert all(history(run) == [1, 2, 3, 4, 5, 6] for run in found)
     assert all("test/elbo" in run.summary for run in found)

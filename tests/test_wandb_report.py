@@ -33,7 +33,7 @@ def sweep(runs_dir, server, *words, group="s"):
     ]
     places.append(stopped(runs_dir, container(VLAE, *words, seed=2), state="failed", reason="exception"))
     command = ["launch.py", "++num_threads=1", "hydra.sweeper.file=sweeps/s.yaml", "--multirun"]
-    sweep_index.remember(runs_dir, "s", {place.name: "" for place in places}, command)
+    sweep_index.record_sweep(runs_dir, "s", {place.name: "" for place in places}, command)
     for place in places:
         mirror(server, place, group=group)
     return places
@@ -86,7 +86,7 @@ def test_a_report_has_table_curves_bars_pictures_and_commands(tmp_path, server, 
 def test_a_second_report_replaces_the_first_and_leaves_others_alone(tmp_path, server, vlae):
     places = sweep(tmp_path, server)
     first = vlae("report", "s", "--wandb", "--runs-dir", tmp_path)
-    sweep_index.remember(tmp_path, "t", {places[0].name: ""}, [])
+    sweep_index.record_sweep(tmp_path, "t", {places[0].name: ""}, [])
     other = vlae("report", "t", "--wandb", "--runs-dir", tmp_path)
     (places[-1] / "status.json").write_text(
         (places[-1] / "status.json").read_text().replace("exception", "OOM")
@@ -99,7 +99,7 @@ def test_a_second_report_replaces_the_first_and_leaves_others_alone(tmp_path, se
 def test_each_column_of_the_table_has_panels_of_its_own_runs(tmp_path, server, vlae):
     places = sweep(tmp_path, server)
     places.append(done(tmp_path, container(VAE, "output_dist=bernoulli", "tracker.group=s")))
-    sweep_index.remember(tmp_path, "s", {place.name: "" for place in places}, [])
+    sweep_index.record_sweep(tmp_path, "s", {place.name: "" for place in places}, [])
     vlae("report", "s", "--wandb", "--runs-dir", tmp_path)
     (report,) = server.reports
     conditions = [
@@ -129,7 +129,7 @@ def keep_generation(run, number):
 
 def test_models_of_several_T_are_told_apart(tmp_path, server, vlae):
     places = [done(tmp_path, container(VLAE, f"model.num_updates={t}", "tracker.group=s")) for t in (1, 2)]
-    sweep_index.remember(tmp_path, "s", {place.name: "" for place in places}, [])
+    sweep_index.record_sweep(tmp_path, "s", {place.name: "" for place in places}, [])
     mirror(server, places[0])
     vlae("report", "s", "--wandb", "--runs-dir", tmp_path)
     (grid,) = blocks(server.reports[0], "panel-grid")
@@ -148,7 +148,7 @@ def test_places_are_those_of_the_frozen_configurations(tmp_path):
 
 def test_without_a_key_the_extra_or_an_upload_there_is_one_line_with_what_to_do(tmp_path, server, vlae):
     place = done(tmp_path, container(VAE, "tracker.group=s"))
-    sweep_index.remember(tmp_path, "s", {place.name: ""}, [])
+    sweep_index.record_sweep(tmp_path, "s", {place.name: ""}, [])
     words = ["report", "s", "--wandb", "--runs-dir", tmp_path]
     instead = "vlae report s --out report.html needs neither\n"
     without_key = Commands(tmp_path / "other", None)(*words, status=2)

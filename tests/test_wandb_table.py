@@ -31,7 +31,7 @@ def as_json(text):
 def sweep(runs_dir, *containers, name="s"):
     """Runs that are done, of a sweep; their directories."""
     places = [done(runs_dir, cfg, level=cfg["seed"] + len(cfg["model"]["name"])) for cfg in containers]
-    sweep_index.remember(runs_dir, name, {place.name: "" for place in places}, [])
+    sweep_index.record_sweep(runs_dir, name, {place.name: "" for place in places}, [])
     return places
 
 
@@ -64,7 +64,7 @@ def test_the_table_is_the_same_as_from_run_directories(tmp_path, server, vlae):
     places.append(
         stopped(tmp_path, container(VLAE, seed=3), state="interrupted", reason="crashed", attempt=1)
     )
-    sweep_index.remember(tmp_path, "s", {place.name: "" for place in places}, [])
+    sweep_index.record_sweep(tmp_path, "s", {place.name: "" for place in places}, [])
     for place in reversed(places[:-1]):
         mirror(server, place)
     mirror(server, places[-1], state="crashed")
@@ -89,7 +89,7 @@ def test_the_table_is_the_same_for_runs_that_vlae_sync_has_sent(tmp_path, server
     for seed, (state, reason) in enumerate(ends.items(), start=2):
         how = {"state": state, "reason": reason, "attempt": 1}
         places.append(stopped(tmp_path, container(VAE, *words, seed=seed), **how))
-    sweep_index.remember(tmp_path, "s", {place.name: "" for place in places}, [])
+    sweep_index.record_sweep(tmp_path, "s", {place.name: "" for place in places}, [])
     vlae("sync", "s", "--runs-dir", tmp_path)
     assert len(server.runs) == 6
     assert {run.state for run in server.runs.values()} == {"finished", "failed"}

@@ -28,7 +28,7 @@ def launch_runs(composed: ComposedRuns, launcher: Launcher, name: str | None = N
         if plan.starting:
             launcher.check_plan(plan)
         print_headline(plan)
-        sweep_index.remember(runs_dir, plan.sweep, {run.run_id: run.label for run in plan.runs}, sys.argv)
+        sweep_index.record_sweep(runs_dir, plan.sweep, {run.run_id: run.label for run in plan.runs}, sys.argv)
         if not plan.starting:
             return print_nothing_to_do(plan)
         frozen = snapshot.freeze(runs_dir)

@@ -31,7 +31,7 @@ def run_of(runs_dir: StrPath, name: str) -> RunDirectory:
     try:
         return find(runs_dir, name)
     except RecordError:
-        if (sweep := sweep_index.recall(runs_dir, name)) is None:
+        if (sweep := sweep_index.read_sweep(runs_dir, name)) is None:
             raise
     commands = [f"\n  vlae logs {run_id}  {label}".rstrip() for run_id, label in sweep["runs"].items()]
     text = f"{name!r} is a sweep of {counted(len(commands), 'run')}, each with a log of its own:"

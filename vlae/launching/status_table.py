@@ -43,9 +43,9 @@ def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str
         raise RecordError(f"--runs-dir: no permission to read {folder}")
     if name is None:
         return str(folder), dict.fromkeys(_names(folder), "")
-    sweeps = sweep_index.names(folder)
+    sweeps = sweep_index.sweep_names(folder)
     near = [sweep for sweep in sweeps if sweep.startswith(name)]
-    if sweep := sweep_index.recall(folder, near[0] if len(near) == 1 else name):
+    if sweep := sweep_index.read_sweep(folder, near[0] if len(near) == 1 else name):
         return sweep["name"], sweep["runs"]
     runs, prefix = _names(folder), _prefix(folder, name)
     if prefix and (found := [run for run in runs if run.startswith(prefix)]):

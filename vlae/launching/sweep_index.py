@@ -39,7 +39,7 @@ class Sweep(TypedDict):
 _SWEEP = TypeAdapter(Sweep)
 
 
-def remember(runs_dir: StrPath, name: str, labels: dict[str, str], command: list[str]) -> None:
+def record_sweep(runs_dir: StrPath, name: str, labels: dict[str, str], command: list[str]) -> None:
     """``labels``: what distinguishes each run. A sweep of this name is replaced."""
     if not _is_file_name(name):
         raise ValueError(f"the name of a sweep is one visible file name, not {name!r}")
@@ -47,7 +47,7 @@ def remember(runs_dir: StrPath, name: str, labels: dict[str, str], command: list
     write_json(make_directory(Path(runs_dir) / SWEEPS) / f"{name}.json", sweep)
 
 
-def recall(runs_dir: StrPath, name: str) -> Sweep | None:
+def read_sweep(runs_dir: StrPath, name: str) -> Sweep | None:
     """The note of a sweep; None: no such sweep. RecordError: the note is damaged."""
     place = Path(runs_dir) / SWEEPS / f"{name}.json"
     if not _is_file_name(name) or (found := read_json(place)) is None:
@@ -63,7 +63,7 @@ def _is_file_name(name: str) -> bool:
     return visible and Path(name).name == name and "\0" not in name and len(os.fsencode(name)) < 200
 
 
-def names(runs_dir: StrPath) -> list[str]:
+def sweep_names(runs_dir: StrPath) -> list[str]:
     """Every sweep that was launched here."""
     return sorted(file.stem for file in (Path(runs_dir) / SWEEPS).glob("*.json") if file.name[0] != ".")
 

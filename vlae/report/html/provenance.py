@@ -102,9 +102,9 @@ def _traceback(runs_dir: Path, run_id: str) -> tuple[str, str]:
 def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
     """The launches by date. A sweep whose note cannot be read is skipped."""
     ids, found = {run.id for run in runs.runs}, []
-    for name in sweep_index.names(runs_dir):
+    for name in sweep_index.sweep_names(runs_dir):
         try:
-            sweep = sweep_index.recall(runs_dir, name) or {}
+            sweep = sweep_index.read_sweep(runs_dir, name) or {}
             if own := len(ids & set(sweep["runs"])):
                 found.append(Launch(name, str(sweep["launched"]), _command(sweep["command"]), own))
         except (RecordError, LookupError, TypeError):

@@ -115,7 +115,7 @@ def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, la
 
 
 @pytest.mark.parametrize(
-    ("kind", "latent_dim", "output"), [case for case in QUADRATURE if case.values[0] is not VLAENewton]
+    ("kind", "latent_dim", "output"), [case for case in QUADRATURE if case.values[0] in (VAE, VLAE)]
 )
 def test_estimate_approaches_log_likelihood_from_below_as_samples_increase(kind, latent_dim, output):
     """In expectation: over 300 independent replicates of the images, which are images of their own to evaluate()."""
@@ -186,7 +186,7 @@ def test_evaluation_in_float32_agrees_with_float64_within_the_standard_error():
 
 
 @pytest.mark.parametrize("proposal", PROPOSALS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [VAE, VLAE])
 def test_with_a_target_each_image_is_sampled_until_its_standard_error_is_below_it_or_samples_are_spent(
     kind, proposal
 ):

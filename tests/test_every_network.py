@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HIDDEN, IMAGE, LATENT, OUTPUTS, PIXELS, make_images, make_output, noise
+from conftest import HIDDEN, IMAGE, LATENT, PIXELS, make_images, make_output, noise
 
 import vlae
 from vlae.config.compose import compose
@@ -19,13 +19,13 @@ from vlae.seeding import generator
 from vlae.training.objective import sample_terms
 
 FILES = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
-COMBINATIONS = [("gelu", "mlp"), ("relu", "conv"), ("tanh", "conv")]
+COMBINATIONS = [("gelu", "mlp", "bernoulli"), ("relu", "conv", "gaussian"), ("tanh", "conv", "bernoulli")]
 
 
 @pytest.fixture(params=COMBINATIONS, ids="-".join)
-def trained(request, model_file, output):
+def trained(request, model_file):
     """(model after one step, images)"""
-    activation, network = request.param
+    activation, network, output = request.param
     sizes = [f"dataset.sizes.latent_dim={LATENT}", f"dataset.sizes.hidden_dims={list(HIDDEN)}"]
     chosen = [f"model={model_file.stem}", f"model.activation={activation}", f"model.network={network}"]
     keys = compose([*chosen, *sizes])["model"]
@@ -48,11 +48,6 @@ def trained(request, model_file, output):
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def model_file(request):
-    return request.param
-
-
-@pytest.fixture(params=OUTPUTS)
-def output(request):
     return request.param
 
 

@@ -621,7 +621,7 @@ def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, expec
 
 
 def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
-    monkeypatch.setattr(import_module("vlae.report.sources.run_directories"), "collect_runs", None)
+    monkeypatch.setattr(import_module("vlae.report.html.report"), "collect_runs", None)
     assert "the directory nowhere does not exist" in vlae("--out", "nowhere/x.html")[2]
 
 

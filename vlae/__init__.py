@@ -39,10 +39,9 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]
     >>> results["run_id"][:22], "elbo" in results["test"]
     ('vae-digits-gaussian-s0', True)
     """
-    from vlae.config.options import compose_call
-    from vlae.experiment.command import run
+    from vlae.experiment.single_run import run_overrides
 
-    return run(compose_call(overrides), quiet=quiet)
+    return run_overrides(overrides, quiet=quiet)
 
 
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
@@ -141,10 +140,7 @@ def report(
     >>> vlae.report("vae").stat().st_size > 10_000
     True
     """
-    from vlae.cli.options import ending_of
     from vlae.report.html.report import write_report
-    from vlae.report.sources.run_directories import collect_runs
 
-    ending_of(out := Path(out), ("html", "htm"))
-    write_report(collect_runs(name, runs_dir), runs_dir, out)
-    return out
+    write_report(name, runs_dir, Path(out))
+    return Path(out)

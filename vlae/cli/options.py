@@ -1,7 +1,6 @@
-"""Arguments and options that several commands have, the reading of their texts, and the checks of output files."""
+"""Arguments and options that several commands have, and the reading of their texts."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from vlae.errors import UserError
-from vlae.system.disk import RecordError
 from vlae.system.files import expanded
 
 
@@ -63,33 +61,6 @@ Metric = Annotated[
 Rows = Annotated[str | None, typer.Option(help="Keys, comma-separated: model,T,optimizer.lr")]
 Where = Annotated[str, typer.Option(help="Which runs: 'seed<3 and model in vae,vlae'")]
 Published = Annotated[bool, typer.Option("--published", help="Published numbers beside ours.")]
-
-
-def ending_of(out: Path, choices: Sequence[str]) -> str:
-    """The ending of a file's name, without its dot. UserError: it is not a choice, or the file cannot be written."""
-    from vlae.report.names import near
-
-    ending = out.suffix.lower().removeprefix(".")
-    if ending not in choices:
-        raise UserError(
-            f"--out: expected a file that ends in .{', .'.join(choices)}, got {str(out)!r}{near(ending, choices)}"
-        )
-    refuse_unwritable(out)
-    return ending
-
-
-def refuse_unwritable(out: Path) -> None:
-    """UserError: the file cannot be written. Called before anything is computed."""
-    if not out.name:
-        raise UserError(f"--out: expected a file, got {str(out)!r}")
-    if os.path.isdir(out):
-        raise RecordError(f"cannot write {out}: it is a directory")
-    if os.path.exists(out) and not os.path.isfile(out):
-        raise RecordError(f"cannot write {out}: it is no file, but a device, a pipe or a socket")
-    if not os.path.isdir(out.parent):
-        raise RecordError(f"cannot write {out}: the directory {out.parent} does not exist")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise RecordError(f"cannot write {out}: no permission to write in {out.parent}")
 
 
 def version_line() -> str:

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 
-from vlae.config.compose import compose
 from vlae.config.overrides import (
     CONF,
     commands,
@@ -126,11 +125,6 @@ def check_call(overrides: object) -> list[str]:
     if problems := problems or unclear_files([CONF, *added]):
         raise ConfigError(problems)
     return found
-
-
-def compose_call(overrides: object) -> dict[str, Any]:
-    """The composed configuration of ``vlae.run``. ConfigError: everything that is wrong with the overrides."""
-    return compose(check_call(overrides))
 
 
 def _not_one_run(text: str) -> str | None:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from vlae.cli.commands.figure import warn, write_figure
-from vlae.cli.options import RunsDir, ending_of, out_option
+from vlae.cli.options import RunsDir, out_option
+from vlae.report.output_file import ending_of
 
 SETTINGS = {"short_help": "Compare two runs: settings, metrics, paired difference."}
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, ending_of, key_list, out_option
+from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, key_list, out_option
+from vlae.report.output_file import ending_of
 
 SETTINGS = {"short_help": "Draw curves, likelihoods, costs, posteriors."}
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import Device, Run, RunsDir, ending_of, out_option
+from vlae.cli.options import Device, Run, RunsDir, out_option
 from vlae.config.installation import check_libraries
+from vlae.report.output_file import ending_of
 from vlae.runs.directory import find
 
 SETTINGS = {"short_help": "Draw images from a model."}

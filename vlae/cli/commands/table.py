@@ -9,6 +9,7 @@ import typer
 
 from vlae.cli import options
 from vlae.errors import UserError
+from vlae.report.output_file import ending_of, refuse_unwritable
 
 SETTINGS = {"short_help": "Print a table of runs: models by datasets, the best in bold."}
 TERMINAL = "terminal"
@@ -94,12 +95,12 @@ def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> st
 
     asked = ENDINGS.get(asked or "", asked)
     if asked is None:
-        return ENDINGS[options.ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
+        return ENDINGS[ending_of(out, tuple(ENDINGS))] if out is not None else TERMINAL
     if asked not in choices:
         known = ", ".join(choices)
         raise UserError(f"--format: expected one of {known}, got {asked!r}{near(asked, choices)}")
     if out is not None:
-        options.refuse_unwritable(out)
+        refuse_unwritable(out)
     return asked
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 from vlae.report.filter import choose_runs
 from vlae.report.html.content import content
 from vlae.report.html.page import page
-from vlae.report.runs import Runs
+from vlae.report.output_file import ending_of
+from vlae.report.sources.run_directories import collect_runs
 from vlae.system.files import StrPath, expanded, write_output
 
 
-def write_report(runs: Runs, runs_dir: StrPath, out: Path) -> None:
-    """Write the report of these runs. UserError: there are none, or the file cannot be written."""
-    text = page(content(Path(expanded(runs_dir)).absolute(), choose_runs(runs)))
+def write_report(name: str | None, runs_dir: StrPath, out: Path) -> None:
+    """Write the report of the runs that ``name`` means. UserError: there are none, or the file cannot be written."""
+    ending_of(out, ("html", "htm"))
+    runs = choose_runs(collect_runs(name, runs_dir))
+    text = page(content(Path(expanded(runs_dir)).absolute(), runs))
     write_output(out, text.encode("utf-8", "backslashreplace"))

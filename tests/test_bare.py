@@ -5,7 +5,7 @@ import pytest
 import vlae.models.vae
 from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
-from vlae.experiment.command import run
+from vlae.experiment.single_run import run
 from vlae.models.vae import VAE
 
 

@@ -1,4 +1,4 @@
-"""Measures the cases one after the other and prints what came out: ``python -m benchmarks --help``."""
+"""Measures the cases one after the other and prints the results: ``python -m benchmarks --help``."""
 
 import argparse
 import dataclasses

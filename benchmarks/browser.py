@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a file and tells what a person would see, through the pipe of its DevTools."""
+"""A headless Chromium that opens a file and reports what a person would see, through the pipe of its DevTools."""
 
 import base64
 import contextlib
@@ -52,7 +52,7 @@ class Browser:
         os.close(theirs_out)
         self._rest, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
-        """Everything that the page has told since it was opened."""
+        """All events of the page since it was opened."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -149,7 +149,7 @@ class Browser:
         file.write_bytes(base64.b64decode(told["data"]))
 
     def problems(self) -> list[str]:
-        """Exceptions, and what the console was told: errors, and what the policy of the page has forbidden."""
+        """Exceptions, and the errors in the console, with what the policy of the page has forbidden."""
         self.evaluate("new Promise(resolve => setTimeout(resolve, 50))")
         return [json.dumps(event["params"]) for event in self.events if event.get("method") in PROBLEMS]
 

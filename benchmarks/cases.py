@@ -1,4 +1,4 @@
-"""What is measured: each case is the same work done by the platform and by the reference.
+"""The cases: each is the same work done by the platform and by the reference.
 
 To add a case, add an entry to ``CASES``; its ``prepare`` makes the two works from a ``Setting``.
 """
@@ -42,9 +42,9 @@ from vlae.training.training_set import TrainingSet
 LATENT, HIDDEN, BATCH, SAMPLES, LEARNING_RATE = 50, (500, 500), 128, 5000, 5e-4
 """The setting of the released code; its T = 4 updates and 4 flows are the models' defaults."""
 DEFAULTS = compose(["dataset=mnist"])
-"""What a run of the platform is given when nothing is said: its optimiser, its memory budget."""
+"""The defaults of a run of the platform: its optimiser, its memory budget."""
 SHARE = 0.6
-"""Of the machine's sgemm rate, asked of every evaluation."""
+"""Least share of the machine's sgemm rate that every evaluation must reach."""
 DEAREST = 1 / 1.5
 """The Laplace proposal may cost 1.5 times the own one: a ratio of times of at least this."""
 
@@ -71,7 +71,7 @@ class Case:
     asked: float | None = None
     asked_share: float | None = None
     memory: bool = False
-    """Whether the peak of memory is measured too."""
+    """True if the peak of memory is measured too."""
     asked_memory: float | None = None
 
 
@@ -158,7 +158,7 @@ def evaluation(kind: type[Any], output_kind: type[OutputDistribution], pixels: i
 
 
 def beside_own(estimator: str, output_kind: type[OutputDistribution], pixels: int, setting: Setting) -> Pair:
-    """What another estimator of the same figure costs beside a VAE's own proposal, which stands for the reference."""
+    """The cost of another estimator of the same metric beside a VAE's own proposal, which stands for the reference."""
     model = build(VAE, output_kind, pixels, setting.device)
     x = images(output_kind, setting.platform_images, pixels, setting.device)
     settings = DEFAULTS["evaluate"]

@@ -236,7 +236,7 @@ def _draw_hf(model: HF, x: Tensor, eps: Tensor, samples: int) -> Draw:
 
 
 def _draw_iaf(model: IAF, x: Tensor, eps: Tensor, samples: int) -> Draw:
-    """The context stands beside z for every sample; the weights are masked anew in every pass."""
+    """The context stands beside z for every sample; the weights are masked again in every pass."""
     h = encode(model, x)
     z, log_q = _draw_diagonal(model.amortised, h, eps, samples)
     context = repeated(h[:, : model.context_dim], samples)

@@ -36,16 +36,16 @@ IN_TEN_THOUSAND = {"done": 9000, "failed": 300, "stopped": 150, "killed": 150, "
 """How the runs of a large runs directory stand; those of the last two are in a queue that is worked off."""
 VLAE = ("-c", "from vlae.cli.app import main; main()")
 IMAGES = 300
-"""Of the test set of digits."""
+"""Number of images in the test set of digits."""
 ARRAYS = "test_log_likelihood.npz"
 REPORT = "report.html"
 EPOCHS = 2000
-"""Of each run that is reported: the default of most datasets."""
+"""Epochs of each run that is reported: the default of most datasets."""
 FIGURES = (
     *(f"{of}/{what}_nats" for of in ("train", "validation") for what in ("elbo", "reconstruction", "kl")),
     *("gradient_norm", "learning_rate", "output/log_variance", "seconds"),
 )
-"""Of each epoch."""
+"""Metrics of each epoch."""
 SMALL = ("model=vae", "dataset=digits", "trainer.epochs=30", "evaluate.num_samples=200", "num_threads=1")
 """A run of a few seconds on one core."""
 
@@ -80,7 +80,7 @@ class Amount:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is what the targets are for."""
+        """True if it is the amount that the targets are for."""
         return (
             self.planned >= Amount.planned
             and self.recorded >= Amount.recorded
@@ -93,7 +93,7 @@ QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, reported=50, trac
 
 @dataclass(frozen=True)
 class Timing:
-    """What a case gave."""
+    """The measured times of a case."""
 
     figures: tuple[float, ...]
     """One a round."""
@@ -114,7 +114,7 @@ def time_of(case: Scale, amount: Amount, say: Say) -> Timing:
 
 
 def met(case: Scale, timing: Timing, amount: Amount) -> bool | None:
-    """Whether the median is less than what was asked; None: of so few runs nothing was asked."""
+    """True if the median is less than the target; None: there is no target for this number of runs."""
     return timing.median < case.asked if amount.is_full else None
 
 
@@ -188,7 +188,7 @@ def report_written(amount: Amount, folder: Path, say: Say) -> list[float]:
 
 
 def report_size(amount: Amount, folder: Path, say: Say) -> list[float]:
-    """Of that file."""
+    """The size of the report."""
     fill_for_a_report(amount, folder, say)
     _report(folder)
     return [(folder / REPORT).stat().st_size / 1e6]
@@ -237,7 +237,7 @@ def fill_for_a_report(amount: Amount, folder: Path, say: Say) -> None:
 
 
 def _metrics(generator: np.random.Generator) -> str:
-    """Of a run of many epochs."""
+    """The metrics of a run of many epochs."""
     epochs, level = np.arange(1, EPOCHS + 1), generator.normal(0, 2)
     values = level - 100 / epochs + generator.normal(0, 0.1, (len(FIGURES), EPOCHS))
     lines = [
@@ -315,9 +315,9 @@ def _as_command(runs_dir: Path, seed: int) -> float:
 def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
     """Time of a run that is mirrored to Weights & Biases, offline, over that of the same run without a mirror.
 
-    From the claim of a run to the end of the command, which waits for the mirror; the processor time of each command is
-    told. Each run computes with one thread, so that its mirror has a processor where there are two; for one, start it
-    with `taskset -c 0`.
+    From the claim of a run to the end of the command, which waits for the mirror; it also reports the processor time of
+    each command. Each run computes with one thread, so that its mirror has a processor where there are two; for one,
+    start it with `taskset -c 0`.
     """
     ratios = []
     for number in range(amount.rounds):
@@ -367,7 +367,7 @@ def _rounds(amount: Amount, say: Say, once: Callable[[], float]) -> Iterator[flo
 
 
 def seconds(*arguments: str, expect: str = "") -> float:
-    """Of a whole command of Python, from nothing to its end. RuntimeError: it fails, or does not say ``expect``."""
+    """Seconds of a whole command of Python, start to end. RuntimeError: it fails, or does not print ``expect``."""
     begin = time.perf_counter()
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, env=_environment())

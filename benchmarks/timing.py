@@ -60,7 +60,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one case gave. Seconds, multiply-adds and bytes are per unit of work, bytes per call."""
+    """The result of one case. Seconds, multiply-adds and bytes are per unit of work, bytes per call."""
 
     reference_seconds: Spread
     platform_seconds: Spread
@@ -98,7 +98,7 @@ class Measurement:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine on which the metrics were measured."""
     return {
         "processor": _processor(),
         "cores": _cores(),
@@ -142,7 +142,7 @@ class Sgemm:
 
 
 def flops(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """What ``run`` returns, and its floating point operations: two per multiply-add.
+    """The result of ``run``, and its floating point operations: two per multiply-add.
 
     Products and factorisations are counted. Elementwise work is not, so a path that spends its time there shows
     a small share of the sgemm rate.
@@ -263,7 +263,7 @@ _LINEAR_ALGEBRA = {
     torch.ops.aten.cholesky_solve: _cholesky_solve_flops,
     torch.ops.aten.linalg_qr: _qr_flops,
 }
-"""What torch's counter does not know: it has only products and convolutions."""
+"""Operations that torch's counter does not know: it has only products and convolutions."""
 
 
 def _processor() -> str:

@@ -1,7 +1,7 @@
-"""Commands beside each other in turns, so that whatever else slows the machine slows each of them alike.
+"""Commands beside each other in turns, so that any other load on the machine slows each of them alike.
 
-A machine that others use too changes its speed by half within minutes: of two commands one after the other the ratio
-tells that, and of two at once also what each takes from the other. In turns each has the whole machine, all cores, for
+A machine that others use too changes its speed by half within minutes: the ratio of two commands
+one after the other measures that, and of two at once also their competition. In turns each has all cores for
 a quarter of a second.
 """
 
@@ -24,7 +24,7 @@ ENDS_WITHIN = 20.0
 
 @dataclass
 class Took:
-    """What one command took."""
+    """The time and memory that one command took."""
 
     turns: list[tuple[float, float]] = field(default_factory=list)
     """Begin and end, in seconds since 1970."""
@@ -86,7 +86,10 @@ def _send(pid: int, act: Callable[[psutil.Process], None]) -> None:
     """To the process and all that it has started, parents first; what starts meanwhile escapes one turn."""
     try:
         process = psutil.Process(pid)
-        tree = [process, *process.children(recursive=True)]  # first, so that all of it is told at once
+        tree = [
+            process,
+            *process.children(recursive=True),
+        ]  # first, so that all processes get the signal at once
     except psutil.NoSuchProcess:
         return
     for each in tree:

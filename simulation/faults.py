@@ -89,7 +89,7 @@ def cancelled_starts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def submission_lost() -> Iterator[None]:
-    """Nobody looks for the jobs of a command that was killed while it submitted."""
+    """The jobs of a command that was killed while it submitted are not looked for."""
     with mock.patch("vlae.launching.cleanup.adopt_lost_submissions"):
         yield
 

@@ -355,7 +355,7 @@ class Played:
 
 
 def notes_signals(setup: Sequence[str]) -> bool:
-    """Whether the first lines of a batch script are those that lose no signal."""
+    """True if the first lines of a batch script are those that lose no signal."""
     return tuple(setup[: len(FIRST_LINES)]) == tuple(FIRST_LINES)
 
 

@@ -78,7 +78,7 @@ class Laws:
     def requeues(self, process: Process, jobs: list[Job], name: str) -> None:
         """A job asks Slurm to start it again: it, and no other.
 
-        A process on a node that Slurm has lost cannot know of a start that came after the last answer it got; no
+        A process on a node that Slurm has lost cannot know of a start later than the last answer it got; no
         command of Slurm names one start of a job.
         """
         known = process.informed if process.unseen else math.inf

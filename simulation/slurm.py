@@ -83,7 +83,7 @@ class Job:
     """The state of the job when its processes have ended, or REQUEUE."""
     status: int = 0
     mine: bool = True
-    """Of the user who asks; other people's jobs are not in squeue --me."""
+    """True if it belongs to the user who asks; other people's jobs are not in squeue --me."""
     processes: list[Process] = field(default_factory=list)
 
     @property

@@ -80,7 +80,7 @@ class Process:
             self.world.wake(self)
 
     def take_signals(self) -> None:
-        """Calls the handlers of the signals that came; they may raise."""
+        """Calls the handlers of the signals that have arrived; they may raise."""
         for number in [n for n in self.pending if n not in self.blocked]:
             self.pending.remove(number)
             handler = self.handlers.get(number, signal.SIG_DFL)
@@ -105,9 +105,9 @@ class World:
         self.history: Any = None
         """The history in it, which answers for Slurm and for the pools."""
         self.quiet = False
-        """Nobody may act at a point: what runs is seen as one moment."""
+        """True while no actor may act at a point: the code that runs is seen as one moment."""
         self.looking = False
-        """What runs must not write."""
+        """True while the code that runs must not write."""
         self.processes: dict[tuple[str, int], Process] = {}
         self.journal: list[tuple[float, str]] = []
         self.violation: Violation | None = None

@@ -1,1 +1,1 @@
-"""What Hydra insists on finding here: the sweeper and the launchers that conf/hydra/ names."""
+"""The sweeper and the launchers that conf/hydra/ names; Hydra looks for them here."""

@@ -94,7 +94,7 @@ def _wrong_leaf(value: Any) -> str | None:
 
 
 def available_devices(precision: str = "float32") -> list[str]:
-    """What may stand as ``device`` on this machine besides auto, the best first."""
+    """The values that ``device`` takes on this machine besides auto, the best first."""
     import torch
 
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
@@ -185,7 +185,7 @@ def _no_training_images(values: dict[str, Any], there: int | None) -> list[Probl
 
 
 def too_few_test_images(wanted: int | None, there: int | None) -> list[Problem]:
-    """What is wrong with ``evaluate.num_images`` where there are so many test images; None: that is not known."""
+    """The problem of ``evaluate.num_images`` with this number of test images; there=None: it is unknown."""
     if wanted is None or there is None or wanted <= there:
         return []
     text = f"expected 1 to {there}, the test images that there are, or null for all, got {wanted}"

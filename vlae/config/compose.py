@@ -32,7 +32,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)  # what Hydra rais
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What ``launch.py <overrides>`` would run, as a plain container; the same from any working directory."""
+    """The configuration that ``launch.py <overrides>`` runs, as a container; the same from any working directory."""
     return resolve(_compose(overrides))
 
 
@@ -221,7 +221,7 @@ class Composer:
         return base
 
     def _chooses(self, override: Override) -> bool:
-        """Whether it takes part in the defaults list."""
+        """True if the override takes part in the defaults list."""
         key = override.key_or_group
         return key in self._groups or "/" in key or "@" in key or override.is_hydra_override()
 

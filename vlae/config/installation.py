@@ -1,4 +1,4 @@
-"""Whether the libraries that compute can be imported, before a run is claimed or a sweep is queued."""
+"""Checks that the numerical libraries can be imported, before a run is claimed or a sweep is queued."""
 
 import importlib
 import importlib.util

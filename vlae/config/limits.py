@@ -20,7 +20,7 @@ FEWEST_PIXELS = 64  # pixels that an image of any dataset has
 
 
 def beyond_the_machine(container: dict[str, Any], *, here: bool) -> list[Problem]:
-    """What is wrong with the sizes of a valid configuration. here: this machine executes it, not another one."""
+    """Problems of the sizes of a valid configuration. here: this machine executes it, not another one."""
     limit, problems = memory_of_this_machine() if here else NONSENSE, []
     threads, most = container["num_threads"], (os.cpu_count() or 1) if here else MOST_THREADS
     if threads is not None and threads > most:
@@ -44,7 +44,7 @@ def memory_of_this_machine() -> int:
 
 
 def _needs(container: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """What each thing takes: the key that makes it large, its name, and its bytes."""
+    """The memory of each large part: the key that makes it large, its name, and its bytes."""
     model, trainer, evaluate = container["model"], container["trainer"], container["evaluate"]
     number = 8 if trainer["precision"] == "float64" else 4
     facts = getattr(load_target("dataset", container["dataset"]["_target_"]), "known", {})

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """What can be refused before Hydra starts."""
+    """Refuses a wrong command before Hydra starts, where that is possible."""
     check_options(arguments)
     overrides, options = split_arguments(arguments)
     if unclear := unclear_files([CONF, *directories(arguments)]):

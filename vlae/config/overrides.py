@@ -81,7 +81,7 @@ def is_multirun(arguments: Sequence[str]) -> bool:
 
 
 def commands(arguments: Sequence[str]) -> list[str]:
-    """What Hydra is asked to do, of which it can do one at a time."""
+    """The options that ask Hydra to do something; it does one at a time."""
     names = [option.partition("=")[0] for option in split_arguments(arguments)[1]]
     # argparse takes any unambiguous prefix of a long option
     return [
@@ -108,7 +108,7 @@ def hydra_arguments(arguments: Sequence[str], added: Sequence[Path] | None = Non
 
 
 def wrong_overrides(arguments: Sequence[str]) -> list[Problem]:
-    """What is wrong with the overrides of a command, as far as it shows before they are composed."""
+    """Problems of the overrides of a command that show before they are composed."""
     return [read for read in _rewrite_all(arguments) if isinstance(read, Problem)]
 
 
@@ -173,12 +173,12 @@ def _no_group(key: str, group: str, known: Iterable[str]) -> Problem:
 
 
 HYDRA_KEYS = ("hydra.launcher.KEY", "hydra.sweeper.name", "hydra.searchpath", "hydra.mode")
-"""What can be set of Hydra's own configuration; hydra.sweeper.file is sweeps=NAME."""
+"""Keys of Hydra's own configuration that can be set; hydra.sweeper.file is sweeps=NAME."""
 _HYDRA_KEY = re.compile(r"hydra\.(launcher(\.\w+)+|sweeper\.(name|file)|searchpath|mode)")
 
 
 def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
-    """What is wrong with an override of Hydra's own configuration: a group, a choice or a key that means nothing here.
+    """The problem of an override of Hydra's own configuration: an unknown group, choice or key.
 
     HydraException: it cannot be read.
     """
@@ -308,7 +308,7 @@ _LOOKALIKES = dict(zip(_TYPESET, '-----"""""\'\'\',= ', strict=True)) | {"\u2026
 
 
 def _slip(text: str) -> str | None:
-    """What was meant by a text that Hydra cannot read, where that is clear."""
+    """The probable meaning of a text that Hydra cannot read, where it is clear."""
     if found := next((character for character in text if character in _LOOKALIKES), None):
         name = unicodedata.name(found, "a character").lower()
         return f"it has {found!r} ({name}), where {_LOOKALIKES[found]!r} is meant"

@@ -1,4 +1,4 @@
-"""What a configuration says about preprocessing, checked before any data are read (no torch here)."""
+"""The preprocessing section of a configuration, checked before any data are read (no torch here)."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

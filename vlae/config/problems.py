@@ -156,7 +156,7 @@ def _located(root: type[BaseModel], loc: Sequence[str | int], place: str) -> tup
 
 
 def _takes(section: type[BaseModel], name: str) -> str:
-    """What a key takes, as the messages about wrong values say it."""
+    """The values that a key takes, as the messages about wrong values say it."""
     wanted = ["null"] if _is_nullable(section, name) else []
     try:
         section.model_validate({name: object()})
@@ -203,7 +203,7 @@ _EXPECTED = {
 
 
 def expectation(error: Mapping[str, Any]) -> str:
-    """What pydantic expected, in a user's words."""
+    """The value that pydantic expected, in a user's words."""
     template = _EXPECTED.get(error["type"])
     if template is None:
         return error["msg"]
@@ -212,7 +212,7 @@ def expectation(error: Mapping[str, Any]) -> str:
 
 
 def _how_to_write(key: str, value: Any, wanted: Sequence[str]) -> str:
-    """What was probably meant by a value of another kind, and how that is written; or nothing."""
+    """The probable meaning of a value of another kind, and how to write it; or nothing."""
     number = not {"a whole number", "a number"}.isdisjoint(wanted)
     if any(text.startswith("a list") for text in wanted):
         if isinstance(value, str) and value.isidentifier():

@@ -1,4 +1,4 @@
-"""What is written from the schema and from conf/: the keys of conf/config.yaml, and docs/keys.md.
+"""Writes the keys of conf/config.yaml, and docs/keys.md, from the schema and from conf/.
 
 ``python -m vlae.config.reference`` writes both files of a checkout.
 """
@@ -116,7 +116,7 @@ def _cells_of(key: str, field: FieldInfo) -> tuple[str | None, ...]:
 
 
 def values(field: FieldInfo) -> str:
-    """What a key takes: ``whole number, 1 or more, or null``."""
+    """The values that a key takes: ``whole number, 1 or more, or null``."""
     return _range_of(TypeAdapter(field.rebuild_annotation()).json_schema())
 
 

@@ -47,7 +47,7 @@ MISSING = object()  # what ``get`` returns for a key that is not there
 
 
 def scientific(container: dict[str, Any]) -> dict[str, Any]:
-    """What makes a run what it is: the configuration without operational keys, numbers in one spelling.
+    """The identity of a run: the configuration without operational keys, numbers in one spelling.
 
     Laws: the order of keys does not matter; 1 and 1.0 are the same; a field of ADDED_FIELDS at its default is
     absent; any other change changes the result.
@@ -64,7 +64,7 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
 RUN_ID = re.compile(
     r"(?P<model>[^-.][^-]*)-(?P<dataset>[^-]+)-(?P<output_dist>[^-]+)-s(?P<seed>\d+)-[0-9a-f]{10}"
 )
-"""Of what `run_id` makes."""
+"""The pattern of the ids that `run_id` makes."""
 
 
 def run_id(container: dict[str, Any]) -> str:

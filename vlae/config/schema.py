@@ -46,7 +46,7 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECAS
 
 
 def wrong_name(name: Any, longest: int = LONGEST_NAME, *, file: bool = False) -> str | None:
-    """What a name should be where it is not; None: it is one.
+    """The requirement that a name does not meet; None: it is a valid name.
 
     file: the name becomes a file, which must be possible on every system and stay in its directory. Any other name
     only has to be visible text.
@@ -262,5 +262,5 @@ def fields(section: str = "") -> Iterator[tuple[str, FieldInfo]]:
 
 
 def extras(field: FieldInfo) -> dict[str, Any]:
-    """What `key` says of a field besides default and description."""
+    """The properties that `key` gives a field besides default and description."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}

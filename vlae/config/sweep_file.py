@@ -63,7 +63,7 @@ def place_of(sweep: str) -> Path:
 
 
 def with_sweep_file(arguments: Sequence[str]) -> list[str]:
-    """``sweeps=NAME`` as Hydra is told of it: a setting of the sweeper, and --multirun.
+    """``sweeps=NAME`` in arguments of Hydra: a setting of the sweeper, and --multirun.
 
     ConfigError: there is no such file, or there are two.
     """
@@ -99,7 +99,7 @@ def read(file: Path) -> list[list[str]]:
 
 
 def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
-    """What is to be said where overrides on the command line take the place of axes of a sweep file.
+    """Notes on overrides of the command line that take the place of axes of a sweep file.
 
     runs: the overrides of each run of the file.
     """
@@ -208,7 +208,7 @@ def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
 
 
 def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
-    """What Hydra's grammar has no spelling for."""
+    """Problems of a value that Hydra's grammar cannot spell."""
     for key, entry in entries(value, place):
         for name in entry if isinstance(entry, dict) else ():
             if not _is_plain(name):
@@ -218,7 +218,7 @@ def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
 
 
 def _keys_of_grid(grid: dict[str, Any]) -> list[str]:
-    """Of all its axes."""
+    """The keys of all axes of a grid."""
     zipped = [key for together in _listed(grid.get("zip", [])) for key in together]
     return [key.lstrip("+") for key in [*grid, *zipped] if key != "zip"]
 

@@ -23,7 +23,7 @@ def refuse_too_many(runs: int, place: str = "sweep", axes: Mapping[str, int] | N
 
 
 def items_of(override: Override) -> list[Any]:
-    """What stands between the commas of a sweep: values, ranges, globs, intervals."""
+    """The comma-separated items of a sweep: values, ranges, globs, intervals."""
     swept: Any = override.value()
     return list(swept.list) if isinstance(swept, ChoiceSweep) else [swept]
 
@@ -71,7 +71,7 @@ def _length(swept: RangeSweep) -> float:
 
 
 def wrong_sweep(override: Override, known: Sequence[str] | None) -> str | None:
-    """What is wrong with the values that an override sweeps over, if anything is. known: the choices of a group."""
+    """The problem of the values that an override sweeps over, if there is one. known: the choices of a group."""
     items, number = items_of(override), 0.0
     for item in items:
         if isinstance(item, IntervalSweep):

@@ -28,12 +28,12 @@ class Sizes(Section):
 
 @dataclass(frozen=True)
 class Kind:
-    """What may stand as ``_target_`` of a section, and which arguments come at run time."""
+    """The classes that ``_target_`` of a section may name, and the arguments that are known only at run time."""
 
     module: str
     what: str
     base: str
-    """What it derives from, or returns: named as text, for this package lies below those that define it."""
+    """The class it derives from, or returns: named as text, for this package lies below those that define it."""
     runtime: tuple[str, ...] = ()
 
 
@@ -72,7 +72,7 @@ def check_section(section: str, values: Mapping[str, Any]) -> list[Problem]:
 
 @functools.cache  # making one takes longer than its use
 def _section_of(section: str, target: Callable[..., Any]) -> type[BaseModel]:
-    """What the target of a section takes."""
+    """The keys that the target of a section takes, as a schema."""
     parameters = _parameters(target, KINDS[section].runtime)
     if section == "optimizer":
         # torch's hints are too wide to check by; it adds keys from version to version, so that only lr is needed
@@ -110,7 +110,7 @@ def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
 
 
 def build(section: Mapping[str, Any], **runtime: Any) -> Any:
-    """What a section describes: its target, called with its keys and those runtime arguments that it takes."""
+    """The object that a section describes: its target, called with its keys and the runtime arguments it takes."""
     target = str(section.get("_target_"))
     # dataset is last: its package holds the others
     kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")

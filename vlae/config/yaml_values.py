@@ -22,7 +22,7 @@ _YAML_11 = re.compile(
     r"[-+]?0[0-9_]+|[-+]?0x[0-9a-f_]+|[-+]?0b[01_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|yes|no|on|off",
     re.IGNORECASE,
 )
-"""What YAML 1.1, in which Hydra reads conf/, takes for a number or for true and false, and nobody else does."""
+"""Texts that only YAML 1.1, in which Hydra reads conf/, takes for a number or for true and false."""
 _SEVERAL = "several values"
 
 
@@ -79,7 +79,7 @@ def _dotted_key(keys: Keys) -> str:
 
 
 def _on_command_line(text: str, value: Any) -> str | None:
-    """What the command line reads, in words; None: it is ``value``, which YAML reads from ``text``."""
+    """The value that the command line reads, in words; None: it is ``value``, which YAML reads from ``text``."""
     try:
         override = parse(f"key={text}")
     except HydraException:

@@ -53,7 +53,7 @@ class FamilyMember(Posterior, Protocol):
 
     Training by the ELBO needs neither. DReG gradients hold the density's parameters constant; the amortisation gap
     (Cremer, Li, Duvenaud 2018) is between an image's member and the best one of the family.
-    Laws: log_prob of an own sample is the log_q that came with it; with_parameters(*parameters()) is the same
+    Laws: log_prob of an own sample is the log_q returned with it; with_parameters(*parameters()) is the same
     posterior; any real numbers in place of the parameters make a member, so gradient ascent on them stays valid.
     """
 

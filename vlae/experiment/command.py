@@ -1,4 +1,4 @@
-"""What ``python launch.py`` does with one configuration."""
+"""The work of ``python launch.py`` on one configuration."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ from vlae.system.streams import do_not_wait
 
 @dataclass(frozen=True)
 class Session:
-    """What the parts of a run write to, report to, and stop for."""
+    """The things that the parts of a run write to, report to, and stop for."""
 
     directory: RunDirectory
     attempt: Attempt

@@ -36,7 +36,7 @@ def cancel(
             except slurm_state.SlurmError as error:
                 unreached[str(error)] = None
         elif queue.holder() is None:
-            continue  # nobody executes it any more
+            continue  # no process executes it any more
         alone -= listed
     out_of_reach = {run_id for run_id in alone if not _stop_process(observer, run_id)}
     for reason in unreached:

@@ -1,4 +1,4 @@
-"""What is left in a runs directory by killed commands and old launches. Hold the launch lock to clean it up."""
+"""Removes what killed commands and old launches left in a runs directory. The caller holds the launch lock."""
 
 import contextlib
 import shutil
@@ -49,11 +49,11 @@ def remove_old_queues(runs_dir: Path) -> None:
 
 
 def _is_old(queue: Queue) -> bool:
-    """Whether a queue ended long ago and explains no state of a run."""
+    """True if a queue ended long ago and explains no state of a run."""
     ended = queue.ended
     if ended is not None:
         old = seconds_since(ended["ended"]) > KEPT
-    else:  # a local one whose process was killed has nobody to end it; one of Slurm is ended by a launch after its jobs
+    else:  # a local one whose process was killed is never ended; one of Slurm is ended by a launch after its jobs
         old = queue.kind == "local" and seconds_since(queue.created) > KEPT and queue.holder() is None
     explained = {*(ended or {}).get("reasons", ()), *queue.cancelled_runs()} if old else set()
     places = [queue.place_of(run) for run in queue.runs if run.run_id in explained]

@@ -17,7 +17,7 @@ class Launcher(ABC):
     """A way to execute runs. Its constructor takes the keys of ``hydra.launcher``, each with a type."""
 
     here: ClassVar[bool]
-    """Whether it executes runs on this machine."""
+    """True if it executes runs on this machine."""
 
     def check_plan(self, plan: Plan) -> None:
         """Check the runs that start, before anything is on disk. UserError: the reason why they cannot be executed."""
@@ -25,7 +25,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def prepare(self, plan: Plan, frozen: Path) -> Queue:
-        """The queue of the runs that start, while nobody else can launch; ``frozen`` is their code."""
+        """The queue of the runs that start, while no other command can launch; ``frozen`` is their code."""
 
     @abstractmethod
     def execute(self, queue: Queue) -> int:

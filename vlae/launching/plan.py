@@ -108,7 +108,7 @@ def make_plan(
 
 
 def should_start(state: State, *, force: bool = False, retry: bool = False) -> bool:
-    """Whether a run in this state starts: as a rule if it is missing, with force and retry also if it has failed.
+    """True if a run in this state starts: always if it is missing, with force or retry also if it has failed.
 
     >>> should_start(State("a", Path("runs/a"), "failed"), retry=True)
     True

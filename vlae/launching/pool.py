@@ -79,7 +79,7 @@ class Job:
 
     @property
     def lives(self) -> bool:
-        """Whether its process lives, even if the server that started it does not."""
+        """True if its process lives, even if the server that started it does not."""
         return self.pid is not None and self.born is not None and bool(process_lives(self.pid, self.born))
 
 
@@ -195,7 +195,7 @@ class Pool:
             self._note(*unsaid)
 
     def _may_start(self) -> bool:
-        """Whether the disks take writes, which the next run needs."""
+        """True if the disks take writes, which the next run needs."""
         if self._paused or (now := time.monotonic()) < self._again:
             return False
         self._probe(now)
@@ -258,7 +258,7 @@ class Pool:
         self.listener.report_start(job)
 
     def _start_later(self, job: Job) -> bool:
-        """Whether this run starts again before the others, after a delay that doubles each time."""
+        """True if this run starts again before the others, after a delay that doubles each time."""
         if job.signals_sent or job.detail or job.tries >= TRIES:
             return False
         job.tries += 1

@@ -78,7 +78,7 @@ class Queue:
         return self.runs_dir / (FORCED if run.forced else "") / run.run_id
 
     def is_done(self, run: Waiting) -> bool:
-        """Whether it has its results. One that was forced then takes the place of the old run."""
+        """True if the run has its results. One that was forced then takes the place of the old run."""
         place = self.place_of(run)
         return not place.is_dir() if run.forced else (place / "results.json").is_file()
 

@@ -12,7 +12,7 @@ from vlae.runs.lease import GPUS
 from vlae.system.machine import available_cores, available_memory
 
 MEMORY_OF_A_RUN = 2 * 2**30
-"""Bytes that a CPU worker is reckoned to need, where nobody says how many there should be."""
+"""Bytes that a CPU worker is assumed to need, where the user does not set the number of workers."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 

@@ -99,7 +99,7 @@ def attempts_of(run: Path) -> int:
 
 
 def has_begun(run: Path, attempts: int) -> bool:
-    """Whether an attempt has begun since it had so many attempts."""
+    """True if a new attempt has begun since the run had this number of attempts."""
     return attempts_of(run) > attempts
 
 

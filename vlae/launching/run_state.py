@@ -70,7 +70,7 @@ class State:
 
     @property
     def forced(self) -> bool:
-        """Whether it is executed again, beside its old results."""
+        """True if it is executed again, beside its old results."""
         return self.path.parent.name == FORCED
 
 
@@ -108,7 +108,7 @@ class Executor(NamedTuple):
     job: str
 
     def has_executed(self, state: State) -> bool:
-        """Whether the last attempt of the run is, or was, that of this job."""
+        """True if the last attempt of the run is, or was, that of this job."""
         if state.where.split(" ")[:2] != ["job", self.job]:
             return False
         with contextlib.suppress(RecordError):
@@ -143,7 +143,7 @@ class Observer:
 
     @property
     def asks_slurm(self) -> bool:
-        """Whether Slurm is asked, whose controller must not be asked too often."""
+        """True if Slurm is asked, whose controller must not be asked too often."""
         return self._cluster is not None or bool(self._warnings)
 
     def record_ends(self) -> None:
@@ -269,7 +269,7 @@ def _state_of_job(queue: Queue, run: Waiting, job_id: str, answer: JobState | No
 
 
 def _is_continued(executor: Executor, job: JobState, state: State) -> bool:
-    """Whether a run that has begun is continued by this job, which ends and is started again."""
+    """True if a run that has begun is continued by this job, which ends and is started again."""
     if state.state not in STOPPED[job.state] or (state.reason == NO_STEP and executor.has_executed(state)):
         return False
     if job.state == "running":

@@ -82,7 +82,7 @@ class SlurmArrays(Launcher):
         return problems
 
     def prepare(self, plan: Plan, frozen: Path) -> Queue:
-        """Submit the queue, so that nobody else can do so meanwhile."""
+        """Submit the queue, so that no other command can do so meanwhile."""
         cluster = this_cluster()
         settings = {
             "max_requeues": self.max_requeues,

@@ -1,4 +1,4 @@
-"""Whether a Slurm job starts again, for which of its runs, and how: time limits and preemption end it early."""
+"""Decides if a Slurm job starts again, for which of its runs, and how: time limits and preemption end it early."""
 
 import contextlib
 import signal
@@ -37,7 +37,7 @@ def requeue_unfinished(queue: Queue, jobs: Sequence[Job], interruption: Interrup
 
 
 def gave_up(job: Job, queue: Queue) -> bool:
-    """Whether this queue has stopped executing the run, because it made no step."""
+    """True if this queue has stopped executing the run, because it made no step."""
     with contextlib.suppress(RecordError):
         status = RunDirectory(job.path).status()
         claim = read_claim(job.path / "attempts" / str(status["attempt"])) or {}
@@ -46,7 +46,7 @@ def gave_up(job: Job, queue: Queue) -> bool:
 
 
 def _makes_progress(job: Job, queue: Queue) -> bool:
-    """Whether this run is worth another start; if it is not, its record says why."""
+    """True if this run is worth another start; if it is not, its record says why."""
     try:
         if not (reason := why_stuck(job.path, queue.token)):
             return True
@@ -80,7 +80,7 @@ def why_stuck(run: Path, queue: str) -> str:
 
 
 def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether a run has made a step of its training, or of the part of its evaluation that it is doing."""
+    """True if a run has made a step of its training, or of the part of its evaluation that it is doing."""
     if now.get("doing") != before.get("doing"):
         return "doing" in now
     key = "image" if "doing" in now else "step"
@@ -88,7 +88,7 @@ def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 
 def ends_early(interruption: Interruption) -> bool:
-    """Whether this job reaches its time limit or is preempted; scancel, which also sends SIGTERM, is neither."""
+    """True if this job reaches its time limit or is preempted; scancel, which also sends SIGTERM, is neither."""
     job, _ = slurm_job()
     if not interruption.requested or job is None:
         return False

@@ -111,7 +111,7 @@ def known_jobs(jobs: Iterable[str]) -> dict[str, JobState]:
 
 
 def was_preempted(job: str) -> bool:
-    """Whether this running job must make room for another. SlurmError: Slurm does not answer, or know the job."""
+    """True if this running job must make room for another. SlurmError: Slurm does not answer, or know the job."""
     lines = [fields for fields in _job_fields(job) if fields.get("JobState") == "RUNNING"]
     return any(fields.get("PreemptTime", "")[:1].isdigit() for fields in lines)
 

@@ -69,7 +69,7 @@ def arrays_of(queue: Queue) -> list[Sequence[int]]:
 def adopt(queue: Queue) -> None:
     """Find the jobs of a launch whose command was killed between the submission and its record.
 
-    Hold the launch lock: then nobody is submitting. What was not submitted waits no longer, and may be launched again.
+    Hold the launch lock: then no command is submitting. Runs that were not submitted may be launched again.
     Nothing happens where the jobs are another cluster's. SlurmError: Slurm cannot be asked.
     """
     if queue.cluster != this_cluster().identity:

@@ -118,6 +118,6 @@ def listen(interruption: Interruption) -> None:
 
 
 def stop_listening() -> None:
-    """Ignore signals at the end: the shell would take one that ends Python for one that came before it listened."""
+    """Ignore signals at the end: the shell would take one that ends Python for one sent before it listened."""
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

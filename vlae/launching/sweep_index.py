@@ -58,7 +58,7 @@ def read_sweep(runs_dir: StrPath, name: str) -> Sweep | None:
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether a file of this name stays in its directory, and its name is not too long."""
+    """True if a file of this name stays in its directory, and its name is not too long."""
     visible = bool(name) and name[0] != "."
     return visible and Path(name).name == name and "\0" not in name and len(os.fsencode(name)) < 200
 

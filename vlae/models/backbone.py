@@ -16,7 +16,7 @@ Dims = Annotated[Sequence[Count], Field(min_length=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """What all models share: sizes and kind of the encoder and the decoder, and the output distribution.
+    """Settings that all models share: sizes and kind of the encoder and the decoder, and the output distribution.
 
     The encoder has the layers ``hidden_dims``, the decoder the same in reverse. ``network="conv"`` puts convolutions
     between them and the image, and needs ``image_shape`` (channels, height, width; ``pixels`` is their product).

@@ -82,7 +82,7 @@ def _compared_metrics(one: Run, other: Run) -> list[str]:
 
 
 def _superfluous(key: str, run: Run) -> bool:
-    """Whether another metric has the same value, or contains it."""
+    """True if another metric has the same value, or contains it."""
     what, estimator = what_and_estimator(key)
     if what == IN_MODEL_SPACE:
         return not run.settings.get("dataset.logit_transform")

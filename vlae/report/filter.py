@@ -35,7 +35,7 @@ class Term(NamedTuple):
     value: Any  # a list where the operator is ``in``
 
     def holds(self, run: Run) -> bool:
-        """Whether it holds for a run. A missing value, or one of another type, is unequal, and neither more nor less.
+        """True if the term holds for a run. A missing value, or one of another type, is unequal, not more or less.
 
         >>> Term("seed", "<", 3).holds(Run("vae-0", "", {"seed": 2}, "done"))
         True

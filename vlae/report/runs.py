@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 UPDATES = ("model.num_updates", "model.num_steps", "model.num_flows")
-"""What ``T`` stands for: each model has one of them, or none."""
+"""The keys that ``T`` stands for: each model has one of them, or none."""
 OF_A_RUN = ("id", "label", "state", "reason")
 SOME = 5  # runs that a note can name
 

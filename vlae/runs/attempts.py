@@ -53,7 +53,7 @@ def refuse_if_held(run: Path) -> None:
 
 
 def remove_leftovers(run: Path, over: range) -> None:
-    """Deletes what killed processes left in a run directory; call it where nobody else executes the run.
+    """Deletes what killed processes left in a run directory; call it where no other process executes the run.
 
     over: the numbers of the attempts that have ended. What belongs to a living process stays, as does what belongs to
     an unknown process on another host.

@@ -112,7 +112,7 @@ def _seal_of(sealed: bytes | memoryview) -> bytes:
 
 
 def _is_sealed(content: bytes) -> bool:
-    """Whether every byte is as `_seal` left it."""
+    """True if every byte is as `_seal` left it."""
     return content[-SEAL_LENGTH:] == _seal_of(memoryview(content)[:-SEAL_LENGTH])
 
 

@@ -54,7 +54,7 @@ class RunDirectory:
     def create(cls, runs_dir: files.StrPath, run_id: str, config: dict[str, Any]) -> "RunDirectory":
         """The directory of ``run_id`` with ``config`` frozen in it; one that exists is returned as it is.
 
-        It appears whole or not at all, whoever else creates it at the same moment.
+        It appears whole or not at all, even if another process creates it at the same moment.
         """
         if Path(run_id).name != run_id or run_id.startswith("."):
             raise ValueError(f"a run id is one visible directory name, not {run_id!r}")
@@ -143,7 +143,7 @@ class RunDirectory:
         return corrected("interrupted", "killed", f"{process} ended without a word")
 
     def settle(self) -> None:
-        """Corrects what a killed attempt left of a run that is done; for writers, while nobody executes it."""
+        """Corrects what a killed attempt left of a run that is done; for writers, while no process executes it."""
         if self.results() is None or read_status(self._name)["state"] == "done" or self.holder() is not None:
             return
         self.write_status(state="done", reason=None, message=None)
@@ -209,7 +209,7 @@ class RunDirectory:
 
     def check_links(self) -> None:
         """RecordError where a link in this directory leads out of it: nothing must be written or sent through it."""
-        # the client of W&B itself links to a log in its cache, which nobody reads, writes or sends again
+        # the client of W&B itself links to a log in its cache, which is never read, written or sent again
         files.check_links(self.path, but="tracking/wandb/*/logs")
 
     # --- who executes it

@@ -66,14 +66,14 @@ def out_of_place(runs_dir: StrPath) -> dict[str, Path]:
     return found
 
 
-def recover_all(runs_dir: StrPath, beginning: str) -> None:
-    """`recover` for each run that is in question and whose id has this beginning, as far as it can be written."""
+def recover_all(runs_dir: StrPath, prefix: str) -> None:
+    """Recovers each run with this id prefix that a killed `put_in_place` may have left, as far as it can be written."""
     names: set[str] = set()
     for part in (FORCED, REPLACED):
         with contextlib.suppress(OSError):
             names.update(os.listdir(Path(runs_dir, part)))
     for name in sorted(names):
-        if name[0] != "." and name.startswith(beginning):
+        if name[0] != "." and name.startswith(prefix):
             with contextlib.suppress(RecordError):
                 recover(runs_dir, name)
 

@@ -29,7 +29,7 @@ MOST_VALUES = 100_000
 """Values of a config.yaml: a few lines of references can stand for more than any memory holds."""
 BLOCK = 4096  # bytes that are read at once where a file is read from its end
 ABANDONED_AFTER = 7 * 24 * 3600.0
-"""Seconds after which a temporary file is deleted if nobody knows whether its process lives."""
+"""Seconds after which a temporary file is deleted if it is unknown whether its process lives."""
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
 
 

@@ -53,7 +53,7 @@ def diagnostics(
     set_name: str,
     seed: int,
 ) -> dict[str, float]:
-    """What a line of metrics.jsonl holds besides the objective: stages on the first images of x, and the optimiser."""
+    """Values of a line of metrics.jsonl besides the objective: stages on the first images of x, and the optimiser."""
     elbos = stage_elbos(model, x[:STAGE_IMAGES], seed)
     line = {f"{set_name}/elbo_nats_after_{t}": value for t, value in enumerate(elbos)}
     line |= {"gradient_norm": gradient_norm(model), "learning_rate": optimizer.param_groups[0]["lr"]}

@@ -215,7 +215,7 @@ def dagger(axes: Axes, x: float, y: float) -> None:
 
 
 def dagger_notes(unreliable: Sequence[bool]) -> tuple[bool, list[str], str]:
-    """Whether points get daggers, sentences for the caption, and the doubt.
+    """Three values: True if points get daggers, sentences for the caption, and the doubt.
 
     As in a table: if all of several estimates are unreliable, one sentence says so instead of daggers.
     """

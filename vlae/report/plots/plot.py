@@ -37,7 +37,7 @@ class PlotKind(NamedTuple):
     shows: str  # one sentence
     draw: Callable[[Sequence[Panel], Options], Captioned]  # UserError: nothing can be drawn
     of: Callable[[Run], bool] = lambda run: run.metrics is not None
-    """Whether a run can be in it, as far as that is known without reading more files."""
+    """True if a run can be in it, as far as that is known without reading more files."""
     lacking: str = "no run is done"  # the reason where no run can be in it
     images: int | None = None
     """The default number of test images, for a kind that loads trained models, which takes torch, and seconds."""

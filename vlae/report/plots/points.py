@@ -76,7 +76,7 @@ def with_metrics(panels: Sequence[Panel], metrics: Sequence[str], warn: Callable
 
 
 def unreliable(series: Configuration, metric: str) -> bool:
-    """Whether the estimate of any run of the series is unreliable, so that a table marks the mean."""
+    """True if the estimate of any run of the series is unreliable, so that a table marks the mean."""
     return any(is_unreliable(run, metric) for run in series.runs)
 
 

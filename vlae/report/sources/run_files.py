@@ -18,7 +18,7 @@ _SEED = re.compile(r"^seed: (0|[1-9][0-9]*)\n", re.MULTILINE)
 
 
 class Config(NamedTuple):
-    """What config.yaml says of a run."""
+    """The content of a run's config.yaml."""
 
     run_id: str
     settings: Mapping[str, Any]

@@ -29,9 +29,9 @@ class Cell:
     images: str = ""
     """The set of test images, where the runs of a column were scored on several; empty: the column has one."""
     as_good: bool = False
-    """Whether it is the best of its column, equal to it, or tested and not significantly different from it."""
+    """True if it is the best of its column, equal to it, or tested and not significantly different from it."""
     tested: bool = False
-    """Whether its difference from the best is tested: both share at least ENOUGH_SEEDS (`significance`)."""
+    """True if its difference from the best is tested: both share at least ENOUGH_SEEDS (`significance`)."""
     difference: float | None = None
     """Paired difference from the best; None: it is the best, or cannot be paired with it."""
     difference_standard_error: float | None = None
@@ -49,7 +49,7 @@ class Cell:
 
 
 def daggers(cells: Sequence[Cell]) -> bool:
-    """Whether each unreliable cell gets a dagger. If all of several are unreliable, the caption says it once."""
+    """True if each unreliable cell gets a dagger. If all of several are unreliable, the caption says it once."""
     estimates = [cell for cell in cells if cell.mean is not None]
     unreliable = sum(cell.unreliable > 0 for cell in estimates)
     return unreliable == 1 or 0 < unreliable < len(estimates)
@@ -67,7 +67,7 @@ def with_metric(runs: Sequence[Run], metric: str) -> list[Run]:
 
 
 def is_unreliable(run: Run, metric: str) -> bool:
-    """Whether the run's estimate of this metric is marked with a dagger."""
+    """True if the run's estimate of this metric is marked with a dagger."""
     mark = reliability_of(metric)
     return mark is not None and run.value(mark) is True
 

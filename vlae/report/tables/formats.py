@@ -63,7 +63,7 @@ def _field(value: Any) -> str:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a reader that tries JSON first reads it as the same text."""
+    """True if a reader that tries JSON first reads it as the same text."""
     try:
         return value != "" and json.loads(value) == value
     except ValueError:

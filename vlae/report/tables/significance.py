@@ -1,4 +1,4 @@
-"""Whether two models differ: paired over the same seeds and the same test images.
+"""Tests if two models differ, paired over the same seeds and the same test images.
 
 Decision record: docs/decisions/0011-who-is-best-in-a-table.md.
 """

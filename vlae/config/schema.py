@@ -130,10 +130,12 @@ class Trainer(Section):
     checkpoint_every: Positive = key(
         60.0, "seconds between checkpoints, the most that a killed run loses", operational=True
     )
-    precision: Literal["float32", "float64"] = key("float32", "of all computation: float32 or float64")
+    precision: Literal["float32", "float64"] = key(
+        "float32", "number format of all computation: float32 or float64"
+    )
     objective: Literal["elbo", "iwae"] = key(
         "elbo",
-        "what is maximised: elbo, or iwae (the importance-weighted bound of num_samples samples, with DReG gradients)",
+        "objective to maximise: elbo, or iwae (the importance-weighted bound of num_samples samples, with DReG gradients)",
         before="elbo",
     )
     num_samples: Count = key(1, "K, samples per image in one gradient step; elbo takes their mean", before=1)
@@ -162,7 +164,7 @@ class Evaluate(Section):
         AfterValidator(_distinct_proposals),
     ] = key(
         ["own", "laplace"],
-        "what to sample from: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "
+        "distributions to sample from: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "
         "heavier tails), mixture (half own, half laplace)",
         before=["own"],
     )
@@ -200,7 +202,7 @@ class Tracker(Section):
 
     wandb: bool = key(False, "set by the choice of trackers")
     tensorboard: bool = key(False, "set by the choice of trackers")
-    project: Annotated[str, AfterValidator(_project)] = key("vlae", "of Weights & Biases")
+    project: Annotated[str, AfterValidator(_project)] = key("vlae", "project of Weights & Biases")
     entity: Annotated[str, AfterValidator(_entity)] | None = key(
         None, "user or team of Weights & Biases; null: the default of the key"
     )
@@ -210,7 +212,8 @@ class Tracker(Section):
     tags: list[Annotated[str, _name(64)]] = key([], "besides model, dataset and output distribution")
     name: Annotated[str, _name(LONGEST_NAME)] | None = key(None, "null: the run's id")
     mode: Literal["auto", "online", "offline", "disabled"] = key(
-        "auto", "of Weights & Biases: auto (online with a key, else offline), online, offline or disabled"
+        "auto",
+        "mode of Weights & Biases: auto (online with a key, else offline), online, offline or disabled",
     )
     images_every: Count | None = key(None, "epochs between two sets of pictures; null: a tenth of all epochs")
     artifacts: bool = key(False, "upload the best model")
@@ -240,7 +243,7 @@ class Config(Section):
     force: bool = key(
         False, "run again; the old results stay until the new ones are complete", operational=True
     )
-    retry: bool = key(False, "of a sweep: start failed runs again, too", operational=True, before=False)
+    retry: bool = key(False, "start failed runs of a sweep again, too", operational=True, before=False)
     dry_run: bool = key(False, "show what would be started, start nothing", operational=True, before=False)
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = key(
         SCHEMA_VERSION, "the scheme of run ids; written by vlae, not set", before=1

@@ -135,7 +135,7 @@ class Trainer(Section):
     )
     objective: Literal["elbo", "iwae"] = key(
         "elbo",
-        "objective to maximise: elbo, or iwae (the importance-weighted bound of num_samples samples, with DReG gradients)",
+        "objective: elbo, or iwae (the importance-weighted bound of num_samples samples, with DReG gradients)",
         before="elbo",
     )
     num_samples: Count = key(1, "K, samples per image in one gradient step; elbo takes their mean", before=1)
@@ -164,7 +164,7 @@ class Evaluate(Section):
         AfterValidator(_distinct_proposals),
     ] = key(
         ["own", "laplace"],
-        "distributions to sample from: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "
+        "proposals: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "
         "heavier tails), mixture (half own, half laplace)",
         before=["own"],
     )

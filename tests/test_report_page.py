@@ -41,12 +41,12 @@ MARKUP = "<script>document.documentElement.dataset.broken = 1</script>"
 HOSTILE = f"{MARKUP}<img src=x onerror='document.documentElement.dataset.broken = 1'>'\"&amp;</pre>{{{{ 7919*7919 }}}}"
 
 
-def told(runs_dir, name=None):
+def content_of(runs_dir, name=None):
     return content(runs_dir, collect(RunDirectories(runs_dir, name)))
 
 
 def written(runs_dir, name=None):
-    return page(told(runs_dir, name))
+    return page(content_of(runs_dir, name))
 
 
 def metrics(place, epochs=5, **more):
@@ -187,8 +187,8 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(sweep):
         )
     assert written_by[0].keys() == {"page.html", "said", "terminal", *FORMATS}
     assert [name for name, content in written_by[0].items() if content != written_by[1][name]] == []
-    for told in (b"Left out: ", b"Rows of one column also differ in ", b"Compared without the results"):
-        assert told in written_by[0]["markdown"]
+    for sentence in (b"Left out: ", b"Rows of one column also differ in ", b"Compared without the results"):
+        assert sentence in written_by[0]["markdown"]
 
 
 def test_licences_of_what_is_embedded_are_in_the_file(sweep):
@@ -198,7 +198,7 @@ def test_licences_of_what_is_embedded_are_in_the_file(sweep):
         assert text.splitlines()[0] in elements.text
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- facts, cautions and failures -------------------------------------------------------------------------------------
 
 
 def test_the_best_model_is_told_with_its_estimator_and_those_that_are_as_good(tmp_path):
@@ -206,7 +206,7 @@ def test_the_best_model_is_told_with_its_estimator_and_those_that_are_as_good(tm
         done(tmp_path, container(VAE, seed=seed), level=-3)
         done(tmp_path, container(VLAE, seed=seed), level=2)
         done(tmp_path, container(HF, seed=seed), level=2 - (1e-3 * seed - 1e-3))
-    (verdict,) = told(tmp_path).verdicts
+    (verdict,) = content_of(tmp_path).verdicts
     best, other = ("HF", "VLAE") if "HF is best" in verdict.sentence else ("VLAE", "HF")
     assert re.fullmatch(rf"digits, Gaussian: {best} is best with \d\.\d\d ± 0\.\d\d\.", verdict.sentence)
     assert (
@@ -223,7 +223,7 @@ def test_each_set_of_test_images_has_a_best_of_its_own(tmp_path):
         for model, level in ((VAE, 0), (VLAE, 2)):
             done(tmp_path, container(model, seed=seed), level=level)
             done(tmp_path, container(model, "evaluate.num_images=10", seed=seed), level=30 - level, images=10)
-    few, all_images = sorted(verdict.sentence for verdict in told(tmp_path).verdicts)
+    few, all_images = sorted(verdict.sentence for verdict in content_of(tmp_path).verdicts)
     assert few.startswith(
         "digits, Gaussian, evaluate.num_images = 10: VAE, evaluate.num_images = 10 is best with "
     )
@@ -235,7 +235,7 @@ def test_with_fewer_than_three_seeds_the_highest_mean_is_named_and_no_difference
     for seed in range(seeds):
         for model, level in ((VAE, 0), (VLAE, 2)):
             done(tmp_path, container(model, seed=seed), level=level)
-    (verdict,) = told(tmp_path).verdicts
+    (verdict,) = content_of(tmp_path).verdicts
     assert "VLAE has the highest mean, " in verdict.sentence
     assert "Differences are not tested with fewer than three seeds." in verdict.explanation
     assert "significant" not in verdict.explanation
@@ -243,7 +243,7 @@ def test_with_fewer_than_three_seeds_the_highest_mean_is_named_and_no_difference
 
 def test_one_model_alone_is_not_called_the_best(tmp_path):
     done(tmp_path, container(VAE))
-    (verdict,) = told(tmp_path).verdicts
+    (verdict,) = content_of(tmp_path).verdicts
     assert re.fullmatch(r"digits, Gaussian: VAE has -?\d\.\d\d\.", verdict.sentence)
     assert "No other model has a result to compare it with." in verdict.explanation
 
@@ -256,7 +256,7 @@ def test_different_training_budgets_are_named_beside_the_best(tmp_path, seeds):
         done(tmp_path, container(VLAE, "trainer.epochs=2", "trainer.batch_size=7", seed=seed), level=1)
         done(tmp_path, container(VAE, "output_dist=bernoulli", seed=seed))
         done(tmp_path, container(VLAE, "output_dist=bernoulli", seed=seed))
-    bernoulli, gaussian = told(tmp_path).verdicts
+    bernoulli, gaussian = content_of(tmp_path).verdicts
     budgets = "trainer.epochs: 2, 20; trainer.batch_size: 7, 128"
     assert gaussian.sentence.endswith(f", among different training budgets ({budgets}).")
     assert "budget" not in bernoulli.sentence
@@ -266,9 +266,9 @@ def test_different_training_budgets_are_named_beside_the_best(tmp_path, seeds):
 def test_models_are_counted_as_models_and_settings_of_them_as_configurations(tmp_path):
     for updates in (1, 2, 4):
         done(tmp_path, container(VLAE, f"model.num_updates={updates}"))
-    assert told(tmp_path).facts[:3] == [("3", "runs"), ("1", "model"), ("3", "configurations")]
+    assert content_of(tmp_path).facts[:3] == [("3", "runs"), ("1", "model"), ("3", "configurations")]
     done(tmp_path / "one", container(VAE))
-    assert told(tmp_path / "one").facts[:3] == [("1", "run"), ("1", "model"), ("1", "done")]
+    assert content_of(tmp_path / "one").facts[:3] == [("1", "run"), ("1", "model"), ("1", "done")]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_model_worse_than_noise_is_called_diverged_only_if_it_had_stopped_impr
     results["best_epoch"] = best
     results["test"] |= {"bits_per_dim": 8.5, "uniform_bits_per_dim": 8.0}
     place.write_text(json.dumps(results))
-    (caution,) = [text for text in told(tmp_path).cautions if "Worse than uniform noise" in text]
+    (caution,) = [text for text in content_of(tmp_path).cautions if "Worse than uniform noise" in text]
     assert said in caution
     assert ("diverged" in caution) == (best < 4)
 
@@ -294,14 +294,14 @@ def test_a_curve_that_lacks_epochs_is_named(tmp_path):
     (path / "metrics.jsonl").write_text(
         "".join(f'{{"epoch": {i}, "train/elbo_nats": -1}}\n' for i in (1, 2, 3))
     )
-    (left,) = told(tmp_path).curves.left_out
+    (left,) = content_of(tmp_path).curves.left_out
     assert left == (path.name, "metrics.jsonl has 3 of 4 epochs, so its curve is cut")
 
 
 def test_settings_that_were_varied_get_a_row_each(tmp_path):
     for lr in (1e-3, 1e-4):
         done(tmp_path, container(VAE, optimizer__lr=lr))
-    found = told(tmp_path)
+    found = content_of(tmp_path)
     assert [model.name for model in found.models] == [
         "VAE, optimizer.lr = 0.0001",
         "VAE, optimizer.lr = 0.001",
@@ -368,7 +368,7 @@ def _without_images(runs_dir):
 )
 def test_what_a_reader_must_know_is_said_and_nothing_else(tmp_path, make, expected):
     make(tmp_path)
-    found = told(tmp_path).cautions
+    found = content_of(tmp_path).cautions
     assert len(found) == len(expected)
     for text, pattern in zip(found, expected, strict=True):
         assert re.search(pattern, text)
@@ -380,7 +380,7 @@ def test_a_damaged_run_is_told_of_and_shows_nothing_that_may_be_wrong(tmp_path):
     metrics(place)
     picture(place, "reconstructions")
     (place / "results.json").write_text("{")
-    found = told(tmp_path)
+    found = content_of(tmp_path)
     assert [(run.model, run.run.state) for run in found.details] == [("VAE", "done")]
     assert (found.curves.data["runs"], found.gallery.models) == ([], ())
     assert "results.json holds no JSON" in written(tmp_path)
@@ -392,7 +392,7 @@ def test_failures_of_one_cause_stand_together_with_a_traceback(tmp_path):
         fails(tmp_path, container(VAE, seed=seed), f"NaN in step {seed}")
     fails(tmp_path, container(HF), "no space left")
     stopped(tmp_path, container(HF, seed=1), state="interrupted", reason="SIGTERM")
-    first, second, third = told(tmp_path).failures
+    first, second, third = content_of(tmp_path).failures
     assert [run.value("seed") for run in first.runs] == [0, 1, 2]
     assert "RuntimeError: NaN in step 0" in first.traceback
     assert (tmp_path / first.place).read_text() == first.traceback
@@ -404,7 +404,7 @@ def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     command = ["launch.py", "++seed=0", "hydra.sweeper.file=sweeps/a b.yaml", "--multirun"]
     sweep_index.record_sweep(tmp_path, "mine", labels, command)
-    found = told(tmp_path, "mine")
+    found = content_of(tmp_path, "mine")
     assert [launch.command for launch in found.launches] == [
         "python launch.py seed=0 'sweeps=sweeps/a b.yaml'"
     ]
@@ -414,7 +414,7 @@ def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
 def test_a_launch_by_the_installed_command_is_named_by_it(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     sweep_index.record_sweep(tmp_path, "mine", labels, ["vlae launch", "++seed=0", "-m"])
-    (launch,) = told(tmp_path, "mine").launches
+    (launch,) = content_of(tmp_path, "mine").launches
     assert launch.command == "vlae launch seed=0 -m"
 
 
@@ -435,7 +435,7 @@ def test_curves_are_the_recorded_figures_with_fewer_epochs_where_there_are_many(
     monkeypatch.setattr(drawn_curves, "FEWEST", 10)
     metrics(done(tmp_path, container(VAE)), 95, extra=None)
     metrics(stopped(tmp_path, container(VAE, seed=1)), 7)
-    found = told(tmp_path).curves
+    found = content_of(tmp_path).curves
     data = found.data
     assert (found.every, data["epochs"]) == (10, [1, *range(10, 91, 10)])
     assert data["metrics"] == ["validation/elbo_nats", "extra"]
@@ -457,7 +457,7 @@ def test_a_curve_that_cannot_be_read_is_named(tmp_path, line):
     metrics(done(tmp_path, container(VAE)))
     place = done(tmp_path, container(VLAE))
     (place / "metrics.jsonl").write_text(line + "\n")
-    (left,) = told(tmp_path).curves.left_out
+    (left,) = content_of(tmp_path).curves.left_out
     assert left.name == place.name
     assert place.name in written(tmp_path).partition('id="curves"')[2]
 
@@ -465,7 +465,7 @@ def test_a_curve_that_cannot_be_read_is_named(tmp_path, line):
 def test_what_is_no_number_is_a_hole(tmp_path):
     place = done(tmp_path, container(VAE))
     (place / "metrics.jsonl").write_text('{"epoch": 1, "a": NaN}\n{"epoch": 2, "a": 1}\n{"epoch": 3, "a"')
-    assert told(tmp_path).curves.data["runs"][0]["values"] == [[None, 1.0]]
+    assert content_of(tmp_path).curves.data["runs"][0]["values"] == [[None, 1.0]]
     written(tmp_path)
 
 
@@ -481,7 +481,7 @@ def _of_two_outputs(runs_dir):
 def test_models_are_ranked_and_drawn_beside_those_of_the_same_data_and_output(tmp_path, monkeypatch):
     _of_two_outputs(tmp_path)
     monkeypatch.setattr(shown_content, "CURVES_SHOWN", 1)
-    found = told(tmp_path)
+    found = content_of(tmp_path)
     names = [model.name for model in found.models]
     best = ["VLAE (digits, Bernoulli)", "VAE (digits, Gaussian)"]
     assert [names[at] for at in found.curves.data["shown"]] == best
@@ -490,7 +490,7 @@ def test_models_are_ranked_and_drawn_beside_those_of_the_same_data_and_output(tm
         *(best[1], "VLAE (digits, Gaussian)"),
     ]
     monkeypatch.setattr(images, "MOST", 2)
-    assert [shown.title for shown in told(tmp_path).gallery.models] == best
+    assert [shown.title for shown in content_of(tmp_path).gallery.models] == best
     drawn = json.loads(re.search(r'id="curves-data"[^>]*>(.*?)</script>', written(tmp_path), re.DOTALL)[1])
     assert [drawn["columns"][at] for at in drawn["column"]] == [
         re.search(r"\((.*)\)", name)[1] for name in names
@@ -508,7 +508,7 @@ def test_one_seed_of_each_model_is_shown_and_common_data_once(tmp_path):
             picture(place, "data")
             picture(place, "reconstructions")
     (place / "images" / "prior_samples.png").write_bytes(b"no picture")
-    found = told(tmp_path).gallery
+    found = content_of(tmp_path).gallery
     assert len(found.data) == 1
     assert [(shown.title, shown.run.value("seed"), len(shown.pictures)) for shown in found.models] == [
         ("VLAE", 0, 1),
@@ -519,14 +519,14 @@ def test_one_seed_of_each_model_is_shown_and_common_data_once(tmp_path):
 def test_large_pictures_are_made_smaller_and_all_together_have_a_limit(tmp_path, monkeypatch):
     for model in (VAE, VLAE, HF):
         picture(done(tmp_path, container(model)), "reconstructions", (600, 300), noisy=True)
-    (first, *_) = told(tmp_path).gallery.models
+    (first, *_) = content_of(tmp_path).gallery.models
     (shown,) = first.pictures
     kind, _, encoded = shown.uri.partition(";base64,")
     image = Image.open(io.BytesIO(base64.b64decode(encoded)))
     assert (kind, image.size) == ("data:image/jpeg", (shown.width, shown.height))
     assert image.width == images.WIDEST
     monkeypatch.setattr(images, "ALL", 2 * len(shown.uri) + 1000)
-    found = told(tmp_path).gallery
+    found = content_of(tmp_path).gallery
     assert (len(found.models), found.more) == (2, 1)
 
 
@@ -540,7 +540,7 @@ def test_a_picture_of_gigabytes_is_not_shown(tmp_path, side):
     content[16:24] = struct.pack(">II", side, side)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     file.write_bytes(content)
-    (shown,) = told(tmp_path).gallery.models
+    (shown,) = content_of(tmp_path).gallery.models
     assert [each.title for each in shown.pictures] == ["samples from the prior"]
 
 
@@ -574,7 +574,7 @@ def test_figures_are_images_of_their_own_and_what_cannot_be_drawn_is_said(tmp_pa
         monkeypatch.setattr(images, name, getattr(Drawings, name))
     monkeypatch.setattr(images, "LOADED", 0)
     done(tmp_path, container(VAE))
-    found = told(tmp_path)
+    found = content_of(tmp_path)
     shown = [(each.title, each.width, each.caption) for each in found.figures]
     assert shown == [("what is good", 288, "<b>What it shows")]
     assert [left.name for left in found.figures_left_out] == ["bad", "dear"]
@@ -706,7 +706,7 @@ def test_curves_can_be_hovered_zoomed_and_chosen(opened):
         opened.mouse("mouseMoved", x + at * width, y + 5)
     settled(opened, "0")
     assert re.search(
-        r"epoch 1[56]: -0\.06", opened.evaluate("document.getElementById('chart-told').textContent")
+        r"epoch 1[56]: -0\.06", opened.evaluate("document.getElementById('chart-note').textContent")
     )
     opened.mouse("mouseMoved", x + 0.5 * width, y + height / 2)
     opened.mouse("mousePressed", x + 0.5 * width, y + height / 2)
@@ -720,7 +720,7 @@ def test_curves_can_be_hovered_zoomed_and_chosen(opened):
     settled(opened, "document.getElementById('chart-whole').click()")
     assert opened.evaluate(ends) == [1, 30]
     settled(opened, "document.querySelector('[data-models=none]').click()")
-    assert "Nothing is chosen" in opened.evaluate("document.getElementById('chart-told').textContent")
+    assert "Nothing is chosen" in opened.evaluate("document.getElementById('chart-note').textContent")
     mean = "const s = document.getElementById('chart-seeds'); s.value = 'mean'; s.dispatchEvent(new Event('change'))"
     settled(opened, f"document.querySelector('[data-models=all]').click(); {mean}")
 
@@ -735,7 +735,7 @@ def test_curves_are_those_of_one_data_set_and_output_at_a_time(browser, tmp_path
     seen = """({
         chips: [...document.querySelectorAll(".chips label:not([hidden])")].map(each => each.textContent),
         last: Number(document.getElementById("chart-to").value),
-        told: document.getElementById("chart-told").textContent,
+        note: document.getElementById("chart-note").textContent,
     })"""
     choose = "const data = document.getElementById('chart-data'); data.selectedIndex = {}; "
     choose += "data.dispatchEvent(new Event('change'))"
@@ -747,16 +747,16 @@ def test_curves_are_those_of_one_data_set_and_output_at_a_time(browser, tmp_path
         5,
     )
     settled(browser, "document.querySelector('[data-models=none]').click()")
-    assert "Nothing is chosen" in browser.evaluate(seen)["told"]
+    assert "Nothing is chosen" in browser.evaluate(seen)["note"]
     settled(browser, choose.format(1))
     second = browser.evaluate(seen)
     assert (second["chips"], second["last"]) == (
         [f"{model} (digits, Gaussian)" for model in ("VAE", "VLAE")],
         30,
     )
-    assert "Nothing is chosen" not in second["told"]  # only models in sight were put away
+    assert "Nothing is chosen" not in second["note"]  # only models in sight were put away
     settled(browser, choose.format(0))
-    assert "Nothing is chosen" in browser.evaluate(seen)["told"]
+    assert "Nothing is chosen" in browser.evaluate(seen)["note"]
     assert browser.evaluate("document.documentElement.scrollWidth") <= 390
     assert browser.problems() == []
 

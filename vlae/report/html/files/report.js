@@ -41,43 +41,43 @@
 
   // --- learning curves
 
-  const told = JSON.parse(byId("curves-data").textContent);
+  const curves = JSON.parse(byId("curves-data").textContent);
   const place = byId("chart");
-  if (!place || !told.runs.length) return;
+  if (!place || !curves.runs.length) return;
 
-  // a model has its colour, that of the figures; its dashes tell its settings apart
+  // a model has its colour, that of the figures; its dashes distinguish its settings
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
-  const colour = (model) => told.colours[model];
-  const dash = (model) => DASHES[told.variants[model] % DASHES.length];
+  const colour = (model) => curves.colours[model];
+  const dash = (model) => DASHES[curves.variants[model] % DASHES.length];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const epochs = told.epochs;
-  const shown = new Set(told.shown.length ? told.shown : told.models.map((_, i) => i));
-  const [data, figure, seeds, from, to, outliers] = ["data", "figure", "seeds", "from", "to", "outliers"].map((id) => byId(`chart-${id}`));
+  const epochs = curves.epochs;
+  const shown = new Set(curves.shown.length ? curves.shown : curves.models.map((_, i) => i));
+  const [data, metric, seeds, from, to, outliers] = ["data", "metric", "seeds", "from", "to", "outliers"].map((id) => byId(`chart-${id}`));
 
-  // figures of other data, or of another output, are not compared: one of them is drawn at a time
-  const inSight = (model) => told.column[model] === Number(data.value);
-  told.columns.forEach((name, at) => {
-    if (told.runs.some((run) => told.column[run.model] === at)) data.add(new Option(name, at));
+  // metrics of other data, or of another output, are not compared: one of them is drawn at a time
+  const inSight = (model) => curves.column[model] === Number(data.value);
+  curves.columns.forEach((name, at) => {
+    if (curves.runs.some((run) => curves.column[run.model] === at)) data.add(new Option(name, at));
   });
   const several = data.options.length > 1;
   data.closest("label").hidden = !several;
 
-  /** All epochs of what is in sight. */
+  /** All epochs of the curves in sight. */
   function wholeRange() {
     let last = 1;
-    for (const run of told.runs) if (inSight(run.model)) for (const values of run.values) last = Math.max(last, values.length);
+    for (const run of curves.runs) if (inSight(run.model)) for (const values of run.values) last = Math.max(last, values.length);
     return [epochs[0], epochs[last - 1]];
   }
   let whole = wholeRange(), range = [...whole], chart = null, lines = [];
 
-  for (const name of told.metrics) figure.add(new Option(name, name));
+  for (const name of curves.metrics) metric.add(new Option(name, name));
 
   const padded = (values) => epochs.map((_, i) => (i < values.length ? values[i] : null));
 
-  /** What is drawn: a line each seed, or one each model. */
+  /** The lines to draw: one per seed, or one per model. */
   function linesOf() {
-    const at = told.metrics.indexOf(figure.value);
-    const each = told.runs
+    const at = curves.metrics.indexOf(metric.value);
+    const each = curves.runs
       .filter((run) => inSight(run.model) && shown.has(run.model) && run.values[at].length)
       .map((run) => ({ model: run.model, label: run.label, values: padded(run.values[at]) }));
     if (seeds.value === "each") return each;
@@ -93,7 +93,7 @@
     }));
   }
 
-  /** Of what is in sight: the first epochs, which are far off, are cut unless they are asked for. */
+  /** The range of the values in sight: the first epochs, which are far off, are cut unless the user includes them. */
   function heights() {
     const seen = [];
     for (const line of lines)
@@ -108,19 +108,19 @@
     return ends;
   }
 
-  const said = byId("chart-told");
-  const hint = matchMedia("(pointer: coarse)").matches ? "Touch a curve for its values; the epochs in sight are chosen above." : said.textContent;
+  const note = byId("chart-note");
+  const hint = matchMedia("(pointer: coarse)").matches ? "Touch a curve for its values; the epochs in sight are chosen above." : note.textContent;
 
-  const rest = () => { said.textContent = lines.length ? hint : "Nothing is chosen that has this figure."; };
+  const rest = () => { note.textContent = lines.length ? hint : "Nothing is chosen that has this figure."; };
 
   /** The line under the pointer, in words. */
-  function tell(u, at) {
+  function describe(u, at) {
     const { idx } = u.cursor;
     if (at === null || at === undefined || idx === null || idx === undefined) return rest();
     const line = lines[at - 1], value = line.values[idx], name = document.createElement("b");
-    name.textContent = told.models[line.model];
+    name.textContent = curves.models[line.model];
     const shownValue = value === null ? "none" : Number(value.toPrecision(5)).toString();
-    said.replaceChildren(name, ` ${line.label}, epoch ${epochs[idx]}: ${shownValue}`);
+    note.replaceChildren(name, ` ${line.label}, epoch ${epochs[idx]}: ${shownValue}`);
   }
 
   function zoom(low, high) {
@@ -146,15 +146,15 @@
         cursor: { drag: { x: true, y: false, setScale: false }, focus: { prox: 30 }, points: { size: 6 }, bind: { dblclick: () => () => (zoom(...whole), null) } },
         axes: [
           { ...axis, label: "epoch", labelSize: 22, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
-          { ...axis, size: 62, label: several ? `${figure.value}, ${data.selectedOptions[0].text}` : figure.value, labelSize: 20 },
+          { ...axis, size: 62, label: several ? `${metric.value}, ${data.selectedOptions[0].text}` : metric.value, labelSize: 20 },
         ],
         series: [
           {},
           ...lines.map((line) => ({ label: line.label, stroke: colour(line.model), dash: dash(line.model), width: many ? 1 : 1.5, points: { show: line.values.filter((value) => value != null).length === 1 } })),
         ],
         hooks: {
-          setSeries: [(u, at) => tell(u, (focused = at))],
-          setCursor: [(u) => tell(u, focused)],
+          setSeries: [(u, at) => describe(u, (focused = at))],
+          setCursor: [(u) => describe(u, focused)],
           setSelect: [(u) => { if (u.select.width > 4) zoom(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")); }],
         },
       },
@@ -168,7 +168,7 @@
 
   const chips = document.querySelector("#chart-models .chips");
   const SVG = "http://www.w3.org/2000/svg";
-  const boxes = told.models.map((name, model) => {
+  const boxes = curves.models.map((name, model) => {
     const label = document.createElement("label"), box = document.createElement("input");
     const swatch = document.createElementNS(SVG, "svg"), stroke = document.createElementNS(SVG, "line");
     box.type = "checkbox";
@@ -178,7 +178,7 @@
     for (const [key, value] of Object.entries({ x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour(model), "stroke-width": 3, "stroke-dasharray": dash(model).join(" ") })) stroke.setAttribute(key, value);
     swatch.append(stroke);
     label.append(box, swatch, name);
-    return { label, box, name: name.toLowerCase(), has: told.runs.some((run) => run.model === model) };
+    return { label, box, name: name.toLowerCase(), has: curves.runs.some((run) => run.model === model) };
   });
   chips.append(...boxes.filter((each) => each.has).map((each) => each.label));
 
@@ -201,7 +201,7 @@
   if (filter) filter.addEventListener("input", sift);
   data.addEventListener("change", () => { whole = wholeRange(); sift(); zoom(...whole); });
   sift();
-  for (const control of [figure, seeds, outliers]) control.addEventListener("change", draw);
+  for (const control of [metric, seeds, outliers]) control.addEventListener("change", draw);
   for (const end of [from, to]) end.addEventListener("change", () => zoom(Number(from.value), Number(to.value)));
   byId("chart-whole").addEventListener("click", () => zoom(...whole));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

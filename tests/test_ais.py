@@ -212,7 +212,7 @@ def test_a_move_to_where_the_energy_is_not_finite_is_refused():
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @torch.no_grad()
-def test_momenta_have_the_precision_of_the_tempered_laplace_approximation_as_covariance(name):
+def test_momentum_covariance_is_the_tempered_laplace_precision(name):
     x = images_of(name)
     output, decoder, _, _, covariance = probabilistic_pca(x)
     output = output if name == "gaussian" else output_of(name)
@@ -228,7 +228,7 @@ def test_momenta_have_the_precision_of_the_tempered_laplace_approximation_as_cov
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @torch.no_grad()
-def test_adapted_steps_are_accepted_as_often_as_aimed_at_or_as_long_as_is_of_use(name):
+def test_adapted_steps_reach_the_target_acceptance(name):
     target = target_of(name, chains=500, steps=3)
     betas = temperatures(60)
     steps = adapted_steps(target, betas, noise(), lambda share: None)
@@ -256,7 +256,7 @@ def test_temperatures_rise_from_zero_to_one_and_the_pilots_from_fewer(distributi
 # --- the weights -----------------------------------------------------------------------------------------------
 
 
-def test_annealing_gives_the_closed_form_of_probabilistic_pca_within_its_standard_error():
+def test_annealing_agrees_with_probabilistic_pca():
     x = make_images("gaussian")
     output, decoder, exact, *_ = probabilistic_pca(x)
     found = annealed(output, decoder, x, chains=50, distributions=200)
@@ -295,7 +295,7 @@ def test_weights_of_reversed_chains_have_the_inverse_likelihood_as_mean(distribu
 
 @pytest.mark.parametrize("latent_dim", [1, 2])
 @pytest.mark.parametrize("name", [*OUTPUTS, CLAMPED])
-def test_annealing_gives_the_log_likelihood_of_quadrature_within_its_standard_error(name, latent_dim):
+def test_annealing_agrees_with_quadrature(name, latent_dim):
     """ReLU decoders; and where probabilities are clamped the moves' force is not the gradient, which costs no truth."""
     output, decoder, x = output_of(name), make_decoder(latent_dim=latent_dim), images_of(name)
     found = annealed(output, decoder, x, chains=200, distributions=60)
@@ -319,9 +319,7 @@ def test_annealing_works_with_any_decoder(keys, name):
 
 @pytest.mark.parametrize("latent_dim", [1, 2])
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_the_truth_is_bracketed_in_expectation_and_more_distributions_narrow_the_bracket(
-    name, latent_dim, monkeypatch
-):
+def test_more_distributions_narrow_the_bracket_of_the_truth(name, latent_dim, monkeypatch):
     together(300, monkeypatch)
     output, decoder = output_of(name), make_decoder(latent_dim=latent_dim)
     with torch.no_grad():
@@ -339,7 +337,7 @@ def test_the_truth_is_bracketed_in_expectation_and_more_distributions_narrow_the
     assert gaps[1].mean() < 0.5 * gaps[0].mean()
 
 
-def test_annealing_in_float32_agrees_with_float64_within_the_standard_error():
+def test_annealing_in_float32_agrees_with_float64():
     output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
     double = annealed(output, decoder, x, chains=50, distributions=60)
     single = annealed(output.float(), decoder.float(), x.float(), chains=50, distributions=60)
@@ -486,7 +484,7 @@ def checked(tmp_path_factory):
     return results, RunDirectory(runs_dir / results["run_id"])
 
 
-def test_results_have_the_proposals_on_the_annealed_images_beside_annealing(checked):
+def test_results_have_proposals_and_annealing_on_the_same_images(checked):
     results, directory = checked
     arrays = np.load(directory.path / "test_log_likelihood.npz")
     found = results["test"]["log_likelihood"]["ais"]
@@ -553,7 +551,7 @@ def test_a_run_without_checks_has_none_of_their_figures(tmp_path, capsys):
     assert "Bracket" not in printed(results, capsys)
 
 
-def test_a_run_is_annealed_later_with_the_figures_of_the_run_that_asked_for_it(checked):
+def test_later_annealing_gives_the_metrics_of_the_run(checked):
     """And without ais.num_images the bracket is that of sixteen images."""
     results, directory = checked
     again, _ = reevaluate(directory, ["device=cpu"])
@@ -572,7 +570,7 @@ STOPS = ["annealing image", "annealing simulated image", "annealing simulated im
 
 
 @pytest.mark.parametrize("part", STOPS)
-def test_a_signal_stops_a_check_and_the_next_attempt_ends_with_the_same_figures(part, checked, monkeypatch):
+def test_a_check_stopped_by_a_signal_ends_with_the_same_metrics(part, checked, monkeypatch):
     directory = checked[1]
     trained = vlae.load(str(directory.path))
     cfg = trained.config
@@ -655,7 +653,7 @@ def test_a_nested_key_of_a_frozen_run_is_changed_like_any_other():
     assert "did you mean evaluate.ais.num_images?" in caught.value.problems[0]
 
 
-def test_a_run_that_was_frozen_before_the_checks_keeps_its_id_and_has_them_off():
+def test_a_run_from_before_the_checks_keeps_its_id():
     container = compose()
     old = {
         **container,

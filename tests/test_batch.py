@@ -61,7 +61,7 @@ def test_a_signal_while_the_setup_runs_is_known_to_python(shell):
     assert shell("setup", "setup") == (["setup", "starts SIGNAL", "ready"], 5)
 
 
-def test_python_that_dies_of_a_signal_before_it_listens_starts_once_more_and_knows_it(shell):
+def test_python_killed_by_an_early_signal_restarts_once(shell):
     assert shell("early", "starts") == (["setup", "starts -", "starts SIGNAL", "ready"], 5)
 
 
@@ -70,7 +70,7 @@ def test_a_signal_reaches_python_that_listens_and_its_status_is_the_job_s(shell)
 
 
 @pytest.mark.parametrize("status", [0, 1, 126, 127, 255])
-def test_the_status_of_what_the_script_executes_is_its_own_and_bash_complains_of_nothing(status):
+def test_a_script_exits_with_the_status_of_its_command(status):
     """127 is that of a Python which the node does not have, and of a ``wait`` for a child that was waited for."""
     script = "\n".join(["set -eu", *FIRST_LINES, f"vlae_run bash -c 'exit {status}'"])
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
@@ -179,7 +179,7 @@ def test_a_run_is_stuck_where_its_last_two_attempts_ended_where_they_began(jobs,
 @pytest.mark.parametrize(
     ("begun", "starts", "stuck"), [((), 2, False), ((), 3, True), ((0,), 3, False), ((0,), 4, True)]
 )
-def test_a_run_is_stuck_where_it_does_not_even_begin_in_three_starts_of_its_job(jobs, begun, starts, stuck):
+def test_a_run_that_never_begins_in_three_job_starts_is_stuck(jobs, begun, starts, stuck):
     found = jobs("a")
     for restarts in begun:
         found.attempt("a", restarts, STEP[restarts + 1])
@@ -187,7 +187,7 @@ def test_a_run_is_stuck_where_it_does_not_even_begin_in_three_starts_of_its_job(
     assert bool(found.stuck("a")) == stuck
 
 
-def test_a_job_goes_on_for_the_runs_that_make_steps_and_gives_up_the_others(jobs, monkeypatch, capsys):
+def test_a_job_resumes_only_runs_that_make_steps(jobs, monkeypatch, capsys):
     found, executed, requeued = jobs("a", "b"), [], []
 
     class Interrupted:
@@ -219,9 +219,7 @@ def test_a_job_goes_on_for_the_runs_that_make_steps_and_gives_up_the_others(jobs
 
 
 @pytest.mark.parametrize(("restarts", "asked"), [(0, True), (1, False)])
-def test_a_job_that_slurm_has_started_again_elsewhere_is_not_requeued_by_its_old_process(
-    monkeypatch, capsys, restarts, asked
-):
+def test_an_old_process_does_not_requeue_a_restarted_job(monkeypatch, capsys, restarts, asked):
     """Slurm did not see the node any more, on which the old process runs on and comes near its time limit."""
     scripted = ScriptedSlurm().install(monkeypatch)
     scripted.says_of_jobs(f"JobId=12 ArrayJobId=12 ArrayTaskId=2 JobState=RUNNING Restarts={restarts}\n")

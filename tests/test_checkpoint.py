@@ -109,7 +109,7 @@ def test_torch_alone_would_load_other_weights(folder):
         (lambda content: None, "last.pt is missing"),
     ],
 )
-def test_instead_of_a_damaged_one_the_one_before_is_loaded_and_both_are_named(folder, damage, words):
+def test_a_damaged_checkpoint_gives_way_to_the_previous_one(folder, damage, words):
     path = folder / "last.pt"
     content = damage(path.read_bytes())
     path.unlink()

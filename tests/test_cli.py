@@ -184,7 +184,7 @@ def test_evaluate_refuses_a_run_that_was_never_trained(command, runs):
 # --- sample -------------------------------------------------------------------------------------------------------
 
 
-def test_sample_writes_a_picture_of_so_many_images_that_follow_from_the_seed(command, finished, tmp_path):
+def test_sample_writes_images_that_follow_from_the_seed(command, finished, tmp_path):
     pictures, sizes = {}, {}
     for name, words in {"a": [], "again": [], "b": ["--seed", "1"], "few": ["--num", "5"]}.items():
         out = tmp_path / f"{name}.png"
@@ -201,7 +201,7 @@ def test_sample_writes_a_picture_of_so_many_images_that_follow_from_the_seed(com
         assert sizes[name] == (scale * (columns * 9 + 1), scale * (rows * 9 + 1))  # a pixel between images
 
 
-def test_the_help_of_sample_says_that_the_laplace_part_is_for_inference_only(command):
+def test_the_help_of_sample_limits_laplace_to_inference(command):
     status, out, _ = command("sample", "--help")
     assert (status, "Laplace part of a VLAE is for inference only" in " ".join(out.split())) == (0, True)
 

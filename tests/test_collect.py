@@ -38,7 +38,7 @@ def leaves(value, place=()):
     return [(place, value)]
 
 
-def test_a_run_of_an_earlier_scheme_counts_until_its_settings_are_run_again():
+def test_a_run_of_an_earlier_scheme_counts_until_it_is_rerun():
     class Listed(list):
         title = "runs"
 

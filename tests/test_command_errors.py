@@ -90,7 +90,7 @@ def test_the_help_of_vlae_launch_names_it(monkeypatch, capfd):
 # in this process --------------------------------------------------------------------------------------------
 
 
-def test_the_job_gets_the_composed_configuration_and_nothing_is_left_beside_it(command, tmp_path):
+def test_the_job_gets_only_the_composed_configuration(command, tmp_path):
     got = []
     assert command(lambda container: got.append(container) or 0, "model=hf", "+seed=7") == 0
     assert got == [compose(["model=hf", "seed=7"])]
@@ -135,7 +135,7 @@ def test_cfg_refuses_a_choice_that_does_not_exist(command, capfd):
     assert "model: no choice 'nope'" in printed.err
 
 
-def test_multirun_reports_what_is_wrong_with_any_run_before_the_first_starts(command, capfd, tmp_path):
+def test_multirun_reports_all_problems_before_the_first_run(command, capfd, tmp_path):
     ran = []
     assert command(ran.append, "-m", "model=vae,vlae", "seed=0,x", "model.num_updates=3") == 2
     assert ran == []
@@ -191,9 +191,7 @@ def test_a_sweep_file_that_is_not_there_or_not_one_is_refused(command, capfd, tm
 
 @pytest.mark.parametrize("place", ["file", "file/below", "locked/below"])
 @pytest.mark.parametrize("many", [False, True])
-def test_a_runs_dir_that_cannot_be_written_is_one_line_before_runs_are_composed(
-    command, capfd, tmp_path, monkeypatch, place, many
-):
+def test_an_unwritable_runs_dir_is_one_line(command, capfd, tmp_path, monkeypatch, place, many):
     (tmp_path / "file").touch()
     (tmp_path / "locked").mkdir()
     monkeypatch.setattr(

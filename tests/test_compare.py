@@ -76,7 +76,7 @@ def test_a_run_whose_images_are_damaged_is_named(compare, tmp_path):
     assert f"cannot be read: {paths[1].name} (test_log_likelihood.npz cannot be read (" in told
 
 
-def test_images_that_are_known_of_neither_make_no_difference_and_no_warning(compare, tmp_path):
+def test_images_unknown_in_both_runs_cause_no_warning(compare, tmp_path):
     paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
     unknown = np.full(IMAGES, np.nan)
     np.savez(paths[0] / "test_log_likelihood.npz", log_likelihood=unknown, log_likelihood_laplace=unknown)

@@ -99,7 +99,7 @@ def test_every_experiment_validates_with_every_model_output_and_dataset(experime
         validate(compose(chosen))
 
 
-def test_original_code_changes_what_the_released_code_did_and_only_where_the_key_exists():
+def test_original_code_sets_only_keys_that_exist():
     chosen = ["experiment=original_code", "model=savae", "output_dist=bernoulli", "dataset=omniglot"]
     original = compose(chosen)
     assert original["trainer"]["selection"] == "test"
@@ -432,7 +432,7 @@ def test_mps_has_no_float64(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "reason"), [("SparseAdam", "dense gradients"), ("Muon", "2D parameters")])
-def test_an_optimizer_that_cannot_train_every_parameter_is_refused_with_its_own_reason(name, reason, default):
+def test_an_optimizer_that_cannot_train_all_parameters_is_refused(name, reason, default):
     if not hasattr(torch.optim, name):
         pytest.skip("not in this version of torch")
     section = {"name": "mine", "_target_": f"torch.optim.{name}", "lr": 0.1}
@@ -620,7 +620,7 @@ def test_true_is_not_one(path):
 
 
 @pytest.mark.parametrize(("one", "other"), [("1e-3", "0.001"), ("1", "1.0"), ("5e-4", "0.0005")])
-def test_the_spelling_of_a_number_on_the_command_line_does_not_change_the_id(one, other):
+def test_the_spelling_of_a_number_does_not_change_the_id(one, other):
     ids = {run_id(compose([f"optimizer.lr={lr}"])) for lr in (one, other)}
     assert len(ids) == 1
 
@@ -705,7 +705,7 @@ def test_a_file_counts_by_its_content_and_not_by_its_place(npz, tmp_path):
 # building ---------------------------------------------------------------------------------------------------
 
 
-def test_build_gives_plain_values_and_only_the_runtime_arguments_that_are_taken(default):
+def test_build_passes_plain_values_and_known_runtime_arguments(default):
     output = build(default["output_dist"], pixels=64)
     model = build(default["model"], pixels=64, output=output, params="not taken")
     assert model.output is output

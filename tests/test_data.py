@@ -129,7 +129,7 @@ def write_npz(path, **arrays):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_dataset_file_has_the_keys_of_its_loader_at_its_defaults_and_of_preprocessing(name):
+def test_dataset_files_have_the_defaults_of_loader_and_preprocessing(name):
     section = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert section.pop("name") == name
     assert section.pop("_target_") == f"vlae.data.{name}"
@@ -165,7 +165,7 @@ def test_facts_known_before_loading_are_true(mnist_root, svhn_root, omniglot_roo
         assert loader.known["integers"] == (images.levels is not None) == (images.train.dtype == torch.uint8)
 
 
-def test_numbers_of_images_known_before_loading_are_those_of_the_files_and_of_their_comments():
+def test_known_image_counts_match_files_and_comments():
     images = datasets.digits(validation_size=0)
     assert datasets.digits.known["training_images"] == len(images.train)
     assert datasets.digits.known["test_images"] == len(images.test)
@@ -178,7 +178,7 @@ def test_numbers_of_images_known_before_loading_are_those_of_the_files_and_of_th
         assert yaml.safe_load(text)["validation_size"] == validation
 
 
-def test_importing_the_loaders_imports_neither_torchvision_nor_sklearn_nor_scipy():
+def test_loaders_import_no_torchvision_sklearn_or_scipy():
     code = "import sys, vlae.data; sys.exit(bool({'torchvision', 'sklearn', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -198,7 +198,7 @@ def rows(images):
     return {image.numpy().tobytes() for image in images}
 
 
-def test_a_split_is_a_partition_of_the_training_set_that_leaves_the_test_set_alone(mnist_root):
+def test_a_split_partitions_the_training_set_only(mnist_root):
     whole = datasets.mnist(root=str(mnist_root), validation_size=0)
     parts = datasets.mnist(root=str(mnist_root), validation_size=5)
     assert rows(parts.train) | rows(parts.validation) == rows(whole.train)
@@ -219,7 +219,7 @@ def test_the_split_is_a_function_of_split_seed_alone(mnist_root):
     assert not torch.equal(validation(1), first)
 
 
-def test_digits_are_all_there_and_their_test_set_does_not_depend_on_the_validation_size():
+def test_digits_has_one_test_set_for_all_validation_sizes():
     small, large = datasets.digits(validation_size=0), datasets.digits(validation_size=500)
     assert torch.equal(small.test, large.test)
     assert len(small.test) == 297
@@ -285,7 +285,7 @@ def test_a_packed_cifar10_put_in_place_by_hand_is_verified_and_unpacked(tmp_path
     assert {path.name for path in root.iterdir() if path.is_dir()} == {"cifar-10-batches-py"}
 
 
-def test_omniglot_is_column_major_and_transposed_mirrors_it_as_the_released_code(omniglot_root):
+def test_omniglot_is_column_major_and_transposed_mirrors_it(omniglot_root):
     expected = (pixels(TEST, 28, 28, seed=TEST) / 255.0).astype(np.float32)
     upright = datasets.omniglot(root=str(omniglot_root), validation_size=3)
     mirrored = datasets.omniglot(root=str(omniglot_root), validation_size=3, transposed=True)
@@ -356,7 +356,7 @@ LIES = {
 
 
 @pytest.mark.parametrize(("lie", "what"), LIES.values(), ids=LIES)
-def test_an_idx_file_that_is_another_is_named_with_what_it_is_and_its_sources(mnist_root, lie, what):
+def test_a_wrong_idx_file_is_named_with_its_content_and_sources(mnist_root, lie, what):
     path = mnist_root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     path.write_bytes(lie(path.read_bytes()))
     with pytest.raises(DataError) as error:
@@ -472,7 +472,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
-def test_a_cifar10_pickle_with_a_wrong_checksum_is_named_and_never_unpickled(tmp_path, monkeypatch, name):
+def test_a_wrong_cifar10_pickle_is_never_unpickled(tmp_path, monkeypatch, name):
     folder, archive = write_cifar10(tmp_path, monkeypatch)
     archive.unlink()
     trace = tmp_path / "executed"

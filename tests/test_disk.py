@@ -148,7 +148,7 @@ def test_without_patience_the_first_refusal_is_the_error(small):
     assert [path.name for path in small.path.iterdir() if path.is_file()] == ["filler"]
 
 
-def test_patience_ends_with_its_time_with_a_signal_and_where_waiting_is_of_no_use(tmp_path):
+def test_waiting_ends_by_timeout_signal_or_hopelessness(tmp_path):
     error = DiskError("cannot write", "no space left on /")
     with pytest.raises(DiskError), patient(Patience(tmp_path, limit=0.0)):
         patiently(_raising(error))()
@@ -207,7 +207,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_each_writer_waits_on_a_full_disk_and_leaves_what_it_leaves_elsewhere(small, tmp_path, writer):
+def test_each_writer_waits_for_a_full_disk(small, tmp_path, writer):
     run = RunDirectory.create(small.path / "runs", "a-run", {"seed": 0})
     other = RunDirectory.create(tmp_path / "runs", "a-run", {"seed": 0})
     small.fill()
@@ -241,7 +241,7 @@ def _content(path):
     } | {"status": read_json(path / "status.json")["progress"]}
 
 
-def test_a_line_of_metrics_that_arrived_although_the_disk_failed_is_there_once(tmp_path, monkeypatch):
+def test_a_metrics_line_is_written_once_despite_a_disk_error(tmp_path, monkeypatch):
     run = RunDirectory.create(tmp_path, "a-run", {})
     run.append_metrics({"epoch": 1})
     errors, fsync = [refusing(errno.EIO), refusing(errno.EIO)], os.fsync
@@ -260,7 +260,7 @@ def test_a_line_of_metrics_that_arrived_although_the_disk_failed_is_there_once(t
 # --- the record ---------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_waits_and_one_that_gave_up_say_why_although_nothing_can_be_written(small):
+def test_a_full_disk_is_reported_although_nothing_can_be_written(small):
     run = RunDirectory.create(small.path, "a-run", {})
     with contextlib.suppress(DiskError), run.claim() as attempt:
         small.fill()
@@ -296,7 +296,7 @@ def test_a_heartbeat_that_the_disk_refuses_stops_nothing(small):
     assert run.status()["progress"] == {"epoch": 3}
 
 
-def test_a_run_that_finds_its_directory_replaced_when_the_disk_is_back_stops(tmp_path):
+def test_a_run_stops_if_its_directory_was_replaced_meanwhile(tmp_path):
     run = RunDirectory.create(tmp_path, "a-run", {})
     with run.claim() as attempt:
         attempt.waits("no space left on /")
@@ -314,7 +314,7 @@ def test_nothing_that_is_reserved_is_left_of_an_attempt(tmp_path):
     assert {path.name for path in attempt.directory.iterdir()} == {"claim.json", "ended.json"}
 
 
-def test_a_worker_whose_library_meets_a_full_disk_is_interrupted_and_may_go_on(tmp_path, monkeypatch):
+def test_a_library_on_a_full_disk_interrupts_the_run(tmp_path, monkeypatch):
     cfg = container()
     run = RunDirectory.create(tmp_path, run_id(cfg), cfg)
 

@@ -70,7 +70,7 @@ def test_log_density_of_a_sample_is_torchs_at_that_sample(ours, expected):
 
 
 @pytest.mark.parametrize(("ours", "expected"), gaussians())
-def test_samples_are_affine_in_the_noise_with_the_exact_mean_and_covariance(ours, expected):
+def test_samples_are_affine_in_noise_with_exact_mean_and_covariance(ours, expected):
     eps = numbers(6, IMAGES, LATENT, key="eps")
     z0, _ = ours.rsample_with_log_prob(torch.zeros_like(eps))
     torch.testing.assert_close(z0, expected.mean.expand_as(z0), rtol=1e-13, atol=1e-13)
@@ -98,7 +98,7 @@ def test_density_at_a_foreign_point_is_torchs(ours, expected):
     torch.testing.assert_close(ours.log_prob(z), expected.log_prob(z), rtol=1e-11, atol=1e-11)
 
 
-def test_precision_gaussian_samples_mu_plus_the_inverse_transposed_cholesky_factor_times_the_noise():
+def test_precision_gaussian_samples_by_its_cholesky_factor():
     mu, precision = numbers(IMAGES, LATENT, key="mu"), precision_matrices()
     eps = numbers(6, IMAGES, LATENT, key="eps")
     z, _ = PrecisionGaussian(mu, precision).rsample_with_log_prob(eps)
@@ -211,7 +211,7 @@ def test_with_its_own_parameters_a_member_is_itself(member):
     torch.testing.assert_close(again.log_prob(z), member.log_prob(z), rtol=1e-12, atol=1e-12)
 
 
-def test_a_detached_member_has_the_same_density_and_passes_a_gradient_to_the_point_alone(member):
+def test_a_detached_density_has_a_gradient_for_the_point_only(member):
     z = numbers(6, IMAGES, LATENT, key="foreign")
     constant = member.detach()
     assert member.log_prob(z).requires_grad
@@ -258,7 +258,7 @@ class Bare:
         return noise, standard_normal_log_prob(noise)
 
 
-def test_a_posterior_that_lacks_what_is_needed_of_it_is_refused_with_the_missing_named():
+def test_an_incomplete_posterior_is_refused_with_the_missing_methods():
     with pytest.raises(
         TypeError, match=r"the gap needs .*Bare has no log_prob, parameters, with_parameters, detach"
     ):
@@ -293,7 +293,7 @@ def test_gaussian_output_is_torchs_normal_with_one_variance():
     assert torch.equal(output.mean(f), f)
 
 
-def test_gaussian_outputs_variance_of_highest_likelihood_is_the_mean_squared_error():
+def test_the_best_gaussian_output_variance_is_the_mean_squared_error():
     """So its gradient, with which it is learned, vanishes there and has the right sign beside it."""
     output, x, f = GaussianOutput().double(), make_images("gaussian"), outputs()[0]
     for factor, sign in [(0.5, 1), (1.0, 0), (2.0, -1)]:
@@ -326,7 +326,7 @@ def test_clamped_bernoulli_is_bernoulli_with_clamped_probabilities():
     torch.testing.assert_close(output.log_prob(x, f), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_clamped_bernoulli_has_no_gradient_where_the_clamp_binds_and_the_usual_elsewhere():
+def test_clamped_bernoulli_has_no_gradient_where_the_clamp_binds():
     x, f = make_images("bernoulli"), outputs().requires_grad_()
     (gradient,) = torch.autograd.grad(BernoulliOutput(clamp=CLAMP).log_prob(x, f).sum(), f)
     free = f.abs() < LIMIT
@@ -334,7 +334,7 @@ def test_clamped_bernoulli_has_no_gradient_where_the_clamp_binds_and_the_usual_e
     torch.testing.assert_close(gradient[free], (x - torch.sigmoid(f))[free], rtol=1e-11, atol=1e-12)
 
 
-def test_bernoulli_score_and_curvature_are_the_derivatives_of_the_log_density():
+def test_bernoulli_score_and_curvature_are_derivatives_of_log_p():
     output, x, f = BernoulliOutput(), make_images("bernoulli"), outputs()[0].requires_grad_()
     (score,) = torch.autograd.grad(output.log_prob(x, f).sum(), f, create_graph=True)
     (second,) = torch.autograd.grad(score.sum(), f)
@@ -342,7 +342,7 @@ def test_bernoulli_score_and_curvature_are_the_derivatives_of_the_log_density():
     torch.testing.assert_close(output.curvature(f), -second, rtol=1e-11, atol=1e-12)
 
 
-def test_clamped_bernoulli_curvature_is_that_of_the_clamped_probabilities_plus_the_clamp():
+def test_clamped_bernoulli_curvature_includes_the_clamp():
     f = outputs()[0]
     p = torch.sigmoid(f).clamp(CLAMP, 1 - CLAMP)
     curvature = BernoulliOutput(clamp=CLAMP).curvature(f)

@@ -203,7 +203,7 @@ def test_a_second_mirror_is_tried_when_the_first_fails(mnist, tmp_path, monkeypa
     assert len(datasets.mnist(root=str(tmp_path), validation_size=0).test) == 9
 
 
-def test_what_a_killed_process_left_behind_is_never_read_and_is_cleared_away(mnist, tmp_path):
+def test_files_of_a_killed_download_are_removed_unread(mnist, tmp_path):
     raw = tmp_path / ".MNIST.partial" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in mnist.files:
@@ -215,7 +215,7 @@ def test_what_a_killed_process_left_behind_is_never_read_and_is_cleared_away(mni
     assert not (tmp_path / "MNIST" / "raw" / "more").exists()
 
 
-def test_a_packed_file_put_there_by_hand_is_used_and_a_wrong_one_is_refused(mnist, tmp_path):
+def test_a_packed_file_placed_by_hand_is_used_if_correct(mnist, tmp_path):
     place = tmp_path / "MNIST" / "raw" / mnist.faulty
     place.parent.mkdir(parents=True)
     place.write_bytes(b"something else")
@@ -249,9 +249,7 @@ def test_a_file_that_was_there_is_never_replaced(mnist, tmp_path):
         (lambda path: path.symlink_to(path.name), "cannot read|is a link to"),
     ],
 )
-def test_what_stands_in_the_place_of_a_file_is_named_before_anything_is_downloaded(
-    omniglot, tmp_path, make, said
-):
+def test_an_obstacle_is_named_before_the_download(omniglot, tmp_path, make, said):
     path = tmp_path / "OMNIGLOT" / "chardata.mat"
     path.parent.mkdir()
     make(path)

@@ -163,7 +163,7 @@ def test_a_model_looks_the_same_whatever_else_is_drawn(tmp_path, models):
         assert look(marker)[:2] == (style.color, style.marker)
 
 
-def test_other_settings_of_a_model_keep_its_colour_and_differ_in_their_markers(tmp_path):
+def test_settings_of_a_model_share_colour_and_differ_in_marker(tmp_path):
     for updates in (1, 2, 4):
         learned(done(tmp_path, container(VLAE, f"model.num_updates={updates}")), [-3.0, -2.0])
     found = lines(draw("curves", runs_of(tmp_path)).axes[0])
@@ -172,7 +172,7 @@ def test_other_settings_of_a_model_keep_its_colour_and_differ_in_their_markers(t
     assert len({line.get_fillstyle() for line in found.values()}) == 3
 
 
-def test_other_settings_of_a_model_are_points_with_other_fillings_and_t_is_no_setting(tmp_path):
+def test_settings_of_a_model_differ_in_fill_except_t(tmp_path):
     for lr in ("1e-3", "1e-4"):
         for updates in (1, 2):
             done(tmp_path, container(VLAE, f"optimizer.lr={lr}", f"model.num_updates={updates}"))
@@ -282,7 +282,7 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path, damage):
 # --- bars and costs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_point_is_the_mean_over_seeds_with_its_standard_error_and_stands_at_its_t(tmp_path):
+def test_a_point_is_the_mean_over_seeds_at_its_t(tmp_path):
     for seed in range(2):
         done(tmp_path, container(VAE, seed=seed), level=seed)
         for updates in (1, 4):
@@ -409,7 +409,7 @@ def test_costs_are_means_of_seconds_and_of_the_figure(tmp_path):
 # --- what cannot be drawn ---------------------------------------------------------------------------------------------
 
 
-def test_every_kind_says_why_these_runs_cannot_be_drawn_so_and_what_they_can_be_drawn_as(tmp_path):
+def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):
     learned(stopped(tmp_path, container(VLAE), state="failed", reason="exception"), [-3.0])
     runs = runs_of(tmp_path)
     assert drawable(runs) == ["curves"]
@@ -486,7 +486,7 @@ def test_settings_that_differ_in_more_than_the_seed_share_no_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_runs_give_the_same_bytes_in_another_process_and_take_no_torch(tmp_path):
+def test_another_process_draws_the_same_bytes_without_torch(tmp_path):
     some_runs(tmp_path, seeds=2)
     code = (
         "import sys; from vlae.report.plots.draw import draw; from vlae.report.runs import collect\n"

@@ -70,7 +70,7 @@ def test_reported_densities_are_those_of_pixels_in_the_unit_interval(settings):
     assert ess[4] <= own["ess_median"] <= ess[5]
 
 
-def test_bits_per_dim_of_a_uniform_model_are_eight_and_of_undequantised_data_undefined():
+def test_bits_per_dim_of_a_uniform_model_are_eight():
     """Uniform over 256 levels: whatever the transform, its density of y in [0, 1] is one."""
     preprocess, x = preprocessed(dequantise=True, logit_transform=True, **{"lambda": 0.05})
     evaluation, log_det = known(preprocess, x)
@@ -100,7 +100,7 @@ def test_stored_scores_are_read_back_one_number_per_image(tmp_path):
                 assert np.array_equal(stored[f"{field}{end}"], expected)
 
 
-def test_a_share_of_unreliable_images_is_by_the_limit_for_the_samples_each_was_given():
+def test_unreliability_depends_on_the_samples_of_each_image():
     preprocess, x = preprocessed()
     evaluation, _ = known(preprocess, x)
     evaluation.samples = torch.tensor([100.0] * 5 + [10**6] * 5).double()  # limits 0.5 and 0.7
@@ -123,7 +123,7 @@ def test_the_samples_for_a_tenth_of_a_nat_give_that_error():
     assert math.isclose(math.sqrt((1 / efficiency - 1) / needed), 0.1, rel_tol=1e-12)
 
 
-def test_gaps_add_up_to_the_distance_from_the_elbo_to_the_log_likelihood_on_the_same_images():
+def test_gaps_sum_to_log_likelihood_minus_elbo():
     preprocess, x = preprocessed(dequantise=True, logit_transform=True, **{"lambda": 0.05})
     evaluation, log_det = known(preprocess, x)
     better, _ = known(preprocess, x)
@@ -139,7 +139,7 @@ def test_gaps_add_up_to_the_distance_from_the_elbo_to_the_log_likelihood_on_the_
     assert math.isclose(found["log_likelihood"], level, rel_tol=1e-9)
 
 
-def test_an_approximation_gap_is_not_negative_where_every_proposal_is_worse_than_the_family():
+def test_the_approximation_gap_is_never_negative():
     preprocess, x = preprocessed()
     evaluation, _ = known(preprocess, x)
     worse = evaluation.log_likelihood[:4] + 5

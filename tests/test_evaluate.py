@@ -133,7 +133,7 @@ def test_estimate_approaches_log_likelihood_from_below_as_samples_increase(kind,
 
 
 @pytest.mark.parametrize("proposal", ["own", "laplace", "mixture"])
-def test_exact_posterior_has_the_closed_form_as_elbo_and_as_log_likelihood_and_all_samples_are_effective(
+def test_an_exact_posterior_has_the_closed_form_log_likelihood(
     proposal,
 ):
     """Of the mixture because both of its halves are exact here."""
@@ -151,7 +151,7 @@ def test_exact_posterior_has_the_closed_form_as_elbo_and_as_log_likelihood_and_a
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_figures_are_those_of_the_training_objective_with_each_images_own_noise(kind, output):
+def test_metrics_are_the_training_objective_with_noise_per_image(kind, output):
     """The fast scorers and the streaming sums change nothing."""
     model, x = make(kind, output), make_images(output)
     noise = image_noise([generator("cpu", 5, "evaluate", i) for i in range(IMAGES)], torch.float64)
@@ -172,7 +172,7 @@ def test_another_seed_gives_another_estimate():
     assert torch.all(first.log_likelihood != other.log_likelihood)
 
 
-def test_evaluation_in_float32_agrees_with_float64_within_the_standard_error():
+def test_evaluation_in_float32_agrees_with_float64():
     """Torch draws other numbers in another dtype, so not to rounding."""
     model, x = broad(VAE, 2, "gaussian")
     double = scored(model, x, num_samples=4000)
@@ -187,9 +187,7 @@ def test_evaluation_in_float32_agrees_with_float64_within_the_standard_error():
 
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("kind", [VAE, VLAE])
-def test_with_a_target_each_image_is_sampled_until_its_standard_error_is_below_it_or_samples_are_spent(
-    kind, proposal
-):
+def test_a_target_error_sets_the_samples_per_image(kind, proposal):
     model, x = broad(kind, 2, "gaussian")
     x = torch.cat([x, 8 * x])
     scores = scored(model, x, num_samples=6000, proposal=proposal, target_standard_error=0.03)
@@ -207,7 +205,7 @@ def test_with_a_target_each_image_is_sampled_until_its_standard_error_is_below_i
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_a_target_an_images_figures_depend_neither_on_chunks_nor_on_other_images(kind, monkeypatch):
+def test_target_metrics_do_not_depend_on_chunks_or_other_images(kind, monkeypatch):
     model, x = broad(kind, 2, "bernoulli")
     settings = {"num_samples": 3000, "target_standard_error": 0.02, "proposal": "mixture"}
     expected = scored(model, x, **settings)
@@ -264,7 +262,7 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("done", [1, 2, 3])
 @pytest.mark.parametrize("kind", [SAVAE, VLAE])
-def test_an_evaluation_goes_on_from_where_it_was_stopped_to_the_same_figures(kind, done, monkeypatch):
+def test_a_stopped_evaluation_resumes_with_the_same_metrics(kind, done, monkeypatch):
     model, x = make(kind, "gaussian"), make_images("gaussian")
     expected = scored(model, x)
     in_chunks_of(1, 11, monkeypatch)

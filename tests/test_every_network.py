@@ -51,7 +51,7 @@ def model_file(request):
     return request.param
 
 
-def test_every_model_trains_a_step_and_is_scored_by_each_proposal_with_every_network(trained):
+def test_every_model_trains_and_evaluates_with_every_network(trained):
     model, x = trained
     for proposal in ("own", "laplace"):
         scored = evaluate(model, x, proposal=proposal, num_samples=30, memory_budget=16, seed=0)
@@ -69,7 +69,7 @@ def test_a_run_with_convolutions_is_trained_scored_and_loaded_back(tmp_path):
     assert trained.sample(3).shape == (3, 1, 8, 8)
 
 
-def test_images_too_small_for_convolutions_are_refused_before_anything_is_left_on_disk(tmp_path):
+def test_images_too_small_for_convolutions_are_refused(tmp_path):
     images = np.random.default_rng(0).random((20, 2, 3))
     np.savez(tmp_path / "small.npz", train=images, test=images, validation=images)
     dataset = ["dataset=npz", f"dataset.path={tmp_path / 'small.npz'}", f"runs_dir={tmp_path / 'runs'}"]

@@ -148,9 +148,7 @@ def temporary(name, where=None, pid=None, start=None):
         ({"where": "another host"}, 8 * 24 * 3600, False),
     ],
 )
-def test_what_a_killed_process_left_goes_at_once_and_what_belongs_to_a_living_one_stays(
-    tmp_path, of, age, stays
-):
+def test_only_files_of_dead_processes_are_removed(tmp_path, of, age, stays):
     staged = tmp_path / ".new" / temporary("run", **of)
     staged.joinpath("below").mkdir(parents=True)
     deep = tmp_path / "images" / "epoch-000001" / f".{temporary('samples.png', **of)}.tmp"

@@ -228,7 +228,7 @@ def test_a_new_file_alone_is_a_change(checkout):
 
 @pytest.mark.parametrize("with_git", [True, False])
 @pytest.mark.parametrize("runs_dir", ["mine", "results/mine", "sweeps/mine"])
-def test_neither_runs_nor_notes_are_code_whatever_the_runs_directory_is_called(checkout, runs_dir, with_git):
+def test_runs_and_notes_are_not_code(checkout, runs_dir, with_git):
     if not with_git:
         shutil.rmtree(checkout / ".git")
     runs_dir = checkout / runs_dir
@@ -243,7 +243,7 @@ def test_neither_runs_nor_notes_are_code_whatever_the_runs_directory_is_called(c
     assert names_in(copy) == {"launch.py", "vlae/model.py"}
 
 
-def test_a_link_is_copied_as_what_it_leads_to_and_left_out_where_that_is_nothing(checkout, tmp_path):
+def test_a_link_is_copied_as_its_target(checkout, tmp_path):
     tmp_path.joinpath("shared.py").write_text("z = 1\n")
     for name, target in (("linked.py", "shared.py"), ("dangling.py", "nothing.py"), ("round.py", "round.py")):
         place = checkout / "vlae"
@@ -438,9 +438,7 @@ def test_damaged_code_refuses_to_be_executed_or_launched(damaged, tmp_path, monk
         assert f"the frozen code {copy} is damaged ({reason}" in str(error.value)
 
 
-def test_a_worker_starts_no_run_from_damaged_code_and_leaves_it_to_the_next_launch(
-    damaged, tmp_path, monkeypatch, capsys
-):
+def test_a_worker_starts_no_run_from_damaged_code(damaged, tmp_path, monkeypatch, capsys):
     copy, reason = damaged
     run = RunDirectory(stopped(tmp_path / "runs", container("model=vae")))
     monkeypatch.setattr(snapshot, "SOURCE", copy)
@@ -463,7 +461,7 @@ def batch_script(copy: Path) -> subprocess.CompletedProcess:
     return subprocess.run(["bash"], input="\n".join(lines), capture_output=True, text=True, cwd=copy.parent)
 
 
-def test_another_users_copy_is_used_while_it_is_whole_and_refused_when_it_is_not(checkout, tmp_path):
+def test_a_copy_of_another_user_is_used_only_if_whole(checkout, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
     copy = snapshot.freeze(tmp_path / "runs")

@@ -80,7 +80,7 @@ def test_the_elbo_that_gaps_begin_with_is_that_of_the_evaluation(kind):
 
 
 @pytest.mark.parametrize("kind", [VAE, OriginalSAVAE])
-def test_a_measurement_goes_on_from_where_it_was_stopped_in_groups_of_any_size(kind, monkeypatch):
+def test_a_stopped_measurement_resumes_in_groups_of_any_size(kind, monkeypatch):
     model, x = make_model(kind, "bernoulli"), make_images("bernoulli")
     expected = measure_gaps(model, x, memory_budget=512, seed=0, steps=20)
     monkeypatch.setattr(gaps_module, "group_size", lambda *arguments: 1)

@@ -246,7 +246,7 @@ def test_a_choice_of_a_group_is_written_without_quotes(choice):
         ),
     ],
 )
-def test_a_malformed_file_is_refused_with_its_name_the_place_what_was_expected_and_what_came(text, problem):
+def test_a_malformed_file_is_refused_with_place_and_expectation(text, problem):
     assert problems_of(text) == [f"mine.yaml: {problem}"]
 
 
@@ -288,7 +288,7 @@ def test_everything_that_is_wrong_is_said_at_once():
     ]
 
 
-def test_a_file_of_too_many_runs_is_refused_with_its_axes_before_it_is_expanded():
+def test_a_file_of_too_many_runs_is_refused_before_expansion():
     axes = json.dumps({"seed": list(range(1000)), "trainer.epochs": list(range(101))})
     [problem] = problems_of(f"grids: [{axes}, {{model: vae}}]")
     assert problem == (

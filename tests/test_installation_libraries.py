@@ -15,7 +15,7 @@ LAUNCH = Path(__file__).parents[1] / "launch.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["model=vae"], ["-m", "model=vae", "seed=0,1"]])
-def test_a_torchvision_that_does_not_fit_is_one_line_and_nothing_is_claimed(tmp_path, words):
+def test_an_incompatible_torchvision_is_one_line(tmp_path, words):
     fake = tmp_path / "fake" / "torchvision"
     fake.mkdir(parents=True)
     (fake / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')

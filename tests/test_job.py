@@ -59,7 +59,7 @@ def colour(tmp_path) -> Path:
     return path
 
 
-def test_colour_images_and_binary_pixels_are_refused_before_anything_is_written(colour, tmp_path):
+def test_colour_images_with_binary_pixels_are_refused(colour, tmp_path):
     done = launch(tmp_path, "dataset=npz", f"dataset.path={colour}", "output_dist=bernoulli")
     assert_refused(done, "channel", "gaussian")
     assert files(tmp_path) == [colour]
@@ -81,7 +81,7 @@ def test_a_missing_device_is_refused_with_the_choices(tmp_path):
 # --- a run that cannot go on --------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_one_message_and_leaves_a_run_that_goes_on_once_there_is_space(tmp_path):
+def test_a_full_disk_is_one_message_and_the_run_can_resume(tmp_path):
     done = launch(tmp_path, largest_file=DISK_FULL_AT)
     run = run_directory(tmp_path)
     last = run / "checkpoints" / "last.pt"
@@ -115,7 +115,7 @@ class Boom:
         return os.mkdir, (str(self.proof),)
 
 
-def test_neither_an_edited_configuration_nor_a_checkpoint_that_executes_code_is_used(tmp_path):
+def test_edited_configurations_and_unsafe_checkpoints_are_refused(tmp_path):
     launch(tmp_path, largest_file=DISK_FULL_AT)  # an unfinished run
     run, proof = run_directory(tmp_path), tmp_path / "executed"
 
@@ -136,7 +136,7 @@ def test_neither_an_edited_configuration_nor_a_checkpoint_that_executes_code_is_
     assert sorted(run.glob("attempts/*")) == attempts
 
 
-def test_a_run_that_diverges_fails_with_the_metric_the_step_and_a_traceback_on_disk(tmp_path):
+def test_a_diverging_run_fails_with_metric_step_and_traceback(tmp_path):
     done = launch(tmp_path, "model=vae", "optimizer=sgd", "optimizer.lr=1e30")
     assert_refused(done, "_nats", "step", "optimizer.lr", exit_status=1, after=(" attempt 1, on cpu",))
     run = run_directory(tmp_path)

@@ -75,7 +75,7 @@ def test_newton_step_has_the_value_and_every_gradient_of_the_dense_step(name, hi
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("keys", NETWORKS)
-def test_newton_step_of_any_network_has_the_value_and_every_gradient_of_the_dense_step(name, keys):
+def test_the_newton_step_equals_the_dense_step_with_gradients(name, keys):
     """Smooth units: the Jacobian changes with z and every weight, in g and in P."""
     output, decoder = output_named(name), make_decoder(**keys)
     x = images_for(output, pixels=pixels_of(keys)).requires_grad_()
@@ -91,7 +91,7 @@ def test_newton_step_of_any_network_has_the_value_and_every_gradient_of_the_dens
 
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("keys", [{}, *NETWORKS])
-def test_elbo_after_three_chained_updates_has_the_value_and_every_gradient_of_the_dense_vlae(name, keys):
+def test_three_updates_give_the_elbo_and_gradients_of_dense_vlae(name, keys):
     pixels = pixels_of(keys)
     model = make_model(VLAE, name, num_updates=3, damping=0.7, pixels=pixels, **keys)
     x, eps = make_images(name, pixels=pixels), numbers(2, IMAGES, LATENT, key="eps")
@@ -113,7 +113,7 @@ def test_elbo_after_three_chained_updates_has_the_value_and_every_gradient_of_th
     assert_same_gradients(*gradients)
 
 
-def test_one_step_reaches_the_exact_posterior_mean_of_a_linear_gaussian_decoder_from_anywhere():
+def test_one_step_reaches_the_posterior_mean_of_a_linear_decoder():
     output, decoder, x = output_named("gaussian"), make_decoder((6, 4)), make_images("gaussian")
     W, b = linear(decoder)
     s2 = output.log_variance.exp()
@@ -124,7 +124,7 @@ def test_one_step_reaches_the_exact_posterior_mean_of_a_linear_gaussian_decoder_
         torch.testing.assert_close(z + step, mean, rtol=0, atol=1e-12 * (1 + distance))
 
 
-def test_repeated_steps_end_where_the_gradient_of_a_linear_bernoulli_decoders_log_joint_vanishes():
+def test_repeated_steps_find_the_mode_of_a_bernoulli_decoder():
     output, decoder, x = output_named("bernoulli"), make_decoder((6, 4)), make_images("bernoulli")
     linear(decoder)
     z = torch.zeros(IMAGES, LATENT).double()
@@ -137,7 +137,7 @@ def test_repeated_steps_end_where_the_gradient_of_a_linear_bernoulli_decoders_lo
 
 
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
-def test_a_relative_error_of_the_factorised_precision_enters_the_step_squared(name, monkeypatch):
+def test_an_error_of_the_precision_enters_the_step_squared(name, monkeypatch):
     """So the factor may be computed with few digits: the correction is one step of iterative refinement."""
     output, decoder, x, z = output_named(name), make_decoder(), make_images(name), numbers(IMAGES, LATENT)
     likelihood = output.likelihood(decoder, x)

@@ -110,9 +110,7 @@ def left(tmp_path):
 # --- launch -------------------------------------------------------------------------------------------------------
 
 
-def test_code_and_runs_are_frozen_and_the_sweep_is_remembered_before_anything_is_executed(
-    jobs, launcher, runs, tmp_path, capsys
-):
+def test_code_runs_and_sweep_are_recorded_before_execution(jobs, launcher, runs, tmp_path, capsys):
     launcher.status = 7
     assert launch_runs(jobs(), launcher, "s") == 7
     assert launcher.calls == ["check", "prepare", "execute"]
@@ -140,9 +138,7 @@ def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, laun
     assert err.endswith("nothing to do\n")
 
 
-def test_failed_runs_are_an_exit_status_and_a_hint_and_start_again_when_asked_for(
-    jobs, launcher, runs, capsys
-):
+def test_failed_runs_set_the_exit_status_and_restart_on_request(jobs, launcher, runs, capsys):
     launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
     done, failed = runs()
@@ -212,9 +208,7 @@ def test_a_refusal_leaves_nothing_on_disk(jobs, runs, tmp_path, refusal):
     assert launch_runs(jobs(), FakeLauncher(), "s") == 0  # its turn is over
 
 
-def test_a_run_that_this_machine_cannot_execute_is_refused_where_it_is_to_be_executed_here(
-    jobs, launcher, tmp_path
-):
+def test_only_local_runs_must_fit_this_machine(jobs, launcher, tmp_path):
     with pytest.raises(ConfigError, match="cuda:99"):
         launch_runs(jobs("device=cuda:99"), launcher, "s")
     assert (launcher.calls, left(tmp_path)) == ([], [])
@@ -234,9 +228,7 @@ def test_a_submission_that_is_refused_leaves_runs_that_may_start(jobs, launcher,
     assert len(launcher.queues[0].runs) == 2
 
 
-def test_a_submission_whose_command_was_killed_before_it_submitted_is_made_again(
-    jobs, launcher, runs, tmp_path, monkeypatch, capsys
-):
+def test_a_submission_killed_before_it_began_is_repeated(jobs, launcher, runs, tmp_path, monkeypatch, capsys):
     slurm = ScriptedSlurm().install(monkeypatch)
     launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
@@ -263,9 +255,7 @@ def test_a_launch_removes_queues_that_ended_long_ago(jobs, launcher, tmp_path, m
     assert [queue.token for queue in queues.all_queues(tmp_path / "runs")] == [launcher.queues[1].token]
 
 
-def test_runs_that_are_cancelled_while_a_launch_waits_for_its_turn_start_by_the_next_command_alone(
-    jobs, launcher, runs, capsys, monkeypatch
-):
+def test_runs_cancelled_while_a_launch_waits_do_not_start(jobs, launcher, runs, capsys, monkeypatch):
     module = sys.modules["vlae.launching.launch"]
     waited = []
 
@@ -396,7 +386,7 @@ def test_the_exit_status_of_a_worker_tells_how_the_run_ended(run, executions, en
     assert work(run.path, 0) == status
 
 
-def test_a_run_that_cannot_be_prepared_has_failed_with_its_traceback_in_the_log(run, capfd):
+def test_a_run_that_cannot_be_prepared_fails_with_a_traceback(run, capfd):
     with capfd.disabled():
         assert work(run.path, 0) == FAILED
     assert run.state() == "failed"

@@ -87,7 +87,7 @@ def test_precision_is_the_hessian_of_minus_the_log_joint(name, make_linear):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("hidden_dims", DEPTHS)
-def test_curvature_product_is_the_precision_without_the_identity_times_the_vector(name, hidden_dims):
+def test_the_curvature_product_is_precision_minus_identity(name, hidden_dims):
     output, decoder, x, z = set_up(name, hidden_dims)
     v = numbers(IMAGES, LATENT, key="v")
     likelihood, at = output.likelihood(decoder, x), decoder.linearise(z)
@@ -98,9 +98,7 @@ def test_curvature_product_is_the_precision_without_the_identity_times_the_vecto
 @pytest.mark.parametrize("quantity", ["gradient", "curvature_product", "precision"])
 @pytest.mark.parametrize("hidden_dims", DEPTHS)
 @pytest.mark.parametrize("pixels", [3, PIXELS])
-def test_short_cut_through_the_gram_matrix_is_the_explicit_way_with_every_parameters_gradient(
-    quantity, hidden_dims, pixels
-):
+def test_the_gram_matrix_gives_the_explicit_values_and_gradients(quantity, hidden_dims, pixels):
     output, decoder, x, z = set_up("gaussian", hidden_dims, pixels)
     z, x = z.requires_grad_(), x.requires_grad_()
     short_cut = output.likelihood(decoder, x)
@@ -124,7 +122,7 @@ def test_short_cut_through_the_gram_matrix_is_the_explicit_way_with_every_parame
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("keys", NETWORKS)
-def test_with_any_network_gradient_precision_and_curvature_product_are_the_explicit_ones(name, keys):
+def test_any_network_has_explicit_gradient_precision_and_curvature(name, keys):
     """Gaussian, convolutional: J'J / s2 + I."""
     output, decoder = make_output(name).double(), make_decoder(**keys)
     x, z, v = (
@@ -160,7 +158,7 @@ def test_weighted_gram_has_the_gradients_of_finite_differences():
     torch.testing.assert_close(WeightedGram.apply(J, V), torch.einsum("bip,bp,bjp->bij", J, V, J))
 
 
-def test_second_derivatives_of_the_products_are_those_of_finite_differences():
+def test_second_derivatives_match_finite_differences():
     """Their backward passes reuse the products of the forward passes: these must not count as constants."""
     A, root = numbers(2, 3, 4, key="A").requires_grad_(), numbers(4, 4, key="G").requires_grad_()
     J, V = numbers(2, 3, 4, key="J").requires_grad_(), numbers(2, 4, key="V").exp().requires_grad_()
@@ -176,7 +174,7 @@ SCORED = [*(make_output(name).double() for name in OUTPUTS), BernoulliOutput(cla
 @pytest.mark.parametrize("output", SCORED, ids=["gaussian", "bernoulli", "clamped"])
 @pytest.mark.parametrize("pixels", [3, 5, 12], ids=["fewer", "as many", "more"])
 @torch.no_grad()
-def test_scorer_is_the_log_density_of_the_output_with_fewer_or_more_pixels_than_hidden_units(output, pixels):
+def test_the_scorer_is_the_log_density_for_any_layer_sizes(output, pixels):
     decoder, z = make_decoder((6, 5), pixels), numbers(20, IMAGES, LATENT, key="many")
     x = make_images("bernoulli" if output.support == "binary" else "gaussian", pixels=pixels)
     expected = output.log_prob(x, decoder(z))
@@ -200,7 +198,7 @@ def test_scorer_of_any_network_is_the_log_density_of_the_output(output, keys):
 
 
 @torch.no_grad()
-def test_rotated_scorer_keeps_its_digits_in_float32_where_most_of_the_image_is_out_of_the_decoders_reach():
+def test_the_rotated_scorer_is_precise_in_float32():
     output, decoder = make_output("gaussian"), make_decoder((6, 5), 500)
     x, z = make_images("gaussian", pixels=500), numbers(20, IMAGES, LATENT, key="many")
     exact = output.log_prob(x, decoder(z))

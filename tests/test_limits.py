@@ -109,7 +109,7 @@ def test_the_range_is_said_and_settings_of_a_launcher_have_it_too():
         ),
     ],
 )
-def test_what_does_not_fit_into_memory_is_refused_by_the_key_that_makes_it_large(overrides, key):
+def test_a_run_too_large_for_memory_is_refused_with_the_key(overrides, key):
     assert keys_of(overrides) == [key]
 
 

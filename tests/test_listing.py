@@ -38,7 +38,7 @@ def test_a_terminal_that_is_wide_enough_has_a_table():
     assert all(heading in lines[1] for heading in HEADINGS)
 
 
-def test_on_a_narrow_terminal_the_cells_stand_below_the_name_and_none_is_broken():
+def test_on_a_narrow_terminal_cells_stand_below_the_name():
     assert printed(80, terminal=True) == [
         RUN,
         *(f"    {cell}" for cell in ROWS[0][1:]),

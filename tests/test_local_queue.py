@@ -102,7 +102,7 @@ def outcome(run: RunDirectory) -> object:
     return re.sub(r'"seconds[a-z_]*": [^,}]*', "", text)
 
 
-def test_one_failure_stops_no_other_run_and_only_what_is_missing_starts_again(tmp_path):
+def test_one_failure_stops_no_other_run(tmp_path):
     text = launch(tmp_path, "model=vae", "seed=0,1", *NAN, status=1)
     assert text.count("failed: model") + text.count("failed: seed") >= 2
     text = launch(tmp_path, "model=vae", "seed=0,1,2", status=0)
@@ -122,7 +122,7 @@ def test_one_failure_stops_no_other_run_and_only_what_is_missing_starts_again(tm
     assert sum(attempts(tmp_path)) == sum(before) + 2
 
 
-def test_ctrl_c_interrupts_the_runs_and_the_same_command_ends_as_if_it_had_not(tmp_path):
+def test_after_ctrl_c_the_same_command_completes_the_runs(tmp_path):
     seeds = ("model=vae", "seed=0,1,2", "trainer.epochs=80")
     command = Command(tmp_path, *TINY, *seeds)
     wait_until(lambda: training(tmp_path, 2))
@@ -265,7 +265,7 @@ def server_of(queue_process: psutil.Process) -> psutil.Process:
     return found
 
 
-def test_runs_outlive_the_server_that_they_were_forked_from_and_none_is_started_beside_them(tmp_path):
+def test_runs_outlive_their_fork_server_and_start_only_once(tmp_path):
     command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=80")
     wait_until(lambda: training(tmp_path, 2))
     (queue_process,) = psutil.Process(command.process.pid).children()

@@ -42,7 +42,7 @@ def _raise(error):
 
 
 @pytest.mark.parametrize("act", WITHOUT_MEMORY.values(), ids=WITHOUT_MEMORY)
-def test_a_run_without_memory_has_failed_out_of_memory_and_says_so_in_one_line(tmp_path, monkeypatch, act):
+def test_a_run_without_memory_fails_with_one_line(tmp_path, monkeypatch, act):
     cfg = container()
     run = RunDirectory.create(tmp_path, run_id(cfg), cfg)
     monkeypatch.setattr(experiment_run, "_carry_out", lambda *_: act())

@@ -73,7 +73,7 @@ def exact_posterior(x, W, b, s2):
 
 
 @torch.no_grad()
-def test_with_a_linear_decoder_and_a_full_step_every_log_weight_of_vlae_is_the_log_evidence():
+def test_vlae_log_weights_of_a_linear_decoder_are_the_log_evidence():
     """Probabilistic PCA: q is the exact posterior, so p(x, z) / q(z | x) = N(x; b, WW' + s2 I) at every z."""
     model, x, W, b, s2 = probabilistic_pca(num_updates=1, damping=1.0)
     z = numbers(50, LATENT)
@@ -86,7 +86,7 @@ def test_with_a_linear_decoder_and_a_full_step_every_log_weight_of_vlae_is_the_l
 
 
 @torch.no_grad()
-def test_with_a_linear_decoder_and_a_full_step_vlae_has_the_exact_posteriors_mean_and_precision():
+def test_vlae_of_a_linear_decoder_is_the_exact_posterior():
     model, x, W, b, s2 = probabilistic_pca(num_updates=1, damping=1.0)
     mean, P = exact_posterior(x, W, b, s2)
     q = model.posterior(x, noise())
@@ -96,9 +96,7 @@ def test_with_a_linear_decoder_and_a_full_step_vlae_has_the_exact_posteriors_mea
 
 @pytest.mark.parametrize(("updates", "left"), [(1, 0.5), (2, 0.375), (4, 0.2734375), (8, 0.196380615234375)])
 @torch.no_grad()
-def test_the_papers_damping_contracts_the_distance_to_the_mode_by_a_central_binomial_coefficient(
-    updates, left
-):
+def test_damping_contracts_by_a_central_binomial_coefficient(updates, left):
     """prod_t (1 - 0.5/(t+1)) = C(2T, T) / 4^T, whatever the image and wherever the encoder starts."""
     assert left == math.comb(2 * updates, updates) / 4**updates
     model, x, W, b, s2 = probabilistic_pca(num_updates=updates)
@@ -157,7 +155,7 @@ def assert_exact_posterior(q, x, W, b, s2):
 
 
 @pytest.mark.parametrize("kind", [FullCovariance, VLAE])
-def test_the_best_member_of_a_full_covariance_family_is_the_exact_posterior_with_a_linear_decoder(kind):
+def test_the_best_full_covariance_member_is_the_exact_posterior(kind):
     """By gradient ascent on an image's own parameters, whether they give the covariance or the precision."""
     model, x = make_model(kind, "gaussian", hidden_dims=(8, 6)), make_images("gaussian")
     model.requires_grad_(False)
@@ -169,7 +167,7 @@ def test_the_best_member_of_a_full_covariance_family_is_the_exact_posterior_with
     assert_exact_posterior(q.with_parameters(*best), x, W, b, model.output.log_variance.exp())
 
 
-def test_an_amortised_full_covariance_converges_to_the_exact_posterior_of_images_it_has_not_seen():
+def test_full_covariance_heads_learn_the_exact_posterior():
     model, W, b, s2 = full_covariance_pca()
     x = numbers(60, PIXELS, key="seen")
     heads = nn.ModuleList([model.amortised, model.below]).requires_grad_()
@@ -182,7 +180,7 @@ def test_an_amortised_full_covariance_converges_to_the_exact_posterior_of_images
 
 
 @torch.no_grad()
-def test_with_a_linear_decoder_one_update_of_vlae_newton_reaches_the_mode_from_anywhere():
+def test_one_newton_update_reaches_the_mode_of_a_linear_decoder():
     """So every log-weight is the log-evidence."""
     model = make_model(VLAENewton, "gaussian", hidden_dims=(8, 6), num_updates=1)
     x, (W, b), s2 = make_images("gaussian"), linear(model.decoder), model.output.log_variance.exp()
@@ -218,7 +216,7 @@ def step_lengths(model, x, path):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @torch.no_grad()
-def test_no_update_of_vlae_newton_lowers_log_p_and_each_is_the_longest_halved_step_that_does_not(output):
+def test_newton_updates_never_lower_log_p(output):
     model, x = far_from_the_mode(output)
     path = model.refinements(x, noise())
     values = torch.stack([model.log_joint(x, mu) for mu in path])
@@ -354,7 +352,7 @@ def iaf_networks(model, x):
 
 
 @pytest.mark.parametrize("flow_hidden_dims", [(12,), (12, 10)])
-def test_each_output_of_an_autoregressive_network_sees_all_previous_dimensions_and_no_other(flow_hidden_dims):
+def test_autoregressive_outputs_see_all_and_only_previous_dimensions(flow_hidden_dims):
     model, x = make_iaf(flow_hidden_dims=flow_hidden_dims)
     before = torch.ones(LATENT, LATENT).tril(-1).bool()
     for network in iaf_networks(model, x):
@@ -364,7 +362,7 @@ def test_each_output_of_an_autoregressive_network_sees_all_previous_dimensions_a
             assert torch.equal(seen, before)
 
 
-def test_one_autoregressive_step_has_a_triangular_jacobian_with_the_gates_on_its_diagonal():
+def test_an_autoregressive_step_has_a_triangular_jacobian():
     model, x = make_iaf(num_flows=1)
     z0 = numbers(5, IMAGES, LATENT).requires_grad_()
     z, log_det = model.posterior(x, noise()).flow(z0)
@@ -387,7 +385,7 @@ def test_autoregressive_flow_has_the_log_determinant_of_its_jacobian(flows, cond
 
 
 @pytest.mark.parametrize("flows", [2, 3, 4])
-def test_autoregressive_flow_is_the_papers_gate_with_the_order_reversed_between_steps(flows):
+def test_the_autoregressive_flow_is_gated_and_reverses_its_order(flows):
     """Undoing the reversals, each step's Jacobian is triangular, and the flow's is their product."""
     model, x = make_iaf(flows)
     z0 = numbers(5, IMAGES, LATENT).requires_grad_()
@@ -423,7 +421,7 @@ def test_autoregressive_flow_with_open_gates_is_the_identity(flows):
 
 
 @torch.no_grad()
-def test_every_dimension_of_the_flow_depends_on_the_image_if_conditional_and_none_if_not():
+def test_only_conditional_flows_depend_on_the_image():
     """For the same z_0: the released code's mask on the context was all zero."""
     z0 = numbers(5, 1, LATENT).expand(-1, IMAGES, -1)
     for conditional in (True, False):
@@ -468,7 +466,7 @@ def test_autoregressive_posterior_density_integrates_to_one(flows):
 
 
 @torch.no_grad()
-def test_density_of_an_autoregressive_flow_is_zero_where_its_inverse_overflows_and_nan_only_where_the_point_is():
+def test_flow_density_is_zero_where_its_inverse_overflows():
     model, x = make_iaf(3, scale=4.0)  # gates that close
     q, z = model.posterior(x, noise()), numbers(500, IMAGES, LATENT, key="foreign") * 3
     log_q = q.log_prob(z)
@@ -530,7 +528,7 @@ def own_noise(images):
     return image_noise([generator("cpu", "image", i) for i in images], torch.float64)
 
 
-def test_savae_posterior_of_an_image_does_not_depend_on_its_batch_and_that_of_the_released_code_does():
+def test_only_the_released_savae_depends_on_the_batch():
     x = make_images("gaussian")
     for kind, independent in [(SAVAE, True), (OriginalSAVAE, False)]:
         model = make_model(kind, "gaussian", step_size=0.1)
@@ -551,7 +549,7 @@ def test_the_released_savae_steps_by_the_batch_means_gradient():
 
 
 @torch.no_grad()
-def test_clipping_leaves_gradients_up_to_the_norm_and_shortens_longer_ones_to_it():
+def test_clipping_shortens_only_gradients_above_the_norm():
     step, directions = ascend(0.1, 5.0), torch.nn.functional.normalize(numbers(IMAGES, LATENT), dim=-1)
     for norm, expected in [(1e-9, 1e-9), (4.999, 4.999), (5.001, 5.0), (1e6, 5.0)]:
         moved = step(torch.zeros_like(directions), norm * directions)
@@ -589,9 +587,7 @@ class WeightedElbo(nn.Module):
 @pytest.mark.parametrize("clip_norm", [0.5, 50.0], ids=["clipped", "unclipped"])
 @pytest.mark.parametrize("kind", [SAVAE, OriginalSAVAE])
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_gradients_through_the_unrolled_steps_of_savae_are_those_of_finite_differences(
-    output, kind, clip_norm
-):
+def test_gradients_of_unrolled_savae_match_finite_differences(output, kind, clip_norm):
     model = make_model(
         kind,
         output,
@@ -703,7 +699,7 @@ def test_every_posterior_gives_samples_and_log_densities_with_their_axes(configu
         assert torch.isfinite(log_q).all()
 
 
-def test_every_posteriors_log_density_is_that_of_its_noise_minus_the_log_determinant(configured):
+def test_log_density_is_that_of_the_noise_minus_log_determinant(configured):
     """log q(z) = log N(eps; 0, I) - log |det dz/deps|, the determinant by automatic differentiation."""
     model, x = configured
     eps = numbers(6, IMAGES, LATENT).requires_grad_()
@@ -712,7 +708,7 @@ def test_every_posteriors_log_density_is_that_of_its_noise_minus_the_log_determi
     torch.testing.assert_close(log_q, standard_normal_log_prob(eps) - log_det, rtol=1e-10, atol=1e-10)
 
 
-def test_every_posteriors_density_at_an_own_sample_is_the_one_that_came_with_it(configured):
+def test_log_prob_of_a_sample_is_its_log_q(configured):
     model, x = configured
     q = model.posterior(x, noise())
     assert isinstance(q, FamilyMember)
@@ -731,7 +727,7 @@ def test_every_posterior_with_its_own_parameters_is_itself(configured):
     )
 
 
-def test_no_gradient_leaves_a_detached_posterior_and_the_same_reaches_the_point(configured):
+def test_a_detached_posterior_passes_gradients_to_the_point_only(configured):
     model, x = configured
     q = model.posterior(x, noise())
     z = q.rsample_with_log_prob(numbers(6, IMAGES, LATENT))[0].detach() + 0.1 * numbers(
@@ -742,7 +738,7 @@ def test_no_gradient_leaves_a_detached_posterior_and_the_same_reaches_the_point(
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
 
 
-def test_gradient_ascent_on_an_images_own_parameters_raises_its_elbo_and_no_other_images(configured):
+def test_ascent_on_one_images_parameters_raises_only_its_elbo(configured):
     """What the amortisation gap is measured with."""
     model, x = configured
     q, eps = model.posterior(x, noise()).detach(), numbers(20, IMAGES, LATENT)
@@ -763,7 +759,7 @@ def test_gradient_ascent_on_an_images_own_parameters_raises_its_elbo_and_no_othe
 
 
 @torch.no_grad()
-def test_a_model_says_whether_its_posteriors_have_a_closed_form_divergence_and_it_is_the_mean_of_the_sampled(
+def test_the_closed_form_divergence_is_the_mean_of_the_sampled_one(
     configured,
 ):
     model, x = configured
@@ -778,7 +774,7 @@ def test_a_model_says_whether_its_posteriors_have_a_closed_form_divergence_and_i
     torch.testing.assert_close(q.kl_to_prior(), sampled, rtol=1e-10, atol=1e-10)
 
 
-def test_samples_of_a_posterior_do_not_depend_on_how_many_are_drawn_at_once(configured):
+def test_samples_do_not_depend_on_their_number(configured):
     model, x = configured
     q, eps = model.posterior(x, noise()), numbers(6, IMAGES, LATENT)
     z, log_q = q.rsample_with_log_prob(eps)

@@ -101,7 +101,7 @@ def test_none_is_no_name_but_null_is_the_default():
 
 @pytest.mark.parametrize("sweep", [(), ("-m",)])
 @pytest.mark.parametrize("mode", ["dry_run=true", "dry_run=false"])
-def test_runs_that_cannot_be_written_are_refused_by_the_plan_as_by_the_launch(launch, tmp_path, mode, sweep):
+def test_plan_and_launch_refuse_unwritable_runs_alike(launch, tmp_path, mode, sweep):
     (tmp_path / "runs").write_text("mine")
     status, text = launch(*sweep, *TINY, mode)
     assert status == 2

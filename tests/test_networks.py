@@ -151,7 +151,7 @@ def reverse_mode_jacobian(function, z):
 @pytest.mark.parametrize("keys", NETWORKS)
 @pytest.mark.parametrize("product", ["features", "jvp", "vjp", "jacobian"])
 @pytest.mark.parametrize("of", ["features", "pixels"])
-def test_linearisation_of_any_network_has_the_values_and_gradients_of_reverse_mode(keys, product, of):
+def test_linearisation_agrees_with_reverse_mode(keys, product, of):
     """With respect to z, the weights and the biases: where units are smooth, the Jacobian depends on all of them."""
     decoder, z = make_decoder(**keys), points().requires_grad_()
     function = decoder.body if of == "features" else decoder
@@ -175,7 +175,7 @@ def test_linearisation_of_any_network_has_the_values_and_gradients_of_reverse_mo
 
 
 @pytest.mark.parametrize("keys", [{}, *NETWORKS])
-def test_parts_of_a_linearisation_are_those_of_their_images_without_gradient(keys):
+def test_parts_of_a_linearisation_belong_to_their_images(keys):
     decoder = make_decoder(**keys)
     whole = decoder.linearise_pixels(decoder.linearise(points().requires_grad_()))
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_convolutional_networks_take_and_give_images_of_any_size(sides, channels
 
 
 @pytest.mark.parametrize("sides", SIDES[:6])
-def test_every_pixel_depends_on_z_and_every_feature_map_on_the_pixels_above_it(sides):
+def test_every_pixel_and_every_feature_map_is_connected(sides):
     """No border is left out, whichever sides are odd."""
     image = (2, *sides)
     encoder, decoder = (
@@ -271,9 +271,7 @@ def test_convolutions_need_the_shape_of_an_image():
 
 
 @pytest.mark.parametrize(("scheme", "gain"), GAINS)
-def test_backward_pass_through_the_decoder_keeps_the_variance_times_a_quarter_of_the_gain_to_the_sixth(
-    scheme, gain
-):
+def test_backward_variance_of_the_decoder_follows_the_gain(scheme, gain):
     """Three layers, of which two pass half of the gradient: 1 for ``paper``, 0.115 for ``original``."""
     ratios = []
     for draw in range(12):
@@ -360,7 +358,7 @@ def test_a_run_is_made_for_the_variance_of_its_pixels(initialisation, small):
 
 @pytest.mark.parametrize(("scheme", "gain"), GAINS)
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
-def test_backward_pass_through_a_convolution_multiplies_the_variance_by_the_squared_gain(kind, scheme, gain):
+def test_backward_variance_of_a_convolution_is_the_squared_gain(kind, scheme, gain):
     """Away from the border: as through a linear layer, whatever the stride does to the number of places."""
     ratios = []
     for draw in range(12):
@@ -377,7 +375,7 @@ def test_backward_pass_through_a_convolution_multiplies_the_variance_by_the_squa
 
 
 @pytest.mark.parametrize("image", [None, IMAGE])
-def test_models_that_differ_in_their_activation_alone_begin_with_the_same_weights(image):
+def test_the_activation_does_not_change_the_initial_weights(image):
     relu, gelu = (
         make_decoder(activation=activation, image=image).state_dict() for activation in ("relu", "gelu")
     )
@@ -402,7 +400,7 @@ def test_log_variances_of_a_convolutional_encoder_begin_with_variance_one():
 @pytest.mark.parametrize(
     ("activation", "passed"), [("relu", 0.5), ("gelu", 0.46), ("tanh", 0.46), ("softplus", 0.29)]
 )
-def test_units_pass_the_share_of_the_backward_variance_that_initialise_says(activation, passed):
+def test_units_pass_the_expected_backward_variance(activation, passed):
     """E[unit'(a)^2] for standard normal a, on a grid."""
     a = torch.linspace(-9, 9, 20_001, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(UNITS[activation](a).sum(), a)

@@ -99,7 +99,7 @@ def test_importance_weighted_bound_is_the_log_of_the_mean_weight():
     )
 
 
-def test_importance_weighted_bound_of_one_sample_is_its_log_weight_and_of_equal_weights_theirs():
+def test_the_bound_of_equal_weights_is_their_log_weight():
     log_w = numbers(1, IMAGES)
     assert torch.equal(importance_weighted_bound(log_w), log_w[0])
     torch.testing.assert_close(
@@ -138,7 +138,7 @@ def gradient_of(estimator, model, x, noise, samples):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_sampled_elbo_is_the_mean_over_images_and_samples_of_the_log_weight(kind):
+def test_the_sampled_elbo_is_the_mean_log_weight(kind):
     model, x = make(kind, "gaussian")
     loss, figures = sampled_elbo(model, x, noise(), 5)
     terms = sample_terms(model, x, noise(), 5)
@@ -149,7 +149,7 @@ def test_the_sampled_elbo_is_the_mean_over_images_and_samples_of_the_log_weight(
 
 
 @pytest.mark.parametrize("kind", [VAE, FullCovariance, HF, VLAE, VLAENewton])
-def test_elbo_with_the_closed_form_divergence_is_the_mean_of_the_sampled_one_and_so_is_every_gradient(kind):
+def test_closed_form_elbo_and_gradients_are_means_of_sampled_ones(kind):
     """Over the sigma points, which give the mean of the log-density ratio exactly."""
     model, x = make(kind, "gaussian")
     eps, samples = given(sigma_points(IMAGES, LATENT)), 2 * LATENT
@@ -287,7 +287,7 @@ def test_dreg_has_the_expectation_of_the_bounds_ordinary_gradient(kind):
 
 
 @pytest.mark.parametrize("kind", [VAE, FullCovariance, HF, IAF])
-def test_dreg_varies_less_than_the_ordinary_gradient_for_the_encoder_of_a_trained_model(kind):
+def test_dreg_has_less_variance_for_a_trained_encoder(kind):
     model, x = tiny(kind)
     model, x = trained(model, x), x[:300]
     dreg, ordinary = (
@@ -317,7 +317,7 @@ class BarePosterior:
         self.noise_dim, self.rsample_with_log_prob = q.noise_dim, q.rsample_with_log_prob
 
 
-def test_a_posterior_of_two_methods_trains_by_the_sampled_elbo_and_is_told_what_the_others_need():
+def test_a_minimal_posterior_trains_by_the_sampled_elbo_only():
     model, x = make(Bare, "gaussian")
     sampled_elbo(model, x, noise(), 2)[0].backward()
     with pytest.raises(TypeError, match=r"trainer\.objective=iwae needs .* BarePosterior has no log_prob, "):

@@ -54,7 +54,7 @@ def test_a_tail_of_equal_weights_is_light():
     assert k_hat(tail[:, None]) < 0.1
 
 
-def test_equal_weights_are_exact_and_one_weight_alone_is_not_to_be_believed():
+def test_equal_weights_are_exact_and_a_single_weight_is_unreliable():
     assert k_hat(np.zeros((50, 1))) == [0.0]
     assert k_hat(np.r_[np.full(49, -1e4), 0.0][:, None]) == [math.inf]
     assert np.isnan(k_hat(np.arange(4.0)[:, None])).all()

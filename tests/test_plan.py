@@ -54,7 +54,7 @@ def finish(run, **cost):
     directory_of(run).write_results({"run_id": run.run_id, "test": {"elbo": -1.0}, "cost": cost})
 
 
-def test_what_is_done_running_or_failed_does_not_start_and_what_is_interrupted_does(planned):
+def test_only_missing_and_interrupted_runs_start(planned):
     new = planned(seeds=5).runs
     finish(new[0])
     directory_of(new[1]).write_status(state="failed", attempt=1, reason="exception", message="a bug")

@@ -297,9 +297,7 @@ def test_a_run_that_failed_of_itself_while_it_was_told_to_stop_has_failed(
     assert executed(queue("a"), signals=signals) == {"a": "failed"}
 
 
-def test_no_run_starts_while_the_disk_refuses_writes_and_all_are_done_when_it_takes_them_again(
-    queue, executed, executor, monkeypatch
-):
+def test_runs_wait_until_the_disk_takes_writes_again(queue, executed, executor, monkeypatch):
     monkeypatch.setattr(pool, "PROBE_EVERY", 0.0)
     monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
     answers = [None, None, *["no space left on /scratch"] * 20]
@@ -311,9 +309,7 @@ def test_no_run_starts_while_the_disk_refuses_writes_and_all_are_done_when_it_ta
     assert alive.count(0) > 10
 
 
-def test_a_disk_that_refuses_writes_for_too_long_ends_what_waits_with_its_reason(
-    queue, executed, executor, monkeypatch
-):
+def test_a_disk_without_writes_for_too_long_ends_waiting_runs(queue, executed, executor, monkeypatch):
     monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
     monkeypatch.setattr(pool, "PATIENCE", 0.02)
     monkeypatch.setattr(pool, "refusal", lambda _: "no space left on /scratch")
@@ -349,7 +345,7 @@ def test_a_run_whose_process_cannot_be_started_is_tried_again(queue, executed, e
     assert executor.ended_jobs[-1][2] == "cannot start a process: [Errno 11] no more processes"
 
 
-def test_a_run_that_lives_after_its_server_was_killed_is_followed_to_its_end(
+def test_a_run_that_outlives_its_server_is_followed_to_its_end(
     queue, executed, executor, monkeypatch, tmp_path
 ):
     """It is not started again, and its record tells how it ended; one that had not begun is started again."""
@@ -374,9 +370,7 @@ def test_a_run_that_lives_after_its_server_was_killed_is_followed_to_its_end(
     assert executed(queue(*"ac")) == {"a": "done", "c": "done"}
 
 
-def test_a_run_without_progress_is_ended_with_the_reason_and_one_that_makes_some_is_not(
-    queue, executed, executor, monkeypatch, tmp_path
-):
+def test_only_a_run_without_progress_is_ended(queue, executed, executor, monkeypatch, tmp_path):
     monkeypatch.setattr(pool, "CANCELLED_WITHIN", 0.0)
     made = queue(*"abc")
     made.settings["run_timeout_min"] = 0.002
@@ -408,7 +402,7 @@ def test_a_run_without_progress_is_ended_with_the_reason_and_one_that_makes_some
 
 
 @pytest.mark.parametrize(("counts", "said"), [((3, 4), True), ((3, 3), False), ((None, None), False)])
-def test_a_killed_run_is_said_to_have_met_the_kernel_only_where_the_kernel_ended_something(
+def test_a_kill_by_the_kernel_is_reported_only_if_it_happened(
     queue, executed, executor, monkeypatch, counts, said
 ):
     answers = list(counts)
@@ -418,9 +412,7 @@ def test_a_killed_run_is_said_to_have_met_the_kernel_only_where_the_kernel_ended
     assert ("lack of memory" in executor.ended_jobs[0][2]) == said
 
 
-def test_cancelled_runs_do_not_start_and_those_under_way_are_told_until_they_listen(
-    queue, executed, executor, tmp_path
-):
+def test_cancelled_runs_do_not_start_and_running_ones_stop(queue, executed, executor, tmp_path):
     made, looks = queue(*"abcd"), []
 
     def act():
@@ -453,7 +445,7 @@ def test_a_cancelled_run_that_ends_well_all_the_same_is_done(queue, executed, ex
     assert executed(made) == {"a": "done"}
 
 
-def test_a_queue_whose_runs_are_all_cancelled_before_it_begins_starts_nothing(queue, executed, executor):
+def test_a_queue_of_cancelled_runs_starts_nothing(queue, executed, executor):
     made = queue(*"ab")
     made.cancel(["a", "b"])
     assert executed(made) == {"a": "cancelled", "b": "cancelled"}

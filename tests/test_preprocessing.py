@@ -90,7 +90,7 @@ def test_log_abs_det_jacobian_is_slogdet_of_the_automatic_jacobian(settings, lev
     torch.testing.assert_close(p.log_abs_det_jacobian(x_of(u))[0], expected)
 
 
-def test_log_abs_det_jacobian_of_fractions_is_slogdet_of_the_automatic_jacobian():
+def test_log_abs_det_jacobian_matches_automatic_differentiation():
     data = fractions()
     p = preprocess({"logit_transform": True, "lambda": 0.01}, data)
     u = data.test[:1].double()
@@ -140,7 +140,7 @@ def test_float32_and_float64_see_the_same_images(support, settings):
         torch.testing.assert_close(of(single).double(), of(double), rtol=1e-5, atol=1e-5)
 
 
-def test_the_logit_transform_keeps_its_digits_in_float32_next_to_black_and_white():
+def test_the_logit_transform_is_precise_near_black_and_white():
     extremes = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2).repeat(500, 1, 1, 1)
     data = Splits(train=extremes, validation=extremes[:0], test=extremes, levels=256, seed=0)
     settings = {"dequantise": True, "logit_transform": True, "lambda": 1e-6}
@@ -207,7 +207,7 @@ def test_evaluation_images_are_fixed_by_the_datas_seed_alone(support, settings):
     assert not torch.equal(first.evaluation_set(test, "validation"), x)
 
 
-def test_fixed_evaluation_false_draws_afresh_at_each_evaluation_as_the_released_code():
+def test_without_fixed_evaluation_noise_is_drawn_each_time():
     p = preprocess({"fixed_evaluation": False}, support="binary")
     test = splits().test
     one, two, again = (p.evaluation_set(test, "test", generator("cpu", k)) for k in (1, 2, 1))
@@ -217,7 +217,7 @@ def test_fixed_evaluation_false_draws_afresh_at_each_evaluation_as_the_released_
         p.evaluation_set(test, "test")
 
 
-def test_dynamic_training_images_change_with_the_generator_and_average_to_their_brightness():
+def test_dynamic_images_average_to_their_brightness():
     data = splits()
     p = preprocess({}, data, "binary")
     train = p.training_images(data)
@@ -259,7 +259,7 @@ def test_a_restored_preprocessing_is_the_same_without_the_data(support, settings
     assert (q.variance, q.shape) == (p.variance, p.shape)
 
 
-def test_pictures_of_what_a_model_says_outside_the_range_are_black_and_white():
+def test_outputs_outside_the_range_become_black_and_white():
     p = preprocess({"subtract_mean": False})
     y = p.inverse(torch.tensor([[-3.0] * 4 + [4.0] * 5], dtype=torch.float64))
     assert y.tolist() == [[0.0] * 4 + [1.0] * 5]

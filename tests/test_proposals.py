@@ -35,7 +35,7 @@ def gaussians():
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_laplace_is_the_exact_posterior_of_a_linear_gaussian_model_and_student_t_has_its_location_and_scale(
+def test_laplace_is_exact_for_a_linear_gaussian_model(
     kind,
 ):
     """Whatever the model's own posterior: log w is log p(x) + log p(z | x) - log q(z)."""
@@ -61,7 +61,7 @@ def test_laplace_is_the_exact_posterior_of_a_linear_gaussian_model_and_student_t
 @torch.no_grad()
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_laplace_depends_on_the_decoder_and_the_image_not_on_where_the_search_began(kind, output):
+def test_laplace_does_not_depend_on_the_start_of_its_search(kind, output):
     """Where there is one mode: a linear decoder."""
     model, x = make_model(kind, output, hidden_dims=(8, 6)), make_images(output)
     linear(model.decoder)
@@ -81,7 +81,7 @@ def test_density_of_the_mixture_is_the_mean_of_both_densities():
     torch.testing.assert_close(Mixture(own, gaussian).log_prob(z).exp(), expected)
 
 
-def test_samples_of_the_mixture_come_from_either_half_of_the_time_with_its_density():
+def test_the_mixture_samples_each_half_equally_often():
     own, gaussian = gaussians()
     mixture = Mixture(own, gaussian)
     eps = numbers(20_000, IMAGES, mixture.noise_dim, key="eps")
@@ -99,7 +99,7 @@ def test_samples_of_the_mixture_come_from_either_half_of_the_time_with_its_densi
 
 
 @torch.no_grad()
-def test_weights_of_the_mixture_are_at_most_twice_those_of_either_half_also_where_a_flow_cannot_be_inverted():
+def test_mixture_weights_are_at_most_twice_those_of_a_half():
     """In float32, where a steep flow loses its own samples: the component that was drawn knows its density."""
     model = make_model(IAF, "gaussian", num_flows=3, flow_hidden_dims=(12,))
     for parameter in model.flows.parameters():

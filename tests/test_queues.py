@@ -51,7 +51,7 @@ def left(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["local", "slurm"])
-def test_a_queue_that_ended_long_ago_goes_and_one_that_has_just_ended_stays(queue, tmp_path, kind):
+def test_only_queues_that_ended_long_ago_are_removed(queue, tmp_path, kind):
     old = queue(kind, ended=LONG_AGO)
     new = queue(kind)
     new.end("ended")
@@ -89,7 +89,7 @@ def test_it_stays_as_long_as_it_tells_why_a_run_has_no_results(queue, tmp_path):
     assert all_queues(tmp_path) == []
 
 
-def test_of_a_forced_run_it_tells_until_that_is_in_the_place_of_the_old_one(queue, tmp_path):
+def test_a_queue_stays_until_its_forced_run_is_in_place(queue, tmp_path):
     forced = queue("slurm", ended=LONG_AGO, reasons={"b": "time limit"}, forced=True)
     RunDirectory.create(tmp_path / FORCED, "b", {"seed": "b"})
     assert left(tmp_path) == {forced.token}

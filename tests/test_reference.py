@@ -117,7 +117,7 @@ def test_dense_gaussian_of_the_reference_is_torchs_multivariate_normal():
     torch.testing.assert_close(columns @ columns.mT, exact.covariance_matrix, rtol=1e-10, atol=1e-12)
 
 
-def test_reference_loader_hands_out_every_image_once_as_pixels_in_the_unit_interval():
+def test_the_reference_loader_returns_each_image_once():
     images = torch.arange(6 * 2 * 3, dtype=torch.uint8).view(6, 2, 3) * 7
     batches = list(reference.loader(images, batch_size=4, device=torch.device("cpu")))
     assert [len(b) for b in batches] == [4, 2]
@@ -126,7 +126,7 @@ def test_reference_loader_hands_out_every_image_once_as_pixels_in_the_unit_inter
     assert math.isclose(torch.cat(batches).max().item(), images.max().item() / 255, rel_tol=1e-6)
 
 
-def test_peak_memory_is_of_what_is_held_at_once_and_not_of_all_that_was_allocated():
+def test_peak_memory_counts_what_is_held_at_once():
     kept = torch.zeros(1000)
 
     def run():
@@ -138,7 +138,7 @@ def test_peak_memory_is_of_what_is_held_at_once_and_not_of_all_that_was_allocate
     assert 28_000 <= peak_bytes(run, torch.device("cpu")) < 28_000 + 3 * 64 + 4000
 
 
-def test_arithmetic_is_two_operations_a_multiply_add_in_products_and_factorisations():
+def test_a_multiply_add_counts_as_two_operations():
     a, spd, b = torch.ones(3, 4), torch.eye(6).expand(2, 6, 6), torch.ones(2, 6, 5)
 
     def run():

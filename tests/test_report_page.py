@@ -201,7 +201,7 @@ def test_licences_of_what_is_embedded_are_in_the_file(sweep):
 # --- facts, cautions and failures -------------------------------------------------------------------------------------
 
 
-def test_the_best_model_is_told_with_its_estimator_and_those_that_are_as_good(tmp_path):
+def test_the_best_model_has_its_estimator_and_its_equals(tmp_path):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed), level=-3)
         done(tmp_path, container(VLAE, seed=seed), level=2)
@@ -231,7 +231,7 @@ def test_each_set_of_test_images_has_a_best_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_with_fewer_than_three_seeds_the_highest_mean_is_named_and_no_difference_is_claimed(tmp_path, seeds):
+def test_fewer_than_three_seeds_claim_no_difference(tmp_path, seeds):
     for seed in range(seeds):
         for model, level in ((VAE, 0), (VLAE, 2)):
             done(tmp_path, container(model, seed=seed), level=level)
@@ -263,7 +263,7 @@ def test_different_training_budgets_are_named_beside_the_best(tmp_path, seeds):
     assert "configuration" in gaussian.explanation or seeds == 1
 
 
-def test_models_are_counted_as_models_and_settings_of_them_as_configurations(tmp_path):
+def test_models_and_configurations_are_counted_separately(tmp_path):
     for updates in (1, 2, 4):
         done(tmp_path, container(VLAE, f"model.num_updates={updates}"))
     assert content_of(tmp_path).facts[:3] == [("3", "runs"), ("1", "model"), ("3", "configurations")]
@@ -278,7 +278,7 @@ def test_models_are_counted_as_models_and_settings_of_them_as_configurations(tmp
         (3, "best in epoch 3 of 4, so the training diverged"),
     ],
 )
-def test_a_model_worse_than_noise_is_called_diverged_only_if_it_had_stopped_improving(tmp_path, best, said):
+def test_only_a_model_that_stopped_improving_is_called_diverged(tmp_path, best, said):
     place = done(tmp_path, container(VAE)) / "results.json"
     results = json.loads(place.read_text())
     results["best_epoch"] = best
@@ -430,7 +430,7 @@ def test_a_metric_that_is_no_number_is_reported_and_crashes_nothing(tmp_path):
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def test_curves_are_the_recorded_figures_with_fewer_epochs_where_there_are_many(tmp_path, monkeypatch):
+def test_long_curves_show_fewer_epochs(tmp_path, monkeypatch):
     monkeypatch.setattr(drawn_curves, "POINTS", 10)
     monkeypatch.setattr(drawn_curves, "FEWEST", 10)
     metrics(done(tmp_path, container(VAE)), 95, extra=None)
@@ -444,7 +444,7 @@ def test_curves_are_the_recorded_figures_with_fewer_epochs_where_there_are_many(
     assert short["values"] == [[-1.0], []]
 
 
-def test_a_curve_has_the_colour_of_its_model_and_other_dashes_for_other_settings(tmp_path):
+def test_curves_have_a_colour_per_model_and_dashes_per_setting(tmp_path):
     for words in ([VAE], [VLAE, "model.num_updates=1"], [VLAE, "model.num_updates=2"]):
         metrics(done(tmp_path, container(*words)))
     drawn = json.loads(re.search(r'id="curves-data"[^>]*>(.*?)</script>', written(tmp_path), re.DOTALL)[1])
@@ -478,7 +478,7 @@ def _of_two_outputs(runs_dir):
             picture(place, "reconstructions")
 
 
-def test_models_are_ranked_and_drawn_beside_those_of_the_same_data_and_output(tmp_path, monkeypatch):
+def test_models_are_ranked_within_their_data_and_output(tmp_path, monkeypatch):
     _of_two_outputs(tmp_path)
     monkeypatch.setattr(shown_content, "CURVES_SHOWN", 1)
     found = content_of(tmp_path)
@@ -788,9 +788,7 @@ def test_the_first_tab_leads_past_the_navigation(opened):
 
 
 @pytest.mark.parametrize("window", [1280, 800, 390, 320])
-def test_letters_of_drawings_can_be_read_in_every_window_and_nothing_scrolls_sideways(
-    browser, sweep, tmp_path, window
-):
+def test_drawings_are_legible_in_every_window(browser, sweep, tmp_path, window):
     file = tmp_path / "report.html"
     file.write_text(written(sweep))
     browser.view(window, 900)
@@ -823,7 +821,7 @@ def test_every_link_of_the_navigation_is_in_sight(browser, sweep, tmp_path, wind
     assert seen == names
 
 
-def test_what_the_estimator_is_and_that_it_is_unreliable_is_said_without_repetition(tmp_path):
+def test_an_unreliable_estimator_is_reported_once(tmp_path):
     for seed in range(2):
         for model in (VAE, VLAE):
             done(tmp_path, container(model, seed=seed), unreliable=0.5)

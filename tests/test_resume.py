@@ -190,7 +190,7 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tmp_path, d
     assert not list((tmp_path / "runs").rglob("*.tmp"))
 
 
-def test_a_damaged_last_checkpoint_costs_only_what_came_after_the_one_before(tmp_path, done):
+def test_a_damaged_checkpoint_loses_only_its_own_epochs(tmp_path, done):
     process = start_and_wait(tmp_path, training(50))
     stop(process, signal.SIGTERM)
     checkpoints = run_directory(tmp_path) / "checkpoints"

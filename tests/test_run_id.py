@@ -76,7 +76,7 @@ def test_a_run_of_the_first_scheme_is_shown(words, runs, command, tmp_path):
     assert (OLD if words[0] in ("show", "report") else "VAE" if words[0] == "table" else "vae") in text
 
 
-def test_a_run_of_the_first_scheme_is_evaluated_and_loaded_under_its_own_id(runs):
+def test_a_run_of_the_first_scheme_keeps_its_own_id(runs):
     results, file = reevaluate(RunDirectory(runs / OLD), ["evaluate.num_samples=10"])
     assert results["run_id"] == OLD
     assert file.parent == runs / OLD / "evaluations"

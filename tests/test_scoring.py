@@ -89,7 +89,7 @@ def assert_equal(ours, expected):
         ("measuring gaps, image", 5, 4),
     ],
 )
-def test_an_evaluation_goes_on_from_where_a_signal_stopped_it_to_the_same_figures(part, after, done, run):
+def test_a_signalled_evaluation_resumes_with_the_same_metrics(part, after, done, run):
     expected = run(resumable=False)
 
     def stop(progress):

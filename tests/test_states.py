@@ -127,7 +127,7 @@ def test_no_node_is_no_name_of_one(slurm):
     assert slurm_state.known_jobs(["13"])["13"].node == ""
 
 
-def test_a_machine_without_slurm_and_a_slurm_that_gives_no_answer_are_errors(slurm, monkeypatch):
+def test_a_missing_or_silent_slurm_is_an_error(slurm, monkeypatch):
     slurm.unreachable()
     with pytest.raises(slurm_state.SlurmError, match=r"squeue --me -h: .*Unable to contact slurm controller"):
         slurm_state.queued_jobs()
@@ -179,7 +179,7 @@ def test_no_jobs_are_cancelled_without_asking(slurm):
 # --- what is true of the runs -------------------------------------------------------------------------------------
 
 
-def test_a_run_is_queued_while_its_task_waits_and_running_with_its_heartbeat_when_it_has_begun(sweep, slurm):
+def test_a_run_is_queued_until_its_task_begins(sweep, slurm):
     sweep.submit("12_0", "12_1")
     slurm.waits("12_0", "12_1", reason="Priority")
     states = sweep.states()
@@ -199,9 +199,7 @@ def test_a_run_is_queued_while_its_task_waits_and_running_with_its_heartbeat_whe
 
 @pytest.mark.parametrize(("state", "reason"), ENDS)
 @pytest.mark.parametrize("host", [None, "elsewhere"])
-def test_a_run_whose_job_has_ended_is_interrupted_for_the_reason_that_slurm_gives(
-    sweep, slurm, state, reason, host
-):
+def test_a_run_whose_job_ended_has_the_reason_of_slurm(sweep, slurm, state, reason, host):
     sweep.submit("12_0", "12_1")
     sweep.begin(0, "12_0", host)
     if host is None:
@@ -247,7 +245,7 @@ def test_nothing_follows_from_a_look_where_slurm_does_not_know_the_jobs(sweep, s
     assert warning[elsewhere] in (sweep.observer.warning or "")
 
 
-def test_a_missing_job_is_believed_when_its_run_is_silent_and_its_submission_was_a_moment_ago(sweep):
+def test_a_missing_job_is_believed_only_if_its_run_is_silent(sweep):
     sweep.submit("12_0", "12_1", ago=5)
     sweep.begin(0, "12_0", host="elsewhere")
     assert sweep.names() == ["running", "queued"]
@@ -328,9 +326,7 @@ def test_a_slurm_that_cannot_be_reached_is_told_and_nothing_is_called_dead(sweep
     assert sweep.queue.ended is None
 
 
-def test_a_queue_whose_jobs_have_all_ended_is_closed_with_its_reasons_and_slurm_is_not_asked_again(
-    sweep, slurm
-):
+def test_an_ended_queue_is_closed_and_slurm_not_asked_again(sweep, slurm):
     sweep.submit("12_0", "12_1")
     sweep.begin(0, "12_0")
     sweep.kill(0)
@@ -352,7 +348,7 @@ def test_a_queue_whose_jobs_have_all_ended_is_closed_with_its_reasons_and_slurm_
     assert sweep.observer.warning is None
 
 
-def test_the_reason_of_an_old_job_says_nothing_of_a_later_attempt_elsewhere(sweep, slurm):
+def test_an_old_job_gives_no_reason_for_a_later_attempt(sweep, slurm):
     sweep.submit("12_0")
     sweep.begin(0, "12_0")
     sweep.kill(0)
@@ -374,7 +370,7 @@ def test_a_run_says_itself_why_it_stopped_where_slurm_does_not_know(sweep, slurm
     ]
 
 
-def test_a_run_that_was_told_to_stop_and_whose_job_runs_still_goes_on_with_it(sweep, slurm):
+def test_a_stopped_run_resumes_with_its_running_job(sweep, slurm):
     """The job asks to be requeued when its last run has stopped; and then its runs begin one after the other."""
     sweep.submit("12_0")
     sweep.begin(0, "12_0")
@@ -436,7 +432,7 @@ def test_arrays_that_were_split_and_single_jobs_are_asked_for_one_by_one(sweep, 
     assert sorted(asked) == [f"scontrol show job -o {array}" for array in (12, 20, 30)]
 
 
-def test_runs_that_are_being_submitted_wait_and_those_never_submitted_may_start(sweep, slurm):
+def test_only_runs_that_were_never_submitted_may_start(sweep, slurm):
     sweep.submit("12_0", None, NEVER)
     slurm.waits("12_0")
     assert sweep.names() == ["queued", "queued", "new"]
@@ -460,9 +456,7 @@ def test_cancelled_runs_of_a_slurm_queue_wait_no_longer(sweep, slurm):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_run_that_waits_in_any_living_queue_is_queued_in_whatever_order_they_are_found(
-    sweep, slurm, monkeypatch, order
-):
+def test_a_run_in_any_living_queue_is_queued(sweep, slurm, monkeypatch, order):
     """Clocks of two hosts differ, and two launches may be of the same second."""
     sweep.submit("12_0", kind="slurm")
     slurm.runs("12_0")

@@ -62,7 +62,7 @@ def rows(out):
 # --- status -------------------------------------------------------------------------------------------------------
 
 
-def test_every_run_has_its_state_and_those_that_ask_for_attention_come_first(vlae, run, queue):
+def test_runs_that_need_attention_come_first(vlae, run, queue):
     run("a", state="done", where="host", gpu_seconds=3600.0)
     run("b")
     run("c")
@@ -90,7 +90,7 @@ def test_the_order_knows_every_state():
     assert totals("s", []) == "s: 0 runs"
 
 
-def test_a_sweep_is_found_by_its_name_and_by_a_beginning_that_no_other_shares(vlae, run, tmp_path):
+def test_a_sweep_is_found_by_its_name_or_a_unique_prefix(vlae, run, tmp_path):
     run("vae-0", state="done")
     run("vlae-0", state="done")
     sweep_index.record_sweep(tmp_path, "smoke", {"vae-0": "model=vae", "vlae-1": "model=vlae"}, [])
@@ -194,7 +194,7 @@ def test_a_claim_that_nobody_has_made_is_a_failure_of_that_run_alone(vlae, run):
 
 
 @pytest.mark.parametrize("what", ["results", "status", "nothing"])
-def test_a_run_that_has_lost_its_config_is_a_failure_however_it_is_asked_for(vlae, run, tmp_path, what):
+def test_a_run_without_its_config_is_a_failure(vlae, run, tmp_path, what):
     place = run(LOST, state="done").path
     for file in (
         "config.yaml",

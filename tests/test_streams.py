@@ -183,7 +183,7 @@ def test_text_with_controls_is_broken_into_lines_and_none_of_it_is_lost(tmp_path
         assert "".join(file.read().split()) == "\\x1b[2J" * 10
 
 
-def test_bars_that_are_live_send_their_codes_and_what_is_printed_beside_them_is_shown():
+def test_live_bars_send_codes_and_show_other_output():
     program = """
 import sys
 from vlae.system.streams import guard

@@ -69,7 +69,7 @@ def test_the_sweeps_that_the_documentation_names_are_there():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_header_tells_what_it_makes_its_runs_its_command_hardware_and_time(name):
+def test_a_header_has_purpose_runs_command_hardware_and_time(name):
     what, blank, runs, *rest = header(name)
     text = "\n".join(rest)
     assert what
@@ -113,13 +113,13 @@ def names_of(runs, section: str) -> set[str]:
     return {container[section]["name"] for container in runs}
 
 
-def test_smoke_is_the_five_models_on_the_bundled_digits_the_default_run_among_them():
+def test_smoke_is_five_models_on_digits_with_the_default_run():
     smoke = containers("smoke")
     assert (names_of(smoke, "model"), names_of(smoke, "dataset")) == (MODELS, {"digits"})
     assert run_id(compose()) in ids("smoke")
 
 
-def test_gaussian_all_has_the_runs_of_gaussian_cifar10_and_the_same_for_four_more_datasets():
+def test_gaussian_all_repeats_gaussian_cifar10_on_four_datasets():
     every = containers("gaussian_all")
     assert names_of(every, "dataset") == FIVE
     assert set(ids("gaussian_cifar10")) < set(ids("gaussian_all"))

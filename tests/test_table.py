@@ -178,7 +178,7 @@ def test_a_copy_is_no_seed_whatever_its_name_is(tmp_path):
     assert f"it is a copy of {paths[0].name}" in " ".join(found.notes)
 
 
-def test_an_estimator_that_one_run_has_no_figure_of_is_that_of_the_table_all_the_same(tmp_path):
+def test_an_estimator_missing_in_one_run_stays_the_tables(tmp_path):
     paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
     told = json.loads((paths[0] / "results.json").read_text())
     told["test"]["log_likelihood"]["laplace"]["mean"] = None
@@ -266,7 +266,7 @@ def test_without_rows_every_setting_that_was_varied_has_a_row(tmp_path):
     assert [line[0].text for line in layout(by_lr).lines] == ["VAE", "VLAE"]
 
 
-def test_runs_of_several_data_sets_beside_columns_of_something_else_have_rows(tmp_path):
+def test_runs_of_several_datasets_have_rows_beside_other_columns(tmp_path):
     for output in ("gaussian", "bernoulli"):
         done(tmp_path, container(VAE, f"output_dist={output}"))
     found = table_of(tmp_path, columns=["seed"])
@@ -394,7 +394,7 @@ def test_bold_are_the_best_and_what_does_not_differ_from_it(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_with_fewer_than_three_seeds_only_the_best_is_bold_and_differences_are_untested(tmp_path, seeds):
+def test_with_fewer_than_three_seeds_only_the_best_is_bold(tmp_path, seeds):
     for seed in range(seeds):
         for model, level in ((VAE, -5.0), (HF, 0.0), (VLAE, 0.01)):
             done(tmp_path, container(model, seed=seed), level=level)
@@ -408,7 +408,7 @@ def test_with_fewer_than_three_seeds_only_the_best_is_bold_and_differences_are_u
     assert "significant" not in found.caption
 
 
-def test_a_cell_with_too_few_seeds_beside_tested_ones_is_not_bold_and_counted(tmp_path):
+def test_a_cell_with_too_few_seeds_is_not_bold(tmp_path):
     for seed in range(3):
         for model, level in ((VAE, -5.0), (VLAE, 0.01)):
             done(tmp_path, container(model, seed=seed), level=level)
@@ -431,14 +431,14 @@ def test_equal_figures_are_bold_together_and_one_alone_is_not(tmp_path):
     assert [line[1].bold for line in lines] == [True, True]
 
 
-def test_the_best_is_the_lowest_where_lower_is_better_and_none_where_neither_is(tmp_path):
+def test_the_best_follows_the_direction_of_the_metric(tmp_path):
     done(tmp_path, container(VAE, seed=0))
     done(tmp_path, container(VLAE, seed=5))
     assert cells(table_of(tmp_path, metric="cost.train_seconds"))["vae"].best
     assert not any(cell.best for cell in table_of(tmp_path, metric="best_epoch").cells)
 
 
-def test_a_run_whose_images_are_damaged_is_named_wherever_it_is_compared_without_them(tmp_path):
+def test_a_run_with_damaged_images_is_named_in_comparisons(tmp_path):
     for seed in (0, 1):
         done(tmp_path, container(VAE, seed=seed))
         path = done(tmp_path, container(VLAE, seed=seed), level=1.0)
@@ -459,7 +459,7 @@ def test_a_run_whose_images_are_damaged_is_named_wherever_it_is_compared_without
         assert re.search(rf"cannot be read: {name} \(test_log_likelihood", written)
 
 
-def test_images_of_which_one_run_has_fewer_are_not_compared_and_it_is_named(tmp_path):
+def test_a_run_with_fewer_images_is_named_and_not_compared(tmp_path):
     paths = [done(tmp_path, container(model), level=len(model)) for model in (VAE, VLAE)]
     file = paths[0] / "test_log_likelihood.npz"
     np.savez(file, **{name: array[:-1] for name, array in np.load(file).items()})
@@ -886,7 +886,7 @@ def test_a_directory_without_runs_is_said_to_be_one(vlae, tmp_path):
     assert err.endswith(", and 4 more\n")
 
 
-def test_what_a_condition_asks_for_is_answered_by_the_values_that_there_are(tmp_path):
+def test_an_unmet_condition_lists_the_existing_values(tmp_path):
     for seed in range(12):
         done(tmp_path, container(VAE if seed else VLAE, seed=seed))
     for where, told in {
@@ -900,7 +900,7 @@ def test_what_a_condition_asks_for_is_answered_by_the_values_that_there_are(tmp_
             table_of(tmp_path, where=where)
 
 
-def test_where_nothing_is_near_some_choices_are_told_and_all_would_be_taken(vlae, tmp_path):
+def test_without_a_near_match_some_choices_are_listed(vlae, tmp_path):
     done(tmp_path, container(VAE))
     for option in ("--rows", "--metric"):
         _, _, err = vlae(option, "q0q0")
@@ -926,9 +926,7 @@ def test_a_row_without_a_value_has_a_name_and_sides_share_no_key(tmp_path):
 
 
 @pytest.mark.parametrize(("ending", "format"), ENDINGS.items())
-def test_the_ending_of_the_file_asks_for_its_format_and_format_has_the_last_word(
-    vlae, tmp_path, ending, format
-):
+def test_the_file_suffix_sets_the_format_unless_format_does(vlae, tmp_path, ending, format):
     done(tmp_path, container(VAE))
     file, same, other = (tmp_path / name for name in (f"a.{ending}", "b", f"c.{ending}"))
     assert vlae("--out", file) == (0, f"{file}\n", "")

@@ -292,9 +292,7 @@ def test_a_run_done_anew_is_another_one(online, run, tmp_path):
 
 
 @pytest.mark.parametrize("later", ["tracker=wandb", "tracker=none"])
-def test_a_run_done_anew_without_a_mirror_does_not_take_the_place_of_the_old_one(
-    online, run, tmp_path, later
-):
+def test_a_rerun_without_a_mirror_does_not_replace_the_old_one(online, run, tmp_path, later):
     run.attempt(run.go)
     forced = FakeRun(tmp_path / "runs" / ".forced", later)
     online.stop()
@@ -623,7 +621,7 @@ FAULTS = {
         *((fault, "in mid-run") for fault in ("too many requests", "connections dropped", "dead")),
     ],
 )
-def test_a_service_that_fails_costs_seconds_and_what_is_missing_is_completed_later(online, run, fault, when):
+def test_a_failing_service_costs_seconds_and_is_completed_later(online, run, fault, when):
     def fail():
         online.stop() if fault == "dead" else online.fail(**FAULTS[fault])
 
@@ -650,7 +648,7 @@ def test_a_service_that_fails_costs_seconds_and_what_is_missing_is_completed_lat
     assert upload_later(run.directory) == ""
 
 
-def test_a_run_goes_on_offline_where_the_service_cannot_be_reached_and_says_so_once(online, run):
+def test_a_run_continues_offline_without_the_service(online, run):
     online.fail(drop=True)
 
     def act():

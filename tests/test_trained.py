@@ -67,7 +67,7 @@ def test_the_loaded_model_has_the_log_likelihoods_that_the_run_recorded(case, do
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_loaded_model_is_that_of_the_best_epoch_on_the_set_it_was_selected_on(case, done):
+def test_the_loaded_model_is_that_of_the_best_epoch(case, done):
     results, runs_dir = done(case)
     trained = vlae.load(results["run_id"], runs_dir)
     assert (results["best_epoch"] < results["epochs"]) == (case == "diverging")
@@ -186,7 +186,7 @@ def test_images_unlike_the_datasets_are_refused(wrong, done):
         trained.to_model_space(wrong)
 
 
-def test_more_images_to_score_than_a_file_of_the_users_has_are_refused_before_anything_is_written(tmp_path):
+def test_too_many_images_to_score_are_refused(tmp_path):
     np.savez(tmp_path / "mine.npz", train=np.random.RandomState(0).rand(30, 4, 4), test=np.zeros((9, 4, 4)))
     mine = ["dataset=npz", f"dataset.path={tmp_path / 'mine.npz'}", f"runs_dir={tmp_path / 'runs'}"]
     reason = "evaluate.num_images: expected 1 to 9, .* or null for all, got 10"

@@ -46,7 +46,7 @@ def test_time_between_two_moments_is_that_of_turns():
     assert took.between(1.0, 3.0) == 0.0
 
 
-def test_a_command_that_fails_ends_the_other_one_and_leaves_nothing_stopped(tmp_path):
+def test_a_failing_command_ends_the_other_one(tmp_path):
     other = (
         "import subprocess, sys\n"
         "child = subprocess.Popen(['sleep', '99'], start_new_session=True)\n"

@@ -146,7 +146,7 @@ def test_places_are_those_of_the_frozen_configurations(tmp_path):
     assert places_of(tmp_path, []) == [Place("", PROJECT, ())]
 
 
-def test_without_a_key_the_extra_or_an_upload_there_is_one_line_with_what_to_do(tmp_path, server, vlae):
+def test_a_missing_key_extra_or_upload_is_one_line(tmp_path, server, vlae):
     place = done(tmp_path, container(VAE, "tracker.group=s"))
     sweep_index.record_sweep(tmp_path, "s", {place.name: ""}, [])
     words = ["report", "s", "--wandb", "--runs-dir", tmp_path]

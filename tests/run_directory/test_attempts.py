@@ -59,7 +59,7 @@ def test_an_attempt_records_how_it_ended_and_releases_the_run(run, error, state,
         assert run.status()["reason"] is None
 
 
-def test_on_a_full_disk_the_error_of_the_run_is_reported_and_the_run_is_released(run, monkeypatch):
+def test_a_full_disk_does_not_hide_the_error_or_keep_the_claim(run, monkeypatch):
     def replace(*paths: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -148,7 +148,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
-def test_a_status_that_no_run_writes_is_refused_with_the_file_the_key_and_the_value(run, key, value):
+def test_an_invalid_status_is_refused_with_file_key_and_value(run, key, value):
     file = run.path / "status.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     for look in (run.status, run.state, lambda: run.write_status(attempt=1), run.claim):
@@ -169,7 +169,7 @@ WRONG_IN_CLAIMS = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG_IN_CLAIMS)
-def test_a_claim_that_nobody_has_made_is_refused_with_the_file_the_key_and_the_value(run, key, value):
+def test_an_invalid_claim_is_refused_with_file_key_and_value(run, key, value):
     put_claim(run, **{key: value})
     run.write_status(state="running", attempt=1)
     file = run.path / "attempts" / "1" / "claim.json"
@@ -232,7 +232,7 @@ def test_ten_thousand_states_need_few_files_each(run, monkeypatch):
     assert [path.name for path in opened] == ["status.json", "results.json"]
 
 
-def test_a_status_that_says_running_of_a_run_that_is_done_is_corrected_by_a_writer_alone(run):
+def test_only_a_writer_corrects_the_running_status_of_a_done_run(run):
     with run.claim() as attempt:
         run.write_results({"test": {"elbo": 1.0}})
         run.settle()

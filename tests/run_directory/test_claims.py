@@ -28,7 +28,7 @@ from vlae.system import processes
 from vlae.system.disk import RecordError
 
 
-def test_of_processes_that_claim_at_once_exactly_one_wins_and_the_others_know_who(tmp_path):
+def test_one_of_several_claims_wins_and_the_others_know_the_winner(tmp_path):
     """Half of the runs are new; in the others all find an attempt whose process is dead."""
     processes, rounds = 8, 20
     for number in range(rounds):
@@ -192,7 +192,7 @@ def test_a_requeued_slurm_job_takes_over_from_its_earlier_start_at_once(run, in_
         assert run.claim().number == 2
 
 
-def test_of_processes_in_one_slurm_job_on_one_host_the_living_holds_the_run(run, in_slurm):
+def test_the_living_process_of_a_slurm_job_holds_the_run(run, in_slurm):
     in_slurm(JOB_ID="7")
     holder = in_python(HOLDER, run.path)
     assert first_line(holder) == "holding\n"
@@ -242,7 +242,7 @@ def test_a_process_that_was_out_of_touch_stops_when_another_has_taken_over(run):
     assert run.state() == "running"
 
 
-def test_a_run_has_not_failed_whose_attempt_stops_for_a_successor_that_is_killed_at_once(run):
+def test_a_killed_successor_does_not_fail_the_run(run):
     first = run.claim()
     successor = lease.new_claim() | {"process_start": 0.0}
     lease.put_claim(run.path / "attempts" / "2", successor)  # nothing else was written

@@ -132,7 +132,7 @@ def test_a_look_for_a_run_writes_nothing_where_nothing_is_to_recover(run, monkey
     assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
 
 
-def test_a_look_finds_the_run_wherever_a_killed_replacement_left_it_and_writes_nothing(run):
+def test_a_reader_finds_the_run_after_a_killed_replacement(run):
     runs_dir, replaced = finished(run, 1).path.parent, run.path.parent / ".replaced"
     finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
     before = everything(runs_dir)
@@ -149,7 +149,7 @@ def test_a_look_finds_the_run_wherever_a_killed_replacement_left_it_and_writes_n
     assert find(runs_dir, RUN_ID, to_write=True).path == run.path
 
 
-def test_who_may_only_read_finds_the_old_run_until_another_puts_the_new_one_in_its_place(run, monkeypatch):
+def test_a_reader_sees_the_old_run_until_a_writer_replaces_it(run, monkeypatch):
     runs_dir = finished(run, 1).path.parent
     finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
 
@@ -166,7 +166,7 @@ def test_who_may_only_read_finds_the_old_run_until_another_puts_the_new_one_in_i
     assert find(runs_dir, RUN_ID).results() == {"test": {"value": 2}}
 
 
-def test_a_new_run_that_another_process_moves_away_while_recovering_is_not_deleted(run, monkeypatch):
+def test_recovery_by_two_processes_deletes_no_new_run(run, monkeypatch):
     """Two recover at once: the second takes the new run, put in its place a moment ago, for the old one."""
     runs_dir = finished(run, 1).path.parent
     replaced = runs_dir / ".replaced" / RUN_ID

@@ -41,7 +41,7 @@ def test_how_a_start_was_asked_for_is_not_frozen(tmp_path):
 
 
 @pytest.mark.parametrize("value", [(8, 8), float("nan"), "\x85"])
-def test_a_config_that_yaml_would_change_is_refused_before_anything_is_written(tmp_path, value):
+def test_a_config_that_yaml_would_change_is_refused_before_writing(tmp_path, value):
     with pytest.raises(ValueError, match="plain values only"):
         RunDirectory.create(tmp_path, "run", {"model": {"hidden_dims": value}})
     assert visible_and_hidden(tmp_path) == set()

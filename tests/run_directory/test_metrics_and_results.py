@@ -25,7 +25,7 @@ def test_metrics_read_back_as_appended_with_null_for_what_is_no_number(run):
 
 
 @given(value=values)
-def test_what_is_finite_is_recorded_as_it_is_in_json_that_every_parser_reads(value):
+def test_finite_values_are_recorded_exactly_in_standard_json(value):
     read = json.loads(files.json_bytes(value), parse_constant=pytest.fail)
     if "inf" not in str(value):
         assert repr(read) == repr(value)
@@ -81,7 +81,7 @@ def test_results_keep_their_order_and_are_readable(run):
         """)
 
 
-def test_a_run_killed_at_any_moments_ends_with_what_an_undisturbed_one_records(run):
+def test_a_run_killed_anywhere_records_the_same_metrics(run):
     script = """
         import sys, time
         from vlae.runs.directory import RunDirectory

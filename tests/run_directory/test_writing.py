@@ -36,7 +36,7 @@ def test_a_process_killed_while_writing_leaves_the_old_content_or_the_new(tmp_pa
         seen.append(path.read_bytes()[:1])
 
 
-def test_a_write_that_does_not_fit_changes_nothing_and_names_path_and_reason(tmp_path):
+def test_a_write_that_does_not_fit_changes_nothing(tmp_path):
     """RLIMIT_FSIZE stands in for a full disk: both are an OSError in the middle of a write."""
     script = """
         import resource, sys
@@ -76,7 +76,7 @@ def test_an_unwritable_place_is_an_error_that_names_it(tmp_path, place):
     assert visible_and_hidden(tmp_path) == {"file"}
 
 
-def test_a_missing_directory_is_named_and_nothing_is_said_of_what_was_there_before(tmp_path):
+def test_a_missing_directory_is_named(tmp_path):
     with pytest.raises(RecordError, match=rf": the directory {tmp_path / 'missing'} does not exist$"):
         write_atomically(tmp_path / "missing" / "below", b"")
 

@@ -129,9 +129,7 @@ def test_a_preempted_task_starts_again_and_no_other_one(cluster, tmp_path):
     preempt(cluster, running(cluster, tmp_path))
 
 
-def test_a_task_preempted_without_a_signal_of_its_own_starts_again_and_no_other_one(
-    alone, tmp_path_factory, tmp_path
-):
+def test_a_task_preempted_without_a_signal_restarts_alone(alone, tmp_path_factory, tmp_path):
     """It gets SIGTERM, and asks Slurm whether it is preempted or cancelled."""
     with Cluster(tmp_path_factory.mktemp("term"), user_signal=False) as plain:
         preempt(plain, running(plain, tmp_path))

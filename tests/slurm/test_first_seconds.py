@@ -40,9 +40,7 @@ def test_a_job_signalled_in_its_first_seconds_starts_again(place, cluster):
     assert [len(attempts) for attempts in claims(place)] == [1], "none but that of the last start"
 
 
-def test_a_job_that_makes_room_in_its_first_seconds_starts_again_and_a_cancelled_one_does_not(
-    place, alone, tmp_path_factory, monkeypatch
-):
+def test_a_job_preempted_in_its_first_seconds_restarts(place, alone, tmp_path_factory, monkeypatch):
     """Both get SIGTERM."""
     with Cluster(tmp_path_factory.mktemp("term"), user_signal=False) as plain:
         for name, value in plain.environment().items():

@@ -282,7 +282,7 @@ def test_an_array_above_the_limit_is_split(place, tmp_path_factory, monkeypatch)
         assert [len(attempts) for attempts in claims(place)] == [1] * 5
 
 
-def test_a_command_killed_between_submission_and_record_submits_nothing_twice(place, monkeypatch, cluster):
+def test_a_command_killed_after_submission_submits_nothing_twice(place, monkeypatch, cluster):
     """sbatch stands still after it has submitted; then the command is killed."""
     real, fake = shutil.which("sbatch"), place / "bin" / "sbatch"
     fake.parent.mkdir()
@@ -302,7 +302,7 @@ def test_a_command_killed_between_submission_and_record_submits_nothing_twice(pl
     assert [len(attempts) for attempts in claims(place)] == [1, 1]
 
 
-def test_the_same_sweep_submitted_from_two_shells_at_once_is_submitted_once(place, cluster):
+def test_two_shells_submit_one_sweep_once(place, cluster):
     processes = [command(*TINY, *SLURM, "seed=0,1", place=place) for _ in range(2)]
     texts = [process.communicate(timeout=300)[0] for process in processes]
     assert sum("submitted as Slurm job" in text for text in texts) == 1, texts
@@ -311,7 +311,7 @@ def test_the_same_sweep_submitted_from_two_shells_at_once_is_submitted_once(plac
     assert [len(attempts) for attempts in claims(place)] == [1] * 2
 
 
-def test_what_is_cancelled_stops_or_never_starts_and_goes_on_when_launched_again(place, cluster):
+def test_a_cancelled_run_stops_and_resumes_when_launched_again(place, cluster):
     launch(place, "seed=0,1", "trainer.epochs=20000", "hydra.launcher.array_parallelism=1")
     wait_until(lambda: training(place), 120, "no training")
     done = slurm("vlae", "cancel", "vae", "--runs-dir", str(place / "runs"))
@@ -323,9 +323,7 @@ def test_what_is_cancelled_stops_or_never_starts_and_goes_on_when_launched_again
     assert "would start 2" in text
 
 
-def test_a_directory_that_nodes_do_not_share_and_a_launch_that_slurm_refuses_leave_nothing(
-    place, cluster, tmp_path
-):
+def test_a_refused_launch_leaves_nothing(place, cluster, tmp_path):
     text = launch(place, "seed=0", f"runs_dir={tmp_path / 'runs'}", status=2)
     assert "runs_dir: " in text
     assert "expected a directory that all nodes share" in text

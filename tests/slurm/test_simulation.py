@@ -174,7 +174,7 @@ def test_an_array_that_waits_is_one_record(both):
     both.compare()
 
 
-def test_a_task_that_is_requeued_or_cancelled_leaves_the_others_alone_and_the_id_of_the_array_means_all(both):
+def test_commands_for_a_task_leave_other_tasks_alone(both):
     both.submit(4)
     both.compare()
     both.give("scancel", task=1)

@@ -72,7 +72,7 @@ def sweep(*arguments: str, place: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_a_look_from_anywhere_writes_nothing_and_a_launch_from_anywhere_starts_nothing(
+def test_another_cluster_writes_nothing_and_starts_nothing(
     place, cluster, tmp_path_factory, without_slurm, silent
 ):
     launch(place, "seed=0,1", LONG, "+hydra.launcher.sbatch.hold=true")

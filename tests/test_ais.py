@@ -118,7 +118,7 @@ def log_density(target, beta, z):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @torch.no_grad()
-def test_a_trajectory_with_its_momentum_turned_leads_back(name):
+def test_a_trajectory_is_reversible(name):
     target, step = target_of(name), 0.1 + 0.1 * torch.arange(IMAGES).double()
     z, p = numbers(5, IMAGES, LATENT, key="z"), numbers(5, IMAGES, LATENT, key="p")
     there, gradient, end = leapfrog(target, 0.7, step, z, target.gradient(z), p)
@@ -149,7 +149,7 @@ def test_a_trajectory_keeps_volume(name):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @torch.no_grad()
-def test_half_the_step_makes_a_quarter_of_the_energy_error(name):
+def test_the_energy_error_is_quadratic_in_the_step(name):
     z, p = numbers(200, IMAGES, LATENT, key="z"), numbers(200, IMAGES, LATENT, key="p")
     errors = []
     for steps in (16, 32):
@@ -163,7 +163,7 @@ def test_half_the_step_makes_a_quarter_of_the_energy_error(name):
 
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
 @torch.no_grad()
-def test_a_move_leaves_its_density_invariant_also_where_many_are_refused(beta):
+def test_a_move_leaves_its_density_invariant(beta):
     """The prior (beta 0) and tempered posteriors of probabilistic PCA: mean and covariance of exact samples stay."""
     chains, x = 40_000, make_images("gaussian")
     output, decoder, _, mean, covariance = probabilistic_pca(x)
@@ -187,7 +187,7 @@ def test_a_move_leaves_its_density_invariant_also_where_many_are_refused(beta):
 
 
 @torch.no_grad()
-def test_what_a_move_knows_of_its_end_is_what_is_there():
+def test_a_move_returns_the_energy_and_gradient_of_its_end():
     target = target_of("gaussian", chains=50)
     z, step = numbers(50, IMAGES, LATENT), torch.full((IMAGES,), 0.5).double()
     moved, _ = transition(target, 1.0, step, target.state(z), numbers(50, IMAGES, LATENT + 2, key="m"))
@@ -198,7 +198,7 @@ def test_what_a_move_knows_of_its_end_is_what_is_there():
 
 
 @torch.no_grad()
-def test_a_move_to_where_the_energy_is_not_finite_is_refused():
+def test_a_move_to_infinite_energy_is_rejected():
     target = target_of("gaussian")
     z = numbers(5, IMAGES, LATENT)
     state = target.state(z)
@@ -244,7 +244,7 @@ def test_adapted_steps_reach_the_target_acceptance(name):
 
 
 @pytest.mark.parametrize("distributions", [1, 2, 7, 1000])
-def test_temperatures_rise_from_zero_to_one_and_the_pilots_from_fewer(distributions):
+def test_temperatures_rise_from_zero_to_one(distributions):
     betas = temperatures(distributions)
     assert len(betas) == distributions + 1
     assert (betas[0], betas[-1]) == (0, 1)
@@ -266,7 +266,7 @@ def test_annealing_agrees_with_probabilistic_pca():
 
 
 @pytest.mark.parametrize("distributions", [1, 2, 4])
-def test_weights_have_the_likelihood_as_mean_however_few_the_distributions(distributions):
+def test_mean_weights_are_the_likelihood(distributions):
     """With steps that are found by a pilot run of other chains: none of the weighted chains has chosen its own."""
     x = make_images("gaussian")[:2]
     output, decoder, exact, *_ = probabilistic_pca(x)
@@ -277,7 +277,7 @@ def test_weights_have_the_likelihood_as_mean_however_few_the_distributions(distr
 
 
 @pytest.mark.parametrize("distributions", [1, 3])
-def test_weights_of_reversed_chains_have_the_inverse_likelihood_as_mean(distributions, monkeypatch):
+def test_mean_reversed_weights_are_the_inverse_likelihood(distributions, monkeypatch):
     """Over exact posterior samples: one for each of many copies of an image, which are images of their own.
 
     The images are so noisy that the inverse weights have a variance.
@@ -377,7 +377,7 @@ def test_an_images_result_is_the_same_alone_and_in_any_group(name, backwards, mo
     assert_same(annealed(output, decoder, others, exact=exact), expected, slice(3, 5))
 
 
-def test_another_seed_gives_another_estimate_and_so_does_another_name():
+def test_another_seed_or_name_gives_another_estimate():
     output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
     first, again, seed, name = (
         annealed(output, decoder, x, **keys) for keys in ({}, {}, {"seed": 6}, {"name": "bdmc"})
@@ -400,7 +400,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("stop_at", [0.0, 1.5, 2.0, 3.7])
-def test_annealing_goes_on_from_the_last_whole_group_to_the_same_figures(stop_at, monkeypatch):
+def test_annealing_resumes_from_the_last_whole_group(stop_at, monkeypatch):
     output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
     monkeypatch.setattr(ais, "NOISE_BLOCK", 10)
     expected = annealed(output, decoder, x, distributions=40)
@@ -421,7 +421,7 @@ def test_annealing_goes_on_from_the_last_whole_group_to_the_same_figures(stop_at
     assert_same(partial, expected)
 
 
-def test_annealing_leaves_the_model_and_torchs_generator_as_they_were():
+def test_annealing_changes_neither_model_nor_torch_generator():
     output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
     before, state, images = [p.clone() for p in decoder.parameters()], torch.get_rng_state(), x.clone()
     annealed(output, decoder, x)
@@ -501,7 +501,7 @@ def test_results_have_proposals_and_annealing_on_the_same_images(checked):
     assert set(found["proposals"]) == {"own", "laplace"}
 
 
-def test_results_have_the_bracket_and_where_every_proposal_is_in_it(checked):
+def test_results_place_every_proposal_in_the_bracket(checked):
     results, directory = checked
     arrays, found = np.load(directory.path / "test_log_likelihood.npz"), results["test"]["bdmc"]
     gap = arrays["bdmc_upper"] - arrays["bdmc_lower"]
@@ -513,7 +513,7 @@ def test_results_have_the_bracket_and_where_every_proposal_is_in_it(checked):
         assert math.isclose(found["proposals"][name]["difference"], difference.mean(), rel_tol=1e-9)
 
 
-def test_annealed_figures_are_in_nats_of_pixels_in_the_unit_interval(checked):
+def test_annealed_metrics_are_nats_of_pixels_in_0_to_1(checked):
     results, directory = checked
     found = results["test"]["log_likelihood"]["ais"]
     log_jacobian = np.load(directory.path / "test_log_likelihood.npz")["log_jacobian"][:5]
@@ -538,13 +538,13 @@ def test_the_summary_shows_annealing_and_bracket(checked, capsys):
     assert "30 distributions" in text
 
 
-def test_a_single_chain_that_carries_the_average_is_warned_of(checked, capsys):
+def test_a_dominating_chain_causes_a_warning(checked, capsys):
     results = json.loads((checked[1].path / "results.json").read_text())
     results["test"]["log_likelihood"]["ais"]["ess_median"] = 1.2
     assert "evaluate.ais.num_distributions" in printed(results, capsys)
 
 
-def test_a_run_without_checks_has_none_of_their_figures(tmp_path, capsys):
+def test_a_run_without_checks_has_no_metrics_of_them(tmp_path, capsys):
     results = vlae.run([*TINY, f"runs_dir={tmp_path}"], quiet=True)
     assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
     assert results["test"]["bdmc"] is None
@@ -638,12 +638,12 @@ def problems_of(*overrides):
         ("~evaluate.ais.num_chains", "~evaluate.ais.num_chains: a run states every key"),
     ],
 )
-def test_what_is_wrong_with_a_nested_key_is_said_with_its_whole_name(override, text):
+def test_a_problem_of_a_nested_key_names_the_whole_key(override, text):
     [problem] = problems_of(override)
     assert problem.startswith(text)
 
 
-def test_a_nested_key_of_a_frozen_run_is_changed_like_any_other():
+def test_nested_keys_of_a_frozen_run_can_be_changed():
     container = compose()
     new = override_evaluation(container, ["evaluate.ais.num_images=20", "evaluate.bdmc=true", "device=cpu"])
     assert validate(new).evaluate.ais.num_images == 20
@@ -669,7 +669,7 @@ def test_a_run_from_before_the_checks_keeps_its_id():
     assert len(ids) == 3
 
 
-def test_every_number_of_images_and_of_chains_is_checked_together():
+def test_numbers_of_images_and_chains_are_checked_together():
     problems = problems_of("evaluate.ais.num_images=x", "evaluate.ais.num_chains=0", "trainer.epochs=0")
     assert sorted(problem.partition(":")[0] for problem in problems) == sorted(
         ["evaluate.ais.num_images", "evaluate.ais.num_chains", "trainer.epochs"]

@@ -30,7 +30,7 @@ def container(monkeypatch, tmp_path):
     )
 
 
-def test_a_run_of_it_has_everything_but_gaps_and_says_why(container, capsys):
+def test_a_bare_run_has_all_results_but_gaps(container, capsys):
     results = run(container())
     assert results["test"]["gaps"] is None
     assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
@@ -49,7 +49,7 @@ def test_a_run_of_it_has_everything_but_gaps_and_says_why(container, capsys):
         ("trainer.kl=analytic", "trainer.kl: analytic needs", "kl_to_prior"),
     ],
 )
-def test_what_needs_more_is_refused_before_anything_is_on_disk(override, text, lacking, container, tmp_path):
+def test_a_bare_model_refuses_other_needs_before_writing(override, text, lacking, container, tmp_path):
     with pytest.raises(ConfigError) as caught:
         run(container(override))
     [problem] = caught.value.problems
@@ -58,7 +58,7 @@ def test_what_needs_more_is_refused_before_anything_is_on_disk(override, text, l
     assert not (tmp_path / "runs").exists()
 
 
-def test_everything_that_needs_more_is_told_at_once(container):
+def test_all_needs_of_a_bare_model_are_reported_together(container):
     with pytest.raises(ConfigError) as caught:
         run(container("evaluate.proposals=[own,mixture]", "trainer.objective=iwae"))
     assert len(caught.value.problems) == 2

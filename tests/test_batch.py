@@ -57,7 +57,7 @@ def shell(request, tmp_path):
     return run
 
 
-def test_a_signal_while_the_setup_runs_is_known_to_python(shell):
+def test_python_learns_of_a_signal_during_the_setup(shell):
     assert shell("setup", "setup") == (["setup", "starts SIGNAL", "ready"], 5)
 
 
@@ -65,7 +65,7 @@ def test_python_killed_by_an_early_signal_restarts_once(shell):
     assert shell("early", "starts") == (["setup", "starts -", "starts SIGNAL", "ready"], 5)
 
 
-def test_a_signal_reaches_python_that_listens_and_its_status_is_the_job_s(shell):
+def test_python_gets_the_signal_and_sets_the_jobs_status(shell):
     assert shell("late", "ready") == (["setup", "starts -", "ready", "listens"], 7)
 
 
@@ -93,12 +93,12 @@ def launcher(**keys):
 
 
 @pytest.mark.parametrize(("minutes", "delay"), [(4, 120), (3, 60), (10, 480)])
-def test_limits_that_leave_time_to_start_are_taken(minutes, delay):
+def test_limits_that_leave_time_to_start_are_accepted(minutes, delay):
     assert launcher(timeout_min=minutes, signal_delay_s=delay)._problems() == []
 
 
 @pytest.mark.parametrize(("minutes", "delay", "least"), [(2, 120, 4), (3, 61, 4), (1, 45, 3), (10, 600, 12)])
-def test_limits_that_leave_no_time_to_start_are_refused_with_the_numbers(minutes, delay, least):
+def test_limits_that_leave_no_time_to_start_are_refused(minutes, delay, least):
     with pytest.raises(ConfigError) as caught:
         launcher(timeout_min=minutes, signal_delay_s=delay).check_plan(PLAN)
     (text,) = caught.value.problems
@@ -107,7 +107,7 @@ def test_limits_that_leave_no_time_to_start_are_refused_with_the_numbers(minutes
 
 
 @pytest.mark.parametrize(("key", "instead"), [("time", "timeout_min"), ("signal", "signal_delay_s")])
-def test_an_option_of_sbatch_that_a_key_stands_for_is_refused(key, instead):
+def test_an_sbatch_option_with_a_key_of_its_own_is_refused(key, instead):
     with pytest.raises(ConfigError, match=f"expected no key {key}; hydra.launcher.{instead} is for that"):
         launcher(sbatch={key: 2}).check_plan(PLAN)
 
@@ -169,7 +169,7 @@ IMAGE = {"doing": "own", "image": 3, "images": 9}
         ([IMAGE, IMAGE, {**IMAGE, "doing": "annealing", "image": 0}], ""),
     ],
 )
-def test_a_run_is_stuck_where_its_last_two_attempts_ended_where_they_began(jobs, ends, expected):
+def test_a_run_without_progress_in_two_attempts_is_stuck(jobs, ends, expected):
     found = jobs("a")
     for restarts, progress in enumerate(ends):
         found.attempt("a", restarts, progress)
@@ -233,7 +233,7 @@ def test_an_old_process_does_not_requeue_a_restarted_job(monkeypatch, capsys, re
     assert ("has started this job again already" in capsys.readouterr().out) == (not asked)
 
 
-def test_a_signal_that_the_shell_noted_starts_no_run_and_requeues_the_job(jobs, monkeypatch):
+def test_a_signal_noted_by_the_shell_requeues_the_job(jobs, monkeypatch):
     found, requeued = jobs("a"), []
     monkeypatch.setattr(slurm_requeue, "requeue", requeued.append)
     monkeypatch.setattr(slurm_task, "Pool", SimpleNamespace())

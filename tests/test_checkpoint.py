@@ -43,23 +43,23 @@ def folder(tmp_path) -> Path:
     return tmp_path / "checkpoints"
 
 
-def test_what_is_saved_is_loaded(folder):
+def test_a_saved_checkpoint_is_loaded(folder):
     state, warnings = checkpoint.load(folder)
     assert_same(state, 2)
     assert warnings == []
     assert {path.name for path in folder.iterdir()} == {"last.pt", "previous.pt"}
 
 
-def test_a_checkpoint_is_a_file_that_torch_reads_by_itself(folder):
+def test_torch_alone_reads_a_checkpoint(folder):
     for mmap in (False, True):
         assert_same(torch.load(folder / "last.pt", weights_only=True, mmap=mmap), 2)
 
 
-def test_there_is_none_before_the_first(tmp_path):
+def test_no_checkpoint_exists_before_the_first(tmp_path):
     assert checkpoint.load(tmp_path / "checkpoints") == (None, [])
 
 
-def test_checkpoints_of_another_name_are_kept_apart_in_the_same_way(folder):
+def test_checkpoints_of_other_names_are_independent(folder):
     for step in (7, 8):
         checkpoint.save(folder, state_of(step), name="evaluation")
     assert_same(checkpoint.load(folder, name="evaluation")[0], 8)
@@ -72,7 +72,7 @@ def test_checkpoints_of_another_name_are_kept_apart_in_the_same_way(folder):
     assert "previous_evaluation.pt" in warning
 
 
-def test_every_flipped_byte_is_found(folder):
+def test_every_flipped_byte_is_detected(folder):
     path = folder / "last.pt"
     content = path.read_bytes()
     for position in [*range(0, len(content), 23), *range(len(content) - 80, len(content))]:
@@ -84,7 +84,7 @@ def test_every_flipped_byte_is_found(folder):
         assert len(warnings) == 1
 
 
-def test_torch_alone_would_load_other_weights(folder):
+def test_torch_alone_loads_damaged_weights(folder):
     """Why the digest is there. If this fails one day, torch has learned to look at checksums."""
     path = folder / "last.pt"
     content = path.read_bytes()
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous_one(folder, damage, word
     assert warning.endswith(f"Resuming from the checkpoint before it, {folder / 'previous.pt'}")
 
 
-def test_without_a_good_one_both_are_named(folder):
+def test_without_a_good_checkpoint_both_are_named(folder):
     folder.joinpath("last.pt").write_bytes(b"")
     folder.joinpath("previous.pt").write_bytes(folder.joinpath("previous.pt").read_bytes()[:-3])
     with pytest.raises(
@@ -134,14 +134,14 @@ def test_without_a_good_one_both_are_named(folder):
         checkpoint.load(folder)
 
 
-def test_a_damaged_one_does_not_push_out_the_good_one_before_it(folder):
+def test_a_damaged_checkpoint_does_not_replace_a_good_one(folder):
     folder.joinpath("last.pt").write_bytes(b"damaged")
     checkpoint.save(folder, state_of(3))
     assert_same(torch.load(folder / "previous.pt", weights_only=True), 1)
     assert_same(checkpoint.load(folder)[0], 3)
 
 
-def test_without_hard_links_the_one_before_is_kept_too(folder, monkeypatch):
+def test_without_hard_links_the_previous_checkpoint_is_kept(folder, monkeypatch):
     def link(*paths: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -151,7 +151,7 @@ def test_without_hard_links_the_one_before_is_kept_too(folder, monkeypatch):
     assert_same(checkpoint.load(folder)[0], 3)
 
 
-def test_a_save_killed_at_any_step_leaves_a_good_one():
+def test_a_killed_save_leaves_a_good_checkpoint():
     """The state before or the state after, never an older one, and the next save works."""
     script = """
         import os, torch
@@ -180,7 +180,7 @@ def test_a_save_killed_at_any_step_leaves_a_good_one():
     assert int(done.stdout) > 6
 
 
-def test_a_save_that_does_not_fit_leaves_both_as_they_were(folder, monkeypatch):
+def test_a_save_that_does_not_fit_changes_no_checkpoint(folder, monkeypatch):
     def replace(*paths: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -198,7 +198,7 @@ def test_a_save_that_does_not_fit_leaves_both_as_they_were(folder, monkeypatch):
     ("value", "named"),
     [(np.float64(1.0), r"state\['best'\]\[1\] is a numpy\.float64"), (Path("x"), r"is a pathlib\.")],
 )
-def test_what_could_not_be_read_back_is_refused_when_it_is_saved(folder, value, named):
+def test_a_value_that_cannot_be_loaded_is_not_saved(folder, value, named):
     with pytest.raises(TypeError, match=named):
         checkpoint.save(folder, state_of(3) | {"best": [1, value]})
     assert_same(checkpoint.load(folder)[0], 2)
@@ -239,7 +239,7 @@ def by_pickle(protocol: int):
 
 
 @pytest.mark.parametrize("name", ["last.pt", "previous.pt"])
-def test_a_checkpoint_made_to_execute_code_is_refused_and_does_not(folder, tmp_path, name):
+def test_a_checkpoint_cannot_execute_code(folder, tmp_path, name):
     by_torch_and_sealed({"model": torch.ones(2), "step": Attack(tmp_path / "attacked")}, folder / name)
     if name == "previous.pt":
         folder.joinpath("last.pt").unlink()
@@ -249,7 +249,7 @@ def test_a_checkpoint_made_to_execute_code_is_refused_and_does_not(folder, tmp_p
 
 
 @pytest.mark.parametrize("write", [by_torch, by_torch_in_the_old_format, *map(by_pickle, range(6))])
-def test_a_file_of_another_program_is_passed_over_like_any_damaged_file(folder, tmp_path, write):
+def test_a_file_of_another_program_counts_as_damaged(folder, tmp_path, write):
     write({"step": Attack(tmp_path / "attacked")}, folder / "last.pt")
     state, [warning] = checkpoint.load(folder)
     assert_same(state, 1)
@@ -257,7 +257,7 @@ def test_a_file_of_another_program_is_passed_over_like_any_damaged_file(folder, 
     assert not tmp_path.joinpath("attacked").exists()
 
 
-def test_nothing_without_a_good_seal_is_unpickled(folder, monkeypatch):
+def test_only_a_sealed_checkpoint_is_unpickled(folder, monkeypatch):
     content = folder.joinpath("last.pt").read_bytes()
     monkeypatch.setattr(torch, "load", lambda *given, **named: pytest.fail("it was unpickled"))
     for file in (folder / "last.pt", folder / "previous.pt"):

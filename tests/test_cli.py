@@ -63,7 +63,7 @@ def test_show_finds_a_run_by_id_prefix_or_path(how, command, runs, finished, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_show_says_where_an_unfinished_run_stands(command, runs):
+def test_show_reports_the_progress_of_an_unfinished_run(command, runs):
     status, out, err = command("show", "vae-digits-gaussian-s1", "--runs-dir", str(runs))
     assert (status, err) == (0, "")
     for word in ("interrupted", "SIGTERM", "epoch", "13"):
@@ -72,7 +72,7 @@ def test_show_says_where_an_unfinished_run_stands(command, runs):
 
 
 @pytest.mark.parametrize("words", [["show"], ["evaluate"], ["sample"]])
-def test_a_run_that_is_not_there_is_one_message_with_what_was_meant(words, command, runs):
+def test_an_unknown_run_is_one_message_with_a_suggestion(words, command, runs):
     status, out, err = command(*words, "vae-digits-gausian-s1", "--runs-dir", str(runs))
     assert (status, out) == (2, "")
     assert err.startswith("vlae: no run 'vae-digits-gausian-s1'")
@@ -88,7 +88,7 @@ def test_a_prefix_of_several_runs_lists_them(command, runs):
     assert all(name in err for name in names)
 
 
-def test_a_missing_runs_dir_and_a_folder_that_is_no_run_are_said(command, runs, tmp_path):
+def test_missing_runs_dirs_and_other_folders_are_reported(command, runs, tmp_path):
     status, _, err = command("show", "vae", "--runs-dir", str(tmp_path / "none"))
     assert (status, "no directory" in err) == (2, True)
     status, _, err = command("show", str(tmp_path))
@@ -103,7 +103,7 @@ def test_a_missing_runs_dir_and_a_folder_that_is_no_run_are_said(command, runs, 
         ({"test": {"elbo": 1.0, "elbo_standard_error": 0.1, "log_likelihood": [1]}}, "items"),
     ],
 )
-def test_results_that_lack_figures_are_one_message(command, finished, tmp_path, change, said):
+def test_incomplete_results_are_one_message(command, finished, tmp_path, change, said):
     broken = tmp_path / finished.name
     shutil.copytree(finished, broken)
     broken.joinpath("results.json").write_text(json.dumps(results(finished) | change))
@@ -123,7 +123,7 @@ def test_samples_are_a_png_or_nothing(command, finished, tmp_path):
 # --- evaluate -----------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_adds_figures_and_leaves_the_results_as_they_are(command, runs, finished):
+def test_evaluate_adds_metrics_and_keeps_the_results(command, runs, finished):
     before = (finished / "results.json").read_bytes(), (finished / "test_log_likelihood.npz").read_bytes()
     words = ["evaluate", finished.name, "--runs-dir", str(runs), "device=cpu", "evaluate.num_images=50"]
     for extra in (
@@ -156,7 +156,7 @@ def test_evaluate_adds_figures_and_leaves_the_results_as_they_are(command, runs,
 @pytest.mark.parametrize(
     "override", ["trainer.epochs=3", "model.latent_dim=4", "optimizer.lr=1", "evaluate.samples=3"]
 )
-def test_evaluate_refuses_what_an_evaluation_cannot_change(override, command, finished):
+def test_evaluate_refuses_keys_of_training(override, command, finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     status, out, err = command("evaluate", str(finished), override)
     assert (status, out) == (2, "")
@@ -206,7 +206,7 @@ def test_the_help_of_sample_limits_laplace_to_inference(command):
     assert (status, "Laplace part of a VLAE is for inference only" in " ".join(out.split())) == (0, True)
 
 
-def test_the_help_of_evaluate_names_what_an_evaluation_can_change(command):
+def test_the_help_of_evaluate_names_its_keys(command):
     status, out, _ = command("evaluate", "--help")
     named = " ".join(out.split())
     assert status == 0
@@ -246,14 +246,14 @@ def test_download_of_an_unknown_dataset_names_the_choices(command, tmp_path):
         (["table", "a", "b"], "got unexpected extra argument"),
     ],
 )
-def test_a_command_that_is_none_is_one_line(command, words, told):
+def test_an_unknown_command_is_one_line(command, words, told):
     status, out, err = command(*words)
     assert (status, out) == (2, "")
     assert err.startswith(f"vlae: {told}")
     assert err.count("\n") == 1
 
 
-def test_without_a_word_the_help_is_shown_and_nothing_else(command):
+def test_without_arguments_the_help_is_shown(command):
     _, out, err = command()
     assert out.lstrip().startswith("Usage: vlae ")
     assert (out.rstrip(), err) == (command("--help")[1].rstrip(), "")
@@ -275,7 +275,7 @@ def _printing(words, tmp_path, **options):
 @pytest.mark.parametrize(
     "words", [["table"], ["table", "--format", "json"], ["status"], ["status", "--help"]]
 )
-def test_an_output_that_takes_nothing_more_is_one_line(tmp_path, words):
+def test_a_full_output_is_one_line(tmp_path, words):
     done(tmp_path, container())
     with open("/dev/full", "w") as full:
         process = _printing(words, tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -295,7 +295,7 @@ def test_a_configuration_that_cannot_be_printed_is_one_line(words):
 
 
 @pytest.mark.parametrize("words", [["table", "--format", "json"], ["status"]])
-def test_an_output_that_is_read_no_more_ends_the_command_without_a_word(tmp_path, words):
+def test_a_closed_pipe_ends_the_command_silently(tmp_path, words):
     done(tmp_path, container())
     process = _printing(words, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()

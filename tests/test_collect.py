@@ -52,7 +52,7 @@ def test_a_run_of_an_earlier_scheme_counts_until_it_is_rerun():
 # --- what a row says ------------------------------------------------------------------------------------------------
 
 
-def test_a_row_has_every_setting_and_every_figure(tmp_path):
+def test_a_row_has_every_setting_and_metric(tmp_path):
     cfg = container(VLAE, seed=3)
     path = done(tmp_path, cfg)
     (run,), left_out = rows(tmp_path)
@@ -74,7 +74,7 @@ def test_a_row_has_every_setting_and_every_figure(tmp_path):
     assert len(run.metrics) == len(measured) + 2 + 2  # best epoch and epochs, two marks of reliability
 
 
-def test_the_images_are_read_when_they_are_asked_for(tmp_path):
+def test_images_are_read_on_demand(tmp_path):
     path = done(tmp_path, container(VAE))
     file = path / "test_log_likelihood.npz"
     run = collect(RunDirectories(tmp_path)).runs[0]
@@ -114,7 +114,7 @@ def _single(file):
         (lambda file: np.savez(file, log_likelihood=np.ones((3, 3))), "expected a number for each image"),
     ],
 )
-def test_images_that_are_damaged_are_no_images_that_are_not_there(tmp_path, damage, reason):
+def test_damaged_images_are_not_missing_images(tmp_path, damage, reason):
     file = done(tmp_path, container(VAE)) / "test_log_likelihood.npz"
     (run,) = collect(RunDirectories(tmp_path)).runs
     damage(file)
@@ -122,7 +122,7 @@ def test_images_that_are_damaged_are_no_images_that_are_not_there(tmp_path, dama
         run.per_image("log_likelihood")
 
 
-def test_the_frame_has_one_row_a_run_and_one_column_a_key(tmp_path):
+def test_the_frame_has_one_row_per_run_and_column_per_key(tmp_path):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed))
     stopped(tmp_path, container(VLAE), state="failed", reason="exception")
@@ -136,7 +136,7 @@ def test_the_frame_has_one_row_a_run_and_one_column_a_key(tmp_path):
     assert frame["test.elbo"].isna().tolist() == [False, False, False, True]
 
 
-def test_runs_that_are_not_done_tell_their_state_and_why(tmp_path):
+def test_unfinished_runs_have_state_and_reason(tmp_path):
     stopped(tmp_path, container(VAE, seed=0))
     stopped(tmp_path, container(VAE, seed=1), state="failed", reason="exception")
     stopped(tmp_path, container(VAE, seed=2))
@@ -146,7 +146,7 @@ def test_runs_that_are_not_done_tell_their_state_and_why(tmp_path):
     assert told == {0: ("new", ""), 1: ("failed", "exception"), 2: ("queued", "")}
 
 
-def test_a_run_of_a_sweep_without_a_directory_is_left_out_with_a_note(tmp_path):
+def test_a_missing_run_of_a_sweep_is_noted(tmp_path):
     here, gone = container(VLAE, seed=0), container(VLAE, "model.num_updates=2", seed=1)
     done(tmp_path, here)
     sweep_index.record_sweep(tmp_path, "s", {run_id(here): "seed=0", run_id(gone): "seed=1"}, [])
@@ -171,7 +171,7 @@ values = st.one_of(
     st.dictionaries(st.sampled_from(["model", "dataset", "trainer"]), st.dictionaries(texts, values)),
     st.integers(),
 )
-def test_a_frozen_config_is_read_as_it_is_whatever_was_read_before(changes, seed):
+def test_a_frozen_config_is_read_independently_of_others(changes, seed):
     cfg = container(VAE)
     for section, keys in changes.items():
         cfg[section] |= {key: value for key, value in keys.items() if key != "name"}
@@ -185,7 +185,7 @@ def test_a_frozen_config_is_read_as_it_is_whatever_was_read_before(changes, seed
         text = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True, width=110)
 
 
-def test_configurations_that_differ_in_their_seed_alone_are_parsed_once(tmp_path, monkeypatch):
+def test_configurations_of_several_seeds_are_parsed_once(tmp_path, monkeypatch):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed))
     parsed, load = [], yaml.load
@@ -248,7 +248,7 @@ def _replace(name, old, new):
         (lambda path: path.with_name("empty").mkdir(), "it has no config.yaml"),
     ],
 )
-def test_what_cannot_be_counted_is_left_out_with_the_reason(tmp_path, damage, because):
+def test_uncountable_runs_are_left_out_with_the_reason(tmp_path, damage, because):
     done(tmp_path, container(VLAE))
     damage(done(tmp_path, container(VAE)))
     found, left_out = rows(tmp_path)
@@ -260,7 +260,7 @@ def test_what_cannot_be_counted_is_left_out_with_the_reason(tmp_path, damage, be
         assert len(found) == 1 + (left_out[0].name == "empty")
 
 
-def test_runs_that_may_not_be_read_are_an_error_that_names_the_directory(tmp_path, monkeypatch):
+def test_unreadable_runs_are_an_error_with_the_directory(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda place, mode: False)  # root may read everything
         with pytest.raises(RecordError, match=f"no permission to read {tmp_path}"):
@@ -309,7 +309,7 @@ def test_any_source_of_rows_can_be_collected():
 
 
 @pytest.mark.slow
-def test_tables_need_no_library_that_trains():
+def test_tables_need_no_training_library():
     tables = [f"vlae.report.tables.{name}" for name in ("table", "layout", "formats")]
     modules = ", ".join(["vlae.cli.commands.table", "vlae.report.sources.run_directories", *tables])
     code = f"import sys; import {modules}; print(*sys.modules)"

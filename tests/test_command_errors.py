@@ -119,7 +119,7 @@ def test_an_unexpected_error_keeps_its_traceback(command):
         command(job)
 
 
-def test_hydras_own_refusal_is_one_block_without_a_traceback(command, capfd):
+def test_an_error_of_hydra_is_one_block_without_a_traceback(command, capfd):
     assert command(None, "~optimizer.nothing") == 2
     error = capfd.readouterr().err
     heading, problem = error.splitlines()
@@ -145,7 +145,7 @@ def test_multirun_reports_all_problems_before_the_first_run(command, capfd, tmp_
     assert "model.num_updates: unknown key" in error
 
 
-def test_all_that_is_wrong_with_launcher_sweep_and_runs_is_one_report(command, capfd, tmp_path):
+def test_all_problems_of_launcher_sweep_and_runs_are_one_report(command, capfd, tmp_path):
     assert command(None, "-m", "model=vae,vlae", "seed=x", "hydra.launcher.worker=2") == 2
     _, *problems = capfd.readouterr().err.splitlines()
     assert [problem.split(":")[0].strip() for problem in problems] == ["hydra.launcher.worker", "seed"]
@@ -183,7 +183,7 @@ def test_a_launcher_without_a_sweep_is_refused(command, capfd, override):
         (["sweeps=mine.yaml"], "sweeps: no file 'mine.yaml'"),
     ],
 )
-def test_a_sweep_file_that_is_not_there_or_not_one_is_refused(command, capfd, tmp_path, arguments, expected):
+def test_a_missing_or_invalid_sweep_file_is_refused(command, capfd, tmp_path, arguments, expected):
     assert command(None, *arguments) == 2
     assert expected in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -251,7 +251,7 @@ def once(function):
         (["model=glob(x*)"], "model=glob(x*): glob() finds no choice (choices: "),
     ],
 )
-def test_what_is_no_sweep_is_one_problem_of_few_words(command, capfd, tmp_path, arguments, expected):
+def test_an_invalid_sweep_is_one_short_problem(command, capfd, tmp_path, arguments, expected):
     assert command(None, "-m", *arguments) == 2
     heading, problem = capfd.readouterr().err.splitlines()
     assert heading == "vlae: 1 problem in the configuration"
@@ -264,15 +264,13 @@ def test_a_sweep_file_is_not_shown_as_one_configuration(command, capfd):
     assert "sweeps=smoke --cfg: only one of them can be done" in capfd.readouterr().err
 
 
-def test_a_sweep_file_times_the_command_line_has_a_limit_too(command, capfd):
+def test_a_sweep_file_with_overrides_has_a_limit_too(command, capfd):
     assert command(None, "sweeps=smoke", "seed=range(0,60000)") == 2
     assert "sweep: expected at most 100,000 runs, got 600,000" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_what_replaces_an_axis_of_a_sweep_file_is_said_below_the_headline(
-    command, capfd, tmp_path, dry, monkeypatch
-):
+def test_an_override_of_an_axis_is_noted_below_the_headline(command, capfd, tmp_path, dry, monkeypatch):
     (tmp_path / "mine.yaml").write_text("common: {model: vae, seed: [0, 1]}")
     monkeypatch.setattr(LocalQueue, "prepare", lambda *words: None)
     monkeypatch.setattr(LocalQueue, "execute", lambda *words: 0)

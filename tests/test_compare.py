@@ -34,7 +34,7 @@ def figures(found):
     return {each.key: each for each in found.metrics}
 
 
-def test_the_settings_that_differ_are_told_and_no_others(tmp_path):
+def test_only_settings_that_differ_are_shown(tmp_path):
     one, other = container(VAE, seed=1), container(VLAE, "optimizer.lr=1e-3")
     done(tmp_path, one)
     done(tmp_path, other)
@@ -47,7 +47,7 @@ def test_the_settings_that_differ_are_told_and_no_others(tmp_path):
     assert {"seed", "model.name", "optimizer.lr", "model.num_updates"} <= told.keys()
 
 
-def test_the_difference_is_the_paired_t_test_over_images_with_its_interval(tmp_path):
+def test_the_difference_is_a_paired_t_test_over_images(tmp_path):
     paths = [done(tmp_path, container(VAE)), done(tmp_path, container(VLAE), level=0.1)]
     arrays = [np.load(path / "test_log_likelihood.npz") for path in paths]
     found = figures(comparison(tmp_path, "vae", "vlae"))
@@ -63,7 +63,7 @@ def test_the_difference_is_the_paired_t_test_over_images_with_its_interval(tmp_p
     assert comparison(tmp_path, "vae", "vlae").images == IMAGES
 
 
-def test_a_run_whose_images_are_damaged_is_named(compare, tmp_path):
+def test_a_run_with_damaged_images_is_named(compare, tmp_path):
     paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
     assert comparison(tmp_path, "vae", "vlae").unread == ()
     (paths[1] / "test_log_likelihood.npz").write_bytes(b"damaged")
@@ -86,7 +86,7 @@ def test_images_unknown_in_both_runs_cause_no_warning(compare, tmp_path):
     assert "No metric is known for each image of both runs" in " ".join(out.split())
 
 
-def test_the_other_way_round_every_difference_changes_its_sign(tmp_path):
+def test_the_reverse_comparison_has_opposite_signs(tmp_path):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE), level=0.1)
     one, other = comparison(tmp_path, "vae", "vlae"), comparison(tmp_path, "vlae", "vae")
@@ -100,7 +100,7 @@ def test_the_other_way_round_every_difference_changes_its_sign(tmp_path):
             )
 
 
-def test_seeds_and_settings_that_decide_on_no_image_may_differ(tmp_path):
+def test_seeds_that_do_not_choose_images_may_differ(tmp_path):
     done(tmp_path, container(VAE, seed=0))
     done(tmp_path, container(VAE, "trainer.epochs=3", "evaluate.num_samples=10", seed=1))
     assert figures(comparison(tmp_path, "vae-digits-gaussian-s0", "vae-digits-gaussian-s1"))[OWN].difference
@@ -124,7 +124,7 @@ def test_runs_with_other_test_images_are_refused_with_the_reason(compare, tmp_pa
     assert told in err
 
 
-def test_seeds_decide_on_test_images_whose_noise_is_not_fixed(tmp_path):
+def test_without_fixed_noise_seeds_choose_the_test_images(tmp_path):
     for seed in (0, 1):
         done(tmp_path, container(VAE, "dataset.fixed_evaluation=false", seed=seed))
     with pytest.raises(UserError, match=r"different test images.*\n  seed: 0 and 1"):
@@ -141,7 +141,7 @@ def test_a_run_that_is_not_done_has_a_state_and_no_difference(compare, tmp_path)
     assert not any(each.difference for each in comparison(tmp_path, "vae", "vlae").metrics)
 
 
-def test_an_estimate_that_is_not_to_be_believed_is_marked(compare, tmp_path):
+def test_an_unreliable_estimate_is_marked(compare, tmp_path):
     done(tmp_path, container(VAE), unreliable=0.5)
     done(tmp_path, container(VLAE))
     line = next(line for line in compare("vae", "vlae")[1].splitlines() if OWN in line)
@@ -180,7 +180,7 @@ def test_the_same_runs_print_the_same(compare, tmp_path):
         (["vae", "vlae-digits-gaussian-s0", "--out", "no/a.pdf"], "the directory no does not exist"),
     ],
 )
-def test_what_cannot_be_is_one_message_and_status_2(compare, tmp_path, words, told):
+def test_a_wrong_command_is_one_message_and_status_2(compare, tmp_path, words, told):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE))
     (done(tmp_path, container(VLAE, seed=1)) / "results.json").write_text("{")

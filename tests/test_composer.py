@@ -42,7 +42,7 @@ def outcome(compose, overrides):
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_choice_of_every_group_is_composed_alike(group):
+def test_every_choice_composes_as_in_hydra(group):
     for choice in GROUPS[group]:
         overrides = [f"{group}={choice}", "seed=5"]
         assert outcome(composer, overrides) == outcome(compose, overrides)
@@ -55,7 +55,7 @@ def test_every_choice_of_every_group_is_composed_alike(group):
     wrong=st.lists(st.sampled_from(WRONG), max_size=2),
     order=st.randoms(use_true_random=False),
 )
-def test_any_overrides_are_composed_alike(chosen, values, wrong, order):
+def test_any_overrides_compose_as_in_hydra(chosen, values, wrong, order):
     overrides = [*(f"{group}={choice}" for group, choice in chosen.items()), *values, *wrong]
     order.shuffle(overrides)
     assert outcome(composer, overrides) == outcome(compose, overrides)

@@ -81,7 +81,7 @@ def test_every_model_output_and_dataset_compose_and_validate(model, output, npz)
 
 
 @pytest.mark.parametrize("optimizer", GROUPS["optimizer"])
-def test_every_optimizer_is_built_on_the_parameters_it_is_given(optimizer):
+def test_every_optimizer_is_built_on_its_parameters(optimizer):
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     section = compose([f"optimizer={optimizer}"])["optimizer"]
     built = build(section, params=[weight], output="not taken")
@@ -91,7 +91,7 @@ def test_every_optimizer_is_built_on_the_parameters_it_is_given(optimizer):
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 @pytest.mark.parametrize("model", GROUPS["model"])
-def test_every_experiment_validates_with_every_model_output_and_dataset(experiment, model):
+def test_every_experiment_validates_with_every_choice(experiment, model):
     own = compose([f"experiment={experiment}"])["dataset"]["name"]
     datasets = ("digits", "omniglot") if own == "digits" else (own,)  # an experiment may be about one dataset
     for output, dataset in itertools.product(GROUPS["output_dist"], datasets):
@@ -337,12 +337,12 @@ CONFLICTS = {
 
 @pytest.mark.parametrize("key", CONFLICTS)
 @pytest.mark.parametrize("other", ["trainer.epochs=0", "dataset.root=3", "seed=[1", "model=vea"])
-def test_keys_that_do_not_go_together_are_reported_together_with_all_else(key, other):
+def test_conflicts_are_reported_with_all_other_problems(key, other):
     assert len(problems_of(*CONFLICTS[key], other)) == 2
     assert any(problem.startswith(f"{key}: ") for problem in problems_of(*CONFLICTS[key], other))
 
 
-def test_keys_that_do_not_go_together_do_not_hide_each_other():
+def test_conflicts_do_not_hide_each_other():
     problems = problems_of(
         *("dataset.validation_size=1500", "evaluate.num_images=298", "dataset.lambda=0"),
         *("dataset.logit_transform=true", "seed=x"),
@@ -370,7 +370,7 @@ def test_a_key_with_a_problem_of_its_own_is_in_no_conflict(key, others, wrong):
 
 
 @pytest.mark.parametrize(("validation", "images"), [(0, 297), (1499, 1), (1499, None)])
-def test_sizes_up_to_the_limits_are_taken(validation, images):
+def test_sizes_up_to_the_limits_are_accepted(validation, images):
     number = "null" if images is None else images
     sizes = (f"dataset.validation_size={validation}", f"evaluate.num_images={number}")
     cfg = validate(compose(["trainer.selection=test", *sizes]))
@@ -404,7 +404,7 @@ def on_a_machine_with(monkeypatch, *devices: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
-def test_a_missing_device_is_reported_together_with_all_else(monkeypatch, device):
+def test_a_missing_device_is_reported_with_all_other_problems(monkeypatch, device):
     on_a_machine_with(monkeypatch)
     assert problems_of(f"device={device}", "trainer.epochs=0") == [
         "trainer.epochs: expected 1 or more, got 0",
@@ -453,7 +453,7 @@ def problems_of_change(container: dict[str, Any], *overrides: str) -> list[str]:
     return caught.value.problems
 
 
-def test_an_evaluation_changes_what_it_may_and_nothing_else(default):
+def test_an_evaluation_changes_only_its_own_keys(default):
     overrides = ["evaluate.num_samples=7", "++seed=3", "evaluate.num_images=null", "device=cpu"]
     expected = replaced(replaced(default, ("evaluate", "num_samples"), 7), ("seed",), 3)
     before = copy.deepcopy(default)
@@ -461,14 +461,14 @@ def test_an_evaluation_changes_what_it_may_and_nothing_else(default):
     assert default == before
 
 
-def test_a_run_is_evaluated_where_its_own_device_is_missing(monkeypatch, default):
+def test_a_run_is_evaluated_without_its_own_device(monkeypatch, default):
     on_a_machine_with(monkeypatch)
     assert override_evaluation({**default, "device": "cuda"}, [])["device"] == "auto"
     [problem] = problems_of_change(default, "device=cuda")
     assert problem.startswith("device: cuda is not available")
 
 
-def test_all_that_is_wrong_with_a_change_is_reported_together(default):
+def test_all_problems_of_a_change_are_reported_together(default):
     problems = problems_of_change(
         default,
         "evaluate.num_samples=abc",
@@ -487,12 +487,12 @@ def test_all_that_is_wrong_with_a_change_is_reported_together(default):
 
 
 @pytest.mark.parametrize("text", ["evaluate.num_samples=[1", "seed", "--seed=3", "seed=1,2"])
-def test_a_malformed_change_is_said_as_for_a_launch(text, default):
+def test_a_malformed_change_is_reported_as_for_a_launch(text, default):
     assert problems_of_change(default, text) == problems_of(text)
 
 
 @pytest.mark.parametrize("text", ["dataset.path=/nowhere.npz", "dataset.root=elsewhere"])
-def test_a_place_of_data_that_the_run_does_not_have_is_an_unknown_key(text, default):
+def test_a_data_path_that_the_run_lacks_is_an_unknown_key(text, default):
     [problem] = problems_of_change(default, text)
     assert problem.startswith(f"{text.partition('=')[0]}: unknown key")
 
@@ -605,7 +605,7 @@ def test_every_scientific_value_changes_the_id(path, value):
 
 @given(st.integers(-(2**53), 2**53), st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
-def test_a_number_has_one_identity_however_it_is_spelt(number, path):
+def test_all_spellings_of_a_number_give_one_id(number, path):
     ids = [run_id(replaced(CONTAINER, path, value)) for value in (number, float(number))]
     assert (
         ids[0].rpartition("-")[2] == ids[1].rpartition("-")[2]
@@ -614,7 +614,7 @@ def test_a_number_has_one_identity_however_it_is_spelt(number, path):
 
 @given(st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
-def test_true_is_not_one(path):
+def test_true_differs_from_one_in_the_id(path):
     ids = [run_id(replaced(CONTAINER, path, value)) for value in (True, 1)]
     assert ids[0].rpartition("-")[2] != ids[1].rpartition("-")[2]
 
@@ -630,7 +630,7 @@ def test_an_id_survives_being_frozen_as_yaml():
     assert run_id(thawed) == run_id(CONTAINER)
 
 
-def test_an_id_begins_with_what_a_person_looks_for(default):
+def test_an_id_begins_with_model_dataset_and_output(default):
     assert re.fullmatch(r"vlae-digits-gaussian-s0-[0-9a-f]{10}", run_id(default))
 
 
@@ -643,7 +643,7 @@ def test_an_added_field_at_its_default_counts_as_absent(monkeypatch, default):
     assert validate(before).trainer.patience is None  # a run frozen before can still be read
 
 
-def test_networks_as_they_were_before_there_was_a_choice_count_as_absent(default):
+def test_the_original_networks_count_as_absent(default):
     old = {k: v for k, v in default["model"].items() if k not in ("activation", "network")}
     frozen = replaced(default, ("model",), old)
     assert run_id(frozen) == run_id(default)
@@ -663,7 +663,7 @@ class OfBefore(VAE):
         )
 
 
-def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, default):
+def test_a_model_without_a_key_added_later_still_runs(monkeypatch, default):
     monkeypatch.setattr("vlae.models.vae.OfBefore", OfBefore, raising=False)
     section = {"name": "mine", "_target_": "vlae.models.vae.OfBefore", "latent_dim": 2, "hidden_dims": [3]}
     container = replaced(default, ("model",), section)
@@ -676,7 +676,7 @@ def test_a_model_that_does_not_take_a_key_added_later_still_runs(monkeypatch, de
 
 
 @pytest.mark.parametrize("key", [k for k in ADDED_FIELDS if not k.startswith("model.")])
-def test_a_run_from_before_an_added_field_keeps_its_id_and_can_be_read(key, default):
+def test_a_run_from_before_an_added_field_keeps_its_id(key, default):
     *section, name = key.split(".")
     within = get(default, section[0]) if section else default
     without = {k: v for k, v in within.items() if k != name}
@@ -691,7 +691,7 @@ def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
     assert run_id(other) != run_id(default)
 
 
-def test_a_file_counts_by_its_content_and_not_by_its_place(npz, tmp_path):
+def test_a_file_counts_by_its_content_not_its_path(npz, tmp_path):
     here = compose(npz)
     (tmp_path / "elsewhere.npz").write_bytes((tmp_path / "mine.npz").read_bytes())
     there = compose(["dataset=npz", f"dataset.path={tmp_path / 'elsewhere.npz'}"])
@@ -720,7 +720,7 @@ def test_build_does_not_call_targets_inside_values(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_build_of_a_dataset_leaves_preprocessing_and_sizes_to_others(default):
+def test_build_of_a_dataset_ignores_preprocessing_and_sizes(default):
     splits = build(default["dataset"])
     assert len(splits.validation) == default["dataset"]["validation_size"]
 
@@ -737,7 +737,7 @@ def test_a_checked_configuration_cannot_be_replaced(default):
 @pytest.mark.parametrize(
     "file", sorted(CONF.rglob("*.yaml")), ids=lambda file: file.relative_to(CONF).as_posix()
 )
-def test_every_file_says_what_it_is_and_every_key_has_a_comment(file):
+def test_every_file_has_a_header_and_every_key_a_comment(file):
     assert header(file)
     if "experiment" in file.parts:
         return  # changes to keys that are documented elsewhere
@@ -750,11 +750,11 @@ def test_every_file_says_what_it_is_and_every_key_has_a_comment(file):
 @pytest.mark.parametrize(
     ("file", "text"), [(CONFIG, config_yaml), (KEYS, keys_page)], ids=["config.yaml", "keys.md"]
 )
-def test_what_is_written_from_the_schema_equals_the_file(file, text):
+def test_generated_files_match_the_schema(file, text):
     assert file.read_text() == text(), "run python -m vlae.config.reference"
 
 
-def test_every_key_has_a_description_and_a_part_in_the_id_or_none():
+def test_every_key_has_a_description_and_an_identity():
     described = [(key, field) for key, field in fields() if key not in KINDS]
     assert [
         key for key, field in described if not field.description or "operational" not in extras(field)
@@ -773,7 +773,7 @@ def test_help_names_every_choice_and_every_key_with_its_value(capsys):
     assert "trainer.epochs=17 " in text
 
 
-def test_help_shows_what_can_be_shown_of_a_wrong_command(capsys):
+def test_help_works_for_a_wrong_command(capsys):
     assert print_help(["--help", "dataset=npz", "trainer.epochs=four"]) == 0
     assert "dataset.path=null" in capsys.readouterr().out
 
@@ -790,14 +790,14 @@ def test_help_shows_what_can_be_shown_of_a_wrong_command(capsys):
         ("tracker=[none,wandb]", "none alone, or without it"),
     ],
 )
-def test_what_weights_and_biases_does_not_take_is_refused_before(override, expected):
+def test_names_that_wandb_refuses_are_refused_early(override, expected):
     [problem] = problems_of(override)
     assert problem.startswith(override.partition("=")[0])
     assert f"expected {expected}" in problem
 
 
 @pytest.mark.parametrize("mode", ["auto", "online"])
-def test_the_environment_of_a_launch_is_checked_where_it_counts(mode, monkeypatch, tmp_path):
+def test_the_environment_is_checked_where_it_matters(mode, monkeypatch, tmp_path):
     tracker = compose(["tracker=wandb", f"tracker.mode={mode}"])["tracker"]
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("NETRC", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):

@@ -84,7 +84,7 @@ def progress(reporter: Reporter) -> None:
 # --- progress -----------------------------------------------------------------------------------------------------
 
 
-def test_without_a_terminal_progress_is_plain_lines_with_the_time_left(capsys, monkeypatch, tmp_path):
+def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
     progress(Reporter(tmp_path / "log.txt"))
     out, err = capsys.readouterr()
@@ -99,20 +99,20 @@ def test_without_a_terminal_progress_is_plain_lines_with_the_time_left(capsys, m
     assert (tmp_path / "log.txt").read_text().splitlines() == lines
 
 
-def test_lines_of_progress_are_rare_but_the_last_always_comes(capsys):
+def test_progress_lines_are_rare_but_the_last_is_printed(capsys):
     progress(Reporter())
     assert [line for line in capsys.readouterr().err.splitlines() if "epoch" in line] == [
         "training epoch 3/3  ELBO -3.00"
     ]
 
 
-def test_an_epoch_that_lasts_shows_a_sign_of_life_without_figures(capsys, monkeypatch):
+def test_a_long_epoch_prints_progress_without_metrics(capsys, monkeypatch):
     monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
     progress(Reporter())
     assert "training epoch 0.5/3" in capsys.readouterr().err
 
 
-def test_the_time_left_is_extrapolated_from_what_this_attempt_has_done(capsys, monkeypatch):
+def test_the_time_left_is_extrapolated_from_this_attempt(capsys, monkeypatch):
     clock = iter([0.0, 10.0, 10.0, 20.0, 20.0, 20.0, 20.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with Reporter() as reporter:  # goes on from epoch 50: 10 epochs took 10 seconds
@@ -140,14 +140,14 @@ def test_the_log_of_an_attempt_is_appended_to(tmp_path, capsys):
     ("seconds", "text"),
     [(4.25, "4.2 s"), (59.9, "59.9 s"), (60, "1 min 00 s"), (185.2, "3 min 05 s"), (7800, "2 h 10 min")],
 )
-def test_durations_are_in_the_units_people_use(seconds, text):
+def test_durations_have_readable_units(seconds, text):
     assert duration(seconds) == text
 
 
 # --- summary ------------------------------------------------------------------------------------------------------
 
 
-def test_the_summary_holds_every_figure_on_standard_output(capsys, monkeypatch):
+def test_the_summary_prints_every_metric(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     Reporter().result(summary(RESULTS, Path("runs/here")))
     out, err = capsys.readouterr()
@@ -160,7 +160,7 @@ def test_the_summary_holds_every_figure_on_standard_output(capsys, monkeypatch):
         assert text in out, text
 
 
-def test_figures_that_do_not_exist_are_left_out():
+def test_missing_metrics_are_left_out():
     results = copy.deepcopy(RESULTS)
     results["test"]["bits_per_dim"] = None
     results["test"]["elbo_standard_error"] = None
@@ -173,7 +173,7 @@ def test_figures_that_do_not_exist_are_left_out():
     assert "±" not in text.replace("for ±0.1", "")
 
 
-def test_figures_that_are_not_to_be_believed_say_so():
+def test_unreliable_metrics_are_marked():
     results = copy.deepcopy(RESULTS)
     results["test"] |= {"bits_per_dim": 7.9}
     assert reliability.warnings(results) == []
@@ -207,7 +207,7 @@ def test_results_of_the_first_version_are_shown():
     assert reliability.MARK not in text
 
 
-def test_every_search_for_modes_that_did_not_settle_is_told():
+def test_every_unfinished_mode_search_is_reported():
     results = copy.deepcopy(RESULTS)
     proposals = results["test"]["log_likelihood"]
     for name, images in (("laplace", 7), ("student_t", 0), ("mixture", 8)):
@@ -218,7 +218,7 @@ def test_every_search_for_modes_that_did_not_settle_is_told():
     assert "student_t: the search" not in text
 
 
-def test_a_figure_that_is_not_to_be_believed_is_marked_in_every_table():
+def test_unreliable_metrics_are_marked_in_every_table():
     results = copy.deepcopy(RESULTS)
     proposals = results["test"]["log_likelihood"]
     proposals["laplace"] = proposals["own"] | {"k_hat_unreliable": 0.3}
@@ -250,7 +250,7 @@ def test_the_status_of_a_failed_run_shows_why():
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_a_request_and_the_old_handlers_come_back(number):
+def test_a_signal_is_a_request_and_handlers_are_restored(number):
     before = [signal.getsignal(each) for each in SIGNALS]
     with Interruption() as interruption:
         interruption.check()

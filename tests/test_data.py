@@ -150,7 +150,7 @@ def test_every_key_of_a_dataset_file_has_a_comment(name):
     assert all("  # " in line for line in keys)
 
 
-def test_all_but_digits_have_the_sizes_of_the_released_code():
+def test_sizes_except_of_digits_are_those_of_the_released_code():
     for name in set(NAMES) - {"digits"}:
         sizes = yaml.safe_load((CONF / f"{name}.yaml").read_text())["sizes"]
         assert sizes == {"latent_dim": 50, "hidden_dims": [500, 500], "epochs": 2000}
@@ -231,7 +231,7 @@ def test_digits_has_one_test_set_for_all_validation_sizes():
 
 
 @pytest.mark.parametrize("size", [TRAIN, TRAIN + 1])
-def test_a_validation_size_that_leaves_nothing_to_train_on_is_an_error(mnist_root, size):
+def test_a_validation_size_without_training_images_is_an_error(mnist_root, size):
     with pytest.raises(DataError, match=rf"dataset.validation_size={size} .* has {TRAIN}"):
         datasets.mnist(root=str(mnist_root), validation_size=size)
 
@@ -245,7 +245,7 @@ def test_mnist_reads_idx_files_pixel_for_pixel(mnist_root):
     assert np.array_equal(splits.test.numpy()[:, 0], pixels(TEST, 28, 28, seed=TEST))
 
 
-def test_packed_mnist_files_put_in_place_by_hand_are_verified_and_unpacked(mnist_root, monkeypatch):
+def test_packed_mnist_files_are_verified_and_unpacked(mnist_root, monkeypatch):
     from torchvision.datasets import FashionMNIST
 
     raw = mnist_root / "FashionMNIST" / "raw"
@@ -276,7 +276,7 @@ def test_cifar10_reads_pickled_batches_pixel_for_pixel(tmp_path, monkeypatch):
     assert np.array_equal(splits.test.numpy(), pixels(4, 3072, seed=5).reshape(-1, 3, 32, 32))
 
 
-def test_a_packed_cifar10_put_in_place_by_hand_is_verified_and_unpacked(tmp_path, monkeypatch):
+def test_a_packed_cifar10_is_verified_and_unpacked(tmp_path, monkeypatch):
     _, archive = write_cifar10(tmp_path / "made", monkeypatch)
     root = tmp_path / "root"
     root.mkdir()
@@ -389,7 +389,7 @@ def test_a_wrong_idx_file_is_named_with_its_content_and_sources(mnist_root, lie,
     ],
     ids=["32x32", "one more", "labels", "colour", "others", "letters", "Fashion-MNIST", "EMNIST", "unknown"],
 )
-def test_other_arrays_than_mnists_are_refused_with_what_they_are(mnist_root, array, what):
+def test_arrays_that_are_not_mnist_are_refused(mnist_root, array, what):
     path = mnist_root / "MNIST" / "raw" / "train-images-idx3-ubyte"
     write_idx(path, array)
     with pytest.raises(DataError) as error:
@@ -397,7 +397,7 @@ def test_other_arrays_than_mnists_are_refused_with_what_they_are(mnist_root, arr
     assert f"{path} is damaged or another file: it is {what}" in message(error)
 
 
-def test_swapped_files_are_said_to_be(mnist_root, monkeypatch):
+def test_swapped_files_are_reported_as_swapped(mnist_root, monkeypatch):
     raw = mnist_root / "MNIST" / "raw"
     train, test = raw / "train-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte"
     checksums = {name: replace(c, what=what_is(raw / name)) for name, c in datasets.UNPACKED["MNIST"].items()}
@@ -428,7 +428,7 @@ def test_a_known_file_under_another_name_is_named(mnist_root, svhn_root, monkeyp
         datasets.svhn(root=str(svhn_root), validation_size=0)
 
 
-def test_the_files_that_are_known_are_those_that_are_unpacked():
+def test_the_known_files_are_those_unpacked():
     from torchvision.datasets import MNIST, FashionMNIST
 
     for dataset in (MNIST, FashionMNIST):
@@ -451,7 +451,7 @@ def test_a_damaged_mat_file_is_named_with_its_source(svhn_root):
         assert part in message(error)
 
 
-def test_a_mat_file_with_the_right_checksum_but_other_content_is_named(svhn_root, monkeypatch):
+def test_a_mat_file_with_other_content_is_named(svhn_root, monkeypatch):
     from torchvision.datasets import SVHN
 
     path = svhn_root / "test_32x32.mat"
@@ -485,7 +485,7 @@ def test_a_wrong_cifar10_pickle_is_never_unpickled(tmp_path, monkeypatch, name):
     assert trace.exists()
 
 
-def test_a_broken_cifar10_pickle_with_the_right_checksum_is_an_error(tmp_path, monkeypatch):
+def test_a_broken_cifar10_pickle_is_an_error(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 
     folder, archive = write_cifar10(tmp_path, monkeypatch)
@@ -505,7 +505,7 @@ def test_a_damaged_chardata_mat_is_named_with_its_source(omniglot_root):
         assert part in message(error)
 
 
-def test_another_chardata_mat_than_that_of_iwae_is_refused(omniglot_root):
+def test_only_the_chardata_mat_of_iwae_is_accepted(omniglot_root):
     from scipy.io import savemat
 
     path = omniglot_root / "OMNIGLOT" / "chardata.mat"
@@ -529,7 +529,7 @@ def test_a_chardata_mat_without_its_arrays_is_an_error(omniglot_root, monkeypatc
 
 @pytest.mark.parametrize("shape", [(8, 6), (1, 8, 6), (3, 8, 6)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
-def test_npz_gives_back_the_arrays_of_the_file(tmp_path, shape, dtype):
+def test_npz_returns_the_arrays_of_the_file(tmp_path, shape, dtype):
     def array(n):
         values = pixels(n, *shape, seed=n)
         return values if dtype == np.uint8 else (values / 255).astype(dtype)
@@ -587,7 +587,7 @@ def test_a_bad_npz_is_refused_with_its_reason(tmp_path, arrays, reason):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_channels_last_are_recognised_with_what_mends_them(tmp_path, channels):
+def test_channels_last_are_refused_with_the_remedy(tmp_path, channels):
     last = pixels(6, 9, 8, channels)
     with pytest.raises(DataError, match="channels last") as error:
         datasets.npz(path=write_npz(tmp_path / "last.npz", train=last, test=last))
@@ -600,7 +600,7 @@ def test_channels_last_are_recognised_with_what_mends_them(tmp_path, channels):
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 3), (1, 9, 1), (4, 4, 3), (9, 3, 3), (9, 1, 4), (9, 8, 2)])
-def test_shapes_that_need_not_be_channels_last_are_taken_as_they_are(tmp_path, shape):
+def test_ambiguous_shapes_are_accepted(tmp_path, shape):
     images = pixels(6, *shape)
     assert datasets.npz(path=write_npz(tmp_path / "a.npz", train=images, test=images)).shape == shape
 
@@ -661,7 +661,7 @@ NPY_THAT_LIES = {
 
 
 @pytest.mark.parametrize(("content", "reason"), NPY_THAT_LIES.values(), ids=NPY_THAT_LIES)
-def test_a_header_that_lies_is_refused_before_its_array_is_read(tmp_path, content, reason, monkeypatch):
+def test_a_false_header_is_refused_before_its_array_is_read(tmp_path, content, reason, monkeypatch):
     monkeypatch.setattr(npz.Archive, "_array", lambda *_: pytest.fail("an array was read"))
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
@@ -671,7 +671,7 @@ def test_a_header_that_lies_is_refused_before_its_array_is_read(tmp_path, conten
         datasets.npz(path=str(path))
 
 
-def test_arrays_beyond_the_memory_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+def test_arrays_beyond_the_memory_are_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "available_memory", lambda: 10**6)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, train=np.zeros((1000, 100, 100), np.uint8), test=GOOD)
@@ -682,7 +682,7 @@ def test_arrays_beyond_the_memory_are_refused_before_they_are_unpacked(tmp_path,
         datasets.npz(path=str(path))
 
 
-def test_an_array_that_is_there_twice_is_refused(tmp_path):
+def test_a_duplicate_array_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
         for _ in range(2):
@@ -691,13 +691,13 @@ def test_an_array_that_is_there_twice_is_refused(tmp_path):
         datasets.npz(path=str(path))
 
 
-def test_a_file_that_is_no_npz_is_said_to_be_what_it_is(tmp_path):
+def test_a_file_that_is_no_npz_is_named_by_its_kind(tmp_path):
     tmp_path.joinpath("a.npz").write_bytes(gzip.compress(b"x"))
     with pytest.raises(DataError, match=r"File is not a zip file; it is a gzip archive"):
         datasets.npz(path=str(tmp_path / "a.npz"))
 
 
-def test_an_npz_must_be_named_and_be_there(tmp_path):
+def test_an_npz_needs_an_existing_path(tmp_path):
     with pytest.raises(DataError, match=r"dataset\.path: expected your \.npz file"):
         datasets.npz()
     with pytest.raises(DataError, match="there is no such file"):
@@ -713,7 +713,7 @@ def test_an_npz_that_changed_since_the_run_started_is_refused(tmp_path):
         datasets.npz(path=path, sha256=digest)
 
 
-def test_an_npz_that_is_cut_off_is_not_called_a_zip_to_unpack(tmp_path):
+def test_a_truncated_npz_is_not_called_a_zip_to_unpack(tmp_path):
     file = tmp_path / "images.npz"
     np.savez(file, train=np.zeros((9, 8, 8), np.uint8), test=np.zeros((9, 8, 8), np.uint8))
     file.write_bytes(file.read_bytes()[:-50])

@@ -88,18 +88,18 @@ def refusing(number, path="/"):
         (None, None),
     ],
 )
-def test_the_reason_names_what_is_wrong_and_the_file_system(number, said):
+def test_the_reason_names_error_and_file_system(number, said):
     assert reason_of(OSError(number, "it"), "/") == said
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN])
-def test_an_error_of_a_closed_terminal_is_none_of_a_disk(number):
+def test_a_closed_terminal_is_no_disk_error(number):
     assert refusal_in(OSError(number, "it")) is None
     assert refusal_in(refusing(number)) is not None
     assert refusal_in(OSError(errno.ENOSPC, "it")) == "no space left on device"
 
 
-def test_the_reason_is_found_behind_the_error_that_it_caused():
+def test_the_reason_is_found_in_the_chain_of_errors():
     error = RuntimeError("training failed")
     error.__cause__ = cannot_write(disk.Path("/a/b"), refusing(errno.ENOSPC))
     assert refusal_in(error) == "no space left on /"
@@ -120,7 +120,7 @@ def test_a_probe_writes_and_leaves_nothing(small):
 # --- waiting ------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_disk_refuses_is_tried_until_it_is_taken_and_said_once(tmp_path):
+def test_a_refused_write_is_retried_and_reported_once(tmp_path):
     said, tries = [], []
 
     @patiently
@@ -137,7 +137,7 @@ def test_what_a_disk_refuses_is_tried_until_it_is_taken_and_said_once(tmp_path):
     assert said == ["no space left on /", None]
 
 
-def test_without_patience_the_first_refusal_is_the_error(small):
+def test_without_patience_the_first_failure_is_the_error(small):
     small.fill()
     for write in (
         lambda: write_atomically(small.path / "a", b"b"),
@@ -168,7 +168,7 @@ def _raising(error):
     return act
 
 
-def test_a_run_directory_whose_file_system_is_gone_is_waited_for(tmp_path):
+def test_a_missing_file_system_is_waited_for(tmp_path):
     home, away = tmp_path / "runs", tmp_path / "away"
     home.mkdir()
     (home / "run").mkdir()
@@ -306,7 +306,7 @@ def test_a_run_stops_if_its_directory_was_replaced_meanwhile(tmp_path):
             attempt.waits(None)
 
 
-def test_nothing_that_is_reserved_is_left_of_an_attempt(tmp_path):
+def test_an_attempt_leaves_no_reserved_file(tmp_path):
     run = RunDirectory.create(tmp_path, "a-run", {})
     with run.claim() as attempt:
         attempt.waits("no space left on /")

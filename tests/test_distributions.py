@@ -93,7 +93,7 @@ def test_entropy_and_divergence_from_the_prior_are_torchs(ours, expected):
 
 
 @pytest.mark.parametrize(("ours", "expected"), gaussians())
-def test_density_at_a_foreign_point_is_torchs(ours, expected):
+def test_density_at_any_point_is_torchs(ours, expected):
     z = 3 * numbers(6, IMAGES, LATENT, key="foreign")
     torch.testing.assert_close(ours.log_prob(z), expected.log_prob(z), rtol=1e-11, atol=1e-11)
 
@@ -116,7 +116,7 @@ def test_diagonal_gaussian_samples_mu_plus_sigma_times_the_noise():
 
 
 @pytest.mark.parametrize(("ours", "expected"), gaussians())
-def test_noise_dim_is_the_noise_that_one_sample_takes(ours, expected):
+def test_noise_dim_is_the_noise_of_one_sample(ours, expected):
     assert ours.noise_dim == LATENT
     z, log_q = ours.rsample_with_log_prob(numbers(6, IMAGES, ours.noise_dim))
     assert (z.shape, log_q.shape) == ((6, IMAGES, LATENT), (6, IMAGES))
@@ -166,7 +166,7 @@ def test_flow_changes_the_density_by_its_determinant():
     torch.testing.assert_close(q.log_prob(foreign), expected.log_prob(foreign), rtol=1e-10, atol=1e-10)
 
 
-def test_a_flow_that_is_not_orthogonal_has_no_closed_form_divergence():
+def test_only_orthogonal_flows_have_a_closed_form_divergence():
     with pytest.raises(TypeError, match="Affine is not orthogonal"):
         affinely_flowed()[0].kl_to_prior()
 
@@ -193,13 +193,13 @@ def member(request):
     return members()[request.param]
 
 
-def test_density_at_an_own_sample_is_the_one_that_came_with_it(member):
+def test_density_at_a_sample_is_its_log_q(member):
     assert isinstance(member, FamilyMember)
     z, log_q = member.rsample_with_log_prob(numbers(6, IMAGES, member.noise_dim, key="eps"))
     torch.testing.assert_close(member.log_prob(z), log_q, rtol=1e-10, atol=1e-10)
 
 
-def test_with_its_own_parameters_a_member_is_itself(member):
+def test_own_parameters_give_the_same_member(member):
     again = member.with_parameters(*member.parameters())
     assert type(again) is type(member)
     assert all(len(p) == IMAGES for p in member.parameters())
@@ -222,7 +222,7 @@ def test_a_detached_density_has_a_gradient_for_the_point_only(member):
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
 
 
-def test_any_numbers_for_parameters_make_a_member(member):
+def test_any_parameters_make_a_member(member):
     arbitrary = [3 * numbers(*p.shape, key=str(i)) for i, p in enumerate(member.parameters())]
     q = member.with_parameters(*arbitrary)
     for ours, expected in zip(q.parameters(), arbitrary, strict=True):
@@ -350,7 +350,7 @@ def test_clamped_bernoulli_curvature_includes_the_clamp():
 
 
 @pytest.mark.parametrize("output", [GaussianOutput(), BernoulliOutput()], ids=["gaussian", "bernoulli"])
-def test_log_density_of_an_image_does_not_depend_on_the_others(output):
+def test_log_density_is_independent_per_image(output):
     x, f = make_images("bernoulli" if output.support == "binary" else "gaussian"), outputs()
     together = output.log_prob(x, f)
     for image in range(IMAGES):
@@ -362,7 +362,7 @@ def test_log_density_of_an_image_does_not_depend_on_the_others(output):
 
 
 @pytest.mark.parametrize("degrees", [3, 10])
-def test_log_density_of_a_student_t_sample_is_scipys_at_that_sample(degrees):
+def test_student_t_log_density_is_scipys(degrees):
     mu, precision = numbers(IMAGES, LATENT, key="mu"), precision_matrices()
     ours = PrecisionStudentT(PrecisionGaussian(mu, precision), degrees)
     z, log_q = ours.rsample_with_log_prob(numbers(6, IMAGES, ours.noise_dim, key="eps"))

@@ -16,7 +16,7 @@ FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
-def test_every_example_prints_what_its_docstring_says(file):
+def test_every_docstring_example_is_true(file):
     parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
     module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     runner, parser = doctest.DocTestRunner(optionflags=FLAGS), doctest.DocTestParser()

@@ -129,9 +129,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.items())
-def test_a_failed_download_names_file_source_and_place_and_leaves_nothing(
-    mnist, tmp_path, fault, reason, monkeypatch
-):
+def test_a_failed_download_names_source_and_leaves_nothing(mnist, tmp_path, fault, reason, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2 if fault == "hangs" else 10)
     mnist.fault = fault
     root = tmp_path / "root"
@@ -161,7 +159,7 @@ def test_after_a_failed_download_a_good_server_works(mnist, omniglot, tmp_path, 
         assert len(load(mnist, root).train) == 9
 
 
-def test_files_that_are_there_are_read_without_touching_the_network(mnist, tmp_path):
+def test_existing_files_need_no_network(mnist, tmp_path):
     first = load_mnist(mnist, tmp_path / "root")
     assert set(mnist.requests.values()) == {1}
     mnist.requests.clear()
@@ -176,7 +174,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def test_no_network_is_one_error_that_says_what_to_fetch_by_hand(tmp_path):
+def test_without_network_the_error_names_the_manual_download(tmp_path):
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(DataError, match=r"no connection .*refused") as error:
         datasets.mnist(root=str(tmp_path), url=url, validation_size=0)
@@ -229,7 +227,7 @@ def test_a_packed_file_placed_by_hand_is_used_if_correct(mnist, tmp_path):
     assert mnist.requests[mnist.faulty] == 0
 
 
-def test_a_file_that_was_there_is_never_replaced(mnist, tmp_path):
+def test_an_existing_file_is_never_replaced(mnist, tmp_path):
     load_mnist(mnist, tmp_path)
     raw = tmp_path / "MNIST" / "raw"
     kept = raw / "train-images-idx3-ubyte"
@@ -258,7 +256,7 @@ def test_an_obstacle_is_named_before_the_download(omniglot, tmp_path, make, said
     assert not omniglot.requests
 
 
-def test_two_at_once_download_every_file_once(omniglot, tmp_path):
+def test_two_processes_download_every_file_once(omniglot, tmp_path):
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(load_omniglot(omniglot, tmp_path))) for _ in range(4)
@@ -271,7 +269,7 @@ def test_two_at_once_download_every_file_once(omniglot, tmp_path):
     assert omniglot.requests == {"chardata.mat": 1}
 
 
-def test_a_root_that_cannot_be_written_is_an_error_that_names_it(omniglot, tmp_path):
+def test_an_unwritable_root_is_named(omniglot, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(DataError, match="cannot write to") as error:
         load_omniglot(omniglot, tmp_path / "file" / "root")
@@ -299,9 +297,7 @@ def test_interrupting_a_download_leaves_nothing(omniglot, tmp_path, monkeypatch)
     assert left_in(tmp_path) == [tmp_path / "served.mat"]
 
 
-def test_download_fetches_datasets_ahead_and_reports_all_failures_together(
-    mnist, tmp_path, monkeypatch, capsys
-):
+def test_download_reports_all_failures_together(mnist, tmp_path, monkeypatch, capsys):
     from torchvision.datasets import MNIST, FashionMNIST
 
     monkeypatch.setattr(MNIST, "mirrors", [mnist.url])

@@ -142,7 +142,7 @@ def test_models_differ_in_colour_or_marker_and_in_dashes():
 
 
 @given(st.text(), st.lists(st.text()))
-def test_a_models_look_follows_from_its_name_alone(name, others):
+def test_the_style_of_a_model_follows_from_its_name(name, others):
     before = style_of(name)
     for other in others:
         style_of(other)
@@ -151,7 +151,7 @@ def test_a_models_look_follows_from_its_name_alone(name, others):
 
 
 @pytest.mark.parametrize("models", [(VAE, VLAE), (VLAE,), (HF, SAVAE, VLAE)])
-def test_a_model_looks_the_same_whatever_else_is_drawn(tmp_path, models):
+def test_the_style_of_a_model_ignores_other_models(tmp_path, models):
     for model in models:
         learned(done(tmp_path, container(model)), [-3.0, -2.0])
     runs = runs_of(tmp_path)
@@ -183,7 +183,7 @@ def test_settings_of_a_model_differ_in_fill_except_t(tmp_path):
     assert looks == {("VLAE, optimizer.lr = 0.0001", "full"), ("VLAE, optimizer.lr = 0.001", "none")}
 
 
-def test_names_are_text_and_no_formulas(tmp_path):
+def test_names_are_text_not_formulas(tmp_path):
     names = ["$x", "a$b$c", r"$\frac$", "vae"]
     runs = [
         Run(name, "", {"model.name": name, "seed": 0}, "done", "", {LAPLACE: -1.0, "cost.train_seconds": 1.0})
@@ -198,7 +198,7 @@ def test_names_are_text_and_no_formulas(tmp_path):
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_curve_is_the_mean_over_seeds_in_a_band_of_its_standard_error(tmp_path):
+def test_a_curve_is_a_mean_in_a_band_of_its_standard_error(tmp_path):
     some_runs(tmp_path)
     axes = draw("curves", runs_of(tmp_path)).axes[0]
     found = lines(axes)
@@ -217,14 +217,14 @@ def test_a_curve_is_the_mean_over_seeds_in_a_band_of_its_standard_error(tmp_path
             assert (min(edge), max(edge)) == pytest.approx((mean - error, mean + error))
 
 
-def test_of_one_seed_there_is_no_band(tmp_path):
+def test_a_single_seed_has_no_band(tmp_path):
     learned(done(tmp_path, container(VAE)), [-3.0, -2.0])
     figure = draw("curves", runs_of(tmp_path))
     assert not figure.axes[0].collections
     assert "one seed each" in figure.caption
 
 
-def test_a_curve_that_lacks_epochs_is_told(tmp_path):
+def test_a_curve_that_lacks_epochs_is_reported(tmp_path):
     path = learned(done(tmp_path, container(VAE)), [-3.0, -2.0, -1.0])  # of 4
     said = []
     draw("curves", runs_of(tmp_path), warn=said.append)
@@ -237,14 +237,14 @@ def test_a_curve_ends_where_its_first_seed_does(tmp_path):
     assert list(lines(draw("curves", runs_of(tmp_path)).axes[0])["VAE"].get_xdata()) == [1, 2, 3]
 
 
-def test_runs_under_way_are_drawn_until_one_of_their_seeds_is_done(tmp_path):
+def test_running_seeds_are_drawn_until_one_is_done(tmp_path):
     learned(stopped(tmp_path, container(VAE, seed=0), state="failed", reason="exception"), [-3.0])
     assert list(lines(draw("curves", runs_of(tmp_path)).axes[0])["VAE"].get_ydata()) == [-3.0]
     learned(done(tmp_path, container(VAE, seed=1)), [-5.0, -4.0])
     assert list(lines(draw("curves", runs_of(tmp_path)).axes[0])["VAE"].get_ydata()) == [-5.0, -4.0]
 
 
-def test_the_set_that_epochs_are_selected_by_is_what_is_drawn(tmp_path):
+def test_curves_show_the_selection_set(tmp_path):
     path = done(tmp_path, container(VAE, "trainer.selection=test"))
     learned(path, [-3.0, -2.0], "test/elbo_nats")
     axes = draw("curves", runs_of(tmp_path)).axes[0]
@@ -252,12 +252,12 @@ def test_the_set_that_epochs_are_selected_by_is_what_is_drawn(tmp_path):
     assert list(lines(axes)["VAE"].get_ydata()) == [-3.0, -2.0]
 
 
-def test_what_metrics_have_in_model_space_is_said_to_be(tmp_path):
+def test_metrics_in_model_space_are_labelled_so(tmp_path):
     learned(done(tmp_path, container(VAE, "dataset.dequantise=true", "dataset.logit_transform=true")), [-3.0])
     assert "in model space" in draw("curves", runs_of(tmp_path)).axes[0].get_ylabel()
 
 
-def test_every_data_set_and_output_has_its_panel(tmp_path):
+def test_every_dataset_and_output_has_its_panel(tmp_path):
     learned(done(tmp_path, container(VAE)), [-3.0, -2.0])
     learned(done(tmp_path, container(VAE, "output_dist=bernoulli")), [-7.0, -6.0])
     found = {
@@ -385,7 +385,7 @@ def test_no_texts_of_a_figure_of_models_overlap_or_leave_it(trained_runs, kind):
         assert faults(draw(kind, runs_of(trained_runs), narrow=narrow)) == []
 
 
-def test_published_figures_stand_beside_ours_and_name_their_source(tmp_path):
+def test_published_metrics_are_drawn_with_their_source(tmp_path):
     for model in (VAE, VLAE):
         done(tmp_path, container("dataset=mnist", "output_dist=bernoulli", model), level=-90)
     runs = runs_of(tmp_path)
@@ -396,7 +396,7 @@ def test_published_figures_stand_beside_ours_and_name_their_source(tmp_path):
     assert " ".join(told[0].source.split()) in " ".join(figure.caption.split())
 
 
-def test_costs_are_means_of_seconds_and_of_the_figure(tmp_path):
+def test_costs_are_mean_seconds_and_metrics(tmp_path):
     some_runs(tmp_path)
     runs = runs_of(tmp_path)
     axes = draw("cost", runs, metric=OWN).axes[0]
@@ -462,7 +462,7 @@ def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):
         (["latent_path", "--out", "a.pdf"], "latent_path: no run with model.latent_dim=2 is done"),
     ],
 )
-def test_what_cannot_be_is_one_message_and_status_2(figure_command, tmp_path, monkeypatch, words, told):
+def test_a_wrong_command_is_one_message_and_status_2(figure_command, tmp_path, monkeypatch, words, told):
     learned(done(tmp_path, container(VAE)), [-3.0])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.pdf").mkdir()
@@ -473,7 +473,7 @@ def test_what_cannot_be_is_one_message_and_status_2(figure_command, tmp_path, mo
     assert not list(tmp_path.glob("a*"))
 
 
-def test_settings_that_differ_in_more_than_the_seed_share_no_line(tmp_path):
+def test_different_settings_share_no_line(tmp_path):
     for lr in ("1e-3", "5e-4"):
         learned(done(tmp_path, container(VAE, f"optimizer.lr={lr}")), [-3.0])
     with pytest.raises(UserError, match=r"--rows model,optimizer.lr"):
@@ -528,7 +528,7 @@ def test_the_command_writes_the_file_and_names_it(figure_command, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", WITHOUT_TIME)
-def test_the_caption_stands_beside_the_picture_and_in_its_metadata(figure_command, tmp_path, suffix):
+def test_the_caption_is_a_file_and_metadata(figure_command, tmp_path, suffix):
     some_runs(tmp_path, seeds=2)
     runs, file = runs_of(tmp_path), tmp_path / f"a.{suffix}"
     figure = draw("cost", runs)
@@ -550,7 +550,7 @@ def test_the_caption_stands_beside_the_picture_and_in_its_metadata(figure_comman
 
 
 @pytest.mark.slow
-def test_a_paper_takes_in_the_caption(figure_command, tmp_path):
+def test_a_paper_includes_the_caption(figure_command, tmp_path):
     need("pdflatex", "pdftotext", packages="texlive-latex-base texlive-latex-recommended poppler-utils")
     some_runs(tmp_path, seeds=2)
     figure_command("v", "cost", "--out", tmp_path / "a.pdf")
@@ -607,7 +607,7 @@ def test_covariances_are_those_of_samples_of_q(trained_runs, name):
 
 
 @pytest.mark.slow
-def test_the_covariance_figure_has_a_row_an_image_and_a_column_a_model(trained_runs):
+def test_covariance_has_a_row_per_image_and_column_per_model(trained_runs):
     figure = draw("covariance", runs_of(trained_runs), images=2)
     pictures = [axes for axes in figure.axes if axes.images]
     names = ["Test image", "VAE", "SA-VAE", "HF", "IAF", "VLAE"]
@@ -620,7 +620,7 @@ def test_the_covariance_figure_has_a_row_an_image_and_a_column_a_model(trained_r
 
 
 @pytest.mark.slow
-def test_updates_shows_images_and_what_each_update_makes_of_them(trained_runs):
+def test_updates_shows_images_after_each_update(trained_runs):
     figure = draw("updates", runs_of(trained_runs), images=2)
     strips = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.images}
     assert list(strips) == ["SA-VAE", "VLAE"]
@@ -652,7 +652,7 @@ def test_tiles_lie_side_by_side(columns, rows, colours):
 
 
 @pytest.mark.slow
-def test_estimates_are_those_of_an_evaluation_and_end_in_the_recorded_one(trained_runs):
+def test_estimates_end_in_the_recorded_one(trained_runs):
     runs = runs_of(trained_runs)
     figure = draw("estimators", runs, where="model in vae,vlae", images=5)
     for axes, name in zip(figure.axes, ("vae", "vlae"), strict=True):
@@ -670,7 +670,7 @@ def test_estimates_are_those_of_an_evaluation_and_end_in_the_recorded_one(traine
 
 
 @given(st.integers(1, 10**6))
-def test_sizes_of_samples_grow_to_the_most(most):
+def test_sample_sizes_grow_to_the_largest(most):
     sizes = sample_sizes(most)
     assert sizes[-1] == most
     assert sizes == sorted(set(sizes))
@@ -702,14 +702,14 @@ def test_the_ellipse_of_q_is_at_two_standard_deviations(trained_runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OF_MODELS)
-def test_figures_of_models_are_the_same_bytes_again(trained_runs, kind):
+def test_figures_of_models_are_reproduced_byte_for_byte(trained_runs, kind):
     runs = runs_of(trained_runs).only(lambda run: run.value("model.name") in ("savae", "vlae"))
     one, other = (file_content(draw(kind, runs, images=1), "svg") for _ in range(2))
     assert one == other
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_read_is_named_and_another_seed_shown(trained_runs, tmp_path):
+def test_an_unreadable_model_gives_way_to_another_seed(trained_runs, tmp_path):
     for seed in (0, 1):
         vlae.run([*TINY, "model=vae", f"seed={seed}", f"runs_dir={tmp_path}"], quiet=True)
     runs, told = runs_of(tmp_path), []
@@ -727,7 +727,7 @@ def test_a_model_that_cannot_be_read_is_named_and_another_seed_shown(trained_run
 
 
 @pytest.mark.slow
-def test_that_there_are_fewer_images_than_are_asked_for_is_said(trained_runs):
+def test_too_few_images_are_reported(trained_runs):
     runs, told = runs_of(trained_runs).only(lambda run: run.value("model.name") == "vae"), []
     figure = draw("estimators", runs, images=100_000, warn=told.append)
     assert told == ["--images: 7 test images are shown, not 100000: the models were scored on no more"]
@@ -737,7 +737,7 @@ def test_that_there_are_fewer_images_than_are_asked_for_is_said(trained_runs):
 
 
 @pytest.mark.slow
-def test_models_of_several_data_sets_share_no_test_image(tmp_path):
+def test_models_of_several_datasets_share_no_test_image(tmp_path):
     for output in ("gaussian", "bernoulli"):
         vlae.run([*TINY, "model=vae", f"output_dist={output}", f"runs_dir={tmp_path}"], quiet=True)
     with pytest.raises(UserError, match=r"--where: .*digits, Bernoulli; digits, Gaussian"):

@@ -19,7 +19,7 @@ from vlae.models.vae import VAE
 from vlae.seeding import generator
 
 
-def test_mean_and_standard_error_are_those_of_the_standard_library():
+def test_mean_and_standard_error_match_the_standard_library():
     values = numbers(17)
     mean, error = mean_and_standard_error(values)
     assert math.isclose(mean, statistics.mean(values.tolist()), rel_tol=1e-12)
@@ -52,7 +52,7 @@ def known(preprocess, x):
 @pytest.mark.parametrize(
     "settings", [{}, {"dequantise": True}, {"dequantise": True, "logit_transform": True}]
 )
-def test_reported_densities_are_those_of_pixels_in_the_unit_interval(settings):
+def test_reported_densities_are_of_pixels_in_0_to_1(settings):
     preprocess, x = preprocessed(**settings, **{"lambda": 0.05})
     evaluation, log_det = known(preprocess, x)
     reported = metrics(Scores({"own": evaluation}), preprocess, x, 77)
@@ -82,7 +82,7 @@ def test_bits_per_dim_of_a_uniform_model_are_eight():
     assert metrics(Scores({"own": known(preprocess, x)[0]}), preprocess, x, 1)["bits_per_dim"] is None
 
 
-def test_stored_scores_are_read_back_one_number_per_image(tmp_path):
+def test_stored_scores_have_one_number_per_image(tmp_path):
     """In the space of results.json; what was added for that is stored beside them."""
     model, x = make_model(VAE, "gaussian"), make_images("gaussian")
     settings = {"num_samples": 40, "memory_budget": 16, "seed": 0}
@@ -112,7 +112,7 @@ def test_unreliability_depends_on_the_samples_of_each_image():
     assert (own["k_hat_unreliable"], own["k_hat_unknown"]) == (3 / 9, 1)
 
 
-def test_the_samples_for_a_tenth_of_a_nat_give_that_error():
+def test_samples_for_a_tenth_of_a_nat_give_that_error():
     preprocess, x = preprocessed()
     evaluation, _ = known(preprocess, x)
     evaluation.ess = torch.full((len(x),), 7.0).double()

@@ -97,7 +97,7 @@ def log_evidence(model, x):
 
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
-def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, latent_dim, output, proposal):
+def test_log_likelihood_agrees_with_quadrature(kind, latent_dim, output, proposal):
     """With w the weights, Var log mean w = (S / ESS - 1) / S to first order: the error that the ESS promises.
 
     Where k-hat lets one believe it: a Gaussian at one mode (VLAENewton's own, too) may miss another one, beyond a kink.
@@ -117,7 +117,7 @@ def test_log_likelihood_is_that_of_quadrature_within_its_standard_error(kind, la
 @pytest.mark.parametrize(
     ("kind", "latent_dim", "output"), [case for case in QUADRATURE if case.values[0] in (VAE, VLAE)]
 )
-def test_estimate_approaches_log_likelihood_from_below_as_samples_increase(kind, latent_dim, output):
+def test_estimates_rise_to_the_log_likelihood(kind, latent_dim, output):
     """In expectation: over 300 independent replicates of the images, which are images of their own to evaluate()."""
     model, x = broad(kind, latent_dim, output)
     exact, gaps, errors = log_evidence(model, x).sum(), [], []
@@ -283,7 +283,7 @@ def test_a_stopped_evaluation_resumes_with_the_same_metrics(kind, done, monkeypa
     assert_same(finished, expected)
 
 
-def test_only_images_that_are_not_done_are_evaluated():
+def test_only_missing_images_are_evaluated():
     model, x = make(VAE, "gaussian"), make_images("gaussian")
     partial = Evaluation.empty(IMAGES)
     partial.done = 3
@@ -300,7 +300,7 @@ def test_progress_is_reported_after_every_group(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, OriginalSAVAE])
-def test_an_images_figures_do_not_depend_on_the_other_images(kind):
+def test_metrics_of_an_image_do_not_depend_on_others(kind):
     model, x = make(kind, "gaussian"), make_images("gaussian")
     expected = scored(model, x)
     others = numbers(IMAGES, PIXELS, key="others")
@@ -311,7 +311,7 @@ def test_an_images_figures_do_not_depend_on_the_other_images(kind):
         torch.testing.assert_close(getattr(fewer, field), getattr(expected, field)[:2], rtol=1e-9, atol=1e-9)
 
 
-def test_evaluation_leaves_the_model_and_torchs_generator_as_they_were():
+def test_evaluation_changes_neither_model_nor_torch_generator():
     model, x = make(SAVAE, "gaussian"), make_images("gaussian")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()

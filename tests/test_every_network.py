@@ -59,7 +59,7 @@ def test_every_model_trains_and_evaluates_with_every_network(trained):
         assert (scored.elbo <= scored.log_likelihood).all()
 
 
-def test_a_run_with_convolutions_is_trained_scored_and_loaded_back(tmp_path):
+def test_a_convolutional_run_is_trained_scored_and_loaded(tmp_path):
     overrides = ["model.network=conv", "model.activation=gelu", "model.hidden_dims=[6]", "model.latent_dim=2"]
     overrides += ["trainer.epochs=1", "evaluate.num_samples=5", "evaluate.num_images=4", "device=cpu"]
     results = vlae.run([*overrides, f"runs_dir={tmp_path}"], quiet=True)

@@ -35,7 +35,7 @@ def visible(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*")}
 
 
-def test_it_appears_with_all_that_is_in_it_when_the_block_ends(tmp_path):
+def test_a_directory_appears_whole_when_the_block_ends(tmp_path):
     path = tmp_path / "not" / "there" / "yet"
     with appearing(path) as staged:
         staged.joinpath("below").mkdir()
@@ -45,7 +45,7 @@ def test_it_appears_with_all_that_is_in_it_when_the_block_ends(tmp_path):
     assert list(staged.parent.iterdir()) == []
 
 
-def test_the_first_one_wins_and_the_other_is_not_told(tmp_path):
+def test_the_first_writer_wins(tmp_path):
     with appearing(tmp_path / "it") as late:
         late.joinpath("file").write_text("late")
         with appearing(tmp_path / "it") as early:
@@ -54,7 +54,7 @@ def test_the_first_one_wins_and_the_other_is_not_told(tmp_path):
     assert list(late.parent.iterdir()) == []
 
 
-def test_of_processes_at_once_one_wins_whole(tmp_path):
+def test_one_of_several_processes_wins_whole(tmp_path):
     """Each fills 20 directories with its number in two files; no directory holds two numbers."""
     script = """
         import os, sys
@@ -85,7 +85,7 @@ def test_of_processes_at_once_one_wins_whole(tmp_path):
     assert list((tmp_path / ".new").iterdir()) == []
 
 
-def test_killed_at_any_step_it_is_whole_or_not_there_and_can_be_made_again():
+def test_a_killed_creation_is_whole_or_absent():
     script = """
         from killing import killed_at_every_step
         from vlae.system.files import appearing
@@ -106,7 +106,7 @@ def test_killed_at_any_step_it_is_whole_or_not_there_and_can_be_made_again():
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
-def test_nothing_is_left_of_a_block_that_raises(tmp_path, error):
+def test_a_block_that_raises_leaves_nothing(tmp_path, error):
     def fill():
         with appearing(tmp_path / "it") as staged:
             staged.joinpath("file").touch()
@@ -117,7 +117,7 @@ def test_nothing_is_left_of_a_block_that_raises(tmp_path, error):
     assert [path.name for path in tmp_path.rglob("*")] == [".new"]
 
 
-def test_an_error_of_the_file_system_names_what_could_not_appear(tmp_path):
+def test_a_file_system_error_names_the_path(tmp_path):
     """Permission bits do not bind root, so a file stands where a directory has to be."""
     tmp_path.joinpath("file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "it"):
@@ -164,7 +164,7 @@ def test_only_files_of_dead_processes_are_removed(tmp_path, of, age, stays):
     assert (tmp_path / "a").is_dir()
 
 
-def test_temporary_files_have_names_that_tell_whose_they_are(tmp_path, monkeypatch):
+def test_temporary_files_name_their_process(tmp_path, monkeypatch):
     names = []
     monkeypatch.setattr(os, "replace", lambda source, target: names.append(os.path.basename(source)))
     write_atomically(tmp_path / "a", b"b")
@@ -174,7 +174,7 @@ def test_temporary_files_have_names_that_tell_whose_they_are(tmp_path, monkeypat
     assert list(tmp_path.glob(".*.tmp")) == []
 
 
-def test_what_a_link_of_the_user_leads_to_is_written(tmp_path):
+def test_a_link_of_the_user_is_followed_when_writing(tmp_path):
     real, link = tmp_path / "real.md", tmp_path / "link.md"
     real.write_text("old")
     link.symlink_to("real.md")
@@ -183,7 +183,7 @@ def test_what_a_link_of_the_user_leads_to_is_written(tmp_path):
     assert real.read_bytes() == b"new"
 
 
-def test_what_a_link_in_a_record_leads_to_is_never_written(tmp_path):
+def test_a_link_in_a_record_is_never_written_through(tmp_path):
     real, link = tmp_path / "real.json", tmp_path / "link.json"
     real.write_text("old")
     link.symlink_to("real.json")
@@ -193,7 +193,7 @@ def test_what_a_link_in_a_record_leads_to_is_never_written(tmp_path):
     assert real.read_text() == "old"
 
 
-def test_a_link_is_read_within_its_directory_and_never_out_of_it(tmp_path):
+def test_a_link_is_read_only_within_its_directory(tmp_path):
     run = tmp_path / "runs" / "a"
     run.mkdir(parents=True)
     tmp_path.joinpath("secret.json").write_text('{"a": 1}')
@@ -218,7 +218,7 @@ def test_a_link_is_read_within_its_directory_and_never_out_of_it(tmp_path):
             read_json(folder / "itself.json")
 
 
-def test_what_is_no_plain_file_is_not_read(tmp_path):
+def test_only_plain_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RecordError, match="pipe: it is no plain file"):
         read_bytes(tmp_path / "pipe")
@@ -249,7 +249,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_json_that_lies_is_refused_with_its_reason(tmp_path, content, reason):
+def test_invalid_json_is_refused_with_its_reason(tmp_path, content, reason):
     tmp_path.joinpath("a.json").write_bytes(content)
     with pytest.raises(RecordError, match=rf"a\.json holds no JSON object \(.*{reason}"):
         read_json(tmp_path / "a.json")

@@ -70,7 +70,7 @@ def test_a_run_with_a_link_to_the_outside_is_not_claimed(run, tmp_path, name):
     assert contents(tmp_path / "elsewhere") == before
 
 
-def test_a_link_that_leads_nowhere_is_not_filled(run, tmp_path):
+def test_a_broken_link_is_not_written_through(run, tmp_path):
     run.path.joinpath("images", "data.png").symlink_to(tmp_path / "new.png")
     with pytest.raises(RecordError, match=r"data.png is a link to .*new.png"):
         run.claim()
@@ -78,7 +78,7 @@ def test_a_link_that_leads_nowhere_is_not_filled(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["status.json", "results.json", "config.yaml", "metrics.jsonl"])
-def test_records_are_written_beside_a_link_and_never_through_it(run, tmp_path, name):
+def test_records_are_never_written_through_a_link(run, tmp_path, name):
     real = run.path / "real"
     if run.path.joinpath(name).exists():
         run.path.joinpath(name).rename(real)
@@ -101,7 +101,7 @@ def test_records_are_written_beside_a_link_and_never_through_it(run, tmp_path, n
     assert real.read_bytes() == before
 
 
-def test_a_run_behind_links_is_a_run_like_any_other(run, tmp_path):
+def test_a_run_behind_links_works(run, tmp_path):
     """On scratch: the run itself, the directory of all runs, and one above it."""
     real = tmp_path / "scratch" / "run"
     real.parent.mkdir()
@@ -142,14 +142,14 @@ def test_nothing_is_read_through_a_link_that_leads_out(run, tmp_path):
     assert images.is_symlink()
 
 
-def test_results_that_are_a_link_out_of_the_run_are_damage_in_tables(tmp_path):
+def test_results_linked_from_outside_count_as_damaged(tmp_path):
     path = done(tmp_path / "runs", container("model=vae"))
     linked(RunDirectory(path), "results.json", tmp_path / "elsewhere.json")
     [row] = RunDirectories(tmp_path / "runs")
     assert "is a link to" in row.because
 
 
-def test_arrays_that_claim_more_than_they_have_are_not_read(tmp_path):
+def test_arrays_with_false_sizes_are_not_read(tmp_path):
     header = repr({"descr": "<f8", "fortran_order": False, "shape": (10**11,)}).encode() + b"\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 8
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
@@ -164,7 +164,7 @@ def test_arrays_that_claim_more_than_they_have_are_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["a section of its own", "another section"])
-def test_a_config_that_means_more_than_any_memory_holds_is_refused(tmp_path, place):
+def test_a_config_that_expands_beyond_memory_is_refused(tmp_path, place):
     path = done(tmp_path / "runs", container("model=vae"))
     first = "evil: {a0: &a0 [1, 1], "
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
@@ -186,6 +186,6 @@ def test_a_config_of_gigabytes_is_not_read(tmp_path):
     assert "it has 17,179,869,184 bytes" in row.because
 
 
-def test_an_attempt_whose_name_only_looks_like_a_number_is_none(run):
+def test_a_name_that_only_looks_like_a_number_is_no_attempt(run):
     os.mkdir(run.path / "attempts" / "²")
     assert run.claim().number == 2

@@ -104,9 +104,7 @@ def with_more_files(checkout):
     git(checkout, "commit", "-qm", "second")
 
 
-def test_the_same_files_have_the_same_hash_whatever_git_says_of_them(
-    with_more_files, kind_of_checkout, tmp_path
-):
+def test_the_hash_depends_on_files_not_on_git(with_more_files, kind_of_checkout, tmp_path):
     copy = snapshot.freeze(tmp_path / "runs")
     assert names_in(copy) == {
         *("launch.py", "mine.py", "vlae/model.py", "vlae/new.py", "vlae/ignored.log"),
@@ -115,7 +113,7 @@ def test_the_same_files_have_the_same_hash_whatever_git_says_of_them(
     assert copy.name == "b2731078005e"
 
 
-def test_the_commit_is_that_of_the_checkout_and_of_no_other_repository(checkout, tmp_path, monkeypatch):
+def test_the_commit_is_that_of_the_checkout(checkout, tmp_path, monkeypatch):
     before = snapshot.code_description()
     assert before["commit"] == head(checkout)
     other = other_repository(tmp_path)
@@ -136,7 +134,7 @@ def test_the_commit_is_that_of_the_checkout_and_of_no_other_repository(checkout,
             assert snapshot.code_description() == before, name
 
 
-def test_the_commit_is_recorded_in_another_users_checkout_too(checkout):
+def test_the_commit_of_another_users_checkout_is_recorded(checkout):
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
     commit = head(checkout)
@@ -156,7 +154,7 @@ def test_settings_of_git_change_neither_hash_nor_commit(checkout):
         assert snapshot.code_description() == before, setting
 
 
-def test_what_is_no_code_is_no_change(checkout):
+def test_other_files_are_no_change_of_the_code(checkout):
     git(checkout, "rm", "-q", "--cached", ".gitignore")
     checkout.joinpath("notes.txt").write_text("")
     assert not snapshot.code_description()["changed"]
@@ -164,7 +162,7 @@ def test_what_is_no_code_is_no_change(checkout):
     assert snapshot.code_description()["changed"]
 
 
-def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
+def test_other_installed_packages_are_not_code(checkout, tmp_path):
     for name in (
         *("vlae/conf/config.yaml", "hydra_plugins/vlae_launching/grids.py", "hydra_plugins/other/x.py"),
         *("torch/__init__.py", "six.py", "conf/other.yaml", "sweeps/other.yaml", "pyproject.toml"),
@@ -175,7 +173,7 @@ def test_where_it_is_installed_other_packages_are_no_code(checkout, tmp_path):
     assert names_in(snapshot.freeze(tmp_path / "runs")) == names
 
 
-def test_a_name_that_is_not_utf_8_is_code_like_any_other(checkout, tmp_path):
+def test_file_names_outside_utf_8_are_hashed(checkout, tmp_path):
     before = snapshot.code_description()["hash"]
     name = os.fsdecode(b"caf\xe9.txt")
     checkout.joinpath("vlae", name).write_text("an old archive")
@@ -188,7 +186,7 @@ def test_a_name_that_is_not_utf_8_is_code_like_any_other(checkout, tmp_path):
     assert snapshot_check.damage(str(copy)) == "vlae/caf\\udce9.txt changed"
 
 
-def test_a_copy_is_what_the_code_is_now(checkout, tmp_path):
+def test_a_copy_equals_the_current_code(checkout, tmp_path):
     checkout.joinpath("vlae", "model.py").write_text("x = 2\n")
     checkout.joinpath("vlae", "mine.py").write_text("y = 1\n")
     checkout.joinpath("launch.py").unlink()
@@ -205,7 +203,7 @@ def test_a_copy_is_what_the_code_is_now(checkout, tmp_path):
     assert recorded["added"] == ["vlae/mine.py"]
 
 
-def test_it_is_found_by_its_content(checkout, tmp_path):
+def test_a_copy_is_found_by_its_content(checkout, tmp_path):
     first = snapshot.freeze(tmp_path / "runs")
     assert snapshot.freeze(tmp_path / "runs") == first
     checkout.joinpath("launch.py").write_text("print(2)\n")
@@ -255,7 +253,7 @@ def test_a_link_is_copied_as_its_target(checkout, tmp_path):
     assert (copy / "vlae" / "linked.py").read_text() == "z = 1\n"
 
 
-def test_a_file_that_vanishes_after_it_was_listed_is_left_out(checkout, tmp_path, monkeypatch):
+def test_a_vanished_file_is_left_out(checkout, tmp_path, monkeypatch):
     real = files.read_bytes
 
     def read_bytes(path, *most):
@@ -283,7 +281,7 @@ def test_a_file_that_cannot_be_read_is_named(checkout, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_results_name_the_code_that_was_there_when_the_run_began(checkout, tmp_path, monkeypatch):
+def test_results_name_the_code_at_the_start_of_the_run(checkout, tmp_path, monkeypatch):
     before = snapshot.code_description()
     real = Training.run
 
@@ -299,7 +297,7 @@ def test_results_name_the_code_that_was_there_when_the_run_began(checkout, tmp_p
     assert results["environment"]["code"] == before
 
 
-def test_frozen_code_freezes_to_itself_and_knows_what_it_was(checkout, tmp_path, monkeypatch):
+def test_freezing_frozen_code_changes_nothing(checkout, tmp_path, monkeypatch):
     told = snapshot.code_description()
     copy = snapshot.freeze(tmp_path / "runs")
     monkeypatch.setattr(snapshot, "SOURCE", copy)
@@ -309,7 +307,7 @@ def test_frozen_code_freezes_to_itself_and_knows_what_it_was(checkout, tmp_path,
     assert snapshot.code_description() == told
 
 
-def test_a_copy_that_could_not_be_finished_is_not_there(checkout, tmp_path, monkeypatch):
+def test_an_unfinished_copy_does_not_exist(checkout, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
@@ -429,7 +427,7 @@ def test_a_damaged_copy_is_repaired_before_it_is_used(damaged, tmp_path, capsys)
     )
 
 
-def test_damaged_code_refuses_to_be_executed_or_launched(damaged, tmp_path, monkeypatch):
+def test_damaged_code_is_neither_executed_nor_launched(damaged, tmp_path, monkeypatch):
     copy, reason = damaged
     monkeypatch.setattr(snapshot, "SOURCE", copy)
     for act in (snapshot.executed, lambda: snapshot.freeze(tmp_path / "elsewhere")):
@@ -448,7 +446,7 @@ def test_a_worker_starts_no_run_from_damaged_code(damaged, tmp_path, monkeypatch
     assert (run.state(), list((run.path / "attempts").iterdir())) == ("new", [])
 
 
-def test_a_batch_job_verifies_the_copy_before_it_imports_any_of_it(damaged):
+def test_a_batch_job_verifies_the_copy_before_importing_it(damaged):
     copy, reason = damaged
     done = batch_script(copy)
     assert (done.returncode, done.stdout) == (1, "")

@@ -54,7 +54,7 @@ def test_best_full_covariance_gaussian_is_the_posterior_itself():
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_ascent_raises_the_elbo_and_an_image_depends_on_no_other(kind, output):
+def test_ascent_raises_the_elbo_of_each_image_independently(kind, output):
     model, x = make_model(kind, output), make_images(output)
     gaps = measure_gaps(model, x, memory_budget=512, seed=0, steps=40)
     assert (gaps.optimal_elbo - gaps.elbo).sum() > 0.05
@@ -68,7 +68,7 @@ def test_the_ascent_raises_the_elbo_and_an_image_depends_on_no_other(kind, outpu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_elbo_that_gaps_begin_with_is_that_of_the_evaluation(kind):
+def test_gaps_start_from_the_elbo_of_the_evaluation(kind):
     """Within the errors of both, of images inferred alone where they must be."""
     model, x = make_model(kind, "gaussian"), make_images("gaussian") / 3
     gaps = measure_gaps(model, x, memory_budget=512, seed=0, steps=1)
@@ -114,7 +114,7 @@ def test_iterations_are_the_refinements_of_inference():
     assert found == [0, 3, 2]
 
 
-def test_the_model_is_left_as_it_was():
+def test_measuring_gaps_does_not_change_the_model():
     model, x = make_model(IAF, "gaussian"), make_images("gaussian")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     measure_gaps(model, x, memory_budget=512, seed=0, steps=3)

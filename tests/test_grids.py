@@ -37,7 +37,7 @@ def problems_of(text: str) -> list[str]:
 # expansion ---------------------------------------------------------------------------------------------------
 
 
-def test_a_grid_is_the_product_of_its_axes_and_of_those_in_common():
+def test_a_grid_is_the_product_of_its_and_common_axes():
     runs = runs_of("grids: [{model: [vae, hf], trainer.epochs: 3}]\ncommon: {seed: [0, 1]}")
     assert runs == [
         [f"model={model}", "trainer.epochs=3", f"seed={seed}"] for model in ("vae", "hf") for seed in (0, 1)
@@ -122,7 +122,7 @@ values = st.recursive(
 
 @given(values)
 @laws
-def test_hydra_reads_from_an_override_the_value_it_was_written_from(value):
+def test_hydra_reads_the_written_value_back(value):
     parsed = PARSER.parse_override(as_override("a.key", value))
     assert parsed.key_or_group == "a.key"
     assert not parsed.is_sweep_override()
@@ -158,7 +158,7 @@ def test_a_value_in_a_file_reaches_the_run_unchanged(value):
         ),
     ],
 )
-def test_numbers_are_what_they_are_in_conf_and_quoted_texts_stay_texts(text, value):
+def test_numbers_are_read_as_in_conf_and_quoted_texts_stay(text, value):
     [[written]] = runs_of(f"common: {{key: {text}}}" if "$" not in text else f"common:\n  key: {text}")
     assert repr(PARSER.parse_override(written).value()) == repr(value)
 
@@ -166,7 +166,7 @@ def test_numbers_are_what_they_are_in_conf_and_quoted_texts_stay_texts(text, val
 @pytest.mark.parametrize(
     "text", ["1e-3", "true", "null", "007", "nan", "a b", "it's", "a=b,c", "back\\", "é", ""]
 )
-def test_a_text_is_still_one_in_the_composed_configuration(text):
+def test_a_text_stays_text_in_the_composed_configuration(text):
     composed = compose_unchecked([as_override("runs_dir", text), as_override("model", "vae")])
     assert composed["runs_dir"] == text
     assert composed["model"]["name"] == "vae"
@@ -263,7 +263,7 @@ def test_a_malformed_file_is_refused_with_place_and_expectation(text, problem):
         ("a: \x00", "cannot be read: "),
     ],
 )
-def test_what_is_no_configuration_is_refused_with_the_file(text, said):
+def test_an_invalid_configuration_is_refused_with_the_file(text, said):
     [problem] = problems_of(text)
     assert "mine.yaml: " in problem
     assert said in problem
@@ -278,7 +278,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         read(tmp_path / "none.yaml")
 
 
-def test_everything_that_is_wrong_is_said_at_once():
+def test_all_problems_are_reported_together():
     problems = problems_of("{grids: [vae, {a: []}], common: {zip: 3}, comon: 4}")
     assert [problem.split(": ")[1] for problem in problems] == [
         "comon",
@@ -296,7 +296,7 @@ def test_a_file_of_too_many_runs_is_refused_before_expansion():
     )
 
 
-def test_what_the_command_line_puts_in_the_place_of_an_axis_is_said():
+def test_overrides_that_replace_an_axis_are_reported():
     runs = runs_of("grids: [{model: vae}, {model: [hf, iaf], seed: [0, 1]}]\ncommon: {dataset: mnist}")
     given = ["++seed=7", "model=vae,hf", "dataset=digits", "trainer.epochs=3"]
     assert sweep_file.replacements(runs, given) == [
@@ -308,7 +308,7 @@ def test_what_the_command_line_puts_in_the_place_of_an_axis_is_said():
 # which file --------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_is_named_or_a_file_of_the_users(tmp_path, monkeypatch):
+def test_a_sweep_is_a_name_or_a_file_of_the_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "own.yaml"
     own.write_text("common: {seed: 3}")
@@ -318,7 +318,7 @@ def test_a_sweep_is_named_or_a_file_of_the_users(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["smok", "", "own.yaml", "../conf/config", "smoke.txt"])
-def test_a_sweep_that_is_not_there_is_refused_with_the_choices(name, tmp_path, monkeypatch):
+def test_an_unknown_sweep_is_refused_with_the_choices(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
         place_of(name)

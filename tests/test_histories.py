@@ -31,7 +31,7 @@ def test_no_history_breaks_a_law(first):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_is_brought_back_breaks_a_law(fault):
+def test_every_known_fault_breaks_a_law(fault):
     status, printed = histories("--fault", fault, "--count", FOUND_WITHIN)
     assert status == 0, printed
 
@@ -44,14 +44,14 @@ def test_a_history_is_replayed_by_its_number():
     assert second == first
 
 
-def test_histories_are_played_without_the_libraries_that_compute():
+def test_histories_need_no_numerical_library():
     """Importing them takes longer than a hundred histories."""
     script = "import sys; from benchmarks.histories import play_all; play_all(range(3)); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
 
 
-def test_what_is_no_number_of_histories_is_refused(capsys):
+def test_a_wrong_number_of_histories_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--count", "many"])
     assert "expected a whole number from 0 on, got 'many'" in capsys.readouterr().err

@@ -39,7 +39,7 @@ ACTIONS = st.lists(
 
 
 @given(ACTIONS)
-def test_each_step_is_seen_once_and_in_order_whenever_one_looks(tmp_path_factory, actions):
+def test_each_step_is_read_once_and_in_order(tmp_path_factory, actions):
     run = tmp_path_factory.mktemp("run")
     file, images = run / "metrics.jsonl", run / "images"
     history, seen, epochs = Epochs(run), {}, 0
@@ -77,7 +77,7 @@ def test_each_step_is_seen_once_and_in_order_whenever_one_looks(tmp_path_factory
     assert list(seen.values()) == steps(Epochs(run)) or epochs == 0
 
 
-def test_pictures_that_are_made_after_a_look_are_a_step_of_their_own(tmp_path):
+def test_later_pictures_are_a_step_of_their_own(tmp_path):
     history = Epochs(tmp_path)
     assert history.more() == []
     (tmp_path / "metrics.jsonl").write_bytes(line(1))
@@ -95,7 +95,7 @@ def test_pictures_that_are_made_after_a_look_are_a_step_of_their_own(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux alone counts what is read")
-def test_what_an_epoch_costs_to_record_and_to_mirror_does_not_grow(tmp_path):
+def test_the_cost_of_recording_an_epoch_does_not_grow(tmp_path):
     run = RunDirectory.create(tmp_path, "run", {})
     size = (run.path / "metrics.jsonl").write_bytes(b"".join(map(line, range(1, 50_000))))
     history = Epochs(run.path)
@@ -113,7 +113,7 @@ def test_what_an_epoch_costs_to_record_and_to_mirror_does_not_grow(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux alone counts what is read")
-def test_a_log_is_read_on_from_where_the_last_look_ended(tmp_path):
+def test_a_log_is_read_from_the_end_of_the_last_look(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("a" * 1_000_000)
     growing = GrowingLog(log)
@@ -127,7 +127,7 @@ def test_a_log_is_read_on_from_where_the_last_look_ended(tmp_path):
     assert bytes_read() - before < 100_000
 
 
-def test_a_file_of_the_same_size_that_was_replaced_is_read_again(tmp_path):
+def test_a_replaced_file_of_the_same_size_is_read_again(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"one\ntwo\n")
     lines = NewLines(file)

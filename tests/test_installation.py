@@ -115,7 +115,7 @@ def test_an_installed_package_needs_no_checkout(installed, tmp_path):
     assert {path.name for path in place.iterdir()} == {"runs"}
 
 
-def test_a_wheel_holds_the_package_with_its_data_and_nothing_else(clone, tmp_path):
+def test_a_wheel_holds_only_the_package_and_its_data(clone, tmp_path):
     with built(clone, "wheel", tmp_path) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = set()

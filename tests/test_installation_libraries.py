@@ -39,7 +39,7 @@ def test_an_explanation_is_one_line():
     assert "\n" not in explain_import("numpy", ImportError("a\nb"))
 
 
-def test_a_trained_model_and_a_dataset_are_shown_in_one_line(tmp_path):
+def test_trained_models_and_datasets_print_as_one_line(tmp_path):
     from vlae.data.datasets import digits
 
     results = vlae.run(

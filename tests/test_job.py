@@ -65,7 +65,7 @@ def test_colour_images_with_binary_pixels_are_refused(colour, tmp_path):
     assert files(tmp_path) == [colour]
 
 
-def test_a_runs_dir_that_cannot_be_made_is_named(tmp_path):
+def test_an_impossible_runs_dir_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     done = launch(tmp_path, "runs_dir=file/runs")
     assert_refused(done, "file/runs")
@@ -99,7 +99,7 @@ def test_a_full_disk_is_one_message_and_the_run_can_resume(tmp_path):
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_a_disk_that_was_full_from_the_start_leaves_no_half_run(tmp_path):
+def test_a_disk_full_from_the_start_leaves_no_partial_run(tmp_path):
     done = launch(tmp_path, largest_file=200)
     assert_refused(done, "cannot write", "File too large")
     assert files(tmp_path) == []

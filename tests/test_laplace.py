@@ -149,7 +149,7 @@ def test_an_error_of_the_precision_enters_the_step_squared(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
-def test_laplace_posterior_is_the_gaussian_with_the_precision_at_its_mean(name):
+def test_the_laplace_posterior_has_the_precision_at_its_mean(name):
     output, decoder, x, mu = output_named(name), make_decoder(), make_images(name), numbers(IMAGES, LATENT)
     _, P = dense_terms(output, decoder, x, mu)
     z, log_q = laplace(output.likelihood(decoder, x), decoder, mu).rsample_with_log_prob(
@@ -194,7 +194,7 @@ def test_mode_of_a_linear_gaussian_model_takes_one_step():
 
 
 @pytest.mark.parametrize("name", OUTPUTS[:2])
-def test_search_for_modes_never_goes_down_and_says_truly_how_it_ended(name):
+def test_the_mode_search_never_descends_and_reports_its_end(name):
     """With ReLU units a mode may lie on a kink, where no gradient vanishes."""
     images, tolerance = 60, 1e-6
     output, decoder = output_named(name), make_decoder((6, 5))
@@ -228,7 +228,7 @@ def test_modes_do_not_depend_on_the_batch():
 @torch.no_grad()
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
 @pytest.mark.parametrize("name", OUTPUTS[:2])
-def test_a_search_that_has_ended_would_find_little_more(name, activation):
+def test_a_converged_search_would_gain_little(name, activation):
     """A few hundredths of a nat for most images, from starts far outside; a stalled one may find a way on."""
     images = 64
     decoder, output = make_decoder((16, 16), pixels=12, activation=activation), output_named(name)

@@ -124,7 +124,7 @@ def test_code_runs_and_sweep_are_recorded_before_execution(jobs, launcher, runs,
     assert "s: 2 runs, 2 new; starting 2" in capsys.readouterr().err
 
 
-def test_a_sweep_whose_runs_are_done_starts_nothing_and_is_remembered(jobs, launcher, runs, tmp_path, capsys):
+def test_a_finished_sweep_starts_nothing_but_is_recorded(jobs, launcher, runs, tmp_path, capsys):
     launch_runs(jobs(), launcher, "s")
     for run in runs():
         run.write_results({"test": {"elbo": -1.0}})
@@ -168,13 +168,13 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(jobs, launcher, tmp_path, c
         assert re.search(rf"vae-\S+ +seed={seed} +new +starts", out)
 
 
-def test_a_dry_run_tells_of_what_would_be_refused(jobs, tmp_path):
+def test_a_dry_run_reports_refusals(jobs, tmp_path):
     refusal = ConfigError(["hydra.launcher.workers: too many"])
     with pytest.raises(ConfigError, match="too many"):
         launch_runs(jobs("dry_run=true"), FakeLauncher(refusal=refusal))
 
 
-def test_a_second_launch_while_the_queue_of_the_first_lives_starts_nothing(jobs, launcher, runs, capsys):
+def test_a_second_launch_beside_a_living_queue_starts_nothing(jobs, launcher, runs, capsys):
     launch_runs(jobs(), launcher, "s")
     launcher.calls.clear()
     assert launch_runs(jobs(), launcher, "s") == 0
@@ -283,7 +283,7 @@ def test_runs_cancelled_while_a_launch_waits_do_not_start(jobs, launcher, runs, 
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_of_a_file_has_its_name_and_with_other_runs_another_one():
+def test_a_sweep_is_named_after_its_file_and_runs():
     assert name_of(None, ["seed=1"]) is None
     assert name_of("sweeps/smoke.yaml", []) == "smoke"
     assert name_of("smoke.yaml", ["device=cpu", "+retry=true", "runs_dir=/x", "dry_run=true"]) == "smoke"
@@ -293,7 +293,7 @@ def test_a_sweep_of_a_file_has_its_name_and_with_other_runs_another_one():
     assert name_of("smoke.yaml", ["seed=2", "trainer.epochs=2"]) != other
 
 
-def test_all_that_is_wrong_with_the_settings_of_a_launcher_is_told_at_once():
+def test_all_launcher_problems_are_reported_together():
     assert (
         launcher_of(LocalQueue, {"workers": None, "runs_per_gpu": 2, "run_timeout_min": None}).runs_per_gpu
         == 2
@@ -341,7 +341,7 @@ def attempt(run, state):
 
 
 @pytest.mark.parametrize(("state", "status"), [("failed", FAILED), ("done", HELD)])
-def test_a_worker_leaves_a_run_alone_that_has_had_its_turn(run, executions, state, status):
+def test_a_worker_skips_a_run_that_had_its_turn(run, executions, state, status):
     """And says so where it has failed: a job that is requeued for its other runs has not ended well."""
     attempt(run, state)
     assert work(run.path, 0) == status
@@ -350,7 +350,7 @@ def test_a_worker_leaves_a_run_alone_that_has_had_its_turn(run, executions, stat
     assert executions == ["a"]
 
 
-def test_a_worker_makes_no_run_of_one_that_is_gone(run, executions, tmp_path, capsys):
+def test_a_worker_does_not_recreate_a_deleted_run(run, executions, tmp_path, capsys):
     run.write_results({})
     assert work(tmp_path / ".forced" / "a", 0) == HELD  # it has taken the place of the old one
     assert work(tmp_path / "b", 0) == FAILED
@@ -359,7 +359,7 @@ def test_a_worker_makes_no_run_of_one_that_is_gone(run, executions, tmp_path, ca
     assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".") == ["a"]
 
 
-def test_what_no_record_has_is_told_by_a_traceback(run, executions, capsys):
+def test_an_unrecorded_error_prints_a_traceback(run, executions, capsys):
     executions.end = OSError("the claim could not be made")
     assert work(run.path, 0) == FAILED
     assert "OSError: the claim could not be made" in capsys.readouterr().err
@@ -368,20 +368,20 @@ def test_what_no_record_has_is_told_by_a_traceback(run, executions, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_worker_goes_on_with_a_run_that_was_interrupted_since(run, executions):
+def test_a_worker_resumes_a_run_interrupted_since(run, executions):
     attempt(run, "interrupted")
     assert work(run.path, 0) == DONE
     assert executions == ["a"]
 
 
-def test_a_worker_leaves_a_run_alone_that_is_being_executed(run):
+def test_a_worker_skips_a_run_that_is_being_executed(run):
     run.claim()
     assert work(run.path, 0) == HELD
     assert len(list((run.path / "attempts").glob("[!.]*"))) == 1
 
 
 @pytest.mark.parametrize(("end", "status"), [(ValueError("x"), FAILED), (Interrupted(15), 128 + 15)])
-def test_the_exit_status_of_a_worker_tells_how_the_run_ended(run, executions, end, status):
+def test_the_exit_status_of_a_worker_is_the_end_of_its_run(run, executions, end, status):
     executions.end = end
     assert work(run.path, 0) == status
 

@@ -53,7 +53,7 @@ def explicit(output, decoder, z):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("hidden_dims", DEPTHS)
-def test_gradient_is_that_of_automatic_differentiation(name, hidden_dims):
+def test_gradient_matches_automatic_differentiation(name, hidden_dims):
     output, decoder, x, z = set_up(name, hidden_dims)
     ours = output.likelihood(decoder, x).gradient(decoder.linearise(z))
     z = z.requires_grad_()
@@ -207,7 +207,7 @@ def test_the_rotated_scorer_is_precise_in_float32():
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_the_likelihood_of_chosen_images_is_theirs(name):
+def test_chosen_images_keep_their_likelihood(name):
     output, decoder, x, z = set_up(name)
     chosen = torch.tensor([3, 1])
     together, fewer = output.likelihood(decoder, x), output.likelihood(decoder, x).select(chosen)

@@ -65,7 +65,7 @@ def test_a_number_of_more_than_64_bits_is_refused_by_its_key(key, value):
 
 
 @pytest.mark.parametrize("seed", [2**63, LARGEST])
-def test_every_seed_of_64_bits_trains_and_is_found_again(seed, tmp_path):
+def test_every_64_bit_seed_trains_and_is_found(seed, tmp_path):
     words = [*TINY, "evaluate.num_images=3", "evaluate.num_samples=3", "evaluate.num_gap_images=0"]
     results = vlae.run([*words, f"seed={seed}", f"runs_dir={tmp_path}"], quiet=True)
     trained = vlae.load(results["run_id"], str(tmp_path))
@@ -75,11 +75,11 @@ def test_every_seed_of_64_bits_trains_and_is_found_again(seed, tmp_path):
 
 @quick
 @given(st.integers(SMALLEST, LARGEST))
-def test_every_other_whole_number_is_what_the_schema_says(number):
+def test_other_whole_numbers_follow_the_schema(number):
     assert wrong_leaves({"a": [number, float(number)]}) == []
 
 
-def test_the_range_is_said_and_settings_of_a_launcher_have_it_too():
+def test_errors_name_the_range_also_for_launchers():
     with pytest.raises(ConfigError, match=rf"seed: expected .* at most {LARGEST} \(2\^64 - 1\), got {2**64}"):
         compose([f"seed={2**64}"])
     with pytest.raises(ConfigError, match=rf"hydra.launcher.workers: .* at most {LARGEST}"):
@@ -127,13 +127,13 @@ def test_a_run_too_large_for_memory_is_refused_with_the_key(overrides, key):
         [f"trainer.epochs={LARGEST}"],
     ],
 )
-def test_what_can_run_is_not_refused(overrides):
+def test_a_possible_run_is_not_refused(overrides):
     assert keys_of(overrides) == []
 
 
 @pytest.mark.parametrize("model", ["vae", "vlae", "vlae_newton", "fullcov", "savae", "hf"])
 @pytest.mark.parametrize("dims", [(64,), (70, 30), (3, 200, 5)])
-def test_the_estimate_of_the_weights_is_below_those_that_there_are(model, dims):
+def test_the_estimated_weights_are_below_the_actual_ones(model, dims):
     section = compose([f"model={model}", f"model.hidden_dims={list(dims)}", "model.latent_dim=7"])["model"]
     with torch.device("meta"):
         output = build(compose()["output_dist"])
@@ -143,7 +143,7 @@ def test_the_estimate_of_the_weights_is_below_those_that_there_are(model, dims):
     assert least <= limits._weights(section) <= there < 5 * least
 
 
-def test_threads_beyond_the_machine_are_refused_where_the_run_is_executed():
+def test_too_many_threads_are_refused_on_the_executing_machine():
     cores = os.cpu_count()
     assert keys_of([f"num_threads={cores}"]) == []
     assert keys_of([f"num_threads={cores + 1}"]) == ["num_threads"]
@@ -151,14 +151,14 @@ def test_threads_beyond_the_machine_are_refused_where_the_run_is_executed():
     assert keys_of(["num_threads=1000000"], here=False) == ["num_threads"]
 
 
-def test_elsewhere_only_nonsense_is_refused():
+def test_other_machines_refuse_only_impossible_sizes():
     large = ["model.hidden_dims=[200000,200000]"]
     assert keys_of(large) != keys_of(large, here=False) == []
     assert keys_of(["model.hidden_dims=[10000000,10000000]"], here=False) == ["model.hidden_dims"]
     assert NONSENSE > 1000 * 2**40 // 1024
 
 
-def test_a_plan_and_a_run_say_the_same_and_leave_nothing(tmp_path):
+def test_plan_and_run_report_the_same_and_leave_nothing(tmp_path):
     overrides = [*TINY, "model.latent_dim=1000000000", f"runs_dir={tmp_path / 'runs'}"]
     container = compose(overrides)
     planned = make_plan(ComposedRuns([overrides], lambda job: container), "s")

@@ -47,7 +47,7 @@ def test_on_a_narrow_terminal_cells_stand_below_the_name():
     ]
 
 
-def test_words_are_wrapped_in_a_table_and_figures_are_not():
+def test_tables_wrap_words_but_not_numbers():
     out = io.StringIO()
     cells = ["a", "failed (exception: " + "long " * 30 + ")", "epoch 3/60, ELBO -101.23", "host"]
     console = Console(file=out, width=100, force_terminal=True, color_system=None)

@@ -138,7 +138,7 @@ def test_after_ctrl_c_the_same_command_completes_the_runs(tmp_path):
     assert all(outcome(a) == outcome(b) for a, b in pairs)
 
 
-def test_a_sweep_ignores_what_nohup_and_the_background_of_a_shell_ignore(tmp_path):
+def test_a_sweep_ignores_the_signals_its_shell_ignores(tmp_path):
     epochs = "trainer.epochs=100"
     command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", epochs, ignoring="HUP INT")
     wait_until(lambda: training(tmp_path, 2))
@@ -153,7 +153,7 @@ def test_a_sweep_ignores_what_nohup_and_the_background_of_a_shell_ignore(tmp_pat
     assert attempts(tmp_path) == [1] * 3
 
 
-def test_a_killed_run_is_told_and_stops_no_other(tmp_path):
+def test_a_killed_run_is_reported_and_stops_no_other(tmp_path):
     command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=100")
     wait_until(lambda: training(tmp_path, 2))
     victim = next(run for run in all_runs(tmp_path / "runs") if run.state() == "running")
@@ -197,7 +197,7 @@ def test_the_same_sweep_launched_twice_at_once_runs_once(tmp_path):
     assert attempts(tmp_path) == [1, 1, 1, 1]
 
 
-def test_what_was_launched_is_what_runs_whatever_is_edited_meanwhile(tmp_path):
+def test_a_later_edit_does_not_change_launched_runs(tmp_path):
     root = tmp_path / "project"
     for name in ("vlae", "conf", "hydra_plugins", "launch.py", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
@@ -216,7 +216,7 @@ def test_what_was_launched_is_what_runs_whatever_is_edited_meanwhile(tmp_path):
     assert frozen == {p.name for p in (root / "runs" / ".code").iterdir() if not p.name.startswith(".")}
 
 
-def test_force_keeps_the_old_results_until_there_are_new_ones(tmp_path):
+def test_force_keeps_old_results_until_new_ones_exist(tmp_path):
     launch(tmp_path, "model=vae", "seed=0")
     (run,) = all_runs(tmp_path / "runs")
     before = run.path.joinpath("results.json").stat().st_ino
@@ -240,7 +240,7 @@ def test_each_run_has_its_gpu(tmp_path):
     assert {claim["visible_gpus"] for claim in claims} == {"5", "7"}
 
 
-def test_a_sweep_on_a_disk_that_fills_twice_is_done_by_itself_and_the_same(tmp_path):
+def test_a_sweep_completes_on_a_disk_that_fills_twice(tmp_path):
     sweep = (*TINY, "model=vae", "seed=0,1,2", "trainer.epochs=60", "tracker=none")
     (tmp_path / "undisturbed").mkdir()
     launch(tmp_path / "undisturbed", *sweep[len(TINY) :])
@@ -280,7 +280,7 @@ def test_runs_outlive_their_fork_server_and_start_only_once(tmp_path):
     assert "warning" not in text.lower()
 
 
-def test_a_run_that_hangs_is_ended_with_its_reason_and_the_others_go_on(tmp_path):
+def test_a_hanging_run_is_ended_and_the_others_continue(tmp_path):
     command = Command(tmp_path, *TINY, "model=vae", "seed=0,1", LONG, "hydra.launcher.run_timeout_min=0.3")
     wait_until(lambda: training(tmp_path, 2))
     victim, other = all_runs(tmp_path / "runs")

@@ -45,7 +45,7 @@ def test_effective_sample_size_is_the_number_of_equal_weights():
         torch.testing.assert_close(ess, torch.tensor([float(number)]).double(), rtol=1e-10, atol=0.0)
 
 
-def test_effective_sample_size_is_one_where_one_weight_has_it_all():
+def test_effective_sample_size_of_one_dominating_weight_is_one():
     log_w = numbers(50, 1)
     log_w[17] += 1000
     ess = streamed(log_w, [50]).effective_sample_size
@@ -53,7 +53,7 @@ def test_effective_sample_size_is_one_where_one_weight_has_it_all():
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1, 3.0, 300.0])
-def test_effective_sample_size_is_between_one_and_the_number_of_samples(spread):
+def test_effective_sample_size_is_between_one_and_all_samples(spread):
     ess = streamed(spread * numbers(50, 200), [13, 37]).effective_sample_size
     assert ess.min() >= 1 - 1e-10
     assert ess.max() <= 50 + 1e-10
@@ -76,7 +76,7 @@ def test_images_may_have_different_numbers_of_weights():
 
 
 @pytest.mark.parametrize("sizes", [[500], [1] * 500, [7, 400, 93]], ids=["at once", "one by one", "in parts"])
-def test_the_tail_is_that_of_all_weights_together(sizes):
+def test_the_tail_is_that_of_all_rounds_together(sizes):
     log_w = 3 * numbers(500, 2)
     largest = log_w.sort(0).values[-tail_length(500) - 1 :]
     torch.testing.assert_close(streamed(log_w, sizes).k_hat, torch.from_numpy(k_hat(largest.numpy())))
@@ -93,7 +93,7 @@ def test_the_standard_error_is_that_of_many_repetitions():
     assert abs(errors.mean().item() / expected - 1) < 0.06
 
 
-def test_an_image_is_settled_when_its_error_is_small_and_its_tail_light():
+def test_small_error_and_light_tail_settle_an_image():
     rng = torch.Generator().manual_seed(0)
     light = 0.1 * torch.randn(1000, 1, generator=rng, dtype=torch.float64)
     wide = 10 * torch.randn(1000, 1, generator=rng, dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_an_image_is_settled_when_its_error_is_small_and_its_tail_light():
 
 @pytest.mark.parametrize("num_samples", [1, 99, 100, 101, 999, 1000, 5000, 12345])
 @pytest.mark.parametrize("target", [None, 0.1])
-def test_rounds_are_all_samples(num_samples, target):
+def test_rounds_sum_to_all_samples(num_samples, target):
     sizes = list(rounds(num_samples, target))
     assert sum(sizes) == num_samples
     assert max(sizes) <= 1000

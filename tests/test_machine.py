@@ -6,7 +6,7 @@ import pytest
 from vlae.system import machine as module
 
 
-def test_a_container_has_the_cores_and_the_memory_of_its_limits(monkeypatch, tmp_path):
+def test_a_container_has_the_cores_and_memory_of_its_limits(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "CONTROL_GROUPS", tmp_path)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
@@ -21,7 +21,7 @@ def test_a_container_has_the_cores_and_the_memory_of_its_limits(monkeypatch, tmp
         assert module.available_memory() == pytest.approx(left, rel=0.2)
 
 
-def test_a_slurm_job_has_the_cores_that_it_asked_for(monkeypatch):
+def test_a_slurm_job_has_its_requested_cores(monkeypatch):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
     every = module.available_cores()
@@ -51,14 +51,14 @@ def test_the_narrowest_limit_around_a_process_counts(monkeypatch, tmp_path):
     assert (module.total_memory(), module.available_memory()) == (9000, 8000)
 
 
-def test_files_that_the_kernel_has_cached_leave_their_memory_available(monkeypatch, tmp_path):
+def test_cached_files_count_as_available_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr(module, "OWN_GROUP", tmp_path / "none")
     limited(tmp_path, max=5000, current=4900, stat="anon 900\ninactive_file 4000\nactive_file 0")
     assert module.available_memory() == 4100
 
 
-def test_what_the_kernel_has_killed_is_counted_in_the_group_of_the_process(monkeypatch, tmp_path):
+def test_kernel_kills_are_counted_in_the_cgroup(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr(module, "OWN_GROUP", tmp_path / "own")
     (tmp_path / "own").write_text("0::/job_12\n")

@@ -58,5 +58,5 @@ def test_a_run_without_memory_fails_with_one_line(tmp_path, monkeypatch, act):
 @pytest.mark.parametrize(
     "error", [RuntimeError("shapes do not match"), ValueError("memory"), OSError(2, "no file")]
 )
-def test_other_errors_are_not_of_memory(error):
+def test_other_errors_are_not_memory_errors(error):
     assert out_of_memory(error) is None

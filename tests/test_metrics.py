@@ -44,7 +44,7 @@ def patterns(listed):
     return {each.name: re.compile(re.sub("<[a-z]+>", "[^./]+", re.escape(each.name))) for each in listed}
 
 
-def test_all_metrics_of_a_run_are_listed_and_no_others(finished):
+def test_exactly_the_metrics_of_a_run_are_listed(finished):
     written = leaves(finished[0]) - OF_THE_RUN
     assert {name for name in written if metrics.metric(name) is None} == set()
     unwritten = [
@@ -55,7 +55,7 @@ def test_all_metrics_of_a_run_are_listed_and_no_others(finished):
     assert unwritten == []
 
 
-def test_all_metrics_of_an_epoch_are_listed_and_no_others(finished):
+def test_exactly_the_metrics_of_an_epoch_are_listed(finished):
     written = set(finished[1])
     assert {name for name in written if metrics.metric(name) is None} == set()
     unwritten = [
@@ -64,7 +64,7 @@ def test_all_metrics_of_an_epoch_are_listed_and_no_others(finished):
     assert unwritten == []
 
 
-def test_tables_know_the_metrics_of_results_json_by_its_own_keys(finished):
+def test_tables_name_metrics_by_the_keys_of_results_json(finished):
     results = finished[0]
     known = metric_values.metrics_of_results(results)
     derived = {name for name in known if name.endswith(".unreliable")}
@@ -98,7 +98,7 @@ def test_every_metric_has_a_line_with_its_unit_and_explanation():
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
-def test_on_a_narrow_terminal_the_list_has_the_same_words_and_breaks_none(columns):
+def test_a_narrow_list_has_the_same_unbroken_words(columns):
     wide, narrow = metrics.listing(), metrics.listing(columns)
     assert narrow.split() == wide.split()
     names = {each.name for each in (*metrics.RESULTS, *metrics.DERIVED, *metrics.EPOCHS)}

@@ -496,7 +496,7 @@ def refined(make_step, output, step_size):
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_no_small_step_of_savae_lowers_any_images_elbo(output):
+def test_small_steps_of_savae_raise_every_images_elbo(output):
     """With common random numbers."""
     _, elbos = refined(ascend, output, 1e-3)
     assert elbos.diff(dim=0).min() > 0
@@ -806,7 +806,7 @@ def test_every_parameter_receives_a_finite_gradient(configured):
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_numbers_without_gradients_are_those_with_them(configured):
+def test_values_do_not_depend_on_gradient_tracking(configured):
     model, x = configured
     with_gradients = sample_terms(model, x, noise(), 3).log_weights
     with torch.no_grad():
@@ -856,7 +856,7 @@ def test_refinements_are_the_locations_before_and_after_each_update(configured, 
         torch.testing.assert_close(last.log_prob(z), q.log_prob(z), rtol=1e-12, atol=1e-12)
 
 
-def test_the_state_of_a_model_is_all_that_its_numbers_depend_on(configured, model_file, output):
+def test_a_models_values_depend_only_on_its_state(configured, model_file, output):
     """A checkpoint restores it: masks and the like are not drawn anew."""
     model, x = configured
     torch.manual_seed(77)

@@ -68,7 +68,7 @@ def launch(monkeypatch, run_launch, capsys):
 
 
 @pytest.mark.parametrize("name", LEGAL)
-def test_a_legal_name_is_text_as_it_is_written_and_finds_its_sweep(name, tmp_path):
+def test_a_legal_name_is_kept_and_finds_its_sweep(name, tmp_path):
     assert wrong_name(name, file=True) is None
     assert parse(hydra_arguments([f"hydra.sweeper.name={name}"])[0]).value() == name
     sweep_index.record_sweep(tmp_path, name, {"a": "seed=0"}, [])
@@ -94,7 +94,7 @@ def test_any_other_name_is_refused_by_its_key_and_leaves_nothing(launch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_none_is_no_name_but_null_is_the_default():
+def test_null_is_the_default_name():
     assert "expected null where there is none" in str(wrong_sweep_name("None", None))
     assert hydra_arguments(["hydra.sweeper.name=null"]) == ["hydra.sweeper.name=null"]
 
@@ -110,7 +110,7 @@ def test_plan_and_launch_refuse_unwritable_runs_alike(launch, tmp_path, mode, sw
 
 
 @pytest.mark.parametrize("name", ["20261128", "a b"])
-def test_a_plan_has_the_name_as_it_is_written(launch, name):
+def test_a_plan_keeps_the_name_as_written(launch, name):
     status, text = launch("-m", *TINY, "dry_run=true", f"hydra.sweeper.name={name}")
     assert (status, text.splitlines()[0]) == (0, f"{name}: 1 run, 1 new; would start 1")
 
@@ -124,7 +124,7 @@ def test_the_name_of_a_sweep_file_is_a_name_too(launch, tmp_path):
     assert (status, text.split(":")[0]) == (0, "size")
 
 
-def test_a_long_file_name_leaves_room_for_what_overrides_add():
+def test_a_long_file_name_leaves_room_for_a_suffix():
     file = Path("x" * LONGEST_NAME + ".yaml")
     assert wrong_sweep_name(None, file) is None
     name = name_of(str(file), ["model=vae"])
@@ -132,7 +132,7 @@ def test_a_long_file_name_leaves_room_for_what_overrides_add():
     assert name != name_of(str(file), ["model=hf"])
 
 
-def test_a_single_run_has_no_name_of_a_sweep(launch, tmp_path):
+def test_a_single_run_has_no_sweep_name(launch, tmp_path):
     status, text = launch(*TINY, "hydra.sweeper.name=mine")
     assert (status, "names a sweep: add -m or sweeps=NAME" in text) == (2, True)
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +159,7 @@ def test_no_name_leads_out_of_the_directory_of_notes(tmp_path_factory, name):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "../vae", "elsewhere/vae", "x" * 300, "a\0b"])
 @pytest.mark.parametrize("word", ["status", "table", "cancel", "report", "sync"])
-def test_no_other_name_means_all_runs_or_those_of_another_place(command, tmp_path, monkeypatch, word, name):
+def test_only_the_right_name_selects_runs(command, tmp_path, monkeypatch, word, name):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "vae-digits-gaussian-s0-0123456789"
     run.mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_no_other_name_means_all_runs_or_those_of_another_place(command, tmp_pat
     )
 
 
-def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
+def test_an_older_note_with_a_numeric_name_is_read(tmp_path):
     sweep_index.record_sweep(tmp_path, "20261128", {"a": ""}, [])
     place = tmp_path / ".sweeps" / "20261128.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"name": 20261128}))
@@ -182,14 +182,14 @@ def test_a_note_of_an_older_version_with_a_number_for_a_name_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", ""])
-def test_a_note_is_not_written_under_a_name_that_is_a_path(tmp_path, name):
+def test_a_path_is_no_name_of_a_note(tmp_path, name):
     with pytest.raises(ValueError, match="one visible file name"):
         sweep_index.record_sweep(tmp_path / "runs", name, {}, [])
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[31mred", "a\u202eb", "  "])
-def test_what_the_tracker_is_given_can_be_shown(text):
+def test_tracker_settings_are_printable(text):
     for override in (f'tracker.group="{text}"', f'tracker.name="{text}"', f'tracker.tags=["{text}"]'):
         with pytest.raises(ConfigError) as refused:
             compose([override])

@@ -65,7 +65,7 @@ def test_mlp_is_linear_and_relu_once_per_width():
     torch.testing.assert_close(mlp(z), h)
 
 
-def test_network_leaves_its_input_as_it_is():
+def test_networks_do_not_change_their_input():
     """Its ReLUs work in place."""
     decoder, z = make_decoder(), points()
     before = z.clone()
@@ -206,7 +206,7 @@ SIDES = [(4, 4), (5, 4), (6, 7), (7, 8), (8, 8), (9, 11), (28, 28), (4, 33)]
 
 
 @pytest.mark.parametrize("activation", UNITS)
-def test_units_are_those_of_their_name(activation):
+def test_units_match_their_name(activation):
     mlp, z = MLP(3, (6, 5), activation).double(), numbers(8, 3)
     h = z
     for layer in mlp.linears:
@@ -216,7 +216,7 @@ def test_units_are_those_of_their_name(activation):
 
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_convolutional_networks_take_and_give_images_of_any_size(sides, channels):
+def test_convolutional_networks_accept_any_image_size(sides, channels):
     image = (channels, *sides)
     encoder, decoder = ConvEncoder(image, (6, 5)).double(), make_decoder(image=image)
     x, z = numbers(IMAGES, math.prod(image)), points()
@@ -301,7 +301,7 @@ def test_weights_are_uniform_with_variance_gain_squared_over_fan_out(scheme, gai
     assert 0.9 / math.sqrt(40) < layer.bias.abs().max() <= 1 / math.sqrt(40)
 
 
-def test_initial_weights_are_a_function_of_the_generators_key_alone():
+def test_initial_weights_depend_only_on_the_key():
     def weights(history, *key):
         torch.manual_seed(history)
         module = nn.Sequential(GaussianHead(5, 3), MLP(4, (6, 5)), nn.Linear(3, 2, bias=False))
@@ -330,7 +330,7 @@ def initial_log_variances(variance, widths, latent_dim, adapt):
 @pytest.mark.parametrize(
     ("widths", "latent_dim"), [((40,), 5), ((90, 40), 5), ((40, 90), 20), ((50, 30, 40), 15)]
 )
-def test_log_variances_of_images_in_large_units_begin_with_variance_one(variance, widths, latent_dim):
+def test_large_pixel_units_still_start_with_variance_one(variance, widths, latent_dim):
     def mean_square(adapt):
         return initial_log_variances(variance, widths, latent_dim, adapt).square().mean().item()
 
@@ -339,13 +339,13 @@ def test_log_variances_of_images_in_large_units_begin_with_variance_one(variance
 
 
 @pytest.mark.parametrize(("variance", "latent_dim"), [(0.09, 5), (1.0, 5), (1.2, 200)])
-def test_an_encoder_is_left_alone_where_pixels_or_log_variances_are_small(variance, latent_dim):
+def test_an_encoder_for_small_pixels_is_not_rescaled(variance, latent_dim):
     adapted, plain = (initial_log_variances(variance, (40, 30), latent_dim, adapt) for adapt in (True, False))
     assert torch.equal(adapted, plain)
 
 
 @pytest.mark.parametrize(("initialisation", "small"), [("paper", True), ("original", False)])
-def test_a_run_is_made_for_the_variance_of_its_pixels(initialisation, small):
+def test_a_run_is_initialised_for_its_pixel_variance(initialisation, small):
     overrides = ["model=vae", "dataset=mnist", f"trainer.initialisation={initialisation}"]
     cfg = validate(compose(overrides))
     x = 4 * numbers(64, 784, key="pixels").float()
@@ -383,7 +383,7 @@ def test_the_activation_does_not_change_the_initial_weights(image):
     assert all(torch.equal(relu[name], gelu[name]) for name in relu)
 
 
-def test_log_variances_of_a_convolutional_encoder_begin_with_variance_one():
+def test_a_convolutional_encoder_starts_with_variance_one():
     """But for its biases, which are large because a window has few places; and at the border less is seen."""
     squares = []
     for draw in range(30):

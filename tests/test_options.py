@@ -88,7 +88,7 @@ def mine(tmp_path):
         ("hydra.mode=x", "hydra.mode: expected RUN or MULTIRUN, got 'x'"),
     ],
 )
-def test_an_option_or_a_setting_that_there_is_not_is_one_line(command, arguments, expected, tmp_path):
+def test_an_unknown_option_or_setting_is_one_line(command, arguments, expected, tmp_path):
     status, out, err = command(*arguments.split())
     heading, problem = err.splitlines()
     assert (status, out, heading) == (2, "", "vlae: 1 problem in the configuration")
@@ -135,11 +135,11 @@ def test_other_options_work(command, arguments, printed):
         ("python launch.py nothing.", set()),
     ],
 )
-def test_what_may_follow_is_offered(line, expected):
+def test_completion_offers_possible_words(line, expected):
     assert set(candidates(line)) == expected
 
 
-def test_choices_of_an_added_directory_are_offered(mine):
+def test_completion_offers_choices_of_added_directories(mine):
     assert candidates(f"python launch.py --config-dir {mine} optimizer=adag") == ["optimizer=adagrad"]
     assert candidates(f"python launch.py --config-dir {mine} hydra/launcher=t") == ["hydra/launcher=two"]
 
@@ -240,7 +240,7 @@ def test_a_directory_is_named_in_any_spelling(mine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_a_choice_of_a_users_own_is_planned_in_a_sweep_as_in_a_single_run(command, mine, tmp_path, number):
+def test_own_choices_work_in_a_sweep_as_in_a_run(command, mine, tmp_path, number):
     option = spellings(mine, tmp_path)[number]
     (tmp_path / "s.yaml").write_text("grids: [{optimizer: [adagrad, sgd]}]")
     plans = {
@@ -256,7 +256,7 @@ def test_a_choice_of_a_users_own_is_planned_in_a_sweep_as_in_a_single_run(comman
         assert expected in out
 
 
-def test_what_is_wrong_with_a_choice_names_those_of_the_directory(command, mine):
+def test_a_wrong_choice_names_those_of_the_directory(command, mine):
     for arguments in (["optimizer=adagrat"], ["-m", "optimizer=adagrat,adam"]):
         status, _, err = command(*arguments, "--config-dir", str(mine))
         assert status == 2
@@ -265,7 +265,7 @@ def test_what_is_wrong_with_a_choice_names_those_of_the_directory(command, mine)
     assert "hydra/launcher: no choice 'tow' (choices: local, slurm, two)" in err
 
 
-def test_help_shows_the_choices_of_the_directory_and_the_keys_of_one(mine, capsys):
+def test_help_shows_choices_and_keys_of_the_directory(mine, capsys):
     assert help.print_help(["--help", "--config-dir", str(mine), "optimizer=adagrad"]) == 0
     out = capsys.readouterr().out
     assert "* adagrad             Adagrad (Duchi et al. 2011)" in out
@@ -274,7 +274,7 @@ def test_help_shows_the_choices_of_the_directory_and_the_keys_of_one(mine, capsy
 
 
 @pytest.mark.slow
-def test_a_sweep_with_a_choice_of_a_users_own_is_executed_by_workers(mine, tmp_path):
+def test_workers_execute_a_sweep_with_own_choices(mine, tmp_path):
     words = [
         *("-m", "seed=0,1", "optimizer=adagrad", "--config-dir", "mine", "hydra/launcher=two"),
         *("trainer.epochs=1", "evaluate.num_samples=2", "evaluate.num_images=2", "evaluate.num_gap_images=0"),
@@ -309,7 +309,7 @@ def test_a_sweep_with_a_choice_of_a_users_own_is_executed_by_workers(mine, tmp_p
         (["hydra.searchpath=[nowhere]"], "--config-dir or hydra.searchpath: there is no directory '"),
     ],
 )
-def test_vlae_run_says_what_it_takes(overrides, expected, monkeypatch, tmp_path):
+def test_vlae_run_has_a_help(overrides, expected, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
         vlae.run(overrides)
@@ -319,7 +319,7 @@ def test_vlae_run_says_what_it_takes(overrides, expected, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("overrides", [None, 3, {"model": "vae"}, [3], [None], [["model=vae"]]])
-def test_what_is_no_list_of_texts_is_refused(overrides):
+def test_anything_but_a_list_of_texts_is_refused(overrides):
     with pytest.raises(ConfigError, match=r"overrides: expected a list of texts such as \['model=vae', "):
         options.check_call(overrides)
 
@@ -375,7 +375,7 @@ def problems_of(arguments):
 
 
 @pytest.mark.parametrize("wrong", ADVISED)
-def test_what_an_error_advises_is_accepted(wrong):
+def test_the_advice_of_an_error_is_accepted(wrong):
     pattern, followed = ADVISED[wrong]
     problems = problems_of(wrong.split())
     advice = re.search(pattern, "\n".join(problems))
@@ -399,6 +399,6 @@ def test_the_advice_about_a_target_is_accepted(tmp_path):
 @pytest.mark.parametrize(
     "key", ["launcher.workers", "launcher.sbatch.nice", "launcher.sbatch.a.b", "sweeper.name"]
 )
-def test_every_key_of_a_launcher_can_be_set_however_deep_it_lies(key):
+def test_every_nested_key_of_a_launcher_can_be_set(key):
     assert wrong_hydra_override(f"+hydra.{key}=1", []) is None
     assert wrong_hydra_override(f"+hydra.nothing.{key}=1", []) is not None

@@ -42,7 +42,7 @@ def test_finds_the_shape_of_pareto_tails(shape):
     assert abs(found.mean() - expected) < 4 * found.std() / math.sqrt(images) + 0.01
 
 
-def test_does_not_depend_on_the_order_or_the_scale_of_the_weights():
+def test_is_independent_of_order_and_scale_of_weights():
     rng = np.random.default_rng(0)
     tail = rng.standard_normal((200, 5))
     assert np.allclose(k_hat(rng.permuted(tail, axis=0) - 1e4), k_hat(tail), atol=1e-8)
@@ -66,7 +66,7 @@ def test_the_limit_of_reliability_grows_with_the_number_of_samples():
     assert unreliable_above(10**6) == 0.7
 
 
-def test_weights_that_overflow_beside_each_other_give_a_number():
+def test_overflowing_weights_give_a_number():
     """Of the worst posteriors, of which hardly two weights are comparable: no NaN, and warnings are errors."""
     log_weights = 1000 * np.random.default_rng(0).standard_normal((5000, 3000))
     found = k_hat(largest(log_weights))

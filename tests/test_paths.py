@@ -56,7 +56,7 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", SPELLINGS)
-def test_a_path_is_what_a_shell_makes_of_it(path, home):
+def test_a_path_expands_as_in_a_shell(path, home):
     assert expanded(path) == str(home / "a")
 
 
@@ -66,7 +66,7 @@ def test_any_other_path_is_left_alone(path):
 
 
 @pytest.mark.parametrize("path", NOWHERE)
-def test_what_is_not_set_is_refused(path):
+def test_an_unset_variable_is_refused(path):
     with pytest.raises(ValueError, match=r"NOWHERE is not set|EMPTY is not set|no home directory ~nobody"):
         expanded(path)
 
@@ -86,7 +86,7 @@ def images(home):
 
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize("path", ["~/a", "$SCRATCH/a", "${oc.env:SCRATCH}/a"])
-def test_every_key_of_a_path_on_the_command_line_and_in_a_sweep_file(key, path, home, images, tmp_path):
+def test_every_path_key_expands_on_command_line_and_in_sweeps(key, path, home, images, tmp_path):
     plain = compose(overrides_of(key, str(home / "a")))
     assert get(plain, key) == str(home / "a")
     composed = compose(overrides_of(key, path))
@@ -98,7 +98,7 @@ def test_every_key_of_a_path_on_the_command_line_and_in_a_sweep_file(key, path, 
 
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize("path", [*NOWHERE, "${SCRATCH}/a", "${oc.env:NOWHERE}"])
-def test_a_variable_that_is_not_set_is_refused_by_key(key, path):
+def test_an_unset_variable_is_refused_with_the_key(key, path):
     with pytest.raises(ConfigError) as refused:
         compose([text.replace("'", "") for text in overrides_of(key, path)])
     assert [problem.partition(":")[0] for problem in refused.value.problems] == [key]
@@ -110,14 +110,14 @@ def test_a_path_needs_no_quotes_for_its_parentheses():
     assert compose(["runs_dir=runs (1)/[a]"])["runs_dir"] == "runs (1)/[a]"
 
 
-def test_a_sweep_file_is_found_and_one_below_an_unset_variable_is_refused(home):
+def test_the_path_of_a_sweep_file_expands(home):
     (home / "s.yaml").write_text("grids: [{}]")
     assert {place_of(f"{place}/s.yaml") for place in ("~", "$SCRATCH", str(home))} == {home / "s.yaml"}
     with pytest.raises(ConfigError, match=r"sweeps: the environment variable NOWHERE is not set"):
         place_of("$NOWHERE/s.yaml")
 
 
-def test_what_is_frozen_is_absolute_and_found_again_by_every_spelling(home, command):
+def test_frozen_paths_are_absolute_in_every_spelling(home, command):
     results = vlae.run([*TINY, "runs_dir=~/runs", "dataset.sizes.latent_dim=2"], quiet=True)
     name = results["run_id"]
     frozen = yaml.safe_load((home / "runs" / name / "config.yaml").read_text())
@@ -140,7 +140,7 @@ def test_what_is_frozen_is_absolute_and_found_again_by_every_spelling(home, comm
         ("download", "mnist", "--root", "$NOWHERE"),
     ],
 )
-def test_every_option_of_a_path_refuses_what_is_not_set_by_its_name(command, words):
+def test_every_path_option_refuses_an_unset_variable(command, words):
     status, out, err = command(*words)
     assert (status, out) == (2, "")
     assert err.startswith(
@@ -150,7 +150,7 @@ def test_every_option_of_a_path_refuses_what_is_not_set_by_its_name(command, wor
     )
 
 
-def test_python_says_so_too():
+def test_the_python_interface_refuses_it_too():
     for call in (
         lambda: vlae.load("a", "$NOWHERE"),
         lambda: RunDirectories("$NOWHERE"),
@@ -160,7 +160,7 @@ def test_python_says_so_too():
             call()
 
 
-def test_an_evaluation_elsewhere_replaces_in_what_it_is_given_alone(home):
+def test_an_evaluation_expands_only_its_own_paths(home):
     container = with_absolute_paths(compose(["dataset=mnist"])) | {"runs_dir": "/$NOWHERE"}
     found = override_evaluation(container, ["dataset.root=$SCRATCH/a"])
     assert (found["dataset"]["root"], found["runs_dir"]) == (str(home / "a"), "/$NOWHERE")

@@ -95,7 +95,7 @@ def test_planning_writes_nothing(planned, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_run_said_twice_is_one(tmp_path):
+def test_a_run_given_twice_is_planned_once(tmp_path):
     jobs = [
         [*TINY, f"runs_dir={tmp_path}", *extra] for extra in ([], ["seed=0"], ["seed=1"], ["device=auto"])
     ]
@@ -103,7 +103,7 @@ def test_the_same_run_said_twice_is_one(tmp_path):
     assert (len(found.runs), found.merged) == (2, 2)
 
 
-def test_runs_in_a_living_queue_wait_there_until_their_turn_has_been(planned, tmp_path):
+def test_runs_wait_in_a_living_queue_for_their_turn(planned, tmp_path):
     runs = planned().runs
     create_run_directories(planned())
     queue = queues.create(
@@ -118,7 +118,7 @@ def test_runs_in_a_living_queue_wait_there_until_their_turn_has_been(planned, tm
     assert [run.starts for run in planned().runs] == [False, False, True]
 
 
-def test_a_queue_whose_process_has_died_holds_nothing(planned, tmp_path):
+def test_a_dead_queue_holds_nothing(planned, tmp_path):
     create_run_directories(planned())
     runs = [Waiting(run.run_id, 0) for run in planned().runs]
     queue = queues.create(tmp_path, kind="local", sweep="s", code=tmp_path, runs=runs, settings={})
@@ -127,7 +127,7 @@ def test_a_queue_whose_process_has_died_holds_nothing(planned, tmp_path):
     assert [run.state.state for run in planned().runs] == ["new"] * 3
 
 
-def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
+def test_all_problems_of_all_runs_are_reported_together(planned, tmp_path):
     with pytest.raises(ConfigError) as caught:
         planned("seed=x", "trainer.epoch=3")
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["trainer.epoch", "seed"]
@@ -137,7 +137,7 @@ def test_all_that_is_wrong_with_any_run_is_told_at_once(planned, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_problem_of_some_runs_names_the_file_and_the_first_of_them(tmp_path):
+def test_a_problem_names_its_file_and_first_run(tmp_path):
     common = [*TINY[1:], f"runs_dir={tmp_path}", "evaluate.num_samples=0"]
     jobs = [
         [f"model={m}", *extra, *common] for m, extra in (("vae", ["seed=x"]), ("hf", ["seed=y"]), ("iaf", []))
@@ -176,7 +176,7 @@ def test_frozen_paths_are_absolute_and_runs_keep_their_id(planned, tmp_path, mon
     assert frozen["runs_dir"] == str(tmp_path)
 
 
-def test_a_run_is_carried_out_as_the_last_launch_asks_for_it(planned):
+def test_the_last_launch_decides_how_a_run_is_executed(planned):
     create_run_directories(planned("num_threads=1", "evaluate.memory_budget=64", seeds=1))
     [run] = planned("num_threads=2", "evaluate.memory_budget=128", "dry_run=true", seeds=1).runs
     create_run_directories(planned("num_threads=2", "evaluate.memory_budget=128", seeds=1))
@@ -185,7 +185,7 @@ def test_a_run_is_carried_out_as_the_last_launch_asks_for_it(planned):
     assert run_id(frozen) == run.run_id
 
 
-def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(planned, tmp_path, monkeypatch):
+def test_an_ended_slurm_job_holds_no_run(planned, tmp_path, monkeypatch):
     """Its process was killed on another host, where nobody can look after it."""
     slurm = ScriptedSlurm().install(monkeypatch)
     create_run_directories(planned(seeds=1))
@@ -218,7 +218,7 @@ def test_the_attempt_of_a_job_that_slurm_has_ended_holds_its_run_no_longer(plann
     assert directory.claim().number == 2
 
 
-def test_an_edited_run_is_told_and_stops_no_other(planned):
+def test_an_edited_run_is_reported_and_stops_no_other(planned):
     run, _, _ = planned().runs
     directory_of(run).write_status(state="interrupted", attempt=1)
     file = run.path / "config.yaml"
@@ -230,7 +230,7 @@ def test_an_edited_run_is_told_and_stops_no_other(planned):
 
 
 @pytest.mark.parametrize("words", [(), ("retry=true",)])
-def test_a_result_that_is_none_is_a_failure_that_is_told_and_left_alone(planned, words):
+def test_an_invalid_result_is_a_reported_failure(planned, words):
     new = planned().runs
     finish(new[1])
     for run, content in ((new[0], "{}"), (new[1], '{"test": {"elbo": -1.0}, "cost": []}')):
@@ -248,7 +248,7 @@ def test_a_result_that_is_none_is_a_failure_that_is_told_and_left_alone(planned,
 
 
 @pytest.mark.parametrize("words", [(), ("retry=true",)])
-def test_a_run_that_has_lost_its_config_does_not_start_and_stops_no_other(planned, words):
+def test_a_run_without_its_config_stops_no_other(planned, words):
     lost = planned().runs[0]
     directory_of(lost).path.joinpath("config.yaml").unlink()
     found, *others = planned(*words).runs
@@ -256,7 +256,7 @@ def test_a_run_that_has_lost_its_config_does_not_start_and_stops_no_other(planne
     assert [other.starts for other in others] == [True, True]
 
 
-def test_labels_are_what_distinguishes_runs():
+def test_labels_distinguish_runs():
     said = {
         "a": ["model=vae", "seed=0", "++trainer.epochs=3"],
         "b": ["model=vae", "seed=1", "trainer.epochs=3"],
@@ -266,7 +266,7 @@ def test_labels_are_what_distinguishes_runs():
     assert labels_of({"a": ["seed=1", "seed=2"]}) == {"a": "seed=2"}
 
 
-def test_time_is_estimated_from_runs_of_the_same_kind(planned):
+def test_the_time_is_estimated_from_similar_runs(planned):
     assert estimated_seconds(planned()) is None
     finish(planned().runs[0], train_seconds=10.0, evaluate_seconds=2.0)
     assert estimated_seconds(planned()) == 24.0
@@ -277,7 +277,7 @@ def test_a_sweep_is_named_by_its_runs(planned):
     assert planned().sweep != planned(seeds=4).sweep
 
 
-def test_a_sweep_is_remembered_by_name(tmp_path):
+def test_a_sweep_is_recorded_by_name(tmp_path):
     assert read_sweep(tmp_path, "s") is None
     record_sweep(tmp_path, "s", {"a": "seed=0"}, ["launch.py"])
     record_sweep(tmp_path, "s", {"b": "seed=1"}, ["launch.py"])
@@ -288,7 +288,7 @@ def test_a_sweep_is_remembered_by_name(tmp_path):
 # --- one launch at a time -------------------------------------------------------------------------------------
 
 
-def test_turns_never_overlap(tmp_path):
+def test_launch_locks_never_overlap(tmp_path):
     """Processes count together: a count is lost where one reads it before another has written it."""
     script = """
         import sys, time
@@ -319,7 +319,7 @@ def test_turns_never_overlap(tmp_path):
     assert in_python(script, tmp_path) == f"{[0] * 6} 18\n"
 
 
-def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_path, monkeypatch):
+def test_a_lost_turn_is_noticed(tmp_path, monkeypatch):
     """The other host heard nothing of this process for minutes."""
     with hold_launch_lock(tmp_path) as ours:
         ours.refuse_if_lost()
@@ -330,7 +330,7 @@ def test_a_turn_that_was_taken_over_is_noticed_and_a_full_disk_ends_none(tmp_pat
         shutil.rmtree(ours.path)  # it can no longer be written to
 
 
-def test_a_turn_shows_life(tmp_path, monkeypatch):
+def test_a_turn_writes_heartbeats(tmp_path, monkeypatch):
     """So that a long one, of another host, is not taken for over."""
     monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
     with hold_launch_lock(tmp_path) as ours:
@@ -339,7 +339,7 @@ def test_a_turn_shows_life(tmp_path, monkeypatch):
             assert time.monotonic() < until
 
 
-def test_the_turn_of_a_process_that_died_is_over(tmp_path):
+def test_the_turn_of_a_dead_process_ends(tmp_path):
     with hold_launch_lock(tmp_path):
         pass
     [last] = (tmp_path / ".launching").glob("[!.]*")

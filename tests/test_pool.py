@@ -142,7 +142,7 @@ def record(run, state, reason=None):
 # --- jobs ---------------------------------------------------------------------------------------------------------
 
 
-def test_jobs_are_those_of_the_queue_or_of_one_of_its_tasks(queue, tmp_path):
+def test_jobs_belong_to_the_queue_or_one_task(queue, tmp_path):
     made = queue("a", "b", "c", forced=("b",), per_task=2, attempts=3)
     assert jobs_of(made) == [
         Job(tmp_path / "a", "seed=a", 3),
@@ -165,7 +165,7 @@ def test_jobs_are_those_of_the_queue_or_of_one_of_its_tasks(queue, tmp_path):
         (3, None, ("failed", "ended before it began, with exit status 3")),
     ],
 )
-def test_an_execution_ended_as_its_exit_status_and_the_record_say(queue, tmp_path, status, state, expected):
+def test_exit_status_and_record_say_how_a_run_ended(queue, tmp_path, status, state, expected):
     queue("a")
     if state is not None:
         record(tmp_path / "a", state, "SIGTERM")
@@ -173,13 +173,13 @@ def test_an_execution_ended_as_its_exit_status_and_the_record_say(queue, tmp_pat
 
 
 @pytest.mark.parametrize("state", ["failed", "interrupted"])
-def test_what_an_earlier_attempt_told_is_not_taken_for_the_end_of_this_one(queue, tmp_path, state):
+def test_an_earlier_attempt_does_not_end_this_one(queue, tmp_path, state):
     queue("a")
     record(tmp_path / "a", state, "SIGTERM")
     assert outcome(tmp_path / "a", FAILED, 1) == ("failed", "ended before it began, with exit status 1")
 
 
-def test_a_record_that_cannot_be_read_is_said(queue, tmp_path):
+def test_an_unreadable_record_is_reported(queue, tmp_path):
     queue("a")
     (tmp_path / "a" / "status.json").write_text("{")
     found, detail = outcome(tmp_path / "a", FAILED, 0)
@@ -190,7 +190,7 @@ def test_a_record_that_cannot_be_read_is_said(queue, tmp_path):
 # --- the life of a sweep ------------------------------------------------------------------------------------------
 
 
-def test_runs_start_in_their_order_as_many_at_a_time_as_there_are_slots(queue, executed, executor, tmp_path):
+def test_runs_start_in_order_one_per_slot(queue, executed, executor, tmp_path):
     names = list("abcdefg")
     assert executed(queue(*names), slots=3) == dict.fromkeys(names, "done")
     assert [process.path.name for process in executor.started] == names
@@ -201,7 +201,7 @@ def test_runs_start_in_their_order_as_many_at_a_time_as_there_are_slots(queue, e
     assert (first.path, first.attempts, first.threads) == (tmp_path / "a", 0, 1)
 
 
-def test_a_slot_goes_to_the_next_run_when_its_own_has_ended(queue, executed, executor):
+def test_a_free_slot_takes_the_next_run(queue, executed, executor):
     order = list("bcad")
     executor.at_each_look = lambda: (
         not executor.alive.keys().isdisjoint(order[:1]) and executor.end(order.pop(0))
@@ -224,7 +224,7 @@ def test_a_failure_stops_no_other_run(queue, executed, executor, tmp_path):
     assert executed(queue(*"abcd"), slots=1) == {"a": "failed", "b": "killed", "c": "held", "d": "done"}
 
 
-def test_a_signal_goes_on_to_the_runs_and_no_more_are_started(queue, executed, executor, tmp_path):
+def test_a_signal_is_passed_to_the_runs_and_starts_end(queue, executed, executor, tmp_path):
     signals, looks = Interruption(), []
 
     def act():
@@ -243,9 +243,7 @@ def test_a_signal_goes_on_to_the_runs_and_no_more_are_started(queue, executed, e
     assert len(executor.started[0].received) > 1  # a run that just begins hears a later one
 
 
-def test_ctrl_c_is_passed_on_once_and_again_only_when_it_is_pressed_again(
-    queue, executed, executor, tmp_path
-):
+def test_each_ctrl_c_is_passed_on_once(queue, executed, executor, tmp_path):
     """To a run that listens; one that just begins may not hear the first."""
     signals, looks = Interruption(), []
 
@@ -282,9 +280,7 @@ def test_a_run_that_does_not_stop_in_time_is_killed(queue, executed, executor):
     assert executor.started[0].received[0] == signal.SIGUSR2
 
 
-def test_a_run_that_failed_of_itself_while_it_was_told_to_stop_has_failed(
-    queue, executed, executor, tmp_path
-):
+def test_a_run_that_fails_while_stopping_has_failed(queue, executed, executor, tmp_path):
     signals = Interruption()
 
     def act():
@@ -317,7 +313,7 @@ def test_a_disk_without_writes_for_too_long_ends_waiting_runs(queue, executed, e
     assert [job[1:] for job in executor.ended_jobs] == [("interrupted", "no space left on /scratch")] * 2
 
 
-def test_a_run_that_the_disk_ended_is_started_again_but_not_for_ever(queue, executed, executor, monkeypatch):
+def test_a_run_ended_by_the_disk_restarts_a_few_times(queue, executed, executor, monkeypatch):
     monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
     executor.at_each_look = lambda: executor.alive and executor.end("a", REFUSED)
     assert executed(queue("a")) == {"a": "interrupted"}
@@ -329,7 +325,7 @@ def test_a_run_that_the_disk_ended_is_started_again_but_not_for_ever(queue, exec
     assert len(executor.started) == 2
 
 
-def test_a_run_whose_process_cannot_be_started_is_tried_again(queue, executed, executor, monkeypatch):
+def test_a_failed_process_start_is_retried(queue, executed, executor, monkeypatch):
     monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
     errors, start = [OSError(28, "No space left on device"), EOFError()], executor.start
 
@@ -433,7 +429,7 @@ def test_cancelled_runs_do_not_start_and_running_ones_stop(queue, executed, exec
     assert executor.ended_jobs[:2] == [("c", "cancelled", ""), ("a", "cancelled", "")]
 
 
-def test_a_cancelled_run_that_ends_well_all_the_same_is_done(queue, executed, executor):
+def test_a_cancelled_run_that_completes_is_done(queue, executed, executor):
     made = queue("a")
 
     def act():
@@ -464,7 +460,7 @@ def plain(monkeypatch):
     return Display(3, Console(file=out, highlight=False, soft_wrap=True)), out
 
 
-def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_path):
+def test_plain_lines_report_start_progress_and_end(plain, tmp_path):
     shown, out = plain
     a, b, c = (Job(tmp_path / name, label, 0) for name, label in (("a", "dims=[red]"), ("b", ""), ("c", "c")))
     for job in (a, b, c):
@@ -499,7 +495,7 @@ def test_plain_lines_tell_of_each_run_how_it_began_goes_on_and_ended(plain, tmp_
 @pytest.mark.parametrize(
     ("elbo", "shown"), [({}, ""), ({"elbo": None}, "ELBO not finite"), ({"elbo": -1.0}, "ELBO -1.00")]
 )
-def test_a_figure_that_is_not_finite_is_said_and_ends_nothing(plain, tmp_path, elbo, shown):
+def test_a_metric_that_is_not_finite_is_reported(plain, tmp_path, elbo, shown):
     display, out = plain
     job = Job(tmp_path / "a", "", 0)
     job.pid = 1
@@ -527,7 +523,7 @@ def test_a_terminal_has_one_table(tmp_path):
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
-def test_a_narrow_terminal_shows_how_far_each_run_is_and_the_time_left(tmp_path, width):
+def test_a_narrow_terminal_shows_progress_and_time_left(tmp_path, width):
     out = io.StringIO()
     console = Console(
         file=out, force_terminal=True, width=width, height=20, color_system=None, soft_wrap=True
@@ -550,7 +546,7 @@ def test_a_narrow_terminal_shows_how_far_each_run_is_and_the_time_left(tmp_path,
     assert "2 running, 1 waiting" in rows
 
 
-def test_the_summary_counts_outcomes_and_names_what_went_wrong(tmp_path):
+def test_the_summary_counts_outcomes_and_names_failures(tmp_path):
     jobs = [Job(tmp_path / name, label, 0) for name, label in (("a", "x"), ("b", "y"), ("c", ""), ("d", "z"))]
     RunDirectory.create(tmp_path, "b", {})
     log = record(tmp_path / "b", "failed") / "log.txt"

@@ -52,7 +52,7 @@ def preprocess(settings, data=None, support="real", dtype=torch.float64):
 
 @pytest.mark.parametrize("settings", REAL)
 @pytest.mark.parametrize("levels", [17, 256])
-def test_inverse_gives_back_the_pixels_and_their_noise(settings, levels):
+def test_the_inverse_returns_pixels_and_noise(settings, levels):
     data = splits(levels=levels)
     p = preprocess(settings, data)
     u = data.train.double().flatten(1)
@@ -67,7 +67,7 @@ def test_inverse_gives_back_the_pixels_and_their_noise(settings, levels):
 
 
 @pytest.mark.parametrize("settings", [{}, {"logit_transform": True, "lambda": 0.01}])
-def test_fractions_come_back_exactly(settings):
+def test_the_inverse_of_fractions_is_exact(settings):
     data = fractions()
     p = preprocess(settings, data)
     x = p.forward(data.train, generator("cpu", 5))
@@ -153,7 +153,7 @@ def test_the_logit_transform_is_precise_near_black_and_white():
 
 @pytest.mark.parametrize("settings", REAL)
 @pytest.mark.parametrize("levels", [17, None])
-def test_mean_and_variance_are_those_of_the_training_set_in_model_space(settings, levels):
+def test_mean_and_variance_are_of_the_training_set(settings, levels):
     if levels is None:
         settings = {k: v for k, v in settings.items() if k != "dequantise"}
     data = fractions() if levels is None else splits(levels=levels)
@@ -168,7 +168,7 @@ def test_mean_and_variance_are_those_of_the_training_set_in_model_space(settings
         assert torch.equal(p.shift, torch.zeros(9).double())
 
 
-def test_mean_and_variance_of_binary_pixels_are_those_of_their_draws():
+def test_mean_and_variance_of_binary_pixels_are_of_draws():
     data = splits()
     p = preprocess({}, data, "binary")
     source = generator("cpu", 0)
@@ -178,7 +178,7 @@ def test_mean_and_variance_of_binary_pixels_are_those_of_their_draws():
 
 
 @pytest.mark.parametrize(("support", "settings"), [("binary", {}), ("real", REAL[3])])
-def test_evaluation_images_do_not_depend_on_how_many_are_asked_for(support, settings, monkeypatch):
+def test_evaluation_images_do_not_depend_on_their_number(support, settings, monkeypatch):
     monkeypatch.setattr("vlae.data.preprocess.CHUNK_PIXELS", 9 * 4)  # several chunks
     data = splits()
     p = preprocess(settings, data, support)
@@ -195,7 +195,7 @@ def test_every_evaluation_image_has_noise_of_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize(("support", "settings"), [("binary", {}), ("real", REAL[2])])
-def test_evaluation_images_are_fixed_by_the_datas_seed_alone(support, settings):
+def test_evaluation_images_depend_only_on_split_seed(support, settings):
     first, second = preprocess(settings, support=support), preprocess(settings, support=support)
     test = splits().test
     torch.manual_seed(1)
@@ -265,7 +265,7 @@ def test_outputs_outside_the_range_become_black_and_white():
     assert y.tolist() == [[0.0] * 4 + [1.0] * 5]
 
 
-def test_training_images_that_are_all_the_same_are_refused():
+def test_identical_training_images_are_refused():
     same = torch.full((5, 1, 2, 2), 7, dtype=torch.uint8)
     with pytest.raises(DataError, match="all the same"):
         preprocess({}, Splits(train=same, validation=same, test=same, levels=256, seed=0))
@@ -296,7 +296,7 @@ def test_conflicts_are_named_before_the_data_are_loaded(settings, support, facts
         ({"logit_transform": True}, "real", splits(), "needs dataset.dequantise=true"),
     ],
 )
-def test_conflicts_that_only_the_data_show_are_found_after_loading(settings, support, data, reason):
+def test_conflicts_with_the_data_are_found_after_loading(settings, support, data, reason):
     with pytest.raises(DataError, match=reason):
         preprocess(settings, data, support)
 

@@ -122,7 +122,7 @@ def test_mixture_weights_are_at_most_twice_those_of_a_half():
 @torch.no_grad()
 @pytest.mark.parametrize("name", PROPOSALS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_proposal_of_chosen_images_is_theirs(kind, name):
+def test_chosen_images_keep_their_proposal(kind, name):
     model, x = make_model(kind, "bernoulli"), make_images("bernoulli")
     q, _ = propose(name, model, x, noise())
     eps, chosen = numbers(5, IMAGES, q.noise_dim, key="eps"), torch.tensor([True, False, False, True])

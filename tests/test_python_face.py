@@ -35,12 +35,12 @@ def test_the_documented_example_is_true(name, place, monkeypatch):
     assert not mistakes(name)
 
 
-def test_a_format_that_there_is_not_is_one_line(place):
+def test_an_unknown_format_is_one_line(place):
     with pytest.raises(vlae.errors.UserError, match=r"^format: expected one of markdown, .*, got 'word'$"):
         vlae.table("vae", place / "runs", format="word")
 
 
-def test_importing_it_imports_no_library():
+def test_importing_vlae_imports_no_library():
     code = (
         "import sys, vlae; print([n for n in ('torch', 'hydra', 'pandas', 'matplotlib') if n in sys.modules])"
     )

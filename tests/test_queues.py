@@ -60,20 +60,20 @@ def test_only_queues_that_ended_long_ago_are_removed(queue, tmp_path, kind):
     assert list(old.path.parent.joinpath(".new").iterdir()) == []
 
 
-def test_a_queue_that_goes_on_stays_however_old_it_is(queue, tmp_path):
+def test_a_running_queue_stays_at_any_age(queue, tmp_path):
     going_on = queue("local")
     submitted = queue("slurm")
     assert left(tmp_path) == {going_on.token, submitted.token}
 
 
-def test_a_local_queue_whose_process_was_killed_goes_when_it_is_old(queue, tmp_path):
+def test_an_old_queue_of_a_killed_process_is_removed(queue, tmp_path):
     old, new = queue("local"), queue("local", created=new_claim()["started"])
     for killed in (old, new):
         rewrite(killed.path / "claim.json", process_start=1.0)
     assert left(tmp_path) == {new.token}
 
 
-def test_it_stays_as_long_as_it_tells_why_a_run_has_no_results(queue, tmp_path):
+def test_a_queue_stays_while_it_explains_a_missing_result(queue, tmp_path):
     queue("slurm", ended=LONG_AGO, reasons={"a": "missing"})
     told = queue("slurm", ended=LONG_AGO, reasons={"a": "missing", "b": "time limit"})
     cancelled = queue("local", ended=LONG_AGO)
@@ -98,7 +98,7 @@ def test_a_queue_stays_until_its_forced_run_is_in_place(queue, tmp_path):
     assert left(tmp_path) == set()
 
 
-def test_a_damaged_queue_stops_no_removal(queue, tmp_path):
+def test_a_damaged_queue_does_not_stop_the_removal(queue, tmp_path):
     for name in ("ended.json", "cancelled.json"):
         queue("local", ended=LONG_AGO).path.joinpath(name).write_text("{")
     queue("local", ended=LONG_AGO)
@@ -106,7 +106,7 @@ def test_a_damaged_queue_stops_no_removal(queue, tmp_path):
     assert len(all_queues(tmp_path)) == 2
 
 
-def test_killed_at_any_step_a_removal_leaves_a_whole_queue_or_none(tmp_path):
+def test_a_killed_removal_leaves_a_whole_queue_or_none(tmp_path):
     script = """
         from pathlib import Path
         from killing import killed_at_every_step

@@ -104,7 +104,7 @@ def test_vlae_posterior_has_the_references_moments(output, num_updates):
     torch.testing.assert_close(q.cholesky @ q.cholesky.mT, precision, rtol=1e-11, atol=1e-11)
 
 
-def test_dense_gaussian_of_the_reference_is_torchs_multivariate_normal():
+def test_the_reference_gaussian_is_torchs_multivariate_normal():
     source = generator("cpu", "dense")
     mu = torch.randn(IMAGES, LATENT, generator=source, dtype=torch.float64)
     root = torch.randn(IMAGES, LATENT, LATENT, generator=source, dtype=torch.float64)

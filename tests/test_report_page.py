@@ -111,7 +111,7 @@ class Elements(HTMLParser):
 # --- one file that is safe --------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_asked_for_from_elsewhere(sweep):
+def test_the_report_loads_nothing_from_elsewhere(sweep):
     text = written(sweep, "<b>sweep")
     for _, attrs in Elements(text).found:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
@@ -218,7 +218,7 @@ def test_the_best_model_has_its_estimator_and_its_equals(tmp_path):
     assert "VAE (" not in verdict.explanation
 
 
-def test_each_set_of_test_images_has_a_best_of_its_own(tmp_path):
+def test_each_set_of_test_images_has_its_best_model(tmp_path):
     for seed in range(3):
         for model, level in ((VAE, 0), (VLAE, 2)):
             done(tmp_path, container(model, seed=seed), level=level)
@@ -298,7 +298,7 @@ def test_a_curve_that_lacks_epochs_is_named(tmp_path):
     assert left == (path.name, "metrics.jsonl has 3 of 4 epochs, so its curve is cut")
 
 
-def test_settings_that_were_varied_get_a_row_each(tmp_path):
+def test_varied_settings_have_one_row_each(tmp_path):
     for lr in (1e-3, 1e-4):
         done(tmp_path, container(VAE, optimizer__lr=lr))
     found = content_of(tmp_path)
@@ -366,7 +366,7 @@ def _without_images(runs_dir):
         ),
     ],
 )
-def test_what_a_reader_must_know_is_said_and_nothing_else(tmp_path, make, expected):
+def test_only_the_necessary_warnings_are_shown(tmp_path, make, expected):
     make(tmp_path)
     found = content_of(tmp_path).cautions
     assert len(found) == len(expected)
@@ -374,7 +374,7 @@ def test_what_a_reader_must_know_is_said_and_nothing_else(tmp_path, make, expect
         assert re.search(pattern, text)
 
 
-def test_a_damaged_run_is_told_of_and_shows_nothing_that_may_be_wrong(tmp_path):
+def test_a_damaged_run_is_named_and_shows_no_metrics(tmp_path):
     done(tmp_path, container(VAE))
     place = done(tmp_path, container(VLAE))
     metrics(place)
@@ -386,7 +386,7 @@ def test_a_damaged_run_is_told_of_and_shows_nothing_that_may_be_wrong(tmp_path):
     assert "results.json holds no JSON" in written(tmp_path)
 
 
-def test_failures_of_one_cause_stand_together_with_a_traceback(tmp_path):
+def test_failures_of_one_cause_share_a_traceback(tmp_path):
     done(tmp_path, container(VLAE))
     for seed in range(3):
         fails(tmp_path, container(VAE, seed=seed), f"NaN in step {seed}")
@@ -400,7 +400,7 @@ def test_failures_of_one_cause_stand_together_with_a_traceback(tmp_path):
     assert (third.state, third.reason, third.traceback) == ("interrupted", "SIGTERM", "")
 
 
-def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
+def test_the_launch_command_is_shown_as_typed(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     command = ["launch.py", "++seed=0", "hydra.sweeper.file=sweeps/a b.yaml", "--multirun"]
     sweep_index.record_sweep(tmp_path, "mine", labels, command)
@@ -411,14 +411,14 @@ def test_how_to_make_it_again_is_the_command_as_it_was_typed(tmp_path):
     assert [(code.digest, code.commit, code.runs) for code in found.codes] == [("0123456789ab", "c" * 40, 1)]
 
 
-def test_a_launch_by_the_installed_command_is_named_by_it(tmp_path):
+def test_a_launch_by_vlae_launch_is_shown_as_such(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     sweep_index.record_sweep(tmp_path, "mine", labels, ["vlae launch", "++seed=0", "-m"])
     (launch,) = content_of(tmp_path, "mine").launches
     assert launch.command == "vlae launch seed=0 -m"
 
 
-def test_a_metric_that_is_no_number_is_reported_and_crashes_nothing(tmp_path):
+def test_a_metric_that_is_no_number_is_reported(tmp_path):
     place = done(tmp_path, container(VAE)) / "results.json"
     results = json.loads(place.read_text())
     results["cost"]["train_seconds"] = "long"
@@ -462,7 +462,7 @@ def test_a_curve_that_cannot_be_read_is_named(tmp_path, line):
     assert place.name in written(tmp_path).partition('id="curves"')[2]
 
 
-def test_what_is_no_number_is_a_hole(tmp_path):
+def test_nan_is_a_gap_in_a_curve(tmp_path):
     place = done(tmp_path, container(VAE))
     (place / "metrics.jsonl").write_text('{"epoch": 1, "a": NaN}\n{"epoch": 2, "a": 1}\n{"epoch": 3, "a"')
     assert content_of(tmp_path).curves.data["runs"][0]["values"] == [[None, 1.0]]
@@ -516,7 +516,7 @@ def test_one_seed_of_each_model_is_shown_and_common_data_once(tmp_path):
     ]
 
 
-def test_large_pictures_are_made_smaller_and_all_together_have_a_limit(tmp_path, monkeypatch):
+def test_large_pictures_are_reduced_up_to_a_total_limit(tmp_path, monkeypatch):
     for model in (VAE, VLAE, HF):
         picture(done(tmp_path, container(model)), "reconstructions", (600, 300), noisy=True)
     (first, *_) = content_of(tmp_path).gallery.models
@@ -569,7 +569,7 @@ class Drawings(SimpleNamespace):
         return b"<svg><script>good</script></svg>"
 
 
-def test_figures_are_images_of_their_own_and_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
+def test_figures_are_embedded_and_failures_named(tmp_path, monkeypatch):
     for name in ("KINDS", "draw", "file_content"):
         monkeypatch.setattr(images, name, getattr(Drawings, name))
     monkeypatch.setattr(images, "LOADED", 0)
@@ -594,7 +594,7 @@ def vlae(command, tmp_path):
     return lambda *words: command("report", *words, "--runs-dir", tmp_path)
 
 
-def test_the_command_writes_a_file_and_tells_where(vlae, tmp_path):
+def test_the_command_writes_a_file_and_prints_its_path(vlae, tmp_path):
     done(tmp_path, container(VAE))
     out = tmp_path / "out.html"
     assert vlae("--out", out) == (0, f"{out}\n", "")
@@ -613,19 +613,19 @@ def test_the_command_writes_a_file_and_tells_where(vlae, tmp_path):
         (["--wandb", "--out", "x.html"], "--wandb writes no file: leave out --out x.html"),
     ],
 )
-def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, expected):
+def test_a_wrong_command_is_one_message_and_status_2(vlae, tmp_path, words, expected):
     done(tmp_path, container(VAE))
     status, out, err = vlae(*words)
     assert (status, out) == (2, "")
     assert expected in err
 
 
-def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
+def test_an_unwritable_output_is_refused_before_reading(vlae, monkeypatch):
     monkeypatch.setattr(import_module("vlae.report.html.report"), "collect_runs", None)
     assert "the directory nowhere does not exist" in vlae("--out", "nowhere/x.html")[2]
 
 
-def test_of_no_runs_there_is_no_report(vlae, tmp_path):
+def test_without_runs_there_is_no_report(vlae, tmp_path):
     (tmp_path / "x").mkdir()
     status, _, err = vlae("--out", tmp_path / "x.html")
     assert status == 2
@@ -668,7 +668,7 @@ def settled(browser, script):
 
 
 @pytest.mark.slow
-def test_tables_are_sorted_by_their_figures_with_mouse_and_keyboard(opened):
+def test_mouse_and_keyboard_sort_tables_by_number(opened):
     header = "document.querySelector('#table thead th:nth-child(2)')"
     settled(opened, f"{header}.click()")
     first = column(opened, "table", 0)
@@ -681,7 +681,7 @@ def test_tables_are_sorted_by_their_figures_with_mouse_and_keyboard(opened):
 
 
 @pytest.mark.slow
-def test_a_filter_shows_the_lines_that_have_all_words(opened):
+def test_a_filter_shows_rows_with_all_words(opened):
     change = "input.dispatchEvent(new Event('input'))"
     script = f"const input = document.querySelector('[data-filters=runs-table]'); input.value = 'VLAE done'; {change}"
     settled(opened, script)
@@ -690,13 +690,13 @@ def test_a_filter_shows_the_lines_that_have_all_words(opened):
 
 
 @pytest.mark.slow
-def test_a_run_is_opened_by_its_link(opened):
+def test_a_link_opens_its_run(opened):
     settled(opened, "document.querySelector('#runs-table a').click()")
     assert opened.evaluate("document.querySelector(location.hash).open")
 
 
 @pytest.mark.slow
-def test_curves_can_be_hovered_zoomed_and_chosen(opened):
+def test_curves_can_be_hovered_zoomed_and_selected(opened):
     opened.evaluate("document.getElementById('chart').scrollIntoView({block: 'center'})")
     box = opened.evaluate(
         "(r => [r.x, r.y, r.width, r.height])(document.querySelector('.u-over').getBoundingClientRect())"
@@ -726,7 +726,7 @@ def test_curves_can_be_hovered_zoomed_and_chosen(opened):
 
 
 @pytest.mark.slow
-def test_curves_are_those_of_one_data_set_and_output_at_a_time(browser, tmp_path):
+def test_curves_show_one_dataset_and_output_at_a_time(browser, tmp_path):
     _of_two_outputs(tmp_path)
     file = tmp_path / "report.html"
     file.write_text(written(tmp_path))
@@ -763,7 +763,7 @@ def test_curves_are_those_of_one_data_set_and_output_at_a_time(browser, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_fits_a_phone_and_is_dark_where_that_is_preferred(opened, dark):
+def test_the_page_fits_a_phone_and_has_a_dark_mode(opened, dark):
     opened.view(390, 844, dark)
     settled(opened, "0")
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
@@ -772,7 +772,7 @@ def test_it_fits_a_phone_and_is_dark_where_that_is_preferred(opened, dark):
 
 
 @pytest.mark.slow
-def test_on_paper_there_is_nothing_to_press(opened):
+def test_the_printed_page_has_no_controls(opened):
     opened.view(1280, 900, media="print")
     visible = (
         "[...document.querySelectorAll('nav, button, input, select')].map(each => each.checkVisibility())"
@@ -782,7 +782,7 @@ def test_on_paper_there_is_nothing_to_press(opened):
 
 
 @pytest.mark.slow
-def test_the_first_tab_leads_past_the_navigation(opened):
+def test_the_first_tab_skips_the_navigation(opened):
     opened.press("Tab")
     assert opened.evaluate("document.activeElement.className") == "skip"
 
@@ -807,7 +807,7 @@ def test_drawings_are_legible_in_every_window(browser, sweep, tmp_path, window):
 
 
 @pytest.mark.parametrize("window", [1280, 390, 320])
-def test_every_link_of_the_navigation_is_in_sight(browser, sweep, tmp_path, window):
+def test_every_navigation_link_is_visible(browser, sweep, tmp_path, window):
     file = tmp_path / "report.html"
     file.write_text(written(sweep))
     browser.view(window, 844)

@@ -152,7 +152,7 @@ def done(tmp_path_factory, worker_id):
         ("savae", [(signal.SIGHUP, training(40)), (signal.SIGINT, evaluating(80))]),
     ],
 )  # fmt: skip
-def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops, tmp_path, done):
+def test_a_signalled_run_resumes_to_the_same_result(model, stops, tmp_path, done):
     for attempt, (number, reached) in enumerate(stops, start=1):
         process = start_and_wait(tmp_path, reached, *MODELS[model])
         output = stop(process, number)
@@ -170,7 +170,7 @@ def test_after_a_signal_the_same_command_ends_as_if_it_had_not_come(model, stops
     assert outcome(tmp_path) == outcome(done(model))
 
 
-def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tmp_path, done):
+def test_a_run_killed_ten_times_ends_with_the_same_result(tmp_path, done):
     chance = random.Random(0)
     steps = sorted(chance.sample(range(1, STEPS - 10), 6))
     images = sorted(chance.sample(range(1, IMAGES - 20), 4))
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_loses_only_its_own_epochs(tmp_path, done):
     assert outcome(tmp_path) == outcome(done("vlae"))
 
 
-def test_force_keeps_the_old_results_until_the_new_are_there(tmp_path, done):
+def test_force_keeps_old_results_until_new_ones_exist(tmp_path, done):
     shutil.copytree(done("vlae") / "runs", tmp_path / "runs")
     before = (run_directory(tmp_path) / "results.json").read_text()
     process = start(tmp_path, *MODELS["vlae"], "force=true")
@@ -220,7 +220,7 @@ def test_force_keeps_the_old_results_until_the_new_are_there(tmp_path, done):
     assert outcome(tmp_path) == outcome(done("vlae"))
 
 
-def test_of_two_processes_that_start_one_run_the_second_says_who_holds_it(tmp_path):
+def test_the_second_process_names_the_holder_of_the_run(tmp_path):
     first = start_and_wait(tmp_path, training(1))
     first.send(signal.SIGSTOP)  # alive, and it will not end before the second has looked
     try:
@@ -250,7 +250,7 @@ def test_a_first_run_prints_its_progress_and_a_summary(done):
         assert what in output
 
 
-def test_a_done_run_is_shown_and_not_run_again(done):
+def test_a_done_run_is_shown_not_rerun(done):
     place = done("vlae")
     before = {path: path.stat().st_mtime_ns for path in run_directory(place).rglob("*")}
     output = finish_in_a_new_python(place, *MODELS["vlae"])

@@ -49,13 +49,13 @@ def runs(trained, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("section", ["model", "dataset", "output_dist", "optimizer"])
-def test_the_id_is_independent_of_where_the_code_lies(section):
+def test_the_id_is_independent_of_the_code_directory(section):
     container = compose(TINY)
     moved = {**container, section: {**container[section], "_target_": "vlae.elsewhere.Renamed"}}
     assert run_id(moved) == run_id(container)
 
 
-def test_the_scheme_is_part_of_the_frozen_configuration_and_of_the_id():
+def test_the_scheme_is_part_of_configuration_and_id():
     container = compose(TINY)
     assert container["schema_version"] == SCHEMA_VERSION
     assert run_id({**container, "schema_version": SCHEMA_VERSION + 1}) != run_id(container)
@@ -83,7 +83,7 @@ def test_a_run_of_the_first_scheme_keeps_its_own_id(runs):
     assert vlae.load(OLD, str(runs)).directory.run_id == OLD
 
 
-def test_a_run_of_the_first_scheme_is_made_again_and_counts_once(runs, command, capsys):
+def test_a_rerun_of_the_first_scheme_counts_once(runs, command, capsys):
     new = vlae.run([*TINY, f"runs_dir={runs}"])["run_id"]
     assert MADE_AGAIN in "".join(capsys.readouterr())
     assert new == run_id(compose(TINY)) != OLD
@@ -95,7 +95,7 @@ def test_a_run_of_the_first_scheme_is_made_again_and_counts_once(runs, command, 
     assert MADE_AGAIN not in "".join(capsys.readouterr())
 
 
-def test_a_dry_run_says_that_a_run_is_made_again(runs, run_launch, capsys):
+def test_a_dry_run_reports_a_rerun(runs, run_launch, capsys):
     assert run_launch(*TINY, f"runs_dir={runs}", "dry_run=true") == 0
     assert MADE_AGAIN in " ".join("".join(capsys.readouterr()).split())
     assert run_launch("-m", *TINY, f"runs_dir={runs}", "dry_run=true", "seed=0,1") == 0
@@ -104,7 +104,7 @@ def test_a_dry_run_says_that_a_run_is_made_again(runs, run_launch, capsys):
 
 
 @pytest.mark.slow
-def test_a_sweep_says_that_a_run_is_made_again(runs, run_launch, capsys):
+def test_a_sweep_reports_a_rerun(runs, run_launch, capsys):
     assert run_launch("-m", *TINY, f"runs_dir={runs}", "seed=0") == 0
     assert MADE_AGAIN in " ".join("".join(capsys.readouterr()).split())
     assert len(list(runs.glob("vae-*"))) == 2

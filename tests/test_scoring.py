@@ -105,7 +105,7 @@ def test_a_signalled_evaluation_resumes_with_the_same_metrics(part, after, done,
     assert_equal(again, expected)
 
 
-def test_a_checkpoint_of_another_format_makes_the_evaluation_start_over(finished, run, capsys):
+def test_another_checkpoint_format_restarts_the_evaluation(finished, run, capsys):
     trained, x = finished
     expected = run(resumable=False)
     checkpoint.save(trained.directory.path / "checkpoints", {"proposals": {}, "seconds": 1.0}, NAME)

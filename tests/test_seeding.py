@@ -15,7 +15,7 @@ def draw(*key, size=5):
     return torch.randn(size, generator=generator("cpu", *key))
 
 
-def test_same_key_gives_the_same_numbers_whatever_was_drawn_before():
+def test_a_key_gives_the_same_numbers_after_any_draws():
     first = draw(3, "train", 7)
     torch.manual_seed(99)
     torch.randn(10)
@@ -23,7 +23,7 @@ def test_same_key_gives_the_same_numbers_whatever_was_drawn_before():
     assert torch.equal(draw(3, "train", 7), first)
 
 
-def test_drawing_leaves_torchs_global_generator_alone():
+def test_drawing_does_not_use_torchs_global_generator():
     before = torch.get_rng_state()
     batch_noise(2, generator("cpu", 0, "train", 0), torch.float32)(3, 4)
     image_noise([generator("cpu", 0, "evaluate", 0)], torch.float32)(3, 4)
@@ -47,7 +47,7 @@ def test_zero_is_a_seed():
     assert not torch.equal(draw(0, "train", 0), draw(1, "train", 0))
 
 
-def test_key_gives_the_same_generator_in_every_process():
+def test_a_key_gives_the_same_generator_in_every_process():
     """Python's own hash does not: it is salted by PYTHONHASHSEED."""
     code = "from vlae.seeding import generator; print(generator('cpu', 0, 'train', 5).initial_seed())"
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -57,7 +57,7 @@ def test_key_gives_the_same_generator_in_every_process():
     assert int(result.stdout) == generator("cpu", 0, "train", 5).initial_seed() == derive_seed(0, "train", 5)
 
 
-def test_keys_differ_in_all_their_numbers_not_only_in_the_first():
+def test_different_keys_share_no_numbers():
     """Neighbouring seeds must not give shifted or correlated streams."""
     streams = torch.stack([draw(0, "evaluate", i, size=4000) for i in range(12)]).double()
     correlation = torch.corrcoef(streams) - torch.eye(12)
@@ -65,7 +65,7 @@ def test_keys_differ_in_all_their_numbers_not_only_in_the_first():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_batch_noise_has_the_asked_axes_dtype_and_device(dtype):
+def test_batch_noise_has_the_requested_axes_dtype_and_device(dtype):
     source = generator("cpu", "shape")
     noise = batch_noise(4, source, dtype)
     eps = noise(3, 5)
@@ -74,7 +74,7 @@ def test_batch_noise_has_the_asked_axes_dtype_and_device(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_image_noise_has_the_asked_axes_dtype_and_device(dtype):
+def test_image_noise_has_the_requested_axes_dtype_and_device(dtype):
     sources = [generator("cpu", "shape", i) for i in range(4)]
     eps = image_noise(sources, dtype)(3, 5)
     assert (eps.shape, eps.dtype, eps.device) == ((3, 4, 5), dtype, sources[0].device)

@@ -25,7 +25,7 @@ def devices(found):
     return [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in found]
 
 
-def test_each_gpu_has_its_run(machine):
+def test_each_gpu_has_one_run(machine):
     machine("3,GPU-abc")
     found = slots(10)
     assert devices(found) == ["3", "GPU-abc"]
@@ -33,7 +33,7 @@ def test_each_gpu_has_its_run(machine):
     assert [slot.environment["VLAE_GPUS"] for slot in found] == ["1.0", "1.0"]
 
 
-def test_a_gpu_can_be_shared_and_runs_spread_over_gpus_first(machine):
+def test_runs_spread_over_gpus_before_sharing_one(machine):
     machine("0,1")
     found = slots(10, runs_per_gpu=3)
     assert devices(found) == ["0", "1", "0", "1", "0", "1"]
@@ -41,14 +41,14 @@ def test_a_gpu_can_be_shared_and_runs_spread_over_gpus_first(machine):
     assert devices(slots(3, runs_per_gpu=3)) == ["0", "1", "0"]
 
 
-def test_more_workers_than_the_gpus_take_are_refused_with_the_way_out(machine):
+def test_too_many_workers_for_the_gpus_are_refused(machine):
     machine("0,1")
     with pytest.raises(ConfigError, match=r"hydra.launcher.workers: expected at most 4, .* got 5; raise"):
         slots(10, workers=5, runs_per_gpu=2)
     assert devices(slots(10, workers=5, use_gpus=False)) == [""] * 5
 
 
-def test_without_gpus_cores_and_memory_decide(machine):
+def test_without_gpus_cores_and_memory_set_the_slots(machine):
     machine(cores=8)
     assert [slot.threads for slot in slots(100)] == [1] * 8
     assert [slot.threads for slot in slots(3)] == [2] * 3
@@ -95,12 +95,12 @@ is installed and running.
 """
 
 
-def test_every_gpu_is_one_by_its_index(nvidia_smi):
+def test_a_gpu_is_named_by_its_index(nvidia_smi):
     nvidia_smi(TWO_GPUS)
     assert visible_gpus() == ["0", "1"]
 
 
-def test_of_a_divided_gpu_every_part_is_one_by_its_name(nvidia_smi):
+def test_parts_of_a_divided_gpu_have_their_own_names(nvidia_smi):
     nvidia_smi(DIVIDED)
     assert visible_gpus() == [
         "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f",
@@ -114,19 +114,19 @@ def test_of_a_divided_gpu_every_part_is_one_by_its_name(nvidia_smi):
     ("text", "exit_status"),
     [(NO_DRIVER, 9), (NO_DRIVER, 0), ("No devices were found\n", 6), ("No devices were found\n", 0), ("", 0)],
 )
-def test_where_nvidia_smi_names_none_there_are_none(nvidia_smi, text, exit_status):
+def test_no_gpu_of_nvidia_smi_means_no_gpu(nvidia_smi, text, exit_status):
     nvidia_smi(text, exit_status)
     assert visible_gpus() == []
 
 
-def test_a_lost_gpu_is_none_and_the_others_go_by_their_names(nvidia_smi):
+def test_a_lost_gpu_is_left_out(nvidia_smi):
     """Whether CUDA counts the lost one is not known."""
     lost = "Unable to determine the device handle for GPU 0000:0C:00.0: GPU is lost.  Reboot the system to recover\n"
     nvidia_smi(TWO_GPUS.replace(TWO_GPUS.splitlines()[0] + "\n", lost), 15)
     assert visible_gpus() == ["GPU-5a1c9f0e-1111-4b5e-9d7a-111111111111"]
 
 
-def test_without_nvidia_smi_there_are_none(nvidia_smi, monkeypatch, tmp_path):
+def test_without_nvidia_smi_there_is_no_gpu(nvidia_smi, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_gpus() == []
 
@@ -143,7 +143,7 @@ def test_without_nvidia_smi_there_are_none(nvidia_smi, monkeypatch, tmp_path):
         ("0,-1,1", ["0"]),  # CUDA ends the list there
     ],
 )
-def test_cuda_visible_devices_decides_whatever_there_is(nvidia_smi, monkeypatch, value, expected):
+def test_cuda_visible_devices_takes_precedence(nvidia_smi, monkeypatch, value, expected):
     nvidia_smi(TWO_GPUS)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert visible_gpus() == expected

@@ -93,7 +93,7 @@ ENDS = [
 # --- what Slurm says ----------------------------------------------------------------------------------------------
 
 
-def test_jobs_that_wait_or_run_are_read_task_by_task(slurm):
+def test_pending_and_running_jobs_are_read_per_task(slurm):
     slurm.waits("12_1", reason="JobArrayTaskLimit")
     slurm.waits("40")
     slurm.runs("12_0", node="n3")
@@ -111,7 +111,7 @@ def test_jobs_that_wait_or_run_are_read_task_by_task(slurm):
 
 @pytest.mark.parametrize(("state", "reason"), ENDS)
 @pytest.mark.parametrize("job", ["12_3", "12"])
-def test_the_controller_tells_how_jobs_ended_and_so_does_the_accounting(slurm, job, state, reason):
+def test_controller_and_accounting_say_how_jobs_ended(slurm, job, state, reason):
     slurm.known(job, state)
     assert slurm_state.known_jobs([job]) == {job: slurm_state.JobState("ended", reason, "n1")}
     slurm.forget("12")
@@ -120,7 +120,7 @@ def test_the_controller_tells_how_jobs_ended_and_so_does_the_accounting(slurm, j
     assert slurm_state.known_jobs([job]) == {job: slurm_state.JobState("ended", reason, "n1")}
 
 
-def test_no_node_is_no_name_of_one(slurm):
+def test_a_missing_node_has_no_name(slurm):
     slurm.known("12_0", "CANCELLED", node="(null)")
     slurm.accounted("13", "CANCELLED by 0", node="None assigned")
     assert slurm_state.known_jobs(["12_0"])["12_0"].node == ""
@@ -139,12 +139,12 @@ def test_a_missing_or_silent_slurm_is_an_error(slurm, monkeypatch):
         slurm_state.queued_jobs()
 
 
-def test_the_largest_array_is_that_of_the_configuration(monkeypatch):
+def test_the_largest_array_follows_the_slurm_configuration(monkeypatch):
     ScriptedSlurm(max_array_size=5).install(monkeypatch)
     assert slurm_state.this_cluster().largest_array == 5
 
 
-def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
+def test_preemption_is_read_from_the_tasks_own_line(slurm):
     """``scontrol show job 12`` describes all tasks, and the last one has the array's own id as its JobId."""
     lines = [
         "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobState=RUNNING PreemptTime=2026-01-02T03:04:05",
@@ -169,7 +169,7 @@ def test_a_task_is_preempted_only_where_its_own_line_says_so(slurm):
     ]
 
 
-def test_no_jobs_are_cancelled_without_asking(slurm):
+def test_cancelling_no_jobs_does_not_ask_slurm(slurm):
     slurm_state.cancel([])
     assert slurm.calls() == []
     slurm_state.cancel(["12_0", "40"])
@@ -220,7 +220,7 @@ def test_a_job_that_slurm_has_forgotten_is_missing(sweep):
 
 
 @pytest.mark.parametrize("elsewhere", ["another cluster", "no Slurm", "empty answers"])
-def test_nothing_follows_from_a_look_where_slurm_does_not_know_the_jobs(sweep, slurm, elsewhere, monkeypatch):
+def test_unknown_jobs_are_no_evidence(sweep, slurm, elsewhere, monkeypatch):
     sweep.submit("12_0", "12_1", "12_2")
     sweep.begin(0, "12_0", host="elsewhere")
     sweep.begin(1, "12_1", host="elsewhere")
@@ -257,7 +257,7 @@ def test_a_missing_job_is_believed_only_if_its_run_is_silent(sweep):
     assert sweep.names() == ["interrupted", "interrupted"]
 
 
-def test_of_a_queue_without_a_recorded_cluster_nothing_is_believed(sweep, slurm):
+def test_a_queue_without_a_cluster_is_no_evidence(sweep, slurm):
     """As older versions left them: the same ids may be another cluster's jobs."""
     sweep.cluster = None
     sweep.submit("12_0", "12_1")
@@ -268,7 +268,7 @@ def test_of_a_queue_without_a_recorded_cluster_nothing_is_believed(sweep, slurm)
     assert sweep.queue.ended is None
 
 
-def test_a_job_of_the_same_id_in_another_cluster_is_another_job(sweep, slurm, monkeypatch):
+def test_job_ids_are_per_cluster(sweep, slurm, monkeypatch):
     sweep.submit("12_0")
     monkeypatch.setenv("VLAE_QUEUE", "another")
     sweep.begin(0, "12_0", host="elsewhere")
@@ -282,7 +282,7 @@ def test_a_job_of_the_same_id_in_another_cluster_is_another_job(sweep, slurm, mo
     assert sweep.runs[0].holder() is None, "the same job, started again"
 
 
-def test_an_interrupted_run_whose_job_waits_again_is_queued(sweep, slurm):
+def test_an_interrupted_run_with_a_pending_job_is_queued(sweep, slurm):
     sweep.submit("12_0", "12_1")
     sweep.begin(0, "12_0")
     sweep.kill(0)
@@ -295,7 +295,7 @@ def test_an_interrupted_run_whose_job_waits_again_is_queued(sweep, slurm):
     assert sweep.names()[0] == "running"
 
 
-def test_a_run_that_died_in_a_job_that_goes_on_has_had_its_turn(sweep, slurm):
+def test_a_run_that_died_in_a_running_job_had_its_turn(sweep, slurm):
     sweep.submit("12_0")
     slurm.runs("12_0")
     sweep.begin(0, "12_0")
@@ -304,7 +304,7 @@ def test_a_run_that_died_in_a_job_that_goes_on_has_had_its_turn(sweep, slurm):
 
 
 @pytest.mark.parametrize("end", ["running", "TIMEOUT"])
-def test_done_and_failed_stay_what_they_are(sweep, slurm, end):
+def test_done_and_failed_are_final(sweep, slurm, end):
     sweep.submit("12_0", "12_1")
     sweep.begin(0, "12_0")
     sweep.begin(1, "12_1")
@@ -317,7 +317,7 @@ def test_done_and_failed_stay_what_they_are(sweep, slurm, end):
     assert (failed.state, failed.reason, failed.message) == ("failed", "exception", "ValueError: x")
 
 
-def test_a_slurm_that_cannot_be_reached_is_told_and_nothing_is_called_dead(sweep, slurm):
+def test_an_unreachable_slurm_is_reported_and_ends_no_run(sweep, slurm):
     sweep.submit("12_0", "12_1")
     sweep.begin(1, "12_1", host="elsewhere")
     slurm.unreachable()
@@ -359,7 +359,7 @@ def test_an_old_job_gives_no_reason_for_a_later_attempt(sweep, slurm):
     assert sweep.states()[0].reason == "killed"
 
 
-def test_a_run_says_itself_why_it_stopped_where_slurm_does_not_know(sweep, slurm):
+def test_a_runs_own_reason_counts_without_slurm(sweep, slurm):
     """It saved its state before the time limit, and was requeued too often already: FAILED for Slurm."""
     sweep.submit("12_0")
     sweep.begin(0, "12_0")
@@ -384,7 +384,7 @@ def test_a_stopped_run_resumes_with_its_running_job(sweep, slurm):
     assert sweep.names() == ["interrupted"]
 
 
-def test_tasks_that_wait_together_are_one_record_of_slurm(sweep, slurm):
+def test_pending_tasks_are_one_record_of_slurm(sweep, slurm):
     sweep.submit(*(f"12_{i}" for i in range(12)))
     slurm.known("12_3", "FAILED")
     slurm.known("12_0-2,4-10:2,9%4", "PENDING", node="(null)")
@@ -398,7 +398,7 @@ def test_tasks_that_wait_together_are_one_record_of_slurm(sweep, slurm):
 
 
 @pytest.mark.parametrize("deaf", ["scontrol", "sacct"])
-def test_nothing_follows_from_an_answer_that_did_not_come(sweep, slurm, deaf):
+def test_a_missing_answer_is_no_evidence(sweep, slurm, deaf):
     sweep.submit("12_0")
     slurm.fails(deaf, "Unable to contact slurm controller")
     assert sweep.names() == ["queued"]
@@ -406,7 +406,7 @@ def test_nothing_follows_from_an_answer_that_did_not_come(sweep, slurm, deaf):
     assert sweep.queue.ended is None
 
 
-def test_a_job_that_waits_although_squeue_did_not_show_it_yet_is_alive(sweep, slurm):
+def test_a_job_not_yet_in_squeue_is_alive(sweep, slurm):
     """It was submitted a moment later; or it is another user's."""
     sweep.submit("12_0", "12_1", "12_2")
     slurm.known("12_0", "PENDING", reason="Resources", node="(null)")
@@ -416,7 +416,7 @@ def test_a_job_that_waits_although_squeue_did_not_show_it_yet_is_alive(sweep, sl
     assert sweep.queue.ended is None
 
 
-def test_arrays_that_were_split_and_single_jobs_are_asked_for_one_by_one(sweep, slurm):
+def test_split_arrays_and_single_jobs_are_queried_separately(sweep, slurm):
     sweep.submit("12_0", "12_1", "20_0", "30")
     slurm.waits("12_0")
     slurm.known("12_1", "TIMEOUT")
@@ -446,7 +446,7 @@ def test_only_runs_that_were_never_submitted_may_start(sweep, slurm):
     ]
 
 
-def test_cancelled_runs_of_a_slurm_queue_wait_no_longer(sweep, slurm):
+def test_cancelled_runs_leave_the_slurm_queue(sweep, slurm):
     sweep.submit("12_0", "12_1")
     slurm.waits("12_0", "12_1")
     sweep.queue.cancel(["0"])
@@ -474,7 +474,7 @@ def test_a_run_in_any_living_queue_is_queued(sweep, slurm, monkeypatch, order):
     assert sweep.names() == ["running"]
 
 
-def test_a_local_queue_asks_no_slurm(sweep, slurm):
+def test_a_local_queue_does_not_ask_slurm(sweep, slurm):
     sweep.submit("", "", kind="local")
     assert sweep.names() == ["queued", "queued"]
     sweep.queue.cancel(["0"])
@@ -484,7 +484,7 @@ def test_a_local_queue_asks_no_slurm(sweep, slurm):
     assert slurm.calls() == []
 
 
-def test_a_record_that_cannot_be_read_is_a_failure_of_that_run_alone(sweep, slurm):
+def test_an_unreadable_record_fails_only_its_run(sweep, slurm):
     sweep.submit("12_0", "12_1")
     slurm.waits("12_0", "12_1")
     sweep.runs[0].path.joinpath("status.json").write_text("{")

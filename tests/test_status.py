@@ -84,7 +84,7 @@ def test_runs_that_need_attention_come_first(vlae, run, queue):
     assert attempt.number == 1
 
 
-def test_the_order_knows_every_state():
+def test_the_order_has_every_state():
     states = [State(name, Path(name), name, gpu_seconds=36.0) for name in ORDER]
     assert totals("s", states[:1]) == "s: 1 run, 1 running; 0.0 GPU hours"
     assert totals("s", []) == "s: 0 runs"
@@ -112,7 +112,7 @@ def test_a_sweep_is_found_by_its_name_or_a_unique_prefix(vlae, run, tmp_path):
         *({"name": "s", "runs": {"a": "", name: ""}} for name in ("../x", "", ".x", "a\0b", "\ud800")),
     ],
 )
-def test_a_damaged_note_of_a_sweep_is_one_message_that_names_the_file(vlae, run, tmp_path, note):
+def test_a_damaged_sweep_note_is_one_message_with_the_file(vlae, run, tmp_path, note):
     run("a", state="done")
     sweep_index.record_sweep(tmp_path, "s", {"a": ""}, [])
     file = tmp_path / ".sweeps" / "s.json"
@@ -124,14 +124,14 @@ def test_a_damaged_note_of_a_sweep_is_one_message_that_names_the_file(vlae, run,
     assert "1 run, 1 done" in vlae("status")[1]
 
 
-def test_runs_are_found_by_a_beginning_of_their_ids(vlae, run):
+def test_runs_are_found_by_an_id_prefix(vlae, run):
     for name in ("vae-0", "vae-1", "vlae-0"):
         run(name, state="done")
     status, out, _ = vlae("status", "vae")
     assert (status, [row[0] for row in rows(out)]) == (0, ["vae-0", "vae-1"])
 
 
-def test_an_unknown_name_is_one_message_with_what_there_is(vlae, run, tmp_path):
+def test_an_unknown_name_is_one_message_with_the_names(vlae, run, tmp_path):
     run("vae-0")
     for name in ("smoke", "smooth"):
         sweep_index.record_sweep(tmp_path, name, {"vae-0": ""}, [])
@@ -154,7 +154,7 @@ def test_a_folder_without_runs_has_none(vlae):
         assert re.fullmatch(r"vlae: no .*run 'smoke' in .*, which has no runs yet\n", err)
 
 
-def test_a_result_that_is_none_is_a_failure_and_show_says_why(vlae, run):
+def test_an_invalid_result_is_a_failure_explained_by_show(vlae, run):
     file = run("a", state="done").path / "results.json"
     for content in ("{}", "[1]", '{"test": {}}'):
         file.write_text(content)
@@ -170,7 +170,7 @@ def test_a_result_that_is_none_is_a_failure_and_show_says_why(vlae, run):
     "wrong",
     [{"state": "over"}, {"gpu_seconds": None}, {"progress": ["epoch", 3]}, {"reason": ["a"]}, {"where": 3}],
 )
-def test_a_status_of_the_wrong_types_is_a_failure_of_that_run_alone(vlae, run, wrong):
+def test_a_wrongly_typed_status_fails_only_its_run(vlae, run, wrong):
     file = run("a", state="interrupted").path / "status.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
     run("b")
@@ -182,7 +182,7 @@ def test_a_status_of_the_wrong_types_is_a_failure_of_that_run_alone(vlae, run, w
     assert broken[1].startswith(f"failed (unreadable record: {file}: {key}: expected ")
 
 
-def test_a_claim_that_nobody_has_made_is_a_failure_of_that_run_alone(vlae, run):
+def test_an_invalid_claim_fails_only_its_run(vlae, run):
     file = run("a").claim().directory / "claim.json"
     file.write_text("{}")
     run("b")
@@ -213,7 +213,7 @@ def test_a_run_without_its_config_is_a_failure(vlae, run, tmp_path, what):
         assert row[1].startswith(f"failed (unreadable record: {place} has no config.yaml; move it away")
 
 
-def test_the_table_has_a_limit_and_all_shows_every_run(vlae, run):
+def test_the_table_has_a_limit_unless_all_is_given(vlae, run):
     for i in range(ROWS + 2):
         run(f"run-{i:02}", state="failed" if i == ROWS + 1 else "done")
     _, out, _ = vlae("status")
@@ -226,7 +226,7 @@ def test_the_table_has_a_limit_and_all_shows_every_run(vlae, run):
     assert "more" not in out
 
 
-def test_markup_is_printed_as_it_is(vlae, run, tmp_path):
+def test_markup_is_printed_verbatim(vlae, run, tmp_path):
     run("a", state="failed", reason="[/]", message="bad [red]x[/red]", where="[bold]host")
     sweep_index.record_sweep(tmp_path, "[red]s", {"a": "dims=[/] [red]"}, [])
     status, out, _ = vlae("status", "[red]s")
@@ -239,7 +239,7 @@ def test_markup_is_printed_as_it_is(vlae, run, tmp_path):
     assert "1 run," in vlae("status", "b")[1]
 
 
-def test_a_figure_that_is_not_finite_is_said(vlae, run):
+def test_a_metric_that_is_not_finite_is_shown(vlae, run):
     run("a", state="interrupted", progress={"epoch": 3, "epochs": 60, "elbo": math.nan})
     assert rows(vlae("status")[1])[0][2] == "epoch 3/60, ELBO not finite"
 
@@ -250,7 +250,7 @@ def test_a_silent_run_is_doubtful(vlae, run):
     assert rows(vlae("status")[1])[0][1].endswith("ago (silent)")
 
 
-def test_a_slurm_out_of_reach_is_a_warning_below_the_table(vlae, run, queue, tmp_path, monkeypatch):
+def test_an_unreachable_slurm_is_a_warning_below_the_table(vlae, run, queue, tmp_path, monkeypatch):
     slurm = ScriptedSlurm().install(monkeypatch)
     run("a")
     waiting = queue("a", kind="slurm")
@@ -264,7 +264,7 @@ def test_a_slurm_out_of_reach_is_a_warning_below_the_table(vlae, run, queue, tmp
     assert "may be out of date: cannot reach Slurm: scontrol show con" in out
 
 
-def test_watching_without_a_terminal_is_one_look(vlae, run):
+def test_watch_without_a_terminal_prints_once(vlae, run):
     run("a").claim()
     status, out, _ = vlae("status", "--watch")
     assert (status, len(rows(out))) == (0, 1)
@@ -296,7 +296,7 @@ def test_the_log_is_that_of_the_last_attempt(vlae, run):
     assert vlae("logs", "b")[0] == 2
 
 
-def test_a_run_that_waits_has_no_log_yet_and_it_is_said_how_to_wait_for_it(vlae, run, queue):
+def test_a_waiting_run_has_no_log_yet(vlae, run, queue):
     run("a")
     queue("a")
     status, out, _ = vlae("logs", "a")
@@ -357,7 +357,7 @@ def test_a_log_is_followed_until_the_run_ends(run, follow, state):
     assert follow(directory, lambda: append(attempt, "2\n"), last) == "1\n2\n3\n"
 
 
-def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, follow, tmp_path, monkeypatch):
+def test_later_attempts_are_followed_while_the_run_waits(run, queue, follow, tmp_path, monkeypatch):
     slurm = ScriptedSlurm().install(monkeypatch)
     directory = run("a")
     queue("a", kind="slurm").record_jobs({0: "12"})
@@ -379,7 +379,7 @@ def test_the_attempts_that_follow_are_followed_while_the_run_waits(run, queue, f
     assert follow(directory, first, preempted, second) == "1\nsaved\nlate\n2\n"
 
 
-def test_nothing_is_waited_for_where_a_run_waits_nowhere(run, queue, follow):
+def test_following_ends_if_the_run_waits_nowhere(run, queue, follow):
     directory = run("a")
     waiting = queue("a")
     assert follow(directory, lambda: None, lambda: waiting.end("ended")).startswith("a was never started")
@@ -390,7 +390,7 @@ def test_nothing_is_waited_for_where_a_run_waits_nowhere(run, queue, follow):
 # --- cancel -------------------------------------------------------------------------------------------------------
 
 
-def test_runs_that_wait_in_a_living_queue_are_cancelled_and_no_others(vlae, run, queue, tmp_path):
+def test_only_runs_in_a_living_queue_are_cancelled(vlae, run, queue, tmp_path):
     for name in ("a", "b", "c"):
         run(name)
     waiting = queue("a", "b", "c")
@@ -406,7 +406,7 @@ def test_runs_that_wait_in_a_living_queue_are_cancelled_and_no_others(vlae, run,
     assert waiting.cancelled_runs() == {"a", "b", "c"}
 
 
-def test_a_run_is_cancelled_wherever_it_may_wait(vlae, run, queue, tmp_path):
+def test_a_run_is_cancelled_in_every_queue(vlae, run, queue, tmp_path):
     """What a dead queue lists may be in a living one, or be executed without any."""
     dead, living = queue("a"), queue("a")
     place = dead.path / "claim.json"
@@ -416,7 +416,7 @@ def test_a_run_is_cancelled_wherever_it_may_wait(vlae, run, queue, tmp_path):
     assert (dead.cancelled_runs(), living.cancelled_runs()) == ({"a"}, {"a"})
 
 
-def test_of_a_run_that_is_done_anew_it_is_shown_how_that_gets_on(vlae, run, queue, tmp_path):
+def test_the_progress_of_a_rerun_is_shown(vlae, run, queue, tmp_path):
     run("a", state="done")
     RunDirectory.create(tmp_path / ".forced", "a", {"name": "a"}).write_status(
         state="failed", attempt=1, reason="exception", message="ValueError: x"
@@ -426,7 +426,7 @@ def test_of_a_run_that_is_done_anew_it_is_shown_how_that_gets_on(vlae, run, queu
     assert "1 failed" in out
 
 
-def test_runs_that_are_over_or_new_are_not_cancelled(vlae, run, queue):
+def test_ended_and_new_runs_are_not_cancelled(vlae, run, queue):
     run("a", state="done")
     run("b", state="failed", reason="exception")
     run("c")
@@ -435,7 +435,7 @@ def test_runs_that_are_over_or_new_are_not_cancelled(vlae, run, queue):
         assert vlae("cancel", name)[:2] == (0, f"{name}: 0 of 1 runs were waiting or running\n")
 
 
-def test_a_run_that_is_done_anew_can_be_cancelled(vlae, run, queue, tmp_path):
+def test_a_rerun_can_be_cancelled(vlae, run, queue, tmp_path):
     run("a", state="done")
     waiting = queue("a", forced=True)
     assert "cancelled: a\n" in vlae("cancel", "a")[1]
@@ -445,7 +445,7 @@ def test_a_run_that_is_done_anew_can_be_cancelled(vlae, run, queue, tmp_path):
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_a_run_without_a_queue_is_asked_itself(vlae, run, monkeypatch, tmp_path, anew):
+def test_a_run_without_a_queue_is_stopped_directly(vlae, run, monkeypatch, tmp_path, anew):
     directory = run("a")
     if anew:
         directory.write_results({"test": {"elbo": -1.0}})
@@ -458,14 +458,14 @@ def test_a_run_without_a_queue_is_asked_itself(vlae, run, monkeypatch, tmp_path,
     assert sent == [(directory.holder()["pid"], signal.SIGTERM)]
 
 
-def test_a_run_of_another_host_without_a_queue_cannot_be_cancelled(vlae, run):
+def test_a_run_of_another_host_needs_its_queue_to_cancel(vlae, run):
     directory = run("a")
     claim = directory.claim().directory / "claim.json"
     claim.write_text(json.dumps({**json.loads(claim.read_text()), "place": "elsewhere"}))
     assert "0 of 1 runs" in vlae("cancel", "a")[1]
 
 
-def test_a_job_is_cancelled_when_none_of_its_runs_is_left(vlae, run, tmp_path, monkeypatch):
+def test_a_job_without_runs_is_cancelled(vlae, run, tmp_path, monkeypatch):
     slurm = ScriptedSlurm().install(monkeypatch)
     for name in ("a", "b", "c"):
         run(name)

@@ -73,7 +73,7 @@ def test_a_closed_pipe_fails_nothing(tmp_path):
     assert (tmp_path / "end").exists()
 
 
-def test_a_terminal_that_is_gone_fails_nothing(tmp_path):
+def test_a_lost_terminal_fails_nothing(tmp_path):
     ours, terminal = os.openpty()
     waiting = "import sys; sys.stdin.readline()\n"
     process = python(
@@ -109,7 +109,7 @@ open(sys.argv[1], "w").write(str(time.monotonic() - began))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_a_run_waits_for_a_reader_that_takes_nothing_only_so_long(kind, tmp_path):
+def test_a_run_waits_only_so_long_for_a_stuck_reader(kind, tmp_path):
     ours, theirs = os.pipe() if kind == "pipe" else os.openpty()
     try:
         process = python(BLOCKED, tmp_path / "end", stdout=theirs, stderr=theirs)
@@ -136,7 +136,7 @@ HOSTILE = "\x1b[31m\x1b[2J\x07\x08\r\x7f\x9b2J\x1b]0;title\x07 \u202eevil\u202c 
 
 
 @given(st.text(st.characters()))
-def test_what_is_made_visible_has_no_control_and_is_else_as_it_was(text):
+def test_visible_text_differs_only_in_control_characters(text):
     assert CONTROLS.search(visible(text)) is None
     assert visible(visible(text)) == visible(text)
     if text.isprintable():
@@ -173,7 +173,7 @@ console.print(table)
     assert text.count("\\u202eevil") == 6
 
 
-def test_text_with_controls_is_broken_into_lines_and_none_of_it_is_lost(tmp_path):
+def test_wrapping_text_with_controls_loses_nothing(tmp_path):
     with (tmp_path / "out").open("w+") as file:
         table = Table(show_header=False, box=None, padding=0)
         table.add_column(overflow="fold")
@@ -205,7 +205,7 @@ with Live("live", console=Console(stderr=True, force_terminal=True), auto_refres
 
 
 @pytest.mark.slow
-def test_a_run_whose_terminal_is_dropped_saves_its_state_and_goes_on_later(tmp_path):
+def test_a_run_with_a_lost_terminal_saves_and_resumes(tmp_path):
     from vlae.runs.directory import all_runs
 
     launch = Path(__file__).parents[1] / "launch.py"
@@ -274,7 +274,7 @@ def foreign(tmp_path_factory):
         "download \x1b[2J",
     ],
 )  # fmt: skip
-def test_no_command_sends_what_it_reads_to_the_terminal(words, foreign, tmp_path):
+def test_no_command_prints_control_characters_of_files(words, foreign, tmp_path):
     place, done, failed = foreign
     replaced = {"DONE": done, "FAILED": failed}
     given = [replaced.get(word, word.replace("OUT", f"{tmp_path}/")) for word in words.split(" ")]

@@ -62,7 +62,7 @@ def header(name: str) -> list[str]:
     return [line[1:].removeprefix(" ") for line in lines[:end]]
 
 
-def test_the_sweeps_that_the_documentation_names_are_there():
+def test_sweeps_named_in_the_documentation_exist():
     assert {"smoke", "bernoulli_mnist", "gaussian_cifar10", "gaussian_all", "readme_logit_mnist"} <= set(
         NAMES
     )
@@ -84,12 +84,12 @@ def test_a_header_has_purpose_runs_command_hardware_and_time(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_two_runs_of_a_sweep_are_the_same(name):
+def test_runs_of_a_sweep_are_distinct(name):
     assert len(set(ids(name))) == len(ids(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_run_of_a_sweep_is_valid_where_no_dataset_is_on_disk(name, tmp_path, monkeypatch):
+def test_every_run_of_a_sweep_is_valid_without_datasets(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for container, *_ in by_setting(name).values():  # whether it is valid does not depend on the seed
         validate(container)
@@ -97,14 +97,14 @@ def test_every_run_of_a_sweep_is_valid_where_no_dataset_is_on_disk(name, tmp_pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_and_the_last_run_are_what_their_overrides_alone_compose(name):
+def test_first_and_last_run_compose_from_their_overrides(name):
     runs = sweep_file.read(sweep_file.place_of(name))
     for place in (0, -1):
         assert containers(name)[place] == compose(runs[place])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sweep_has_the_same_seeds_for_everything_that_it_compares(name):
+def test_a_sweep_compares_equal_seeds(name):
     seeds = [[container["seed"] for container in runs] for runs in by_setting(name).values()]
     assert all(len(some) > 1 and some == seeds[0] for some in seeds)
 
@@ -127,7 +127,7 @@ def test_gaussian_all_repeats_gaussian_cifar10_on_four_datasets():
     assert len(set(counts.values())) == 1
 
 
-def test_readme_logit_mnist_is_what_the_released_code_did():
+def test_readme_logit_mnist_matches_the_released_code():
     for container in containers("readme_logit_mnist"):
         dataset, trainer = container["dataset"], container["trainer"]
         assert (dataset["dequantise"], dataset["logit_transform"], dataset["lambda"]) == (True, True, 0.05)

@@ -107,7 +107,7 @@ def test_a_cell_is_the_mean_of_its_seeds_with_its_standard_error(tmp_path):
     assert [("n =" in text, "±" in text) for text in texts] == [(False, True), (True, False)]
 
 
-def test_a_hole_says_why_it_is_one(tmp_path):
+def test_an_empty_cell_has_a_reason(tmp_path):
     done(tmp_path, container(VAE, seed=0))
     stopped(tmp_path, container(VAE, seed=1), state="failed", reason="exception")
     stopped(tmp_path, container(HF, seed=0))
@@ -134,7 +134,7 @@ def test_a_hole_says_why_it_is_one(tmp_path):
 
 @pytest.mark.parametrize("file", ["config.yaml", "results.json", "status.json", None])
 @pytest.mark.parametrize("name", ["s", None])
-def test_a_run_that_cannot_be_read_is_a_note_and_in_no_cell(tmp_path, file, name):
+def test_an_unreadable_run_is_only_a_note(tmp_path, file, name):
     of = {(t, s): container(VLAE, f"model.num_updates={t}", seed=s) for t in (1, 2) for s in (0, 1)}
     labels = {run_id(c): f"model.num_updates={t} seed={s}" for (t, s), c in of.items()}
     sweep_index.record_sweep(tmp_path, "s", labels, [])
@@ -157,20 +157,20 @@ def test_a_run_that_cannot_be_read_is_a_note_and_in_no_cell(tmp_path, file, name
     assert "3 runs, seeds 0, 1" in found.caption
 
 
-def test_damaged_runs_alone_are_no_table_with_the_reason(tmp_path):
+def test_damaged_runs_alone_make_no_table(tmp_path):
     (done(tmp_path, container(VAE)) / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"no runs; 1 left out: \S+ \(results.json"):
         table_of(tmp_path)
 
 
-def test_a_condition_that_no_run_meets_says_which_values_there_are(tmp_path):
+def test_a_condition_without_runs_lists_the_values(tmp_path):
     for seed in (0, 1):
         done(tmp_path, container(VAE, seed=seed))
     with pytest.raises(UserError, match=r"no runs with trainer\.batch_size=4; trainer\.batch_size is 128"):
         table_of(tmp_path, where="trainer.batch_size=4")
 
 
-def test_a_copy_is_no_seed_whatever_its_name_is(tmp_path):
+def test_a_copy_of_a_run_is_no_further_seed(tmp_path):
     paths = [done(tmp_path, container(VAE, seed=seed)) for seed in (0, 1)]
     shutil.copytree(paths[0], tmp_path / paths[0].name.replace("-s0-", "-s7-"))
     found = table_of(tmp_path)
@@ -188,7 +188,7 @@ def test_an_estimator_missing_in_one_run_stays_the_tables(tmp_path):
     assert {row: cell.n for row, cell in cells(found).items()} == {"vae": 0, "vlae": 1}
 
 
-def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
+def test_an_unreliable_estimate_is_marked(tmp_path):
     done(tmp_path, container(VAE, seed=0), unreliable=0.04)
     done(tmp_path, container(VLAE, seed=0), unreliable=0.06)
     marks = {line[0].text: line[1].marks for line in layout(table_of(tmp_path)).lines}
@@ -198,7 +198,7 @@ def test_an_estimate_that_is_not_to_be_believed_is_marked(tmp_path):
 
 
 @pytest.mark.parametrize("unreliable", [[0.5, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5], [0.0, 0.0]])
-def test_a_mark_that_every_estimate_has_is_said_once_in_the_caption(tmp_path, unreliable):
+def test_a_common_mark_is_stated_once_in_the_caption(tmp_path, unreliable):
     for model, share in zip((VAE, HF, VLAE), unreliable, strict=False):
         done(tmp_path, container(model), unreliable=share)
     stopped(tmp_path, container("model=iaf"), state="failed", reason="exception")
@@ -210,7 +210,7 @@ def test_a_mark_that_every_estimate_has_is_said_once_in_the_caption(tmp_path, un
     assert ("All estimates are unreliable" in found.caption, any(said)) == (once, any(marks))
 
 
-def test_a_figure_that_is_no_number_is_missing_in_its_cell_alone(tmp_path):
+def test_a_metric_that_is_no_number_is_missing_in_its_cell(tmp_path):
     for model in (VAE, VLAE):
         for seed in (0, 1):
             path = done(tmp_path, container(model, seed=seed))
@@ -226,7 +226,7 @@ def test_a_figure_that_is_no_number_is_missing_in_its_cell_alone(tmp_path):
         table_of(tmp_path, where="model=vlae and seed=1", metric=LAPLACE)
 
 
-def test_what_was_left_out_is_named(tmp_path):
+def test_left_out_runs_are_named(tmp_path):
     done(tmp_path, container(VAE))
     path = done(tmp_path, container(VLAE))
     (path / "results.json").write_text("{")
@@ -236,7 +236,7 @@ def test_what_was_left_out_is_named(tmp_path):
 # --- what shares a cell -----------------------------------------------------------------------------------------------
 
 
-def test_settings_that_differ_in_more_than_the_seed_share_no_cell(tmp_path):
+def test_different_settings_share_no_cell(tmp_path):
     for lr in ("1e-3", "5e-4"):
         for seed in (0, 1):
             done(tmp_path, container(VAE, f"optimizer.lr={lr}", seed=seed))
@@ -248,7 +248,7 @@ def test_settings_that_differ_in_more_than_the_seed_share_no_cell(tmp_path):
     assert [cell.n for cell in table_of(tmp_path, rows=rows.split(",")).cells] == [2, 2]
 
 
-def test_without_rows_every_setting_that_was_varied_has_a_row(tmp_path):
+def test_by_default_every_varied_setting_has_a_row(tmp_path):
     """In tables and figures alike; what differs between models alone names no row."""
     for lr in ("1e-3", "5e-4"):
         for seed in (0, 1):
@@ -306,7 +306,7 @@ def test_t_names_a_row_where_a_model_has_several(tmp_path):
     ]
 
 
-def test_the_default_figure_is_by_an_estimator_that_all_runs_have(tmp_path):
+def test_the_default_estimator_is_one_of_all_runs(tmp_path):
     done(tmp_path, container(VAE))
     assert table_of(tmp_path).metric == LAPLACE
     path = done(tmp_path, container(VLAE))
@@ -318,7 +318,7 @@ def test_the_default_figure_is_by_an_estimator_that_all_runs_have(tmp_path):
     assert cells(table_of(tmp_path, metric=LAPLACE))["vlae"].missing == "1 done without this metric"
 
 
-def test_rows_that_differ_in_how_they_were_trained_are_said_to(tmp_path):
+def test_differences_in_training_are_noted(tmp_path):
     done(tmp_path, container(VAE, "trainer.epochs=5"))
     done(tmp_path, container(VLAE, "trainer.epochs=7"))
     assert "Rows of one column also differ in trainer.epochs (5, 7)" in table_of(tmp_path).notes
@@ -327,21 +327,21 @@ def test_rows_that_differ_in_how_they_were_trained_are_said_to(tmp_path):
 # --- who is best ------------------------------------------------------------------------------------------------------
 
 
-def test_of_one_seed_the_difference_is_the_paired_t_test_over_images():
+def test_one_seed_is_tested_by_a_paired_t_test_over_images():
     one, other = np.random.default_rng(0).normal(size=(2, 1, 9))
     d, expected = difference((one - other).mean(1), one - other), ttest_rel(one[0], other[0])
     assert (d.p_value, d.over) == (pytest.approx(expected.pvalue), "images")
     assert d.mean / d.standard_error == pytest.approx(expected.statistic)
 
 
-def test_without_images_the_difference_is_the_paired_t_test_over_seeds():
+def test_without_images_the_paired_t_test_is_over_seeds():
     one, other = np.random.default_rng(0).normal(size=(2, 5))
     d, expected = difference(one - other, None), ttest_rel(one, other)
     assert (d.p_value, d.over) == (pytest.approx(expected.pvalue), "seeds")
     assert d.mean / d.standard_error == pytest.approx(expected.statistic)
 
 
-def test_the_variance_of_the_difference_is_that_of_the_two_way_table():
+def test_the_variance_of_a_difference_is_the_two_way_one():
     d = np.random.default_rng(1).normal(size=(4, 6)) + np.arange(6) * 0.8
     S, N = d.shape
     mean = sum(d[s, i] for s in range(S) for i in range(N)) / (S * N)
@@ -357,7 +357,7 @@ def test_the_variance_of_the_difference_is_that_of_the_two_way_table():
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])
 @pytest.mark.parametrize("spread", [(1, 1, 1), (0, 1, 3), (1, 0, 1), (0.1, 1, 0.3)])
-def test_models_that_do_not_differ_are_seldom_told_apart(seeds, spread):
+def test_equal_models_rarely_differ_significantly(seeds, spread):
     """At most 5 % of the time, but for what 1,000 trials may add."""
     generator, wrong = np.random.default_rng(0), 0
     for _ in range(1000):
@@ -367,13 +367,13 @@ def test_models_that_do_not_differ_are_seldom_told_apart(seeds, spread):
     assert wrong / 1000 < 0.07
 
 
-def test_equal_models_do_not_differ_and_nothing_is_told_of_one_number():
+def test_equal_models_do_not_differ_and_one_number_is_untested():
     assert difference(np.zeros(3), np.zeros((3, 4))).p_value == 1
     assert not difference(np.zeros(3), None).significant
     assert difference(np.ones(1), None) is None
 
 
-def test_bold_are_the_best_and_what_does_not_differ_from_it(tmp_path):
+def test_the_best_and_its_equals_are_bold(tmp_path):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed), level=-5)
         done(tmp_path, container(HF, seed=seed), level=0.0)
@@ -423,7 +423,7 @@ def test_a_cell_with_too_few_seeds_is_not_bold(tmp_path):
     assert note.startswith("1 cell not tested: fewer than three seeds in common with the best of the column")
 
 
-def test_equal_figures_are_bold_together_and_one_alone_is_not(tmp_path):
+def test_equal_metrics_are_bold_and_a_single_one_is_not(tmp_path):
     done(tmp_path, container(VAE))
     assert [line[1].bold for line in layout(table_of(tmp_path)).lines] == [False]
     done(tmp_path, container(VLAE))
@@ -502,7 +502,7 @@ def published_runs(tmp_path):
     done(tmp_path, container(VLAE, *of, "model.num_updates=3"), level=-84.5)
 
 
-def test_published_figures_stand_beside_ours(tmp_path):
+def test_published_metrics_are_shown_beside_ours(tmp_path):
     published_runs(tmp_path)
     found = table_of(tmp_path, metric=OWN, literature=True)
     plain = table_of(tmp_path, metric=OWN)
@@ -523,7 +523,7 @@ def test_published_figures_stand_beside_ours(tmp_path):
     assert any(note.startswith("Published: Park, Kim, Kim (ICML 2019)") for note in found.notes)
 
 
-def test_nothing_is_published_of_other_data(tmp_path):
+def test_published_metrics_match_data_and_output(tmp_path):
     done(tmp_path, container(VAE))
     with pytest.raises(UserError, match="--published: nothing"):
         table_of(tmp_path, literature=True)
@@ -555,7 +555,7 @@ def test_a_condition_holds_as_python_says(own, op, value):
         assert not term.holds(run)
 
 
-def test_all_terms_of_a_condition_have_to_hold():
+def test_all_terms_of_a_condition_must_hold():
     found = terms("seed<3 and model in vae,vlae and optimizer.lr>=1e-3 and x='a and b'", KNOWN)
     assert [(term.key, term.op, term.value) for term in found] == [
         ("seed", "<", 3),
@@ -578,7 +578,7 @@ def test_all_terms_of_a_condition_have_to_hold():
         "exit()",
     ],
 )
-def test_what_is_no_condition_is_refused(text):
+def test_an_invalid_condition_is_refused(text):
     with pytest.raises(UserError, match="--where: "):
         terms(text, KNOWN)
 
@@ -592,7 +592,7 @@ names = st.one_of(
 
 @effort(max_examples=30, deadline=None)
 @given(st.lists(names, min_size=1, max_size=4, unique=True), st.floats(-1e6, 1e6))
-def test_csv_and_json_read_back_equal(names, value):
+def test_csv_and_json_are_read_back_equal(names, value):
     runs = [
         Run(f"{i}", "", {"name": name, "seed": seed}, "done", "", {OWN: value + i * seed / 3})
         for i, name in enumerate(names)
@@ -607,7 +607,7 @@ def test_csv_and_json_read_back_equal(names, value):
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "＝"])
-def test_no_field_of_csv_is_a_formula_and_numbers_stay_numbers(start):
+def test_csv_has_no_formulas_and_keeps_numbers(start):
     label = f"{start}cmd|' /C calc'!A0"
     runs = [
         Run(str(i), "", {"name": label, label: seed, "seed": 0}, "done", "", {OWN: -1.5})
@@ -680,7 +680,7 @@ def test_names_are_text_in_markdown():
     assert not re.search(r"(?<![\\*])\*\*b", "\n".join(lines))
 
 
-def test_transposed_is_the_same_the_other_way_round(tmp_path):
+def test_a_transposed_table_swaps_rows_and_columns(tmp_path):
     published_runs(tmp_path)
     done(tmp_path, container(VAE))
     found = table_of(tmp_path)
@@ -692,7 +692,7 @@ def test_transposed_is_the_same_the_other_way_round(tmp_path):
 
 
 @pytest.mark.parametrize("decimals", [0, 3])
-def test_every_format_for_readers_shows_the_same_figures(tmp_path, decimals):
+def test_every_readable_format_shows_the_same_numbers(tmp_path, decimals):
     published_runs(tmp_path)
     found = table_of(tmp_path, metric=OWN, literature=True)
     figures = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?|\d{2,3}\.\d{3}")
@@ -747,7 +747,7 @@ After.
 
 
 @pytest.mark.slow
-def test_a_latex_table_compiles_by_itself_and_in_a_paper(pdf, tmp_path):
+def test_a_latex_table_compiles_alone_and_in_a_paper(pdf, tmp_path):
     for seed in range(2):
         done(tmp_path / "runs", container(VAE, seed=seed), level=-5, unreliable=0.5)
     stopped(tmp_path / "runs", container(VLAE), state="failed", reason="exception")
@@ -769,7 +769,7 @@ def test_a_latex_table_compiles_by_itself_and_in_a_paper(pdf, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_caption_of_a_latex_table_keeps_away_from_its_top_rule(tmp_path, pdf):
+def test_a_latex_caption_has_space_to_the_top_rule(tmp_path, pdf):
     """By the lines of text that the PDF has: the header is at least a line and a half below the caption."""
     for model in (VAE, VLAE):
         done(tmp_path / "runs", container(model))
@@ -783,7 +783,7 @@ def test_the_caption_of_a_latex_table_keeps_away_from_its_top_rule(tmp_path, pdf
 
 
 @pytest.mark.slow
-def test_a_latex_table_that_is_wider_than_the_page_is_scaled_to_it(tmp_path, pdf):
+def test_a_wide_latex_table_is_scaled_to_the_page(tmp_path, pdf):
     for seed in range(14):
         done(tmp_path / "runs", container(VAE, seed=seed), level=-1000.0)
     found = table_of(tmp_path / "runs", columns=["seed"])
@@ -799,7 +799,7 @@ def test_names_are_text_in_latex(pdf, tmp_path):
 
 
 @given(st.text())
-def test_nothing_of_a_name_is_a_command_of_latex(text):
+def test_no_name_contains_a_latex_command(text):
     rest = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$-\$|\$\\(pm|geq|dagger)\$", "", tex(text))
     assert not set(rest) & set("\\{}$&#%_^~")
 
@@ -822,7 +822,7 @@ def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
     assert re.search(r"VAE +│ +\*\*-?\d\.\d{3}\*\* │\n", vlae("--decimals", 3)[1])  # the best, in plain text
 
 
-def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
+def test_notes_beside_a_csv_file_are_printed(vlae, tmp_path):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE))
     assert vlae("--format", "csv")[2] == ""
@@ -867,7 +867,7 @@ def test_what_a_csv_file_has_no_place_for_is_said_beside_it(vlae, tmp_path):
         (["--published"], "--published: nothing that was published"),
     ],
 )
-def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, told):
+def test_a_wrong_command_is_one_message_and_status_2(vlae, tmp_path, words, told):
     done(tmp_path, container(VAE))
     status, out, err = vlae(*words)
     assert (status, out) == (2, "")
@@ -875,7 +875,7 @@ def test_what_cannot_be_is_one_message_and_status_2(vlae, tmp_path, words, told)
     assert "Traceback" not in err
 
 
-def test_a_directory_without_runs_is_said_to_be_one(vlae, tmp_path):
+def test_a_directory_without_runs_is_reported(vlae, tmp_path):
     assert "no runs" in vlae()[2]
     (tmp_path / "x").mkdir()
     assert "no runs; 1 left out: x (it is no run: it has no config.yaml)" in vlae()[2]
@@ -915,7 +915,7 @@ def test_without_a_near_match_some_choices_are_listed(vlae, tmp_path):
     assert err.count("latex") == 1
 
 
-def test_a_row_without_a_value_has_a_name_and_sides_share_no_key(tmp_path):
+def test_rows_and_columns_share_no_key(tmp_path):
     for model in (VAE, VLAE):
         done(tmp_path, container(model))
     assert [line[0].text for line in layout(table_of(tmp_path, rows=["T"])).lines] == [HOLE, "T = 4"]
@@ -936,7 +936,7 @@ def test_the_file_suffix_sets_the_format_unless_format_does(vlae, tmp_path, endi
     assert other.read_text().startswith("| ")
 
 
-def test_nothing_is_read_for_a_file_that_cannot_be_written(vlae, monkeypatch):
+def test_an_unwritable_output_is_refused_before_reading(vlae, monkeypatch):
     monkeypatch.setattr(sys.modules["vlae.report.runs"], "collect", None)
     for words in (["--out", "nowhere/x.tex"], ["--out", "nowhere/x", "--format", "csv"]):
         assert vlae(*words)[2] == f"vlae: cannot write {words[1]}: the directory nowhere does not exist\n"

@@ -75,7 +75,7 @@ def steps(events):
     return [event.step for event in events]
 
 
-def test_figures_and_pictures_stand_against_epochs(run):
+def test_metrics_and_pictures_are_logged_by_epoch(run):
     run.epochs(1, 6)
     run.complete()
     run.mirror()
@@ -91,7 +91,7 @@ def test_figures_and_pictures_stand_against_epochs(run):
     assert (last.step, last.width, last.height) == (6, 5, 4)
 
 
-def test_hyperparameters_stand_beside_the_test_figures(run):
+def test_hyperparameters_are_logged_with_test_metrics(run):
     run.epochs(1, 6)
     run.complete()
     run.mirror()
@@ -208,12 +208,12 @@ def test_a_sweep_composes_several_trackers_as_a_run_does():
         ("tracker.images_every=0", "tracker.images_every: expected 1 or more or null, got 0"),
     ],
 )
-def test_what_is_wrong_with_a_tracker_is_said_with_the_choices(override, said):
+def test_a_wrong_tracker_is_refused_with_the_choices(override, said):
     [problem] = problems_of(override)
     assert problem.startswith(said)
 
 
-def test_tensorboard_without_its_library_is_refused_before_a_run_starts(tmp_path, monkeypatch):
+def test_tensorboard_without_its_library_is_refused_early(tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else there(name)
@@ -232,7 +232,7 @@ def test_tensorboard_without_its_library_is_refused_before_a_run_starts(tmp_path
 
 
 @pytest.mark.slow
-def test_the_command_says_so_and_leaves_nothing_behind(tmp_path):
+def test_the_command_refuses_it_and_leaves_nothing(tmp_path):
     code = "import sys, runpy; sys.modules['tensorboardX'] = None; sys.argv = sys.argv[1:]; "
     code += "sys.path.insert(0, '.'); runpy.run_path('launch.py', run_name='__main__')"
     for words in ([], ["-m", "seed=0,1"]):

@@ -202,7 +202,7 @@ def vlae(run, *words, status=0):
 # --- what arrives -------------------------------------------------------------------------------------------------
 
 
-def test_all_that_a_run_tells_arrives(online, run):
+def test_all_data_of_a_run_arrive(online, run):
     run.attempt(run.go)
     found = online.run(run.id)
     assert history(found) == [1, 2, 3, 4, 5, 6]
@@ -235,7 +235,7 @@ def test_all_that_a_run_tells_arrives(online, run):
     assert upload_later(run.directory) == ""
 
 
-def test_the_key_is_nowhere(online, run, monkeypatch):
+def test_the_api_key_is_in_no_file(online, run, monkeypatch):
     monkeypatch.setenv("WANDB_DEBUG", "true")
     monkeypatch.setenv("WANDB_CORE_DEBUG", "true")
     run.attempt(run.go)
@@ -252,7 +252,7 @@ def with_the_key(run):
     return [p for p, content in found.items() if KEY.encode() in content or encoded in content]
 
 
-def test_the_best_model_is_uploaded_where_that_is_asked_for(online, tmp_path):
+def test_the_best_model_is_uploaded_on_request(online, tmp_path):
     run = FakeRun(tmp_path / "runs", "tracker.artifacts=true")
     (run.directory.path / "checkpoints").mkdir()
     (run.directory.path / "checkpoints" / "last.pt").write_bytes(b"weights")
@@ -282,7 +282,7 @@ def test_attempts_of_a_run_are_one_run(online, run):
     assert len(online.runs) == 1
 
 
-def test_a_run_done_anew_is_another_one(online, run, tmp_path):
+def test_a_rerun_is_another_wandb_run(online, run, tmp_path):
     run.attempt(run.go)
     forced = FakeRun(tmp_path / "runs" / ".forced")
     assert forced.id == run.id
@@ -305,7 +305,7 @@ def test_a_rerun_without_a_mirror_does_not_replace_the_old_one(online, run, tmp_
     assert anew.path.name == run.id
 
 
-def test_how_a_run_ended_is_told(online, tmp_path):
+def test_the_end_of_a_run_is_logged(online, tmp_path):
     failed, stopped = FakeRun(tmp_path / "runs"), FakeRun(tmp_path / "runs", seed=1)
 
     def a_little(run):
@@ -329,7 +329,7 @@ def test_how_a_run_ended_is_told(online, tmp_path):
     assert online.run(stopped.id).summary["status/reason"] == ""
 
 
-def test_a_key_is_found_where_wandb_login_has_put_it(client, server, run):
+def test_the_key_of_wandb_login_is_found(client, server, run):
     login = [sys.executable, "-m", "wandb", "login", "--host", server.url, KEY]
     subprocess.run(login, check=True, capture_output=True, timeout=60)
     run.attempt(run.go)
@@ -340,7 +340,7 @@ def test_a_key_is_found_where_wandb_login_has_put_it(client, server, run):
 # --- one writer at a time -----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_being_sent_is_left_alone_by_a_sync(online, run):
+def test_a_sync_skips_a_run_that_is_being_sent(online, run):
     # its mirror has said nothing yet when it is synced
     online.fail(slow=12.0, only="RunResumeStatus|UpsertBucket")
 
@@ -377,7 +377,7 @@ def test_a_run_waits_for_a_sync_of_it(online, run):
     assert history(online.run(run.id)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_waits_in_vain_for_another_writer_is_logged_offline(online, run):
+def test_a_run_that_waits_in_vain_is_logged_offline(online, run):
     run.epochs(1, 3)
     (run.directory.path / "tracking").mkdir()
     code = """
@@ -399,7 +399,7 @@ mirror.finish()
     assert len(segments(run)) == 1
 
 
-def test_a_run_that_is_under_way_offline_can_be_sent_so_far(client, server, run, tmp_path, monkeypatch):
+def test_a_running_offline_run_can_be_synced(client, server, run, tmp_path, monkeypatch):
     def act():
         run.epochs(1, 3)
         wait_for(lambda: run.kept().get("sent") == 4)
@@ -415,7 +415,7 @@ def test_a_run_that_is_under_way_offline_can_be_sent_so_far(client, server, run,
     assert server.run(run.id).exit_codes[-1] == 0
 
 
-def test_jobs_of_slurm_do_not_ask_all_at_once(monkeypatch):
+def test_slurm_jobs_contact_the_service_at_different_times(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert jitter() == 0
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -427,7 +427,7 @@ def test_jobs_of_slurm_do_not_ask_all_at_once(monkeypatch):
 # --- without a key ------------------------------------------------------------------------------------------------
 
 
-def test_without_a_key_a_run_is_logged_offline_and_can_be_read_back(client, run, tmp_path, monkeypatch):
+def test_without_a_key_a_run_is_logged_offline(client, run, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     run.attempt(run.go)
@@ -445,9 +445,7 @@ def test_without_a_key_a_run_is_logged_offline_and_can_be_read_back(client, run,
     assert {"files", "exit"} <= {kind for kind, _ in records}
 
 
-def test_segments_of_several_attempts_are_one_run_by_either_command(
-    client, server, run, tmp_path, monkeypatch
-):
+def test_several_attempts_are_synced_as_one_run(client, server, run, tmp_path, monkeypatch):
     def part(first, last):
         run.epochs(first, last)
         wait_for(lambda: run.kept().get("sent") == {3: 4, 6: 9}[last])
@@ -472,7 +470,7 @@ def test_segments_of_several_attempts_are_one_run_by_either_command(
     assert found.summary["test/elbo"] == -2.5
 
 
-def test_a_mirror_is_made_anew_from_the_run_directory(online, run):
+def test_a_mirror_is_rebuilt_from_the_run_directory(online, run):
     run.attempt(run.go)
     shutil.rmtree(run.directory.path / "tracking" / "wandb")
     assert "synced: " in vlae(run, "sync", run.id, "--rebuild")
@@ -496,7 +494,7 @@ def test_a_mirror_stays_until_the_new_one_has_arrived(online, run):
     assert [found.name for found in online.runs.values()] == [f"{run.id}-g3"]  # of all that were before
 
 
-def test_what_has_not_changed_is_not_sent_again(online, run):
+def test_an_unchanged_run_is_not_sent_again(online, run):
     run.attempt(lambda: (run.epochs(1, 2), wait_for(lambda: run.kept().get("sent"))), end=ValueError("x"))
     assert "synced: " in vlae(run, "sync", run.id)
     found, before = online.run(run.id), len(segments(run))
@@ -505,7 +503,7 @@ def test_what_has_not_changed_is_not_sent_again(online, run):
     assert (found.exit_codes, len(segments(run))) == (exits, before)
 
 
-def test_event_files_that_were_cut_off_are_made_by_a_sync(client, tmp_path):
+def test_a_sync_completes_truncated_event_files(client, tmp_path):
     run = FakeRun(tmp_path / "runs", "tracker=tensorboard")
     run.attempt(lambda: (run.epochs(1, 6), run.complete(), wait_for(lambda: event_files(run))))
     assert upload_later(run.directory) == ""
@@ -516,7 +514,7 @@ def test_event_files_that_were_cut_off_are_made_by_a_sync(client, tmp_path):
     assert upload_later(run.directory) == ""
 
 
-def test_runs_that_were_offline_are_made_anew_one_after_the_other(client, server, tmp_path, monkeypatch):
+def test_offline_runs_are_synced_one_after_the_other(client, server, tmp_path, monkeypatch):
     runs = [FakeRun(tmp_path / "runs", seed=seed) for seed in (0, 1)]
     for run in runs:
         run.attempt(run.go)
@@ -542,7 +540,7 @@ def test_a_run_that_cannot_be_synced_stops_no_other(client, server, tmp_path, mo
 BOTH = "tracker=[wandb,tensorboard]"
 
 
-def test_a_mirror_that_is_disabled_is_none_beside_another(online, tmp_path):
+def test_a_disabled_mirror_beside_another_writes_nothing(online, tmp_path):
     run = FakeRun(tmp_path / "runs", BOTH, "tracker.mode=disabled")
     run.attempt(lambda: (run.epochs(1, 6), run.complete(), wait_for(lambda: event_files(run))))
     assert upload_later(run.directory) == ""
@@ -568,7 +566,7 @@ def test_without_a_key_nothing_is_synced(client, run):
 
 
 @pytest.mark.parametrize("words", [("sync",), ("table", "--from", "wandb:tester/vlae")])
-def test_where_nobody_answers_that_is_said_and_soon(client, server, run, words, tmp_path, monkeypatch):
+def test_an_unreachable_service_is_reported_soon(client, server, run, words, tmp_path, monkeypatch):
     run.attempt(run.complete)
     with_key(monkeypatch, server, tmp_path)
     server.stop()
@@ -582,9 +580,7 @@ def test_where_nobody_answers_that_is_said_and_soon(client, server, run, words, 
 
 
 @pytest.mark.parametrize(("name", "value"), [("WANDB_BASE_URL", "api.wandb.ai"), ("WANDB_API_KEY", " ")])
-def test_an_environment_that_the_client_refuses_costs_no_other_mirror(
-    online, tmp_path, monkeypatch, name, value
-):
+def test_a_refused_environment_stops_no_other_mirror(online, tmp_path, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     run = FakeRun(tmp_path / "runs", BOTH)
     run.attempt(lambda: (run.epochs(1, 6), run.complete(), wait_for(lambda: event_files(run))))
@@ -594,7 +590,7 @@ def test_an_environment_that_the_client_refuses_costs_no_other_mirror(
     assert said.startswith("vlae: Weights & Biases: ")
 
 
-def test_what_a_mirror_keeps_for_itself_fails_no_run_that_is_done(online, run):
+def test_files_of_a_mirror_fail_no_done_run(online, run):
     run.attempt(run.complete)
     (run.directory.path / "tracking" / "wandb.json").write_text("{")
     assert "wandb.json" in upload_later(run.directory)

@@ -132,7 +132,7 @@ def lines_without_time(place: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_patience_stops_after_exactly_so_many_epochs_without_improvement(patience, tmp_path):
+def test_patience_counts_epochs_without_improvement(patience, tmp_path):
     # steps too small for a weight to change: the first epoch stays the best
     training = run(make(tmp_path, optimizer="sgd", lr=1e-300, epochs=9, patience=patience))
     assert (training.progress.best_epoch, training.progress.epoch) == (1, 1 + patience)
@@ -179,7 +179,7 @@ def test_clip_grad_norm_bounds_the_step(tmp_path):
     assert all(line["gradient_norm"] <= 0.01 * (1 + 1e-9) for line in metrics(training.directory.path))
 
 
-def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(tmp_path):
+def test_every_epoch_visits_every_image_once_in_a_new_order(tmp_path):
     def visits(place: Path, seed: int) -> list[list[bytes]]:
         training = make(place, seed=seed)
         images = torch.arange(TRAIN, dtype=torch.uint8).view(TRAIN, 1, 1, 1).expand(TRAIN, 1, 8, 8)
@@ -221,7 +221,7 @@ def test_two_steps_change_every_parameter(model, output, tmp_path):
 
 @every_model
 @every_output
-def test_a_training_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(model, output, tmp_path):
+def test_a_stopped_training_resumes_bit_for_bit(model, output, tmp_path):
     """Stopped by a signal in an epoch, then by its length at an epoch's end, each time gone on with anew."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(make(whole, model, output, epochs=4))
@@ -235,7 +235,7 @@ def test_a_training_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(model,
     assert without_time(flat(checkpoint(parts))) == without_time(flat(checkpoint(whole)))
 
 
-def test_what_was_recorded_after_the_last_checkpoint_is_taken_back(tmp_path):
+def test_records_after_the_last_checkpoint_are_removed(tmp_path):
     """As after a kill: the epoch comes again, its line must not."""
     run(make(tmp_path))
     before = (tmp_path / "metrics.jsonl").read_text()
@@ -249,7 +249,7 @@ def test_what_was_recorded_after_the_last_checkpoint_is_taken_back(tmp_path):
 
 
 @every_output
-def test_an_epoch_is_recorded_with_finite_figures(output, tmp_path):
+def test_an_epoch_is_recorded_with_finite_metrics(output, tmp_path):
     run(make(tmp_path, "vlae", output))
     terms = ("elbo_nats", "reconstruction_nats", "kl_nats")
     keys = {"epoch", "global_step", "gradient_norm", "learning_rate", "seconds", "memory_bytes"}
@@ -307,7 +307,7 @@ def test_a_stopped_training_by_the_bound_resumes_bit_for_bit(tmp_path):
 
 
 @every_model
-def test_the_closed_form_divergence_trains_every_model_that_has_it(model, tmp_path):
+def test_closed_form_divergence_trains_every_model_with_it(model, tmp_path):
     training = make(tmp_path, model, kl="analytic")
     if not training.model.analytic_kl:
         with pytest.raises(TypeError, match="no closed form"):
@@ -381,7 +381,7 @@ def assert_finite_checkpoint(place: Path) -> None:
 
 @every_model
 @every_output
-def test_a_learning_rate_that_diverges_fails_and_names_metric_and_step(model, output, tmp_path):
+def test_divergence_fails_with_metric_and_step(model, output, tmp_path):
     training = make(tmp_path, model, output, dtype=torch.float32, optimizer="sgd", lr=1e30)
     with pytest.raises(NonFiniteError, match=r"step [23]\b") as failure:
         run(training)

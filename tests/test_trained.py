@@ -51,7 +51,7 @@ def images(trained: vlae.experiment.trained_model.TrainedModel, split: str):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_loaded_model_has_the_log_likelihoods_that_the_run_recorded(case, done):
+def test_the_loaded_model_has_the_recorded_log_likelihoods(case, done):
     results, runs_dir = done(case)
     trained = vlae.load(results["run_id"], runs_dir)
     x = images(trained, "test")[:7]
@@ -86,7 +86,7 @@ def test_the_loaded_model_is_that_of_the_best_epoch(case, done):
 
 
 @pytest.mark.parametrize("case", sorted(CASES.keys() - {"diverging"}))
-def test_posterior_decoder_and_preprocessing_lead_from_images_to_pictures(case, done):
+def test_posterior_and_decoder_reconstruct_images(case, done):
     results, runs_dir = done(case)
     trained = vlae.load(results["run_id"], runs_dir)
     splits = build(trained.config.dataset)
@@ -127,7 +127,7 @@ def test_a_second_call_returns_the_same_results_without_work(done, monkeypatch):
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
-def test_a_done_run_whose_configuration_was_edited_is_refused(tmp_path):
+def test_a_done_run_with_an_edited_configuration_is_refused(tmp_path):
     overrides = [*TINY, f"runs_dir={tmp_path}"]
     results = vlae.run(overrides, quiet=True)
     path = tmp_path / results["run_id"] / "config.yaml"
@@ -144,7 +144,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
         vlae.load("vae", str(tmp_path))
 
 
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(done, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_used(done, tmp_path):
     overrides = (*TINY, "seed=5", f"runs_dir={tmp_path}", "trainer.checkpoint_every=1e-9")
     results = vlae.run(overrides, quiet=True)
     last = tmp_path / results["run_id"] / "checkpoints" / "last.pt"
@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(done, tmp_path
         vlae.load(results["run_id"], str(tmp_path))
 
 
-def test_auto_is_a_device_that_is_there():
+def test_auto_is_an_available_device():
     device = select_device("auto", "float32")
     assert torch.zeros(1, device=device).item() == 0
 

@@ -25,7 +25,7 @@ SWITCH = 0.02
 """Seconds that a signal may take on a busy machine."""
 
 
-def test_one_command_at_a_time_works_with_all_that_it_has_started(tmp_path):
+def test_one_command_at_a_time_runs_with_its_children(tmp_path):
     took = in_turns({name: [sys.executable, "-c", WORK, str(tmp_path / name)] for name in "ab"}, os.environ)
     for own, other in ("ab", "ba"):
         turns = np.array(took[own].turns)
@@ -39,7 +39,7 @@ def test_one_command_at_a_time_works_with_all_that_it_has_started(tmp_path):
         assert len(turns) > 3
 
 
-def test_time_between_two_moments_is_that_of_turns():
+def test_time_between_two_moments_counts_turns():
     took = Took([(0.0, 1.0), (3.0, 4.0), (6.0, 8.0)])
     assert took.between(-1.0, 9.0) == 4.0
     assert took.between(0.5, 3.25) == 0.75

@@ -46,7 +46,7 @@ def test_a_range_is_exact_in_decimals_and_without_its_end(start, stop, step, dow
     assert [Decimal(text) for text in found] == expected
 
 
-def test_a_range_of_tenths_has_ten_values_as_one_would_write_them():
+def test_a_range_of_tenths_has_ten_decimal_values():
     assert values_of("a=range(0,1,0.1)") == [[f"0.{i}"] for i in range(10)]
     assert values_of("a=range(1,0,-0.1)")[-1] == ["0.1"]
     assert values_of("a=range(0,6,2)") == [["0"], ["2"], ["4"]]
@@ -66,7 +66,7 @@ def test_a_range_of_tenths_has_ten_values_as_one_would_write_them():
         ("seed=tag(a,range(0,2))", ["0", "1"]),
     ],
 )
-def test_ranges_and_globs_go_beside_values(text, values):
+def test_ranges_and_globs_combine_with_values(text, values):
     assert [job[0] for job in values_of(text)] == values
 
 
@@ -85,7 +85,7 @@ def test_a_shuffled_range_has_the_same_values():
         ("seed=range(0,1e9),7", "expected at most 100,000 values, got 1,000,000,001"),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_the_key(text, said):
+def test_incompatible_values_are_refused_with_the_key(text, said):
     with pytest.raises(ConfigError) as refused:
         compose(expand([text])[0])
     assert text.partition("=")[0] in str(refused.value)
@@ -195,7 +195,7 @@ def test_sweep_files_and_command_line_read_values_alike(tmp_path_factory, text):
         ),
     ],
 )
-def test_a_refusal_says_both_meanings_and_how_to_write_either(tmp_path, text, said):
+def test_a_refusal_shows_how_to_write_each_meaning(tmp_path, text, said):
     file = tmp_path / "s.yaml"
     for content, place in (
         (f"grids: [{{key: [1, {text}]}}]", "grids[0].key[1]"),
@@ -241,7 +241,7 @@ def test_no_file_of_conf_has_an_ambiguous_value(tmp_path):
 
 @laws
 @given(plain)
-def test_a_number_in_a_condition_is_what_it_is_on_the_command_line(text):
+def test_conditions_read_numbers_as_the_command_line_does(text):
     try:
         found = read_value(text)
     except ValueError:
@@ -330,7 +330,7 @@ def test_the_shipped_sweeps_are_read_as_before():
         ("runs_dir=" + "x" * 300, "runs_dir: no file can have a name as long as 'xxx"),
     ],
 )
-def test_what_is_often_typed_is_answered_with_how_to_write_it(text, said):
+def test_common_mistakes_are_answered_with_the_right_form(text, said):
     with pytest.raises(ConfigError) as refused:
         validate(compose([text]))
     [problem] = refused.value.problems
@@ -338,7 +338,7 @@ def test_what_is_often_typed_is_answered_with_how_to_write_it(text, said):
     assert "RangeSweep" not in problem
 
 
-def test_a_text_is_written_as_the_advice_says():
+def test_texts_written_by_the_advice_are_accepted():
     assert compose(["tracker.name='123'"])["tracker"]["name"] == "123"
     assert compose(["seed= 3"])["seed"] == 3
 
@@ -352,14 +352,14 @@ def test_a_text_is_written_as_the_advice_says():
         ("range(0,3", "a bracket is missing"),
     ],
 )
-def test_a_range_that_is_none_is_answered_with_one(values, said):
+def test_a_wrong_range_is_answered_with_a_right_one(values, said):
     [problem] = wrong_overrides([f"seed={values}", "-m"])
     assert str(problem).startswith(f"seed={values}: ")
     assert said in str(problem)
 
 
 @pytest.mark.parametrize("values", ["range(0,3)", "1,2"])
-def test_a_comma_that_begins_another_key_is_said_to(tmp_path, values):
+def test_a_comma_before_another_key_is_reported(tmp_path, values):
     file = tmp_path / "s.yaml"
     file.write_text(f"grids: [{{seed: {values}}}]")
     with pytest.raises(

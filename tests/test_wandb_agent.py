@@ -25,7 +25,7 @@ SMALL = {
 }
 
 
-def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_path, server):
+def test_an_agent_starts_runs_under_their_own_ids(tmp_path, server):
     content, runs_dir = yaml.safe_load(FILE.read_text()), tmp_path / "runs"
     content["parameters"] |= {key: {"value": value} for key, value in SMALL.items()}
     content["parameters"] |= {"runs_dir": {"value": str(runs_dir)}, "model": {"values": ["vae", "hf"]}}
@@ -52,11 +52,11 @@ def test_an_agent_starts_the_runs_that_launch_py_would_under_their_own_ids(tmp_p
         assert "test/elbo" in run.summary
 
 
-def test_it_is_no_file_of_grids():
+def test_an_agent_sweep_is_no_file_of_grids():
     assert FILE.stem not in sweep_file.sweep_names()
 
 
-def test_each_of_its_points_is_a_valid_run_and_each_a_different_one():
+def test_every_point_is_a_valid_and_distinct_run():
     from wandb_server import RecordedSweep
 
     sweep = RecordedSweep("", "", "", yaml.safe_load(FILE.read_text()))

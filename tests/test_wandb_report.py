@@ -83,7 +83,7 @@ def test_a_report_has_table_curves_bars_pictures_and_commands(tmp_path, server, 
     assert {"test/log_likelihood/laplace/mean", "validation/elbo_nats"} <= known
 
 
-def test_a_second_report_replaces_the_first_and_leaves_others_alone(tmp_path, server, vlae):
+def test_a_second_report_replaces_only_the_first(tmp_path, server, vlae):
     places = sweep(tmp_path, server)
     first = vlae("report", "s", "--wandb", "--runs-dir", tmp_path)
     sweep_index.record_sweep(tmp_path, "t", {places[0].name: ""}, [])
@@ -96,7 +96,7 @@ def test_a_second_report_replaces_the_first_and_leaves_others_alone(tmp_path, se
     assert "1 failed (OOM)" in blocks(server.reports[0], "markdown-block")[1]["content"]
 
 
-def test_each_column_of_the_table_has_panels_of_its_own_runs(tmp_path, server, vlae):
+def test_each_column_has_panels_of_its_own_runs(tmp_path, server, vlae):
     places = sweep(tmp_path, server)
     places.append(done(tmp_path, container(VAE, "output_dist=bernoulli", "tracker.group=s")))
     sweep_index.record_sweep(tmp_path, "s", {place.name: "" for place in places}, [])
@@ -110,7 +110,7 @@ def test_each_column_of_the_table_has_panels_of_its_own_runs(tmp_path, server, v
     assert all(c["dataset.value.name"] == ["digits"] and c["group"] == ["s"] for c in conditions)
 
 
-def test_panels_show_no_run_twice_that_was_done_anew(tmp_path, server, vlae):
+def test_panels_show_a_rerun_once(tmp_path, server, vlae):
     anew, in_work, *_ = sweep(tmp_path, server)
     keep_generation(anew, 3)
     keep_generation(in_work, 1)
@@ -127,7 +127,7 @@ def keep_generation(run, number):
     (run / "tracking" / "wandb.json").write_text(json.dumps({"generation": number}))
 
 
-def test_models_of_several_T_are_told_apart(tmp_path, server, vlae):
+def test_models_of_several_T_are_distinguished(tmp_path, server, vlae):
     places = [done(tmp_path, container(VLAE, f"model.num_updates={t}", "tracker.group=s")) for t in (1, 2)]
     sweep_index.record_sweep(tmp_path, "s", {place.name: "" for place in places}, [])
     mirror(server, places[0])

@@ -119,7 +119,7 @@ run.finish()
     assert any("hello from the run" in line for line in server.run("a").console)
 
 
-def test_a_second_attempt_goes_on_where_the_first_ended(server: WandbServer, client: Client) -> None:
+def test_a_second_attempt_resumes_where_the_first_ended(server: WandbServer, client: Client) -> None:
     client("run = start('a', config={'seed': 0}); epochs(run, 0, 3); run.finish(exit_code=1)")
     client("run = start('a'); assert run.resumed; epochs(run, 3, 5); run.finish()")
     run = server.run("a")
@@ -130,7 +130,7 @@ def test_a_second_attempt_goes_on_where_the_first_ended(server: WandbServer, cli
     assert run.num_resumes == 1
 
 
-def test_resume_is_refused_or_required_as_asked(server: WandbServer, client: Client) -> None:
+def test_resume_is_refused_or_required_as_set(server: WandbServer, client: Client) -> None:
     said = client("""
 for id, resume in [("none", "must"), ("a", "never"), ("a", "never")]:
     try:
@@ -157,7 +157,7 @@ def test_offline_attempts_become_one_run(server: WandbServer, client: Client) ->
     assert all(list(segment.glob("*.wandb.synced")) for segment in client.segments())
 
 
-def test_what_is_synced_twice_stands_there_twice(server: WandbServer, client: Client) -> None:
+def test_a_second_sync_duplicates_the_data(server: WandbServer, client: Client) -> None:
     client("run = start('a', 'offline'); epochs(run, 0, 3); run.finish()")
     client.sync()
     client.sync()  # knows that it is done
@@ -166,7 +166,7 @@ def test_what_is_synced_twice_stands_there_twice(server: WandbServer, client: Cl
     assert [line["_step"] for line in server.run("a").history] == [0, 1, 2, 0, 1, 2]
 
 
-def test_several_runs_at_once_are_kept_apart(server: WandbServer, client: Client) -> None:
+def test_several_runs_at_once_stay_separate(server: WandbServer, client: Client) -> None:
     def one(rank: int) -> None:
         client(f"run = start('r{rank}', config={{'seed': {rank}}}); epochs(run, 0, {3 + rank}); run.finish()")
 
@@ -252,7 +252,7 @@ def _dies_in_mid_run(server: WandbServer, client: Client, code: str) -> str:
     return said
 
 
-def test_a_server_that_dies_in_mid_run_costs_finish_its_timeout(server: WandbServer, client: Client) -> None:
+def test_a_dead_server_costs_finish_its_timeout(server: WandbServer, client: Client) -> None:
     seconds = float(_dies_in_mid_run(server, client, DIES))
     assert 1.5 < seconds < 6
     assert not server.run("a").history
@@ -262,7 +262,7 @@ def test_a_server_that_dies_in_mid_run_costs_finish_its_timeout(server: WandbSer
     assert server.run("a").exit_codes == [0]
 
 
-def test_an_attempt_learns_from_the_server_which_step_comes_next(server: WandbServer, client: Client) -> None:
+def test_an_attempt_gets_the_next_step_from_the_server(server: WandbServer, client: Client) -> None:
     """So lines of a record of one's own arrive once, whatever happened to the attempts before."""
     server.fail(status=401, only="file_stream")
     client("run = start('a'); epochs(run, 0, 3); run.finish()")  # says nothing, though nothing arrived
@@ -324,7 +324,7 @@ for per_page in (50, 300):
     assert server.count("Run") == 0
 
 
-def test_a_lazy_list_asks_again_for_every_run(server: WandbServer, client: Client) -> None:
+def test_a_lazy_list_queries_every_run(server: WandbServer, client: Client) -> None:
     _record(server, 10)
     assert client("print(sum(run.config['seed'] for run in wandb.Api().runs('tester/p')))") == "45"
     assert (server.count("Runs"), server.count("Run")) == (1, 10)
@@ -345,7 +345,7 @@ def test_filters(server: WandbServer, client: Client, filters: dict, names: list
     assert said == str(names)
 
 
-def test_history_and_files_are_read_back(server: WandbServer, client: Client) -> None:
+def test_history_and_files_can_be_read(server: WandbServer, client: Client) -> None:
     _record(server, 1)
     said = client("""
 run = wandb.Api().run("tester/p/r0")
@@ -356,7 +356,7 @@ print(open("down/notes.txt").read())
     assert said.split() == ["600", "600", "kept"]
 
 
-def test_a_busy_server_is_asked_again(server: WandbServer, client: Client) -> None:
+def test_a_busy_server_is_retried(server: WandbServer, client: Client) -> None:
     _record(server, 3)
     server.fail(status=429, retry_after=0.2, only="Runs", times=2)
     assert client("print(len(list(wandb.Api().runs('tester/p', lazy=False))))") == "3"
@@ -404,7 +404,7 @@ def test_a_report_is_saved_found_by_its_title_and_updated(server: WandbServer, c
     assert runs["filters"]["filters"][0]["value"] == "odd"
 
 
-def test_a_question_that_the_server_does_not_know_is_an_error(tmp_path: Path) -> None:
+def test_an_unknown_query_is_an_error(tmp_path: Path) -> None:
     with WandbServer() as server:
         client = Client(server, tmp_path)
         client("""

@@ -38,7 +38,7 @@ def sweep(runs_dir, *containers, name="s"):
 # --- what is read back ------------------------------------------------------------------------------------------------
 
 
-def test_a_summary_has_the_figures_of_the_results_that_are_known():
+def test_a_summary_has_the_known_metrics_of_the_results():
     cfg = container(VAE)
     told = results(cfg, {})
     told["test"]["log_likelihood"] = {
@@ -79,7 +79,7 @@ def test_the_table_is_the_same_as_from_run_directories(tmp_path, server, vlae):
 
 
 @pytest.mark.slow
-def test_the_table_is_the_same_for_runs_that_vlae_sync_has_sent(tmp_path, server, vlae):
+def test_the_table_is_the_same_for_synced_runs(tmp_path, server, vlae):
     words = ["tracker=wandb", "tracker.mode=offline", "tracker.group=s", "trainer.epochs=4"]
     places = sweep(tmp_path, *(container(model, *words, seed=seed) for model in (VAE, HF) for seed in (0, 1)))
     for place in places:
@@ -101,7 +101,7 @@ def test_the_table_is_the_same_for_runs_that_vlae_sync_has_sent(tmp_path, server
 
 
 @pytest.mark.slow
-def test_without_the_test_images_means_are_the_same_and_the_table_says_so(tmp_path, server, vlae):
+def test_means_are_the_same_without_the_test_images(tmp_path, server, vlae):
     for place in sweep(
         tmp_path, *(container(model, seed=seed) for model in (VAE, VLAE) for seed in (0, 1, 2))
     ):
@@ -117,7 +117,7 @@ def test_without_the_test_images_means_are_the_same_and_the_table_says_so(tmp_pa
 
 
 @pytest.mark.slow
-def test_three_hundred_runs_take_a_request_a_page(tmp_path, server, vlae):
+def test_three_hundred_runs_take_one_request_per_page(tmp_path, server, vlae):
     first = done(tmp_path, container(VAE))
     cfg, told = container(VAE), json.loads((first / "results.json").read_text())
     from vlae.config.run_id import run_id
@@ -138,7 +138,7 @@ def test_three_hundred_runs_take_a_request_a_page(tmp_path, server, vlae):
 
 
 @pytest.mark.slow
-def test_test_images_are_read_of_those_runs_that_are_compared(tmp_path, server, vlae):
+def test_only_compared_runs_load_test_images(tmp_path, server, vlae):
     for place in sweep(tmp_path, *(container(model, seed=seed) for model in (VAE, VLAE) for seed in (0, 1))):
         mirror(server, place)
     vlae("table", "--from", PLACE, "--per-image")
@@ -152,7 +152,7 @@ def test_test_images_are_read_of_those_runs_that_are_compared(tmp_path, server, 
 
 
 @pytest.mark.slow
-def test_of_a_run_done_anew_the_newest_that_is_done_counts(tmp_path, server, vlae):
+def test_the_newest_done_rerun_counts(tmp_path, server, vlae):
     (place,) = sweep(tmp_path, container(VAE))
     old, new = mirror(server, place), mirror(server, place, generation=2)
     mirror(server, stopped(tmp_path / "anew", container(VAE)), generation=3, state="running")
@@ -192,7 +192,7 @@ def test_a_run_and_its_twin_of_an_earlier_scheme_count_once(tmp_path, server, vl
 
 
 @pytest.mark.slow
-def test_what_is_no_run_of_vlae_or_was_changed_there_is_named_and_left_out(tmp_path, server, vlae):
+def test_foreign_and_changed_runs_are_named_and_left_out(tmp_path, server, vlae):
     good, copied, edited, empty, foreign = (
         mirror(server, done(tmp_path, container(VAE, seed=seed))) for seed in range(5)
     )
@@ -212,7 +212,7 @@ def test_what_is_no_run_of_vlae_or_was_changed_there_is_named_and_left_out(tmp_p
 
 
 @pytest.mark.slow
-def test_a_table_of_test_images_that_cannot_be_read_is_that_of_one_run(tmp_path, server, vlae):
+def test_unreadable_test_images_affect_only_their_run(tmp_path, server, vlae):
     for model in (VAE, HF):
         for seed in (0, 1):
             recorded = mirror(server, done(tmp_path, container(model, seed=seed)))
@@ -234,7 +234,7 @@ def container_id(seed):
 
 
 @pytest.mark.slow
-def test_a_busy_service_is_asked_again(tmp_path, server, vlae):
+def test_a_busy_service_is_retried(tmp_path, server, vlae):
     mirror(server, done(tmp_path, container(VAE)))
     server.fail(status=429, retry_after=0.2, only="Runs", times=2)
     assert "VAE" in vlae("table", "--from", PLACE)
@@ -260,7 +260,7 @@ def test_a_busy_service_is_asked_again(tmp_path, server, vlae):
         (["--per-image"], "--per-image: goes with --from"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(tmp_path, server, vlae, words, said):
+def test_an_unreadable_source_is_one_line(tmp_path, server, vlae, words, said):
     mirror(server, done(tmp_path, container(VAE)))
     told = vlae("table", *words, "--runs-dir", tmp_path, status=2)
     assert said in told
@@ -268,7 +268,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, server, vlae, words, 
 
 
 @pytest.mark.slow
-def test_without_a_key_or_with_a_refused_one_there_is_one_line(tmp_path, server, vlae):
+def test_a_missing_or_refused_key_is_one_line(tmp_path, server, vlae):
     said = Commands(tmp_path / "other", None)("table", "--from", PLACE, status=2)
     assert said.startswith("vlae: no key for Weights & Biases at https://")
     assert said.endswith(": set WANDB_API_KEY, or run `wandb login`\n")

@@ -98,7 +98,7 @@ def test_only_results_make_a_run_done(run):
 @pytest.mark.parametrize(
     "content", ["{}", "[]", '{"test": {}}', '{"test": [1]}', '{"epochs": 3}', "3", "", "[" * 9999]
 )
-def test_what_is_no_result_makes_no_run_done_and_stays_as_it_is(run, content):
+def test_an_invalid_result_makes_no_run_done(run, content):
     file = run.path / "results.json"
     file.write_text(content)
     for look in (run.results, run.status, run.state):
@@ -120,7 +120,7 @@ def test_a_heartbeat_writes_at_most_every_two_seconds(monkeypatch, tmp_path):
     assert written == [(100.0 + 2 * k, {"step": 20 * k}) for k in range(6)]
 
 
-def test_a_run_shows_life_during_one_long_step(monkeypatch, run):
+def test_a_run_writes_heartbeats_during_a_long_step(monkeypatch, run):
     monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
     with run.claim():
         run.write_status(updated=ago(9000))
@@ -182,7 +182,7 @@ def test_an_invalid_claim_is_refused_with_file_key_and_value(run, key, value):
     assert run.claim().number == 2
 
 
-def test_a_damaged_claim_of_an_attempt_that_has_ended_is_in_nobodys_way(run):
+def test_a_damaged_claim_of_an_ended_attempt_blocks_nothing(run):
     with run.claim() as attempt:
         pass
     attempt.directory.joinpath("claim.json").write_text("{}")

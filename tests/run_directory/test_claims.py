@@ -113,13 +113,13 @@ def test_a_killed_holder_is_recovered_at_once(run):
     holder.communicate()
 
 
-def test_a_process_id_that_belongs_to_another_process_by_now_holds_nothing(run):
+def test_a_reused_process_id_holds_nothing(run):
     put_claim(run, process_start=processes.process_start(os.getpid()) - 1000)
     assert run.holder() is None
     assert run.claim().number == 2
 
 
-def test_a_claim_counts_though_its_answer_was_lost(run, monkeypatch):
+def test_a_claim_counts_although_its_answer_was_lost(run, monkeypatch):
     """NFS repeats a request whose answer is lost, and then reports that there is nothing to rename."""
     real = os.rename
 
@@ -140,7 +140,7 @@ def test_a_process_does_not_share_a_run_with_itself(run):
     ("started", "updated", "lives"),
     [(10, 10, True), (9000, 240, True), (9000, 360, False), (360, 360, False)],
 )
-def test_a_process_on_another_host_lives_as_long_as_it_gives_signs_of_life(run, started, updated, lives):
+def test_a_process_on_another_host_lives_by_its_heartbeats(run, started, updated, lives):
     put_claim(run, host="elsewhere", place="elsewhere", started=ago(started))
     run.write_status(state="running", attempt=1, updated=ago(updated))
     assert run.state() == ("running" if lives else "interrupted")
@@ -182,7 +182,7 @@ TASK = {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "3"}
         ({}, {"RESTART_COUNT": "1"}, True),
     ],
 )
-def test_a_requeued_slurm_job_takes_over_from_its_earlier_start_at_once(run, in_slurm, before, now, lives):
+def test_a_requeued_job_takes_over_from_its_earlier_start(run, in_slurm, before, now, lives):
     in_slurm(**before)
     put_claim(run, host="elsewhere", place="elsewhere")
     run.write_status(state="running", attempt=1)
@@ -208,9 +208,7 @@ def test_the_living_process_of_a_slurm_job_holds_the_run(run, in_slurm):
 @pytest.mark.parametrize(
     "hidden", [psutil.AccessDenied, psutil.NoSuchProcess], ids=["hidepid=1", "hidepid=2"]
 )
-def test_a_hidden_process_of_another_user_is_judged_by_its_signs_of_life(
-    run, monkeypatch, hidden, updated, lives
-):
+def test_a_hidden_process_is_judged_by_its_heartbeats(run, monkeypatch, hidden, updated, lives):
     put_claim(run, started=ago(9000))
     run.write_status(state="running", attempt=1, updated=ago(updated))
     monkeypatch.setattr(psutil, "Process", raising(hidden(1)))
@@ -229,7 +227,7 @@ def raising(error: Exception) -> Callable[..., None]:
     return refuse
 
 
-def test_a_process_that_was_out_of_touch_stops_when_another_has_taken_over(run):
+def test_a_process_stops_after_another_has_taken_over(run):
     first = run.claim()
     claim = first.directory / "claim.json"
     as_seen_elsewhere = {"place": "elsewhere", "started": ago(9000)}
@@ -251,7 +249,7 @@ def test_a_killed_successor_does_not_fail_the_run(run):
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "taken over")
 
 
-def test_a_claim_killed_at_any_step_can_be_made_again():
+def test_a_claim_killed_at_any_step_can_be_repeated():
     script = """
         from killing import killed_at_every_step
         from run_directory.example import CONFIG, RUN_ID
@@ -271,7 +269,7 @@ def test_a_claim_killed_at_any_step_can_be_made_again():
     assert int(output_of(in_python(script))) > 5
 
 
-def test_what_a_killed_attempt_on_another_host_left_goes_with_the_next_one(run):
+def test_the_next_attempt_removes_files_of_a_killed_one(run):
     put_claim(run, place="another host", pid=7, process_start=3.2, started=ago(9000))
     leftover = run.path / f".status.json.{processes.mark('another host', 7, 3.2)}.00000000.tmp"
     other = run.path / f".status.json.{processes.mark('another host', 8, 3.2)}.00000000.tmp"

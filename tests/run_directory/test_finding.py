@@ -25,13 +25,13 @@ def runs_dir(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["iaf-mnist-s0-cc", "iaf-mnist-s0-c", "vae-digits-s0-ab", "m11"])
-def test_a_run_is_found_by_its_id_even_where_that_begins_another(runs_dir, name, monkeypatch):
+def test_a_run_is_found_by_its_id_even_if_it_is_a_prefix(runs_dir, name, monkeypatch):
     monkeypatch.chdir(runs_dir.parent)
     for given_ in (name, str(runs_dir / name), f"runs/{name}/", f"./runs/{name}"):
         assert find(runs_dir, given_).path == runs_dir / name
 
 
-def test_a_run_is_found_by_a_beginning_that_no_other_shares(runs_dir, monkeypatch):
+def test_a_run_is_found_by_a_unique_prefix(runs_dir, monkeypatch):
     assert find(runs_dir, "vae-digits-s0-aa"[:-1] + "a").path.name == "vae-digits-s0-aa"
     assert find(runs_dir, str(runs_dir / "m11")[:-1] + "1").path.name == "m11"
     monkeypatch.chdir(runs_dir.parent)
@@ -52,16 +52,16 @@ def test_a_run_is_found_by_a_beginning_that_no_other_shares(runs_dir, monkeypatc
         ("elsewhere/x", "no run 'elsewhere/x': no directory elsewhere$"),
     ],
 )
-def test_a_name_that_means_no_run_is_answered_with_what_there_is(runs_dir, name, message):
+def test_an_unknown_name_lists_the_runs(runs_dir, name, message):
     with pytest.raises(RecordError, match=message):
         find(runs_dir, name)
 
 
-def test_all_runs_are_the_visible_ones(runs_dir):
+def test_hidden_directories_are_not_runs(runs_dir):
     assert len(all_runs(runs_dir)) == 16
     assert all_runs(runs_dir / "missing") == []
 
 
-def test_a_name_that_no_file_can_have_is_no_run(tmp_path):
+def test_an_impossible_file_name_is_no_run(tmp_path):
     with pytest.raises(RecordError, match="no run 'xxx"):
         find(tmp_path, "x" * 300)

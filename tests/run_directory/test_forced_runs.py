@@ -22,7 +22,7 @@ from vlae.runs.rerun import recover
 from vlae.system.disk import RecordError
 
 
-def test_the_old_result_stays_until_the_new_one_is_there(run):
+def test_the_old_result_stays_until_the_new_one_exists(run):
     runs_dir = finished(run, 1).path.parent
     forced = forced_directory(runs_dir, RUN_ID, CONFIG)
     recover(runs_dir, RUN_ID)
@@ -50,7 +50,7 @@ def test_a_run_that_is_being_executed_is_not_replaced(run):
     assert run.results() == {"test": {"value": 2}}
 
 
-def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
+def test_the_next_start_completes_a_killed_replacement():
     script = """
         import json
         from killing import killed_at_every_step
@@ -85,7 +85,7 @@ def test_a_replacement_killed_at_any_step_is_completed_by_the_next_start():
     assert int(output_of(in_python(script))) > 8
 
 
-def test_a_replacement_that_another_start_came_between_is_completed(run):
+def test_a_replacement_survives_another_start_in_between(run):
     """Killed between its two renames, after which a start that did not `recover` made the run anew."""
     runs_dir = finished(run, 1).path.parent
     finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
@@ -97,7 +97,7 @@ def test_a_replacement_that_another_start_came_between_is_completed(run):
     assert RUN_ID not in [*os.listdir(runs_dir / ".replaced"), *os.listdir(runs_dir / ".forced")]
 
 
-def test_an_old_run_comes_back_where_the_new_one_has_vanished(run):
+def test_an_old_run_returns_if_the_new_one_has_vanished(run):
     runs_dir = finished(run, 1).path.parent
     runs_dir.joinpath(".replaced").mkdir()
     run.path.rename(runs_dir / ".replaced" / RUN_ID)
@@ -117,7 +117,7 @@ def test_a_forced_run_that_is_being_executed_is_named_with_its_place(run):
     assert find(run.path.parent, str(forced.path)).path == forced.path
 
 
-def test_a_look_for_a_run_writes_nothing_where_nothing_is_to_recover(run, monkeypatch):
+def test_finding_a_run_writes_nothing_without_need(run, monkeypatch):
     runs_dir = finished(run, 1).path.parent
     with forced_directory(runs_dir, RUN_ID, CONFIG).claim():
         pass

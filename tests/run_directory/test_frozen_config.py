@@ -22,7 +22,7 @@ def test_reading_states_imports_neither_torch_nor_hydra():
 
 
 @given(config=st.dictionaries(text.filter(lambda key: key not in OF_A_COMMAND), values, max_size=4))
-def test_a_frozen_config_reads_back_with_the_same_values_and_types(tmp_path_factory, config):
+def test_a_frozen_config_keeps_values_and_types(tmp_path_factory, config):
     run = RunDirectory.create(tmp_path_factory.mktemp("runs"), "run", config)
     text = run.path.joinpath("config.yaml").read_text("utf-8")
     assert repr(yaml.safe_load(text)) == repr(config)
@@ -34,7 +34,7 @@ def test_a_frozen_config_is_the_one_that_was_given(run):
     assert run.state() == "new"
 
 
-def test_how_a_start_was_asked_for_is_not_frozen(tmp_path):
+def test_operational_keys_are_not_frozen(tmp_path):
     for force in (True, False):
         run = RunDirectory.create(tmp_path / str(force), RUN_ID, CONFIG | {"force": force})
         assert run.config() == CONFIG | {"force": False}
@@ -73,7 +73,7 @@ def test_a_renamed_directory_is_the_same_run(run):
     assert renamed.config() == CONFIG
 
 
-def test_creation_killed_at_any_step_leaves_a_whole_run_or_none():
+def test_a_killed_creation_leaves_a_whole_run_or_none():
     script = """
         from killing import killed_at_every_step
         from run_directory.example import CONFIG, RUN_ID

@@ -14,7 +14,7 @@ from vlae.system import files
 from vlae.system.disk import RecordError
 
 
-def test_metrics_read_back_as_appended_with_null_for_what_is_no_number(run):
+def test_metrics_are_read_as_appended_with_null_for_nan(run):
     run.append_metrics({"epoch": 1, "train/elbo_nats": np.float64(-1.25), "step": np.int64(7), "ok": True})
     run.append_metrics({"epoch": 2, "train/elbo_nats": float("nan"), "x": np.float32("inf"), "ä": None})
     assert run.metrics() == [
@@ -37,7 +37,7 @@ def test_a_value_that_json_cannot_hold_is_refused(run):
     assert run.metrics() == []
 
 
-def test_a_torn_last_line_is_ignored_and_gives_way_to_the_next(run):
+def test_a_torn_last_line_is_ignored_and_overwritten(run):
     run.append_metrics({"epoch": 1})
     size = run.metrics_size()
     with run.path.joinpath("metrics.jsonl").open("a") as file:
@@ -54,7 +54,7 @@ def test_a_damaged_line_in_the_middle_is_an_error(run):
         run.metrics()
 
 
-def test_metrics_go_back_to_a_checkpoint_and_on_from_there(run):
+def test_metrics_resume_from_a_checkpoint(run):
     sizes = [run.metrics_size()]
     for epoch in range(1, 5):
         run.append_metrics({"epoch": epoch})

@@ -13,7 +13,7 @@ from vlae.system.disk import RecordError
 from vlae.system.files import write_atomically
 
 
-def test_a_process_killed_while_writing_leaves_the_old_content_or_the_new(tmp_path):
+def test_a_killed_write_leaves_old_or_new_content(tmp_path):
     path, contents = tmp_path / "file", [bytes([letter]) * 300_000 for letter in b"ab"]
     write_atomically(path, contents[0])
     script = """
@@ -65,7 +65,7 @@ def test_a_write_that_does_not_fit_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file/below", "missing/below"])
-def test_an_unwritable_place_is_an_error_that_names_it(tmp_path, place):
+def test_an_unwritable_place_is_named(tmp_path, place):
     """Permission bits do not bind root, so a place is used in which nobody can write."""
     tmp_path.joinpath("file").touch()
     with pytest.raises(RecordError, match=re.escape(f"cannot write {tmp_path / place}")):
@@ -81,7 +81,7 @@ def test_a_missing_directory_is_named(tmp_path):
         write_atomically(tmp_path / "missing" / "below", b"")
 
 
-def test_below_a_file_there_is_no_run_and_creating_one_names_the_file(tmp_path):
+def test_a_run_below_a_file_is_refused_with_the_file(tmp_path):
     """All that a start does before it creates its run's directory."""
     file = tmp_path / "file"
     file.touch()

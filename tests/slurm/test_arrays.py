@@ -105,12 +105,12 @@ def judge(cluster: Cluster, found: list[Array], state: str, restarts: int) -> No
             assert cluster.state(f"{array.job}_{i}") == state_of, (array, i)
 
 
-def test_a_task_at_its_time_limit_starts_again_and_no_other_one(cluster, tmp_path):
+def test_a_task_at_its_time_limit_restarts_alone(cluster, tmp_path):
     found = running(cluster, tmp_path, minutes=1)
     judge(cluster, found, "COMPLETED", restarts=1)
 
 
-def test_a_task_that_its_user_cancels_ends_and_no_other_one(cluster, tmp_path):
+def test_a_cancelled_task_ends_alone(cluster, tmp_path):
     found = running(cluster, tmp_path)
     wait_until(lambda: all(array.waits() for array in found), 120, "targets that do not start")
     cluster.command("scancel", *(array.task for array in found))
@@ -125,7 +125,7 @@ def preempt(cluster: Cluster, found: list[Array]) -> None:
     judge(cluster, found, "COMPLETED", restarts=1)
 
 
-def test_a_preempted_task_starts_again_and_no_other_one(cluster, tmp_path):
+def test_a_preempted_task_restarts_alone(cluster, tmp_path):
     preempt(cluster, running(cluster, tmp_path))
 
 

@@ -44,7 +44,7 @@ def how_it_ended(cluster: Cluster, job: str) -> tuple[str, str, str]:
     return shown["JobState"], shown["Reason"], shown["ExitCode"]
 
 
-def test_eight_tasks_of_an_array_run_at_once_each_on_its_own_gpu(cluster, tmp_path):
+def test_eight_tasks_run_at_once_each_on_its_own_gpu(cluster, tmp_path):
     script = tmp_path / "job.sh"
     script.write_text(f"#!/bin/sh\nexec {python(tmp_path / '$SLURM_ARRAY_TASK_ID')}\n")
     cluster.submit("--array=0-7", "--gpus-per-node=1", "--output=/dev/null", script)
@@ -53,7 +53,7 @@ def test_eight_tasks_of_an_array_run_at_once_each_on_its_own_gpu(cluster, tmp_pa
     assert sorted(gpus) == [(node, str(gpu)) for node in NODES for gpu in range(GPUS_PER_NODE)]
 
 
-def test_which_submissions_announce_the_time_limit_to_the_process(cluster, tmp_path):
+def test_the_submission_decides_who_gets_the_time_limit_signal(cluster, tmp_path):
     """--signal=USR2 goes to the steps, which srun makes, and --signal=B:USR2 to the batch shell alone.
 
     So the process must be started by srun, or take the shell's place with exec. Slurm looks every 30 seconds, and so
@@ -89,7 +89,7 @@ def test_which_submissions_announce_the_time_limit_to_the_process(cluster, tmp_p
         assert cluster.show(jobs[name])["Restarts"] == "0", "a time limit queues no job again"
 
 
-def test_a_preempted_job_is_told_and_queued_again_unless_it_ends_by_itself(cluster, tmp_path):
+def test_a_preempted_job_is_signalled_and_requeued(cluster, tmp_path):
     """USR2 comes at once, SIGTERM after GraceTime. A job that leaves before that is over for Slurm, with its status."""
     told_twice = ["SIGUSR2", "SIGTERM"]
     ways = {
@@ -124,7 +124,7 @@ def test_a_preempted_job_is_told_and_queued_again_unless_it_ends_by_itself(clust
         assert cluster.show(jobs[name])["Restarts"] == restarts[-1], name
 
 
-def test_jobs_of_a_node_that_is_gone_start_on_another_one(cluster, tmp_path):
+def test_jobs_of_a_lost_node_restart_on_another_one(cluster, tmp_path):
     """Nothing is sent to them. Where only the daemon is gone, the first process goes on beside the second."""
     jobs = {
         name: cluster.submit(
@@ -154,7 +154,7 @@ def test_jobs_of_a_node_that_is_gone_start_on_another_one(cluster, tmp_path):
     assert how_it_ended(cluster, jobs["never"])[:2] == ("NODE_FAIL", "NodeDown")
 
 
-def test_how_jobs_end_is_told_by_state_reason_and_exit_code(cluster, tmp_path):
+def test_state_reason_and_exit_code_say_how_a_job_ended(cluster, tmp_path):
     """Of a process under srun, the job only has the exit status: a signal is 128 + its number."""
     kill = "-c 'kill -9 $$'"
     expected = {
@@ -172,7 +172,7 @@ def test_how_jobs_end_is_told_by_state_reason_and_exit_code(cluster, tmp_path):
         assert how_it_ended(cluster, job) == expected[command], command
 
 
-def test_a_cancelled_job_gets_sigterm_and_a_cancelled_task_leaves_no_trace(cluster, tmp_path):
+def test_a_cancelled_job_gets_sigterm(cluster, tmp_path):
     job = cluster.submit(
         "--signal=B:USR2@60", "--output=/dev/null", "--wrap", f"exec {python(tmp_path / 'job')}"
     )
@@ -185,7 +185,7 @@ def test_a_cancelled_job_gets_sigterm_and_a_cancelled_task_leaves_no_trace(clust
     assert cluster.state(f"{array}_3") == "PENDING"
 
 
-def test_an_index_of_an_array_is_smaller_than_maxarraysize(alone, tmp_path):
+def test_array_indices_are_below_maxarraysize(alone, tmp_path):
     with Cluster(tmp_path / "small", max_array_size=5) as small:
         with pytest.raises(AssertionError, match="Invalid job array specification"):
             small.submit("--array=0-5", "--output=/dev/null", "--wrap=true")
@@ -195,7 +195,7 @@ def test_an_index_of_an_array_is_smaller_than_maxarraysize(alone, tmp_path):
         assert small.wait_for(f"{array}_4", "COMPLETED") == "COMPLETED"
 
 
-def test_a_controller_that_is_gone_is_an_error_and_forgets_no_job(cluster, tmp_path):
+def test_a_stopped_controller_is_an_error_and_forgets_no_job(cluster, tmp_path):
     job = cluster.submit("--output=/dev/null", "--wrap", f"exec {python(tmp_path / 'job')}")
     wait_for(lambda: starts(tmp_path / "job"), "a running job")
     running, state = time.time(), cluster.directory / "state" / "job_state"

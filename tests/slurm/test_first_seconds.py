@@ -25,7 +25,7 @@ def log(place: Path) -> str:
     return "".join(file.read_text() for file in (queue.path / "slurm").glob("*.out"))
 
 
-def test_a_job_signalled_in_its_first_seconds_starts_again(place, cluster):
+def test_a_job_signalled_in_its_first_seconds_restarts(place, cluster):
     for start in ("1", "2"):
         (place / f"go-{start}").touch()
     launch(place, "seed=0", SETUP.format(place=place))

@@ -156,7 +156,7 @@ def test_runs_share_the_gpus_and_each_sees_its_own(place, cluster):
     assert "nothing to do" in launch(place, "seed=range(0,5)")
 
 
-def test_runs_that_share_a_job_share_its_gpu_and_no_failure(place, cluster):
+def test_runs_of_one_job_share_its_gpu_but_no_failure(place, cluster):
     failing = ("optimizer=sgd", "optimizer.lr=1e-4,1e30")
     launch(place, "seed=0,1", *failing, "hydra.launcher.runs_per_job=4")
     wait_for(place, "done", "done", "failed", "failed")
@@ -171,7 +171,7 @@ def test_runs_that_share_a_job_share_its_gpu_and_no_failure(place, cluster):
     assert "retry=true" in launch(place, "seed=0,1", *failing, status=1)
 
 
-def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference, cluster):
+def test_a_killed_run_is_reported_and_resumes(place, reference, cluster):
     launch(place, "seed=0,1", LONG)
     wait_until(lambda: training(place, 2), 120, "no training")
     victim = all_runs(place / "runs")[0]
@@ -183,7 +183,7 @@ def test_a_killed_run_is_told_and_goes_on_when_launched_again(place, reference, 
     assert outcomes(place) == reference
 
 
-def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, cluster, reference):
+def test_a_job_resumes_after_its_time_limit_to_the_same_result(place, cluster, reference):
     launch(place, "seed=0", LONG, "hydra.launcher.signal_delay_s=45")
     wait_until(lambda: training(place), 120, "no training")
     with standing_still(place):
@@ -206,7 +206,7 @@ def test_a_job_that_reaches_its_time_limit_goes_on_to_the_same_result(place, clu
     assert outcomes(place).items() <= reference.items()
 
 
-def test_a_preempted_run_goes_on_to_the_same_result(place, cluster, reference):
+def test_a_preempted_run_resumes_to_the_same_result(place, cluster, reference):
     launch(place, "seed=0", LONG)
     wait_until(lambda: training(place), 120, "no training")
     with standing_still(place):
@@ -218,9 +218,7 @@ def test_a_preempted_run_goes_on_to_the_same_result(place, cluster, reference):
     assert outcomes(place).items() <= reference.items()
 
 
-def test_a_run_that_makes_room_without_a_signal_of_its_own_goes_on_too(
-    place, alone, reference, tmp_path_factory, monkeypatch
-):
+def test_a_run_preempted_without_a_signal_resumes(place, alone, reference, tmp_path_factory, monkeypatch):
     """As most clusters are set up: SIGTERM, as for a job that is cancelled."""
     with Cluster(tmp_path_factory.mktemp("term"), user_signal=False) as plain:
         for name, value in plain.environment().items():
@@ -237,7 +235,7 @@ def test_a_run_that_makes_room_without_a_signal_of_its_own_goes_on_too(
         assert outcomes(place).items() <= reference.items()
 
 
-def test_a_run_whose_node_is_lost_goes_on_elsewhere_to_the_same_result(place, cluster, reference):
+def test_a_run_of_a_lost_node_resumes_to_the_same_result(place, cluster, reference):
     launch(place, "seed=0", LONG)
     wait_until(lambda: training(place), 120, "no training")
     (node,) = re.findall(r"NodeList=(n\d)", slurm("scontrol", "show", "job", job_of(place)))
@@ -252,7 +250,7 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_to_the_same_result(place, cl
     assert outcomes(place).items() <= reference.items()
 
 
-def test_what_was_submitted_is_what_runs_whatever_is_edited_meanwhile(place, cluster):
+def test_a_later_edit_does_not_change_submitted_runs(place, cluster):
     root = place / "project"
     for name in ("vlae", "conf", "hydra_plugins", "launch.py", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile

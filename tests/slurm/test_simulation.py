@@ -160,7 +160,7 @@ def both(cluster):
     return Both(cluster)
 
 
-def test_an_array_that_waits_is_one_record(both):
+def test_a_pending_array_is_one_record(both):
     both.submit(6, at_once=2, hold=True)
     both.compare()
     both.give("scontrol", "show", "job", "-o", task=3)
@@ -190,7 +190,7 @@ def test_commands_for_a_task_leave_other_tasks_alone(both):
     both.compare(after=10)
 
 
-def test_jobs_that_have_ended_and_jobs_that_are_not_known(both):
+def test_ended_and_unknown_jobs_are_distinguished(both):
     both.submit(2, seconds=2)
     both.compare(after=10)
     both.give("scontrol", "requeue", task=0)
@@ -203,7 +203,7 @@ def test_jobs_that_have_ended_and_jobs_that_are_not_known(both):
         both.give(*command)
 
 
-def test_a_job_that_makes_room_says_so_and_is_queued_again(both):
+def test_a_preempted_job_is_reported_and_requeued(both):
     both.submit(2, stubborn=True)
     both.compare()
     both.preempt()
@@ -211,14 +211,14 @@ def test_a_job_that_makes_room_says_so_and_is_queued_again(both):
     both.compare(after=60)
 
 
-def test_a_job_that_leaves_by_itself_when_it_is_to_make_room_is_over(both):
+def test_a_preempted_job_that_exits_is_not_requeued(both):
     both.submit(2)
     both.compare()
     both.preempt()
     both.compare(after=10)
 
 
-def test_a_controller_that_is_away(both):
+def test_an_absent_controller_is_an_error(both):
     both.submit(1)
     for side in both.sides:
         side.lose_controller()

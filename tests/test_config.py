@@ -630,7 +630,7 @@ def test_an_id_survives_being_frozen_as_yaml():
     assert run_id(thawed) == run_id(CONTAINER)
 
 
-def test_an_id_begins_with_model_dataset_and_output(default):
+def test_an_id_begins_with_readable_names(default):
     assert re.fullmatch(r"vlae-digits-gaussian-s0-[0-9a-f]{10}", run_id(default))
 
 

@@ -428,7 +428,7 @@ def test_a_known_file_under_another_name_is_named(mnist_root, svhn_root, monkeyp
         datasets.svhn(root=str(svhn_root), validation_size=0)
 
 
-def test_the_known_files_are_those_unpacked():
+def test_known_files_are_those_of_torchvision():
     from torchvision.datasets import MNIST, FashionMNIST
 
     for dataset in (MNIST, FashionMNIST):

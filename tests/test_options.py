@@ -309,7 +309,7 @@ def test_workers_execute_a_sweep_with_own_choices(mine, tmp_path):
         (["hydra.searchpath=[nowhere]"], "--config-dir or hydra.searchpath: there is no directory '"),
     ],
 )
-def test_vlae_run_has_a_help(overrides, expected, monkeypatch, tmp_path):
+def test_vlae_run_refuses_wrong_overrides(overrides, expected, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
         vlae.run(overrides)

@@ -319,7 +319,7 @@ def test_launch_locks_never_overlap(tmp_path):
     assert in_python(script, tmp_path) == f"{[0] * 6} 18\n"
 
 
-def test_a_lost_turn_is_noticed(tmp_path, monkeypatch):
+def test_a_lost_launch_lock_is_noticed(tmp_path, monkeypatch):
     """The other host heard nothing of this process for minutes."""
     with hold_launch_lock(tmp_path) as ours:
         ours.refuse_if_lost()
@@ -330,7 +330,7 @@ def test_a_lost_turn_is_noticed(tmp_path, monkeypatch):
         shutil.rmtree(ours.path)  # it can no longer be written to
 
 
-def test_a_turn_writes_heartbeats(tmp_path, monkeypatch):
+def test_a_launch_lock_writes_heartbeats(tmp_path, monkeypatch):
     """So that a long one, of another host, is not taken for over."""
     monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
     with hold_launch_lock(tmp_path) as ours:
@@ -339,7 +339,7 @@ def test_a_turn_writes_heartbeats(tmp_path, monkeypatch):
             assert time.monotonic() < until
 
 
-def test_the_turn_of_a_dead_process_ends(tmp_path):
+def test_the_launch_lock_of_a_dead_process_is_free(tmp_path):
     with hold_launch_lock(tmp_path):
         pass
     [last] = (tmp_path / ".launching").glob("[!.]*")

@@ -224,7 +224,7 @@ def test_a_failure_stops_no_other_run(queue, executed, executor, tmp_path):
     assert executed(queue(*"abcd"), slots=1) == {"a": "failed", "b": "killed", "c": "held", "d": "done"}
 
 
-def test_a_signal_is_passed_to_the_runs_and_starts_end(queue, executed, executor, tmp_path):
+def test_a_signal_stops_the_runs_and_starts_no_more(queue, executed, executor, tmp_path):
     signals, looks = Interruption(), []
 
     def act():

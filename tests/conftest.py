@@ -1,4 +1,4 @@
-"""What the tests share: one thread, seeded torch, float64 numbers by key, and the smallest models of every kind."""
+"""Fixtures that the tests share: one thread, seeded torch, float64 numbers by key, and the smallest models."""
 
 import importlib.util
 import math

@@ -33,7 +33,7 @@ forking.set_forkserver_preload(LIBRARIES)
 
 
 def launch(arguments: Sequence[str]) -> None:
-    """``python launch.py <arguments>`` in this process, telling every step and every four images in status.json."""
+    """``python launch.py <arguments>`` in this process, reporting every step and every four images in status.json."""
     sys.path.insert(0, str(LAUNCH.parent))
     from vlae.estimation import importance
     from vlae.runs import attempts
@@ -94,7 +94,7 @@ def _execute(
 
 
 class Launched:
-    """A process that does this in ``place``."""
+    """A process that runs a program in ``place``."""
 
     def __init__(self, place: Path, arguments: Sequence[str]) -> None:
         descriptor, output = tempfile.mkstemp(".txt", dir=place)
@@ -106,7 +106,7 @@ class Launched:
 
     @property
     def exit_status(self) -> int | None:
-        """As a shell sees it, but for signals: minus their number. None: it is at work."""
+        """The exit status, or minus the number of a signal. None: the process is running."""
         return self._process.exitcode
 
     def send(self, number: signal.Signals) -> None:
@@ -114,7 +114,7 @@ class Launched:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 300) -> str:
-        """What it printed until its end."""
+        """The output of the process until its end."""
         self._process.join(seconds)
         assert self.exit_status is not None, self.output.read_text()
         return self.output.read_text()

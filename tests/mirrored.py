@@ -33,7 +33,7 @@ class Commands:
             self.environment |= server.environment(folder / "client")
 
     def __call__(self, *words: object, status: int = 0, **variables: str) -> str:
-        """What it printed. The exit status is as told."""
+        """The output of the command, whose exit status is ``status``."""
         done = run_command("vlae.cli", *words, cwd=self.cwd, env=self.environment | variables)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Run directories with real records and made-up figures."""
+"""Run directories with real records and made-up metrics."""
 
 import copy
 from functools import cache
@@ -46,7 +46,7 @@ def proposal(values: np.ndarray, unreliable: float = 0.0) -> dict:
 
 
 def results(cfg: dict, by: dict[str, np.ndarray], unreliable: float = 0.0) -> dict:
-    """As a run writes them."""
+    """Results in the form that a run writes."""
     return {
         "run_id": run_id(cfg),
         "seed": cfg["seed"],
@@ -67,7 +67,7 @@ def results(cfg: dict, by: dict[str, np.ndarray], unreliable: float = 0.0) -> di
 def done(
     runs_dir: Path, cfg: dict, level: float = 0.0, unreliable: float = 0.0, images: int = IMAGES
 ) -> Path:
-    """A run whose images have figures around ``level``, those of ``laplace`` 1 above those of ``own``."""
+    """A run whose images have log-likelihoods around ``level``, those of ``laplace`` 1 above those of ``own``."""
     run = RunDirectory.create(runs_dir, run_id(cfg), cfg)
     generator = np.random.default_rng([cfg["seed"], len(cfg["model"]["name"])])
     own = level + np.linspace(-2, 2, images) + generator.normal(0, 0.1, images)

@@ -74,7 +74,7 @@ def annealed(output, decoder, x, *, chains=8, distributions=20, steps=3, budget=
 
 
 def together(images, monkeypatch):
-    """So many images in one group, which saves a test time."""
+    """All these images in one group, which saves time."""
     monkeypatch.setattr(ais, "MAX_GROUP", images)
     monkeypatch.setattr(ais, "CACHED_ROWS", 10 * images)
 

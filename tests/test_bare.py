@@ -1,4 +1,4 @@
-"""A user's own model whose posteriors are a ``Posterior`` and no more: what runs with it, and what is refused."""
+"""A user's own model whose posteriors are a ``Posterior`` and no more: which runs work, and which are refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The ``vlae`` command on a finished run: what it shows, writes, leaves alone and refuses."""
+"""The ``vlae`` command on a finished run: the output, the files, and the refusals."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Runs as rows: what a row says, and what is left out."""
+"""Runs as rows: the content of a row, and the runs that are left out."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""launch.py as a command: its exit statuses, what it prints when something is wrong, and what it leaves behind."""
+"""launch.py as a command: its exit statuses, its messages, and the files that remain."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs, and the paired difference of their figures."""
+"""Two runs side by side: their different settings, and the paired difference of their metrics."""
 
 import re
 

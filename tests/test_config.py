@@ -55,7 +55,7 @@ def default():
 
 
 def problems_of(*overrides: str) -> list[str]:
-    """What a user reads about a command, a line for each problem."""
+    """The messages about a command, one line per problem."""
     with pytest.raises(ConfigError) as caught:
         validate(compose(overrides))
     return caught.value.problems

@@ -1,4 +1,4 @@
-"""What is printed of a run: plain lines without a terminal, nothing when quiet, every figure; and Ctrl-C."""
+"""The output of a run: plain lines without a terminal, nothing when quiet, every metric; and Ctrl-C."""
 
 import copy
 import io
@@ -72,7 +72,7 @@ def printed(table: object) -> str:
 
 
 def progress(reporter: Reporter) -> None:
-    """Three epochs as a run reports them: steps without figures between lines with them."""
+    """Three epochs as a run reports them: steps without metrics between lines with them."""
     with reporter:
         reporter.line("begun")
         reporter.warn("[not] markup")
@@ -115,7 +115,7 @@ def test_a_long_epoch_prints_progress_without_metrics(capsys, monkeypatch):
 def test_the_time_left_is_extrapolated_from_this_attempt(capsys, monkeypatch):
     clock = iter([0.0, 10.0, 10.0, 20.0, 20.0, 20.0, 20.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    with Reporter() as reporter:  # goes on from epoch 50: 10 epochs took 10 seconds
+    with Reporter() as reporter:  # resumes from epoch 50: 10 epochs took 10 seconds
         reporter.advance("training epoch", 50, 100)
         reporter.advance("training epoch", 60, 100, "ELBO -1.00")
     assert capsys.readouterr().err.splitlines() == ["training epoch 60/100  ELBO -1.00  40.0 s left"]

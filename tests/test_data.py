@@ -48,7 +48,7 @@ def write_idx(path, array):
 
 
 def unpacked_checksums(raw, what=""):
-    """Of the image files in ``raw``, in place of those of the known ones."""
+    """Replace the checksums of known files by those of the image files in ``raw``."""
     names = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
     return {name: Checksum("md5", md5(raw / name), (raw / name).stat().st_size, what) for name in names}
 

@@ -229,7 +229,7 @@ def _patiently(patience, write, run):
 
 
 def _content(path):
-    """What each file holds, but for claims and times."""
+    """The content of each file, except claims and times."""
     files = {
         file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()
     }

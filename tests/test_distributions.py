@@ -250,7 +250,7 @@ def test_density_integrates_to_one(kind):
 
 
 class Bare:
-    """What plain training needs of a posterior, and no more."""
+    """A posterior with only the methods that plain training needs."""
 
     noise_dim = LATENT
 

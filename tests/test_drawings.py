@@ -1,4 +1,4 @@
-"""Figures of runs: what is drawn is what the runs say, a model looks the same everywhere, and bytes are the same."""
+"""Figures of runs: they show the data of the runs, a model looks the same everywhere, and bytes are the same."""
 
 import itertools
 import json
@@ -58,7 +58,7 @@ def learned(path: Path, elbos, key="validation/elbo_nats"):
 
 
 def some_runs(runs_dir, seeds=3):
-    """Of three models, each with a curve of its own."""
+    """Runs of three models, each with a curve of its own."""
     for number, model in enumerate((VAE, HF, VLAE)):
         for seed in range(seeds):
             path = done(runs_dir, container(model, seed=seed), level=number + seed**2)
@@ -66,7 +66,7 @@ def some_runs(runs_dir, seeds=3):
 
 
 def lines(axes):
-    """By label."""
+    """The lines by label."""
     return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
 
 
@@ -112,7 +112,7 @@ def faults(figure):
 
 
 def made_up(model, y, seconds=3.0, seed=0, unreliable=False, epochs=5, **settings):
-    """A run without a directory: a figure, the seconds that it took, and a curve."""
+    """A run without a directory: a metric, the seconds that it took, and a curve."""
     lines = [{"epoch": epoch, "validation/elbo_nats": y - 5 / epoch} for epoch in range(1, epochs + 1)]
     told = {"model.name": model, "seed": seed, "dataset.name": "digits", "output_dist.name": "gaussian"}
     told |= {key.replace("__", "."): value for key, value in settings.items()}
@@ -121,7 +121,7 @@ def made_up(model, y, seconds=3.0, seed=0, unreliable=False, epochs=5, **setting
 
 
 def look(artist):
-    """Of a line: what tells models apart."""
+    """The properties of a line that distinguish models."""
     offset, dashes = artist._unscaled_dash_pattern
     return to_hex(artist.get_color()).upper(), artist.get_marker(), (offset, dashes)
 

@@ -1,4 +1,4 @@
-"""What is reported of an evaluation: in nats of pixels in [0, 1], with what tells whether to believe it."""
+"""Metrics of an evaluation: in nats of pixels in [0, 1], with a measure of their reliability."""
 
 import math
 import statistics

@@ -136,7 +136,7 @@ def test_estimates_rise_to_the_log_likelihood(kind, latent_dim, output):
 def test_an_exact_posterior_has_the_closed_form_log_likelihood(
     proposal,
 ):
-    """Of the mixture because both of its halves are exact here."""
+    """The mixture is exact because both of its halves are."""
     model, x = make(VLAE, "gaussian", hidden_dims=(8, 6), num_updates=1, damping=1.0), make_images("gaussian")
     with torch.no_grad():
         W, b = linear(model.decoder)

@@ -1,4 +1,4 @@
-"""A directory that appears: whole or not there, the first one wins, and nothing is left of who failed."""
+"""Atomic directories: whole or absent, the first writer wins, and a failed one leaves nothing."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from vlae.system.files import (
 
 
 def in_python(script: str, *arguments: object) -> str:
-    """What a Python of its own prints that executes ``script``."""
+    """The output of a separate Python that executes ``script``."""
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
     tests = Path(__file__).parent
     done = subprocess.run(command, capture_output=True, text=True, cwd=tests, timeout=120)

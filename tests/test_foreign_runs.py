@@ -1,4 +1,4 @@
-"""Run directories that somebody else made: their links lead nowhere, and what they claim to hold is not believed."""
+"""Run directories of other users: links out of them are not followed, and their claims are checked."""
 
 import os
 import zipfile

@@ -45,7 +45,7 @@ def test_best_diagonal_gaussian_has_the_diagonal_of_the_precision(kind):
 
 
 def test_best_full_covariance_gaussian_is_the_posterior_itself():
-    """Its log-weights are all log p(x): no noise in the figure, no approximation gap."""
+    """Its log-weights are all log p(x): no noise in the estimate, no approximation gap."""
     model, x, evidence, _ = linear_model(VLAE, num_updates=1)
     gaps = measure_gaps(model, x, memory_budget=512, seed=0, steps=1000)
     torch.testing.assert_close(gaps.optimal_elbo, evidence, rtol=0, atol=0.02)

@@ -1,4 +1,4 @@
-"""Laws of sweep files: what a file expands to, how values are written, and what is refused."""
+"""Laws of sweep files: their expansion, the form of values, and refusals."""
 
 import itertools
 import json
@@ -126,7 +126,7 @@ def test_hydra_reads_the_written_value_back(value):
     parsed = PARSER.parse_override(as_override("a.key", value))
     assert parsed.key_or_group == "a.key"
     assert not parsed.is_sweep_override()
-    assert repr(parsed.value()) == repr(value)  # which tells 1 from True and 1.0
+    assert repr(parsed.value()) == repr(value)  # which distinguishes 1 from True and 1.0
 
 
 def test_hydra_reads_nan_as_nan():

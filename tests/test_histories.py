@@ -9,7 +9,7 @@ from benchmarks.histories import main
 from simulation.faults import FAULTS
 
 PART = 250
-"""Of the histories, in one test."""
+"""Number of histories in one test."""
 FOUND_WITHIN = 200
 """Histories that a fault needs at most to be found."""
 

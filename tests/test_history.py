@@ -1,4 +1,4 @@
-"""What a mirror reads of a run: each step once, and of the files nothing twice."""
+"""Reading a run for a mirror: each step once, and no part of a file twice."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def steps(history: Epochs) -> list[dict]:
 
 
 def bytes_read() -> int:
-    """By this process so far, from whatever file."""
+    """Bytes that this process has read so far, from any file."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 

@@ -1,4 +1,4 @@
-"""Libraries that do not fit each other, and what trained models and datasets look like."""
+"""Incompatible libraries, and the printed form of trained models and datasets."""
 
 import os
 import subprocess

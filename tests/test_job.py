@@ -1,4 +1,4 @@
-"""launch.py end to end where a run cannot start or go on: its exit status, its message, and what is left on disk."""
+"""launch.py end to end where a run cannot start or resume: its exit status, its message, and the files that remain."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_a_missing_device_is_refused_with_the_choices(tmp_path):
     assert files(tmp_path) == []
 
 
-# --- a run that cannot go on --------------------------------------------------------------------------------------
+# --- a run that cannot resume -------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_is_one_message_and_the_run_can_resume(tmp_path):

@@ -1,4 +1,4 @@
-"""A launch by a launcher that only notes what it is given: what is started, what is left on disk, what is said."""
+"""Launches by a launcher that only records its calls: the runs started, the files left, the messages."""
 
 import contextlib
 import copy
@@ -56,7 +56,7 @@ def jobs(composed, tmp_path, monkeypatch):
 
 
 class FakeLauncher(Launcher):
-    """Executes nothing: its queues go on until they are ended."""
+    """Executes nothing: its queues last until they are ended."""
 
     here = True
 
@@ -102,7 +102,7 @@ def runs(tmp_path):
 
 
 def left(tmp_path):
-    """What there is in the runs directory besides turns."""
+    """The files in the runs directory besides launch locks."""
     place = tmp_path / "runs"
     return sorted(p.name for p in place.iterdir() if p.name != ".launching") if place.exists() else []
 

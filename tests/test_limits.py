@@ -122,7 +122,7 @@ def test_a_run_too_large_for_memory_is_refused_with_the_key(overrides, key):
         ["trainer.batch_size=1000000000"],  # a batch has at most all images
         ["evaluate.num_samples=100000000"],
         ["evaluate.num_images=1", "evaluate.num_samples=1000000000000000"],
-        ["evaluate.ais.num_chains=1000000000"],  # which nobody asked for
+        ["evaluate.ais.num_chains=1000000000"],  # unused here
         ["dataset=mnist"],
         [f"trainer.epochs={LARGEST}"],
     ],

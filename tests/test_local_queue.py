@@ -1,4 +1,4 @@
-"""The local queue, with real processes: what happens to one run is nothing to the others, and nothing runs twice."""
+"""The local queue, with real processes: no run affects the others, and nothing runs twice."""
 
 import contextlib
 import json
@@ -55,7 +55,7 @@ class Command:
             )
 
     def wait(self, status: int | None = 0) -> str:
-        """What it printed. ``status``: its exit status, or None for any."""
+        """The output of the command. ``status``: its exit status, or None for any."""
         code = self.process.wait(300)
         text = self.output.read_text()
         assert status in (None, code), text
@@ -88,7 +88,7 @@ def wait_until(condition, seconds: float = 120) -> None:
 
 
 def training(place: Path, number: int) -> bool:
-    """Whether so many runs are in their training."""
+    """True if this number of runs is in training."""
     runs = [run.status() for run in all_runs(place / "runs")]
     return sum(run["state"] == "running" and "step" in (run["progress"] or {}) for run in runs) >= number
 
@@ -180,10 +180,10 @@ def test_a_killed_launcher_loses_no_run_and_runs_none_twice(tmp_path, whom):
     command.wait(None)
     second = Command(tmp_path, *TINY, *seeds)
     text = second.wait()
-    if whom == "command":  # its queue goes on
+    if whom == "command":  # its queue continues
         assert "2 queued, 2 running" in text
         wait_until(lambda: states(tmp_path) == ["done"] * 4)
-    else:  # the runs under way go on, and the others are started by the second command
+    else:  # the running ones continue, and the others are started by the second command
         assert "2 new, 2 running; starting 2" in text
         wait_until(lambda: states(tmp_path) == ["done"] * 4)
     assert attempts(tmp_path) == [1, 1, 1, 1]
@@ -227,7 +227,7 @@ def test_force_keeps_old_results_until_new_ones_exist(tmp_path):
 
 
 def test_each_run_has_its_gpu(tmp_path):
-    """Stand-ins: what a run sees of CUDA is what its slot says."""
+    """Stand-ins for GPUs: a run sees the one of its slot."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "5,7"
     try:
         launch(tmp_path, "model=vae", "seed=0,1", "device=auto")

@@ -83,7 +83,7 @@ def test_the_tail_is_that_of_all_rounds_together(sizes):
 
 
 def test_the_standard_error_is_that_of_many_repetitions():
-    """Of log mean w with log-normal weights, whose variance is known: (e^{s^2} - 1) / S."""
+    """Standard error of log mean w with log-normal weights, whose variance is known: (e^{s^2} - 1) / S."""
     spread, samples = 0.5, 400
     estimates = torch.logsumexp(spread * numbers(samples, 2000), 0) - math.log(samples)
     expected = math.sqrt(math.expm1(spread**2) / samples)

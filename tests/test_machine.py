@@ -1,4 +1,4 @@
-"""What a process may use of the machine: the limits of its container and of its Slurm job."""
+"""The share of the machine that a process may use: limits of its container and of its Slurm job."""
 
 import psutil
 import pytest

@@ -1,4 +1,4 @@
-"""Too little memory is one line with its name, whoever has none to give."""
+"""Too little memory is one line with its name."""
 
 import errno
 import os

@@ -11,7 +11,7 @@ from vlae.runs import metrics
 from vlae.trackers.run_history import flat
 
 OF_THE_RUN = {"run_id", "model", "dataset", "output_dist", "optimizer", "seed", "selection"}
-"""What results.json says of which run it is."""
+"""Keys of results.json that identify the run."""
 
 
 @pytest.fixture(scope="module")

@@ -739,7 +739,7 @@ def test_a_detached_posterior_passes_gradients_to_the_point_only(configured):
 
 
 def test_ascent_on_one_images_parameters_raises_only_its_elbo(configured):
-    """What the amortisation gap is measured with."""
+    """The amortisation gap is measured with it."""
     model, x = configured
     q, eps = model.posterior(x, noise()).detach(), numbers(20, IMAGES, LATENT)
     member = [p.clone().requires_grad_() for p in q.parameters()]
@@ -857,7 +857,7 @@ def test_refinements_are_the_locations_before_and_after_each_update(configured, 
 
 
 def test_a_models_values_depend_only_on_its_state(configured, model_file, output):
-    """A checkpoint restores it: masks and the like are not drawn anew."""
+    """A checkpoint restores it: masks and the like are not drawn again."""
     model, x = configured
     torch.manual_seed(77)
     other = build_file(model_file, output).double()

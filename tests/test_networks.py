@@ -314,7 +314,7 @@ def test_initial_weights_depend_only_on_the_key():
 
 
 def initial_log_variances(variance, widths, latent_dim, adapt):
-    """Of images whose pixels have this variance, through encoders with 60 inputs, for many initial weights."""
+    """Log-variances of images with this variance of their pixels, for many initial encoders with 60 inputs."""
     found = []
     for draw in range(30):
         encoder, head = MLP(60, widths), GaussianHead(widths[-1], latent_dim)

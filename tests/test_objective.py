@@ -78,7 +78,7 @@ def test_log_weight_is_reconstruction_minus_kl(kind):
 
 @torch.no_grad()
 def test_mean_of_the_sampled_kl_is_the_kl_divergence_of_torch():
-    """Of a diagonal Gaussian, whose sigma points give the mean exactly."""
+    """The mean for a diagonal Gaussian, whose sigma points give it exactly."""
     model, x = make(VAE, "gaussian")
     mu, log_variance = model.amortised(model.encoder(x))
     prior = Normal(torch.zeros_like(mu), torch.ones_like(mu))
@@ -117,7 +117,7 @@ def test_bound_moves_with_its_log_weights_without_overflow():
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_the_bound_rises_with_the_number_of_samples(kind, output):
-    """Of the same thousand samples in groups of 1, 10 and 1000: then it holds for every draw, not only on average."""
+    """Groups of 1, 10 and 1000 of the same samples: then it holds for every draw, not only on average."""
     model, x = make(kind, output)
     log_w = sample_terms(model, x, noise(), 1000).log_weights
     bounds = [
@@ -306,7 +306,7 @@ def test_dreg_has_less_variance_for_a_trained_encoder(kind):
 
 
 class Bare(VAE):
-    """A user's model whose posteriors have what plain training needs, and no more."""
+    """A user's model whose posteriors have only the methods that plain training needs."""
 
     def posterior(self, x, noise):
         return BarePosterior(super().posterior(x, noise))

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
 
 
 def largest(log_weights):
-    """Of [samples, images]."""
+    """The largest of log-weights [samples, images]."""
     return np.sort(log_weights, 0)[-tail_length(len(log_weights)) - 1 :]
 
 
@@ -67,7 +67,7 @@ def test_the_limit_of_reliability_grows_with_the_number_of_samples():
 
 
 def test_overflowing_weights_give_a_number():
-    """Of the worst posteriors, of which hardly two weights are comparable: no NaN, and warnings are errors."""
+    """Weights of the worst posteriors are hardly comparable: no NaN, and warnings are errors."""
     log_weights = 1000 * np.random.default_rng(0).standard_normal((5000, 3000))
     found = k_hat(largest(log_weights))
     assert not np.isnan(found).any()

@@ -186,7 +186,7 @@ def test_the_last_launch_decides_how_a_run_is_executed(planned):
 
 
 def test_an_ended_slurm_job_holds_no_run(planned, tmp_path, monkeypatch):
-    """Its process was killed on another host, where nobody can look after it."""
+    """Its process was killed on another host, where this one cannot look."""
     slurm = ScriptedSlurm().install(monkeypatch)
     create_run_directories(planned(seeds=1))
     [run] = planned(seeds=1).runs

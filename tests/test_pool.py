@@ -1,4 +1,4 @@
-"""A pool of processes that are made up, to walk through the life of a sweep; and what is shown of it."""
+"""A pool of simulated processes: the life of a sweep, and its display."""
 
 import io
 import json
@@ -344,7 +344,7 @@ def test_a_failed_process_start_is_retried(queue, executed, executor, monkeypatc
 def test_a_run_that_outlives_its_server_is_followed_to_its_end(
     queue, executed, executor, monkeypatch, tmp_path
 ):
-    """It is not started again, and its record tells how it ended; one that had not begun is started again."""
+    """It is not started again, and its record says how it ended; one that had not begun is started again."""
     monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
     alive = {"a", "b"}
     monkeypatch.setattr(pool.Job, "lives", property(lambda job: job.path.name in alive))

@@ -11,7 +11,7 @@ import vlae.report.runs  # which must not replace vlae.report
 
 
 def mistakes(name: str) -> str:
-    """Where what the example of this function prints is not what it says."""
+    """The places where the example of this function does not print what it says."""
     (test,) = doctest.DocTestFinder(recurse=False).find(getattr(vlae, name), name, vlae)
     assert test.examples
     found = []

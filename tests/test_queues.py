@@ -1,4 +1,4 @@
-"""Old queues go, and nobody can tell."""
+"""Old queues are removed without an effect on the state of any run."""
 
 import json
 import os

@@ -54,7 +54,7 @@ def test_elbo_of_every_image_is_the_references(kind, output):
 
 @pytest.mark.parametrize(("kind", "output"), CASES)
 def test_gradient_of_every_parameter_is_the_references(kind, output):
-    """Of a random combination of the images' ELBOs, so that no two images' errors can cancel."""
+    """Gradients of a random combination of the images' ELBOs, so that errors of two images cannot cancel."""
     model, x = make(kind, output)
     weights = torch.randn(IMAGES, generator=generator("cpu", "weights"), dtype=torch.float64)
     parameters = dict(model.named_parameters())

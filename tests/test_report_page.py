@@ -1,4 +1,4 @@
-"""The report of a sweep: what it tells, that it is text whatever it is named, and that a browser shows it offline."""
+"""The report of a sweep: its content, names that stay text, and its display in an offline browser."""
 
 import base64
 import io
@@ -74,7 +74,7 @@ def fails(runs_dir, cfg, message):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Three models, three seeds; runs that fail; labels, messages, figures and a title that are markup."""
+    """Three models, three seeds; runs that fail; labels, messages, metrics and a title that are markup."""
     labels = {}
     for model in (VAE, VLAE, HF):
         for seed in range(3):

@@ -1,4 +1,4 @@
-"""A run that is stopped, whatever way and however often, ends as one that was not: bit for bit on a CPU."""
+"""A stopped run ends as an undisturbed one, however it was stopped and how often: bit for bit on a CPU."""
 
 import json
 import random
@@ -23,7 +23,7 @@ SETTINGS = (
     "evaluate.memory_budget=16", "num_threads=1", "device=cpu",
 )  # fmt: skip
 STEPS, IMAGES = 66, 120
-"""Of the whole run: 11 steps an epoch; each image is evaluated by two proposals."""
+"""Steps of the whole run: 11 per epoch; each image is evaluated by two proposals."""
 MODELS = {"vlae": ("model=vlae",), "savae": ("model=savae", "output_dist=bernoulli")}
 
 Position = tuple[int, int]
@@ -165,7 +165,7 @@ def test_a_signalled_run_resumes_to_the_same_result(model, stops, tmp_path, done
         assert number.name in f"{told['reason']} {told['message']}"
         assert (run_directory(tmp_path) / "checkpoints" / "last.pt").is_file()
         assert not (run_directory(tmp_path) / "results.json").exists()
-    assert "image" in told["progress"]  # the last signal came in the evaluation
+    assert "image" in told["progress"]  # the last signal was sent in the evaluation
     finish(tmp_path, *MODELS[model])
     assert outcome(tmp_path) == outcome(done(model))
 

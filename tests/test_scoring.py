@@ -1,4 +1,4 @@
-"""An evaluation as a person meets it: stopped anywhere, it goes on to the same scores."""
+"""An evaluation that is stopped anywhere resumes to the same scores."""
 
 import signal
 from functools import partial

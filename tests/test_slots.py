@@ -120,7 +120,7 @@ def test_no_gpu_of_nvidia_smi_means_no_gpu(nvidia_smi, text, exit_status):
 
 
 def test_a_lost_gpu_is_left_out(nvidia_smi):
-    """Whether CUDA counts the lost one is not known."""
+    """It is unknown if CUDA counts the lost one."""
     lost = "Unable to determine the device handle for GPU 0000:0C:00.0: GPU is lost.  Reboot the system to recover\n"
     nvidia_smi(TWO_GPUS.replace(TWO_GPUS.splitlines()[0] + "\n", lost), 15)
     assert visible_gpus() == ["GPU-5a1c9f0e-1111-4b5e-9d7a-111111111111"]

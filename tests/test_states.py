@@ -461,7 +461,7 @@ def test_a_run_in_any_living_queue_is_queued(sweep, slurm, monkeypatch, order):
     sweep.submit("12_0", kind="slurm")
     slurm.runs("12_0")
     sweep.begin(0, "12_0")
-    sweep.kill(0)  # its turn has been; the job goes on with other runs
+    sweep.kill(0)  # its turn has been; the job continues with other runs
     sweep.submit("", kind="local", attempts=1)
     sweep.queue.end("ended")
     sweep.submit("", kind="local", attempts=1)

@@ -1,4 +1,4 @@
-"""``vlae status``, ``vlae logs`` and ``vlae cancel``: what they show of runs in every state, and do to them."""
+"""``vlae status``, ``vlae logs`` and ``vlae cancel``: their output for runs in every state, and their effect."""
 
 import json
 import math
@@ -274,7 +274,7 @@ def test_watch_without_a_terminal_prints_once(vlae, run):
 
 
 def begin(directory, text, state=None):
-    """An attempt that has told ``text``, and ended if there is a state."""
+    """An attempt that has logged ``text``, and ended if there is a state."""
     attempt = directory.claim()
     attempt.log.write_text(text)
     if state is not None:
@@ -407,7 +407,7 @@ def test_only_runs_in_a_living_queue_are_cancelled(vlae, run, queue, tmp_path):
 
 
 def test_a_run_is_cancelled_in_every_queue(vlae, run, queue, tmp_path):
-    """What a dead queue lists may be in a living one, or be executed without any."""
+    """A run in a dead queue may be in a living one, or be executed without any."""
     dead, living = queue("a"), queue("a")
     place = dead.path / "claim.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), "process_start": 1.0}))

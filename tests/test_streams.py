@@ -1,4 +1,4 @@
-"""Output that cannot be written is lost and nothing else; control characters in what is printed are shown."""
+"""Output that cannot be written is lost and nothing else; printed control characters are made visible."""
 
 import json
 import os

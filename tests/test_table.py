@@ -1,4 +1,4 @@
-"""Tables of runs: what a cell says, what shares one, who is best, and that every format says the same."""
+"""Tables of runs: the content of a cell, the runs that share one, the best model, and equal formats."""
 
 import csv
 import io
@@ -276,7 +276,7 @@ def test_runs_of_several_datasets_have_rows_beside_other_columns(tmp_path):
 @effort(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 4), unique=True, max_size=12))
 def test_no_cell_of_any_table_mixes_settings(kinds):
-    """Of runs with the settings a, b, c and a seed, in all tables by any of them."""
+    """Runs with the settings a, b, c and a seed, in all tables by any of them."""
     runs = [
         Run(
             str(kind), "", dict(zip("abc", kind[:3], strict=True)) | {"seed": kind[3]}, "done", "", {OWN: 1.0}
@@ -482,7 +482,7 @@ def test_other_test_images_are_not_compared(tmp_path):
 
 
 def test_probabilities_are_not_compared_with_densities(tmp_path):
-    """The images of a Bernoulli output are binary, and its figures probabilities: less than 0, whatever the model."""
+    """The images of a Bernoulli output are binary, and its metrics log-probabilities: less than 0 for any model."""
     for model, level in ((VAE, 1), (VLAE, 2)):
         for output in ("bernoulli", "gaussian"):
             done(
@@ -770,7 +770,7 @@ def test_a_latex_table_compiles_alone_and_in_a_paper(pdf, tmp_path):
 
 @pytest.mark.slow
 def test_a_latex_caption_has_space_to_the_top_rule(tmp_path, pdf):
-    """By the lines of text that the PDF has: the header is at least a line and a half below the caption."""
+    """Measured by the lines of text in the PDF: the header is at least a line and a half below the caption."""
     for model in (VAE, VLAE):
         done(tmp_path / "runs", container(model))
     (tmp_path / "table.tex").write_text(FORMATS["latex"](table_of(tmp_path / "runs"), 2, False))

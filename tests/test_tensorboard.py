@@ -1,4 +1,4 @@
-"""TensorBoard: what its own reader finds in the event files of a run, and how trackers are chosen."""
+"""TensorBoard: the event files of a run, read by its own reader, and the choice of trackers."""
 
 import importlib.util
 import subprocess
@@ -57,7 +57,7 @@ class FakeRun:
         mirror.finish()
 
     def read(self):
-        """What TensorBoard's own reader finds."""
+        """The content that TensorBoard's own reader finds."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its imports
             from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -1,4 +1,4 @@
-"""Runs on Weights & Biases, with the real client: what arrives at a recording server, and what its failures cost."""
+"""Runs on Weights & Biases, with the real client: the data at a recording server, and the cost of its failures."""
 
 import base64
 import contextlib
@@ -106,7 +106,7 @@ class FakeRun:
         self.complete()
 
     def attempt(self, act, end=None):
-        """One attempt that does this; the seconds that its end took."""
+        """One attempt that calls ``act``; the seconds that its end took."""
         began = math.nan
         try:
             with start_mirror(self.directory), self.directory.claim():
@@ -123,7 +123,7 @@ class FakeRun:
         return (self.directory.path / "tracking" / "log.txt").read_text()
 
     def kept(self):
-        """What its mirror has written down; where it is offline, that."""
+        """The record of its mirror, also of an offline one."""
         run_history = RunHistory(self.directory)
         return run_history.notes_of("wandb") | run_history.notes_of("wandb-offline")
 
@@ -148,12 +148,12 @@ def wait_for(reached, seconds=60):
 
 
 def history(recorded, key="train/elbo_nats"):
-    """Of one figure: its epochs in the order in which they arrived."""
+    """The epochs of one metric in the order in which they arrived."""
     return [line["epoch"] for line in recorded.history if key in line]
 
 
 def segments(run):
-    """Of all attempts, in their order."""
+    """Values of all attempts, in their order."""
     found = (run.directory.path / "tracking" / "wandb").glob("*run-2*")
     return sorted(found, key=lambda path: path.name.removeprefix("offline-"))
 

@@ -1,4 +1,4 @@
-"""The training loop: when it stops, what it selects, records and refuses, and that a resumed one is the same one."""
+"""The training loop: its end, its selection, its records, its refusals, and equal results when it resumes."""
 
 import json
 import math
@@ -84,7 +84,7 @@ def silent(line: object) -> None:
 
 
 def run(training: Training, stop_at: int | None = None) -> Training:
-    """To its end, or until a signal comes during step ``stop_at``."""
+    """Train to the end, or until a signal during step ``stop_at``."""
     interruption = Interruption()
 
     def report(line: object) -> None:
@@ -222,7 +222,7 @@ def test_two_steps_change_every_parameter(model, output, tmp_path):
 @every_model
 @every_output
 def test_a_stopped_training_resumes_bit_for_bit(model, output, tmp_path):
-    """Stopped by a signal in an epoch, then by its length at an epoch's end, each time gone on with anew."""
+    """Stopped by a signal in an epoch, then by its length at an epoch's end, and resumed each time."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(make(whole, model, output, epochs=4))
     run(make(parts, model, output, epochs=2), stop_at=STEPS + 1)

@@ -1,4 +1,4 @@
-"""What the recording W&B server promises, with the real client: every client is a process of its own.
+"""Promises of the recording W&B server, with the real client: every client is a process of its own.
 
 Seconds go to the client's imports, so the tests that share a machine run one after the other: ``pytest -n 0``.
 """
@@ -235,7 +235,7 @@ print(time.time() - began)
 
 
 def _dies_in_mid_run(server: WandbServer, client: Client, code: str) -> str:
-    """A client that is told when the server has died; returns the rest of its output."""
+    """A client that learns when the server has died; returns the rest of its output."""
     process = subprocess.Popen(
         [sys.executable, "-c", PRELUDE + code],
         env=os.environ | client.variables,

@@ -1,4 +1,4 @@
-"""A small Weights & Biases server on 127.0.0.1 that records what real clients send, and fails when it is told to.
+"""A small Weights & Biases server on 127.0.0.1 that records what real clients send, and fails on request.
 
 ``WandbServer`` answers the GraphQL operations, the file stream and the uploads that wandb 0.31 makes for logging,
 resuming, ``wandb sync``, reading runs back, reports, and agents of sweeps. It knows no users: every key is accepted
@@ -68,7 +68,7 @@ class Faults:
 
 @dataclass
 class RecordedRun:
-    """What has arrived of one run."""
+    """The data of one run that have arrived."""
 
     entity: str
     project: str
@@ -176,9 +176,7 @@ class RecordedSweep:
     entity: str
     project: str
     config: Json
-    given: dict[str, Json] = field(
-        default_factory=dict
-    )  # the id that an agent is told for its run -> the point
+    given: dict[str, Json] = field(default_factory=dict)  # the id that an agent gets for its run -> the point
 
     def points(self) -> list[Json]:
         parameters = self.config["parameters"]
@@ -198,7 +196,7 @@ class WandbServer:
     """The server; a context manager that listens from ``__enter__`` to ``__exit__``."""
 
     runs: dict[tuple[str, str, str], RecordedRun]
-    """By entity, project and id."""
+    """Runs by entity, project and id."""
 
     def __init__(self) -> None:
         self.runs = {}
@@ -595,7 +593,7 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def _matches(wanted: Json, run: RecordedRun) -> bool:
-    """Whether a run passes a filter in MongoDB's language."""
+    """True if a run passes a filter in MongoDB's language."""
     return all(_passes(key, condition, run) for key, condition in wanted.items())
 
 
@@ -916,7 +914,7 @@ def _cut(connection: socket.socket) -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads a request, fails if it shall, and hands it to the recorder."""
+    """Reads a request, fails if ``Faults`` says so, and passes it to the recorder."""
 
     protocol_version = "HTTP/1.1"  # connections are kept, as clients expect
 

@@ -32,7 +32,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=8,
 )
-"""Of text, numbers, lists and mappings, as records hold them."""
+"""Values of text, numbers, lists and mappings, as records hold them."""
 
 
 def in_python(script: str, *arguments: object, **options) -> subprocess.Popen:

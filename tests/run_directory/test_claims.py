@@ -103,7 +103,7 @@ def test_a_killed_holder_is_recovered_at_once(run):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     os.kill(holder.pid, signal.SIGKILL)
-    wait_until(lambda: processes.process_start(holder.pid) is None)  # a zombie: nobody has waited for it
+    wait_until(lambda: processes.process_start(holder.pid) is None)  # a zombie: no process has waited for it
     status = run.status()
     assert (status["state"], status["reason"], status["progress"]["epoch"]) == ("interrupted", "killed", 3)
     with run.claim() as attempt:

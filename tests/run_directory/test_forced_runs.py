@@ -29,7 +29,7 @@ def test_the_old_result_stays_until_the_new_one_exists(run):
     with pytest.raises(RecordError, match=r"no results\.json: it does not replace"):
         promote(forced, runs_dir)
     assert run.results() == {"test": {"value": 1}}
-    assert forced_directory(runs_dir, RUN_ID, CONFIG).path == forced.path  # an interrupted one goes on
+    assert forced_directory(runs_dir, RUN_ID, CONFIG).path == forced.path  # an interrupted one resumes
     assert promote(finished(forced, 2), runs_dir).results() == run.results() == {"test": {"value": 2}}
     assert run.run_id == RUN_ID
     assert run.config() == CONFIG
@@ -86,7 +86,7 @@ def test_the_next_start_completes_a_killed_replacement():
 
 
 def test_a_replacement_survives_another_start_in_between(run):
-    """Killed between its two renames, after which a start that did not `recover` made the run anew."""
+    """Killed between its two renames, after which a start that did not `recover` made the run again."""
     runs_dir = finished(run, 1).path.parent
     finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
     runs_dir.joinpath(".replaced").mkdir()

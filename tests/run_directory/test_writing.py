@@ -66,7 +66,7 @@ def test_a_write_that_does_not_fit_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("place", ["file/below", "missing/below"])
 def test_an_unwritable_place_is_named(tmp_path, place):
-    """Permission bits do not bind root, so a place is used in which nobody can write."""
+    """Permission bits do not bind root, so a place is used in which no user can write."""
     tmp_path.joinpath("file").touch()
     with pytest.raises(RecordError, match=re.escape(f"cannot write {tmp_path / place}")):
         write_atomically(tmp_path / place, b"")

@@ -72,7 +72,7 @@ PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF
 
 
 def why_not() -> str | None:
-    """What keeps this machine from having such a cluster; None where nothing does."""
+    """The reason why this machine cannot have such a cluster; None: it can."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     if missing:
         return f"Slurm is not installed ({', '.join(missing)} missing): apt-get install slurm-wlm munge"
@@ -98,7 +98,7 @@ def free_ports(count: int) -> list[int]:
 def wait_until(
     reached: Callable[[], bool], seconds: float, what: Callable[[], str] | str, pause: float = 0.2
 ) -> None:
-    """AssertionError, which says what was waited for, where that does not come in time."""
+    """Wait for a condition. AssertionError with its name: it is not true in time."""
     until = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > until:
@@ -173,11 +173,11 @@ class Cluster:
         self.kill_daemon("munged")
 
     def environment(self) -> dict[str, str]:
-        """By which Slurm's commands, and those that call them, find this cluster."""
+        """Environment by which Slurm's commands find this cluster."""
         return {"SLURM_CONF": str(self.configuration)}
 
     def command(self, *arguments: object) -> str:
-        """What a command of Slurm prints; AssertionError where it fails."""
+        """The output of a command of Slurm; AssertionError if it fails."""
         done = subprocess.run(
             [str(argument) for argument in arguments],
             env={**os.environ, **self.environment()},
@@ -193,7 +193,7 @@ class Cluster:
         return self.command("sbatch", "--parsable", *arguments).strip()
 
     def show(self, job: str) -> dict[str, str]:
-        """What the controller says about a job, or a task of an array; empty where it knows none."""
+        """The controller's fields of a job, or a task of an array; empty if it knows none."""
         try:
             text = self.command("scontrol", "--oneliner", "show", "job", job)
         except AssertionError:
@@ -201,16 +201,16 @@ class Cluster:
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def state(self, job: str) -> str:
-        """As in ``RUNNING``; empty where the controller knows no such job."""
+        """The state of a job, such as ``RUNNING``; empty if the controller knows no such job."""
         return self.show(job).get("JobState", "")
 
     def wait_for(self, job: str, *states: str, seconds: float = 60) -> str:
-        """Until the job is in one of the states; which one that is."""
+        """Wait until the job is in one of the states, and return it."""
         wait_until(lambda: self.state(job) in states, seconds, lambda: f"{states}, is {self.show(job)}")
         return self.state(job)
 
     def start_daemon(self, name: str) -> None:
-        """The daemon of a node, or the `CONTROLLER`, unless it runs."""
+        """Start the daemon of a node, or the `CONTROLLER`, unless it runs."""
         if self._runs(name):
             return
         if name == CONTROLLER:
@@ -220,18 +220,18 @@ class Cluster:
             self._start(name, "slurmd", "-D", "-N", name, SLURMD_NODENAME=name)
 
     def kill_daemon(self, name: str) -> None:
-        """With SIGKILL. What runs on the node goes on, and Slurm only learns later that it cannot see it any more."""
+        """Kill a daemon. The jobs of its node continue, and Slurm only learns later that it cannot see them."""
         if daemon := self._daemons.pop(name, None):
             daemon.kill()
             daemon.wait()
 
     def lose_node(self, node: str) -> None:
-        """As in a power failure: the daemon and all that runs on the node are gone."""
+        """End a node as in a power failure: with its daemon and all its processes."""
         self.kill_daemon(node)
         self._kill_processes(node)
 
     def wait_idle(self, seconds: float = 60) -> None:
-        """Until nothing is queued and all nodes are idle."""
+        """Wait until nothing is queued and all nodes are idle."""
 
         def idle() -> bool:
             for name in self._daemons:
@@ -246,7 +246,7 @@ class Cluster:
         wait_until(idle, seconds, lambda: f"an idle cluster\n{self.logs()}")
 
     def reset(self) -> None:
-        """Idle and complete, whatever was done to it: jobs are cancelled, lost nodes come back."""
+        """Make the cluster idle and complete again: jobs are cancelled, lost nodes come back."""
         for name in (CONTROLLER, *NODES):
             self.start_daemon(name)
         self.command("scancel", f"--user={os.geteuid()}")

@@ -1,4 +1,4 @@
-"""One task of an array meets its end on a real Slurm: that task alone starts again, and no other one is touched."""
+"""A task of an array ends on a real Slurm: that task alone starts again, and no other one is touched."""
 
 import sys
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class Array:
 
 
 def arrays(place: Path) -> list[Array]:
-    """Of two to five tasks, each task in turn the target; and of four tasks with one that stays pending."""
+    """Arrays of two to five tasks, each task in turn the target; and of four tasks with one that stays pending."""
     found = [Array(place, size, target) for size in range(2, 6) for target in range(size)]
     return found + [Array(place, 4, target, pending=(target + 2) % 4) for target in range(4)]
 

@@ -1,4 +1,4 @@
-"""What the launcher may take for granted: how Slurm tells a job of its end, starts it again, reports what became of it.
+"""Behaviour of Slurm that the launcher relies on: how it signals a job, starts it again, and reports its end.
 
 Measured with Slurm 22.05. No code of vlae runs here.
 """
@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slurm import told
+from slurm import recorder
 from slurm.cluster import CONTROLLER, GPUS_PER_NODE, NODES, Cluster, wait_until
 
 
 def python(record: Path, *arguments: object, seconds: float = 300) -> str:
     """The command of a job that writes ``record``."""
-    return " ".join(map(str, [sys.executable, told.__file__, record, seconds, *arguments]))
+    return " ".join(map(str, [sys.executable, recorder.__file__, record, seconds, *arguments]))
 
 
 def lines(record: Path) -> list[list[str]]:
@@ -64,9 +64,9 @@ def test_the_submission_decides_who_gets_the_time_limit_signal(cluster, tmp_path
         "srun": ("USR2", "srun {}", usr2, limit),
         "exec": ("B:USR2", "exec {}", usr2, limit),
         "child": ("USR2", "{}", ["SIGTERM"], limit),
-        "exec-untold": ("USR2", "exec {}", ["SIGTERM"], limit),
+        "exec-unsignalled": ("USR2", "exec {}", ["SIGTERM"], limit),
         # the shell dies of the signal, the process is killed without one, and nothing says that a limit was near
-        "child-of-told": ("B:USR2", "{}\ntrue", [], "FAILED"),
+        "child-of-signalled": ("B:USR2", "{}\ntrue", [], "FAILED"),
     }
     jobs = {
         name: cluster.submit(
@@ -91,13 +91,13 @@ def test_the_submission_decides_who_gets_the_time_limit_signal(cluster, tmp_path
 
 def test_a_preempted_job_is_signalled_and_requeued(cluster, tmp_path):
     """USR2 comes at once, SIGTERM after GraceTime. A job that leaves before that is over for Slurm, with its status."""
-    told_twice = ["SIGUSR2", "SIGTERM"]
+    both_signals = ["SIGUSR2", "SIGTERM"]
     ways = {
-        "srun": (["--signal=USR2@60"], "srun", "stay", told_twice, "COMPLETED"),
-        "exec": (["--signal=B:USR2@60"], "exec", "stay", told_twice, "COMPLETED"),
+        "srun": (["--signal=USR2@60"], "srun", "stay", both_signals, "COMPLETED"),
+        "exec": (["--signal=B:USR2@60"], "exec", "stay", both_signals, "COMPLETED"),
         "without": ([], "exec", "stay", ["SIGTERM"], "COMPLETED"),
-        "never": (["--signal=B:USR2@60", "--no-requeue"], "exec", "stay", told_twice, "PREEMPTED"),
-        "requeues": (["--signal=B:USR2@60"], "exec", "requeue", told_twice, "COMPLETED"),
+        "never": (["--signal=B:USR2@60", "--no-requeue"], "exec", "stay", both_signals, "PREEMPTED"),
+        "requeues": (["--signal=B:USR2@60"], "exec", "requeue", both_signals, "COMPLETED"),
         "leaves": (["--signal=B:USR2@60"], "exec", "fail", ["SIGUSR2"], "FAILED"),
     }
     jobs = {
@@ -114,7 +114,7 @@ def test_a_preempted_job_is_signalled_and_requeued(cluster, tmp_path):
     wait_for(lambda: signals(tmp_path / "srun"), "USR2")
     shown = cluster.show(jobs["srun"])
     assert shown["JobState"] == "RUNNING"
-    assert shown["PreemptTime"] != "None"  # by this a job can tell a preemption from its time limit
+    assert shown["PreemptTime"] != "None"  # this distinguishes a preemption from a time limit
     assert cluster.wait_for(urgent, "COMPLETED") == "COMPLETED"
     for name, (_, _, _, expected, state) in ways.items():
         assert cluster.wait_for(jobs[name], "COMPLETED", "FAILED", "PREEMPTED") == state, name
@@ -125,7 +125,7 @@ def test_a_preempted_job_is_signalled_and_requeued(cluster, tmp_path):
 
 
 def test_jobs_of_a_lost_node_restart_on_another_one(cluster, tmp_path):
-    """Nothing is sent to them. Where only the daemon is gone, the first process goes on beside the second."""
+    """They get no signal. If only the daemon is gone, the first process continues beside the second."""
     jobs = {
         name: cluster.submit(
             "--nodes=1",
@@ -155,7 +155,7 @@ def test_jobs_of_a_lost_node_restart_on_another_one(cluster, tmp_path):
 
 
 def test_state_reason_and_exit_code_say_how_a_job_ended(cluster, tmp_path):
-    """Of a process under srun, the job only has the exit status: a signal is 128 + its number."""
+    """A job has only the exit status of a process under srun: a signal is 128 + its number."""
     kill = "-c 'kill -9 $$'"
     expected = {
         "exit 0": ("COMPLETED", "None", "0:0"),

@@ -30,8 +30,8 @@ SLURM = (
     "hydra.launcher.signal_delay_s=5",
 )  # fmt: skip
 LONG = "trainer.epochs=150"
-TOLD = 1 << signal.SIGUSR2 - 1 | 1 << signal.SIGTERM - 1
-"""As /proc has pending signals."""
+SIGNALLED = 1 << signal.SIGUSR2 - 1 | 1 << signal.SIGTERM - 1
+"""Pending signals, as in /proc."""
 URGENT = ("-p", "urgent", "-N4", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3")
 """A job that all others have to make room for."""
 
@@ -81,7 +81,7 @@ def training(place: Path, number: int = 1) -> bool:
 
 
 def claims(place: Path) -> list[list[dict[str, object]]]:
-    """Of each run, one for each attempt."""
+    """The claims of each run, one for each attempt."""
     return [
         [json.loads(file.read_text()) for file in sorted(run.path.glob("attempts/*/claim.json"))]
         for run in all_runs(place / "runs")
@@ -89,7 +89,7 @@ def claims(place: Path) -> list[list[dict[str, object]]]:
 
 
 def outcomes(place: Path) -> dict[str, str]:
-    """Of each run, all that must not depend on how often it was stopped."""
+    """The part of each run's results that must not depend on how often it was stopped."""
     found = {}
     for run in all_runs(place / "runs"):
         results = run.results()
@@ -115,23 +115,23 @@ def reference(can_start, tmp_path_factory):
 
 @contextlib.contextmanager
 def standing_still(place):
-    """The one run, until Slurm has told it something: on a fast machine it would be done before."""
+    """Stop the only run until Slurm has signalled it: on a fast machine it would be done before."""
     run = psutil.Process(all_runs(place / "runs")[0].holder()["pid"])
     run.suspend()
     try:
         wait_until(lambda: run.status() == psutil.STATUS_STOPPED, 10, "it does not stand still")
         yield
-        wait_until(lambda: was_told(run), 120, "no signal")
+        wait_until(lambda: was_signalled(run), 120, "no signal")
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             run.resume()
 
 
-def was_told(stopped: psutil.Process) -> bool:
-    """A signal waits for it to go on, or it does already: Slurm itself wakes some of those that it tells something."""
+def was_signalled(stopped: psutil.Process) -> bool:
+    """A signal is pending, or the process runs again: Slurm wakes some of those that it signals."""
     try:
         (pending,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{stopped.pid}/status").read_text())
-        return bool(int(pending, 16) & TOLD) or stopped.status() != psutil.STATUS_STOPPED
+        return bool(int(pending, 16) & SIGNALLED) or stopped.status() != psutil.STATUS_STOPPED
     except (psutil.NoSuchProcess, OSError):
         return True  # it has ended by now
 

@@ -1,4 +1,4 @@
-"""A job that writes down what it is told: where it starts, every signal, its end. Started again, it ends at once."""
+"""A job that records its starts, every signal and its end. Started again, it ends at once."""
 
 import os
 import signal

@@ -120,7 +120,7 @@ class Browser:
         return told["result"].get("value")
 
     def view(self, width: int, height: int, dark: bool = False, media: str = "") -> None:
-        """How large the window is, and what the reader prefers."""
+        """Set the size of the window, and the preferences of the reader."""
         narrow = width < 600
         self.send(
             "Emulation.setDeviceMetricsOverride",

@@ -51,7 +51,7 @@ DEAREST = 1 / 1.5
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how much: a work of the platform is larger because it amortises over images."""
+    """Device and sizes: a work of the platform is larger because it amortises over images."""
 
     device: torch.device
     rounds: int = 5
@@ -95,7 +95,7 @@ MakeOptimizer = Callable[[LatentVariableModel], torch.optim.Optimizer]
 
 
 def reference_adam(model: LatentVariableModel) -> torch.optim.Optimizer:
-    """As released: torch's Adam as it comes."""
+    """The optimiser of the released code: torch's Adam with its defaults."""
     return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
 
 
@@ -183,7 +183,7 @@ def beside_own(estimator: str, output_kind: type[OutputDistribution], pixels: in
 
 
 class UnsavedTraining(Training):
-    """Without checkpoints: they come every minute, not every epoch, and are not what is measured."""
+    """Training without checkpoints, which are written every minute, not every epoch, and are not measured."""
 
     def save(self) -> None:
         pass

@@ -49,7 +49,7 @@ def fill(disk: Path) -> Path:
 
 
 def epochs(runs_dir: Path) -> int:
-    """How many the runs have recorded together."""
+    """The number of epochs that all runs have recorded together."""
     return sum(len(run.metrics()) for run in all_runs(runs_dir))
 
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def play_all(numbers: Sequence[int]) -> dict[int, str]:
-    """By the number of a history that broke a law, which one."""
+    """The broken law by the number of the history that broke it."""
     with _directory() as place, simulated() as seams:
         played = [_play(seams, number, place) for number in numbers]
     return {each.seed: each.violation for each in played if each.violation is not None}
@@ -79,7 +79,7 @@ def _processes(number: int) -> Iterator:
 
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
-    """In memory where the machine has such a place: a history is thousands of small files."""
+    """A directory in memory if the machine has such a place: a history is thousands of small files."""
     memory = Path("/dev/shm")
     where = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="vlae-histories-", dir=where) as place:

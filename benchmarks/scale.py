@@ -33,7 +33,7 @@ from vlae.system.interruption import Interrupted
 
 MODELS = ("vae", "savae", "hf", "iaf", "vlae")
 IN_TEN_THOUSAND = {"done": 9000, "failed": 300, "stopped": 150, "killed": 150, "running": 4, "new": 396}
-"""How the runs of a large runs directory stand; those of the last two are in a queue that is worked off."""
+"""States of the runs of a large runs directory; those of the last two are in a running queue."""
 VLAE = ("-c", "from vlae.cli.app import main; main()")
 IMAGES = 300
 """Number of images in the test set of digits."""
@@ -60,7 +60,7 @@ class Scale:
     name: str
     what: str
     measure: Callable[["Amount", Path, Say], list[float]]
-    """In an empty directory; one figure for each round, none where this machine lacks what it takes."""
+    """The measurement in an empty directory; one value per round, none if this machine lacks a requirement."""
     asked: float
     """Less than this."""
     unit: str = "s"
@@ -68,7 +68,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Amount:
-    """How many rounds of how much."""
+    """The number of rounds, and the size of each case."""
 
     rounds: int = 3
     planned: int = 1000
@@ -195,7 +195,7 @@ def report_size(amount: Amount, folder: Path, say: Say) -> list[float]:
 
 
 def report_opened(amount: Amount, folder: Path, say: Say) -> list[float]:
-    """That file in a browser that was just started: until all is loaded, and the curves are drawn."""
+    """Seconds to open the report in a fresh browser: until all is loaded, and the curves are drawn."""
     if (path := browser.program()) is None:
         say(browser.HOW_TO_GET_IT)
         return []
@@ -335,7 +335,7 @@ def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
 
 
 def _tracked(folder: Path, seed: int, epochs: int) -> dict[str, Took]:
-    """By tracker. The one that begins changes from round to round."""
+    """Time and memory by tracker. The one that begins changes from round to round."""
     arguments = ["launch.py", *SMALL, f"trainer.epochs={epochs}", f"seed={seed}"]
     took = in_turns(
         {
@@ -449,7 +449,7 @@ def _recorded(runs_dir: Path, container: dict[str, Any], state: str) -> Path:
 
 
 def _results(container: dict[str, Any]) -> dict[str, Any]:
-    """As many figures as a run has that was evaluated by two proposals."""
+    """Results with as many metrics as a run that was evaluated by two proposals."""
     of_a_proposal = {
         **{"mean": -1.0, "standard_error": 0.1, "num_samples": 5000, "num_images": IMAGES, "elbo": -1.5},
         **{"elbo_standard_error": 0.1, "ess_median": 150.0, "ess_min": 1.5, "k_hat_limit": 0.7},

@@ -1,4 +1,4 @@
-"""How two ways of doing the same work are measured: time, memory, arithmetic, the machine."""
+"""Measurement of two ways to do the same work: time, memory, arithmetic, the machine."""
 
 import gc
 import json
@@ -91,7 +91,7 @@ class Measurement:
 
     @property
     def memory_ratio(self) -> float | None:
-        """How many times the platform's peak the reference's peak is."""
+        """The reference's peak of memory over the platform's."""
         if self.reference_bytes is None or self.platform_bytes is None:
             return None
         return self.reference_bytes / max(self.platform_bytes, 1)

@@ -37,7 +37,7 @@ class Took:
 
 
 def in_turns(commands: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> dict[str, Took]:
-    """By name; the first begins. RuntimeError: one of them fails."""
+    """Run commands in turns, by name; the first begins. RuntimeError: one of them fails."""
     waiting, took = {}, {name: Took() for name in commands}
     try:
         for name, command in commands.items():
@@ -83,7 +83,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _send(pid: int, act: Callable[[psutil.Process], None]) -> None:
-    """To the process and all that it has started, parents first; what starts meanwhile escapes one turn."""
+    """Act on the process and its descendants, parents first; a process that starts meanwhile escapes one turn."""
     try:
         process = psutil.Process(pid)
         tree = [

@@ -10,7 +10,7 @@ from vlae.system.interruption import SIGNALS
 
 
 class Child:
-    """As a ``multiprocessing`` process."""
+    """A stand-in for a ``multiprocessing`` process."""
 
     def __init__(self, process: Process) -> None:
         self.process, self.pid, self.sentinel = process, process.pid, process.pid

@@ -316,7 +316,7 @@ class History:
         )
 
     def _launcher(self) -> SlurmArrays:
-        """With limits that it takes."""
+        """A launcher with limits that it accepts."""
         while True:
             launcher = self._some_launcher()
             if not launcher._problems():
@@ -345,7 +345,7 @@ class History:
 
 @dataclass
 class Played:
-    """How a history went."""
+    """The course of a history."""
 
     seed: int
     violation: str | None

@@ -37,9 +37,9 @@ class Laws:
     def __init__(self, world: World) -> None:
         self.world = world
         self.launched: dict[str, float] = {}
-        """When the command was given that made each queue."""
+        """The time of the command that made each queue."""
         self.cancelled: dict[str, tuple[float, float]] = {}
-        """When a user gave the command that cancelled each run, and when the command said so."""
+        """The time of the command that cancelled each run, and of its answer."""
         self.results: dict[str, int] = {}
         self._living: dict[str, Living] = {}
         self.steps_of: Callable[[Job], int] = lambda job: 0
@@ -141,7 +141,7 @@ class Laws:
     # --- in the end
 
     def finally_done(self, runs: list[Path], clusters: list[Slurm]) -> None:
-        """When nothing disturbs any more and the user has launched again until nothing is left to do."""
+        """Every run is done once nothing disturbs any more and the user has launched until nothing is left to do."""
         for path in runs:
             run = path.name
             results = RunDirectory(path).results()

@@ -103,7 +103,7 @@ class ScriptedSlurm:
 
     @property
     def identity(self) -> str:
-        """As `vlae.launching.slurm_state.this_cluster` has it."""
+        """The identity that `vlae.launching.slurm_state.this_cluster` reads."""
         return identity(self.slurm.settings.name)
 
     def clear(self) -> None:

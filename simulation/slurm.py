@@ -35,7 +35,7 @@ class Settings:
     """A time limit is announced up to so many seconds before the job asked for it."""
     first_id: int = 1
     title: str = ""
-    """As it calls itself; two clusters may have the same name."""
+    """The name of the cluster; two clusters may have the same one."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def named(self) -> str:
-        """As people write it."""
+        """The id in the form that users write."""
         if self.array is None:
             return str(self.id)
         return f"{self.array}_{self.waiting if self.task is None else self.task}"
@@ -108,11 +108,11 @@ class Slurm:
         self.world, self.settings = world, settings or Settings()
         self.jobs: list[Job] = []
         self.accounts: dict[tuple[int, int | None], tuple[float, str, str]] = {}
-        """By array or job, and task: when it can be read, state, node."""
+        """Records of the accounting by array or job, and task: time from which it is readable, state, node."""
         self.lost: set[str] = set()
         self.away_until = self.silent_until = -1.0
         self.empty_until: dict[str, float] = {}
-        """By command: it prints nothing, and succeeds."""
+        """Times by command until which it prints nothing, and succeeds."""
         self._next = self.settings.first_id
         self._scheduled = False
         self.announced: Callable[[Job, Process], None] = lambda job, process: None

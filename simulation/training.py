@@ -16,7 +16,7 @@ STEPS = 10
 EPOCH_SECONDS = (15.0, 90.0)
 """The shortest and the longest epoch."""
 START_SECONDS = (2.0, 30.0)
-"""From the start of a process to its first step: imports, data."""
+"""Seconds from the start of a process to its first step: imports, data."""
 
 
 def following(value: str, epoch: int) -> str:
@@ -40,7 +40,7 @@ def steps(run: Path) -> int:
 def train(
     world: World, directory: RunDirectory, attempt: Attempt, interruption: Interruption
 ) -> dict[str, Any]:
-    """From the last checkpoint to the results. Interrupted where a signal comes: the steps that are done are saved."""
+    """Train from the last checkpoint to the results. Interrupted: by a signal; the steps so far are saved."""
     found = read_json(directory.path / "checkpoint.json") or {
         "epoch": 0,
         "step": 0,

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 EPOCH = 1_700_000_000.0
-"""When every history begins, in seconds since 1970."""
+"""The start of every history, in seconds since 1970."""
 SWITCH = 0.06
 """Part of the points at which another process may act first."""
 
@@ -51,11 +51,11 @@ class Process:
         self.token = ""
         """The token of the queue for which it works."""
         self.launched = world.now
-        """When the command was given that started it."""
+        """The time of the command that started it."""
         self.unseen = False
         """Slurm has lost sight of it, and does not know that it lives."""
         self.informed = math.inf
-        """When Slurm last answered it about its job; infinite: it has not asked."""
+        """The time of Slurm's last answer about its job; infinite: it has not asked."""
         self.on_end: list[Callable[[], None]] = []
         self.points, self.doom, self.doomed_by = 0, doom, signal.SIGKILL
         self._body = body
@@ -98,7 +98,7 @@ class World:
     def __init__(self, seed: int, root: str) -> None:
         self.random = Random(seed)
         self.names = Random(seed + 1)
-        """For what must be unique, and decides nothing."""
+        """Random names, which must be unique and decide nothing."""
         self.root = root
         self.now = 0.0
         self.current: Process | None = None

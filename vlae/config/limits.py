@@ -77,7 +77,7 @@ def _needs(container: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
 
 
 def _weights(model: dict[str, Any]) -> int:
-    """How many there are at least, in encoder and decoder together."""
+    """The least number of weights in encoder and decoder together."""
     widths = [*model.get("hidden_dims", []), model.get("latent_dim", 1)]
     image = FEWEST_PIXELS * widths[0] if model.get("network", "mlp") == "mlp" else 0
     flows = model.get("num_flows", 0) * model.get("latent_dim", 1)

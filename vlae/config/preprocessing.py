@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Preprocessing(BaseModel):
-    """How pixels become the numbers a model sees: the preprocessing keys of the ``dataset`` section.
+    """The way from pixels to the numbers that a model sees: the preprocessing keys of the ``dataset`` section.
 
     With an output distribution over real numbers y = u / (levels - 1) for pixels u in 0..levels-1, or
     y = (u + noise) / levels where ``dequantise``; then, where ``logit_transform``,

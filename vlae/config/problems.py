@@ -1,4 +1,4 @@
-"""How a problem of a configuration is said: the key, what it got, what was expected, the choices."""
+"""Messages about problems of a configuration: the key, the value, the expected one, the choices."""
 
 import difflib
 import inspect
@@ -139,7 +139,7 @@ def problems_of(section: type[BaseModel], values: Any, place: str = "") -> list[
 
 
 def _located(root: type[BaseModel], loc: Sequence[str | int], place: str) -> tuple[str, type[BaseModel], str]:
-    """Where an error is: its dotted key, the section that the key is of, and its name there.
+    """The place of an error: its dotted key, the section that the key is of, and its name there.
 
     Behind the name, a union's branches stand in the location as texts, and the entries of a list as numbers.
     """
@@ -241,7 +241,7 @@ _EXACT = 2**53  # below it a float is exactly the whole number that was written
 
 
 def _as_text(key: str, value: float) -> str:
-    """How a text is written that was read as a number or as true or false."""
+    """The right form of a text that was read as a number or as true or false."""
     written = shown(value)
     if isinstance(value, float) and not re.fullmatch(r"-?[0-9]+\.[0-9]*[1-9]", written):
         written = "..."  # 1e5 and 100000.0 are the same number

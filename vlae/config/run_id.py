@@ -34,7 +34,7 @@ PATHS = ("dataset.root", "dataset.path", "runs_dir")
 because a worker need not start where the command was given."""
 
 OF_A_COMMAND = ("force", "retry", "dry_run")
-"""How one start was asked for: no setting of a run, and false in what is frozen."""
+"""Keys of a single start: not settings of a run, and false in a frozen configuration."""
 
 ADDED_FIELDS: dict[str, Any] = {
     **{key: field["before"] for key, field in _FIELDS.items() if "before" in field},

@@ -111,7 +111,7 @@ class Section(BaseModel):
 
 
 class Trainer(Section):
-    """How a model is trained.
+    """The training of a model.
 
     >>> Trainer(epochs=3).batch_size
     128
@@ -156,7 +156,7 @@ class Ais(Section):
 
 
 class Evaluate(Section):
-    """How a trained model is scored."""
+    """The evaluation of a trained model."""
 
     proposals: Annotated[
         list[Literal[PROPOSALS]],  # pyright: ignore[reportInvalidTypeForm]
@@ -198,7 +198,7 @@ class Evaluate(Section):
 
 
 class Tracker(Section):
-    """Where a run is mirrored, in lengths that Weights & Biases takes."""
+    """The mirrors of a run, in lengths that Weights & Biases takes."""
 
     wandb: bool = key(False, "set by the choice of trackers")
     tensorboard: bool = key(False, "set by the choice of trackers")

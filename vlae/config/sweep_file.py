@@ -114,7 +114,7 @@ def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[st
 
 
 def _read_yaml(file: Path) -> tuple[Any, list[Problem]]:
-    """As the files in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed.
+    """Reads a file as those in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed.
 
     And what is wrong with values that mean something else on the command line.
     """

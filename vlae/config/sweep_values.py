@@ -62,7 +62,7 @@ def _exact(number: float) -> Fraction:
 
 
 def _length(swept: RangeSweep) -> float:
-    """How many numbers a range has, without making them."""
+    """The number of values of a range, without making them."""
     parts = (swept.start or 0, swept.stop or 0, swept.step)
     if not all(map(math.isfinite, parts)) or not swept.step:
         return math.inf

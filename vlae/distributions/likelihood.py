@@ -43,7 +43,7 @@ class Likelihood(Protocol):
 
 
 class PixelLikelihood:
-    """For any output distribution with independent pixels and any decoder; forms the Jacobian J explicitly."""
+    """Likelihood for any output distribution with independent pixels and any decoder; forms the Jacobian J."""
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ class ComposedRuns:
         for key in ("runs_dir", *OF_A_COMMAND):
             self.common(key)
         self.labels = labels_of(chosen)
-        """For each run, the overrides that distinguish it from the others."""
+        """The overrides of each run that distinguish it from the others."""
 
     def __len__(self) -> int:
         return len(self._all)

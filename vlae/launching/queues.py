@@ -47,7 +47,7 @@ class Hold:
     """The execution of a local queue by this process."""
 
     state: str = "stopped"
-    """How it has ended."""
+    """The outcome of the execution."""
 
 
 @dataclass(frozen=True)

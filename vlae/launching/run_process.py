@@ -104,7 +104,7 @@ def has_begun(run: Path, attempts: int) -> bool:
 
 
 def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
-    """How an execution ended, and a detail: by its exit status and, where that says little, by the record of the run.
+    """The end of an execution, and a detail: from its exit status, else from the record of the run.
 
     status: None if it is unknown. attempts: number of attempts before it.
     """

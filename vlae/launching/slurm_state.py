@@ -117,7 +117,7 @@ def was_preempted(job: str) -> bool:
 
 
 def restarts_of(job: str, *, seconds: float) -> int | None:
-    """How often Slurm has started this job again; None: it does not say. SlurmError: as in `was_preempted`."""
+    """The number of restarts of this job by Slurm; None: it does not say. SlurmError: as in `was_preempted`."""
     numbers = [fields.get("Restarts", "") for fields in _job_fields(job, seconds)]
     return next((int(number) for number in numbers if number.isdigit()), None)
 

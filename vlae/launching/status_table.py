@@ -57,7 +57,7 @@ def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str
 
 
 def _prefix(folder: Path, name: str) -> str:
-    """How ids begin: ``name``, or the last part of a path into ``folder``; empty for any other path."""
+    """The prefix of ids: ``name``, or the last part of a path into ``folder``; empty for any other path."""
     place, prefix = os.path.split(name)
     return prefix if not place or os.path.abspath(place) == os.path.abspath(folder) else ""
 

@@ -143,7 +143,7 @@ class Decoder(nn.Module):
     def conv(
         cls, latent_dim: int, hidden_dims: Sequence[int], image: ImageShape, activation: Activation = "relu"
     ) -> "Decoder":
-        """Without ``last``: a transposed convolution has more inputs than pixels (docs/decisions/0006)."""
+        """A decoder without ``last``: a transposed convolution has more inputs than pixels (docs/decisions/0006)."""
         return cls(latent_dim, ConvDecoderBody(latent_dim, hidden_dims, image, activation), None)
 
     def forward(self, z: Float[Tensor, "*axes latent"]) -> Float[Tensor, "*axes pixels"]:

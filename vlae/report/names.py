@@ -27,7 +27,7 @@ NAMES = {
     "bernoulli": "Bernoulli",
     "gaussian": "Gaussian",
 }
-"""In the order of tables: baselines come first."""
+"""Names in the order of tables: baselines first."""
 Values = tuple[Any, ...]  # the values of several keys: they name a row, or a column
 HOLE = "–"  # stands for what is missing
 NEAR = 5

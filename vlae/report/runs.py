@@ -88,7 +88,7 @@ def some_of(left_out: Sequence[LeftOut]) -> str:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where runs come from: run directories, or a service that mirrors them.
+    """A place that runs are read from: run directories, or a service that mirrors them.
 
     It may have a ``note``, which is printed below each table of its runs.
     """

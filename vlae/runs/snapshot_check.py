@@ -51,7 +51,7 @@ def checksums(contents: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def damage(copy: str) -> str | None:
-    """How the copy differs from what its name promises; None where it does not."""
+    """The difference between the copy and its name, which is its hash; None: there is none."""
     contents: dict[str, bytes] = {}
     if os.path.islink(copy) or not os.path.isdir(copy):
         return "it is no directory" if os.path.lexists(copy) else "it is missing"

@@ -157,7 +157,7 @@ def guard() -> None:
 
 
 def do_not_wait() -> None:
-    """From now on this process waits for readers of its output only so long; then output is dropped."""
+    """Limit the time that this process waits for readers of its output; then output is dropped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Output):
             stream.descriptor.patience = WAITS_FOR_READER

@@ -33,9 +33,9 @@ LEGEND_INCHES = 4.8  # a taller legend has several columns
 TICKS = 5
 DECADES = 2.0  # a logarithmic axis of fewer has labels at 1, 2, 5, 10, ..., a longer one at powers of ten
 WITHOUT_TIME = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
-"""By format: metadata that would differ in the next second."""
+"""Metadata by format that would differ in the next second."""
 _NAMED = {"pdf": ("Subject", "Keywords"), "svg": ("Description", "Source"), "png": ("Description", "Source")}
-"""By format: the metadata that hold the caption and the provenance."""
+"""Metadata by format that hold the caption and the provenance."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -1,1 +1,1 @@
-"""Where runs are read from: run directories, Weights & Biases."""
+"""Places that runs are read from: run directories, Weights & Biases."""

@@ -72,7 +72,7 @@ def description(metric: str) -> str:
 
 
 def estimation(estimator: str, using: str, by: str) -> str:
-    """How a metric is estimated: `` with a Laplace proposal``; empty: it is not estimated by samples."""
+    """The estimation of a metric: `` with a Laplace proposal``; empty: it is not estimated by samples."""
     if estimator == "ais":
         return f"{by} annealed importance sampling"
     return f"{using} {PROPOSALS.get(estimator, f'the proposal {estimator}')}" if estimator else ""

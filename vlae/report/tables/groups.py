@@ -26,7 +26,7 @@ class Configuration:
 
 
 def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
-    """In the order of columns, then of rows. UserError: one would have several settings."""
+    """Configurations in the order of columns, then of rows. UserError: one would have several settings."""
     groups = group_by_cell(runs, row_keys, COLUMNS)
     models = {place: str(group[0].value("model.name")) for place, group in groups.items()}
     variants: dict[str, dict[Values, int]] = {}

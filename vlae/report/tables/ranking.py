@@ -41,7 +41,7 @@ def rank(column: Sequence[Group], metric: str, report: Report) -> list[Cell]:
 
 
 def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
-    """For each group what distinguishes its test images: ``num_images = 60``; None: it has no metric."""
+    """The setting that distinguishes the test images of each group: ``num_images = 60``; None: it has no metric."""
     sets = [scored_on(runs[0]) if runs else None for _, runs in column]
     known = [one for one in sets if one is not None]
     keys = sorted({key for one in known for key in one})

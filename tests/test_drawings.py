@@ -364,7 +364,7 @@ EXTREMES = {
         *((name, True) for name in ("seven decades", "forty of T", "long names")),
     ],
 )
-def test_no_texts_of_a_figure_overlap_or_leave_it(name, kind, narrow):
+def test_texts_in_figures_do_not_overlap(name, kind, narrow):
     figure = draw(kind, Runs("", tuple(EXTREMES[name])), narrow=narrow)
     assert faults(figure) == []
     assert not narrow or figure.get_figwidth() == NARROW
@@ -380,7 +380,7 @@ def test_epochs_have_whole_ticks(epochs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OF_MODELS)
-def test_no_texts_of_a_figure_of_models_overlap_or_leave_it(trained_runs, kind):
+def test_texts_in_figures_of_models_do_not_overlap(trained_runs, kind):
     for narrow in (False, True):
         assert faults(draw(kind, runs_of(trained_runs), narrow=narrow)) == []
 

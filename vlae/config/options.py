@@ -29,7 +29,7 @@ OPTIONS = (
     *("--help", "--version", "--multirun", "--cfg", "--package", "--resolve", "--info", "--config-dir"),
     *("--run", "--shell-completion", "--hydra-help"),
 )
-"""Those that work."""
+"""The options of Hydra that work here."""
 FIXED = "not supported: all runs are composed from conf/config.yaml; --config-dir DIR adds choices of yours"
 
 

@@ -1,4 +1,4 @@
-"""The values of a sweep on the command line: what stands between its commas, ranges, and how many are too many."""
+"""The values of a sweep on the command line: its comma-separated items, ranges, and the largest number."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ MOST_RUNS = 100_000  # the most runs of a sweep: more are a slip, which is repor
 
 
 def refuse_too_many(runs: int, place: str = "sweep", axes: Mapping[str, int] | None = None) -> None:
-    """ConfigError: a sweep is larger than anybody means. axes: how many values each of its keys has."""
+    """ConfigError: a sweep is too large to be meant. axes: the number of values of each of its keys."""
     if runs > MOST_RUNS:
         several = listed(f"{key}: {count:,}" for key, count in (axes or {}).items() if count > 1)
         text = f"expected at most {MOST_RUNS:,} runs, got {runs:,}" + (f" ({several})" if axes else "")

@@ -188,7 +188,7 @@ def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
 
 
 def _check_optimizer(target: Any, values: dict[str, Any]) -> list[Problem]:
-    """A default says more than torch's hints, and the constructor knows the ranges."""
+    """Problems of an optimizer's values: a default says more than torch's hints, the constructor knows the ranges."""
     step = inspect.signature(target.step).parameters.get("closure")
     if step is not None and step.default is inspect.Parameter.empty:
         text = f"{target.__name__} needs a closure, which training does not give"

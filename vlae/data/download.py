@@ -106,7 +106,7 @@ class Source:
 
     @contextmanager
     def reading(self, *files: str) -> Iterator[None]:
-        """Around reading some of the files: any failure in it becomes a DataError that names the bad one."""
+        """A context for reading some of the files: a failure in it becomes a DataError that names the bad one."""
         try:
             yield
         except DataError:

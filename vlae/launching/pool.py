@@ -285,7 +285,7 @@ class Pool:
             self._end(*orphan, None)
 
     def _end(self, job: Job, slot: Slot, status: int | None) -> None:
-        """status: None if it is unknown, because the server that knew it was killed."""
+        """Record the end of a job. status: None if it is unknown, because the server that knew it was killed."""
         assert job.began is not None
         job.seconds, job.pid = time.monotonic() - job.began, None
         self._free.append(slot)

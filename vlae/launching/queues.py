@@ -135,7 +135,7 @@ class Queue:
 
     @property
     def is_being_submitted(self) -> bool:
-        """Or was, by a command that was killed meanwhile."""
+        """True while a command submits the queue, or if that command was killed."""
         return len(self.jobs()) < len({run.task for run in self.runs})
 
     def record_jobs(self, jobs: dict[int, str]) -> None:

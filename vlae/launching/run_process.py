@@ -63,7 +63,7 @@ class ForkServer:
 
 @contextlib.contextmanager
 def _silence_warnings() -> Iterator[None]:
-    """Python warns if its resource tracker was killed and starts again: nothing of ours is lost with it."""
+    """Hide Python's warning that its resource tracker was killed and starts again: nothing is lost with it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -66,7 +66,7 @@ class State:
     """The Slurm job, the host, or both."""
     gpu_seconds: float = 0.0
     stale: bool = False
-    """Its status.json does not say that it is done, as when its process was killed a moment before."""
+    """True if status.json of a done run does not say so, as when its process was killed a moment before."""
 
     @property
     def forced(self) -> bool:

@@ -67,7 +67,7 @@ class Task:
             hold_signals()
 
     def __call__(self, task: int) -> None:
-        """Execute the runs. SystemExit, with which the job fails for Slurm too: a run is not done by anybody."""
+        """Execute the runs. SystemExit, with which the job fails for Slurm too: a run is not done."""
         guard()  # its log may be on a disk that is full
         try:
             with Interruption(SIGNALS) as interruption:  # also those that the batch script ignores

@@ -82,7 +82,7 @@ class LeftOut(NamedTuple):
 
 
 def some_of(left_out: Sequence[LeftOut]) -> str:
-    """Some of them, each with its reason, and how many more."""
+    """Some of the runs, each with its reason, and the number of others."""
     return some([*map(str, left_out)], SOME)
 
 

@@ -107,7 +107,7 @@ class Reserve:
             raise files.cannot_write(self._place, error) from error
 
     def say(self, name: str, content: dict[str, Any]) -> bool:
-        """Puts ``content`` in the file of this name; whether that was possible."""
+        """Puts ``content`` in the file of this name; True if that was possible."""
         message = content.get("message")
         text = files.json_bytes({**content, "message": message and message[: self.SIZE // 8]})
         try:
@@ -122,7 +122,7 @@ class Reserve:
         return True
 
     def take_back(self) -> None:
-        """Withdraw what was said; the room stays."""
+        """Withdraw the message; the room stays."""
         free = self._place.with_name(RESERVE)
         with contextlib.suppress(OSError):
             os.replace(self._place, free)
@@ -180,7 +180,7 @@ class Attempt:
             raise RecordError(f"{self.directory} is no longer that of this process, which stops")
 
     def heartbeat(self, progress: dict[str, Any]) -> None:
-        """Call it as often as you like: status.json is written at most every two seconds.
+        """Records progress. Call it at any rate: status.json is written at most every two seconds.
 
         Errors: RecordError where this process was out of touch for so long that another one has taken the run over.
         """
@@ -192,7 +192,7 @@ class Attempt:
                 self._beat()
 
     def advanced(self) -> None:
-        """The attempt has made progress; the next sign of life says so."""
+        """Notes progress, which the next heartbeat reports."""
         self._progressed = now()
 
     def _stop_if_succeeded(self) -> None:
@@ -235,7 +235,7 @@ class Attempt:
             self._reserve.release()
 
     def _write_end(self, end: dict[str, str | None], error: BaseException | None) -> None:
-        """Waits for the disk only where the attempt ended by itself."""
+        """Records the end; waits for the disk only if the attempt ended by itself."""
         with contextlib.nullcontext() if error is None else patient(None):
             if isinstance(error, Exception) and not refusal_in(error):
                 text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")

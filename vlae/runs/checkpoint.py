@@ -29,7 +29,7 @@ SEAL_LENGTH = len(MARK) + 64
 
 
 class _Damaged(Exception):
-    """Why a file is not used; the next older one may be."""
+    """The reason why a file is not used; the next older one may be."""
 
 
 @patiently
@@ -85,7 +85,7 @@ def _previous(path: Path) -> Path:
 
 
 def _refuse_foreign_types(value: Any, where: str) -> None:
-    """`torch.load(weights_only=True)` would refuse them, too late; a numpy.float64 looks like a float."""
+    """Refuses types that `torch.load(weights_only=True)` refuses too late; a numpy.float64 looks like a float."""
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_foreign_types(key, f"a key of {where}")

@@ -95,7 +95,7 @@ class RunDirectory:
         return config
 
     def carry_out_as(self, config: dict[str, Any]) -> None:
-        """Freezes how a start with ``config`` asks for the run to be carried out: device, where data lie, ..."""
+        """Freezes the operational keys of ``config``: device, place of the data, ..."""
         frozen = self.config()
         if (wanted := carried_out_as(frozen, config)) != frozen:
             files.write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
@@ -111,7 +111,7 @@ class RunDirectory:
         return results
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Last of all: from this moment the run is done."""
+        """Writes the results, last of all: from this moment the run is done."""
         files.write_json(self.path / "results.json", results)
 
     # --- state
@@ -150,7 +150,7 @@ class RunDirectory:
         remove_leftovers(self.path, range(1, last_number(self.path / "attempts") + 1))
 
     def state(self) -> str:
-        """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: what is true now."""
+        """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: the present state."""
         return str(self.status()["state"])
 
     @patiently
@@ -165,7 +165,7 @@ class RunDirectory:
     # --- metrics
 
     def append_metrics(self, values: dict[str, Any]) -> None:
-        """One line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
+        """Adds one line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
         self._append(files.json_bytes(values, indent=None), [])
 
     @patiently
@@ -188,7 +188,7 @@ class RunDirectory:
             raise files.cannot_write(path, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines."""
+        """All whole lines of metrics.jsonl."""
         return metrics_of(self.path / "metrics.jsonl", self._whole_lines().splitlines())
 
     def metrics_size(self) -> int:
@@ -196,7 +196,7 @@ class RunDirectory:
         return files.read_by(files.whole_lines_end, self.path / "metrics.jsonl") or 0
 
     def truncate_metrics(self, size: int) -> None:
-        """Back to the lines that were there when `metrics_size` gave ``size``."""
+        """Cuts the metrics back to the lines of the time when `metrics_size` gave ``size``."""
         path, lines = self.path / "metrics.jsonl", self._whole_lines()
         if size > len(lines) or (size and lines[size - 1 : size] != b"\n"):
             raise RecordError(f"{path}: no line ends at byte {size}; its whole lines are {len(lines)} bytes")

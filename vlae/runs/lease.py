@@ -96,7 +96,7 @@ def last_number(attempts: Path) -> int:
 
 
 def read_claim(attempt: Path) -> Claim | None:
-    """The claim in the directory of an attempt, if there is one. RecordError: it is none that anybody has made."""
+    """The claim in the directory of an attempt, if there is one. RecordError: it is invalid."""
     file = attempt / "claim.json"
     if (claim := read_json(file)) is None:
         return None

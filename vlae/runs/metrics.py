@@ -28,7 +28,7 @@ PARTS = {
     "<t>": "0, 1, 2, ...",
     "<parameter>": "log_variance for Gaussian outputs",
 }
-"""Values that may stand in their places."""
+"""Values of the parts."""
 
 _ERROR = "standard error of it over test images"
 

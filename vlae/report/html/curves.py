@@ -106,7 +106,7 @@ def _along(entries: Epochs, epochs: Sequence[int], metric: str) -> list[float | 
 
 
 def _rounded(value: Any) -> float | None:
-    """Five digits, which are more than a screen shows; None: it is no finite number."""
+    """The value to five digits, more than a screen shows; None: it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(f"{value:.5g}")

@@ -180,17 +180,17 @@ def wrap(text: str, width: float) -> str:
 
 
 def lines_of(texts: Iterable[str]) -> list[int]:
-    """The number of lines of each."""
+    """The number of lines of each text."""
     return [text.count("\n") + 1 for text in texts]
 
 
 def whole_numbers(axis: Axis) -> None:
-    """Ticks at whole numbers only: epochs and updates have no fractions."""
+    """Set ticks at whole numbers only: epochs and updates have no fractions."""
     axis.set_major_locator(MaxNLocator(TICKS, integer=True, min_n_ticks=1))
 
 
 def few_numbers(axis: Axis, most: int = TICKS) -> None:
-    """Few ticks, so that long numbers do not touch."""
+    """Set few ticks, so that long numbers do not touch."""
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
 
 
@@ -210,7 +210,7 @@ def _power_of_ten(value: float, _: float) -> str:
 
 
 def dagger(axes: Axes, x: float, y: float) -> None:
-    """Beside a point: its estimate is unreliable, as in a table."""
+    """Draw a dagger beside a point whose estimate is unreliable, as in a table."""
     axes.annotate(MARK, (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7)
 
 

@@ -186,7 +186,7 @@ class PerImage:
         self._mirrored = mirrored
 
     def __call__(self, name: str) -> np.ndarray | None:
-        """None: the table has no such column, or the run no table. RecordError: it cannot be read."""
+        """The column of this name; None: there is none, or no table. RecordError: it cannot be read."""
         return self._arrays.get(name)
 
     @cached_property

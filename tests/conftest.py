@@ -51,7 +51,7 @@ def pixels_of(keys: dict) -> int:
 
 
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
-"""For tests with jacfwd or jvp: torch loads its forward-mode rules through torch.jit.script, which it deprecates."""
+"""Mark of tests with jacfwd or jvp: torch loads its forward-mode rules by torch.jit.script, which it deprecates."""
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -267,7 +267,7 @@ def test_annealing_agrees_with_probabilistic_pca():
 
 @pytest.mark.parametrize("distributions", [1, 2, 4])
 def test_mean_weights_are_the_likelihood(distributions):
-    """With steps that are found by a pilot run of other chains: none of the weighted chains has chosen its own."""
+    """Other chains, a pilot run, find the steps: no weighted chain chooses its own."""
     x = make_images("gaussian")[:2]
     output, decoder, exact, *_ = probabilistic_pca(x)
     found = annealed(output, decoder, x, chains=100_000, distributions=distributions)
@@ -278,7 +278,7 @@ def test_mean_weights_are_the_likelihood(distributions):
 
 @pytest.mark.parametrize("distributions", [1, 3])
 def test_mean_reversed_weights_are_the_inverse_likelihood(distributions, monkeypatch):
-    """Over exact posterior samples: one for each of many copies of an image, which are images of their own.
+    """The mean is over exact posterior samples: one for each of many copies of an image.
 
     The images are so noisy that the inverse weights have a variance.
     """
@@ -552,7 +552,7 @@ def test_a_run_without_checks_has_no_metrics_of_them(tmp_path, capsys):
 
 
 def test_later_annealing_gives_the_metrics_of_the_run(checked):
-    """And without ais.num_images the bracket is that of sixteen images."""
+    """Without ais.num_images the bracket is that of sixteen images."""
     results, directory = checked
     again, _ = reevaluate(directory, ["device=cpu"])
     for name in ("ais", "own"):

@@ -191,7 +191,7 @@ def test_a_job_resumes_only_runs_that_make_steps(jobs, monkeypatch, capsys):
     found, executed, requeued = jobs("a", "b"), [], []
 
     class Interrupted:
-        """In place of the pool: both runs are interrupted, and b never makes a step."""
+        """A stand-in for the pool: both runs are interrupted, and b never makes a step."""
 
         def __init__(self, jobs: list[Job], *rest, **named):
             self.jobs = jobs

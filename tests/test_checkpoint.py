@@ -85,7 +85,7 @@ def test_every_flipped_byte_is_detected(folder):
 
 
 def test_torch_alone_loads_damaged_weights(folder):
-    """Why the digest is there. If this fails one day, torch has learned to look at checksums."""
+    """The reason for the digest. If this fails one day, torch verifies checksums."""
     path = folder / "last.pt"
     content = path.read_bytes()
     weights = np.full((5, 4), 2.0, dtype=np.float32).tobytes()

@@ -27,7 +27,7 @@ VAE, VLAE = "model=vae", "model=vlae"
 
 
 def rows(runs_dir, name=None):
-    """Without what cannot be compared."""
+    """The runs, without values that cannot be compared, and those left out."""
     runs = collect(RunDirectories(runs_dir, name))
     return [run._replace(per_image=None, history=None) for run in runs.runs], list(runs.left_out)
 

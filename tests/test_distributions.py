@@ -235,7 +235,7 @@ def test_any_parameters_make_a_member(member):
 @pytest.mark.parametrize("kind", ["diagonal", "cholesky", "precision", "student_t"])
 @torch.no_grad()
 def test_density_integrates_to_one(kind):
-    """In two dimensions, over a grid; the rule is exact for densities that vanish at its edge."""
+    """Integral in two dimensions, over a grid; the rule is exact for densities that vanish at its edge."""
     side = torch.linspace(-40, 40, 1601, dtype=torch.float64)
     z, cell = torch.cartesian_prod(side, side).unsqueeze(1), (side[1] - side[0]) ** 2
     mu, log_variance = torch.tensor([[0.5, -1.0]]).double(), torch.tensor([[0.3, -0.6]]).double()
@@ -294,7 +294,7 @@ def test_gaussian_output_is_torchs_normal_with_one_variance():
 
 
 def test_the_best_gaussian_output_variance_is_the_mean_squared_error():
-    """So its gradient, with which it is learned, vanishes there and has the right sign beside it."""
+    """The gradient by which it is learned vanishes there and has the right sign beside it."""
     output, x, f = GaussianOutput().double(), make_images("gaussian"), outputs()[0]
     for factor, sign in [(0.5, 1), (1.0, 0), (2.0, -1)]:
         with torch.no_grad():

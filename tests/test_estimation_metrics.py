@@ -83,7 +83,7 @@ def test_bits_per_dim_of_a_uniform_model_are_eight():
 
 
 def test_stored_scores_have_one_number_per_image(tmp_path):
-    """In the space of results.json; what was added for that is stored beside them."""
+    """Scores in the space of results.json; the Jacobian that this adds is stored beside them."""
     model, x = make_model(VAE, "gaussian"), make_images("gaussian")
     settings = {"num_samples": 40, "memory_budget": 16, "seed": 0}
     evaluations = {name: evaluate(model, x, proposal=name, **settings) for name in ("own", "laplace")}

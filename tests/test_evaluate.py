@@ -98,9 +98,9 @@ def log_evidence(model, x):
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
 def test_log_likelihood_agrees_with_quadrature(kind, latent_dim, output, proposal):
-    """With w the weights, Var log mean w = (S / ESS - 1) / S to first order: the error that the ESS promises.
+    """Var log mean w = (S / ESS - 1) / S to first order, w the weights: the error that the ESS promises.
 
-    Where k-hat lets one believe it: a Gaussian at one mode (VLAENewton's own, too) may miss another one, beyond a kink.
+    k-hat must call it reliable: a Gaussian at one mode (VLAENewton's own, too) may miss another one, beyond a kink.
     """
     model, x = broad(kind, latent_dim, output)
     exact = log_evidence(model, x)
@@ -118,7 +118,7 @@ def test_log_likelihood_agrees_with_quadrature(kind, latent_dim, output, proposa
     ("kind", "latent_dim", "output"), [case for case in QUADRATURE if case.values[0] in (VAE, VLAE)]
 )
 def test_estimates_rise_to_the_log_likelihood(kind, latent_dim, output):
-    """In expectation: over 300 independent replicates of the images, which are images of their own to evaluate()."""
+    """The expectation is over 300 independent replicates of the images, each an image of its own for evaluate()."""
     model, x = broad(kind, latent_dim, output)
     exact, gaps, errors = log_evidence(model, x).sum(), [], []
     for samples in (1, 4, 32):
@@ -230,7 +230,7 @@ def test_chunks_never_change_a_result(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", [VLAE, SAVAE, OriginalSAVAE])
 def test_memory_budget_never_changes_a_result(kind):
-    """Not even where the images of a batch are inferred together, as by the released SA-VAE."""
+    """This holds even if the images of a batch are inferred together, as by the released SA-VAE."""
     model, x = make(kind, "bernoulli", pixels=30), make_images("bernoulli", images=6, pixels=30)
     assert Chunks.within(1, model, 20_000, x) != Chunks.within(512, model, 20_000, x)
     tight, loose = (scored(model, x, num_samples=20_000, memory_budget=budget) for budget in (1, 512))

@@ -102,7 +102,7 @@ def test_records_are_never_written_through_a_link(run, tmp_path, name):
 
 
 def test_a_run_behind_links_works(run, tmp_path):
-    """On scratch: the run itself, the directory of all runs, and one above it."""
+    """Links to a scratch disk: the run itself, the directory of all runs, and one above it."""
     real = tmp_path / "scratch" / "run"
     real.parent.mkdir()
     run.path.rename(real)

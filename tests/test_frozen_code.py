@@ -85,7 +85,7 @@ def other_repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def with_more_files(checkout):
-    """Before `kind_of_checkout`: what git tracks, does not know and ignores, in and beside the places of code."""
+    """Files before `kind_of_checkout`: tracked, unknown and ignored by git, in and beside the places of code."""
     for name in (
         "mine.py",
         "notes.txt",

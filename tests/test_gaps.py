@@ -69,7 +69,7 @@ def test_ascent_raises_the_elbo_of_each_image_independently(kind, output):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gaps_start_from_the_elbo_of_the_evaluation(kind):
-    """Within the errors of both, of images inferred alone where they must be."""
+    """Both agree within their errors, for images inferred alone where they must be."""
     model, x = make_model(kind, "gaussian"), make_images("gaussian") / 3
     gaps = measure_gaps(model, x, memory_budget=512, seed=0, steps=1)
     scores = evaluate(model, x, num_samples=4000, memory_budget=512, seed=0)

@@ -138,7 +138,7 @@ def test_repeated_steps_find_the_mode_of_a_bernoulli_decoder():
 
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
 def test_an_error_of_the_precision_enters_the_step_squared(name, monkeypatch):
-    """So the factor may be computed with few digits: the correction is one step of iterative refinement."""
+    """The factor may be computed with few digits: the correction is one step of iterative refinement."""
     output, decoder, x, z = output_named(name), make_decoder(), make_images(name), numbers(IMAGES, LATENT)
     likelihood = output.likelihood(decoder, x)
     exact, precision = newton_step(likelihood, decoder, z), likelihood.precision
@@ -195,7 +195,7 @@ def test_mode_of_a_linear_gaussian_model_takes_one_step():
 
 @pytest.mark.parametrize("name", OUTPUTS[:2])
 def test_the_mode_search_never_descends_and_reports_its_end(name):
-    """With ReLU units a mode may lie on a kink, where no gradient vanishes."""
+    """A mode of ReLU units may lie on a kink, where no gradient vanishes."""
     images, tolerance = 60, 1e-6
     output, decoder = output_named(name), make_decoder((6, 5))
     x = make_images(name, images)

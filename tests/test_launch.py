@@ -342,7 +342,7 @@ def attempt(run, state):
 
 @pytest.mark.parametrize(("state", "status"), [("failed", FAILED), ("done", HELD)])
 def test_a_worker_skips_a_run_that_had_its_turn(run, executions, state, status):
-    """And says so where it has failed: a job that is requeued for its other runs has not ended well."""
+    """It reports a failure: a job that is requeued for its other runs has not ended well."""
     attempt(run, state)
     assert work(run.path, 0) == status
     assert executions == []

@@ -74,7 +74,7 @@ def test_precision_is_the_explicit_jvj_plus_the_identity(name, hidden_dims):
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("make_linear", [True, False], ids=["linear", "relu"])
 def test_precision_is_the_hessian_of_minus_the_log_joint(name, make_linear):
-    """Exactly, also for a ReLU decoder: it is linear around almost every z."""
+    """The equality is exact also for a ReLU decoder: it is linear around almost every z."""
     output, decoder, x, z = set_up(name, (6, 4))
     if make_linear:
         linear(decoder)

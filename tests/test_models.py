@@ -125,7 +125,7 @@ def maximise(value, parameters):
 
 
 def exact_elbo(model, x, q):
-    """With a linear decoder log p(x, z) is quadratic in z, and the sigma points give its mean exactly."""
+    """The ELBO of a linear decoder: log p(x, z) is quadratic in z, and the sigma points give its mean exactly."""
     z, _ = q.rsample_with_log_prob(sigma_points(len(x), LATENT))
     return (model.output.log_prob(x, model.decoder(z)).mean(0) - q.kl_to_prior()).sum()
 
@@ -156,7 +156,7 @@ def assert_exact_posterior(q, x, W, b, s2):
 
 @pytest.mark.parametrize("kind", [FullCovariance, VLAE])
 def test_the_best_full_covariance_member_is_the_exact_posterior(kind):
-    """By gradient ascent on an image's own parameters, whether they give the covariance or the precision."""
+    """Gradient ascent on an image's own parameters finds it, be they of the covariance or the precision."""
     model, x = make_model(kind, "gaussian", hidden_dims=(8, 6)), make_images("gaussian")
     model.requires_grad_(False)
     W, b = linear(model.decoder)
@@ -181,7 +181,7 @@ def test_full_covariance_heads_learn_the_exact_posterior():
 
 @torch.no_grad()
 def test_one_newton_update_reaches_the_mode_of_a_linear_decoder():
-    """So every log-weight is the log-evidence."""
+    """Every log-weight is then the log-evidence."""
     model = make_model(VLAENewton, "gaussian", hidden_dims=(8, 6), num_updates=1)
     x, (W, b), s2 = make_images("gaussian"), linear(model.decoder), model.output.log_variance.exp()
     mode, _ = exact_posterior(x, W, b, s2)
@@ -196,7 +196,7 @@ def test_one_newton_update_reaches_the_mode_of_a_linear_decoder():
 
 
 def far_from_the_mode(output):
-    """Where full steps overshoot: (model, x)"""
+    """(model, x) for which full steps overshoot."""
     model, x = make_model(VLAENewton, output, num_updates=6), make_images(output)
     with torch.no_grad():
         for layer in model.decoder.modules():
@@ -314,7 +314,7 @@ def test_two_equal_householder_reflections_are_the_identity():
 @pytest.mark.parametrize("flows", [1, 2, 3])
 @torch.no_grad()
 def test_householder_flow_is_torchs_householder_product(flows):
-    """For normals in the form that LAPACK wants: v_t begins with t - 1 zeros and a one. Its product is H_1 H_2 ..."""
+    """The normals have the form of LAPACK: v_t begins with t - 1 zeros and a one. Its product is H_1 H_2 ..."""
     model, x = make_model(HF, "gaussian", num_flows=flows), make_images("gaussian")
     v = model.encoder(x)
     columns, factors = torch.zeros(IMAGES, LATENT, LATENT).double(), torch.zeros(IMAGES, LATENT).double()
@@ -422,7 +422,7 @@ def test_autoregressive_flow_with_open_gates_is_the_identity(flows):
 
 @torch.no_grad()
 def test_only_conditional_flows_depend_on_the_image():
-    """For the same z_0: the released code's mask on the context was all zero."""
+    """z_0 is the same: the released code's mask on the context was all zero."""
     z0 = numbers(5, 1, LATENT).expand(-1, IMAGES, -1)
     for conditional in (True, False):
         model, x = make_iaf(1, conditional)
@@ -457,7 +457,7 @@ def test_autoregressive_flow_is_inverted_exactly(flows):
 @pytest.mark.parametrize("flows", [1, 2, 3])
 @torch.no_grad()
 def test_autoregressive_posterior_density_integrates_to_one(flows):
-    """Over a grid of foreign points."""
+    """The integral is over a grid of foreign points."""
     model, x = make_iaf(flows, latent_dim=2, scale=0.8)  # so that the gates can be inverted far out
     x, side = x[:1], torch.linspace(-10, 10, 401, dtype=torch.float64)
     z = torch.cartesian_prod(side, side).unsqueeze(1)
@@ -497,7 +497,7 @@ def refined(make_step, output, step_size):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_small_steps_of_savae_raise_every_images_elbo(output):
-    """With common random numbers."""
+    """Steps with common random numbers."""
     _, elbos = refined(ascend, output, 1e-3)
     assert elbos.diff(dim=0).min() > 0
 
@@ -540,7 +540,7 @@ def test_only_the_released_savae_depends_on_the_batch():
 
 @torch.no_grad()
 def test_the_released_savae_steps_by_the_batch_means_gradient():
-    """So the same gradient moves an image half as far in a batch of twice the size."""
+    """The same gradient moves an image half as far in a batch of twice the size."""
     step, gradient = original_step(0.1, 5.0), 1e-3 * numbers(IMAGES, LATENT)
     twice = gradient.repeat(2, 1)
     moved = step(torch.zeros_like(gradient), gradient)

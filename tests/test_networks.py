@@ -109,7 +109,7 @@ def test_jacobian_products_are_those_of_automatic_differentiation(hidden_dims):
 @pytest.mark.parametrize("hidden_dims", DEPTHS)
 @pytest.mark.parametrize("product", ["features", "jvp", "vjp", "jacobian"])
 def test_linearisation_has_the_gradients_of_automatic_differentiation(hidden_dims, product):
-    """With respect to the weights, the biases and z."""
+    """Gradients with respect to the weights, the biases and z."""
     decoder, z = make_decoder(hidden_dims), points().requires_grad_()
     v, u = numbers(IMAGES, LATENT, key="v"), numbers(IMAGES, hidden_dims[-1], key="u")
     at: Linearisation = decoder.linearise(z)
@@ -152,7 +152,7 @@ def reverse_mode_jacobian(function, z):
 @pytest.mark.parametrize("product", ["features", "jvp", "vjp", "jacobian"])
 @pytest.mark.parametrize("of", ["features", "pixels"])
 def test_linearisation_agrees_with_reverse_mode(keys, product, of):
-    """With respect to z, the weights and the biases: where units are smooth, the Jacobian depends on all of them."""
+    """Gradients with respect to z, the weights and the biases: the Jacobian of smooth units depends on all."""
     decoder, z = make_decoder(**keys), points().requires_grad_()
     function = decoder.body if of == "features" else decoder
     at = decoder.linearise(z) if of == "features" else decoder.linearise_pixels(decoder.linearise(z))
@@ -359,7 +359,7 @@ def test_a_run_is_initialised_for_its_pixel_variance(initialisation, small):
 @pytest.mark.parametrize(("scheme", "gain"), GAINS)
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 def test_backward_variance_of_a_convolution_is_the_squared_gain(kind, scheme, gain):
-    """Away from the border: as through a linear layer, whatever the stride does to the number of places."""
+    """Away from the border it is as through a linear layer, for any stride."""
     ratios = []
     for draw in range(12):
         layer = kind(24, 16, 3, stride=2, padding=1)
@@ -384,7 +384,7 @@ def test_the_activation_does_not_change_the_initial_weights(image):
 
 
 def test_a_convolutional_encoder_starts_with_variance_one():
-    """But for its biases, which are large because a window has few places; and at the border less is seen."""
+    """Exceptions are its biases, which are large because a window has few places, and the border."""
     squares = []
     for draw in range(30):
         encoder, head = ConvEncoder((1, 16, 16), (40,)), GaussianHead(40, 5)

@@ -150,7 +150,7 @@ def test_the_sampled_elbo_is_the_mean_log_weight(kind):
 
 @pytest.mark.parametrize("kind", [VAE, FullCovariance, HF, VLAE, VLAENewton])
 def test_closed_form_elbo_and_gradients_are_means_of_sampled_ones(kind):
-    """Over the sigma points, which give the mean of the log-density ratio exactly."""
+    """The sigma points give the mean of the log-density ratio exactly."""
     model, x = make(kind, "gaussian")
     eps, samples = given(sigma_points(IMAGES, LATENT)), 2 * LATENT
     figures = [estimator(model, x, eps, samples)[1] for estimator in (sampled_elbo, analytic_elbo)]
@@ -255,7 +255,7 @@ def tiny(kind):
 
 
 def trained(model, x):
-    """Where q is near p(z | x): the path derivative vanishes with their difference."""
+    """A model whose q is near p(z | x): the path derivative vanishes with their difference."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(300):
         optimizer.zero_grad()
@@ -274,7 +274,7 @@ def block_gradients(estimator, model, x, samples):
 
 @pytest.mark.parametrize("kind", [VAE, SAVAE, HF, IAF, VLAE])
 def test_dreg_has_the_expectation_of_the_bounds_ordinary_gradient(kind):
-    """Within a few standard errors of many draws, with the same noise; also where inference uses the decoder."""
+    """They agree within a few standard errors of many draws, also where inference uses the decoder."""
     model, x = tiny(kind)
     dreg, ordinary = (block_gradients(e, model, x, 3) for e in (doubly_reparameterised_bound, ordinary_bound))
     assert dreg.keys() == ordinary.keys() == dict(model.named_parameters()).keys()

@@ -360,7 +360,7 @@ ADVISED = {
 
 
 def problems_of(arguments):
-    """As launch.py finds them, with nothing started."""
+    """The problems that launch.py finds, with nothing started."""
     try:
         arguments = with_sweep_file(arguments)
         check_command(arguments)

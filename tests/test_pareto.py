@@ -21,7 +21,7 @@ def largest(log_weights):
 @pytest.mark.parametrize("samples", [25, 26, 100, 5000])
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 5.0, 40.0, 400.0])
 def test_equals_an_independent_implementation(samples, scale):
-    """Also where most weights underflow beside the largest."""
+    """This holds also if most weights underflow beside the largest."""
     log_weights = -700 + scale * np.random.default_rng(samples).standard_normal((samples, 30))
     with np.errstate(all="ignore"):
         _, expected = arviz.psislw(log_weights.T)
@@ -49,7 +49,7 @@ def test_is_independent_of_order_and_scale_of_weights():
 
 
 def test_a_tail_of_equal_weights_is_light():
-    """As an exact posterior has them but for rounding; 106 of them put b = 0 on the grid."""
+    """Weights of an exact posterior but for rounding; 106 of them put b = 0 on the grid."""
     tail = np.r_[0.0, np.full(106, 2.8e-14)]
     assert k_hat(tail[:, None]) < 0.1
 

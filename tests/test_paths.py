@@ -72,7 +72,7 @@ def test_an_unset_variable_is_refused(path):
 
 
 def overrides_of(key: str, path: str) -> list[str]:
-    """As the command line has it where no shell replaces anything."""
+    """The command line as it is without a shell that expands it."""
     dataset = {"dataset.root": ["dataset=mnist"], "dataset.path": ["dataset=npz"]}.get(key, [])
     return [*dataset, f"{key}={path}"]
 

@@ -331,7 +331,7 @@ def test_a_lost_launch_lock_is_noticed(tmp_path, monkeypatch):
 
 
 def test_a_launch_lock_writes_heartbeats(tmp_path, monkeypatch):
-    """So that a long one, of another host, is not taken for over."""
+    """A long launch of another host is thus known to live."""
     monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
     with hold_launch_lock(tmp_path) as ours:
         until = time.monotonic() + 10

@@ -32,7 +32,7 @@ class FakeProcess:
         self.sentinel, self._alive = os.pipe()
 
     def end(self, status=DONE):
-        """After an attempt that is recorded as the worker records it."""
+        """End after an attempt that is recorded as the worker records it."""
         self.exitcode = status
         os.close(self._alive)
 
@@ -244,7 +244,7 @@ def test_a_signal_stops_the_runs_and_starts_no_more(queue, executed, executor, t
 
 
 def test_each_ctrl_c_is_passed_on_once(queue, executed, executor, tmp_path):
-    """To a run that listens; one that just begins may not hear the first."""
+    """This is a run that handles signals; one that just begins may miss the first."""
     signals, looks = Interruption(), []
 
     def act():

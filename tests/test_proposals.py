@@ -62,7 +62,7 @@ def test_laplace_is_exact_for_a_linear_gaussian_model(
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_laplace_does_not_depend_on_the_start_of_its_search(kind, output):
-    """Where there is one mode: a linear decoder."""
+    """A linear decoder has one mode."""
     model, x = make_model(kind, output, hidden_dims=(8, 6)), make_images(output)
     linear(model.decoder)
     expected, _ = propose("laplace", model, x, noise())
@@ -100,7 +100,7 @@ def test_the_mixture_samples_each_half_equally_often():
 
 @torch.no_grad()
 def test_mixture_weights_are_at_most_twice_those_of_a_half():
-    """In float32, where a steep flow loses its own samples: the component that was drawn knows its density."""
+    """A steep flow loses its own samples in float32: the component that was drawn knows its density."""
     model = make_model(IAF, "gaussian", num_flows=3, flow_hidden_dims=(12,))
     for parameter in model.flows.parameters():
         parameter.mul_(4)  # gates that close

@@ -27,7 +27,7 @@ STEPS, IMAGES = 66, 120
 MODELS = {"vlae": ("model=vlae",), "savae": ("model=savae", "output_dist=bernoulli")}
 
 Position = tuple[int, int]
-"""How far a run is: (0, steps of training) or (1, images evaluated)."""
+"""The progress of a run: (0, steps of training) or (1, images evaluated)."""
 
 
 def training(step: int) -> Position:

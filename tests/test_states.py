@@ -258,7 +258,7 @@ def test_a_missing_job_is_believed_only_if_its_run_is_silent(sweep):
 
 
 def test_a_queue_without_a_cluster_is_no_evidence(sweep, slurm):
-    """As older versions left them: the same ids may be another cluster's jobs."""
+    """Older versions left such queues: the same ids may be another cluster's jobs."""
     sweep.cluster = None
     sweep.submit("12_0", "12_1")
     slurm.known("12_0", "FAILED")

@@ -316,7 +316,7 @@ def test_the_logs_of_a_sweep_are_those_of_its_runs(vlae, run, tmp_path):
 
 
 class Clock:
-    """In place of ``time``: what happens at each sleep, in this order; at the end nothing is left to wait for."""
+    """A stand-in for ``time``: one event at each sleep, in this order; at the end nothing is left to wait for."""
 
     def __init__(self, *events):
         self.events, self.slept = list(events), []

@@ -249,7 +249,7 @@ def test_different_settings_share_no_cell(tmp_path):
 
 
 def test_by_default_every_varied_setting_has_a_row(tmp_path):
-    """In tables and figures alike; what differs between models alone names no row."""
+    """This holds in tables and figures; a setting that differs only between models names no row."""
     for lr in ("1e-3", "5e-4"):
         for seed in (0, 1):
             done(tmp_path, container(VAE, f"optimizer.lr={lr}", seed=seed))
@@ -358,7 +358,7 @@ def test_the_variance_of_a_difference_is_the_two_way_one():
 @pytest.mark.parametrize("seeds", [2, 3, 10])
 @pytest.mark.parametrize("spread", [(1, 1, 1), (0, 1, 3), (1, 0, 1), (0.1, 1, 0.3)])
 def test_equal_models_rarely_differ_significantly(seeds, spread):
-    """At most 5 % of the time, but for what 1,000 trials may add."""
+    """Rarely is at most 5 % of the time, but for the error of 1,000 trials."""
     generator, wrong = np.random.default_rng(0), 0
     for _ in range(1000):
         of_seed, of_image = generator.normal(size=(seeds, 1)), generator.normal(size=(1, 40))

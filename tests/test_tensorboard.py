@@ -45,7 +45,7 @@ class FakeRun:
         self.directory.write_results(results(self.cfg, {"own": np.array([-1.0, -2.0, -3.0])}) | {"epochs": 6})
 
     def mirror(self):
-        """As the process beside an attempt does, with one look."""
+        """One look of the process beside an attempt."""
         self.mirror_with_looks_after(lambda: None)
 
     def mirror_with_looks_after(self, *steps):

@@ -236,7 +236,7 @@ def test_a_stopped_training_resumes_bit_for_bit(model, output, tmp_path):
 
 
 def test_records_after_the_last_checkpoint_are_removed(tmp_path):
-    """As after a kill: the epoch comes again, its line must not."""
+    """A kill leaves such a record: the epoch is repeated, its line must not be."""
     run(make(tmp_path))
     before = (tmp_path / "metrics.jsonl").read_text()
     training = make(tmp_path)

@@ -263,7 +263,7 @@ def test_a_dead_server_costs_finish_its_timeout(server: WandbServer, client: Cli
 
 
 def test_an_attempt_gets_the_next_step_from_the_server(server: WandbServer, client: Client) -> None:
-    """So lines of a record of one's own arrive once, whatever happened to the attempts before."""
+    """Lines of a local record thus arrive once, whatever happened to the attempts before."""
     server.fail(status=401, only="file_stream")
     client("run = start('a'); epochs(run, 0, 3); run.finish()")  # says nothing, though nothing arrived
     assert not server.run("a").history

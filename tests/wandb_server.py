@@ -52,7 +52,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Faults:
-    """How the server fails. ``only`` is a regular expression for the operations meant; all, if empty.
+    """Failures of the server. ``only`` is a regular expression for the operations meant; all, if empty.
 
     ``slow`` seconds pass before any answer; ``drop`` closes the connection without one; ``status`` is answered in
     place of the answer, with ``retry_after`` seconds in its header if given. ``times`` requests fail, then no more.

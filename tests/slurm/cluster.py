@@ -82,7 +82,7 @@ def why_not() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Below those that the system gives to outgoing connections, which could take one before it is listened on."""
+    """Ports below those of outgoing connections, which could take one before a daemon listens on it."""
     ports: list[int] = []
     with contextlib.ExitStack() as held:
         for port in random.SystemRandom().sample(range(10_000, 32_000), 1000):

@@ -109,7 +109,7 @@ def straight(place: Path, *arguments: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def reference(can_start, tmp_path_factory):
-    """Of two long runs."""
+    """The results of two long runs without a stop."""
     return straight(tmp_path_factory.mktemp("straight"), "seed=0,1", LONG)
 
 
@@ -219,7 +219,7 @@ def test_a_preempted_run_resumes_to_the_same_result(place, cluster, reference):
 
 
 def test_a_run_preempted_without_a_signal_resumes(place, alone, reference, tmp_path_factory, monkeypatch):
-    """As most clusters are set up: SIGTERM, as for a job that is cancelled."""
+    """Most clusters are set up so: SIGTERM, as for a cancelled job."""
     with Cluster(tmp_path_factory.mktemp("term"), user_signal=False) as plain:
         for name, value in plain.environment().items():
             monkeypatch.setenv(name, value)

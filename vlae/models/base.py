@@ -30,7 +30,7 @@ class LatentVariableModel(nn.Module, ABC):
     """True if an image's posterior depends on the other images of its batch: evaluation takes one image at a time."""
 
     analytic_kl = False
-    """True if its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), which trainer.kl=analytic needs."""
+    """True if its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), for trainer.kl=analytic."""
 
     covariances = False
     """Inference holds a latent x latent matrix for each image of a batch."""

@@ -88,7 +88,7 @@ class Gates:
         return (z if len(self.networks) % 2 else z.flip(-1)), log_det
 
     def inverse(self, z: Points) -> FlowOutput:
-        """The exact inverse: latent_dim passes of each network (the forward direction: one), all kept for a gradient."""
+        """The exact inverse: latent_dim passes of each network (forward: one), all kept for a gradient."""
         log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         z = z if len(self.networks) % 2 else z.flip(-1)
         for step, network in reversed(list(enumerate(self.networks))):

@@ -114,10 +114,10 @@ class Browser:
 
     def evaluate(self, expression: str) -> Any:
         """The value of JavaScript, of a promise when it is kept. RuntimeError: it throws."""
-        told = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in told:
-            raise RuntimeError(json.dumps(told["exceptionDetails"]))
-        return told["result"].get("value")
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(json.dumps(answer["exceptionDetails"]))
+        return answer["result"].get("value")
 
     def view(self, width: int, height: int, dark: bool = False, media: str = "") -> None:
         """Set the size of the window, and the preferences of the reader."""
@@ -145,8 +145,8 @@ class Browser:
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1, buttons=1)
 
     def screenshot(self, file: Path, whole: bool = False) -> None:
-        told = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        file.write_bytes(base64.b64decode(told["data"]))
+        answer = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        file.write_bytes(base64.b64decode(answer["data"]))
 
     def problems(self) -> list[str]:
         """Exceptions, and the errors in the console, with what the policy of the page has forbidden."""

@@ -290,17 +290,17 @@ def _in_queue(runs_dir: Path, seeds: Sequence[int]) -> float:
         "hydra.launcher.workers=1",
     ]
     command = [sys.executable, "launch.py", "-m", *overrides]
-    told: list[tuple[float, str]] = []
+    printed: list[tuple[float, str]] = []
     with subprocess.Popen(
         command, cwd=SOURCE, stderr=subprocess.PIPE, text=True, env=_environment()
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            told.append((time.perf_counter(), line))
-    began = [at for at, line in told if line.startswith("started: ")]
-    ended = [at for at, line in told if line.startswith("done ")]
+            printed.append((time.perf_counter(), line))
+    began = [at for at, line in printed if line.startswith("started: ")]
+    ended = [at for at, line in printed if line.startswith("done ")]
     if process.returncode or not len(began) == len(ended) == len(seeds):
-        raise RuntimeError(f"{' '.join(command)}: {''.join(line for _, line in told)}")
+        raise RuntimeError(f"{' '.join(command)}: {''.join(line for _, line in printed)}")
     return (ended[-1] - began[0]) / len(seeds)
 
 
@@ -345,8 +345,8 @@ def _tracked(folder: Path, seed: int, epochs: int) -> dict[str, Took]:
         _environment() | {"WANDB_MODE": "offline"},
     )
     (run,) = (folder / "wandb").glob(f"*-s{seed}-*")
-    told = read_json(run / "tracking" / "wandb-offline.json") or {}
-    if any((folder / "none").glob("*/tracking")) or told.get("sent", 0) <= epochs:  # each, and the results
+    notes = read_json(run / "tracking" / "wandb-offline.json") or {}
+    if any((folder / "none").glob("*/tracking")) or notes.get("sent", 0) <= epochs:  # each, and the results
         raise RuntimeError(
             f"{folder}: expected a whole mirror with tracker=wandb, and none with tracker=none"
         )

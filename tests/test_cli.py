@@ -237,7 +237,7 @@ def test_download_of_an_unknown_dataset_names_the_choices(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["figure", "x", "curves"], "missing option '--out' (see vlae figure --help)"),
         (["table", "--decimals", "x"], "invalid value for '--decimals': "),
@@ -246,10 +246,10 @@ def test_download_of_an_unknown_dataset_names_the_choices(command, tmp_path):
         (["table", "a", "b"], "got unexpected extra argument"),
     ],
 )
-def test_an_unknown_command_is_one_line(command, words, told):
+def test_an_unknown_command_is_one_line(command, words, message):
     status, out, err = command(*words)
     assert (status, out) == (2, "")
-    assert err.startswith(f"vlae: {told}")
+    assert err.startswith(f"vlae: {message}")
     assert err.count("\n") == 1
 
 

@@ -56,12 +56,12 @@ def test_a_row_has_every_setting_and_metric(tmp_path):
     cfg = container(VLAE, seed=3)
     path = done(tmp_path, cfg)
     (run,), left_out = rows(tmp_path)
-    told = json.loads((path / "results.json").read_text())
+    content = json.loads((path / "results.json").read_text())
     assert (run.id, run.state, left_out) == (run_id(cfg), "done", [])
     assert run.settings == settings(cfg)
     assert run.value("model.num_updates") == run.value("T") == 4
     assert run.value("model.hidden_dims") == "[64, 64]"
-    laplace = told["test"]["log_likelihood"]["laplace"]
+    laplace = content["test"]["log_likelihood"]["laplace"]
     assert run.value("test.log_likelihood.laplace.mean") == laplace["mean"]
     assert run.value("test.log_likelihood.laplace.standard_error") == laplace["standard_error"]
     assert run.value("test.log_likelihood.laplace.k_hat_unreliable") == 0.0
@@ -69,7 +69,8 @@ def test_a_row_has_every_setting_and_metric(tmp_path):
     assert run.value("cost.train_seconds") == 5.0
     assert run.value("environment.code.commit") == "c" * 40
     measured = [
-        value for place, value in leaves({k: told[k] for k in ("test", "validation", "cost", "environment")})
+        value
+        for place, value in leaves({k: content[k] for k in ("test", "validation", "cost", "environment")})
     ]
     assert len(run.metrics) == len(measured) + 2 + 2  # best epoch and epochs, two marks of reliability
 
@@ -142,8 +143,8 @@ def test_unfinished_runs_have_state_and_reason(tmp_path):
     stopped(tmp_path, container(VAE, seed=2))
     waiting = [Waiting(run_id(container(VAE, seed=2)), 0)]
     queues.create(tmp_path, kind="local", sweep="s", code=tmp_path, runs=waiting, settings={})
-    told = {run.value("seed"): (run.state, run.reason) for run in rows(tmp_path)[0]}
-    assert told == {0: ("new", ""), 1: ("failed", "exception"), 2: ("queued", "")}
+    states = {run.value("seed"): (run.state, run.reason) for run in rows(tmp_path)[0]}
+    assert states == {0: ("new", ""), 1: ("failed", "exception"), 2: ("queued", "")}
 
 
 def test_a_missing_run_of_a_sweep_is_noted(tmp_path):

@@ -38,13 +38,13 @@ def test_only_settings_that_differ_are_shown(tmp_path):
     one, other = container(VAE, seed=1), container(VLAE, "optimizer.lr=1e-3")
     done(tmp_path, one)
     done(tmp_path, other)
-    told = {each.key: (each.one, each.other) for each in comparison(tmp_path, "vae", "vlae").settings}
+    found = {each.key: (each.one, each.other) for each in comparison(tmp_path, "vae", "vlae").settings}
     ours, others = settings(one), settings(other)
     expected = {
         key: (ours.get(key), others.get(key)) for key in ours | others if ours.get(key) != others.get(key)
     }
-    assert told == {key: values for key, values in expected.items() if not key.endswith("_target_")}
-    assert {"seed", "model.name", "optimizer.lr", "model.num_updates"} <= told.keys()
+    assert found == {key: values for key, values in expected.items() if not key.endswith("_target_")}
+    assert {"seed", "model.name", "optimizer.lr", "model.num_updates"} <= found.keys()
 
 
 def test_the_difference_is_a_paired_t_test_over_images(tmp_path):
@@ -71,9 +71,9 @@ def test_a_run_with_damaged_images_is_named(compare, tmp_path):
     assert [left.name for left in found.unread] == [paths[1].name]
     assert not any(each.difference for each in found.metrics)
     status, out, _ = compare("vae", "vlae")
-    told = " ".join(out.split())
+    text = " ".join(out.split())
     assert status == 0
-    assert f"cannot be read: {paths[1].name} (test_log_likelihood.npz cannot be read (" in told
+    assert f"cannot be read: {paths[1].name} (test_log_likelihood.npz cannot be read (" in text
 
 
 def test_images_unknown_in_both_runs_cause_no_warning(compare, tmp_path):
@@ -107,7 +107,7 @@ def test_seeds_that_do_not_choose_images_may_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (("dataset=mnist",), "dataset.name: digits and mnist"),
         (("dataset.split_seed=1",), "dataset.split_seed: 0 and 1"),
@@ -116,12 +116,12 @@ def test_seeds_that_do_not_choose_images_may_differ(tmp_path):
         (("dataset.dequantise=true",), "dataset.dequantise: false and true"),
     ],
 )
-def test_runs_with_other_test_images_are_refused_with_the_reason(compare, tmp_path, overrides, told):
+def test_runs_with_other_test_images_are_refused_with_the_reason(compare, tmp_path, overrides, message):
     one, other = done(tmp_path, container(VAE)), done(tmp_path, container(VAE, *overrides))
     status, out, err = compare(one.name, other.name)
     assert (status, out) == (2, "")
     assert "scored on different test images" in err
-    assert told in err
+    assert message in err
 
 
 def test_without_fixed_noise_seeds_choose_the_test_images(tmp_path):
@@ -167,7 +167,7 @@ def test_the_same_runs_print_the_same(compare, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["vae", "vae"], "RUN_A and RUN_B are the same run, vae-"),
         (["vae", "nothing"], "no run 'nothing' in"),
@@ -180,11 +180,11 @@ def test_the_same_runs_print_the_same(compare, tmp_path):
         (["vae", "vlae-digits-gaussian-s0", "--out", "no/a.pdf"], "the directory no does not exist"),
     ],
 )
-def test_a_wrong_command_is_one_message_and_status_2(compare, tmp_path, words, told):
+def test_a_wrong_command_is_one_message_and_status_2(compare, tmp_path, words, message):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE))
     (done(tmp_path, container(VLAE, seed=1)) / "results.json").write_text("{")
     status, out, err = compare(*words)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err

@@ -407,8 +407,8 @@ def test_swapped_files_are_reported_as_swapped(mnist_root, monkeypatch):
     train.write_bytes(content)
     with pytest.raises(DataError) as error:
         datasets.mnist(root=str(mnist_root), validation_size=0)
-    told = "it is 5 images of 28x28 pixels, expected 12 images of 28x28 pixels"
-    assert f"{train} is damaged or another file: {told}" in message(error)
+    reason = "it is 5 images of 28x28 pixels, expected 12 images of 28x28 pixels"
+    assert f"{train} is damaged or another file: {reason}" in message(error)
     assert "t10k-images-idx3-ubyte should be so: are the two swapped?" in message(error)
 
 

@@ -114,10 +114,10 @@ def faults(figure):
 def made_up(model, y, seconds=3.0, seed=0, unreliable=False, epochs=5, **settings):
     """A run without a directory: a metric, the seconds that it took, and a curve."""
     lines = [{"epoch": epoch, "validation/elbo_nats": y - 5 / epoch} for epoch in range(1, epochs + 1)]
-    told = {"model.name": model, "seed": seed, "dataset.name": "digits", "output_dist.name": "gaussian"}
-    told |= {key.replace("__", "."): value for key, value in settings.items()}
+    values = {"model.name": model, "seed": seed, "dataset.name": "digits", "output_dist.name": "gaussian"}
+    values |= {key.replace("__", "."): value for key, value in settings.items()}
     known = {LAPLACE: y, "cost.train_seconds": seconds, UNRELIABLE: unreliable}
-    return Run(f"{model}{told}", "", told, "done", "", known, None, lambda: lines)
+    return Run(f"{model}{values}", "", values, "done", "", known, None, lambda: lines)
 
 
 def look(artist):
@@ -206,11 +206,11 @@ def test_a_curve_is_a_mean_in_a_band_of_its_standard_error(tmp_path):
     bands = dict(zip(found, axes.collections, strict=True))
     for name, line in found.items():
         files = tmp_path.glob(f"{name.lower()}-*/metrics.jsonl")
-        told = [
+        series = [
             [json.loads(text)["validation/elbo_nats"] for text in file.read_text().splitlines()]
             for file in files
         ]
-        for epoch, values in enumerate(zip(*told, strict=True), 1):
+        for epoch, values in enumerate(zip(*series, strict=True), 1):
             mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(3)
             assert line.get_xydata()[epoch - 1] == pytest.approx([epoch, mean])
             edge = [y for x, y in bands[name].get_paths()[0].vertices if x == epoch]
@@ -272,10 +272,10 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path, damage):
     path = learned(done(tmp_path, container(VAE, seed=1)), [-3.0])
     (path / "metrics.jsonl").write_text(damage)
     (done(tmp_path, container(VLAE)) / "results.json").write_text("{")
-    told = []
-    axes = draw("curves", runs_of(tmp_path), warn=told.append).axes[0]
+    warnings = []
+    axes = draw("curves", runs_of(tmp_path), warn=warnings.append).axes[0]
     assert list(lines(axes)["VAE"].get_ydata()) == [-3.0]
-    left_out = [match[1] for text in told if (match := re.match(r"left out: (\w+)-", text))]
+    left_out = [match[1] for text in warnings if (match := re.match(r"left out: (\w+)-", text))]
     assert left_out == ["vlae", "vae"]
 
 
@@ -303,11 +303,11 @@ def test_a_point_is_the_mean_over_seeds_at_its_t(tmp_path):
         place = run.value("model.name"), str(run.value("T") or "none")
         expected.setdefault(place, []).append(run.value(OWN))
     assert found == pytest.approx({place: statistics.fmean(values) for place, values in expected.items()})
-    told = [
+    by_hand = [
         [m - e, m + e]
         for m, e in ((statistics.fmean(v), statistics.stdev(v) / 2**0.5) for v in expected.values())
     ]
-    assert sorted(errors) == [pytest.approx(each) for each in sorted(told)]
+    assert sorted(errors) == [pytest.approx(each) for each in sorted(by_hand)]
 
 
 @pytest.mark.parametrize("kind", ["likelihood_vs_updates", "cost"])
@@ -391,9 +391,9 @@ def test_published_metrics_are_drawn_with_their_source(tmp_path):
     runs = runs_of(tmp_path)
     figure = draw("likelihood_vs_updates", runs, published=True)
     shown = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "published"]
-    told = [published(run, LAPLACE) for run in runs.runs]
-    assert sorted(shown) == sorted(each.value for each in told)
-    assert " ".join(told[0].source.split()) in " ".join(figure.caption.split())
+    values = [published(run, LAPLACE) for run in runs.runs]
+    assert sorted(shown) == sorted(each.value for each in values)
+    assert " ".join(values[0].source.split()) in " ".join(figure.caption.split())
 
 
 def test_costs_are_mean_seconds_and_metrics(tmp_path):
@@ -427,7 +427,7 @@ def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["curvs", "--out", "a.pdf"], "KIND: expected one of curves, likelihood_vs_updates, "),
         (
@@ -462,13 +462,13 @@ def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):
         (["latent_path", "--out", "a.pdf"], "latent_path: no run with model.latent_dim=2 is done"),
     ],
 )
-def test_a_wrong_command_is_one_message_and_status_2(figure_command, tmp_path, monkeypatch, words, told):
+def test_a_wrong_command_is_one_message_and_status_2(figure_command, tmp_path, monkeypatch, words, message):
     learned(done(tmp_path, container(VAE)), [-3.0])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.pdf").mkdir()
     status, out, err = figure_command("vae", *words)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("a*"))
 
@@ -712,12 +712,12 @@ def test_figures_of_models_are_reproduced_byte_for_byte(trained_runs, kind):
 def test_an_unreadable_model_gives_way_to_another_seed(trained_runs, tmp_path):
     for seed in (0, 1):
         vlae.run([*TINY, "model=vae", f"seed={seed}", f"runs_dir={tmp_path}"], quiet=True)
-    runs, told = runs_of(tmp_path), []
+    runs, warnings = runs_of(tmp_path), []
     for file in Path(runs.runs[0].directory, "checkpoints").iterdir():
         file.write_bytes(b"")
-    figure = draw("covariance", runs, images=1, warn=told.append)
+    figure = draw("covariance", runs, images=1, warn=warnings.append)
     assert "Models of seed 1" in figure.caption
-    assert any(text.startswith(f"left out: {runs.runs[0].id} (") for text in told)
+    assert any(text.startswith(f"left out: {runs.runs[0].id} (") for text in warnings)
     for file in Path(runs.runs[1].directory, "checkpoints").iterdir():
         file.unlink()
     with pytest.raises(
@@ -728,12 +728,12 @@ def test_an_unreadable_model_gives_way_to_another_seed(trained_runs, tmp_path):
 
 @pytest.mark.slow
 def test_too_few_images_are_reported(trained_runs):
-    runs, told = runs_of(trained_runs).only(lambda run: run.value("model.name") == "vae"), []
-    figure = draw("estimators", runs, images=100_000, warn=told.append)
-    assert told == ["--images: 7 test images are shown, not 100000: the models were scored on no more"]
+    runs, warnings = runs_of(trained_runs).only(lambda run: run.value("model.name") == "vae"), []
+    figure = draw("estimators", runs, images=100_000, warn=warnings.append)
+    assert warnings == ["--images: 7 test images are shown, not 100000: the models were scored on no more"]
     assert "of the first 7 test images" in figure.caption
-    draw("estimators", runs, images=7, warn=told.append)
-    assert len(told) == 1
+    draw("estimators", runs, images=7, warn=warnings.append)
+    assert len(warnings) == 1
 
 
 @pytest.mark.slow

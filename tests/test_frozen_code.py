@@ -233,10 +233,10 @@ def test_runs_and_notes_are_not_code(checkout, runs_dir, with_git):
     with hold_launch_lock(runs_dir):
         record_sweep(runs_dir, "s", {}, [])
         copy = snapshot.freeze(runs_dir)
-    told = snapshot.code_description()
+    before = snapshot.code_description()
     RunDirectory.create(runs_dir, "a", {})
     checkout.joinpath("notes.txt").write_text("no code")
-    assert snapshot.code_description() == told
+    assert snapshot.code_description() == before
     assert snapshot.freeze(runs_dir) == copy
     assert names_in(copy) == {"launch.py", "vlae/model.py"}
 
@@ -298,13 +298,13 @@ def test_results_name_the_code_at_the_start_of_the_run(checkout, tmp_path, monke
 
 
 def test_freezing_frozen_code_changes_nothing(checkout, tmp_path, monkeypatch):
-    told = snapshot.code_description()
+    before = snapshot.code_description()
     copy = snapshot.freeze(tmp_path / "runs")
     monkeypatch.setattr(snapshot, "SOURCE", copy)
     assert snapshot.freeze(tmp_path / "elsewhere") == copy
-    assert snapshot.code_description() == told
+    assert snapshot.code_description() == before
     (copy / "vlae" / "__pycache__").mkdir()  # what is compiled there changes nothing
-    assert snapshot.code_description() == told
+    assert snapshot.code_description() == before
 
 
 def test_an_unfinished_copy_does_not_exist(checkout, tmp_path, monkeypatch):

@@ -64,9 +64,9 @@ def test_only_missing_and_interrupted_runs_start(planned):
         assert [run.state.state for run in runs] == ["done", "failed", "interrupted", "running", "new"]
         assert [run.starts for run in runs] == [False, False, True, False, True]
         assert [run.starts for run in planned("retry=true", seeds=5).runs] == [False, True, True, False, True]
-        anew = planned("force=true", seeds=5).runs
-        assert [run.starts for run in anew] == [True, True, True, False, True]
-        assert [run.state.forced for run in anew] == [True, True, True, False, False]
+        forced = planned("force=true", seeds=5).runs
+        assert [run.starts for run in forced] == [True, True, True, False, True]
+        assert [run.state.forced for run in forced] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,11 @@ def test_an_old_queue_of_a_killed_process_is_removed(queue, tmp_path):
 
 def test_a_queue_stays_while_it_explains_a_missing_result(queue, tmp_path):
     queue("slurm", ended=LONG_AGO, reasons={"a": "missing"})
-    told = queue("slurm", ended=LONG_AGO, reasons={"a": "missing", "b": "time limit"})
+    needed = queue("slurm", ended=LONG_AGO, reasons={"a": "missing", "b": "time limit"})
     cancelled = queue("local", ended=LONG_AGO)
     cancelled.cancel(["c"])
     RunDirectory(tmp_path / "c").write_status(state="interrupted", attempt=1, reason="SIGTERM")
-    assert left(tmp_path) == {told.token, cancelled.token}
+    assert left(tmp_path) == {needed.token, cancelled.token}
     assert Observer(tmp_path).state(tmp_path / "b").reason == "time limit"
     assert Observer(tmp_path).state(tmp_path / "c").reason == "cancelled"
     RunDirectory(tmp_path / "b").write_results({})

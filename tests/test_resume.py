@@ -160,12 +160,12 @@ def test_a_signalled_run_resumes_to_the_same_result(model, stops, tmp_path, done
         assert f"interrupted by {number.name}" in output
         assert "the same command continues from here" in output
         assert ("continuing from epoch" in output) == (attempt > 1)
-        told = status(tmp_path)
-        assert (told["state"], told["attempt"]) == ("interrupted", attempt)
-        assert number.name in f"{told['reason']} {told['message']}"
+        record = status(tmp_path)
+        assert (record["state"], record["attempt"]) == ("interrupted", attempt)
+        assert number.name in f"{record['reason']} {record['message']}"
         assert (run_directory(tmp_path) / "checkpoints" / "last.pt").is_file()
         assert not (run_directory(tmp_path) / "results.json").exists()
-    assert "image" in told["progress"]  # the last signal was sent in the evaluation
+    assert "image" in record["progress"]  # the last signal was sent in the evaluation
     finish(tmp_path, *MODELS[model])
     assert outcome(tmp_path) == outcome(done(model))
 

@@ -331,11 +331,11 @@ def follow(monkeypatch):
     """``follow(run, event, ...)``: what is printed while these happen."""
 
     def go(directory, *events):
-        clock, told = Clock(*events), []
+        clock, lines = Clock(*events), []
         monkeypatch.setattr(logs, "time", clock)
-        logs.stream_log(directory, told.append)
+        logs.stream_log(directory, lines.append)
         assert clock.events == []
-        return "".join(told)
+        return "".join(lines)
 
     return go
 
@@ -444,10 +444,10 @@ def test_a_rerun_can_be_cancelled(vlae, run, queue, tmp_path):
     assert "0 of 1" in vlae("cancel", "a")[1]
 
 
-@pytest.mark.parametrize("anew", [False, True])
-def test_a_run_without_a_queue_is_stopped_directly(vlae, run, monkeypatch, tmp_path, anew):
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_run_without_a_queue_is_stopped_directly(vlae, run, monkeypatch, tmp_path, forced):
     directory = run("a")
-    if anew:
+    if forced:
         directory.write_results({"test": {"elbo": -1.0}})
         directory = RunDirectory.create(tmp_path / FORCED, "a", {})
     directory.claim()

@@ -180,9 +180,9 @@ def test_a_copy_of_a_run_is_no_further_seed(tmp_path):
 
 def test_an_estimator_missing_in_one_run_stays_the_tables(tmp_path):
     paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
-    told = json.loads((paths[0] / "results.json").read_text())
-    told["test"]["log_likelihood"]["laplace"]["mean"] = None
-    (paths[0] / "results.json").write_text(json.dumps(told))
+    content = json.loads((paths[0] / "results.json").read_text())
+    content["test"]["log_likelihood"]["laplace"]["mean"] = None
+    (paths[0] / "results.json").write_text(json.dumps(content))
     found = table_of(tmp_path)
     assert found.metric == "test.log_likelihood.laplace.mean"
     assert {row: cell.n for row, cell in cells(found).items()} == {"vae": 0, "vlae": 1}
@@ -214,9 +214,9 @@ def test_a_metric_that_is_no_number_is_missing_in_its_cell(tmp_path):
     for model in (VAE, VLAE):
         for seed in (0, 1):
             path = done(tmp_path, container(model, seed=seed))
-    told = json.loads((path / "results.json").read_text())
-    told["test"]["log_likelihood"]["laplace"]["mean"] = "good"
-    (path / "results.json").write_text(json.dumps(told))
+    content = json.loads((path / "results.json").read_text())
+    content["test"]["log_likelihood"]["laplace"]["mean"] = "good"
+    (path / "results.json").write_text(json.dumps(content))
     found = cells(table_of(tmp_path))
     assert {name: (cell.n, cell.runs, cell.missing) for name, cell in found.items()} == {
         "vae": (2, 2, ""),
@@ -379,14 +379,14 @@ def test_the_best_and_its_equals_are_bold(tmp_path):
         done(tmp_path, container(HF, seed=seed), level=0.0)
         done(tmp_path, container(VLAE, seed=seed), level=0.01)
     found = table_of(tmp_path)
-    told = cells(found)
-    assert {name: (cell.best, cell.as_good) for name, cell in told.items()} == {
+    by_row = cells(found)
+    assert {name: (cell.best, cell.as_good) for name, cell in by_row.items()} == {
         "vae": (False, False),
         "hf": (False, True),
         "vlae": (True, True),
     }
-    assert told["vae"].difference == pytest.approx(told["vae"].mean - told["vlae"].mean)
-    assert told["vae"].paired_over == "images and seeds"
+    assert by_row["vae"].difference == pytest.approx(by_row["vae"].mean - by_row["vlae"].mean)
+    assert by_row["vae"].paired_over == "images and seeds"
     assert [line[1].bold for line in layout(found).lines] == [False, True, True]
     cheap = cells(table_of(tmp_path, metric="cost.train_seconds"))  # the same for all
     assert all(cell.as_good for cell in cheap.values())
@@ -506,8 +506,8 @@ def test_published_metrics_are_shown_beside_ours(tmp_path):
     published_runs(tmp_path)
     found = table_of(tmp_path, metric=OWN, literature=True)
     plain = table_of(tmp_path, metric=OWN)
-    told = cells(found)
-    assert {row: cell.published for row, cell in told.items()} == {
+    by_row = cells(found)
+    assert {row: cell.published for row, cell in by_row.items()} == {
         ("vae", None): -85.37,
         ("vlae", 3): None,
         ("vlae", 4): -83.72,
@@ -702,9 +702,9 @@ def test_every_readable_format_shows_the_same_numbers(tmp_path, decimals):
         console.file.getvalue(),
         *(FORMATS[name](found, decimals, False) for name in ("markdown", "html", "latex")),
     ]
-    told = [set(figures.findall(text.replace(r"$\pm$", "±"))) for text in written]
-    assert all(each == told[0] for each in told)
-    assert len(told[0]) == (0 if decimals == 0 else 3 + 2)
+    numbers_of = [set(figures.findall(text.replace(r"$\pm$", "±"))) for text in written]
+    assert all(each == numbers_of[0] for each in numbers_of)
+    assert len(numbers_of[0]) == (0 if decimals == 0 else 3 + 2)
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path):
@@ -835,7 +835,7 @@ def test_notes_beside_a_csv_file_are_printed(vlae, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ["--format", "latx"],
@@ -867,11 +867,11 @@ def test_notes_beside_a_csv_file_are_printed(vlae, tmp_path):
         (["--published"], "--published: nothing that was published"),
     ],
 )
-def test_a_wrong_command_is_one_message_and_status_2(vlae, tmp_path, words, told):
+def test_a_wrong_command_is_one_message_and_status_2(vlae, tmp_path, words, message):
     done(tmp_path, container(VAE))
     status, out, err = vlae(*words)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
 
 
@@ -889,14 +889,14 @@ def test_a_directory_without_runs_is_reported(vlae, tmp_path):
 def test_an_unmet_condition_lists_the_existing_values(tmp_path):
     for seed in range(12):
         done(tmp_path, container(VAE if seed else VLAE, seed=seed))
-    for where, told in {
+    for where, hint in {
         "model=VAE": "model.name is one of vae, vlae",
         "seed>20": "seed is from 0 to 11",
         "seed='1'": "seed is from 0 to 11",
         "T=2": "T is one of null, 4",
         "model.hidden_dims=[5]": "model.hidden_dims is [64, 64]",
     }.items():
-        with pytest.raises(UserError, match=re.escape(f"no runs with {where}; {told}") + "$"):
+        with pytest.raises(UserError, match=re.escape(f"no runs with {where}; {hint}") + "$"):
             table_of(tmp_path, where=where)
 
 

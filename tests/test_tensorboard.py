@@ -245,10 +245,10 @@ def test_the_command_refuses_it_and_leaves_nothing(tmp_path):
             "tracker=tensorboard",
             f"runs_dir={tmp_path}/runs",
         ]
-        told = subprocess.run(
+        process = subprocess.run(
             command, cwd=CONF.parent, capture_output=True, text=True, timeout=100, check=False
         )
-        assert told.returncode == 2
-        assert "tracker.tensorboard: needs tensorboardX" in told.stderr
-        assert "Traceback" not in told.stderr
+        assert process.returncode == 2
+        assert "tracker.tensorboard: needs tensorboardX" in process.stderr
+        assert "Traceback" not in process.stderr
         assert list(tmp_path.rglob("config.yaml")) == []

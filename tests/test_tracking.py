@@ -298,11 +298,11 @@ def test_a_rerun_without_a_mirror_does_not_replace_the_old_one(online, run, tmp_
     online.stop()
     forced.attempt(lambda: (forced.epochs(1, 6), forced.complete()))
     online.start()
-    anew = promote(forced.directory, tmp_path / "runs")
+    promoted = promote(forced.directory, tmp_path / "runs")
     vlae(run, "sync", *(["--rebuild"] if later == "tracker=none" else []))
     names = {found.name for found in online.runs.values()}
     assert names == ({run.id, f"{run.id}-g2"} if later == "tracker=wandb" else {f"{run.id}-g3"})
-    assert anew.path.name == run.id
+    assert promoted.path.name == run.id
 
 
 def test_the_end_of_a_run_is_logged(online, tmp_path):
@@ -315,8 +315,8 @@ def test_the_end_of_a_run_is_logged(online, tmp_path):
     stopped.attempt(a_little(stopped), end=Interrupted(signal.SIGTERM))
     assert online.run(failed.id).exit_codes == [1]
     assert online.run(stopped.id).exit_codes == [255]
-    told = {key: online.run(failed.id).summary[f"status/{key}"] for key in ("state", "reason", "message")}
-    assert told == {"state": "failed", "reason": "exception", "message": "ValueError: x"}
+    logged = {key: online.run(failed.id).summary[f"status/{key}"] for key in ("state", "reason", "message")}
+    assert logged == {"state": "failed", "reason": "exception", "message": "ValueError: x"}
     assert online.run(stopped.id).summary["status/reason"] == "SIGTERM"
 
     def the_rest():

@@ -111,15 +111,15 @@ def test_each_column_has_panels_of_its_own_runs(tmp_path, server, vlae):
 
 
 def test_panels_show_a_rerun_once(tmp_path, server, vlae):
-    anew, in_work, *_ = sweep(tmp_path, server)
-    keep_generation(anew, 3)
+    rerun, in_work, *_ = sweep(tmp_path, server)
+    keep_generation(rerun, 3)
     keep_generation(in_work, 1)
     keep_generation(tmp_path / ".forced" / in_work.name, 2)
     vlae("report", "s", "--wandb", "--runs-dir", tmp_path)
     (grid,) = blocks(server.reports[0], "panel-grid")
     (_, left_out) = grid["metadata"]["runSets"][0]["filters"]["filters"]
     assert (left_out["key"], left_out["op"]) == ({"section": "run", "name": "name"}, "NIN")
-    assert left_out["value"] == [anew.name, f"{anew.name}-g2", f"{in_work.name}-g2"]
+    assert left_out["value"] == [rerun.name, f"{rerun.name}-g2", f"{in_work.name}-g2"]
 
 
 def keep_generation(run, number):
@@ -165,10 +165,10 @@ def test_a_missing_key_extra_or_upload_is_one_line(tmp_path, server, vlae):
     refused = vlae(*words, status=2)
     assert refused.startswith("vlae: Weights & Biases: ")
     server.stop()
-    nobody = vlae(*words, status=2)
-    assert nobody.startswith(f"vlae: Weights & Biases: {server.url} could not be reached (")
-    assert nobody.endswith(instead)
-    every = (without_key, without_extra, not_there, refused, nobody)
+    unreachable = vlae(*words, status=2)
+    assert unreachable.startswith(f"vlae: Weights & Biases: {server.url} could not be reached (")
+    assert unreachable.endswith(instead)
+    every = (without_key, without_extra, not_there, refused, unreachable)
     assert all(len(said.splitlines()) == 1 for said in every)
     assert "expected a sweep" in vlae("report", "--wandb", status=2)
     assert f"{ENTITY}/{PROJECT}" not in {f"{report.entity}/{report.project}" for report in server.reports}

@@ -40,8 +40,8 @@ def sweep(runs_dir, *containers, name="s"):
 
 def test_a_summary_has_the_known_metrics_of_the_results():
     cfg = container(VAE)
-    told = results(cfg, {})
-    told["test"]["log_likelihood"] = {
+    content = results(cfg, {})
+    content["test"]["log_likelihood"] = {
         "own": {"mean": -1.5, "k_hat_unreliable": 0.01, "ess_median": 3.0, "mode_search": {"steps_max": 2}},
         "laplace": {"mean": -1.25, "k_hat_unreliable": None, "ess_median": 3.0},
     }
@@ -51,8 +51,8 @@ def test_a_summary_has_the_known_metrics_of_the_results():
         "epoch": 1,
         "test/per_image": {"path": ""},
     }
-    found = metrics_of_results(results_of(flat(told) | of_epochs))
-    assert found == {key: value for key, value in metrics_of_results(told).items() if value is not None}
+    found = metrics_of_results(results_of(flat(content) | of_epochs))
+    assert found == {key: value for key, value in metrics_of_results(content).items() if value is not None}
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_means_are_the_same_without_the_test_images(tmp_path, server, vlae):
 @pytest.mark.slow
 def test_three_hundred_runs_take_one_request_per_page(tmp_path, server, vlae):
     first = done(tmp_path, container(VAE))
-    cfg, told = container(VAE), json.loads((first / "results.json").read_text())
+    cfg, content = container(VAE), json.loads((first / "results.json").read_text())
     from vlae.config.run_id import run_id
 
     for seed in range(300):
@@ -128,7 +128,7 @@ def test_three_hundred_runs_take_one_request_per_page(tmp_path, server, vlae):
         del server.runs[ENTITY, PROJECT, recorded.name]
         recorded.name = run_id(own)
         recorded.raw_config = {key: {"value": value} for key, value in own.items()}
-        recorded.lines["wandb-summary.json"] = {0: json.dumps(flat(told))}
+        recorded.lines["wandb-summary.json"] = {0: json.dumps(flat(content))}
         server.runs[ENTITY, PROJECT, recorded.name] = recorded
     server.requests.clear()
     (cell,) = as_json(vlae("table", "--from", PLACE, "--format", "json"))["cells"]
@@ -155,7 +155,7 @@ def test_only_compared_runs_load_test_images(tmp_path, server, vlae):
 def test_the_newest_done_rerun_counts(tmp_path, server, vlae):
     (place,) = sweep(tmp_path, container(VAE))
     old, new = mirror(server, place), mirror(server, place, generation=2)
-    mirror(server, stopped(tmp_path / "anew", container(VAE)), generation=3, state="running")
+    mirror(server, stopped(tmp_path / "rerun", container(VAE)), generation=3, state="running")
 
     def mean():
         (cell,) = as_json(vlae("table", "--from", PLACE, "--metric", "test.elbo", "--format", "json"))[
@@ -180,13 +180,13 @@ def test_a_run_and_its_twin_of_an_earlier_scheme_count_once(tmp_path, server, vl
     del old.raw_config["schema_version"]
     server.runs[ENTITY, PROJECT, old.name] = old
 
-    def told():
+    def record_of_images():
         found = as_json(vlae("table", "--from", PLACE, "--format", "json"))
         return [(cell["n"], cell["runs"]) for cell in found["cells"]], " ".join(found["notes"])
 
-    assert told()[0] == [(1, 1)]
+    assert record_of_images()[0] == [(1, 1)]
     mirror(server, place)
-    counts, notes = told()
+    counts, notes = record_of_images()
     assert counts == [(1, 1)]
     assert f"{old.name} (it is {place.name} under an earlier scheme of ids)" in notes
 
@@ -217,11 +217,11 @@ def test_unreadable_test_images_affect_only_their_run(tmp_path, server, vlae):
         for seed in (0, 1):
             recorded = mirror(server, done(tmp_path, container(model, seed=seed)))
     recorded.files[TABLE] = b'{"columns": ["log_likelihood_laplace"], "data": [["x"]]}'
-    told = as_json(vlae("table", "--from", PLACE, "--per-image", "--format", "json"))
-    ((name, because),) = told["unread"]
+    answer = as_json(vlae("table", "--from", PLACE, "--per-image", "--format", "json"))
+    ((name, because),) = answer["unread"]
     assert name == recorded.name
     assert because.startswith("its table of test images cannot be read: ")
-    assert sum(cell["n"] for cell in told["cells"]) == 4
+    assert sum(cell["n"] for cell in answer["cells"]) == 4
 
 
 def container_id(seed):
@@ -262,9 +262,9 @@ def test_a_busy_service_is_retried(tmp_path, server, vlae):
 )
 def test_an_unreadable_source_is_one_line(tmp_path, server, vlae, words, said):
     mirror(server, done(tmp_path, container(VAE)))
-    told = vlae("table", *words, "--runs-dir", tmp_path, status=2)
-    assert said in told
-    assert len(told.splitlines()) == 1
+    message = vlae("table", *words, "--runs-dir", tmp_path, status=2)
+    assert said in message
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -738,8 +738,8 @@ def _upsert_sweep(server: WandbServer, given: Json) -> Json:
     sweep = RecordedSweep(f"sweep{len(server.sweeps):03d}", *place, yaml.safe_load(given["config"]))
     server.sweeps.append(sweep)
     server.projects.add(place)
-    told = {"name": sweep.id, "project": _project(*place)}
-    return {"upsertSweep": {"sweep": told, "configValidationWarnings": []}}
+    answer = {"name": sweep.id, "project": _project(*place)}
+    return {"upsertSweep": {"sweep": answer, "configValidationWarnings": []}}
 
 
 def _sweep(server: WandbServer, given: Json) -> Json:
@@ -748,8 +748,8 @@ def _sweep(server: WandbServer, given: Json) -> Json:
     if not known:
         return {"project": _project(*place) | {"sweep": None}}
     (sweep,) = known
-    told = {"id": sweep.id, "name": sweep.id, "state": "RUNNING", "config": yaml.safe_dump(sweep.config)}
-    return {"project": _project(*place) | {"sweep": told | {"runs": {"edges": []}}}}
+    answer = {"id": sweep.id, "name": sweep.id, "state": "RUNNING", "config": yaml.safe_dump(sweep.config)}
+    return {"project": _project(*place) | {"sweep": answer | {"runs": {"edges": []}}}}
 
 
 def _create_agent(server: WandbServer, given: Json) -> Json:

@@ -20,7 +20,7 @@ def largest(log_weights):
 
 @pytest.mark.parametrize("samples", [25, 26, 100, 5000])
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 5.0, 40.0, 400.0])
-def test_equals_an_independent_implementation(samples, scale):
+def test_k_hat_equals_an_independent_implementation(samples, scale):
     """This holds also if most weights underflow beside the largest."""
     log_weights = -700 + scale * np.random.default_rng(samples).standard_normal((samples, 30))
     with np.errstate(all="ignore"):
@@ -32,7 +32,7 @@ def test_equals_an_independent_implementation(samples, scale):
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
-def test_finds_the_shape_of_pareto_tails(shape):
+def test_k_hat_finds_the_shape_of_pareto_tails(shape):
     """(1 - u)^-k has the tail index k; the prior pulls by (1/2 - k) 10 / (tail + 10)."""
     samples, images = 20_000, 200
     uniform = np.random.default_rng(0).random((samples, images))
@@ -42,7 +42,7 @@ def test_finds_the_shape_of_pareto_tails(shape):
     assert abs(found.mean() - expected) < 4 * found.std() / math.sqrt(images) + 0.01
 
 
-def test_is_independent_of_order_and_scale_of_weights():
+def test_k_hat_is_independent_of_order_and_scale():
     rng = np.random.default_rng(0)
     tail = rng.standard_normal((200, 5))
     assert np.allclose(k_hat(rng.permuted(tail, axis=0) - 1e4), k_hat(tail), atol=1e-8)

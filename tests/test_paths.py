@@ -150,7 +150,7 @@ def test_every_path_option_refuses_an_unset_variable(command, words):
     )
 
 
-def test_the_python_interface_refuses_it_too():
+def test_python_refuses_an_unset_variable_too():
     for call in (
         lambda: vlae.load("a", "$NOWHERE"),
         lambda: RunDirectories("$NOWHERE"),

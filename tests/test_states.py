@@ -370,7 +370,7 @@ def test_a_runs_own_reason_counts_without_slurm(sweep, slurm):
     ]
 
 
-def test_a_stopped_run_resumes_with_its_running_job(sweep, slurm):
+def test_a_stopped_run_of_a_running_job_is_queued(sweep, slurm):
     """The job asks to be requeued when its last run has stopped; and then its runs begin one after the other."""
     sweep.submit("12_0")
     sweep.begin(0, "12_0")

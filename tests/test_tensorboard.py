@@ -232,7 +232,7 @@ def test_tensorboard_without_its_library_is_refused_early(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_the_command_refuses_it_and_leaves_nothing(tmp_path):
+def test_the_command_without_tensorboard_leaves_nothing(tmp_path):
     code = "import sys, runpy; sys.modules['tensorboardX'] = None; sys.argv = sys.argv[1:]; "
     code += "sys.path.insert(0, '.'); runpy.run_path('launch.py', run_name='__main__')"
     for words in ([], ["-m", "seed=0,1"]):

@@ -339,7 +339,9 @@ def test_a_lazy_list_queries_every_run(server: WandbServer, client: Client) -> N
         ({"tags": "new"}, []),
     ],
 )
-def test_filters(server: WandbServer, client: Client, filters: dict, names: list[str]) -> None:
+def test_filters_work_as_in_mongodb(
+    server: WandbServer, client: Client, filters: dict, names: list[str]
+) -> None:
     _record(server, 4)
     said = client(f"print([run.id for run in wandb.Api().runs('tester/p', filters={filters!r}, lazy=False)])")
     assert said == str(names)

@@ -23,7 +23,7 @@ MEASURED_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Work:
-    """Something to measure: ``run()`` does ``units`` units (steps, images) and returns figures to compare."""
+    """Something to measure: ``run()`` does ``units`` units (steps, images) and returns metrics to compare."""
 
     run: Callable[[], Tensor]
     units: int
@@ -66,7 +66,7 @@ class Measurement:
     platform_seconds: Spread
     ratio: Spread
     difference: float
-    """Relative, between the figures of the first run of either."""
+    """Relative, between the metrics of the first run of either."""
     agrees: bool
     reference_flops: float
     platform_flops: float
@@ -217,7 +217,7 @@ def measure(
 
 
 def _difference(reference: Tensor, ours: Tensor) -> float:
-    """Largest relative difference over the figures that both returned."""
+    """Largest relative difference over the metrics that both returned."""
     shared = min(len(reference), len(ours))
     a, b = reference[:shared].double().cpu(), ours[:shared].double().cpu()
     return float(((a - b).abs() / a.abs().clamp(min=1.0)).max())

@@ -684,7 +684,8 @@ def test_arrays_beyond_the_memory_are_refused_unread(tmp_path, monkeypatch):
 
 def test_a_duplicate_array_is_refused(tmp_path):
     path = tmp_path / "a.npz"
-    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for _ in range(2):
             archive.writestr("train.npy", npy(plain((4, 4, 4))))
     with pytest.raises(DataError, match=r"train\.npy is in it twice"):

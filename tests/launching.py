@@ -58,12 +58,16 @@ def run_command(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     largest_file: int | None = None,
+    together: bool = False,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """`subprocess.run` of ``python <program> <arguments>``. largest_file: bytes, as a full disk would have it."""
+    """`subprocess.run` of ``python <program> <arguments>``.
+
+    largest_file: bytes, as a full disk would have it. together: standard error is part of standard output.
+    """
     words = [str(word) for word in arguments]
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder, name) for name in ("out", "err")]
+        outputs = [Path(folder, name) for name in ("out", "out" if together else "err")]
         options = (program, words, cwd, outputs, dict(os.environ if env is None else env), largest_file)
         process = forking.Process(target=_execute, args=options)
         process.start()
@@ -72,6 +76,7 @@ def run_command(
             process.kill()
             raise subprocess.TimeoutExpired([str(program), *words], timeout)
         out, err = (output.read_text() for output in outputs)
+        err = "" if together else err
     return subprocess.CompletedProcess([str(program), *words], process.exitcode, out, err)
 
 

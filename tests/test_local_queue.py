@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from launching import run_command
 from programs import do_without
 
 from benchmarks.full_disk import differences, disturbed, small_disk
@@ -66,7 +67,10 @@ class Command:
 
 
 def launch(place: Path, *arguments: str, status: int = 0, root: Path = ROOT) -> str:
-    return Command(place, *TINY, *arguments, root=root).wait(status)
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = run_command(root / "launch.py", *TINY, *arguments, cwd=place, env=environment, together=True)
+    assert done.returncode == status, done.stdout
+    return done.stdout
 
 
 def states(place: Path) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from launching import run_command
 
 from slurm.cluster import Cluster, wait_until
 from vlae.launching.queues import all_queues
@@ -56,10 +57,9 @@ def command(*arguments: str, place: Path, root: Path = ROOT) -> subprocess.Popen
 
 
 def launch(place: Path, *arguments: str, status: int = 0, root: Path = ROOT) -> str:
-    process = command(*TINY, *SLURM, *arguments, place=place, root=root)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == status, text
-    return text
+    done = run_command(root / "launch.py", *TINY, *SLURM, *arguments, cwd=place, together=True)
+    assert done.returncode == status, done.stdout
+    return done.stdout
 
 
 def states(place: Path) -> list[State]:
@@ -101,9 +101,8 @@ def outcomes(place: Path) -> dict[str, str]:
 
 def straight(place: Path, *arguments: str) -> dict[str, str]:
     """The outcomes of the same sweep, on this machine and without a stop."""
-    process = command(*TINY, *arguments, place=place)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
+    done = run_command(ROOT / "launch.py", *TINY, *arguments, cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
     return outcomes(place)
 
 

@@ -10,7 +10,7 @@ lint:             ## ruff, pyright, import layers
 	lint-imports
 
 check: lint       ## lint and the quick tests
-	pytest -m "not slow"
+	pytest -n logical -m "not slow"
 
 test:             ## all tests
 	pytest

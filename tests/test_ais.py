@@ -128,6 +128,7 @@ def test_a_trajectory_is_reversible(name):
     torch.testing.assert_close(-start, p, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @forward_mode
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_trajectory_keeps_volume(name):
@@ -161,6 +162,7 @@ def test_the_energy_error_is_quadratic_in_the_step(name):
     assert 3.9 < errors[0] / errors[1] < 4.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
 @torch.no_grad()
 def test_a_move_leaves_its_density_invariant(beta):
@@ -226,6 +228,7 @@ def test_momentum_covariance_is_the_tempered_laplace_precision(name):
         torch.testing.assert_close(P, covariance.inverse().expand_as(P), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 @torch.no_grad()
 def test_adapted_steps_reach_the_target_acceptance(name):
@@ -256,6 +259,7 @@ def test_temperatures_rise_from_zero_to_one(distributions):
 # --- the weights -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_annealing_agrees_with_probabilistic_pca():
     x = make_images("gaussian")
     output, decoder, exact, *_ = probabilistic_pca(x)
@@ -265,6 +269,7 @@ def test_annealing_agrees_with_probabilistic_pca():
     assert torch.all(found.ess > 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distributions", [1, 2, 4])
 def test_mean_weights_are_the_likelihood(distributions):
     """Other chains, a pilot run, find the steps: no weighted chain chooses its own."""
@@ -276,6 +281,7 @@ def test_mean_weights_are_the_likelihood(distributions):
     assert torch.all(relative.abs() < 4.5 * found.standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distributions", [1, 3])
 def test_mean_reversed_weights_are_the_inverse_likelihood(distributions, monkeypatch):
     """The mean is over exact posterior samples: one for each of many copies of an image.
@@ -293,6 +299,7 @@ def test_mean_reversed_weights_are_the_inverse_likelihood(distributions, monkeyp
     assert (inverse.mean() - 1).abs() < 4.5 * inverse.std() / 20_000**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [1, 2])
 @pytest.mark.parametrize("name", [*OUTPUTS, CLAMPED])
 def test_annealing_agrees_with_quadrature(name, latent_dim):
@@ -304,6 +311,7 @@ def test_annealing_agrees_with_quadrature(name, latent_dim):
     assert torch.all((found.log_likelihood - exact).abs() < 4.5 * found.standard_error + 1e-4)
 
 
+@pytest.mark.slow
 @forward_mode
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("keys", [{"activation": "gelu"}, {"image": (1, 4, 4)}], ids=["gelu", "conv"])
@@ -317,6 +325,7 @@ def test_annealing_works_with_any_decoder(keys, name):
     assert torch.all((found.log_likelihood - exact).abs() < 4.5 * found.standard_error + 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [1, 2])
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_more_distributions_narrow_the_bracket_of_the_truth(name, latent_dim, monkeypatch):
@@ -337,6 +346,7 @@ def test_more_distributions_narrow_the_bracket_of_the_truth(name, latent_dim, mo
     assert gaps[1].mean() < 0.5 * gaps[0].mean()
 
 
+@pytest.mark.slow
 def test_annealing_in_float32_agrees_with_float64():
     output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
     double = annealed(output, decoder, x, chains=50, distributions=60)
@@ -363,6 +373,7 @@ def assert_same(ours, expected, images=slice(None)):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("backwards", [False, True])
 def test_an_images_result_is_the_same_alone_and_in_any_group(name, backwards, monkeypatch):
@@ -377,6 +388,7 @@ def test_an_images_result_is_the_same_alone_and_in_any_group(name, backwards, mo
     assert_same(annealed(output, decoder, others, exact=exact), expected, slice(3, 5))
 
 
+@pytest.mark.slow
 def test_another_seed_or_name_gives_another_estimate():
     output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
     first, again, seed, name = (
@@ -399,6 +411,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [0.0, 1.5, 2.0, 3.7])
 def test_annealing_resumes_from_the_last_whole_group(stop_at, monkeypatch):
     output, decoder, x = output_of("gaussian"), make_decoder(), images_of("gaussian")
@@ -484,6 +497,7 @@ def checked(tmp_path_factory):
     return results, RunDirectory(runs_dir / results["run_id"])
 
 
+@pytest.mark.slow
 def test_results_have_proposals_and_annealing_on_the_same_images(checked):
     results, directory = checked
     arrays = np.load(directory.path / "test_log_likelihood.npz")
@@ -538,12 +552,14 @@ def test_the_summary_shows_annealing_and_bracket(checked, capsys):
     assert "30 distributions" in text
 
 
+@pytest.mark.slow
 def test_a_dominating_chain_causes_a_warning(checked, capsys):
     results = json.loads((checked[1].path / "results.json").read_text())
     results["test"]["log_likelihood"]["ais"]["ess_median"] = 1.2
     assert "evaluate.ais.num_distributions" in printed(results, capsys)
 
 
+@pytest.mark.slow
 def test_a_run_without_checks_has_no_metrics_of_them(tmp_path, capsys):
     results = vlae.run([*TINY, f"runs_dir={tmp_path}"], quiet=True)
     assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
@@ -551,6 +567,7 @@ def test_a_run_without_checks_has_no_metrics_of_them(tmp_path, capsys):
     assert "Bracket" not in printed(results, capsys)
 
 
+@pytest.mark.slow
 def test_later_annealing_gives_the_metrics_of_the_run(checked):
     """Without ais.num_images the bracket is that of sixteen images."""
     results, directory = checked
@@ -569,6 +586,7 @@ def test_later_annealing_gives_the_metrics_of_the_run(checked):
 STOPS = ["annealing image", "annealing simulated image", "annealing simulated image back"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", STOPS)
 def test_a_check_stopped_by_a_signal_ends_with_the_same_metrics(part, checked, monkeypatch):
     directory = checked[1]
@@ -619,6 +637,7 @@ def problems_of(*overrides):
     return caught.value.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "text"),
     [
@@ -653,6 +672,7 @@ def test_nested_keys_of_a_frozen_run_can_be_changed():
     assert "did you mean evaluate.ais.num_images?" in caught.value.problems[0]
 
 
+@pytest.mark.slow
 def test_a_run_from_before_the_checks_keeps_its_id():
     container = compose()
     old = {

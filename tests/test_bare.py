@@ -30,6 +30,7 @@ def container(monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_bare_run_has_all_results_but_gaps(container, capsys):
     results = run(container())
     assert results["test"]["gaps"] is None
@@ -40,6 +41,7 @@ def test_a_bare_run_has_all_results_but_gaps(container, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "text", "lacking"),
     [
@@ -58,6 +60,7 @@ def test_a_bare_model_refuses_other_needs_before_writing(override, text, lacking
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_all_needs_of_a_bare_model_are_reported_together(container):
     with pytest.raises(ConfigError) as caught:
         run(container("evaluate.proposals=[own,mixture]", "trainer.objective=iwae"))

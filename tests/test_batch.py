@@ -57,6 +57,7 @@ def shell(request, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_python_learns_of_a_signal_during_the_setup(shell):
     assert shell("setup", "setup") == (["setup", "starts SIGNAL", "ready"], 5)
 
@@ -152,6 +153,7 @@ STEP = [{"step": step, "epoch": 0, "epochs": 9} for step in range(9)]
 IMAGE = {"doing": "own", "image": 3, "images": 9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ends", "expected"),
     [
@@ -187,6 +189,7 @@ def test_a_run_that_never_begins_in_three_job_starts_is_stuck(jobs, begun, start
     assert bool(found.stuck("a")) == stuck
 
 
+@pytest.mark.slow
 def test_a_job_resumes_only_runs_that_make_steps(jobs, monkeypatch, capsys):
     found, executed, requeued = jobs("a", "b"), [], []
 
@@ -218,6 +221,7 @@ def test_a_job_resumes_only_runs_that_make_steps(jobs, monkeypatch, capsys):
     assert f"not started again: {found.runs['b'].path}: {NO_STEP}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("restarts", "asked"), [(0, True), (1, False)])
 def test_an_old_process_does_not_requeue_a_restarted_job(monkeypatch, capsys, restarts, asked):
     """Slurm did not see the node any more, on which the old process runs on and comes near its time limit."""
@@ -233,6 +237,7 @@ def test_an_old_process_does_not_requeue_a_restarted_job(monkeypatch, capsys, re
     assert ("has started this job again already" in capsys.readouterr().out) == (not asked)
 
 
+@pytest.mark.slow
 def test_a_signal_noted_by_the_shell_requeues_the_job(jobs, monkeypatch):
     found, requeued = jobs("a"), []
     monkeypatch.setattr(slurm_requeue, "requeue", requeued.append)

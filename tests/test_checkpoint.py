@@ -72,6 +72,7 @@ def test_checkpoints_of_other_names_are_independent(folder):
     assert "previous_evaluation.pt" in warning
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_detected(folder):
     path = folder / "last.pt"
     content = path.read_bytes()
@@ -94,6 +95,7 @@ def test_torch_alone_loads_damaged_weights(folder):
     assert repr(torch.load(path, weights_only=True)) != repr(state_of(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -151,6 +153,7 @@ def test_without_hard_links_the_previous_checkpoint_is_kept(folder, monkeypatch)
     assert_same(checkpoint.load(folder)[0], 3)
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_a_good_checkpoint():
     """The state before or the state after, never an older one, and the next save works."""
     script = """
@@ -248,6 +251,7 @@ def test_a_checkpoint_cannot_execute_code(folder, tmp_path, name):
     assert not tmp_path.joinpath("attacked").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [by_torch, by_torch_in_the_old_format, *map(by_pickle, range(6))])
 def test_a_file_of_another_program_counts_as_damaged(folder, tmp_path, write):
     write({"step": Attack(tmp_path / "attacked")}, folder / "last.pt")

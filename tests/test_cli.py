@@ -48,6 +48,7 @@ def results(run: Path) -> dict[str, object]:
 # --- show ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["id", "prefix", "path"])
 def test_show_finds_a_run_by_id_prefix_or_path(how, command, runs, finished, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -123,6 +124,7 @@ def test_samples_are_a_png_or_nothing(command, finished, tmp_path):
 # --- evaluate -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_adds_metrics_and_keeps_the_results(command, runs, finished):
     before = (finished / "results.json").read_bytes(), (finished / "test_log_likelihood.npz").read_bytes()
     words = ["evaluate", finished.name, "--runs-dir", str(runs), "device=cpu", "evaluate.num_images=50"]
@@ -153,6 +155,7 @@ def test_evaluate_adds_metrics_and_keeps_the_results(command, runs, finished):
     assert all(file.name in out for file in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override", ["trainer.epochs=3", "model.latent_dim=4", "optimizer.lr=1", "evaluate.samples=3"]
 )
@@ -165,6 +168,7 @@ def test_evaluate_refuses_keys_of_training(override, command, finished):
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     ["evaluate.num_samples=0", "evaluate.num_samples=many", "evaluate.num_images=298", "seed=-1", "seed"],
@@ -184,6 +188,7 @@ def test_evaluate_refuses_a_run_that_was_never_trained(command, runs):
 # --- sample -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sample_writes_images_that_follow_from_the_seed(command, finished, tmp_path):
     pictures, sizes = {}, {}
     for name, words in {"a": [], "again": [], "b": ["--seed", "1"], "few": ["--num", "5"]}.items():
@@ -259,6 +264,7 @@ def test_without_arguments_the_help_is_shown(command):
     assert (out.rstrip(), err) == (command("--help")[1].rstrip(), "")
 
 
+@pytest.mark.slow
 def test_the_command_is_a_module_too():
     words = [sys.executable, "-m", "vlae.cli", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
@@ -271,6 +277,7 @@ def _printing(words, tmp_path, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has it")
 @pytest.mark.parametrize(
     "words", [["table"], ["table", "--format", "json"], ["status"], ["status", "--help"]]
@@ -284,6 +291,7 @@ def test_a_full_output_is_one_line(tmp_path, words):
     assert process.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has it")
 @pytest.mark.parametrize("words", [["--cfg", "job"], ["--info", "defaults"], ["-c=job", "seed=1"]])
 def test_a_configuration_that_cannot_be_printed_is_one_line(words):
@@ -294,6 +302,7 @@ def test_a_configuration_that_cannot_be_printed_is_one_line(words):
     assert process.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["table", "--format", "json"], ["status"]])
 def test_a_closed_pipe_ends_the_command_silently(tmp_path, words):
     done(tmp_path, container())

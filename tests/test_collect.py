@@ -75,6 +75,7 @@ def test_a_row_has_every_setting_and_metric(tmp_path):
     assert len(run.metrics) == len(measured) + 2 + 2  # best epoch and epochs, two marks of reliability
 
 
+@pytest.mark.slow
 def test_images_are_read_on_demand(tmp_path):
     path = done(tmp_path, container(VAE))
     file = path / "test_log_likelihood.npz"
@@ -103,6 +104,7 @@ def _single(file):
         np.save(opened, np.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -147,6 +149,7 @@ def test_unfinished_runs_have_state_and_reason(tmp_path):
     assert states == {0: ("new", ""), 1: ("failed", "exception"), 2: ("queued", "")}
 
 
+@pytest.mark.slow
 def test_a_missing_run_of_a_sweep_is_noted(tmp_path):
     here, gone = container(VLAE, seed=0), container(VLAE, "model.num_updates=2", seed=1)
     done(tmp_path, here)
@@ -167,6 +170,7 @@ values = st.one_of(
 )
 
 
+@pytest.mark.slow
 @effort(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["model", "dataset", "trainer"]), st.dictionaries(texts, values)),
@@ -207,6 +211,7 @@ def _replace(name, old, new):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "because"),
     [

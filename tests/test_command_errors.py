@@ -39,6 +39,7 @@ def command(monkeypatch, run_launch):
 # in a process of its own ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_wrong_command_prints_one_block_exits_2_and_leaves_nothing(tmp_path):
     done = python(str(LAUNCH), "model.num_updates=four", "trainer.epoch=3", "model=nope,vae", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -48,6 +49,7 @@ def test_a_wrong_command_prints_one_block_exits_2_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_imports_no_torch_and_works_anywhere(tmp_path):
     done = python("-X", "importtime", str(LAUNCH), "--help", "model=iaf", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -58,6 +60,7 @@ def test_help_imports_no_torch_and_works_anywhere(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_cfg_prints_the_composed_configuration_anywhere(tmp_path):
     done = python(str(LAUNCH), "seed=3", "--cfg", "job", "--resolve", "model=hf", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -66,6 +69,7 @@ def test_cfg_prints_the_composed_configuration_anywhere(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["model.num_updates=four"], ["--cfg", "job"], ["dry_run=true"], ["--foo"], ["--"]]
 )
@@ -90,6 +94,7 @@ def test_the_help_of_vlae_launch_names_it(monkeypatch, capfd):
 # in this process --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_job_gets_only_the_composed_configuration(command, tmp_path):
     got = []
     assert command(lambda container: got.append(container) or 0, "model=hf", "+seed=7") == 0
@@ -97,11 +102,13 @@ def test_the_job_gets_only_the_composed_configuration(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [0, 1, 3, 130])
 def test_the_exit_status_of_the_job_reaches_the_shell(command, status):
     assert command(lambda container: status) == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RecordError("disk full"), ConfigError(["device: none"])])
 def test_an_error_of_the_user_is_one_block_without_a_traceback(command, capfd, error):
     def job(container):
@@ -111,6 +118,7 @@ def test_an_error_of_the_user_is_one_block_without_a_traceback(command, capfd, e
     assert capfd.readouterr().err == f"vlae: {error}\n"
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_keeps_its_traceback(command):
     def job(container):
         raise KeyError("a bug")
@@ -119,6 +127,7 @@ def test_an_unexpected_error_keeps_its_traceback(command):
         command(job)
 
 
+@pytest.mark.slow
 def test_an_error_of_hydra_is_one_block_without_a_traceback(command, capfd):
     assert command(None, "~optimizer.nothing") == 2
     error = capfd.readouterr().err
@@ -135,6 +144,7 @@ def test_cfg_refuses_a_choice_that_does_not_exist(command, capfd):
     assert "model: no choice 'nope'" in printed.err
 
 
+@pytest.mark.slow
 def test_multirun_reports_all_problems_before_the_first_run(command, capfd, tmp_path):
     ran = []
     assert command(ran.append, "-m", "model=vae,vlae", "seed=0,x", "model.num_updates=3") == 2
@@ -145,6 +155,7 @@ def test_multirun_reports_all_problems_before_the_first_run(command, capfd, tmp_
     assert "model.num_updates: unknown key" in error
 
 
+@pytest.mark.slow
 def test_all_problems_of_launcher_sweep_and_runs_are_one_report(command, capfd, tmp_path):
     assert command(None, "-m", "model=vae,vlae", "seed=x", "hydra.launcher.worker=2") == 2
     _, *problems = capfd.readouterr().err.splitlines()
@@ -153,6 +164,7 @@ def test_all_problems_of_launcher_sweep_and_runs_are_one_report(command, capfd, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -189,6 +201,7 @@ def test_a_missing_or_invalid_sweep_file_is_refused(command, capfd, tmp_path, ar
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["file", "file/below", "locked/below"])
 @pytest.mark.parametrize("many", [False, True])
 def test_an_unwritable_runs_dir_is_one_line(command, capfd, tmp_path, monkeypatch, place, many):
@@ -226,6 +239,7 @@ def once(function):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -264,11 +278,13 @@ def test_a_sweep_file_is_not_shown_as_one_configuration(command, capfd):
     assert "sweeps=smoke --cfg: only one of them can be done" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_file_with_overrides_has_a_limit_too(command, capfd):
     assert command(None, "sweeps=smoke", "seed=range(0,60000)") == 2
     assert "sweep: expected at most 100,000 runs, got 600,000" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [False, True])
 def test_an_override_of_an_axis_is_noted_below_the_headline(command, capfd, tmp_path, dry, monkeypatch):
     (tmp_path / "mine.yaml").write_text("common: {model: vae, seed: [0, 1]}")
@@ -281,6 +297,7 @@ def test_an_override_of_an_axis_is_noted_below_the_headline(command, capfd, tmp_
     assert note == "  seed=7 on the command line replaces the 2 values of the sweep file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[str(LAUNCH)], ["-c", "from vlae.cli.app import main; main()"]])
 def test_the_version_names_the_code(tmp_path, words):
     done = python(*words, "--version", cwd=tmp_path)
@@ -290,6 +307,7 @@ def test_the_version_names_the_code(tmp_path, words):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "words"),
     [
@@ -325,6 +343,7 @@ def test_options_that_do_not_go_together_are_one_line(command, capfd, options, n
     assert problem.startswith(f"  {named}: ")
 
 
+@pytest.mark.slow
 def test_a_stopped_command_promises_no_checkpoint(command, capfd):
     def job(container):
         raise KeyboardInterrupt

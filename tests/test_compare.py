@@ -106,6 +106,7 @@ def test_seeds_that_do_not_choose_images_may_differ(tmp_path):
     assert figures(comparison(tmp_path, "vae-digits-gaussian-s0", "vae-digits-gaussian-s1"))[OWN].difference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -148,6 +149,7 @@ def test_an_unreliable_estimate_is_marked(compare, tmp_path):
     assert [("†" in cell) for cell in line.split("│")[2:4]] == [True, False]
 
 
+@pytest.mark.slow
 def test_the_learning_curves_are_those_of_both_runs(compare, tmp_path):
     for seed in (0, 1):
         learned(done(tmp_path, container(VAE, seed=seed)), [-3.0 - seed, -2.0])
@@ -160,12 +162,14 @@ def test_the_learning_curves_are_those_of_both_runs(compare, tmp_path):
     assert file_content(figure, "svg") == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_runs_print_the_same(compare, tmp_path):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE))
     assert compare("vae", "vlae") == compare("vae", "vlae")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

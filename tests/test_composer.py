@@ -41,6 +41,7 @@ def outcome(compose, overrides):
         return error.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_choice_composes_as_in_hydra(group):
     for choice in GROUPS[group]:
@@ -48,6 +49,7 @@ def test_every_choice_composes_as_in_hydra(group):
         assert outcome(composer, overrides) == outcome(compose, overrides)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     chosen=st.fixed_dictionaries({}, optional={g: st.sampled_from(n) for g, n in GROUPS.items()}),

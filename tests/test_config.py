@@ -64,6 +64,7 @@ def problems_of(*overrides: str) -> list[str]:
 # composition ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", GROUPS["model"])
 @pytest.mark.parametrize("output", GROUPS["output_dist"])
 def test_every_model_output_and_dataset_compose_and_validate(model, output, npz):
@@ -80,6 +81,7 @@ def test_every_model_output_and_dataset_compose_and_validate(model, output, npz)
             assert names == [model, output, dataset]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", GROUPS["optimizer"])
 def test_every_optimizer_is_built_on_its_parameters(optimizer):
     weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -89,6 +91,7 @@ def test_every_optimizer_is_built_on_its_parameters(optimizer):
     assert built.param_groups[0]["lr"] == section["lr"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 @pytest.mark.parametrize("model", GROUPS["model"])
 def test_every_experiment_validates_with_every_choice(experiment, model):
@@ -99,6 +102,7 @@ def test_every_experiment_validates_with_every_choice(experiment, model):
         validate(compose(chosen))
 
 
+@pytest.mark.slow
 def test_original_code_sets_only_keys_that_exist():
     chosen = ["experiment=original_code", "model=savae", "output_dist=bernoulli", "dataset=omniglot"]
     original = compose(chosen)
@@ -124,12 +128,14 @@ def test_an_override_wins_over_an_experiment():
     assert container["dataset"]["validation_size"] == 9
 
 
+@pytest.mark.slow
 def test_composition_does_not_depend_on_the_working_directory(monkeypatch, tmp_path, default):
     monkeypatch.chdir(tmp_path)
     assert compose() == default
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sizes_follow_the_dataset():
     small, known = compose(["model=iaf"]), compose(["model=iaf", "dataset=mnist"])
     assert known["model"]["hidden_dims"] == [500, 500]
@@ -148,6 +154,7 @@ VALID = (
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(VALID), unique=True, max_size=6))
 @quick
 def test_hydra_arguments_keep_the_meaning_of_valid_overrides(overrides):
@@ -157,6 +164,7 @@ def test_hydra_arguments_keep_the_meaning_of_valid_overrides(overrides):
     assert OmegaConf.to_container(rewritten) == OmegaConf.to_container(plain)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from((*VALID, "model=nope", "a.b=[1,", "+new=3", "seed=1,2")), max_size=6))
 @quick
 def test_rewriting_twice_is_rewriting_once(overrides):
@@ -305,6 +313,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", BAD)
 def test_bad_input_is_one_problem_that_names_key_and_expectation(command):
     start, *fragments = BAD[command]
@@ -313,6 +322,7 @@ def test_bad_input_is_one_problem_that_names_key_and_expectation(command):
     assert all(fragment in problem for fragment in fragments), problem
 
 
+@pytest.mark.slow
 def test_all_problems_of_a_command_are_reported_together():
     problems = problems_of(
         *("model=vea", "model.num_flows=3", "trainer.epoch=3", "+optimizer.foo=1", "dataset=mnst", "seed=x"),
@@ -335,6 +345,7 @@ CONFLICTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", CONFLICTS)
 @pytest.mark.parametrize("other", ["trainer.epochs=0", "dataset.root=3", "seed=[1", "model=vea"])
 def test_conflicts_are_reported_with_all_other_problems(key, other):
@@ -354,6 +365,7 @@ def test_conflicts_do_not_hide_each_other():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["x", "[1", "${nothing}"])
 @pytest.mark.parametrize(
     ("key", "others"),
@@ -369,6 +381,7 @@ def test_a_key_with_a_problem_of_its_own_is_in_no_conflict(key, others, wrong):
     assert problem.startswith(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("validation", "images"), [(0, 297), (1499, 1), (1499, None)])
 def test_sizes_up_to_the_limits_are_accepted(validation, images):
     number = "null" if images is None else images
@@ -403,6 +416,7 @@ def on_a_machine_with(monkeypatch, *devices: str) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in devices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
 def test_a_missing_device_is_reported_with_all_other_problems(monkeypatch, device):
     on_a_machine_with(monkeypatch)
@@ -486,6 +500,7 @@ def test_all_problems_of_a_change_are_reported_together(default):
     assert "did you mean evaluate.num_samples?" in misspelt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["evaluate.num_samples=[1", "seed", "--seed=3", "seed=1,2"])
 def test_a_malformed_change_is_reported_as_for_a_launch(text, default):
     assert problems_of_change(default, text) == problems_of(text)
@@ -585,12 +600,14 @@ def test_the_order_of_keys_does_not_change_the_id(order):
     assert run_id(shuffled(CONTAINER, order)) == run_id(CONTAINER)
 
 
+@pytest.mark.slow
 @given(st.sampled_from([path for path in ALL if is_operational(path)]), values)
 @quick
 def test_an_operational_key_does_not_change_the_id(path, value):
     assert run_id(replaced(CONTAINER, path, value)) == run_id(CONTAINER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SCIENTIFIC, ids=str)
 @given(value=values)
 @settings(deadline=None, max_examples=5)
@@ -603,6 +620,7 @@ def test_every_scientific_value_changes_the_id(path, value):
     assert (run_id(replaced(CONTAINER, path, value)) == run_id(CONTAINER)) == same
 
 
+@pytest.mark.slow
 @given(st.integers(-(2**53), 2**53), st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
 def test_all_spellings_of_a_number_give_one_id(number, path):
@@ -612,6 +630,7 @@ def test_all_spellings_of_a_number_give_one_id(number, path):
     )  # in front of it stands the seed as it was spelt
 
 
+@pytest.mark.slow
 @given(st.sampled_from([path for path in SCIENTIFIC if path[-1] != "name"]))
 @quick
 def test_true_differs_from_one_in_the_id(path):
@@ -619,6 +638,7 @@ def test_true_differs_from_one_in_the_id(path):
     assert ids[0].rpartition("-")[2] != ids[1].rpartition("-")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), [("1e-3", "0.001"), ("1", "1.0"), ("5e-4", "0.0005")])
 def test_the_spelling_of_a_number_does_not_change_the_id(one, other):
     ids = {run_id(compose([f"optimizer.lr={lr}"])) for lr in (one, other)}
@@ -630,6 +650,7 @@ def test_an_id_survives_being_frozen_as_yaml():
     assert run_id(thawed) == run_id(CONTAINER)
 
 
+@pytest.mark.slow
 def test_an_id_begins_with_readable_names(default):
     assert re.fullmatch(r"vlae-digits-gaussian-s0-[0-9a-f]{10}", run_id(default))
 
@@ -675,6 +696,7 @@ def test_a_model_without_a_key_added_later_still_runs(monkeypatch, default):
         validate(replaced(container, ("model", "activation"), "gelu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [k for k in ADDED_FIELDS if not k.startswith("model.")])
 def test_a_run_from_before_an_added_field_keeps_its_id(key, default):
     *section, name = key.split(".")
@@ -691,6 +713,7 @@ def test_a_changed_default_of_an_old_field_changes_the_id(monkeypatch, default):
     assert run_id(other) != run_id(default)
 
 
+@pytest.mark.slow
 def test_a_file_counts_by_its_content_not_its_path(npz, tmp_path):
     here = compose(npz)
     (tmp_path / "elsewhere.npz").write_bytes((tmp_path / "mine.npz").read_bytes())
@@ -720,6 +743,7 @@ def test_build_does_not_call_targets_inside_values(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_build_of_a_dataset_ignores_preprocessing_and_sizes(default):
     splits = build(default["dataset"])
     assert len(splits.validation) == default["dataset"]["validation_size"]
@@ -761,6 +785,7 @@ def test_every_key_has_a_description_and_an_identity():
     ] == []
 
 
+@pytest.mark.slow
 def test_help_names_every_choice_and_every_key_with_its_value(capsys):
     assert print_help(["model=iaf", "trainer.epochs=17", "--help"]) == 0
     text = capsys.readouterr().out
@@ -773,11 +798,13 @@ def test_help_names_every_choice_and_every_key_with_its_value(capsys):
     assert "trainer.epochs=17 " in text
 
 
+@pytest.mark.slow
 def test_help_works_for_a_wrong_command(capsys):
     assert print_help(["--help", "dataset=npz", "trainer.epochs=four"]) == 0
     assert "dataset.path=null" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -796,6 +823,7 @@ def test_names_that_wandb_refuses_are_refused_early(override, expected):
     assert f"expected {expected}" in problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", "online"])
 def test_the_environment_is_checked_where_it_matters(mode, monkeypatch, tmp_path):
     tracker = compose(["tracker=wandb", f"tracker.mode={mode}"])["tracker"]

@@ -178,6 +178,7 @@ def test_known_image_counts_match_files_and_comments():
         assert yaml.safe_load(text)["validation_size"] == validation
 
 
+@pytest.mark.slow
 def test_loaders_import_no_torchvision_sklearn_or_scipy():
     code = "import sys, vlae.data; sys.exit(bool({'torchvision', 'sklearn', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -527,6 +528,7 @@ def test_a_chardata_mat_without_its_arrays_is_an_error(omniglot_root, monkeypatc
 # --- npz ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 6), (1, 8, 6), (3, 8, 6)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
 def test_npz_returns_the_arrays_of_the_file(tmp_path, shape, dtype):
@@ -578,6 +580,7 @@ BAD_NPZ = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arrays", "reason"), BAD_NPZ)
 def test_a_bad_npz_is_refused_with_its_reason(tmp_path, arrays, reason):
     path = write_npz(tmp_path / "bad.npz", **arrays)
@@ -599,6 +602,7 @@ def test_channels_last_are_refused_with_the_remedy(tmp_path, channels):
     assert splits.shape == (channels, 9, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 9, 3), (1, 9, 1), (4, 4, 3), (9, 3, 3), (9, 1, 4), (9, 8, 2)])
 def test_ambiguous_shapes_are_accepted(tmp_path, shape):
     images = pixels(6, *shape)

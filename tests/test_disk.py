@@ -206,6 +206,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_each_writer_waits_for_a_full_disk(small, tmp_path, writer):
     run = RunDirectory.create(small.path / "runs", "a-run", {"seed": 0})

@@ -232,6 +232,7 @@ def test_any_parameters_make_a_member(member):
     assert torch.isfinite(log_q).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["diagonal", "cholesky", "precision", "student_t"])
 @torch.no_grad()
 def test_density_integrates_to_one(kind):

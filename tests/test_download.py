@@ -128,6 +128,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.items())
 def test_a_failed_download_names_source_and_leaves_nothing(mnist, tmp_path, fault, reason, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2 if fault == "hangs" else 10)

@@ -150,6 +150,7 @@ def test_the_style_of_a_model_follows_from_its_name(name, others):
     assert to_rgb(before.color)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", [(VAE, VLAE), (VLAE,), (HF, SAVAE, VLAE)])
 def test_the_style_of_a_model_ignores_other_models(tmp_path, models):
     for model in models:
@@ -163,6 +164,7 @@ def test_the_style_of_a_model_ignores_other_models(tmp_path, models):
         assert look(marker)[:2] == (style.color, style.marker)
 
 
+@pytest.mark.slow
 def test_settings_of_a_model_share_colour_and_differ_in_marker(tmp_path):
     for updates in (1, 2, 4):
         learned(done(tmp_path, container(VLAE, f"model.num_updates={updates}")), [-3.0, -2.0])
@@ -172,6 +174,7 @@ def test_settings_of_a_model_share_colour_and_differ_in_marker(tmp_path):
     assert len({line.get_fillstyle() for line in found.values()}) == 3
 
 
+@pytest.mark.slow
 def test_settings_of_a_model_differ_in_fill_except_t(tmp_path):
     for lr in ("1e-3", "1e-4"):
         for updates in (1, 2):
@@ -282,6 +285,7 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path, damage):
 # --- bars and costs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_point_is_the_mean_over_seeds_at_its_t(tmp_path):
     for seed in range(2):
         done(tmp_path, container(VAE, seed=seed), level=seed)
@@ -356,6 +360,7 @@ EXTREMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RECORDED)
 @pytest.mark.parametrize(
     ("name", "narrow"),
@@ -370,6 +375,7 @@ def test_texts_in_figures_do_not_overlap(name, kind, narrow):
     assert not narrow or figure.get_figwidth() == NARROW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 30, 2000])
 def test_epochs_have_whole_ticks(epochs):
     ticks, _, _ = texts(draw("curves", Runs("", (made_up("vae", -1.0, epochs=epochs),))))
@@ -385,6 +391,7 @@ def test_texts_in_figures_of_models_do_not_overlap(trained_runs, kind):
         assert faults(draw(kind, runs_of(trained_runs), narrow=narrow)) == []
 
 
+@pytest.mark.slow
 def test_published_metrics_are_drawn_with_their_source(tmp_path):
     for model in (VAE, VLAE):
         done(tmp_path, container("dataset=mnist", "output_dist=bernoulli", model), level=-90)
@@ -396,6 +403,7 @@ def test_published_metrics_are_drawn_with_their_source(tmp_path):
     assert " ".join(values[0].source.split()) in " ".join(figure.caption.split())
 
 
+@pytest.mark.slow
 def test_costs_are_mean_seconds_and_metrics(tmp_path):
     some_runs(tmp_path)
     runs = runs_of(tmp_path)
@@ -426,6 +434,7 @@ def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -473,6 +482,7 @@ def test_a_wrong_command_is_one_message_and_status_2(figure_command, tmp_path, m
     assert not list(tmp_path.glob("a*"))
 
 
+@pytest.mark.slow
 def test_different_settings_share_no_line(tmp_path):
     for lr in ("1e-3", "5e-4"):
         learned(done(tmp_path, container(VAE, f"optimizer.lr={lr}")), [-3.0])
@@ -510,6 +520,7 @@ def test_another_process_draws_the_same_bytes_without_torch(tmp_path):
         assert date not in found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", WITHOUT_TIME)
 def test_the_same_runs_give_the_same_bytes(tmp_path, suffix, monkeypatch):
     some_runs(tmp_path, seeds=2)
@@ -518,6 +529,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path, suffix, monkeypatch):
     assert file_content(draw("curves", runs_of(tmp_path)), suffix) == one
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file_and_names_it(figure_command, tmp_path):
     some_runs(tmp_path, seeds=1)
     begins = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
@@ -527,6 +539,7 @@ def test_the_command_writes_the_file_and_names_it(figure_command, tmp_path):
         assert file.read_bytes().startswith(begin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", WITHOUT_TIME)
 def test_the_caption_is_a_file_and_metadata(figure_command, tmp_path, suffix):
     some_runs(tmp_path, seeds=2)

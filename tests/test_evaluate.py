@@ -95,6 +95,7 @@ def log_evidence(model, x):
     return torch.logsumexp(log_joint, 1) + model.latent_dim * torch.log(side[1] - side[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize(("kind", "latent_dim", "output"), QUADRATURE)
 def test_log_likelihood_agrees_with_quadrature(kind, latent_dim, output, proposal):
@@ -114,6 +115,7 @@ def test_log_likelihood_agrees_with_quadrature(kind, latent_dim, output, proposa
     assert torch.all(scores.elbo < exact + 0.01)  # itself an average over samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "latent_dim", "output"), [case for case in QUADRATURE if case.values[0] in (VAE, VLAE)]
 )
@@ -148,6 +150,7 @@ def test_an_exact_posterior_has_the_closed_form_log_likelihood(
     torch.testing.assert_close(scores.ess, torch.full((IMAGES,), 30.0).double(), rtol=1e-9, atol=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
@@ -185,6 +188,7 @@ def test_evaluation_in_float32_agrees_with_float64():
 # --- to a target -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("kind", [VAE, VLAE])
 def test_a_target_error_sets_the_samples_per_image(kind, proposal):
@@ -204,6 +208,7 @@ def test_a_target_error_sets_the_samples_per_image(kind, proposal):
         assert torch.all(still[chosen])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_target_metrics_do_not_depend_on_chunks_or_other_images(kind, monkeypatch):
     model, x = broad(kind, 2, "bernoulli")
@@ -219,6 +224,7 @@ def test_target_metrics_do_not_depend_on_chunks_or_other_images(kind, monkeypatc
 # --- chunks, restarts, other images ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_never_change_a_result(kind, monkeypatch):
     model, x = make(kind, "gaussian"), make_images("gaussian")
@@ -228,6 +234,7 @@ def test_chunks_never_change_a_result(kind, monkeypatch):
         assert_same(scored(model, x), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [VLAE, SAVAE, OriginalSAVAE])
 def test_memory_budget_never_changes_a_result(kind):
     """This holds even if the images of a batch are inferred together, as by the released SA-VAE."""
@@ -237,6 +244,7 @@ def test_memory_budget_never_changes_a_result(kind):
     assert_same(tight, loose)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 16, 100, 10_000])
 @pytest.mark.parametrize("samples", [1, 50, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -260,6 +268,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [1, 2, 3])
 @pytest.mark.parametrize("kind", [SAVAE, VLAE])
 def test_a_stopped_evaluation_resumes_with_the_same_metrics(kind, done, monkeypatch):
@@ -299,6 +308,7 @@ def test_progress_is_reported_after_every_group(monkeypatch):
     assert seen == [3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, OriginalSAVAE])
 def test_metrics_of_an_image_do_not_depend_on_others(kind):
     model, x = make(kind, "gaussian"), make_images("gaussian")

@@ -51,6 +51,7 @@ def model_file(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_every_model_trains_and_evaluates_with_every_network(trained):
     model, x = trained
     for proposal in ("own", "laplace"):
@@ -59,6 +60,7 @@ def test_every_model_trains_and_evaluates_with_every_network(trained):
         assert (scored.elbo <= scored.log_likelihood).all()
 
 
+@pytest.mark.slow
 def test_a_convolutional_run_is_trained_scored_and_loaded(tmp_path):
     overrides = ["model.network=conv", "model.activation=gelu", "model.hidden_dims=[6]", "model.latent_dim=2"]
     overrides += ["trainer.epochs=1", "evaluate.num_samples=5", "evaluate.num_images=4", "device=cpu"]
@@ -69,6 +71,7 @@ def test_a_convolutional_run_is_trained_scored_and_loaded(tmp_path):
     assert trained.sample(3).shape == (3, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_images_too_small_for_convolutions_are_refused(tmp_path):
     images = np.random.default_rng(0).random((20, 2, 3))
     np.savez(tmp_path / "small.npz", train=images, test=images, validation=images)

@@ -54,6 +54,7 @@ def test_the_first_writer_wins(tmp_path):
     assert list(late.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_wins_whole(tmp_path):
     """Each fills 20 directories with its number in two files; no directory holds two numbers."""
     script = """
@@ -85,6 +86,7 @@ def test_one_of_several_processes_wins_whole(tmp_path):
     assert list((tmp_path / ".new").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_creation_is_whole_or_absent():
     script = """
         from killing import killed_at_every_step

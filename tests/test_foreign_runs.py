@@ -60,6 +60,7 @@ def contents(place: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(place)): p.read_bytes() if p.is_file() else None for p in place.rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*DIRECTORIES, *FILES])
 def test_a_run_with_a_link_to_the_outside_is_not_claimed(run, tmp_path, name):
     path = linked(run, name, tmp_path / "elsewhere" / "target")
@@ -163,6 +164,7 @@ def test_arrays_with_false_sizes_are_not_read(tmp_path):
         PerImage(str(tmp_path / "b.npz"))("log_likelihood")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["a section of its own", "another section"])
 def test_a_config_that_expands_beyond_memory_is_refused(tmp_path, place):
     path = done(tmp_path / "runs", container("model=vae"))

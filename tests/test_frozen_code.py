@@ -104,6 +104,7 @@ def with_more_files(checkout):
     git(checkout, "commit", "-qm", "second")
 
 
+@pytest.mark.slow
 def test_the_hash_depends_on_files_not_on_git(with_more_files, kind_of_checkout, tmp_path):
     copy = snapshot.freeze(tmp_path / "runs")
     assert names_in(copy) == {
@@ -113,6 +114,7 @@ def test_the_hash_depends_on_files_not_on_git(with_more_files, kind_of_checkout,
     assert copy.name == "b2731078005e"
 
 
+@pytest.mark.slow
 def test_the_commit_is_that_of_the_checkout(checkout, tmp_path, monkeypatch):
     before = snapshot.code_description()
     assert before["commit"] == head(checkout)
@@ -224,6 +226,7 @@ def test_a_new_file_alone_is_a_change(checkout):
     assert snapshot.code_description()["changed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_git", [True, False])
 @pytest.mark.parametrize("runs_dir", ["mine", "results/mine", "sweeps/mine"])
 def test_runs_and_notes_are_not_code(checkout, runs_dir, with_git):
@@ -409,6 +412,7 @@ def damaged(request, checkout, tmp_path):
     return copy, DAMAGE[request.param]
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_is_repaired_before_it_is_used(damaged, tmp_path, capsys):
     copy, reason = damaged
     if "launch.py/x.py" in reason:
@@ -427,6 +431,7 @@ def test_a_damaged_copy_is_repaired_before_it_is_used(damaged, tmp_path, capsys)
     )
 
 
+@pytest.mark.slow
 def test_damaged_code_is_neither_executed_nor_launched(damaged, tmp_path, monkeypatch):
     copy, reason = damaged
     monkeypatch.setattr(snapshot, "SOURCE", copy)
@@ -436,6 +441,7 @@ def test_damaged_code_is_neither_executed_nor_launched(damaged, tmp_path, monkey
         assert f"the frozen code {copy} is damaged ({reason}" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_worker_starts_no_run_from_damaged_code(damaged, tmp_path, monkeypatch, capsys):
     copy, reason = damaged
     run = RunDirectory(stopped(tmp_path / "runs", container("model=vae")))
@@ -446,6 +452,7 @@ def test_a_worker_starts_no_run_from_damaged_code(damaged, tmp_path, monkeypatch
     assert (run.state(), list((run.path / "attempts").iterdir())) == ("new", [])
 
 
+@pytest.mark.slow
 def test_a_batch_job_verifies_the_copy_before_importing_it(damaged):
     copy, reason = damaged
     done = batch_script(copy)

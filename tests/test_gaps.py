@@ -34,6 +34,7 @@ def linear_model(kind, **keys):
     return model, x, evidence, P
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [VAE, SAVAE])
 def test_best_diagonal_gaussian_has_the_diagonal_of_the_precision(kind):
     """ELBO(q*) = log p(x) - (sum log P_ii - log det P) / 2 (Turner and Sahani 2011)."""
@@ -44,6 +45,7 @@ def test_best_diagonal_gaussian_has_the_diagonal_of_the_precision(kind):
     assert torch.all(gaps.optimal_elbo - gaps.elbo > 1), "nothing to gain: no test"
 
 
+@pytest.mark.slow
 def test_best_full_covariance_gaussian_is_the_posterior_itself():
     """Its log-weights are all log p(x): no noise in the estimate, no approximation gap."""
     model, x, evidence, _ = linear_model(VLAE, num_updates=1)
@@ -52,6 +54,7 @@ def test_best_full_covariance_gaussian_is_the_posterior_itself():
     assert torch.all(evidence - gaps.elbo > 0.1), "nothing to gain: no test"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ascent_raises_the_elbo_of_each_image_independently(kind, output):
@@ -67,6 +70,7 @@ def test_ascent_raises_the_elbo_of_each_image_independently(kind, output):
     torch.testing.assert_close(again.elbo[0], gaps.elbo[0], rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gaps_start_from_the_elbo_of_the_evaluation(kind):
     """Both agree within their errors, for images inferred alone where they must be."""
@@ -79,6 +83,7 @@ def test_gaps_start_from_the_elbo_of_the_evaluation(kind):
     assert torch.all((gaps.elbo - scores.elbo).abs() < 4.5 * error + 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [VAE, OriginalSAVAE])
 def test_a_stopped_measurement_resumes_in_groups_of_any_size(kind, monkeypatch):
     model, x = make_model(kind, "bernoulli"), make_images("bernoulli")
@@ -98,6 +103,7 @@ def test_a_stopped_measurement_resumes_in_groups_of_any_size(kind, monkeypatch):
     torch.testing.assert_close(finished.optimal_elbo, expected.optimal_elbo, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gap_that_is_not_a_number_names_the_image():
     model, x = make_model(VAE, "gaussian"), make_images("gaussian")
     x[2, 0] = torch.nan
@@ -105,6 +111,7 @@ def test_a_gap_that_is_not_a_number_names_the_image():
         measure_gaps(model, x, memory_budget=512, seed=0, steps=1)
 
 
+@pytest.mark.slow
 def test_iterations_are_the_refinements_of_inference():
     x = make_images("gaussian")
     found = [
@@ -114,6 +121,7 @@ def test_iterations_are_the_refinements_of_inference():
     assert found == [0, 3, 2]
 
 
+@pytest.mark.slow
 def test_measuring_gaps_does_not_change_the_model():
     model, x = make_model(IAF, "gaussian"), make_images("gaussian")
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -87,6 +87,7 @@ def test_a_list_is_an_axis_and_a_list_inside_it_a_value(value, written):
 axes = st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(), min_size=1, max_size=3), max_size=3)
 
 
+@pytest.mark.slow
 @given(st.lists(axes, min_size=1, max_size=3), axes)
 @quick
 def test_the_number_of_runs_is_the_sum_of_products(entries, common):
@@ -120,6 +121,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values)
 @laws
 def test_hydra_reads_the_written_value_back(value):
@@ -136,6 +138,7 @@ def test_hydra_reads_nan_as_nan():
 printable = st.text([chr(i) for i in range(32, 127) if chr(i) != "$"], max_size=8)
 
 
+@pytest.mark.slow
 @given(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | printable
 )
@@ -163,6 +166,7 @@ def test_numbers_are_read_as_in_conf_and_quoted_texts_stay(text, value):
     assert repr(PARSER.parse_override(written).value()) == repr(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["1e-3", "true", "null", "007", "nan", "a b", "it's", "a=b,c", "back\\", "é", ""]
 )
@@ -180,6 +184,7 @@ def test_a_choice_of_a_group_is_written_without_quotes(choice):
 # what is refused ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -288,6 +293,7 @@ def test_all_problems_are_reported_together():
     ]
 
 
+@pytest.mark.slow
 def test_a_file_of_too_many_runs_is_refused_before_expansion():
     axes = json.dumps({"seed": list(range(1000)), "trainer.epochs": list(range(101))})
     [problem] = problems_of(f"grids: [{axes}, {{model: vae}}]")

@@ -36,6 +36,7 @@ def test_every_known_fault_breaks_a_law(fault):
     assert status == 0, printed
 
 
+@pytest.mark.slow
 def test_a_history_is_replayed_by_its_number():
     (status, first), (_, second) = histories("--replay", 23), histories("--replay", 23)
     assert status == 0, first
@@ -44,6 +45,7 @@ def test_a_history_is_replayed_by_its_number():
     assert second == first
 
 
+@pytest.mark.slow
 def test_histories_need_no_numerical_library():
     """Importing them takes longer than a hundred histories."""
     script = "import sys; from benchmarks.histories import play_all; play_all(range(3)); print('torch' in sys.modules)"

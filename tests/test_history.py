@@ -38,6 +38,7 @@ ACTIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(ACTIONS)
 def test_each_step_is_read_once_and_in_order(tmp_path_factory, actions):
     run = tmp_path_factory.mktemp("run")
@@ -94,6 +95,7 @@ def test_later_pictures_are_a_step_of_their_own(tmp_path):
     assert history.more() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux alone counts what is read")
 def test_the_cost_of_recording_an_epoch_does_not_grow(tmp_path):
     run = RunDirectory.create(tmp_path, "run", {})

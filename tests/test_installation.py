@@ -115,6 +115,7 @@ def test_an_installed_package_needs_no_checkout(installed, tmp_path):
     assert {path.name for path in place.iterdir()} == {"runs"}
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_only_the_package_and_its_data(clone, tmp_path):
     with built(clone, "wheel", tmp_path) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}

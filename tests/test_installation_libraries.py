@@ -39,6 +39,7 @@ def test_an_explanation_is_one_line():
     assert "\n" not in explain_import("numpy", ImportError("a\nb"))
 
 
+@pytest.mark.slow
 def test_trained_models_and_datasets_print_as_one_line(tmp_path):
     from vlae.data.datasets import digits
 

@@ -58,6 +58,7 @@ def dense_step(output, decoder, x, z):
     return torch.linalg.solve(P, g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("hidden_dims", [(6,), (6, 5), (6, 5, 9)])
 def test_newton_step_has_the_value_and_every_gradient_of_the_dense_step(name, hidden_dims):
@@ -73,6 +74,7 @@ def test_newton_step_has_the_value_and_every_gradient_of_the_dense_step(name, hi
     assert_same_gradients(*gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("keys", NETWORKS)
 def test_the_newton_step_equals_the_dense_step_with_gradients(name, keys):
@@ -89,6 +91,7 @@ def test_the_newton_step_equals_the_dense_step_with_gradients(name, keys):
     assert_same_gradients(*gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("keys", [{}, *NETWORKS])
 def test_three_updates_give_the_elbo_and_gradients_of_dense_vlae(name, keys):
@@ -193,6 +196,7 @@ def test_mode_of_a_linear_gaussian_model_takes_one_step():
     assert modes.steps.tolist() == [1] * IMAGES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS[:2])
 def test_the_mode_search_never_descends_and_reports_its_end(name):
     """A mode of ReLU units may lie on a kink, where no gradient vanishes."""
@@ -215,6 +219,7 @@ def test_the_mode_search_never_descends_and_reports_its_end(name):
         assert better[modes.converged].max() < tolerance
 
 
+@pytest.mark.slow
 def test_modes_do_not_depend_on_the_batch():
     output, decoder = output_named("bernoulli"), make_decoder((6, 5))
     x, start = images_for(output), 5 * numbers(IMAGES, LATENT, key="start")
@@ -225,6 +230,7 @@ def test_modes_do_not_depend_on_the_batch():
         assert alone.steps == together.steps[i]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
 @pytest.mark.parametrize("name", OUTPUTS[:2])

@@ -110,6 +110,7 @@ def left(tmp_path):
 # --- launch -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_code_runs_and_sweep_are_recorded_before_execution(jobs, launcher, runs, tmp_path, capsys):
     launcher.status = 7
     assert launch_runs(jobs(), launcher, "s") == 7
@@ -124,6 +125,7 @@ def test_code_runs_and_sweep_are_recorded_before_execution(jobs, launcher, runs,
     assert "s: 2 runs, 2 new; starting 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_starts_nothing_but_is_recorded(jobs, launcher, runs, tmp_path, capsys):
     launch_runs(jobs(), launcher, "s")
     for run in runs():
@@ -138,6 +140,7 @@ def test_a_finished_sweep_starts_nothing_but_is_recorded(jobs, launcher, runs, t
     assert err.endswith("nothing to do\n")
 
 
+@pytest.mark.slow
 def test_failed_runs_set_the_exit_status_and_restart_on_request(jobs, launcher, runs, capsys):
     launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
@@ -174,6 +177,7 @@ def test_a_dry_run_reports_refusals(jobs, tmp_path):
         launch_runs(jobs("dry_run=true"), FakeLauncher(refusal=refusal))
 
 
+@pytest.mark.slow
 def test_a_second_launch_beside_a_living_queue_starts_nothing(jobs, launcher, runs, capsys):
     launch_runs(jobs(), launcher, "s")
     launcher.calls.clear()
@@ -187,6 +191,7 @@ def test_a_second_launch_beside_a_living_queue_starts_nothing(jobs, launcher, ru
     assert [run.run_id for run in launcher.queues[-1].runs] == [run.path.name for run in runs()[:2]]
 
 
+@pytest.mark.slow
 def test_the_same_launch_twice_at_once_starts_each_run_once(jobs, launcher):
     launcher.execute = lambda queue: launcher.queues.append(queue) or 0
     statuses = []
@@ -200,6 +205,7 @@ def test_the_same_launch_twice_at_once_starts_each_run_once(jobs, launcher):
     assert (statuses, launcher.calls, len(launcher.queues)) == ([0] * 3, ["check", "prepare"], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", [ConfigError(["x: no"]), SlurmError("cannot reach Slurm")])
 def test_a_refusal_leaves_nothing_on_disk(jobs, runs, tmp_path, refusal):
     with pytest.raises(type(refusal)):
@@ -208,6 +214,7 @@ def test_a_refusal_leaves_nothing_on_disk(jobs, runs, tmp_path, refusal):
     assert launch_runs(jobs(), FakeLauncher(), "s") == 0  # its turn is over
 
 
+@pytest.mark.slow
 def test_only_local_runs_must_fit_this_machine(jobs, launcher, tmp_path):
     with pytest.raises(ConfigError, match="cuda:99"):
         launch_runs(jobs("device=cuda:99"), launcher, "s")
@@ -216,6 +223,7 @@ def test_only_local_runs_must_fit_this_machine(jobs, launcher, tmp_path):
     assert launch_runs(jobs("device=cuda:99"), launcher, "s") == 0
 
 
+@pytest.mark.slow
 def test_a_submission_that_is_refused_leaves_runs_that_may_start(jobs, launcher, tmp_path):
     def refuse(planned, frozen):
         raise SlurmError("Slurm refused the submission")
@@ -228,6 +236,7 @@ def test_a_submission_that_is_refused_leaves_runs_that_may_start(jobs, launcher,
     assert len(launcher.queues[0].runs) == 2
 
 
+@pytest.mark.slow
 def test_a_submission_killed_before_it_began_is_repeated(jobs, launcher, runs, tmp_path, monkeypatch, capsys):
     slurm = ScriptedSlurm().install(monkeypatch)
     launch_runs(jobs(), launcher, "s")
@@ -247,6 +256,7 @@ def test_a_submission_killed_before_it_began_is_repeated(jobs, launcher, runs, t
     assert orphan.ended["state"] == "never submitted"
 
 
+@pytest.mark.slow
 def test_a_launch_removes_queues_that_ended_long_ago(jobs, launcher, tmp_path, monkeypatch):
     launch_runs(jobs(), launcher, "s")
     launcher.queues[0].end("ended")
@@ -255,6 +265,7 @@ def test_a_launch_removes_queues_that_ended_long_ago(jobs, launcher, tmp_path, m
     assert [queue.token for queue in queues.all_queues(tmp_path / "runs")] == [launcher.queues[1].token]
 
 
+@pytest.mark.slow
 def test_runs_cancelled_while_a_launch_waits_do_not_start(jobs, launcher, runs, capsys, monkeypatch):
     module = sys.modules["vlae.launching.launch"]
     waited = []

@@ -71,6 +71,7 @@ def test_precision_is_the_explicit_jvj_plus_the_identity(name, hidden_dims):
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("make_linear", [True, False], ids=["linear", "relu"])
 def test_precision_is_the_hessian_of_minus_the_log_joint(name, make_linear):
@@ -120,6 +121,7 @@ def test_the_gram_matrix_gives_the_explicit_values_and_gradients(quantity, hidde
     assert_same_gradients(*gradients, tolerance=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("keys", NETWORKS)
 def test_any_network_has_explicit_gradient_precision_and_curvature(name, keys):
@@ -158,6 +160,7 @@ def test_weighted_gram_has_the_gradients_of_finite_differences():
     torch.testing.assert_close(WeightedGram.apply(J, V), torch.einsum("bip,bp,bjp->bij", J, V, J))
 
 
+@pytest.mark.slow
 def test_second_derivatives_match_finite_differences():
     """Their backward passes reuse the products of the forward passes: these must not count as constants."""
     A, root = numbers(2, 3, 4, key="A").requires_grad_(), numbers(4, 4, key="G").requires_grad_()

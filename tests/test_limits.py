@@ -56,6 +56,7 @@ WHOLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", WHOLE)
 @pytest.mark.parametrize("value", [str(LARGEST + 1), str(SMALLEST - 1), "9" * 5000])
 def test_a_number_of_more_than_64_bits_is_refused_by_its_key(key, value):
@@ -64,6 +65,7 @@ def test_a_number_of_more_than_64_bits_is_refused_by_its_key(key, value):
     assert {problem.partition("=")[0].partition(":")[0] for problem in refused.value.problems} == {key}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2**63, LARGEST])
 def test_every_64_bit_seed_trains_and_is_found(seed, tmp_path):
     words = [*TINY, "evaluate.num_images=3", "evaluate.num_samples=3", "evaluate.num_gap_images=0"]
@@ -89,6 +91,7 @@ def test_errors_name_the_range_also_for_launchers():
 # sizes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
@@ -113,6 +116,7 @@ def test_a_run_too_large_for_memory_is_refused_with_the_key(overrides, key):
     assert keys_of(overrides) == [key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -131,6 +135,7 @@ def test_a_possible_run_is_not_refused(overrides):
     assert keys_of(overrides) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vae", "vlae", "vlae_newton", "fullcov", "savae", "hf"])
 @pytest.mark.parametrize("dims", [(64,), (70, 30), (3, 200, 5)])
 def test_the_estimated_weights_are_below_the_actual_ones(model, dims):
@@ -143,6 +148,7 @@ def test_the_estimated_weights_are_below_the_actual_ones(model, dims):
     assert least <= limits._weights(section) <= there < 5 * least
 
 
+@pytest.mark.slow
 def test_too_many_threads_are_refused_on_the_executing_machine():
     cores = os.cpu_count()
     assert keys_of([f"num_threads={cores}"]) == []
@@ -151,6 +157,7 @@ def test_too_many_threads_are_refused_on_the_executing_machine():
     assert keys_of(["num_threads=1000000"], here=False) == ["num_threads"]
 
 
+@pytest.mark.slow
 def test_other_machines_refuse_only_impossible_sizes():
     large = ["model.hidden_dims=[200000,200000]"]
     assert keys_of(large) != keys_of(large, here=False) == []
@@ -158,6 +165,7 @@ def test_other_machines_refuse_only_impossible_sizes():
     assert NONSENSE > 1000 * 2**40 // 1024
 
 
+@pytest.mark.slow
 def test_plan_and_run_report_the_same_and_leave_nothing(tmp_path):
     overrides = [*TINY, "model.latent_dim=1000000000", f"runs_dir={tmp_path / 'runs'}"]
     container = compose(overrides)

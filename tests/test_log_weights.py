@@ -32,6 +32,7 @@ def test_streaming_sums_are_the_direct_ones(sizes, shift):
     torch.testing.assert_close(weights.effective_sample_size, expected, rtol=1e-10, atol=0.0)
 
 
+@pytest.mark.slow
 def test_streaming_sums_of_float32_are_kept_in_float64():
     log_w = torch.full((1, 1), -1234.567)
     weights = streamed(log_w.expand(3000, -1), [1] * 3000)

@@ -41,6 +41,7 @@ def _raise(error):
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", WITHOUT_MEMORY.values(), ids=WITHOUT_MEMORY)
 def test_a_run_without_memory_fails_with_one_line(tmp_path, monkeypatch, act):
     cfg = container()

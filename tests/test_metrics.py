@@ -44,6 +44,7 @@ def patterns(listed):
     return {each.name: re.compile(re.sub("<[a-z]+>", "[^./]+", re.escape(each.name))) for each in listed}
 
 
+@pytest.mark.slow
 def test_exactly_the_metrics_of_a_run_are_listed(finished):
     written = leaves(finished[0]) - OF_THE_RUN
     assert {name for name in written if metrics.metric(name) is None} == set()

@@ -167,6 +167,7 @@ def test_the_best_full_covariance_member_is_the_exact_posterior(kind):
     assert_exact_posterior(q.with_parameters(*best), x, W, b, model.output.log_variance.exp())
 
 
+@pytest.mark.slow
 def test_full_covariance_heads_learn_the_exact_posterior():
     model, W, b, s2 = full_covariance_pca()
     x = numbers(60, PIXELS, key="seen")
@@ -214,6 +215,7 @@ def step_lengths(model, x, path):
     return (taken * torch.stack(steps)).sum(-1) / torch.stack(steps).square().sum(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
 @torch.no_grad()
 def test_newton_updates_never_lower_log_p(output):
@@ -251,6 +253,7 @@ def test_gradients_of_vlae_newton_are_those_of_its_accepted_steps():
     assert_same_gradients(ours, expected, 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
 @torch.no_grad()
 def test_backtracking_of_an_image_does_not_depend_on_its_batch(output):
@@ -373,6 +376,7 @@ def test_an_autoregressive_step_has_a_triangular_jacobian():
     torch.testing.assert_close(log_det, torch.sigmoid(s).log().sum(-1), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("flows", [1, 2, 3, 4])
 def test_autoregressive_flow_has_the_log_determinant_of_its_jacobian(flows, conditional):
@@ -454,6 +458,7 @@ def test_autoregressive_flow_is_inverted_exactly(flows):
     torch.testing.assert_close(log_det, forward, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flows", [1, 2, 3])
 @torch.no_grad()
 def test_autoregressive_posterior_density_integrates_to_one(flows):
@@ -584,6 +589,7 @@ class WeightedElbo(nn.Module):
         return sample_terms(self.model, self.x, given(self.eps), 1).log_weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [0.5, 50.0], ids=["clipped", "unclipped"])
 @pytest.mark.parametrize("kind", [SAVAE, OriginalSAVAE])
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -689,6 +695,7 @@ def test_a_model_file_is_named_as_its_model(model_file):
     assert keys_of(model_file)["name"] == model_file.stem
 
 
+@pytest.mark.slow
 def test_every_posterior_gives_samples_and_log_densities_with_their_axes(configured):
     model, x = configured
     q = model.posterior(x, noise())
@@ -699,6 +706,7 @@ def test_every_posterior_gives_samples_and_log_densities_with_their_axes(configu
         assert torch.isfinite(log_q).all()
 
 
+@pytest.mark.slow
 def test_log_density_is_that_of_the_noise_minus_log_determinant(configured):
     """log q(z) = log N(eps; 0, I) - log |det dz/deps|, the determinant by automatic differentiation."""
     model, x = configured
@@ -708,6 +716,7 @@ def test_log_density_is_that_of_the_noise_minus_log_determinant(configured):
     torch.testing.assert_close(log_q, standard_normal_log_prob(eps) - log_det, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_log_prob_of_a_sample_is_its_log_q(configured):
     model, x = configured
     q = model.posterior(x, noise())
@@ -717,6 +726,7 @@ def test_log_prob_of_a_sample_is_its_log_q(configured):
     torch.testing.assert_close(q.detach().log_prob(z), log_q, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_every_posterior_with_its_own_parameters_is_itself(configured):
     model, x = configured
     q, eps = model.posterior(x, noise()), numbers(6, IMAGES, LATENT)
@@ -727,6 +737,7 @@ def test_every_posterior_with_its_own_parameters_is_itself(configured):
     )
 
 
+@pytest.mark.slow
 def test_a_detached_posterior_passes_gradients_to_the_point_only(configured):
     model, x = configured
     q = model.posterior(x, noise())
@@ -738,6 +749,7 @@ def test_a_detached_posterior_passes_gradients_to_the_point_only(configured):
     torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_ascent_on_one_images_parameters_raises_only_its_elbo(configured):
     """The amortisation gap is measured with it."""
     model, x = configured
@@ -758,6 +770,7 @@ def test_ascent_on_one_images_parameters_raises_only_its_elbo(configured):
     torch.testing.assert_close(after[0], before[0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_closed_form_divergence_is_the_mean_of_the_sampled_one(
     configured,
@@ -774,6 +787,7 @@ def test_the_closed_form_divergence_is_the_mean_of_the_sampled_one(
     torch.testing.assert_close(q.kl_to_prior(), sampled, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_their_number(configured):
     model, x = configured
     q, eps = model.posterior(x, noise()), numbers(6, IMAGES, LATENT)
@@ -784,6 +798,7 @@ def test_samples_do_not_depend_on_their_number(configured):
         )
 
 
+@pytest.mark.slow
 def test_the_posterior_of_an_image_does_not_depend_on_its_batch(configured, model_file):
     if model_file.stem == "savae_original":
         return  # steps by the batch mean's gradient, as released
@@ -797,6 +812,7 @@ def test_the_posterior_of_an_image_does_not_depend_on_its_batch(configured, mode
             torch.testing.assert_close(a, b[:, one], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_every_parameter_receives_a_finite_gradient(configured):
     model, x = configured
     sample_terms(model, x, noise(), 2).log_weights.mean().backward()
@@ -806,6 +822,7 @@ def test_every_parameter_receives_a_finite_gradient(configured):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.slow
 def test_values_do_not_depend_on_gradient_tracking(configured):
     model, x = configured
     with_gradients = sample_terms(model, x, noise(), 3).log_weights
@@ -816,6 +833,7 @@ def test_values_do_not_depend_on_gradient_tracking(configured):
     torch.testing.assert_close(without, with_gradients.detach(), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_inference_without_gradients_leaves_none_behind(configured):
     """The semi-amortised models differentiate while they infer."""
@@ -827,6 +845,7 @@ def test_inference_without_gradients_leaves_none_behind(configured):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_float32_and_float64_agree_given_the_same_noise(configured):
     model, x = configured
@@ -837,6 +856,7 @@ def test_float32_and_float64_agree_given_the_same_noise(configured):
     torch.testing.assert_close(single.double(), double, rtol=2e-5, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [True, False])
 def test_refinements_are_the_locations_before_and_after_each_update(configured, model_file, gradients):
     model, x = configured
@@ -856,6 +876,7 @@ def test_refinements_are_the_locations_before_and_after_each_update(configured, 
         torch.testing.assert_close(last.log_prob(z), q.log_prob(z), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_models_values_depend_only_on_its_state(configured, model_file, output):
     """A checkpoint restores it: masks and the like are not drawn again."""
     model, x = configured

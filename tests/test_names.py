@@ -67,6 +67,7 @@ def launch(monkeypatch, run_launch, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEGAL)
 def test_a_legal_name_is_kept_and_finds_its_sweep(name, tmp_path):
     assert wrong_name(name, file=True) is None
@@ -85,6 +86,7 @@ def test_the_rule_refuses_any_other_name(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "../../a", "[red]a", "x" * (LONGEST_NAME + 1)])
 @pytest.mark.parametrize("mode", ["dry_run=true", "dry_run=false"])
 def test_any_other_name_is_refused_by_its_key_and_leaves_nothing(launch, tmp_path, name, mode):
@@ -99,6 +101,7 @@ def test_null_is_the_default_name():
     assert hydra_arguments(["hydra.sweeper.name=null"]) == ["hydra.sweeper.name=null"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", [(), ("-m",)])
 @pytest.mark.parametrize("mode", ["dry_run=true", "dry_run=false"])
 def test_plan_and_launch_refuse_unwritable_runs_alike(launch, tmp_path, mode, sweep):
@@ -109,12 +112,14 @@ def test_plan_and_launch_refuse_unwritable_runs_alike(launch, tmp_path, mode, sw
     assert (tmp_path / "runs").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["20261128", "a b"])
 def test_a_plan_keeps_the_name_as_written(launch, name):
     status, text = launch("-m", *TINY, "dry_run=true", f"hydra.sweeper.name={name}")
     assert (status, text.splitlines()[0]) == (0, f"{name}: 1 run, 1 new; would start 1")
 
 
+@pytest.mark.slow
 def test_the_name_of_a_sweep_file_is_a_name_too(launch, tmp_path):
     (tmp_path / "größe.yaml").write_text("grids: [{model: vae}]")
     status, text = launch("sweeps=größe.yaml", *TINY, "dry_run=true")
@@ -141,6 +146,7 @@ def test_a_single_run_has_no_sweep_name(launch, tmp_path):
 names = st.text(max_size=20) | st.text(alphabet="./\\ab~-", max_size=6) | st.sampled_from([*LEGAL, *ILLEGAL])
 
 
+@pytest.mark.slow
 @quick
 @given(names)
 def test_no_name_leads_out_of_the_directory_of_notes(tmp_path_factory, name):
@@ -157,6 +163,7 @@ def test_no_name_leads_out_of_the_directory_of_notes(tmp_path_factory, name):
     assert [path.parent for path in written] == [runs_dir / ".sweeps"] * len(written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "../vae", "elsewhere/vae", "x" * 300, "a\0b"])
 @pytest.mark.parametrize("word", ["status", "table", "cancel", "report", "sync"])
 def test_only_the_right_name_selects_runs(command, tmp_path, monkeypatch, word, name):
@@ -188,6 +195,7 @@ def test_a_path_is_no_name_of_a_note(tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[31mred", "a\u202eb", "  "])
 def test_tracker_settings_are_printable(text):
     for override in (f'tracker.group="{text}"', f'tracker.name="{text}"', f'tracker.tags=["{text}"]'):

@@ -87,6 +87,7 @@ def test_gaussian_head_is_two_linear_layers():
     torch.testing.assert_close(log_variance, h @ head.log_variance.weight.T + head.log_variance.bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden_dims", DEPTHS)
 def test_analytic_jacobian_is_that_of_automatic_differentiation(hidden_dims):
     decoder, z = make_decoder(hidden_dims), points()
@@ -148,6 +149,7 @@ def reverse_mode_jacobian(function, z):
     return torch.stack(rows, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", NETWORKS)
 @pytest.mark.parametrize("product", ["features", "jvp", "vjp", "jacobian"])
 @pytest.mark.parametrize("of", ["features", "pixels"])
@@ -270,6 +272,7 @@ def test_convolutions_need_the_shape_of_an_image():
 # --- initialisation --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "gain"), GAINS)
 def test_backward_variance_of_the_decoder_follows_the_gain(scheme, gain):
     """Three layers, of which two pass half of the gradient: 1 for ``paper``, 0.115 for ``original``."""
@@ -326,6 +329,7 @@ def initial_log_variances(variance, widths, latent_dim, adapt):
     return torch.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [2.0, 100.0])
 @pytest.mark.parametrize(
     ("widths", "latent_dim"), [((40,), 5), ((90, 40), 5), ((40, 90), 20), ((50, 30, 40), 15)]
@@ -344,6 +348,7 @@ def test_an_encoder_for_small_pixels_is_not_rescaled(variance, latent_dim):
     assert torch.equal(adapted, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("initialisation", "small"), [("paper", True), ("original", False)])
 def test_a_run_is_initialised_for_its_pixel_variance(initialisation, small):
     overrides = ["model=vae", "dataset=mnist", f"trainer.initialisation={initialisation}"]

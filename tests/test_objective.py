@@ -113,6 +113,7 @@ def test_bound_moves_with_its_log_weights_without_overflow():
     torch.testing.assert_close(moved, importance_weighted_bound(log_w) + shift, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
@@ -193,6 +194,7 @@ def base_and_flow(q):
     return (q.base, q.flow) if gated else (q, lambda u: (u, 0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_dreg_of_one_sample_is_the_path_derivative_of_the_elbo(kind, output):
@@ -272,6 +274,7 @@ def block_gradients(estimator, model, x, samples):
     return {name: torch.stack([row[name].flatten() for row in rows]) for name in rows[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [VAE, SAVAE, HF, IAF, VLAE])
 def test_dreg_has_the_expectation_of_the_bounds_ordinary_gradient(kind):
     """They agree within a few standard errors of many draws, also where inference uses the decoder."""
@@ -286,6 +289,7 @@ def test_dreg_has_the_expectation_of_the_bounds_ordinary_gradient(kind):
         assert error.norm() < 0.25 * size, f"{name}: too few draws to tell, {error.norm():.1e} of {size:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [VAE, FullCovariance, HF, IAF])
 def test_dreg_has_less_variance_for_a_trained_encoder(kind):
     model, x = tiny(kind)

@@ -53,6 +53,7 @@ def mine(tmp_path):
 # options ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -96,6 +97,7 @@ def test_an_unknown_option_or_setting_is_one_line(command, arguments, expected, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "printed"),
     [
@@ -116,6 +118,7 @@ def test_other_options_work(command, arguments, printed):
 # completion -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -139,11 +142,13 @@ def test_completion_offers_possible_words(line, expected):
     assert set(candidates(line)) == expected
 
 
+@pytest.mark.slow
 def test_completion_offers_choices_of_added_directories(mine):
     assert candidates(f"python launch.py --config-dir {mine} optimizer=adag") == ["optimizer=adagrad"]
     assert candidates(f"python launch.py --config-dir {mine} hydra/launcher=t") == ["hydra/launcher=two"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "words", "expected"),
     [
@@ -192,6 +197,7 @@ def commands_of_vlae():
     return [info.name or info.callback.__name__ for info in app.registered_commands]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"], *([name, "-h"] for name in commands_of_vlae())])
 def test_help_is_shown_with_status_0_and_flags_take_no_value(monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["vlae", *words])
@@ -205,6 +211,7 @@ def test_help_is_shown_with_status_0_and_flags_take_no_value(monkeypatch, capsys
     assert "..." not in out.partition("Commands:")[2]  # each in full
 
 
+@pytest.mark.slow
 def test_the_completion_of_vlae_is_installed_and_knows_its_commands(tmp_path):
     home = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
     code = "import sys; sys.argv = ['vlae']; from vlae.cli.app import main; main()"
@@ -239,6 +246,7 @@ def test_a_directory_is_named_in_any_spelling(mine, tmp_path, monkeypatch):
         assert hydra_arguments(["optimizer=adagrad", *option])[0] == "optimizer=adagrad"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(7))
 def test_own_choices_work_in_a_sweep_as_in_a_run(command, mine, tmp_path, number):
     option = spellings(mine, tmp_path)[number]
@@ -256,6 +264,7 @@ def test_own_choices_work_in_a_sweep_as_in_a_run(command, mine, tmp_path, number
         assert expected in out
 
 
+@pytest.mark.slow
 def test_a_wrong_choice_names_those_of_the_directory(command, mine):
     for arguments in (["optimizer=adagrat"], ["-m", "optimizer=adagrat,adam"]):
         status, _, err = command(*arguments, "--config-dir", str(mine))
@@ -265,6 +274,7 @@ def test_a_wrong_choice_names_those_of_the_directory(command, mine):
     assert "hydra/launcher: no choice 'tow' (choices: local, slurm, two)" in err
 
 
+@pytest.mark.slow
 def test_help_shows_choices_and_keys_of_the_directory(mine, capsys):
     assert help.print_help(["--help", "--config-dir", str(mine), "optimizer=adagrad"]) == 0
     out = capsys.readouterr().out
@@ -292,6 +302,7 @@ def test_workers_execute_a_sweep_with_own_choices(mine, tmp_path):
 # vlae.run ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -374,6 +385,7 @@ def problems_of(arguments):
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ADVISED)
 def test_the_advice_of_an_error_is_accepted(wrong):
     pattern, followed = ADVISED[wrong]
@@ -383,6 +395,7 @@ def test_the_advice_of_an_error_is_accepted(wrong):
     assert problems_of(followed.format(advice[1]).split()) == []
 
 
+@pytest.mark.slow
 def test_the_advice_about_a_target_is_accepted(tmp_path):
     (problem,) = problems_of(["optimizer._target_=torch.optim.Adagrad"])
     assert problem.startswith(

@@ -18,6 +18,7 @@ def largest(log_weights):
     return np.sort(log_weights, 0)[-tail_length(len(log_weights)) - 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [25, 26, 100, 5000])
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 5.0, 40.0, 400.0])
 def test_k_hat_equals_an_independent_implementation(samples, scale):
@@ -31,6 +32,7 @@ def test_k_hat_equals_an_independent_implementation(samples, scale):
     assert np.allclose(found[finite], expected[finite], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_k_hat_finds_the_shape_of_pareto_tails(shape):
     """(1 - u)^-k has the tail index k; the prior pulls by (1/2 - k) 10 / (tail + 10)."""
@@ -66,6 +68,7 @@ def test_the_limit_of_reliability_grows_with_the_number_of_samples():
     assert unreliable_above(10**6) == 0.7
 
 
+@pytest.mark.slow
 def test_overflowing_weights_give_a_number():
     """Weights of the worst posteriors are hardly comparable: no NaN, and warnings are errors."""
     log_weights = 1000 * np.random.default_rng(0).standard_normal((5000, 3000))

@@ -84,6 +84,7 @@ def images(home):
         np.savez(file, train=pixels, test=pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize("path", ["~/a", "$SCRATCH/a", "${oc.env:SCRATCH}/a"])
 def test_every_path_key_expands_on_command_line_and_in_sweeps(key, path, home, images, tmp_path):
@@ -96,6 +97,7 @@ def test_every_path_key_expands_on_command_line_and_in_sweeps(key, path, home, i
     assert compose(read(file)[0]) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize("path", [*NOWHERE, "${SCRATCH}/a", "${oc.env:NOWHERE}"])
 def test_an_unset_variable_is_refused_with_the_key(key, path):
@@ -106,6 +108,7 @@ def test_an_unset_variable_is_refused_with_the_key(key, path):
         assert "an environment variable is $SCRATCH or ${oc.env:SCRATCH}" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_path_needs_no_quotes_for_its_parentheses():
     assert compose(["runs_dir=runs (1)/[a]"])["runs_dir"] == "runs (1)/[a]"
 
@@ -117,6 +120,7 @@ def test_the_path_of_a_sweep_file_expands(home):
         place_of("$NOWHERE/s.yaml")
 
 
+@pytest.mark.slow
 def test_frozen_paths_are_absolute_in_every_spelling(home, command):
     results = vlae.run([*TINY, "runs_dir=~/runs", "dataset.sizes.latent_dim=2"], quiet=True)
     name = results["run_id"]
@@ -160,6 +164,7 @@ def test_python_refuses_an_unset_variable_too():
             call()
 
 
+@pytest.mark.slow
 def test_an_evaluation_expands_only_its_own_paths(home):
     container = with_absolute_paths(compose(["dataset=mnist"])) | {"runs_dir": "/$NOWHERE"}
     found = override_evaluation(container, ["dataset.root=$SCRATCH/a"])

@@ -54,6 +54,7 @@ def finish(run, **cost):
     directory_of(run).write_results({"run_id": run.run_id, "test": {"elbo": -1.0}, "cost": cost})
 
 
+@pytest.mark.slow
 def test_only_missing_and_interrupted_runs_start(planned):
     new = planned(seeds=5).runs
     finish(new[0])
@@ -90,11 +91,13 @@ def test_which_states_start(state, reason, plain, retry, force):
     ]
 
 
+@pytest.mark.slow
 def test_planning_writes_nothing(planned, tmp_path):
     assert len(planned().starting) == 3
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_given_twice_is_planned_once(tmp_path):
     jobs = [
         [*TINY, f"runs_dir={tmp_path}", *extra] for extra in ([], ["seed=0"], ["seed=1"], ["device=auto"])
@@ -103,6 +106,7 @@ def test_a_run_given_twice_is_planned_once(tmp_path):
     assert (len(found.runs), found.merged) == (2, 2)
 
 
+@pytest.mark.slow
 def test_runs_wait_in_a_living_queue_for_their_turn(planned, tmp_path):
     runs = planned().runs
     create_run_directories(planned())
@@ -118,6 +122,7 @@ def test_runs_wait_in_a_living_queue_for_their_turn(planned, tmp_path):
     assert [run.starts for run in planned().runs] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_dead_queue_holds_nothing(planned, tmp_path):
     create_run_directories(planned())
     runs = [Waiting(run.run_id, 0) for run in planned().runs]
@@ -127,6 +132,7 @@ def test_a_dead_queue_holds_nothing(planned, tmp_path):
     assert [run.state.state for run in planned().runs] == ["new"] * 3
 
 
+@pytest.mark.slow
 def test_all_problems_of_all_runs_are_reported_together(planned, tmp_path):
     with pytest.raises(ConfigError) as caught:
         planned("seed=x", "trainer.epoch=3")
@@ -137,6 +143,7 @@ def test_all_problems_of_all_runs_are_reported_together(planned, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_problem_names_its_file_and_first_run(tmp_path):
     common = [*TINY[1:], f"runs_dir={tmp_path}", "evaluate.num_samples=0"]
     jobs = [
@@ -158,6 +165,7 @@ def test_a_problem_names_its_file_and_first_run(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_launch_has_one_runs_dir(tmp_path):
     jobs = [[*TINY, f"runs_dir={tmp_path / name}"] for name in "ab"]
     with pytest.raises(ConfigError, match="runs_dir: expected one value"):
@@ -167,6 +175,7 @@ def test_a_launch_has_one_runs_dir(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_frozen_paths_are_absolute_and_runs_keep_their_id(planned, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [run] = planned("dataset=mnist", "dataset.root=data", seeds=1).runs
@@ -176,6 +185,7 @@ def test_frozen_paths_are_absolute_and_runs_keep_their_id(planned, tmp_path, mon
     assert frozen["runs_dir"] == str(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_last_launch_decides_how_a_run_is_executed(planned):
     create_run_directories(planned("num_threads=1", "evaluate.memory_budget=64", seeds=1))
     [run] = planned("num_threads=2", "evaluate.memory_budget=128", "dry_run=true", seeds=1).runs
@@ -185,6 +195,7 @@ def test_the_last_launch_decides_how_a_run_is_executed(planned):
     assert run_id(frozen) == run.run_id
 
 
+@pytest.mark.slow
 def test_an_ended_slurm_job_holds_no_run(planned, tmp_path, monkeypatch):
     """Its process was killed on another host, where this one cannot look."""
     slurm = ScriptedSlurm().install(monkeypatch)
@@ -218,6 +229,7 @@ def test_an_ended_slurm_job_holds_no_run(planned, tmp_path, monkeypatch):
     assert directory.claim().number == 2
 
 
+@pytest.mark.slow
 def test_an_edited_run_is_reported_and_stops_no_other(planned):
     run, _, _ = planned().runs
     directory_of(run).write_status(state="interrupted", attempt=1)
@@ -229,6 +241,7 @@ def test_an_edited_run_is_reported_and_stops_no_other(planned):
     assert [other.starts for other in others] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("retry=true",)])
 def test_an_invalid_result_is_a_reported_failure(planned, words):
     new = planned().runs
@@ -247,6 +260,7 @@ def test_an_invalid_result_is_a_reported_failure(planned, words):
     assert damaged.path.joinpath("results.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("retry=true",)])
 def test_a_run_without_its_config_stops_no_other(planned, words):
     lost = planned().runs[0]
@@ -266,12 +280,14 @@ def test_labels_distinguish_runs():
     assert labels_of({"a": ["seed=1", "seed=2"]}) == {"a": "seed=2"}
 
 
+@pytest.mark.slow
 def test_the_time_is_estimated_from_similar_runs(planned):
     assert estimated_seconds(planned()) is None
     finish(planned().runs[0], train_seconds=10.0, evaluate_seconds=2.0)
     assert estimated_seconds(planned()) == 24.0
 
 
+@pytest.mark.slow
 def test_a_sweep_is_named_by_its_runs(planned):
     assert planned().sweep == planned("device=auto").sweep
     assert planned().sweep != planned(seeds=4).sweep
@@ -288,6 +304,7 @@ def test_a_sweep_is_recorded_by_name(tmp_path):
 # --- one launch at a time -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_launch_locks_never_overlap(tmp_path):
     """Processes count together: a count is lost where one reads it before another has written it."""
     script = """

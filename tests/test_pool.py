@@ -152,6 +152,7 @@ def test_jobs_belong_to_the_queue_or_one_task(queue, tmp_path):
     assert [[job.path.name for job in jobs_of(made, task)] for task in range(3)] == [["a", "b"], ["c"], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "state", "expected"),
     [
@@ -190,6 +191,7 @@ def test_an_unreadable_record_is_reported(queue, tmp_path):
 # --- the life of a sweep ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_start_in_order_one_per_slot(queue, executed, executor, tmp_path):
     names = list("abcdefg")
     assert executed(queue(*names), slots=3) == dict.fromkeys(names, "done")
@@ -313,6 +315,7 @@ def test_a_disk_without_writes_for_too_long_ends_waiting_runs(queue, executed, e
     assert [job[1:] for job in executor.ended_jobs] == [("interrupted", "no space left on /scratch")] * 2
 
 
+@pytest.mark.slow
 def test_a_run_ended_by_the_disk_restarts_a_few_times(queue, executed, executor, monkeypatch):
     monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
     executor.at_each_look = lambda: executor.alive and executor.end("a", REFUSED)
@@ -325,6 +328,7 @@ def test_a_run_ended_by_the_disk_restarts_a_few_times(queue, executed, executor,
     assert len(executor.started) == 2
 
 
+@pytest.mark.slow
 def test_a_failed_process_start_is_retried(queue, executed, executor, monkeypatch):
     monkeypatch.setattr(pool, "PROBE_REFUSED_EVERY", 0.0)
     errors, start = [OSError(28, "No space left on device"), EOFError()], executor.start
@@ -341,6 +345,7 @@ def test_a_failed_process_start_is_retried(queue, executed, executor, monkeypatc
     assert executor.ended_jobs[-1][2] == "cannot start a process: [Errno 11] no more processes"
 
 
+@pytest.mark.slow
 def test_a_run_that_outlives_its_server_is_followed_to_its_end(
     queue, executed, executor, monkeypatch, tmp_path
 ):
@@ -366,6 +371,7 @@ def test_a_run_that_outlives_its_server_is_followed_to_its_end(
     assert executed(queue(*"ac")) == {"a": "done", "c": "done"}
 
 
+@pytest.mark.slow
 def test_only_a_run_without_progress_is_ended(queue, executed, executor, monkeypatch, tmp_path):
     monkeypatch.setattr(pool, "CANCELLED_WITHIN", 0.0)
     made = queue(*"abc")
@@ -408,6 +414,7 @@ def test_a_kill_by_the_kernel_is_reported_only_if_it_happened(
     assert ("lack of memory" in executor.ended_jobs[0][2]) == said
 
 
+@pytest.mark.slow
 def test_cancelled_runs_do_not_start_and_running_ones_stop(queue, executed, executor, tmp_path):
     made, looks = queue(*"abcd"), []
 
@@ -522,6 +529,7 @@ def test_a_terminal_has_one_table(tmp_path):
         assert "done 1/2: dims=[/]" in out.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_a_narrow_terminal_shows_progress_and_time_left(tmp_path, width):
     out = io.StringIO()

@@ -168,6 +168,7 @@ def test_mean_and_variance_are_of_the_training_set(settings, levels):
         assert torch.equal(p.shift, torch.zeros(9).double())
 
 
+@pytest.mark.slow
 def test_mean_and_variance_of_binary_pixels_are_of_draws():
     data = splits()
     p = preprocess({}, data, "binary")
@@ -217,6 +218,7 @@ def test_without_fixed_evaluation_noise_is_drawn_each_time():
         p.evaluation_set(test, "test")
 
 
+@pytest.mark.slow
 def test_dynamic_images_average_to_their_brightness():
     data = splits()
     p = preprocess({}, data, "binary")
@@ -330,6 +332,7 @@ def test_settings_out_of_range_or_of_the_wrong_type_are_refused(wrong):
         Preprocessing.model_validate(wrong)
 
 
+@pytest.mark.slow
 def test_the_configuration_of_preprocessing_needs_no_torch():
     code = "import sys, vlae.config.preprocessing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

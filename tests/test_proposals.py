@@ -33,6 +33,7 @@ def gaussians():
     return own, PrecisionGaussian(numbers(IMAGES, LATENT, key="mu"), precision)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_laplace_is_exact_for_a_linear_gaussian_model(
@@ -58,6 +59,7 @@ def test_laplace_is_exact_for_a_linear_gaussian_model(
         torch.testing.assert_close(weights, evidence + beside, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,6 +121,7 @@ def test_mixture_weights_are_at_most_twice_those_of_a_half():
         assert torch.all(log_q[drawn] >= half_log_q[drawn] - math.log(2) - 1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", PROPOSALS)
 @pytest.mark.parametrize("kind", KINDS)

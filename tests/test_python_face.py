@@ -29,6 +29,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*vlae.__all__} - {"run"}))
 def test_the_documented_example_is_true(name, place, monkeypatch):
     monkeypatch.chdir(place)

@@ -50,6 +50,7 @@ def left(tmp_path):
     return {queue.token for queue in all_queues(tmp_path)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "slurm"])
 def test_only_queues_that_ended_long_ago_are_removed(queue, tmp_path, kind):
     old = queue(kind, ended=LONG_AGO)
@@ -60,6 +61,7 @@ def test_only_queues_that_ended_long_ago_are_removed(queue, tmp_path, kind):
     assert list(old.path.parent.joinpath(".new").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_running_queue_stays_at_any_age(queue, tmp_path):
     going_on = queue("local")
     submitted = queue("slurm")
@@ -73,6 +75,7 @@ def test_an_old_queue_of_a_killed_process_is_removed(queue, tmp_path):
     assert left(tmp_path) == {new.token}
 
 
+@pytest.mark.slow
 def test_a_queue_stays_while_it_explains_a_missing_result(queue, tmp_path):
     queue("slurm", ended=LONG_AGO, reasons={"a": "missing"})
     needed = queue("slurm", ended=LONG_AGO, reasons={"a": "missing", "b": "time limit"})
@@ -89,6 +92,7 @@ def test_a_queue_stays_while_it_explains_a_missing_result(queue, tmp_path):
     assert all_queues(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_queue_stays_until_its_forced_run_is_in_place(queue, tmp_path):
     forced = queue("slurm", ended=LONG_AGO, reasons={"b": "time limit"}, forced=True)
     RunDirectory.create(tmp_path / FORCED, "b", {"seed": "b"})
@@ -106,6 +110,7 @@ def test_a_damaged_queue_does_not_stop_the_removal(queue, tmp_path):
     assert len(all_queues(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_removal_leaves_a_whole_queue_or_none(tmp_path):
     script = """
         from pathlib import Path

@@ -52,6 +52,7 @@ def test_elbo_of_every_image_is_the_references(kind, output):
     torch.testing.assert_close(ours, reference.elbo(model, x, noise()), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "output"), CASES)
 def test_gradient_of_every_parameter_is_the_references(kind, output):
     """Gradients of a random combination of the images' ELBOs, so that errors of two images cannot cancel."""
@@ -68,6 +69,7 @@ def test_gradient_of_every_parameter_is_the_references(kind, output):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * scale, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "output"), CASES)
 def test_log_likelihood_of_every_image_is_the_references(kind, output):
     model, x = make(kind, output)
@@ -126,6 +128,7 @@ def test_the_reference_loader_returns_each_image_once():
     assert math.isclose(torch.cat(batches).max().item(), images.max().item() / 255, rel_tol=1e-6)
 
 
+@pytest.mark.slow
 def test_peak_memory_counts_what_is_held_at_once():
     kept = torch.zeros(1000)
 

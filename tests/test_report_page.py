@@ -111,6 +111,7 @@ class Elements(HTMLParser):
 # --- one file that is safe --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_loads_nothing_from_elsewhere(sweep):
     text = written(sweep, "<b>sweep")
     for _, attrs in Elements(text).found:
@@ -124,6 +125,7 @@ def test_the_report_loads_nothing_from_elsewhere(sweep):
     assert "http" not in policy
 
 
+@pytest.mark.slow
 def test_names_and_messages_are_text(sweep):
     elements = Elements(written(sweep, "<b>sweep"))
     scripts = [attrs for tag, attrs in elements.found if tag == "script"]
@@ -137,6 +139,7 @@ def test_names_and_messages_are_text(sweep):
     assert str(7919 * 7919) not in elements.text
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(sweep):
     assert written(sweep, "<b>sweep") == written(sweep, "<b>sweep")
 
@@ -191,6 +194,7 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(sweep):
         assert sentence in written_by[0]["markdown"]
 
 
+@pytest.mark.slow
 def test_licences_of_what_is_embedded_are_in_the_file(sweep):
     elements = Elements(written(sweep))
     for file in LICENCES.values():
@@ -201,6 +205,7 @@ def test_licences_of_what_is_embedded_are_in_the_file(sweep):
 # --- facts, cautions and failures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_model_has_its_estimator_and_its_equals(tmp_path):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed), level=-3)
@@ -218,6 +223,7 @@ def test_the_best_model_has_its_estimator_and_its_equals(tmp_path):
     assert "VAE (" not in verdict.explanation
 
 
+@pytest.mark.slow
 def test_each_set_of_test_images_has_its_best_model(tmp_path):
     for seed in range(3):
         for model, level in ((VAE, 0), (VLAE, 2)):
@@ -230,6 +236,7 @@ def test_each_set_of_test_images_has_its_best_model(tmp_path):
     assert re.match(r"digits, Gaussian, evaluate.num_images = [^:]*: VLAE is best with ", all_images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_claim_no_difference(tmp_path, seeds):
     for seed in range(seeds):
@@ -241,6 +248,7 @@ def test_fewer_than_three_seeds_claim_no_difference(tmp_path, seeds):
     assert "significant" not in verdict.explanation
 
 
+@pytest.mark.slow
 def test_one_model_alone_is_not_called_the_best(tmp_path):
     done(tmp_path, container(VAE))
     (verdict,) = content_of(tmp_path).verdicts
@@ -248,6 +256,7 @@ def test_one_model_alone_is_not_called_the_best(tmp_path):
     assert "No other model has a result to compare it with." in verdict.explanation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_different_training_budgets_are_named_beside_the_best(tmp_path, seeds):
     for seed in range(seeds):
@@ -263,6 +272,7 @@ def test_different_training_budgets_are_named_beside_the_best(tmp_path, seeds):
     assert "configuration" in gaussian.explanation or seeds == 1
 
 
+@pytest.mark.slow
 def test_models_and_configurations_are_counted_separately(tmp_path):
     for updates in (1, 2, 4):
         done(tmp_path, container(VLAE, f"model.num_updates={updates}"))
@@ -271,6 +281,7 @@ def test_models_and_configurations_are_counted_separately(tmp_path):
     assert content_of(tmp_path / "one").facts[:3] == [("1", "run"), ("1", "model"), ("1", "done")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("best", "said"),
     [
@@ -289,6 +300,7 @@ def test_only_a_model_that_stopped_improving_is_called_diverged(tmp_path, best, 
     assert ("diverged" in caution) == (best < 4)
 
 
+@pytest.mark.slow
 def test_a_curve_that_lacks_epochs_is_named(tmp_path):
     path = done(tmp_path, container(VAE))  # of 4 epochs
     (path / "metrics.jsonl").write_text(
@@ -298,6 +310,7 @@ def test_a_curve_that_lacks_epochs_is_named(tmp_path):
     assert left == (path.name, "metrics.jsonl has 3 of 4 epochs, so its curve is cut")
 
 
+@pytest.mark.slow
 def test_varied_settings_have_one_row_each(tmp_path):
     for lr in (1e-3, 1e-4):
         done(tmp_path, container(VAE, optimizer__lr=lr))
@@ -341,6 +354,7 @@ def _without_images(runs_dir):
         (done(runs_dir, container(VLAE, seed=seed)) / "test_log_likelihood.npz").write_text("damaged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -374,6 +388,7 @@ def test_only_the_necessary_warnings_are_shown(tmp_path, make, expected):
         assert re.search(pattern, text)
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_named_and_shows_no_metrics(tmp_path):
     done(tmp_path, container(VAE))
     place = done(tmp_path, container(VLAE))
@@ -386,6 +401,7 @@ def test_a_damaged_run_is_named_and_shows_no_metrics(tmp_path):
     assert "results.json holds no JSON" in written(tmp_path)
 
 
+@pytest.mark.slow
 def test_failures_of_one_cause_share_a_traceback(tmp_path):
     done(tmp_path, container(VLAE))
     for seed in range(3):
@@ -400,6 +416,7 @@ def test_failures_of_one_cause_share_a_traceback(tmp_path):
     assert (third.state, third.reason, third.traceback) == ("interrupted", "SIGTERM", "")
 
 
+@pytest.mark.slow
 def test_the_launch_command_is_shown_as_typed(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     command = ["launch.py", "++seed=0", "hydra.sweeper.file=sweeps/a b.yaml", "--multirun"]
@@ -411,6 +428,7 @@ def test_the_launch_command_is_shown_as_typed(tmp_path):
     assert [(code.digest, code.commit, code.runs) for code in found.codes] == [("0123456789ab", "c" * 40, 1)]
 
 
+@pytest.mark.slow
 def test_a_launch_by_vlae_launch_is_shown_as_such(tmp_path):
     labels = {done(tmp_path, container(VAE)).name: ""}
     sweep_index.record_sweep(tmp_path, "mine", labels, ["vlae launch", "++seed=0", "-m"])
@@ -418,6 +436,7 @@ def test_a_launch_by_vlae_launch_is_shown_as_such(tmp_path):
     assert launch.command == "vlae launch seed=0 -m"
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_no_number_is_reported(tmp_path):
     place = done(tmp_path, container(VAE)) / "results.json"
     results = json.loads(place.read_text())
@@ -430,6 +449,7 @@ def test_a_metric_that_is_no_number_is_reported(tmp_path):
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_long_curves_show_fewer_epochs(tmp_path, monkeypatch):
     monkeypatch.setattr(drawn_curves, "POINTS", 10)
     monkeypatch.setattr(drawn_curves, "FEWEST", 10)
@@ -444,6 +464,7 @@ def test_long_curves_show_fewer_epochs(tmp_path, monkeypatch):
     assert short["values"] == [[-1.0], []]
 
 
+@pytest.mark.slow
 def test_curves_have_a_colour_per_model_and_dashes_per_setting(tmp_path):
     for words in ([VAE], [VLAE, "model.num_updates=1"], [VLAE, "model.num_updates=2"]):
         metrics(done(tmp_path, container(*words)))
@@ -452,6 +473,7 @@ def test_curves_have_a_colour_per_model_and_dashes_per_setting(tmp_path):
     assert (drawn["colours"], drawn["variants"]) == ([grey, blue, blue], [0, 0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["no JSON", "3", '{"epoch": "first"}'])
 def test_a_curve_that_cannot_be_read_is_named(tmp_path, line):
     metrics(done(tmp_path, container(VAE)))
@@ -462,6 +484,7 @@ def test_a_curve_that_cannot_be_read_is_named(tmp_path, line):
     assert place.name in written(tmp_path).partition('id="curves"')[2]
 
 
+@pytest.mark.slow
 def test_nan_is_a_gap_in_a_curve(tmp_path):
     place = done(tmp_path, container(VAE))
     (place / "metrics.jsonl").write_text('{"epoch": 1, "a": NaN}\n{"epoch": 2, "a": 1}\n{"epoch": 3, "a"')
@@ -478,6 +501,7 @@ def _of_two_outputs(runs_dir):
             picture(place, "reconstructions")
 
 
+@pytest.mark.slow
 def test_models_are_ranked_within_their_data_and_output(tmp_path, monkeypatch):
     _of_two_outputs(tmp_path)
     monkeypatch.setattr(shown_content, "CURVES_SHOWN", 1)
@@ -501,6 +525,7 @@ def test_models_are_ranked_within_their_data_and_output(tmp_path, monkeypatch):
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_seed_of_each_model_is_shown_and_common_data_once(tmp_path):
     for model in (VAE, VLAE):
         for seed in range(2):
@@ -516,6 +541,7 @@ def test_one_seed_of_each_model_is_shown_and_common_data_once(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_large_pictures_are_reduced_up_to_a_total_limit(tmp_path, monkeypatch):
     for model in (VAE, VLAE, HF):
         picture(done(tmp_path, container(model)), "reconstructions", (600, 300), noisy=True)
@@ -530,6 +556,7 @@ def test_large_pictures_are_reduced_up_to_a_total_limit(tmp_path, monkeypatch):
     assert (len(found.models), found.more) == (2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [12_000, 60_000])
 def test_a_picture_of_gigabytes_is_not_shown(tmp_path, side):
     place = done(tmp_path, container(VAE))
@@ -594,6 +621,7 @@ def vlae(command, tmp_path):
     return lambda *words: command("report", *words, "--runs-dir", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_and_prints_its_path(vlae, tmp_path):
     done(tmp_path, container(VAE))
     out = tmp_path / "out.html"
@@ -787,6 +815,7 @@ def test_the_first_tab_skips_the_navigation(opened):
     assert opened.evaluate("document.activeElement.className") == "skip"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1280, 800, 390, 320])
 def test_drawings_are_legible_in_every_window(browser, sweep, tmp_path, window):
     file = tmp_path / "report.html"
@@ -806,6 +835,7 @@ def test_drawings_are_legible_in_every_window(browser, sweep, tmp_path, window):
     assert browser.evaluate("document.documentElement.scrollWidth") <= window
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1280, 390, 320])
 def test_every_navigation_link_is_visible(browser, sweep, tmp_path, window):
     file = tmp_path / "report.html"
@@ -821,6 +851,7 @@ def test_every_navigation_link_is_visible(browser, sweep, tmp_path, window):
     assert seen == names
 
 
+@pytest.mark.slow
 def test_an_unreliable_estimator_is_reported_once(tmp_path):
     for seed in range(2):
         for model in (VAE, VLAE):

@@ -48,6 +48,7 @@ def runs(trained, tmp_path) -> Path:
     return run.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", ["model", "dataset", "output_dist", "optimizer"])
 def test_the_id_is_independent_of_the_code_directory(section):
     container = compose(TINY)
@@ -66,6 +67,7 @@ def test_the_scheme_cannot_be_chosen():
         compose([*TINY, "+schema_version=1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["show", OLD], ["table"], ["status"], ["report"]])
 def test_a_run_of_the_first_scheme_is_shown(words, runs, command, tmp_path):
     out = ["--out", str(tmp_path / "report.html")] if words == ["report"] else []
@@ -76,6 +78,7 @@ def test_a_run_of_the_first_scheme_is_shown(words, runs, command, tmp_path):
     assert (OLD if words[0] in ("show", "report") else "VAE" if words[0] == "table" else "vae") in text
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_scheme_keeps_its_own_id(runs):
     results, file = reevaluate(RunDirectory(runs / OLD), ["evaluate.num_samples=10"])
     assert results["run_id"] == OLD
@@ -83,6 +86,7 @@ def test_a_run_of_the_first_scheme_keeps_its_own_id(runs):
     assert vlae.load(OLD, str(runs)).directory.run_id == OLD
 
 
+@pytest.mark.slow
 def test_a_rerun_of_the_first_scheme_counts_once(runs, command, capsys):
     new = vlae.run([*TINY, f"runs_dir={runs}"])["run_id"]
     assert MADE_AGAIN in "".join(capsys.readouterr())
@@ -95,6 +99,7 @@ def test_a_rerun_of_the_first_scheme_counts_once(runs, command, capsys):
     assert MADE_AGAIN not in "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_a_dry_run_reports_a_rerun(runs, run_launch, capsys):
     assert run_launch(*TINY, f"runs_dir={runs}", "dry_run=true") == 0
     assert MADE_AGAIN in " ".join("".join(capsys.readouterr()).split())

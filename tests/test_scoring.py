@@ -77,6 +77,7 @@ def assert_equal(ours, expected):
             assert found == value, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "after", "done"),
     [
@@ -105,6 +106,7 @@ def test_a_signalled_evaluation_resumes_with_the_same_metrics(part, after, done,
     assert_equal(again, expected)
 
 
+@pytest.mark.slow
 def test_another_checkpoint_format_restarts_the_evaluation(finished, run, capsys):
     trained, x = finished
     expected = run(resumable=False)

@@ -47,6 +47,7 @@ def test_zero_is_a_seed():
     assert not torch.equal(draw(0, "train", 0), draw(1, "train", 0))
 
 
+@pytest.mark.slow
 def test_a_key_gives_the_same_generator_in_every_process():
     """Python's own hash does not: it is salted by PYTHONHASHSEED."""
     code = "from vlae.seeding import generator; print(generator('cpu', 0, 'train', 5).initial_seed())"

@@ -197,6 +197,7 @@ def test_a_run_is_queued_until_its_task_begins(sweep, slurm):
     assert (starting.state, starting.heartbeat) == ("queued", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("state", "reason"), ENDS)
 @pytest.mark.parametrize("host", [None, "elsewhere"])
 def test_a_run_whose_job_ended_has_the_reason_of_slurm(sweep, slurm, state, reason, host):

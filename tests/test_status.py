@@ -103,6 +103,7 @@ def test_a_sweep_is_found_by_its_name_or_a_unique_prefix(vlae, run, tmp_path):
     assert "smoke: 2 runs, 1 new, 1 done" in vlae("status", "smoke")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "note",
     [
@@ -166,6 +167,7 @@ def test_an_invalid_result_is_a_failure_explained_by_show(vlae, run):
         assert file.read_text() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [{"state": "over"}, {"gpu_seconds": None}, {"progress": ["epoch", 3]}, {"reason": ["a"]}, {"where": 3}],
@@ -193,6 +195,7 @@ def test_an_invalid_claim_fails_only_its_run(vlae, run):
     assert broken[1].startswith(f"failed (unreadable record: {file}: pid: expected a valid integer, got null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["results", "status", "nothing"])
 def test_a_run_without_its_config_is_a_failure(vlae, run, tmp_path, what):
     place = run(LOST, state="done").path
@@ -213,6 +216,7 @@ def test_a_run_without_its_config_is_a_failure(vlae, run, tmp_path, what):
         assert row[1].startswith(f"failed (unreadable record: {place} has no config.yaml; move it away")
 
 
+@pytest.mark.slow
 def test_the_table_has_a_limit_unless_all_is_given(vlae, run):
     for i in range(ROWS + 2):
         run(f"run-{i:02}", state="failed" if i == ROWS + 1 else "done")
@@ -390,6 +394,7 @@ def test_following_ends_if_the_run_waits_nowhere(run, queue, follow):
 # --- cancel -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_runs_in_a_living_queue_are_cancelled(vlae, run, queue, tmp_path):
     for name in ("a", "b", "c"):
         run(name)

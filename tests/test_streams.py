@@ -54,6 +54,7 @@ def python(program: str, *words: object, shell: str = 'exec "$@"', **options) ->
 # --- what cannot be written -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shell", ['"$@" > /dev/full 2>&1', 'exec "$@" >&- 2>&-', 'exec "$@" <&- >&- 2> /dev/full']
 )
@@ -66,6 +67,7 @@ def test_a_full_disk_or_closed_descriptors_fail_nothing(shell, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_fails_nothing(tmp_path):
     process = python(EVERY_WAY, tmp_path / "end", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     process.stdout.close()
@@ -73,6 +75,7 @@ def test_a_closed_pipe_fails_nothing(tmp_path):
     assert (tmp_path / "end").exists()
 
 
+@pytest.mark.slow
 def test_a_lost_terminal_fails_nothing(tmp_path):
     ours, terminal = os.openpty()
     waiting = "import sys; sys.stdin.readline()\n"
@@ -108,6 +111,7 @@ open(sys.argv[1], "w").write(str(time.monotonic() - began))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
 def test_a_run_waits_only_so_long_for_a_stuck_reader(kind, tmp_path):
     ours, theirs = os.pipe() if kind == "pipe" else os.openpty()
@@ -123,6 +127,7 @@ def test_a_run_waits_only_so_long_for_a_stuck_reader(kind, tmp_path):
         os.close(theirs)
 
 
+@pytest.mark.slow
 def test_a_command_waits_for_its_reader_and_loses_nothing():
     program = "from vlae.system.streams import guard\nguard()\nfor i in range(100_000): print(i)"
     process = python(program, stdout=subprocess.PIPE)
@@ -149,6 +154,7 @@ def test_printed_json_keeps_its_meaning(text):
     assert json.loads(visible(json.dumps(text, ensure_ascii=False))) == text
 
 
+@pytest.mark.slow
 def test_print_shows_controls_and_rich_sends_its_own():
     program = f"""
 import sys
@@ -183,6 +189,7 @@ def test_wrapping_text_with_controls_loses_nothing(tmp_path):
         assert "".join(file.read().split()) == "\\x1b[2J" * 10
 
 
+@pytest.mark.slow
 def test_live_bars_send_codes_and_show_other_output():
     program = """
 import sys

@@ -68,6 +68,7 @@ def test_sweeps_named_in_the_documentation_exist():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_header_has_purpose_runs_command_hardware_and_time(name):
     what, blank, runs, *rest = header(name)
@@ -83,11 +84,13 @@ def test_a_header_has_purpose_runs_command_hardware_and_time(name):
     assert "ublished" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_of_a_sweep_are_distinct(name):
     assert len(set(ids(name))) == len(ids(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_run_of_a_sweep_is_valid_without_datasets(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -96,6 +99,7 @@ def test_every_run_of_a_sweep_is_valid_without_datasets(name, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_first_and_last_run_compose_from_their_overrides(name):
     runs = sweep_file.read(sweep_file.place_of(name))

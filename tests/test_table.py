@@ -132,6 +132,7 @@ def test_an_empty_cell_has_a_reason(tmp_path):
     assert dict(shown.notes)["a"] == "1 failed (exception)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["config.yaml", "results.json", "status.json", None])
 @pytest.mark.parametrize("name", ["s", None])
 def test_an_unreadable_run_is_only_a_note(tmp_path, file, name):
@@ -197,6 +198,7 @@ def test_an_unreliable_estimate_is_marked(tmp_path):
     assert not any(note.startswith(MARK) for note in table_of(tmp_path, metric="test.elbo").notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unreliable", [[0.5, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5], [0.0, 0.0]])
 def test_a_common_mark_is_stated_once_in_the_caption(tmp_path, unreliable):
     for model, share in zip((VAE, HF, VLAE), unreliable, strict=False):
@@ -248,6 +250,7 @@ def test_different_settings_share_no_cell(tmp_path):
     assert [cell.n for cell in table_of(tmp_path, rows=rows.split(",")).cells] == [2, 2]
 
 
+@pytest.mark.slow
 def test_by_default_every_varied_setting_has_a_row(tmp_path):
     """This holds in tables and figures; a setting that differs only between models names no row."""
     for lr in ("1e-3", "5e-4"):
@@ -266,6 +269,7 @@ def test_by_default_every_varied_setting_has_a_row(tmp_path):
     assert [line[0].text for line in layout(by_lr).lines] == ["VAE", "VLAE"]
 
 
+@pytest.mark.slow
 def test_runs_of_several_datasets_have_rows_beside_other_columns(tmp_path):
     for output in ("gaussian", "bernoulli"):
         done(tmp_path, container(VAE, f"output_dist={output}"))
@@ -273,6 +277,7 @@ def test_runs_of_several_datasets_have_rows_beside_other_columns(tmp_path):
     assert [line[0].text for line in layout(found).lines] == ["VAE, Bernoulli", "VAE, Gaussian"]
 
 
+@pytest.mark.slow
 @effort(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 4), unique=True, max_size=12))
 def test_no_cell_of_any_table_mixes_settings(kinds):
@@ -318,6 +323,7 @@ def test_the_default_estimator_is_one_of_all_runs(tmp_path):
     assert cells(table_of(tmp_path, metric=LAPLACE))["vlae"].missing == "1 done without this metric"
 
 
+@pytest.mark.slow
 def test_differences_in_training_are_noted(tmp_path):
     done(tmp_path, container(VAE, "trainer.epochs=5"))
     done(tmp_path, container(VLAE, "trainer.epochs=7"))
@@ -355,6 +361,7 @@ def test_the_variance_of_a_difference_is_the_two_way_one():
     assert found.standard_error**2 == pytest.approx((seeds + images - rest) / (S * N))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 10])
 @pytest.mark.parametrize("spread", [(1, 1, 1), (0, 1, 3), (1, 0, 1), (0.1, 1, 0.3)])
 def test_equal_models_rarely_differ_significantly(seeds, spread):
@@ -373,6 +380,7 @@ def test_equal_models_do_not_differ_and_one_number_is_untested():
     assert difference(np.ones(1), None) is None
 
 
+@pytest.mark.slow
 def test_the_best_and_its_equals_are_bold(tmp_path):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed), level=-5)
@@ -393,6 +401,7 @@ def test_the_best_and_its_equals_are_bold(tmp_path):
     assert "paired over images and seeds" in found.caption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_with_fewer_than_three_seeds_only_the_best_is_bold(tmp_path, seeds):
     for seed in range(seeds):
@@ -469,6 +478,7 @@ def test_a_run_with_fewer_images_is_named_and_not_compared(tmp_path):
     assert cells(found)["vae"].p_value is None
 
 
+@pytest.mark.slow
 def test_other_test_images_are_not_compared(tmp_path):
     done(tmp_path, container(VAE, "evaluate.num_images=10"), images=10)
     done(tmp_path, container(VLAE), level=3)
@@ -481,6 +491,7 @@ def test_other_test_images_are_not_compared(tmp_path):
     assert (found["vae"].as_good, found["vae"].p_value) == (False, None)
 
 
+@pytest.mark.slow
 def test_probabilities_are_not_compared_with_densities(tmp_path):
     """The images of a Bernoulli output are binary, and its metrics log-probabilities: less than 0 for any model."""
     for model, level in ((VAE, 1), (VLAE, 2)):
@@ -502,6 +513,7 @@ def published_runs(tmp_path):
     done(tmp_path, container(VLAE, *of, "model.num_updates=3"), level=-84.5)
 
 
+@pytest.mark.slow
 def test_published_metrics_are_shown_beside_ours(tmp_path):
     published_runs(tmp_path)
     found = table_of(tmp_path, metric=OWN, literature=True)
@@ -537,6 +549,7 @@ scalars = st.one_of(
 )
 
 
+@pytest.mark.slow
 @effort(max_examples=200)
 @given(scalars, st.sampled_from(["=", "==", "!=", "<", "<=", ">", ">="]), scalars)
 def test_a_condition_holds_as_python_says(own, op, value):
@@ -691,6 +704,7 @@ def test_a_transposed_table_swaps_rows_and_columns(tmp_path):
         assert [replace(t, marks=()) for t in line[1:]] == [replace(o[i + 1], marks=()) for o in other.lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decimals", [0, 3])
 def test_every_readable_format_shows_the_same_numbers(tmp_path, decimals):
     published_runs(tmp_path)
@@ -707,6 +721,7 @@ def test_every_readable_format_shows_the_same_numbers(tmp_path, decimals):
     assert len(numbers_of[0]) == (0 if decimals == 0 else 3 + 2)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(tmp_path):
     for seed in range(2):
         for model in (VAE, VLAE, HF):
@@ -807,6 +822,7 @@ def test_no_name_contains_a_latex_command(text):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
     done(tmp_path, container(VAE))
     for name in FORMATS:
@@ -822,6 +838,7 @@ def test_the_command_prints_and_writes_the_same(vlae, tmp_path):
     assert re.search(r"VAE +│ +\*\*-?\d\.\d{3}\*\* │\n", vlae("--decimals", 3)[1])  # the best, in plain text
 
 
+@pytest.mark.slow
 def test_notes_beside_a_csv_file_are_printed(vlae, tmp_path):
     done(tmp_path, container(VAE))
     done(tmp_path, container(VLAE))
@@ -834,6 +851,7 @@ def test_notes_beside_a_csv_file_are_printed(vlae, tmp_path):
     assert vlae("--format", "json")[2] == ""  # it is in its notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -886,6 +904,7 @@ def test_a_directory_without_runs_is_reported(vlae, tmp_path):
     assert err.endswith(", and 4 more\n")
 
 
+@pytest.mark.slow
 def test_an_unmet_condition_lists_the_existing_values(tmp_path):
     for seed in range(12):
         done(tmp_path, container(VAE if seed else VLAE, seed=seed))
@@ -900,6 +919,7 @@ def test_an_unmet_condition_lists_the_existing_values(tmp_path):
             table_of(tmp_path, where=where)
 
 
+@pytest.mark.slow
 def test_without_a_near_match_some_choices_are_listed(vlae, tmp_path):
     done(tmp_path, container(VAE))
     for option in ("--rows", "--metric"):
@@ -925,6 +945,7 @@ def test_rows_and_columns_share_no_key(tmp_path):
     assert (found.row_keys, found.column_keys) == (("model.name",), ("T",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "format"), ENDINGS.items())
 def test_the_file_suffix_sets_the_format_unless_format_does(vlae, tmp_path, ending, format):
     done(tmp_path, container(VAE))

@@ -75,6 +75,7 @@ def steps(events):
     return [event.step for event in events]
 
 
+@pytest.mark.slow
 def test_metrics_and_pictures_are_logged_by_epoch(run):
     run.epochs(1, 6)
     run.complete()
@@ -143,6 +144,7 @@ def problems_of(*overrides):
     return caught.value.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chosen", "wandb", "tensorboard"),
     [
@@ -161,11 +163,13 @@ def test_one_tracker_or_several_or_none_are_chosen(chosen, wandb, tensorboard):
     assert (checked.wandb, checked.tensorboard) == (wandb, tensorboard)
 
 
+@pytest.mark.slow
 def test_all_choices_are_those_of_one_run():
     ids = {run_id(compose([f"tracker={chosen}"])) for chosen in (*TRACKERS, "[wandb,tensorboard]")}
     assert len(ids) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_composes_several_trackers_as_a_run_does():
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -178,6 +182,7 @@ def test_a_sweep_composes_several_trackers_as_a_run_does():
     assert Composer(load)(words) == compose(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -213,6 +218,7 @@ def test_a_wrong_tracker_is_refused_with_the_choices(override, said):
     assert problem.startswith(said)
 
 
+@pytest.mark.slow
 def test_tensorboard_without_its_library_is_refused_early(tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(

@@ -131,6 +131,7 @@ def lines_without_time(place: Path) -> list[dict[str, float]]:
 # --- how long, and what is selected ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [1, 3])
 def test_patience_counts_epochs_without_improvement(patience, tmp_path):
     # steps too small for a weight to change: the first epoch stays the best
@@ -142,6 +143,7 @@ def test_patience_counts_epochs_without_improvement(patience, tmp_path):
     assert again.finished
 
 
+@pytest.mark.slow
 def test_an_improvement_renews_the_patience(tmp_path):
     training = run(make(tmp_path, lr=1e-3, epochs=6, patience=1))
     elbos = [line["validation/elbo_nats"] for line in metrics(tmp_path)]
@@ -149,6 +151,7 @@ def test_an_improvement_renews_the_patience(tmp_path):
     assert training.progress.epoch == 6
 
 
+@pytest.mark.slow
 def test_the_best_model_is_that_of_the_epoch_with_the_best_validation_elbo(tmp_path):
     training = run(make(tmp_path, lr=0.1, epochs=12))
     elbos = [line["validation/elbo_nats"] for line in metrics(tmp_path)]
@@ -163,6 +166,7 @@ def test_the_best_model_is_that_of_the_epoch_with_the_best_validation_elbo(tmp_p
     assert again == pytest.approx(elbos[best], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_clip_grad_norm_bounds_the_step(tmp_path):
     moved = {}
     for limit in (None, 0.01):
@@ -209,6 +213,7 @@ def test_every_epoch_visits_every_image_once_in_a_new_order(tmp_path):
 # --- every model -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_model
 @every_output
 def test_two_steps_change_every_parameter(model, output, tmp_path):
@@ -219,6 +224,7 @@ def test_two_steps_change_every_parameter(model, output, tmp_path):
     assert same == []
 
 
+@pytest.mark.slow
 @every_model
 @every_output
 def test_a_stopped_training_resumes_bit_for_bit(model, output, tmp_path):
@@ -248,6 +254,7 @@ def test_records_after_the_last_checkpoint_are_removed(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
+@pytest.mark.slow
 @every_output
 def test_an_epoch_is_recorded_with_finite_metrics(output, tmp_path):
     run(make(tmp_path, "vlae", output))
@@ -283,6 +290,7 @@ def test_a_stage_has_the_elbo_of_a_model_that_stops_there(tmp_path):
     assert stage_elbos(make(tmp_path / "vae", "vae").model, x, 7) == []
 
 
+@pytest.mark.slow
 @every_model
 def test_training_by_the_bound_still_selects_by_the_elbo(model, tmp_path):
     training = run(make(tmp_path, model, objective="iwae", num_samples=5))
@@ -295,6 +303,7 @@ def test_training_by_the_bound_still_selects_by_the_elbo(model, tmp_path):
     assert training.progress.best_elbo == max(line["validation/elbo_nats"] for line in lines)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_by_the_bound_resumes_bit_for_bit(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     settings = {"objective": "iwae", "num_samples": 3}
@@ -306,6 +315,7 @@ def test_a_stopped_training_by_the_bound_resumes_bit_for_bit(tmp_path):
     assert without_time(flat(checkpoint(parts))) == without_time(flat(checkpoint(whole)))
 
 
+@pytest.mark.slow
 @every_model
 def test_closed_form_divergence_trains_every_model_with_it(model, tmp_path):
     training = make(tmp_path, model, kl="analytic")
@@ -321,6 +331,7 @@ def test_closed_form_divergence_trains_every_model_with_it(model, tmp_path):
         assert line["train/kl_nats"] > 0
 
 
+@pytest.mark.slow
 def test_more_samples_make_the_gradient_less_noisy(tmp_path):
     """The mean of K samples: a K-th of the variance, over steps of a model that stays as it is."""
     spread = {}
@@ -349,6 +360,7 @@ def test_the_training_elbo_is_the_mean_over_images(tmp_path):
     assert metrics(tmp_path)[0]["train/elbo_nats"] == pytest.approx(total / TRAIN, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vae", "vlae", "iaf"])
 @every_output
 def test_single_and_double_precision_agree_to_rounding(model, output, tmp_path, monkeypatch):
@@ -379,6 +391,7 @@ def assert_finite_checkpoint(place: Path) -> None:
         assert all(torch.isfinite(value).all() for value in weights.values())
 
 
+@pytest.mark.slow
 @every_model
 @every_output
 def test_divergence_fails_with_metric_and_step(model, output, tmp_path):
@@ -397,6 +410,7 @@ def test_divergence_fails_with_metric_and_step(model, output, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_failure_names_and_keeps_the_last_good_checkpoint(tmp_path):
     run(make(tmp_path))
     before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
@@ -410,6 +424,7 @@ def test_a_failure_names_and_keeps_the_last_good_checkpoint(tmp_path):
     assert len(metrics(tmp_path)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [1e30, 1e38])
 def test_weights_that_are_not_finite_are_never_saved(lr, tmp_path):
     training = make(tmp_path, dtype=torch.float32, optimizer="sgd", lr=lr, checkpoint_every=1e-9)

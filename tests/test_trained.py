@@ -50,6 +50,7 @@ def images(trained: vlae.experiment.trained_model.TrainedModel, split: str):
     return trained.preprocess.evaluation_set(getattr(splits, split), split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_loaded_model_has_the_recorded_log_likelihoods(case, done):
     results, runs_dir = done(case)
@@ -66,6 +67,7 @@ def test_the_loaded_model_has_the_recorded_log_likelihoods(case, done):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_loaded_model_is_that_of_the_best_epoch(case, done):
     results, runs_dir = done(case)
@@ -85,6 +87,7 @@ def test_the_loaded_model_is_that_of_the_best_epoch(case, done):
         assert results["validation"]["elbo"] == pytest.approx(elbo + offset, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(CASES.keys() - {"diverging"}))
 def test_posterior_and_decoder_reconstruct_images(case, done):
     results, runs_dir = done(case)
@@ -118,6 +121,7 @@ def test_a_run_is_loaded_by_id_prefix_or_path(how, done):
     assert trained.results == results
 
 
+@pytest.mark.slow
 def test_a_second_call_returns_the_same_results_without_work(done, monkeypatch):
     results, runs_dir = done("gaussian")
     path = RunDirectory(f"{runs_dir}/{results['run_id']}").path
@@ -127,6 +131,7 @@ def test_a_second_call_returns_the_same_results_without_work(done, monkeypatch):
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_done_run_with_an_edited_configuration_is_refused(tmp_path):
     overrides = [*TINY, f"runs_dir={tmp_path}"]
     results = vlae.run(overrides, quiet=True)
@@ -144,6 +149,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
         vlae.load("vae", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported_and_the_previous_used(done, tmp_path):
     overrides = (*TINY, "seed=5", f"runs_dir={tmp_path}", "trainer.checkpoint_every=1e-9")
     results = vlae.run(overrides, quiet=True)
@@ -186,6 +192,7 @@ def test_images_unlike_the_datasets_are_refused(wrong, done):
         trained.to_model_space(wrong)
 
 
+@pytest.mark.slow
 def test_too_many_images_to_score_are_refused(tmp_path):
     np.savez(tmp_path / "mine.npz", train=np.random.RandomState(0).rand(30, 4, 4), test=np.zeros((9, 4, 4)))
     mine = ["dataset=npz", f"dataset.path={tmp_path / 'mine.npz'}", f"runs_dir={tmp_path / 'runs'}"]
@@ -201,6 +208,7 @@ def test_too_many_images_to_score_are_refused(tmp_path):
     assert not (run.path / "evaluations").exists()
 
 
+@pytest.mark.slow
 def test_images_of_any_number_of_channels_get_pictures(tmp_path):
     np.savez(
         tmp_path / "five.npz",

@@ -25,6 +25,7 @@ SWITCH = 0.02
 """Seconds that a signal may take on a busy machine."""
 
 
+@pytest.mark.slow
 def test_one_command_at_a_time_runs_with_its_children(tmp_path):
     took = in_turns({name: [sys.executable, "-c", WORK, str(tmp_path / name)] for name in "ab"}, os.environ)
     for own, other in ("ab", "ba"):
@@ -46,6 +47,7 @@ def test_time_between_two_moments_counts_turns():
     assert took.between(1.0, 3.0) == 0.0
 
 
+@pytest.mark.slow
 def test_a_failing_command_ends_the_other_one(tmp_path):
     other = (
         "import subprocess, sys\n"

@@ -33,6 +33,7 @@ def values_of(*overrides: str) -> list[list[str]]:
 decimals = st.decimals(-100, 100, places=3)
 
 
+@pytest.mark.slow
 @laws
 @given(decimals, decimals, st.decimals("0.001", 20, places=3), st.booleans())
 def test_a_range_is_exact_in_decimals_and_without_its_end(start, stop, step, down):
@@ -74,6 +75,7 @@ def test_a_shuffled_range_has_the_same_values():
     assert sorted(int(job[0]) for job in values_of("seed=shuffle(range(0,20))")) == list(range(20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -159,6 +161,7 @@ words = st.sampled_from(
 plain = words | st.text(alphabet="0123456789_.+-eExob:aAnNuUlLtrfsy", min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @laws
 @given(plain)
 def test_sweep_files_and_command_line_read_values_alike(tmp_path_factory, text):
@@ -239,6 +242,7 @@ def test_no_file_of_conf_has_an_ambiguous_value(tmp_path):
 # --where -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @laws
 @given(plain)
 def test_conditions_read_numbers_as_the_command_line_does(text):
@@ -274,6 +278,7 @@ def test_the_shipped_sweeps_are_read_as_before():
 # what is often typed -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -338,6 +343,7 @@ def test_common_mistakes_are_answered_with_the_right_form(text, said):
     assert "RangeSweep" not in problem
 
 
+@pytest.mark.slow
 def test_texts_written_by_the_advice_are_accepted():
     assert compose(["tracker.name='123'"])["tracker"]["name"] == "123"
     assert compose(["seed= 3"])["seed"] == 3

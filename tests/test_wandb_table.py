@@ -278,6 +278,7 @@ def test_a_missing_or_refused_key_is_one_line(tmp_path, server, vlae):
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_table_of_run_directories_needs_no_wandb():
     code = "import sys, vlae.cli.commands.table, vlae.report.tables.table; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

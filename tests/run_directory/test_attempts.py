@@ -29,6 +29,7 @@ class StopRequest(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "state", "reason", "message"),
     [
@@ -82,6 +83,7 @@ def test_a_full_disk_does_not_hide_the_error_or_keep_the_claim(run, monkeypatch)
         assert attempt.number == 3
 
 
+@pytest.mark.slow
 def test_only_results_make_a_run_done(run):
     run.write_status(state="done")
     assert run.state() == "interrupted"
@@ -95,6 +97,7 @@ def test_only_results_make_a_run_done(run):
     assert run.state() == "interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", ["{}", "[]", '{"test": {}}', '{"test": [1]}', '{"epochs": 3}', "3", "", "[" * 9999]
 )
@@ -147,6 +150,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_an_invalid_status_is_refused_with_file_key_and_value(run, key, value):
     file = run.path / "status.json"
@@ -168,6 +172,7 @@ WRONG_IN_CLAIMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value"), WRONG_IN_CLAIMS)
 def test_an_invalid_claim_is_refused_with_file_key_and_value(run, key, value):
     put_claim(run, **{key: value})

@@ -28,6 +28,7 @@ from vlae.system import processes
 from vlae.system.disk import RecordError
 
 
+@pytest.mark.slow
 def test_one_of_several_claims_wins_and_the_others_know_the_winner(tmp_path):
     """Half of the runs are new; in the others all find an attempt whose process is dead."""
     processes, rounds = 8, 20
@@ -78,6 +79,7 @@ HOLDER = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_holder_is_recovered_at_once(run):
     holder = in_python(HOLDER, run.path)
     assert first_line(holder) == "holding\n"
@@ -136,6 +138,7 @@ def test_a_process_does_not_share_a_run_with_itself(run):
         run.claim()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("started", "updated", "lives"),
     [(10, 10, True), (9000, 240, True), (9000, 360, False), (360, 360, False)],
@@ -168,6 +171,7 @@ def in_slurm(monkeypatch) -> Callable[..., None]:
 TASK = {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "now", "lives"),
     [
@@ -192,6 +196,7 @@ def test_a_requeued_job_takes_over_from_its_earlier_start(run, in_slurm, before,
         assert run.claim().number == 2
 
 
+@pytest.mark.slow
 def test_the_living_process_of_a_slurm_job_holds_the_run(run, in_slurm):
     in_slurm(JOB_ID="7")
     holder = in_python(HOLDER, run.path)
@@ -249,6 +254,7 @@ def test_a_killed_successor_does_not_fail_the_run(run):
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "taken over")
 
 
+@pytest.mark.slow
 def test_a_claim_killed_at_any_step_can_be_repeated():
     script = """
         from killing import killed_at_every_step

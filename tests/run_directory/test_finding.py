@@ -24,6 +24,7 @@ def runs_dir(tmp_path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["iaf-mnist-s0-cc", "iaf-mnist-s0-c", "vae-digits-s0-ab", "m11"])
 def test_a_run_is_found_by_its_id_even_if_it_is_a_prefix(runs_dir, name, monkeypatch):
     monkeypatch.chdir(runs_dir.parent)
@@ -31,6 +32,7 @@ def test_a_run_is_found_by_its_id_even_if_it_is_a_prefix(runs_dir, name, monkeyp
         assert find(runs_dir, given_).path == runs_dir / name
 
 
+@pytest.mark.slow
 def test_a_run_is_found_by_a_unique_prefix(runs_dir, monkeypatch):
     assert find(runs_dir, "vae-digits-s0-aa"[:-1] + "a").path.name == "vae-digits-s0-aa"
     assert find(runs_dir, str(runs_dir / "m11")[:-1] + "1").path.name == "m11"
@@ -39,6 +41,7 @@ def test_a_run_is_found_by_a_unique_prefix(runs_dir, monkeypatch):
     assert find(runs_dir, "iaf-mnist-s0-cc").path.parent == runs_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -57,6 +60,7 @@ def test_an_unknown_name_lists_the_runs(runs_dir, name, message):
         find(runs_dir, name)
 
 
+@pytest.mark.slow
 def test_hidden_directories_are_not_runs(runs_dir):
     assert len(all_runs(runs_dir)) == 16
     assert all_runs(runs_dir / "missing") == []

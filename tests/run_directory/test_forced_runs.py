@@ -50,6 +50,7 @@ def test_a_run_that_is_being_executed_is_not_replaced(run):
     assert run.results() == {"test": {"value": 2}}
 
 
+@pytest.mark.slow
 def test_the_next_start_completes_a_killed_replacement():
     script = """
         import json

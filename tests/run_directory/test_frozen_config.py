@@ -13,6 +13,7 @@ from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 
 
+@pytest.mark.slow
 def test_reading_states_imports_neither_torch_nor_hydra():
     script = """
         import sys, vlae.runs.directory
@@ -21,6 +22,7 @@ def test_reading_states_imports_neither_torch_nor_hydra():
     assert output_of(in_python(script)) == "set()\n"
 
 
+@pytest.mark.slow
 @given(config=st.dictionaries(text.filter(lambda key: key not in OF_A_COMMAND), values, max_size=4))
 def test_a_frozen_config_keeps_values_and_types(tmp_path_factory, config):
     run = RunDirectory.create(tmp_path_factory.mktemp("runs"), "run", config)
@@ -54,6 +56,7 @@ def test_creating_an_existing_run_changes_nothing(run, tmp_path):
     assert run.path.joinpath("config.yaml").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "edit",
     ["lr: 0.0005 -> lr: 0.005", "seed: 0 -> seed: [", "seed: 0 -> seed: &a [*a]", "seed: 0 -> ", "vlae -> 3"],
@@ -73,6 +76,7 @@ def test_a_renamed_directory_is_the_same_run(run):
     assert renamed.config() == CONFIG
 
 
+@pytest.mark.slow
 def test_a_killed_creation_leaves_a_whole_run_or_none():
     script = """
         from killing import killed_at_every_step

@@ -24,6 +24,7 @@ def test_metrics_are_read_as_appended_with_null_for_nan(run):
     assert run.path.joinpath("metrics.jsonl").read_text("utf-8").count("\n") == 2
 
 
+@pytest.mark.slow
 @given(value=values)
 def test_finite_values_are_recorded_exactly_in_standard_json(value):
     read = json.loads(files.json_bytes(value), parse_constant=pytest.fail)
@@ -81,6 +82,7 @@ def test_results_keep_their_order_and_are_readable(run):
         """)
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_records_the_same_metrics(run):
     script = """
         import sys, time

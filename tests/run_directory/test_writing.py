@@ -13,6 +13,7 @@ from vlae.system.disk import RecordError
 from vlae.system.files import write_atomically
 
 
+@pytest.mark.slow
 def test_a_killed_write_leaves_old_or_new_content(tmp_path):
     path, contents = tmp_path / "file", [bytes([letter]) * 300_000 for letter in b"ab"]
     write_atomically(path, contents[0])
@@ -36,6 +37,7 @@ def test_a_killed_write_leaves_old_or_new_content(tmp_path):
         seen.append(path.read_bytes()[:1])
 
 
+@pytest.mark.slow
 def test_a_write_that_does_not_fit_changes_nothing(tmp_path):
     """RLIMIT_FSIZE stands in for a full disk: both are an OSError in the middle of a write."""
     script = """

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import browser
-from benchmarks.turns import Took, in_turns
+from benchmarks.alternating import Took, in_turns
 from vlae.config.compose import compose
 from vlae.config.run_id import run_id
 from vlae.launching import queues

@@ -10,7 +10,7 @@ import vlae
 from vlae.config.targets import build
 from vlae.estimation import gaps
 from vlae.estimation import importance as evaluation
-from vlae.experiment import parts
+from vlae.experiment import evaluation_parts as parts
 from vlae.experiment.images import test_set as images_to_score
 from vlae.experiment.scoring import NAME, score
 from vlae.runs import checkpoint

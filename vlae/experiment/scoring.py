@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlae.config.schema import Config
 from vlae.estimation.metrics import Scores
-from vlae.experiment.parts import Part, Parts
+from vlae.experiment.evaluation_parts import Part, Parts
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs import checkpoint
 from vlae.system.console import Reporter

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.turns import Took, in_turns
+from benchmarks.alternating import Took, in_turns
 
 WORK = """
 import os, signal, sys, time

@@ -1,7 +1,8 @@
 """Train, evaluate and compare latent-variable models.
 
 The functions here are the public face of the package. What is below them, ``vlae.models.vae`` for one, is private and
-may move, except for what docs/ names for models and datasets of your own.
+may move, except for `vlae.errors`, whose UserError every function here raises for bad input, and what docs/ names for
+models and datasets of your own.
 
 Axes of tensors, everywhere: ``samples batch latent hidden pixels``; pixels = channels x height x width. Log-likelihoods
 and ELBOs are in nats per image.
@@ -31,7 +32,7 @@ def run(overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]
     """Do what ``python launch.py <overrides>`` does for one run, and return the contents of results.json.
 
     Choices of your own, DIR/model/mine.yaml: ``"hydra.searchpath=[DIR]"``.
-    Errors: bad input raises ``vlae.config.problems.ConfigError``; a signal raises
+    Errors: bad input raises ``vlae.errors.UserError``; a signal raises
     ``vlae.system.interruption.Interrupted`` after the checkpoint is written, and the same call resumes from there.
 
     >>> few = ["evaluate.num_samples=10", "evaluate.num_images=20", "evaluate.num_gap_images=0"]

@@ -103,10 +103,10 @@ def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
         return None, refused
     place, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(place), name, None)
-    except ImportError as error:
-        return None, Problem(key, f"{shown(target)} cannot be imported ({error})")
-    return (found, None) if found is not None and _is_of_kind(section, found) else (None, refused)
+        found = getattr(importlib.import_module(place), name)
+    except (ImportError, AttributeError) as error:
+        return None, Problem(key, f"{shown(target)} cannot be imported: this code has no such name ({error})")
+    return (found, None) if _is_of_kind(section, found) else (None, refused)
 
 
 def build(section: Mapping[str, Any], **runtime: Any) -> Any:

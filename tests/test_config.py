@@ -306,7 +306,7 @@ BAD = {
     "dataset=npz": ("dataset.path: expected a file",),
     "dataset=npz dataset.path=/nowhere.npz": ("dataset.path: '/nowhere.npz' cannot be read (No such file",),
     "~trainer.epochs": ("~trainer.epochs: a run states every key: leave ~trainer.epochs out",),
-    "~optimizer.lr": ("optimizer.lr: missing, expected a number: every run states it",),
+    "~optimizer.lr": ("optimizer.lr: missing, expected a number; set this key",),
     "~optimizer.nothing": ("composition: Could not delete from config", "'optimizer.nothing' does not exist"),
     "model.latent_dim=${dataset.sizes.latent}": ("model.latent_dim: ", "'dataset.sizes.latent' not found"),
     "seed=???": ("seed: a value is needed",),

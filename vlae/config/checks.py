@@ -42,10 +42,10 @@ def problems_in(
 
 
 def _missing_keys(values: dict[str, Any]) -> list[Problem]:
-    """Keys with a default, which a run states all the same: its id is made of what it states."""
+    """Missing keys that have a default: a run sets them too, because its id is a hash of all its settings."""
     missing = [key for key, field in fields() if not field.is_required() and get(values, key) is MISSING]
     here = [key for key in missing if isinstance(section_of_key(values, key)[0], dict)]
-    return [Problem(key, "missing: every run states it") for key in here]
+    return [Problem(key, "missing; set this key") for key in here]
 
 
 def _of_another_target(section: str, values: dict[str, Any], found: list[Problem]) -> list[Problem]:

@@ -313,7 +313,7 @@ def _slip(text: str) -> str | None:
         name = unicodedata.name(found, "a character").lower()
         return f"it has {found!r} ({name}), where {_LOOKALIKES[found]!r} is meant"
     if match := _FUNCTION.fullmatch(text):
-        return f"a range goes beside values without a function: {match['values']}"
+        return f"a range cannot stand inside a function; write {match['values']}"
     if match := re.fullmatch(r"\((.*)\)", text):
         return f"a list has square brackets: [{match[1]}]"
     if match := re.search(r"\brange\(.*?(\)|$)", text):

@@ -58,8 +58,7 @@ def _binary_conflicts(preprocessing: Preprocessing, channels: int | None) -> lis
     if channels not in (None, 1):
         problems.append(
             f"output_dist: a binary output distribution needs images of one channel, this dataset's have {channels}. "
-            "It takes a pixel's brightness for the probability that ink is there, which the intensity of a colour "
-            f"is not. Use {real}"
+            f"It reads brightness as a probability of ink, which has no meaning for colours. Use {real}"
         )
     return problems
 

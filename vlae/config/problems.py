@@ -131,7 +131,7 @@ def problems_of(section: type[BaseModel], values: Any, place: str = "") -> list[
         if each["type"] == "extra_forbidden":
             problems.append(UnknownKey(key, siblings=tuple(owner.model_fields)))
         elif each["type"] == "missing":
-            problems.append(Problem(key, f"missing, expected {_takes(owner, name)}: every run states it"))
+            problems.append(Problem(key, f"missing, expected {_takes(owner, name)}; set this key"))
         else:
             is_entry = key.endswith("]")
             wrong.setdefault((key, not is_entry and _is_nullable(owner, name)), []).append(each)
@@ -231,7 +231,7 @@ def _how_to_write(key: str, value: Any, wanted: Sequence[str]) -> str:
     if not isinstance(value, str):
         return ""
     if "null" in wanted and value.lower() == "none":
-        return "; none is written null"
+        return "; write null for no value"
     if "true or false" in wanted and value.lower() in _SWITCHES:
         return f"; write {_SWITCHES[value.lower()]}"
     return _number_meant(value) if number else ""

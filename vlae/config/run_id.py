@@ -1,4 +1,4 @@
-"""The identity of a run: what makes it the run it is, and the id made of that."""
+"""The id of a run, and the settings that determine it."""
 
 import copy
 import hashlib

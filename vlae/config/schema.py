@@ -79,7 +79,7 @@ def _device(name: Any) -> str:
 
 def _distinct_proposals(names: list[str]) -> list[str]:
     if "own" not in names or len(set(names)) < len(names):
-        raise PydanticCustomError("proposals", "each name once, and own among them: the ELBO is its")
+        raise PydanticCustomError("proposals", "distinct names, own among them (the ELBO needs it)")
     return names
 
 

@@ -285,7 +285,7 @@ def npz(
     ``validation`` array, ``validation_size`` training images (a tenth where it is None) are set aside.
     """
     if path is None:
-        raise DataError("dataset.path: expected your .npz file, got none. Say dataset.path=/where/it/is.npz")
+        raise DataError("dataset.path: expected your .npz file, got none. Set dataset.path=/where/it/is.npz")
     file = _place(path, "dataset.path")
     if not file.is_file():
         raise DataError(f"dataset.path={path}: there is no such file ({file.absolute()})")

@@ -466,7 +466,7 @@ def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):
         (["cost", "--out", "a.pdf", "--metric", "x"], "--metric: no run has a metric 'x'"),
         (
             ["likelihood_vs_updates", "--out", "a.pdf", "--published"],
-            "--published: nothing that was published",
+            "--published: no published",
         ),
         (["latent_path", "--out", "a.pdf"], "latent_path: no run with model.latent_dim=2 is done"),
     ],

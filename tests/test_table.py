@@ -864,8 +864,8 @@ def test_notes_beside_a_csv_file_are_printed(vlae, tmp_path):
         (["--rows", "mdel"], "--rows: no run has 'mdel'; did you mean model?"),
         (["--rows", ""], "--rows: expected one or several comma-separated keys, got ''"),
         (["--cols", " ,"], "--cols: expected one or several comma-separated keys, got ' ,'"),
-        (["--rows", "model", "--cols", "model"], "--cols: expected keys that the rows have not, got model"),
-        (["--cols", "model"], "got model, which --rows has by default, too"),
+        (["--rows", "model", "--cols", "model"], "--cols: model is also in --rows; name each key once"),
+        (["--cols", "model"], "--cols: model is also in --rows by default; name each key once"),
         (
             ["--where", "model=VAE and seed<9"],
             "no runs with model=VAE and seed<9; model.name is vae; seed is 0",
@@ -882,7 +882,7 @@ def test_notes_beside_a_csv_file_are_printed(vlae, tmp_path):
         (["--where", "seed>7"], "no runs with seed>7"),
         (["nothing"], "no sweep and no run 'nothing'"),
         (["--out", "nowhere/x.csv", "--format", "csv"], "cannot write nowhere/x.csv"),
-        (["--published"], "--published: nothing that was published"),
+        (["--published"], "--published: no published"),
     ],
 )
 def test_a_wrong_command_is_one_message_and_status_2(vlae, tmp_path, words, message):

@@ -27,7 +27,7 @@ def refuse_unwritable(out: Path) -> None:
     if os.path.isdir(out):
         raise RecordError(f"cannot write {out}: it is a directory")
     if os.path.exists(out) and not os.path.isfile(out):
-        raise RecordError(f"cannot write {out}: it is no file, but a device, a pipe or a socket")
+        raise RecordError(f"cannot write {out}: it is not a regular file")
     if not os.path.isdir(out.parent):
         raise RecordError(f"cannot write {out}: the directory {out.parent} does not exist")
     if not os.access(out.parent, os.W_OK | os.X_OK):

@@ -74,7 +74,7 @@ def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
         raise UserError(
             "runs that differ in more than their seed would share a cell; they differ in\n"
             + "".join(f"  {key}: {some_words(values[key], SHOWN)}\n" for key in values)
-            + f"say which are meant, such as --where {condition!r}, or give each a row: "
+            + f"select some with --where {condition!r}, or give each a row: "
             f"--rows {','.join(map(short, [*row_keys, *separating]))}"
         )
     for group in groups.values():
@@ -140,9 +140,8 @@ def keys_of(
         row_keys = [key for key in row_keys if key not in both]
     elif both:
         names, default = ", ".join(map(short, both)), "" if rows else " by default"
-        raise UserError(
-            f"--cols: expected keys that the rows have not, got {names}, which --rows has{default}, too"
-        )
+        verb = "is" if len(both) == 1 else "are"
+        raise UserError(f"--cols: {names} {verb} also in --rows{default}; name each key once")
     return row_keys if rows else row_keys_of(chosen, row_keys, column_keys), column_keys
 
 

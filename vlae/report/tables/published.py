@@ -67,7 +67,7 @@ def with_published(cells: Sequence[Cell], runs: Sequence[Run], metric: str) -> t
 def literature(sources: Sequence[str], metric: str) -> list[str]:
     """The caveats of published values from these sources, each once. UserError: there are no such values."""
     if not sources:
-        raise UserError(f"--published: nothing that was published is a {metric} of these models and data")
+        raise UserError(f"--published: no published {metric} for these models and datasets")
     own, caveats = what_and_estimator(metric)[1] == OWN, _known()["caveats"]
     proposal = "" if own else "; they were estimated with each model's own q(z | x), ours were not"
     return [f"Published: {source}; {caveats[source]}{proposal}" for source in dict.fromkeys(sources)]

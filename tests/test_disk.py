@@ -303,7 +303,7 @@ def test_a_run_stops_if_its_directory_was_replaced_meanwhile(tmp_path):
         attempt.waits("no space left on /")
         claim = attempt.directory / "claim.json"
         claim.write_text(json.dumps(read_json(claim) | {"token": "other"}))
-        with pytest.raises(RecordError, match="no longer that of this process"):
+        with pytest.raises(RecordError, match="another process took over this run"):
             attempt.waits(None)
 
 

@@ -239,7 +239,7 @@ def test_a_process_stops_after_another_has_taken_over(run):
     claim.write_text(json.dumps(json.loads(claim.read_text()) | as_seen_elsewhere))
     run.write_status(updated=ago(9000))
     second = run.claim()
-    with pytest.raises(RecordError, match="attempt 2 executes the run now"), first:
+    with pytest.raises(RecordError, match="attempt 2 took over"), first:
         first.heartbeat({"epoch": 1})
     assert run.status()["attempt"] == second.number == 2
     assert run.state() == "running"
@@ -249,7 +249,7 @@ def test_a_killed_successor_does_not_fail_the_run(run):
     first = run.claim()
     successor = lease.new_claim() | {"process_start": 0.0}
     lease.put_claim(run.path / "attempts" / "2", successor)  # nothing else was written
-    with pytest.raises(RecordError, match="attempt 2 executes the run now"), first:
+    with pytest.raises(RecordError, match="attempt 2 took over"), first:
         first.heartbeat({"epoch": 1})
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", "taken over")
 

@@ -53,7 +53,7 @@ def refuse_if_held(run: Path) -> None:
 
 
 def remove_leftovers(run: Path, over: range) -> None:
-    """Deletes what killed processes left in a run directory; call it where no other process executes the run.
+    """Delete what killed processes left in a run directory; call it where no other process executes the run.
 
     over: the numbers of the attempts that have ended. What belongs to a living process stays, as does what belongs to
     an unknown process on another host.
@@ -107,7 +107,7 @@ class Reserve:
             raise files.cannot_write(self._place, error) from error
 
     def say(self, name: str, content: dict[str, Any]) -> bool:
-        """Puts ``content`` in the file of this name; True if that was possible."""
+        """Put ``content`` in the file of this name; True if that was possible."""
         message = content.get("message")
         text = files.json_bytes({**content, "message": message and message[: self.SIZE // 8]})
         try:
@@ -166,7 +166,7 @@ class Attempt:
         return self
 
     def waits(self, reason: str | None) -> None:
-        """Records that this attempt waits for the disk, and why; with None, that it continues.
+        """Record that this attempt waits for the disk, and why; with None, that it continues.
 
         Errors: RecordError where another process has taken the run over meanwhile, or its directory is another one.
         """
@@ -177,10 +177,10 @@ class Attempt:
         self._reserve.take_back()
         self._stop_if_succeeded()
         if files.read_json(self.directory / "claim.json") != self._claim:
-            raise RecordError(f"{self.directory} is no longer that of this process, which stops")
+            raise RecordError(f"{self.directory}: another process took over this run; stopping")
 
     def heartbeat(self, progress: dict[str, Any]) -> None:
-        """Records progress. Call it at any rate: status.json is written at most every two seconds.
+        """Record progress. Call it at any rate: status.json is written at most every two seconds.
 
         Errors: RecordError where this process was out of touch for so long that another one has taken the run over.
         """
@@ -192,14 +192,14 @@ class Attempt:
                 self._beat()
 
     def advanced(self) -> None:
-        """Notes progress, which the next heartbeat reports."""
+        """Note progress, which the next heartbeat reports."""
         self._progressed = now()
 
     def _stop_if_succeeded(self) -> None:
         if self._succeeded():
             raise RecordError(
-                f"{self.directory} gave no sign of life for {DEAD_AFTER / 60:g} minutes and was taken for dead: "
-                f"attempt {self.number + 1} executes the run now, this one stops"
+                f"{self.directory}: no heartbeat for {DEAD_AFTER / 60:g} minutes; "
+                f"attempt {self.number + 1} took over; stopping"
             )
 
     def _beat(self) -> None:
@@ -235,7 +235,7 @@ class Attempt:
             self._reserve.release()
 
     def _write_end(self, end: dict[str, str | None], error: BaseException | None) -> None:
-        """Records the end; waits for the disk only if the attempt ended by itself."""
+        """Record the end; wait for the disk only if the attempt ended by itself."""
         with contextlib.nullcontext() if error is None else patient(None):
             if isinstance(error, Exception) and not refusal_in(error):
                 text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")

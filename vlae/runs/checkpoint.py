@@ -77,7 +77,7 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
         return state, [f"{problems[0]}. Resuming from the checkpoint before it, {path}"] if problems else []
     if all(problem.endswith("is missing") for problem in problems):
         return None, []
-    raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to do without")
+    raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to train from the start")
 
 
 def _previous(path: Path) -> Path:

@@ -85,7 +85,7 @@ class RunDirectory:
                 raise RecordError(f"{path} was {reason}")
             given = run_id_of(config)
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"it is no config of a run any more ({' '.join(str(error).split())})"
+            reason = f"not a valid run configuration ({' '.join(str(error).split())})"
             raise RecordError(f"{path} was edited by hand: {reason}") from error
         # a run of an earlier scheme keeps its id
         if given != self.run_id and "schema_version" in config:
@@ -95,7 +95,7 @@ class RunDirectory:
         return config
 
     def carry_out_as(self, config: dict[str, Any]) -> None:
-        """Freezes the operational keys of ``config``: device, place of the data, ..."""
+        """Freeze the operational keys of ``config``: device, place of the data, ..."""
         frozen = self.config()
         if (wanted := carried_out_as(frozen, config)) != frozen:
             files.write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
@@ -106,12 +106,12 @@ class RunDirectory:
         if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
             raise RecordError(
                 f"{self.path / 'results.json'} holds no metrics of a run: expected them under the key test, got "
-                f"{shown(results)}. It was changed by hand; move it away, and the same command continues the run"
+                f"{shown(results)}. Delete it and rerun the command"
             )
         return results
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Writes the results, last of all: from this moment the run is done."""
+        """Write the results, last of all: from this moment the run is done."""
         files.write_json(self.path / "results.json", results)
 
     # --- state
@@ -143,7 +143,7 @@ class RunDirectory:
         return corrected("interrupted", "killed", f"{process} ended without a word")
 
     def settle(self) -> None:
-        """Corrects what a killed attempt left of a run that is done; for writers, while no process executes it."""
+        """Correct what a killed attempt left of a run that is done; for writers, while no process executes it."""
         if self.results() is None or read_status(self._name)["state"] == "done" or self.holder() is not None:
             return
         self.write_status(state="done", reason=None, message=None)
@@ -155,7 +155,7 @@ class RunDirectory:
 
     @patiently
     def write_status(self, **fields: Any) -> None:
-        """Merges ``fields`` into status.json."""
+        """Merge ``fields`` into status.json."""
         if not fields.keys() <= set(STATUS_KEYS) or fields.get("state", "new") not in STATES:
             raise ValueError(f"status.json has the keys {STATUS_KEYS} and the states {STATES}; got {fields}")
         with self._lock:
@@ -165,7 +165,7 @@ class RunDirectory:
     # --- metrics
 
     def append_metrics(self, values: dict[str, Any]) -> None:
-        """Adds one line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
+        """Add one line, on disk when this returns. A line torn by a kill is dropped first; NaN and inf become null."""
         self._append(files.json_bytes(values, indent=None), [])
 
     @patiently
@@ -196,7 +196,7 @@ class RunDirectory:
         return files.read_by(files.whole_lines_end, self.path / "metrics.jsonl") or 0
 
     def truncate_metrics(self, size: int) -> None:
-        """Cuts the metrics back to the lines of the time when `metrics_size` gave ``size``."""
+        """Cut the metrics back to the lines of the time when `metrics_size` gave ``size``."""
         path, lines = self.path / "metrics.jsonl", self._whole_lines()
         if size > len(lines) or (size and lines[size - 1 : size] != b"\n"):
             raise RecordError(f"{path}: no line ends at byte {size}; its whole lines are {len(lines)} bytes")

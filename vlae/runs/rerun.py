@@ -19,7 +19,7 @@ REPLACED = ".replaced"
 
 
 def put_in_place(runs_dir: StrPath, run_id: str) -> Path:
-    """Puts the forced run, which is done and whose attempt has ended, in the place of the old one.
+    """Put the forced run, which is done and whose attempt has ended, in the place of the old one.
 
     Errors: RecordError where it has no results; RunHeld where a living process executes one of the two.
     """
@@ -33,9 +33,9 @@ def put_in_place(runs_dir: StrPath, run_id: str) -> Path:
 
 
 def recover(runs_dir: StrPath, run_id: str) -> None:
-    """Completes what a killed `put_in_place` began; call it before a run is started or written to.
+    """Complete what a killed `put_in_place` began; call it before a run is started or written to.
 
-    Where there is nothing to do, it costs two looks at the disk and writes nothing.
+    If there is nothing to do, it makes two file system calls and writes nothing.
     Errors: RecordError where the directory is not writable and there is something to do.
     """
     run, forced, replaced = (Path(runs_dir, part, run_id) for part in ("", FORCED, REPLACED))
@@ -67,7 +67,7 @@ def out_of_place(runs_dir: StrPath) -> dict[str, Path]:
 
 
 def recover_all(runs_dir: StrPath, prefix: str) -> None:
-    """Recovers each run with this id prefix that a killed `put_in_place` may have left, as far as it can be written."""
+    """Recover each run with this id prefix that a killed `put_in_place` may have left, as far as it can be written."""
     names: set[str] = set()
     for part in (FORCED, REPLACED):
         with contextlib.suppress(OSError):

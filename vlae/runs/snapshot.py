@@ -1,4 +1,4 @@
-"""The code of a run, frozen: what was submitted is what runs, whatever is edited meanwhile.
+"""Frozen code: a run executes a copy of the code made when it was submitted, so later edits do not affect it.
 
 Decision record: docs/decisions/0013-what-is-code.md.
 """
@@ -41,9 +41,9 @@ def code_description() -> dict[str, Any]:
 
 @functools.cache
 def executed() -> dict[str, Any]:
-    """The `code_description` of the code as it was when this process first asked.
+    """The `code_description` at the first call in this process; later calls return the same.
 
-    It asks before it imports what it executes: an edit after that is not what it executes.
+    Call it before importing the code of the run: the process does not execute edits made after that.
     """
     return code_description()
 
@@ -87,7 +87,7 @@ def _is_ours(place: Path) -> bool:
 
 
 def _repair(place: Path, contents: dict[str, bytes], trouble: str) -> None:
-    """Puts each file right by itself: other processes may be importing from the copy meanwhile."""
+    """Repair each file separately: other processes may be importing from the copy meanwhile."""
     if not _is_ours(place):
         try:
             owner = place.owner()

@@ -286,7 +286,7 @@ def test_runs_cancelled_while_a_launch_waits_do_not_start(jobs, launcher, runs, 
     cancelled, other = runs()
     assert [run.run_id for run in launcher.queues[1].runs] == [other.path.name]
     launcher.queues[1].end("ended")
-    assert "1 run cancelled while this command waited: give it again to start them" in capsys.readouterr().err
+    assert "1 run cancelled while this command waited: rerun it to start them" in capsys.readouterr().err
     assert launch_runs(jobs(), launcher, "s") == 0
     assert [run.run_id for run in launcher.queues[2].runs] == [cancelled.path.name, other.path.name]
 
@@ -365,7 +365,7 @@ def test_a_worker_does_not_recreate_a_deleted_run(run, executions, tmp_path, cap
     run.write_results({})
     assert work(tmp_path / ".forced" / "a", 0) == HELD  # it has taken the place of the old one
     assert work(tmp_path / "b", 0) == FAILED
-    assert "is not a run, or no longer" in capsys.readouterr().err
+    assert "is not a run directory (moved or deleted?)" in capsys.readouterr().err
     assert executions == []
     assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".") == ["a"]
 

@@ -342,7 +342,7 @@ def test_a_lost_launch_lock_is_noticed(tmp_path, monkeypatch):
         ours.refuse_if_lost()
         lease.show_life(ours.path)
         put_claim(ours.path.with_name("2"), new_claim())
-        with pytest.raises(RecordError, match="another launch has begun"):
+        with pytest.raises(RecordError, match="another launch took the lock"):
             ours.refuse_if_lost()
         shutil.rmtree(ours.path)  # it can no longer be written to
 

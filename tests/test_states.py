@@ -440,7 +440,7 @@ def test_only_runs_that_were_never_submitted_may_start(sweep, slurm):
     assert sweep.states()[1].reason == ""
     place = sweep.queue.path / "claim.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), "process_start": 1.0}))
-    assert [(s.state, "launch again" in s.reason) for s in sweep.states()] == [
+    assert [(s.state, "rerun the launch" in s.reason) for s in sweep.states()] == [
         ("queued", False),
         ("queued", True),
         ("new", False),

@@ -349,7 +349,7 @@ def test_a_sync_skips_a_run_that_is_being_sent(online, run):
         wait_for(lambda: online.count("RunResumeStatus|UpsertBucket"))
         assert f"{run.id}: under way, it is being sent" in vlae(run, "sync", run.id)
         online.fail()
-        assert "under way" in vlae(run, "sync", run.id, "--rebuild")
+        assert "still running" in vlae(run, "sync", run.id, "--rebuild")
         run.epochs(4, 6)
         wait_for(lambda: run.kept().get("sent") == 9)
         run.complete()

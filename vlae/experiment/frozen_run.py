@@ -52,7 +52,7 @@ def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
     if not (path / "config.yaml").is_file():
         if path.parent.name == FORCED and (path.parent.parent / path.name / "results.json").is_file():
             return HELD  # a job that was requeued too late: its run has replaced the old one
-        print(f"vlae: {path} is not a run, or no longer", file=sys.stderr)
+        print(f"vlae: {path} is not a run directory (moved or deleted?)", file=sys.stderr)
         return FAILED
     if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
         return FAILED if state == "failed" else HELD

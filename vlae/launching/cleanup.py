@@ -16,7 +16,7 @@ KEPT = 7 * 24 * 3600.0
 
 
 def clean_up(runs_dir: Path) -> None:
-    """Remove old queues and temporary files; find the jobs of submissions that were broken off."""
+    """Remove old queues and temporary files; find the jobs of interrupted submissions."""
     remove_old_queues(runs_dir)
     adopt_lost_submissions(runs_dir)
     for part in (QUEUES, SWEEPS, STAGING):

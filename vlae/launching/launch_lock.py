@@ -24,7 +24,7 @@ class LaunchLock:
     def refuse_if_lost(self) -> None:
         """RecordError: this process was out of touch for so long that another launch has taken the lock."""
         if self.path.with_name(str(int(self.path.name) + 1)).exists():
-            raise RecordError(f"{self.path} gave no sign of life, and another launch has begun; launch again")
+            raise RecordError(f"{self.path}: another launch took the lock; rerun")
 
 
 def _say_who_launches(holder: Claim) -> None:

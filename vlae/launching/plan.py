@@ -140,7 +140,7 @@ def _notes(
 ) -> Iterator[str]:
     """revoked: number of runs that do not start because they were cancelled while this command waited."""
     if revoked:
-        yield f"{counted(revoked, 'run')} cancelled while this command waited: give it again to start them"
+        yield f"{counted(revoked, 'run')} cancelled while this command waited: rerun it to start them"
     if text := note_on_earlier(observer.runs_dir, composed.containers):
         yield text
     if observer.warning and any(run.state.state in ("queued", "running") for run in runs):

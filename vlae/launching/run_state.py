@@ -42,7 +42,7 @@ NO_STEP = "no step in two attempts"
 NOT_REQUEUED = "time limit or preempted, not requeued"
 ABOUT_TO_REQUEUE = ("SIGUSR2", "SIGTERM")
 """Why a run has stopped whose job runs still, and is requeued in a moment, or was a moment ago."""
-SUBMISSION_BROKEN_OFF = "its submission was broken off; launch again to find its job, or to submit it"
+SUBMISSION_INTERRUPTED = "submission interrupted; rerun the launch to find or submit its job"
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Observer:
                 self._ended[run.run_id, run.forced] = (Executor(queue.token, jobs.get(run.task, "")), reason)
 
     def _look_at_jobs(self, queue: Queue, jobs: Mapping[int, str]) -> None:
-        on_its_way = JobState("waiting", "" if queue.holder() else SUBMISSION_BROKEN_OFF)
+        on_its_way = JobState("waiting", "" if queue.holder() else SUBMISSION_INTERRUPTED)
         self._wait(queue, jobs, {run: on_its_way for run in queue.runs if run.task not in jobs})
         job_of = {run: jobs.get(run.task, NEVER) for run in queue.runs}
         submitted = {run: job for run, job in job_of.items() if job != NEVER and not queue.is_done(run)}
@@ -248,9 +248,8 @@ class Observer:
 
 def _another_cluster(queue: Queue, here: str) -> str:
     return (
-        f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask {here}: look and "
-        f"launch where the former answers; where it is gone for good, `vlae cancel {queue.sweep}` lets their runs "
-        "start again"
+        f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask {here}: "
+        f"run vlae on cluster {queue.cluster}; if it is gone, `vlae cancel {queue.sweep}` releases the runs"
     )
 
 

@@ -82,9 +82,7 @@ class Task:
     def _execute(self, task: int, interruption: Interruption) -> list[Job]:
         queue = load(Path(self.queue))
         if queue is None or (queue.ended or {}).get("state") == NEVER_SUBMITTED:
-            raise SystemExit(
-                "this job was taken for one that was never submitted; its runs are launched again"
-            )
+            raise SystemExit("this job was recorded as never submitted; its runs were relaunched")
         os.environ[QUEUE] = queue.token  # for the claims of its runs
         jobs = jobs_of(queue, task)
         _execute_jobs(queue, jobs, interruption)

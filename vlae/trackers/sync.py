@@ -77,7 +77,7 @@ def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
         if held and notes.get("mode") == "online" and not run_history.notes_of(OFFLINE):
             return f"under way: {notes['url']}"
     elif held:
-        return "under way: --rebuild can make its mirror when it has ended"
+        return "still running; use --rebuild after it ends"
     access()
     mirror = WandbMirror(run_history, later=True, rebuild=rebuild)
     try:

@@ -23,7 +23,7 @@ USAGE = f"""\
 [bold]python launch.py[/] \\[group=choice ...] \\[key=value ...]
 
 Trains a model, evaluates it and records both in a run directory.
-Rerun it to see the results or to resume.
+Rerun the command to see the results or to resume.
 
   python launch.py model=iaf dataset=mnist output_dist=bernoulli optimizer.lr=1e-3
   python launch.py model.hidden_dims=[500,500] seed=3

@@ -85,7 +85,7 @@ def _previous(path: Path) -> Path:
 
 
 def _refuse_foreign_types(value: Any, where: str) -> None:
-    """Refuses types that `torch.load(weights_only=True)` refuses too late; a numpy.float64 looks like a float."""
+    """Refuse types that `torch.load(weights_only=True)` refuses too late; a numpy.float64 looks like a float."""
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_foreign_types(key, f"a key of {where}")

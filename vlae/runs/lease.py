@@ -133,6 +133,6 @@ def show_life(place: Path) -> None:
 
 
 def put_claim(attempt: Path, claim: Mapping[str, Any]) -> None:
-    """Makes the directory of an attempt appear with the claim inside; nothing happens where another was first."""
+    """Make the directory of an attempt appear with the claim inside; nothing happens where another was first."""
     with appearing(attempt) as staged:
         write_json(staged / "claim.json", claim)

@@ -7,7 +7,7 @@ from typing import Any
 def disturb(history: Any) -> None:
     """Something happens, by the random numbers of the history."""
     random = history.random
-    chosen = random.choices(list(KINDS), weights=list(KINDS.values()))[0]
+    chosen = random.choices(list(DISTURBANCES), weights=list(DISTURBANCES.values()))[0]
     chosen(history)
 
 
@@ -111,7 +111,7 @@ def scancel(history: Any) -> None:
         slurm.cancel(job.named)
 
 
-KINDS = {
+DISTURBANCES = {
     launch_again: 3, launch_here: 0.7, cancel: 2, look: 6, preempt: 4, lose_node: 2, lose_sight_of_node: 0.7,
     controller_away: 1.5, controller_silent: 1, empty_answers: 1, kill_process: 2, out_of_memory: 1, scancel: 1,
     press_ctrl_c: 1,

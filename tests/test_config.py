@@ -29,7 +29,7 @@ from vlae.config.problems import problems_of as problems_of_section
 from vlae.config.reference import CONFIG, KEYS, config_yaml, keys_page
 from vlae.config.run_id import ADDED_FIELDS, get, run_id
 from vlae.config.schema import extras, fields
-from vlae.config.targets import KINDS, build
+from vlae.config.targets import TARGETS, build
 from vlae.distributions.outputs import OutputDistribution
 from vlae.experiment.reevaluate import CHANGEABLE, override_evaluation
 from vlae.models.backbone import Backbone
@@ -779,7 +779,7 @@ def test_generated_files_match_the_schema(file, text):
 
 
 def test_every_key_has_a_description_and_an_identity():
-    described = [(key, field) for key, field in fields() if key not in KINDS]
+    described = [(key, field) for key, field in fields() if key not in TARGETS]
     assert [
         key for key, field in described if not field.description or "operational" not in extras(field)
     ] == []

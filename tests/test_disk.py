@@ -25,7 +25,7 @@ from vlae.system.disk import (
     patiently,
     reason_of,
     refusal_in,
-    refused,
+    why_refused,
 )
 from vlae.system.files import appearing, cannot_write, read_json, write_atomically
 from vlae.system.interruption import Interrupted
@@ -107,14 +107,14 @@ def test_the_reason_is_found_in_the_chain_of_errors():
 
 
 def test_a_probe_writes_and_leaves_nothing(small):
-    assert refused(small.path) is None
+    assert why_refused(small.path) is None
     small.fill()
-    assert refused(small.path) == f"no space left on {small.path}"
+    assert why_refused(small.path) == f"no space left on {small.path}"
     small.empty()
-    assert refused(small.path) is None
+    assert why_refused(small.path) is None
     assert list(small.path.iterdir()) == []
     subprocess.run(["mount", "-o", "remount,ro", small.path], check=True)
-    assert refused(small.path) == f"read-only file system on {small.path}"
+    assert why_refused(small.path) == f"read-only file system on {small.path}"
 
 
 # --- waiting ------------------------------------------------------------------------------------------------------

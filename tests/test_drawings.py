@@ -31,7 +31,7 @@ from vlae.experiment.library import Library
 from vlae.report.plots.draw import draw, drawable
 from vlae.report.plots.estimators import sample_sizes
 from vlae.report.plots.frame import NARROW, WITHOUT_TIME, file_content
-from vlae.report.plots.registry import KINDS
+from vlae.report.plots.registry import PLOTS
 from vlae.report.plots.style import STYLES, style_of
 from vlae.report.plots.updates import tile
 from vlae.report.runs import Run, Runs, collect
@@ -42,8 +42,8 @@ from vlae.report.tables.published import published
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
 UNRELIABLE = "test.log_likelihood.laplace.unreliable"
-RECORDED = [kind for kind, plot_kind in KINDS.items() if not plot_kind.images]
-OF_MODELS = [kind for kind, plot_kind in KINDS.items() if plot_kind.images]
+RECORDED = [kind for kind, plot_kind in PLOTS.items() if not plot_kind.images]
+OF_MODELS = [kind for kind, plot_kind in PLOTS.items() if plot_kind.images]
 
 
 def runs_of(runs_dir, name=None):
@@ -421,7 +421,7 @@ def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):
     learned(stopped(tmp_path, container(VLAE), state="failed", reason="exception"), [-3.0])
     runs = runs_of(tmp_path)
     assert drawable(runs) == ["curves"]
-    for kind in KINDS.keys() - {"curves"}:
+    for kind in PLOTS.keys() - {"curves"}:
         with pytest.raises(UserError, match=f"^{kind}: no .* done.*; these runs can be drawn as curves$"):
             draw(kind, runs)
     done(tmp_path, container(VAE))
@@ -582,7 +582,7 @@ def test_a_paper_includes_the_caption(figure_command, tmp_path):
 
 def test_the_help_of_the_command_names_every_kind(figure_command):
     _, out, _ = figure_command("--help")
-    assert all(kind in out for kind in KINDS)
+    assert all(kind in out for kind in PLOTS)
 
 
 # --- of trained models ------------------------------------------------------------------------------------------------

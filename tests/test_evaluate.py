@@ -33,7 +33,7 @@ from vlae.models.vlae_newton import VLAENewton
 from vlae.seeding import batch_noise, generator, image_noise
 from vlae.training.objective import elbo, importance_weighted_bound, sample_terms
 
-KINDS = [VAE, FullCovariance, SAVAE, HF, IAF, VLAE, VLAENewton]
+MODELS = [VAE, FullCovariance, SAVAE, HF, IAF, VLAE, VLAENewton]
 FIELDS = ("elbo", "log_likelihood", "ess", "k_hat", "samples")
 
 
@@ -62,7 +62,7 @@ def in_chunks_of(images, samples, monkeypatch):
 
 QUADRATURE = [
     pytest.param(kind, latent_dim, output, id=f"{kind.__name__}-{latent_dim}-{output}")
-    for kind in KINDS
+    for kind in MODELS
     for latent_dim in (1, 2)
     for output in OUTPUTS
     if latent_dim == 2 or kind in (VAE, SAVAE, VLAE, VLAENewton)
@@ -152,7 +152,7 @@ def test_an_exact_posterior_has_the_closed_form_log_likelihood(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 @torch.no_grad()
 def test_metrics_are_the_training_objective_with_noise_per_image(kind, output):
     """The fast scorers and the streaming sums change nothing."""
@@ -209,7 +209,7 @@ def test_a_target_error_sets_the_samples_per_image(kind, proposal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_target_metrics_do_not_depend_on_chunks_or_other_images(kind, monkeypatch):
     model, x = broad(kind, 2, "bernoulli")
     settings = {"num_samples": 3000, "target_standard_error": 0.02, "proposal": "mixture"}
@@ -225,7 +225,7 @@ def test_target_metrics_do_not_depend_on_chunks_or_other_images(kind, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_chunks_never_change_a_result(kind, monkeypatch):
     model, x = make(kind, "gaussian"), make_images("gaussian")
     expected = scored(model, x)
@@ -309,7 +309,7 @@ def test_progress_is_reported_after_every_group(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*KINDS, OriginalSAVAE])
+@pytest.mark.parametrize("kind", [*MODELS, OriginalSAVAE])
 def test_metrics_of_an_image_do_not_depend_on_others(kind):
     model, x = make(kind, "gaussian"), make_images("gaussian")
     expected = scored(model, x)

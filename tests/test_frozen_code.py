@@ -34,9 +34,9 @@ def checkout(tmp_path, monkeypatch):
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
         git(root, *words)
     monkeypatch.setattr(snapshot, "SOURCE", root)
-    snapshot.executed.cache_clear()
+    snapshot.executed_code.cache_clear()
     yield root
-    snapshot.executed.cache_clear()
+    snapshot.executed_code.cache_clear()
 
 
 def git(root: Path, *words: str) -> None:
@@ -435,7 +435,7 @@ def test_a_damaged_copy_is_repaired_before_it_is_used(damaged, tmp_path, capsys)
 def test_damaged_code_is_neither_executed_nor_launched(damaged, tmp_path, monkeypatch):
     copy, reason = damaged
     monkeypatch.setattr(snapshot, "SOURCE", copy)
-    for act in (snapshot.executed, lambda: snapshot.freeze(tmp_path / "elsewhere")):
+    for act in (snapshot.executed_code, lambda: snapshot.freeze(tmp_path / "elsewhere")):
         with pytest.raises(RecordError) as error:
             act()
         assert f"the frozen code {copy} is damaged ({reason}" in str(error.value)
@@ -446,7 +446,7 @@ def test_a_worker_starts_no_run_from_damaged_code(damaged, tmp_path, monkeypatch
     copy, reason = damaged
     run = RunDirectory(stopped(tmp_path / "runs", container("model=vae")))
     monkeypatch.setattr(snapshot, "SOURCE", copy)
-    snapshot.executed.cache_clear()
+    snapshot.executed_code.cache_clear()
     assert work(run.path, 0) == FAILED
     assert f"not started: the frozen code {copy} is damaged ({reason}" in capsys.readouterr().err
     assert (run.state(), list((run.path / "attempts").iterdir())) == ("new", [])

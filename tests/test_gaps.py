@@ -19,7 +19,7 @@ from vlae.models.vlae_newton import VLAENewton
 from vlae.seeding import generator, image_noise
 from vlae.training.objective import sample_terms
 
-KINDS = [VAE, SAVAE, OriginalSAVAE, HF, IAF, FullCovariance, VLAE, VLAENewton]
+MODELS = [VAE, SAVAE, OriginalSAVAE, HF, IAF, FullCovariance, VLAE, VLAENewton]
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def test_best_full_covariance_gaussian_is_the_posterior_itself():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_ascent_raises_the_elbo_of_each_image_independently(kind, output):
     model, x = make_model(kind, output), make_images(output)
     gaps = measure_gaps(model, x, memory_budget=512, seed=0, steps=40)
@@ -71,7 +71,7 @@ def test_ascent_raises_the_elbo_of_each_image_independently(kind, output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_gaps_start_from_the_elbo_of_the_evaluation(kind):
     """Both agree within their errors, for images inferred alone where they must be."""
     model, x = make_model(kind, "gaussian"), make_images("gaussian") / 3

@@ -17,7 +17,7 @@ from vlae.errors import UserError
 from vlae.experiment.reevaluate import override_evaluation
 from vlae.report.sources.run_directories import RunDirectories
 from vlae.runs.directory import find
-from vlae.system.files import expanded
+from vlae.system.files import expand_path
 
 TINY = [
     *(
@@ -57,18 +57,18 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", SPELLINGS)
 def test_a_path_expands_as_in_a_shell(path, home):
-    assert expanded(path) == str(home / "a")
+    assert expand_path(path) == str(home / "a")
 
 
 @pytest.mark.parametrize("path", ["a", "/a/b", "a~/~b", "./~", "a$", "a b", ""])
 def test_any_other_path_is_left_alone(path):
-    assert expanded(path) == path
+    assert expand_path(path) == path
 
 
 @pytest.mark.parametrize("path", NOWHERE)
 def test_an_unset_variable_is_refused(path):
     with pytest.raises(ValueError, match=r"NOWHERE is not set|EMPTY is not set|no home directory ~nobody"):
-        expanded(path)
+        expand_path(path)
 
 
 def overrides_of(key: str, path: str) -> list[str]:

@@ -577,7 +577,7 @@ def test_a_picture_of_gigabytes_is_not_shown(tmp_path, side):
 class Drawings(SimpleNamespace):
     """A stand-in for the figures of vlae.report.plots."""
 
-    KINDS: ClassVar = {
+    PLOTS: ClassVar = {
         "good": SimpleNamespace(shows="what is good", images=None),
         "bad": SimpleNamespace(shows="what is bad", images=None),
         "dear": SimpleNamespace(shows="what is dear", images=3),
@@ -597,7 +597,7 @@ class Drawings(SimpleNamespace):
 
 
 def test_figures_are_embedded_and_failures_named(tmp_path, monkeypatch):
-    for name in ("KINDS", "draw", "file_content"):
+    for name in ("PLOTS", "draw", "file_content"):
         monkeypatch.setattr(images, name, getattr(Drawings, name))
     monkeypatch.setattr(images, "LOADED", 0)
     done(tmp_path, container(VAE))

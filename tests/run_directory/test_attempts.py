@@ -17,7 +17,7 @@ from run_directory.example import (
     put_claim,
     wait_until,
 )
-from vlae.config.problems import shown
+from vlae.config.problems import format_value
 from vlae.launching.run_state import state_on_disk
 from vlae.runs import attempts, lease
 from vlae.system import files
@@ -158,7 +158,7 @@ def test_an_invalid_status_is_refused_with_file_key_and_value(run, key, value):
     for look in (run.status, run.state, lambda: run.write_status(attempt=1), run.claim):
         with pytest.raises(RecordError, match=re.escape(f"{file}: {key}: expected ")) as caught:
             look()
-        assert f"got {shown(value)}" in str(caught.value)
+        assert f"got {format_value(value)}" in str(caught.value)
     assert list((run.path / "attempts").iterdir()) == []
 
 
@@ -181,7 +181,7 @@ def test_an_invalid_claim_is_refused_with_file_key_and_value(run, key, value):
     for look in (run.status, run.state, run.holder, run.refuse_if_held, run.claim):
         with pytest.raises(RecordError, match=re.escape(f"{file}: {key}: expected ")) as caught:
             look()
-        assert f"got {shown(value)}" in str(caught.value)
+        assert f"got {format_value(value)}" in str(caught.value)
     file.rename(run.path / "moved away")
     assert run.state() == "interrupted"
     assert run.claim().number == 2

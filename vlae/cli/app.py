@@ -13,7 +13,7 @@ with stopped_in_one_line():
     from vlae.cli import commands
     from vlae.config.installation import explain_import
     from vlae.errors import OutOfMemory, UserError, out_of_memory
-    from vlae.system.streams import guard, printed
+    from vlae.system.streams import finish_printing, guard
 
 ORDER = (
     *("launch", "show", "status", "table", "metrics", "figure", "compare", "logs"),
@@ -60,7 +60,7 @@ def _options(
 def main() -> None:
     """The console script: an error that a user can fix is one message, not a traceback."""
     guard()
-    sys.exit(printed(_status()))
+    sys.exit(finish_printing(_status()))
 
 
 def _status() -> int:

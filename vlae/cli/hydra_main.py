@@ -13,7 +13,7 @@ from vlae.config.overrides import commands, hydra_arguments
 from vlae.config.sweep_file import with_sweep_file
 from vlae.errors import UserError
 from vlae.system.locations import CONF
-from vlae.system.streams import guard, printed
+from vlae.system.streams import finish_printing, guard
 
 statuses: list[int] = []
 """Exit status of the run of this command, because hydra.main drops the return value of its task."""
@@ -66,13 +66,13 @@ def main(program: str = PROGRAM) -> int:
         from vlae.cli.options import version_line
 
         print(version_line())
-        return printed(0)
+        return finish_printing(0)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         if not {"--help", "-h"}.isdisjoint(arguments):
-            return printed(print_help(arguments, program))
+            return finish_printing(print_help(arguments, program))
         if asked := completion(arguments):
-            return printed(complete(*asked, program))
+            return finish_printing(complete(*asked, program))
         arguments = with_sweep_file(arguments)
         check_command(arguments)
         sys.argv[1:] = hydra_arguments(arguments)
@@ -86,5 +86,5 @@ def main(program: str = PROGRAM) -> int:
         print(text, file=sys.stderr)
         return 130
     if commands(arguments):  # --cfg and --info only print
-        return printed(0)
+        return finish_printing(0)
     return max(statuses, default=0)

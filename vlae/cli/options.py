@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vlae.errors import UserError
-from vlae.system.files import expanded
+from vlae.system.files import expand_path
 
 
 def path_parser(option: str) -> Callable[[str], str]:
@@ -18,7 +18,7 @@ def path_parser(option: str) -> Callable[[str], str]:
         if option == "--runs-dir" and not text:
             raise UserError(f"{option}: expected a directory, got ''")
         try:
-            return expanded(text)
+            return expand_path(text)
         except ValueError as error:
             raise UserError(f"{option}: {error}") from error
 

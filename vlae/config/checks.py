@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from vlae.config.overrides import CONF, WRONG, messages_in
 from vlae.config.preprocessing import Preprocessing, conflicts
-from vlae.config.problems import Problem, listed, problems_of, shown, with_suggestions
+from vlae.config.problems import Problem, format_value, join_words, problems_of, with_suggestions
 from vlae.config.run_id import MISSING, entries, get, section_of_key
 from vlae.config.schema import Config, fields
-from vlae.config.targets import KINDS, check_name, check_section, load_target
+from vlae.config.targets import TARGETS, check_name, check_section, load_target
 
 
 def problems_in(
@@ -28,7 +28,7 @@ def problems_in(
     problems = messages_in(container)
     found = problems_of(Config, values) + _missing_keys(values)
     check = check_section if deep else check_name
-    for section in KINDS:
+    for section in TARGETS:
         if isinstance(content := values.get(section), dict):
             found += _of_another_target(section, content, check(section, content))
     found += [p for p in wrong_leaves(values) if p.key not in {other.key for other in found}]
@@ -56,7 +56,7 @@ def _of_another_target(section: str, values: dict[str, Any], found: list[Problem
     targets = _targets_of(section)
     if targets.get(str(name)) in (None, target):
         return found
-    keys = listed(problem.key.rpartition(".")[2] for problem in found)
+    keys = join_words(problem.key.rpartition(".")[2] for problem in found)
     wrong = f"{target} does not go with the keys of {section}={name} ({keys})"
     if there := next((choice for choice, named in targets.items() if named == target), None):
         return [Problem(key, f"{wrong}; choose {section}={there}, which has its own")]
@@ -86,10 +86,10 @@ def _wrong_leaf(value: Any) -> str | None:
     if value == "None":
         return "expected null where there is none, got the text 'None'"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"expected a finite number, got {shown(value)}"
+        return f"expected a finite number, got {format_value(value)}"
     if isinstance(value, int) and not SMALLEST <= value <= LARGEST:
         bound = f"at most {LARGEST} (2^64 - 1)" if value > 0 else f"at least {SMALLEST} (-2^63)"
-        return f"expected a whole number of 64 bits, {bound}, got {shown(value)}"
+        return f"expected a whole number of 64 bits, {bound}, got {format_value(value)}"
     return None
 
 
@@ -116,7 +116,7 @@ def _missing_device(values: dict[str, Any]) -> list[Problem]:
         if no_float64
         else "is not available on this machine"
     )
-    return [Problem("device", f"{name} {why}; choices: {listed(choices)}")]
+    return [Problem("device", f"{name} {why}; choices: {join_words(choices)}")]
 
 
 def missing_extra(values: dict[str, Any]) -> list[Problem]:

@@ -20,10 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vlae.config.checks import missing_extra, problems_in
 from vlae.config.overrides import CONF, assignments, choices, hydra_arguments, parse
-from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
+from vlae.config.problems import ConfigError, Problem, did_you_mean, format_value, join_words
 from vlae.config.run_id import PATHS, section_of_key, with_added_fields
 from vlae.config.schema import SCHEMA_VERSION, Config
-from vlae.system.files import expanded
+from vlae.system.files import expand_path
 
 Composed = Any
 """An omegaconf.DictConfig; as a hint it makes beartype warn about the outdated class it derives from."""
@@ -92,7 +92,7 @@ def override(container: dict[str, Any], arguments: Sequence[str], allowed: Seque
     composed = OmegaConf.create(with_added_fields(container))
     for key, value in found:
         if key not in allowed:
-            text = f"cannot be changed{did_you_mean(key, allowed)} (what can: {listed(allowed)})"
+            text = f"cannot be changed{did_you_mean(key, allowed)} (what can: {join_words(allowed)})"
             problems.append(Problem(key, text))
             continue
         try:
@@ -146,7 +146,7 @@ def _expand_paths(container: dict[str, Any], keys: Iterable[str]) -> list[Proble
         section, last = section_of_key(container, key)
         if isinstance(section, dict) and isinstance(section.get(last), str):
             try:
-                section[last] = expanded(section[last])
+                section[last] = expand_path(section[last])
             except ValueError as error:
                 problems.append(Problem(key, str(error)))
     return problems
@@ -175,9 +175,9 @@ def _identify_file(container: dict[str, Any], already: Sequence[Problem]) -> lis
     try:
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        return [Problem("dataset.path", f"{shown(path)} cannot be read ({error.strerror})")]
+        return [Problem("dataset.path", f"{format_value(path)} cannot be read ({error.strerror})")]
     if stated not in (None, digest):
-        text = f"{path} is another file: its digest is {digest}, got {shown(stated)}"
+        text = f"{path} is another file: its digest is {digest}, got {format_value(stated)}"
         return [Problem("dataset.sha256", text)]
     dataset["sha256"] = digest
     return []

@@ -11,7 +11,7 @@ from rich.table import Table
 from vlae.config.compose import compose_unchecked
 from vlae.config.options import wrong_directories
 from vlae.config.overrides import CONF, choices, directories, overrides_of, top_level
-from vlae.config.problems import ConfigError, shown
+from vlae.config.problems import ConfigError, format_value
 from vlae.config.run_id import MISSING, get
 from vlae.config.schema import fields
 from vlae.system.console import Console
@@ -86,7 +86,7 @@ def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places:
     for key, text in texts.items():
         value = get(container, key)
         if not isinstance(value, dict) and value is not MISSING:
-            written = value if isinstance(value, str) else shown(value).replace(" ", "")
+            written = value if isinstance(value, str) else format_value(value).replace(" ", "")
             table.add_row(f"  {key}={escape(written)}", escape(text))
     return table
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from vlae.config.problems import Problem, shown
+from vlae.config.problems import Problem, format_value
 from vlae.config.run_id import get
 from vlae.config.targets import load_target
 from vlae.system.machine import total_memory
@@ -30,7 +30,7 @@ def beyond_the_machine(container: dict[str, Any], *, here: bool) -> list[Problem
         if size > limit:
             machine = "this machine has" if here else "no machine has more than"
             text = f"{what} would take at least {_size_text(size)}, and {machine} {_size_text(limit)}"
-            got = f"expected a size that fits into memory, got {shown(get(container, key))}"
+            got = f"expected a size that fits into memory, got {format_value(get(container, key))}"
             problems.append(Problem(key, f"{got}: {text}"))
     return list({problem.key: problem for problem in reversed(problems)}.values())[::-1]
 

@@ -19,7 +19,7 @@ from vlae.config.overrides import (
     wrong_hydra_override,
     wrong_overrides,
 )
-from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
+from vlae.config.problems import ConfigError, Problem, did_you_mean, format_value, join_words
 from vlae.config.yaml_values import unclear_files
 
 SHELLS = ("bash", "fish", "zsh")
@@ -76,14 +76,16 @@ def check_options(arguments: Sequence[str]) -> None:
     """ConfigError: everything that is wrong with the options of a command, and with its settings of a launch."""
     overrides, options = split_arguments(arguments)
     given, unknown = _parser().parse_known_args(options)
-    choices = f"(options: {listed(OPTIONS)})"
+    choices = f"(options: {join_words(OPTIONS)})"
     problems = [Problem(o, f"unknown option{did_you_mean(o, OPTIONS)} {choices}") for o in unknown]
     for name in ("config_name", "config_path", "experimental_rerun"):
         if getattr(given, name) is not None:
             problems.append(Problem(f"--{name.replace('_', '-')}", FIXED))
     for name, values in VALUES.items():
         if (value := getattr(given, name)) not in (None, *values):
-            problems.append(Problem(f"--{name}", f"expected one of {listed(values)}, got {shown(value)}"))
+            problems.append(
+                Problem(f"--{name}", f"expected one of {join_words(values)}, got {format_value(value)}")
+            )
     if len(asked := commands(arguments)) > 1:
         problems.append(Problem(" ".join(asked), "only one of them can be done at a time"))
     for name in ("package", "resolve"):
@@ -117,7 +119,7 @@ def check_call(overrides: object) -> list[str]:
     if isinstance(overrides, Iterable) and not isinstance(overrides, str | Mapping):
         found = list(overrides)
     if not all(isinstance(text, str) for text in found):
-        text = f"expected a list of texts such as ['model=vae', 'seed=1'], got {shown(overrides)}"
+        text = f"expected a list of texts such as ['model=vae', 'seed=1'], got {format_value(overrides)}"
         raise ConfigError([Problem("overrides", text)])
     problems = [Problem(text, why) for text in found if (why := _not_one_run(text))]
     added = directories(found)
@@ -154,6 +156,7 @@ def completion(arguments: Sequence[str]) -> tuple[str, str] | None:
     overrides, _ = split_arguments(arguments)
     match = re.fullmatch(r"(install|uninstall|query)=(\w+)", overrides[0]) if len(overrides) == 1 else None
     if match is None or match[2] not in SHELLS:
-        text = f"expected install=SHELL or uninstall=SHELL, SHELL one of {listed(SHELLS)}, got {listed(overrides)}"
+        expected = f"install=SHELL or uninstall=SHELL, SHELL one of {join_words(SHELLS)}"
+        text = f"expected {expected}, got {join_words(overrides)}"
         raise ConfigError([Problem("--shell-completion", text)])
     return match[1], match[2]

@@ -20,10 +20,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep, ValueType
 from hydra.errors import HydraException
 
-from vlae.config.problems import Problem, did_you_mean, listed, shown
+from vlae.config.problems import Problem, did_you_mean, format_value, join_words
 from vlae.config.run_id import PATHS
 from vlae.config.sweep_values import items_of, numbers_of, refuse_too_many, texts_of, wrong_sweep
-from vlae.system.files import expanded
+from vlae.system.files import expand_path
 from vlae.system.locations import CONF
 
 WRONG = "_wrong_"
@@ -164,12 +164,12 @@ def choices(directories: Sequence[Path] = (CONF,)) -> Groups:
 
 def _wrong_choice(group: str, wrong: Sequence[str], known: Sequence[str]) -> Problem:
     near, names = did_you_mean(wrong[0], known), " or ".join(map(repr, wrong))
-    return Problem(group, f"no choice {names}{near} (choices: {listed(known)})")
+    return Problem(group, f"no choice {names}{near} (choices: {join_words(known)})")
 
 
 def _no_group(key: str, group: str, known: Iterable[str]) -> Problem:
     known = list(known)
-    return _problem(key, f"no group {group!r}{did_you_mean(group, known)} (groups: {listed(known)})")
+    return _problem(key, f"no group {group!r}{did_you_mean(group, known)} (groups: {join_words(known)})")
 
 
 HYDRA_KEYS = ("hydra.launcher.KEY", "hydra.sweeper.name", "hydra.searchpath", "hydra.mode")
@@ -199,9 +199,9 @@ def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
     if "/" in key or key == "hydra":
         return _no_group(text, key, groups)
     if override.is_delete() or not _HYDRA_KEY.fullmatch(key):
-        return Problem(text, f"no setting of a launch (settings: {listed(HYDRA_KEYS)})")
+        return Problem(text, f"no setting of a launch (settings: {join_words(HYDRA_KEYS)})")
     if key == "hydra.mode" and override.value() not in ("RUN", "MULTIRUN"):
-        return Problem(key, f"expected RUN or MULTIRUN, got {shown(override.value())}")
+        return Problem(key, f"expected RUN or MULTIRUN, got {format_value(override.value())}")
     return None
 
 
@@ -245,7 +245,7 @@ def _absolute(text: str) -> Path:
     """The directory that is meant; what ~ or a variable does not name stays as it is, and is not found."""
     text = text.strip().removeprefix("file://")
     with contextlib.suppress(ValueError):
-        text = expanded(text)
+        text = expand_path(text)
     return Path(text).absolute()
 
 
@@ -373,7 +373,7 @@ def _without_quotes(choice: Any) -> Any:
 
 
 def _choice_text(choice: Any) -> str:
-    return choice if isinstance(choice, str) else shown(choice)
+    return choice if isinstance(choice, str) else format_value(choice)
 
 
 def quote_text(text: str) -> str:

@@ -42,7 +42,7 @@ class ConfigError(UserError, ValueError):
         return "\n".join([heading, *(f"  {problem}" for problem in self.problems)])
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a person would write it, cut where it is long."""
     if isinstance(value, str):
         text = repr(value)
@@ -53,7 +53,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
-def listed(choices: Iterable[str]) -> str:
+def join_words(choices: Iterable[str]) -> str:
     return ", ".join(choices) or "none"
 
 
@@ -87,7 +87,7 @@ class UnknownKey(Problem):
     def with_suggestion(self, known: Iterable[str]) -> Problem:
         place = self.key.rpartition(".")[0]
         keys = f"keys of {place}" if place else "keys"
-        text = f"{self.text}{did_you_mean(self.key, known)} ({keys}: {listed(self.siblings)})"
+        text = f"{self.text}{did_you_mean(self.key, known)} ({keys}: {join_words(self.siblings)})"
         return Problem(self.key, text)
 
 
@@ -176,7 +176,7 @@ def _wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) 
     wanted = [expectation(error) for error in errors] + (["null"] if nullable else [])
     wanted, value = list(dict.fromkeys(wanted)), errors[0]["input"]
     advice = _how_to_write(key, value, wanted)
-    return Problem(key, f"expected {' or '.join(wanted)}, got {shown(value)}{advice}")
+    return Problem(key, f"expected {' or '.join(wanted)}, got {format_value(value)}{advice}")
 
 
 _EXPECTED = {
@@ -242,7 +242,7 @@ _EXACT = 2**53  # below it a float is exactly the whole number that was written
 
 def _as_text(key: str, value: float) -> str:
     """The right form of a text that was read as a number or as true or false."""
-    written = shown(value)
+    written = format_value(value)
     if isinstance(value, float) and not re.fullmatch(r"-?[0-9]+\.[0-9]*[1-9]", written):
         written = "..."  # 1e5 and 100000.0 are the same number
     place = key.partition("[")[0]

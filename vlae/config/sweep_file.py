@@ -25,11 +25,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlae.config.overrides import commands, is_multirun, quote_text, split_arguments
-from vlae.config.problems import ConfigError, Problem, did_you_mean, listed, shown
+from vlae.config.problems import ConfigError, Problem, did_you_mean, format_value, join_words
 from vlae.config.run_id import entries
 from vlae.config.sweep_values import refuse_too_many
 from vlae.config.yaml_values import unclear_values
-from vlae.system.files import expanded
+from vlae.system.files import expand_path
 from vlae.system.locations import SWEEPS
 
 KEYS = ("grids", "common")
@@ -49,7 +49,7 @@ def sweep_names() -> list[str]:
 def place_of(sweep: str) -> Path:
     """The file of a sweep: a name in sweeps/, or a path of the user's own. ConfigError: there is none."""
     try:
-        own = Path(expanded(sweep))
+        own = Path(expand_path(sweep))
     except ValueError as error:
         raise ConfigError([Problem("sweeps", str(error))]) from error
     if own.suffix in (".yaml", ".yml"):
@@ -58,7 +58,7 @@ def place_of(sweep: str) -> Path:
         raise ConfigError([Problem("sweeps", f"no file {sweep!r}")])
     if sweep in (known := sweep_names()):
         return SWEEPS / f"{sweep}.yaml"
-    text = f"no choice {sweep!r}{did_you_mean(sweep, known)} (choices: {listed(known)}, or a .yaml file)"
+    text = f"no choice {sweep!r}{did_you_mean(sweep, known)} (choices: {join_words(known)}, or a .yaml file)"
     raise ConfigError([Problem("sweeps", text)])
 
 
@@ -73,7 +73,7 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     values = [text.partition("=")[2] for text in asked]
     if len(asked) > 1 or ("," in values[0] and not values[0].strip("'\"").endswith((".yaml", ".yml"))):
-        text = f"expected one sweep file, got {listed(values)}; launch one after the other"
+        text = f"expected one sweep file, got {join_words(values)}; launch one after the other"
         raise ConfigError([Problem("sweeps", text)])
     rest = [text for text in arguments if text not in asked]
     if other := [command for command in commands(rest) if command != "--multirun"]:
@@ -151,12 +151,12 @@ def _listed(value: Any) -> list[Any]:
 
 def _problems(content: Any) -> list[Problem]:
     if not isinstance(content, dict) or not content:
-        return [Problem("file", f"expected the keys {listed(KEYS)}, got {shown(content)}")]
-    unknown, known = [str(key) for key in content if key not in KEYS], f"(choices: {listed(KEYS)})"
+        return [Problem("file", f"expected the keys {join_words(KEYS)}, got {format_value(content)}")]
+    unknown, known = [str(key) for key in content if key not in KEYS], f"(choices: {join_words(KEYS)})"
     problems = [Problem(key, f"unknown key{did_you_mean(key, KEYS)} {known}") for key in unknown]
     common, grids = content.get("common", {}), content.get("grids", [{}])
     if not isinstance(grids, list) or not grids:
-        problems.append(Problem("grids", f"expected a list of grids, got {shown(grids)}"))
+        problems.append(Problem("grids", f"expected a list of grids, got {format_value(grids)}"))
         grids = []
     places = {"common": common, **{f"grids[{i}]": grid for i, grid in enumerate(grids)}}
     problems += [problem for place, grid in places.items() for problem in _problems_of_grid(place, grid)]
@@ -175,7 +175,7 @@ def _problems(content: Any) -> list[Problem]:
 
 def _problems_of_grid(place: str, grid: Any) -> Iterator[Problem]:
     if not isinstance(grid, dict):
-        yield Problem(place, f"expected keys with values, got {shown(grid)}")
+        yield Problem(place, f"expected keys with values, got {format_value(grid)}")
         return
     for key, value in grid.items():
         if key != "zip":
@@ -186,12 +186,12 @@ def _problems_of_grid(place: str, grid: Any) -> Iterator[Problem]:
 
 def _problems_of_zip(place: str, together: Any) -> Iterator[Problem]:
     if not isinstance(together, dict) or not all(isinstance(column, list) for column in together.values()):
-        yield Problem(place, f"expected keys with lists, got {shown(together)}")
+        yield Problem(place, f"expected keys with lists, got {format_value(together)}")
         return
     for key, column in together.items():
         yield from _problems_of_axis(f"{place}.{key}", key, column)
     if len({len(column) for column in together.values()}) != 1:
-        counts = listed(f"{len(column)} for {key}" for key, column in together.items())
+        counts = join_words(f"{len(column)} for {key}" for key, column in together.items())
         yield Problem(place, f"expected lists of one length, got {counts}")
 
 
@@ -199,9 +199,11 @@ def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
     if not isinstance(key, str) or not KEY.fullmatch(key):
         comma = "; in {...} a comma begins the next key: several values are a list, [0, 1]"
         hint = comma if value is None else ""
-        yield Problem(place, f"expected a key such as model or trainer.epochs, got {shown(key)}{hint}")
+        yield Problem(place, f"expected a key such as model or trainer.epochs, got {format_value(key)}{hint}")
     elif OF_A_LAUNCH.fullmatch(key):
-        yield Problem(place, f"expected a key of a run, got {shown(key)}, which belongs on the command line")
+        yield Problem(
+            place, f"expected a key of a run, got {format_value(key)}, which belongs on the command line"
+        )
     if value == []:
         yield Problem(place, "expected one value or more, got an empty list")
     yield from _problems_of_value(place, value)
@@ -212,9 +214,9 @@ def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
     for key, entry in entries(value, place):
         for name in entry if isinstance(entry, dict) else ():
             if not _is_plain(name):
-                yield Problem(key, f"expected keys of letters, digits and _, got {shown(name)}")
+                yield Problem(key, f"expected keys of letters, digits and _, got {format_value(name)}")
         if not isinstance(entry, str | int | float | list | dict | None):
-            yield Problem(key, f"expected a text, a number, true, false or null, got {shown(entry)}")
+            yield Problem(key, f"expected a text, a number, true, false or null, got {format_value(entry)}")
 
 
 def _keys_of_grid(grid: dict[str, Any]) -> list[str]:

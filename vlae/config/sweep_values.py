@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 
-from vlae.config.problems import ConfigError, Problem, listed
+from vlae.config.problems import ConfigError, Problem, join_words
 
 MOST_RUNS = 100_000  # the most runs of a sweep: more are a slip, which is reported before they are expanded
 
@@ -17,7 +17,7 @@ MOST_RUNS = 100_000  # the most runs of a sweep: more are a slip, which is repor
 def refuse_too_many(runs: int, place: str = "sweep", axes: Mapping[str, int] | None = None) -> None:
     """ConfigError: a sweep is too large to be meant. axes: the number of values of each of its keys."""
     if runs > MOST_RUNS:
-        several = listed(f"{key}: {count:,}" for key, count in (axes or {}).items() if count > 1)
+        several = join_words(f"{key}: {count:,}" for key, count in (axes or {}).items() if count > 1)
         text = f"expected at most {MOST_RUNS:,} runs, got {runs:,}" + (f" ({several})" if axes else "")
         raise ConfigError([Problem(place, text)])
 
@@ -80,7 +80,7 @@ def wrong_sweep(override: Override, known: Sequence[str] | None) -> str | None:
             if known is None:
                 return "glob() chooses from the files of a group, such as model; expected values such as 0,1"
             if not item.filter(list(known)):
-                return f"glob() finds no choice (choices: {listed(known)})"
+                return f"glob() finds no choice (choices: {join_words(known)})"
         if isinstance(item, RangeSweep) and not item.step:
             return "expected a step that is not 0, as in range(0,1,0.1)"
         number += _length(item) if isinstance(item, RangeSweep) else 1

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from vlae.config.preprocessing import Preprocessing
-from vlae.config.problems import ConfigError, Problem, problems_of, section_of, shown
+from vlae.config.problems import ConfigError, Problem, format_value, problems_of, section_of
 from vlae.config.run_id import ADDED_FIELDS, MISSING
 from vlae.config.schema import Count, Section
 
@@ -37,7 +37,7 @@ class Kind:
     runtime: tuple[str, ...] = ()
 
 
-KINDS = {
+TARGETS = {
     "model": Kind(
         "vlae.models",
         "a model class below vlae.models",
@@ -64,7 +64,7 @@ def check_section(section: str, values: Mapping[str, Any]) -> list[Problem]:
     target, refused = _find_target(section, values.get("_target_"))
     if refused is not None:
         return [*problems, refused]
-    own = _arguments(section, values, _parameters(target, KINDS[section].runtime))
+    own = _arguments(section, values, _parameters(target, TARGETS[section].runtime))
     if section == "optimizer":
         return problems + _check_optimizer(target, own)
     return problems + problems_of(_section_of(section, target), own, section)
@@ -73,7 +73,7 @@ def check_section(section: str, values: Mapping[str, Any]) -> list[Problem]:
 @functools.cache  # making one takes longer than its use
 def _section_of(section: str, target: Callable[..., Any]) -> type[BaseModel]:
     """The keys that the target of a section takes, as a schema."""
-    parameters = _parameters(target, KINDS[section].runtime)
+    parameters = _parameters(target, TARGETS[section].runtime)
     if section == "optimizer":
         # torch's hints are too wide to check by; it adds keys from version to version, so that only lr is needed
         hints = {name: _RANGES.get(name, _hint_of_default(p.default)) for name, p in parameters.items()}
@@ -96,16 +96,18 @@ def load_target(section: str, target: Any) -> Any:
 
 def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
     """(target, None) or (None, what is wrong). Nothing outside the kind's package is even imported."""
-    kind = KINDS[section]
+    kind = TARGETS[section]
     key = f"{section}._target_"
-    refused = Problem(key, f"expected {kind.what}, got {shown(target)}")
+    refused = Problem(key, f"expected {kind.what}, got {format_value(target)}")
     if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(kind.module)}(\.\w+)+", target):
         return None, refused
     place, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(place), name)
     except (ImportError, AttributeError) as error:
-        return None, Problem(key, f"{shown(target)} cannot be imported: this code has no such name ({error})")
+        return None, Problem(
+            key, f"{format_value(target)} cannot be imported: this code has no such name ({error})"
+        )
     return (found, None) if _is_of_kind(section, found) else (None, refused)
 
 
@@ -113,7 +115,7 @@ def build(section: Mapping[str, Any], **runtime: Any) -> Any:
     """The object that a section describes: its target, called with its keys and the runtime arguments it takes."""
     target = str(section.get("_target_"))
     # dataset is last: its package holds the others
-    kind = next((name for name, kind in KINDS.items() if target.startswith(f"{kind.module}.")), "model")
+    kind = next((name for name, kind in TARGETS.items() if target.startswith(f"{kind.module}.")), "model")
     make = load_target(kind, target)
     beside = {"sizes", *Preprocessing.keys()} if kind == "dataset" else set()
     taken = _parameters(make)
@@ -136,7 +138,7 @@ def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) ->
 
 
 def _is_of_kind(section: str, found: Any) -> bool:
-    module, _, name = KINDS[section].base.rpartition(".")
+    module, _, name = TARGETS[section].base.rpartition(".")
     base = getattr(importlib.import_module(module), name)
     if section == "dataset":
         return inspect.isfunction(found) and inspect.signature(found, eval_str=True).return_annotation is base
@@ -181,7 +183,7 @@ def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
     name = values.get("name")
     if isinstance(name, str) and NAME.fullmatch(name):
         return []
-    return [Problem(f"{section}.name", f"expected letters, digits and _, got {shown(name)}")]
+    return [Problem(f"{section}.name", f"expected letters, digits and _, got {format_value(name)}")]
 
 
 # torch.optim ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import yaml
 from hydra.errors import HydraException
 
 from vlae.config.overrides import parse
-from vlae.config.problems import Problem, shown
+from vlae.config.problems import Problem, format_value
 
 Keys = tuple[str | int, ...]
 _MERGE = "tag:yaml.org,2002:merge"
@@ -89,7 +89,7 @@ def _on_command_line(text: str, value: Any) -> str | None:
     read = override.value()
     if isinstance(read, str):  # as text may have spaces around it, and escapes
         return None if isinstance(value, str) else f"the text {read!r}"
-    return None if type(read) is type(value) and read == value else shown(read)
+    return None if type(read) is type(value) and read == value else format_value(read)
 
 
 def _refusal(text: str, in_file: Any, on_command_line: str) -> str:
@@ -101,4 +101,4 @@ def _refusal(text: str, in_file: Any, on_command_line: str) -> str:
     write = f"{clear}, or '{text}' for the text" if clear else f"'{text}' for the text"
     if isinstance(in_file, str):
         return f"got {text}, a text in a file and {on_command_line} on the command line; write {write}"
-    return f"got {text}, {shown(in_file)} in YAML and {on_command_line} on the command line; write {write}"
+    return f"got {text}, {format_value(in_file)} in YAML and {on_command_line} on the command line; write {write}"

@@ -24,7 +24,7 @@ from vlae.data.download import Checksum, DataError, Remote, Source
 from vlae.data.known_files import what_is
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits, frozen_random, split
-from vlae.system.files import StrPath, expanded
+from vlae.system.files import StrPath, expand_path
 from vlae.system.npz import Archive
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ OMNIGLOT_URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/char
 OMNIGLOT_CHECKSUM = Checksum("git", "016a3536ffe5e1d38e42563a18d7a78bfaf643ec")
 
 
-def known(**facts: int) -> Callable[[Loader], Loader]:
+def has_facts(**facts: int) -> Callable[[Loader], Loader]:
     """Facts about a loader's images before they are loaded, for the check of a configuration: ``loader.known``.
 
     ``channels``, ``integers`` (not fractions), ``training_images`` (with the validation split) and ``test_images``.
@@ -104,7 +104,7 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
     return places
 
 
-@known(channels=1, integers=True, training_images=1_500, test_images=DIGITS_TEST_IMAGES)
+@has_facts(channels=1, integers=True, training_images=1_500, test_images=DIGITS_TEST_IMAGES)
 def digits(*, validation_size: Size = 200, split_seed: Size = 0) -> Splits:
     """1,797 handwritten digits of 8x8 pixels with 17 levels, bundled with scikit-learn (Alpaydin and Kaynak 1998).
 
@@ -119,7 +119,7 @@ def digits(*, validation_size: Size = 200, split_seed: Size = 0) -> Splits:
     return split(images[rest], images[test], levels=17, validation_size=validation_size, seed=split_seed)
 
 
-@known(channels=1, integers=True, training_images=60_000, test_images=10_000)
+@has_facts(channels=1, integers=True, training_images=60_000, test_images=10_000)
 def mnist(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 10_000, split_seed: Size = 0
 ) -> Splits:
@@ -129,7 +129,7 @@ def mnist(
     return _idx(MNIST, root, url, validation_size, split_seed)
 
 
-@known(channels=1, integers=True, training_images=60_000, test_images=10_000)
+@has_facts(channels=1, integers=True, training_images=60_000, test_images=10_000)
 def fashion_mnist(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 10_000, split_seed: Size = 0
 ) -> Splits:
@@ -167,7 +167,7 @@ def _idx(dataset: "type[MNIST]", root: str, url: str | None, validation_size: in
 def _place(path: StrPath, key: str = "dataset.root") -> Path:
     """The path with ~ and environment variables replaced. DataError: one is not set."""
     try:
-        return Path(expanded(path))
+        return Path(expand_path(path))
     except ValueError as error:
         raise DataError(f"{key}: {error}") from error
 
@@ -176,7 +176,7 @@ def _below(bases: Iterable[str], file: str) -> tuple[str, ...]:
     return tuple(f"{base.rstrip('/')}/{file}" for base in bases)
 
 
-@known(channels=3, integers=True, training_images=73_257, test_images=26_032)
+@has_facts(channels=3, integers=True, training_images=73_257, test_images=26_032)
 def svhn(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 5_000, split_seed: Size = 0
 ) -> Splits:
@@ -205,7 +205,7 @@ def svhn(
     return split(*images, levels=256, validation_size=validation_size, seed=split_seed)
 
 
-@known(channels=3, integers=True, training_images=50_000, test_images=10_000)
+@has_facts(channels=3, integers=True, training_images=50_000, test_images=10_000)
 def cifar10(
     *, root: str = "datasets", url: str | None = None, validation_size: Size = 5_000, split_seed: Size = 0
 ) -> Splits:
@@ -237,7 +237,7 @@ def cifar10(
     return split(*images, levels=256, validation_size=validation_size, seed=split_seed)
 
 
-@known(channels=1, integers=False, training_images=24_345, test_images=8_070)
+@has_facts(channels=1, integers=False, training_images=24_345, test_images=8_070)
 def omniglot(
     *,
     root: str = "datasets",

@@ -8,7 +8,7 @@ import numpy as np
 
 IDX_MAGIC = b"\0\0\x08"
 """The first bytes of an idx file of unsigned bytes; the number of dimensions follows."""
-KINDS: tuple[tuple[bytes, str], ...] = (
+MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive (unpack it)"),
     (b"PK\x03\x04", "a zip archive (unpack it)"),
     (b"BZh", "a bzip2 archive (unpack it)"),
@@ -68,7 +68,7 @@ def what_is(path: Path) -> str:
         start = file.read(512)
     if start[:3] == IDX_MAGIC and len(start) > 3 and 1 <= start[3] <= 4 and len(start) >= 4 + 4 * start[3]:
         return _idx(path, start, size)
-    for magic, words in KINDS:
+    for magic, words in MAGIC:
         if start.startswith(magic):
             return words
     return _text(start) or f"{size:,} bytes of an unknown kind"

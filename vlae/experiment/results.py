@@ -14,7 +14,7 @@ from vlae.config.schema import Config
 from vlae.estimation.metrics import Scores, save_scores, test_set_metrics
 from vlae.experiment.device import device_name
 from vlae.experiment.trained_model import TrainedModel
-from vlae.runs.snapshot import executed
+from vlae.runs.snapshot import executed_code
 from vlae.system.files import check_inside, json_bytes, make_directory, write_atomically
 from vlae.training.epoch_metrics import peak_memory_bytes
 
@@ -83,7 +83,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Software and machine, which explain why two results of one configuration differ in their last digits."""
     return {
         "vlae": version("vlae"),
-        "code": executed(),
+        "code": executed_code(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device_name(device),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from vlae.experiment.session import Session, claimed, reported
+from vlae.experiment.session import Session, claim_run, report_progress
 from vlae.runs.directory import RunDirectory, promote
 from vlae.runs.lease import FORCED
 from vlae.system.disk import Patience, patient
@@ -38,11 +38,11 @@ def _claim_and_carry_out(
     directory: RunDirectory, prepare: Callable[[], "Prepared"], quiet: bool, captured: bool
 ) -> dict[str, Any]:
     patience = Patience(directory.path.parent)
-    with ExitStack() as mirror, claimed(directory, patience, captured) as attempt:
+    with ExitStack() as mirror, claim_run(directory, patience, captured) as attempt:
         if (results := directory.results()) is not None:  # another process finished it meanwhile
             return results
         mirror.enter_context(start_mirror(directory))  # until the attempt has ended
-        with reported(directory, attempt, patience, quiet or captured) as session:
+        with report_progress(directory, attempt, patience, quiet or captured) as session:
             return _carry_out(session, prepare())
 
 

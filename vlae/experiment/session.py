@@ -27,7 +27,7 @@ class Session:
 
 
 @contextmanager
-def claimed(directory: RunDirectory, patience: Patience, captured: bool) -> Iterator[Attempt]:
+def claim_run(directory: RunDirectory, patience: Patience, captured: bool) -> Iterator[Attempt]:
     """Claim the run; inside, this process executes it and waits for a disk that refuses writes.
 
     ``captured``: everything that this process prints goes to the attempt's log. RunHeld by another process.
@@ -46,7 +46,9 @@ def claimed(directory: RunDirectory, patience: Patience, captured: bool) -> Iter
 
 
 @contextmanager
-def reported(directory: RunDirectory, attempt: Attempt, patience: Patience, quiet: bool) -> Iterator[Session]:
+def report_progress(
+    directory: RunDirectory, attempt: Attempt, patience: Patience, quiet: bool
+) -> Iterator[Session]:
     """Inside, progress and waiting are shown and recorded, signals ask the run to stop, and its end is explained."""
     with (
         Interruption() as interruption,

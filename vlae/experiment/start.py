@@ -7,7 +7,7 @@ from vlae.config.compose import validate
 from vlae.config.installation import check_libraries
 from vlae.config.limits import beyond_the_machine
 from vlae.config.problems import ConfigError
-from vlae.runs.snapshot import executed
+from vlae.runs.snapshot import executed_code
 from vlae.system.console import loading
 from vlae.trackers.process import environment_problems
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def check_code() -> None:
     """UserError: the frozen code is damaged, or a library is missing. Notes the code before it is imported."""
-    executed()
+    executed_code()
     check_libraries()
 
 

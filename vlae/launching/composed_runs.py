@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vlae.config.overrides import split_arguments
-from vlae.config.problems import ConfigError, Problem, shown
+from vlae.config.problems import ConfigError, Problem, format_value
 from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL, get, run_id
-from vlae.system.console import Console, counted
+from vlae.system.console import Console, count_of
 from vlae.system.files import check_writable
 
 MANY = 100
@@ -63,7 +63,7 @@ class ComposedRuns:
         """The value of a key that all runs of a launch share. ConfigError: they differ in it."""
         values = [get(container, key) for container in self._all]
         if any(value != values[0] for value in values):
-            found = ", ".join(dict.fromkeys(shown(value) for value in values))
+            found = ", ".join(dict.fromkeys(format_value(value) for value in values))
             raise ConfigError([Problem(key, f"expected one value for all runs of a sweep, got {found}")])
         return values[0]
 
@@ -78,10 +78,10 @@ def problems_by_run(
             runs.setdefault(problem, []).append(labels[run] or run)
     found = []
     for problem, those in runs.items():
-        more = f", and {len(those) - 1} more of the {counted(len(labels), 'run')}" if len(those) > 1 else ""
+        more = f", and {len(those) - 1} more of the {count_of(len(labels), 'run')}" if len(those) > 1 else ""
         where = f"{those[0]}{more}"
         if len(those) == len(labels):
-            where = f"all of its {counted(len(labels), 'run')}" if file else ""
+            where = f"all of its {count_of(len(labels), 'run')}" if file else ""
         where = ": ".join(filter(None, [file, where]))
         found.append(f"{problem} [{where}]" if where else problem)
     return found

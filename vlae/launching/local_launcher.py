@@ -13,7 +13,7 @@ from vlae.launching.launcher import Launcher
 from vlae.launching.plan import Plan, create_queue
 from vlae.launching.queues import Queue
 from vlae.launching.resources import slots
-from vlae.system.interruption import heeded
+from vlae.system.interruption import signals_to_handle
 
 START = """
 import signal, sys
@@ -58,7 +58,7 @@ class LocalQueue(Launcher):
         def pass_on(number: int, frame: object) -> None:
             process.send_signal(number)
 
-        kept = {number: signal.signal(number, pass_on) for number in heeded()}
+        kept = {number: signal.signal(number, pass_on) for number in signals_to_handle()}
         try:
             status = process.wait()
         finally:

@@ -10,7 +10,7 @@ from vlae.launching import sweep_index
 from vlae.launching.run_state import Observer
 from vlae.runs.directory import RunDirectory, find
 from vlae.runs.lease import last_number
-from vlae.system.console import counted
+from vlae.system.console import count_of
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, check_inside, read_by
 
@@ -34,7 +34,7 @@ def run_of(runs_dir: StrPath, name: str) -> RunDirectory:
         if (sweep := sweep_index.read_sweep(runs_dir, name)) is None:
             raise
     commands = [f"\n  vlae logs {run_id}  {label}".rstrip() for run_id, label in sweep["runs"].items()]
-    text = f"{name!r} is a sweep of {counted(len(commands), 'run')}, each with a log of its own:"
+    text = f"{name!r} is a sweep of {count_of(len(commands), 'run')}, each with a log of its own:"
     more = ["\n  ..."] if len(commands) > MOST_NAMED else []
     raise RecordError("".join([text, *commands[:MOST_NAMED], *more]))
 

@@ -14,7 +14,7 @@ from vlae.launching.queues import Queue, Waiting, all_queues, create
 from vlae.launching.run_state import UNREADABLE, Observer, State
 from vlae.runs.directory import RunDirectory, forced_directory, note_on_earlier
 from vlae.runs.rerun import recover
-from vlae.system.console import counted
+from vlae.system.console import count_of
 from vlae.system.disk import RecordError
 
 
@@ -140,7 +140,7 @@ def _notes(
 ) -> Iterator[str]:
     """revoked: number of runs that do not start because they were cancelled while this command waited."""
     if revoked:
-        yield f"{counted(revoked, 'run')} cancelled while this command waited: rerun it to start them"
+        yield f"{count_of(revoked, 'run')} cancelled while this command waited: rerun it to start them"
     if text := note_on_earlier(observer.runs_dir, composed.containers):
         yield text
     if observer.warning and any(run.state.state in ("queued", "running") for run in runs):

@@ -13,8 +13,8 @@ from vlae.launching.plan import Plan, Planned
 from vlae.launching.run_state import STATES
 from vlae.launching.slurm_state import SlurmError
 from vlae.runs.directory import RunDirectory
-from vlae.system.console import Console, Listing, counted, duration, standard_output
-from vlae.system.streams import printed
+from vlae.system.console import Console, Listing, count_of, duration, standard_output
+from vlae.system.streams import finish_printing
 
 
 def show_plan(plan: Plan, check: Callable[[Plan], None]) -> int:
@@ -30,7 +30,7 @@ def show_plan(plan: Plan, check: Callable[[Plan], None]) -> int:
         rows.append([Text(run.run_id), Text(run.label), Text(state), Text(what)])
     listing = Listing(("run", "what distinguishes it", "state", ""), rows)
     standard_output().print(Group(Text(headline(plan, "would start"), style="bold"), listing))
-    return printed(0)
+    return finish_printing(0)
 
 
 def print_headline(plan: Plan) -> None:
@@ -53,7 +53,7 @@ def _stderr() -> Console:
 def headline(plan: Plan, starting: str = "starting") -> str:
     """``smoke: 10 runs, 3 done, 7 new; starting 7, about 2 min 10 s one after the other``."""
     counts = Counter(run.state.state for run in plan.runs)
-    parts = [counted(len(plan.runs), "run")]
+    parts = [count_of(len(plan.runs), "run")]
     parts += [f"{counts[state]} {state}" for state in STATES if state in counts]
     text = f"{plan.sweep}: {', '.join(parts)}"
     if plan.merged:

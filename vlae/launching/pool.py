@@ -28,7 +28,7 @@ from vlae.launching.run_process import (
     progress_mark,
     record_reason,
 )
-from vlae.system.disk import PATIENCE, DiskError, RecordError, notice, refused
+from vlae.system.disk import PATIENCE, DiskError, RecordError, notice, why_refused
 from vlae.system.interruption import Interruption
 from vlae.system.machine import killed_for_memory
 from vlae.system.processes import process_lives, process_start
@@ -344,6 +344,6 @@ class Pool:
 def refusal(queue: Queue) -> str | None:
     """The reason why its own disk, or that of temporary files, takes no writes; None: both take them."""
     try:
-        return refused(queue.runs_dir) or refused(Path(tempfile.gettempdir()))
+        return why_refused(queue.runs_dir) or why_refused(Path(tempfile.gettempdir()))
     except OSError as error:
         return str(error)

@@ -9,14 +9,14 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vlae.config.problems import did_you_mean, listed
+from vlae.config.problems import did_you_mean, join_words
 from vlae.config.run_id import RUN_ID
 from vlae.launching import sweep_index
 from vlae.launching.run_state import STATES, State
 from vlae.runs.directory import run_names
-from vlae.system.console import Listing, counted, duration, elbo_of, minutes, position, share
+from vlae.system.console import Listing, count_of, duration, elbo_of, minutes, position, share
 from vlae.system.disk import RecordError
-from vlae.system.files import StrPath, expanded
+from vlae.system.files import StrPath, expand_path
 
 ROWS = 40
 """Rows of the table without --all."""
@@ -34,7 +34,7 @@ def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str
     RecordError: there is no such sweep or run.
     """
     try:
-        folder = Path(expanded(runs_dir))
+        folder = Path(expand_path(runs_dir))
     except ValueError as error:
         raise RecordError(f"--runs-dir: {error}") from error
     if not os.path.isdir(folder):
@@ -53,7 +53,7 @@ def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str
     text = f"no sweep and no run {name!r} in {folder}"
     if not sweeps and not runs:
         raise RecordError(f"{text}, which has no runs yet")
-    raise RecordError(f"{text}{did_you_mean(name, sweeps)} (sweeps: {listed(sweeps)})")
+    raise RecordError(f"{text}{did_you_mean(name, sweeps)} (sweeps: {join_words(sweeps)})")
 
 
 def _prefix(folder: Path, name: str) -> str:
@@ -100,7 +100,7 @@ def view(
 def totals(title: str, states: Sequence[State]) -> str:
     """``smoke: 10 runs, 2 running, 8 done; 3.2 GPU hours``."""
     counts = Counter(state.state for state in states)
-    parts = [counted(len(states), "run"), *(f"{counts[name]} {name}" for name in STATES if counts[name])]
+    parts = [count_of(len(states), "run"), *(f"{counts[name]} {name}" for name in STATES if counts[name])]
     hours = sum(state.gpu_seconds for state in states) / 3600
     return f"{title}: {', '.join(parts)}" + (f"; {hours:.1f} GPU hours" if hours else "")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
-from vlae.config.problems import Problem, shown
+from vlae.config.problems import Problem, format_value
 from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
 from vlae.config.schema import LONGEST_NAME, wrong_name
 from vlae.runs.lease import now
@@ -89,6 +89,7 @@ def wrong_sweep_name(given: str | None, file: Path | None) -> Problem | None:
     if name is None or not (wrong := wrong_name(name, file=True)):
         return None
     if given is not None:
-        return Problem("hydra.sweeper.name", f"expected {wrong}, got {shown(given)}")
-    text = f"the sweep has the name of its file: expected {wrong}, got {shown(name)}; or add hydra.sweeper.name=NAME"
+        return Problem("hydra.sweeper.name", f"expected {wrong}, got {format_value(given)}")
+    got = f"expected {wrong}, got {format_value(name)}"
+    text = f"the sweep has the name of its file: {got}; or add hydra.sweeper.name=NAME"
     return Problem("sweeps", text)

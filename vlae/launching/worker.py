@@ -12,7 +12,7 @@ from vlae.launching.display import Display, incomplete_mirror, summary
 from vlae.launching.pool import Pool, jobs_of
 from vlae.launching.queues import Queue, load
 from vlae.launching.resources import slots
-from vlae.system.console import counted
+from vlae.system.console import count_of
 from vlae.system.interruption import Interruption
 from vlae.system.streams import do_not_wait, guard
 
@@ -23,7 +23,7 @@ def run_queue(queue: Queue) -> int:
     with queue.hold() as hold:
         places = slots(len(jobs), **queue.settings["slots"])
         with Interruption() as interruption, Display(len(jobs)) as display:
-            display.say(f"{counted(len(jobs), 'run')}, {counted(len(places), 'worker')}")
+            display.say(f"{count_of(len(jobs), 'run')}, {count_of(len(places), 'worker')}")
             Pool(jobs, places, queue, display).run(interruption)
         hold.state = "interrupted" if interruption.requested else "ended"
     skipped = queue.settings["skipped"]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from vlae.config.problems import shown
+from vlae.config.problems import format_value
 from vlae.errors import UserError
 from vlae.report.metric_values import COMMON, OWN, of_estimator
 from vlae.report.names import key_of, near_or_some, some, sort_key
@@ -90,7 +90,9 @@ def choose_metric(runs: Runs, given: str | None) -> str:
     metric = default_metric(runs.runs) if given is None else given
     values = [(run.id, value) for run in runs.runs if (value := run.value(metric)) is not None]
     if values and not any(is_number(value) for _, value in values):
-        raise UserError(f"--metric: expected a number, {metric} is {shown(values[0][1])} in {values[0][0]}")
+        raise UserError(
+            f"--metric: expected a number, {metric} is {format_value(values[0][1])} in {values[0][0]}"
+        )
     return metric
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from vlae.config.problems import shown
+from vlae.config.problems import format_value
 from vlae.estimation.reliability import doubtful
 
 COMMON = ("laplace", "student_t")
@@ -70,7 +70,7 @@ def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> N
         if isinstance(value, dict):
             _flatten(name, value, found)
         elif isinstance(value, list):
-            raise ValueError(f"{name}: expected a number or a text, got {shown(value)}")
+            raise ValueError(f"{name}: expected a number or a text, got {format_value(value)}")
         else:
             found[name] = value
 

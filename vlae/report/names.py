@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vlae.config.problems import shown
+from vlae.config.problems import format_value
 from vlae.errors import UserError
 
 SECTIONS = ("model", "dataset", "output_dist", "optimizer")  # each may stand for its name
@@ -91,7 +91,7 @@ def name_of(keys: Sequence[str], values: Values) -> str:
 
 def word(value: Any) -> str:
     """A value as a command has it."""
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else format_value(value)
 
 
 def sort_key(value: Any) -> tuple[int, Any]:

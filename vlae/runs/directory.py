@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 import yaml
 
-from vlae.config.problems import shown
+from vlae.config.problems import format_value
 from vlae.config.run_id import OF_A_COMMAND, carried_out_as, exact_text, newer_schema, settings
 from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, last_claim, refuse_if_held, remove_leftovers
@@ -106,7 +106,7 @@ class RunDirectory:
         if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
             raise RecordError(
                 f"{self.path / 'results.json'} holds no metrics of a run: expected them under the key test, got "
-                f"{shown(results)}. Delete it and rerun the command"
+                f"{format_value(results)}. Delete it and rerun the command"
             )
         return results
 
@@ -302,7 +302,7 @@ def find(runs_dir: files.StrPath, name: str, *, to_write: bool = False) -> RunDi
     Errors: RecordError that lists the candidates, or where it looked and which names are near.
     """
     try:
-        given, runs_dir = Path(files.expanded(name) if "/" in name else name), files.expanded(runs_dir)
+        given, runs_dir = Path(files.expand_path(name) if "/" in name else name), files.expand_path(runs_dir)
     except ValueError as error:
         raise RecordError(str(error)) from error
     folder, prefix = (given.parent, given.name) if len(given.parts) > 1 else (Path(runs_dir), name)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from vlae.config.problems import shown
+from vlae.config.problems import format_value
 from vlae.system.disk import RecordError
 
 AS_WRITTEN = ConfigDict(strict=True, extra="allow")  # no value is converted; keys of other versions stay
@@ -77,4 +77,4 @@ def check_record(adapter: Any, file: str, content: Mapping[str, Any], way_out: s
         first = error.errors(include_url=False)[0]
     key = str(first["loc"][0])
     expected = re.sub("^(Input should be|Value error,) ", "", first["msg"])
-    raise RecordError(f"{file}: {key}: expected {expected}, got {shown(content.get(key))}; {way_out}")
+    raise RecordError(f"{file}: {key}: expected {expected}, got {format_value(content.get(key))}; {way_out}")

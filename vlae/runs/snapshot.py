@@ -40,7 +40,7 @@ def code_description() -> dict[str, Any]:
 
 
 @functools.cache
-def executed() -> dict[str, Any]:
+def executed_code() -> dict[str, Any]:
     """The `code_description` at the first call in this process; later calls return the same.
 
     Call it before importing the code of the run: the process does not execute edits made after that.

@@ -207,7 +207,7 @@ def standard_output() -> Console:
     return console
 
 
-def counted(number: int, what: str) -> str:
+def count_of(number: int, what: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 

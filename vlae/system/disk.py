@@ -82,7 +82,7 @@ def _mount_of(path: str | os.PathLike[str]) -> str:
     return str(next((each for each in (place, *place.parents) if os.path.ismount(each)), place))
 
 
-def refused(folder: Path) -> str | None:
+def why_refused(folder: Path) -> str | None:
     """The reason why ``folder`` takes no writes now, or None; tested by a real write that leaves nothing."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

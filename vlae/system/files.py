@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlae.system.disk import DiskError, RecordError, patiently, reason_of
-from vlae.system.processes import owned, owner_lives
+from vlae.system.processes import owned_name, owner_lives
 
 StrPath = str | os.PathLike[str]
 T = TypeVar("T")
@@ -33,7 +33,7 @@ ABANDONED_AFTER = 7 * 24 * 3600.0
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
 
 
-def expanded(path: StrPath) -> str:
+def expand_path(path: StrPath) -> str:
     """The path with ~, ~user, $NAME and ${NAME} replaced.
 
     ValueError: there is no such user or variable, or no file system can have the path.
@@ -62,7 +62,7 @@ def write_atomically(path: StrPath, content: bytes) -> None:
     Errors: RecordError with path and reason (no space left, no permission, no such directory).
     """
     path = Path(path)
-    temporary = path.with_name(f".{owned(path.name)}.tmp")
+    temporary = path.with_name(f".{owned_name(path.name)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -160,7 +160,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
 def staged_for(path: Path) -> Path:
     """A hidden place on the same file system for a directory that is not yet, or no longer, ``path``."""
-    return path.parent / STAGING / owned(path.name)
+    return path.parent / STAGING / owned_name(path.name)
 
 
 def remove_abandoned(folder: Path, is_over: Callable[[str], bool] = lambda name: False) -> None:

@@ -12,7 +12,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows lacks some
 
 
-def heeded(signals: Sequence[int] = SIGNALS) -> list[int]:
+def signals_to_handle(signals: Sequence[int] = SIGNALS) -> list[int]:
     """The signals that this process does not ignore: nohup ignores SIGHUP, and a shell SIGINT of background jobs.
 
     Call it before a handler is installed, which would undo that.
@@ -49,7 +49,7 @@ class Interruption:
 
     def __init__(self, signals: Sequence[int] | None = None) -> None:
         """signals: the signals to handle, even if they are ignored; None: those of SIGNALS that are not ignored."""
-        self.signals, self.number = heeded() if signals is None else signals, 0
+        self.signals, self.number = signals_to_handle() if signals is None else signals, 0
         self._previous: dict[int, Any] = {}
 
     @property

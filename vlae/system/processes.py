@@ -60,7 +60,7 @@ def _is_hidden(pid: int) -> bool:
     return False
 
 
-def owned(name: str) -> str:
+def owned_name(name: str) -> str:
     """A name for a temporary file that identifies its owner: name, place, process, random digits."""
     return f"{name}.{_mark(os.getpid())}.{secrets.token_hex(4)}"
 

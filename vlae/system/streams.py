@@ -168,7 +168,7 @@ def cannot_print() -> OSError | None:
     return sys.stdout.descriptor.error if isinstance(sys.stdout, Output) else None
 
 
-def printed(status: int) -> int:
+def finish_printing(status: int) -> int:
     """The exit status of a command whose result is its output: 2, and one line, if some of that was lost."""
     if sys.stdout is not None:
         sys.stdout.flush()

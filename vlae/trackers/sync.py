@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vlae.runs.directory import RunDirectory
-from vlae.system.console import counted
+from vlae.system.console import count_of
 from vlae.system.disk import RecordError
 from vlae.trackers import wandb_mirror
 from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, asks_for_wandb, other_ids
@@ -43,7 +43,7 @@ def sync(runs: Iterable[RunDirectory], say: Callable[[str], object], *, rebuild:
             if in_a_row == GIVES_UP_AFTER:
                 raise WandbError(f"{in_a_row} runs in a row could not be synced; the same command continues")
     if failed:
-        raise WandbError(f"{counted(failed, 'run')} could not be synced; the same command tries again")
+        raise WandbError(f"{count_of(failed, 'run')} could not be synced; the same command tries again")
 
 
 def _sync_one(run_history: RunHistory, rebuild: bool, access: Callable[[], None]) -> str:

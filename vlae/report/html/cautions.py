@@ -11,7 +11,7 @@ from vlae.report.runs import Run, Runs
 from vlae.report.tables.captions import damage_notes, estimation
 from vlae.report.tables.cells import number_of
 from vlae.report.tables.table import Table
-from vlae.system.console import counted
+from vlae.system.console import count_of
 
 MOST_NAMED = 6
 ON_TEST = (
@@ -47,7 +47,7 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
         doubted = [run for run in done if run.value(key) is True] if what == UNRELIABLE else []
         if doubted:
             names = Counter(str(run.value("model.name")) for run in doubted).items()
-            models = [f"{counted(number, 'run')} of {name}" for name, number in names]
+            models = [f"{count_of(number, 'run')} of {name}" for name, number in names]
             some_runs = f"{len(doubted)} of {len(done)} runs ({some(models, MOST_NAMED)})"
             where = "all runs" if len(doubted) == len(done) else some_runs
             estimators.setdefault(where, []).append(estimation(estimator, " with", " by"))
@@ -82,10 +82,10 @@ def _missing_seeds(table: Table) -> Iterator[str]:
 def _mixed(done: Sequence[Run], key: str, sentence: str) -> Iterator[str]:
     values = Counter(str(run.value(key)) for run in done if run.value(key) is not None)
     if len(values) > 1:
-        names = [f"{name} ({counted(number, 'run')})" for name, number in sorted(values.items())]
+        names = [f"{name} ({count_of(number, 'run')})" for name, number in sorted(values.items())]
         yield sentence.format(number=len(values), names=some(names, MOST_NAMED))
 
 
 def _having(runs: Sequence[Run], key: str, value: Any, sentence: str) -> Iterator[str]:
     if chosen := [run for run in runs if run.value(key) == value]:
-        yield f"{counted(len(chosen), 'run')} of {len(runs)} {sentence}"
+        yield f"{count_of(len(chosen), 'run')} of {len(runs)} {sentence}"

@@ -11,7 +11,7 @@ from PIL import Image
 from vlae.errors import UserError
 from vlae.report.plots.draw import draw
 from vlae.report.plots.frame import file_content
-from vlae.report.plots.registry import KINDS
+from vlae.report.plots.registry import PLOTS
 from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.tables.groups import Configuration
 from vlae.system.files import check_inside, read_bytes
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 def embed(runs: Runs, models: int) -> tuple[list[Picture], list[LeftOut]]:
     """All figures that can be drawn of these runs, and the kinds that cannot, with the reason."""
     found, left_out = [], []
-    for kind, plot_kind in KINDS.items():
+    for kind, plot_kind in PLOTS.items():
         if kind == "curves":  # which the page shows in another form
             continue
         try:

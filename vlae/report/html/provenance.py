@@ -12,7 +12,7 @@ from vlae.launching.run_state import state_on_disk
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.cells import number_of
 from vlae.runs.lease import last_number
-from vlae.system.console import counted, duration
+from vlae.system.console import count_of, duration
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_bytes
 
@@ -57,9 +57,9 @@ def facts(runs_dir: Path, runs: Runs, configurations: int) -> list[tuple[str, st
     counts = Counter(run.state for run in runs.runs)
     states = [*STATES, *sorted(counts.keys() - set(STATES))]
     names = {name for run in runs.runs if (name := run.value("model.name")) is not None}
-    texts = [counted(len(runs.runs), "run"), counted(len(names), "model")]
+    texts = [count_of(len(runs.runs), "run"), count_of(len(names), "model")]
     if configurations != len(names):
-        texts.append(counted(configurations, "configuration"))
+        texts.append(count_of(configurations, "configuration"))
     texts += [f"{counts[s]} {'never started' if s == 'new' else s}" for s in states if counts[s]]
     found = [(number, what) for number, _, what in (text.partition(" ") for text in texts)]
     keys = ("cost.train_seconds", "cost.evaluate_seconds")
@@ -119,7 +119,7 @@ def commands_to_repeat(runs_dir: Path, runs: Runs) -> list[str]:
     for code in codes(runs_dir, runs.runs):
         changes = ", with changes" if code.changed else ""
         found += (
-            [f"git checkout {code.commit}  # {counted(code.runs, 'run')}{changes}"] if code.commit else []
+            [f"git checkout {code.commit}  # {count_of(code.runs, 'run')}{changes}"] if code.commit else []
         )
     return [*found, *(each.command for each in launches(runs_dir, runs)), f"vlae table {runs.title}"]
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from vlae.report.names import name_of, some
 from vlae.report.runs import Run
-from vlae.report.tables.captions import metric_name, untested
+from vlae.report.tables.captions import metric_name, untested_note
 from vlae.report.tables.cells import Cell, daggers, with_metric
 from vlae.report.tables.groups import some_words
 from vlae.report.tables.table import Table
 from vlae.runs.metrics import HIGHER, better
-from vlae.system.console import counted
+from vlae.system.console import count_of
 
 MOST_NAMED = 5
 
@@ -53,7 +53,7 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
     best = next((cell for cell in cells if cell.best), cells[0])
     name, mean = name_of(table.row_keys, best.row), best.estimate()
     spread = ", mean ± standard error" if best.standard_error is not None else ""
-    explanation = [f"{metric_name(table.metric)}; {counted(best.n, 'seed')}{spread}."]
+    explanation = [f"{metric_name(table.metric)}; {count_of(best.n, 'seed')}{spread}."]
     others = [cell for cell in cells if cell is not best]
     if not others:
         sentence = f"{where}: {name} has {mean}"
@@ -64,7 +64,7 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
     else:
         extreme = "highest" if better(table.metric) == HIGHER else "lowest"
         sentence = f"{where}: {name} has the {extreme} mean, {mean}"
-        explanation.append(f"{untested(others).capitalize()}.")
+        explanation.append(f"{untested_note(others).capitalize()}.")
     if budgets:
         sentence += f", among different training budgets ({budgets})"
         explanation.append("Differences may come from training, not from the models.")
@@ -86,7 +86,7 @@ def _as_good(table: Table, others: Sequence[Cell]) -> list[str]:
         every = "Every other" if len(tested) == len(others) else "Every tested"
         found = [f"{every} {_noun(table)} is significantly worse."]
     if rest := len(others) - len(tested):
-        found.append(f"Not tested: {counted(rest, _noun(table))}.")
+        found.append(f"Not tested: {count_of(rest, _noun(table))}.")
     return found
 
 

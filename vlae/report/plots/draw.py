@@ -8,7 +8,7 @@ from vlae.report.filter import choose_metric, choose_runs
 from vlae.report.names import near
 from vlae.report.plots.frame import Captioned, in_style
 from vlae.report.plots.plot import Options, panels
-from vlae.report.plots.registry import KINDS
+from vlae.report.plots.registry import PLOTS
 from vlae.report.runs import Runs
 from vlae.report.tables.captions import provenance
 
@@ -33,9 +33,9 @@ def draw(
     narrow: for a column of a paper or a phone. warn: receives a line for each run that is left out.
     UserError: there is no such kind, or no run fits it; the error says the reason and the kinds that fit.
     """
-    if kind not in KINDS:
-        raise UserError(f"KIND: expected one of {', '.join(KINDS)}, got {kind!r}{near(kind, KINDS)}")
-    plot_kind = KINDS[kind]
+    if kind not in PLOTS:
+        raise UserError(f"KIND: expected one of {', '.join(PLOTS)}, got {kind!r}{near(kind, PLOTS)}")
+    plot_kind = PLOTS[kind]
     _refuse_unused(kind, metric=metric, published=published, images=images, samples=samples)
     chosen = choose_runs(runs, where)
     fitting = _fitting(kind, chosen)
@@ -52,21 +52,21 @@ def draw(
 
 def _fitting(kind: str, runs: Runs) -> Runs:
     """The runs that can be in a figure of this kind. UserError: none can."""
-    fitting = runs.only(KINDS[kind].of)
+    fitting = runs.only(PLOTS[kind].of)
     if not fitting.runs:
         others = drawable(runs)
         instead = f"these runs can be drawn as {', '.join(others)}" if others else "nothing else can be drawn"
-        raise UserError(f"{kind}: {KINDS[kind].lacking}; {instead}")
+        raise UserError(f"{kind}: {PLOTS[kind].lacking}; {instead}")
     return fitting
 
 
 def drawable(runs: Runs) -> list[str]:
     """The kinds that these runs can be drawn as, as far as that is known without reading more files."""
-    return [kind for kind, plot_kind in KINDS.items() if any(map(plot_kind.of, runs.runs))]
+    return [kind for kind, plot_kind in PLOTS.items() if any(map(plot_kind.of, runs.runs))]
 
 
 def _refuse_unused(kind: str, **options: Any) -> None:
     for option, value in options.items():
-        means = [name for name, plot_kind in KINDS.items() if getattr(plot_kind, option) not in (False, None)]
+        means = [name for name, plot_kind in PLOTS.items() if getattr(plot_kind, option) not in (False, None)]
         if value not in (None, False) and kind not in means:
             raise UserError(f"--{option}: {kind} has none; it is for {', '.join(means) or 'no other kind'}")

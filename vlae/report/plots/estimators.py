@@ -11,7 +11,7 @@ from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.style import OTHER_PROPOSALS, PROPOSALS
 from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
 from vlae.report.tables.captions import UNIT
-from vlae.system.console import counted
+from vlae.system.console import count_of
 
 WIDTH = 2.6  # inches of a panel
 PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
@@ -38,7 +38,7 @@ def estimators(panels: Sequence[Panel], options: Options) -> frame.Captioned:
         if (place := each.get_subplotspec()) and place.is_first_col():
             each.set_ylabel(f"Log-likelihood ({UNIT})")
     frame.legend_of(figure, proposals, narrow=options.narrow)
-    images = counted(min(options.images, len(models[0][1].x)), "test image")
+    images = count_of(min(options.images, len(models[0][1].x)), "test image")
     figure.caption = (
         f"Importance-sampled log-likelihood in {UNIT} of the first {images}, {panels[0].title}, over the number of "
         "samples, with its Monte Carlo standard error. With too few samples both the estimate and this error are too "

@@ -10,7 +10,7 @@ from vlae.report.names import name_of
 from vlae.report.plots.frame import Captioned
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, full_keys, row_keys_of
-from vlae.system.console import counted
+from vlae.system.console import count_of
 
 
 class Panel(NamedTuple):
@@ -79,5 +79,5 @@ def of_seeds(numbers: Sequence[int], and_error: str) -> str:
     least, most = min(numbers), max(numbers)
     if most == 1:
         return "one seed each"
-    number = counted(most, "seed") if least == most else f"{least} to {counted(most, 'seed')}"
+    number = count_of(most, "seed") if least == most else f"{least} to {count_of(most, 'seed')}"
     return f"mean of {number}{and_error} standard error over seeds"

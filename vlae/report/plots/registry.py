@@ -11,7 +11,7 @@ from vlae.report.plots.plot import PlotKind
 from vlae.report.plots.points import LIKELIHOOD_VS_UPDATES
 from vlae.report.plots.updates import UPDATES
 
-KINDS: Mapping[str, PlotKind] = {
+PLOTS: Mapping[str, PlotKind] = {
     "curves": CURVES,
     "likelihood_vs_updates": LIKELIHOOD_VS_UPDATES,
     "cost": COST,

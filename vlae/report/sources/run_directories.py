@@ -11,7 +11,7 @@ from vlae.report.runs import History, LeftOut, Run, Runs, collect
 from vlae.report.sources.run_files import Config, Configs, PerImage
 from vlae.runs.directory import read_status
 from vlae.system.disk import RecordError
-from vlae.system.files import StrPath, expanded, read_json
+from vlae.system.files import StrPath, expand_path, read_json
 
 
 class RunDirectories:
@@ -20,7 +20,7 @@ class RunDirectories:
     def __init__(self, runs_dir: StrPath, name: str | None = None) -> None:
         """Errors: RecordError where the name means nothing."""
         self.title, self._labels = select_runs(runs_dir, name)
-        self.runs_dir = Path(expanded(runs_dir)).absolute()
+        self.runs_dir = Path(expand_path(runs_dir)).absolute()
         self._all = name is None
 
     def __iter__(self) -> Iterator[Run | LeftOut]:

@@ -16,7 +16,7 @@ from vlae.report.runs import LeftOut, Run, some_of
 from vlae.report.tables.cells import Cell, daggers
 from vlae.report.tables.significance import LEVEL, TOO_FEW
 from vlae.runs.metrics import better
-from vlae.system.console import counted
+from vlae.system.console import count_of
 
 NAMES = {MEAN: "Test log-likelihood", ELBO: "Test ELBO", IN_MODEL_SPACE: "Test log-likelihood in model space"}
 UNIT = "nats per image"
@@ -35,7 +35,7 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     if not runs:
         return f"{description(metric)}. No run has this metric yet."
     expected, sentences = sum(cell.runs for cell in cells), [description(metric)]
-    number = ("" if len(runs) == expected else f"{len(runs)} of ") + counted(expected, "run")
+    number = ("" if len(runs) == expected else f"{len(runs)} of ") + count_of(expected, "run")
     if what_and_estimator(metric)[1] == OWN:
         sentences.append(
             "Each model has its own proposal, so part of a difference may come from the proposals"
@@ -107,10 +107,10 @@ def _bold(cells: Sequence[Cell]) -> str:
     if over := list(dict.fromkeys(cell.paired_over for cell in cells if cell.tested)):
         test = f"p ≥ {LEVEL:g}, two-sided t-test of the differences, paired over {' or over '.join(over)}"
         return f"{best}, and results that do not differ from it significantly ({test})"
-    return f"{best}; {untested(cells)}"
+    return f"{best}; {untested_note(cells)}"
 
 
-def untested(cells: Sequence[Cell]) -> str:
+def untested_note(cells: Sequence[Cell]) -> str:
     """Why no difference from the best of these cells is tested."""
     few = any(cell.paired_over for cell in cells)
     return f"differences are not tested with {TOO_FEW}" if few else "no difference from it could be tested"
@@ -137,11 +137,11 @@ def notes(metric: str, cells: Sequence[Cell]) -> list[str]:
     others = [cell for cell in cells if cell.mean is not None and not cell.best]
     few = sum(cell.paired_over != "" and not cell.tested for cell in others)
     if few and any(cell.tested for cell in others):
-        found.append(f"{counted(few, 'cell')} not tested: {TOO_FEW} in common with the best of the column")
+        found.append(f"{count_of(few, 'cell')} not tested: {TOO_FEW} in common with the best of the column")
     unpaired = sum(not cell.paired_over for cell in others)
     if unpaired and better(metric) and len(others) + any(cell.best for cell in cells) > 1:
         why = "other test images, no seed in common, or too few of them"
-        found.append(f"{counted(unpaired, 'cell')} not compared with the best of the column: {why}")
+        found.append(f"{count_of(unpaired, 'cell')} not compared with the best of the column: {why}")
     return found
 
 

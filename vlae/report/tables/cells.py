@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlae.config.problems import shown
+from vlae.config.problems import format_value
 from vlae.report.filter import is_number
 from vlae.report.metric_values import reliability_of
 from vlae.report.names import HOLE, Values
@@ -85,5 +85,7 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
 
 def _why_missing(run: Run, value: object) -> str:
     if run.state == "done":
-        return "done without this metric" if value is None else f"done, but the metric is {shown(value)}"
+        return (
+            "done without this metric" if value is None else f"done, but the metric is {format_value(value)}"
+        )
     return ("never started" if run.state == "new" else run.state) + (f" ({run.reason})" if run.reason else "")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vlae.config.problems import shown as shown_as
+from vlae.config.problems import format_value
 from vlae.report.names import name_of
 from vlae.report.plots.style import on_screen, style_of
 from vlae.report.runs import History, LeftOut, Run
@@ -62,7 +62,7 @@ def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({error})"))
             continue
         if wrong := [entry for entry in entries if not isinstance(entry.get("epoch"), int)]:
-            reason = f"expected metrics of an epoch, got {shown_as(wrong[0])}"
+            reason = f"expected metrics of an epoch, got {format_value(wrong[0])}"
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({reason})"))
             continue
         if count:

@@ -7,6 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# decisions may name files that are gone
+GUIDES = [page for page in PAGES if page.parent.name != "decisions"]
+FOLDERS = "vlae|conf|docs|sweeps|tests|simulation|benchmarks"
+PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w(?![\w/*<>{{-])")
+EXAMPLES = {"vlae/models/spherical.py", "conf/model/spherical.yaml", "conf/dataset/stripes.yaml"}
+"""Files that a reader creates by following the docs."""
 
 
 def test_readme_is_one_page():
@@ -33,3 +39,10 @@ def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_files_exist(page):
+    words = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())
+    paths = {path for word in words for path in PATH.findall(word)}
+    assert [path for path in sorted(paths - EXAMPLES) if not (ROOT / path).exists()] == []

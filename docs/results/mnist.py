@@ -1,4 +1,4 @@
-"""Prints the tables of docs/results/mnist.md from finished runs: ``python docs/results/mnist.py [runs]``."""
+"""Print the tables of docs/results/mnist.md from finished runs: ``python docs/results/mnist.py [runs]``."""
 
 import json
 import sys
@@ -14,13 +14,16 @@ MODELS = ("vae", "savae", "hf", "iaf", "fullcov", "vlae", "vlae_newton")
 ESTIMATORS = ("own", "laplace", "student_t", "mixture")
 MARK = "†"
 Run = tuple[dict[str, Any], dict[str, np.ndarray]]
-"""results.json and test_log_likelihood.npz."""
+"""The content of results.json, and the arrays of test_log_likelihood.npz."""
 Values = Callable[[Run], np.ndarray]
-"""A number an image."""
+"""One number per image of a run."""
 
 
 def finished(runs: Path) -> dict[tuple[str, str], dict[int, Run]]:
-    """Of each (output, model), by seed: the runs that ``experiment=mnist_estimators`` made, by their frozen config."""
+    """The finished runs of ``experiment=mnist_estimators``: by (output, model), then by seed.
+
+    The frozen configurations decide which runs belong to the experiment.
+    """
     found: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
     for file in sorted(runs.glob("*-mnist-*/results.json")):
         config = yaml.safe_load(file.with_name("config.yaml").read_text())
@@ -43,13 +46,13 @@ def finished(runs: Path) -> dict[tuple[str, str], dict[int, Run]]:
 
 
 def of(name: str, proposal: str = "own") -> Values:
-    """An array of the npz."""
+    """The function that returns an array of the .npz file: of this name, by this proposal."""
     key = name if proposal == "own" else f"{name}_{proposal}"
     return lambda run: run[1][key]
 
 
 def figure(runs: dict[int, Run], values: Values, sign: str = "") -> str:
-    """Mean and standard error over images of the mean over seeds; each seed's mean where there are several."""
+    """The mean over seeds as text: its mean and standard error over images, and the mean of each of several seeds."""
     by_seed = np.array([values(run) for _, run in sorted(runs.items())])
     images = by_seed.mean(0)
     images = images[~np.isnan(images)]
@@ -60,12 +63,13 @@ def figure(runs: dict[int, Run], values: Values, sign: str = "") -> str:
 
 
 def mark(runs: dict[int, Run], proposal: str) -> str:
+    """The dagger if any seed has a bad k-hat on more than 5 % of the images, else nothing."""
     shares = [results["test"]["log_likelihood"][proposal]["k_hat_unreliable"] for results, _ in runs.values()]
     return f" {MARK}" if max(share or 0 for share in shares) > 0.05 else ""
 
 
 def mean(runs: dict[int, Run], *path: str) -> float:
-    """Of a figure of results.json, over seeds."""
+    """The mean over seeds of a number in results.json."""
     values = []
     for results, _ in runs.values():
         value: Any = results
@@ -76,12 +80,15 @@ def mean(runs: dict[int, Run], *path: str) -> float:
 
 
 def levels(runs: dict[int, Run]) -> list[str]:
+    """A row of the table of log-likelihoods and ELBOs."""
     cells = [figure(runs, of("elbo"))]
     cells += [figure(runs, of("log_likelihood", name)) + mark(runs, name) for name in ESTIMATORS]
     return [*cells, figure(runs, of("elbo", "laplace")), f"{mean(runs, 'cost', 'seconds_per_epoch'):.1f}"]
 
 
 def trust(runs: dict[int, Run]) -> list[str]:
+    """A row of the table of sample sizes and k-hats."""
+
     def cell(name: str) -> str:
         place = ("test", "log_likelihood", name)
         return (
@@ -93,6 +100,7 @@ def trust(runs: dict[int, Run]) -> list[str]:
 
 
 def checked(runs: dict[int, Run]) -> list[str]:
+    """A row of the comparison with annealed importance sampling."""
     cells = [figure(runs, of("log_likelihood", "ais"))]
     for name in ESTIMATORS:
 
@@ -104,6 +112,7 @@ def checked(runs: dict[int, Run]) -> list[str]:
 
 
 def gaps(runs: dict[int, Run]) -> list[str]:
+    """A row of the table of gaps."""
     keys = ("elbo", "amortisation", "optimal_elbo", "approximation", "log_likelihood")
     found = {key: mean(runs, "test", "gaps", key) for key in keys}
     errors = {
@@ -113,7 +122,7 @@ def gaps(runs: dict[int, Run]) -> list[str]:
 
 
 def gains(runs: dict[int, Run], vae: dict[int, Run]) -> list[str]:
-    """Over the VAE of the same seed, image by image."""
+    """A row of gains over the VAE of the same seed, image by image."""
     seeds = runs.keys() & vae.keys()
     cells = []
     for name, proposal in [
@@ -131,6 +140,7 @@ def gains(runs: dict[int, Run], vae: dict[int, Run]) -> list[str]:
 
 
 def table(header: list[str], rows: dict[str, list[str]]) -> str:
+    """A Markdown table."""
     lines = [
         header,
         ["---"] + ["---:"] * (len(header) - 1),
@@ -140,6 +150,7 @@ def table(header: list[str], rows: dict[str, list[str]]) -> str:
 
 
 def main(runs: Path) -> None:
+    """Print the tables of both outputs; SystemExit if no run of the experiment is finished."""
     found = finished(runs)
     if not found:
         raise SystemExit(f"{runs}: no finished run of experiment=mnist_estimators")

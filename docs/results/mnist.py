@@ -162,7 +162,7 @@ def main(runs: Path) -> None:
         seeds = ", ".join(f"{model} {len(of_model)}" for model, of_model in rows.items())
         print(f"## {output.capitalize()} output\n")
         print(f"Seeds: {seeds}." + (f" Missing: {', '.join(missing)}." if missing else "") + "\n")
-        header = ["model", "ELBO, own", *ESTIMATORS, "ELBO, laplace", "s an epoch"]
+        header = ["model", "ELBO, own", *ESTIMATORS, "ELBO, laplace", "s per epoch"]
         print("Log-likelihood by each estimator, 500 test images.\n")
         print(table(header, {m: levels(r) for m, r in rows.items()}))
         print(

@@ -33,5 +33,5 @@ def explain_import(name: str, error: Exception) -> str:
     if library in ("torch", "torchvision"):
         todo = "install both for each other: pip install torch torchvision (docs/troubleshooting.md)"
     else:
-        todo = "install again: pip install -e . in the checkout"
+        todo = "install vlae again (in a checkout: pip install -e .)"
     return f"{library} cannot be imported ({said}); {todo}"

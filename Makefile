@@ -10,7 +10,7 @@ lint:             ## ruff, pyright, import layers
 	lint-imports
 
 check: lint       ## lint and the quick tests
-	pytest -n logical -m "not slow"
+	pytest -n 2 -m "not slow"
 
 test:             ## all tests
 	pytest

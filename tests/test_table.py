@@ -537,7 +537,7 @@ def test_published_metrics_are_shown_beside_ours(tmp_path):
 
 def test_published_metrics_match_data_and_output(tmp_path):
     done(tmp_path, container(VAE))
-    with pytest.raises(UserError, match="--published: nothing"):
+    with pytest.raises(UserError, match="--published: no published"):
         table_of(tmp_path, literature=True)
 
 

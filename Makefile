@@ -1,4 +1,4 @@
-.PHONY: help lint check test format bench
+.PHONY: help lint check quick test format bench
 
 help:             ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -9,7 +9,10 @@ lint:             ## ruff, pyright, import layers
 	pyright --pythonpath "$$(command -v python)"
 	lint-imports
 
-check: lint       ## lint and the quick tests
+check:            ## lint and the quick tests, at the same time
+	$(MAKE) --output-sync --jobs 2 lint quick
+
+quick:
 	pytest -n 2 -m "not slow"
 
 test:             ## all tests

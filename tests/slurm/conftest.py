@@ -1,4 +1,4 @@
-"""Slurm clusters for the tests in this directory, of which three run at a time."""
+"""Slurm clusters for the tests in this directory, of which two run at a time."""
 
 import itertools
 from collections.abc import Generator, Iterator
@@ -10,7 +10,7 @@ from programs import do_without
 
 from slurm.cluster import Cluster, why_not
 
-AT_A_TIME = 3
+AT_A_TIME = 2
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
@@ -29,7 +29,7 @@ def can_start() -> None:
 
 @pytest.fixture
 def alone(can_start: None, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """One of three places: tests mostly wait for Slurm, and more clusters at once would keep each other waiting.
+    """One of two places: tests mostly wait for Slurm, and more clusters at once would keep each other waiting.
 
     A lock for every test, since xdist_group has no effect with pytest 9.2 (pytest-xdist issue 1386), and one that
     a worker kept would be waited for by another one whose end it waits for.

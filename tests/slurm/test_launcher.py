@@ -242,8 +242,9 @@ def test_a_run_of_a_lost_node_resumes_to_the_same_result(place, cluster, referen
     cluster.kill_daemon(node)
     for process in [psutil.Process(pid), *psutil.Process(pid).parents()]:  # a node takes its jobs with it
         if "slurmstepd" in process.name():
-            for child in [*process.children(recursive=True), process]:
-                child.kill()
+            children = process.children(recursive=True)
+            for each in [process, *children]:  # first the one that would still report the end of the job
+                each.kill()
     wait_for(place, "done")
     assert len(claims(place)[0]) == 2
     assert outcomes(place).items() <= reference.items()

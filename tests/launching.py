@@ -88,8 +88,7 @@ def _execute(
     env: Mapping[str, str],
     largest_file: int | None,
 ) -> None:
-    for descriptor, output in enumerate(outputs, 1):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    print_to(*outputs)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -126,11 +125,15 @@ class Launched:
 
 
 def _launch_into(place: Path, output: Path, arguments: Sequence[str]) -> None:
-    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    print_to(output, output)
     os.chdir(place)
     launch(arguments)
+
+
+def print_to(*outputs: Path) -> None:
+    """Standard output and standard error of this process become these files."""
+    for descriptor, output in enumerate(outputs, 1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import typer
 
 from vlae.cli.commands.figure import warn, write_figure
 from vlae.cli.options import RunsDir, out_option
-from vlae.report.output_file import ending_of
 
 SETTINGS = {"short_help": "Compare two runs: settings, metrics, paired difference."}
 
@@ -24,14 +23,16 @@ def compare(
     from vlae.report.runs import Runs
     from vlae.system.console import Console
 
+    suffix = ""
     if out:  # before anything is read
+        from vlae.report.output_file import ending_of
         from vlae.report.plots.frame import WITHOUT_TIME
 
-        ending_of(out, tuple(WITHOUT_TIME))
+        suffix = ending_of(out, tuple(WITHOUT_TIME))
     comparison = compare(comparable_run(runs_dir, one), comparable_run(runs_dir, other))
     Console(highlight=False).print(tables_of(comparison))
     if out:
         from vlae.report.plots.draw import draw
 
         both = Runs("", (comparison.one, comparison.other))
-        write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out)
+        write_figure(draw("curves", both, rows=["model", "id"], warn=warn), out, suffix)

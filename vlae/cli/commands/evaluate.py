@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from vlae.cli.options import Run, RunsDir
-from vlae.runs.directory import find
 
 SETTINGS = {"short_help": "Evaluate a trained model again."}
 
@@ -28,6 +27,7 @@ def evaluate(
     """
     from vlae.experiment.start import check_code
     from vlae.experiment.summary import summary
+    from vlae.runs.directory import find
     from vlae.system.console import Console, loading
 
     with loading():

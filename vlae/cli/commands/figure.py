@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, key_list, out_option
-from vlae.report.output_file import ending_of
 
 SETTINGS = {"short_help": "Draw curves, likelihoods, costs, posteriors."}
 
@@ -31,30 +30,30 @@ def figure(
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Draw runs: learning curves, likelihoods over updates, costs, and what inference does in trained models."""
+    from vlae.report.output_file import ending_of
     from vlae.report.plots.draw import draw
     from vlae.report.plots.frame import WITHOUT_TIME
-    from vlae.report.runs import collect
-    from vlae.report.sources.run_directories import RunDirectories
+    from vlae.report.sources.run_directories import collect_runs
 
     keys = key_list("--rows", rows)
-    ending_of(out, tuple(WITHOUT_TIME))
+    suffix = ending_of(out, tuple(WITHOUT_TIME))
     figure = draw(
-        kind, collect(RunDirectories(runs_dir, name)), metric=metric, rows=keys, where=where, published=published,
+        kind, collect_runs(name, runs_dir), metric=metric, rows=keys, where=where, published=published,
         images=images, samples=samples, warn=warn,
     )  # fmt: skip
-    write_figure(figure, out)
+    write_figure(figure, out, suffix)
 
 
-def write_figure(figure: Any, out: Path) -> None:
+def write_figure(figure: Any, out: Path, suffix: str) -> None:
     """The picture, and beside it its caption for a paper: ``curves.pdf`` and ``curves.caption.tex``."""
-    from vlae.report.plots.frame import WITHOUT_TIME, file_content
+    from vlae.report.plots.frame import file_content
     from vlae.report.tables.latex import comment, tex
     from vlae.system.files import write_output
 
     caption = out.with_suffix(".caption.tex")
     lines = [comment(figure.provenance), f"In a paper: \\caption{{\\protect\\input{{{caption.stem}}}}}"]
     text = "".join(f"% {line}\n" for line in lines) + f"{tex(figure.full_caption)}%\n"
-    write_output(out, file_content(figure, ending_of(out, tuple(WITHOUT_TIME))))
+    write_output(out, file_content(figure, suffix))
     write_output(caption, text.encode())
     print(out)
 

@@ -7,8 +7,6 @@ import typer
 
 from vlae.cli.options import Device, Run, RunsDir, out_option
 from vlae.config.installation import check_libraries
-from vlae.report.output_file import ending_of
-from vlae.runs.directory import find
 
 SETTINGS = {"short_help": "Draw images from a model."}
 
@@ -28,6 +26,7 @@ def sample(
     """
     import math
 
+    from vlae.report.output_file import ending_of
     from vlae.system.console import loading
     from vlae.system.files import write_output
 
@@ -37,6 +36,6 @@ def sample(
         from vlae.experiment.pictures import grid
 
     ending_of(out, ("png",))
-    images = load(str(find(runs_dir, run).path), runs_dir, device).sample(num, seed)
+    images = load(run, runs_dir, device).sample(num, seed)
     write_output(out, grid(images, math.ceil(math.sqrt(num))))
     print(str(out))

@@ -1,12 +1,12 @@
 """One run in the terminal."""
 
 from vlae.cli.options import Run, RunsDir
-from vlae.runs.directory import find
 
 
 def show(run: Run, runs_dir: RunsDir = "runs") -> None:
     """Show a run: its state, progress and metrics."""
     from vlae.experiment.summary import status_table, summary
+    from vlae.runs.directory import find
     from vlae.system.console import Console
 
     directory = find(runs_dir, run)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from vlae.cli.options import Runs, RunsDir
-from vlae.runs.directory import RunDirectory
 
 SETTINGS = {"short_help": "Upload to Weights & Biases what is not there yet."}
 
@@ -24,6 +23,7 @@ def sync(
     Safe to repeat: what is complete is skipped.
     """
     from vlae.launching.status_table import select_runs
+    from vlae.runs.directory import RunDirectory
     from vlae.trackers.sync import sync
 
     _, labels = select_runs(runs_dir, name)

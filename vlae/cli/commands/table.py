@@ -9,7 +9,6 @@ import typer
 
 from vlae.cli import options
 from vlae.errors import UserError
-from vlae.report.output_file import ending_of, refuse_unwritable
 
 SETTINGS = {"short_help": "Print a table of runs: models by datasets, the best in bold."}
 TERMINAL = "terminal"
@@ -92,6 +91,7 @@ def _print_or_text(found: Any, decimals: int, transpose: bool, *, to_file: bool)
 def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> str:
     """The format that was asked for, else that of the file's ending, else the terminal's."""
     from vlae.report.names import near
+    from vlae.report.output_file import ending_of, refuse_unwritable
 
     asked = ENDINGS.get(asked or "", asked)
     if asked is None:

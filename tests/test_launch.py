@@ -20,7 +20,7 @@ from vlae.launching.launch_lock import hold_launch_lock
 from vlae.launching.launcher import Launcher, launcher_of
 from vlae.launching.local_launcher import LocalQueue
 from vlae.launching.plan import create_queue
-from vlae.launching.queues import Waiting
+from vlae.launching.queues import QUEUES, Waiting
 from vlae.launching.slurm_state import SlurmError
 from vlae.launching.sweep_index import name_of, read_sweep
 from vlae.runs import snapshot
@@ -102,9 +102,10 @@ def runs(tmp_path):
 
 
 def left(tmp_path):
-    """The files in the runs directory besides launch locks."""
+    """The files in the runs directory, and its queues, besides launch locks."""
     place = tmp_path / "runs"
-    return sorted(p.name for p in place.iterdir() if p.name != ".launching") if place.exists() else []
+    found = [*place.glob("*"), *place.glob(f"{QUEUES}/[!.]*")]
+    return sorted(path.name for path in found if path.name != QUEUES)
 
 
 # --- launch -------------------------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ def test_a_worker_skips_a_run_that_had_its_turn(run, executions, state, status):
 
 def test_a_worker_does_not_recreate_a_deleted_run(run, executions, tmp_path, capsys):
     run.write_results({})
-    assert work(tmp_path / ".forced" / "a", 0) == HELD  # it has taken the place of the old one
+    assert work(tmp_path / ".reruns" / "a", 0) == HELD  # it has taken the place of the old one
     assert work(tmp_path / "b", 0) == FAILED
     assert "is not a run directory (moved or deleted?)" in capsys.readouterr().err
     assert executions == []

@@ -227,7 +227,7 @@ def test_force_keeps_old_results_until_new_ones_exist(tmp_path):
     text = launch(tmp_path, "model=vae", "seed=0", "force=true")
     assert "1 done" in text.splitlines()[-1]
     assert run.path.joinpath("results.json").stat().st_ino != before
-    assert list((tmp_path / "runs" / ".forced").glob("[!.]*")) == []
+    assert list((tmp_path / "runs" / ".reruns").glob("[!.]*")) == []
 
 
 def test_each_run_has_its_gpu(tmp_path):

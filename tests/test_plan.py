@@ -14,7 +14,7 @@ from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.launching import queues
 from vlae.launching.composed_runs import ComposedRuns, labels_of
-from vlae.launching.launch_lock import hold_launch_lock
+from vlae.launching.launch_lock import LOCKS, hold_launch_lock
 from vlae.launching.plan import create_run_directories, make_plan, should_start
 from vlae.launching.plan_checks import check_runs
 from vlae.launching.plan_table import estimated_seconds
@@ -65,9 +65,9 @@ def test_only_missing_and_interrupted_runs_start(planned):
         assert [run.state.state for run in runs] == ["done", "failed", "interrupted", "running", "new"]
         assert [run.starts for run in runs] == [False, False, True, False, True]
         assert [run.starts for run in planned("retry=true", seeds=5).runs] == [False, True, True, False, True]
-        forced = planned("force=true", seeds=5).runs
-        assert [run.starts for run in forced] == [True, True, True, False, True]
-        assert [run.state.forced for run in forced] == [True, True, True, False, False]
+        reruns = planned("force=true", seeds=5).runs
+        assert [run.starts for run in reruns] == [True, True, True, False, True]
+        assert [run.state.is_rerun for run in reruns] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_launch_locks_never_overlap(tmp_path):
         import sys, time
         from multiprocessing import get_context
         from pathlib import Path
-        from vlae.launching.launch_lock import hold_launch_lock
+        from vlae.launching.launch_lock import LOCKS, hold_launch_lock
 
         folder, count = Path(sys.argv[1]), Path(sys.argv[1], "count")
 
@@ -359,9 +359,9 @@ def test_a_launch_lock_writes_heartbeats(tmp_path, monkeypatch):
 def test_the_launch_lock_of_a_dead_process_is_free(tmp_path):
     with hold_launch_lock(tmp_path):
         pass
-    [last] = (tmp_path / ".launching").glob("[!.]*")
+    [last] = (tmp_path / LOCKS).glob("[!.]*")
     last.joinpath("ended.json").unlink()
     last.joinpath("claim.json").write_text(json.dumps({**new_claim(), "process_start": 1.0}))
     with hold_launch_lock(tmp_path, waiting=lambda holder: pytest.fail("it is dead")):
         pass
-    assert len(list((tmp_path / ".launching").glob("[!.]*"))) == 1
+    assert len(list((tmp_path / LOCKS).glob("[!.]*"))) == 1

@@ -16,7 +16,8 @@ from vlae.launching.pool import Job, Pool, jobs_of, outcome
 from vlae.launching.queues import Waiting
 from vlae.launching.resources import Slot
 from vlae.runs.directory import RunDirectory
-from vlae.runs.lease import FORCED, new_claim
+from vlae.runs.lease import new_claim
+from vlae.runs.rerun import RERUNS
 from vlae.system.console import Console
 from vlae.system.interruption import SIGNALS, Interruption
 
@@ -102,11 +103,11 @@ def executor(monkeypatch):
 def queue(tmp_path):
     """``queue("a", "b")``: with run directories."""
 
-    def make(*names, forced=(), per_task=None, attempts=0):
+    def make(*names, reruns=(), per_task=None, attempts=0):
         for name in names:
             RunDirectory.create(tmp_path, name, {})
         waiting = [
-            Waiting(name, attempts, name in forced, i // per_task if per_task else 0)
+            Waiting(name, attempts, name in reruns, i // per_task if per_task else 0)
             for i, name in enumerate(names)
         ]
         settings = {"labels": {name: f"seed={name}" for name in names if name != "c"}, "skipped": {}}
@@ -143,10 +144,10 @@ def record(run, state, reason=None):
 
 
 def test_jobs_belong_to_the_queue_or_one_task(queue, tmp_path):
-    made = queue("a", "b", "c", forced=("b",), per_task=2, attempts=3)
+    made = queue("a", "b", "c", reruns=("b",), per_task=2, attempts=3)
     assert jobs_of(made) == [
         Job(tmp_path / "a", "seed=a", 3),
-        Job(tmp_path / FORCED / "b", "seed=b", 3),
+        Job(tmp_path / RERUNS / "b", "seed=b", 3),
         Job(tmp_path / "c", "", 3),
     ]
     assert [[job.path.name for job in jobs_of(made, task)] for task in range(3)] == [["a", "b"], ["c"], []]

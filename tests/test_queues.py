@@ -12,7 +12,8 @@ from vlae.launching.cleanup import remove_old_queues
 from vlae.launching.queues import Waiting, all_queues
 from vlae.launching.run_state import Observer
 from vlae.runs.directory import RunDirectory
-from vlae.runs.lease import FORCED, new_claim
+from vlae.runs.lease import new_claim
+from vlae.runs.rerun import RERUNS
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 
@@ -25,8 +26,8 @@ def queue(tmp_path):
         if name == "a":
             run.write_results({})
 
-    def make(kind="local", ended=None, reasons=None, created=LONG_AGO, forced=False):
-        waiting = [Waiting(name, 0, forced) for name in "abc"]
+    def make(kind="local", ended=None, reasons=None, created=LONG_AGO, is_rerun=False):
+        waiting = [Waiting(name, 0, is_rerun) for name in "abc"]
         made = queues.create(tmp_path, kind=kind, sweep="s", code=tmp_path, runs=waiting, settings={})
         rewrite(made.path / "queue.json", created=created)
         if ended:
@@ -93,12 +94,12 @@ def test_a_queue_stays_while_it_explains_a_missing_result(queue, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_queue_stays_until_its_forced_run_is_in_place(queue, tmp_path):
-    forced = queue("slurm", ended=LONG_AGO, reasons={"b": "time limit"}, forced=True)
-    RunDirectory.create(tmp_path / FORCED, "b", {"seed": "b"})
-    assert left(tmp_path) == {forced.token}
+def test_a_queue_stays_until_its_rerun_is_in_place(queue, tmp_path):
+    waiting = queue("slurm", ended=LONG_AGO, reasons={"b": "time limit"}, is_rerun=True)
+    RunDirectory.create(tmp_path / RERUNS, "b", {"seed": "b"})
+    assert left(tmp_path) == {waiting.token}
     os.rename(tmp_path / "b", tmp_path / "old")
-    os.rename(tmp_path / FORCED / "b", tmp_path / "b")
+    os.rename(tmp_path / RERUNS / "b", tmp_path / "b")
     assert left(tmp_path) == set()
 
 

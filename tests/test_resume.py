@@ -208,7 +208,7 @@ def test_force_keeps_old_results_until_new_ones_exist(tmp_path, done):
     shutil.copytree(done("vlae") / "runs", tmp_path / "runs")
     before = (run_directory(tmp_path) / "results.json").read_text()
     process = start(tmp_path, *MODELS["vlae"], "force=true")
-    while not list((tmp_path / "runs" / ".forced").glob("*/metrics.jsonl")):
+    while not list((tmp_path / "runs" / ".reruns").glob("*/metrics.jsonl")):
         assert process.exit_status is None, process.wait()
         time.sleep(0.001)
     assert (run_directory(tmp_path) / "results.json").read_text() == before

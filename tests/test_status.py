@@ -14,7 +14,7 @@ from vlae.launching.queues import Waiting
 from vlae.launching.run_state import State
 from vlae.launching.status_table import ORDER, ROWS, totals
 from vlae.runs.directory import RunDirectory
-from vlae.runs.lease import FORCED
+from vlae.runs.rerun import RERUNS
 
 LOST = "vae-digits-gaussian-s0-0123456789"
 
@@ -44,8 +44,8 @@ def run(tmp_path):
 def queue(tmp_path):
     """``queue("vae-0", "vae-1")``: a local queue that this process holds, with these runs."""
 
-    def make(*names, kind="local", forced=False, attempts=0):
-        waiting = [Waiting(name, attempts, forced, task) for task, name in enumerate(names)]
+    def make(*names, kind="local", is_rerun=False, attempts=0):
+        waiting = [Waiting(name, attempts, is_rerun, task) for task, name in enumerate(names)]
         return queues.create(
             tmp_path, kind=kind, sweep="s", code=tmp_path, runs=waiting, settings={"cluster": identity()}
         )
@@ -423,7 +423,7 @@ def test_a_run_is_cancelled_in_every_queue(vlae, run, queue, tmp_path):
 
 def test_the_progress_of_a_rerun_is_shown(vlae, run, queue, tmp_path):
     run("a", state="done")
-    RunDirectory.create(tmp_path / ".forced", "a", {"name": "a"}).write_status(
+    RunDirectory.create(tmp_path / ".reruns", "a", {"name": "a"}).write_status(
         state="failed", attempt=1, reason="exception", message="ValueError: x"
     )
     out = vlae("status")[1]
@@ -442,19 +442,19 @@ def test_ended_and_new_runs_are_not_cancelled(vlae, run, queue):
 
 def test_a_rerun_can_be_cancelled(vlae, run, queue, tmp_path):
     run("a", state="done")
-    waiting = queue("a", forced=True)
+    waiting = queue("a", is_rerun=True)
     assert "cancelled: a\n" in vlae("cancel", "a")[1]
     assert waiting.cancelled_runs() == {"a"}
-    RunDirectory.create(tmp_path / FORCED, "a", {})
+    RunDirectory.create(tmp_path / RERUNS, "a", {})
     assert "0 of 1" in vlae("cancel", "a")[1]
 
 
-@pytest.mark.parametrize("forced", [False, True])
-def test_a_run_without_a_queue_is_stopped_directly(vlae, run, monkeypatch, tmp_path, forced):
+@pytest.mark.parametrize("is_rerun", [False, True])
+def test_a_run_without_a_queue_is_stopped_directly(vlae, run, monkeypatch, tmp_path, is_rerun):
     directory = run("a")
-    if forced:
+    if is_rerun:
         directory.write_results({"test": {"elbo": -1.0}})
-        directory = RunDirectory.create(tmp_path / FORCED, "a", {})
+        directory = RunDirectory.create(tmp_path / RERUNS, "a", {})
     directory.claim()
     sent = []
     with monkeypatch.context() as patch:

@@ -284,9 +284,9 @@ def test_attempts_of_a_run_are_one_run(online, run):
 
 def test_a_rerun_is_another_wandb_run(online, run, tmp_path):
     run.attempt(run.go)
-    forced = FakeRun(tmp_path / "runs" / ".forced")
-    assert forced.id == run.id
-    forced.attempt(forced.go)
+    rerun = FakeRun(tmp_path / "runs" / ".reruns")
+    assert rerun.id == run.id
+    rerun.attempt(rerun.go)
     assert history(online.run(f"{run.id}-g2")) == [1, 2, 3, 4, 5, 6]
     assert history(online.run(run.id)) == [1, 2, 3, 4, 5, 6]
 
@@ -294,11 +294,11 @@ def test_a_rerun_is_another_wandb_run(online, run, tmp_path):
 @pytest.mark.parametrize("later", ["tracker=wandb", "tracker=none"])
 def test_a_rerun_without_a_mirror_does_not_replace_the_old_one(online, run, tmp_path, later):
     run.attempt(run.go)
-    forced = FakeRun(tmp_path / "runs" / ".forced", later)
+    rerun = FakeRun(tmp_path / "runs" / ".reruns", later)
     online.stop()
-    forced.attempt(lambda: (forced.epochs(1, 6), forced.complete()))
+    rerun.attempt(lambda: (rerun.epochs(1, 6), rerun.complete()))
     online.start()
-    promoted = promote(forced.directory, tmp_path / "runs")
+    promoted = promote(rerun.directory)
     vlae(run, "sync", *(["--rebuild"] if later == "tracker=none" else []))
     names = {found.name for found in online.runs.values()}
     assert names == ({run.id, f"{run.id}-g2"} if later == "tracker=wandb" else {f"{run.id}-g3"})

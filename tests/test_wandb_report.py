@@ -114,7 +114,7 @@ def test_panels_show_a_rerun_once(tmp_path, server, vlae):
     rerun, in_work, *_ = sweep(tmp_path, server)
     keep_generation(rerun, 3)
     keep_generation(in_work, 1)
-    keep_generation(tmp_path / ".forced" / in_work.name, 2)
+    keep_generation(tmp_path / ".reruns" / in_work.name, 2)
     vlae("report", "s", "--wandb", "--runs-dir", tmp_path)
     (grid,) = blocks(server.reports[0], "panel-grid")
     (_, left_out) = grid["metadata"]["runSets"][0]["filters"]["filters"]

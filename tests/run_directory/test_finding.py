@@ -20,7 +20,7 @@ def runs_dir(tmp_path) -> Path:
     ]:
         RunDirectory.create(tmp_path / "runs", name, CONFIG)
     tmp_path.joinpath("runs", "empty").mkdir()
-    RunDirectory.create(tmp_path / "runs" / ".forced", "hidden-run", CONFIG)
+    RunDirectory.create(tmp_path / "runs" / ".reruns", "hidden-run", CONFIG)
     return tmp_path / "runs"
 
 

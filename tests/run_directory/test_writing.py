@@ -7,7 +7,7 @@ import time
 import pytest
 
 from run_directory.example import CONFIG, RUN_ID, first_line, in_python, output_of, visible_and_hidden
-from vlae.runs.directory import RunDirectory, all_runs, find, forced_directory
+from vlae.runs.directory import RunDirectory, all_runs, find, rerun_directory
 from vlae.runs.rerun import recover
 from vlae.system.disk import RecordError
 from vlae.system.files import write_atomically
@@ -95,6 +95,6 @@ def test_a_run_below_a_file_is_refused_with_the_file(tmp_path):
         assert all_runs(runs_dir) == []
         with pytest.raises(RecordError, match="no run"):
             find(runs_dir, RUN_ID)
-        for create in (RunDirectory.create, forced_directory):
+        for create in (RunDirectory.create, rerun_directory):
             with pytest.raises(RecordError, match=rf"^cannot write \S+{RUN_ID}: {file} is not a directory$"):
                 create(runs_dir, RUN_ID, CONFIG)

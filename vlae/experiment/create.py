@@ -6,14 +6,14 @@ from typing import Any
 
 from vlae.config.compose import with_absolute_paths
 from vlae.config.run_id import run_id
-from vlae.runs.directory import RunDirectory, forced_directory, note_on_earlier
+from vlae.runs.directory import RunDirectory, note_on_earlier, rerun_directory
 from vlae.runs.rerun import recover
 from vlae.system.disk import DiskError
 from vlae.system.files import check_writable
 
 
 def directory_of(container: dict[str, Any]) -> RunDirectory:
-    """The directory of this configuration, there or not. What a killed forced run has left is completed."""
+    """The directory of this configuration, there or not. What a killed rerun has left is completed."""
     runs_dir, identity = Path(container["runs_dir"]), run_id(container)
     recover(runs_dir, identity)
     return RunDirectory(runs_dir / identity)
@@ -40,7 +40,7 @@ def check_directory(container: dict[str, Any]) -> str:
 
 def create(container: dict[str, Any]) -> RunDirectory:
     """The directory to execute, with the configuration frozen in it; with ``force``, one beside that of the old run."""
-    make = forced_directory if container["force"] else RunDirectory.create
+    make = rerun_directory if container["force"] else RunDirectory.create
     frozen = with_absolute_paths(container)
     directory = make(Path(container["runs_dir"]), run_id(container), frozen)
     directory.carry_out_as(frozen)

@@ -10,7 +10,7 @@ from vlae.experiment.run import execute
 from vlae.experiment.start import check_code, prepare_frozen
 from vlae.runs.attempts import RunHeld
 from vlae.runs.directory import RunDirectory
-from vlae.runs.lease import FORCED, last_number
+from vlae.runs.rerun import replaced_by
 from vlae.system.disk import DiskError
 from vlae.system.interruption import Interrupted
 
@@ -50,11 +50,11 @@ def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
     """The status of a `work` that cannot start: no run, or no code or libraries to execute it. None: it can."""
     path = directory.path
     if not (path / "config.yaml").is_file():
-        if path.parent.name == FORCED and (path.parent.parent / path.name / "results.json").is_file():
+        if (replaced := replaced_by(path)) and (replaced / "results.json").is_file():
             return HELD  # a job that was requeued too late: its run has replaced the old one
         print(f"vlae: {path} is not a run directory (moved or deleted?)", file=sys.stderr)
         return FAILED
-    if last_number(path / "attempts") != attempts and (state := directory.state()) in ("failed", "done"):
+    if directory.attempts != attempts and (state := directory.state()) in ("failed", "done"):
         return FAILED if state == "failed" else HELD
     try:
         check_code()  # the run stays as it is, for the next launch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlae.experiment.session import Session, claim_run, report_progress
 from vlae.runs.directory import RunDirectory, promote
-from vlae.runs.lease import FORCED
+from vlae.runs.rerun import replaced_by
 from vlae.system.disk import Patience, patient
 from vlae.trackers.process import start_mirror
 
@@ -22,15 +22,14 @@ def execute(
 ) -> dict[str, Any]:
     """Bring a run to its results, write results.json last, and return its content.
 
-    A forced run then takes the place of the old one. ``captured``: everything that this process prints goes to the
+    A rerun then takes the place of the old one. ``captured``: everything that this process prints goes to the
     attempt's log.
     Errors: RunHeld by another process; Interrupted by a signal; DiskError; and any error of the run itself.
     """
     results = _claim_and_carry_out(directory, prepare, quiet, captured)
-    if directory.path.parent.name == FORCED:
-        runs_dir = directory.path.parent.parent
-        with patient(Patience(runs_dir)):
-            promote(directory, runs_dir)
+    if replaced := replaced_by(directory.path):
+        with patient(Patience(replaced.parent)):
+            promote(directory)
     return results
 
 

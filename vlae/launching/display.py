@@ -133,6 +133,6 @@ def summary(
 
 def incomplete_mirror(queue: Queue, jobs: Sequence[Job]) -> str:
     """A sentence about the first run whose mirrors are not complete; empty if they all are."""
-    # not job.path: a forced run is in the place of the old one by now
+    # not job.path: a rerun is in the place of the old run by now
     done = (RunDirectory(queue.runs_dir / job.path.name) for job in jobs if job.outcome == "done")
     return next(filter(None, (upload_later(run, queue.sweep) for run in done)), "")

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from vlae.launching.queues import QUEUES
 from vlae.runs.lease import Pulse, holder_of, last_number, new_claim, now, put_claim, show_life
 from vlae.runs.schema import Claim
 from vlae.system.console import Console
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, write_json
 
-LOCKS = ".launching"  # in runs_dir
+LOCKS = f"{QUEUES}/.launching"  # in runs_dir
 
 
 class LaunchLock:

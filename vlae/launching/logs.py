@@ -9,10 +9,9 @@ from pathlib import Path
 from vlae.launching import sweep_index
 from vlae.launching.run_state import Observer
 from vlae.runs.directory import RunDirectory, find
-from vlae.runs.lease import last_number
 from vlae.system.console import count_of
 from vlae.system.disk import RecordError
-from vlae.system.files import StrPath, check_inside, read_by
+from vlae.system.files import StrPath, read_by
 
 LOOK_EVERY = 0.5  # seconds
 WAIT_EVERY = 2.0  # while it is not under way
@@ -22,8 +21,7 @@ MOST_NAMED = 10
 
 def log_of(run: RunDirectory) -> Path | None:
     """The log of the last attempt; None: it was never started."""
-    number = last_number(run.path / "attempts")
-    return check_inside(run.path, "attempts", str(number)) / "log.txt" if number else None
+    return run.attempt(number) / "log.txt" if (number := run.attempts) else None
 
 
 def run_of(runs_dir: StrPath, name: str) -> RunDirectory:

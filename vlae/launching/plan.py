@@ -12,7 +12,7 @@ from vlae.config.compose import with_absolute_paths
 from vlae.launching.composed_runs import ComposedRuns, problems_by_run
 from vlae.launching.queues import Queue, Waiting, all_queues, create
 from vlae.launching.run_state import UNREADABLE, Observer, State
-from vlae.runs.directory import RunDirectory, forced_directory, note_on_earlier
+from vlae.runs.directory import RunDirectory, note_on_earlier, rerun_directory
 from vlae.runs.rerun import recover
 from vlae.system.console import count_of
 from vlae.system.disk import RecordError
@@ -35,7 +35,7 @@ class Planned:
 
     def waiting(self, task: int = 0) -> Waiting:
         """Its entry in a queue."""
-        return Waiting(self.run_id, self.state.attempts, self.state.forced, task)
+        return Waiting(self.run_id, self.state.attempts, self.state.is_rerun, task)
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ def _state_to_continue(observer: Observer, run_id: str, force: bool) -> State:
 
     force: what is done, failed or interrupted is executed again, in a directory of its own; see `vlae.runs.rerun`.
     """
-    own, forced = observer.places(run_id)
+    own, rerun = observer.places(run_id)
     state = observer.state(own)
     if force and state.state not in ("new", "running", "queued"):
-        state = observer.state(forced)
+        state = observer.state(rerun)
     try:
         if state.state in ("interrupted", "failed"):
             RunDirectory(state.path).config()
@@ -154,8 +154,8 @@ def create_run_directories(plan: Plan) -> None:
         tracker = run.container["tracker"]
         grouped = {**run.container, "tracker": {**tracker, "group": tracker["group"] or plan.sweep}}
         container = with_absolute_paths(grouped)
-        if run.state.forced:
-            directory = forced_directory(plan.runs_dir, run.run_id, container)
+        if run.state.is_rerun:
+            directory = rerun_directory(plan.runs_dir, run.run_id, container)
         else:
             directory = RunDirectory.create(plan.runs_dir, run.run_id, container)
         directory.carry_out_as(container)

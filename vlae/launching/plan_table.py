@@ -26,7 +26,7 @@ def show_plan(plan: Plan, check: Callable[[Plan], None]) -> int:
     rows = []
     for run in plan.runs:
         state = " ".join(filter(None, [run.state.state, run.state.reason and f"({run.state.reason})"]))
-        what = ("again" if run.state.forced else "starts") if run.starts else ""
+        what = ("again" if run.state.is_rerun else "starts") if run.starts else ""
         rows.append([Text(run.run_id), Text(run.label), Text(state), Text(what)])
     listing = Listing(("run", "what distinguishes it", "state", ""), rows)
     standard_output().print(Group(Text(headline(plan, "would start"), style="bold"), listing))

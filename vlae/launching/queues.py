@@ -18,7 +18,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vlae.runs.lease import FORCED, Pulse, holder_of, new_claim, now, show_life
+from vlae.runs.lease import Pulse, holder_of, new_claim, now, show_life
+from vlae.runs.rerun import RERUNS
 from vlae.runs.schema import Claim, Time, check_record
 from vlae.system.disk import DiskError, Patience, RecordError, notice, patient
 from vlae.system.files import StrPath, appearing, read_json, write_json
@@ -37,7 +38,7 @@ class Waiting:
     run_id: str
     attempts: int
     """Number of attempts when the launch was planned; with one more, this queue has executed it."""
-    forced: bool = False
+    is_rerun: bool = False
     task: int = 0
     """The task of the Slurm array that executes it."""
 
@@ -75,12 +76,12 @@ class Queue:
 
     def place_of(self, run: Waiting) -> Path:
         """The directory in which a run of this queue is executed."""
-        return self.runs_dir / (FORCED if run.forced else "") / run.run_id
+        return self.runs_dir / (RERUNS if run.is_rerun else "") / run.run_id
 
     def is_done(self, run: Waiting) -> bool:
-        """True if the run has its results. One that was forced then takes the place of the old run."""
+        """True if the run has its results. A rerun then takes the place of the old run."""
         place = self.place_of(run)
-        return not place.is_dir() if run.forced else (place / "results.json").is_file()
+        return not place.is_dir() if run.is_rerun else (place / "results.json").is_file()
 
     @property
     def cluster(self) -> str | None:

@@ -16,7 +16,8 @@ from typing import Any
 from vlae.experiment.frozen_run import DONE, HELD, REFUSED, work
 from vlae.runs.attempts import WAITING
 from vlae.runs.directory import RunDirectory, read_status
-from vlae.runs.lease import FORCED, last_number
+from vlae.runs.lease import last_number
+from vlae.runs.rerun import replaced_by
 from vlae.system.disk import DiskError, RecordError
 from vlae.system.streams import guard
 
@@ -114,8 +115,8 @@ def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
         return "held", "executed by another process"
     if status is not None and status < 0:
         return "killed", signal.Signals(-status).name
-    if status is None and run.parent.name == FORCED and not run.exists():  # it is in the place of the old one
-        run = run.parent.parent / run.name
+    if status is None and not run.exists():  # a rerun is in the place of the old run
+        run = replaced_by(run) or run
     try:
         recorded = RunDirectory(run).status()
     except RecordError as error:

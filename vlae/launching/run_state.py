@@ -21,8 +21,8 @@ from vlae.launching.slurm_state import (
     this_cluster,
 )
 from vlae.runs.directory import RunDirectory, read_status, run_names
-from vlae.runs.lease import FORCED, read_claim, seconds_since
-from vlae.runs.schema import Claim
+from vlae.runs.lease import read_claim, seconds_since
+from vlae.runs.rerun import RERUNS, replaced_by
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath
 from vlae.system.processes import place
@@ -69,9 +69,9 @@ class State:
     """True if status.json of a done run does not say so, as when its process was killed a moment before."""
 
     @property
-    def forced(self) -> bool:
+    def is_rerun(self) -> bool:
         """True if it is executed again, beside its old results."""
-        return self.path.parent.name == FORCED
+        return replaced_by(self.path) is not None
 
 
 def state_on_disk(path: Path) -> State:
@@ -116,7 +116,7 @@ class Executor(NamedTuple):
             return claim is None or self.made(claim)
         return True
 
-    def made(self, claim: Claim) -> bool:
+    def made(self, claim: Mapping[str, Any]) -> bool:
         return claim["slurm_job"] == self.job and claim["queue"] in (None, self.queue)
 
 
@@ -154,17 +154,17 @@ class Observer:
 
     def places(self, run_id: str) -> tuple[Path, Path]:
         """The two directories in which a run may be executed: its own, and beside its old results."""
-        return self.runs_dir / run_id, self.runs_dir / FORCED / run_id
+        return self.runs_dir / run_id, self.runs_dir / RERUNS / run_id
 
     def states(self, run_ids: Iterable[str]) -> list[State]:
-        """States in the order of the ids; for a forced run, the state of its new execution."""
-        forced = set(run_names(self.runs_dir / FORCED))
-        return [self.state(self.places(name)[name in forced]) for name in run_ids]
+        """States in the order of the ids; for a rerun, the state of its new execution."""
+        reruns = set(run_names(self.runs_dir / RERUNS))
+        return [self.state(self.places(name)[name in reruns]) for name in run_ids]
 
     def state(self, path: Path) -> State:
         """The state of the run in ``path``."""
         found = state_on_disk(path)
-        key = path.name, found.forced
+        key = path.name, found.is_rerun
         if found.state == "done" or found.reason == UNREADABLE:
             return found
         for waiting, executor, job in self._waiting.get(key, ()):
@@ -204,12 +204,15 @@ class Observer:
         for run, state in states.items():
             if run.run_id not in cancelled:
                 executor = Executor(queue.token, jobs.get(run.task, ""))
-                self._waiting.setdefault((run.run_id, run.forced), []).append((run, executor, state))
+                self._waiting.setdefault((run.run_id, run.is_rerun), []).append((run, executor, state))
 
     def _end(self, queue: Queue, jobs: Mapping[int, str], reasons: Mapping[Waiting, str | None]) -> None:
         for run, reason in reasons.items():
             if reason is not None:
-                self._ended[run.run_id, run.forced] = (Executor(queue.token, jobs.get(run.task, "")), reason)
+                self._ended[run.run_id, run.is_rerun] = (
+                    Executor(queue.token, jobs.get(run.task, "")),
+                    reason,
+                )
 
     def _look_at_jobs(self, queue: Queue, jobs: Mapping[int, str]) -> None:
         on_its_way = JobState("waiting", "" if queue.holder() else SUBMISSION_INTERRUPTED)

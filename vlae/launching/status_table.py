@@ -113,7 +113,7 @@ def _progress(state: State) -> str:
 
 
 def _state(state: State) -> str:
-    name = f"{state.state} again" if state.forced else state.state
+    name = f"{state.state} again" if state.is_rerun else state.state
     if state.state == "running" and state.heartbeat is not None:
         text = f"{name}, seen {duration(state.heartbeat)} ago"
         if state.reason:  # a disk that refuses writes

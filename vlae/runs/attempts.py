@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, final
 
 from vlae.errors import out_of_memory
-from vlae.runs.lease import DEAD_AFTER, FORCED, PULSE_EVERY, Pulse, last_number, living_claim, now, read_claim
+from vlae.runs.lease import DEAD_AFTER, PULSE_EVERY, Pulse, last_claim, now, read_claim
+from vlae.runs.rerun import replaced_by
 from vlae.runs.schema import Claim
 from vlae.system import files
 from vlae.system.console import position, share
 from vlae.system.disk import DiskError, RecordError, patient, patiently, refusal_in
 from vlae.system.interruption import Interrupted
-from vlae.system.processes import is_owned_by
 
 HEARTBEAT_EVERY = 2.0  # seconds between two writes of status.json by `Attempt.heartbeat`
 RESERVE, WAITING = ".reserve", "waiting.json"
@@ -34,13 +34,6 @@ class RunHeld(RecordError):
     def __init__(self, message: str, holder: Claim) -> None:
         super().__init__(message)
         self.holder = holder
-
-
-def last_claim(run: Path) -> tuple[int, Claim | None]:
-    """The number of the last attempt of the run in ``run``, and its claim if that is alive."""
-    number, status = last_number(run / "attempts"), files.read_json(run / "status.json") or {}
-    last_sign = status.get("updated") if status.get("attempt") == number else None
-    return number, living_claim(files.check_inside(run, "attempts", str(number)), last_sign)
 
 
 def refuse_if_held(run: Path) -> None:
@@ -63,7 +56,7 @@ def remove_leftovers(run: Path, over: range) -> None:
         with contextlib.suppress(RecordError):  # damaged, or of an older version
             if claim := read_claim(attempt):
                 whose.append((claim["place"], claim["pid"], claim["process_start"]))
-    files.remove_abandoned(run, lambda name: any(is_owned_by(name, *each) for each in whose))
+    files.remove_abandoned(run, dead=whose)
     rests = [*run.glob("checkpoints/.*.next"), *run.glob("checkpoints/.*.link")]
     rests += [run / "attempts" / str(number) / name for number in over for name in (RESERVE, WAITING)]
     for rest in rests:
@@ -76,8 +69,8 @@ def _held_message(run: Path, run_id: str, number: int, holder: Claim, progress: 
     today = since.date() == datetime.now().astimezone().date()
     what, done, total = position(progress or {})
     at = f", {what} {share(done, total)}" if progress else ""
-    forced = run.parent.name == FORCED  # it is no run yet that its id would show
-    name, shown = (f"{run_id}, forced in {run},", run) if forced else (run_id, run_id)
+    # a rerun is no run yet that its id would show
+    name, shown = (f"{run_id}, rerun in {run},", run) if replaced_by(run) else (run_id, run_id)
     process = f"process {holder['pid']} on host {holder['host']}"
     when = f"{since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} (attempt {number}{at})"
     text = f"run {name} is being executed by {process} since {when}"

@@ -23,9 +23,9 @@ import yaml
 from vlae.config.problems import format_value
 from vlae.config.run_id import OF_A_COMMAND, carried_out_as, exact_text, newer_schema, settings
 from vlae.config.run_id import run_id as run_id_of
-from vlae.runs.attempts import WAITING, Attempt, last_claim, refuse_if_held, remove_leftovers
-from vlae.runs.lease import FORCED, last_number, new_claim, now, put_claim, read_claim
-from vlae.runs.rerun import out_of_place, put_in_place, recover_all
+from vlae.runs.attempts import WAITING, Attempt, refuse_if_held, remove_leftovers
+from vlae.runs.lease import last_claim, last_number, new_claim, now, put_claim, read_claim
+from vlae.runs.rerun import RERUNS, out_of_place, recover, recover_all, replaced_by
 from vlae.runs.schema import STATUS, Claim, RunState, Status, check_record
 from vlae.system import files
 from vlae.system.disk import RecordError, patiently
@@ -72,6 +72,15 @@ class RunDirectory:
     def run_id(self) -> str:
         """The id recorded at creation, which a renamed or copied directory keeps."""
         return str(read_status(self._name)["run_id"])
+
+    @property
+    def attempts(self) -> int:
+        """The number of attempts so far."""
+        return last_number(self.path / "attempts")
+
+    def attempt(self, number: int) -> Path:
+        """The directory of an attempt. RecordError: a link on the way leads out of the run."""
+        return files.check_inside(self.path, "attempts", str(number))
 
     def config(self) -> dict[str, Any]:
         """The frozen config. RecordError where it is not the one that the run's id was made from."""
@@ -133,7 +142,7 @@ class RunDirectory:
             return corrected("interrupted", "no results", "results.json is missing")
         if status["state"] != "running":
             return status
-        attempt = self._attempt(status["attempt"] or 0)
+        attempt = self.attempt(status["attempt"] or 0)
         if self.holder() is not None:
             return {**status, "reason": (files.read_json(attempt / WAITING) or {}).get("reason")}
         if (end := files.read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
@@ -147,7 +156,7 @@ class RunDirectory:
         if self.results() is None or read_status(self._name)["state"] == "done" or self.holder() is not None:
             return
         self.write_status(state="done", reason=None, message=None)
-        remove_leftovers(self.path, range(1, last_number(self.path / "attempts") + 1))
+        remove_leftovers(self.path, range(1, self.attempts + 1))
 
     def state(self) -> str:
         """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: the present state."""
@@ -229,7 +238,7 @@ class RunDirectory:
             if holder and holder["token"] == claim["token"]:
                 break
             refuse_if_held(self.path)
-            put_claim(self._attempt(number + 1), claim)  # who was first, we read from disk
+            put_claim(self.attempt(number + 1), claim)  # who was first, we read from disk
         remove_leftovers(self.path, range(1, number))
         where = " ".join(filter(None, [claim["slurm_job"] and f"job {claim['slurm_job']}", claim["host"]]))
         spent = read_status(self._name)["gpu_seconds"]
@@ -237,18 +246,18 @@ class RunDirectory:
             fresh = {"reason": None, "message": None, "progressed": now()}
             self.write_status(state="running", attempt=number, where=where, **fresh)
         except RecordError:
-            shutil.rmtree(self._attempt(number), ignore_errors=True)  # one that never began holds nothing
+            shutil.rmtree(self.attempt(number), ignore_errors=True)  # one that never began holds nothing
             raise
-        return Attempt(self._attempt(number), self.write_status, claim["gpus"], spent)
+        return Attempt(self.attempt(number), self.write_status, claim["gpus"], spent)
 
     def end_attempt(self, reason: str) -> None:
         """End the last attempt, whose process can no longer do so: its Slurm job has ended.
 
         Where it lives nevertheless (its node is cut off), it stops itself when it sees its successor.
         """
-        number, end = last_number(self.path / "attempts"), {"state": "interrupted", "reason": reason}
+        number, end = self.attempts, {"state": "interrupted", "reason": reason}
         self.write_status(attempt=number, message=None, **end)
-        files.write_json(self._attempt(number) / "ended.json", {**end, "message": None, "ended": now()})
+        files.write_json(self.attempt(number) / "ended.json", {**end, "message": None, "ended": now()})
 
     def holder(self) -> Claim | None:
         """The claim of the living process that executes this run, if there is one."""
@@ -257,9 +266,6 @@ class RunDirectory:
     def refuse_if_held(self) -> None:
         """RunHeld where a living process executes this run."""
         refuse_if_held(self.path)
-
-    def _attempt(self, number: int) -> Path:
-        return files.check_inside(self.path, "attempts", str(number))
 
 
 def metrics_of(path: files.StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
@@ -297,7 +303,7 @@ def all_runs(runs_dir: files.StrPath) -> list[RunDirectory]:
 def find(runs_dir: files.StrPath, name: str, *, to_write: bool = False) -> RunDirectory:
     """The run that ``name`` means: its directory, its id, or a prefix of either that no other run shares.
 
-    It is found where it is whole, even if a forced run was killed while it took its place. Nothing is written, unless
+    It is found where it is whole, even if a rerun was killed while it took its place. Nothing is written, unless
     ``to_write``: then that is completed first.
     Errors: RecordError that lists the candidates, or where it looked and which names are near.
     """
@@ -375,15 +381,25 @@ def _is_run(path: files.StrPath) -> bool:
     return os.path.isfile(os.path.join(path, "config.yaml"))
 
 
-def forced_directory(runs_dir: files.StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
+def rerun_directory(runs_dir: files.StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:
     """The directory in which ``run_id`` is executed again, beside its old results; `vlae.runs.rerun` says how.
 
     Errors: RunHeld where a living process executes the old one.
     """
     refuse_if_held(Path(runs_dir) / run_id)
-    return RunDirectory.create(Path(runs_dir) / FORCED, run_id, config)
+    return RunDirectory.create(Path(runs_dir) / RERUNS, run_id, config)
 
 
-def promote(forced: RunDirectory, runs_dir: files.StrPath) -> RunDirectory:
-    """The forced run in the place of the old one."""
-    return RunDirectory(put_in_place(runs_dir, forced.path.name))
+def promote(rerun: RunDirectory) -> RunDirectory:
+    """The rerun, which is done and whose attempt has ended, in the place of the old run.
+
+    Errors: RecordError where it has no results; RunHeld where a living process executes one of the two.
+    """
+    run = replaced_by(rerun.path)
+    assert run is not None
+    if not os.path.isfile(rerun.path / "results.json"):
+        raise RecordError(f"{rerun.path} has no results.json: it does not replace {run}")
+    rerun.refuse_if_held()
+    refuse_if_held(run)
+    recover(run.parent, run.name)
+    return RunDirectory(run)

@@ -13,10 +13,9 @@ from typing import Any
 
 from vlae.runs.schema import CLAIM, Claim, check_record
 from vlae.system.disk import RecordError
-from vlae.system.files import appearing, read_json, write_json
+from vlae.system.files import appearing, check_inside, read_json, write_json
 from vlae.system.processes import place, process_lives, process_start
 
-FORCED = ".forced"  # in runs_dir: runs that are executed again, beside their old results
 PULSE_EVERY = 30.0  # seconds between signs of life while the run is in one long step, such as a download
 GPUS = "VLAE_GPUS"  # environment variable: the GPUs of this process, a fraction where it shares one
 QUEUE = "VLAE_QUEUE"  # environment variable: the queue whose Slurm job this process belongs to
@@ -121,6 +120,13 @@ def living_claim(attempt: Path, last_sign: str | None) -> Claim | None:
         return None  # Slurm ends what is left of a job before it starts the job again
     silence = min(seconds_since(last_sign), seconds_since(claim["started"]))
     return claim if silence < DEAD_AFTER else None
+
+
+def last_claim(run: Path) -> tuple[int, Claim | None]:
+    """The number of the last attempt of the run in ``run``, and its claim if that is alive."""
+    number, status = last_number(run / "attempts"), read_json(run / "status.json") or {}
+    last_sign = status.get("updated") if status.get("attempt") == number else None
+    return number, living_claim(check_inside(run, "attempts", str(number)), last_sign)
 
 
 def holder_of(place: Path) -> Claim | None:

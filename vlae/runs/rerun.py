@@ -1,7 +1,7 @@
-"""Forced runs: executed in runs_dir/.forced/<id> until they have results, then put in the place of the old run.
+"""Reruns: executed in runs_dir/.reruns/<id> until they have results, then put in the place of the old run.
 
-runs/<id> -> .replaced/<id>, .forced/<id> -> runs/<id>, then the old one is deleted. Each step starts from what is on
-disk, so that after a kill anywhere the next call completes it: a whole result is there at every moment.
+runs/<id> -> .reruns/.replaced/<id>, .reruns/<id> -> runs/<id>, then the old one is deleted. Each step starts
+from what is on disk, so that after a kill anywhere the next call completes it: a whole result is there at every moment.
 """
 
 import contextlib
@@ -10,43 +10,38 @@ import secrets
 import shutil
 from pathlib import Path
 
-from vlae.runs.attempts import last_claim, refuse_if_held
-from vlae.runs.lease import FORCED
+from vlae.runs.lease import last_claim
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, make_directory, rename_if_free
 
-REPLACED = ".replaced"
+RERUNS = ".reruns"  # in runs_dir: runs that are executed again, beside their old results
+REPLACED = f"{RERUNS}/.replaced"
 
 
-def put_in_place(runs_dir: StrPath, run_id: str) -> Path:
-    """Put the forced run, which is done and whose attempt has ended, in the place of the old one.
+def replaced_by(rerun: Path) -> Path | None:
+    """The directory whose place a rerun takes; None: ``rerun`` is none.
 
-    Errors: RecordError where it has no results; RunHeld where a living process executes one of the two.
+    >>> str(replaced_by(Path("runs/.reruns/a"))), replaced_by(Path("runs/a"))
+    ('runs/a', None)
     """
-    run, forced = Path(runs_dir, run_id), Path(runs_dir, FORCED, run_id)
-    if not os.path.isfile(forced / "results.json"):
-        raise RecordError(f"{forced} has no results.json: it does not replace {run}")
-    refuse_if_held(forced)
-    refuse_if_held(run)
-    recover(runs_dir, run_id)
-    return run
+    return rerun.parent.parent / rerun.name if rerun.parent.name == RERUNS else None
 
 
 def recover(runs_dir: StrPath, run_id: str) -> None:
-    """Complete what a killed `put_in_place` began; call it before a run is started or written to.
+    """Complete what a killed replacement began; call it before a run is started or written to.
 
     If there is nothing to do, it makes two file system calls and writes nothing.
     Errors: RecordError where the directory is not writable and there is something to do.
     """
-    run, forced, replaced = (Path(runs_dir, part, run_id) for part in ("", FORCED, REPLACED))
-    done = os.path.isfile(forced / "results.json")
+    run, rerun, replaced = (Path(runs_dir, part, run_id) for part in ("", RERUNS, REPLACED))
+    done = os.path.isfile(rerun / "results.json")
     if not done and not os.path.isdir(replaced.parent):
         return
     _delete_replaced(replaced, run)
-    if done and not (last_claim(forced)[1] or last_claim(run)[1]):
+    if done and not (last_claim(rerun)[1] or last_claim(run)[1]):
         make_directory(replaced.parent)
         rename_if_free(run, replaced)
-        rename_if_free(forced, run)
+        rename_if_free(rerun, run)
     _delete_replaced(replaced, run)
     if os.path.isdir(replaced):
         rename_if_free(replaced, run)
@@ -55,9 +50,9 @@ def recover(runs_dir: StrPath, run_id: str) -> None:
 
 
 def out_of_place(runs_dir: StrPath) -> dict[str, Path]:
-    """Runs that a killed `put_in_place` has left without a directory of their name, and where each is whole."""
+    """Runs that a killed replacement has left without a directory of their name, and where each is whole."""
     found: dict[str, Path] = {}
-    for part, file in ((REPLACED, "config.yaml"), (FORCED, "results.json")):
+    for part, file in ((REPLACED, "config.yaml"), (RERUNS, "results.json")):
         with contextlib.suppress(OSError):
             for name in os.listdir(Path(runs_dir, part)):
                 path = Path(runs_dir, part, name)
@@ -67,9 +62,9 @@ def out_of_place(runs_dir: StrPath) -> dict[str, Path]:
 
 
 def recover_all(runs_dir: StrPath, prefix: str) -> None:
-    """Recover each run with this id prefix that a killed `put_in_place` may have left, as far as it can be written."""
+    """Recover each run with this id prefix that a killed replacement may have left, as far as it can be written."""
     names: set[str] = set()
-    for part in (FORCED, REPLACED):
+    for part in (RERUNS, REPLACED):
         with contextlib.suppress(OSError):
             names.update(os.listdir(Path(runs_dir, part)))
     for name in sorted(names):

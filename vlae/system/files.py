@@ -11,12 +11,12 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vlae.system.disk import DiskError, RecordError, patiently, reason_of
-from vlae.system.processes import owned_name, owner_lives
+from vlae.system.processes import is_owned_by, owned_name, owner_lives
 
 StrPath = str | os.PathLike[str]
 T = TypeVar("T")
@@ -163,25 +163,26 @@ def staged_for(path: Path) -> Path:
     return path.parent / STAGING / owned_name(path.name)
 
 
-def remove_abandoned(folder: Path, is_over: Callable[[str], bool] = lambda name: False) -> None:
+def remove_abandoned(folder: Path, dead: Collection[tuple[str, int, float]] = ()) -> None:
     """Delete what dead processes left in ``folder``, at any depth: temporary files and staged directories.
 
-    is_over: takes the name of a temporary file; true if its process, on another host, is known to be dead.
+    dead: place, id and start of processes, on other hosts perhaps, that are known to be dead.
     """
     for root, directories, files in os.walk(folder):
         staging = os.path.basename(root) == STAGING
         for name in [*(directories if staging else ()), *files]:
             path = os.path.join(root, name)
-            if (staging or (name[0] == "." and name.endswith(".tmp"))) and _is_abandoned(path, is_over):
+            if (staging or (name[0] == "." and name.endswith(".tmp"))) and _is_abandoned(path, dead):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(path) if name in directories else os.unlink(path)
         if staging:
             directories.clear()
 
 
-def _is_abandoned(path: str, is_over: Callable[[str], bool]) -> bool:
-    lives = owner_lives(os.path.basename(path))
-    if lives is not None or is_over(os.path.basename(path)):
+def _is_abandoned(path: str, dead: Collection[tuple[str, int, float]]) -> bool:
+    name = os.path.basename(path)
+    lives = owner_lives(name)
+    if lives is not None or any(is_owned_by(name, *process) for process in dead):
         return not lives
     try:
         return time.time() - os.lstat(path).st_mtime > ABANDONED_AFTER

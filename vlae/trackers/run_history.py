@@ -9,7 +9,7 @@ from typing import Any
 from vlae.config.run_id import OF_A_COMMAND
 from vlae.config.schema import Tracker
 from vlae.runs.directory import RunDirectory, metrics_of
-from vlae.runs.lease import FORCED
+from vlae.runs.rerun import RERUNS, replaced_by
 from vlae.system.disk import RecordError
 from vlae.system.files import NewLines, make_directory, read_json, write_json
 
@@ -67,10 +67,9 @@ class RunHistory:
         return self.settings.tensorboard and not complete and self.directory.results() is not None
 
     def take_generation(self) -> None:
-        """Give a forced rerun the generation after that of the run it replaces, mirrored now or later."""
-        path = self.directory.path
-        replaced = path.parent.parent / path.name
-        if path.parent.name == FORCED and not self.notes_of(WANDB) and (before := generation(replaced)):
+        """Give a rerun the generation after that of the run it replaces, mirrored now or later."""
+        replaced = replaced_by(self.directory.path)
+        if replaced and not self.notes_of(WANDB) and (before := generation(replaced)):
             write_json(make_directory(self.place) / f"{WANDB}.json", {"generation": before + 1})
 
 
@@ -120,7 +119,7 @@ def wandb_id(run_id: str, generation: int) -> str:
 def generation(run: Path) -> int:
     """The number of the mirror of this run directory on Weights & Biases; 0: there was none.
 
-    A forced rerun, or a rebuilt mirror, gets another one: the history of an id there can neither be undone nor, once
+    A rerun, or a rebuilt mirror, gets another one: the history of an id there can neither be undone nor, once
     deleted, be used again.
     """
     file = run / TRACKING / f"{WANDB}.json"
@@ -131,9 +130,9 @@ def generation(run: Path) -> int:
 
 
 def other_ids(run: Path) -> list[str]:
-    """Other ids of this run directory on Weights & Biases: earlier mirrors, and that of a forced rerun under way."""
+    """Other ids of this run directory on Weights & Biases: earlier mirrors, and that of a rerun under way."""
     own = generation(run)
-    newest = max(own, generation(run.parent / FORCED / run.name))
+    newest = max(own, generation(run.parent / RERUNS / run.name))
     return [wandb_id(run.name, number) for number in range(1, newest + 1) if number != own]
 
 

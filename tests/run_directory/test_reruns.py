@@ -1,4 +1,4 @@
-"""A forced run replaces the old one when it is done, and not before."""
+"""A rerun replaces the old run when it is done, and not before."""
 
 import errno
 import os
@@ -17,20 +17,20 @@ from run_directory.example import (
     visible_and_hidden,
 )
 from vlae.runs.attempts import RunHeld
-from vlae.runs.directory import RunDirectory, find, forced_directory, promote
-from vlae.runs.rerun import recover
+from vlae.runs.directory import RunDirectory, find, promote, rerun_directory
+from vlae.runs.rerun import REPLACED, RERUNS, recover
 from vlae.system.disk import RecordError
 
 
 def test_the_old_result_stays_until_the_new_one_exists(run):
     runs_dir = finished(run, 1).path.parent
-    forced = forced_directory(runs_dir, RUN_ID, CONFIG)
+    rerun = rerun_directory(runs_dir, RUN_ID, CONFIG)
     recover(runs_dir, RUN_ID)
     with pytest.raises(RecordError, match=r"no results\.json: it does not replace"):
-        promote(forced, runs_dir)
+        promote(rerun)
     assert run.results() == {"test": {"value": 1}}
-    assert forced_directory(runs_dir, RUN_ID, CONFIG).path == forced.path  # an interrupted one resumes
-    assert promote(finished(forced, 2), runs_dir).results() == run.results() == {"test": {"value": 2}}
+    assert rerun_directory(runs_dir, RUN_ID, CONFIG).path == rerun.path  # an interrupted one resumes
+    assert promote(finished(rerun, 2)).results() == run.results() == {"test": {"value": 2}}
     assert run.run_id == RUN_ID
     assert run.config() == CONFIG
     assert not [name for name in visible_and_hidden(runs_dir) if name.endswith(RUN_ID) and name != RUN_ID]
@@ -39,11 +39,11 @@ def test_the_old_result_stays_until_the_new_one_exists(run):
 def test_a_run_that_is_being_executed_is_not_replaced(run):
     runs_dir = run.path.parent
     with run.claim(), pytest.raises(RunHeld):
-        forced_directory(runs_dir, RUN_ID, CONFIG)
-    forced = finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+        rerun_directory(runs_dir, RUN_ID, CONFIG)
+    rerun = finished(rerun_directory(runs_dir, RUN_ID, CONFIG), 2)
     with run.claim():
         with pytest.raises(RunHeld):
-            promote(forced, runs_dir)
+            promote(rerun)
         recover(runs_dir, RUN_ID)
         assert run.results() is None
     recover(runs_dir, RUN_ID)
@@ -56,18 +56,18 @@ def test_the_next_start_completes_a_killed_replacement():
         import json
         from killing import killed_at_every_step
         from run_directory.example import CONFIG, RUN_ID, everything, finished
-        from vlae.runs.directory import RunDirectory, find, forced_directory, promote
-        from vlae.runs.rerun import recover
+        from vlae.runs.directory import RunDirectory, find, rerun_directory, promote
+        from vlae.runs.rerun import REPLACED, RERUNS, recover
 
         def prepare(folder):
             finished(RunDirectory.create(folder, RUN_ID, CONFIG), 1)
-            finished(forced_directory(folder, RUN_ID, CONFIG), 2)
+            finished(rerun_directory(folder, RUN_ID, CONFIG), 2)
 
         def act(folder):
-            promote(forced_directory(folder, RUN_ID, CONFIG), folder)
+            promote(rerun_directory(folder, RUN_ID, CONFIG))
 
         def check(folder):
-            run, old = RunDirectory(folder / RUN_ID), RunDirectory(folder / ".replaced" / RUN_ID)
+            run, old = RunDirectory(folder / RUN_ID), RunDirectory(folder / REPLACED / RUN_ID)
             whole = [each.path for each in (run, old) if each.path.exists() and each.results() and each.config()]
             assert whole == [each.path for each in (run, old) if each.path.exists()] != []
             before = everything(folder)
@@ -76,8 +76,8 @@ def test_the_next_start_completes_a_killed_replacement():
             assert run.results() == {"test": {"value": 2}} and not old.path.exists()
             recover(folder, RUN_ID)
             assert run.results()["test"] == run.metrics()[0] == {"value": 2} and run.config() == CONFIG
-            left = {path.name for path in folder.rglob("*") if path.parent.parent == folder} - {"config.yaml"}
-            assert not {name for name in left if RUN_ID in name}, left
+            left = [path for path in folder.rglob("*") if RUN_ID in path.name]
+            assert left == [run.path]
             recover(folder, RUN_ID)
             assert run.results() == {"test": {"value": 2}}
 
@@ -89,40 +89,40 @@ def test_the_next_start_completes_a_killed_replacement():
 def test_a_replacement_survives_another_start_in_between(run):
     """Killed between its two renames, after which a start that did not `recover` made the run again."""
     runs_dir = finished(run, 1).path.parent
-    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
-    runs_dir.joinpath(".replaced").mkdir()
-    run.path.rename(runs_dir / ".replaced" / RUN_ID)
+    finished(rerun_directory(runs_dir, RUN_ID, CONFIG), 2)
+    runs_dir.joinpath(REPLACED).mkdir(parents=True)
+    run.path.rename(runs_dir / REPLACED / RUN_ID)
     RunDirectory.create(runs_dir, RUN_ID, CONFIG)
     recover(runs_dir, RUN_ID)
     assert run.results() == {"test": {"value": 2}}
-    assert RUN_ID not in [*os.listdir(runs_dir / ".replaced"), *os.listdir(runs_dir / ".forced")]
+    assert RUN_ID not in [*os.listdir(runs_dir / REPLACED), *os.listdir(runs_dir / RERUNS)]
 
 
 def test_an_old_run_returns_if_the_new_one_has_vanished(run):
     runs_dir = finished(run, 1).path.parent
-    runs_dir.joinpath(".replaced").mkdir()
-    run.path.rename(runs_dir / ".replaced" / RUN_ID)
+    runs_dir.joinpath(REPLACED).mkdir(parents=True)
+    run.path.rename(runs_dir / REPLACED / RUN_ID)
     recover(runs_dir, RUN_ID)
     assert run.results() == {"test": {"value": 1}}
 
 
-def test_a_forced_run_that_is_being_executed_is_named_with_its_place(run):
-    forced = forced_directory(run.path.parent, RUN_ID, CONFIG)
-    with forced.claim(), pytest.raises(RunHeld) as held:
-        forced.claim()
+def test_a_rerun_that_is_being_executed_is_named_with_its_place(run):
+    rerun = rerun_directory(run.path.parent, RUN_ID, CONFIG)
+    with rerun.claim(), pytest.raises(RunHeld) as held:
+        rerun.claim()
     message = str(held.value)
     assert message.startswith(
-        f"run {RUN_ID}, forced in {forced.path}, is being executed by process {os.getpid()} "
+        f"run {RUN_ID}, rerun in {rerun.path}, is being executed by process {os.getpid()} "
     )
-    assert message.endswith(f"`vlae show {forced.path}`")
-    assert find(run.path.parent, str(forced.path)).path == forced.path
+    assert message.endswith(f"`vlae show {rerun.path}`")
+    assert find(run.path.parent, str(rerun.path)).path == rerun.path
 
 
 def test_finding_a_run_writes_nothing_without_need(run, monkeypatch):
     runs_dir = finished(run, 1).path.parent
-    with forced_directory(runs_dir, RUN_ID, CONFIG).claim():
+    with rerun_directory(runs_dir, RUN_ID, CONFIG).claim():
         pass
-    runs_dir.joinpath(".replaced").mkdir()
+    runs_dir.joinpath(REPLACED).mkdir(parents=True)
 
     def refuse(*given: object, **named: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -134,25 +134,25 @@ def test_finding_a_run_writes_nothing_without_need(run, monkeypatch):
 
 
 def test_a_reader_finds_the_run_after_a_killed_replacement(run):
-    runs_dir, replaced = finished(run, 1).path.parent, run.path.parent / ".replaced"
-    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+    runs_dir, replaced = finished(run, 1).path.parent, run.path.parent / REPLACED
+    finished(rerun_directory(runs_dir, RUN_ID, CONFIG), 2)
     before = everything(runs_dir)
     assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
     assert everything(runs_dir) == before
-    replaced.mkdir()
+    replaced.mkdir(parents=True)
     run.path.rename(replaced / RUN_ID)
     before = everything(runs_dir)
     for name in (RUN_ID, RUN_ID[:-1], str(run.path)):
         assert find(runs_dir, name).results() == {"test": {"value": 2}}
     assert everything(runs_dir) == before
-    shutil.rmtree(runs_dir / ".forced" / RUN_ID)
+    shutil.rmtree(runs_dir / RERUNS / RUN_ID)
     assert find(runs_dir, RUN_ID).results() == {"test": {"value": 1}}
     assert find(runs_dir, RUN_ID, to_write=True).path == run.path
 
 
 def test_a_reader_sees_the_old_run_until_a_writer_replaces_it(run, monkeypatch):
     runs_dir = finished(run, 1).path.parent
-    finished(forced_directory(runs_dir, RUN_ID, CONFIG), 2)
+    finished(rerun_directory(runs_dir, RUN_ID, CONFIG), 2)
 
     def refuse(*given: object, **named: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -170,13 +170,13 @@ def test_a_reader_sees_the_old_run_until_a_writer_replaces_it(run, monkeypatch):
 def test_recovery_by_two_processes_deletes_no_new_run(run, monkeypatch):
     """Two recover at once: the second takes the new run, put in its place a moment ago, for the old one."""
     runs_dir = finished(run, 1).path.parent
-    replaced = runs_dir / ".replaced" / RUN_ID
-    finished(RunDirectory.create(runs_dir / ".replaced", RUN_ID, CONFIG), 0)
+    replaced = runs_dir / REPLACED / RUN_ID
+    finished(RunDirectory.create(runs_dir / REPLACED, RUN_ID, CONFIG), 0)
     real = os.rename
 
     def rename(source: Path, target: Path) -> None:
         if Path(source) == replaced and run.path.exists():  # deleting begins
-            real(replaced, runs_dir / ".replaced" / ".oldest")
+            real(replaced, runs_dir / REPLACED / ".oldest")
             real(run.path, replaced)
         real(source, target)
 

@@ -123,7 +123,9 @@ def outcome(place: Path) -> dict[str, object]:
         ],
         "tensors": {name: value.numpy().tobytes() for name, value in tensors.items()},
         "images": {name: v.tobytes() for name, v in np.load(directory / "test_log_likelihood.npz").items()},
-        "pictures": {path.name: path.read_bytes() for path in (directory / "images").rglob("*.png")},
+        "pictures": {
+            path.relative_to(directory): path.read_bytes() for path in directory.glob("images/**/*.png")
+        },
     }
 
 

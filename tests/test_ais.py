@@ -48,7 +48,7 @@ from vlae.estimation.ais import (
     temperatures,
     transition,
 )
-from vlae.experiment.images import test_set as images_to_score
+from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.reevaluate import override_evaluation, reevaluate
 from vlae.experiment.scoring import score
 from vlae.experiment.summary import summary

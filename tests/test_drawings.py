@@ -27,7 +27,7 @@ from vlae.distributions.laplace import find_modes
 from vlae.errors import UserError
 from vlae.estimation.importance import evaluate
 from vlae.estimation.reliability import MARK
-from vlae.experiment.library import Library
+from vlae.experiment.inspection import Library
 from vlae.report.plots.draw import draw, drawable
 from vlae.report.plots.estimators import sample_sizes
 from vlae.report.plots.frame import NARROW, WITHOUT_TIME, file_content
@@ -604,7 +604,7 @@ def trained_runs(tmp_path_factory):
 
 def model_of(runs_dir, name):
     (place,) = runs_dir.glob(f"{name}-*")
-    return Library().inspect(place)
+    return Library().inspect(str(place))
 
 
 @pytest.mark.slow

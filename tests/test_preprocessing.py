@@ -200,9 +200,9 @@ def test_evaluation_images_depend_only_on_split_seed(support, settings):
     first, second = preprocess(settings, support=support), preprocess(settings, support=support)
     test = splits().test
     torch.manual_seed(1)
-    x = first.evaluation_set(test, "test", generator("cpu", 1))
+    x = first.evaluation_set(test, "test", 1)
     torch.manual_seed(2)
-    assert torch.equal(second.evaluation_set(test, "test", generator("cpu", 2)), x)
+    assert torch.equal(second.evaluation_set(test, "test", 2), x)
     other = preprocess(settings, splits(seed=1), support)
     assert not torch.equal(other.evaluation_set(test, "test"), x)
     assert not torch.equal(first.evaluation_set(test, "validation"), x)
@@ -211,7 +211,7 @@ def test_evaluation_images_depend_only_on_split_seed(support, settings):
 def test_without_fixed_evaluation_noise_is_drawn_each_time():
     p = preprocess({"fixed_evaluation": False}, support="binary")
     test = splits().test
-    one, two, again = (p.evaluation_set(test, "test", generator("cpu", k)) for k in (1, 2, 1))
+    one, two, again = (p.evaluation_set(test, "test", k) for k in (1, 2, 1))
     assert not torch.equal(one, two)
     assert torch.equal(one, again)
     with pytest.raises(ValueError, match="fixed_evaluation"):

@@ -11,7 +11,7 @@ from vlae.config.targets import build
 from vlae.estimation import gaps
 from vlae.estimation import importance as evaluation
 from vlae.experiment import evaluation_parts as parts
-from vlae.experiment.images import test_set as images_to_score
+from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.scoring import NAME, score
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory

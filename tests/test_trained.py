@@ -12,7 +12,7 @@ from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.config.targets import build
 from vlae.estimation.importance import evaluate
-from vlae.experiment.device import select_device
+from vlae.experiment.prepare import select_device
 from vlae.experiment.reevaluate import reevaluate
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError

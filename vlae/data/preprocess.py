@@ -13,6 +13,7 @@ from torch import Tensor
 from vlae.config.preprocessing import Preprocessing, conflicts
 from vlae.data.download import DataError
 from vlae.data.splits import Splits, frozen_random
+from vlae.seeding import generator
 
 CHUNK_PIXELS = 2**17  # a chunk and its float64 intermediates stay in the processor's cache
 Name = Literal["train", "validation", "test"]
@@ -104,21 +105,20 @@ class Preprocess:
         self,
         images: Shaped[Tensor, "images channels height width"],
         name: Name,
-        generator: torch.Generator | None = None,
+        seed: int | None = None,
     ) -> Float[Tensor, "images pixels"]:
         """x of a whole split, or of its first images, with noise that is fixed by the data's seed.
 
-        With ``fixed_evaluation: false`` the noise comes from ``generator`` instead: it is the run's, not the data's.
+        With ``fixed_evaluation: false`` it is fixed by ``seed`` instead, that of the run. ValueError: seed is None.
         """
         x = torch.empty(len(images), self.pixels, dtype=self.dtype, device=images.device)
         fresh = self.random and not self.preprocessing.fixed_evaluation
-        if fresh and generator is None:
-            raise ValueError(
-                "dataset.fixed_evaluation=false: expected a generator for the fresh noise, got None"
-            )
+        if fresh and seed is None:
+            raise ValueError("dataset.fixed_evaluation=false: expected a seed for the fresh noise, got None")
+        source = generator(images.device, seed or 0, f"{name} set")
         for chunk in self._chunks(images):
             batch = images[chunk]
-            noise = self._noise(batch, generator) if fresh else self._fixed_noise(name, chunk)
+            noise = self._noise(batch, source) if fresh else self._fixed_noise(name, chunk)
             noise = noise.to(images.device)
             x[chunk] = self._to_model_space(batch, noise, self.dtype) - self.shift
         return x

@@ -5,7 +5,14 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions.posteriors import DiagonalGaussian, Drawn, Points
+from vlae.distributions.posteriors import (
+    CholeskyGaussian,
+    DiagonalGaussian,
+    Drawn,
+    Points,
+    Posterior,
+    PrecisionGaussian,
+)
 
 FlowOutput = tuple[Points, Float[Tensor, "samples batch"]]
 """Points, and log |det dz/dz_0| of the flow between z_0 and z."""
@@ -72,3 +79,15 @@ class FlowedGaussian:
 
     def detach(self) -> "FlowedGaussian":
         return FlowedGaussian(self.base.detach(), self.flow.detach())
+
+
+def is_gaussian(q: Posterior) -> bool:
+    """True if q(z | x) is a Gaussian, whose samples are linear in their noise.
+
+    >>> import torch
+    >>> is_gaussian(DiagonalGaussian(torch.zeros(1, 2), torch.zeros(1, 2)))
+    True
+    """
+    if isinstance(q, FlowedGaussian):
+        return q.flow.orthogonal
+    return isinstance(q, DiagonalGaussian | CholeskyGaussian | PrecisionGaussian)

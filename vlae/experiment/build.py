@@ -16,12 +16,6 @@ from vlae.nn.networks import adapt_to_input_variance, initialise
 from vlae.seeding import batch_noise, generator
 
 
-def use_threads(cfg: Config) -> None:
-    """Give torch the CPU threads of ``num_threads``, if it is set."""
-    if cfg.num_threads is not None:
-        torch.set_num_threads(cfg.num_threads)
-
-
 def build_model(
     cfg: Config, image_shape: tuple[int, int, int], variance: float, device: torch.device, dtype: torch.dtype
 ) -> LatentVariableModel:

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.distributions.flows import FlowedGaussian
+from vlae.config.targets import build
+from vlae.distributions.flows import is_gaussian
 from vlae.distributions.laplace import find_modes
-from vlae.distributions.posteriors import CholeskyGaussian, DiagonalGaussian, Posterior, PrecisionGaussian
 from vlae.estimation.importance import evaluate
+from vlae.experiment.load import load
+from vlae.experiment.prepare import images_to_score, test_set, use_threads
 from vlae.experiment.trained_model import TrainedModel
 from vlae.seeding import Noise, generator, image_noise
 
@@ -147,7 +149,7 @@ class Inspection:
         """Mean and covariance of q(z | x)."""
         one = slice(image, image + 1)
         q = self.model.posterior(self.x[one], self._noise(one))
-        if _linear_in_noise(q):  # then points with the moments of the noise have those of q
+        if is_gaussian(q):  # then points with the moments of the noise have those of q
             points = q.noise_dim**0.5 * torch.eye(q.noise_dim, dtype=self.x.dtype)
             noise = torch.cat([points, -points]).unsqueeze(1)
         else:
@@ -175,6 +177,19 @@ def _picture(images: Float[Tensor, "images channels height width"]) -> Array:
     return images.mean(1).double().numpy()
 
 
-def _linear_in_noise(q: Posterior) -> bool:
-    gaussian = isinstance(q, DiagonalGaussian | CholeskyGaussian | PrecisionGaussian)
-    return gaussian or (isinstance(q, FlowedGaussian) and q.flow.orthogonal)
+class Library:
+    """Loads trained models with their test images; a dataset that several models share is read once."""
+
+    def __init__(self) -> None:
+        self._splits: dict[str, Any] = {}
+
+    def inspect(self, run: str) -> Inspection:
+        """The trained model of a run directory. RecordError: there is none; DataError: the images are not there."""
+        trained = load(run)
+        cfg = trained.config
+        use_threads(cfg)
+        dataset = repr(cfg.dataset)
+        if dataset not in self._splits:
+            self._splits[dataset] = build(cfg.dataset)
+        x = test_set(trained.preprocess, self._splits[dataset], cfg)
+        return Inspection(trained, images_to_score(x, cfg))

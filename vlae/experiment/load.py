@@ -8,7 +8,7 @@ from vlae.config.compose import validate
 from vlae.config.targets import build
 from vlae.data.preprocess import restore
 from vlae.experiment.build import build_model
-from vlae.experiment.device import select_device
+from vlae.experiment.prepare import select_device
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.directory import RecordError, find
 from vlae.training import checkpoints

@@ -1,4 +1,4 @@
-"""Preparation of a run: its data, its model, its images to score."""
+"""Preparation of a run: its device, its images in model space, its model."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlae.config.checks import available_devices, too_few_test_images
+from vlae.config.problems import ConfigError
 from vlae.config.schema import Config
 from vlae.config.targets import build
-from vlae.data.datasets import Preprocess, preprocess
-from vlae.experiment.build import build_model, check_posterior, use_threads
-from vlae.experiment.device import select_device
-from vlae.experiment.images import images_to_score, selection_set, test_set
+from vlae.data.datasets import DataError, Preprocess, Splits, preprocess
+from vlae.experiment.build import build_model, check_posterior
 from vlae.models.base import LatentVariableModel
 from vlae.training.training_set import TrainingSet
 
@@ -43,3 +43,44 @@ def prepare(cfg: Config) -> Prepared:
     check_posterior(cfg, model, scored)
     training_set = TrainingSet(to_model_space.training_images(splits), to_model_space)
     return Prepared(cfg, model, to_model_space, training_set, x_selection, scored)
+
+
+def select_device(name: str, precision: str) -> torch.device:
+    """The device of a checked configuration; ``auto`` is the best there is."""
+    return torch.device(available_devices(precision)[0] if name == "auto" else name)
+
+
+def use_threads(cfg: Config) -> None:
+    """Give torch the CPU threads of ``num_threads``, if it is set."""
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
+
+
+def test_set(preprocess: Preprocess, splits: Splits, cfg: Config) -> Float[Tensor, "images pixels"]:
+    """All test images; with ``fixed_evaluation: false`` their noise depends on the run's seed."""
+    return preprocess.evaluation_set(splits.test, "test", cfg.seed)
+
+
+def images_to_score(x_test: Float[Tensor, "images pixels"], cfg: Config) -> Float[Tensor, "scored pixels"]:
+    """The first ``evaluate.num_images`` test images. ConfigError: there are fewer."""
+    if problems := too_few_test_images(cfg.evaluate.num_images, len(x_test)):
+        raise ConfigError(problems)
+    return x_test[: cfg.evaluate.num_images]
+
+
+def load_images_to_score(
+    preprocess: Preprocess, cfg: Config, device: torch.device
+) -> Float[Tensor, "scored pixels"]:
+    """The same, from the dataset's files. DataError: they cannot be read."""
+    return images_to_score(test_set(preprocess, build(cfg.dataset).to(device), cfg), cfg)
+
+
+def selection_set(
+    preprocess: Preprocess, splits: Splits, x_test: Float[Tensor, "images pixels"], cfg: Config
+) -> Float[Tensor, "selection pixels"]:
+    """The images that ``trainer.selection`` names. DataError: there are none."""
+    if cfg.trainer.selection == "test":
+        return x_test
+    if not len(splits.validation):  # unknown before for datasets with their own validation array
+        raise DataError("trainer.selection=validation needs a validation set, and this dataset has none")
+    return preprocess.evaluation_set(splits.validation, "validation", cfg.seed)

@@ -6,9 +6,9 @@ from typing import Any
 
 from vlae.config.compose import override, validate
 from vlae.config.schema import FIXED_SECTIONS, fields
-from vlae.experiment.build import check_posterior, use_threads
-from vlae.experiment.images import load_images_to_score
+from vlae.experiment.build import check_posterior
 from vlae.experiment.load import load
+from vlae.experiment.prepare import load_images_to_score, use_threads
 from vlae.experiment.results import write_evaluation
 from vlae.experiment.scoring import score_again
 from vlae.runs.directory import RunDirectory

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vlae.config.schema import Config
 from vlae.estimation.metrics import Scores, save_scores, test_set_metrics
-from vlae.experiment.device import device_name
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed_code
+from vlae.system.console import count_of
 from vlae.system.files import check_inside, json_bytes, make_directory, write_atomically
 from vlae.training.epoch_metrics import peak_memory_bytes
 
@@ -91,3 +91,10 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "host": socket.gethostname(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The device with its hardware: ``cuda:0 (NVIDIA H200)``, ``cpu, 2 threads``."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device}, {count_of(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)

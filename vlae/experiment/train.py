@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from vlae.config.targets import build
-from vlae.experiment.device import device_name
 from vlae.experiment.pictures import write_epoch_pictures, write_pictures
 from vlae.experiment.prepare import Prepared
+from vlae.experiment.results import device_name
 from vlae.experiment.session import Session
 from vlae.experiment.trained_model import TrainedModel
 from vlae.trackers.process import has_mirror

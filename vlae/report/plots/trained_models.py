@@ -12,8 +12,7 @@ from vlae.report.runs import Run
 from vlae.report.tables.groups import Configuration
 
 if TYPE_CHECKING:
-    from vlae.experiment.inspection import Inspection
-    from vlae.experiment.library import Library
+    from vlae.experiment.inspection import Inspection, Library
 
 Models = list[tuple[Configuration, "Inspection"]]
 
@@ -30,7 +29,7 @@ def load_models(panels: Sequence[Panel], images: int, warn: Callable[[str], None
 
     UserError: the series are of several data sets or were scored on other images, or no model can be read.
     """
-    from vlae.experiment.library import Library
+    from vlae.experiment.inspection import Library
 
     if len(panels) > 1:
         names = "; ".join(panel.title for panel in panels)

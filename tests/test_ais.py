@@ -36,14 +36,14 @@ from vlae.estimation.ais import (
     ACCEPTANCE,
     LONGEST_TRAJECTORY,
     Annealed,
-    Metric,
-    State,
+    ChainState,
+    MassMatrix,
     Target,
-    adapted_steps,
+    adapt_steps,
     anneal,
     group_size,
     leapfrog,
-    pilot,
+    pilot_temperatures,
     simulate,
     temperatures,
     transition,
@@ -204,7 +204,7 @@ def test_a_move_to_infinite_energy_is_rejected():
     target = target_of("gaussian")
     z = numbers(5, IMAGES, LATENT)
     state = target.state(z)
-    state = State(z, state.log_likelihood, state.gradient * math.inf)
+    state = ChainState(z, state.log_likelihood, state.gradient * math.inf)
     moved, acceptance = transition(
         target, 1.0, torch.ones(IMAGES).double(), state, numbers(5, IMAGES, LATENT + 2)
     )
@@ -218,7 +218,7 @@ def test_momentum_covariance_is_the_tempered_laplace_precision(name):
     x = images_of(name)
     output, decoder, _, _, covariance = probabilistic_pca(x)
     output = output if name == "gaussian" else output_of(name)
-    metric = Metric.at_the_mode(output, decoder, x)
+    metric = MassMatrix.at_mode(output, decoder, x)
     P = (metric.directions * (1 + metric.curvatures).unsqueeze(-2)) @ metric.directions.mT
     for beta in (0.0, 0.3, 1.0):
         S = metric.root(beta)
@@ -234,7 +234,7 @@ def test_momentum_covariance_is_the_tempered_laplace_precision(name):
 def test_adapted_steps_reach_the_target_acceptance(name):
     target = target_of(name, chains=500, steps=3)
     betas = temperatures(60)
-    steps = adapted_steps(target, betas, noise(), lambda share: None)
+    steps = adapt_steps(target, betas, noise(), lambda share: None)
     assert steps.shape == (61, IMAGES)
     longest = LONGEST_TRAJECTORY / 3
     assert steps.max() <= longest
@@ -253,7 +253,7 @@ def test_temperatures_rise_from_zero_to_one(distributions):
     assert (betas[0], betas[-1]) == (0, 1)
     assert torch.all(betas.diff() > 0)
     torch.testing.assert_close(betas, 1 - betas.flip(0))
-    assert 2 <= len(pilot(betas)) <= len(betas)
+    assert 2 <= len(pilot_temperatures(betas)) <= len(betas)
 
 
 # --- the weights -----------------------------------------------------------------------------------------------

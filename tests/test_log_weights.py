@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import IMAGES, numbers
 
-from vlae.estimation.log_weights import LogWeights, log_mean_standard_error, rounds
+from vlae.estimation.log_weights import LogWeights, log_mean_standard_error, round_sizes
 from vlae.estimation.pareto import k_hat, tail_length
 
 
@@ -100,14 +100,14 @@ def test_small_error_and_light_tail_settle_an_image():
     wide = 10 * torch.randn(1000, 1, generator=rng, dtype=torch.float64)
     heavy = -0.8 * torch.rand(1000, 1, generator=rng, dtype=torch.float64).log()  # Pareto, k = 0.8
     weights = streamed(torch.cat([light, wide, heavy], 1), [1000])
-    assert weights.settled(1.0).tolist() == [True, False, False]
-    assert weights.settled(1e-4).tolist() == [False, False, False]
+    assert weights.is_settled(1.0).tolist() == [True, False, False]
+    assert weights.is_settled(1e-4).tolist() == [False, False, False]
 
 
 @pytest.mark.parametrize("num_samples", [1, 99, 100, 101, 999, 1000, 5000, 12345])
 @pytest.mark.parametrize("target", [None, 0.1])
 def test_rounds_sum_to_all_samples(num_samples, target):
-    sizes = list(rounds(num_samples, target))
+    sizes = list(round_sizes(num_samples, target))
     assert sum(sizes) == num_samples
     assert max(sizes) <= 1000
     if target is not None:  # looked at after 100, and at most after twice as many

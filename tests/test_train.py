@@ -140,7 +140,7 @@ def test_patience_counts_epochs_without_improvement(patience, tmp_path):
     assert len(metrics(tmp_path)) == 1 + patience
     again = make(tmp_path, optimizer="sgd", lr=1e-300, epochs=9, patience=patience)
     again.resume()
-    assert again.finished
+    assert again.is_finished
 
 
 @pytest.mark.slow

@@ -16,6 +16,10 @@ class Splits:
     """Training, validation and test images, as they are stored: uint8 in 0..levels-1, or float32 in [0, 1].
 
     They stay so in memory, on the device; ``Preprocess`` converts them batch by batch.
+
+    >>> images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)  # [images, channels, height, width]
+    >>> Splits(train=images[:3], validation=images[3:4], test=images[4:], levels=17, seed=0)
+    <Splits: 3 training, 1 validation, 1 test images of 1x8x8, levels 17>
     """
 
     train: Shaped[Tensor, "train channels height width"]
@@ -37,6 +41,7 @@ class Splits:
         return channels, height, width
 
     def to(self, device: torch.device | str) -> "Splits":
+        """The same images on another device."""
         return replace(
             self,
             train=self.train.to(device),

@@ -20,7 +20,12 @@ FlowOutput = tuple[Points, Float[Tensor, "samples batch"]]
 
 @runtime_checkable
 class Flow(Protocol):
-    """An invertible map z_0 -> z for each image."""
+    """An invertible map z_0 -> z for each image, both [samples, batch, latent].
+
+    >>> from vlae.models.hf import Reflections
+    >>> isinstance(Reflections([]), Flow)
+    True
+    """
 
     orthogonal: bool
     """True if it keeps lengths and angles, and so N(0, I)."""
@@ -47,7 +52,16 @@ class Flow(Protocol):
 
 
 class FlowedGaussian:
-    """A diagonal Gaussian pushed through a flow: log q(z) = log q_0(z_0) - log |det dz/dz_0|."""
+    """A diagonal Gaussian pushed through a flow: log q(z) = log q_0(z_0) - log |det dz/dz_0| (Rezende, Mohamed 2015).
+
+    >>> import torch
+    >>> from vlae.models.hf import Reflections
+    >>> base = DiagonalGaussian(torch.tensor([[2.0, 0.0]]), torch.zeros(1, 2))
+    >>> q = FlowedGaussian(base, Reflections([torch.tensor([[1.0, 0.0]])]))  # flips the first axis
+    >>> z, log_q = q.rsample_with_log_prob(torch.zeros(1, 1, 2))
+    >>> z, torch.equal(q.log_prob(z), log_q)
+    (tensor([[[-2.,  0.]]]), True)
+    """
 
     def __init__(self, base: DiagonalGaussian, flow: Flow) -> None:
         self.base, self.flow = base, flow

@@ -27,7 +27,16 @@ def newton_step(likelihood: Likelihood, decoder: Decoder, z: Latent) -> Tensor:
     P and its Cholesky factor L are formed without gradient and give d0. Returned is
     d0 + L^-T L^-1 (g - P d0), where P d0 = J'V J d0 + d0 takes two matrix-vector products that are differentiated
     while L is held constant. Value and gradients are those of the dense P^-1 g, because dd = P^-1 (dg - dP d);
-    the correction is also one step of iterative refinement.
+    the correction is also one step of iterative refinement. The step is [batch, latent].
+    NonFiniteError: P is not finite or not positive definite.
+
+    >>> from vlae.distributions.outputs import GaussianOutput
+    >>> decoder, output, x, z = Decoder.mlp(2, [6], 16), GaussianOutput(), torch.randn(3, 16), torch.zeros(3, 2)
+    >>> d = newton_step(output.likelihood(decoder, x), decoder, z)
+    >>> J = torch.autograd.functional.jacobian(decoder, z[0])
+    >>> dense = torch.linalg.solve(J.T @ J + torch.eye(2), J.T @ (x - decoder(z))[0] - z[0])
+    >>> torch.allclose(d[0], dense, atol=1e-4)
+    True
     """
     at = decoder.linearise(z)
     g = likelihood.gradient(at) - z
@@ -41,6 +50,8 @@ def newton_step(likelihood: Likelihood, decoder: Decoder, z: Latent) -> Tensor:
 
 def laplace(likelihood: Likelihood, decoder: Decoder, mu: Latent) -> PrecisionGaussian:
     """The Laplace approximation N(mu, P(mu)^-1), with P = J'VJ + I the precision at mu (Park, Kim, Kim 2019).
+
+    P itself is computed by ``Likelihood.precision`` in likelihood.py. NonFiniteError: P is not positive definite.
 
     >>> from vlae.distributions.outputs import GaussianOutput
     >>> decoder, output, x = Decoder.mlp(2, [6], 16), GaussianOutput(), torch.zeros(3, 16)
@@ -88,6 +99,13 @@ def find_modes(
     A step that does not raise log p(x, z) is refused, and the next one damped more. An image is done when its full
     step promises to raise log p(x, z) by less than ``tolerance`` nats, which is g'P^-1 g / 2, the gradient's norm in
     the metric of the posterior; or when it has stalled.
+    NonFiniteError: a precision is not finite or not positive definite.
+
+    >>> from vlae.distributions.outputs import GaussianOutput
+    >>> decoder, output, x = Decoder.mlp(2, [6], 16), GaussianOutput(), torch.randn(3, 16)
+    >>> modes = find_modes(output, decoder, x, start=torch.zeros(3, 2))
+    >>> modes.z.shape, bool((modes.converged | modes.stalled).all())
+    (torch.Size([3, 2]), True)
     """
     search = _Search(output, decoder, x, start)
     active = torch.arange(len(x), device=x.device)

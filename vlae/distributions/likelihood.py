@@ -23,7 +23,10 @@ from vlae.nn.networks import Decoder
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """The local quadratic model of log p(x | z) around one z per image."""
+    """The local quadratic model of log p(x | z) around one z per image, made by ``output.likelihood(decoder, x)``.
+
+    ``at`` is the linearisation of the decoder's body there, ``decoder.linearise(z)``.
+    """
 
     def gradient(self, at: Linearisation) -> Latent:
         """grad_z log p(x | z) = J' score."""
@@ -34,7 +37,7 @@ class Likelihood(Protocol):
         ...
 
     def precision(self, at: Linearisation) -> Float[Tensor, "batch latent latent"]:
-        """P = J'V J + I."""
+        """P = J'V J + I, the precision of the Laplace approximation (Park, Kim, Kim 2019)."""
         ...
 
     def select(self, chosen: Int[Tensor, " chosen"]) -> "Likelihood":
@@ -43,7 +46,16 @@ class Likelihood(Protocol):
 
 
 class PixelLikelihood:
-    """Likelihood for any output distribution with independent pixels and any decoder; forms the Jacobian J."""
+    """Likelihood for any output distribution with independent pixels and any decoder; forms the Jacobian J.
+
+    >>> from vlae.distributions.outputs import BernoulliOutput
+    >>> decoder, x, z = Decoder.mlp(2, [6], 16), torch.ones(3, 16), torch.zeros(3, 2)
+    >>> P = BernoulliOutput().likelihood(decoder, x).precision(decoder.linearise(z))
+    >>> J = torch.autograd.functional.jacobian(decoder, z[0])  # [pixels, latent]
+    >>> p = torch.sigmoid(decoder(z[0]))
+    >>> torch.allclose(P[0], J.T @ torch.diag(p * (1 - p)) @ J + torch.eye(2), atol=1e-6)
+    True
+    """
 
     def __init__(
         self,
@@ -79,6 +91,13 @@ class GramLikelihood:
 
     J'J = A' (W'W) A and J' (x - f) = A' (W'(x - b) - W'W h), with W'W shared by the whole batch: the
     [batch, pixels, latent] Jacobian is never formed.
+
+    >>> from vlae.distributions.outputs import GaussianOutput
+    >>> decoder, x, z = Decoder.mlp(2, [6], 16), torch.zeros(3, 16), torch.zeros(3, 2)
+    >>> P = GaussianOutput().likelihood(decoder, x).precision(decoder.linearise(z))
+    >>> J = torch.autograd.functional.jacobian(decoder, z[0])  # [pixels, latent]; the variance of a pixel is 1
+    >>> torch.allclose(P[0], J.T @ J + torch.eye(2), atol=1e-6)
+    True
     """
 
     def __init__(self, last: nn.Linear, x: Images, inverse_variance: Float[Tensor, ""]) -> None:
@@ -102,6 +121,7 @@ class GramLikelihood:
 
 
 def plus_identity(P: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "batch latent latent"]:
+    """P + I: the precision of the prior N(0, I) added."""
     return P + torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
 
 

@@ -25,7 +25,11 @@ Pixels = Float[Tensor, "*axes pixels"]
 
 
 class OutputDistribution(nn.Module, ABC):
-    """p(x | z) given the decoder's output f(z): independent pixels."""
+    """p(x | z) given the decoder's output f(z): independent pixels.
+
+    Images x are [batch, pixels] in model space, f is [..., batch, pixels]; log-densities are in nats per image. An
+    output distribution of your own derives from this class and defines the methods below; `GaussianOutput` is one.
+    """
 
     support: str
     """Values of a pixel, which decide the preprocessing: ``real`` (any number) or ``binary`` (0 or 1)."""
@@ -38,11 +42,11 @@ class OutputDistribution(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, f: Pixels) -> Pixels:
-        """E[x | z]."""
+        """E[x | z], in the shape of f."""
 
     @abstractmethod
     def sample(self, f: Pixels, noise: Pixels) -> Pixels:
-        """x ~ p(x | z), a function of standard normal noise."""
+        """x ~ p(x | z) in the shape of f, a function of standard normal noise of that shape."""
 
     @abstractmethod
     def likelihood(self, decoder: Decoder, x: Images) -> Likelihood:
@@ -59,9 +63,14 @@ class OutputDistribution(nn.Module, ABC):
 class GaussianOutput(OutputDistribution):
     """N(x; f(z), s2 I) with one learned variance s2 for all pixels, initialised to that of the training data.
 
+    Its parameter is ``log_variance`` = log s2; the reconstruction E[x | z] is f itself.
+
     >>> output = GaussianOutput()
     >>> output.log_prob(torch.zeros(3, 16), torch.zeros(7, 3, 16)).shape  # images [3, 16], means of 7 samples each
     torch.Size([7, 3])
+    >>> output.initialise(variance=0.25)
+    >>> output.sample(torch.zeros(1, 2), noise=torch.ones(1, 2))  # one standard deviation, 1/2, from the mean
+    tensor([[0.5000, 0.5000]], grad_fn=<AddBackward0>)
     """
 
     support = "real"
@@ -115,6 +124,8 @@ class BernoulliOutput(OutputDistribution):
 
     >>> BernoulliOutput().log_prob(torch.ones(1, 2), torch.zeros(1, 2)) / math.log(2)  # two pixels of p = 1/2
     tensor([-2.])
+    >>> BernoulliOutput().mean(torch.zeros(1, 2))
+    tensor([[0.5000, 0.5000]])
     """
 
     support = "binary"

@@ -35,6 +35,15 @@ class Posterior(Protocol):
 
     A sample comes with its own log-density because an inverse autoregressive flow knows the density of its own
     sample in one pass, that of a foreign point only in latent_dim passes (docs/decisions/0002).
+
+    Any class with these two members is one, such as a point mass with a little noise:
+
+    >>> class Narrow:
+    ...     noise_dim = 2
+    ...     def rsample_with_log_prob(self, noise):
+    ...         return 0.1 * noise, standard_normal_log_prob(noise) - 2 * math.log(0.1)
+    >>> isinstance(Narrow(), Posterior), isinstance(Narrow(), FamilyMember)  # it has no density at other points
+    (True, False)
     """
 
     @property
@@ -43,7 +52,7 @@ class Posterior(Protocol):
         ...
 
     def rsample_with_log_prob(self, noise: Float[Tensor, "samples batch noise"]) -> Drawn:
-        """z and log q(z | x)."""
+        """z [samples, batch, latent] and its log q(z | x) [samples, batch] in nats, both with gradients."""
         ...
 
 
@@ -58,7 +67,7 @@ class FamilyMember(Posterior, Protocol):
     """
 
     def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
-        """log q(z | x) of any z."""
+        """log q(z | x) of any z, in nats."""
         ...
 
     def parameters(self) -> tuple[Tensor, ...]:
@@ -76,7 +85,11 @@ class FamilyMember(Posterior, Protocol):
 
 @runtime_checkable
 class ClosedFormKL(Posterior, Protocol):
-    """A posterior with a closed form of its divergence from the prior."""
+    """A posterior with a closed form of its divergence from the prior, which ``trainer.kl=analytic`` needs.
+
+    >>> isinstance(DiagonalGaussian(torch.zeros(1, 2), torch.zeros(1, 2)), ClosedFormKL)
+    True
+    """
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
         """KL(q(z | x) || N(0, I)), in nats."""
@@ -84,14 +97,24 @@ class ClosedFormKL(Posterior, Protocol):
 
 
 def require_family_member(posterior: Posterior, purpose: str) -> FamilyMember:
-    """The posterior itself. TypeError: it lacks a method of `FamilyMember`, which ``purpose`` needs."""
+    """The posterior itself. TypeError: it lacks a method of `FamilyMember`, which ``purpose`` needs.
+
+    >>> q = DiagonalGaussian(torch.zeros(1, 2), torch.zeros(1, 2))
+    >>> require_family_member(q, "trainer.objective=iwae") is q
+    True
+    """
     if isinstance(posterior, FamilyMember):
         return posterior
     raise _missing_methods(posterior, FamilyMember, purpose)
 
 
 def require_closed_form_kl(posterior: Posterior, purpose: str) -> ClosedFormKL:
-    """The posterior itself. TypeError: it lacks a method of `ClosedFormKL`, which ``purpose`` needs."""
+    """The posterior itself. TypeError: it lacks a method of `ClosedFormKL`, which ``purpose`` needs.
+
+    >>> q = DiagonalGaussian(torch.zeros(1, 2), torch.zeros(1, 2))
+    >>> require_closed_form_kl(q, "trainer.kl=analytic") is q
+    True
+    """
     if isinstance(posterior, ClosedFormKL):
         return posterior
     raise _missing_methods(posterior, ClosedFormKL, purpose)
@@ -108,6 +131,8 @@ def _missing_methods(posterior: Posterior, protocol: type, purpose: str) -> Type
 
 class DiagonalGaussian:
     """N(mu, diag exp(log_variance)): the amortised posterior of the VAE (Kingma and Welling 2014).
+
+    mu, log_variance: [batch, latent].
 
     >>> q = DiagonalGaussian(mu=torch.zeros(3, 2), log_variance=torch.zeros(3, 2))  # 3 images, 2 latent dimensions
     >>> z, log_q = q.rsample_with_log_prob(torch.randn(5, 3, q.noise_dim))
@@ -129,7 +154,7 @@ class DiagonalGaussian:
         return standard_normal_log_prob((z - self.mu) / self._scale) - self._log_det
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
-        """1/2 sum(sigma^2 + mu^2 - 1 - log sigma^2) (Kingma and Welling 2014, appendix B)."""
+        """KL(q || N(0, I)) = 1/2 sum(sigma^2 + mu^2 - 1 - log sigma^2), in nats (Kingma, Welling 2014, appendix B)."""
         return 0.5 * (self.log_variance.exp() + self.mu.square() - 1 - self.log_variance).sum(-1)
 
     def parameters(self) -> tuple[Latent, Latent]:
@@ -159,7 +184,11 @@ def lower_triangular(
 
 
 def triangle(L: Float[Tensor, "batch latent latent"]) -> tuple[Latent, Float[Tensor, "batch below"]]:
-    """The inverse of ``lower_triangular``."""
+    """The logarithms of L's diagonal [batch, latent] and its entries below: the inverse of `lower_triangular`.
+
+    >>> triangle(torch.tensor([[[1.0, 0.0], [3.0, 1.0]]]))
+    (tensor([[0., 0.]]), tensor([[3.]]))
+    """
     rows, columns = _below_diagonal(L)
     return L.diagonal(dim1=-2, dim2=-1).log(), L[:, rows, columns]
 
@@ -196,7 +225,7 @@ class CholeskyGaussian:
         return standard_normal_log_prob(noise.transpose(0, 1)) - self._half_log_det
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
-        """(tr LL' + |mu|^2 - k) / 2 - log det L."""
+        """KL(q || N(0, I)) = (tr LL' + |mu|^2 - k) / 2 - log det L, in nats; k is latent_dim."""
         trace = self.cholesky.square().sum((-2, -1))
         return 0.5 * (trace + self.mu.square().sum(-1) - self.noise_dim) - self._half_log_det
 
@@ -211,7 +240,12 @@ class CholeskyGaussian:
 
 
 def cholesky(precision: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "batch latent latent"]:
-    """L with P = L L'. NonFiniteError: P is NaN, infinite or not positive definite."""
+    """L with P = L L'. NonFiniteError: P is NaN, infinite or not positive definite.
+
+    >>> cholesky(torch.tensor([[[4.0, 2.0], [2.0, 5.0]]]))
+    tensor([[[2., 0.],
+             [1., 2.]]])
+    """
     try:
         return torch.linalg.cholesky(precision)
     except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
@@ -257,7 +291,7 @@ class PrecisionGaussian:
         return standard_normal_log_prob(self.whiten(z)) + self._half_log_det
 
     def kl_to_prior(self) -> Float[Tensor, " batch"]:
-        """(tr P^-1 + |mu|^2 - k) / 2 + log det L, with tr P^-1 = |L^-1|^2."""
+        """KL(q || N(0, I)) = (tr P^-1 + |mu|^2 - k) / 2 + log det L in nats, with tr P^-1 = |L^-1|^2."""
         identity = torch.eye(self.noise_dim, dtype=self.mu.dtype, device=self.mu.device)
         inverse = torch.linalg.solve_triangular(self.cholesky, identity, upper=False)
         trace = inverse.square().sum((-2, -1))

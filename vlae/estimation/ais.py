@@ -27,7 +27,7 @@ from vlae.distributions.laplace import find_modes
 from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import Images, Latent, standard_normal_log_prob
 from vlae.estimation.log_weights import LogWeights
-from vlae.estimation.per_image import PerImage, Progress, Report, check_finite, in_groups
+from vlae.estimation.per_image import Estimates, GroupProgress, Report, check_finite, in_groups
 from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import Noise, generator, image_noise
 
@@ -55,7 +55,7 @@ turns back, and returns to its start after a whole period."""
 
 
 @dataclass
-class Annealed(PerImage):
+class Annealed(Estimates):
     """Estimates of log p(x) by annealed importance sampling, in nats per image."""
 
     num_chains: int
@@ -92,10 +92,16 @@ def anneal(
     of its standard error. ``report``, see ``vlae.estimation.per_image``, is called after every block of transitions.
     ``memory_budget`` in MiB, for at least one image's chains.
     NonFiniteError: an estimate is NaN or infinite.
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> decoder, x = Decoder.mlp(2, [8], 16), torch.randn(3, 16)
+    >>> result = Annealed.empty(3, num_chains=4, num_distributions=10, num_leapfrog=2)
+    >>> anneal(GaussianOutput(), decoder, x, result, memory_budget=64, seed=0).log_likelihood.shape
+    torch.Size([3])
     """
     betas = temperatures(result.num_distributions)
 
-    def measure(group: range, progress: Progress) -> None:
+    def measure(group: range, progress: GroupProgress) -> None:
         images = slice(group.start, group.stop)
 
         def noise(purpose: str) -> Noise:
@@ -116,14 +122,18 @@ def anneal(
 
 
 def anneal_group(
-    target: "Target", betas: Betas, start: Latent | None, noise: Callable[[str], Noise], progress: Progress
+    target: "Target",
+    betas: Betas,
+    start: Latent | None,
+    noise: Callable[[str], Noise],
+    progress: GroupProgress,
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain and the mean acceptance, after a pilot run: up from the prior, or down from ``start``."""
-    steps = adapted_steps(target, pilot(betas), noise("pilot"), progress)
+    steps = adapt_steps(target, pilot_temperatures(betas), noise("pilot"), progress)
     steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
     if start is None:
-        return chains(target, betas, steps, None, noise("forward"), progress)
-    return chains(target, betas.flip(0), steps.flip(0), start, noise("reverse"), progress)
+        return run_chains(target, betas, steps, None, noise("forward"), progress)
+    return run_chains(target, betas.flip(0), steps.flip(0), start, noise("reverse"), progress)
 
 
 def group_size(
@@ -137,19 +147,23 @@ def group_size(
 
 
 def temperatures(num_distributions: int) -> Betas:
-    """beta_0 = 0 to beta_T = 1, T = ``num_distributions``: a sigmoid, closest together at both ends."""
+    """beta_0 = 0 to beta_T = 1, T = ``num_distributions``: a sigmoid, closest together at both ends.
+
+    >>> temperatures(4)
+    tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000], dtype=torch.float64)
+    """
     s = torch.sigmoid(torch.linspace(-STEEPNESS, STEEPNESS, num_distributions + 1, dtype=torch.float64))
     return (s - s[0]) / (s[-1] - s[0])
 
 
-def pilot(betas: Betas) -> Float[Tensor, " fewer"]:
+def pilot_temperatures(betas: Betas) -> Float[Tensor, " fewer"]:
     """The temperatures of the pilot run."""
     distributions = len(betas) - 1
     return temperatures(min(distributions, max(SHORTEST_PILOT, distributions // PILOT_SHARE)))
 
 
 @dataclass(frozen=True)
-class Metric:
+class MassMatrix:
     """The covariance of momenta, M(beta) = I + beta J'VJ = U (1 + beta h) U', for each image."""
 
     directions: Float[Tensor, "batch latent latent"]
@@ -158,7 +172,7 @@ class Metric:
     """h."""
 
     @classmethod
-    def at_the_mode(cls, output: OutputDistribution, decoder: Decoder, x: Images) -> "Metric":
+    def at_mode(cls, output: OutputDistribution, decoder: Decoder, x: Images) -> "MassMatrix":
         """J'VJ at the end of the search for the mode of p(z | x) that starts at the prior's mode."""
         modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim))
         P = output.likelihood(decoder, x).precision(decoder.linearise(modes.z))
@@ -179,18 +193,18 @@ class Target:
         self.decoder, self.log_likelihood = decoder, output.scorer(decoder)(x)
         self.images, self.latent_dim = len(x), decoder.latent_dim
         self.num_chains, self.num_leapfrog = num_chains, num_leapfrog
-        self.metric = Metric.at_the_mode(output, decoder, x)
+        self.mass = MassMatrix.at_mode(output, decoder, x)
         self.likelihood = output.likelihood(decoder, x.expand(num_chains, *x.shape).flatten(0, 1))
 
     def gradient(self, z: Points) -> Points:
         """grad_z log p(x | z), without automatic differentiation."""
         return self.likelihood.gradient(self.decoder.linearise(z.flatten(0, 1))).view_as(z)
 
-    def state(self, z: Points) -> "State":
-        return State(z, self.log_likelihood(z), self.gradient(z))
+    def state(self, z: Points) -> "ChainState":
+        return ChainState(z, self.log_likelihood(z), self.gradient(z))
 
 
-class State(NamedTuple):
+class ChainState(NamedTuple):
     """Position of each chain, with the values there that the next transition needs."""
 
     z: Points
@@ -207,7 +221,7 @@ def leapfrog(
     energy |p|^2/2 - log f_beta(z). Each step shears z by p or p by z, so volume is kept exactly; from -p the same
     steps lead back; the energy's error is O(step^2).
     """
-    to_p = step.view(-1, 1, 1) * target.metric.root(beta)
+    to_p = step.view(-1, 1, 1) * target.mass.root(beta)
     to_z = to_p.mT
 
     def times(v: Tensor, matrix: Tensor) -> Tensor:
@@ -225,9 +239,9 @@ def transition(
     target: Target,
     beta: float,
     step: Float[Tensor, " batch"],
-    state: State,
+    state: ChainState,
     noise: Float[Tensor, "chains batch noise"],
-) -> tuple[State, PerChain]:
+) -> tuple[ChainState, PerChain]:
     """A Hamiltonian move that leaves f_beta(z) = p(z) p(x | z)^beta invariant, and the probability that it is accepted.
 
     ``noise``: latent standard normal numbers for the momentum, two for the decision. The half sum of two squares is
@@ -241,7 +255,7 @@ def transition(
         - standard_normal_log_prob(state.z) - standard_normal_log_prob(p)
     )  # fmt: skip
     accepted: Bool[Tensor, "chains batch"] = -0.5 * pair.square().sum(-1) < log_ratio
-    moved = State(
+    moved = ChainState(
         torch.where(accepted.unsqueeze(-1), z, state.z),
         torch.where(accepted, log_likelihood, state.log_likelihood),
         torch.where(accepted.unsqueeze(-1), gradient, state.gradient),
@@ -249,8 +263,8 @@ def transition(
     return moved, torch.exp(log_ratio.clamp(max=0)).nan_to_num(0.0)
 
 
-def adapted_steps(
-    target: Target, betas: Betas, noise: Noise, progress: Progress
+def adapt_steps(
+    target: Target, betas: Betas, noise: Noise, progress: GroupProgress
 ) -> Float[Tensor, "distributions batch"]:
     """A step size for each temperature and image, adapted by chains that pass through all temperatures.
 
@@ -260,7 +274,7 @@ def adapted_steps(
     state = target.state(noise(target.num_chains, target.latent_dim))
     step = state.z.new_full((target.images,), min(FIRST_STEP, longest))
     steps = [step]
-    for beta, eps in zip(betas[1:-1].tolist(), draws(noise, target, len(betas) - 2), strict=True):
+    for beta, eps in zip(betas[1:-1].tolist(), draw_noise(noise, target, len(betas) - 2), strict=True):
         if len(steps) % NOISE_BLOCK == 0:
             progress(0.0)
         state, acceptance = transition(target, beta, step, state, eps)
@@ -269,13 +283,13 @@ def adapted_steps(
     return torch.stack([*steps, step])
 
 
-def chains(
+def run_chains(
     target: Target,
     betas: Betas,
     steps: Float[Tensor, "distributions batch"],
     start: Latent | None,
     noise: Noise,
-    progress: Progress,
+    progress: GroupProgress,
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain along ``betas``, up or down, and the mean acceptance; from samples of the prior or ``start``.
 
@@ -284,7 +298,7 @@ def chains(
     first = noise(target.num_chains, target.latent_dim)
     state = target.state(first if start is None else start.expand_as(first))
     values, acceptances = [state.log_likelihood], []
-    for eps in draws(noise, target, len(betas) - 2):
+    for eps in draw_noise(noise, target, len(betas) - 2):
         t = len(values)
         if t % NOISE_BLOCK == 0:
             progress(t / len(betas))
@@ -296,7 +310,9 @@ def chains(
     return log_w, torch.stack(acceptances).mean(0).cpu().double() if acceptances else never
 
 
-def draws(noise: Noise, target: Target, transitions: int) -> Iterator[Float[Tensor, "chains batch noise"]]:
+def draw_noise(
+    noise: Noise, target: Target, transitions: int
+) -> Iterator[Float[Tensor, "chains batch noise"]]:
     """The noise of each transition in turn."""
     for start in range(0, transitions, NOISE_BLOCK):
         block = min(NOISE_BLOCK, transitions - start)
@@ -308,7 +324,13 @@ def draws(noise: Noise, target: Target, transitions: int) -> Iterator[Float[Tens
 def simulate(
     output: OutputDistribution, decoder: Decoder, images: int, seed: int
 ) -> tuple[Float[Tensor, "images latent"], Float[Tensor, "images pixels"]]:
-    """Pairs z ~ p(z), x ~ p(x | z), a function of (seed, image): each z is a sample of p(z | x)."""
+    """Pairs z ~ p(z), x ~ p(x | z), a function of (seed, image): each z is a sample of p(z | x).
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> z, x = simulate(GaussianOutput(), Decoder.mlp(2, [8], 16), images=3, seed=0)
+    >>> z.shape, x.shape
+    (torch.Size([3, 2]), torch.Size([3, 16]))
+    """
     weight = next(decoder.parameters())
     sources = [generator(weight.device, seed, "simulated", i) for i in range(images)]
     noise = image_noise(sources, weight.dtype)

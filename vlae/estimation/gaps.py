@@ -17,7 +17,7 @@ from vlae.distributions.posteriors import (
     standard_normal_log_prob,
 )
 from vlae.estimation.log_weights import LogWeights
-from vlae.estimation.per_image import PerImage, Progress, Report, check_finite, in_groups
+from vlae.estimation.per_image import Estimates, GroupProgress, Report, check_finite, in_groups
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import Noise, generator, image_noise
@@ -33,8 +33,8 @@ MAX_GROUP = 100
 
 
 @dataclass
-class Gaps(PerImage):
-    """ELBOs in nats per image, both by common random numbers."""
+class Gaps(Estimates):
+    """The ELBOs between which the gaps lie, in nats per image, both by common random numbers (Cremer et al. 2018)."""
 
     elbo: Float[Tensor, " images"]
     optimal_elbo: Float[Tensor, " images"]
@@ -59,11 +59,20 @@ def measure_gaps(
 
     Images are independent: Adam moves every number separately, and an image's noise is a function of (seed, position).
     Continues ``result`` if given. ``report`` is called after every step, see ``vlae.estimation.per_image``.
-    ``memory_budget`` in MiB. NonFiniteError: an ELBO is NaN or infinite.
+    ``memory_budget`` in MiB. Errors: NonFiniteError, an ELBO is NaN or infinite; TypeError, the model's posterior is no
+    `FamilyMember`.
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.models.backbone import Backbone
+    >>> from vlae.models.vae import VAE
+    >>> model = VAE(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()))
+    >>> gaps = measure_gaps(model, torch.randn(3, 16), memory_budget=64, seed=0, steps=5)
+    >>> bool((gaps.optimal_elbo - gaps.elbo > -0.5).all())  # the amortisation gap of each image
+    True
     """
     result = Gaps.empty(len(x)) if result is None else result
 
-    def measure(group: range, progress: Progress) -> None:
+    def measure(group: range, progress: GroupProgress) -> None:
         images = slice(group.start, group.stop)
         batch = x[images]
         start = own_posterior(model, batch, group, seed)
@@ -109,7 +118,12 @@ def own_posterior(model: LatentVariableModel, x: Images, group: range, seed: int
 
 
 def ascend(
-    model: LatentVariableModel, x: Images, start: FamilyMember, noise: Noise, steps: int, progress: Progress
+    model: LatentVariableModel,
+    x: Images,
+    start: FamilyMember,
+    noise: Noise,
+    steps: int,
+    progress: GroupProgress,
 ) -> FamilyMember:
     """The member of the family that Adam reaches, with a learning rate that falls linearly to 0."""
     free = [p.detach().clone().requires_grad_() for p in start.parameters()]

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights, log_mean_standard_error, rounds
+from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights, log_mean_standard_error, round_sizes
 from vlae.estimation.pareto import unreliable_above
-from vlae.estimation.per_image import PerImage, Progress, Report, check_finite, in_groups
+from vlae.estimation.per_image import Estimates, GroupProgress, Report, check_finite, in_groups
 from vlae.estimation.proposals import propose_for
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
@@ -23,7 +23,7 @@ EXTRA_NOISE = 10
 
 
 @dataclass
-class Evaluation(PerImage):
+class Evaluation(Estimates):
     """Importance-sampled estimates of log p(x) by one proposal, in nats per test image."""
 
     elbo: Float[Tensor, " images"]
@@ -97,13 +97,22 @@ def evaluate(
     batch as soon as its estimate is that precise. Image i's noise is a function of (seed, proposal, i) alone, so
     neither chunking nor a restart changes a number. Continues ``result`` if given. ``report``, see
     ``vlae.estimation.per_image``, is called after every group; ``memory_budget`` in MiB.
-    NonFiniteError: an estimate is NaN or infinite.
+    Errors: NonFiniteError, an estimate is NaN or infinite; TypeError, the proposal needs a density that q lacks.
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.models.backbone import Backbone
+    >>> from vlae.models.vae import VAE
+    >>> model = VAE(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()))
+    >>> how = {"proposal": "laplace", "num_samples": 50, "memory_budget": 64, "seed": 0}
+    >>> found = evaluate(model, torch.randn(3, 16), **how)
+    >>> found.log_likelihood.shape, bool((found.log_likelihood >= found.elbo).all())  # Jensen's inequality
+    (torch.Size([3]), True)
     """
     result = Evaluation.empty(len(x)) if result is None else result
     chunks = Chunks.within(memory_budget, model, num_samples, x)
-    scorer, sizes = model.output.scorer(model.decoder), list(rounds(num_samples, target_standard_error))
+    scorer, sizes = model.output.scorer(model.decoder), list(round_sizes(num_samples, target_standard_error))
 
-    def measure(group: range, progress: Progress) -> None:
+    def measure(group: range, progress: GroupProgress) -> None:
         images = slice(group.start, group.stop)
         q, modes, sources = propose_for(group, proposal, model, x[images], seed)
         at_once = chunks.samples * chunks.images

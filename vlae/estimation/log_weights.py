@@ -19,8 +19,12 @@ FIRST_ROUND = 100
 """Samples before the first look at a standard error; the next looks are after twice as many each."""
 
 
-def rounds(num_samples: int, target_standard_error: float | None) -> Iterator[int]:
-    """The sizes of the blocks that ``num_samples`` are drawn in: 1000s, or 100, 100, 200, 400, 800, 1000, ..."""
+def round_sizes(num_samples: int, target_standard_error: float | None) -> Iterator[int]:
+    """The sizes of the blocks that ``num_samples`` are drawn in: 1000s, or 100, 100, 200, 400, 800, 1000, ...
+
+    >>> list(round_sizes(2500, None)), list(round_sizes(2500, 0.1))
+    ([1000, 1000, 500], [100, 100, 200, 400, 800, 900])
+    """
     done = 0
     while done < num_samples:
         size = NOISE_BLOCK if target_standard_error is None else min(max(done, FIRST_ROUND), NOISE_BLOCK)
@@ -30,7 +34,13 @@ def rounds(num_samples: int, target_standard_error: float | None) -> Iterator[in
 
 
 class LogWeights:
-    """The log-weights of a group of images: mean log w, log mean w, effective sample size, tail; all in float64."""
+    """The log-weights of a group of images: mean log w, log mean w, effective sample size, tail; all in float64.
+
+    >>> weights = LogWeights(images=2, num_samples=3)
+    >>> weights.add(torch.tensor([[-1.0, 0.0], [-1.0, 0.0], [-1.0, -9.0]]), images=torch.arange(2))
+    >>> weights.mean, weights.effective_sample_size
+    (tensor([-1., -3.], dtype=torch.float64), tensor([3.0000, 2.0002], dtype=torch.float64))
+    """
 
     def __init__(self, images: int, num_samples: int) -> None:
         """num_samples: the largest number that will be added per image."""
@@ -81,7 +91,7 @@ class LogWeights:
         found = [k_hat(self._largest[:n, i : i + 1].numpy()) for i, n in enumerate(tails)]
         return torch.tensor([k.item() for k in found], dtype=torch.float64)
 
-    def settled(self, target_standard_error: float) -> Bool[Tensor, " images"]:
+    def is_settled(self, target_standard_error: float) -> Bool[Tensor, " images"]:
         """Images whose standard error (nats) is below the target and reliable by the k-hat of their weights."""
         limits = torch.tensor([unreliable_above(n) for n in self.count.tolist()], dtype=torch.float64)
         return (self.standard_error <= target_standard_error) & (self.k_hat <= limits)
@@ -126,7 +136,7 @@ def draw_log_weights(
         weights.add(torch.cat(log_w), active)
         if target_standard_error is None:
             continue
-        left = ~weights.settled(target_standard_error)[active]
+        left = ~weights.is_settled(target_standard_error)[active]
         if not left.any():
             break
         if not left.all():

@@ -36,6 +36,11 @@ def k_hat(largest: Float64[ndarray, "tail images"]) -> Float64[ndarray, " images
     ``largest``: the ``tail_length(S) + 1`` largest log-weights of each image, in any order; the smallest of them is
     the threshold that the others exceed. Below 1/2 the weights have a variance, from 1 on not even a mean. inf where
     one weight is all there is; 0 for equal weights, which are exact; NaN where the tail is shorter than ``FEWEST``.
+
+    >>> u = (np.arange(1000) + 0.5) / 1000
+    >>> log_weights = -0.5 * np.log(u)  # of a Pareto distribution with k = 1/2
+    >>> np.round(k_hat(np.sort(log_weights)[-tail_length(1000) - 1 :, None]), 1)
+    array([0.5])
     """
     return np.array([_k_hat(np.sort(column)) for column in largest.T])
 

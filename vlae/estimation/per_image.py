@@ -13,14 +13,21 @@ from vlae.errors import NonFiniteError
 
 Report = Callable[[float], None]
 """Called with the number of images done so far, fractions within a group included; its exceptions end the work."""
-Progress = Callable[[float], None]
+GroupProgress = Callable[[float], None]
 """Called with the share of a group of images that is done; its exceptions end the work."""
-Result = TypeVar("Result", bound="PerImage")
+Result = TypeVar("Result", bound="Estimates")
 
 
 @dataclass(kw_only=True)
-class PerImage:
-    """An estimator's numbers per image, in float64 on the CPU; the first ``done`` images are known, the rest NaN."""
+class Estimates:
+    """An estimator's numbers per image, in float64 on the CPU; the first ``done`` images are known, the rest NaN.
+
+    >>> from vlae.estimation.importance import Evaluation
+    >>> evaluation = Evaluation.empty(2)
+    >>> evaluation.put(slice(0, 1), elbo=torch.tensor([-3.0]))
+    >>> len(evaluation), evaluation.elbo
+    (2, tensor([-3., nan], dtype=torch.float64))
+    """
 
     done: int = field(default=0)
     seconds: float = field(default=0.0)
@@ -44,7 +51,7 @@ class PerImage:
 
 
 def in_groups(
-    result: PerImage, size: int, measure: Callable[[range, Progress], None], report: Report
+    result: Estimates, size: int, measure: Callable[[range, GroupProgress], None], report: Report
 ) -> None:
     """Call ``measure(group, progress)`` for each group of ``size`` images that are not done yet.
 

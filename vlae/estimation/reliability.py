@@ -39,7 +39,7 @@ def proposals_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: p for name, p in results["test"]["log_likelihood"].items() if name != "ais"}
 
 
-def warnings(results: dict[str, Any]) -> list[str]:
+def reliability_warnings(results: dict[str, Any]) -> list[str]:
     """Cautions about the results of a run."""
     test, found = results["test"], []
     bad = {name: p for name, p in proposals_of(results).items() if doubtful(p)}

@@ -14,7 +14,7 @@ from vlae.estimation.ais import Annealed, anneal, simulate
 from vlae.estimation.gaps import Gaps, measure_gaps
 from vlae.estimation.importance import Evaluation, evaluate
 from vlae.estimation.metrics import Bracket, Scores
-from vlae.estimation.per_image import PerImage
+from vlae.estimation.per_image import Estimates
 from vlae.experiment.trained_model import TrainedModel
 
 SIMULATED_IMAGES = 16
@@ -30,8 +30,8 @@ class Part:
     doing: str
     """The text shown while it runs."""
     result: Any
-    """The empty ``PerImage`` to fill."""
-    run: Callable[..., PerImage]
+    """The empty ``Estimates`` to fill."""
+    run: Callable[..., Estimates]
     """``run(result=result, report=report)`` measures the images of ``result`` that are not done."""
     by: str | None
     """The name shown beside its log-likelihood; None: nothing is shown."""

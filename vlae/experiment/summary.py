@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from vlae.estimation.reliability import MARK, doubtful, marks_of, proposals_of, warnings
+from vlae.estimation.reliability import MARK, doubtful, marks_of, proposals_of, reliability_warnings
 from vlae.system.disk import RecordError
 
 SIDE_BY_SIDE = 2
@@ -38,7 +38,7 @@ def _summary(results: dict[str, Any], path: Path) -> Group:
         rows.append((f"test log-likelihood, {name}", value))
     if test["bits_per_dim"] is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
-    rows += [("warning", text) for text in warnings(results)]
+    rows += [("warning", text) for text in reliability_warnings(results)]
     rows += [
         ("best epoch", f"{results['best_epoch']} of {results['epochs']}, selected on {results['selection']}"),
         ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} per epoch), "

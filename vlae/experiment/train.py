@@ -79,6 +79,6 @@ def _report(
             f"ELBO {line['train/elbo_nats']:.2f} train, {line[f'{selection}/elbo_nats']:.2f} {selection} "
             f"(best {progress.best_elbo:.2f} in epoch {progress.best_epoch}) nats{prepared.preprocess.space_note}"
         )
-        session.reporter.advance("training epoch", done, epochs, text, last=training.finished)
+        session.reporter.advance("training epoch", done, epochs, text, last=training.is_finished)
 
     return report

@@ -18,7 +18,7 @@ from vlae.training.checkpoints import Progress
 
 @dataclass(repr=False)
 class TrainedModel:
-    """The best epoch's model of a run, with the preprocessing of its images."""
+    """The best epoch's model of a run, with the preprocessing of its images; `vlae.load` gives one, with an example."""
 
     model: LatentVariableModel
     preprocess: Preprocess
@@ -37,14 +37,17 @@ class TrainedModel:
 
     @property
     def decoder(self) -> torch.nn.Module:
+        """The decoder f, [..., latent] -> [..., pixels] in model space: means or logits of the output distribution."""
         return self.model.decoder
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights, where tensors given to the methods have to be."""
         return next(self.model.parameters()).device
 
     @property
     def results(self) -> dict[str, Any] | None:
+        """The content of results.json; None if the run is not done. RecordError: it cannot be read."""
         return self.directory.results()
 
     def to_model_space(self, images: Shaped[Tensor, "..."], seed: int = 0) -> Tensor:
@@ -64,14 +67,14 @@ class TrainedModel:
         return self.preprocess.forward(images, generator(self.device, seed, "load"))
 
     def posterior(self, x: Images, seed: int = 0) -> Posterior:
-        """q(z | x) for x in model space."""
+        """q(z | x) for x [batch, pixels] in model space; ``seed`` is that of inference that is itself random."""
         return self.model.posterior(
             x, batch_noise(len(x), generator(self.device, seed, "posterior"), x.dtype)
         )
 
     @torch.no_grad()
     def reconstruct(self, x: Images, seed: int = 0) -> Tensor:
-        """Images in [0, 1] of E[x | z] for one z ~ q(z | x) each."""
+        """E[x | z] for one z ~ q(z | x) each, as images in [0, 1], [batch, channels, height, width]."""
         posterior = self.posterior(x, seed)
         noise = batch_noise(len(x), generator(self.device, seed, "reconstruct"), x.dtype)
         z, _ = posterior.rsample_with_log_prob(noise(1, posterior.noise_dim))
@@ -79,7 +82,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def sample(self, num: int, seed: int = 0) -> Tensor:
-        """Images in [0, 1] of E[x | z] for z ~ N(0, I)."""
+        """E[x | z] for z ~ N(0, I), as images in [0, 1], [num, channels, height, width]."""
         source = generator(self.device, seed, "prior")
         dtype = self.preprocess.dtype
         z = torch.randn(num, self.model.latent_dim, generator=source, device=self.device, dtype=dtype)

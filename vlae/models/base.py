@@ -23,7 +23,17 @@ Gaussian = DiagonalGaussian | PrecisionGaussian
 class LatentVariableModel(nn.Module, ABC):
     """p(z) = N(0, I), p(x | z) = output(f(z)), and q(z | x), the only part in which models differ.
 
-    A model derives from this class and defines `posterior`. Its constructor takes a `Backbone` and passes it on.
+    A model derives from this class and defines `posterior`. Its constructor takes a `Backbone` and passes it on. Images
+    are [batch, pixels] in model space; the backbone's networks are its ``encoder`` and its ``decoder``.
+
+    >>> import torch
+    >>> from vlae.distributions import GaussianOutput
+    >>> class Prior(LatentVariableModel):
+    ...     def posterior(self, x, noise):  # knows nothing of x
+    ...         return DiagonalGaussian(torch.zeros(len(x), self.latent_dim), torch.zeros(len(x), self.latent_dim))
+    >>> model = Prior(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()))
+    >>> model.log_joint(torch.zeros(3, 16), z=torch.zeros(5, 3, 2)).shape  # 5 samples for each of 3 images
+    torch.Size([5, 3])
     """
 
     batch_dependent = False
@@ -48,7 +58,7 @@ class LatentVariableModel(nn.Module, ABC):
     def log_joint(
         self, x: Images, z: Float[Tensor, "*samples batch latent"]
     ) -> Float[Tensor, "*samples batch"]:
-        """log p(x, z) = log p(x | z) + log p(z), in nats."""
+        """log p(x, z) = log p(x | z) + log p(z) of each z, in nats."""
         return self.output.log_prob(x, self.decoder(z)) + standard_normal_log_prob(z)
 
     def stages(self, x: Images, noise: Noise) -> Sequence[Gaussian]:
@@ -56,5 +66,5 @@ class LatentVariableModel(nn.Module, ABC):
         return []
 
     def refinements(self, x: Images, noise: Noise) -> list[Latent]:
-        """The posterior's location at each of its `stages`."""
+        """The posterior's location [batch, latent] at each of its `stages`."""
         return [q.mu for q in self.stages(x, noise)]

@@ -55,7 +55,14 @@ class HF(LatentVariableModel):
     """z = H_T ... H_1 z_0 with H_t = I - 2 v_t v_t' / |v_t|^2; v_1 from the encoder's features, v_{t+1} from v_t.
 
     Every H_t is orthogonal, so the flow's log-determinant is 0. The reflections are applied to z, at a cost of
-    T x latent per sample; the matrices are never formed.
+    T x latent per sample; the matrices are never formed. T is ``num_flows`` (Tomczak and Welling 2016, section 3).
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.seeding import batch_noise, generator
+    >>> model = HF(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()), num_flows=3)
+    >>> x, noise = torch.zeros(5, 16), batch_noise(5, generator("cpu", 0), torch.float32)
+    >>> [v.shape for v in model.posterior(x, noise).flow.normals]
+    [torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([5, 2])]
     """
 
     analytic_kl = True

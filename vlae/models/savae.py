@@ -18,7 +18,11 @@ Step = Callable[[Latent, Latent], Latent]
 
 
 def ascend(step_size: float, clip_norm: float) -> Step:
-    """One step of gradient ascent per image, the gradient's norm at most ``clip_norm``."""
+    """One step of gradient ascent per image, the gradient's norm at most ``clip_norm``.
+
+    >>> ascend(step_size=0.1, clip_norm=5.0)(torch.zeros(1, 2), torch.tensor([[30.0, 40.0]]))
+    tensor([[0.3000, 0.4000]])
+    """
 
     def step(value: Latent, gradient: Latent) -> Latent:
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
@@ -69,7 +73,18 @@ def refine(
 
 
 class SAVAE(LatentVariableModel):
-    """q(z | x) = N(mu_T, diag exp(log_variance_T)), both refined by ``num_steps`` steps of gradient ascent."""
+    """q(z | x) = N(mu_T, diag exp(log_variance_T)), both refined by ``num_steps`` steps of gradient ascent.
+
+    A step is step_size times the gradient of the image's one-sample ELBO, whose norm is at most ``clip_norm``
+    (Kim et al. 2018, algorithm 1); training differentiates through all steps.
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.seeding import batch_noise, generator
+    >>> model = SAVAE(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()), num_steps=3)
+    >>> noise = batch_noise(5, generator("cpu", 0), torch.float32)
+    >>> [mu.shape for mu in model.refinements(torch.zeros(5, 16), noise)]  # the start, and after each step
+    [torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([5, 2])]
+    """
 
     analytic_kl = True
     make_step = staticmethod(ascend)

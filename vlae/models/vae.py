@@ -7,7 +7,7 @@ from vlae.seeding import Noise
 
 
 class VAE(LatentVariableModel):
-    """q(z | x) = N(mu(x), diag exp(log_variance(x))).
+    """q(z | x) = N(mu(x), diag exp(log_variance(x))), both from the encoder's features by one linear layer each.
 
     >>> import torch
     >>> from vlae.distributions import BernoulliOutput

@@ -21,8 +21,20 @@ class VLAE(LatentVariableModel):
 
     mu_{t+1} = mu_t + a_t d_t with d_t the full Gauss-Newton step at mu_t and a_t = damping / (t + 1)
     (damping 0.5 is the paper's setting). Gradients flow through all updates.
-    For a linear decoder the distance to the mode shrinks by exactly prod_t (1 - a_t).
-    A subclass takes other steps by overriding `step_length`.
+    For a linear decoder the distance to the mode shrinks by exactly prod_t (1 - a_t). P = J'VJ + I is the precision
+    of the Laplace approximation (Park, Kim, Kim 2019, algorithm 1); `vlae.distributions.laplace` computes both.
+    A subclass takes other steps by overriding `step_length`. NonFiniteError: P is not positive definite.
+
+    >>> import torch
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.seeding import batch_noise, generator
+    >>> model = VLAE(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()), num_updates=3)
+    >>> x, noise = torch.zeros(5, 16), batch_noise(5, generator("cpu", 0), torch.float32)
+    >>> q = model.posterior(x, noise)
+    >>> q.mu.shape, q.cholesky.shape  # the mode, and L of P = L L'
+    (torch.Size([5, 2]), torch.Size([5, 2, 2]))
+    >>> len(model.refinements(x, noise))  # mu_0 ... mu_3
+    4
     """
 
     analytic_kl = True

@@ -20,6 +20,14 @@ class VLAENewton(VLAE):
     Gradients flow through all updates, as in VLAE. For a linear decoder one update reaches the mode.
     The result of full steps hardly depends on where they began, so the encoder learns little from them: after an epoch
     on MNIST (Bernoulli, latent 20) its guess is 1660 nats of log p(x, z) below the mode, that of VLAE 65.
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.seeding import batch_noise, generator
+    >>> model = VLAENewton(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()), num_updates=2)
+    >>> x, noise = torch.randn(5, 16), batch_noise(5, generator("cpu", 0), torch.float32)
+    >>> before, _, after = (model.log_joint(x, mu) for mu in model.refinements(x, noise))
+    >>> bool((after >= before).all())
+    True
     """
 
     def __init__(self, backbone: Backbone, *, num_updates: Updates = 4) -> None:

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 class Linearisation(Protocol):
     """h(z) and A = dh/dz for each image, differentiable with respect to z and the weights.
 
-    h are a decoder's hidden features, or its pixels if it has no linear last layer.
+    h are a decoder's hidden features, or its pixels if it has no linear last layer. `Decoder.linearise` makes one.
+
+    >>> at = ReLULinearisation.at([nn.Linear(2, 8)], torch.zeros(3, 2))
+    >>> isinstance(at, Linearisation), at.features.shape
+    (True, torch.Size([3, 8]))
     """
 
     @property
@@ -59,6 +63,7 @@ class ReLULinearisation:
 
     @classmethod
     def at(cls, linears: list[nn.Linear], z: Float[Tensor, "batch latent"]) -> "ReLULinearisation":
+        """The linearisation of these layers, each followed by a ReLU, at z."""
         masks, h = [], z
         for linear in linears:
             h = torch.relu(linear(h))
@@ -120,7 +125,13 @@ class FunctionLinearisation:
 
 @dataclass
 class ThenLinear:
-    """Linearisation of a network and a linear layer W after it: f = W h + b, J = W A."""
+    """Linearisation of a network and a linear layer W after it: f = W h + b, J = W A.
+
+    >>> body = ReLULinearisation.at([nn.Linear(2, 8)], torch.zeros(3, 2))
+    >>> at = ThenLinear(body, last=nn.Linear(8, 16))
+    >>> at.features.shape, at.vjp(torch.ones(3, 16)).shape
+    (torch.Size([3, 16]), torch.Size([3, 2]))
+    """
 
     inner: Linearisation
     last: nn.Linear

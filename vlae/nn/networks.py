@@ -31,7 +31,11 @@ def unit(activation: str) -> nn.Module:
 
 
 class MLP(nn.Sequential):
-    """A linear layer and units, once per entry of ``hidden_dims``: ``in_dim -> hidden_dims[0] -> ... -> [-1]``."""
+    """A linear layer and units, once per entry of ``hidden_dims``: ``in_dim -> hidden_dims[0] -> ... -> [-1]``.
+
+    >>> MLP(16, [8, 4])(torch.zeros(3, 16)).shape
+    torch.Size([3, 4])
+    """
 
     def __init__(self, in_dim: int, hidden_dims: Sequence[int], activation: Activation = "relu") -> None:
         dims = [in_dim, *hidden_dims]
@@ -43,6 +47,7 @@ class MLP(nn.Sequential):
 
     @property
     def linears(self) -> list[nn.Linear]:
+        """The linear layers, without the units between them."""
         return [layer for layer in self if isinstance(layer, nn.Linear)]
 
 
@@ -67,7 +72,13 @@ def feature_map_shapes(image: ImageShape) -> list[ImageShape]:
 
 
 class ConvEncoder(nn.Sequential):
-    """Two 3x3 convolutions of stride 2, then a fully connected network of ``hidden_dims``."""
+    """Two 3x3 convolutions of stride 2, then a fully connected network of ``hidden_dims``.
+
+    ConfigError: an image of fewer than 4x4 pixels.
+
+    >>> ConvEncoder((1, 8, 8), [10])(torch.zeros(3, 64)).shape
+    torch.Size([3, 10])
+    """
 
     def __init__(
         self, image: ImageShape, hidden_dims: Sequence[int], activation: Activation = "relu"
@@ -85,6 +96,9 @@ class ConvDecoderBody(nn.Sequential):
     """The mirror image of ``ConvEncoder``: z -> fully connected -> two transposed convolutions -> pixels.
 
     A convolution maps 2n - 1 and 2n places to n; in reverse, ``output_padding`` decides between them.
+
+    >>> ConvDecoderBody(2, [10], (1, 8, 7))(torch.zeros(3, 2)).shape
+    torch.Size([3, 56])
     """
 
     def __init__(
@@ -102,7 +116,12 @@ class ConvDecoderBody(nn.Sequential):
 
 
 class GaussianHead(nn.Module):
-    """Two linear heads on the encoder's features: mean and log-variance of a diagonal Gaussian."""
+    """Two linear heads on the encoder's features: mean and log-variance of a diagonal Gaussian.
+
+    >>> mu, log_variance = GaussianHead(hidden_dim=8, latent_dim=2)(torch.zeros(3, 8))
+    >>> mu.shape, log_variance.shape
+    (torch.Size([3, 2]), torch.Size([3, 2]))
+    """
 
     def __init__(self, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
@@ -136,6 +155,7 @@ class Decoder(nn.Module):
     def mlp(
         cls, latent_dim: int, hidden_dims: Sequence[int], pixels: int, activation: Activation = "relu"
     ) -> "Decoder":
+        """A decoder of fully connected layers: latent_dim -> hidden_dims[0] -> ... -> pixels."""
         body = MLP(latent_dim, hidden_dims, activation)
         return cls(latent_dim, body, nn.Linear(hidden_dims[-1], pixels))
 
@@ -170,6 +190,10 @@ def fans(layer: nn.Module) -> tuple[float, float]:
     """Number of inputs that an output sees, and of outputs that an input reaches; an average, away from the border.
 
     A convolution of stride s has s^2 times fewer outputs than inputs have places, a transposed one more.
+    TypeError: another layer.
+
+    >>> fans(nn.Linear(3, 5)), fans(nn.Conv2d(1, 16, 3, stride=2))
+    ((3, 5), (9, 36.0))
     """
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features

@@ -52,7 +52,7 @@ class Training:
         return warnings
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         p, patience = self.progress, self.trainer.patience
         stopped_early = patience is not None and p.epoch - p.best_epoch >= patience and p.epoch > 0
         return p.epoch >= self.trainer.epochs or stopped_early
@@ -60,7 +60,7 @@ class Training:
     def run(self, interruption: Interruption, report: Callable[[dict[str, float] | None], None]) -> None:
         """Train until finished. After a signal: a checkpoint at the next step boundary, then ``Interrupted``."""
         saved = time.monotonic()
-        while not self.finished:
+        while not self.is_finished:
             began = time.monotonic()
             batches = self.training_set.order(self.seed, self.progress.epoch).split(self.trainer.batch_size)
             means = self.selection_set.new_zeros(len(batches), len(self.objective.metrics))
@@ -79,7 +79,7 @@ class Training:
             self._store(means, time.monotonic() - began)
             report(self._end_epoch(batches, time.monotonic()))
             overdue = time.monotonic() - saved > self.trainer.checkpoint_every
-            if overdue or interruption.requested or self.finished:
+            if overdue or interruption.requested or self.is_finished:
                 self.checkpoints.save(self.progress)
                 saved = time.monotonic()
                 interruption.check()

@@ -25,7 +25,12 @@ METRICS = ("elbo_nats", "reconstruction_nats", "kl_nats")
 
 @dataclass
 class Terms:
-    """The three densities of a sample z ~ q(z | x), in nats."""
+    """The three densities of a sample z ~ q(z | x), in nats.
+
+    >>> terms = Terms(torch.tensor([[-5.0]]), torch.tensor([[-2.0]]), torch.tensor([[-1.0]]))
+    >>> terms.log_weights, terms.kl
+    (tensor([[-6.]]), tensor([[1.]]))
+    """
 
     log_likelihood: Float[Tensor, "samples batch"]
     log_prior: Float[Tensor, "samples batch"]
@@ -47,7 +52,17 @@ class Terms:
 
 
 def sample_terms(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Terms:
-    """Infer q(z | x), draw ``samples`` z for each image, and evaluate the three densities."""
+    """Infer q(z | x), draw ``samples`` z for each image, and evaluate the three densities.
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.models.backbone import Backbone
+    >>> from vlae.models.vae import VAE
+    >>> from vlae.seeding import batch_noise, generator
+    >>> model = VAE(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()))
+    >>> noise = batch_noise(3, generator("cpu", 0), torch.float32)
+    >>> sample_terms(model, torch.zeros(3, 16), noise, samples=5).log_weights.shape
+    torch.Size([5, 3])
+    """
     posterior = model.posterior(x, noise)
     return posterior_terms(model, x, posterior, noise(samples, posterior.noise_dim))
 
@@ -84,7 +99,11 @@ Estimate = tuple[Float[Tensor, ""], Float[Tensor, " metrics"]]
 
 @dataclass(frozen=True)
 class Objective:
-    """The quantity that training maximises; ``metrics`` names the numbers that ``estimate`` returns."""
+    """The quantity that training maximises; ``metrics`` names the numbers that ``estimate`` returns, in nats per image.
+
+    >>> select_objective("iwae", "sampled").metrics
+    ('elbo_nats', 'reconstruction_nats', 'kl_nats', 'iwae_bound_nats')
+    """
 
     estimate: Callable[[LatentVariableModel, Images, Noise, int], Estimate]
     """(model, x, noise, samples) -> (loss, metrics)."""
@@ -99,13 +118,16 @@ def select_objective(objective: str, kl: str) -> Objective:
 
 
 def sampled_elbo(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Estimate:
-    """The mean log-weight of ``samples`` z per image."""
+    """The ELBO as the mean log-weight of ``samples`` z per image (Kingma and Welling 2014, estimator A)."""
     metrics = sample_terms(model, x, noise, samples).metrics()
     return -metrics[0], metrics.detach()
 
 
 def analytic_elbo(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Estimate:
-    """E_q[log p(x | z)] sampled, minus KL(q || p) in closed form. TypeError: the posterior has none."""
+    """E_q[log p(x | z)] sampled, minus KL(q || p) in closed form (Kingma and Welling 2014, estimator B).
+
+    TypeError: the posterior has no closed form of its KL.
+    """
     posterior = require_closed_form_kl(model.posterior(x, noise), "trainer.kl=analytic")
     z, _ = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))
     reconstruction = model.output.log_prob(x, model.decoder(z)).mean()

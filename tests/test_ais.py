@@ -50,7 +50,7 @@ from vlae.estimation.ais import (
 )
 from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.reevaluate import override_evaluation, reevaluate
-from vlae.experiment.scoring import score
+from vlae.experiment.scoring import Scoring
 from vlae.experiment.summary import summary
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import Reporter
@@ -598,7 +598,7 @@ def test_a_check_stopped_by_a_signal_ends_with_the_same_metrics(part, checked, m
 
     def run(heartbeat):
         with Interruption() as interruption, Reporter(quiet=True) as reporter:
-            return score(trained, cfg, x, interruption, reporter, heartbeat)
+            return Scoring(trained, cfg, x, interruption, reporter, heartbeat).run()
 
     def stop(progress):
         if progress["doing"] == part and progress["image"] >= 2:

@@ -5,7 +5,7 @@ import pytest
 import vlae.models.vae
 from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
-from vlae.experiment.single_run import run
+from vlae.experiment.single_run import run_configuration
 from vlae.models.vae import VAE
 
 
@@ -32,7 +32,7 @@ def container(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_bare_run_has_all_results_but_gaps(container, capsys):
-    results = run(container())
+    results = run_configuration(container())
     assert results["test"]["gaps"] is None
     assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
     assert (
@@ -53,7 +53,7 @@ def test_a_bare_run_has_all_results_but_gaps(container, capsys):
 )
 def test_a_bare_model_refuses_other_needs_before_writing(override, text, lacking, container, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        run(container(override))
+        run_configuration(container(override))
     [problem] = caught.value.problems
     assert problem.startswith(f"{text} posteriors with ")
     assert f"BarePosterior has no {lacking}" in problem
@@ -63,5 +63,5 @@ def test_a_bare_model_refuses_other_needs_before_writing(override, text, lacking
 @pytest.mark.slow
 def test_all_needs_of_a_bare_model_are_reported_together(container):
     with pytest.raises(ConfigError) as caught:
-        run(container("evaluate.proposals=[own,mixture]", "trainer.objective=iwae"))
+        run_configuration(container("evaluate.proposals=[own,mixture]", "trainer.objective=iwae"))
     assert len(caught.value.problems) == 2

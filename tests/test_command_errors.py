@@ -5,12 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
 from conftest import LAUNCH
 
+from vlae.cli import hydra_main
 from vlae.cli.app import main
 from vlae.config.compose import Composer, compose
 from vlae.config.problems import ConfigError
@@ -28,9 +28,7 @@ def command(monkeypatch, run_launch):
     """Runs launch.py in this process with another job in place of training; returns its exit status."""
 
     def run(job, *arguments: str) -> object:
-        module = ModuleType("vlae.experiment.command")
-        module.run_command = job  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "vlae.experiment.command", module)
+        monkeypatch.setattr(hydra_main, "run_command", job)
         return run_launch(*arguments)
 
     return run
@@ -214,12 +212,10 @@ def test_an_unwritable_runs_dir_is_one_line(command, capfd, tmp_path, monkeypatc
         monkeypatch.setattr(Composer, "__call__", once(Composer.__call__))
         assert command(None, "-m", "seed=range(0,5000)", f"runs_dir={place}") == 2
     else:
-        from vlae.experiment.command import run_command
-
         monkeypatch.setitem(
             sys.modules, "vlae.experiment.trained_model", None
         )  # and before torch is imported
-        assert command(run_command, f"runs_dir={place}") == 2
+        assert command(hydra_main.run_command, f"runs_dir={place}") == 2
     reason = "locked" if place.startswith("locked") else "file is not a directory"
     assert re.fullmatch(
         rf"vlae: runs_dir: cannot write {tmp_path / place}: .*{reason}\n", capfd.readouterr().err

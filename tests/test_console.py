@@ -176,14 +176,14 @@ def test_missing_metrics_are_left_out():
 def test_unreliable_metrics_are_marked():
     results = copy.deepcopy(RESULTS)
     results["test"] |= {"bits_per_dim": 7.9}
-    assert reliability.warnings(results) == []
+    assert reliability.reliability_warnings(results) == []
     assert reliability.MARK not in printed(summary(results, Path("runs/here")))
     results["test"]["log_likelihood"]["own"]["k_hat_unreliable"] = 0.051
-    assert "5% (own)" in reliability.warnings(results)[0]
-    assert "probably too low" in reliability.warnings(results)[0]
+    assert "5% (own)" in reliability.reliability_warnings(results)[0]
+    assert "probably too low" in reliability.reliability_warnings(results)[0]
     assert f"-11.22 ± 0.35 {reliability.MARK}" in printed(summary(results, Path("runs/here")))
     results["test"] |= {"bits_per_dim": 8.1}
-    assert "uniform noise" in reliability.warnings(results)[1]
+    assert "uniform noise" in reliability.reliability_warnings(results)[1]
 
 
 def test_results_of_the_first_version_are_shown():

@@ -8,11 +8,11 @@ import pytest
 import torch
 from recorded import container
 
+from vlae.cli.hydra_main import run_command
 from vlae.config.run_id import run_id
 from vlae.errors import OutOfMemory, out_of_memory
-from vlae.experiment import command
 from vlae.experiment import run as experiment_run
-from vlae.experiment.command import run_command
+from vlae.experiment import single_run
 from vlae.experiment.run import execute
 from vlae.runs.directory import RunDirectory
 
@@ -51,7 +51,7 @@ def test_a_run_without_memory_fails_with_one_line(tmp_path, monkeypatch, act):
     status = run.status()
     assert (status["state"], status["reason"]) == ("failed", "out of memory")
     assert "\n" not in status["message"]
-    monkeypatch.setattr(command, "run", lambda _: act())
+    monkeypatch.setattr(single_run, "run_configuration", lambda _: act())
     with pytest.raises(OutOfMemory, match=r"^out of memory: [^\n]*; a smaller trainer.batch_size or [^\n]*$"):
         run_command({})
 

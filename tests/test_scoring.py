@@ -12,7 +12,7 @@ from vlae.estimation import gaps
 from vlae.estimation import importance as evaluation
 from vlae.experiment import evaluation_parts as parts
 from vlae.experiment.prepare import test_set as images_to_score
-from vlae.experiment.scoring import NAME, score
+from vlae.experiment.scoring import NAME, Scoring
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import Reporter
@@ -48,7 +48,8 @@ def run(finished, monkeypatch):
 
     def scored(heartbeat=lambda progress: None, *, resumable=True):
         with Interruption() as interruption, Reporter(quiet=True) as reporter:
-            return score(trained, trained.config, x, interruption, reporter, heartbeat, resumable=resumable)
+            how = {"heartbeat": heartbeat, "resumable": resumable}
+            return Scoring(trained, trained.config, x, interruption, reporter, **how).run()
 
     return scored
 
@@ -112,6 +113,6 @@ def test_another_checkpoint_format_restarts_the_evaluation(finished, run, capsys
     expected = run(resumable=False)
     checkpoint.save(trained.directory.path / "checkpoints", {"proposals": {}, "seconds": 1.0}, NAME)
     with Interruption() as interruption, Reporter() as reporter:
-        found = score(trained, trained.config, x, interruption, reporter)
+        found = Scoring(trained, trained.config, x, interruption, reporter).run()
     assert "warning: the evaluation starts over" in capsys.readouterr().err
     assert_equal(found, expected)

@@ -11,7 +11,7 @@ from vlae.config.help import PROGRAM, print_help
 from vlae.config.options import check_command, completion
 from vlae.config.overrides import commands, hydra_arguments
 from vlae.config.sweep_file import with_sweep_file
-from vlae.errors import UserError
+from vlae.errors import OutOfMemory, UserError, out_of_memory
 from vlae.system.locations import CONF
 from vlae.system.streams import finish_printing, guard
 
@@ -31,11 +31,29 @@ def run(composed: Any) -> None:
             composed_run = ComposedRuns([[]], lambda overrides: container)
             statuses.append(launch_runs(composed_run, LocalQueue(), "this command"))
         else:
-            from vlae.experiment.command import run_command
-
             statuses.append(run_command(container))
     except UserError as error:  # before Hydra comments on it
         statuses.append(complain(error))
+
+
+def run_command(container: dict[str, Any]) -> int:
+    """Bring the run of this configuration to its results. Returns 0, or 128 + the number of the signal that stopped it.
+
+    OutOfMemory: the run needs more memory than there is.
+    """
+    from vlae.experiment.single_run import run_configuration
+    from vlae.system.interruption import Interrupted
+
+    try:
+        run_configuration(container)
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
+    except Exception as error:
+        if text := out_of_memory(error):
+            advice = "a smaller trainer.batch_size or evaluate.memory_budget needs less"
+            raise OutOfMemory(f"{text}; {advice}") from error
+        raise
+    return 0
 
 
 def complain(error: UserError) -> int:

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -205,18 +204,3 @@ class RotatedGaussian:
         for first, last, block in self.rows:
             torch.mm(features[:, -len(block) :], block, out=rotated[:, first:last])
         return rotated.view(*h.shape[:2], -1)
-
-
-class LogitBernoulli:
-    """Bernoulli output at very many z: log p(x | z) = x'f - sum softplus(f)."""
-
-    def __init__(self, decoder: Decoder, logits: Callable[[Tensor], Tensor]) -> None:
-        self.decoder, self.logits = decoder, logits
-
-    def __call__(self, x: Images) -> Callable[[Tensor], Tensor]:
-        def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
-            f = self.logits(self.decoder(z))
-            # a matrix-vector product for each image: no pass over the logits writes them once more
-            return torch.einsum("sbp,bp->sb", f, x) - F.softplus(f).sum(-1)
-
-        return log_prob

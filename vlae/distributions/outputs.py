@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from vlae.distributions.likelihood import (
     GramLikelihood,
     Likelihood,
-    LogitBernoulli,
     PixelLikelihood,
     RotatedGaussian,
 )
@@ -22,6 +22,8 @@ from vlae.distributions.posteriors import LOG_2PI, Images
 from vlae.nn.networks import Decoder
 
 Pixels = Float[Tensor, "*axes pixels"]
+Scorer = Callable[[Tensor], Callable[[Tensor], Tensor]]
+"""``scorer(x)(z)`` = log p(x | z) [samples, batch] in nats, for x [batch, pixels] and z [samples, batch, latent]."""
 
 
 class OutputDistribution(nn.Module, ABC):
@@ -53,7 +55,7 @@ class OutputDistribution(nn.Module, ABC):
         """log p(x | z) of fixed images near given z: gradient and curvature, for inference."""
 
     @abstractmethod
-    def scorer(self, decoder: Decoder) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+    def scorer(self, decoder: Decoder) -> Scorer:
         """``scorer(decoder)(x)(z)`` = log p(x | z), prepared for very many z per image; no gradients."""
 
     def initialise(self, variance: float) -> None:
@@ -110,7 +112,7 @@ class GaussianOutput(OutputDistribution):
             return PixelLikelihood(decoder, x, self.score, self.curvature)
         return GramLikelihood(decoder.last, x, torch.exp(-self.log_variance))
 
-    def scorer(self, decoder: Decoder) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+    def scorer(self, decoder: Decoder) -> Scorer:
         if decoder.last is None:
             return lambda x: lambda z: self.log_prob(x, decoder(z))
         return RotatedGaussian(decoder.body, decoder.last, self.log_variance)
@@ -165,5 +167,10 @@ class BernoulliOutput(OutputDistribution):
     def likelihood(self, decoder: Decoder, x: Images) -> Likelihood:
         return PixelLikelihood(decoder, x, self.score, self.curvature)
 
-    def scorer(self, decoder: Decoder) -> LogitBernoulli:
-        return LogitBernoulli(decoder, self._logits)
+    def scorer(self, decoder: Decoder) -> Scorer:
+        def log_prob(x: Images, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:
+            f = self._logits(decoder(z))
+            # a matrix-vector product for each image: no pass over the logits writes them once more
+            return torch.einsum("sbp,bp->sb", f, x) - F.softplus(f).sum(-1)
+
+        return lambda x: partial(log_prob, x)

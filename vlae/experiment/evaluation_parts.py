@@ -39,7 +39,7 @@ class Part:
     """Results are saved before and after a part that takes long."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
     """The parts of an evaluation that ``cfg.evaluate`` asks for, in order; each is made when it is reached."""
 
@@ -48,6 +48,9 @@ class Parts:
     x: Float[Tensor, "images pixels"]
     warn: Callable[[str], None]
 
+    def __post_init__(self) -> None:
+        self.limits = {"memory_budget": self.cfg.evaluate.memory_budget, "seed": self.cfg.seed}
+
     def __iter__(self) -> Iterator[Part]:
         settings, x = self.cfg.evaluate, self.x
         for name in settings.proposals:
@@ -55,7 +58,7 @@ class Parts:
         if images := settings.ais.num_images:
             yield self._annealing("ais", "annealing image", x[:images], "ais")
         if settings.bdmc:
-            z, simulated = self._simulated_images()
+            z, simulated = self._simulate()
             yield self._annealing("bdmc.lower", "annealing simulated image", simulated, "bdmc")
             yield self._annealing("bdmc.upper", "annealing simulated image back", simulated, "bdmc", z)
             for name in settings.proposals:
@@ -65,17 +68,13 @@ class Parts:
         if images := settings.num_gap_images:
             posterior = self.trained.posterior(x[:1])
             if isinstance(posterior, FamilyMember):
-                run = partial(measure_gaps, self.trained.model, x[:images], **self._shared)
+                run = partial(measure_gaps, self.trained.model, x[:images], **self.limits)
                 yield Part("gaps", "measuring gaps, image", Gaps.empty(len(x[:images])), run, None)
             else:  # a user's own model may return any Posterior
                 kind = type(posterior).__name__
                 self.warn(f"no gaps: {kind} is no vlae.distributions.posteriors.FamilyMember")
 
-    @property
-    def _shared(self) -> dict[str, Any]:
-        return {"memory_budget": self.cfg.evaluate.memory_budget, "seed": self.cfg.seed}
-
-    def _simulated_images(self) -> tuple[Tensor, Tensor]:
+    def _simulate(self) -> tuple[Tensor, Tensor]:
         """z [images, latent] and images x [images, pixels] drawn from the model, to bracket their log p(x)."""
         images = self.cfg.evaluate.ais.num_images or SIMULATED_IMAGES
         return simulate(self.trained.model.output, self.trained.model.decoder, images, self.cfg.seed)
@@ -83,13 +82,13 @@ class Parts:
     def _importance(self, key: str, doing: str, x: Tensor, name: str) -> Part:
         settings = self.cfg.evaluate
         precision = settings.model_dump(include={"num_samples", "target_standard_error"})
-        run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self._shared)
+        run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self.limits)
         doing += f" by {name}" if len(settings.proposals) > 1 else ""
         return Part(key, doing, Evaluation.empty(len(x)), run, name)
 
     def _annealing(self, key: str, doing: str, x: Tensor, name: str, exact: Tensor | None = None) -> Part:
         model, settings = self.trained.model, self.cfg.evaluate.ais.model_dump(exclude={"num_images"})
-        run = partial(anneal, model.output, model.decoder, x, name=name, exact=exact, **self._shared)
+        run = partial(anneal, model.output, model.decoder, x, name=name, exact=exact, **self.limits)
         return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
 
     def scores(self, results: Mapping[str, Any], seconds: float) -> Scores:
@@ -102,7 +101,7 @@ class Parts:
 
         bracket = None
         if self.cfg.evaluate.bdmc:
-            _, x = self._simulated_images()
+            _, x = self._simulate()
             log_jacobian = self.trained.preprocess.unit_log_jacobian(x)
             lower, upper = results["bdmc.lower"], results["bdmc.upper"]
             bracket = Bracket(lower, upper, below("bdmc.proposals."), log_jacobian)

@@ -48,10 +48,10 @@ def _claim_and_carry_out(
 def _carry_out(session: Session, prepared: "Prepared") -> dict[str, Any]:
     """Train from the last checkpoint, score the test images, and write the results."""
     from vlae.experiment.results import write_results
-    from vlae.experiment.scoring import score
+    from vlae.experiment.scoring import Scoring
     from vlae.experiment.train import train
 
     cfg, x = prepared.config, prepared.test_set
     trained = train(session, prepared)
-    scores = score(trained, cfg, x, session.interruption, session.reporter, session.attempt.heartbeat)
+    scores = Scoring(trained, cfg, x, session.interruption, session.reporter, session.attempt.heartbeat).run()
     return write_results(trained, cfg, scores, x)

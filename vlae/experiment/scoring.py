@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -24,51 +24,33 @@ NAME, FORMAT = "evaluation", 3
 """Name of the checkpoint of an unfinished evaluation; number of its format, raised where its contents change."""
 
 
-def score(
-    trained: TrainedModel,
-    cfg: Config,
-    x: Float[Tensor, "images pixels"],
-    interruption: Interruption,
-    reporter: Reporter,
-    heartbeat: Callable[[dict[str, Any]], None] = lambda progress: None,
-    *,
-    resumable: bool = True,
-) -> Scores:
-    """The scores of ``x`` that ``cfg.evaluate`` asks for.
+@dataclass
+class Scoring:
+    """One evaluation; `run` gives the scores of ``x`` that ``cfg.evaluate`` asks for.
 
-    ``resumable``: continue from a checkpoint beside that of the training, and write one.
+    ``resumable``: continue from a checkpoint beside that of the training, and write one between groups of images.
     Errors: Interrupted by a signal; NonFiniteError; RecordError if a checkpoint cannot be read or written.
     """
-    return _Scoring(trained, cfg, x, interruption, reporter, heartbeat, resumable).run()
-
-
-def score_again(trained: TrainedModel, cfg: Config, x: Float[Tensor, "images pixels"]) -> Scores:
-    """The same for a command of its own: shown in the terminal, without checkpoints."""
-    with Interruption() as interruption, Reporter() as reporter:
-        return score(trained, cfg, x, interruption, reporter, resumable=False)
-
-
-@dataclass
-class _Scoring:
-    """One evaluation: its results so far, saved between groups of images."""
 
     trained: TrainedModel
     cfg: Config
     x: Float[Tensor, "images pixels"]
     interruption: Interruption
     reporter: Reporter
-    heartbeat: Callable[[dict[str, Any]], None]
-    resumable: bool
+    heartbeat: Callable[[dict[str, Any]], None] = lambda progress: None
+    _: KW_ONLY
+    resumable: bool = True
 
     def __post_init__(self) -> None:
         self.place = self.trained.directory.path / "checkpoints"
         self.digest = weights_digest(self.trained.model)
         self.results: dict[str, Any] = {}
-        state = self._saved()
+        state = self._load_state()
         self.saved_results, self.before = state["results"], state["seconds"]
         self.began = self.saved = time.monotonic()
 
     def run(self) -> Scores:
+        """Measure every part of the evaluation, in order."""
         parts, after_long = Parts(self.trained, self.cfg, self.x, self.reporter.warn), False
         for part in parts:
             result = part.result
@@ -105,7 +87,7 @@ class _Scoring:
             checkpoint.save(self.place, state, NAME)
             self.saved = time.monotonic()
 
-    def _saved(self) -> dict[str, Any]:
+    def _load_state(self) -> dict[str, Any]:
         """The state of an evaluation of the same weights that was interrupted, else an empty one."""
         state, warnings = checkpoint.load(self.place, NAME) if self.resumable else (None, [])
         for text in warnings:
@@ -118,6 +100,12 @@ class _Scoring:
         other = "is of another version" if state.get("format") != FORMAT else "belongs to other weights"
         self.reporter.warn(f"the evaluation starts over: its checkpoint {other}")
         return empty
+
+
+def score_again(trained: TrainedModel, cfg: Config, x: Float[Tensor, "images pixels"]) -> Scores:
+    """The scores for a command of its own: shown in the terminal, without checkpoints."""
+    with Interruption() as interruption, Reporter() as reporter:
+        return Scoring(trained, cfg, x, interruption, reporter, resumable=False).run()
 
 
 def weights_digest(model: torch.nn.Module) -> str:

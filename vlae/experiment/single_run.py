@@ -13,11 +13,11 @@ from vlae.trackers.process import upload_later
 
 
 def run_overrides(overrides: object, *, quiet: bool = False) -> dict[str, Any]:
-    """`run` for ``vlae.run``. ConfigError: everything that is wrong with the overrides."""
-    return run(compose(check_call(overrides)), quiet=quiet)
+    """`run_configuration` for ``vlae.run``. ConfigError: everything that is wrong with the overrides."""
+    return run_configuration(compose(check_call(overrides)), quiet=quiet)
 
 
-def run(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
+def run_configuration(container: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
     """Bring the run of this configuration to its results, from its present state, and return them.
 
     A run that is done shows its results; one that was interrupted or killed continues from the last checkpoint. With

@@ -1,10 +1,10 @@
 """Summary of a finished run in the terminal: its metrics and their reliability."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 
 from vlae.estimation.reliability import MARK, doubtful, marks_of, proposals_of, reliability_warnings
@@ -21,7 +21,7 @@ def with_error(mean: float, error: float | None) -> str:
 def summary(results: dict[str, Any], path: Path) -> Group:
     """The metrics of a finished run, with their units. RecordError: the results lack some of them."""
     try:
-        return _summary(results, path)
+        return Group(*_tables(results, path))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise RecordError(
@@ -29,7 +29,7 @@ def summary(results: dict[str, Any], path: Path) -> Group:
         ) from error
 
 
-def _summary(results: dict[str, Any], path: Path) -> Group:
+def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
     test, cost = results["test"], results["cost"]
     marks = marks_of(results)
     rows = [("test ELBO", f"{with_error(test['elbo'], test['elbo_standard_error'])} nats")]
@@ -46,14 +46,14 @@ def _summary(results: dict[str, Any], path: Path) -> Group:
         ("parameters", f"{cost['parameters']:,}"),
         ("in", str(path)),
     ]  # fmt: skip
-    parts: list[RenderableType] = [labelled_table(results["run_id"], rows), *estimators(results)]
+    yield labelled_table(results["run_id"], rows)
+    yield from estimators(results)
     if ais := test["log_likelihood"].get("ais"):
-        parts.append(ais_table(ais, marks))
-    if test.get("bdmc"):
-        parts.append(bdmc_table(test["bdmc"], marks))
-    if test.get("gaps"):
-        parts.append(gaps_table(test["gaps"], marks))
-    return Group(*parts)
+        yield ais_table(ais, marks)
+    if bdmc := test.get("bdmc"):
+        yield bdmc_table(bdmc, marks)
+    if gaps := test.get("gaps"):
+        yield gaps_table(gaps, marks)
 
 
 def labelled_table(title: str, rows: list[tuple[str, str]]) -> Table:

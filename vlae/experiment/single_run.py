@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from vlae.config.compose import compose
+from vlae.config.compose import compose, with_absolute_paths
 from vlae.config.options import check_call
-from vlae.experiment.create import check_directory, create, directory_of, settle
 from vlae.experiment.run import execute
 from vlae.experiment.start import check_and_prepare
 from vlae.experiment.summary import summary
+from vlae.runs.directory import RunDirectory, check_directory, directory_of, rerun_directory
 from vlae.system.console import Reporter
 from vlae.trackers.process import upload_later
 
@@ -27,14 +27,21 @@ def run_configuration(container: dict[str, Any], *, quiet: bool = False) -> dict
     directory, reporter = directory_of(container), Reporter(quiet=quiet)
     results = directory.results()
     if results is not None and not container["force"]:
-        settle(directory)
+        directory.config()  # RecordError: it was edited
+        directory.settle()
         reporter.line(f"done: {directory.path}")
         reporter.result(summary(results, directory.path))
         return results
     if note := check_directory(container):
         reporter.line(note)
     prepared = check_and_prepare(container, quiet)
-    results = execute(create(container), lambda: prepared, quiet=quiet)
+    frozen, create = (
+        with_absolute_paths(container),
+        rerun_directory if container["force"] else RunDirectory.create,
+    )
+    directory_to_execute = create(directory.path.parent, directory.path.name, frozen)
+    directory_to_execute.carry_out_as(frozen)
+    results = execute(directory_to_execute, lambda: prepared, quiet=quiet)
     reporter.result(summary(results, directory.path))
     if text := upload_later(directory):
         reporter.line(text)

@@ -28,7 +28,7 @@ from vlae.runs.lease import last_claim, last_number, new_claim, now, put_claim, 
 from vlae.runs.rerun import RERUNS, out_of_place, recover, recover_all, replaced_by
 from vlae.runs.schema import STATUS, Claim, RunState, Status, check_record
 from vlae.system import files
-from vlae.system.disk import RecordError, patiently
+from vlae.system.disk import DiskError, RecordError, patiently
 
 STATES: tuple[RunState, ...] = get_args(RunState)
 STATUS_KEYS = tuple(Status.__annotations__)
@@ -155,8 +155,9 @@ class RunDirectory:
         """Correct what a killed attempt left of a run that is done; for writers, while no process executes it."""
         if self.results() is None or read_status(self._name)["state"] == "done" or self.holder() is not None:
             return
-        self.write_status(state="done", reason=None, message=None)
-        remove_leftovers(self.path, range(1, self.attempts + 1))
+        with suppress(DiskError):  # it can wait
+            self.write_status(state="done", reason=None, message=None)
+            remove_leftovers(self.path, range(1, self.attempts + 1))
 
     def state(self) -> str:
         """``new`` (never started), ``running``, ``interrupted``, ``failed`` or ``done``: the present state."""
@@ -379,6 +380,25 @@ def _yaml_bytes(config: dict[str, Any]) -> bytes:
 
 def _is_run(path: files.StrPath) -> bool:
     return os.path.isfile(os.path.join(path, "config.yaml"))
+
+
+def directory_of(container: dict[str, Any]) -> RunDirectory:
+    """The directory of a composed configuration, there or not. What a killed rerun has left is completed."""
+    runs_dir, run_id = Path(container["runs_dir"]), run_id_of(container)
+    recover(runs_dir, run_id)
+    return RunDirectory(runs_dir / run_id)
+
+
+def check_directory(container: dict[str, Any]) -> str:
+    """A note if the run of a composed configuration exists under an earlier scheme of ids, else empty.
+
+    RecordError: ``runs_dir`` cannot be written; RunHeld: another process executes the run. Both come before the
+    seconds that importing torch takes, and a download.
+    """
+    runs_dir, run_id = Path(container["runs_dir"]), run_id_of(container)
+    files.check_writable(runs_dir)
+    refuse_if_held(runs_dir / run_id)
+    return note_on_earlier(runs_dir, {run_id: container})
 
 
 def rerun_directory(runs_dir: files.StrPath, run_id: str, config: dict[str, Any]) -> RunDirectory:

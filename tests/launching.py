@@ -20,7 +20,6 @@ LIBRARIES = [
     "hydra",
     "pydantic",
     "rich.progress",
-    "sklearn.datasets",
     "torch._dynamo",
     "torchvision.utils",
     "typer",

@@ -6,7 +6,7 @@ import importlib.util
 from vlae.errors import UserError
 
 IMPORTED = ("numpy", "torch", "torchvision.utils")  # by every run
-PRESENT = ("scipy", "sklearn", "zuko")  # by some runs; importing them takes a second
+PRESENT = ("scipy", "zuko")  # by some runs; importing them takes a second
 
 
 def check_libraries() -> None:

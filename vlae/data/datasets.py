@@ -1,8 +1,8 @@
 """The datasets: each a function from its settings to ``Splits``.
 
 A new one is a function here, or in a module of your own, with flat keywords that returns ``Splits``, and a YAML in
-conf/dataset that names it. torchvision, scikit-learn and scipy are imported inside the functions: each takes a
-second or more, and a run needs at most one of them.
+conf/dataset that names it. torchvision and scipy are imported inside the functions: each takes a second or more, and
+a run needs at most one of them.
 """
 
 import difflib
@@ -106,14 +106,13 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
 
 @has_facts(channels=1, integers=True, training_images=1_500, test_images=DIGITS_TEST_IMAGES)
 def digits(*, validation_size: Size = 200, split_seed: Size = 0) -> Splits:
-    """1,797 handwritten digits of 8x8 pixels with 17 levels, bundled with scikit-learn (Alpaydin and Kaynak 1998).
+    """1,797 handwritten digits of 8x8 pixels with 17 levels (Alpaydin and Kaynak 1998), bundled with this package.
 
-    They have no test set: 297 images are drawn for it by ``split_seed``.
+    digits.npz holds the pixels of ``sklearn.datasets.load_digits``, the test set of "Optical recognition of handwritten
+    digits" (UCI Machine Learning Repository, CC BY 4.0). Here 297 of them are drawn for a test set by ``split_seed``.
     """
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    pixels = np.asarray(load_digits(return_X_y=True)[0])
-    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 8, 8)
+    with np.load(Path(__file__).with_name("digits.npz")) as archive:
+        images = torch.from_numpy(archive["images"]).unsqueeze(1)
     order = torch.from_numpy(frozen_random("digits", split_seed).permutation(len(images)))
     test, rest = order[:DIGITS_TEST_IMAGES].sort().values, order[DIGITS_TEST_IMAGES:].sort().values
     return split(images[rest], images[test], levels=17, validation_size=validation_size, seed=split_seed)

@@ -26,7 +26,6 @@ IMPORTED_AHEAD = [
     "vlae.experiment.scoring",
     "vlae.experiment.results",
     "vlae.data",
-    "sklearn.datasets",
     "torch._dynamo",
     "torchvision.utils",
     "zuko",

@@ -10,7 +10,7 @@ from typing import Any
 from simulation import training
 from simulation.slurm import Job, Slurm
 from simulation.world import Process, World
-from vlae.launching.run_state import NO_STEP, State
+from vlae.launching.run_state import NO_STEP, RunState
 from vlae.runs.directory import RunDirectory
 
 CANCELLED_WITHIN = 120.0
@@ -115,7 +115,7 @@ class Laws:
 
     # --- what status says
 
-    def look(self, states: list[State], tasks: dict[str, list[Job]], where: str) -> None:
+    def look(self, states: list[RunState], tasks: dict[str, list[Job]], where: str) -> None:
         """states: as a user sees them now; tasks: the jobs that list each run and have not ended."""
         for state in states:
             said = f"{state.state} ({state.reason})" if state.reason else state.state

@@ -19,7 +19,7 @@ from vlae.launching.plan import create_run_directories, make_plan, should_start
 from vlae.launching.plan_checks import check_runs
 from vlae.launching.plan_table import estimated_seconds
 from vlae.launching.queues import Waiting
-from vlae.launching.run_state import UNREADABLE, State
+from vlae.launching.run_state import UNREADABLE, RunState
 from vlae.launching.sweep_index import read_sweep, record_sweep
 from vlae.runs import lease
 from vlae.runs.directory import RunDirectory
@@ -83,7 +83,7 @@ def test_only_missing_and_interrupted_runs_start(planned):
     ],
 )
 def test_which_states_start(state, reason, plain, retry, force):
-    found = State("a", Path("runs/a"), state, reason=reason)
+    found = RunState("a", Path("runs/a"), state, reason=reason)
     assert [should_start(found), should_start(found, retry=True), should_start(found, force=True)] == [
         plain,
         retry,

@@ -132,5 +132,6 @@ def test_a_frozen_target_that_no_longer_imports_is_one_line(words, target, runs,
     status, _, said = command(*words, "--runs-dir", runs, *out)
     assert status == 2
     assert f"model._target_: {target!r} cannot be imported: this code has no such name" in said
+    assert f"{runs / OLD / 'config.yaml'} names it" in said
     assert "Traceback" not in said
     assert command("show", OLD, "--runs-dir", runs)[0] == 0  # what is recorded needs no code

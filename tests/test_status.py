@@ -11,7 +11,7 @@ import pytest
 from simulation.scripted import ScriptedSlurm, identity
 from vlae.launching import cancel, logs, queues, sweep_index
 from vlae.launching.queues import Waiting
-from vlae.launching.run_state import State
+from vlae.launching.run_state import RunState
 from vlae.launching.status_table import ORDER, ROWS, totals
 from vlae.runs.directory import RunDirectory
 from vlae.runs.rerun import RERUNS
@@ -85,7 +85,7 @@ def test_runs_that_need_attention_come_first(vlae, run, queue):
 
 
 def test_the_order_has_every_state():
-    states = [State(name, Path(name), name, gpu_seconds=36.0) for name in ORDER]
+    states = [RunState(name, Path(name), name, gpu_seconds=36.0) for name in ORDER]
     assert totals("s", states[:1]) == "s: 1 run, 1 running; 0.0 GPU hours"
     assert totals("s", []) == "s: 0 runs"
 
@@ -213,7 +213,7 @@ def test_a_run_without_its_config_is_a_failure(vlae, run, tmp_path, what):
         assert (status, err) == (0, "")
         (row,) = rows(out)
         assert row[0] == LOST
-        assert row[1].startswith(f"failed (unreadable record: {place} has no config.yaml; move it away")
+        assert row[1].startswith(f"failed (unreadable record: {place} has no config.yaml. Move it away")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 
 class GridSweeper(Sweeper):
-    """Hands all runs of a sweep to the launcher at once, as overrides."""
+    """A sweeper that hands all runs of a sweep to the launcher at once, as overrides."""
 
     def __init__(self, file: str | None = None, name: str | None = None) -> None:
         self.file, self.name = file, name
@@ -23,7 +23,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Ends the command with its exit status, where the launcher is one of ours."""
+        """Launch all runs. Ends the command with its exit status, where the launcher is one of ours."""
         from vlae.config.overrides import added_directories, expand
         from vlae.config.sweep_file import place_of, read
         from vlae.config.sweep_values import refuse_too_many

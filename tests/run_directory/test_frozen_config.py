@@ -70,6 +70,15 @@ def test_an_edited_config_is_refused(run, edit):
         run.config()
 
 
+def test_a_config_that_lost_its_scheme_is_refused(run):
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text().replace("schema_version: 2\n", ""))
+    with pytest.raises(
+        RecordError, match=re.escape(f"{path} was edited by hand: it lacks the key schema_version")
+    ):
+        run.config()
+
+
 def test_a_renamed_directory_is_the_same_run(run):
     renamed = RunDirectory(run.path.rename(run.path.with_name("my best one")))
     assert renamed.run_id == RUN_ID

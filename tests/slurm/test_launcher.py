@@ -17,7 +17,7 @@ from launching import run_command
 
 from slurm.cluster import Cluster, wait_until
 from vlae.launching.queues import all_queues
-from vlae.launching.run_state import Observer, State
+from vlae.launching.run_state import Observer, RunState
 from vlae.runs.directory import all_runs
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def launch(place: Path, *arguments: str, status: int = 0, root: Path = ROOT) -> 
     return done.stdout
 
 
-def states(place: Path) -> list[State]:
+def states(place: Path) -> list[RunState]:
     observer = Observer(place / "runs")
     return [observer.state(run.path) for run in all_runs(place / "runs")]
 

@@ -50,9 +50,9 @@ def scientific(container: dict[str, Any]) -> dict[str, Any]:
     """The identity of a run: the configuration without operational keys, numbers in one spelling.
 
     Laws: the order of keys does not matter; 1 and 1.0 are the same; a field of ADDED_FIELDS at its default is
-    absent; any other change changes the result.
+    absent; without schema_version, it is that of the present scheme; any other change changes the result.
     """
-    kept = copy.deepcopy(container)
+    kept = {"schema_version": SCHEMA_VERSION, **copy.deepcopy(container)}
     for key in OPERATIONAL:
         _drop(kept, key)
     for key, default in ADDED_FIELDS.items():

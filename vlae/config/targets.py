@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
@@ -109,6 +110,13 @@ def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
             key, f"{format_value(target)} cannot be imported: this code has no such name ({error})"
         )
     return (found, None) if _is_of_kind(section, found) else (None, refused)
+
+
+def check_targets(container: Mapping[str, Any], file: Path) -> None:
+    """ConfigError, with the file that freezes the configuration: it names a class that this code does not have."""
+    found = [_find_target(section, container[section].get("_target_"))[1] for section in TARGETS]
+    if problems := [f"{problem}; {file} names it" for problem in found if problem]:
+        raise ConfigError(problems)
 
 
 def build(section: Mapping[str, Any], **runtime: Any) -> Any:

@@ -10,7 +10,7 @@ from vlae.experiment.run import execute
 from vlae.experiment.start import check_code, prepare_frozen
 from vlae.runs.attempts import RunHeld
 from vlae.runs.directory import RunDirectory
-from vlae.runs.rerun import replaced_by
+from vlae.runs.rerun import run_to_replace
 from vlae.system.disk import DiskError
 from vlae.system.interruption import Interrupted
 
@@ -50,7 +50,7 @@ def _reason_not_to_start(directory: RunDirectory, attempts: int) -> int | None:
     """The status of a `work` that cannot start: no run, or no code or libraries to execute it. None: it can."""
     path = directory.path
     if not (path / "config.yaml").is_file():
-        if (replaced := replaced_by(path)) and (replaced / "results.json").is_file():
+        if (replaced := run_to_replace(path)) and (replaced / "results.json").is_file():
             return HELD  # a job that was requeued too late: its run has replaced the old one
         print(f"vlae: {path} is not a run directory (moved or deleted?)", file=sys.stderr)
         return FAILED

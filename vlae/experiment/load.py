@@ -1,17 +1,25 @@
 """A trained model, loaded back from its run directory."""
 
 import warnings
+from typing import Any
 
 import torch
 
 from vlae.config.compose import validate
-from vlae.config.targets import build
+from vlae.config.targets import build, check_targets
 from vlae.data.preprocess import restore
 from vlae.experiment.build import build_model
 from vlae.experiment.prepare import select_device
 from vlae.experiment.trained_model import TrainedModel
-from vlae.runs.directory import RecordError, find
+from vlae.runs.directory import RecordError, RunDirectory, find
 from vlae.training import checkpoints
+
+
+def frozen_config(directory: RunDirectory) -> dict[str, Any]:
+    """The frozen configuration of a run. ConfigError: this code lacks a class that it names."""
+    config = directory.config()
+    check_targets(config, directory.path / "config.yaml")
+    return config
 
 
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
@@ -20,7 +28,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     RecordError: no such run, no checkpoint yet, a damaged one, or one that would execute code.
     """
     directory = find(runs_dir, run)
-    cfg = validate({**directory.config(), "device": device}, to_run=False)
+    cfg = validate({**frozen_config(directory), "device": device}, to_run=False)
     state, damages = checkpoints.load(directory)
     for text in damages:
         warnings.warn(text, stacklevel=3)

@@ -7,7 +7,7 @@ from typing import Any
 from vlae.config.compose import override, validate
 from vlae.config.schema import FIXED_SECTIONS, fields
 from vlae.experiment.build import check_posterior
-from vlae.experiment.load import load
+from vlae.experiment.load import frozen_config, load
 from vlae.experiment.prepare import load_images_to_score, use_threads
 from vlae.experiment.results import write_evaluation
 from vlae.experiment.scoring import score_again
@@ -33,7 +33,7 @@ def reevaluate(directory: RunDirectory, overrides: Sequence[str]) -> tuple[dict[
     Each setting of ``evaluate`` and ``seed`` has its own file: the same command replaces only its own results.
     Errors: ConfigError, DataError, RecordError; Interrupted by a signal.
     """
-    cfg = validate(override_evaluation(directory.config(), overrides), to_run=False)
+    cfg = validate(override_evaluation(frozen_config(directory), overrides), to_run=False)
     use_threads(cfg)
     trained = load(str(directory.path), device=cfg.device)
     x = load_images_to_score(trained.preprocess, cfg, trained.device)

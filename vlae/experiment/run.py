@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlae.experiment.session import Session, claim_run, report_progress
 from vlae.runs.directory import RunDirectory, promote
-from vlae.runs.rerun import replaced_by
+from vlae.runs.rerun import run_to_replace
 from vlae.system.disk import Patience, patient
 from vlae.trackers.process import start_mirror
 
@@ -27,7 +27,7 @@ def execute(
     Errors: RunHeld by another process; Interrupted by a signal; DiskError; and any error of the run itself.
     """
     results = _claim_and_carry_out(directory, prepare, quiet, captured)
-    if replaced := replaced_by(directory.path):
+    if replaced := run_to_replace(directory.path):
         with patient(Patience(replaced.parent)):
             promote(directory)
     return results

@@ -1,4 +1,4 @@
-"""Removes what killed commands and old launches left in a runs directory. The caller holds the launch lock."""
+"""Removal of what killed commands and old launches left in a runs directory. The caller holds the launch lock."""
 
 import contextlib
 import shutil

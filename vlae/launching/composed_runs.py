@@ -7,7 +7,7 @@ from typing import Any
 from vlae.config.overrides import split_arguments
 from vlae.config.problems import ConfigError, Problem, format_value
 from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL, get, run_id
-from vlae.system.console import Console, count_of
+from vlae.system.console import count_of, standard_error
 from vlae.system.files import check_writable
 
 MANY = 100
@@ -34,7 +34,7 @@ class ComposedRuns:
         self._all, wrong, chosen = [], {}, {}
         for number, job in enumerate(overrides):
             if number == 1 and len(overrides) > MANY:
-                Console(stderr=True, highlight=False).print(f"composing {len(overrides)} runs")
+                standard_error().print(f"composing {len(overrides)} runs")
             try:
                 container = compose(job)
             except ConfigError as error:

@@ -16,7 +16,7 @@ from vlae.launching.pool import Job, Log
 from vlae.launching.queues import Queue
 from vlae.runs.directory import RunDirectory, read_status
 from vlae.runs.lease import last_number
-from vlae.system.console import Console, duration, elbo_of, position, share, time_left
+from vlae.system.console import Console, duration, elbo_of, position, share, standard_error, time_left
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside, read_json
 from vlae.trackers.process import upload_later
@@ -27,10 +27,10 @@ PLAIN_EVERY = 60.0
 
 
 class Display(Log):
-    """Shows the progress of a pool to a person."""
+    """The progress of a pool as a person sees it: it is shown while the ``with`` block lasts."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or standard_error()
         self._total, self._began = total, time.monotonic()
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._first: dict[Path, tuple[float, float]] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from vlae.launching.queues import QUEUES
 from vlae.runs.lease import Pulse, holder_of, last_number, new_claim, now, put_claim, show_life
 from vlae.runs.schema import Claim
-from vlae.system.console import Console
+from vlae.system.console import standard_error
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, write_json
 
@@ -30,7 +30,7 @@ class LaunchLock:
 
 def _say_who_launches(holder: Claim) -> None:
     text = f"process {holder['pid']} on host {holder['host']} is launching; waiting for it"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    standard_error().print(text)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from vlae.config.compose import with_absolute_paths
 from vlae.launching.composed_runs import ComposedRuns, problems_by_run
 from vlae.launching.queues import Queue, Waiting, all_queues, create
-from vlae.launching.run_state import UNREADABLE, Observer, State
+from vlae.launching.run_state import UNREADABLE, Observer, RunState
 from vlae.runs.directory import RunDirectory, note_on_earlier, rerun_directory
 from vlae.runs.rerun import recover
 from vlae.system.console import count_of
@@ -26,7 +26,7 @@ class Planned:
     container: dict[str, Any]
     label: str
     """The overrides that distinguish it from the others."""
-    state: State
+    state: RunState
     starts: bool
 
     @property
@@ -107,10 +107,10 @@ def make_plan(
     return Plan(name or f"sweep-{digest}", runs_dir, tuple(runs), merged, composed.file, notes)
 
 
-def should_start(state: State, *, force: bool = False, retry: bool = False) -> bool:
+def should_start(state: RunState, *, force: bool = False, retry: bool = False) -> bool:
     """True if a run in this state starts: always if it is missing, with force or retry also if it has failed.
 
-    >>> should_start(State("a", Path("runs/a"), "failed"), retry=True)
+    >>> should_start(RunState("a", Path("runs/a"), "failed"), retry=True)
     True
     """
     if state.state == "failed":
@@ -118,7 +118,7 @@ def should_start(state: State, *, force: bool = False, retry: bool = False) -> b
     return state.state in ("new", "interrupted")
 
 
-def _state_to_continue(observer: Observer, run_id: str, force: bool) -> State:
+def _state_to_continue(observer: Observer, run_id: str, force: bool) -> RunState:
     """The state of the directory in which the run is executed; failed if its frozen configuration was edited.
 
     force: what is done, failed or interrupted is executed again, in a directory of its own; see `vlae.runs.rerun`.

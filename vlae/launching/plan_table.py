@@ -13,7 +13,7 @@ from vlae.launching.plan import Plan, Planned
 from vlae.launching.run_state import STATES
 from vlae.launching.slurm_state import SlurmError
 from vlae.runs.directory import RunDirectory
-from vlae.system.console import Console, Listing, count_of, duration, standard_output
+from vlae.system.console import Listing, count_of, duration, standard_error, standard_output
 from vlae.system.streams import finish_printing
 
 
@@ -22,7 +22,7 @@ def show_plan(plan: Plan, check: Callable[[Plan], None]) -> int:
     try:
         check(plan)
     except SlurmError as error:  # a plan can be made elsewhere
-        _stderr().print(str(error), markup=False)
+        standard_error().print(str(error), markup=False)
     rows = []
     for run in plan.runs:
         state = " ".join(filter(None, [run.state.state, run.state.reason and f"({run.state.reason})"]))
@@ -34,20 +34,16 @@ def show_plan(plan: Plan, check: Callable[[Plan], None]) -> int:
 
 
 def print_headline(plan: Plan) -> None:
-    _stderr().print(headline(plan), markup=False)
+    standard_error().print(headline(plan), markup=False)
 
 
 def print_nothing_to_do(plan: Plan) -> int:
     """Say why no run starts; the exit status of the command."""
-    console, failed = _stderr(), [run for run in plan.runs if run.state.state == "failed"]
+    console, failed = standard_error(), [run for run in plan.runs if run.state.state == "failed"]
     for run in failed:
         console.print(f"  failed: {run.label or run.run_id}: {run.state.message}", style="red", markup=False)
     console.print("nothing to start; retry=true starts the failed runs again" if failed else "nothing to do")
     return int(bool(failed))
-
-
-def _stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def headline(plan: Plan, starting: str = "starting") -> str:

@@ -111,7 +111,7 @@ class Log:
 
 
 class Pool:
-    """Executes jobs in their order, as many at a time as there are slots."""
+    """A pool that executes jobs in their order, as many at a time as there are slots."""
 
     def __init__(
         self,

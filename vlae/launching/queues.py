@@ -165,7 +165,7 @@ def load(path: Path) -> Queue | None:
     file = path / "queue.json"
     if (content := read_json(file)) is None:
         return None
-    todo = "move the directory away and launch again"
+    todo = "Move the directory away and launch again"
     return check_record(_QUEUE, str(file), {**content, "path": path}, todo)
 
 

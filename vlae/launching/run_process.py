@@ -17,7 +17,7 @@ from vlae.experiment.frozen_run import DONE, HELD, REFUSED, work
 from vlae.runs.attempts import WAITING
 from vlae.runs.directory import RunDirectory, read_status
 from vlae.runs.lease import last_number
-from vlae.runs.rerun import replaced_by
+from vlae.runs.rerun import run_to_replace
 from vlae.system.disk import DiskError, RecordError
 from vlae.system.streams import guard
 
@@ -115,7 +115,7 @@ def outcome(run: Path, status: int | None, attempts: int) -> tuple[str, str]:
     if status is not None and status < 0:
         return "killed", signal.Signals(-status).name
     if status is None and not run.exists():  # a rerun is in the place of the old run
-        run = replaced_by(run) or run
+        run = run_to_replace(run) or run
     try:
         recorded = RunDirectory(run).status()
     except RecordError as error:

@@ -22,7 +22,7 @@ from vlae.launching.slurm_state import (
 )
 from vlae.runs.directory import RunDirectory, read_status, run_names
 from vlae.runs.lease import read_claim, seconds_since
-from vlae.runs.rerun import RERUNS, replaced_by
+from vlae.runs.rerun import RERUNS, run_to_replace
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath
 from vlae.system.processes import place
@@ -46,7 +46,7 @@ SUBMISSION_INTERRUPTED = "submission interrupted; rerun the launch to find or su
 
 
 @dataclass(frozen=True)
-class State:
+class RunState:
     """The state of a run now."""
 
     run_id: str
@@ -71,21 +71,21 @@ class State:
     @property
     def is_rerun(self) -> bool:
         """True if it is executed again, beside its old results."""
-        return replaced_by(self.path) is not None
+        return run_to_replace(self.path) is not None
 
 
-def state_on_disk(path: Path) -> State:
+def state_on_disk(path: Path) -> RunState:
     """The state of a run by its record and its process, without queues."""
     try:
         recorded = read_status(str(path))
         status = RunDirectory(path).status(recorded)
     except RecordError as error:
-        return State(path.name, path, "failed", reason=UNREADABLE, message=str(error))
+        return RunState(path.name, path, "failed", reason=UNREADABLE, message=str(error))
     if not os.path.isfile(f"{path}/config.yaml") and os.path.isdir(path):
-        text = f"{path} has no config.yaml; move it away, and the same command makes the run again"
-        return State(path.name, path, "failed", reason=UNREADABLE, message=text)
+        text = f"{path} has no config.yaml. Move it away and rerun the same command to make the run again"
+        return RunState(path.name, path, "failed", reason=UNREADABLE, message=text)
     running = status["state"] == "running"
-    return State(
+    return RunState(
         path.name,
         path,
         status["state"],
@@ -107,7 +107,7 @@ class Executor(NamedTuple):
     queue: str
     job: str
 
-    def has_executed(self, state: State) -> bool:
+    def has_executed(self, state: RunState) -> bool:
         """True if the last attempt of the run is, or was, that of this job."""
         if state.where.split(" ")[:2] != ["job", self.job]:
             return False
@@ -121,7 +121,7 @@ class Executor(NamedTuple):
 
 
 class Observer:
-    """Looks at many runs of one runs directory, each in the light of the queues that list it. Writes nothing."""
+    """The states of many runs of one runs directory, each in the light of the queues that list it. Writes nothing."""
 
     def __init__(self, runs_dir: StrPath) -> None:
         self.runs_dir = Path(runs_dir).absolute()
@@ -147,7 +147,7 @@ class Observer:
         return self._cluster is not None or bool(self._warnings)
 
     def record_ends(self) -> None:
-        """Ends the queues whose jobs have all ended, so that Slurm is not asked again. Hold the launch lock."""
+        """End the queues whose jobs have all ended, so that Slurm is not asked again. Hold the launch lock."""
         for queue, reasons in self._over:
             with contextlib.suppress(RecordError):  # another user's, perhaps
                 queue.end("ended", reasons)
@@ -156,12 +156,12 @@ class Observer:
         """The two directories in which a run may be executed: its own, and beside its old results."""
         return self.runs_dir / run_id, self.runs_dir / RERUNS / run_id
 
-    def states(self, run_ids: Iterable[str]) -> list[State]:
+    def states(self, run_ids: Iterable[str]) -> list[RunState]:
         """States in the order of the ids; for a rerun, the state of its new execution."""
         reruns = set(run_names(self.runs_dir / RERUNS))
         return [self.state(self.places(name)[name in reruns]) for name in run_ids]
 
-    def state(self, path: Path) -> State:
+    def state(self, path: Path) -> RunState:
         """The state of the run in ``path``."""
         found = state_on_disk(path)
         key = path.name, found.is_rerun
@@ -270,7 +270,7 @@ def _state_of_job(queue: Queue, run: Waiting, job_id: str, answer: JobState | No
     return answer
 
 
-def _is_continued(executor: Executor, job: JobState, state: State) -> bool:
+def _is_continued(executor: Executor, job: JobState, state: RunState) -> bool:
     """True if a run that has begun is continued by this job, which ends and is started again."""
     if state.state not in STOPPED[job.state] or (state.reason == NO_STEP and executor.has_executed(state)):
         return False

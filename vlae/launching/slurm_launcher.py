@@ -17,7 +17,7 @@ from vlae.launching.plan import Plan, create_queue
 from vlae.launching.queues import Queue
 from vlae.launching.slurm_state import this_cluster
 from vlae.launching.slurm_submission import submit
-from vlae.system.console import Console
+from vlae.system.console import standard_error
 
 Seconds = Annotated[int, Field(ge=1)]
 OF_ONE_MACHINE = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}
@@ -113,5 +113,5 @@ class SlurmArrays(Launcher):
         """Say how to follow the jobs, which Slurm executes."""
         jobs = ", ".join(dict.fromkeys(job.partition("_")[0] for job in queue.jobs().values()))
         text = f"submitted as Slurm job {jobs}; follow it with `vlae status {queue.sweep} --watch`"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+        standard_error().print(text, markup=False)
         return 0

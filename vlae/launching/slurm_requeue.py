@@ -1,4 +1,4 @@
-"""Decides if a Slurm job starts again, for which of its runs, and how: time limits and preemption end it early."""
+"""The decision if a Slurm job that time limit or preemption ends early starts again, for which of its runs, and how."""
 
 import contextlib
 import signal

@@ -55,7 +55,7 @@ vlae_run() {
 
 
 class Task:
-    """The function of a job: executes its share of the runs of a queue."""
+    """The function of a job, which executes its share of the runs of a queue."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

@@ -12,7 +12,7 @@ from rich.text import Text
 from vlae.config.problems import did_you_mean, join_words
 from vlae.config.run_id import RUN_ID
 from vlae.launching import sweep_index
-from vlae.launching.run_state import STATES, State
+from vlae.launching.run_state import STATES, RunState
 from vlae.runs.directory import run_names
 from vlae.system.console import Listing, count_of, duration, elbo_of, minutes, position, share
 from vlae.system.disk import RecordError
@@ -74,7 +74,7 @@ def _names(folder: Path) -> list[str]:
 def view(
     title: str,
     labels: Mapping[str, str],
-    states: Sequence[State],
+    states: Sequence[RunState],
     warning: str | None,
     *,
     every: bool = False,
@@ -97,7 +97,7 @@ def view(
     return Group(*parts, Text(last, style="bold"))
 
 
-def totals(title: str, states: Sequence[State]) -> str:
+def totals(title: str, states: Sequence[RunState]) -> str:
     """``smoke: 10 runs, 2 running, 8 done; 3.2 GPU hours``."""
     counts = Counter(state.state for state in states)
     parts = [count_of(len(states), "run"), *(f"{counts[name]} {name}" for name in STATES if counts[name])]
@@ -105,14 +105,14 @@ def totals(title: str, states: Sequence[State]) -> str:
     return f"{title}: {', '.join(parts)}" + (f"; {hours:.1f} GPU hours" if hours else "")
 
 
-def _progress(state: State) -> str:
+def _progress(state: RunState) -> str:
     if state.state in ("done", "new") or not state.progress:
         return ""
     what, done, total = position(state.progress)
     return ", ".join(filter(None, [f"{what} {share(done, total)}", elbo_of(state.progress)]))
 
 
-def _state(state: State) -> str:
+def _state(state: RunState) -> str:
     name = f"{state.state} again" if state.is_rerun else state.state
     if state.state == "running" and state.heartbeat is not None:
         text = f"{name}, seen {duration(state.heartbeat)} ago"

@@ -54,7 +54,9 @@ def read_sweep(runs_dir: StrPath, name: str) -> Sweep | None:
         return None
     # notes of older versions may have a number for a name
     sweep = {"launched": "", "command": [], "runs": None, **found, "name": name}
-    return check_record(_SWEEP, str(place), sweep, "the command that launched the sweep makes it again")
+    return check_record(
+        _SWEEP, str(place), sweep, "Rerun the command that launched the sweep to write it again"
+    )
 
 
 def _is_file_name(name: str) -> bool:

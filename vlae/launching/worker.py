@@ -18,7 +18,7 @@ from vlae.system.streams import do_not_wait, guard
 
 
 def run_queue(queue: Queue) -> int:
-    """Executes the runs of a local queue; the exit status of the command that launched it."""
+    """Execute the runs of a local queue; the exit status of the command that launched it."""
     began, jobs = time.monotonic(), jobs_of(queue)
     with queue.hold() as hold:
         places = slots(len(jobs), **queue.settings["slots"])

@@ -16,7 +16,7 @@ from typing import Any, final
 
 from vlae.errors import out_of_memory
 from vlae.runs.lease import DEAD_AFTER, PULSE_EVERY, Pulse, last_claim, now, read_claim
-from vlae.runs.rerun import replaced_by
+from vlae.runs.rerun import run_to_replace
 from vlae.runs.schema import Claim
 from vlae.system import files
 from vlae.system.console import position, share
@@ -70,7 +70,7 @@ def _held_message(run: Path, run_id: str, number: int, holder: Claim, progress: 
     what, done, total = position(progress or {})
     at = f", {what} {share(done, total)}" if progress else ""
     # a rerun is no run yet that its id would show
-    name, shown = (f"{run_id}, rerun in {run},", run) if replaced_by(run) else (run_id, run_id)
+    name, shown = (f"{run_id}, rerun in {run},", run) if run_to_replace(run) else (run_id, run_id)
     process = f"process {holder['pid']} on host {holder['host']}"
     when = f"{since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}} (attempt {number}{at})"
     text = f"run {name} is being executed by {process} since {when}"

@@ -25,12 +25,12 @@ from vlae.config.run_id import OF_A_COMMAND, carried_out_as, exact_text, newer_s
 from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, refuse_if_held, remove_leftovers
 from vlae.runs.lease import last_claim, last_number, new_claim, now, put_claim, read_claim
-from vlae.runs.rerun import RERUNS, out_of_place, recover, recover_all, replaced_by
-from vlae.runs.schema import STATUS, Claim, RunState, Status, check_record
+from vlae.runs.rerun import RERUNS, out_of_place, recover, recover_all, run_to_replace
+from vlae.runs.schema import STATUS, Claim, StateName, Status, check_record
 from vlae.system import files
 from vlae.system.disk import DiskError, RecordError, patiently
 
-STATES: tuple[RunState, ...] = get_args(RunState)
+STATES: tuple[StateName, ...] = get_args(StateName)
 STATUS_KEYS = tuple(Status.__annotations__)
 EMPTY_STATUS = {**dict.fromkeys(STATUS_KEYS), "state": "new", "gpu_seconds": 0.0}
 HEADER = """\
@@ -96,11 +96,13 @@ class RunDirectory:
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"not a valid run configuration ({' '.join(str(error).split())})"
             raise RecordError(f"{path} was edited by hand: {reason}") from error
-        # a run of an earlier scheme keeps its id
-        if given != self.run_id and "schema_version" in config:
+        # a run of an earlier scheme has another id than its settings have in this one
+        if "schema_version" in config and given != self.run_id:
             text = f"its settings are those of run {given}, but it was frozen for run {self.run_id}"
             advice = "Undo the edit, or start the changed settings as a run of their own"
             raise RecordError(f"{path} was edited by hand: {text}. {advice}")
+        if "schema_version" not in config and given == self.run_id:
+            raise RecordError(f"{path} was edited by hand: it lacks the key schema_version. Undo the edit")
         return config
 
     def carry_out_as(self, config: dict[str, Any]) -> None:
@@ -133,7 +135,7 @@ class RunDirectory:
         """
         status = recorded or read_status(self._name)
 
-        def corrected(state: RunState, reason: str | None = None, message: str | None = None) -> Status:
+        def corrected(state: StateName, reason: str | None = None, message: str | None = None) -> Status:
             return {**status, "state": state, "reason": reason, "message": message}
 
         if self.results() is not None:
@@ -290,7 +292,7 @@ def read_status(run: str) -> Status:
     """
     file = f"{run}/status.json"
     status = {**EMPTY_STATUS, "run_id": os.path.basename(run), "progress": {}} | (files.read_json(file) or {})
-    return check_record(STATUS, file, status, "move it away, and the same command continues the run")
+    return check_record(STATUS, file, status, "Move it away and rerun the same command to continue the run")
 
 
 # --- many runs -------------------------------------------------------------------------------------------------
@@ -415,7 +417,7 @@ def promote(rerun: RunDirectory) -> RunDirectory:
 
     Errors: RecordError where it has no results; RunHeld where a living process executes one of the two.
     """
-    run = replaced_by(rerun.path)
+    run = run_to_replace(rerun.path)
     assert run is not None
     if not os.path.isfile(rerun.path / "results.json"):
         raise RecordError(f"{rerun.path} has no results.json: it does not replace {run}")

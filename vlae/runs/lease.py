@@ -23,7 +23,7 @@ DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on an
 
 
 class Pulse:
-    """Calls ``beat`` every half minute until it is stopped: a sign of life for those on other hosts."""
+    """A thread that calls ``beat`` every half minute until it is stopped: a sign of life for those on other hosts."""
 
     def __init__(self, beat: Callable[[], object]) -> None:
         self._beat, self._over = beat, threading.Event()
@@ -100,7 +100,7 @@ def read_claim(attempt: Path) -> Claim | None:
     if (claim := read_json(file)) is None:
         return None
     claim = {**dict.fromkeys(Claim.__annotations__), **claim}  # older ones lack keys
-    return check_record(CLAIM, str(file), claim, "where no process executes this any more, move it away")
+    return check_record(CLAIM, str(file), claim, "If no process executes this any more, move it away")
 
 
 def living_claim(attempt: Path, last_sign: str | None) -> Claim | None:

@@ -18,10 +18,10 @@ RERUNS = ".reruns"  # in runs_dir: runs that are executed again, beside their ol
 REPLACED = f"{RERUNS}/.replaced"
 
 
-def replaced_by(rerun: Path) -> Path | None:
-    """The directory whose place a rerun takes; None: ``rerun`` is none.
+def run_to_replace(rerun: Path) -> Path | None:
+    """The directory of the old run, whose place ``rerun`` takes; None: ``rerun`` is none.
 
-    >>> str(replaced_by(Path("runs/.reruns/a"))), replaced_by(Path("runs/a"))
+    >>> str(run_to_replace(Path("runs/.reruns/a"))), run_to_replace(Path("runs/a"))
     ('runs/a', None)
     """
     return rerun.parent.parent / rerun.name if rerun.parent.name == RERUNS else None

@@ -32,7 +32,7 @@ def _check_progress(progress: dict[str, Any]) -> dict[str, Any]:
 
 
 Time = Annotated[str, AfterValidator(_check_time)]
-RunState = Literal["new", "running", "interrupted", "failed", "done"]
+StateName = Literal["new", "running", "interrupted", "failed", "done"]
 
 
 class Claim(TypedDict):
@@ -55,7 +55,7 @@ class Status(TypedDict):
 
     __pydantic_config__ = AS_WRITTEN  # pyright: ignore[reportGeneralTypeIssues]
     run_id: str
-    state: RunState
+    state: StateName
     attempt: int | None
     progress: Annotated[dict[str, Any], AfterValidator(_check_progress)] | None
     updated: Time | None  # the last sign of life
@@ -77,4 +77,4 @@ def check_record(adapter: Any, file: str, content: Mapping[str, Any], way_out: s
         first = error.errors(include_url=False)[0]
     key = str(first["loc"][0])
     expected = re.sub("^(Input should be|Value error,) ", "", first["msg"])
-    raise RecordError(f"{file}: {key}: expected {expected}, got {format_value(content.get(key))}; {way_out}")
+    raise RecordError(f"{file}: {key}: expected {expected}, got {format_value(content.get(key))}. {way_out}")

@@ -200,6 +200,11 @@ class Listing:
                 yield from (Padding(cell, (0, 0, 0, 4)) for cell in others if cell)
 
 
+def standard_error() -> Console:
+    """The console of standard error, which never wraps lines."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
 def standard_output() -> Console:
     """The console of standard output; without a terminal, it never wraps lines."""
     console = Console(highlight=False)

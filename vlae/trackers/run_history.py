@@ -9,7 +9,7 @@ from typing import Any
 from vlae.config.run_id import OF_A_COMMAND
 from vlae.config.schema import Tracker
 from vlae.runs.directory import RunDirectory, metrics_of
-from vlae.runs.rerun import RERUNS, replaced_by
+from vlae.runs.rerun import RERUNS, run_to_replace
 from vlae.system.disk import RecordError
 from vlae.system.files import NewLines, make_directory, read_json, write_json
 
@@ -68,7 +68,7 @@ class RunHistory:
 
     def take_generation(self) -> None:
         """Give a rerun the generation after that of the run it replaces, mirrored now or later."""
-        replaced = replaced_by(self.directory.path)
+        replaced = run_to_replace(self.directory.path)
         if replaced and not self.notes_of(WANDB) and (before := generation(replaced)):
             write_json(make_directory(self.place) / f"{WANDB}.json", {"generation": before + 1})
 

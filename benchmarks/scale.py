@@ -164,9 +164,9 @@ def table(amount: Amount, folder: Path, say: Say) -> list[float]:
 def _collecting(folder: Path, runs: int, then: str = "") -> float:
     """Seconds inside a new process, of collecting or of what is done then."""
     script = (
-        "import sys, time; began = time.perf_counter(); from vlae.report.runs import collect; "
-        "from vlae.report.sources.run_directories import RunDirectories; first = time.perf_counter(); "
-        f"runs = collect(RunDirectories(sys.argv[1])); took = time.perf_counter() - first; "
+        "import sys, time; began = time.perf_counter(); "
+        "from vlae.report.sources.run_directories import collect_runs; first = time.perf_counter(); "
+        f"runs = collect_runs(None, sys.argv[1]); took = time.perf_counter() - first; "
         f"assert len(runs.runs) == {runs}, runs.left_out[:3]"
     )
     if then:

@@ -19,8 +19,7 @@ from vlae.launching import queues, sweep_index
 from vlae.launching.queues import Waiting
 from vlae.report.metric_values import metrics_of_results
 from vlae.report.runs import LeftOut, Run, collect
-from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.sources.run_files import Configs
+from vlae.report.sources.run_directories import Configs, collect_runs
 from vlae.system.disk import RecordError
 
 VAE, VLAE = "model=vae", "model=vlae"
@@ -28,7 +27,7 @@ VAE, VLAE = "model=vae", "model=vlae"
 
 def rows(runs_dir, name=None):
     """The runs, without values that cannot be compared, and those left out."""
-    runs = collect(RunDirectories(runs_dir, name))
+    runs = collect_runs(name, runs_dir)
     return [run._replace(per_image=None, history=None) for run in runs.runs], list(runs.left_out)
 
 
@@ -39,12 +38,9 @@ def leaves(value, place=()):
 
 
 def test_a_run_of_an_earlier_scheme_counts_until_it_is_rerun():
-    class Listed(list):
-        title = "runs"
-
     old, new = Run("old", "", {"seed": 0}, "done", earlier=True), Run("new", "", {"seed": 0}, "done")
     other = Run("other", "", {"seed": 1}, "done", earlier=True)
-    runs = collect(Listed([old, new, other]))
+    runs = collect("runs", [old, new, other])
     assert runs.runs == (new, other)
     assert runs.left_out == (LeftOut("old", "it is new under an earlier scheme of ids"),)
 
@@ -79,7 +75,7 @@ def test_a_row_has_every_setting_and_metric(tmp_path):
 def test_images_are_read_on_demand(tmp_path):
     path = done(tmp_path, container(VAE))
     file = path / "test_log_likelihood.npz"
-    run = collect(RunDirectories(tmp_path)).runs[0]
+    run = collect_runs(None, tmp_path).runs[0]
     np.testing.assert_array_equal(
         run.per_image("log_likelihood_laplace"), np.load(file)["log_likelihood_laplace"]
     )
@@ -119,7 +115,7 @@ def _single(file):
 )
 def test_damaged_images_are_not_missing_images(tmp_path, damage, reason):
     file = done(tmp_path, container(VAE)) / "test_log_likelihood.npz"
-    (run,) = collect(RunDirectories(tmp_path)).runs
+    (run,) = collect_runs(None, tmp_path).runs
     damage(file)
     with pytest.raises(RecordError, match=rf"^{file.name}:? {reason}"):
         run.per_image("log_likelihood")
@@ -129,7 +125,7 @@ def test_the_frame_has_one_row_per_run_and_column_per_key(tmp_path):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed))
     stopped(tmp_path, container(VLAE), state="failed", reason="exception")
-    runs = collect(RunDirectories(tmp_path))
+    runs = collect_runs(None, tmp_path)
     frame = runs.frame()
     assert len(frame) == 4
     assert list(frame.columns) == [key for key in runs.all_keys() if key != "T"]
@@ -267,18 +263,9 @@ def test_uncountable_runs_are_left_out_with_the_reason(tmp_path, damage, because
 
 
 def test_unreadable_runs_are_an_error_with_the_directory(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "access", lambda place, mode: False)  # root may read everything
-        with pytest.raises(RecordError, match=f"no permission to read {tmp_path}"):
-            RunDirectories(tmp_path)
-
-    def refused(place):
-        raise PermissionError(13, "Permission denied")
-
-    source = RunDirectories(tmp_path)
-    monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(RecordError, match=f"cannot read {tmp_path}: Permission denied"):
-        collect(source)
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # root may read everything
+    with pytest.raises(RecordError, match=f"no permission to read {tmp_path}"):
+        collect_runs(None, tmp_path)
 
 
 def test_a_copy_of_a_run_does_not_count_twice(tmp_path):
@@ -293,23 +280,14 @@ def test_a_copy_of_a_run_does_not_count_twice(tmp_path):
 
 
 def test_any_source_of_rows_can_be_collected():
-    class Service:
-        title = "elsewhere"
+    def rows_of_a_service():
+        for seed in (0, 0, 1):
+            cfg = container(VAE, seed=seed)
+            metrics = metrics_of_results(results(cfg, {"own": np.ones(3)}))
+            yield Run(run_id(cfg), "", settings(cfg), "done", "", metrics)
+        yield LeftOut("x", "deleted")
 
-        def __iter__(self):
-            for seed in (0, 0, 1):
-                cfg = container(VAE, seed=seed)
-                yield Run(
-                    run_id(cfg),
-                    "",
-                    settings(cfg),
-                    "done",
-                    "",
-                    metrics_of_results(results(cfg, {"own": np.ones(3)})),
-                )
-            yield LeftOut("x", "deleted")
-
-    runs = collect(Service())
+    runs = collect("elsewhere", rows_of_a_service())
     assert [run.value("seed") for run in runs.runs] == [0, 1]
     assert [left.name for left in runs.left_out] == [runs.runs[0].id, "x"]
 

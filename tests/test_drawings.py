@@ -30,13 +30,13 @@ from vlae.estimation.reliability import MARK
 from vlae.experiment.inspection import Library
 from vlae.report.plots.draw import draw, drawable
 from vlae.report.plots.estimators import sample_sizes
-from vlae.report.plots.frame import NARROW, WITHOUT_TIME, file_content
+from vlae.report.plots.frame import METADATA, NARROW, file_content
 from vlae.report.plots.registry import PLOTS
 from vlae.report.plots.style import STYLES, style_of
 from vlae.report.plots.updates import tile
-from vlae.report.runs import Run, Runs, collect
-from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.tables.latex import tex
+from vlae.report.runs import Run, Runs
+from vlae.report.sources.run_directories import collect_runs
+from vlae.report.tables.formats import tex
 from vlae.report.tables.published import published
 
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
@@ -47,7 +47,7 @@ OF_MODELS = [kind for kind, plot_kind in PLOTS.items() if plot_kind.images]
 
 
 def runs_of(runs_dir, name=None):
-    return collect(RunDirectories(runs_dir, name))
+    return collect_runs(name, runs_dir)
 
 
 def learned(path: Path, elbos, key="validation/elbo_nats"):
@@ -113,7 +113,7 @@ def faults(figure):
 
 def made_up(model, y, seconds=3.0, seed=0, unreliable=False, epochs=5, **settings):
     """A run without a directory: a metric, the seconds that it took, and a curve."""
-    lines = [{"epoch": epoch, "validation/elbo_nats": y - 5 / epoch} for epoch in range(1, epochs + 1)]
+    lines = {epoch: {"validation/elbo_nats": y - 5 / epoch} for epoch in range(1, epochs + 1)}
     values = {"model.name": model, "seed": seed, "dataset.name": "digits", "output_dist.name": "gaussian"}
     values |= {key.replace("__", "."): value for key, value in settings.items()}
     known = {LAPLACE: y, "cost.train_seconds": seconds, UNRELIABLE: unreliable}
@@ -499,13 +499,13 @@ def test_different_settings_share_no_line(tmp_path):
 def test_another_process_draws_the_same_bytes_without_torch(tmp_path):
     some_runs(tmp_path, seeds=2)
     code = (
-        "import sys; from vlae.report.plots.draw import draw; from vlae.report.runs import collect\n"
-        "from vlae.report.plots.frame import WITHOUT_TIME, file_content\n"
-        "from vlae.report.sources.run_directories import RunDirectories\n"
-        f"runs = collect(RunDirectories({str(tmp_path)!r}))\n"
+        "import sys; from vlae.report.plots.draw import draw\n"
+        "from vlae.report.plots.frame import METADATA, file_content\n"
+        "from vlae.report.sources.run_directories import collect_runs\n"
+        f"runs = collect_runs(None, {str(tmp_path)!r})\n"
         f"figures = [draw(kind, runs) for kind in {RECORDED}]\n"
         "for figure in figures:\n"
-        "    for suffix in WITHOUT_TIME: sys.stdout.buffer.write(file_content(figure, suffix))\n"
+        "    for suffix in METADATA: sys.stdout.buffer.write(file_content(figure, suffix))\n"
         "assert 'torch' not in sys.modules\n"
     )
     found = []
@@ -521,7 +521,7 @@ def test_another_process_draws_the_same_bytes_without_torch(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", WITHOUT_TIME)
+@pytest.mark.parametrize("suffix", METADATA)
 def test_the_same_runs_give_the_same_bytes(tmp_path, suffix, monkeypatch):
     some_runs(tmp_path, seeds=2)
     one = file_content(draw("curves", runs_of(tmp_path)), suffix)
@@ -540,7 +540,7 @@ def test_the_command_writes_the_file_and_names_it(figure_command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", WITHOUT_TIME)
+@pytest.mark.parametrize("suffix", METADATA)
 def test_the_caption_is_a_file_and_metadata(figure_command, tmp_path, suffix):
     some_runs(tmp_path, seeds=2)
     runs, file = runs_of(tmp_path), tmp_path / f"a.{suffix}"

@@ -13,8 +13,8 @@ from vlae.launching.display import reason_of
 from vlae.launching.logs import log_of
 from vlae.report.html.images import _pictures
 from vlae.report.html.provenance import _traceback
-from vlae.report.sources.run_directories import RunDirectories
-from vlae.report.sources.run_files import PerImage
+from vlae.report.runs import ImageArrays
+from vlae.report.sources.run_directories import read_rows
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.system.files import check_links
@@ -146,7 +146,7 @@ def test_nothing_is_read_through_a_link_that_leads_out(run, tmp_path):
 def test_results_linked_from_outside_count_as_damaged(tmp_path):
     path = done(tmp_path / "runs", container("model=vae"))
     linked(RunDirectory(path), "results.json", tmp_path / "elsewhere.json")
-    [row] = RunDirectories(tmp_path / "runs")
+    [row] = read_rows(tmp_path / "runs", {path.name: ""})
     assert "is a link to" in row.because
 
 
@@ -158,10 +158,10 @@ def test_arrays_with_false_sizes_are_not_read(tmp_path):
     with pytest.raises(
         RecordError, match=r"a\.npz cannot be read \(the header .* 800,000,000,000 bytes, but it has 8"
     ):
-        PerImage(str(tmp_path / "a.npz"))("log_likelihood")
+        ImageArrays(str(tmp_path / "a.npz"))("log_likelihood")
     np.savez(tmp_path / "b.npz", log_likelihood=np.array([print], dtype=object))
     with pytest.raises(RecordError, match="holds Python objects"):
-        PerImage(str(tmp_path / "b.npz"))("log_likelihood")
+        ImageArrays(str(tmp_path / "b.npz"))("log_likelihood")
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_a_config_that_expands_beyond_memory_is_refused(tmp_path, place):
     path.joinpath("config.yaml").write_text(path.joinpath("config.yaml").read_text() + bomb)
     with pytest.raises(RecordError, match="it holds more than 100,000 values"):
         RunDirectory(path).config()
-    [row] = RunDirectories(tmp_path / "runs")
+    [row] = read_rows(tmp_path / "runs", {path.name: ""})
     assert "it holds more than 100,000 values" in row.because
 
 
@@ -184,7 +184,7 @@ def test_a_config_of_gigabytes_is_not_read(tmp_path):
         file.truncate(2**34)
     with pytest.raises(RecordError, match="it has 17,179,869,184 bytes, expected 1,048,576 at most"):
         RunDirectory(path).config()
-    [row] = RunDirectories(tmp_path / "runs")
+    [row] = read_rows(tmp_path / "runs", {path.name: ""})
     assert "it has 17,179,869,184 bytes" in row.because
 
 

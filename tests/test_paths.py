@@ -15,7 +15,7 @@ from vlae.config.sweep_file import place_of, read
 from vlae.data import datasets
 from vlae.errors import UserError
 from vlae.experiment.reevaluate import override_evaluation
-from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.sources.run_directories import collect_runs
 from vlae.runs.directory import find
 from vlae.system.files import expand_path
 
@@ -129,7 +129,7 @@ def test_frozen_paths_are_absolute_in_every_spelling(home, command):
     for runs_dir in ("~/runs", "$SCRATCH/runs", str(home / "runs")):
         assert vlae.load(name, runs_dir).directory.path == home / "runs" / name
         assert find("elsewhere", f"{runs_dir}/{name}").path == home / "runs" / name
-        assert [run.id for run in RunDirectories(runs_dir)] == [name]
+        assert [run.id for run in collect_runs(None, runs_dir).runs] == [name]
         assert "1 done" in command("status", "--runs-dir", runs_dir)[1]
     status, out, _ = command("table", "--runs-dir", "~/runs", "--out", "$SCRATCH/t.md")
     assert (status, out, (home / "t.md").is_file()) == (0, f"{home}/t.md\n", True)
@@ -157,7 +157,7 @@ def test_every_path_option_refuses_an_unset_variable(command, words):
 def test_python_refuses_an_unset_variable_too():
     for call in (
         lambda: vlae.load("a", "$NOWHERE"),
-        lambda: RunDirectories("$NOWHERE"),
+        lambda: collect_runs(None, "$NOWHERE"),
         lambda: datasets.mnist(root="$NOWHERE"),
     ):
         with pytest.raises(UserError, match="NOWHERE is not set"):

@@ -31,8 +31,7 @@ from vlae.report.html.content import content
 from vlae.report.html.page import FILES, LICENCES, SCRIPTS, page
 from vlae.report.plots.frame import Captioned
 from vlae.report.plots.style import on_screen, style_of
-from vlae.report.runs import collect
-from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.sources.run_directories import collect_runs
 from vlae.report.tables.formats import FORMATS
 from vlae.runs.directory import RunDirectory
 
@@ -42,7 +41,7 @@ HOSTILE = f"{MARKUP}<img src=x onerror='document.documentElement.dataset.broken 
 
 
 def content_of(runs_dir, name=None):
-    return content(runs_dir, collect(RunDirectories(runs_dir, name)))
+    return content(runs_dir, collect_runs(name, runs_dir))
 
 
 def written(runs_dir, name=None):
@@ -649,7 +648,7 @@ def test_a_wrong_command_is_one_message_and_status_2(vlae, tmp_path, words, expe
 
 
 def test_an_unwritable_output_is_refused_before_reading(vlae, monkeypatch):
-    monkeypatch.setattr(import_module("vlae.report.html.report"), "collect_runs", None)
+    monkeypatch.setattr(import_module("vlae.report.html.page"), "collect_runs", None)
     assert "the directory nowhere does not exist" in vlae("--out", "nowhere/x.html")[2]
 
 

@@ -31,11 +31,10 @@ from vlae.launching.queues import Waiting
 from vlae.report.filter import terms
 from vlae.report.names import CHOICES, HOLE
 from vlae.report.plots.draw import draw
-from vlae.report.runs import LeftOut, Run, Runs, collect
-from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.runs import LeftOut, Run, Runs
+from vlae.report.sources.run_directories import collect_runs
 from vlae.report.tables.cells import Cell
-from vlae.report.tables.formats import FIELDS, FORMATS, in_terminal, to_csv, to_json
-from vlae.report.tables.latex import tex
+from vlae.report.tables.formats import FIELDS, FORMATS, in_terminal, tex, to_csv, to_json
 from vlae.report.tables.layout import layout
 from vlae.report.tables.significance import difference
 from vlae.report.tables.table import Table, table
@@ -45,7 +44,7 @@ OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean
 
 
 def table_of(runs_dir, name=None, **asked):
-    return table(collect(RunDirectories(runs_dir, name)), **asked)
+    return table(collect_runs(name, runs_dir), **asked)
 
 
 def from_json(text):
@@ -98,7 +97,7 @@ def test_a_cell_is_the_mean_of_its_seeds_with_its_standard_error(tmp_path):
     for seed in range(3):
         done(tmp_path, container(VAE, seed=seed), level=seed**2)
     done(tmp_path, container(VLAE), level=3)
-    runs, found = collect(RunDirectories(tmp_path)), cells(table_of(tmp_path, metric=OWN))
+    runs, found = collect_runs(None, tmp_path), cells(table_of(tmp_path, metric=OWN))
     values = [run.value(OWN) for run in runs.runs if run.value("model.name") == "vae"]
     assert found["vae"].mean == pytest.approx(sum(values) / 3)
     assert found["vae"].standard_error == pytest.approx(statistics.stdev(values) / math.sqrt(3))
@@ -261,7 +260,7 @@ def test_by_default_every_varied_setting_has_a_row(tmp_path):
     names = ["VAE, optimizer.lr = 0.0005", "VAE, optimizer.lr = 0.001", "VLAE, optimizer.lr = 0.001"]
     assert [line[0].text for line in layout(found).lines] == names
     assert [cell.n for cell in found.cells] == [2, 2, 1]
-    runs = collect(RunDirectories(tmp_path))
+    runs = collect_runs(None, tmp_path)
     for kind in ("likelihood_vs_updates", "cost"):
         legend = [text.get_text() for text in draw(kind, runs).legends[0].get_texts()]
         assert [name for name in legend if name != "published"] == names
@@ -958,6 +957,6 @@ def test_the_file_suffix_sets_the_format_unless_format_does(vlae, tmp_path, endi
 
 
 def test_an_unwritable_output_is_refused_before_reading(vlae, monkeypatch):
-    monkeypatch.setattr(sys.modules["vlae.report.runs"], "collect", None)
+    monkeypatch.setattr(sys.modules["vlae.report.sources.run_directories"], "collect_runs", None)
     for words in (["--out", "nowhere/x.tex"], ["--out", "nowhere/x", "--format", "csv"]):
         assert vlae(*words)[2] == f"vlae: cannot write {words[1]}: the directory nowhere does not exist\n"

@@ -141,7 +141,7 @@ def report(
     >>> vlae.report("vae").stat().st_size > 10_000
     True
     """
-    from vlae.report.html.report import write_report
+    from vlae.report.html.page import write_report
 
     write_report(name, runs_dir, Path(out))
     return Path(out)

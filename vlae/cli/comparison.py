@@ -1,19 +1,17 @@
 """Two runs beside each other, as tables in the terminal."""
 
-from typing import Any
-
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from vlae.errors import UserError
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
-from vlae.report.compare import Comparison, Pair, setting
-from vlae.report.metric_values import reliability_of
+from vlae.report.compare import Comparison, setting
 from vlae.report.names import HOLE
 from vlae.report.runs import LeftOut, Run
-from vlae.report.sources.run_directories import RunDirectories
+from vlae.report.sources.run_directories import read_rows
 from vlae.report.tables.captions import without_images
+from vlae.report.tables.cells import is_unreliable
 from vlae.report.tables.significance import LEVEL
 from vlae.runs.directory import find
 from vlae.runs.metrics import unit
@@ -23,12 +21,10 @@ from vlae.system.files import StrPath
 def comparable_run(runs_dir: StrPath, name: str) -> Run:
     """The run that a directory, an id or an id prefix means. UserError: there is none, or it cannot be read."""
     place = find(runs_dir, name).path
-    for entry in RunDirectories(place.parent, place.name):
-        if isinstance(entry, LeftOut) and entry.name == place.name:
-            raise UserError(f"{place} cannot be compared: {entry.because}")
-        if isinstance(entry, Run) and entry.id == place.name:
-            return entry
-    raise UserError(f"{place} cannot be compared: it is no run directory")
+    [row] = read_rows(place.parent.absolute(), {place.name: ""})
+    if isinstance(row, LeftOut):
+        raise UserError(f"{place} cannot be compared: {row.because}")
+    return row
 
 
 def tables_of(comparison: Comparison) -> Group:
@@ -46,27 +42,32 @@ def tables_of(comparison: Comparison) -> Group:
     return Group(*parts)
 
 
-def _titled_table(title: str, *names: str) -> Table:
+def _titled_table(title: str, first: str, *others: str, justify: JustifyMethod = "left") -> Table:
     table = Table(title=title, title_justify="left")
-    for name in names:
-        table.add_column(name, overflow="fold")
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify=justify, overflow="fold")
     return table
 
 
 def _table_of_metrics(comparison: Comparison) -> Table:
-    table = Table(title="Metrics", title_justify="left")
-    table.add_column("metric", overflow="fold")
-    for name in ("A", "B", "A − B", f"{1 - LEVEL:.0%} interval", "p"):
-        table.add_column(name, justify="right", overflow="fold")
+    names = ("A", "B", "A − B", f"{1 - LEVEL:.0%} interval", "p")
+    table = _titled_table("Metrics", "metric", *names, justify="right")
     for each in comparison.metrics:
-        values = (each.one, comparison.one), (each.other, comparison.other)
-        numbers = [_metric_text(each, value) + _mark_of(each, run) for value, run in values]
         tested, style = ("", "", ""), ""
         if d := each.difference:
             tested = f"{d.mean:+.3f}", "{:+.3f} to {:+.3f}".format(*d.interval), f"{d.p_value:.2g}"
             style = "bold" if d.significant else ""
+        numbers = (_metric_text(each.key, run) for run in (comparison.one, comparison.other))
         table.add_row(each.key, *numbers, *tested, style=style)
     return table
+
+
+def _metric_text(key: str, run: Run) -> str:
+    value, mark = run.value(key), f" {MARK}" if is_unreliable(run, key) else ""
+    if isinstance(value, float):
+        return (f"{value:.3f}" if unit(key) == "nats" else f"{value:.4g}") + mark
+    return HOLE if value is None else f"{value}{mark}"
 
 
 def _explanation(comparison: Comparison) -> str:
@@ -81,19 +82,6 @@ def _explanation(comparison: Comparison) -> str:
     ]
     if comparison.unread:
         parts.append(without_images(comparison.unread))
-    if any(_mark_of(each, run) for each in comparison.metrics for run in done):
+    if any(is_unreliable(run, each.key) for each in comparison.metrics for run in done):
         parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")
     return ". ".join(parts) + "."
-
-
-def _metric_text(each: Pair, value: Any) -> str:
-    if value is None:
-        return HOLE
-    if isinstance(value, float):
-        return f"{value:.3f}" if unit(each.key) == "nats" else f"{value:.4g}"
-    return str(value)
-
-
-def _mark_of(each: Pair, run: Run) -> str:
-    key = reliability_of(each.key)
-    return f" {MARK}" if key and run.value(key) is True else ""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vlae.errors import UserError
+from vlae.report.output_file import ending_of
 from vlae.system.files import expand_path
 
 
@@ -25,13 +26,16 @@ def path_parser(option: str) -> Callable[[str], str]:
     return read
 
 
-def out_option(text: str) -> Any:
-    """The option --out with this help. UserError: it is empty, which a Path takes for the current directory."""
+def out_option(text: str, *endings: str) -> Any:
+    """The option --out with this help. UserError: it is empty, has none of these endings, or cannot be written."""
 
     def read(name: str | Path) -> Path:
-        if name == "":
+        if name == "":  # which a Path takes for the current directory
             raise UserError("--out: expected a file, got ''")
-        return Path(path_parser("--out")(str(name)))
+        out = Path(path_parser("--out")(str(name)))
+        if endings:
+            ending_of(out, endings)
+        return out
 
     return typer.Option("--out", parser=read, metavar="<path>", help=text)
 

@@ -6,7 +6,7 @@ from vlae.errors import UserError
 from vlae.report.metric_values import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
 from vlae.report.names import HOLE, word
 from vlae.report.runs import LeftOut, Run
-from vlae.report.tables.ranking import Report, difference_of_images, scored_on, without_unknown
+from vlae.report.tables.ranking import Unread, difference_of_images, scored_on, without_unknown
 from vlae.report.tables.significance import Difference, difference
 from vlae.runs.metrics import better
 
@@ -40,32 +40,20 @@ def compare(one: Run, other: Run) -> Comparison:
     _refuse_other_images(one, other)
     keys = dict.fromkeys((*one.settings, *other.settings))
     settings = [Pair(key, one.settings.get(key), other.settings.get(key)) for key in keys]
-    unread: dict[str, LeftOut] = {}
-
-    def report(left: LeftOut) -> object:
-        return unread.setdefault(left.name, left)
-
-    metrics = tuple(_pair(key, one, other, report) for key in _compared_metrics(one, other))
+    unread: Unread = {}
+    metrics = tuple(_pair(key, one, other, unread) for key in _compared_metrics(one, other))
     images = next((each.difference.freedom + 1 for each in metrics if each.difference), None)
     differing = tuple(each for each in settings if each.one != each.other)
     return Comparison(one, other, differing, metrics, images, tuple(unread.values()))
 
 
 def _refuse_other_images(one: Run, other: Run) -> None:
-    ours, others = _images(one), _images(other)
+    ours, others = scored_on(one, with_noise=True), scored_on(other, with_noise=True)
     keys = [key for key in dict.fromkeys((*ours, *others)) if ours.get(key) != others.get(key)]
     values = [(key, *(setting(run.settings.get(key)) for run in (one, other))) for key in keys]
     if reasons := "".join(f"\n  {key}: {a} and {b}" for key, a, b in values):
         text = f"{one.id} and {other.id} are scored on different test images, so their metrics cannot be compared"
         raise UserError(f"{text}; they differ in{reasons}")
-
-
-def _images(run: Run) -> dict[str, object]:
-    """The settings that determine the test images, with the seed where their noise depends on it."""
-    found = scored_on(run)
-    if run.settings.get("dataset.fixed_evaluation") is False:
-        found["seed"] = run.settings["seed"]
-    return found
 
 
 def setting(value: Any) -> str:
@@ -89,9 +77,9 @@ def _superfluous(key: str, run: Run) -> bool:
     return "standard_error" in what or (what == ELBO and estimator == OWN)
 
 
-def _pair(key: str, one: Run, other: Run, report: Report) -> Pair:
+def _pair(key: str, one: Run, other: Run, unread: Unread) -> Pair:
     ours, others = one.value(key), other.value(key)
-    images = difference_of_images(one, other, key, report)
+    images = difference_of_images(one, other, key, unread)
     if images is None or ours is None or others is None:
         return Pair(key, ours, others)
     known = without_unknown(images[None])  # of both runs

@@ -14,7 +14,7 @@ from vlae.config.problems import format_value
 from vlae.errors import UserError
 from vlae.report.metric_values import COMMON, OWN, of_estimator
 from vlae.report.names import key_of, near_or_some, some, sort_key
-from vlae.report.runs import Run, Runs, some_of
+from vlae.report.runs import Run, Runs, is_number, some_of
 
 ORDERED = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _TERM = re.compile(r"(?s)\s*(?P<key>[^\s=!<>]+?)\s*(?P<op>==|!=|<=|>=|=|<|>|\sin\s)\s*(?P<value>.*?)\s*")
@@ -169,7 +169,3 @@ def _read_number(text: str) -> Any:
 
 def _same(one: Any, other: Any) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)  # Python takes True for 1
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

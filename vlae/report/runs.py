@@ -1,15 +1,21 @@
 """Many runs, wherever they come from, as rows with flat keys: settings, state and metrics."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from vlae.config.problems import format_value
 from vlae.config.run_id import exact_text
 from vlae.report.names import some
 from vlae.runs.directory import metrics_of
+from vlae.system.disk import RecordError
 from vlae.system.files import read_bytes
+from vlae.system.npz import Archive
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,18 +27,45 @@ SOME = 5  # runs that a note can name
 
 
 class History(NamedTuple):
-    """The lines of metrics.jsonl, read when they are asked for; a line torn by a kill does not count."""
+    """The metrics of epochs in metrics.jsonl, read when they are asked for; a line torn by a kill does not count."""
 
     path: str
 
-    def __call__(self, every: int = 1) -> list[dict[str, Any]]:
-        """The first epoch, and then one in ``every``. RecordError: one of them is no JSON object."""
+    def __call__(self, every: int = 1) -> dict[int, Mapping[str, Any]]:
+        """The metrics of the first epoch, and then of one in ``every``. RecordError: a line is not that of an epoch."""
         lines = (read_bytes(self.path) or b"").split(b"\n")[:-1]
-        return metrics_of(self.path, [line for n, line in enumerate(lines, 1) if n == 1 or n % every == 0])
+        found = metrics_of(self.path, [line for n, line in enumerate(lines, 1) if n == 1 or n % every == 0])
+        for each in found:
+            if not isinstance(each.get("epoch"), int):
+                raise RecordError(f"expected metrics of an epoch, got {format_value(each)}")
+        return {each["epoch"]: each for each in found}
 
     def epochs(self) -> int:
         """The number of epochs, without parsing them."""
         return (read_bytes(self.path) or b"").count(b"\n")
+
+
+class ImageArrays(NamedTuple):
+    """The arrays of test_log_likelihood.npz, with one entry per test image, read when they are asked for."""
+
+    path: str
+
+    def __call__(self, name: str) -> np.ndarray | None:
+        """The array of this name: [images], NaN where an image has no value. None: there is no such array.
+
+        RecordError: the file is missing, or cannot be read.
+        """
+        file = os.path.basename(self.path)
+        if (content := read_bytes(self.path)) is None:
+            raise RecordError(f"{file} is missing")
+        try:
+            found = Archive(io.BytesIO(content)).read([name]).get(name)
+        except Exception as error:  # what numpy, zip and zlib raise depends on where the damage is
+            raise RecordError(f"{file} cannot be read ({error})") from error
+        if found is not None and (found.ndim != 1 or found.dtype.kind not in "fiu"):
+            got = f"the shape {found.shape} and the type {found.dtype}"
+            raise RecordError(f"{file}: expected a number for each image, {name} has {got}")
+        return found
 
 
 class Run(NamedTuple):
@@ -70,6 +103,16 @@ class Run(NamedTuple):
             return getattr(self, key)
         return (self.metrics or {}).get(key)
 
+    def number(self, key: str) -> float | None:
+        """The value as a number; None: the run has none, or it is not finite."""
+        value = self.value(key)
+        return value if is_number(value) and math.isfinite(value) else None
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """True for numbers; Python takes True for one, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
 
 class LeftOut(NamedTuple):
     """A run, or a directory like one, that does not count, and the reason."""
@@ -86,26 +129,14 @@ def some_of(left_out: Sequence[LeftOut]) -> str:
     return some([*map(str, left_out)], SOME)
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A place that runs are read from: run directories, or a service that mirrors them.
-
-    It may have a ``note``, which is printed below each table of its runs.
-    """
-
-    title: str
-
-    def __iter__(self) -> Iterator[Run | LeftOut]: ...
-
-
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a source."""
+    """The runs of a source: of run directories, or of a service that mirrors them."""
 
     title: str
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()
-    note: str = ""
+    note: str = ""  # printed below each table of these runs
 
     def settings(self) -> list[str]:
         """The keys of all settings."""
@@ -131,15 +162,15 @@ class Runs:
         return DataFrame({key: [run.value(key) for run in self.runs] for key in keys})
 
 
-def collect(source: Source) -> Runs:
-    """The runs of a source, each once.
+def collect(title: str, rows: Iterable[Run | LeftOut], note: str = "") -> Runs:
+    """The runs among the rows of a source, each once.
 
     Of runs with the same id the first counts. A run of an earlier scheme of ids is left out if a run of the
     present scheme has its settings.
     """
     found: dict[str, Run] = {}
     left_out: list[LeftOut] = []
-    for entry in source:
+    for entry in rows:
         if isinstance(entry, LeftOut):
             left_out.append(entry)
         elif entry.id in found:
@@ -153,7 +184,7 @@ def collect(source: Source) -> Runs:
             if twin := again.get(exact[run.id]):
                 del found[run.id]
                 left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
-    return Runs(source.title, tuple(found.values()), tuple(left_out), getattr(source, "note", ""))
+    return Runs(title, tuple(found.values()), tuple(left_out), note)
 
 
 def _keys_of_all(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,5 +1,6 @@
 """The commands: one file each, found by its name.
 
-A file ``x.py`` has a function ``x``, the command ``vlae x``, and may have ``SETTINGS`` for typer. At its top it imports
-only what describes the command and nothing that takes time, because ``vlae --help`` imports all of them.
+A file ``x.py`` has a function ``x``, the command ``vlae x``, and may have ``SETTINGS`` for typer. The first sentence of
+the function's docstring is its line in ``vlae --help``. At its top the file imports only what describes the command and
+nothing that takes time, because ``vlae --help`` imports all of them.
 """

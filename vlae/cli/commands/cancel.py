@@ -7,16 +7,15 @@ import typer
 
 from vlae.cli.options import RunsDir
 
-SETTINGS = {"short_help": "Cancel runs that wait or are running."}
-
 
 def cancel(
     name: Annotated[str, typer.Argument(metavar="SWEEP|RUN", help="A sweep, a run, or an id prefix.")],
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Cancel runs: those that wait do not start, those that are running save their state and end.
+    """Cancel runs that wait or are running.
 
-    The command that launched them resumes them later.
+    Those that wait do not start, those that are running save their state and end. The command that launched them
+    resumes them later.
     """
     from vlae.launching.cancel import cancel
     from vlae.launching.status_table import select_runs

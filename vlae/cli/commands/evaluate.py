@@ -6,8 +6,6 @@ import typer
 
 from vlae.cli.options import Run, RunsDir
 
-SETTINGS = {"short_help": "Evaluate a trained model again."}
-
 
 def evaluate(
     run: Run,
@@ -20,7 +18,9 @@ def evaluate(
     ] = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Evaluate a trained model again: vlae evaluate RUN evaluate.num_samples=1000 seed=1 device=cuda
+    """Evaluate a trained model again.
+
+    An example: vlae evaluate RUN evaluate.num_samples=1000 seed=1 device=cuda
 
     The model's own settings come from the run. The run's results.json stays as it is; the new metrics go to
     RUN/evaluations/.

@@ -8,7 +8,7 @@ import typer
 
 from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, key_list, out_option
 
-SETTINGS = {"short_help": "Draw curves, likelihoods, costs, posteriors."}
+FORMATS = ("pdf", "svg", "png")
 
 
 def figure(
@@ -20,7 +20,7 @@ def figure(
             help="curves, likelihood_vs_updates, cost; of trained models covariance, updates, estimators, latent_path.",
         ),
     ],
-    out: Annotated[Path, out_option("The file to write: .pdf, .svg or .png.")],
+    out: Annotated[Path, out_option("The file to write: .pdf, .svg or .png.", *FORMATS)],
     metric: Metric = None,
     rows: Rows = None,
     where: Where = "",
@@ -29,31 +29,31 @@ def figure(
     samples: Annotated[int | None, typer.Option(min=1, help="Largest number of samples per image.")] = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Draw runs: learning curves, likelihoods over updates, costs, and what inference does in trained models."""
-    from vlae.report.output_file import ending_of
+    """Draw curves, likelihoods, costs, posteriors.
+
+    Figures show learning curves, likelihoods over updates, costs, and what inference does in trained models.
+    """
     from vlae.report.plots.draw import draw
-    from vlae.report.plots.frame import WITHOUT_TIME
     from vlae.report.sources.run_directories import collect_runs
 
     keys = key_list("--rows", rows)
-    suffix = ending_of(out, tuple(WITHOUT_TIME))
     figure = draw(
         kind, collect_runs(name, runs_dir), metric=metric, rows=keys, where=where, published=published,
         images=images, samples=samples, warn=warn,
     )  # fmt: skip
-    write_figure(figure, out, suffix)
+    write_figure(figure, out)
 
 
-def write_figure(figure: Any, out: Path, suffix: str) -> None:
+def write_figure(figure: Any, out: Path) -> None:
     """The picture, and beside it its caption for a paper: ``curves.pdf`` and ``curves.caption.tex``."""
     from vlae.report.plots.frame import file_content
-    from vlae.report.tables.latex import comment, tex
+    from vlae.report.tables.formats import comment, tex
     from vlae.system.files import write_output
 
     caption = out.with_suffix(".caption.tex")
     lines = [comment(figure.provenance), f"In a paper: \\caption{{\\protect\\input{{{caption.stem}}}}}"]
     text = "".join(f"% {line}\n" for line in lines) + f"{tex(figure.full_caption)}%\n"
-    write_output(out, file_content(figure, suffix))
+    write_output(out, file_content(figure, out.suffix.lower()[1:]))
     write_output(caption, text.encode())
     print(out)
 

@@ -10,7 +10,7 @@ PROGRAM = "vlae launch"
 SETTINGS = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True}}
 
 
-def _offered(ctx: Any, incomplete: str) -> list[str]:
+def _candidates(ctx: Any, incomplete: str) -> list[str]:
     """Completions of the word that is being typed. To bash, the = in it is a separate word."""
     from vlae.cli.completion import candidates
 
@@ -23,7 +23,7 @@ def _offered(ctx: Any, incomplete: str) -> list[str]:
 def launch(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="See vlae launch --help.", autocompletion=_offered),
+        typer.Argument(metavar="KEY=VALUE", help="See vlae launch --help.", autocompletion=_candidates),
     ] = None,
 ) -> None:
     """Train, evaluate and record one model, or all of a sweep."""

@@ -7,15 +7,13 @@ import typer
 from vlae.cli.options import Run, RunsDir
 from vlae.system.streams import cannot_print
 
-SETTINGS = {"short_help": "Print the log of a run's last attempt."}
-
 
 def logs(
     run: Run,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue until the run ends.")] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Print the log of the last attempt of a run, its traceback included."""
+    """Print the log of a run's last attempt, its traceback included."""
     from vlae.launching.logs import print_log, run_of, stream_log
 
     def write(text: str) -> None:

@@ -8,8 +8,6 @@ import typer
 from vlae.cli.options import Runs, RunsDir, out_option
 from vlae.errors import UserError
 
-SETTINGS = {"short_help": "Write a report of runs: one HTML file."}
-
 
 def report(
     name: Runs = None,
@@ -19,7 +17,10 @@ def report(
     ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Write a report of runs: one HTML file with tables, curves, images, failures, which needs no network."""
+    """Write a report of runs: one HTML file.
+
+    It has tables, curves, images and failures, and needs no network.
+    """
     if not wandb:
         from vlae import report
 
@@ -30,10 +31,8 @@ def report(
     if name is None:
         raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
     from vlae.report.filter import choose_runs
-    from vlae.report.runs import collect
-    from vlae.report.sources.run_directories import RunDirectories
+    from vlae.report.sources.run_directories import collect_runs
     from vlae.report.wandb_report import check_extra, publish
 
     check_extra(name)
-    source = RunDirectories(runs_dir, name)
-    print(publish(source.runs_dir, choose_runs(collect(source))))
+    print(publish(Path(runs_dir).absolute(), choose_runs(collect_runs(name, runs_dir))))

@@ -6,8 +6,6 @@ import typer
 
 from vlae.cli.options import Runs, RunsDir
 
-SETTINGS = {"short_help": "Show the state of each run, why, and where."}
-
 
 def status(
     name: Runs = None,
@@ -15,9 +13,9 @@ def status(
     every: Annotated[bool, typer.Option("--all", help="Show every run, however many.")] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Show the state of each run: queued, running, done, interrupted or failed, why, and where.
+    """Show the state of each run, why, and where.
 
-    Runs that ask for attention come first.
+    A run is new, queued, running, done, interrupted or failed. Runs that ask for attention come first.
     """
     import time
 

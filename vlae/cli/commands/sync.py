@@ -7,8 +7,6 @@ import typer
 
 from vlae.cli.options import Runs, RunsDir
 
-SETTINGS = {"short_help": "Upload to Weights & Biases what is not there yet."}
-
 
 def sync(
     name: Runs = None,
@@ -18,9 +16,9 @@ def sync(
     ] = False,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Upload to Weights & Biases what is not there yet: runs that were offline, or were cut off.
+    """Upload to Weights & Biases what is not there yet.
 
-    Safe to repeat: what is complete is skipped.
+    That is runs that were offline, or were cut off. Safe to repeat: what is complete is skipped.
     """
     from vlae.launching.status_table import select_runs
     from vlae.runs.directory import RunDirectory

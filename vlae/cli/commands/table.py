@@ -10,7 +10,6 @@ import typer
 from vlae.cli import options
 from vlae.errors import UserError
 
-SETTINGS = {"short_help": "Print a table of runs: models by datasets, the best in bold."}
 TERMINAL = "terminal"
 ENDINGS = {
     "txt": TERMINAL,
@@ -22,8 +21,6 @@ ENDINGS = {
     "json": "json",
 }
 """The format of a file by its ending."""
-
-
 Cols = Annotated[str | None, typer.Option(help="Keys, comma-separated: dataset,output_dist")]
 Decimals = Annotated[int, typer.Option(min=0, max=15, help="Decimals of every number.")]
 Transpose = Annotated[bool, typer.Option("--transpose", help="Columns as rows.")]
@@ -52,40 +49,32 @@ def table(
     per_image: PerImage = False,
     runs_dir: options.RunsDir = "runs",
 ) -> None:
-    """Print a table of runs: models by datasets, mean and standard error over seeds, the best in bold."""
-    from vlae.report.runs import collect
+    """Print a table of runs: models by datasets, the best in bold.
+
+    Each cell has the mean and the standard error over seeds.
+    """
     from vlae.report.tables.captions import damage_notes
-    from vlae.report.tables.formats import FORMATS
+    from vlae.report.tables.formats import FORMATS, in_terminal
+    from vlae.report.tables.layout import layout
     from vlae.report.tables.table import table
+    from vlae.system.console import Console
     from vlae.system.files import write_output
 
     row_keys, column_keys = options.key_list("--rows", rows), options.key_list("--cols", cols)
     format = _format(format, out, (TERMINAL, *FORMATS))
-    runs = collect(_source(runs_dir, name, source, group, per_image))
+    runs = _collect(runs_dir, name, source, group, per_image)
     found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, literature=published)
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
+    file = io.StringIO() if out else None
     if format == TERMINAL:
-        text = _print_or_text(found, decimals, transpose, to_file=out is not None)
+        console = Console(highlight=False, file=file)
+        console.print(in_terminal(layout(found, decimals, transpose), plain=not console.is_terminal))
     else:
-        text = FORMATS[format](found, decimals, transpose)
-    if out is None:
-        print(text, end="")
-    else:
-        write_output(out, text.encode("utf-8", "backslashreplace"))
+        print(FORMATS[format](found, decimals, transpose), end="", file=file)
+    if out and file:
+        write_output(out, file.getvalue().encode("utf-8", "backslashreplace"))
         print(out)
-
-
-def _print_or_text(found: Any, decimals: int, transpose: bool, *, to_file: bool) -> str:
-    """The table as the terminal has it, for a file; else it is printed, and the text is empty."""
-    from vlae.report.tables.formats import in_terminal
-    from vlae.report.tables.layout import layout
-    from vlae.system.console import Console
-
-    file = io.StringIO() if to_file else None
-    console = Console(highlight=False, file=file)
-    console.print(in_terminal(layout(found, decimals, transpose), plain=not console.is_terminal))
-    return file.getvalue() if file else ""
 
 
 def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> str:
@@ -104,23 +93,23 @@ def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> st
     return asked
 
 
-def _source(runs_dir: str, name: str | None, source: str | None, group: str | None, per_image: bool) -> Any:
-    """The source that the runs are read from. source: None (``runs_dir``) or ``wandb:ENTITY/PROJECT``."""
+def _collect(runs_dir: str, name: str | None, source: str | None, group: str | None, per_image: bool) -> Any:
+    """The runs of a table. source: None (``runs_dir``) or ``wandb:ENTITY/PROJECT``."""
     if source is None:
         if group or per_image:
             raise UserError(
                 f"{'--group' if group else '--per-image'}: goes with --from wandb:ENTITY/PROJECT; of run directories "
                 "the sweep is named by itself: vlae table SWEEP"
             )
-        from vlae.report.sources.run_directories import RunDirectories
+        from vlae.report.sources.run_directories import collect_runs
 
-        return RunDirectories(runs_dir, name)
+        return collect_runs(name, runs_dir)
     kind, _, place = source.partition(":")
     parts = place.split("/")
     if kind != "wandb" or len(parts) > 2 or not all(parts):
         raise UserError(f"--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, got {source!r}")
     if name is not None:
         raise UserError(f"expected no name beside --from: the runs of a sweep there are --group {name}")
-    from vlae.report.sources.wandb import WandbRuns
+    from vlae.report.sources.wandb import collect_mirrored_runs
 
-    return WandbRuns(place, group, per_image=per_image)
+    return collect_mirrored_runs(place, group, per_image=per_image)

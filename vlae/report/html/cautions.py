@@ -9,7 +9,6 @@ from vlae.report.metric_values import UNRELIABLE, what_and_estimator
 from vlae.report.names import name_of, some
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.captions import damage_notes, estimation
-from vlae.report.tables.cells import number_of
 from vlae.report.tables.table import Table
 from vlae.system.console import count_of
 
@@ -59,9 +58,9 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
 def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
     worse: dict[str, list[str]] = {}
     for run in done:
-        bits, uniform = number_of(run, "test.bits_per_dim"), number_of(run, "test.uniform_bits_per_dim")
+        bits, uniform = run.number("test.bits_per_dim"), run.number("test.uniform_bits_per_dim")
         if bits is not None and uniform is not None and bits > uniform:
-            why = why_worse_than_noise(number_of(run, "best_epoch"), number_of(run, "epochs"))
+            why = why_worse_than_noise(run.number("best_epoch"), run.number("epochs"))
             worse.setdefault(why, []).append(run.label or run.id)
     for why, names in worse.items():
         yield f"Worse than uniform noise: {some(names, MOST_NAMED)}; {why}."

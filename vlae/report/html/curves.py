@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vlae.config.problems import format_value
 from vlae.report.names import name_of
 from vlae.report.plots.style import on_screen, style_of
-from vlae.report.runs import History, LeftOut, Run
+from vlae.report.runs import History, LeftOut, Run, is_number
 from vlae.report.tables.groups import COLUMNS, Configuration
 from vlae.system.disk import RecordError
 
@@ -43,33 +42,31 @@ def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
 
     shown: the numbers of the models that are drawn at first.
     """
-    started = [(number, run) for number, model in enumerate(models) for run in model.runs if run.history]
-    counted: list[tuple[int, Run, History, int]] = []
-    left_out: list[LeftOut] = []
-    for number, run in started[:MOST_RUNS]:
-        try:
-            counted += [(number, run, run.history, run.history.epochs())] if run.history else []
-        except RecordError as error:
-            left_out.append(LeftOut(run.id, str(error)))
-    counts = [count for *_, count in counted if count]
-    points = max(FEWEST, min(POINTS, NUMBERS // max(1, len(counts) * len(FIRST) * 3 // 2)))
+    started = [(n, run, run.history) for n, model in enumerate(models) for run in model.runs if run.history]
+    drawn = started[:MOST_RUNS]
+    counts = [_count_epochs(history) for _, _, history in drawn]
+    points = max(FEWEST, min(POINTS, NUMBERS // max(1, sum(map(bool, counts)) * len(FIRST) * 3 // 2)))
     every = max(1, math.ceil(max(counts, default=0) / points))
     read: list[tuple[int, Run, Epochs]] = []
-    for number, run, history, count in counted:
+    left_out: list[LeftOut] = []
+    for (number, run, history), count in zip(drawn, counts, strict=True):
         try:
-            entries = history(every) if count else []
+            epochs = history(every)
         except RecordError as error:
             left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({error})"))
             continue
-        if wrong := [entry for entry in entries if not isinstance(entry.get("epoch"), int)]:
-            reason = f"expected metrics of an epoch, got {format_value(wrong[0])}"
-            left_out.append(LeftOut(run.id, f"metrics.jsonl cannot be read ({reason})"))
-            continue
-        if count:
-            read.append((number, run, {entry["epoch"]: entry for entry in entries}))
+        read += [(number, run, epochs)] if epochs else []
         left_out += [LeftOut(run.id, cut)] if (cut := run.lacks_epochs(count)) else []
     data = {**_along_epochs(read), **_looks(models), "shown": shown}
     return Curves(data, every, tuple(left_out), max(0, len(started) - MOST_RUNS))
+
+
+def _count_epochs(history: History) -> int:
+    """The number of epochs; 0 where the file cannot be read, which reading them will say."""
+    try:
+        return history.epochs()
+    except RecordError:
+        return 0
 
 
 def _along_epochs(read: Sequence[tuple[int, Run, Epochs]]) -> dict[str, Any]:
@@ -99,14 +96,9 @@ def _looks(models: Sequence[Configuration]) -> dict[str, list[Any]]:
 
 
 def _along(entries: Epochs, epochs: Sequence[int], metric: str) -> list[float | None]:
-    values = [_rounded(entries.get(epoch, {}).get(metric)) for epoch in epochs]
-    while values and values[-1] is None:
-        values.pop()
-    return values
-
-
-def _rounded(value: Any) -> float | None:
-    """The value to five digits, more than a screen shows; None: it is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(f"{value:.5g}")
+    """The values to five digits, more than a screen shows; None: it is no finite number."""
+    values = [entries.get(epoch, {}).get(metric) for epoch in epochs]
+    known = [float(f"{v:.5g}") if is_number(v) and math.isfinite(v) else None for v in values]
+    while known and known[-1] is None:
+        known.pop()
+    return known

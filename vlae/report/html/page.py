@@ -1,4 +1,4 @@
-"""A report as HTML, with the scripts and styles that it needs inside."""
+"""The report of runs as one HTML file, with the scripts and styles that it needs inside."""
 
 import base64
 import hashlib
@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from vlae.report.filter import choose_runs
+from vlae.report.html.content import content
 from vlae.report.metric_values import what_and_estimator
-from vlae.report.tables.cells import number_of
-from vlae.report.tables.formats import html_table
-from vlae.report.tables.layout import layout
+from vlae.report.output_file import ending_of
+from vlae.report.sources.run_directories import collect_runs
+from vlae.report.tables.formats import sortable_html
+from vlae.system.files import StrPath, expand_path, write_output
 from vlae.system.streams import visible
 
 FILES = Path(__file__).parent / "files"
@@ -24,7 +27,15 @@ STYLES = ("third_party/uPlot-1.6.32.min.css", "report.css")
 LICENCES = {"uPlot 1.6.32": "uPlot-LICENSE", "sortable-tablesort 4.1.7": "sortable-LICENSE"}
 
 
-def page(content: SimpleNamespace) -> str:
+def write_report(name: str | None, runs_dir: StrPath, out: Path) -> None:
+    """Write the report of the runs that ``name`` means. UserError: there are none, or the file cannot be written."""
+    ending_of(out, ("html", "htm"))
+    runs = choose_runs(collect_runs(name, runs_dir))
+    text = page(content(Path(expand_path(runs_dir)).absolute(), runs))
+    write_output(out, text.encode("utf-8", "backslashreplace"))
+
+
+def page(variables: SimpleNamespace) -> str:
     """The HTML file, which opens anywhere without a network. Names and messages are escaped."""
     environment = Environment(
         loader=FileSystemLoader(FILES),
@@ -35,12 +46,11 @@ def page(content: SimpleNamespace) -> str:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["number"] = lambda run, key: "" if (n := number_of(run, key)) is None else f"{n:.2f}"
     scripts = [_read_file(name) for name in SCRIPTS]
-    table = content.table
+    table = variables.table
     written = environment.get_template("report.html.jinja").render(
-        content=content,
-        table=html_table(layout(table), sortable=True) if table else None,
+        content=variables,
+        table=sortable_html(table) if table else None,
         metric=table.metric if table else "",
         estimator=what_and_estimator(table.metric)[1] if table else "",
         policy=_policy(scripts),

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from vlae.launching import sweep_index
 from vlae.launching.run_state import state_on_disk
 from vlae.report.runs import Run, Runs
-from vlae.report.tables.cells import number_of
 from vlae.runs.lease import last_number
 from vlae.system.console import count_of, duration
 from vlae.system.disk import RecordError
@@ -63,7 +62,7 @@ def facts(runs_dir: Path, runs: Runs, configurations: int) -> list[tuple[str, st
     texts += [f"{counts[s]} {'never started' if s == 'new' else s}" for s in states if counts[s]]
     found = [(number, what) for number, _, what in (text.partition(" ") for text in texts)]
     keys = ("cost.train_seconds", "cost.evaluate_seconds")
-    if seconds := sum(number_of(run, key) or 0.0 for run in runs.runs for key in keys):
+    if seconds := sum(run.number(key) or 0.0 for run in runs.runs for key in keys):
         found.append((duration(seconds), "of computation"))
     if gpu := sum(state_on_disk(runs_dir / run.id).gpu_seconds for run in runs.runs):
         found.append((f"{gpu / 3600:.1f}", "GPU hours"))
@@ -115,13 +114,12 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
 
 def commands_to_repeat(runs_dir: Path, runs: Runs) -> list[str]:
     """The commands that reproduce the runs, for a shell."""
-    found = []
-    for code in codes(runs_dir, runs.runs):
-        changes = ", with changes" if code.changed else ""
-        found += (
-            [f"git checkout {code.commit}  # {count_of(code.runs, 'run')}{changes}"] if code.commit else []
-        )
-    return [*found, *(each.command for each in launches(runs_dir, runs)), f"vlae table {runs.title}"]
+    checkouts = [
+        f"git checkout {code.commit}  # {count_of(code.runs, 'run')}{', with changes' if code.changed else ''}"
+        for code in codes(runs_dir, runs.runs)
+        if code.commit
+    ]
+    return [*checkouts, *(each.command for each in launches(runs_dir, runs)), f"vlae table {runs.title}"]
 
 
 def _command(words: Sequence[str]) -> str:

@@ -68,9 +68,9 @@ def _elbo_by_epoch(run: Run, warn: Callable[[str], None]) -> dict[int, float]:
     """The ELBO of each epoch."""
     key = f"{run.settings.get(SELECTION, 'validation')}/elbo_nats"
     try:
-        lines = run.history() if run.history else []
-        points = {int(each["epoch"]): float(each[key]) for each in lines if each.get(key) is not None}
-    except (RecordError, LookupError, TypeError, ValueError) as error:
+        epochs = run.history() if run.history else {}
+        points = {epoch: float(each[key]) for epoch, each in epochs.items() if each.get(key) is not None}
+    except (RecordError, TypeError, ValueError) as error:
         warn(f"left out: {run.id} ({error})")
         return {}
     if cut := run.lacks_epochs(len(points)):

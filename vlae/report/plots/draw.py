@@ -38,7 +38,11 @@ def draw(
     plot_kind = PLOTS[kind]
     _refuse_unused(kind, metric=metric, published=published, images=images, samples=samples)
     chosen = choose_runs(runs, where)
-    fitting = _fitting(kind, chosen)
+    fitting = chosen.only(plot_kind.of)
+    if not fitting.runs:
+        others = drawable(chosen)
+        instead = f"these runs can be drawn as {', '.join(others)}" if others else "nothing else can be drawn"
+        raise UserError(f"{kind}: {plot_kind.lacking}; {instead}")
     for left in chosen.left_out:
         warn(f"left out: {left}")
     drawn = panels(fitting, runs, rows, plot_kind.by_updates)
@@ -48,16 +52,6 @@ def draw(
         figure = plot_kind.draw(drawn, options)
     figure.provenance = f"{chosen.title}, {kind}. {provenance(fitting.runs)}"
     return figure
-
-
-def _fitting(kind: str, runs: Runs) -> Runs:
-    """The runs that can be in a figure of this kind. UserError: none can."""
-    fitting = runs.only(PLOTS[kind].of)
-    if not fitting.runs:
-        others = drawable(runs)
-        instead = f"these runs can be drawn as {', '.join(others)}" if others else "nothing else can be drawn"
-        raise UserError(f"{kind}: {PLOTS[kind].lacking}; {instead}")
-    return fitting
 
 
 def drawable(runs: Runs) -> list[str]:

@@ -32,10 +32,12 @@ LEGEND_LETTERS = 44  # a longer name has several lines
 LEGEND_INCHES = 4.8  # a taller legend has several columns
 TICKS = 5
 DECADES = 2.0  # a logarithmic axis of fewer has labels at 1, 2, 5, 10, ..., a longer one at powers of ten
-WITHOUT_TIME = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
-"""Metadata by format that would differ in the next second."""
-_NAMED = {"pdf": ("Subject", "Keywords"), "svg": ("Description", "Source"), "png": ("Description", "Source")}
-"""Metadata by format that hold the caption and the provenance."""
+METADATA = {
+    "pdf": ("CreationDate", "Subject", "Keywords"),
+    "svg": ("Date", "Description", "Source"),
+    "png": ("Software", "Description", "Source"),
+}
+"""By format the metadata that would differ in the next second, and those for the caption and the provenance."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -61,10 +63,10 @@ def in_style() -> Any:
 def file_content(figure: Captioned, suffix: str) -> bytes:
     """The bytes of a ``pdf``, ``svg`` or ``png`` with the caption in its metadata: always the same for a figure."""
     buffer = BytesIO()
-    named = dict(zip(_NAMED[suffix], (figure.full_caption, figure.provenance), strict=True))
+    values = None, figure.full_caption, figure.provenance
     with in_style():
         figure.draw_without_rendering()  # sizes of axes follow from their labels, and these from the sizes
-        figure.savefig(buffer, format=suffix, metadata={**WITHOUT_TIME[suffix], **named})
+        figure.savefig(buffer, format=suffix, metadata=dict(zip(METADATA[suffix], values, strict=True)))
     return buffer.getvalue()
 
 
@@ -123,9 +125,15 @@ def line(axes: Axes, series: Configuration, x: Any, y: np.ndarray, error: np.nda
         axes.fill_between(x, y - error, y + error, color=looks["color"], alpha=0.2, linewidth=0)
 
 
-def point(axes: Axes, series: Configuration, x: float, y: float, **errors: Any) -> None:
-    """A marker with error bars."""
-    axes.errorbar(x, y, **look(series), linestyle="none", linewidth=0.9, capsize=2, **errors)
+def point(
+    axes: Axes, series: Configuration, x: float, y: float, *, dagger: bool, **errors: float
+) -> dict[str, Any]:
+    """A marker with those of its error bars that are known; dagger: marked as unreliable, as in a table. Its looks."""
+    looks, known = look(series), {name: error for name, error in errors.items() if np.isfinite(error)}
+    axes.errorbar(x, y, **looks, linestyle="none", linewidth=0.9, capsize=2, **known)
+    if dagger:
+        axes.annotate(MARK, (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7)
+    return looks
 
 
 def legend(figure: Figure, axes: Iterable[Axes], *, narrow: bool = False) -> None:
@@ -207,11 +215,6 @@ def _power_of_ten(value: float, _: float) -> str:
     """``0.1``, ``1``, ``10``, ``10³``"""
     exponent = round(math.log10(value))
     return f"{value:g}" if -2 <= exponent <= 2 else "10" + str(exponent).translate(_RAISED)
-
-
-def dagger(axes: Axes, x: float, y: float) -> None:
-    """Draw a dagger beside a point whose estimate is unreliable, as in a table."""
-    axes.annotate(MARK, (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7)
 
 
 def dagger_notes(unreliable: Sequence[bool]) -> tuple[bool, list[str], str]:

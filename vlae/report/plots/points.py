@@ -1,6 +1,7 @@
-"""A metric of results.json over the number of updates: the paper's chart of likelihoods, with points instead of bars.
+"""A metric of results.json over the number of updates, and against the time of training, as points.
 
-A bar would begin at an arbitrary value, and its length would mean nothing.
+The first is the paper's chart of likelihoods, with points instead of bars. A bar would begin at an arbitrary value, and
+its length would mean nothing.
 """
 
 import math
@@ -20,6 +21,8 @@ from vlae.report.tables.cells import is_unreliable, with_metric
 from vlae.report.tables.groups import Configuration
 from vlae.report.tables.published import Published, literature, published
 
+SECONDS = "cost.train_seconds"
+WIDE = 8.0  # seconds that differ by more than this factor are drawn on a logarithmic axis
 WIDTH = 0.7  # width of the points of one T together; 1 is the distance from one T to the next
 WIDEST = 7.0  # inches: a panel as wide as a page
 LABELS_AN_INCH = 3.0
@@ -102,11 +105,9 @@ def _draw_points(axes: Axes, found: Sequence[_Point], marked: bool, inches: floa
     for position, group in enumerate(groups):
         for number, each in enumerate(group):
             x = position + (number - (len(group) - 1) / 2) * apart
-            frame.point(axes, each.series, x, each.mean, yerr=each.error if np.isfinite(each.error) else None)
+            frame.point(axes, each.series, x, each.mean, yerr=each.error, dagger=marked and each.unreliable)
             if each.published:
                 axes.plot(x, each.published.value, "D", color="black", mfc="white", label=PUBLISHED, zorder=4)
-            if marked and each.unreliable:
-                frame.dagger(axes, x, each.mean)
     every = math.ceil(len(updates) / (LABELS_AN_INCH * inches))
     shown = range(0, len(updates), every)
     axes.set_xticks(shown, [NONE if updates[i] is None else str(updates[i]) for i in shown])
@@ -123,10 +124,50 @@ def axis_label(metric: str) -> str:
     return f"{NAMES[what]} ({UNIT})" if what in NAMES else metric
 
 
+def costs(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+    """One marker per series at its means over seeds, with both standard errors; each run is a small marker."""
+    metric = options.metric or ""
+    kept = with_metrics(panels, [metric, SECONDS], options.warn)
+    figure, axes = frame.subplots([panel.title for panel in kept], narrow=options.narrow)
+    every = [series for panel in kept for series in panel.series]
+    marked, doubts, doubt = frame.dagger_notes([unreliable(series, metric) for series in every])
+    for each, panel in zip(axes, kept, strict=True):
+        for series in panel.series:
+            of_runs = np.array([[run.value(SECONDS), run.value(metric)] for run in series.runs], np.float64)
+            (x, y), (xerr, yerr) = mean_and_error(of_runs)
+            daggered = marked and unreliable(series, metric)
+            looks = frame.point(each, series, x, y, xerr=xerr, yerr=yerr, dagger=daggered)
+            if len(of_runs) > 1:
+                each.plot(*of_runs.T, looks["marker"], color=looks["color"], alpha=0.4, markersize=2.5)
+        seconds = [run.value(SECONDS) for series in panel.series for run in series.runs]
+        frame.few_numbers(each.yaxis)
+        lowest, highest = min(seconds), max(seconds)
+        if lowest > 0 and highest > WIDE * lowest:
+            frame.logarithmic(each, lowest, highest)
+        else:
+            frame.few_numbers(each.xaxis)
+            if highest - lowest < 0.1 * highest:  # almost equal times look equal
+                each.set_xlim(0.46 * (lowest + highest), 0.54 * (lowest + highest))
+        each.set_xlabel("Training (seconds)")
+        each.set_ylabel(axis_label(metric))
+    frame.legend(figure, axes, narrow=options.narrow)
+    seeds = of_seeds([len(series.runs) for series in every], ", with")
+    shown = "; small markers are single runs" if any(len(series.runs) > 1 for series in every) else ""
+    first = f"{description(metric)}, against the training time in seconds: {seeds}{shown}"
+    figure.caption = ". ".join([first, *doubts, "Times depend on the machine and on its load"]) + "."
+    figure.doubt = doubt
+    return figure
+
+
 LIKELIHOOD_VS_UPDATES = PlotKind(
     shows="the test log-likelihood over the number of updates T, a point per model, mean and standard error over seeds",
     draw=points,
     metric=True,
     published=True,
     by_updates=True,
+)
+COST = PlotKind(
+    shows="the test log-likelihood against the training time, means and standard errors over seeds",
+    draw=costs,
+    metric=True,
 )

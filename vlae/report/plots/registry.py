@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-from vlae.report.plots.cost import COST
 from vlae.report.plots.covariance import COVARIANCE
 from vlae.report.plots.curves import CURVES
 from vlae.report.plots.estimators import ESTIMATORS
 from vlae.report.plots.latent_path import LATENT_PATH
 from vlae.report.plots.plot import PlotKind
-from vlae.report.plots.points import LIKELIHOOD_VS_UPDATES
+from vlae.report.plots.points import COST, LIKELIHOOD_VS_UPDATES
 from vlae.report.plots.updates import UPDATES
 
 PLOTS: Mapping[str, PlotKind] = {

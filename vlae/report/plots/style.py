@@ -56,10 +56,8 @@ def style_of(model: str) -> Style:
     if model in STYLES:
         return STYLES[model]
     digest = hashlib.sha256(model.encode()).digest()
-    color, marker = (
-        _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
-        _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)],
-    )
+    color = _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)]
+    marker = _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)]
     return Style(color, marker, _OTHER_DASHES[digest[2] % len(_OTHER_DASHES)])
 
 

@@ -1,53 +1,93 @@
 """Run directories as a source of rows: a sweep, the runs of an id prefix, or all of a runs directory."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
+
+from vlae.config.run_id import exact_text, id_of, newer_schema, scientific, settings
 from vlae.launching.run_state import UNREADABLE, Observer
 from vlae.launching.status_table import select_runs
 from vlae.report.metric_values import metrics_of_results
-from vlae.report.runs import History, LeftOut, Run, Runs, collect
-from vlae.report.sources.run_files import Config, Configs, PerImage
+from vlae.report.runs import History, ImageArrays, LeftOut, Run, Runs, collect
 from vlae.runs.directory import read_status
 from vlae.system.disk import RecordError
-from vlae.system.files import StrPath, expand_path, read_json
+from vlae.system.files import LARGEST_CONFIG, StrPath, check_bounded, expand_path, read_bytes, read_json
 
-
-class RunDirectories:
-    """The runs that a name means in ``runs_dir``: a sweep, an id prefix, or (None) all of them."""
-
-    def __init__(self, runs_dir: StrPath, name: str | None = None) -> None:
-        """Errors: RecordError where the name means nothing."""
-        self.title, self._labels = select_runs(runs_dir, name)
-        self.runs_dir = Path(expand_path(runs_dir)).absolute()
-        self._all = name is None
-
-    def __iter__(self) -> Iterator[Run | LeftOut]:
-        observer, configs = Observer(self.runs_dir), Configs()
-        labels = dict.fromkeys(_directories(self.runs_dir), "") if self._all else self._labels
-        for name, label in labels.items():
-            place = f"{self.runs_dir}/{name}"
-            try:
-                yield _run(place, label, configs.read(place), observer)
-            except RecordError as error:
-                yield LeftOut(name, str(error).replace(f"{place}/", ""))
+_SEED = re.compile(r"^seed: (0|[1-9][0-9]*)\n", re.MULTILINE)
 
 
 def collect_runs(name: str | None, runs_dir: StrPath) -> Runs:
-    """The runs that a name means in ``runs_dir``, each once. RecordError: the name means nothing."""
-    return collect(RunDirectories(runs_dir, name))
+    """The runs that a name means in ``runs_dir``, each once: those of a sweep, of an id prefix, or (None) all of them.
+
+    RecordError: the name means nothing.
+    """
+    title, labels = select_runs(runs_dir, name)
+    folder = Path(expand_path(runs_dir)).absolute()
+    if name is None:
+        entries = (entry for entry in os.scandir(folder) if entry.name[0] != "." and entry.is_dir())
+        labels = dict.fromkeys(sorted(entry.name for entry in entries), "")
+    return collect(title, read_rows(folder, labels))
 
 
-def _directories(runs_dir: Path) -> list[str]:
-    try:
-        with os.scandir(runs_dir) as entries:
-            return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
-    except OSError as error:
-        raise RecordError(f"cannot read {runs_dir}: {error.strerror or error}") from error
+def read_rows(runs_dir: Path, labels: Mapping[str, str]) -> Iterator[Run | LeftOut]:
+    """The rows of these directories, whose labels are given."""
+    observer, configs = Observer(runs_dir), Configs()
+    for name, label in labels.items():
+        place = f"{runs_dir}/{name}"
+        try:
+            yield _run(place, label, configs.read(place), observer)
+        except RecordError as error:
+            yield LeftOut(name, str(error).replace(f"{place}/", ""))
 
 
-def _run(place: str, label: str, config: Config, observer: Observer) -> Run:
+class RunConfig(NamedTuple):
+    """The content of a run's config.yaml."""
+
+    run_id: str
+    settings: Mapping[str, Any]
+    earlier: bool
+    """The run was made under an earlier scheme of ids, so that its id does not follow from its settings."""
+
+
+class Configs:
+    """Reads frozen configurations; those that differ in their seed alone are parsed once."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {}
+
+    def read(self, place: str) -> RunConfig:
+        """The configuration of the run directory ``place``. RecordError: there is none, or it is not that of a run."""
+        content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
+        if content is None:
+            there = os.path.isdir(place)
+            raise RecordError("it is no run: it has no config.yaml" if there else "its directory is missing")
+        try:
+            return self._config(content.decode())
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
+
+    def _config(self, text: str) -> RunConfig:
+        seed = _SEED.search(text)
+        shared = text[: seed.start()] + text[seed.end() :] if seed else text
+        if shared not in self._parsed:
+            parsed = yaml.load(shared, yaml.CSafeLoader)
+            check_bounded(parsed)
+            if reason := newer_schema(parsed):
+                raise RecordError(f"config.yaml was {reason}")
+            texts = {key: exact_text(value) for key, value in scientific(parsed).items()}
+            self._parsed[shared] = parsed, texts, settings(parsed)
+        container, texts, found = self._parsed[shared]
+        if seed:
+            own = {"seed": int(seed[1])}
+            container, texts, found = container | own, texts | {"seed": seed[1]}, found | own
+        return RunConfig(id_of(container, texts), found, "schema_version" not in container)
+
+
+def _run(place: str, label: str, config: RunConfig, observer: Observer) -> Run:
     """The row of a run. RecordError: a file cannot be read, or the directory is that of another run."""
     name = os.path.basename(place)
     recorded = read_status(place)["run_id"]
@@ -69,7 +109,7 @@ def _run(place: str, label: str, config: Config, observer: Observer) -> Run:
         return found._replace(state=state.state, reason=state.reason)
     if results.get("run_id") != run_id:
         raise RecordError(f"results.json is that of another run, {results.get('run_id')}")
-    images = PerImage(f"{place}/test_log_likelihood.npz")
+    images = ImageArrays(f"{place}/test_log_likelihood.npz")
     try:
         return found._replace(metrics=metrics_of_results(results), per_image=images)
     except ValueError as error:

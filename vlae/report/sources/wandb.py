@@ -4,8 +4,8 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import yaml
 
 from vlae.config.run_id import run_id, settings, with_added_fields
 from vlae.report.metric_values import metrics_of_results
-from vlae.report.runs import LeftOut, Run
+from vlae.report.runs import LeftOut, Run, Runs, collect
 from vlae.system.disk import RecordError
 from vlae.system.files import LARGEST_CONFIG, read_bytes
 from vlae.trackers.run_history import other_ids
@@ -37,43 +37,34 @@ UNPAIRED = (
 )
 
 
-class WandbRuns:
-    """The mirrored runs of a project, or of one group in it."""
+def collect_mirrored_runs(place: str, group: str | None = None, *, per_image: bool = False) -> Runs:
+    """The mirrored runs of a project, or of one group in it, each once.
 
-    def __init__(self, place: str, group: str | None = None, *, per_image: bool = False) -> None:
-        """place: ``ENTITY/PROJECT``, or ``PROJECT`` of the key's own entity.
-
-        per_image: with the results of each test image, which cost two requests per compared run.
-        """
-        self.place, self.group = place, group
-        self.title, self.note = group or place, "" if per_image else UNPAIRED
-        self._per_image = per_image
-
-    def __iter__(self) -> Iterator[Run | LeftOut]:
-        newest: dict[str, tuple[tuple[bool, int], Run]] = {}
-        left_out: list[LeftOut] = []
-        for mirrored in self._mirrored():
-            row = _run_of(mirrored, self._per_image)
-            if isinstance(row, LeftOut):
-                left_out.append(row)
-                continue
-            # a run that is executed again counts from the moment that it is done
-            rank = row.metrics is not None, _parts(mirrored.id)[1]
-            if row.id not in newest or rank > newest[row.id][0]:
-                newest[row.id] = rank, row
-        if not newest and not left_out:
-            among = f" in the group {self.group!r}" if self.group else ""
-            raise WandbError(f"no runs{among} of {self.place} on Weights & Biases")
-        yield from (newest[name][1] for name in sorted(newest))
-        yield from left_out
-
-    def _mirrored(self) -> list[Any]:
-        filters = {"group": self.group} if self.group else {}
-        api = connect()
-        try:
-            return list(api.runs(self.place, filters, order="+created_at", per_page=PAGE, lazy=False))
-        except Exception as error:
-            raise wandb_error(error) from error
+    place: ``ENTITY/PROJECT``, or ``PROJECT`` of the key's own entity.
+    per_image: with the results of each test image, which cost two requests per compared run.
+    WandbError: there are none, or W&B cannot be reached.
+    """
+    newest: dict[str, tuple[tuple[bool, int], Run]] = {}
+    left_out: list[LeftOut] = []
+    api, filters = connect(), {"group": group} if group else {}
+    try:
+        mirrored = list(api.runs(place, filters, order="+created_at", per_page=PAGE, lazy=False))
+    except Exception as error:
+        raise wandb_error(error) from error
+    for each in mirrored:
+        row = _run_of(each, per_image)
+        if isinstance(row, LeftOut):
+            left_out.append(row)
+            continue
+        # a run that is executed again counts from the moment that it is done
+        rank = row.metrics is not None, _parts(each.id)[1]
+        if row.id not in newest or rank > newest[row.id][0]:
+            newest[row.id] = rank, row
+    if not newest and not left_out:
+        among = f" in the group {group!r}" if group else ""
+        raise WandbError(f"no runs{among} of {place} on Weights & Biases")
+    rows = [*(newest[name][1] for name in sorted(newest)), *left_out]
+    return collect(group or place, rows, "" if per_image else UNPAIRED)
 
 
 class Place(NamedTuple):
@@ -156,7 +147,7 @@ def _run_of(mirrored: Any, per_image: bool) -> Run | LeftOut:
         if "test" not in results:
             state, reason = _state_and_reason(mirrored.state, mirrored.summary)
             return found._replace(state=state, reason=reason)
-        images = PerImage(mirrored) if per_image else None
+        images = _image_table(mirrored) if per_image else None
         return found._replace(metrics=metrics_of_results(results), per_image=images)
     except (ValueError, TypeError, AttributeError) as error:  # keys of which one is a part of another
         return LeftOut(name, f"its summary: {error}")
@@ -179,27 +170,24 @@ def _parts(wandb_id: str) -> tuple[str, int]:
     return (match["run_id"], int(match["generation"] or 1)) if match else (wandb_id, 1)
 
 
-class PerImage:
-    """The table of a run with one entry per test image, read once, when it is asked for."""
+def _image_table(mirrored: Any) -> Callable[[str], np.ndarray | None]:
+    """The reader of the table of a run with one entry per test image, which is downloaded once, when it is asked for.
 
-    def __init__(self, mirrored: Any) -> None:
-        self._mirrored = mirrored
+    It returns the column of a name; None: there is none, or no table. RecordError: it cannot be read.
+    """
 
-    def __call__(self, name: str) -> np.ndarray | None:
-        """The column of this name; None: there is none, or no table. RecordError: it cannot be read."""
-        return self._arrays.get(name)
-
-    @cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        reference = self._mirrored.summary.get(PER_IMAGE)
+    @cache
+    def read_columns() -> dict[str, np.ndarray]:
+        reference = mirrored.summary.get(PER_IMAGE)
         if reference is None:
             return {}
         try:
-            file = self._mirrored.file(reference["path"])
+            file = mirrored.file(reference["path"])
             with TemporaryDirectory() as folder, file.download(root=folder, replace=True) as opened:
                 table = json.load(opened)
-            columns = zip(*table["data"], strict=True)
-            named = zip(table["columns"], columns, strict=True)
+            named = zip(table["columns"], zip(*table["data"], strict=True), strict=True)
             return {name: np.array(column, dtype=np.float64) for name, column in named}
         except Exception as error:  # of this run: the others are compared
             raise RecordError(f"its table of test images cannot be read: {explain(error)}") from error
+
+    return lambda name: read_columns().get(name)

@@ -44,13 +44,11 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     unknown = "One seed each, so the standard error over seeds is unknown"
     sentences.append(unknown if one_each else "Mean ± standard error over seeds")
     sentences += [f"{number}, {_seeds(runs)}{_samples(runs, metric)}", _bold(cells)]
-    if _any_unreliable(cells) and not daggers(cells):  # where a dagger on each would distinguish nothing
+    if any(cell.unreliable for cell in cells) and not daggers(
+        cells
+    ):  # where a dagger on each would distinguish nothing
         sentences.append(f"All estimates are unreliable: {UNRELIABLE}")
     return ". ".join(filter(None, sentences)) + "."
-
-
-def _any_unreliable(cells: Sequence[Cell]) -> bool:
-    return any(cell.unreliable for cell in cells)
 
 
 def metric_name(metric: str) -> str:
@@ -133,7 +131,7 @@ def _version(run: Run) -> str:
 
 def notes(metric: str, cells: Sequence[Cell]) -> list[str]:
     """The notes below a table that follow from its cells."""
-    found = [f"{MARK} Unreliable: {UNRELIABLE}"] if _any_unreliable(cells) and daggers(cells) else []
+    found = [f"{MARK} Unreliable: {UNRELIABLE}"] if daggers(cells) else []
     others = [cell for cell in cells if cell.mean is not None and not cell.best]
     few = sum(cell.paired_over != "" and not cell.tested for cell in others)
     if few and any(cell.tested for cell in others):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlae.config.problems import format_value
-from vlae.report.filter import is_number
 from vlae.report.metric_values import reliability_of
 from vlae.report.names import HOLE, Values
 from vlae.report.runs import Run
@@ -55,15 +54,9 @@ def daggers(cells: Sequence[Cell]) -> bool:
     return unreliable == 1 or 0 < unreliable < len(estimates)
 
 
-def number_of(run: Run, metric: str) -> float | None:
-    """The value of a metric; None: the run has none, or it is no finite number."""
-    value = run.value(metric)
-    return value if is_number(value) and math.isfinite(value) else None
-
-
 def with_metric(runs: Sequence[Run], metric: str) -> list[Run]:
     """The runs that are done and have the metric as a number."""
-    return [run for run in runs if number_of(run, metric) is not None]
+    return [run for run in runs if run.number(metric) is not None]
 
 
 def is_unreliable(run: Run, metric: str) -> bool:

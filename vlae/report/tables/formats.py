@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from html import escape
@@ -17,25 +18,36 @@ from rich.text import Text as RichText
 from vlae.errors import UserError
 from vlae.report.runs import Runs
 from vlae.report.tables.cells import Cell
-from vlae.report.tables.latex import latex
 from vlae.report.tables.layout import Layout, Text, layout
 from vlae.report.tables.table import Table
 from vlae.report.tables.table import table as table_of
 from vlae.system.streams import visible
 
-TEMPLATES = Path(__file__).parent / "files"
 Write = Callable[[Table, int, bool], str]
 """Table, decimals, transposed or not; CSV and JSON ignore the last two."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""Prefixes of a text that a spreadsheet executes, wide ones included."""
+FIELDS = tuple(field.name for field in fields(Cell) if field.name not in ("row", "column"))
+_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")  # the sign of a number
+_SPELLED = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "†": r"$\dagger$",
+    "–": "--",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
 
 
 def to_json(table: Table) -> str:
     """The fields of the table; numbers are exact."""
     return json.dumps(asdict(table), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""Prefixes of a text that a spreadsheet executes, wide ones included."""
-FIELDS = tuple(field.name for field in fields(Cell) if field.name not in ("row", "column"))
 
 
 def to_csv(table: Table) -> str:
@@ -57,17 +69,14 @@ def to_csv(table: Table) -> str:
 def _field(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, str) and value.isprintable() and _is_text(value):
-        return json.dumps(value, ensure_ascii=False) if value.strip().startswith(FORMULA) else value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _is_text(value: str) -> bool:
-    """True if a reader that tries JSON first reads it as the same text."""
+    quoted = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str) or not value.isprintable() or value.strip().startswith(FORMULA):
+        return quoted
     try:
-        return value != "" and json.loads(value) == value
-    except ValueError:
-        return True
+        json.loads(value)
+    except ValueError:  # so that a reader that tries JSON first takes it for this text
+        return value or quoted
+    return quoted
 
 
 def markdown(layout: Layout) -> str:
@@ -108,15 +117,60 @@ def _styled(text: Text, plain: bool) -> RichText:
 
 def html(layout: Layout) -> str:
     """A page that needs nothing else. Names are text, whatever characters they have."""
-    return visible(html_table(layout, "page.html.jinja"))
+    return visible(_environment(autoescape=True).get_template("page.html.jinja").render(layout=layout))
 
 
-def html_table(layout: Layout, template: str = "table.html.jinja", *, sortable: bool = False) -> str:
-    """The table with its notes, as a part of a page. sortable: with the numbers, for a script that sorts by them."""
+def sortable_html(table: Table) -> str:
+    """The table with its notes, as a part of a page, and with the numbers, for a script that sorts by them."""
+    template = _environment(autoescape=True).get_template("table.html.jinja")
+    return template.render(layout=layout(table), sortable=True)
+
+
+def _environment(*delimiters: str, autoescape: bool = False) -> Any:
     from jinja2 import Environment, FileSystemLoader  # takes longer to import than a table to make
 
-    environment = Environment(autoescape=True, keep_trailing_newline=True, loader=FileSystemLoader(TEMPLATES))
-    return environment.get_template(template).render(layout=layout, sortable=sortable)
+    loader = FileSystemLoader(Path(__file__).parent / "files")
+    return Environment(*delimiters, autoescape=autoescape, keep_trailing_newline=True, loader=loader)
+
+
+def latex(layout: Layout) -> str:
+    """The LaTeX of a table: a file that compiles by itself, and that a paper includes by \\input.
+
+    It needs booktabs and graphicx. A table wider than the text is scaled down to its width.
+    """
+    environment = _environment("<%", "%>", "<<", ">>", "<#", "#>")
+    environment.filters |= {"tex": tex, "cell": _tex_cell, "comment": comment, "label": label_of}
+    return environment.get_template("table.tex.jinja").render(layout=layout)
+
+
+def _tex_cell(text: Text) -> str:
+    marks = rf"\textsuperscript{{{tex(','.join(text.marks))}}}" if text.marks else ""
+    return (rf"\textbf{{\boldmath {tex(text.text)}}}" if text.bold else tex(text.text)) + marks
+
+
+def tex(text: str) -> str:
+    """The LaTeX source of a text; ``?`` where a plain pdflatex has no letter."""
+    return _MINUS.sub("$-$", "".join(map(_character, text)))
+
+
+def label_of(layout: Layout) -> str:
+    """``tab:smoke-log-likelihood-laplace``, from the sweep and the metric."""
+    metric = layout.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
+    words = re.findall(r"[A-Za-z0-9.]+", f"{layout.title} {metric}")
+    return "tab:" + "-".join(words)
+
+
+def comment(text: str) -> str:
+    """One line of printable ASCII, since a comment ends where its line does."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+
+
+def _character(character: str) -> str:
+    if character in _SPELLED:
+        return _SPELLED[character]
+    letter = unicodedata.normalize("NFD", character)[0]  # without its accent
+    accented = character.isalpha() and letter.isascii() and character < "Ā"
+    return character if accented or (character.isascii() and character.isprintable()) else "?"
 
 
 FORMATS: dict[str, Write] = {

@@ -1,6 +1,6 @@
 """The best cell of each column, and the cells that do not differ from it significantly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +14,14 @@ from vlae.runs.metrics import better
 from vlae.system.disk import RecordError
 
 Group = tuple[Cell, Sequence[Run]]  # a cell, and those of its runs that have the metric
-Report = Callable[[LeftOut], object]
-"""Receives each run whose results of test images cannot be read, so that it is compared without them."""
+Unread = dict[str, LeftOut]  # by id: runs whose results of test images cannot be read, compared without them
 OUTPUT = "output_dist.name"
 BINARY = "bernoulli"
 """Its images are black and white and have probabilities; those of other outputs have densities."""
 SEEDS_READ = 30  # seeds whose images are read, at most: then it is known well enough how images differ
 
 
-def rank(column: Sequence[Group], metric: str, report: Report) -> list[Cell]:
+def rank(column: Sequence[Group], metric: str, unread: Unread) -> list[Cell]:
     """The cells of a column: the best is marked, each other has its paired difference from it.
 
     Cells scored on different images have a best each. A single cell is not the best of anything.
@@ -35,7 +34,7 @@ def rank(column: Sequence[Group], metric: str, report: Report) -> list[Cell]:
         same = [other for other, theirs in zip(column, images, strict=True) if theirs == own]
         best = max(same, key=lambda other: sign * (other[0].mean or 0.0))
         compared = own is not None and len(same) > 1
-        cell = _compare(group, best, metric, report) if compared else group[0]
+        cell = _compare(group, best, metric, unread) if compared else group[0]
         cells.append(replace(cell, images=own or ""))
     return cells
 
@@ -50,7 +49,7 @@ def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
     return [None if one is None else ", ".join(own) for one, own in zip(sets, names, strict=True)]
 
 
-def _compare(group: Group, best: Group, metric: str, report: Report) -> Cell:
+def _compare(group: Group, best: Group, metric: str, unread: Unread) -> Cell:
     cell, runs = group
     if group is best:
         return replace(cell, best=True, as_good=True)
@@ -58,7 +57,7 @@ def _compare(group: Group, best: Group, metric: str, report: Report) -> Cell:
     pairs = [(run, by_seed[run.settings["seed"]]) for run in runs if run.settings["seed"] in by_seed]
     pairs.sort(key=lambda pair: pair[0].settings["seed"])
     equal = cell.mean == best[0].mean
-    d = _difference(pairs, metric, report)
+    d = _difference(pairs, metric, unread)
     if d is None:
         return replace(cell, as_good=equal)
     tested = len(pairs) >= ENOUGH_SEEDS
@@ -67,45 +66,47 @@ def _compare(group: Group, best: Group, metric: str, report: Report) -> Cell:
     return replace(cell, difference=d.mean, difference_standard_error=d.standard_error)
 
 
-def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, report: Report) -> Difference | None:
+def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, unread: Unread) -> Difference | None:
     """The difference of the runs of each pair. None: there is no pair, or its variance is unknown."""
     if not pairs:
         return None
     of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)
-    found = [difference_of_images(one, other, metric, report) for one, other in pairs[:SEEDS_READ]]
+    found = [difference_of_images(one, other, metric, unread) for one, other in pairs[:SEEDS_READ]]
     arrays = [array for array in found if array is not None]
     same = len({array.shape for array in arrays}) == 1
     return difference(of_seeds, without_unknown(np.stack(arrays)) if same else None)
 
 
-def scored_on(run: Run) -> dict[str, object]:
-    """The settings that determine the test images, except the seed."""
+def scored_on(run: Run, *, with_noise: bool = False) -> dict[str, object]:
+    """The settings that determine the test images; with_noise: with the seed, where their noise depends on it."""
     found = {key: run.settings[key] for key in sorted(run.settings) if key.startswith("dataset.")}
     if run.settings.get(OUTPUT) == BINARY:
         found[OUTPUT] = BINARY
+    if with_noise and run.settings.get("dataset.fixed_evaluation") is False:
+        found["seed"] = run.settings["seed"]
     return {**found, "evaluate.num_images": run.settings.get("evaluate.num_images")}
 
 
-def difference_of_images(one: Run, other: Run, metric: str, report: Report) -> np.ndarray | None:
+def difference_of_images(one: Run, other: Run, metric: str, unread: Unread) -> np.ndarray | None:
     """The metric of one run minus that of the other: [images]. None: the metric is no mean over images."""
     name = array_of(metric)
     if name is None:
         return None
-    ours, others = _of_images(one, name, report), _of_images(other, name, report)
+    arrays: list[np.ndarray | None] = []
+    for run in (one, other):
+        try:
+            arrays.append(run.per_image(name) if run.per_image else None)
+        except RecordError as error:
+            arrays.append(None)
+            unread.setdefault(run.id, LeftOut(run.id, str(error)))
+    ours, others = arrays
     if ours is None or others is None:
         return None
     if ours.shape != others.shape:
-        report(LeftOut(one.id, f"it has {name} of {len(ours)} images, {other.id} of {len(others)}"))
+        reason = f"it has {name} of {len(ours)} images, {other.id} of {len(others)}"
+        unread.setdefault(one.id, LeftOut(one.id, reason))
         return None
     return ours.astype(np.float64) - others
-
-
-def _of_images(run: Run, name: str, report: Report) -> np.ndarray | None:
-    try:
-        return run.per_image(name) if run.per_image else None
-    except RecordError as error:
-        report(LeftOut(run.id, str(error)))
-        return None
 
 
 def without_unknown(d: np.ndarray) -> np.ndarray:

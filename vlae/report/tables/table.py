@@ -1,16 +1,16 @@
 """A table of many runs: rows and columns by any keys, one metric in each cell, a caption and notes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlae.errors import UserError
 from vlae.report.filter import choose_metric, choose_runs
-from vlae.report.runs import LeftOut, Run, Runs
+from vlae.report.runs import LeftOut, Runs
 from vlae.report.tables.captions import caption, damage_notes, notes, provenance
 from vlae.report.tables.cells import Cell, cell, with_metric
 from vlae.report.tables.groups import Groups, Values, differing_rows, group_by_cell, keys_of, sides
 from vlae.report.tables.published import with_published
-from vlae.report.tables.ranking import rank
+from vlae.report.tables.ranking import Unread, rank
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,18 @@ def table(
     row_keys, column_keys = keys_of(chosen, runs, rows, columns)
     metric = choose_metric(chosen, metric)
     groups = group_by_cell(chosen, row_keys, column_keys)
-    done = {place: with_metric(group, metric) for place, group in groups.items()}
-    found_rows, found_columns = sides(groups)
-    cells, unread = _cells(groups, done, found_rows, found_columns, metric)
+    unread: Unread = {}
+    cells = _cells(groups, metric, unread)
     found = [*notes(metric, cells), *differing_rows(groups, [*row_keys, *column_keys])]
     if literature:
         cells, sources = with_published(cells, [groups[one.row, one.column][0] for one in cells], metric)
         found += sources
-    found += [*damage_notes(chosen.left_out, unread), *filter(None, [chosen.note])]
-    counted = [run for group in done.values() for run in group]
-    sides_of = tuple(row_keys), tuple(column_keys), found_rows, found_columns
+    found += [*damage_notes(chosen.left_out, (*unread.values(),)), *filter(None, [chosen.note])]
+    counted = with_metric(chosen.runs, metric)
+    sides_of = tuple(row_keys), tuple(column_keys), *sides(groups)
     texts = caption(metric, cells, counted), tuple(found), provenance(counted)
     expected = max(one.runs for one in cells)
-    return Table(chosen.title, metric, *sides_of, tuple(cells), expected, *texts, unread)
+    return Table(chosen.title, metric, *sides_of, tuple(cells), expected, *texts, (*unread.values(),))
 
 
 def table_or_reason(runs: Runs) -> tuple[Table | None, str]:
@@ -78,22 +77,16 @@ def table_or_reason(runs: Runs) -> tuple[Table | None, str]:
         return None, str(error)
 
 
-def _cells(
-    groups: Groups,
-    done: Mapping[tuple[Values, Values], list[Run]],
-    rows: Sequence[Values],
-    columns: Sequence[Values],
-    metric: str,
-) -> tuple[list[Cell], tuple[LeftOut, ...]]:
-    """The cells by row, then column, each compared with the best of its column; the runs whose images are unreadable.
+def _cells(groups: Groups, metric: str, unread: Unread) -> list[Cell]:
+    """The cells by row, then column, each compared with the best of its column.
 
     Within a column the order is that of the rows: of two equally good cells the best is the same from any source.
     """
-    unread: dict[LeftOut, None] = {}
+    rows, columns = sides(groups)
     compared: dict[tuple[Values, Values], Cell] = {}
     for column in columns:
         places = [(row, column) for row in rows if (row, column) in groups]
-        of_column = [(cell(*place, groups[place], done[place], metric), done[place]) for place in places]
-        compared |= dict(zip(places, rank(of_column, metric, unread.setdefault), strict=True))
-    ordered = [compared[row, column] for row in rows for column in columns if (row, column) in compared]
-    return ordered, tuple(unread)
+        done = [with_metric(groups[place], metric) for place in places]
+        found = [cell(*place, groups[place], own, metric) for place, own in zip(places, done, strict=True)]
+        compared |= zip(places, rank([*zip(found, done, strict=True)], metric, unread), strict=True)
+    return [compared[row, column] for row in rows for column in columns if (row, column) in compared]

@@ -11,7 +11,7 @@ from test_drawings import learned, lines
 from vlae.cli.comparison import comparable_run
 from vlae.config.run_id import settings
 from vlae.errors import UserError
-from vlae.report.compare import compare as compare_two
+from vlae.report.compare import compare_runs
 from vlae.report.plots.draw import draw
 from vlae.report.plots.frame import file_content
 from vlae.report.runs import Runs
@@ -27,7 +27,7 @@ def compare(command, tmp_path):
 
 
 def comparison(runs_dir, one, other):
-    return compare_two(comparable_run(runs_dir, one), comparable_run(runs_dir, other))
+    return compare_runs(comparable_run(runs_dir, one), comparable_run(runs_dir, other))
 
 
 def figures(found):

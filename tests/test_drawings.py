@@ -37,7 +37,7 @@ from vlae.report.plots.updates import tile
 from vlae.report.runs import Run, Runs
 from vlae.report.sources.run_directories import collect_runs
 from vlae.report.tables.formats import tex
-from vlae.report.tables.published import published
+from vlae.report.tables.published import published_value
 
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
@@ -398,7 +398,7 @@ def test_published_metrics_are_drawn_with_their_source(tmp_path):
     runs = runs_of(tmp_path)
     figure = draw("likelihood_vs_updates", runs, published=True)
     shown = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "published"]
-    values = [published(run, LAPLACE) for run in runs.runs]
+    values = [published_value(run, LAPLACE) for run in runs.runs]
     assert sorted(shown) == sorted(each.value for each in values)
     assert " ".join(values[0].source.split()) in " ".join(figure.caption.split())
 

@@ -13,7 +13,7 @@ from vlae.launching.display import reason_of
 from vlae.launching.logs import log_of
 from vlae.report.html.images import _pictures
 from vlae.report.html.provenance import _traceback
-from vlae.report.runs import ImageArrays
+from vlae.report.runs import read_array
 from vlae.report.sources.run_directories import read_rows
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
@@ -158,10 +158,10 @@ def test_arrays_with_false_sizes_are_not_read(tmp_path):
     with pytest.raises(
         RecordError, match=r"a\.npz cannot be read \(the header .* 800,000,000,000 bytes, but it has 8"
     ):
-        ImageArrays(str(tmp_path / "a.npz"))("log_likelihood")
+        read_array(str(tmp_path / "a.npz"), "log_likelihood")
     np.savez(tmp_path / "b.npz", log_likelihood=np.array([print], dtype=object))
     with pytest.raises(RecordError, match="holds Python objects"):
-        ImageArrays(str(tmp_path / "b.npz"))("log_likelihood")
+        read_array(str(tmp_path / "b.npz"), "log_likelihood")
 
 
 @pytest.mark.slow

@@ -515,7 +515,7 @@ def published_runs(tmp_path):
 @pytest.mark.slow
 def test_published_metrics_are_shown_beside_ours(tmp_path):
     published_runs(tmp_path)
-    found = table_of(tmp_path, metric=OWN, literature=True)
+    found = table_of(tmp_path, metric=OWN, published=True)
     plain = table_of(tmp_path, metric=OWN)
     by_row = cells(found)
     assert {row: cell.published for row, cell in by_row.items()} == {
@@ -537,7 +537,7 @@ def test_published_metrics_are_shown_beside_ours(tmp_path):
 def test_published_metrics_match_data_and_output(tmp_path):
     done(tmp_path, container(VAE))
     with pytest.raises(UserError, match="--published: no published"):
-        table_of(tmp_path, literature=True)
+        table_of(tmp_path, published=True)
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------
@@ -707,7 +707,7 @@ def test_a_transposed_table_swaps_rows_and_columns(tmp_path):
 @pytest.mark.parametrize("decimals", [0, 3])
 def test_every_readable_format_shows_the_same_numbers(tmp_path, decimals):
     published_runs(tmp_path)
-    found = table_of(tmp_path, metric=OWN, literature=True)
+    found = table_of(tmp_path, metric=OWN, published=True)
     figures = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?|\d{2,3}\.\d{3}")
     console = Console(file=io.StringIO(), width=200)
     console.print(in_terminal(replace(layout(found, decimals), title="")))

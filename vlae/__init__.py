@@ -101,7 +101,7 @@ def table(
     from vlae.report.sources.run_directories import collect_runs
     from vlae.report.tables.formats import table_text
 
-    asked = {"metric": metric, "rows": rows, "columns": columns, "where": where, "literature": published}
+    asked = {"metric": metric, "rows": rows, "columns": columns, "where": where, "published": published}
     return table_text(collect_runs(name, runs_dir), format, decimals, **asked)
 
 

@@ -6,11 +6,11 @@ from rich.text import Text
 
 from vlae.errors import UserError
 from vlae.estimation.reliability import LARGE_K_HAT, MARK
-from vlae.report.compare import Comparison, setting
+from vlae.report.compare import Comparison, setting_text
 from vlae.report.names import HOLE
 from vlae.report.runs import LeftOut, Run
 from vlae.report.sources.run_directories import read_rows
-from vlae.report.tables.captions import without_images
+from vlae.report.tables.captions import damage_notes
 from vlae.report.tables.cells import is_unreliable
 from vlae.report.tables.significance import LEVEL
 from vlae.runs.directory import find
@@ -35,7 +35,7 @@ def tables_of(comparison: Comparison) -> Group:
     runs.add_row("state", *(f"{r.state} ({r.reason})" if r.reason else r.state for r in (one, other)))
     settings = _titled_table("Settings that differ", "key", "A", "B")
     for each in comparison.settings:
-        settings.add_row(each.key, setting(each.one), setting(each.other))
+        settings.add_row(each.key, setting_text(each.one), setting_text(each.other))
     parts: list[RenderableType] = [runs, settings]
     if comparison.metrics:
         parts += [_table_of_metrics(comparison), Text(_explanation(comparison))]
@@ -80,8 +80,7 @@ def _explanation(comparison: Comparison) -> str:
         if comparison.images
         else "No metric is known for each image of both runs, so no difference could be tested"
     ]
-    if comparison.unread:
-        parts.append(without_images(comparison.unread))
+    parts += damage_notes((), comparison.unread)
     if any(is_unreliable(run, each.key) for each in comparison.metrics for run in done):
         parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")
     return ". ".join(parts) + "."

@@ -38,7 +38,12 @@ def candidates(line: str) -> list[str]:
 def _candidates(word: str, before: Sequence[str]) -> Iterator[str]:
     added = [place for place in directories(before) if place.is_dir()]
     groups = choices([CONF, *added])
-    container = _composed(before)
+    try:
+        container = compose_unchecked(
+            [o for o in overrides_of(before) if "=" in o and not o.startswith("sweeps=")]
+        )
+    except ConfigError:
+        container = compose_unchecked()
     key, equals, value = word.partition("=")
     if equals:
         done, comma, _ = value.rpartition(",")
@@ -53,15 +58,6 @@ def _candidates(word: str, before: Sequence[str]) -> Iterator[str]:
     file = CONF / "hydra" / "launcher" / f"{chosen}.yaml"
     if word.startswith("hydra.") and file.is_file():
         yield from (f"hydra.launcher.{name}=" for name in documented_keys(file) if name[0] != "_")
-
-
-def _composed(before: Sequence[str]) -> dict[str, Any]:
-    """The configuration of the words before, as far as it can be composed."""
-    overrides = [text for text in overrides_of(before) if "=" in text and not text.startswith("sweeps=")]
-    try:
-        return compose_unchecked(overrides)
-    except ConfigError:
-        return compose_unchecked()
 
 
 def _values_of(key: str, groups: dict[str, list[str]], container: dict[str, Any]) -> Sequence[str]:

@@ -21,6 +21,7 @@ statuses: list[int] = []
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(composed: Any) -> None:
+    """Carry out or plan the run of the configuration that Hydra has composed; its status is in ``statuses``."""
     try:
         container = resolve(composed)
         if container["dry_run"]:
@@ -57,6 +58,7 @@ def run_command(container: dict[str, Any]) -> int:
 
 
 def complain(error: UserError) -> int:
+    """Print an error that a user can fix; its exit status."""
     print(f"vlae: {error}", file=sys.stderr)
     return error.exit_status
 

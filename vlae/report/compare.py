@@ -6,7 +6,7 @@ from vlae.errors import UserError
 from vlae.report.metric_values import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
 from vlae.report.names import HOLE, word
 from vlae.report.runs import LeftOut, Run
-from vlae.report.tables.ranking import Unread, difference_of_images, scored_on, without_unknown
+from vlae.report.tables.ranking import Unread, difference_of_images, image_settings, without_unknown
 from vlae.report.tables.significance import Difference, difference
 from vlae.runs.metrics import better
 
@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
     unread: tuple[LeftOut, ...]  # the runs whose results of each test image cannot be read
 
 
-def compare(one: Run, other: Run) -> Comparison:
+def compare_runs(one: Run, other: Run) -> Comparison:
     """The comparison of two runs. UserError: they are the same run, or are scored on different test images."""
     if one.id == other.id:
         raise UserError(f"RUN_A and RUN_B are the same run, {one.id}")
@@ -41,27 +41,27 @@ def compare(one: Run, other: Run) -> Comparison:
     keys = dict.fromkeys((*one.settings, *other.settings))
     settings = [Pair(key, one.settings.get(key), other.settings.get(key)) for key in keys]
     unread: Unread = {}
-    metrics = tuple(_pair(key, one, other, unread) for key in _compared_metrics(one, other))
+    metrics = tuple(_pair(key, one, other, unread) for key in _metrics_to_compare(one, other))
     images = next((each.difference.freedom + 1 for each in metrics if each.difference), None)
     differing = tuple(each for each in settings if each.one != each.other)
     return Comparison(one, other, differing, metrics, images, tuple(unread.values()))
 
 
 def _refuse_other_images(one: Run, other: Run) -> None:
-    ours, others = scored_on(one, with_noise=True), scored_on(other, with_noise=True)
+    ours, others = image_settings(one, with_noise=True), image_settings(other, with_noise=True)
     keys = [key for key in dict.fromkeys((*ours, *others)) if ours.get(key) != others.get(key)]
-    values = [(key, *(setting(run.settings.get(key)) for run in (one, other))) for key in keys]
+    values = [(key, *(setting_text(run.settings.get(key)) for run in (one, other))) for key in keys]
     if reasons := "".join(f"\n  {key}: {a} and {b}" for key, a, b in values):
         text = f"{one.id} and {other.id} are scored on different test images, so their metrics cannot be compared"
         raise UserError(f"{text}; they differ in{reasons}")
 
 
-def setting(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """The value of a setting, as text."""
     return HOLE if value is None else word(value)
 
 
-def _compared_metrics(one: Run, other: Run) -> list[str]:
+def _metrics_to_compare(one: Run, other: Run) -> list[str]:
     """The metrics that say which run is better, and at what cost."""
     keys = {**(one.metrics or {}), **(other.metrics or {})}
     directed = [key for key in keys if key.startswith("test.") and better(key) and not _superfluous(key, one)]

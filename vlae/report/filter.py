@@ -54,6 +54,9 @@ def terms(text: str, known: Sequence[str]) -> list[Term]:
     """The terms of a condition, all of which must hold.
 
     UserError: ``text`` is no condition, or has a key that no run has.
+
+    >>> terms("seed<3 and model=vae", ["seed", "model.name"])
+    [Term(key='seed', op='<', value=3), Term(key='model.name', op='=', value='vae')]
     """
     found = []
     for part in _AND.split(text.strip()):

@@ -13,12 +13,8 @@ COMMON = ("laplace", "student_t")
 OWN = "own"
 ELBO, MEAN, IN_MODEL_SPACE, UNRELIABLE = "elbo", "mean", "mean_in_model_space", "unreliable"
 """Metrics of an estimator, as `what_and_estimator` has them."""
-ARRAYS = {
-    ELBO: "elbo",
-    MEAN: "log_likelihood",
-    IN_MODEL_SPACE: "log_likelihood",  # but for a term that is the same for all models
-}
-"""Arrays in test_log_likelihood.npz, one entry per image."""
+ARRAYS = {ELBO: "elbo", MEAN: "log_likelihood", IN_MODEL_SPACE: "log_likelihood"}
+"""Arrays in test_log_likelihood.npz, one entry per image; in model space but for a term that all models share."""
 _OF_ESTIMATOR = re.compile(r"test\.log_likelihood\.(?P<estimator>[^.]+)\.(?P<what>.+)")
 
 
@@ -66,7 +62,7 @@ def metrics_of_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> None:
-    for name, value in zip(_dotted(place, tuple(section)), section.values(), strict=True):
+    for name, value in zip(_dotted_keys(place, tuple(section)), section.values(), strict=True):
         if isinstance(value, dict):
             _flatten(name, value, found)
         elif isinstance(value, list):
@@ -76,7 +72,7 @@ def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> N
 
 
 @cache  # they are the same for thousands of runs
-def _dotted(place: str, keys: tuple[str, ...]) -> list[str]:
+def _dotted_keys(place: str, keys: tuple[str, ...]) -> list[str]:
     return [f"{place}.{key}" if place else key for key in keys]
 
 

@@ -50,7 +50,11 @@ def short(key: str) -> str:
 
 
 def near(given: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?``: what is spelling like it, and what holds the given text; or nothing."""
+    """A question for names of similar spelling, and for those that contain the given text; empty: there are none.
+
+    >>> near("seeed", ["seed", "T"])
+    '; did you mean seed?'
+    """
     known = list(known)
     likely, possible = (difflib.get_close_matches(given, known, NEAR, cutoff) for cutoff in (0.75, 0.5))
     found = [*likely, *(key for key in known if given and given.lower() in key.lower()), *possible]
@@ -67,7 +71,11 @@ def near_or_some(given: str, known: Sequence[str]) -> str:
 
 
 def some(texts: Sequence[str], most: int) -> str:
-    """``a, b, and 3 more``"""
+    """The first texts, and the number of others.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b, and 1 more'
+    """
     more = len(texts) - most
     return ", ".join(texts[:most]) + (f", and {more} more" if more > 0 else "")
 
@@ -83,8 +91,12 @@ def spelling(key: str, value: Any) -> str:
     return f"{key} = {word(value)}"
 
 
-def name_of(keys: Sequence[str], values: Values) -> str:
-    """``VLAE, T = 4``; keys without a value are skipped."""
+def group_name(keys: Sequence[str], values: Values) -> str:
+    """The name of a row or column; keys without a value are skipped.
+
+    >>> group_name(["model.name", "T"], ("vlae", 4))
+    'VLAE, T = 4'
+    """
     texts = [spelling(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
     return ", ".join(texts) or (HOLE if keys else "")
 

@@ -45,27 +45,22 @@ class History(NamedTuple):
         return (read_bytes(self.path) or b"").count(b"\n")
 
 
-class ImageArrays(NamedTuple):
-    """The arrays of test_log_likelihood.npz, with one entry per test image, read when they are asked for."""
+def read_array(path: str, name: str) -> np.ndarray | None:
+    """The array of this name in test_log_likelihood.npz: [images], NaN where an image has no value.
 
-    path: str
-
-    def __call__(self, name: str) -> np.ndarray | None:
-        """The array of this name: [images], NaN where an image has no value. None: there is no such array.
-
-        RecordError: the file is missing, or cannot be read.
-        """
-        file = os.path.basename(self.path)
-        if (content := read_bytes(self.path)) is None:
-            raise RecordError(f"{file} is missing")
-        try:
-            found = Archive(io.BytesIO(content)).read([name]).get(name)
-        except Exception as error:  # what numpy, zip and zlib raise depends on where the damage is
-            raise RecordError(f"{file} cannot be read ({error})") from error
-        if found is not None and (found.ndim != 1 or found.dtype.kind not in "fiu"):
-            got = f"the shape {found.shape} and the type {found.dtype}"
-            raise RecordError(f"{file}: expected a number for each image, {name} has {got}")
-        return found
+    None: there is none. RecordError: the file is missing, or cannot be read.
+    """
+    file = os.path.basename(path)
+    if (content := read_bytes(path)) is None:
+        raise RecordError(f"{file} is missing")
+    try:
+        found = Archive(io.BytesIO(content)).read([name]).get(name)
+    except Exception as error:  # what numpy, zip and zlib raise depends on where the damage is
+        raise RecordError(f"{file} cannot be read ({error})") from error
+    if found is not None and (found.ndim != 1 or found.dtype.kind not in "fiu"):
+        got = f"the shape {found.shape} and the type {found.dtype}"
+        raise RecordError(f"{file}: expected a number for each image, {name} has {got}")
+    return found
 
 
 class Run(NamedTuple):
@@ -76,15 +71,11 @@ class Run(NamedTuple):
     settings: Mapping[str, Any]  # the scientific configuration, as `vlae.config.run_id.settings` gives it
     state: str  # one of the states of `vlae.launching.run_state`
     reason: str = ""  # why a run is not done
-    metrics: Mapping[str, Any] | None = None
-    """The metrics of a run that is done, as `vlae.report.metric_values` gives them."""
-    per_image: Callable[[str], np.ndarray | None] | None = None
-    """The array of this name in test_log_likelihood.npz, read when it is asked for; RecordError: it is damaged."""
+    metrics: Mapping[str, Any] | None = None  # of a run that is done: those of `vlae.report.metric_values`
+    per_image: Callable[[str], np.ndarray | None] | None = None  # `read_array`, or the like
     history: History | None = None  # None: the source has no metrics of epochs
-    directory: str | None = None
-    """The run directory, where its trained model lies; None: it is not on this machine."""
-    earlier: bool = False
-    """The run was made under an earlier scheme of ids, so that its id does not follow from its settings."""
+    directory: str | None = None  # where its trained model lies; None: not on this machine
+    earlier: bool = False  # made under an earlier scheme of ids: its id does not follow from its settings
 
     def lacks_epochs(self, there: int) -> str:
         """A note that metrics.jsonl has fewer epochs than the run was trained; empty: it has all of them."""
@@ -131,7 +122,12 @@ def some_of(left_out: Sequence[LeftOut]) -> str:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a source: of run directories, or of a service that mirrors them."""
+    """The runs of a source: of run directories, or of a service that mirrors them.
+
+    >>> runs = Runs("a sweep", (Run("a", "", {"seed": 0}, "done"), Run("b", "", {"seed": 1}, "failed")))
+    >>> [run.id for run in runs.only(lambda run: run.state == "done").runs]
+    ['a']
+    """
 
     title: str
     runs: tuple[Run, ...]
@@ -165,8 +161,8 @@ class Runs:
 def collect(title: str, rows: Iterable[Run | LeftOut], note: str = "") -> Runs:
     """The runs among the rows of a source, each once.
 
-    Of runs with the same id the first counts. A run of an earlier scheme of ids is left out if a run of the
-    present scheme has its settings.
+    Of runs with the same id the first counts. A run of an earlier scheme of ids is left out if another run, best one
+    of the present scheme, has its settings.
     """
     found: dict[str, Run] = {}
     left_out: list[LeftOut] = []
@@ -179,9 +175,9 @@ def collect(title: str, rows: Iterable[Run | LeftOut], note: str = "") -> Runs:
             found[entry.id] = entry
     if earlier := [run for run in found.values() if run.earlier]:
         exact = {run.id: exact_text(dict(run.settings)) for run in found.values()}
-        again = {exact[run.id]: run.id for run in found.values() if not run.earlier}
+        kept = {exact[run.id]: run.id for run in found.values() if not run.earlier}
         for run in earlier:
-            if twin := again.get(exact[run.id]):
+            if (twin := kept.setdefault(exact[run.id], run.id)) != run.id:
                 del found[run.id]
                 left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(title, tuple(found.values()), tuple(left_out), note)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.report.html.provenance import commands_to_repeat
-from vlae.report.names import name_of
+from vlae.report.names import group_name
 from vlae.report.runs import UPDATES, Runs
 from vlae.report.sources.wandb import Place, WandbError, connect, places_of, wandb_error
 from vlae.report.tables.captions import UNIT, metric_name
@@ -39,7 +39,7 @@ def publish(runs_dir: Path, runs: Runs) -> str:
     entity = places[0].entity or api.settings["entity"] or api.default_entity
     blocks = _blocks(runs_dir, runs, places, entity)
     try:
-        return _save(api, entity, places[0].project, f"vlae: {name}"[:128], blocks)
+        return _save_report(api, entity, places[0].project, f"vlae: {name}"[:128], blocks)
     except Exception as error:
         if isinstance(error, ValueError) and "not found" in str(error):  # it asks for the project of its runs
             text = f"nothing of {name} is on Weights & Biases yet; `vlae sync {name}` uploads it"
@@ -51,7 +51,7 @@ def _without_wandb(name: str) -> str:
     return f"vlae report {name} --out report.html needs neither"
 
 
-def _save(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]) -> str:
+def _save_report(api: Any, entity: str, project: str, title: str, blocks: Sequence[Any]) -> str:
     """The report of this title, by which a later call finds it."""
     from wandb_workspaces.reports.v2.interface import Report
 
@@ -98,7 +98,7 @@ def _panels(found: Table | None, keys: list[str], runs: Runs, places: list[Place
     for column in columns:
         conditions = column if len(columns) > 1 else {}
         runsets = [_runset(place, entity, keys, runs, conditions) for place in places]
-        heading = name_of(tuple(column), tuple(column.values())) if column else "All runs"
+        heading = group_name(tuple(column), tuple(column.values())) if column else "All runs"
         panels = _panels_of_a_column(keys, found.metric if found else OWN)
         blocks += [wr.H2(heading), wr.PanelGrid(runsets=runsets, panels=panels)]
     return blocks
@@ -111,19 +111,16 @@ def _runset(place: Place, entity: str, keys: Sequence[str], runs: Runs, conditio
     filters: list[Any] = [expr.Metric("Group").isin(list(place.groups))] if place.groups else []
     hidden = [*place.superseded, *(left.name for left in runs.left_out)]
     filters += [expr.Metric("ID").notin(hidden)] if hidden else []
-    filters += [expr.Config(_stored(key)).isin([v]) for key, v in conditions.items() if v is not None]
+    for key, value in conditions.items():
+        # The key of a nested config on W&B: dataset.value.name. The library converts keys of groupings, but not of
+        # filters; and a filter by == finds nothing, where a list of one does (wandb-workspaces issue 34).
+        section, dot, name = key.partition(".")
+        filters += [expr.Config(f"{section}.value{dot}{name}").isin([value])] if value is not None else []
     updates = [key for key in UPDATES if key in runs.settings()]
     grouping = [key for each in keys for key in (updates if each == "T" else [each])]
     groupby = [f"config.{key}" for key in dict.fromkeys(grouping)]
     of = place.entity or entity
     return Runset(entity=of, project=place.project, name=runs.title, filters=filters, groupby=groupby)
-
-
-def _stored(key: str) -> str:
-    """``dataset.value.name``: the key of a nested config on W&B. The library converts keys of groupings, but not of
-    filters; and a filter by ``==`` finds nothing, where a list of one does (wandb-workspaces issue 34)."""
-    section, dot, name = key.partition(".")
-    return f"{section}.value{dot}{name}"
 
 
 def _panels_of_a_column(keys: Sequence[str], metric: str) -> list[Any]:

@@ -22,11 +22,11 @@ def compare(
     Shown are the settings that differ, the metrics side by side, and their paired difference over test images.
     """
     from vlae.cli.comparison import comparable_run, tables_of
-    from vlae.report.compare import compare
+    from vlae.report.compare import compare_runs
     from vlae.report.runs import Runs
     from vlae.system.console import Console
 
-    comparison = compare(comparable_run(runs_dir, one), comparable_run(runs_dir, other))
+    comparison = compare_runs(comparable_run(runs_dir, one), comparable_run(runs_dir, other))
     Console(highlight=False).print(tables_of(comparison))
     if out:
         from vlae.report.plots.draw import draw

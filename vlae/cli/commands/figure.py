@@ -59,4 +59,5 @@ def write_figure(figure: Any, out: Path) -> None:
 
 
 def warn(text: str) -> None:
+    """Print a warning, apart from the output of the command."""
     print(f"vlae: {text}", file=sys.stderr)

@@ -49,10 +49,7 @@ def table(
     per_image: PerImage = False,
     runs_dir: options.RunsDir = "runs",
 ) -> None:
-    """Print a table of runs: models by datasets, the best in bold.
-
-    Each cell has the mean and the standard error over seeds.
-    """
+    """Print a table of runs: models by datasets, the best in bold. Cells hold mean and standard error over seeds."""
     from vlae.report.tables.captions import damage_notes
     from vlae.report.tables.formats import FORMATS, in_terminal
     from vlae.report.tables.layout import layout
@@ -63,7 +60,7 @@ def table(
     row_keys, column_keys = options.key_list("--rows", rows), options.key_list("--cols", cols)
     format = _format(format, out, (TERMINAL, *FORMATS))
     runs = _collect(runs_dir, name, source, group, per_image)
-    found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, literature=published)
+    found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, published=published)
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
     file = io.StringIO() if out else None

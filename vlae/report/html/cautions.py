@@ -6,7 +6,7 @@ from typing import Any
 
 from vlae.estimation.reliability import LARGE_K_HAT, why_worse_than_noise
 from vlae.report.metric_values import UNRELIABLE, what_and_estimator
-from vlae.report.names import name_of, some
+from vlae.report.names import group_name, some
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.captions import damage_notes, estimation
 from vlae.report.tables.table import Table
@@ -32,10 +32,10 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *_worse_than_noise(done),
         *_having(runs.runs, "trainer.selection", "test", ON_TEST),
         *(_missing_seeds(table) if table else ()),
-        *_mixed(done, "environment.code.hash", CODE),
+        *_versions_differ(done, "environment.code.hash", CODE),
         *_having(done, "environment.code.changed", True, CHANGED),
-        *_mixed(done, "environment.torch", TORCH),
-        *_mixed(done, "environment.device", DEVICES),
+        *_versions_differ(done, "environment.torch", TORCH),
+        *_versions_differ(done, "environment.device", DEVICES),
     ]
 
 
@@ -71,14 +71,14 @@ def _missing_seeds(table: Table) -> Iterator[str]:
     for cell in table.cells:
         if cell.n < table.expected:
             why = f" ({cell.missing})" if cell.missing else ""
-            rows.append(f"{name_of(table.row_keys, cell.row)} has {cell.n} of {table.expected}{why}")
+            rows.append(f"{group_name(table.row_keys, cell.row)} has {cell.n} of {table.expected}{why}")
     if rows:
         yield f"Seeds are missing: {some(rows, MOST_NAMED)}."
     if table.expected == 1:
         yield "One seed each: how much results vary with the seed is unknown."
 
 
-def _mixed(done: Sequence[Run], key: str, sentence: str) -> Iterator[str]:
+def _versions_differ(done: Sequence[Run], key: str, sentence: str) -> Iterator[str]:
     values = Counter(str(run.value(key)) for run in done if run.value(key) is not None)
     if len(values) > 1:
         names = [f"{name} ({count_of(number, 'run')})" for name, number in sorted(values.items())]

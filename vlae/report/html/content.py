@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from vlae.report.html.cautions import cautions
-from vlae.report.html.curves import curves
+from vlae.report.html.curves import curves_of
 from vlae.report.html.details import MOST, Configuration, common_settings, details, models
 from vlae.report.html.images import embed, gallery
 from vlae.report.html.provenance import codes, facts, failures, launches
@@ -21,7 +21,7 @@ def content(runs_dir: Path, runs: Runs) -> SimpleNamespace:
     """The variables of report.html.jinja, for at least one run."""
     found = models(runs)
     the_table, reason = table_or_reason(runs)
-    ranked = _ranked(found, the_table)
+    ranked = _rank_models(found, the_table)
     best_first = [model for of_a_rank in zip_longest(*ranked) for model in of_a_rank if model is not None]
     shown = sorted(found.index(model) for best in ranked for model in best[:CURVES_SHOWN])
     drawings, not_drawn = embed(runs, len(found))
@@ -37,7 +37,7 @@ def content(runs_dir: Path, runs: Runs) -> SimpleNamespace:
         figures=drawings,
         figures_left_out=not_drawn,
         models=found,
-        curves=curves(found, shown),
+        curves=curves_of(found, shown),
         gallery=gallery(runs_dir, best_first),
         details=every_run[:MOST],
         more_runs=max(0, len(every_run) - MOST),
@@ -49,7 +49,7 @@ def content(runs_dir: Path, runs: Runs) -> SimpleNamespace:
     )
 
 
-def _ranked(found: Sequence[Configuration], table: Table | None) -> list[list[Configuration]]:
+def _rank_models(found: Sequence[Configuration], table: Table | None) -> list[list[Configuration]]:
     """The models of each column, the best first."""
     means = {(cell.row, cell.column): cell.mean for cell in table.cells} if table else {}
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vlae.report.names import name_of
+from vlae.report.names import group_name
 from vlae.report.plots.style import on_screen, style_of
 from vlae.report.runs import History, LeftOut, Run, is_number
 from vlae.report.tables.groups import COLUMNS, Configuration
@@ -37,7 +37,7 @@ class Curves(NamedTuple):
     more: int  # number of runs that are too many for the page
 
 
-def curves(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
+def curves_of(models: Sequence[Configuration], shown: Sequence[int]) -> Curves:
     """The curves of all runs that have begun; runs whose curves cannot be read are named.
 
     shown: the numbers of the models that are drawn at first.
@@ -88,7 +88,7 @@ def _looks(models: Sequence[Configuration]) -> dict[str, list[Any]]:
     columns = list(dict.fromkeys(model.column for model in models))
     return {
         "models": [model.name for model in models],
-        "columns": [name_of(COLUMNS, column) for column in columns],
+        "columns": [group_name(COLUMNS, column) for column in columns],
         "column": [columns.index(model.column) for model in models],
         "colours": [on_screen(style_of(model.model).color) for model in models],
         "variants": [model.variant for model in models],

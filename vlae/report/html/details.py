@@ -7,7 +7,7 @@ from typing import NamedTuple
 from vlae.estimation.reliability import MARK
 from vlae.experiment.summary import with_error
 from vlae.report.metric_values import MEAN, UNRELIABLE, of_estimator, what_and_estimator
-from vlae.report.names import name_of, word
+from vlae.report.names import group_name, word
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, differing, row_keys_of
 from vlae.system.console import duration
@@ -26,6 +26,7 @@ class Detail(NamedTuple):
 
     @property
     def title(self) -> str:
+        """What distinguishes the run in its sweep, or its id."""
         return self.run.label or self.run.id
 
 
@@ -34,7 +35,7 @@ def models(runs: Runs) -> list[Configuration]:
     found = configurations(runs, row_keys_of(runs))
     if len({model.column for model in found}) == 1:
         return found
-    return [replace(model, name=f"{model.name} ({name_of(COLUMNS, model.column)})") for model in found]
+    return [replace(model, name=f"{model.name} ({group_name(COLUMNS, model.column)})") for model in found]
 
 
 def common_settings(runs: Runs) -> list[tuple[str, str]]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vlae.report.names import name_of, some
+from vlae.report.names import group_name, some
 from vlae.report.runs import Run
-from vlae.report.tables.captions import metric_name, untested_note
+from vlae.report.tables.captions import metric_name, note_without_tests
 from vlae.report.tables.cells import Cell, daggers, with_metric
 from vlae.report.tables.groups import some_words
 from vlae.report.tables.table import Table
@@ -29,7 +29,7 @@ def verdicts(table: Table, runs: Sequence[Run]) -> list[Verdict]:
     """The verdicts, in the order of the columns. runs: those of the table."""
     found = []
     for column in table.columns:
-        where, cells = name_of(table.column_keys, column), [c for c in table.cells if c.column == column]
+        where, cells = group_name(table.column_keys, column), [c for c in table.cells if c.column == column]
         known = [cell for cell in cells if cell.mean is not None]
         if not known:
             found.append(Verdict(f"{where}: no run is done yet.", ""))
@@ -51,7 +51,7 @@ def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
 
 def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> Verdict:
     best = next((cell for cell in cells if cell.best), cells[0])
-    name, mean = name_of(table.row_keys, best.row), best.estimate()
+    name, mean = group_name(table.row_keys, best.row), best.estimate()
     spread = ", mean ± standard error" if best.standard_error is not None else ""
     explanation = [f"{metric_name(table.metric)}; {count_of(best.n, 'seed')}{spread}."]
     others = [cell for cell in cells if cell is not best]
@@ -64,7 +64,7 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
     else:
         extreme = "highest" if better(table.metric) == HIGHER else "lowest"
         sentence = f"{where}: {name} has the {extreme} mean, {mean}"
-        explanation.append(f"{untested_note(others).capitalize()}.")
+        explanation.append(f"{note_without_tests(others).capitalize()}.")
     if budgets:
         sentence += f", among different training budgets ({budgets})"
         explanation.append("Differences may come from training, not from the models.")
@@ -79,7 +79,7 @@ def _as_good(table: Table, others: Sequence[Cell]) -> list[str]:
     for cell in sorted(tested, key=lambda cell: abs(cell.difference or 0.0)):
         if cell.as_good:
             p = "" if cell.p_value is None else f", p = {cell.p_value:.2g}"
-            words.append(f"{name_of(table.row_keys, cell.row)} ({cell.estimate()}{p})")
+            words.append(f"{group_name(table.row_keys, cell.row)} ({cell.estimate()}{p})")
     if words:
         found = [f"Not significantly worse: {some(words, MOST_NAMED)}."]
     else:

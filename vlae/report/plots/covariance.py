@@ -14,7 +14,7 @@ INCHES = 1.25
 COLORS = "cividis"  # its lightness rises with the value, so it reads the same in grey
 
 
-def covariance(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+def draw_covariances(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """A row per image, a column per model (narrow: transposed); each matrix on its own scale, symmetric around 0."""
     models = load_models(panels, options.images, options.warn)
     pictures = models[0][1].pictures(options.images)
@@ -43,7 +43,7 @@ def covariance(panels: Sequence[Panel], options: Options) -> frame.Captioned:
 
 COVARIANCE = PlotKind(
     shows="the covariance matrices of q(z | x) of each model, for the same test images",
-    draw=covariance,
+    draw=draw_covariances,
     of=has_model,
     lacking=LACKING,
     images=3,

@@ -8,15 +8,14 @@ from matplotlib.axes import Axes
 
 from vlae.errors import UserError
 from vlae.report.plots import frame
-from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, of_seeds
+from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, seeds_phrase
 from vlae.report.runs import Run
 from vlae.report.tables.captions import UNIT
 from vlae.report.tables.groups import Configuration
 from vlae.system.disk import RecordError
 
 SELECTION = "trainer.selection"
-FIRST = 0.1
-"""The share of first epochs that may lie below the frame, where they would make the others a flat line."""
+FIRST = 0.1  # the share of first epochs that may lie below the frame, so that the others are no flat line
 
 
 class _Curve(NamedTuple):
@@ -25,7 +24,7 @@ class _Curve(NamedTuple):
     of_seeds: np.ndarray  # [seeds, epochs]
 
 
-def curves(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+def draw_curves(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One line per series: the mean over seeds up to the last epoch of all, in a band of the standard error."""
     found = [(p, [c for series in p.series if (c := _curve(series, options.warn))]) for p in panels]
     found = [(panel, curves) for panel, curves in found if curves]
@@ -41,14 +40,14 @@ def curves(panels: Sequence[Panel], options: Options) -> frame.Captioned:
         each.set_xlabel("Epoch")
         each.set_ylabel(f"{_selection(panel)} ELBO ({UNIT}{_space(panel)})")
         _cut_off_the_beginning(each, own)
-        frame.whole_numbers(each.xaxis)
+        frame.few_numbers(each.xaxis, whole=True)
         frame.few_numbers(each.yaxis)
         if max(curve.epochs[-1] for curve in own) == 1:  # else the frame would end at 0.95 and 1.05
             each.set_xlim(0.5, 1.5)
     frame.legend(figure, axes, narrow=options.narrow)
     names = " or ".join(dict.fromkeys(_selection(panel) for panel, _ in found))
     space = next((_space(panel) for panel, _ in found if _space(panel)), "")
-    seeds = of_seeds([len(curve.of_seeds) for _, own in found for curve in own], "; bands:")
+    seeds = seeds_phrase([len(curve.of_seeds) for _, own in found for curve in own], "; bands:")
     figure.caption = f"{names} ELBO in {UNIT}{space} (higher is better) over epochs; {seeds}."
     return figure
 
@@ -103,7 +102,7 @@ def _space(panel: Panel) -> str:
 
 CURVES = PlotKind(
     shows="the ELBO of the validation set over epochs, its mean over seeds and a band of the standard error",
-    draw=curves,
+    draw=draw_curves,
     of=lambda run: run.history is not None and run.state != "new",
     lacking="no run has been started",
 )

@@ -17,7 +17,7 @@ WIDTH = 2.6  # inches of a panel
 PROPOSED, SAMPLED = "evaluate.proposals", "evaluate.num_samples"
 
 
-def estimators(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+def draw_estimates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One panel per model, one line per proposal, in a band of the Monte Carlo standard error."""
     models = load_models(panels, options.images, options.warn)
     figure, axes = frame.subplots([series.name for series, _ in models], WIDTH, 2.2, narrow=options.narrow)
@@ -48,14 +48,18 @@ def estimators(panels: Sequence[Panel], options: Options) -> frame.Captioned:
 
 
 def sample_sizes(most: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... and the most."""
+    """Numbers of samples for a logarithmic axis, up to the most.
+
+    >>> sample_sizes(30)
+    [1, 2, 5, 10, 20, 30]
+    """
     steps = (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
     return [*itertools.takewhile(lambda size: size < most, steps), most]
 
 
 ESTIMATORS = PlotKind(
     shows="the estimated log-likelihood of a few test images over the number of samples, by each proposal",
-    draw=estimators,
+    draw=draw_estimates,
     of=has_model,
     lacking=LACKING,
     images=20,

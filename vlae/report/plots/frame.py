@@ -24,8 +24,7 @@ from vlae.report.tables.groups import Configuration
 
 Handle = Artist | Container  # an entry of a legend
 COLUMNS = 3  # panels side by side, at most
-NARROW = 3.5
-"""Inches: a column of a paper, and a phone, at which letters are as large as in the text around the figure."""
+NARROW = 3.5  # inches: a column of a paper, or a phone, with letters as large as in the text around it
 LETTERS_OF_A_HEADING = 12  # letters per inch of a heading
 INCHES_OF_A_LINE = 0.16  # height of a line of a heading
 LEGEND_LETTERS = 44  # a longer name has several lines
@@ -45,8 +44,7 @@ class Captioned(Figure):
     """A figure with its caption, which is no part of the picture: a paper, or a page, prints it below."""
 
     caption: str = ""
-    doubt: str = ""
-    """A warning for the caption of a figure that stands alone; a page with a table says it once, of the table."""
+    doubt: str = ""  # for the caption of a figure that stands alone; a page says it once, of its table
     provenance: str = ""  # the runs in the figure, and the code that made them
 
     @property
@@ -151,16 +149,16 @@ def legend_of(figure: Figure, named: Mapping[str, Handle], *, narrow: bool = Fal
     handles: Any = list(named.values())  # the annotation of matplotlib knows no containers
     place = "outside lower center" if narrow else "outside right upper"
 
-    def added(columns: int) -> tuple[Legend, float, float]:
+    def make_legend(columns: int) -> tuple[Legend, float, float]:
         made = figure.legend(handles, names, loc=place, ncols=columns, handlelength=3.5)
         box = made.get_window_extent()
         return made, box.width / figure.dpi, box.height / figure.dpi
 
-    made, width, height = added(1)  # 0.2 inches apart where there are several columns
+    made, width, height = make_legend(1)  # 0.2 inches apart where there are several columns
     columns = min(len(names), int(NARROW / (width + 0.2))) if narrow else math.ceil(height / LEGEND_INCHES)
     if columns > 1:
         made.remove()
-        _, width, height = added(columns)
+        _, width, height = make_legend(columns)
     size = figure.get_size_inches() + ((0, height + 0.1) if narrow else (width + 0.1, 0))
     figure.set_size_inches(size[0], size[1] if narrow else max(size[1], height + 0.2))
 
@@ -192,14 +190,10 @@ def lines_of(texts: Iterable[str]) -> list[int]:
     return [text.count("\n") + 1 for text in texts]
 
 
-def whole_numbers(axis: Axis) -> None:
-    """Set ticks at whole numbers only: epochs and updates have no fractions."""
-    axis.set_major_locator(MaxNLocator(TICKS, integer=True, min_n_ticks=1))
-
-
-def few_numbers(axis: Axis, most: int = TICKS) -> None:
-    """Set few ticks, so that long numbers do not touch."""
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+def few_numbers(axis: Axis, most: int = TICKS, *, whole: bool = False) -> None:
+    """Set few ticks, so that long numbers do not touch. whole: for epochs and updates, which have no fractions."""
+    options: dict[str, Any] = {"integer": True, "min_n_ticks": 1} if whole else {"steps": [1, 2, 5, 10]}
+    axis.set_major_locator(MaxNLocator(most, **options))
 
 
 def logarithmic(axes: Axes, lowest: float, highest: float) -> None:

@@ -23,7 +23,7 @@ Q, UPDATES, SEARCH = "q(z | x)", "updates", "search for the mode"
 _SEARCHED = {"color": "black", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
 
 
-def paths(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+def draw_searches(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """A row per image, a column per model; narrow: transposed."""
     models = load_models(panels, options.images, options.warn)
     rows, columns = min(options.images, len(models[0][1].x)), len(models)
@@ -54,7 +54,9 @@ def paths(panels: Sequence[Panel], options: Options) -> frame.Captioned:
 
 def _draw_paths(axes: Axes, series: Configuration, model: "Inspection", image: int) -> None:
     found, style = model.latent_paths(image), frame.look(series)
-    low, high = _square(found)
+    around = np.concatenate([found.updates, found.search, _ellipse(found, DEVIATIONS)])
+    middle, half = (around.min(0) + around.max(0)) / 2, 0.55 * np.ptp(around, axis=0).max()
+    low, high = middle - half, middle + half  # a square around both paths and most of q
     x, y = (np.linspace(low[k], high[k], FINE) for k in range(2))
     points = np.stack(np.meshgrid(x, y), -1)
     value = model.log_joint(image)(points.reshape(-1, 2)).reshape(FINE, FINE)
@@ -70,14 +72,6 @@ def _draw_paths(axes: Axes, series: Configuration, model: "Inspection", image: i
     axes.set_ylim(low[1], high[1])
 
 
-def _square(found: "LatentPaths") -> tuple[np.ndarray, np.ndarray]:
-    """A square around both paths and most of q."""
-    points = np.concatenate([found.updates, found.search, _ellipse(found, DEVIATIONS)])
-    low, high = points.min(0), points.max(0)
-    half = 0.55 * (high - low).max()
-    return (low + high) / 2 - half, (low + high) / 2 + half
-
-
 def _ellipse(found: "LatentPaths", deviations: float) -> np.ndarray:
     """Points at so many standard deviations of q."""
     angle = np.linspace(0, 2 * np.pi, 100)
@@ -87,7 +81,7 @@ def _ellipse(found: "LatentPaths", deviations: float) -> np.ndarray:
 
 LATENT_PATH = PlotKind(
     shows="the paths of the updates and of the search for the mode on the contours of log p(z | x), in two dimensions",
-    draw=paths,
+    draw=draw_searches,
     of=lambda run: has_model(run) and run.settings.get("model.latent_dim") == 2,
     lacking="no run with model.latent_dim=2 is done and has its directory here",
     images=3,

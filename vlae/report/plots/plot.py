@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vlae.report.names import name_of
+from vlae.report.names import group_name
 from vlae.report.plots.frame import Captioned
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, full_keys, row_keys_of
@@ -36,11 +36,9 @@ class PlotKind(NamedTuple):
 
     shows: str  # one sentence
     draw: Callable[[Sequence[Panel], Options], Captioned]  # UserError: nothing can be drawn
-    of: Callable[[Run], bool] = lambda run: run.metrics is not None
-    """True if a run can be in it, as far as that is known without reading more files."""
+    of: Callable[[Run], bool] = lambda run: run.metrics is not None  # whether a run can be in it
     lacking: str = "no run is done"  # the reason where no run can be in it
-    images: int | None = None
-    """The default number of test images, for a kind that loads trained models, which takes torch, and seconds."""
+    images: int | None = None  # the default number of test images, for a kind that loads trained models
     metric: bool = False  # whether it has the option --metric; the next two likewise
     published: bool = False
     samples: bool = False
@@ -57,23 +55,27 @@ def panels(runs: Runs, known: Runs, rows: Sequence[str] | None, by_updates: bool
     keys = full_keys(rows, known, "--rows") if rows else row_keys_of(runs, named_by)
     found: dict[str, list[Configuration]] = {}
     for series in configurations(runs, keys):
-        found.setdefault(name_of(COLUMNS, series.column), []).append(series)
+        found.setdefault(group_name(COLUMNS, series.column), []).append(series)
     return [Panel(title, tuple(series)) for title, series in found.items()]
 
 
 def mean_and_error(
     of_seeds: Float[np.ndarray, "seeds ..."],
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """Mean and standard error (ddof 1) over the first axis. The standard error of one seed is NaN."""
+    """Mean and standard error (ddof 1) over the first axis. The standard error of one seed is NaN.
+
+    >>> mean_and_error(np.array([1.0, 3.0]))
+    (array(2.), array(1.))
+    """
     seeds = len(of_seeds)
     spread = of_seeds.std(0, ddof=1) if seeds > 1 else np.full(of_seeds.shape[1:], np.nan)
     return np.asarray(of_seeds.mean(0)), np.asarray(spread / np.sqrt(seeds))
 
 
-def of_seeds(numbers: Sequence[int], and_error: str) -> str:
-    """A phrase for captions.
+def seeds_phrase(numbers: Sequence[int], and_error: str) -> str:
+    """The numbers of seeds behind means, as a caption says it.
 
-    >>> of_seeds([3, 3], ", with")
+    >>> seeds_phrase([3, 3], ", with")
     'mean of 3 seeds, with standard error over seeds'
     """
     least, most = min(numbers), max(numbers)

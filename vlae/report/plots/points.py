@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from vlae.errors import UserError
 from vlae.report.metric_values import what_and_estimator
 from vlae.report.plots import frame
-from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, of_seeds
+from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, seeds_phrase
 from vlae.report.tables.captions import NAMES, UNIT, description
 from vlae.report.tables.cells import is_unreliable, with_metric
 from vlae.report.tables.groups import Configuration
-from vlae.report.tables.published import Published, literature, published
+from vlae.report.tables.published import Published, published_value, source_notes
 
 SECONDS = "cost.train_seconds"
 WIDE = 8.0  # seconds that differ by more than this factor are drawn on a logarithmic axis
@@ -32,18 +32,19 @@ NONE = "none"  # the label of models without updates
 
 class _Point(NamedTuple):
     series: Configuration  # named without T, which is the axis
+    updates: Any  # T
     mean: float
     error: float
     unreliable: bool
     published: Published | None
 
 
-def points(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+def draw_likelihoods(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """A group of points for each T, one point per model with its standard error; published values are open diamonds."""
     metric = options.metric or ""
     kept = with_metrics(panels, [metric], options.warn)
     found = [_points_of(panel, metric, options.published) for panel in kept]
-    groups = max(len({_updates(each.series) for each in of_panel}) for of_panel in found)
+    groups = max(len({each.updates for each in of_panel}) for of_panel in found)
     width = min(WIDEST, max(3.4, 1.2 + 0.7 * groups, 1.2 + 0.15 * max(map(len, found))))
     figure, axes = frame.subplots([panel.title for panel in kept], width=width, narrow=options.narrow)
     marked, doubts, doubt = frame.dagger_notes([each.unreliable for of_panel in found for each in of_panel])
@@ -54,8 +55,8 @@ def points(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     every = [each for of_panel in found for each in of_panel]
     sources = [each.published.source for each in every if each.published]
     frame.legend(figure, axes, narrow=options.narrow)
-    seeds = f"{description(metric)}: {of_seeds([len(each.series.runs) for each in every], ', with')}"
-    caveats = literature(sources, metric) if options.published else []
+    seeds = f"{description(metric)}: {seeds_phrase([len(each.series.runs) for each in every], ', with')}"
+    caveats = source_notes(sources, metric) if options.published else []
     figure.caption = ". ".join([seeds, *doubts, *caveats]) + "."
     figure.doubt = doubt
     return figure
@@ -92,15 +93,16 @@ def _points_of(panel: Panel, metric: str, beside: bool) -> list[_Point]:
         if name not in names:
             names.append(name)
         mean, error = mean_and_error(np.array([float(run.value(metric)) for run in series.runs]))
-        known = published(series.runs[0], metric) if beside else None
-        named = replace(series, name=name or series.name, variant=names.index(name))
-        found.append(_Point(named, float(mean), float(error), unreliable(series, metric), known))
+        first, named = series.runs[0], replace(series, name=name or series.name, variant=names.index(name))
+        estimate = float(mean), float(error), unreliable(series, metric)
+        known = published_value(first, metric) if beside else None
+        found.append(_Point(named, first.value("T"), *estimate, known))
     return found
 
 
 def _draw_points(axes: Axes, found: Sequence[_Point], marked: bool, inches: float) -> None:
-    updates = sorted({_updates(each.series) for each in found}, key=lambda t: -1 if t is None else t)
-    groups = [[each for each in found if _updates(each.series) == t] for t in updates]
+    updates = sorted({each.updates for each in found}, key=lambda t: -1 if t is None else t)
+    groups = [[each for each in found if each.updates == t] for t in updates]
     apart = WIDTH / max(map(len, groups))
     for position, group in enumerate(groups):
         for number, each in enumerate(group):
@@ -115,16 +117,13 @@ def _draw_points(axes: Axes, found: Sequence[_Point], marked: bool, inches: floa
     frame.few_numbers(axes.yaxis)
 
 
-def _updates(series: Configuration) -> Any:
-    return series.runs[0].value("T")
-
-
 def axis_label(metric: str) -> str:
+    """The label of an axis of this metric, with its unit where it is a likelihood."""
     what = what_and_estimator(metric)[0]
     return f"{NAMES[what]} ({UNIT})" if what in NAMES else metric
 
 
-def costs(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+def draw_costs(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One marker per series at its means over seeds, with both standard errors; each run is a small marker."""
     metric = options.metric or ""
     kept = with_metrics(panels, [metric, SECONDS], options.warn)
@@ -151,7 +150,7 @@ def costs(panels: Sequence[Panel], options: Options) -> frame.Captioned:
         each.set_xlabel("Training (seconds)")
         each.set_ylabel(axis_label(metric))
     frame.legend(figure, axes, narrow=options.narrow)
-    seeds = of_seeds([len(series.runs) for series in every], ", with")
+    seeds = seeds_phrase([len(series.runs) for series in every], ", with")
     shown = "; small markers are single runs" if any(len(series.runs) > 1 for series in every) else ""
     first = f"{description(metric)}, against the training time in seconds: {seeds}{shown}"
     figure.caption = ". ".join([first, *doubts, "Times depend on the machine and on its load"]) + "."
@@ -161,13 +160,13 @@ def costs(panels: Sequence[Panel], options: Options) -> frame.Captioned:
 
 LIKELIHOOD_VS_UPDATES = PlotKind(
     shows="the test log-likelihood over the number of updates T, a point per model, mean and standard error over seeds",
-    draw=points,
+    draw=draw_likelihoods,
     metric=True,
     published=True,
     by_updates=True,
 )
 COST = PlotKind(
     shows="the test log-likelihood against the training time, means and standard errors over seeds",
-    draw=costs,
+    draw=draw_costs,
     metric=True,
 )

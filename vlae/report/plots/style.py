@@ -52,7 +52,11 @@ OTHER_PROPOSALS = (0, (3, 3)), "bottom"
 
 
 def style_of(model: str) -> Style:
-    """The style of a model; that of a user's own model follows from its name alone."""
+    """The style of a model; that of a user's own model follows from its name alone.
+
+    >>> style_of("vlae").color
+    '#0072B2'
+    """
     if model in STYLES:
         return STYLES[model]
     digest = hashlib.sha256(model.encode()).digest()

@@ -18,6 +18,7 @@ Models = list[tuple[Configuration, "Inspection"]]
 
 
 def has_model(run: Run) -> bool:
+    """True if the trained model of a run can be loaded."""
     return run.metrics is not None and run.directory is not None
 
 

@@ -17,7 +17,7 @@ LACKING = "no model whose inference takes updates (VLAE, SA-VAE) is done and has
 REFINED = ("model.num_updates", "model.num_steps")
 
 
-def updates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
+def draw_updates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     """One strip per model: the test images, then their reconstructions after each update; beside them the error."""
     models = load_models(panels, options.images, options.warn)
     measured = [(series, model.refinements(max(MEASURED, options.images))) for series, model in models]
@@ -35,7 +35,7 @@ def updates(panels: Sequence[Panel], options: Options) -> frame.Captioned:
         frame.line(errors, series, np.arange(len(updated.errors)), *mean_and_error(updated.errors.T))
     errors.set_xlabel("Update")
     errors.set_ylabel("Mean squared error per pixel")
-    frame.whole_numbers(errors.xaxis)
+    frame.few_numbers(errors.xaxis, whole=True)
     frame.few_numbers(errors.yaxis)
     frame.legend(figure, [errors], narrow=options.narrow)
     images, shown = found[0][1].errors.shape[1], [series for series, _ in found]
@@ -87,7 +87,7 @@ def tile(pictures: np.ndarray) -> np.ndarray:
 
 UPDATES = PlotKind(
     shows="reconstructions after each update of VLAE or SA-VAE beside the test images, and their error over updates",
-    draw=updates,
+    draw=draw_updates,
     of=lambda run: has_model(run) and any(run.settings.get(key) for key in REFINED),
     lacking=LACKING,
     images=3,

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from vlae.config.run_id import exact_text, id_of, newer_schema, scientific, sett
 from vlae.launching.run_state import UNREADABLE, Observer
 from vlae.launching.status_table import select_runs
 from vlae.report.metric_values import metrics_of_results
-from vlae.report.runs import History, ImageArrays, LeftOut, Run, Runs, collect
+from vlae.report.runs import History, LeftOut, Run, Runs, collect, read_array
 from vlae.runs.directory import read_status
 from vlae.system.disk import RecordError
 from vlae.system.files import LARGEST_CONFIG, StrPath, check_bounded, expand_path, read_bytes, read_json
@@ -49,8 +50,7 @@ class RunConfig(NamedTuple):
 
     run_id: str
     settings: Mapping[str, Any]
-    earlier: bool
-    """The run was made under an earlier scheme of ids, so that its id does not follow from its settings."""
+    earlier: bool  # as in `Run`
 
 
 class Configs:
@@ -66,25 +66,23 @@ class Configs:
             there = os.path.isdir(place)
             raise RecordError("it is no run: it has no config.yaml" if there else "its directory is missing")
         try:
-            return self._config(content.decode())
+            text = content.decode()
+            seed = _SEED.search(text)
+            shared = text[: seed.start()] + text[seed.end() :] if seed else text
+            if shared not in self._parsed:
+                parsed = yaml.load(shared, yaml.CSafeLoader)
+                check_bounded(parsed)
+                if reason := newer_schema(parsed):
+                    raise RecordError(f"config.yaml was {reason}")
+                texts = {key: exact_text(value) for key, value in scientific(parsed).items()}
+                self._parsed[shared] = parsed, texts, settings(parsed)
+            container, texts, found = self._parsed[shared]
+            if seed:
+                own = {"seed": int(seed[1])}
+                container, texts, found = container | own, texts | {"seed": seed[1]}, found | own
+            return RunConfig(id_of(container, texts), found, "schema_version" not in container)
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
-
-    def _config(self, text: str) -> RunConfig:
-        seed = _SEED.search(text)
-        shared = text[: seed.start()] + text[seed.end() :] if seed else text
-        if shared not in self._parsed:
-            parsed = yaml.load(shared, yaml.CSafeLoader)
-            check_bounded(parsed)
-            if reason := newer_schema(parsed):
-                raise RecordError(f"config.yaml was {reason}")
-            texts = {key: exact_text(value) for key, value in scientific(parsed).items()}
-            self._parsed[shared] = parsed, texts, settings(parsed)
-        container, texts, found = self._parsed[shared]
-        if seed:
-            own = {"seed": int(seed[1])}
-            container, texts, found = container | own, texts | {"seed": seed[1]}, found | own
-        return RunConfig(id_of(container, texts), found, "schema_version" not in container)
 
 
 def _run(place: str, label: str, config: RunConfig, observer: Observer) -> Run:
@@ -109,7 +107,7 @@ def _run(place: str, label: str, config: RunConfig, observer: Observer) -> Run:
         return found._replace(state=state.state, reason=state.reason)
     if results.get("run_id") != run_id:
         raise RecordError(f"results.json is that of another run, {results.get('run_id')}")
-    images = ImageArrays(f"{place}/test_log_likelihood.npz")
+    images = partial(read_array, f"{place}/test_log_likelihood.npz")
     try:
         return found._replace(metrics=metrics_of_results(results), per_image=images)
     except ValueError as error:

@@ -26,10 +26,8 @@ WITHIN = 30  # seconds for one request, with its repetitions
 OF_RESULTS = re.compile(r"(test|cost|environment)/.*|validation/elbo|best_epoch|epochs")
 """Keys of a summary that come from results.json (`vlae.trackers.run_history.flat`); others come from epochs."""
 PER_IMAGE = "test/per_image"
-INTERRUPTED = ("crashed", "killed", "preempted", "preempting")
-"""States on W&B of a run that ended before its results, and not by an error."""
-REPORTED = ("finished", "failed", "preempted", "preempting")
-"""States of a run whose client reported how it ended."""
+INTERRUPTED = ("crashed", "killed", "preempted", "preempting")  # states of runs without results or error
+REPORTED = ("finished", "failed", "preempted", "preempting")  # states of runs that reported how they ended
 _ID = re.compile(r"(?P<run_id>.+?)(?:-g(?P<generation>[0-9]+))?")
 UNPAIRED = (
     "Read from Weights & Biases without the results of each test image, so differences are paired over seeds alone; "
@@ -73,8 +71,7 @@ class Place(NamedTuple):
     entity: str  # empty: the entity of the API key
     project: str
     groups: tuple[str, ...]
-    superseded: tuple[str, ...] = ()
-    """Ids there of earlier executions of runs that have been, or are being, executed again."""
+    superseded: tuple[str, ...] = ()  # ids there of earlier executions of runs that were executed again
 
 
 def places_of(runs_dir: Path, run_ids: Sequence[str]) -> list[Place]:

@@ -105,10 +105,10 @@ def _bold(cells: Sequence[Cell]) -> str:
     if over := list(dict.fromkeys(cell.paired_over for cell in cells if cell.tested)):
         test = f"p ≥ {LEVEL:g}, two-sided t-test of the differences, paired over {' or over '.join(over)}"
         return f"{best}, and results that do not differ from it significantly ({test})"
-    return f"{best}; {untested_note(cells)}"
+    return f"{best}; {note_without_tests(cells)}"
 
 
-def untested_note(cells: Sequence[Cell]) -> str:
+def note_without_tests(cells: Sequence[Cell]) -> str:
     """Why no difference from the best of these cells is tested."""
     few = any(cell.paired_over for cell in cells)
     return f"differences are not tested with {TOO_FEW}" if few else "no difference from it could be tested"
@@ -145,10 +145,6 @@ def notes(metric: str, cells: Sequence[Cell]) -> list[str]:
 
 def damage_notes(left_out: Sequence[LeftOut], unread: Sequence[LeftOut]) -> list[str]:
     """Runs that are not in a table, and runs that were compared without their test images, with the reasons."""
-    found = [without_images(unread)] if unread else []
-    return [*found, f"Left out: {some_of(left_out)}"] if left_out else found
-
-
-def without_images(runs: Sequence[LeftOut]) -> str:
-    """A note on runs whose results of each test image cannot be read."""
-    return f"Compared without the results of each test image, which cannot be read: {some_of(runs)}"
+    compared = "Compared without the results of each test image, which cannot be read"
+    named = {compared: unread, "Left out": left_out}
+    return [f"{what}: {some_of(runs)}" for what, runs in named.items() if runs]

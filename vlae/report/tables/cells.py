@@ -25,14 +25,10 @@ class Cell:
     unreliable: int = 0  # how many of the n have importance weights with a bad k-hat on too many images
     missing: str = ""  # the state of the others: ``1 queued, 2 failed (exception)``
     best: bool = False
-    images: str = ""
-    """The set of test images, where the runs of a column were scored on several; empty: the column has one."""
-    as_good: bool = False
-    """True if it is the best of its column, equal to it, or tested and not significantly different from it."""
-    tested: bool = False
-    """True if its difference from the best is tested: both share at least ENOUGH_SEEDS (`significance`)."""
-    difference: float | None = None
-    """Paired difference from the best; None: it is the best, or cannot be paired with it."""
+    images: str = ""  # the set of test images, where a column has several
+    as_good: bool = False  # the best of its column, equal to it, or tested and not significantly different
+    tested: bool = False  # whether its difference from the best is: both share ENOUGH_SEEDS (`significance`)
+    difference: float | None = None  # paired, from the best; None: it is the best, or cannot be paired
     difference_standard_error: float | None = None
     p_value: float | None = None
     paired_over: str = ""

@@ -23,10 +23,7 @@ from vlae.report.tables.table import Table
 from vlae.report.tables.table import table as table_of
 from vlae.system.streams import visible
 
-Write = Callable[[Table, int, bool], str]
-"""Table, decimals, transposed or not; CSV and JSON ignore the last two."""
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""Prefixes of a text that a spreadsheet executes, wide ones included."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # prefixes of a text that a spreadsheet executes
 FIELDS = tuple(field.name for field in fields(Cell) if field.name not in ("row", "column"))
 _MINUS = re.compile(r"(?<![\w.-])-(?=\d)")  # the sign of a number
 _SPELLED = {
@@ -82,19 +79,23 @@ def _field(value: Any) -> str:
 def markdown(layout: Layout) -> str:
     """A pipe table; special characters of Markdown and HTML are escaped."""
     aligned = ["---", *["---:"] * (len(layout.header) - 1)]
-    lines = [[*map(_escaped, layout.header)], aligned, *([*map(_marked, line)] for line in layout.lines)]
+    lines = [
+        [*map(_escape, layout.header)],
+        aligned,
+        *([*map(_markdown_cell, line)] for line in layout.lines),
+    ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [(f"<sup>{mark}</sup> " if mark else "") + _escaped(note) for mark, note in layout.all_notes]
-    return "\n\n".join([table, _escaped(layout.caption), *notes]) + "\n"
+    notes = [(f"<sup>{mark}</sup> " if mark else "") + _escape(note) for mark, note in layout.all_notes]
+    return "\n\n".join([table, _escape(layout.caption), *notes]) + "\n"
 
 
-def _marked(text: Text) -> str:
-    shown = _escaped(text.text)
+def _markdown_cell(text: Text) -> str:
+    shown = _escape(text.text)
     marks = f"<sup>{','.join(text.marks)}</sup>" if text.marks else ""
     return (f"**{shown}**" if text.bold else shown) + marks
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return escape(re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text), quote=False).replace("\n", " ")
 
 
@@ -104,12 +105,12 @@ def in_terminal(layout: Layout, *, plain: bool = False) -> Group:
     for i, name in enumerate(layout.header):
         table.add_column(RichText(name), justify="right" if i else "left", overflow="fold")
     for line in layout.lines:
-        table.add_row(*(_styled(text, plain) for text in line))
+        table.add_row(*(_terminal_cell(text, plain) for text in line))
     notes = [RichText(f"{mark} {note}" if mark else note) for mark, note in layout.all_notes]
     return Group(table, RichText(layout.caption), *notes)
 
 
-def _styled(text: Text, plain: bool) -> RichText:
+def _terminal_cell(text: Text, plain: bool) -> RichText:
     shown = f"**{text.text}**" if text.bold and plain else text.text
     styled = RichText(shown, style="bold" if text.bold and not plain else "")
     return styled.append(" " + ",".join(text.marks)) if text.marks else styled
@@ -149,7 +150,11 @@ def _tex_cell(text: Text) -> str:
 
 
 def tex(text: str) -> str:
-    """The LaTeX source of a text; ``?`` where a plain pdflatex has no letter."""
+    r"""The LaTeX source of a text; ``?`` where a plain pdflatex has no letter.
+
+    >>> print(tex("50% of -1 ± 2"))
+    50\% of $-$1 $\pm$ 2
+    """
     return _MINUS.sub("$-$", "".join(map(_character, text)))
 
 
@@ -173,7 +178,7 @@ def _character(character: str) -> str:
     return character if accented or (character.isascii() and character.isprintable()) else "?"
 
 
-FORMATS: dict[str, Write] = {
+FORMATS: dict[str, Callable[[Table, int, bool], str]] = {  # of a table, decimals, transposed or not
     "markdown": lambda table, decimals, transpose: markdown(layout(table, decimals, transpose)),
     "latex": lambda table, decimals, transpose: latex(layout(table, decimals, transpose)),
     "html": lambda table, decimals, transpose: html(layout(table, decimals, transpose)),

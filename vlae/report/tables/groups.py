@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.errors import UserError
-from vlae.report.names import Values, key_of, name_of, short, some, sort_key, sort_keys, word
+from vlae.report.names import Values, group_name, key_of, short, some, sort_key, sort_keys, word
 from vlae.report.runs import Run, Runs
 
 Groups = dict[tuple[Values, Values], list[Run]]  # by row and column
@@ -37,7 +37,7 @@ def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
     for row, column in sorted(groups, key=lambda place: [sort_keys(place[1]), sort_keys(place[0])]):
         by_seed = sorted(groups[row, column], key=lambda run: (sort_key(run.value("seed")), run.id))
         model = models[row, column]
-        looks = name_of(row_keys, row), model, variants[model][row]
+        looks = group_name(row_keys, row), model, variants[model][row]
         found.append(Configuration(*looks, row, column, tuple(by_seed)))
     return found
 
@@ -45,7 +45,19 @@ def configurations(runs: Runs, row_keys: Sequence[str]) -> list[Configuration]:
 def group_by_cell(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str]) -> Groups:
     """The runs of each cell. UserError: runs that differ in more than their seed would share one."""
     groups = _group_runs(runs, row_keys, column_keys)
-    _refuse_mixed(groups, row_keys)
+    values: dict[str, dict[Any, None]] = {}
+    for group in groups.values():
+        for key in differing(group):
+            values.setdefault(key, {}).update(dict.fromkeys(run.value(key) for run in group))
+    if values:
+        separating = _separating(groups.values())
+        condition = " and ".join(f"{short(key)}={word(next(iter(values[key])))}" for key in separating)
+        raise UserError(
+            "runs that differ in more than their seed would share a cell; they differ in\n"
+            + "".join(f"  {key}: {some_words(values[key], SHOWN)}\n" for key in values)
+            + f"select some with --where {condition!r}, or give each a row: "
+            f"--rows {','.join(map(short, [*row_keys, *separating]))}"
+        )
     return groups
 
 
@@ -61,27 +73,6 @@ def _group_runs(runs: Runs, row_keys: Sequence[str], column_keys: Sequence[str])
         row, column = (tuple(map(run.value, keys)) for keys in (row_keys, column_keys))
         groups.setdefault((row, column), []).append(run)
     return groups
-
-
-def _refuse_mixed(groups: Groups, row_keys: Sequence[str]) -> None:
-    values: dict[str, dict[Any, None]] = {}
-    for group in groups.values():
-        for key in differing(group):
-            values.setdefault(key, {}).update(dict.fromkeys(run.value(key) for run in group))
-    if values:
-        separating = _separating(groups.values())
-        condition = " and ".join(f"{short(key)}={word(next(iter(values[key])))}" for key in separating)
-        raise UserError(
-            "runs that differ in more than their seed would share a cell; they differ in\n"
-            + "".join(f"  {key}: {some_words(values[key], SHOWN)}\n" for key in values)
-            + f"select some with --where {condition!r}, or give each a row: "
-            f"--rows {','.join(map(short, [*row_keys, *separating]))}"
-        )
-    for group in groups.values():
-        seeds: dict[Any, Run] = {}
-        for run in group:
-            if (other := seeds.setdefault(run.value("seed"), run)) is not run:
-                raise UserError(f"two runs have the same settings and the same seed: {other.id}, {run.id}")
 
 
 def some_words(values: Iterable[Any], most: int) -> str:

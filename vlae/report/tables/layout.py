@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 
 from vlae.estimation.reliability import MARK
-from vlae.report.names import HOLE, name_of
+from vlae.report.names import HOLE, group_name
 from vlae.report.tables.cells import Cell, daggers
 from vlae.report.tables.table import Table
 
@@ -27,8 +27,7 @@ class Layout:
     lines: tuple[tuple[Text, ...], ...]
     caption: str
     notes: tuple[tuple[str, str], ...]  # a mark, or an empty text, and the note
-    provenance: str = ""
-    """The code that made the metrics: a comment, or the last note where a format has no comments."""
+    provenance: str = ""  # the code that made the metrics: a comment, or the last note
     title: str = ""
     metric: str = ""
 
@@ -49,9 +48,9 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     for row, texts in zip(table.rows, by_row, strict=True):
         for column, of_column in parts.items():
             texts += _texts(cells.get((row, column)), len(of_column), table, decimals, letters, marked)
-    columns = [(name_of(table.column_keys, column), part) for column in parts for part in parts[column]]
+    columns = [(group_name(table.column_keys, column), part) for column in parts for part in parts[column]]
     heads = [", ".join(filter(None, each)) for each in columns]
-    names = [name_of(table.row_keys, row) for row in table.rows]
+    names = [group_name(table.row_keys, row) for row in table.rows]
     if transpose:
         heads, names, by_row = names, heads, [list(line) for line in zip(*by_row, strict=True)]
     lines = tuple((Text(name), *line) for name, line in zip(names, by_row, strict=True))

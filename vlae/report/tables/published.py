@@ -32,7 +32,7 @@ class Published(NamedTuple):
     source: str
 
 
-def published(run: Run, metric: str) -> Published | None:
+def published_value(run: Run, metric: str) -> Published | None:
     """The published value for a run's model, T, data and output distribution; None: there is none.
 
     ``savae_original`` and ``iaf_original`` are compared with the values for ``savae`` and ``iaf``.
@@ -53,8 +53,8 @@ def with_published(cells: Sequence[Cell], runs: Sequence[Run], metric: str) -> t
 
     runs: one of each cell.
     """
-    values = [published(run, metric) for run in runs]
-    notes = literature([value.source for value in values if value], metric)
+    values = [published_value(run, metric) for run in runs]
+    notes = source_notes([value.source for value in values if value], metric)
     beside = []
     for one, value in zip(cells, values, strict=True):
         if value:
@@ -64,7 +64,7 @@ def with_published(cells: Sequence[Cell], runs: Sequence[Run], metric: str) -> t
     return beside, notes
 
 
-def literature(sources: Sequence[str], metric: str) -> list[str]:
+def source_notes(sources: Sequence[str], metric: str) -> list[str]:
     """The caveats of published values from these sources, each once. UserError: there are no such values."""
     if not sources:
         raise UserError(f"--published: no published {metric} for these models and datasets")

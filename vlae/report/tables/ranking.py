@@ -16,8 +16,7 @@ from vlae.system.disk import RecordError
 Group = tuple[Cell, Sequence[Run]]  # a cell, and those of its runs that have the metric
 Unread = dict[str, LeftOut]  # by id: runs whose results of test images cannot be read, compared without them
 OUTPUT = "output_dist.name"
-BINARY = "bernoulli"
-"""Its images are black and white and have probabilities; those of other outputs have densities."""
+BINARY = "bernoulli"  # its black and white images have probabilities, those of other outputs densities
 SEEDS_READ = 30  # seeds whose images are read, at most: then it is known well enough how images differ
 
 
@@ -41,7 +40,7 @@ def rank(column: Sequence[Group], metric: str, unread: Unread) -> list[Cell]:
 
 def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
     """The setting that distinguishes the test images of each group: ``num_images = 60``; None: it has no metric."""
-    sets = [scored_on(runs[0]) if runs else None for _, runs in column]
+    sets = [image_settings(runs[0]) if runs else None for _, runs in column]
     known = [one for one in sets if one is not None]
     keys = sorted({key for one in known for key in one})
     differing = [key for key in keys if len({repr(one.get(key)) for one in known}) > 1]
@@ -77,7 +76,7 @@ def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, unread: Unread) -
     return difference(of_seeds, without_unknown(np.stack(arrays)) if same else None)
 
 
-def scored_on(run: Run, *, with_noise: bool = False) -> dict[str, object]:
+def image_settings(run: Run, *, with_noise: bool = False) -> dict[str, object]:
     """The settings that determine the test images; with_noise: with the seed, where their noise depends on it."""
     found = {key: run.settings[key] for key in sorted(run.settings) if key.startswith("dataset.")}
     if run.settings.get(OUTPUT) == BINARY:

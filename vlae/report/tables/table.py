@@ -15,7 +15,14 @@ from vlae.report.tables.ranking import Unread, rank
 
 @dataclass(frozen=True)
 class Table:
-    """The content of a table, in whatever format it is written."""
+    """The content of a table, in whatever format it is written.
+
+    >>> from vlae.report.runs import Run
+    >>> settings = {"model.name": "vae", "dataset.name": "digits", "output_dist.name": "gaussian"}
+    >>> both = [Run(f"s{s}", "", settings | {"seed": s}, "done", "", {"test.elbo": -80.0 - s}) for s in (0, 1)]
+    >>> table(Runs("a sweep", tuple(both)), metric="test.elbo").cells[0].estimate()
+    '-80.50 ± 0.50'
+    """
 
     title: str
     metric: str
@@ -28,8 +35,7 @@ class Table:
     caption: str
     notes: tuple[str, ...]
     provenance: str  # the code that made the metrics
-    unread: tuple[LeftOut, ...] = ()
-    """Runs that were compared without their results of each test image, which cannot be read."""
+    unread: tuple[LeftOut, ...] = ()  # compared without their results of test images, which are unreadable
 
 
 def table(
@@ -39,7 +45,7 @@ def table(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     where: str = "",
-    literature: bool = False,
+    published: bool = False,
 ) -> Table:
     """The table of one metric of these runs.
 
@@ -47,7 +53,7 @@ def table(
     rows: None: those of `vlae.report.tables.groups.row_keys_of`, so that every setting that was varied has a row.
     columns: None: dataset and output distribution. A key that is asked for on one side is no default of the other.
     where: a condition, such as ``seed<3 and model=vae``.
-    literature: with published values beside ours.
+    published: with published values beside ours.
     UserError: a key, metric or run that is asked for does not exist, or settings that differ in more than the seed
     would share a cell.
     """
@@ -58,7 +64,7 @@ def table(
     unread: Unread = {}
     cells = _cells(groups, metric, unread)
     found = [*notes(metric, cells), *differing_rows(groups, [*row_keys, *column_keys])]
-    if literature:
+    if published:
         cells, sources = with_published(cells, [groups[one.row, one.column][0] for one in cells], metric)
         found += sources
     found += [*damage_notes(chosen.left_out, (*unread.values(),)), *filter(None, [chosen.note])]

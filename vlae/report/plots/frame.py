@@ -127,7 +127,8 @@ def point(
     axes: Axes, series: Configuration, x: float, y: float, *, dagger: bool, **errors: float
 ) -> dict[str, Any]:
     """A marker with those of its error bars that are known; dagger: marked as unreliable, as in a table. Its looks."""
-    looks, known = look(series), {name: error for name, error in errors.items() if np.isfinite(error)}
+    looks = look(series)
+    known: Any = {name: error for name, error in errors.items() if np.isfinite(error)}
     axes.errorbar(x, y, **looks, linestyle="none", linewidth=0.9, capsize=2, **known)
     if dagger:
         axes.annotate(MARK, (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7)

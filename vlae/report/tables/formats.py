@@ -127,7 +127,7 @@ def sortable_html(table: Table) -> str:
     return template.render(layout=layout(table), sortable=True)
 
 
-def _environment(*delimiters: str, autoescape: bool = False) -> Any:
+def _environment(*delimiters: Any, autoescape: bool = False) -> Any:
     from jinja2 import Environment, FileSystemLoader  # takes longer to import than a table to make
 
     loader = FileSystemLoader(Path(__file__).parent / "files")

@@ -19,7 +19,7 @@ from vlae.launching import queues, sweep_index
 from vlae.launching.queues import Waiting
 from vlae.report.metric_values import metrics_of_results
 from vlae.report.runs import LeftOut, Run, collect
-from vlae.report.sources.run_directories import Configs, collect_runs
+from vlae.report.sources.run_directories import collect_runs, parse_config
 from vlae.system.disk import RecordError
 
 VAE, VLAE = "model=vae", "model=vlae"
@@ -179,9 +179,9 @@ def test_a_frozen_config_is_read_independently_of_others(changes, seed):
     cfg["seed"] = seed
     text = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True, width=110)
     assume(yaml.safe_load(text) == cfg)  # others are not frozen
-    configs = Configs()
+    parsed = {}
     for _ in range(2):  # another seed of the same settings is not parsed again
-        assert configs._config(f"# header\n{text}")[:2] == (run_id(cfg), settings(cfg))
+        assert parse_config(f"# header\n{text}", parsed)[:2] == (run_id(cfg), settings(cfg))
         cfg["seed"] += 1
         text = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True, width=110)
 

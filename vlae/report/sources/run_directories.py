@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -19,6 +19,8 @@ from vlae.system.disk import RecordError
 from vlae.system.files import LARGEST_CONFIG, StrPath, check_bounded, expand_path, read_bytes, read_json
 
 _SEED = re.compile(r"^seed: (0|[1-9][0-9]*)\n", re.MULTILINE)
+Parsed = dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]]
+"""Configurations by their text without the seed: the whole, its scientific values as exact texts, its settings."""
 
 
 def collect_runs(name: str | None, runs_dir: StrPath) -> Runs:
@@ -36,67 +38,60 @@ def collect_runs(name: str | None, runs_dir: StrPath) -> Runs:
 
 def read_rows(runs_dir: Path, labels: Mapping[str, str]) -> Iterator[Run | LeftOut]:
     """The rows of these directories, whose labels are given."""
-    observer, configs = Observer(runs_dir), Configs()
+    observer, parsed = Observer(runs_dir), Parsed()
     for name, label in labels.items():
         place = f"{runs_dir}/{name}"
         try:
-            yield _run(place, label, configs.read(place), observer)
+            yield _run(place, label, parsed, observer)
         except RecordError as error:
             yield LeftOut(name, str(error).replace(f"{place}/", ""))
 
 
-class RunConfig(NamedTuple):
-    """The content of a run's config.yaml."""
-
-    run_id: str
-    settings: Mapping[str, Any]
-    earlier: bool  # as in `Run`
-
-
-class Configs:
-    """Reads frozen configurations; those that differ in their seed alone are parsed once."""
-
-    def __init__(self) -> None:
-        self._parsed: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {}
-
-    def read(self, place: str) -> RunConfig:
-        """The configuration of the run directory ``place``. RecordError: there is none, or it is not that of a run."""
-        content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
-        if content is None:
-            there = os.path.isdir(place)
-            raise RecordError("it is no run: it has no config.yaml" if there else "its directory is missing")
-        try:
-            text = content.decode()
-            seed = _SEED.search(text)
-            shared = text[: seed.start()] + text[seed.end() :] if seed else text
-            if shared not in self._parsed:
-                parsed = yaml.load(shared, yaml.CSafeLoader)
-                check_bounded(parsed)
-                if reason := newer_schema(parsed):
-                    raise RecordError(f"config.yaml was {reason}")
-                texts = {key: exact_text(value) for key, value in scientific(parsed).items()}
-                self._parsed[shared] = parsed, texts, settings(parsed)
-            container, texts, found = self._parsed[shared]
-            if seed:
-                own = {"seed": int(seed[1])}
-                container, texts, found = container | own, texts | {"seed": seed[1]}, found | own
-            return RunConfig(id_of(container, texts), found, "schema_version" not in container)
-        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
+def _read_config(place: str, parsed: Parsed) -> tuple[str, Mapping[str, Any], bool]:
+    """What `parse_config` returns for config.yaml. RecordError: there is none, or it is not that of a run."""
+    content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
+    if content is None:
+        there = os.path.isdir(place)
+        raise RecordError("it is no run: it has no config.yaml" if there else "its directory is missing")
+    try:
+        return parse_config(content.decode(), parsed)
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
 
 
-def _run(place: str, label: str, config: RunConfig, observer: Observer) -> Run:
+def parse_config(text: str, parsed: Parsed) -> tuple[str, Mapping[str, Any], bool]:
+    """The run id and the settings of a frozen configuration, and whether it is of an earlier scheme of ids.
+
+    parsed: what earlier calls have parsed, so that configurations that differ in their seed alone are parsed once.
+    """
+    seed = _SEED.search(text)
+    shared = text[: seed.start()] + text[seed.end() :] if seed else text
+    if shared not in parsed:
+        container = yaml.load(shared, yaml.CSafeLoader)
+        check_bounded(container)
+        if reason := newer_schema(container):
+            raise RecordError(f"config.yaml was {reason}")
+        texts = {key: exact_text(value) for key, value in scientific(container).items()}
+        parsed[shared] = container, texts, settings(container)
+    container, texts, found = parsed[shared]
+    if seed:
+        own = {"seed": int(seed[1])}
+        container, texts, found = container | own, texts | {"seed": seed[1]}, found | own
+    return id_of(container, texts), found, "schema_version" not in container
+
+
+def _run(place: str, label: str, parsed: Parsed, observer: Observer) -> Run:
     """The row of a run. RecordError: a file cannot be read, or the directory is that of another run."""
-    name = os.path.basename(place)
-    recorded = read_status(place)["run_id"]
-    run_id = recorded if config.earlier else config.run_id
+    run_id, found_settings, earlier = _read_config(place, parsed)
+    name, recorded = os.path.basename(place), read_status(place)["run_id"]
+    run_id = recorded if earlier else run_id
     if recorded != run_id:
         raise RecordError(f"config.yaml was edited: it is that of {run_id}, frozen for {recorded}")
     if name != run_id:
         copied = os.path.isdir(os.path.join(os.path.dirname(place), run_id))
         raise RecordError(f"it is a copy of {run_id}" if copied else f"it was {run_id}, and was renamed")
     history = History(f"{place}/metrics.jsonl")
-    found = Run(run_id, label, config.settings, "done", "", None, None, history, place, config.earlier)
+    found = Run(run_id, label, found_settings, "done", "", None, None, history, place, earlier)
     results = read_json(f"{place}/results.json")
     if results is None:
         state = observer.state(Path(place))

@@ -158,7 +158,7 @@ def collect_runs(amount: Amount, folder: Path, say: Say) -> list[float]:
 def table(amount: Amount, folder: Path, say: Say) -> list[float]:
     """The table of these rows, with its comparisons image by image, and with all imports; without collecting."""
     runs = fill_in_all_states(amount, folder, say)
-    return list(_rounds(amount, say, lambda: _collecting(folder, runs, "table(runs)")))
+    return list(_rounds(amount, say, lambda: _collecting(folder, runs, "make_table(runs)")))
 
 
 def _collecting(folder: Path, runs: int, then: str = "") -> float:
@@ -170,9 +170,7 @@ def _collecting(folder: Path, runs: int, then: str = "") -> float:
         f"assert len(runs.runs) == {runs}, runs.left_out[:3]"
     )
     if then:
-        script = (
-            f"{script}; first = time.perf_counter(); from vlae.report.tables.table import table; {then}; "
-        )
+        script = f"{script}; first = time.perf_counter(); from vlae.report.tables.table import make_table; {then}; "
         script += "took = time.perf_counter() - first"
     command = [sys.executable, "-c", f"{script}; print(took)", str(folder)]
     done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, env=_environment())

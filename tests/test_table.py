@@ -37,14 +37,14 @@ from vlae.report.tables.cells import Cell
 from vlae.report.tables.formats import FIELDS, FORMATS, in_terminal, tex, to_csv, to_json
 from vlae.report.tables.layout import layout
 from vlae.report.tables.significance import difference
-from vlae.report.tables.table import Table, table
+from vlae.report.tables.table import Table, make_table
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
 
 
 def table_of(runs_dir, name=None, **asked):
-    return table(collect_runs(name, runs_dir), **asked)
+    return make_table(collect_runs(name, runs_dir), **asked)
 
 
 def from_json(text):
@@ -290,7 +290,7 @@ def test_no_cell_of_any_table_mixes_settings(kinds):
     for keys in (["a"], ["a", "b"], ["a", "b", "c"]):
         mixed = len({kind[:3] for kind in kinds}) > len({kind[: len(keys)] for kind in kinds})
         try:
-            found = table(Runs("", tuple(runs)), metric=OWN, rows=keys, columns=["state"])
+            found = make_table(Runs("", tuple(runs)), metric=OWN, rows=keys, columns=["state"])
         except UserError:
             assert mixed or not kinds
         else:
@@ -611,7 +611,9 @@ def test_csv_and_json_are_read_back_equal(names, value):
         for seed in (0, 1)
     ]
     runs.append(Run("x", "", {"name": 'missing, "one"\n', "seed": 0}, "failed", "exception"))
-    found = table(Runs('"\n,', tuple(runs)), metric=OWN, rows=["name"], columns=["state"], where="id != y")
+    found = make_table(
+        Runs('"\n,', tuple(runs)), metric=OWN, rows=["name"], columns=["state"], where="id != y"
+    )
     assert from_json(to_json(found)) == found
     read = from_csv(to_csv(found), len(found.row_keys))
     assert read == found.cells
@@ -625,7 +627,7 @@ def test_csv_has_no_formulas_and_keeps_numbers(start):
         Run(str(i), "", {"name": label, label: seed, "seed": 0}, "done", "", {OWN: -1.5})
         for i, seed in enumerate((-1, 0))
     ]
-    found = table(Runs(label, tuple(runs)), metric=OWN, rows=["name"], columns=[label])
+    found = make_table(Runs(label, tuple(runs)), metric=OWN, rows=["name"], columns=[label])
     lines = list(csv.reader(io.StringIO(to_csv(found))))
     fields = [field.strip() for line in lines for field in line]
     assert not [
@@ -675,7 +677,7 @@ def hostile():
         for s in (0, 1)
     ]
     runs = [run._replace(id=f"{run.id}{run.settings['seed']}") for run in runs]
-    return table(Runs(HOSTILE, tuple(runs)), metric=OWN, rows=["name"], columns=["state"])
+    return make_table(Runs(HOSTILE, tuple(runs)), metric=OWN, rows=["name"], columns=["state"])
 
 
 def test_names_are_text_in_html():

@@ -20,7 +20,7 @@ statuses: list[int] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(composed: Any) -> None:
+def carry_out(composed: Any) -> None:
     """Carry out or plan the run of the configuration that Hydra has composed; its status is in ``statuses``."""
     try:
         container = resolve(composed)
@@ -73,7 +73,7 @@ def complete(what: str, shell: str, program: str) -> int:
         raise UserError(f"{program} is completed with the other commands: vlae --install-completion")
     else:
         sys.argv[1:] = ["-sc", f"{what}={shell}"]
-        run()
+        carry_out()
     return 0
 
 
@@ -96,7 +96,7 @@ def main(program: str = PROGRAM) -> int:
         arguments = with_sweep_file(arguments)
         check_command(arguments)
         sys.argv[1:] = hydra_arguments(arguments)
-        run()
+        carry_out()
     except UserError as error:
         return complain(error)
     except COMPOSITION_ERRORS as error:

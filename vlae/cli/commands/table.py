@@ -53,14 +53,14 @@ def table(
     from vlae.report.tables.captions import damage_notes
     from vlae.report.tables.formats import FORMATS, in_terminal
     from vlae.report.tables.layout import layout
-    from vlae.report.tables.table import table
+    from vlae.report.tables.table import make_table
     from vlae.system.console import Console
     from vlae.system.files import write_output
 
-    row_keys, column_keys = options.key_list("--rows", rows), options.key_list("--cols", cols)
+    keys = {"rows": options.key_list("--rows", rows), "columns": options.key_list("--cols", cols)}
     format = _format(format, out, (TERMINAL, *FORMATS))
     runs = _collect(runs_dir, name, source, group, per_image)
-    found = table(runs, metric=metric, rows=row_keys, columns=column_keys, where=where, published=published)
+    found = make_table(runs, metric=metric, where=where, published=published, **keys)
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
     file = io.StringIO() if out else None

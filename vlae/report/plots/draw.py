@@ -28,7 +28,7 @@ def draw(
 ) -> Captioned:
     """A figure of these runs.
 
-    metric, rows, where: as for `vlae.report.tables.table.table`; published: with published values beside ours.
+    metric, rows, where: as for `vlae.report.tables.table.make_table`; published: with published values beside ours.
     images, samples: numbers of test images and of importance samples, in kinds that load trained models.
     narrow: for a column of a paper or a phone. warn: receives a line for each run that is left out.
     UserError: there is no such kind, or no run fits it; the error says the reason and the kinds that fit.

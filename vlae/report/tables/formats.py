@@ -19,8 +19,7 @@ from vlae.errors import UserError
 from vlae.report.runs import Runs
 from vlae.report.tables.cells import Cell
 from vlae.report.tables.layout import Layout, Text, layout
-from vlae.report.tables.table import Table
-from vlae.report.tables.table import table as table_of
+from vlae.report.tables.table import Table, make_table
 from vlae.system.streams import visible
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # prefixes of a text that a spreadsheet executes
@@ -188,7 +187,7 @@ FORMATS: dict[str, Callable[[Table, int, bool], str]] = {  # of a table, decimal
 
 
 def table_text(runs: Runs, format: str, decimals: int, **asked: Any) -> str:
-    """The `table` of these runs as text in one of FORMATS. UserError: there is no such format."""
+    """The table of these runs as text in one of FORMATS. UserError: there is no such format."""
     if format not in FORMATS:
         raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    return FORMATS[format](table_of(runs, **asked), decimals, False)
+    return FORMATS[format](make_table(runs, **asked), decimals, False)

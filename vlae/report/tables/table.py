@@ -20,7 +20,7 @@ class Table:
     >>> from vlae.report.runs import Run
     >>> settings = {"model.name": "vae", "dataset.name": "digits", "output_dist.name": "gaussian"}
     >>> both = [Run(f"s{s}", "", settings | {"seed": s}, "done", "", {"test.elbo": -80.0 - s}) for s in (0, 1)]
-    >>> table(Runs("a sweep", tuple(both)), metric="test.elbo").cells[0].estimate()
+    >>> make_table(Runs("a sweep", tuple(both)), metric="test.elbo").cells[0].estimate()
     '-80.50 ± 0.50'
     """
 
@@ -38,7 +38,7 @@ class Table:
     unread: tuple[LeftOut, ...] = ()  # compared without their results of test images, which are unreadable
 
 
-def table(
+def make_table(
     runs: Runs,
     *,
     metric: str | None = None,
@@ -78,7 +78,7 @@ def table(
 def table_or_reason(runs: Runs) -> tuple[Table | None, str]:
     """The default table of these runs, or the reason why there is none."""
     try:
-        return table(runs), ""
+        return make_table(runs), ""
     except UserError as error:
         return None, str(error)
 

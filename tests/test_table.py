@@ -712,7 +712,7 @@ def test_every_readable_format_shows_the_same_numbers(tmp_path, decimals):
     found = table_of(tmp_path, metric=OWN, published=True)
     figures = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?|\d{2,3}\.\d{3}")
     console = Console(file=io.StringIO(), width=200)
-    console.print(in_terminal(replace(layout(found, decimals), title="")))
+    console.print(in_terminal(layout(replace(found, title=""), decimals)))
     written = [
         console.file.getvalue(),
         *(FORMATS[name](found, decimals, False) for name in ("markdown", "html", "latex")),

@@ -85,7 +85,7 @@ def markdown(layout: Layout) -> str:
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     notes = [(f"<sup>{mark}</sup> " if mark else "") + _escape(note) for mark, note in layout.all_notes]
-    return "\n\n".join([table, _escape(layout.caption), *notes]) + "\n"
+    return "\n\n".join([table, _escape(layout.table.caption), *notes]) + "\n"
 
 
 def _markdown_cell(text: Text) -> str:
@@ -100,13 +100,13 @@ def _escape(text: str) -> str:
 
 def in_terminal(layout: Layout, *, plain: bool = False) -> Group:
     """The table for rich. plain: with bold metrics in asterisks, for where nothing can be bold."""
-    table = RichTable(title=RichText(layout.title), title_justify="left")
+    table = RichTable(title=RichText(layout.table.title), title_justify="left")
     for i, name in enumerate(layout.header):
         table.add_column(RichText(name), justify="right" if i else "left", overflow="fold")
     for line in layout.lines:
         table.add_row(*(_terminal_cell(text, plain) for text in line))
     notes = [RichText(f"{mark} {note}" if mark else note) for mark, note in layout.all_notes]
-    return Group(table, RichText(layout.caption), *notes)
+    return Group(table, RichText(layout.table.caption), *notes)
 
 
 def _terminal_cell(text: Text, plain: bool) -> RichText:
@@ -159,8 +159,8 @@ def tex(text: str) -> str:
 
 def label_of(layout: Layout) -> str:
     """``tab:smoke-log-likelihood-laplace``, from the sweep and the metric."""
-    metric = layout.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
-    words = re.findall(r"[A-Za-z0-9.]+", f"{layout.title} {metric}")
+    metric = layout.table.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
+    words = re.findall(r"[A-Za-z0-9.]+", f"{layout.table.title} {metric}")
     return "tab:" + "-".join(words)
 
 

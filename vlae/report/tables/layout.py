@@ -8,6 +8,8 @@ from vlae.report.names import HOLE, group_name
 from vlae.report.tables.cells import Cell, daggers
 from vlae.report.tables.table import Table
 
+NO_RUN = "no such run"
+
 
 @dataclass(frozen=True)
 class Text:
@@ -21,33 +23,33 @@ class Text:
 
 @dataclass(frozen=True)
 class Layout:
-    """A header, and lines whose first text is their name."""
+    """A table with its header, and its lines, whose first text is their name."""
 
+    table: Table
     header: tuple[str, ...]
     lines: tuple[tuple[Text, ...], ...]
-    caption: str
     notes: tuple[tuple[str, str], ...]  # a mark, or an empty text, and the note
-    provenance: str = ""  # the code that made the metrics: a comment, or the last note
-    title: str = ""
-    metric: str = ""
 
     @property
     def all_notes(self) -> tuple[tuple[str, str], ...]:
-        """The notes, and the provenance as the last one."""
-        return (*self.notes, ("", self.provenance)) if self.provenance else self.notes
+        """The notes, and the provenance as the last one, for formats without comments."""
+        return (*self.notes, ("", self.table.provenance)) if self.table.provenance else self.notes
 
 
 def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     """transpose: the columns of the table become lines."""
-    letters: dict[str, str] = {}
     cells = {(cell.row, cell.column): cell for cell in table.cells}
+    grid = [[cells.get((row, column)) for column in table.columns] for row in table.rows]
+    missing = (cell.missing if cell else NO_RUN for line in grid for cell in line)
+    reasons = enumerate(filter(None, dict.fromkeys(missing)))
+    letters = {reason: ascii_lowercase[n % 26] * (n // 26 + 1) for n, reason in reasons}
     published = {cell.column for cell in table.cells if cell.published is not None}
     parts = {c: ("ours", "published", "difference") if c in published else ("",) for c in table.columns}
     marked = daggers(table.cells)
     by_row: list[list[Text]] = [[] for _ in table.rows]
-    for row, texts in zip(table.rows, by_row, strict=True):
-        for column, of_column in parts.items():
-            texts += _texts(cells.get((row, column)), len(of_column), table, decimals, letters, marked)
+    for line, texts in zip(grid, by_row, strict=True):
+        for cell, of_column in zip(line, parts.values(), strict=True):
+            texts += _texts(cell, letters, marked, decimals, table.expected)[: len(of_column)]
     columns = [(group_name(table.column_keys, column), part) for column in parts for part in parts[column]]
     heads = [", ".join(filter(None, each)) for each in columns]
     names = [group_name(table.row_keys, row) for row in table.rows]
@@ -56,26 +58,20 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     lines = tuple((Text(name), *line) for name, line in zip(names, by_row, strict=True))
     other = [(MARK, note[2:]) if note.startswith(f"{MARK} ") else ("", note) for note in table.notes]
     notes = (*((letter, reason) for reason, letter in letters.items()), *other)
-    return Layout(("", *heads), lines, table.caption, notes, table.provenance, table.title, table.metric)
-
-
-def _letter(letters: dict[str, str], reason: str) -> str:
-    """The letter of a note: one for each reason, in the order of appearance."""
-    number = len(letters)
-    return letters.setdefault(reason, ascii_lowercase[number % 26] * (number // 26 + 1))
+    return Layout(table, ("", *heads), lines, notes)
 
 
 def _texts(
-    cell: Cell | None, parts: int, table: Table, decimals: int, letters: dict[str, str], marked: bool
+    cell: Cell | None, letters: dict[str, str], marked: bool, decimals: int, expected: int
 ) -> list[Text]:
-    """The cell, and beside it the published value and the difference where the column has them."""
+    """The cell, its published value, and the difference from that."""
     if cell is None:
-        return [Text(HOLE, marks=(_letter(letters, "no such run"),)), *[Text("")] * (parts - 1)]
+        return [Text(HOLE, marks=(letters[NO_RUN],)), Text(""), Text("")]
     marks = (MARK,) if cell.unreliable and marked else ()
     if cell.missing:
-        marks = (*marks, _letter(letters, cell.missing))
-    number = "" if cell.n in (0, table.expected) else f" (n = {cell.n})"
+        marks = (*marks, letters[cell.missing])
+    number = "" if cell.n in (0, expected) else f" (n = {cell.n})"
     texts = [Text(cell.estimate(decimals) + number, cell.as_good, marks, cell.mean)]
-    for value, sign in ((cell.published, ""), (cell.published_difference, "+"))[: parts - 1]:
+    for value, sign in ((cell.published, ""), (cell.published_difference, "+")):
         texts.append(Text("" if value is None else f"{value:{sign}.{decimals}f}", value=value))
     return texts

@@ -17,7 +17,6 @@ from torch import Tensor
 from benchmarks import reference
 from benchmarks.timing import Pair, Work
 from vlae.config.compose import compose
-from vlae.config.preprocessing import Preprocessing
 from vlae.config.schema import Trainer
 from vlae.config.targets import build as build_target
 from vlae.data.preprocess import Preprocess
@@ -234,7 +233,7 @@ def _reference_epoch(model: LatentVariableModel, stored: Tensor, mean: Tensor) -
 
 def _platform_epoch(model: LatentVariableModel, splits: Splits) -> Work:
     """The platform's own training loop over its own preprocessing, for one epoch at a time."""
-    preprocess = Preprocess.fit(Preprocessing(), splits, model.output.support)
+    preprocess = Preprocess.fit({}, splits, model.output.support)
     optimizer = platform_adam(model)
     trainer = Trainer(epochs=1, batch_size=BATCH, checkpoint_every=1e9)
     folder = TemporaryDirectory()  # removed with the work

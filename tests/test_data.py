@@ -25,6 +25,7 @@ from vlae.config.targets import build
 from vlae.data import datasets, known_files
 from vlae.data.download import Checksum, DataError
 from vlae.data.known_files import what_is
+from vlae.data.preprocess import Preprocess
 from vlae.system import npz
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
@@ -188,7 +189,7 @@ def test_a_section_of_the_configuration_is_built_and_preprocessed():
     section = yaml.safe_load((CONF / "digits.yaml").read_text())
     splits = build(section)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1300, 200, 297)
-    p = datasets.preprocess(section, splits, "real")
+    p = Preprocess.fit(section, splits, "real")
     assert p.evaluation_set(splits.test, "test").shape == (297, 64)
 
 

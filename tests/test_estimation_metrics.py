@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import make_images, make_model, numbers
 
-from vlae.config.preprocessing import Preprocessing
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 from vlae.estimation.gaps import Gaps
@@ -31,7 +30,7 @@ def preprocessed(**settings):
     """(preprocess, x) of ten images with 2 x 2 pixels, none of them black or white, where `inverse` is clamped."""
     images = torch.randint(1, 255, (10, 1, 2, 2), generator=generator("cpu", "images")).to(torch.uint8)
     data = Splits(train=images, validation=images, test=images, levels=256, seed=0)
-    preprocess = Preprocess.fit(Preprocessing.model_validate(settings), data, "real", dtype=torch.float64)
+    preprocess = Preprocess.fit(settings, data, "real", dtype=torch.float64)
     return preprocess, preprocess.evaluation_set(images, "test")
 
 

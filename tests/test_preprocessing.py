@@ -47,7 +47,7 @@ def fractions(shape=(1, 3, 3), seed=0):
 
 
 def preprocess(settings, data=None, support="real", dtype=torch.float64):
-    return Preprocess.fit(Preprocessing.model_validate(settings), data or splits(), support, dtype=dtype)
+    return Preprocess.fit(settings, data or splits(), support, dtype=dtype)
 
 
 @pytest.mark.parametrize("settings", REAL)
@@ -253,7 +253,7 @@ def test_noise_stays_within_its_level():
 @pytest.mark.parametrize(("support", "settings"), [("binary", {}), ("real", REAL[3])])
 def test_a_restored_preprocessing_is_the_same_without_the_data(support, settings):
     p = preprocess(settings, support=support)
-    q = Preprocess(p.preprocessing, support, p.state(), dtype=torch.float64)
+    q = Preprocess(settings, support, p.state(), dtype=torch.float64)
     test = splits().test
     x = p.evaluation_set(test, "test")
     assert torch.equal(q.evaluation_set(test, "test"), x)

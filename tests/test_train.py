@@ -18,7 +18,7 @@ from vlae import seeding
 from vlae.config.compose import compose, validate
 from vlae.config.schema import Config, Trainer
 from vlae.config.targets import build
-from vlae.data import datasets
+from vlae.data.preprocess import Preprocess
 from vlae.errors import NonFiniteError
 from vlae.experiment.build import build_model
 from vlae.runs.directory import RunDirectory
@@ -64,7 +64,7 @@ def make(
 ) -> Training:
     """A training on a few digits; ``keys`` change TRAINER."""
     cfg = settings(f"model={model}", f"output_dist={output}", f"seed={seed}")
-    preprocess = datasets.preprocess(cfg.dataset, digits(), build(cfg.output_dist).support, dtype)
+    preprocess = Preprocess.fit(cfg.dataset, digits(), build(cfg.output_dist).support, dtype=dtype)
     network = build_model(cfg, preprocess.shape, preprocess.variance, torch.device("cpu"), dtype)
     section = settings(f"optimizer={optimizer}", f"optimizer.lr={lr!r}").optimizer
     place.mkdir(parents=True, exist_ok=True)

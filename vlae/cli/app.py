@@ -11,8 +11,7 @@ with stopped_in_one_line():
     import typer
 
     from vlae.cli import commands
-    from vlae.config.installation import explain_import
-    from vlae.errors import OutOfMemory, UserError, out_of_memory
+    from vlae.errors import OutOfMemory, UserError, explain_import, out_of_memory
     from vlae.system.streams import finish_printing, guard
 
 ORDER = (

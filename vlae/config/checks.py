@@ -110,12 +110,9 @@ def _missing_device(values: dict[str, Any]) -> list[Problem]:
     choices = ["auto", *available_devices(precision)]
     if name is None or name in choices:
         return []
-    no_float64 = name == "mps" and name in available_devices()
-    why = (
-        "has no float64, which trainer.precision asks for"
-        if no_float64
-        else "is not available on this machine"
-    )
+    why = "is not available on this machine"
+    if name == "mps" and name in available_devices():
+        why = "has no float64, which trainer.precision asks for"
     return [Problem("device", f"{name} {why}; choices: {join_words(choices)}")]
 
 
@@ -147,7 +144,7 @@ def _conflicts(values: dict[str, Any], found: Sequence[Problem]) -> list[Problem
             problems += _no_training_images(values, facts.get("training_images"))
         if sound("evaluate.num_images"):
             problems += too_few_test_images(get(values, "evaluate.num_images"), facts.get("test_images"))
-        if sound("output_dist._target_", *_PREPROCESSING):
+        if sound("output_dist._target_", *(f"dataset.{key}" for key in sorted(Preprocessing.keys()))):
             problems += _preprocessing_conflicts(values, facts)
     return problems
 
@@ -197,6 +194,3 @@ def _preprocessing_conflicts(values: dict[str, Any], facts: dict[str, Any]) -> l
     facts = {name: facts.get(name) for name in ("channels", "integers")}
     clashes = conflicts(Preprocessing.of(values["dataset"]), output.support, **facts)
     return [Problem(*re.split(r": |=", clash, maxsplit=1)) for clash in clashes]
-
-
-_PREPROCESSING = tuple(f"dataset.{key}" for key in sorted(Preprocessing.keys()))

@@ -25,9 +25,6 @@ from vlae.config.run_id import PATHS, section_of_key, with_added_fields
 from vlae.config.schema import SCHEMA_VERSION, Config
 from vlae.system.files import expand_path
 
-Composed = Any
-"""An omegaconf.DictConfig; as a hint it makes beartype warn about the outdated class it derives from."""
-
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)  # what Hydra raises where it cannot compose
 
 
@@ -47,7 +44,7 @@ def composition_error(error: Exception) -> ConfigError:
     return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
 
 
-def _compose(overrides: Sequence[str]) -> Composed:
+def _compose(overrides: Sequence[str]) -> Any:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=hydra_arguments(overrides))
@@ -55,8 +52,8 @@ def _compose(overrides: Sequence[str]) -> Composed:
         raise composition_error(error) from error
 
 
-def resolve(composed: Composed) -> dict[str, Any]:
-    """The container that a composed configuration stands for: interpolations followed, files identified.
+def resolve(composed: Any) -> dict[str, Any]:
+    """The container of a composed configuration (a DictConfig): interpolations followed, files identified.
 
     Where something is wrong that shows without importing a target (so that the id of the container would mean
     nothing), ConfigError with everything that is wrong; ``validate`` finds the rest.
@@ -126,11 +123,11 @@ def _entry(node: Any, key: Any, name: str, problems: list[Problem]) -> Any:
     except MissingMandatoryValue:
         problems.append(Problem(name, f"a value is needed: add {name}=..."))
     except OmegaConfBaseException as error:
-        problems.append(Problem(name, _unresolved(str(error).partition("\n")[0])))
+        problems.append(Problem(name, _explain_resolution(str(error).partition("\n")[0])))
     return None
 
 
-def _unresolved(text: str) -> str:
+def _explain_resolution(text: str) -> str:
     """OmegaConf's words, with what may have been meant: ${SCRATCH} is a variable of the shell, and a key here."""
     if match := re.match(r"Interpolation key '([A-Z_][A-Z0-9_]*)' not found", text):
         return f"{text}; an environment variable is ${match[1]} or ${{oc.env:{match[1]}}}"
@@ -203,34 +200,23 @@ class Composer:
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """ConfigError: what is wrong, as far as it shows without importing a target."""
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
         parsed = [parse(text) for text in hydra_arguments(overrides, self._added)]
         chosen = tuple(str(o.input_line) for o in parsed if self._chooses(o))
         try:
             if chosen not in self._bases:
-                self._bases[chosen] = self._base(chosen)
+                self._bases[chosen] = self._load(list(chosen))
+                with open_dict(self._bases[chosen]) as base:
+                    del base["hydra"]
             composed = copy.deepcopy(self._bases[chosen])
-            _apply([o for o in parsed if not self._chooses(o)], composed)
+            # Hydra has no public function for its second step alone; its public ones repeat the first step
+            ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not self._chooses(o)], composed)
         except COMPOSITION_ERRORS as error:
             raise composition_error(error) from error
         return resolve(composed)
-
-    def _base(self, chosen: Sequence[str]) -> Any:
-        base = self._load(list(chosen))
-        with open_dict(base):
-            del base["hydra"]
-        return base
 
     def _chooses(self, override: Override) -> bool:
         """True if the override takes part in the defaults list."""
         key = override.key_or_group
         return key in self._groups or "/" in key or "@" in key or override.is_hydra_override()
-
-
-def _apply(overrides: Sequence[Override], composed: Any) -> None:
-    """Set the values of overrides in a composed configuration, in place.
-
-    Hydra has no public function for its second step alone; its public ones repeat the first step for every run.
-    """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
-    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), composed)

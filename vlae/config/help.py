@@ -1,7 +1,7 @@
 """The help of launch.py, made of the schema and of the comments in conf/: nothing is documented twice."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,29 +55,30 @@ def print_help(arguments: Sequence[str], program: str = PROGRAM) -> int:
     chosen = {group: str((container.get(group) or {}).get("name")) for group in order}
     console.print(_usage(program))
     console.print("[bold]Groups[/] (* in this command)")
-    console.print(_table_of_choices(places, groups, chosen))
+    console.print(_table(_rows_of_choices(places, groups, chosen)))
     console.print("\n[bold]Keys[/], with their values in this command")
-    console.print(_table_of_keys(container, chosen, places))
+    console.print(_table(_rows_of_keys(container, chosen, places)))
     console.print("\n[bold]Keys of sweeps alone[/]: hydra.sweeper.name=NAME, hydra.launcher.KEY=VALUE")
-    console.print(_table_of_sweep_keys())
+    console.print(_table(_rows_of_sweep_keys()))
     return 0
 
 
-def _table_of_choices(places: Sequence[Path], groups: dict[str, list[str]], chosen: dict[str, str]) -> Table:
+def _rows_of_choices(
+    places: Sequence[Path], groups: dict[str, list[str]], chosen: dict[str, str]
+) -> Iterator[tuple[str, str]]:
     """Each group, sweep file and launcher with the opening comment of its file."""
     marks = {**chosen, "hydra/launcher": "local"}
-    rows = [(group, [_file(places, group, name) for name in groups[group]]) for group in marks]
-    rows.insert(-1, ("sweeps", sorted(SWEEPS.glob("*.yaml"))))
-    table = _bare_table()
-    for group, files in rows:
+    files_of = [(group, [_file(places, group, name) for name in groups[group]]) for group in marks]
+    files_of.insert(-1, ("sweeps", sorted(SWEEPS.glob("*.yaml"))))
+    for group, files in files_of:
         for i, file in enumerate(files):
             star = "*" if file.stem == marks.get(group) else " "
-            table.add_row(f"  {'' if i else f'{group}=':<13}{star} {file.stem}", escape(header(file)))
-    return table
+            yield f"{'' if i else f'{group}=':<13}{star} {file.stem}", header(file)
 
 
-def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places: Sequence[Path]) -> Table:
-    table = _bare_table()
+def _rows_of_keys(
+    container: dict[str, Any], chosen: Mapping[str, str], places: Sequence[Path]
+) -> Iterator[tuple[str, str]]:
     texts = {key: field.description or "" for key, field in fields()}
     for group, name in chosen.items():
         if (file := _file(places, group, name)).is_file():
@@ -86,21 +87,15 @@ def _table_of_keys(container: dict[str, Any], chosen: Mapping[str, str], places:
     for key, text in texts.items():
         value = get(container, key)
         if not isinstance(value, dict) and value is not MISSING:
-            written = value if isinstance(value, str) else format_value(value).replace(" ", "")
-            table.add_row(f"  {key}={escape(written)}", escape(text))
-    return table
+            yield f"{key}={value if isinstance(value, str) else format_value(value).replace(' ', '')}", text
 
 
-def _table_of_sweep_keys() -> Table:
-    table = _bare_table()
-    text = "by which vlae status, vlae table and Weights & Biases know the sweep"
-    table.add_row("  hydra.sweeper.name", text)
+def _rows_of_sweep_keys() -> Iterator[tuple[str, str]]:
+    yield "hydra.sweeper.name", "by which vlae status, vlae table and Weights & Biases know the sweep"
     for name in ("local", "slurm"):
-        file = CONF / "hydra" / "launcher" / f"{name}.yaml"
-        for key, comment in documented_keys(file).items():
+        for key, comment in documented_keys(CONF / "hydra" / "launcher" / f"{name}.yaml").items():
             if not key.startswith("_"):
-                table.add_row(f"  {key} ({name})", escape(comment))
-    return table
+                yield f"{key} ({name})", comment
 
 
 def _usage(program: str) -> str:
@@ -140,8 +135,10 @@ def _file(places: Sequence[Path], group: str, name: str) -> Path:
     return next((file for file in files if file.is_file()), files[0])
 
 
-def _bare_table() -> Table:
+def _table(rows: Iterable[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(min_width=33, no_wrap=True)
     table.add_column()
+    for name, text in rows:
+        table.add_row(f"  {escape(name)}", escape(text))
     return table

@@ -23,8 +23,10 @@ from vlae.config.problems import ConfigError, Problem, did_you_mean, format_valu
 from vlae.config.yaml_values import unclear_files
 
 SHELLS = ("bash", "fish", "zsh")
-INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-VALUES = {"cfg": ("job", "hydra", "all"), "info": INFO}
+VALUES = {
+    "cfg": ("job", "hydra", "all"),
+    "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
 OPTIONS = (
     *("--help", "--version", "--multirun", "--cfg", "--package", "--resolve", "--info", "--config-dir"),
     *("--run", "--shell-completion", "--hydra-help"),
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Refuses a wrong command before Hydra starts, where that is possible."""
+    """Refuse a wrong command before Hydra starts, where that is possible. ConfigError: what is wrong with it."""
     check_options(arguments)
     overrides, options = split_arguments(arguments)
     if unclear := unclear_files([CONF, *directories(arguments)]):
@@ -83,9 +85,8 @@ def check_options(arguments: Sequence[str]) -> None:
             problems.append(Problem(f"--{name.replace('_', '-')}", FIXED))
     for name, values in VALUES.items():
         if (value := getattr(given, name)) not in (None, *values):
-            problems.append(
-                Problem(f"--{name}", f"expected one of {join_words(values)}, got {format_value(value)}")
-            )
+            text = f"expected one of {join_words(values)}, got {format_value(value)}"
+            problems.append(Problem(f"--{name}", text))
     if len(asked := commands(arguments)) > 1:
         problems.append(Problem(" ".join(asked), "only one of them can be done at a time"))
     for name in ("package", "resolve"):
@@ -106,11 +107,7 @@ def wrong_directories(arguments: Sequence[str]) -> list[Problem]:
 
 def wrong_settings_of_a_launch(overrides: Sequence[str], added: Sequence[Path]) -> list[Problem]:
     """Overrides of Hydra's own configuration that no launch has, or with several values."""
-    problems = []
-    for text in overrides:
-        with contextlib.suppress(HydraException):  # reported with the other problems
-            problems += filter(None, [wrong_hydra_override(text, [CONF, *added])])
-    return problems
+    return list(filter(None, (wrong_hydra_override(text, [CONF, *added]) for text in overrides)))
 
 
 def check_call(overrides: object) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep, ValueType
+from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
 from vlae.config.problems import Problem, did_you_mean, format_value, join_words
@@ -180,12 +180,15 @@ _HYDRA_KEY = re.compile(r"hydra\.(launcher(\.\w+)+|sweeper\.(name|file)|searchpa
 def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
     """The problem of an override of Hydra's own configuration: an unknown group, choice or key.
 
-    HydraException: it cannot be read.
+    None also for one that cannot be read, which is reported with the other problems.
     """
     if not re.match(r"[+~]{0,2}hydra\b", text):
         return None
-    override = parse(text)
-    key = override.key_or_group
+    try:
+        override = parse(text)
+    except HydraException:
+        return None
+    key, value = override.key_or_group, override.value()
     groups = {
         "hydra/launcher": choices(places).get("hydra/launcher", []),
         **{"hydra/sweeper": ["grids"], "hydra/job_logging": ["none"], "hydra/hydra_logging": ["none"]},
@@ -193,21 +196,21 @@ def wrong_hydra_override(text: str, places: Sequence[Path]) -> Problem | None:
     if override.is_sweep_override():
         return Problem(text, "expected one value: it is a setting of the launch, not of a run")
     if key in groups:
-        known = groups[key]
-        value = override.value()
-        return None if value in known else _wrong_choice(key, [_choice_text(value)], known)
+        return None if value in groups[key] else _wrong_choice(key, [_choice_text(value)], groups[key])
     if "/" in key or key == "hydra":
         return _no_group(text, key, groups)
     if override.is_delete() or not _HYDRA_KEY.fullmatch(key):
         return Problem(text, f"no setting of a launch (settings: {join_words(HYDRA_KEYS)})")
-    if key == "hydra.mode" and override.value() not in ("RUN", "MULTIRUN"):
-        return Problem(key, f"expected RUN or MULTIRUN, got {format_value(override.value())}")
+    if key == "hydra.mode" and value not in ("RUN", "MULTIRUN"):
+        return Problem(key, f"expected RUN or MULTIRUN, got {format_value(value)}")
     return None
 
 
 def directories(arguments: Sequence[str]) -> list[Path]:
     """The directories that a command adds to conf/, by --config-dir or hydra.searchpath; they need not exist."""
-    return [place for text in split_arguments(arguments)[0] if _is_search(text) for place in _searched(text)]
+    return [
+        place for text in split_arguments(arguments)[0] if _is_search(text) for place in _directories_in(text)
+    ]
 
 
 def added_directories(composed: Any) -> list[Path]:
@@ -230,7 +233,7 @@ def _search(places: Sequence[Path]) -> str:
     return f"hydra.searchpath=[{','.join(quote_text(str(place)) for place in places)}]"
 
 
-def _searched(text: str) -> list[Path]:
+def _directories_in(text: str) -> list[Path]:
     """The directories in an override of hydra.searchpath."""
     try:
         override = parse(text)
@@ -337,17 +340,13 @@ def top_level(groups: Groups) -> list[str]:
 
 
 def _rewrite_choice(text: str, override: Override, known: Sequence[str]) -> str | Problem:
-    group = override.key_or_group
-    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        return text
-    asked = _asked(override)
+    group, asked = override.key_or_group, _choices_in(override)
     if len(asked) == 1 and isinstance(asked[0], list):
-        listed_choices = [_without_quotes(choice) for choice in asked[0]]
+        asked = [_without_quotes(choice) for choice in asked[0]]
         if group not in SEVERAL:
-            each = ",".join(map(_choice_text, listed_choices))
+            each = ",".join(map(_choice_text, asked))
             text = f"expected one choice, got the list [{each}]; one run for each is {group}={each} with -m"
             return Problem(group, text)
-        asked = listed_choices
     wrong = [_choice_text(choice) for choice in asked if not isinstance(choice, str) or choice not in known]
     if wrong:
         return _wrong_choice(group, wrong, known)
@@ -357,15 +356,13 @@ def _rewrite_choice(text: str, override: Override, known: Sequence[str]) -> str 
     return text if "/" in group else text.lstrip("+")
 
 
-def _asked(override: Override) -> list[Any]:
+def _choices_in(override: Override) -> list[Any]:
     """The choices that an override names: one, or a sweep of several."""
     values: list[Any] = []
     for item in items_of(override):
-        if isinstance(item, RangeSweep):
-            values += numbers_of(item)
-        elif not isinstance(item, Glob):
-            values.append(item)
-    return [_without_quotes(choice) for choice in values]
+        if not isinstance(item, Glob):
+            values += numbers_of(item) if isinstance(item, RangeSweep) else [_without_quotes(item)]
+    return values
 
 
 def _without_quotes(choice: Any) -> Any:

@@ -68,13 +68,10 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     for candidate in sorted(known, key=lambda k: (k.rpartition(".")[0] != place, k.count("."), k)):
         by_name.setdefault(candidate.rpartition(".")[2], candidate)
     beside = [other for other, candidate in by_name.items() if candidate.rpartition(".")[0] == place]
-    same = [name] if name in by_name else []
-    near = same or _similar(name, beside) or _similar(name, by_name)
-    return f"; did you mean {by_name[near[0]]}?" if near else ""
-
-
-def _similar(name: str, others: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(name, others, n=1, cutoff=0.7)
+    for others in ([name] if name in by_name else [], beside, by_name):
+        if near := difflib.get_close_matches(name, others, n=1, cutoff=0.7):
+            return f"; did you mean {by_name[near[0]]}?"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def problems_of(section: type[BaseModel], values: Any, place: str = "") -> list[
     problems: list[Problem] = []
     wrong: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
     for each in errors:
-        key, owner, name = _located(section, each["loc"], place)
+        key, owner, name = _place_of_error(section, each["loc"], place)
         if each["type"] == "extra_forbidden":
             problems.append(UnknownKey(key, siblings=tuple(owner.model_fields)))
         elif each["type"] == "missing":
@@ -138,7 +135,9 @@ def problems_of(section: type[BaseModel], values: Any, place: str = "") -> list[
     return problems + [_wrong_value(key, same, nullable) for (key, nullable), same in wrong.items()]
 
 
-def _located(root: type[BaseModel], loc: Sequence[str | int], place: str) -> tuple[str, type[BaseModel], str]:
+def _place_of_error(
+    root: type[BaseModel], loc: Sequence[str | int], place: str
+) -> tuple[str, type[BaseModel], str]:
     """The place of an error: its dotted key, the section that the key is of, and its name there.
 
     Behind the name, a union's branches stand in the location as texts, and the entries of a list as numbers.

@@ -108,7 +108,7 @@ def with_added_fields(container: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def carried_out_as(container: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def with_operational_keys_of(other: dict[str, Any], container: dict[str, Any]) -> dict[str, Any]:
     """The run of ``container`` with the operational keys of ``other``."""
     changed = copy.deepcopy(container)
     for key in OPERATIONAL:

@@ -84,18 +84,18 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
     return [*rest, file, *([] if is_multirun(rest) else ["--multirun"])]
 
 
-def read(file: Path) -> list[list[str]]:
+def read_sweep(file: Path) -> list[list[str]]:
     """The overrides of every run of a sweep file, in its order. ConfigError: everything that is wrong with it."""
     content, unclear = _read_yaml(file)
     if problems := [*_problems(content), *unclear]:
         raise ConfigError(Problem(f"{file.name}: {problem.key}", problem.text) for problem in problems)
     common, grids = _axes(content.get("common", {})), content.get("grids", [{}])
-    sizes = [math.prod(len(axis) for axis in [*_axes(grid), *common]) for grid in grids]
-    keys = {key: value for grid in [*grids, content.get("common", {})] for key, value in grid.items()}
-    axes = {key: math.prod(map(len, _axes({key: value}))) for key, value in keys.items()}
-    refuse_too_many(sum(sizes), file.name, axes)
-    points = (point for grid in grids for point in itertools.product(*_axes(grid), *common))
-    return [list(itertools.chain.from_iterable(point)) for point in points]
+    axes_of_grids = [[*_axes(grid), *common] for grid in grids]
+    sizes = {key: len(column) for axes in axes_of_grids for axis in axes for key, column in axis.items()}
+    points_of_grids = [[_points(axis) for axis in axes] for axes in axes_of_grids]
+    refuse_too_many(sum(math.prod(map(len, points)) for points in points_of_grids), file.name, sizes)
+    runs = itertools.chain.from_iterable(itertools.product(*points) for points in points_of_grids)
+    return [list(itertools.chain.from_iterable(run)) for run in runs]
 
 
 def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[str]:
@@ -132,20 +132,24 @@ def _read_yaml(file: Path) -> tuple[Any, list[Problem]]:
         raise ConfigError([Problem(place, f"cannot be read: {first_line}")]) from error
 
 
-def _axes(grid: dict[str, Any]) -> list[list[list[str]]]:
-    """Each axis as its points, and each point as the overrides that it consists of."""
-    axes = []
+Axis = dict[str, list[Any]]
+"""Keys that move together, each with its values."""
+
+
+def _axes(grid: dict[str, Any]) -> list[Axis]:
+    axes: list[Axis] = []
     for key, value in grid.items():
-        if key == "zip":
-            for together in _listed(value):
-                rows = zip(*together.values(), strict=True)
-                axes.append([[as_override(k, v) for k, v in zip(together, row, strict=True)] for row in rows])
-        else:
-            axes.append([[as_override(key, v)] for v in _listed(value)])
+        axes += _as_list(value) if key == "zip" else [{key: _as_list(value)}]
     return axes
 
 
-def _listed(value: Any) -> list[Any]:
+def _points(axis: Axis) -> list[tuple[str, ...]]:
+    """The overrides of each point of an axis."""
+    columns = [[as_override(key, value) for value in column] for key, column in axis.items()]
+    return list(zip(*columns, strict=True))
+
+
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
@@ -162,12 +166,10 @@ def _problems(content: Any) -> list[Problem]:
     problems += [problem for place, grid in places.items() for problem in _problems_of_grid(place, grid)]
     if problems:
         return problems
-    shared = dict.fromkeys(_keys_of_grid(common))
+    shared = set(_keys_of_grid(common))
     for place, grid in places.items():
-        own, of = [*_keys_of_grid(grid), *shared], " of the grid and common"
-        if place == "common":
-            own, of = _keys_of_grid(common), ""
-        twice = [key for key, count in Counter(own).items() if count > 1]
+        beside, of = ((), "") if place == "common" else (shared, " of the grid and common")
+        twice = [key for key, count in Counter([*_keys_of_grid(grid), *beside]).items() if count > 1]
         text = f"expected the key in one axis{of}, got several"
         problems += [Problem(f"{place}.{key}", text) for key in twice]
     return problems
@@ -180,7 +182,7 @@ def _problems_of_grid(place: str, grid: Any) -> Iterator[Problem]:
     for key, value in grid.items():
         if key != "zip":
             yield from _problems_of_axis(f"{place}.{key}", key, value)
-        for together in _listed(value) or [[]] if key == "zip" else ():
+        for together in _as_list(value) or [[]] if key == "zip" else ():
             yield from _problems_of_zip(f"{place}.zip", together)
 
 
@@ -206,23 +208,16 @@ def _problems_of_axis(place: str, key: Any, value: Any) -> Iterator[Problem]:
         )
     if value == []:
         yield Problem(place, "expected one value or more, got an empty list")
-    yield from _problems_of_value(place, value)
-
-
-def _problems_of_value(place: str, value: Any) -> Iterator[Problem]:
-    """Problems of a value that Hydra's grammar cannot spell."""
-    for key, entry in entries(value, place):
+    for inner, entry in entries(value, place):  # what Hydra's grammar cannot spell
         for name in entry if isinstance(entry, dict) else ():
             if not _is_plain(name):
-                yield Problem(key, f"expected keys of letters, digits and _, got {format_value(name)}")
+                yield Problem(inner, f"expected keys of letters, digits and _, got {format_value(name)}")
         if not isinstance(entry, str | int | float | list | dict | None):
-            yield Problem(key, f"expected a text, a number, true, false or null, got {format_value(entry)}")
+            yield Problem(inner, f"expected a text, a number, true, false or null, got {format_value(entry)}")
 
 
 def _keys_of_grid(grid: dict[str, Any]) -> list[str]:
-    """The keys of all axes of a grid."""
-    zipped = [key for together in _listed(grid.get("zip", [])) for key in together]
-    return [key.lstrip("+") for key in [*grid, *zipped] if key != "zip"]
+    return [key.lstrip("+") for axis in _axes(grid) for key in axis]
 
 
 def as_override(key: str, value: Any) -> str:

@@ -52,13 +52,8 @@ def numbers_of(swept: RangeSweep) -> list[int] | list[float]:
     start, stop, step = swept.start or 0, swept.stop or 0, swept.step
     if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
         return list(range(start, stop, step))
-    first, distance = _exact(start), _exact(step)
+    first, distance = Fraction(repr(start)), Fraction(repr(step))  # the decimal numbers that were written
     return [float(first + i * distance) for i in range(int(_length(swept)))]
-
-
-def _exact(number: float) -> Fraction:
-    """The decimal number that was written."""
-    return Fraction(repr(number))
 
 
 def _length(swept: RangeSweep) -> float:
@@ -66,7 +61,7 @@ def _length(swept: RangeSweep) -> float:
     parts = (swept.start or 0, swept.stop or 0, swept.step)
     if not all(map(math.isfinite, parts)) or not swept.step:
         return math.inf
-    start, stop, step = map(_exact, parts)
+    start, stop, step = (Fraction(repr(part)) for part in parts)
     return max(0, math.ceil((stop - start) / step))
 
 

@@ -28,7 +28,7 @@ class Sizes(Section):
 
 
 @dataclass(frozen=True)
-class Kind:
+class TargetRule:
     """The classes that ``_target_`` of a section may name, and the arguments that are known only at run time."""
 
     module: str
@@ -39,21 +39,19 @@ class Kind:
 
 
 TARGETS = {
-    "model": Kind(
-        "vlae.models",
-        "a model class below vlae.models",
-        "vlae.models.base.LatentVariableModel",
+    "model": TargetRule(
+        *("vlae.models", "a model class below vlae.models", "vlae.models.base.LatentVariableModel"),
         ("pixels", "image_shape", "output"),
     ),
-    "output_dist": Kind(
-        "vlae.distributions",
-        "an output distribution of vlae.distributions",
+    "output_dist": TargetRule(
+        *("vlae.distributions", "an output distribution of vlae.distributions"),
         "vlae.distributions.outputs.OutputDistribution",
     ),
-    "optimizer": Kind("torch.optim", "an optimizer of torch.optim", "torch.optim.Optimizer", ("params",)),
-    "dataset": Kind(
-        "vlae",
-        "a function below vlae that returns Splits, such as vlae.data.mnist",
+    "optimizer": TargetRule(
+        "torch.optim", "an optimizer of torch.optim", "torch.optim.Optimizer", ("params",)
+    ),
+    "dataset": TargetRule(
+        *("vlae", "a function below vlae that returns Splits, such as vlae.data.mnist"),
         "vlae.data.splits.Splits",
     ),
 }
@@ -96,20 +94,22 @@ def load_target(section: str, target: Any) -> Any:
 
 
 def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
-    """(target, None) or (None, what is wrong). Nothing outside the kind's package is even imported."""
-    kind = TARGETS[section]
-    key = f"{section}._target_"
-    refused = Problem(key, f"expected {kind.what}, got {format_value(target)}")
-    if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(kind.module)}(\.\w+)+", target):
+    """(target, None) or (None, what is wrong). Nothing outside the rule's package is even imported."""
+    rule, key = TARGETS[section], f"{section}._target_"
+    refused = Problem(key, f"expected {rule.what}, got {format_value(target)}")
+    if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(rule.module)}(\.\w+)+", target):
         return None, refused
-    place, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(place), name)
+        found = _import(target)
     except (ImportError, AttributeError) as error:
-        return None, Problem(
-            key, f"{format_value(target)} cannot be imported: this code has no such name ({error})"
-        )
-    return (found, None) if _is_of_kind(section, found) else (None, refused)
+        text = f"{format_value(target)} cannot be imported: this code has no such name ({error})"
+        return None, Problem(key, text)
+    return (found, None) if _fits(section, found) else (None, refused)
+
+
+def _import(dotted: str) -> Any:
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def check_targets(container: Mapping[str, Any], file: Path) -> None:
@@ -123,13 +123,13 @@ def build(section: Mapping[str, Any], **runtime: Any) -> Any:
     """The object that a section describes: its target, called with its keys and the runtime arguments it takes."""
     target = str(section.get("_target_"))
     # dataset is last: its package holds the others
-    kind = next((name for name, kind in TARGETS.items() if target.startswith(f"{kind.module}.")), "model")
-    make = load_target(kind, target)
-    beside = {"sizes", *Preprocessing.keys()} if kind == "dataset" else set()
+    group = next((name for name, rule in TARGETS.items() if target.startswith(f"{rule.module}.")), "model")
+    make = load_target(group, target)
+    beside = {"sizes", *Preprocessing.keys()} if group == "dataset" else set()
     taken = _parameters(make)
-    keys = {key: value for key, value in _arguments(kind, section, taken).items() if key not in beside}
+    keys = {key: value for key, value in _arguments(group, section, taken).items() if key not in beside}
     keys |= {key: value for key, value in runtime.items() if key in taken}
-    for name, (shared, _) in _shared(make).items():
+    for name, (shared, _) in _dataclass_parameters(make).items():
         keys[name] = shared(**{key: keys.pop(key) for key in _parameters(shared) if key in keys})
     return make(**keys)
 
@@ -139,15 +139,13 @@ def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) ->
 
     A target from before a key of ``run_id.ADDED_FIELDS`` does not take it, and does what its default says.
     """
-
-    default = {key: ADDED_FIELDS.get(f"{section}.{key}", MISSING) for key in values}
     own = {key: value for key, value in values.items() if key not in ("name", "_target_")}
+    default = {key: ADDED_FIELDS.get(f"{section}.{key}", MISSING) for key in own}
     return {key: value for key, value in own.items() if key in taken or value != default[key]}
 
 
-def _is_of_kind(section: str, found: Any) -> bool:
-    module, _, name = TARGETS[section].base.rpartition(".")
-    base = getattr(importlib.import_module(module), name)
+def _fits(section: str, found: Any) -> bool:
+    base = _import(TARGETS[section].base)
     if section == "dataset":
         return inspect.isfunction(found) and inspect.signature(found, eval_str=True).return_annotation is base
     is_class = inspect.isclass(found) and not inspect.isabstract(found)
@@ -156,7 +154,7 @@ def _is_of_kind(section: str, found: Any) -> bool:
 
 def _parameters(target: Callable[..., Any], runtime: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
     """The parameters that are keys; a dataclass stands for its fields."""
-    shared = _shared(target)
+    shared = _dataclass_parameters(target)
     found: dict[str, inspect.Parameter] = {}
     for name, parameter in _signature(target).items():
         if name in shared:
@@ -168,7 +166,7 @@ def _parameters(target: Callable[..., Any], runtime: tuple[str, ...] = ()) -> di
     return {name: parameter for name, parameter in found.items() if name not in runtime}
 
 
-def _shared(target: Callable[..., Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+def _dataclass_parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Its parameters that are dataclasses: the class, and narrower hints of its fields, given by Annotated."""
     found = {}
     for name, parameter in _signature(target).items():

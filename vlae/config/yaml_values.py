@@ -1,6 +1,5 @@
 """Unquoted values of YAML files that mean something else on the command line: they are refused, not guessed at."""
 
-import contextlib
 import functools
 import operator
 import re
@@ -23,17 +22,19 @@ _YAML_11 = re.compile(
     re.IGNORECASE,
 )
 """Texts that only YAML 1.1, in which Hydra reads conf/, takes for a number or for true and false."""
-_SEVERAL = "several values"
 
 
 def unclear_values(content: Any, node: yaml.Node | None) -> Iterator[Problem]:
     """The values of a sweep file that the command line reads as something else. node: ``content`` as it is written."""
-    for keys, text in _unquoted(node):
-        value = _at(content, keys)
-        if isinstance(value, str | int | float | None) and not _YAML_ALONE.fullmatch(text):
-            other = _on_command_line(text, value)
-            if other is not None:
-                yield Problem(_dotted_key(keys), _refusal(text, value, other))
+    for keys, text in _plain_scalars(node):
+        try:
+            value = functools.reduce(operator.getitem, keys, content)
+        except (LookupError, TypeError):
+            continue
+        if not isinstance(value, str | int | float | None) or _YAML_ALONE.fullmatch(text):
+            continue
+        if (other := _on_command_line(text, value)) is not None:
+            yield Problem(_dotted_key(keys), _refusal(text, value, other))
 
 
 def unclear_files(directories: Sequence[Path]) -> list[Problem]:
@@ -49,29 +50,23 @@ def _unclear_in(file: Path, changed: int) -> tuple[Problem, ...]:
     except (OSError, ValueError, yaml.YAMLError):  # which Hydra says, where it reads the file
         return ()
     found = []
-    for keys, text in _unquoted(node):
+    for keys, text in _plain_scalars(node):
         if _YAML_11.fullmatch(text):
             refusal = _refusal(text, yaml.safe_load(text), f"the text {text!r}")
             found.append(Problem(f"{file.parent.name}/{file.name}: {_dotted_key(keys)}", refusal))
     return tuple(found)
 
 
-def _unquoted(node: yaml.Node | None, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
+def _plain_scalars(node: yaml.Node | None, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
     """The unquoted values of a file with their keys; what is merged in stands in the place of its ``<<``."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield from _unquoted(value, keys if key.tag == _MERGE else (*keys, str(key.value)))
+            yield from _plain_scalars(value, keys if key.tag == _MERGE else (*keys, str(key.value)))
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            yield from _unquoted(value, (*keys, i))
+            yield from _plain_scalars(value, (*keys, i))
     elif isinstance(node, yaml.ScalarNode) and not node.style:
         yield keys, node.value
-
-
-def _at(content: Any, keys: Keys) -> Any:
-    with contextlib.suppress(LookupError, TypeError):
-        return functools.reduce(operator.getitem, keys, content)
-    return ...
 
 
 def _dotted_key(keys: Keys) -> str:
@@ -85,7 +80,7 @@ def _on_command_line(text: str, value: Any) -> str | None:
     except HydraException:
         return None if isinstance(value, str) else "no value"
     if override.is_sweep_override():
-        return _SEVERAL
+        return "several values"
     read = override.value()
     if isinstance(read, str):  # as text may have spaces around it, and escapes
         return None if isinstance(value, str) else f"the text {read!r}"
@@ -96,7 +91,7 @@ def _refusal(text: str, in_file: Any, on_command_line: str) -> str:
     number = re.sub(r"^([+-]?)0[0_]*(?=[0-9])", r"\1", text)
     words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
     clear = words.get(text.lower(), number if number != text and number.isdecimal() else None)
-    if on_command_line == _SEVERAL:
+    if on_command_line == "several values":
         clear = "a list for one run each"
     write = f"{clear}, or '{text}' for the text" if clear else f"'{text}' for the text"
     if isinstance(in_file, str):

@@ -5,32 +5,28 @@ conf/dataset that names it. torchvision and scipy are imported inside the functi
 a run needs at most one of them.
 """
 
-import difflib
 import inspect
 import math
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from vlae.config.preprocessing import Preprocessing
+from vlae.config.problems import did_you_mean, join_words
 from vlae.data import known_files
 from vlae.data.download import Checksum, DataError, Remote, Source
 from vlae.data.known_files import what_is
-from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits, frozen_random, split
 from vlae.system.files import StrPath, expand_path
 from vlae.system.npz import Archive
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
-
-__all__ = ["DataError", "Preprocess", "Preprocessing", "Splits", "download", "preprocess"]
 
 UNPACKED = {
     dataset: {
@@ -68,13 +64,6 @@ def has_facts(**facts: int) -> Callable[[Loader], Loader]:
     return mark
 
 
-def preprocess(
-    section: Mapping[str, Any], splits: Splits, support: str, dtype: torch.dtype = torch.float32
-) -> Preprocess:
-    """The preprocessing of a ``dataset`` section, fitted to its training images."""
-    return Preprocess.fit(Preprocessing.of(section), splits, support, dtype=dtype)
-
-
 def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
     """Download datasets for machines without internet, print where they are, and return name -> ``root``.
 
@@ -88,9 +77,8 @@ def download(names: Iterable[str], root: str | Path) -> dict[str, Path]:
     places, problems = {}, []
     for name in names:
         if name not in loaders:
-            near = difflib.get_close_matches(name, loaders, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"nothing to download for {name!r}; choices: {', '.join(loaders)}{hint}")
+            near = did_you_mean(name, loaders)
+            problems.append(f"nothing to download for {name!r}{near} (choices: {join_words(loaders)})")
             continue
         try:
             loaders[name](root=str(root), validation_size=0)
@@ -293,7 +281,7 @@ def npz(
             f"dataset.path={path}: not the file this run was started with: {mismatch}. "
             "Bring that file back, or start a new run with this one"
         )
-    arrays = {name: _checked(path, name, array) for name, array in _arrays(file, path).items()}
+    arrays = {name: _check_array(path, name, array) for name, array in _arrays(file, path).items()}
     _check_alike(path, arrays)
     train, test = torch.from_numpy(arrays["train"]), torch.from_numpy(arrays["test"])
     levels = 256 if train.dtype == torch.uint8 else None
@@ -326,7 +314,7 @@ def _arrays(file: Path, path: str) -> dict[str, np.ndarray]:
     return found
 
 
-def _checked(path: str, name: str, array: np.ndarray) -> np.ndarray:
+def _check_array(path: str, name: str, array: np.ndarray) -> np.ndarray:
     """[n, channels, height, width] as uint8 or float32. DataError: what is wrong with the array."""
     where = f"dataset.path={path}: array {name!r}"
     if array.ndim not in (3, 4):

@@ -29,42 +29,42 @@ class Preprocess:
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
+        section: Mapping[str, Any],
         support: str,
         state: Mapping[str, Any],
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """The preprocessing with a ``state()``, which needs no data; `fit` learns it from the training images."""
-        self.preprocessing, self._state, self.dtype = preprocessing, state, dtype
+        """The preprocessing of a ``dataset`` section with a ``state()``, which `fit` learns from training images."""
+        self.preprocessing, self._state, self.dtype = Preprocessing.of(section), state, dtype
         channels, height, width = state["shape"]
         self.shape: tuple[int, int, int] = (channels, height, width)
         self.levels, self.seed, self.variance = state["levels"], state["seed"], state["variance"]
         self.pixels = math.prod(self.shape)
         self.binary = support == "binary"
-        self.random = self.binary or preprocessing.dequantise
-        self._logit, self._lambda = preprocessing.logit_transform, preprocessing.lambda_
+        self.random = self.binary or self.preprocessing.dequantise
+        self._logit, self._lambda = self.preprocessing.logit_transform, self.preprocessing.lambda_
         self.top = 1 if self.levels is None else self.levels - 1
         """The value of a white pixel."""
         self.mean: Float[Tensor, " pixels"] = state["mean"].to(dtype).to(device)
         """Mean of the training images in model space, before it is subtracted."""
-        subtract = preprocessing.subtract_mean and not self.binary
+        subtract = self.preprocessing.subtract_mean and not self.binary
         self.shift: Float[Tensor, " pixels"] = self.mean if subtract else torch.zeros_like(self.mean)
 
     @classmethod
     def fit(
-        cls, preprocessing: Preprocessing, splits: Splits, support: str, *, dtype: torch.dtype = torch.float32
+        cls, section: Mapping[str, Any], splits: Splits, support: str, *, dtype: torch.dtype = torch.float32
     ) -> "Preprocess":
         """Learn mean and variance from the training images. DataError: see ``preprocessing.conflicts``."""
-        integers = splits.levels is not None
-        if problems := conflicts(preprocessing, support, channels=splits.shape[0], integers=integers):
+        facts = {"channels": splits.shape[0], "integers": splits.levels is not None}
+        if problems := conflicts(Preprocessing.of(section), support, **facts):
             raise DataError("\n".join(problems))
         state = {"shape": list(splits.shape), "levels": splits.levels, "seed": splits.seed}
         unknown = {"mean": torch.zeros(math.prod(splits.shape)), "variance": 0.0}
-        mean, variance = cls(preprocessing, support, state | unknown)._statistics(splits.train)
+        mean, variance = cls(section, support, state | unknown)._statistics(splits.train)
         state |= {"mean": mean, "variance": variance}
-        return cls(preprocessing, support, state, dtype=dtype, device=splits.train.device)
+        return cls(section, support, state, dtype=dtype, device=splits.train.device)
 
     def state(self) -> dict[str, Any]:
         """The statistics learned from the data: plain values and one tensor."""
@@ -229,14 +229,3 @@ class Preprocess:
         if not variance > 1e-12:
             raise DataError(f"the {len(train)} training images are all the same: there is nothing to learn")
         return mean, variance
-
-
-def restore(
-    section: Mapping[str, Any],
-    state: Mapping[str, Any],
-    support: str,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Preprocess:
-    """The preprocessing of a ``dataset`` section with a ``state()`` that was saved: it needs no images."""
-    return Preprocess(Preprocessing.of(section), support, state, dtype=dtype, device=device)

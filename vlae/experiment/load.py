@@ -7,7 +7,7 @@ import torch
 
 from vlae.config.compose import validate
 from vlae.config.targets import build, check_targets
-from vlae.data.preprocess import restore
+from vlae.data.preprocess import Preprocess
 from vlae.experiment.build import build_model
 from vlae.experiment.prepare import select_device
 from vlae.experiment.trained_model import TrainedModel
@@ -35,7 +35,8 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     if state is None or not state["progress"]["best_model"]:
         raise RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
     where, dtype = select_device(device, cfg.trainer.precision), getattr(torch, cfg.trainer.precision)
-    preprocess = restore(cfg.dataset, state["preprocess"], build(cfg.output_dist).support, dtype, where)
+    support = build(cfg.output_dist).support
+    preprocess = Preprocess(cfg.dataset, support, state["preprocess"], dtype=dtype, device=where)
     model = build_model(cfg, preprocess.shape, preprocess.variance, where, dtype)
     model.load_state_dict(state["progress"]["best_model"])
     progress = checkpoints.Progress(**state["progress"])

@@ -10,7 +10,7 @@ from vlae.config.checks import available_devices, too_few_test_images
 from vlae.config.problems import ConfigError
 from vlae.config.schema import Config
 from vlae.config.targets import build
-from vlae.data.datasets import DataError, Preprocess, Splits, preprocess
+from vlae.data import DataError, Preprocess, Splits
 from vlae.experiment.build import build_model, check_posterior
 from vlae.models.base import LatentVariableModel
 from vlae.training.training_set import TrainingSet
@@ -35,7 +35,7 @@ def prepare(cfg: Config) -> Prepared:
     use_threads(cfg)
     torch.manual_seed(cfg.seed)  # only a user's own model might draw from the global generator
     splits, support = build(cfg.dataset).to(device), build(cfg.output_dist).support
-    to_model_space = preprocess(cfg.dataset, splits, support, dtype)
+    to_model_space = Preprocess.fit(cfg.dataset, splits, support, dtype=dtype)
     x_test = test_set(to_model_space, splits, cfg)
     scored = images_to_score(x_test, cfg)
     x_selection = selection_set(to_model_space, splits, x_test, cfg)

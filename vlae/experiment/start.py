@@ -4,9 +4,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from vlae.config.compose import validate
-from vlae.config.installation import check_libraries
 from vlae.config.limits import beyond_the_machine
 from vlae.config.problems import ConfigError
+from vlae.errors import check_libraries
 from vlae.runs.snapshot import executed_code
 from vlae.system.console import loading
 from vlae.trackers.process import environment_problems

@@ -1,9 +1,9 @@
 """The runs that start, checked before anything is written: their configuration, this machine, its environment."""
 
 from vlae.config.compose import validate
-from vlae.config.installation import check_libraries
 from vlae.config.limits import beyond_the_machine
 from vlae.config.problems import ConfigError
+from vlae.errors import check_libraries
 from vlae.launching.plan import Plan
 from vlae.system.console import loading
 from vlae.system.files import check_writable

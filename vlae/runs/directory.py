@@ -21,7 +21,7 @@ from typing import Any, get_args
 import yaml
 
 from vlae.config.problems import format_value
-from vlae.config.run_id import OF_A_COMMAND, carried_out_as, exact_text, newer_schema, settings
+from vlae.config.run_id import OF_A_COMMAND, exact_text, newer_schema, settings, with_operational_keys_of
 from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, refuse_if_held, remove_leftovers
 from vlae.runs.lease import last_claim, last_number, new_claim, now, put_claim, read_claim
@@ -108,7 +108,7 @@ class RunDirectory:
     def carry_out_as(self, config: dict[str, Any]) -> None:
         """Freeze the operational keys of ``config``: device, place of the data, ..."""
         frozen = self.config()
-        if (wanted := carried_out_as(frozen, config)) != frozen:
+        if (wanted := with_operational_keys_of(config, frozen)) != frozen:
             files.write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
 
     def results(self) -> dict[str, Any] | None:

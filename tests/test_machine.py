@@ -64,4 +64,4 @@ def test_kernel_kills_are_counted_in_the_cgroup(monkeypatch, tmp_path):
     (tmp_path / "own").write_text("0::/job_12\n")
     limited(tmp_path, events="oom 9\noom_kill 9")
     limited(tmp_path / "job_12", events="oom 3\noom_kill 2")
-    assert module.killed_for_memory() == 2
+    assert module.memory_kills() == 2

@@ -409,7 +409,7 @@ def test_a_kill_by_the_kernel_is_reported_only_if_it_happened(
     queue, executed, executor, monkeypatch, counts, said
 ):
     answers = list(counts)
-    monkeypatch.setattr(pool, "killed_for_memory", lambda: answers.pop(0))
+    monkeypatch.setattr(pool, "memory_kills", lambda: answers.pop(0))
     executor.at_each_look = lambda: executor.alive and executor.end("a", -signal.SIGKILL)
     assert executed(queue("a")) == {"a": "killed"}
     assert ("lack of memory" in executor.ended_jobs[0][2]) == said

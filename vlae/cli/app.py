@@ -5,9 +5,9 @@ import pkgutil
 import sys
 from typing import Annotated, Any
 
-from vlae.system.interruption import Interrupted, stopped_in_one_line
+from vlae.system.interruption import Interrupted, end_in_one_line
 
-with stopped_in_one_line():
+with end_in_one_line():
     import typer
 
     from vlae.cli import commands
@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 
-with stopped_in_one_line():
+with end_in_one_line():
     _found = {module.name for module in pkgutil.iter_modules(commands.__path__)}
     for _name in [*ORDER, *sorted(_found.difference(ORDER))]:
         _module = importlib.import_module(f"{commands.__name__}.{_name}")

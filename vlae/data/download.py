@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
 from vlae.data.known_files import name_of, what_is
 from vlae.errors import UserError
-from vlae.system.console import Console, advanced
+from vlae.system.console import Console, note_progress
 
 TIMEOUT_SECONDS = 30.0
 BLOCK = 2**16
@@ -51,20 +53,16 @@ class Checksum:
         return state.hexdigest()
 
     def mismatch(self, path: Path) -> str | None:
-        """Description of how the file differs; None if it does not."""
+        """A description of how the file differs; None if it does not."""
         size, found = path.stat().st_size, None
         if self.size in (None, size) and (found := self.of(path)) == self.digest:
             return None
-        text = f"it is {_described(path, size)}"
+        known = name_of(Checksum("md5", "").of(path)) if size <= NAMED_UP_TO else None
+        text = f"it is {f'{known} ({what_is(path)})' if known else what_is(path)}"
         text += f", expected {self.what}" if self.what else ""
         if found is None:
             return f"{text}; {size:,} bytes, expected {self.size:,}"
         return f"{text}; checksum ({self.algorithm}) {found}, expected {self.digest}"
-
-
-def _described(path: Path, size: int) -> str:
-    name = name_of(Checksum("md5", "").of(path)) if size <= NAMED_UP_TO else None
-    return f"{name} ({what_is(path)})" if name else what_is(path)
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Source:
             if self._complete():
                 return
             self.root.mkdir(parents=True, exist_ok=True)
-            with self._alone():
+            with self._lock():
                 if not self._complete():
                     self._download()
         except OSError as error:
@@ -128,10 +126,10 @@ class Source:
             raise self._error(f"cannot read {path}: {error.strerror or error}") from error
         if mismatch:
             raise self._error(
-                f"{path} is damaged or another file: {mismatch}{self._swapped(file)}", delete=True
+                f"{path} is damaged or another file: {mismatch}{self._swap_note(file)}", delete=True
             )
 
-    def _swapped(self, file: str) -> str:
+    def _swap_note(self, file: str) -> str:
         """A note if the file holds the content of another one of these."""
         what = what_is(self.root / file)
         for other, checksum in self.files.items():
@@ -159,7 +157,7 @@ class Source:
         return True
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
         # imported here: most runs find their files and never lock
         from filelock import FileLock, Timeout
 
@@ -167,7 +165,12 @@ class Source:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _say(f"{self.name}: another process is downloading it to {self.root.absolute()}; waiting")
+            place = self.root.absolute()
+            print(
+                f"{self.name}: another process is downloading it to {place}; waiting",
+                file=sys.stderr,
+                flush=True,
+            )
             lock.acquire()
         try:
             yield
@@ -201,7 +204,7 @@ class Source:
             return
         reasons = []
         for url in remote.urls:
-            _say(f"{self.name}: downloading {url}")
+            print(f"{self.name}: downloading {url}", file=sys.stderr, flush=True)
             reason = transfer(url, target) or remote.checksum.mismatch(target)
             if reason is None:
                 return
@@ -251,8 +254,12 @@ def transfer(url: str, target: Path) -> str | None:
 
 
 def _copy(response: Any, file: BinaryIO, total: int | None) -> str | None:
+    """Copy a response of ``total`` bytes, with a bar on a terminal. Returns as `transfer` does."""
+    columns = BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    console, disable = Console(stderr=True), not sys.stderr.isatty()
     received = 0
-    with _progress(total) as advance:
+    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
+        task = bar.add_task("", total=total)
         while True:
             try:
                 block = response.read(BLOCK)
@@ -262,27 +269,8 @@ def _copy(response: Any, file: BinaryIO, total: int | None) -> str | None:
                 break
             file.write(block)
             received += len(block)
-            advanced()
-            advance(len(block))
+            note_progress()
+            bar.update(task, completed=received)
     if total is not None and received != total:
         return f"the connection broke off after {received} of {total} bytes"
     return None
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar, on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    with Progress(
-        BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda step: bar.update(task, advance=step)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -14,10 +14,7 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"BZh", "a bzip2 archive (unpack it)"),
     (b"\xfd7zXZ\0", "an xz archive (unpack it)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive (unpack it)"),
-    (
-        b"version https://git-lfs.github.com/spec/",
-        "a pointer of Git LFS (run `git lfs pull` where it comes from)",
-    ),
+    (b"version https://git-lfs", "a pointer of Git LFS (run `git lfs pull` where it comes from)"),
     (b"\x93NUMPY", "an array of NumPy (.npy)"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"MATLAB 5.0 MAT-file", "a MATLAB file (.mat)"),
@@ -44,14 +41,10 @@ independent users of the archives have published, and agree."""
 BRIGHTNESS = {"MNIST": 0.1307, "Fashion-MNIST": 0.2860, "KMNIST": 0.1918, "EMNIST": 0.1736}
 """Mean of the training images, in [0, 1]."""
 COUNTS = {
-    124_800: "EMNIST's letters",
-    20_800: "EMNIST's letters",
-    112_800: "EMNIST's balanced",
-    18_800: "EMNIST's balanced",
-    240_000: "EMNIST's digits",
-    40_000: "EMNIST's digits",
-    697_932: "EMNIST's byclass or bymerge",
-    116_323: "EMNIST's byclass or bymerge",
+    **dict.fromkeys((124_800, 20_800), "EMNIST's letters"),
+    **dict.fromkeys((112_800, 18_800), "EMNIST's balanced"),
+    **dict.fromkeys((240_000, 40_000), "EMNIST's digits"),
+    **dict.fromkeys((697_932, 116_323), "EMNIST's byclass or bymerge"),
     402_953: "QMNIST's",
 }
 """Numbers of images that only one dataset has."""

@@ -11,7 +11,7 @@ from vlae.distributions.posteriors import Images, Posterior, standard_normal_log
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
 from vlae.estimation.proposals import select_images
 from vlae.seeding import image_noise
-from vlae.system.console import advanced
+from vlae.system.console import note_progress
 
 NOISE_BLOCK = 1000
 """Samples whose noise is drawn at once. It defines an image's noise, so it is no setting."""
@@ -131,7 +131,7 @@ def draw_log_weights(
         log_w = []
         for eps in noise.split(max(1, at_once // len(active))):
             z, log_q = q.rsample_with_log_prob(eps)
-            advanced()
+            note_progress()
             log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
         weights.add(torch.cat(log_w), active)
         if target_standard_error is None:

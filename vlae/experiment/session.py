@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlae.runs.attempts import Attempt
 from vlae.runs.directory import RunDirectory
-from vlae.system.console import Reporter, open_log, reported_to
+from vlae.system.console import Reporter, call_on_progress, open_log
 from vlae.system.disk import DiskError, Patience, notice, patient, refusal_in
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.system.streams import do_not_wait
@@ -54,7 +54,7 @@ def report_progress(
         Interruption() as interruption,
         Reporter(attempt.log, quiet) as reporter,
         _report_waiting(patience, attempt, interruption, reporter),
-        reported_to(attempt.advanced),
+        call_on_progress(attempt.advanced),
         _explain_end(directory, patience, reporter),
     ):
         yield Session(directory, attempt, interruption, reporter)

@@ -9,7 +9,7 @@ from vlae.launching.slurm_state import SlurmError
 from vlae.launching.sweep_index import SWEEPS
 from vlae.runs.lease import seconds_since
 from vlae.system.disk import RecordError
-from vlae.system.files import STAGING, make_directory, remove_abandoned, rename_if_free, staged_for
+from vlae.system.files import STAGING, make_directory, remove_abandoned, rename_if_free, staging_place
 
 KEPT = 7 * 24 * 3600.0
 """Seconds that a queue is kept after its end."""
@@ -42,7 +42,7 @@ def remove_old_queues(runs_dir: Path) -> None:
         with contextlib.suppress(RecordError):  # damaged, or another user's
             if _is_old(queue):
                 # out of sight at once, and deleted later where this process is killed before it has
-                hidden = staged_for(queue.path)
+                hidden = staging_place(queue.path)
                 make_directory(hidden.parent)
                 rename_if_free(queue.path, hidden)
                 shutil.rmtree(hidden, ignore_errors=True)

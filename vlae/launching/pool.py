@@ -30,7 +30,7 @@ from vlae.launching.run_process import (
 )
 from vlae.system.disk import PATIENCE, DiskError, RecordError, notice, why_refused
 from vlae.system.interruption import Interruption
-from vlae.system.machine import killed_for_memory
+from vlae.system.machine import memory_kills
 from vlae.system.processes import process_lives, process_start
 
 LOOK_EVERY = 0.5
@@ -142,7 +142,7 @@ class Pool:
         self._unsaid: list[tuple[Job, str]] = []
         self._timeout: float | None = queue.settings.get("run_timeout_min")
         self._checked_progress = 0.0
-        self._killed_for_memory = killed_for_memory()
+        self._memory_kills = memory_kills()
 
     def run(self, interruption: Interruption) -> None:
         """Run until each job has an outcome. After a signal no run starts, and those that run get it too."""
@@ -226,11 +226,11 @@ class Pool:
 
     def _explain(self, job: Job) -> None:
         """Record why a run was killed, if that is known."""
-        before, self._killed_for_memory = self._killed_for_memory, killed_for_memory()
+        before, self._memory_kills = self._memory_kills, memory_kills()
         if job.hung:
             job.outcome, job.detail = "interrupted", f"no progress for {self._timeout:g} min"
             self._note(job, job.detail)
-        elif job.detail == "SIGKILL" and before is not None and before < (self._killed_for_memory or 0):
+        elif job.detail == "SIGKILL" and before is not None and before < (self._memory_kills or 0):
             job.detail = "SIGKILL, as the kernel ended a process for lack of memory"
             self._note(job, "out of memory")
 

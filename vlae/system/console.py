@@ -29,14 +29,14 @@ LONG = 40  # columns of a cell that is kept on one line; a longer one is text, w
 _listener: ContextVar[Callable[[], None] | None] = ContextVar("listener", default=None)
 
 
-def advanced() -> None:
+def note_progress() -> None:
     """Report that one long step, such as a download, has advanced. Call it as often as you like."""
     if listener := _listener.get():
         listener()
 
 
 @contextlib.contextmanager
-def reported_to(listener: Callable[[], None]) -> Iterator[None]:
+def call_on_progress(listener: Callable[[], None]) -> Iterator[None]:
     """Inside, ``listener`` is called each time that a step of this thread advances."""
     token = _listener.set(listener)
     try:

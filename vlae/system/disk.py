@@ -138,7 +138,7 @@ class Patience:
         self.check()
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def taken(self) -> None:
+    def note_write(self) -> None:
         """Note that a write was taken."""
         if self.refusal is not None:
             self.refusal = None
@@ -181,7 +181,7 @@ def patiently(write: Callable[P, T]) -> Callable[P, T]:
             except RecordError as error:
                 patience.wait(patience.judge(error))
             else:
-                patience.taken()
+                patience.note_write()
                 return done
 
     return again

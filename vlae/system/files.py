@@ -147,7 +147,7 @@ def appearing(path: Path) -> Iterator[Path]:
     If ``path`` exists by then, it stays as it is: the first process wins, without an error for the others. A process
     that fails or is killed leaves nothing visible. Errors: as for `write_atomically`.
     """
-    staged = staged_for(path)
+    staged = staging_place(path)
     try:
         yield make_directory(staged, path)
         rename_if_free(staged, path)
@@ -158,7 +158,7 @@ def appearing(path: Path) -> Iterator[Path]:
     remove_abandoned(staged.parent)
 
 
-def staged_for(path: Path) -> Path:
+def staging_place(path: Path) -> Path:
     """A hidden place on the same file system for a directory that is not yet, or no longer, ``path``."""
     return path.parent / STAGING / owned_name(path.name)
 

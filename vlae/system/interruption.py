@@ -21,7 +21,7 @@ def signals_to_handle(signals: Sequence[int] = SIGNALS) -> list[int]:
 
 
 @contextlib.contextmanager
-def stopped_in_one_line() -> Iterator[None]:
+def end_in_one_line() -> Iterator[None]:
     """A Ctrl-C inside ends the process with one line and status 130, whatever is being imported."""
     try:
         yield

@@ -24,13 +24,10 @@ def available_memory() -> int:
     return min([psutil.virtual_memory().available, *left])
 
 
-def killed_for_memory() -> int | None:
+def memory_kills() -> int | None:
     """The number of processes that the kernel has killed for lack of memory in this job or container; None: unknown."""
-    for file in (*(group / "memory.events" for group in _groups()), Path("/proc/vmstat")):
-        with contextlib.suppress(OSError):
-            if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):
-                return int(found[1])
-    return None
+    files = [*(group / "memory.events" for group in _groups()), Path("/proc/vmstat")]
+    return next((count for file in files if (count := _number(file, "oom_kill")) is not None), None)
 
 
 def available_cores() -> int:
@@ -56,12 +53,12 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
     for group in _groups():
         with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
             limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            yield limit, used - _cached(group)
+            yield limit, used - (_number(group / "memory.stat", "inactive_file") or 0)
 
 
-def _cached(group: Path) -> int:
+def _number(file: Path, name: str) -> int | None:
+    """The number behind a name in a file of the kernel; None if it is not there."""
     with contextlib.suppress(OSError):
-        text = (group / "memory.stat").read_text()
-        if found := re.search(r"^inactive_file (\d+)$", text, re.MULTILINE):
+        if found := re.search(rf"^{name} (\d+)$", file.read_text(), re.MULTILINE):
             return int(found[1])
-    return 0
+    return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import batch_noise, generator
-from vlae.system.console import advanced
+from vlae.system.console import note_progress
 from vlae.training.objective import METRICS, posterior_terms, sample_terms
 
 VALIDATION_BATCH = 500
@@ -26,7 +26,7 @@ def mean_metrics(
     for start in range(0, len(x), VALIDATION_BATCH):
         batch = x[start : start + VALIDATION_BATCH]
         noise = batch_noise(len(batch), generator(x.device, seed, "validation", start), x.dtype)
-        advanced()
+        note_progress()
         total += sample_terms(model, batch, noise, 1).metrics().cpu().double() * len(batch)
     return dict(zip(METRICS, (total / len(x)).tolist(), strict=True))
 

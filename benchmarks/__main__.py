@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pair = case.prepare(setting)
         found[case] = measure(pair, setting.device, setting.rounds, sgemm, case.memory, partial(say, case))
     for case in scales:
-        if (timing := time_of(case, amount, partial(say, case))).figures:
+        if (timing := time_of(case, amount, partial(say, case))).numbers:
             timings[case] = timing
     if found:
         _print_tables(console, found)
@@ -97,13 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         help="rounds per case (default 5, quick: 2; sweeps 3, quick: 1)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds, images and runs: a look, no figure to report"
+        "--quick", action="store_true", help="fewer rounds, images and runs: a look, no numbers to report"
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
     parser.add_argument(
         "--threads", type=_positive, metavar="N", help="CPU threads (default: what torch chooses)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     return parser
 
 
@@ -146,7 +146,7 @@ def _print_tables(console: Console, found: dict[Case, Measurement]) -> None:
     low, median, high = (rate / 1e9 for rate in (rates.lower, rates.median, rates.upper))
     console.print(f"sgemm: {median:.0f} GFLOP/s, quartiles {low:.0f} to {high:.0f}", highlight=False)
     if low < STEADY * high:
-        console.print("[bold yellow]the machine was busy with other work: these are no figures to report[/]")
+        console.print("[bold yellow]the machine was busy with other work: these are no numbers to report[/]")
     console.print(_times(found), _arithmetic(found))
     if any(m.memory_ratio is not None for m in found.values()):
         console.print(_memory(found))
@@ -165,7 +165,7 @@ def _times(found: dict[Case, Measurement]) -> Table:
             _seconds(m.platform_seconds.median),
             f"{m.ratio.median:.2f}x",
             f"{m.ratio.lower:.2f} to {m.ratio.upper:.2f}",
-            _asked(case.asked, "x"),
+            _target(case.asked, "x"),
             _verdict(m.ratio.median, case.asked),
         )
     return table
@@ -207,7 +207,7 @@ def _memory(found: dict[Case, Measurement]) -> Table:
             f"{m.reference_bytes / MIB:.0f}",
             f"{m.platform_bytes / MIB:.0f}",
             f"{m.memory_ratio:.1f}x",
-            _asked(case.asked_memory, "x"),
+            _target(case.asked_memory, "x"),
             _verdict(m.memory_ratio, case.asked_memory),
         )
     return table
@@ -246,7 +246,7 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
 
 
-def _asked(value: float | None, unit: str) -> str:
+def _target(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.3g}{unit}"
 
 
@@ -285,7 +285,7 @@ def _report(
         "amount": dataclasses.asdict(amount),
         "sweeps": {
             case.name: {
-                "figures": timing.figures,
+                "figures": timing.numbers,
                 "best": timing.best,
                 "median": timing.median,
                 "asked": case.asked,

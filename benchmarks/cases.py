@@ -163,11 +163,11 @@ def beside_own(estimator: str, output_kind: type[OutputDistribution], pixels: in
     settings = DEFAULTS["evaluate"]
     budget, ais = settings["memory_budget"], settings["ais"]
 
-    def proposed(proposal: str) -> Tensor:
+    def importance_sampling(proposal: str) -> Tensor:
         done = evaluate(model, x, proposal=proposal, num_samples=SAMPLES, memory_budget=budget, seed=0)
         return done.log_likelihood
 
-    def annealed() -> Tensor:
+    def annealing() -> Tensor:
         some = x[: setting.annealed_images]
         chains = {name: value for name, value in ais.items() if name != "num_images"}
         empty = Annealed.empty(len(some), **chains)
@@ -175,10 +175,10 @@ def beside_own(estimator: str, output_kind: type[OutputDistribution], pixels: in
         return done.log_likelihood
 
     if estimator == "ais":
-        other = Work(annealed, min(len(x), setting.annealed_images))
+        other = Work(annealing, min(len(x), setting.annealed_images))
     else:
-        other = Work(partial(proposed, estimator), len(x))
-    return Pair(Work(partial(proposed, "own"), len(x)), other, tolerance=math.inf)
+        other = Work(partial(importance_sampling, estimator), len(x))
+    return Pair(Work(partial(importance_sampling, "own"), len(x)), other, tolerance=math.inf)
 
 
 class UnsavedTraining(Training):

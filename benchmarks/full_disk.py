@@ -53,18 +53,18 @@ def epochs(runs_dir: Path) -> int:
     return sum(len(run.metrics()) for run in all_runs(runs_dir))
 
 
-def launched(place: Path, arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+def launch(place: Path, arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, str(SOURCE / "launch.py"), *arguments, f"runs_dir={place / 'runs'}"]
     environment = {**os.environ, "WANDB_MODE": "disabled"}
     with log.open("wb") as file:
         return subprocess.Popen(command, cwd=place, stdout=file, stderr=file, env=environment)
 
 
-def disturbed(
+def run_on_full_disk(
     disk: Path, arguments: Sequence[str], log: Path, starts: Sequence[int], full_for: float = FULL_FOR
 ) -> int:
     """The exit status of a sweep on a disk that is filled after so many epochs each, for ``full_for`` seconds."""
-    process = launched(disk, arguments, log)
+    process = launch(disk, arguments, log)
     for start in starts:
         while process.poll() is None and epochs(disk / "runs") < start:
             time.sleep(0.2)
@@ -116,9 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name, small_disk(Path(name) / "disk", options.size) as disk:
         place = Path(name) / "undisturbed"
         place.mkdir()
-        status = disturbed(disk, common, Path(name) / "log.txt", (100, 350))
+        status = run_on_full_disk(disk, common, Path(name) / "log.txt", (100, 350))
         print(Path(name, "log.txt").read_text(), end="")
-        undisturbed = launched(place, common, Path(name) / "other.txt").wait()
+        undisturbed = launch(place, common, Path(name) / "other.txt").wait()
         found = differences(disk / "runs", place / "runs")
         runs = len(all_runs(disk / "runs"))
         print(

@@ -56,7 +56,7 @@ def log_weights(
     """log p(x | z) + log p(z) - log q(z | x) with batch = images x samples, samples of an image adjacent."""
     samples = len(eps) // len(x)
     z, log_q = _DRAW[type(model)](model, x, eps, samples)
-    log_p = output_log_prob(model, repeated(x, samples), decode(model, z))
+    log_p = output_log_prob(model, repeat(x, samples), decode(model, z))
     zero = torch.zeros(1, 1, dtype=z.dtype, device=z.device)
     return log_p + diagonal_log_prob(z, zero, zero) - log_q
 
@@ -138,10 +138,10 @@ class DenseGaussian:
     def _factorise(self) -> None:
         self.factor = torch.linalg.cholesky(torch.inverse(self.precision))
 
-    def repeated(self, samples: int) -> "DenseGaussian":
+    def repeat(self, samples: int) -> "DenseGaussian":
         """The same Gaussian ``samples`` times over, each factorised for itself."""
         copies = DenseGaussian.__new__(DenseGaussian)
-        copies.mu, copies.precision = repeated(self.mu, samples), repeated(self.precision, samples)
+        copies.mu, copies.precision = repeat(self.mu, samples), repeat(self.precision, samples)
         copies._factorise()
         return copies
 
@@ -156,7 +156,7 @@ class DenseGaussian:
         return -0.5 * (z.shape[-1] * LOG_2PI + quadratic) - half_log_det
 
 
-def repeated(t: Tensor, samples: int) -> Tensor:
+def repeat(t: Tensor, samples: int) -> Tensor:
     """Every row of ``t``, ``samples`` times, as a copy."""
     return t if samples == 1 else t.repeat_interleave(samples, dim=0)
 
@@ -171,7 +171,7 @@ Draw = tuple[Float[Tensor, "batch latent"], Float[Tensor, " batch"]]
 
 
 def _draw_diagonal(head: GaussianHead, h: Tensor, eps: Tensor, samples: int) -> Draw:
-    mu, log_variance = repeated(affine(head.mu, h), samples), repeated(affine(head.log_variance, h), samples)
+    mu, log_variance = repeat(affine(head.mu, h), samples), repeat(affine(head.log_variance, h), samples)
     z = mu + torch.exp(0.5 * log_variance) * eps
     return z, diagonal_log_prob(z, mu, log_variance)
 
@@ -187,7 +187,7 @@ def vlae_moments(
     mu = affine(model.mu, encode(model, x))
     for t in range(model.num_updates):
         f, J = linearise(model, mu)
-        weighted, precision = _weighted_and_precision(model, f, J)
+        weighted, precision = _weights_and_precision(model, f, J)
         if isinstance(model.output, GaussianOutput):
             residual = x.unsqueeze(-1) - f.unsqueeze(-1) + torch.matmul(J, mu.unsqueeze(-1))
             new = torch.matmul(torch.inverse(precision), torch.matmul(weighted, residual)).squeeze(-1)
@@ -196,10 +196,10 @@ def vlae_moments(
             new = mu + torch.matmul(torch.inverse(precision), gradient).squeeze(-1)
         rate = model.damping / (t + 1)
         mu = (1 - rate) * mu + rate * new
-    return mu, _weighted_and_precision(model, *linearise(model, mu))[1]
+    return mu, _weights_and_precision(model, *linearise(model, mu))[1]
 
 
-def _weighted_and_precision(
+def _weights_and_precision(
     model: VLAE, f: Float[Tensor, "batch pixels"], J: Float[Tensor, "batch pixels latent"]
 ) -> tuple[Float[Tensor, "batch latent pixels"], Float[Tensor, "batch latent latent"]]:
     """J'V and J'VJ + I."""
@@ -217,7 +217,7 @@ def _weighted_and_precision(
 def _draw_vlae(model: VLAE, x: Tensor, eps: Tensor, samples: int) -> Draw:
     q = DenseGaussian(*vlae_moments(model, x))
     if samples > 1:
-        q = q.repeated(samples)
+        q = q.repeat(samples)
     z = q.sample(eps)
     return z, q.log_prob(z)
 
@@ -232,14 +232,14 @@ def _draw_hf(model: HF, x: Tensor, eps: Tensor, samples: int) -> Draw:
         outer = torch.matmul(v.unsqueeze(-1), v.unsqueeze(-2))
         H = torch.matmul(identity - 2 * outer / (v**2).sum(-1)[:, None, None], H)
     z, log_q = _draw_diagonal(model.amortised, h, eps, samples)
-    return torch.matmul(repeated(H, samples), z.unsqueeze(-1)).squeeze(-1), log_q
+    return torch.matmul(repeat(H, samples), z.unsqueeze(-1)).squeeze(-1), log_q
 
 
 def _draw_iaf(model: IAF, x: Tensor, eps: Tensor, samples: int) -> Draw:
     """The context stands beside z for every sample; the weights are masked again in every pass."""
     h = encode(model, x)
     z, log_q = _draw_diagonal(model.amortised, h, eps, samples)
-    context = repeated(h[:, : model.context_dim], samples)
+    context = repeat(h[:, : model.context_dim], samples)
     for step, network in enumerate(model.flows):
         if step > 0:
             z = z.flip(-1)

@@ -95,16 +95,16 @@ QUICK = Amount(rounds=1, planned=50, recorded=500, in_queue=2, reported=50, trac
 class Timing:
     """The measured times of a case."""
 
-    figures: tuple[float, ...]
+    numbers: tuple[float, ...]
     """One a round."""
 
     @property
     def median(self) -> float:
-        return statistics.median(self.figures)
+        return statistics.median(self.numbers)
 
     @property
     def best(self) -> float:
-        return min(self.figures)
+        return min(self.numbers)
 
 
 def time_of(case: Scale, amount: Amount, say: Say) -> Timing:
@@ -319,7 +319,7 @@ def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
     """
     ratios = []
     for number in range(amount.rounds):
-        took = _tracked(folder, number, amount.tracked_epochs)
+        took = _time_trackers(folder, number, amount.tracked_epochs)
         mirrored, bare = (
             _since_claim(folder / tracker, number, took[tracker]) for tracker in ("wandb", "none")
         )
@@ -332,7 +332,7 @@ def tracking_overhead(amount: Amount, folder: Path, say: Say) -> list[float]:
     return ratios
 
 
-def _tracked(folder: Path, seed: int, epochs: int) -> dict[str, Took]:
+def _time_trackers(folder: Path, seed: int, epochs: int) -> dict[str, Took]:
     """Time and memory by tracker. The one that begins changes from round to round."""
     arguments = ["launch.py", *SMALL, f"trainer.epochs={epochs}", f"seed={seed}"]
     took = in_turns(
@@ -403,7 +403,7 @@ def fill(runs_dir: Path, groups: dict[str, list[dict[str, Any]]]) -> None:
         for container in containers:
             kind = state, json.dumps({**container, "seed": None})
             if kind not in originals:
-                originals[kind] = container, _content(_recorded(runs_dir, container, state))
+                originals[kind] = container, _content(_record_run(runs_dir, container, state))
             else:
                 _copy(runs_dir, container, *originals[kind])
     waiting = [state for state in ("running", "new") if state in groups]
@@ -418,7 +418,7 @@ def fill(runs_dir: Path, groups: dict[str, list[dict[str, Any]]]) -> None:
                 queue.end("ended")
 
 
-def _recorded(runs_dir: Path, container: dict[str, Any], state: str) -> Path:
+def _record_run(runs_dir: Path, container: dict[str, Any], state: str) -> Path:
     """A run that has come so far."""
     run = RunDirectory.create(runs_dir, run_id(container), container)
     if state == "new":

@@ -33,7 +33,7 @@ class Work:
 class Pair:
     """The same work done both ways, from the same parameters and the same random numbers.
 
-    ``tolerance`` bounds the relative difference of the first figures the two return, over as many of them as
+    ``tolerance`` bounds the relative difference of the first numbers the two return, over as many of them as
     both have: a speed-up with other numbers is none.
     """
 
@@ -149,8 +149,8 @@ def flops(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
     """
     counter = FlopCounterMode(display=False, custom_mapping=_LINEAR_ALGEBRA)
     with counter:
-        figures = run()
-    return figures, float(counter.get_total_flops())
+        result = run()
+    return result, float(counter.get_total_flops())
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
@@ -187,9 +187,9 @@ def measure(
 ) -> Measurement:
     """Warm both up, then time them in turn: reference, platform, reference, ... A ratio is that of one round."""
     say("warm-up")
-    reference_figures, reference_flops = flops(pair.reference.run)
-    platform_figures, platform_flops = flops(pair.platform.run)
-    difference = _difference(reference_figures, platform_figures)
+    reference_result, reference_flops = flops(pair.reference.run)
+    platform_result, platform_flops = flops(pair.platform.run)
+    difference = _difference(reference_result, platform_result)
     times = {work: _calls(seconds(work.run, device)) for work in (pair.reference, pair.platform)}
     say(f"the results differ by {difference:.0e} of their size")
     per_unit: dict[Work, list[float]] = {pair.reference: [], pair.platform: []}

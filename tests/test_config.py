@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import random
 import re
@@ -671,6 +672,12 @@ def test_the_original_networks_count_as_absent(default):
     assert validate(frozen).model == default["model"]
     for key, value in (("activation", "gelu"), ("network", "conv")):
         assert run_id(replaced(default, ("model", key), value)) != run_id(frozen)
+
+
+def test_models_made_in_python_and_runs_of_before_have_the_original_networks():
+    defaults = {field.name: field.default for field in dataclasses.fields(Backbone)}
+    for key in ("activation", "network"):
+        assert defaults[key] == ADDED_FIELDS[f"model.{key}"]
 
 
 class OfBefore(VAE):

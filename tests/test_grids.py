@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vlae.config import sweep_file
 from vlae.config.compose import compose_unchecked
 from vlae.config.problems import ConfigError
-from vlae.config.sweep_file import as_override, place_of, read_sweep
+from vlae.config.sweep_file import as_override, expand_file, place_of
 
 PARSER = OverridesParser.create()
 laws = settings(deadline=None, max_examples=300)
@@ -25,7 +25,7 @@ def runs_of(text: str) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "mine.yaml"
         file.write_text(text, encoding="utf-8")
-        return read_sweep(file)
+        return expand_file(file)
 
 
 def problems_of(text: str) -> list[str]:
@@ -278,9 +278,9 @@ def test_an_invalid_configuration_is_refused_with_the_file(text, said):
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ConfigError, match=r"mine\.yaml: cannot be read: "):
-        read_sweep(tmp_path / "mine.yaml")
+        expand_file(tmp_path / "mine.yaml")
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: "):
-        read_sweep(tmp_path / "none.yaml")
+        expand_file(tmp_path / "none.yaml")
 
 
 def test_all_problems_are_reported_together():

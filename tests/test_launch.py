@@ -2,14 +2,17 @@
 
 import contextlib
 import copy
+import dataclasses
 import re
 import sys
 import threading
 
 import pytest
+import yaml
 
 from simulation.scripted import ScriptedSlurm
 from vlae.config.compose import compose
+from vlae.config.overrides import CONF
 from vlae.config.problems import ConfigError
 from vlae.experiment import frozen_run
 from vlae.experiment.frozen_run import DONE, FAILED, HELD, work
@@ -21,6 +24,7 @@ from vlae.launching.launcher import Launcher, launcher_of
 from vlae.launching.local_launcher import LocalQueue
 from vlae.launching.plan import create_queue
 from vlae.launching.queues import QUEUES, Waiting
+from vlae.launching.slurm_launcher import SlurmArrays
 from vlae.launching.slurm_state import SlurmError
 from vlae.launching.sweep_index import name_of, read_sweep
 from vlae.runs import snapshot
@@ -303,6 +307,17 @@ def test_a_sweep_is_named_after_its_file_and_runs():
     assert re.fullmatch(r"smoke-[0-9a-f]{6}", other)
     assert name_of("smoke.yaml", ["trainer.epochs=2", "device=cuda", "seed=1"]) == other
     assert name_of("smoke.yaml", ["seed=2", "trainer.epochs=2"]) != other
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("local", LocalQueue), ("slurm", SlurmArrays)])
+def test_the_keys_and_defaults_of_a_launcher_are_those_of_its_file(name, chosen):
+    settings = yaml.safe_load((CONF / "hydra" / "launcher" / f"{name}.yaml").read_text())
+    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+    assert dataclasses.asdict(launcher_of(chosen, settings)) == settings
+    defaults = {field.name: field.default for field in dataclasses.fields(chosen)}
+    assert defaults.keys() == settings.keys()
+    own = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
+    assert own == {key: settings[key] for key in own}
 
 
 def test_all_launcher_problems_are_reported_together():

@@ -16,7 +16,7 @@ import pytest
 from launching import run_command
 from programs import do_without
 
-from benchmarks.full_disk import differences, disturbed, small_disk
+from benchmarks.full_disk import differences, run_on_full_disk, small_disk
 from vlae.runs.directory import RunDirectory, all_runs
 
 pytestmark = pytest.mark.slow
@@ -254,7 +254,7 @@ def test_a_sweep_completes_on_a_disk_that_fills_twice(tmp_path):
             disk = after.enter_context(small_disk(tmp_path / "disk", "20m"))
         except OSError as error:
             do_without(str(error))
-        assert disturbed(disk, sweep, log, (5, 70), full_for=12) == 0, log.read_text()
+        assert run_on_full_disk(disk, sweep, log, (5, 70), full_for=12) == 0, log.read_text()
         assert differences(disk / "runs", tmp_path / "undisturbed" / "runs") == []
         assert attempts(disk) == [1, 1, 1]
     lines = log.read_text().splitlines()

@@ -11,7 +11,7 @@ import vlae
 from vlae.config.compose import compose, with_absolute_paths
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import PATHS, get, run_id
-from vlae.config.sweep_file import place_of, read_sweep
+from vlae.config.sweep_file import expand_file, place_of
 from vlae.data import datasets
 from vlae.errors import UserError
 from vlae.experiment.reevaluate import override_evaluation
@@ -94,7 +94,7 @@ def test_every_path_key_expands_on_command_line_and_in_sweeps(key, path, home, i
     assert (composed, run_id(composed)) == (plain, run_id(plain))
     file = tmp_path / "s.yaml"
     file.write_text(yaml.safe_dump({"common": dict(text.split("=", 1) for text in overrides_of(key, path))}))
-    assert compose(read_sweep(file)[0]) == plain
+    assert compose(expand_file(file)[0]) == plain
 
 
 @pytest.mark.slow

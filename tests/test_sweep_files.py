@@ -34,7 +34,7 @@ def composed_without_seed(overrides):
 def containers(name):
     """The composed configurations of every run of a sweep; runs that differ in their seed are composed once."""
     found = []
-    for overrides in sweep_file.read_sweep(sweep_file.place_of(name)):
+    for overrides in sweep_file.expand_file(sweep_file.place_of(name)):
         [seed] = [text for text in overrides if text.startswith("seed=")]
         others = tuple(text for text in overrides if text != seed)
         found.append({**composed_without_seed(others), "seed": int(seed.removeprefix("seed="))})
@@ -102,7 +102,7 @@ def test_every_run_of_a_sweep_is_valid_without_datasets(name, tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_first_and_last_run_compose_from_their_overrides(name):
-    runs = sweep_file.read_sweep(sweep_file.place_of(name))
+    runs = sweep_file.expand_file(sweep_file.place_of(name))
     for place in (0, -1):
         assert containers(name)[place] == compose(runs[place])
 

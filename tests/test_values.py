@@ -15,7 +15,7 @@ from vlae.config.compose import compose, validate
 from vlae.config.options import check_command
 from vlae.config.overrides import CONF, expand, parse, wrong_overrides
 from vlae.config.problems import ConfigError
-from vlae.config.sweep_file import read_sweep
+from vlae.config.sweep_file import expand_file
 from vlae.config.yaml_values import unclear_files
 from vlae.errors import UserError
 from vlae.report.filter import read_value, terms
@@ -168,7 +168,7 @@ def test_sweep_files_and_command_line_read_values_alike(tmp_path_factory, text):
     file = tmp_path_factory.mktemp("s") / "s.yaml"
     file.write_text(f"common:\n  key: {text}\n")
     try:
-        [[written]] = read_sweep(file)
+        [[written]] = expand_file(file)
     except ConfigError:
         return
     assume(text not in (".inf", "-.inf", "+.inf", ".nan", "~", ".NaN", ".Inf"))
@@ -206,10 +206,10 @@ def test_a_refusal_shows_how_to_write_each_meaning(tmp_path, text, said):
     ):
         file.write_text(content)
         with pytest.raises(ConfigError) as refused:
-            read_sweep(file)
+            expand_file(file)
         assert refused.value.problems[0].startswith(f"s.yaml: {place}: {said}")
     file.write_text(f"common: {{key: '{text}'}}")
-    [[written]] = read_sweep(file)
+    [[written]] = expand_file(file)
     assert parse(written).value() == text
 
 
@@ -217,11 +217,11 @@ def test_anchors_merges_and_explicit_tags_are_read_as_before(tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text("common:\n  <<: {a: 010}\n  b: !!str 010\n  c: &x 3\n  d: *x\n")
     with pytest.raises(ConfigError) as refused:
-        read_sweep(file)
+        expand_file(file)
     [problem] = refused.value.problems
     assert problem.startswith("s.yaml: common.a: got 010, 8 in YAML")
     file.write_text("common:\n  <<: {a: 10}\n  b: !!str 010\n  c: &x 3\n  d: *x\n")
-    assert sorted(read_sweep(file)[0]) == ["a=10", "b='010'", "c=3", "d=3"]
+    assert sorted(expand_file(file)[0]) == ["a=10", "b='010'", "c=3", "d=3"]
 
 
 def test_no_file_of_conf_has_an_ambiguous_value(tmp_path):
@@ -272,7 +272,7 @@ def test_a_condition_refuses_leading_zeros(text):
 def test_the_shipped_sweeps_are_read_as_before():
     for file in sorted((Path(CONF).parent / "sweeps").glob("*.yaml")):
         content = yaml.safe_load(file.read_text())
-        assert read_sweep(file), content
+        assert expand_file(file), content
 
 
 # what is often typed -----------------------------------------------------------------------------------------
@@ -371,10 +371,10 @@ def test_a_comma_before_another_key_is_reported(tmp_path, values):
     with pytest.raises(
         ConfigError, match=r"a comma begins the next key: several values are a list, \[0, 1\]"
     ):
-        read_sweep(file)
+        expand_file(file)
 
 
 def test_one_list_of_a_sweep_file_is_one_value(tmp_path):
     file = tmp_path / "s.yaml"
     file.write_text("common: {model.hidden_dims: [[500, 500]]}")
-    assert compose(read_sweep(file)[0])["model"]["hidden_dims"] == [500, 500]
+    assert compose(expand_file(file)[0])["model"]["hidden_dims"] == [500, 500]

@@ -25,11 +25,11 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all runs. Ends the command with its exit status, where the launcher is one of ours."""
         from vlae.config.overrides import added_directories, expand
-        from vlae.config.sweep_file import place_of, read_sweep
+        from vlae.config.sweep_file import expand_file, place_of
         from vlae.config.sweep_values import refuse_too_many
 
         assert self.launcher is not None
-        of_file = read_sweep(place_of(self.file)) if self.file else [[]]
+        of_file = expand_file(place_of(self.file)) if self.file else [[]]
         of_command = expand(arguments, added_directories(self.config))
         refuse_too_many(len(of_file) * len(of_command))
         runs = [[*of_grid, *given] for of_grid in of_file for given in of_command]

@@ -84,7 +84,7 @@ def with_sweep_file(arguments: Sequence[str]) -> list[str]:
     return [*rest, file, *([] if is_multirun(rest) else ["--multirun"])]
 
 
-def read_sweep(file: Path) -> list[list[str]]:
+def expand_file(file: Path) -> list[list[str]]:
     """The overrides of every run of a sweep file, in its order. ConfigError: everything that is wrong with it."""
     content, unclear = _read_yaml(file)
     if problems := [*_problems(content), *unclear]:

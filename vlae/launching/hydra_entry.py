@@ -7,7 +7,7 @@ from typing import Any
 from vlae.config.compose import Composer
 from vlae.config.overrides import added_directories
 from vlae.config.problems import ConfigError
-from vlae.config.sweep_file import read_sweep, replacements
+from vlae.config.sweep_file import expand_file, replacements
 from vlae.launching.composed_runs import ComposedRuns
 from vlae.launching.launch import launch_runs
 from vlae.launching.launcher import Launcher, launcher_of
@@ -27,7 +27,7 @@ def launch_sweep(
     """
     sweeper, given = composed.hydra.sweeper, list(composed.hydra.overrides.task)
     file = Path(sweeper.file) if sweeper.file else None
-    notes = replacements(read_sweep(file), given) if file else []
+    notes = replacements(expand_file(file), given) if file else []
     launcher, problems = None, list[str]()
     try:
         launcher = launcher_of(chosen, settings)

@@ -39,7 +39,7 @@ def compose_unchecked(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def composition_error(error: Exception) -> ConfigError:
-    """Hydra's own refusal, such as of a broken file in conf/, as one problem."""
+    """The refusal of Hydra itself, such as of a broken file in conf/, as one problem."""
     texts = [line.strip() for e in (error, error.__cause__) if e is not None for line in str(e).splitlines()]
     return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
 
@@ -128,7 +128,7 @@ def _entry(node: Any, key: Any, name: str, problems: list[Problem]) -> Any:
 
 
 def _explain_resolution(text: str) -> str:
-    """OmegaConf's words, with what may have been meant: ${SCRATCH} is a variable of the shell, and a key here."""
+    """The words of OmegaConf, with what may have been meant: ${SCRATCH} is a variable of the shell, and a key here."""
     if match := re.match(r"Interpolation key '([A-Z_][A-Z0-9_]*)' not found", text):
         return f"{text}; an environment variable is ${match[1]} or ${{oc.env:{match[1]}}}"
     if match := re.search(r"Environment variable '(.*)' not found", text):
@@ -180,11 +180,8 @@ def _identify_file(container: dict[str, Any], already: Sequence[Problem]) -> lis
     return []
 
 
-# many configurations, at a fraction of the price of composing each ----------------------------------------------
-
-
 class Composer:
-    """Composes what is chosen (model, dataset, experiment, ...) once for all runs that choose alike.
+    """Compose what is chosen (model, dataset, experiment, ...) once for all runs that choose alike.
 
     Law: the same container as ``config.compose``. Hydra itself first merges the files that an entry of the defaults
     list chooses, and then applies the remaining overrides one by one; here the second step is done on a copy.

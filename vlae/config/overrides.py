@@ -76,6 +76,7 @@ def _looks_like_override(argument: str) -> bool:
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
+    """True if a command asks for one run of each combination of values."""
     overrides, _ = split_arguments(arguments)
     return "--multirun" in commands(arguments) or "hydra.mode=MULTIRUN" in overrides
 
@@ -336,6 +337,7 @@ _HOW_TO_WRITE = "overrides are key=value, a list is [500,500], a text with speci
 
 
 def top_level(groups: Groups) -> list[str]:
+    """The groups that stand in no other one, such as model."""
     return [group for group in groups if "/" not in group]
 
 

@@ -25,7 +25,7 @@ class Problem:
         return f"{self.key}: {self.text}"
 
     def within(self, key: str) -> bool:
-        """Is the problem that of ``key`` or of something below it?"""
+        """True if the problem is that of ``key`` or of something below it."""
         return self.key == key or self.key.startswith((f"{key}.", f"{key}["))
 
 
@@ -43,7 +43,11 @@ class ConfigError(UserError, ValueError):
 
 
 def format_value(value: Any) -> str:
-    """A value as a person would write it, cut where it is long."""
+    """A value as a person would write it, cut where it is long.
+
+    >>> format_value([1, 0.5, True, None]), format_value(float("inf")), format_value("a")
+    ('[1, 0.5, true, null]', 'inf', "'a'")
+    """
     if isinstance(value, str):
         text = repr(value)
     elif isinstance(value, float) and not math.isfinite(value):
@@ -54,6 +58,7 @@ def format_value(value: Any) -> str:
 
 
 def join_words(choices: Iterable[str]) -> str:
+    """``vae, hf``; none where there is no word."""
     return ", ".join(choices) or "none"
 
 
@@ -62,6 +67,9 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
 
     In this order: a key of the same name elsewhere (``lr``: optimizer.lr), a similar name beside it, a similar name
     elsewhere.
+
+    >>> did_you_mean("model.lr", ["optimizer.lr", "model.latent_dim"])
+    '; did you mean optimizer.lr?'
     """
     place, _, name = key.rpartition(".")
     by_name: dict[str, str] = {}
@@ -82,6 +90,7 @@ class UnknownKey(Problem):
     siblings: tuple[str, ...] = ()
 
     def with_suggestion(self, known: Iterable[str]) -> Problem:
+        """The problem with the most similar of the known keys."""
         place = self.key.rpartition(".")[0]
         keys = f"keys of {place}" if place else "keys"
         text = f"{self.text}{did_you_mean(self.key, known)} ({keys}: {join_words(self.siblings)})"
@@ -98,9 +107,6 @@ def with_suggestions(problems: Sequence[Problem], keys: Iterable[str]) -> list[P
 
 def _join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
-
-
-# sections against their schema ------------------------------------------------------------------------------
 
 
 def section_of(hints: Mapping[str, Any], optional: Collection[str] = ()) -> type[BaseModel]:
@@ -171,7 +177,7 @@ def _is_nullable(section: type[BaseModel], name: str) -> bool:
 
 
 def _wrong_value(key: str, errors: Sequence[Mapping[str, Any]], nullable: bool) -> Problem:
-    """pydantic's errors about one value."""
+    """The problem that pydantic's errors about one value describe."""
     wanted = [expectation(error) for error in errors] + (["null"] if nullable else [])
     wanted, value = list(dict.fromkeys(wanted)), errors[0]["input"]
     advice = _how_to_write(key, value, wanted)

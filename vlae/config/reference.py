@@ -1,4 +1,4 @@
-"""Writes the keys of conf/config.yaml, and docs/keys.md, from the schema and from conf/.
+"""Write the keys of conf/config.yaml, and docs/keys.md, from the schema and from conf/.
 
 ``python -m vlae.config.reference`` writes both files of a checkout.
 """
@@ -40,12 +40,10 @@ This page is written by `python -m vlae.config.reference` from `vlae/config/sche
 
 
 def main() -> None:
+    """Write both files and print their paths."""
     for file, text in ((CONFIG, config_yaml()), (KEYS, keys_page())):
         file.write_text(text, encoding="utf-8")
         print(file)
-
-
-# --- conf/config.yaml -----------------------------------------------------------------------------------------------
 
 
 def config_yaml() -> str:
@@ -62,7 +60,7 @@ def _yaml_lines() -> Iterator[str]:
         if field.description:
             yield from (f"{indent}# {line}" for line in textwrap.wrap(field.description, 116 - len(indent)))
         name = key.rpartition(".")[2]
-        yield f"{indent}{name}:" if key in FIXED_SECTIONS else f"{indent}{name}: {default(field)}"
+        yield f"{indent}{name}:" if key in FIXED_SECTIONS else f"{indent}{name}: {default_text(field)}"
         if key == "tracker.artifacts":
             yield ""
 
@@ -72,7 +70,7 @@ def _settable_keys() -> Iterator[tuple[str, FieldInfo]]:
     return ((key, field) for key, field in fields() if key not in (*PLUGINS, "schema_version"))
 
 
-def default(field: FieldInfo) -> str:
+def default_text(field: FieldInfo) -> str:
     """The default of a key as YAML."""
     return f"${{{source}}}" if (source := extras(field).get("follows")) else _yaml_text(field.default)
 
@@ -81,9 +79,6 @@ def _yaml_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, str) else json.dumps(value).replace('"', "")
-
-
-# --- docs/keys.md ---------------------------------------------------------------------------------------------------
 
 
 def keys_page() -> str:
@@ -97,30 +92,22 @@ def _section_tables() -> Iterator[str]:
         text = Config.model_fields[section].description if section else "of every run"
         yield f"## {section or 'Top level'}: {text}\n"
         yield from _table_head("key", "default", "values", "id", "meaning")
-        keys = [(key, field) for key, field in _settable_keys() if _table_of(key) == section]
-        yield from (_table_row(*_cells_of(key, field)) for key, field in keys)
+        for key, field in fields(section) if section else _settable_keys():
+            if section or not ("." in key or key in FIXED_SECTIONS):
+                yield _table_row(*_cells_of(key, field))
         yield ""
-
-
-def _table_of(key: str) -> str | None:
-    """The section in whose table a key stands; None for the section itself."""
-    first, dot, _ = key.partition(".")
-    return first if dot else None if key in FIXED_SECTIONS else ""
 
 
 def _cells_of(key: str, field: FieldInfo) -> tuple[str | None, ...]:
     if key in FIXED_SECTIONS:
         return f"`{key}`", "", "section", "", field.description
     own = not extras(field)["operational"] and not key.startswith("tracker.")
-    return f"`{key}`", f"`{default(field)}`", values(field), "yes" if own else "", field.description
-
-
-def values(field: FieldInfo) -> str:
-    """The values that a key takes: ``whole number, 1 or more, or null``."""
-    return _range_of(TypeAdapter(field.rebuild_annotation()).json_schema())
+    values = _range_of(TypeAdapter(field.rebuild_annotation()).json_schema())
+    return f"`{key}`", f"`{default_text(field)}`", values, "yes" if own else "", field.description
 
 
 def _range_of(schema: Mapping[str, Any]) -> str:
+    """The values that a key takes: ``whole number, 1 or more, or null``."""
     if branches := schema.get("anyOf"):
         return ", or ".join(_range_of(branch) for branch in branches)
     if choices := schema.get("enum"):

@@ -68,7 +68,12 @@ RUN_ID = re.compile(
 
 
 def run_id(container: dict[str, Any]) -> str:
-    """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration."""
+    """``vlae-digits-gaussian-s0-0123456789``: readable, and a hash of the full scientific configuration.
+
+    >>> names = {section: {"name": "a"} for section in ("model", "dataset", "output_dist")}
+    >>> run_id({**names, "seed": 3, "device": "cpu"}) == run_id({"seed": 3.0, "device": "cuda", **names})
+    True
+    """
     return id_of(container, {key: exact_text(value) for key, value in scientific(container).items()})
 
 
@@ -129,7 +134,11 @@ def entries(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def get(container: Any, key: str, default: Any = MISSING) -> Any:
-    """The value at a dotted key, or ``default``."""
+    """The value at a dotted key, or ``default``.
+
+    >>> get({"trainer": {"epochs": 3}}, "trainer.epochs")
+    3
+    """
     for part in key.split("."):
         if not isinstance(container, dict) or part not in container:
             return default

@@ -114,9 +114,9 @@ def replacements(runs: Sequence[Sequence[str]], given: Sequence[str]) -> list[st
 
 
 def _read_yaml(file: Path) -> tuple[Any, list[Problem]]:
-    """Reads a file as those in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed.
+    """Read a file as those in conf/ are read: no key twice, 1e-3 is a number, interpolations are well formed.
 
-    And what is wrong with values that mean something else on the command line.
+    Returns also the problems of values that mean something else on the command line.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file))
@@ -221,7 +221,11 @@ def _keys_of_grid(grid: dict[str, Any]) -> list[str]:
 
 
 def as_override(key: str, value: Any) -> str:
-    """``key=value`` in Hydra's grammar, which reads the same value from it."""
+    """``key=value`` in Hydra's grammar, which reads the same value from it.
+
+    >>> as_override("model.hidden_dims", [500, 500]), as_override("runs_dir", "my runs")
+    ('model.hidden_dims=[500,500]', "runs_dir='my runs'")
+    """
     return f"{key}={_in_grammar(value)}"
 
 

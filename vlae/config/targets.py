@@ -167,7 +167,7 @@ def _parameters(target: Callable[..., Any], runtime: tuple[str, ...] = ()) -> di
 
 
 def _dataclass_parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Its parameters that are dataclasses: the class, and narrower hints of its fields, given by Annotated."""
+    """The parameters that are dataclasses: the class, and narrower hints of its fields, given by Annotated."""
     found = {}
     for name, parameter in _signature(target).items():
         hint = parameter.annotation
@@ -190,9 +190,6 @@ def check_name(section: str, values: Mapping[str, Any]) -> list[Problem]:
     if isinstance(name, str) and NAME.fullmatch(name):
         return []
     return [Problem(f"{section}.name", f"expected letters, digits and _, got {format_value(name)}")]
-
-
-# torch.optim ------------------------------------------------------------------------------------------------
 
 
 def _check_optimizer(target: Any, values: dict[str, Any]) -> list[Problem]:

@@ -25,6 +25,12 @@ class Preprocess:
     Laws: ``inverse(forward(u))`` is y up to rounding; with u in [0, levels)^pixels for integer data and in
     [0, 1]^pixels for fractions, log p(u) = log p(x) + ``log_abs_det_jacobian(x)``; ``evaluation_set`` gives an image
     the same x in every run, batch and chunk and on every device.
+
+    >>> images = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2) * 30
+    >>> splits = Splits(train=images, validation=images[:0], test=images, levels=256, seed=0)
+    >>> preprocess = Preprocess.fit({"subtract_mean": False}, splits, "real")
+    >>> preprocess.evaluation_set(splits.test, "test")[0]
+    tensor([0.0000, 0.1176, 0.2353, 0.3529])
     """
 
     def __init__(

@@ -41,13 +41,9 @@ class Splits:
         return channels, height, width
 
     def to(self, device: torch.device | str) -> "Splits":
-        """The same images on another device."""
-        return replace(
-            self,
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
-        )
+        """The same images on a device."""
+        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **splits)
 
 
 def frozen_random(*key: int | str) -> np.random.RandomState:

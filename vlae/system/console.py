@@ -126,6 +126,7 @@ class Reporter:
         self._out.print(summary)
 
     def warn(self, text: str) -> None:
+        """A warning for terminal and log."""
         self.line(f"warning: {text}", style="yellow")
 
     def advance(self, what: str, done: float, total: float, metrics: str = "", *, last: bool = False) -> None:

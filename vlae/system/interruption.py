@@ -54,6 +54,7 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
+        """True if a signal has arrived."""
         return self.number != 0
 
     def check(self) -> None:

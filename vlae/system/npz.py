@@ -37,7 +37,11 @@ class Archive:
             raise ValueError(f"its arrays need {needed:,} bytes of memory, of which {free:,} are available")
         for info in found:
             self._check(info)
-        return {info.filename.removesuffix(SUFFIX): self._array(info) for info in found}
+        arrays = {}
+        for info in found:
+            with self._zip.open(info) as entry:
+                arrays[info.filename.removesuffix(SUFFIX)] = npy.read_array(entry, allow_pickle=False)
+        return arrays
 
     def _check(self, info: zipfile.ZipInfo) -> None:
         """ValueError if the header and the directory of the archive disagree about the bytes of the array."""
@@ -52,7 +56,3 @@ class Archive:
         if min(shape, default=0) < 0 or announced != there:
             said = f"{list(shape)} of {dtype}, {announced:,} bytes"
             raise ValueError(f"the header of {info.filename} says {said}, but it has {there:,}")
-
-    def _array(self, info: zipfile.ZipInfo) -> np.ndarray:
-        with self._zip.open(info) as entry:
-            return npy.read_array(entry, allow_pickle=False)

@@ -66,6 +66,7 @@ def owned_name(name: str) -> str:
 
 
 def mark(where: str, pid: int, start: float) -> str:
+    """The part of a temporary file's name that says whose it is: digits of the place, process id, its start."""
     return f"{hashlib.sha256(where.encode()).hexdigest()[:6]}-{pid}-{start:.0f}"
 
 
@@ -84,7 +85,5 @@ def owner_lives(name: str) -> bool | None:
 
 def is_owned_by(name: str, where: str, pid: int, start: float) -> bool:
     """True if the temporary file of this name belongs to the process with this place, id and start."""
-    if (found := OWNER.search(name)) is None:
-        return False
-    same = mark(where, pid, start).rpartition("-")[0] == f"{found[1]}-{found[2]}"
-    return same and abs(start - int(found[3])) < 2
+    found, own = OWNER.search(name), mark(where, pid, start).rpartition("-")[0]
+    return found is not None and own == f"{found[1]}-{found[2]}" and abs(start - int(found[3])) < 2

@@ -310,7 +310,7 @@ def test_download_reports_all_failures_together(mnist, tmp_path, monkeypatch, ca
     with pytest.raises(DataError) as error:
         datasets.download(["mnits", "fashion_mnist", "mnist", "digits"], tmp_path)
     for part in (
-        "'mnits'; choices: mnist, fashion_mnist, svhn, cifar10, omniglot; did you mean 'mnist'?",
+        "'mnits'; did you mean mnist? (choices: mnist, fashion_mnist, svhn, cifar10, omniglot)",
         dead,
         "'digits'",
     ):

@@ -6,6 +6,14 @@ from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 
 __all__ = [
-    *("DataError", "Preprocess", "Splits"),
-    *("cifar10", "digits", "fashion_mnist", "mnist", "npz", "omniglot", "svhn"),
+    "DataError",
+    "Preprocess",
+    "Splits",
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "mnist",
+    "npz",
+    "omniglot",
+    "svhn",
 ]

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_t
 from torch.distributions import MultivariateNormal
 
 from vlae.config.schema import PROPOSALS
-from vlae.distributions.posteriors import DiagonalGaussian, PrecisionGaussian
+from vlae.distributions.posteriors import DiagonalGaussian, PrecisionGaussian, cholesky
 from vlae.estimation.proposals import propose, select_images
 from vlae.estimation.proposals.mixture import Mixture
 from vlae.estimation.proposals.student_t import DEGREES
@@ -30,7 +30,7 @@ def gaussians():
     matrix = numbers(IMAGES, LATENT, LATENT, key="precision")
     precision = matrix @ matrix.mT + torch.eye(LATENT).double()
     own = DiagonalGaussian(numbers(IMAGES, LATENT, key="own"), numbers(IMAGES, LATENT, key="variance"))
-    return own, PrecisionGaussian(numbers(IMAGES, LATENT, key="mu"), precision)
+    return own, PrecisionGaussian(numbers(IMAGES, LATENT, key="mu"), cholesky(precision))
 
 
 @pytest.mark.slow

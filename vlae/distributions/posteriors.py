@@ -253,30 +253,20 @@ def cholesky(precision: Float[Tensor, "batch latent latent"]) -> Float[Tensor, "
 
 
 class PrecisionGaussian:
-    """N(mu, P^-1) given by its precision P = L L'.
+    """N(mu, P^-1) given by the Cholesky factor L of its precision P = L L', such as `cholesky` computes.
 
     z = mu + L^-T eps and log q = -|eps|^2 / 2 + sum log diag L - (k/2) log 2 pi: no inverse is formed, and L is
-    computed once per image, not once per sample. NonFiniteError: P is not positive definite.
+    computed once per image, not once per sample.
 
-    >>> q = PrecisionGaussian(mu=torch.ones(1, 2), precision=4 * torch.eye(2).expand(1, 2, 2))
+    >>> q = PrecisionGaussian(mu=torch.ones(1, 2), cholesky=2 * torch.eye(2).expand(1, 2, 2))  # the precision is 4
     >>> q.rsample_with_log_prob(torch.ones(1, 1, 2))[0]  # one standard deviation, 1/2, from the mean
     tensor([[[1.5000, 1.5000]]])
     """
 
-    def __init__(self, mu: Latent, precision: Float[Tensor, "batch latent latent"]) -> None:
-        self._set(mu, cholesky(precision))
-
-    @classmethod
-    def from_cholesky(cls, mu: Latent, L: Float[Tensor, "batch latent latent"]) -> "PrecisionGaussian":
-        """The Gaussian of precision L L'."""
-        self = cls.__new__(cls)
-        self._set(mu, L)
-        return self
-
-    def _set(self, mu: Latent, L: Float[Tensor, "batch latent latent"]) -> None:
-        self.mu, self.cholesky = mu, L
+    def __init__(self, mu: Latent, cholesky: Float[Tensor, "batch latent latent"]) -> None:
+        self.mu, self.cholesky = mu, cholesky
         self.noise_dim = mu.shape[-1]
-        self._half_log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        self._half_log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def rsample_with_log_prob(self, noise: Points) -> Drawn:
         rows = noise.transpose(0, 1)
@@ -303,10 +293,10 @@ class PrecisionGaussian:
 
     def with_parameters(self, *parameters: Tensor) -> "PrecisionGaussian":
         mu, log_diagonal, below = parameters
-        return PrecisionGaussian.from_cholesky(mu, lower_triangular(log_diagonal, below))
+        return PrecisionGaussian(mu, lower_triangular(log_diagonal, below))
 
     def detach(self) -> "PrecisionGaussian":
-        return PrecisionGaussian.from_cholesky(self.mu.detach(), self.cholesky.detach())
+        return PrecisionGaussian(self.mu.detach(), self.cholesky.detach())
 
 
 class PrecisionStudentT:

@@ -27,7 +27,7 @@ from vlae.distributions.laplace import find_modes
 from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import Images, Latent, standard_normal_log_prob
 from vlae.estimation.log_weights import LogWeights
-from vlae.estimation.per_image import Estimates, GroupProgress, Report, check_finite, in_groups
+from vlae.estimation.per_image import Advance, Estimates, Report, check_finite, in_groups
 from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import Noise, generator, image_noise
 
@@ -101,7 +101,7 @@ def anneal(
     """
     betas = temperatures(result.num_distributions)
 
-    def measure(group: range, progress: GroupProgress) -> None:
+    def measure(group: range, progress: Advance) -> None:
         images = slice(group.start, group.stop)
 
         def noise(purpose: str) -> Noise:
@@ -122,11 +122,7 @@ def anneal(
 
 
 def anneal_group(
-    target: "Target",
-    betas: Betas,
-    start: Latent | None,
-    noise: Callable[[str], Noise],
-    progress: GroupProgress,
+    target: "Target", betas: Betas, start: Latent | None, noise: Callable[[str], Noise], progress: Advance
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain and the mean acceptance, after a pilot run: up from the prior, or down from ``start``."""
     steps = adapt_steps(target, pilot_temperatures(betas), noise("pilot"), progress)
@@ -264,7 +260,7 @@ def transition(
 
 
 def adapt_steps(
-    target: Target, betas: Betas, noise: Noise, progress: GroupProgress
+    target: Target, betas: Betas, noise: Noise, progress: Advance
 ) -> Float[Tensor, "distributions batch"]:
     """A step size for each temperature and image, adapted by chains that pass through all temperatures.
 
@@ -289,7 +285,7 @@ def run_chains(
     steps: Float[Tensor, "distributions batch"],
     start: Latent | None,
     noise: Noise,
-    progress: GroupProgress,
+    progress: Advance,
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain along ``betas``, up or down, and the mean acceptance; from samples of the prior or ``start``.
 

@@ -17,7 +17,7 @@ from vlae.distributions.posteriors import (
     standard_normal_log_prob,
 )
 from vlae.estimation.log_weights import LogWeights
-from vlae.estimation.per_image import Estimates, GroupProgress, Report, check_finite, in_groups
+from vlae.estimation.per_image import Advance, Estimates, Report, check_finite, in_groups
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import Noise, generator, image_noise
@@ -72,7 +72,7 @@ def measure_gaps(
     """
     result = Gaps.empty(len(x)) if result is None else result
 
-    def measure(group: range, progress: GroupProgress) -> None:
+    def measure(group: range, progress: Advance) -> None:
         images = slice(group.start, group.stop)
         batch = x[images]
         start = own_posterior(model, batch, group, seed)
@@ -118,12 +118,7 @@ def own_posterior(model: LatentVariableModel, x: Images, group: range, seed: int
 
 
 def ascend(
-    model: LatentVariableModel,
-    x: Images,
-    start: FamilyMember,
-    noise: Noise,
-    steps: int,
-    progress: GroupProgress,
+    model: LatentVariableModel, x: Images, start: FamilyMember, noise: Noise, steps: int, progress: Advance
 ) -> FamilyMember:
     """The member of the family that Adam reaches, with a learning rate that falls linearly to 0."""
     free = [p.detach().clone().requires_grad_() for p in start.parameters()]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights, log_mean_standard_error, round_sizes
 from vlae.estimation.pareto import unreliable_above
-from vlae.estimation.per_image import Estimates, GroupProgress, Report, check_finite, in_groups
+from vlae.estimation.per_image import Advance, Estimates, Report, check_finite, in_groups
 from vlae.estimation.proposals import propose_for
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
@@ -112,7 +112,7 @@ def evaluate(
     chunks = Chunks.within(memory_budget, model, num_samples, x)
     scorer, sizes = model.output.scorer(model.decoder), list(round_sizes(num_samples, target_standard_error))
 
-    def measure(group: range, progress: GroupProgress) -> None:
+    def measure(group: range, progress: Advance) -> None:
         images = slice(group.start, group.stop)
         q, modes, sources = propose_for(group, proposal, model, x[images], seed)
         at_once = chunks.samples * chunks.images

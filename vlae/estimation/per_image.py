@@ -13,7 +13,7 @@ from vlae.errors import NonFiniteError
 
 Report = Callable[[float], None]
 """Called with the number of images done so far, fractions within a group included; its exceptions end the work."""
-GroupProgress = Callable[[float], None]
+Advance = Callable[[float], None]
 """Called with the share of a group of images that is done; its exceptions end the work."""
 Result = TypeVar("Result", bound="Estimates")
 
@@ -51,7 +51,7 @@ class Estimates:
 
 
 def in_groups(
-    result: Estimates, size: int, measure: Callable[[range, GroupProgress], None], report: Report
+    result: Estimates, size: int, measure: Callable[[range, Advance], None], report: Report
 ) -> None:
     """Call ``measure(group, progress)`` for each group of ``size`` images that are not done yet.
 

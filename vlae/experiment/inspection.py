@@ -100,14 +100,10 @@ class Inspection:
         """
         x, cfg = self.x[:images], self.trained.config
         jacobian = self.trained.preprocess.unit_log_jacobian(x)
-        how: dict[str, Any] = {
-            "proposal": proposal,
-            "memory_budget": cfg.evaluate.memory_budget,
-            "seed": cfg.seed,
-        }
+        how: dict[str, Any] = {"memory_budget": cfg.evaluate.memory_budget, "seed": cfg.seed}
         means, errors = [], []
         for size in sizes:
-            found = evaluate(self.model, x, num_samples=size, **how)
+            found = evaluate(self.model, x, proposal=proposal, num_samples=size, **how)
             means.append((found.log_likelihood + jacobian).mean().item())
             error = found.monte_carlo_error.square().sum().sqrt().item() / len(x)
             errors.append(error if size > 1 else math.nan)

@@ -26,23 +26,16 @@ def execute(
     attempt's log.
     Errors: RunHeld by another process; Interrupted by a signal; DiskError; and any error of the run itself.
     """
-    results = _claim_and_carry_out(directory, prepare, quiet, captured)
+    patience = Patience(directory.path.parent)
+    with ExitStack() as mirror, claim_run(directory, patience, captured) as attempt:
+        if (results := directory.results()) is None:  # no other process finished it meanwhile
+            mirror.enter_context(start_mirror(directory))  # until the attempt has ended
+            with report_progress(directory, attempt, patience, quiet or captured) as session:
+                results = _carry_out(session, prepare())
     if replaced := run_to_replace(directory.path):
         with patient(Patience(replaced.parent)):
             promote(directory)
     return results
-
-
-def _claim_and_carry_out(
-    directory: RunDirectory, prepare: Callable[[], "Prepared"], quiet: bool, captured: bool
-) -> dict[str, Any]:
-    patience = Patience(directory.path.parent)
-    with ExitStack() as mirror, claim_run(directory, patience, captured) as attempt:
-        if (results := directory.results()) is not None:  # another process finished it meanwhile
-            return results
-        mirror.enter_context(start_mirror(directory))  # until the attempt has ended
-        with report_progress(directory, attempt, patience, quiet or captured) as session:
-            return _carry_out(session, prepare())
 
 
 def _carry_out(session: Session, prepared: "Prepared") -> dict[str, Any]:

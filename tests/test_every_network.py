@@ -14,7 +14,7 @@ from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.targets import build
 from vlae.estimation.importance import evaluate
-from vlae.nn.networks import ConvEncoder, initialise, unit
+from vlae.nn.networks import ConvEncoder, activation_layer, initialise
 from vlae.seeding import generator
 from vlae.training.objective import sample_terms
 
@@ -33,7 +33,7 @@ def trained(request, model_file):
     model = build(keys, pixels=pixels, image_shape=IMAGE, output=make_output(output))
     assert isinstance(model.encoder, ConvEncoder) == (network == "conv")
     for part in (model.encoder, model.decoder):
-        assert any(isinstance(layer, type(unit(activation))) for layer in part.modules())
+        assert any(isinstance(layer, type(activation_layer(activation))) for layer in part.modules())
     initialise(model, "paper", generator("cpu", "every network", model_file.stem))
     x = make_images(output, pixels=pixels).float()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)

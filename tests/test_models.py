@@ -39,7 +39,7 @@ from vlae.models.backbone import Backbone
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF
-from vlae.models.savae import SAVAE, OriginalSAVAE, ascend, original_step, refine
+from vlae.models.savae import SAVAE, OriginalSAVAE, ascent_step, original_step, refine
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.models.vlae_newton import HALVINGS, VLAENewton
@@ -503,7 +503,7 @@ def refined(make_step, output, step_size):
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_small_steps_of_savae_raise_every_images_elbo(output):
     """Steps with common random numbers."""
-    _, elbos = refined(ascend, output, 1e-3)
+    _, elbos = refined(ascent_step, output, 1e-3)
     assert elbos.diff(dim=0).min() > 0
 
 
@@ -518,7 +518,7 @@ def test_every_small_step_of_the_released_savae_lowers_the_elbo(output):
 def test_a_step_of_savae_is_the_step_size_times_the_images_own_gradient(output):
     model, x, eps = make_model(SAVAE, output), make_images(output), numbers(1, IMAGES, LATENT)
     start = model.amortised(model.encoder(x))
-    (_, after) = refine(model, x, start, given(eps), 1, ascend(0.01, 1e9))
+    (_, after) = refine(model, x, start, given(eps), 1, ascent_step(0.01, 1e9))
     for image in range(IMAGES):
         mu, log_variance = (p[image : image + 1].detach().requires_grad_() for p in start)
         value = one_sample_elbos(model, x[image : image + 1], [(mu, log_variance)], eps[:, image : image + 1])
@@ -555,7 +555,7 @@ def test_the_released_savae_steps_by_the_batch_means_gradient():
 
 @torch.no_grad()
 def test_clipping_shortens_only_gradients_above_the_norm():
-    step, directions = ascend(0.1, 5.0), torch.nn.functional.normalize(numbers(IMAGES, LATENT), dim=-1)
+    step, directions = ascent_step(0.1, 5.0), torch.nn.functional.normalize(numbers(IMAGES, LATENT), dim=-1)
     for norm, expected in [(1e-9, 1e-9), (4.999, 4.999), (5.001, 5.0), (1e6, 5.0)]:
         moved = step(torch.zeros_like(directions), norm * directions)
         torch.testing.assert_close(moved, 0.1 * expected * directions, rtol=1e-11, atol=0.0)
@@ -570,7 +570,7 @@ def test_the_released_clipping_divides_by_the_squared_norm():
         torch.testing.assert_close(moved, -0.1 * expected * directions, rtol=1e-11, atol=0.0)
 
 
-@pytest.mark.parametrize("make_step", [ascend, original_step])
+@pytest.mark.parametrize("make_step", [ascent_step, original_step])
 def test_a_vanishing_gradient_has_a_finite_derivative_through_the_step(make_step):
     gradient = torch.zeros(IMAGES, LATENT).double().requires_grad_()
     make_step(0.1, 5.0)(torch.zeros_like(gradient), gradient).sum().backward()

@@ -197,6 +197,7 @@ class Target:
         return self.likelihood.gradient(self.decoder.linearise(z.flatten(0, 1))).view_as(z)
 
     def state(self, z: Points) -> "ChainState":
+        """The chains at z."""
         return ChainState(z, self.log_likelihood(z), self.gradient(z))
 
 

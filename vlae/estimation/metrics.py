@@ -37,6 +37,7 @@ class Bracket:
 
     @property
     def seconds(self) -> float:
+        """Time spent on all its parts."""
         parts = [self.lower, self.upper, *self.proposals.values()]
         return sum(part.seconds for part in parts)
 

@@ -71,8 +71,10 @@ class Inspection:
     @torch.no_grad()
     def refinements(self, images: int) -> Refinements | None:
         """The refinements of the first test images. None: this model's inference refines nothing."""
-        groups = map(self._refinements, self._groups(min(images, len(self.x))))
-        if not (found := list(filter(None, groups))):
+        images = min(images, len(self.x))
+        size = 1 if self.model.batch_dependent else images
+        groups = (slice(start, min(start + size, images)) for start in range(0, images, size))
+        if not (found := list(filter(None, map(self._refinements, groups)))):
             return None
         pictures, errors = zip(*found, strict=True)
         return Refinements(np.concatenate(pictures, 1), np.concatenate(errors, 1))
@@ -160,10 +162,6 @@ class Inspection:
         seed = self.trained.config.seed
         sources = [generator(self.x.device, seed, "evaluate", i) for i in range(group.start, group.stop)]
         return image_noise(sources, self.x.dtype)
-
-    def _groups(self, images: int) -> list[slice]:
-        size = 1 if self.model.batch_dependent else images
-        return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
 
 def _picture(images: Float[Tensor, "images channels height width"]) -> Array:

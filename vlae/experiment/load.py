@@ -29,7 +29,7 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     """
     directory = find(runs_dir, run)
     cfg = validate({**frozen_config(directory), "device": device}, to_run=False)
-    state, damages = checkpoints.load(directory)
+    state, damages = checkpoints.read_checkpoint(directory)
     for text in damages:
         warnings.warn(text, stacklevel=3)
     if state is None or not state["progress"]["best_model"]:

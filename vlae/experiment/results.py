@@ -24,7 +24,7 @@ def write_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor)
     directory = trained.directory
     arrays = directory.path / "test_log_likelihood.npz"
     save_scores(arrays, scores, trained.preprocess.unit_log_jacobian(x))
-    results = results_of(trained, cfg, scores, x)
+    results = run_results(trained, cfg, scores, x)
     directory.write_results(results)
     return results
 
@@ -33,7 +33,7 @@ def write_evaluation(
     trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor
 ) -> tuple[dict[str, Any], Path]:
     """Write the same of an evaluation with other settings, whose hash names its files. Returns content and file."""
-    results = results_of(trained, cfg, scores, x)
+    results = run_results(trained, cfg, scores, x)
     settings = cfg.evaluate.model_dump(exclude={"memory_budget"}) | {"seed": cfg.seed}
     results["evaluated_with"] = settings
     name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
@@ -43,7 +43,7 @@ def write_evaluation(
     return results, place / f"{name}.json"
 
 
-def results_of(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
+def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
     """The content of results.json. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats per image."""
     progress, run = trained.progress, trained.config
     validation = None if run.trainer.selection == "test" else trained.best_elbo

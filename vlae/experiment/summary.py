@@ -15,6 +15,11 @@ SIDE_BY_SIDE = 2
 
 
 def with_error(mean: float, error: float | None) -> str:
+    """A mean and its standard error as text.
+
+    >>> with_error(-11.216, 0.351), with_error(-11.216, None)
+    ('-11.22 ± 0.35', '-11.22')
+    """
     return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
 
 
@@ -47,7 +52,7 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
         ("in", str(path)),
     ]  # fmt: skip
     yield labelled_table(results["run_id"], rows)
-    yield from estimators(results)
+    yield from estimator_tables(results)
     if ais := test["log_likelihood"].get("ais"):
         yield ais_table(ais, marks)
     if bdmc := test.get("bdmc"):
@@ -75,15 +80,15 @@ def metric_table(title: str, *names: str) -> Table:
     return table
 
 
-def estimators(results: dict[str, Any]) -> list[Table]:
+def estimator_tables(results: dict[str, Any]) -> Iterator[Table]:
     """Tables of the reliability of each log-likelihood, and of the cost of equal accuracy by each proposal."""
-    proposals, tables = list(proposals_of(results).items()), []
+    proposals = list(proposals_of(results).items())
     seconds = results["cost"].get("seconds_by_proposal", {})
     for first in range(0, len(proposals), SIDE_BY_SIDE):
         some = dict(proposals[first : first + SIDE_BY_SIDE])
         images = next(iter(some.values()))["num_images"]
         table = metric_table(f"Estimators, {images} images", *some)
-        shown = [estimator(p, seconds.get(name)) for name, p in some.items()]
+        shown = [estimator_rows(p, seconds.get(name)) for name, p in some.items()]
         for label in shown[0]:
             table.add_row(label, *(texts[label] for texts in shown))
         unsettled = [
@@ -92,11 +97,10 @@ def estimators(results: dict[str, Any]) -> list[Table]:
             if (search := p.get("mode_search")) and search["unconverged"]
         ]
         table.caption = "\n".join(unsettled) or None
-        tables.append(table)
-    return tables
+        yield table
 
 
-def estimator(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
+def estimator_rows(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
     """The rows of one proposal; empty if a run of an older version lacks the value."""
     doubt, share, needed = doubtful(p), p.get("k_hat_unreliable"), p.get("samples_for_a_tenth")
     elbo = with_error(p["elbo"], p.get("elbo_standard_error")) if "elbo" in p else ""
@@ -115,39 +119,33 @@ def estimator(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
 
 def ais_table(ais: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """The proposals beside an estimate that is independent of them, on the same images."""
-    rows = {"ais": (with_error(ais["mean"], ais["standard_error"]), "")}
+    bounds = [("ais", with_error(ais["mean"], ais["standard_error"]))]
     title = f"Annealed importance sampling, the first {ais['num_images']} images (nats)"
-    return _annealing_table(title, "minus ais", rows | _proposals(ais, marks), ais)
+    return _annealing_table(title, "minus ais", bounds, ais, marks)
 
 
 def bdmc_table(bdmc: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """The position of each proposal in the bracket around the truth."""
     lower, upper = bdmc["lower"], bdmc["upper"]
     gap = with_error(bdmc["gap"], bdmc["gap_standard_error"])
-    rows = {
-        "upper bound": (with_error(upper["mean"], upper["standard_error"]), gap),
-        "lower bound": (with_error(lower["mean"], lower["standard_error"]), ""),
-    }
+    bounds = [
+        ("upper bound", with_error(upper["mean"], upper["standard_error"]), gap),
+        ("lower bound", with_error(lower["mean"], lower["standard_error"])),
+    ]
     title = f"Bracket of the truth, {bdmc['num_images']} images drawn from the model (nats)"
-    return _annealing_table(title, "minus lower bound", rows | _proposals(bdmc, marks), bdmc)
-
-
-def _proposals(check: dict[str, Any], marks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    return {
-        name: (
-            with_error(p["mean"], p["standard_error"]) + marks.get(name, ""),
-            with_error(p["difference"], p["difference_standard_error"]),
-        )
-        for name, p in check["proposals"].items()
-    }
+    return _annealing_table(title, "minus lower bound", bounds, bdmc, marks)
 
 
 def _annealing_table(
-    title: str, column: str, rows: dict[str, tuple[str, str]], check: dict[str, Any]
+    title: str, column: str, bounds: list[tuple[str, ...]], check: dict[str, Any], marks: Mapping[str, str]
 ) -> Table:
+    """The bounds by annealing, then each proposal on the same images with its ``difference`` from them."""
     table = metric_table(title, "log-likelihood", column)
-    for name, values in rows.items():
-        table.add_row(name, *values)
+    for row in bounds:
+        table.add_row(*row)
+    for name, p in check["proposals"].items():
+        value = with_error(p["mean"], p["standard_error"]) + marks.get(name, "")
+        table.add_row(name, value, with_error(p["difference"], p["difference_standard_error"]))
     acceptance = check["acceptance"]
     table.caption = (
         f"{check['num_chains']} chains (effective: median {check['ess_median']:.1f}, least {check['ess_min']:.1f}), "
@@ -158,16 +156,13 @@ def _annealing_table(
 
 def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """The gaps between the ELBO and log p(x)."""
-    by = gaps["log_likelihood_by"]
+    by, approximation = gaps["log_likelihood_by"], gaps["approximation"]
     doubt = marks.get(by, "")
     rows = [
         ("ELBO", f"{gaps['elbo']:.2f}"),
         ("+ amortisation gap", with_error(gaps["amortisation"], gaps["amortisation_standard_error"])),
         ("= best ELBO of the family", f"{gaps['optimal_elbo']:.2f}"),
-        (
-            "+ approximation gap",
-            with_error(gaps["approximation"], gaps["approximation_standard_error"]) + doubt,
-        ),
+        ("+ approximation gap", with_error(approximation, gaps["approximation_standard_error"]) + doubt),
         (f"= log-likelihood, {by}", f"{gaps['log_likelihood']:.2f}{doubt}"),
         ("refinements of the model's own inference", str(gaps["iterations"])),
     ]

@@ -17,10 +17,10 @@ Step = Callable[[Latent, Latent], Latent]
 """(parameter, gradient of its own image's ELBO) -> refined parameter."""
 
 
-def ascend(step_size: float, clip_norm: float) -> Step:
+def ascent_step(step_size: float, clip_norm: float) -> Step:
     """One step of gradient ascent per image, the gradient's norm at most ``clip_norm``.
 
-    >>> ascend(step_size=0.1, clip_norm=5.0)(torch.zeros(1, 2), torch.tensor([[30.0, 40.0]]))
+    >>> ascent_step(step_size=0.1, clip_norm=5.0)(torch.zeros(1, 2), torch.tensor([[30.0, 40.0]]))
     tensor([[0.3000, 0.4000]])
     """
 
@@ -87,7 +87,7 @@ class SAVAE(LatentVariableModel):
     """
 
     analytic_kl = True
-    make_step = staticmethod(ascend)
+    make_step = staticmethod(ascent_step)
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ SMALLEST_SIDE = 4
 """Smallest side of an image that survives two convolutions of stride 2."""
 
 
-def unit(activation: str) -> nn.Module:
+def activation_layer(activation: str) -> nn.Module:
     """A new layer of this activation."""
     if activation == "relu":
         return nn.ReLU(inplace=True)
@@ -41,7 +41,7 @@ class MLP(nn.Sequential):
         dims = [in_dim, *hidden_dims]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(dims):
-            layers += [nn.Linear(before, after), unit(activation)]
+            layers += [nn.Linear(before, after), activation_layer(activation)]
         super().__init__(*layers)
         self.activation = activation
 
@@ -86,7 +86,7 @@ class ConvEncoder(nn.Sequential):
         shapes = feature_map_shapes(image)
         layers: list[nn.Module] = [nn.Unflatten(1, image)]
         for (before, *_), (after, *_) in itertools.pairwise(shapes):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), unit(activation)]
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), activation_layer(activation)]
         dense = MLP(math.prod(shapes[-1]), hidden_dims, activation)
         super().__init__(*layers, nn.Flatten(), *dense)
         self.shapes = shapes
@@ -110,7 +110,7 @@ class ConvDecoderBody(nn.Sequential):
         for (before, *_), (after, height, width) in itertools.pairwise(reversed(shapes)):
             even = 1 - height % 2, 1 - width % 2
             layers.append(nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=even))
-            layers.append(unit(activation))
+            layers.append(activation_layer(activation))
         super().__init__(*layers[:-1], nn.Flatten())
         self.shapes = shapes
 
@@ -131,6 +131,7 @@ class GaussianHead(nn.Module):
     def forward(
         self, h: Float[Tensor, "batch hidden"]
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+        """The mean and the log-variance of each image."""
         return self.mu(h), self.log_variance(h)
 
 
@@ -167,6 +168,7 @@ class Decoder(nn.Module):
         return cls(latent_dim, ConvDecoderBody(latent_dim, hidden_dims, image, activation), None)
 
     def forward(self, z: Float[Tensor, "*axes latent"]) -> Float[Tensor, "*axes pixels"]:
+        """f(z) for any number of leading axes."""
         # as one matrix: an in-place ReLU on a view, which more axes would make of it, copies in the backward pass
         h = self.body(z.reshape(-1, self.latent_dim))
         return (h if self.last is None else self.last(h)).view(*z.shape[:-1], -1)

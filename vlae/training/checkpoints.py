@@ -34,7 +34,7 @@ class Progress:
     epoch_seconds: float = 0.0
 
 
-def load(directory: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
+def read_checkpoint(directory: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
     """The last good checkpoint of a run, if it has one, and warnings about damaged ones."""
     return checkpoint.load(check_inside(directory.path, "checkpoints"))
 
@@ -67,7 +67,7 @@ class Checkpoints:
 
     def resume(self) -> tuple[Progress, list[str]]:
         """Restore the last good checkpoint, if there is one. Returns its progress, and warnings about damaged ones."""
-        state, warnings = load(self.directory)
+        state, warnings = read_checkpoint(self.directory)
         progress = Progress()
         if state is not None:
             self.model.load_state_dict(state["model"])

@@ -44,6 +44,7 @@ class Training:
 
     @property
     def batches_per_epoch(self) -> int:
+        """Number of steps of an epoch; the last batch may be smaller."""
         return -(-len(self.training_set) // self.trainer.batch_size)
 
     def resume(self) -> list[str]:
@@ -53,6 +54,7 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
+        """True after ``trainer.epochs``, or ``trainer.patience`` epochs after the best one."""
         p, patience = self.progress, self.trainer.patience
         stopped_early = patience is not None and p.epoch - p.best_epoch >= patience and p.epoch > 0
         return p.epoch >= self.trainer.epochs or stopped_early

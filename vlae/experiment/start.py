@@ -12,6 +12,7 @@ from vlae.system.console import loading
 from vlae.trackers.process import environment_problems
 
 if TYPE_CHECKING:
+    from vlae.config.schema import Config
     from vlae.experiment.prepare import Prepared
 
 
@@ -19,6 +20,19 @@ def check_code() -> None:
     """UserError: the frozen code is damaged, or a library is missing. Notes the code before it is imported."""
     executed_code()
     check_libraries()
+
+
+def check_settings(container: dict[str, Any], *, here: bool = True) -> "Config":
+    """The checked configuration of a run. ConfigError: it is wrong, or does not fit this machine or its environment.
+
+    here: the run is executed on this machine, which must have its device.
+    """
+    if problems := environment_problems(container["tracker"]):
+        raise ConfigError(problems)
+    checked = validate(container if here else {**container, "device": "auto"})
+    if problems := beyond_the_machine(container, here=here):
+        raise ConfigError(problems)
+    return checked
 
 
 def check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
@@ -30,12 +44,7 @@ def check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
         check_code()
         from vlae.experiment.prepare import prepare
 
-    if problems := environment_problems(container["tracker"]):
-        raise ConfigError(problems)
-    checked = validate(container)
-    if problems := beyond_the_machine(container, here=True):
-        raise ConfigError(problems)
-    return prepare(checked)
+    return prepare(check_settings(container))
 
 
 def prepare_frozen(container: dict[str, Any], threads: int | None) -> "Prepared":

@@ -24,13 +24,14 @@ from vlae.config import targets
 from vlae.config.checks import available_devices
 from vlae.config.compose import compose, validate
 from vlae.config.help import documented_keys, header, print_help
-from vlae.config.overrides import CONF, choices, expand, hydra_arguments, messages_in, parse
+from vlae.config.overrides import CONF, choices, expand, hydra_arguments, messages_in
 from vlae.config.problems import ConfigError, Problem, did_you_mean, section_of
 from vlae.config.problems import problems_of as problems_of_section
 from vlae.config.reference import CONFIG, KEYS, config_yaml, keys_page
 from vlae.config.run_id import ADDED_FIELDS, get, run_id
 from vlae.config.schema import extras, fields
 from vlae.config.targets import TARGETS, build
+from vlae.config.values import parse
 from vlae.distributions.outputs import OutputDistribution
 from vlae.experiment.reevaluate import CHANGEABLE, override_evaluation
 from vlae.models.backbone import Backbone

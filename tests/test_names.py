@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlae.config.compose import compose
-from vlae.config.overrides import hydra_arguments, parse
+from vlae.config.overrides import hydra_arguments
 from vlae.config.problems import ConfigError
 from vlae.config.schema import LONGEST_NAME, wrong_name
+from vlae.config.values import parse
 from vlae.launching import sweep_index
 from vlae.launching.status_table import select_runs
 from vlae.launching.sweep_index import name_of, wrong_sweep_name

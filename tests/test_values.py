@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import vlae
 from vlae.config.compose import compose, validate
 from vlae.config.options import check_command
-from vlae.config.overrides import CONF, expand, parse, wrong_overrides
+from vlae.config.overrides import CONF, expand, wrong_overrides
 from vlae.config.problems import ConfigError
 from vlae.config.sweep_file import expand_file
-from vlae.config.yaml_values import unclear_files
+from vlae.config.values import parse, unclear_files
 from vlae.errors import UserError
 from vlae.report.filter import read_value, terms
 

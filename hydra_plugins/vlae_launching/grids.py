@@ -26,7 +26,7 @@ class GridSweeper(Sweeper):
         """Launch all runs. Ends the command with its exit status, where the launcher is one of ours."""
         from vlae.config.overrides import added_directories, expand
         from vlae.config.sweep_file import expand_file, place_of
-        from vlae.config.sweep_values import refuse_too_many
+        from vlae.config.values import refuse_too_many
 
         assert self.launcher is not None
         of_file = expand_file(place_of(self.file)) if self.file else [[]]

@@ -19,10 +19,11 @@ from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf, 
 from omegaconf.errors import OmegaConfBaseException
 
 from vlae.config.checks import missing_extra, problems_in
-from vlae.config.overrides import CONF, assignments, choices, hydra_arguments, parse
+from vlae.config.overrides import CONF, assignments, choices, hydra_arguments
 from vlae.config.problems import ConfigError, Problem, did_you_mean, format_value, join_words
 from vlae.config.run_id import PATHS, section_of_key, with_added_fields
 from vlae.config.schema import SCHEMA_VERSION, Config
+from vlae.config.values import parse
 from vlae.system.files import expand_path
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)  # what Hydra raises where it cannot compose

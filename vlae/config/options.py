@@ -14,13 +14,12 @@ from vlae.config.overrides import (
     commands,
     directories,
     is_multirun,
-    parse,
     split_arguments,
     wrong_hydra_override,
     wrong_overrides,
 )
 from vlae.config.problems import ConfigError, Problem, did_you_mean, format_value, join_words
-from vlae.config.yaml_values import unclear_files
+from vlae.config.values import parse, unclear_files
 
 SHELLS = ("bash", "fish", "zsh")
 VALUES = {

@@ -5,7 +5,6 @@ Hydra stops at the first mistake. Here a wrong override becomes a message in the
 """
 
 import contextlib
-import functools
 import itertools
 import math
 import re
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
 from vlae.config.problems import Problem, did_you_mean, format_value, join_words
 from vlae.config.run_id import PATHS
-from vlae.config.sweep_values import items_of, numbers_of, refuse_too_many, texts_of, wrong_sweep
+from vlae.config.values import items_of, numbers_of, parse, refuse_too_many, texts_of, wrong_sweep
 from vlae.system.files import expand_path
 from vlae.system.locations import CONF
 
@@ -37,17 +35,6 @@ _OPTIONS_WITH_VALUE = {
     *("--config-dir", "-cd", "--experimental-rerun"),
 }
 _COMMANDS = {"--multirun": "-m", "--run": "-r", "--cfg": "-c", "--info": "-i", "--shell-completion": "-sc"}
-
-
-@functools.lru_cache(4096)  # the runs of a sweep have most of their overrides in common
-def parse(text: str) -> Override:
-    """An override as Hydra reads it. HydraException: it cannot."""
-    try:
-        return OverridesParser.create().parse_override(text)
-    except ValueError as error:  # Python reads no number of thousands of digits
-        raise HydraException("a number of too many digits") from error
-
-
 LONGEST_SHOWN = 200  # characters of an override in a message
 
 

@@ -27,8 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vlae.config.overrides import commands, is_multirun, quote_text, split_arguments
 from vlae.config.problems import ConfigError, Problem, did_you_mean, format_value, join_words
 from vlae.config.run_id import entries
-from vlae.config.sweep_values import refuse_too_many
-from vlae.config.yaml_values import unclear_values
+from vlae.config.values import refuse_too_many, unclear_values
 from vlae.system.files import expand_path
 from vlae.system.locations import SWEEPS
 

@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -156,26 +156,20 @@ class Source:
             raise self._error(f"{path.absolute()} is {what}, expected a file", delete=True)
         return True
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        # imported here: most runs find their files and never lock
-        from filelock import FileLock, Timeout
+    def _lock(self) -> AbstractContextManager[Any]:
+        """A context in which no other process downloads this dataset."""
+        from filelock import FileLock, Timeout  # most runs find their files and never lock
 
-        lock = FileLock(self.root / f".{self.name}.lock")
+        lock, place = FileLock(self.root / f".{self.name}.lock"), self.root.absolute()
         try:
-            lock.acquire(timeout=0)
+            return lock.acquire(timeout=0)
         except Timeout:
-            place = self.root.absolute()
             print(
                 f"{self.name}: another process is downloading it to {place}; waiting",
                 file=sys.stderr,
                 flush=True,
             )
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            return lock.acquire()
 
     def _download(self) -> None:
         staging = self.root / f".{self.name}.partial"

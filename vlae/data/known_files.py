@@ -67,11 +67,6 @@ def what_is(path: Path) -> str:
     return _text(start) or f"{size:,} bytes of an unknown kind"
 
 
-def idx_shape(start: bytes) -> tuple[int, ...]:
-    """The dimensions that the header of an idx file announces."""
-    return tuple(int.from_bytes(start[4 * i : 4 * i + 4], "big") for i in range(1, start[3] + 1))
-
-
 def name_of(md5: str) -> str | None:
     """The known file that has this MD5, such as ``train_32x32.mat of SVHN``; else None."""
     return next((f"{file} of {dataset}" for dataset, file, known in known_files() if known == md5), None)
@@ -111,7 +106,8 @@ def _text(start: bytes) -> str:
 
 
 def _idx(path: Path, start: bytes, size: int) -> str:
-    shape, offset = idx_shape(start), 4 + 4 * start[3]
+    shape = tuple(int.from_bytes(start[4 * i : 4 * i + 4], "big") for i in range(1, start[3] + 1))
+    offset = 4 + 4 * start[3]
     announced = offset + math.prod(shape)
     if len(shape) == 3:
         words = f"{shape[0]:,} images of {shape[1]}x{shape[2]} pixels"

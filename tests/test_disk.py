@@ -150,7 +150,8 @@ def test_without_patience_the_first_failure_is_the_error(small):
 
 def test_waiting_ends_by_timeout_signal_or_hopelessness(tmp_path):
     error = DiskError("cannot write", "no space left on /")
-    with pytest.raises(DiskError), patient(Patience(tmp_path, limit=0.0)):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DiskError), patient(Patience(tmp_path)):
+        patch.setattr("vlae.system.disk.PATIENCE", 0.0)
         patiently(_raising(error))()
     signalled = Patience(tmp_path)
     signalled.check = _raising(Interrupted(15))

@@ -46,12 +46,12 @@ class NonFiniteError(UserError, RuntimeError):
 
 def check_libraries() -> None:
     """UserError: a library is missing or does not fit the others; one line that says which, and what to do."""
-    for name in PRESENT:
-        if importlib.util.find_spec(name) is None:
-            raise UserError(explain_import(name, ModuleNotFoundError("it is not installed")))
-    for name in IMPORTED:
+    for name in (*PRESENT, *IMPORTED):
         try:
-            importlib.import_module(name)
+            if name in IMPORTED:
+                importlib.import_module(name)
+            elif importlib.util.find_spec(name) is None:
+                raise ModuleNotFoundError("it is not installed")
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
             raise UserError(explain_import(name, error)) from error
 

@@ -111,11 +111,11 @@ def has_vanished(folder: Path) -> bool:
 
 
 class Patience:
-    """The waiting of a thread for a disk: its limit and its messages."""
+    """The waiting of a thread for a disk, and its messages."""
 
-    def __init__(self, home: Path, limit: float | None = None) -> None:
+    def __init__(self, home: Path) -> None:
         """home: the directory whose disappearance means a file system that will be mounted again."""
-        self.home, self.limit = home, limit
+        self.home = home
         self.check: Callable[[], None] = lambda: None
         """Called while it waits; what it raises ends the waiting."""
         self.say: Callable[[str | None], None] = lambda reason: None
@@ -129,7 +129,7 @@ class Patience:
         if self.refusal is None:
             self.refusal, self._since, self._pause = error.reason, time.monotonic(), FIRST_PAUSE
             self.say(error.reason)
-        if time.monotonic() - self._since >= (PATIENCE if self.limit is None else self.limit):
+        if time.monotonic() - self._since >= PATIENCE:
             raise error
         until = time.monotonic() + self._pause
         while (left := until - time.monotonic()) > 0:

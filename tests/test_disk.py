@@ -150,9 +150,10 @@ def test_without_patience_the_first_failure_is_the_error(small):
 
 def test_waiting_ends_by_timeout_signal_or_hopelessness(tmp_path):
     error = DiskError("cannot write", "no space left on /")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DiskError), patient(Patience(tmp_path)):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlae.system.disk.PATIENCE", 0.0)
-        patiently(_raising(error))()
+        with pytest.raises(DiskError), patient(Patience(tmp_path)):
+            patiently(_raising(error))()
     signalled = Patience(tmp_path)
     signalled.check = _raising(Interrupted(15))
     with pytest.raises(Interrupted), patient(signalled):

@@ -51,7 +51,7 @@ from vlae.estimation.ais import (
 from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.reevaluate import override_evaluation, reevaluate
 from vlae.experiment.scoring import Scoring
-from vlae.experiment.summary import summary
+from vlae.experiment.summary import run_summary
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import Reporter
 from vlae.system.interruption import Interrupted, Interruption
@@ -537,7 +537,7 @@ def test_annealed_metrics_are_nats_of_pixels_in_0_to_1(checked):
 def printed(results, capsys):
     from rich.console import Console
 
-    Console(width=110, highlight=False).print(summary(results, Path("here")))
+    Console(width=110, highlight=False).print(run_summary(results, Path("here")))
     return " ".join(capsys.readouterr().out.split())
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from vlae.estimation import reliability
-from vlae.experiment.summary import status_table, summary
+from vlae.experiment.summary import run_summary, status_table
 from vlae.system import console
 from vlae.system.console import Reporter, duration
 from vlae.system.interruption import SIGNALS, Interrupted, Interruption
@@ -125,7 +125,7 @@ def test_quiet_prints_nothing_and_still_writes_the_log(capsys, tmp_path, monkeyp
     monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
     reporter = Reporter(tmp_path / "log.txt", quiet=True)
     progress(reporter)
-    reporter.result(summary(RESULTS, tmp_path))
+    reporter.result(run_summary(RESULTS, tmp_path))
     assert capsys.readouterr() == ("", "")
     assert "training epoch 3/3  ELBO -3.00" in (tmp_path / "log.txt").read_text()
 
@@ -149,7 +149,7 @@ def test_durations_have_readable_units(seconds, text):
 
 def test_the_summary_prints_every_metric(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    Reporter().result(summary(RESULTS, Path("runs/here")))
+    Reporter().result(run_summary(RESULTS, Path("runs/here")))
     out, err = capsys.readouterr()
     assert err == ""
     for text in (
@@ -167,7 +167,7 @@ def test_missing_metrics_are_left_out():
     own = results["test"]["log_likelihood"]["own"]
     own |= {"standard_error": None, "elbo_standard_error": None, "k_hat_unreliable": None}
     results["test"]["gaps"] = None
-    text = printed(summary(results, Path("runs/here")))
+    text = printed(run_summary(results, Path("runs/here")))
     assert "None" not in text
     assert "bits" not in text
     assert "±" not in text.replace("for ±0.1", "")
@@ -177,11 +177,11 @@ def test_unreliable_metrics_are_marked():
     results = copy.deepcopy(RESULTS)
     results["test"] |= {"bits_per_dim": 7.9}
     assert reliability.reliability_warnings(results) == []
-    assert reliability.MARK not in printed(summary(results, Path("runs/here")))
+    assert reliability.MARK not in printed(run_summary(results, Path("runs/here")))
     results["test"]["log_likelihood"]["own"]["k_hat_unreliable"] = 0.051
     assert "5% (own)" in reliability.reliability_warnings(results)[0]
     assert "probably too low" in reliability.reliability_warnings(results)[0]
-    assert f"-11.22 ± 0.35 {reliability.MARK}" in printed(summary(results, Path("runs/here")))
+    assert f"-11.22 ± 0.35 {reliability.MARK}" in printed(run_summary(results, Path("runs/here")))
     results["test"] |= {"bits_per_dim": 8.1}
     assert "uniform noise" in reliability.reliability_warnings(results)[1]
 
@@ -201,7 +201,7 @@ def test_results_of_the_first_version_are_shown():
     own = results["test"]["log_likelihood"]["own"]
     results["test"]["log_likelihood"]["own"] = {name: own[name] for name in first}
     del results["test"]["gaps"]
-    text = printed(summary(results, Path("runs/here")))
+    text = printed(run_summary(results, Path("runs/here")))
     assert "-11.22 ± 0.35" in text
     assert "None" not in text
     assert reliability.MARK not in text
@@ -212,7 +212,7 @@ def test_every_unfinished_mode_search_is_reported():
     proposals = results["test"]["log_likelihood"]
     for name, images in (("laplace", 7), ("student_t", 0), ("mixture", 8)):
         proposals[name] = proposals["own"] | {"mode_search": {"unconverged": images}}
-    text = " ".join(printed(summary(results, Path("runs/here"))).split())
+    text = " ".join(printed(run_summary(results, Path("runs/here"))).split())
     assert "laplace: the search for the mode did not settle for 7 images" in text
     assert "mixture: the search for the mode did not settle for 8 images" in text
     assert "student_t: the search" not in text
@@ -228,7 +228,7 @@ def test_unreliable_metrics_are_marked_in_every_table():
     check = chains | {"acceptance": 0.7, "proposals": {"own": beside, "laplace": beside}}
     proposals["ais"] = level | check
     results["test"]["bdmc"] = check | {"lower": level, "upper": level, "gap": 0.3, "gap_standard_error": 0.1}
-    tables = summary(results, Path("runs/here")).renderables
+    tables = run_summary(results, Path("runs/here")).renderables
     marked = ("-11.22 ± 0.35 nats †", "-11.22 ± 0.35 †", "-10.90 ± 0.20 †", "-10.90 ± 0.20 †", "-10.90 †")
     for table, text in zip(tables, marked, strict=True):
         shown = printed(table)

@@ -6,7 +6,7 @@ from vlae.config.compose import compose, with_absolute_paths
 from vlae.config.options import check_call
 from vlae.experiment.run import execute
 from vlae.experiment.start import check_and_prepare
-from vlae.experiment.summary import summary
+from vlae.experiment.summary import run_summary
 from vlae.runs.directory import RunDirectory, check_directory, directory_of, rerun_directory
 from vlae.system.console import Reporter
 from vlae.trackers.process import upload_later
@@ -30,7 +30,7 @@ def run_configuration(container: dict[str, Any], *, quiet: bool = False) -> dict
         directory.config()  # RecordError: it was edited
         directory.settle()
         reporter.line(f"done: {directory.path}")
-        reporter.result(summary(results, directory.path))
+        reporter.result(run_summary(results, directory.path))
         return results
     if note := check_directory(container):
         reporter.line(note)
@@ -42,7 +42,7 @@ def run_configuration(container: dict[str, Any], *, quiet: bool = False) -> dict
     directory_to_execute = create(directory.path.parent, directory.path.name, frozen)
     directory_to_execute.carry_out_as(frozen)
     results = execute(directory_to_execute, lambda: prepared, quiet=quiet)
-    reporter.result(summary(results, directory.path))
+    reporter.result(run_summary(results, directory.path))
     if text := upload_later(directory):
         reporter.line(text)
     return results

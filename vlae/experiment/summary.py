@@ -23,7 +23,7 @@ def with_error(mean: float, error: float | None) -> str:
     return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
 
 
-def summary(results: dict[str, Any], path: Path) -> Group:
+def run_summary(results: dict[str, Any], path: Path) -> Group:
     """The metrics of a finished run, with their units. RecordError: the results lack some of them."""
     try:
         return Group(*_tables(results, path))
@@ -51,7 +51,7 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
         ("parameters", f"{cost['parameters']:,}"),
         ("in", str(path)),
     ]  # fmt: skip
-    yield labelled_table(results["run_id"], rows)
+    yield text_table(results["run_id"], rows)
     yield from estimator_tables(results)
     if ais := test["log_likelihood"].get("ais"):
         yield ais_table(ais, marks)
@@ -61,7 +61,7 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
         yield gaps_table(gaps, marks)
 
 
-def labelled_table(title: str, rows: list[tuple[str, str]]) -> Table:
+def text_table(title: str, rows: list[tuple[str, str]]) -> Table:
     """A label and a text in each row."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
@@ -166,7 +166,7 @@ def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
         (f"= log-likelihood, {by}", f"{gaps['log_likelihood']:.2f}{doubt}"),
         ("refinements of the model's own inference", str(gaps["iterations"])),
     ]
-    return labelled_table(f"Gaps, the first {gaps['num_images']} images (nats)", rows)
+    return text_table(f"Gaps, the first {gaps['num_images']} images (nats)", rows)
 
 
 def status_table(status: Mapping[str, Any], path: Path) -> Table:
@@ -175,4 +175,4 @@ def status_table(status: Mapping[str, Any], path: Path) -> Table:
     rows = [(name, str(status[name])) for name in names if status.get(name) is not None]
     for name, value in (status.get("progress") or {}).items():
         rows.append((name, f"{value:.1f}" if isinstance(value, float) else str(value)))
-    return labelled_table(status["run_id"], [*rows, ("run directory", str(path))])
+    return text_table(status["run_id"], [*rows, ("run directory", str(path))])

@@ -26,7 +26,7 @@ def evaluate(
     RUN/evaluations/.
     """
     from vlae.experiment.start import check_code
-    from vlae.experiment.summary import summary
+    from vlae.experiment.summary import run_summary
     from vlae.runs.directory import find
     from vlae.system.console import Console, loading
 
@@ -35,4 +35,4 @@ def evaluate(
         from vlae.experiment.reevaluate import reevaluate
 
     results, path = reevaluate(find(runs_dir, run, to_write=True), overrides or [])
-    Console(highlight=False).print(summary(results, path))
+    Console(highlight=False).print(run_summary(results, path))

@@ -64,7 +64,7 @@ def complain(error: UserError) -> int:
 
 
 def complete(what: str, shell: str, program: str) -> int:
-    """``-sc install=bash`` and the like: Hydra's script, which gets its candidates from ``-sc query=bash``."""
+    """Print or install Hydra's completion script (``-sc install=bash``), or its candidates (``-sc query=bash``)."""
     if what == "query":
         from vlae.cli.completion import query
 

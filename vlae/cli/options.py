@@ -68,7 +68,7 @@ Published = Annotated[bool, typer.Option("--published", help="Published numbers 
 
 
 def version_line() -> str:
-    """``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
+    """The version, code and commit: ``vlae 0.1.0, code 0123456789ab, commit 0123456789ab, changed since``."""
     from vlae.runs.snapshot import code_description
 
     code = code_description()

@@ -28,7 +28,7 @@ EXPECTED = "expected KEY OP VALUE [and ...], OP one of = != < <= > >= in, such a
 
 
 class Term(NamedTuple):
-    """``key op value``"""
+    """A part of a condition: ``key op value``."""
 
     key: str
     op: str
@@ -115,7 +115,7 @@ def default_metric(runs: Iterable[Run]) -> str:
 
 
 def _known_values(key: str, runs: Runs) -> str:
-    """``model.name is one of vae, vlae``"""
+    """The values that a key has: ``model.name is one of vae, vlae``."""
     values = {_as_condition(value): value for value in (run.value(key) for run in runs.runs)}
     texts = sorted(values, key=lambda text: sort_key(values[text]))
     if len(texts) > SHOWN and all(map(is_number, values.values())):

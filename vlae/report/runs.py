@@ -64,7 +64,12 @@ def read_array(path: str, name: str) -> np.ndarray | None:
 
 
 class Run(NamedTuple):
-    """One row."""
+    """A run as a row: its settings, its state, and its metrics.
+
+    >>> run = Run("vae-0", "", {"model.name": "vae", "seed": 0}, "done", "", {"test.elbo": -80.5})
+    >>> run.value("seed"), run.number("test.elbo"), run.value("T")
+    (0, -80.5, None)
+    """
 
     id: str
     label: str  # what distinguishes the run in its sweep
@@ -151,7 +156,7 @@ class Runs:
         return replace(self, runs=tuple(run for run in self.runs if condition(run)))
 
     def frame(self) -> "DataFrame":
-        """One row per run, one column per key; NaN or None where a run has no value."""
+        """A table with one row per run, and one column per key; NaN or None where a run has no value."""
         from pandas import DataFrame  # takes longer to import than a table to make
 
         keys = [*OF_A_RUN, *self.settings(), *self.metrics()]

@@ -17,10 +17,7 @@ ON_TEST = (
     "chose the best epoch on the test images (trainer.selection=test), as the released code does: their results are "
     "too good."
 )
-CODE = "Runs used {number} versions of code: {names}; their metrics may differ for that reason alone."
 CHANGED = "ran code with uncommitted changes; a copy of that code is in .code of the runs directory."
-TORCH = "Runs used {number} versions of PyTorch: {names}; their last digits may differ for that reason."
-DEVICES = "Runs used different devices, whose times cannot be compared: {names}."
 
 
 def cautions(runs: Runs, table: Table | None) -> list[str]:
@@ -32,10 +29,10 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *_worse_than_noise(done),
         *_having(runs.runs, "trainer.selection", "test", ON_TEST),
         *(_missing_seeds(table) if table else ()),
-        *_versions_differ(done, "environment.code.hash", CODE),
+        *_differing_values(done, "environment.code.hash", "versions of code", "their metrics may differ"),
         *_having(done, "environment.code.changed", True, CHANGED),
-        *_versions_differ(done, "environment.torch", TORCH),
-        *_versions_differ(done, "environment.device", DEVICES),
+        *_differing_values(done, "environment.torch", "versions of PyTorch", "their last digits may differ"),
+        *_differing_values(done, "environment.device", "devices", "their times cannot be compared"),
     ]
 
 
@@ -78,11 +75,11 @@ def _missing_seeds(table: Table) -> Iterator[str]:
         yield "One seed each: how much results vary with the seed is unknown."
 
 
-def _versions_differ(done: Sequence[Run], key: str, sentence: str) -> Iterator[str]:
+def _differing_values(done: Sequence[Run], key: str, what: str, consequence: str) -> Iterator[str]:
     values = Counter(str(run.value(key)) for run in done if run.value(key) is not None)
     if len(values) > 1:
         names = [f"{name} ({count_of(number, 'run')})" for name, number in sorted(values.items())]
-        yield sentence.format(number=len(values), names=some(names, MOST_NAMED))
+        yield f"Runs used {len(values)} {what}: {some(names, MOST_NAMED)}; {consequence} for that reason."
 
 
 def _having(runs: Sequence[Run], key: str, value: Any, sentence: str) -> Iterator[str]:

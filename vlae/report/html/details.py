@@ -26,7 +26,7 @@ class Detail(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What distinguishes the run in its sweep, or its id."""
+        """The label that distinguishes the run in its sweep, or its id."""
         return self.run.label or self.run.id
 
 

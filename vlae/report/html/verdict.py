@@ -41,7 +41,7 @@ def verdicts(table: Table, runs: Sequence[Run]) -> list[Verdict]:
 
 
 def _budgets(table: Table, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
-    """``trainer.epochs: 5, 20``; empty: all runs of these cells were trained with the same budget."""
+    """The training budgets of these cells, such as ``trainer.epochs: 5, 20``; empty: all have the same."""
     places, keys = {(*cell.row, *cell.column) for cell in cells}, (*table.row_keys, *table.column_keys)
     of_cells = [run for run in with_metric(runs, table.metric) if tuple(map(run.value, keys)) in places]
     values = {key: {run.value(key) for run in of_cells} for key in BUDGET}

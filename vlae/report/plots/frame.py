@@ -207,7 +207,7 @@ def logarithmic(axes: Axes, lowest: float, highest: float) -> None:
 
 
 def _power_of_ten(value: float, _: float) -> str:
-    """``0.1``, ``1``, ``10``, ``10³``"""
+    """The label of a tick: ``0.1``, ``1``, ``10``, ``10³``."""
     exponent = round(math.log10(value))
     return f"{value:g}" if -2 <= exponent <= 2 else "10" + str(exponent).translate(_RAISED)
 

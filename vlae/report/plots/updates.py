@@ -65,7 +65,7 @@ def _axes(
 
 
 def _strip(axes: Axes, series: Configuration, pictures: np.ndarray, columns: int, inches: float) -> None:
-    """pictures: [columns, images, height, width, ...]; as wide as ``columns`` pictures."""
+    """Draw the pictures [columns, images, height, width, ...] of one model, in axes as wide as ``columns`` pictures."""
     frame.bare(axes)
     axes.imshow(tile(pictures), cmap="gray", vmin=0, vmax=1)
     width = pictures.shape[3] + 1
@@ -77,7 +77,7 @@ def _strip(axes: Axes, series: Configuration, pictures: np.ndarray, columns: int
 
 
 def tile(pictures: np.ndarray) -> np.ndarray:
-    """[columns, rows, height, width, ...] side by side, a white pixel apart."""
+    """One picture of all pictures [columns, rows, height, width, ...], a white pixel apart."""
     space = [(0, 0), (0, 0), (0, 1), (0, 1)] + [(0, 0)] * (pictures.ndim - 4)
     padded = np.pad(pictures, space, constant_values=1.0)
     columns, rows, height, width = padded.shape[:4]

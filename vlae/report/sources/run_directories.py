@@ -48,7 +48,7 @@ def read_rows(runs_dir: Path, labels: Mapping[str, str]) -> Iterator[Run | LeftO
 
 
 def _read_config(place: str, parsed: Parsed) -> tuple[str, Mapping[str, Any], bool]:
-    """What `parse_config` returns for config.yaml. RecordError: there is none, or it is not that of a run."""
+    """The result of `parse_config` for config.yaml. RecordError: there is none, or it is not that of a run."""
     content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
     if content is None:
         there = os.path.isdir(place)

@@ -100,7 +100,7 @@ def _tracker(run: Path) -> Mapping[str, Any]:
 
 
 def connect() -> Any:
-    """wandb's public API. WandbError: there is no key, it is refused, or the server does not answer."""
+    """The public API of wandb. WandbError: there is no key, it is refused, or the server does not answer."""
     check_access()
     try:
         return client().Api(timeout=WITHIN)

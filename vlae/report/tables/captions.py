@@ -52,7 +52,7 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """``Test log-likelihood with a Laplace proposal``: for where the caption of a table says the rest."""
+    """The metric in short, ``Test log-likelihood with a Laplace proposal``, where a table's caption says the rest."""
     what, estimator = what_and_estimator(metric)
     return NAMES.get(what, metric) + estimation(estimator, " with", " by")
 

@@ -36,7 +36,7 @@ class Cell:
     published_difference: float | None = None  # ours minus the published value
 
     def estimate(self, decimals: int = 2) -> str:
-        """``-83.71 ± 0.02``, or a hole."""
+        """Mean and standard error, ``-83.71 ± 0.02``, or a hole."""
         if self.mean is None:
             return HOLE
         error = "" if self.standard_error is None else f" ± {self.standard_error:.{decimals}f}"

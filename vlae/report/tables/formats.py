@@ -158,7 +158,7 @@ def tex(text: str) -> str:
 
 
 def label_of(layout: Layout) -> str:
-    """``tab:smoke-log-likelihood-laplace``, from the sweep and the metric."""
+    """The label of the table in LaTeX, from the sweep and the metric: ``tab:smoke-log-likelihood-laplace``."""
     metric = layout.table.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
     words = re.findall(r"[A-Za-z0-9.]+", f"{layout.table.title} {metric}")
     return "tab:" + "-".join(words)

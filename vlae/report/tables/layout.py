@@ -37,7 +37,7 @@ class Layout:
 
 
 def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
-    """transpose: the columns of the table become lines."""
+    """The lines of a table as readers see it. transpose: its columns become lines."""
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     grid = [[cells.get((row, column)) for column in table.columns] for row in table.rows]
     missing = (cell.missing if cell else NO_RUN for line in grid for cell in line)

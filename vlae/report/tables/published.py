@@ -26,7 +26,7 @@ def _known() -> dict[str, Any]:
 
 
 class Published(NamedTuple):
-    """One value."""
+    """A published value, and the paper that it is from."""
 
     value: float
     source: str

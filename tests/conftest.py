@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,12 @@ forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 def pytest_xdist_auto_num_workers() -> int:
     """Twice the number of processors: half of the tests wait for other processes."""
     return 2 * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Execute annotations in the quick tests alone: the slow ones call the same functions thousands of times."""
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
@@ -87,23 +87,30 @@ def _execute(
     env: Mapping[str, str],
     largest_file: int | None,
 ) -> None:
-    print_to(*outputs)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
+    _enter(cwd, env, *outputs)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     execute(program, words)
 
 
+def _enter(place: Path, environment: Mapping[str, str], *outputs: Path) -> None:
+    print_to(*outputs)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(place)
+
+
 class Launched:
-    """A process that runs a program in ``place``."""
+    """A process that runs a program in ``place``, with an output file for both its streams."""
 
     def __init__(self, place: Path, arguments: Sequence[str]) -> None:
+        self._start(place, _launch_into, arguments)
+
+    def _start(self, place: Path, target: Callable[..., None], *options: object) -> None:
         descriptor, output = tempfile.mkstemp(".txt", dir=place)
         os.close(descriptor)
         self.output = Path(output)
-        self._process = forking.Process(target=_launch_into, args=(place, self.output, arguments))
+        self._process = forking.Process(target=target, args=(place, self.output, *options))
         self._process.start()
         self.pid = self._process.pid
 
@@ -127,6 +134,35 @@ def _launch_into(place: Path, output: Path, arguments: Sequence[str]) -> None:
     print_to(output, output)
     os.chdir(place)
     launch(arguments)
+
+
+class Shell(Launched):
+    """``python <root>/launch.py`` in a session of its own, as a shell starts it."""
+
+    def __init__(
+        self, place: Path, arguments: Sequence[str], root: Path = LAUNCH.parent, ignoring: Sequence[int] = ()
+    ) -> None:
+        """ignoring: signals that the shell ignores."""
+        environment = {**os.environ, "COLUMNS": "200"}
+        self._start(place, _start_session, root / LAUNCH.name, arguments, environment, ignoring)
+
+    def press_ctrl_c(self) -> None:
+        os.killpg(self.pid, signal.SIGINT)
+
+
+def _start_session(
+    place: Path,
+    output: Path,
+    program: Path,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    ignoring: Sequence[int],
+) -> None:
+    os.setsid()
+    for number in ignoring:
+        signal.signal(number, signal.SIG_IGN)
+    _enter(place, environment, output, output)
+    execute(program, arguments)
 
 
 def print_to(*outputs: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.histories import main
 from simulation.faults import FAULTS
 
-PART = 250
-"""Number of histories in one test."""
+HISTORIES, PART = 750, 250
+"""Number of histories, and of those in one test; ``python -m benchmarks histories`` plays thousands."""
 FOUND_WITHIN = 200
 """Histories that a fault needs at most to be found."""
 
@@ -22,7 +22,7 @@ def histories(*options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 2000, PART))
+@pytest.mark.parametrize("first", range(0, HISTORIES, PART))
 def test_no_history_breaks_a_law(first):
     status, printed = histories("--first", first, "--count", PART)
     assert status == 0, printed

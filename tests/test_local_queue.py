@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
-from launching import run_command
+from launching import Shell, run_command
 from programs import do_without
 
 from benchmarks.full_disk import differences, run_on_full_disk, small_disk
@@ -31,39 +30,17 @@ LONG = "trainer.epochs=4000"
 NAN = "optimizer=sgd", "optimizer.lr=1e30"
 
 
-class Command:
-    """launch.py in a process group of its own, as a shell starts it."""
+class Command(Shell):
+    """launch.py as a shell starts it."""
 
-    def __init__(self, place: Path, *arguments: str, root: Path = ROOT, ignoring: str = "") -> None:
-        self.output = place / f"output-{time.monotonic_ns()}.txt"
-        environment = {**os.environ, "COLUMNS": "200"}
-        with self.output.open("w") as file:
-            self.process = subprocess.Popen(
-                [
-                    "bash",
-                    "-c",
-                    f"trap '' {ignoring}; exec \"$@\"" if ignoring else 'exec "$@"',
-                    "bash",
-                    sys.executable,
-                    str(root / "launch.py"),
-                    *arguments,
-                ],
-                cwd=place,
-                stdout=file,
-                stderr=file,
-                env=environment,
-                start_new_session=True,
-            )
+    def __init__(self, place: Path, *arguments: str, root: Path = ROOT, ignoring: Sequence[int] = ()) -> None:
+        super().__init__(place, arguments, root, ignoring)
 
-    def wait(self, status: int | None = 0) -> str:
+    def finish(self, status: int | None = 0) -> str:
         """The output of the command. ``status``: its exit status, or None for any."""
-        code = self.process.wait(300)
-        text = self.output.read_text()
-        assert status in (None, code), text
+        text = self.wait()
+        assert status in (None, self.exit_status), text
         return text
-
-    def press_ctrl_c(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
 
 
 def launch(place: Path, *arguments: str, status: int = 0, root: Path = ROOT) -> str:
@@ -131,7 +108,7 @@ def test_after_ctrl_c_the_same_command_completes_the_runs(tmp_path):
     command = Command(tmp_path, *TINY, *seeds)
     wait_until(lambda: training(tmp_path, 2))
     command.press_ctrl_c()
-    text = command.wait(130)
+    text = command.finish(130)
     assert "the same command continues from here" in text
     assert sorted(states(tmp_path)) == ["interrupted", "interrupted", "new"]
     launch(tmp_path, *seeds)
@@ -144,15 +121,17 @@ def test_after_ctrl_c_the_same_command_completes_the_runs(tmp_path):
 
 def test_a_sweep_ignores_the_signals_its_shell_ignores(tmp_path):
     epochs = "trainer.epochs=100"
-    command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", epochs, ignoring="HUP INT")
+    command = Command(
+        tmp_path, *TINY, "model=vae", "seed=0,1,2", epochs, ignoring=(signal.SIGHUP, signal.SIGINT)
+    )
     wait_until(lambda: training(tmp_path, 2))
     runs = [run.holder()["pid"] for run in all_runs(tmp_path / "runs") if run.state() == "running"]
-    processes = {command.process.pid, *runs, *(psutil.Process(pid).ppid() for pid in runs)}
-    queue = [process.pid for process in psutil.Process(command.process.pid).children()]
+    processes = {command.pid, *runs, *(psutil.Process(pid).ppid() for pid in runs)}
+    queue = [process.pid for process in psutil.Process(command.pid).children()]
     for pid in (*processes, *queue):
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGINT):
             os.kill(pid, number)
-    command.wait(0)
+    command.finish(0)
     assert states(tmp_path) == ["done"] * 3
     assert attempts(tmp_path) == [1] * 3
 
@@ -162,7 +141,7 @@ def test_a_killed_run_is_reported_and_stops_no_other(tmp_path):
     wait_until(lambda: training(tmp_path, 2))
     victim = next(run for run in all_runs(tmp_path / "runs") if run.state() == "running")
     os.kill(victim.holder()["pid"], signal.SIGKILL)
-    text = command.wait(1)
+    text = command.finish(1)
     assert re.search(r"killed: seed=\d: by SIGKILL", text)
     assert sorted(states(tmp_path)) == ["done", "done", "interrupted"]
     assert victim.status()["reason"] == "killed"
@@ -176,14 +155,12 @@ def test_a_killed_launcher_loses_no_run_and_runs_none_twice(tmp_path, whom):
     command = Command(tmp_path, *TINY, *seeds)
     wait_until(lambda: training(tmp_path, 2))
     queue = next(
-        p
-        for p in psutil.Process(command.process.pid).children()
-        if "launching.worker" in " ".join(p.cmdline())
+        p for p in psutil.Process(command.pid).children() if "launching.worker" in " ".join(p.cmdline())
     )
-    (queue if whom == "queue" else psutil.Process(command.process.pid)).kill()
-    command.wait(None)
+    (queue if whom == "queue" else psutil.Process(command.pid)).kill()
+    command.finish(None)
     second = Command(tmp_path, *TINY, *seeds)
-    text = second.wait()
+    text = second.finish()
     if whom == "command":  # its queue continues
         assert "2 queued, 2 running" in text
         wait_until(lambda: states(tmp_path) == ["done"] * 4)
@@ -195,7 +172,7 @@ def test_a_killed_launcher_loses_no_run_and_runs_none_twice(tmp_path, whom):
 
 def test_the_same_sweep_launched_twice_at_once_runs_once(tmp_path):
     commands = [Command(tmp_path, *TINY, "model=vae", "seed=0,1,2,3") for _ in range(3)]
-    texts = [command.wait() for command in commands]
+    texts = [command.finish() for command in commands]
     assert sum("4 done" in text.splitlines()[-1] for text in texts) == 1
     wait_until(lambda: states(tmp_path) == ["done"] * 4)
     assert attempts(tmp_path) == [1, 1, 1, 1]
@@ -214,7 +191,7 @@ def test_a_later_edit_does_not_change_launched_runs(tmp_path):
         file.write_text("raise RuntimeError('edited')\n")
     for file in (root / "conf").rglob("*.yaml"):
         file.write_text("epochs: 1\n")
-    text = command.wait()
+    text = command.finish()
     assert "2 done" in text.splitlines()[-1]
     frozen = {run.results()["environment"]["code"]["hash"] for run in all_runs(root / "runs")}
     assert frozen == {p.name for p in (root / "runs" / ".code").iterdir() if not p.name.startswith(".")}
@@ -272,13 +249,13 @@ def server_of(queue_process: psutil.Process) -> psutil.Process:
 def test_runs_outlive_their_fork_server_and_start_only_once(tmp_path):
     command = Command(tmp_path, *TINY, "model=vae", "seed=0,1,2", "trainer.epochs=80")
     wait_until(lambda: training(tmp_path, 2))
-    (queue_process,) = psutil.Process(command.process.pid).children()
+    (queue_process,) = psutil.Process(command.pid).children()
     server = server_of(queue_process)
     for process in queue_process.children():
         if "resource_tracker" in " ".join(process.cmdline()):
             process.kill()
     server.kill()
-    text = command.wait()
+    text = command.finish()
     assert "3 done" in text.splitlines()[-1]
     assert attempts(tmp_path) == [1, 1, 1]
     assert "warning" not in text.lower()
@@ -293,4 +270,4 @@ def test_a_hanging_run_is_ended_and_the_others_continue(tmp_path):
     assert victim.state() == "interrupted"
     assert other.state() == "running"
     command.press_ctrl_c()
-    assert re.search(r"interrupted 1/2: seed=0  .* \(no progress for 0\.3 min\)", command.wait(130))
+    assert re.search(r"interrupted 1/2: seed=0  .* \(no progress for 0\.3 min\)", command.finish(130))

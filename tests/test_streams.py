@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from launching import run_command
 from rich.table import Table
 from rich.text import Text
 
@@ -287,11 +288,8 @@ def test_no_command_prints_control_characters_of_files(words, foreign, tmp_path)
     given = [replaced.get(word, word.replace("OUT", f"{tmp_path}/")) for word in words.split(" ")]
     if given[0] != "download":
         given += ["--runs-dir", str(place)]
-    process = python(
-        "from vlae.cli.app import main; main()", *given, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "COLUMNS": "300", "FORCE_COLOR": "", "WANDB_MODE": "offline"},
-    )  # fmt: skip
-    text = process.communicate(timeout=120)[0].decode()
+    environment = {**os.environ, "COLUMNS": "300", "FORCE_COLOR": "", "WANDB_MODE": "offline"}
+    text = run_command("vlae.cli", *given, cwd=tmp_path, env=environment, together=True).stdout
     assert text
     assert "Traceback" not in text or words.startswith("logs")
     assert [c for c in text if CONTROLS.match(c)] == []

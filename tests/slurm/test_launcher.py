@@ -7,13 +7,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from launching import run_command
+from launching import Shell, run_command
 
 from slurm.cluster import Cluster, wait_until
 from vlae.launching.queues import all_queues
@@ -44,16 +43,6 @@ def place(alone):
     path.mkdir()
     yield path
     shutil.rmtree(path, ignore_errors=True)
-
-
-def command(*arguments: str, place: Path, root: Path = ROOT) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(root / "launch.py"), *arguments],
-        cwd=place,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def launch(place: Path, *arguments: str, status: int = 0, root: Path = ROOT) -> str:
@@ -288,12 +277,12 @@ def test_a_command_killed_after_submission_submits_nothing_twice(place, monkeypa
     fake.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-        process = command(*TINY, *SLURM, "seed=0,1", place=place)
+        process = Shell(place, [*TINY, *SLURM, "seed=0,1"])
     wait_until((place / "waiting").exists, 60, "nothing was submitted")
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
-    process.kill()
-    process.communicate()
+    process.send(signal.SIGKILL)
+    process.wait()
     text = launch(place, "seed=0,1")
     assert "starting" not in text
     wait_for(place, "done", "done")
@@ -301,8 +290,8 @@ def test_a_command_killed_after_submission_submits_nothing_twice(place, monkeypa
 
 
 def test_two_shells_submit_one_sweep_once(place, cluster):
-    processes = [command(*TINY, *SLURM, "seed=0,1", place=place) for _ in range(2)]
-    texts = [process.communicate(timeout=300)[0] for process in processes]
+    processes = [Shell(place, [*TINY, *SLURM, "seed=0,1"]) for _ in range(2)]
+    texts = [process.wait() for process in processes]
     assert sum("submitted as Slurm job" in text for text in texts) == 1, texts
     assert sum("nothing to do" in text for text in texts) == 1, texts
     wait_for(place, *["done"] * 2)

@@ -131,26 +131,25 @@ class Seams:
         )
         seams = self
 
-        class Pulse:
+        @contextlib.contextmanager
+        def pulse(beat: Callable[[], object]) -> Iterator[None]:
             """A thread of the current process, as moments."""
+            process, is_over = seams.process, False
 
-            def __init__(self, beat: Callable[[], object]) -> None:
-                self.beat, self.over, self.process = beat, False, seams.process
-
-            def start(self) -> None:
-                seams.here.after(PULSE_EVERY, self._act)
-
-            def stop(self) -> None:
-                self.over = True
-
-            def _act(self) -> None:
-                if self.over or self.process is None or not self.process.alive:
+            def act() -> None:
+                if is_over or process is None or not process.alive:
                     return
                 with contextlib.suppress(vlae.system.files.RecordError):
-                    seams.here.moment(self.process, self.beat)
-                self.start()
+                    seams.here.moment(process, beat)
+                seams.here.after(PULSE_EVERY, act)
 
-        self.replace(run_lease.Pulse, Pulse)
+            seams.here.after(PULSE_EVERY, act)
+            try:
+                yield
+            finally:
+                is_over = True
+
+        self.replace(run_lease.pulse, pulse)
 
     def _identity(self) -> None:
         self.put(os, "getpid", lambda: self.process.pid if self.process else _real.getpid())

@@ -14,7 +14,7 @@ from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.launching import queues
 from vlae.launching.composed_runs import ComposedRuns, labels_of
-from vlae.launching.launch_lock import LOCKS, hold_launch_lock
+from vlae.launching.launch_lock import LOCKS, hold_launch_lock, refuse_if_lost
 from vlae.launching.plan import create_run_directories, make_plan, should_start
 from vlae.launching.plan_checks import check_runs
 from vlae.launching.plan_table import estimated_seconds
@@ -111,7 +111,12 @@ def test_runs_wait_in_a_living_queue_for_their_turn(planned, tmp_path):
     runs = planned().runs
     create_run_directories(planned())
     queue = queues.create(
-        tmp_path, kind="local", sweep="s", code=tmp_path, runs=[run.waiting() for run in runs], settings={}
+        tmp_path,
+        kind="local",
+        sweep="s",
+        code=tmp_path,
+        runs=[Waiting(run.run_id, run.state.attempts) for run in runs],
+        settings={},
     )
     assert [run.state.state for run in planned().runs] == ["queued"] * 3
     assert planned("retry=true", "force=true").starting == []
@@ -206,7 +211,7 @@ def test_an_ended_slurm_job_holds_no_run(planned, tmp_path, monkeypatch):
         kind="slurm",
         sweep="s",
         code=tmp_path,
-        runs=[run.waiting()],
+        runs=[Waiting(run.run_id, run.state.attempts)],
         settings={"cluster": slurm.identity},
     )
     queue.record_jobs({0: "12"})
@@ -311,7 +316,7 @@ def test_launch_locks_never_overlap(tmp_path):
         import sys, time
         from multiprocessing import get_context
         from pathlib import Path
-        from vlae.launching.launch_lock import LOCKS, hold_launch_lock
+        from vlae.launching.launch_lock import LOCKS, hold_launch_lock, refuse_if_lost
 
         folder, count = Path(sys.argv[1]), Path(sys.argv[1], "count")
 
@@ -339,12 +344,12 @@ def test_launch_locks_never_overlap(tmp_path):
 def test_a_lost_launch_lock_is_noticed(tmp_path, monkeypatch):
     """The other host heard nothing of this process for minutes."""
     with hold_launch_lock(tmp_path) as ours:
-        ours.refuse_if_lost()
-        lease.show_life(ours.path)
-        put_claim(ours.path.with_name("2"), new_claim())
+        refuse_if_lost(ours)
+        lease.show_life(ours)
+        put_claim(ours.with_name("2"), new_claim())
         with pytest.raises(RecordError, match="another launch took the lock"):
-            ours.refuse_if_lost()
-        shutil.rmtree(ours.path)  # it can no longer be written to
+            refuse_if_lost(ours)
+        shutil.rmtree(ours)  # it can no longer be written to
 
 
 def test_a_launch_lock_writes_heartbeats(tmp_path, monkeypatch):
@@ -352,7 +357,7 @@ def test_a_launch_lock_writes_heartbeats(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "PULSE_EVERY", 0.01)
     with hold_launch_lock(tmp_path) as ours:
         until = time.monotonic() + 10
-        while not (ours.path / "status.json").exists():
+        while not (ours / "status.json").exists():
             assert time.monotonic() < until
 
 

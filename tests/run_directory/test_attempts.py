@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from run_directory.example import (
 from vlae.config.problems import format_value
 from vlae.launching.run_state import state_on_disk
 from vlae.runs import attempts, lease
+from vlae.runs.attempts import refuse_if_held
 from vlae.system import files
 from vlae.system.disk import RecordError
 from vlae.system.interruption import Interrupted
@@ -178,7 +180,7 @@ def test_an_invalid_claim_is_refused_with_file_key_and_value(run, key, value):
     put_claim(run, **{key: value})
     run.write_status(state="running", attempt=1)
     file = run.path / "attempts" / "1" / "claim.json"
-    for look in (run.status, run.state, run.holder, run.refuse_if_held, run.claim):
+    for look in (run.status, run.state, run.holder, partial(refuse_if_held, run.path), run.claim):
         with pytest.raises(RecordError, match=re.escape(f"{file}: {key}: expected ")) as caught:
             look()
         assert f"got {format_value(value)}" in str(caught.value)

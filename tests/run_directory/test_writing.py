@@ -7,6 +7,7 @@ import time
 import pytest
 
 from run_directory.example import CONFIG, RUN_ID, first_line, in_python, output_of, visible_and_hidden
+from vlae.runs.attempts import refuse_if_held
 from vlae.runs.directory import RunDirectory, all_runs, find, rerun_directory
 from vlae.runs.rerun import recover
 from vlae.system.disk import RecordError
@@ -90,7 +91,7 @@ def test_a_run_below_a_file_is_refused_with_the_file(tmp_path):
     for runs_dir in (file, file / "below"):
         recover(runs_dir, RUN_ID)
         run = RunDirectory(runs_dir / RUN_ID)
-        run.refuse_if_held()
+        refuse_if_held(run.path)
         assert (run.results(), run.holder(), run.state(), run.run_id) == (None, None, "new", RUN_ID)
         assert all_runs(runs_dir) == []
         with pytest.raises(RecordError, match="no run"):

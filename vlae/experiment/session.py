@@ -54,7 +54,7 @@ def report_progress(
         Interruption() as interruption,
         Reporter(attempt.log, quiet) as reporter,
         _report_waiting(patience, attempt, interruption, reporter),
-        call_on_progress(attempt.advanced),
+        call_on_progress(attempt.note_progress),
         _explain_end(directory, patience, reporter),
     ):
         yield Session(directory, attempt, interruption, reporter)

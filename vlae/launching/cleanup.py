@@ -11,8 +11,7 @@ from vlae.runs.lease import seconds_since
 from vlae.system.disk import RecordError
 from vlae.system.files import STAGING, make_directory, remove_abandoned, rename_if_free, staging_place
 
-KEPT = 7 * 24 * 3600.0
-"""Seconds that a queue is kept after its end."""
+KEPT = 7 * 24 * 3600.0  # seconds that a queue is kept after its end
 
 
 def clean_up(runs_dir: Path) -> None:

@@ -10,8 +10,7 @@ from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL, get, run_id
 from vlae.system.console import count_of, standard_error
 from vlae.system.files import check_writable
 
-MANY = 100
-"""Number of runs that take so long to compose that a message says so."""
+MANY = 100  # number of runs that take so long to compose that a message says so
 
 
 class ComposedRuns:
@@ -53,8 +52,7 @@ class ComposedRuns:
             raise ConfigError(problems_by_run(wrong, labels, file))
         for key in ("runs_dir", *OF_A_COMMAND):
             self.common(key)
-        self.labels = labels_of(chosen)
-        """The overrides of each run that distinguish it from the others."""
+        self.labels = labels_of(chosen)  # the overrides of each run that distinguish it from the others
 
     def __len__(self) -> int:
         return len(self._all)

@@ -22,8 +22,7 @@ from vlae.system.files import check_inside, read_json
 from vlae.trackers.process import upload_later
 
 STYLES = {"done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
-PLAIN_EVERY = 60.0
-"""Seconds between two lines about the running runs, if there is no terminal."""
+PLAIN_EVERY = 60.0  # seconds between two lines about the running runs, if there is no terminal
 
 
 class Display(Log):

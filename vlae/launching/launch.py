@@ -6,7 +6,7 @@ from pathlib import Path
 from vlae.launching import sweep_index
 from vlae.launching.cleanup import clean_up
 from vlae.launching.composed_runs import ComposedRuns
-from vlae.launching.launch_lock import hold_launch_lock
+from vlae.launching.launch_lock import hold_launch_lock, refuse_if_lost
 from vlae.launching.launcher import Launcher
 from vlae.launching.plan import cancellations, create_run_directories, make_plan
 from vlae.launching.plan_table import print_headline, print_nothing_to_do, show_plan
@@ -33,6 +33,6 @@ def launch_runs(composed: ComposedRuns, launcher: Launcher, name: str | None = N
             return print_nothing_to_do(plan)
         frozen = snapshot.freeze(runs_dir)
         create_run_directories(plan)
-        lock.refuse_if_lost()
+        refuse_if_lost(lock)
         queue = launcher.prepare(plan, frozen)
     return launcher.execute(queue)

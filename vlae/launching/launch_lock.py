@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vlae.launching.queues import QUEUES
-from vlae.runs.lease import Pulse, holder_of, last_number, new_claim, now, put_claim, show_life
+from vlae.runs.lease import holder_of, last_number, new_claim, now, pulse, put_claim, show_life
 from vlae.runs.schema import Claim
 from vlae.system.console import standard_error
 from vlae.system.disk import RecordError
@@ -16,16 +16,10 @@ from vlae.system.files import StrPath, write_json
 LOCKS = f"{QUEUES}/.launching"  # in runs_dir
 
 
-class LaunchLock:
-    """The launch lock as this process holds it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def refuse_if_lost(self) -> None:
-        """RecordError: this process was out of touch for so long that another launch has taken the lock."""
-        if self.path.with_name(str(int(self.path.name) + 1)).exists():
-            raise RecordError(f"{self.path}: another launch took the lock; rerun")
+def refuse_if_lost(lock: Path) -> None:
+    """RecordError: this process was out of touch for so long that another launch has taken the ``lock``."""
+    if lock.with_name(str(int(lock.name) + 1)).exists():
+        raise RecordError(f"{lock}: another launch took the lock; rerun")
 
 
 def _say_who_launches(holder: Claim) -> None:
@@ -36,8 +30,8 @@ def _say_who_launches(holder: Claim) -> None:
 @contextlib.contextmanager
 def hold_launch_lock(
     runs_dir: StrPath, waiting: Callable[[Claim], None] = _say_who_launches
-) -> Iterator[LaunchLock]:
-    """Plan and submit inside. waiting: called once if another process holds the lock, with its claim.
+) -> Iterator[Path]:
+    """Plan and submit inside; the directory of the lock. waiting: called with the claim of another process that has it.
 
     The lock is a numbered claim, made by renaming a directory, which works on network file systems too. The lock of a
     dead process is free.
@@ -59,11 +53,9 @@ def hold_launch_lock(
     for old in place.iterdir():
         if old.name.isdigit() and int(old.name) < number:
             shutil.rmtree(old, ignore_errors=True)
-    pulse = Pulse(lambda: show_life(path))
-    pulse.start()
     try:
-        yield LaunchLock(path)
+        with pulse(lambda: show_life(path)):
+            yield path
     finally:
-        pulse.stop()
         with contextlib.suppress(RecordError):  # the disk is full; the lock ends with this process
             write_json(path / "ended.json", {"ended": now()})

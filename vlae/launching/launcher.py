@@ -16,8 +16,7 @@ L = TypeVar("L", bound="Launcher")
 class Launcher(ABC):
     """A way to execute runs. Its constructor takes the keys of ``hydra.launcher``, each with a type."""
 
-    here: ClassVar[bool]
-    """True if it executes runs on this machine."""
+    here: ClassVar[bool]  # True if it executes runs on this machine
 
     def check_plan(self, plan: Plan) -> None:
         """Check the runs that start, before anything is on disk. UserError: the reason why they cannot be executed."""

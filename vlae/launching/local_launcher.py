@@ -36,13 +36,13 @@ class LocalQueue(Launcher):
 
     def check_plan(self, plan: Plan) -> None:
         super().check_plan(plan)
-        slots(len(plan.starting), **self._asked(plan))
+        slots(len(plan.starting), **self._slot_settings(plan))
 
     def prepare(self, plan: Plan, frozen: Path) -> Queue:
-        settings = {"slots": self._asked(plan), "run_timeout_min": self.run_timeout_min}
+        settings = {"slots": self._slot_settings(plan), "run_timeout_min": self.run_timeout_min}
         return create_queue(plan, frozen, "local", settings)
 
-    def _asked(self, plan: Plan) -> dict[str, Any]:
+    def _slot_settings(self, plan: Plan) -> dict[str, Any]:
         use_gpus = any(run.container["device"] != "cpu" for run in plan.starting)
         return {"workers": self.workers, "runs_per_gpu": self.runs_per_gpu, "use_gpus": use_gpus}
 

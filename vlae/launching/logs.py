@@ -15,8 +15,7 @@ from vlae.system.files import StrPath, read_by
 
 LOOK_EVERY = 0.5  # seconds
 WAIT_EVERY = 2.0  # while it is not under way
-MOST_NAMED = 10
-"""Runs of a sweep that are named to choose from."""
+MOST_NAMED = 10  # runs of a sweep that are named to choose from
 
 
 def log_of(run: RunDirectory) -> Path | None:
@@ -52,7 +51,8 @@ def stream_log(run: RunDirectory, write: Callable[[str], object]) -> None:
     """Print the log until the run neither waits nor runs, the attempts that follow included."""
     log = GrowingLog(log_of(run))
     while True:
-        state = _state(run)
+        if (state := run.state()) not in ("running", "done"):  # queues and Slurm say if it waits
+            state = Observer(run.path.parent).state(run.path).state
         if (latest := log_of(run)) != log.path:
             write(log.more())  # the rest of it
             log = GrowingLog(latest)
@@ -62,12 +62,6 @@ def stream_log(run: RunDirectory, write: Callable[[str], object]) -> None:
                 print_log(run, write)
             return
         time.sleep(LOOK_EVERY if state == "running" else WAIT_EVERY)
-
-
-def _state(run: RunDirectory) -> str:
-    """The state of a run; queues and Slurm are asked only if its record is not clear."""
-    state = run.state()
-    return state if state in ("running", "done") else Observer(run.path.parent).state(run.path).state
 
 
 class GrowingLog:

@@ -24,18 +24,13 @@ class Planned:
 
     run_id: str
     container: dict[str, Any]
-    label: str
-    """The overrides that distinguish it from the others."""
+    label: str  # the overrides that distinguish it from the others
     state: RunState
     starts: bool
 
     @property
     def path(self) -> Path:
         return self.state.path
-
-    def waiting(self, task: int = 0) -> Waiting:
-        """Its entry in a queue."""
-        return Waiting(self.run_id, self.state.attempts, self.state.is_rerun, task)
 
 
 @dataclass(frozen=True)
@@ -45,12 +40,9 @@ class Plan:
     sweep: str
     runs_dir: Path
     runs: tuple[Planned, ...]
-    merged: int
-    """Number of runs that were the same as another."""
-    file: str | None = None
-    """The sweep file, if there is one."""
-    notes: tuple[str, ...] = ()
-    """Remarks for the user."""
+    merged: int  # number of runs that were the same as another
+    file: str | None = None  # the sweep file, if there is one
+    notes: tuple[str, ...] = ()  # remarks for the user
 
     @property
     def starting(self) -> list[Planned]:
@@ -167,7 +159,10 @@ def create_queue(
     plan: Plan, frozen: Path, kind: str, settings: dict[str, Any], runs_per_task: int = 1
 ) -> Queue:
     """The queue of the runs that start. frozen: their code."""
-    runs = [run.waiting(i // runs_per_task) for i, run in enumerate(plan.starting)]
+    runs = [
+        Waiting(run.run_id, run.state.attempts, run.state.is_rerun, task=i // runs_per_task)
+        for i, run in enumerate(plan.starting)
+    ]
     labels = {run.run_id: run.label for run in plan.starting}
     settings = {**settings, "labels": labels, "skipped": plan.skipped}
     return create(plan.runs_dir, kind=kind, sweep=plan.sweep, code=frozen, runs=runs, settings=settings)

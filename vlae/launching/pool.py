@@ -33,10 +33,8 @@ from vlae.system.interruption import Interruption
 from vlae.system.machine import memory_kills
 from vlae.system.processes import process_lives, process_start
 
-LOOK_EVERY = 0.5
-"""Seconds between two looks at the runs."""
-CANCELLED_WITHIN = 2.0
-"""Seconds in which the pool sees that a run was cancelled."""
+LOOK_EVERY = 0.5  # seconds between two looks at the runs
+CANCELLED_WITHIN = 2.0  # seconds in which the pool sees that a run was cancelled
 PROBE_EVERY, PROBE_REFUSED_EVERY = 10.0, 5.0
 """Seconds between two probes of the disk: while it takes writes, and while it does not."""
 SERVER_LOST = 255
@@ -51,27 +49,20 @@ class Job:
 
     path: Path
     label: str
-    attempts: int
-    """Number of attempts when the launch was planned."""
+    attempts: int  # number of attempts when the launch was planned
     outcome: str | None = None
     """done, failed, killed, interrupted, cancelled, held (by another process), not started; None: not yet."""
     detail: str = ""
     began: float | None = None
     seconds: float = 0.0
     process: BaseProcess | None = field(default=None, repr=False)
-    signals_sent: int = 0
-    """Number of times that it was asked to stop."""
-    tries: int = 0
-    """Number of times that it was started again here."""
-    pid: int | None = field(default=None, repr=False)
-    """The id of its process, as long as it runs."""
+    signals_sent: int = 0  # number of times that it was asked to stop
+    tries: int = 0  # number of times that it was started again here
+    pid: int | None = field(default=None, repr=False)  # the id of its process, as long as it runs
     born: float | None = field(default=None, repr=False)
-    mark: object = field(default=None, repr=False)
-    """A value that changes with each progress."""
-    moved: float = field(default=0.0, repr=False)
-    """Time of the last progress."""
-    hung: bool = False
-    """True if it was ended because it made no progress."""
+    mark: object = field(default=None, repr=False)  # a value that changes with each progress
+    moved: float = field(default=0.0, repr=False)  # time of the last progress
+    hung: bool = False  # True if it was ended because it made no progress
 
     @property
     def name(self) -> str:

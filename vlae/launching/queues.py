@@ -18,17 +18,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vlae.runs.lease import Pulse, holder_of, new_claim, now, show_life
+from vlae.runs.lease import holder_of, new_claim, now, pulse, show_life
 from vlae.runs.rerun import RERUNS
 from vlae.runs.schema import Claim, Time, check_record
 from vlae.system.disk import DiskError, Patience, RecordError, notice, patient
 from vlae.system.files import StrPath, appearing, read_json, write_json
 
 QUEUES = ".queues"  # in runs_dir
-NEVER = ""
-"""The id of a job that was never submitted, because the command was killed or Slurm refused it."""
-NEVER_SUBMITTED = "never submitted"
-"""The end of a queue of which Slurm took no job."""
+NEVER = ""  # the id of a job that was never submitted, because the command was killed or Slurm refused it
+NEVER_SUBMITTED = "never submitted"  # the end of a queue of which Slurm took no job
 
 
 @dataclass(frozen=True)
@@ -36,19 +34,16 @@ class Waiting:
     """A run in a queue."""
 
     run_id: str
-    attempts: int
-    """Number of attempts when the launch was planned; with one more, this queue has executed it."""
+    attempts: int  # number of attempts when the launch was planned; with one more, this queue has executed it
     is_rerun: bool = False
-    task: int = 0
-    """The task of the Slurm array that executes it."""
+    task: int = 0  # the task of the Slurm array that executes it
 
 
 @dataclass
 class Hold:
     """The execution of a local queue by this process."""
 
-    state: str = "stopped"
-    """The outcome of the execution."""
+    state: str = "stopped"  # the outcome of the execution
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,12 @@ class Queue:
     """One launch, as it is on disk."""
 
     path: Path
-    kind: str
-    """local or slurm"""
+    kind: str  # local or slurm
     sweep: str
-    code: str
-    """The directory of the frozen code."""
+    code: str  # the directory of the frozen code
     created: Time
     runs: tuple[Waiting, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of the launcher."""
+    settings: dict[str, Any] = field(default_factory=dict)  # settings of the launcher
 
     @property
     def token(self) -> str:
@@ -116,12 +108,11 @@ class Queue:
         patience.say = lambda reason: None if reason is None else print(notice(reason), file=sys.stderr)
         with patient(patience):
             write_json(self.path / "claim.json", new_claim())
-        hold, pulse = Hold(), Pulse(lambda: show_life(self.path))
-        pulse.start()
+        hold = Hold()
         try:
-            yield hold
+            with pulse(lambda: show_life(self.path)):
+                yield hold
         finally:
-            pulse.stop()
             with contextlib.suppress(DiskError):  # a queue ends with its process too
                 self.end(hold.state)
 

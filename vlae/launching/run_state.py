@@ -27,12 +27,10 @@ from vlae.system.disk import RecordError
 from vlae.system.files import StrPath
 from vlae.system.processes import place
 
-UNKNOWN = JobState("unknown")
-"""The state of a job of which Slurm says nothing reliable here."""
+UNKNOWN = JobState("unknown")  # the state of a job of which Slurm says nothing reliable here
 UNRELIABLE_ENDS = {REASONS["NODE_FAIL"], MISSING.reason}
 """Ends of jobs, as Slurm reports them, whose processes may live all the same."""
-A_MOMENT = 60.0
-"""Seconds from a submission in which Slurm need not know the job."""
+A_MOMENT = 60.0  # seconds from a submission in which Slurm need not know the job
 STATES = ("new", "queued", "running", "interrupted", "failed", "done")
 UNREADABLE = "unreadable record"
 STOPPED = {"waiting": ("interrupted", "running"), "running": ("interrupted",), "unknown": ("interrupted",)}
@@ -51,19 +49,15 @@ class RunState:
 
     run_id: str
     path: Path
-    state: str
-    """One of the STATES."""
+    state: str  # one of the STATES
     attempts: int = 0
     progress: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     """Why a run is not done: exception, killed, out of memory, time limit, preempted, node lost, missing, ..."""
     message: str = ""
-    heartbeat: float | None = None
-    """Seconds since its last sign of life if it is running."""
-    idle: float | None = None
-    """Seconds since it last made progress if it is running."""
-    where: str = ""
-    """The Slurm job, the host, or both."""
+    heartbeat: float | None = None  # seconds since its last sign of life if it is running
+    idle: float | None = None  # seconds since it last made progress if it is running
+    where: str = ""  # the Slurm job, the host, or both
     gpu_seconds: float = 0.0
     stale: bool = False
     """True if status.json of a done run does not say so, as when its process was killed a moment before."""
@@ -237,8 +231,11 @@ class Observer:
                 self._cluster = ""  # waiting once for an answer is enough
                 self._cluster = this_cluster().identity
             if queue.cluster != self._cluster:
-                self._warnings[_another_cluster(queue, self._cluster)] = None
-                return {}
+                raise SlurmError(
+                    f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask "
+                    f"{self._cluster}: run vlae on cluster {queue.cluster}; if it is gone, "
+                    f"`vlae cancel {queue.sweep}` releases the runs"
+                )
             if self._queued is None:
                 self._queued = queued_jobs()
             queued = {job: self._queued[job] for job in jobs if job in self._queued}
@@ -247,13 +244,6 @@ class Observer:
         except SlurmError as error:
             self._warnings[str(error)] = None
             return {}
-
-
-def _another_cluster(queue: Queue, here: str) -> str:
-    return (
-        f"the jobs of {queue.sweep} belong to the cluster {queue.cluster}, and commands here ask {here}: "
-        f"run vlae on cluster {queue.cluster}; if it is gone, `vlae cancel {queue.sweep}` releases the runs"
-    )
 
 
 def _state_of_job(queue: Queue, run: Waiting, job_id: str, answer: JobState | None) -> JobState:

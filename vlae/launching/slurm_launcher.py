@@ -21,8 +21,7 @@ from vlae.system.console import standard_error
 
 Seconds = Annotated[int, Field(ge=1)]
 OF_ONE_MACHINE = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}
-PATIENCE = 0.8
-"""Part of the time between signal and end in which the runs of a job have to end by themselves."""
+PATIENCE = 0.8  # part of the time between signal and end in which the runs of a job have to end by themselves
 STARTS_WITHIN = 120
 """Seconds between the start of a job and its signal, at least: Slurm sends it up to a minute early."""
 OWN_KEYS = {"time": "timeout_min", "signal": "signal_delay_s"}

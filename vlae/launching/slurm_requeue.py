@@ -19,11 +19,9 @@ from vlae.system.interruption import Interruption
 
 UNFINISHED = ("interrupted", "killed", "not started")
 LONGER = "raise hydra.launcher.timeout_min and launch again"
-MOST_STARTS = 3
-"""Starts of a job in a row in which a run did not even begin."""
+MOST_STARTS = 3  # starts of a job in a row in which a run did not even begin
 TRIES = 3
-REQUEUED_WITHIN = 60.0
-"""Seconds in which Slurm ends a job that it requeues."""
+REQUEUED_WITHIN = 60.0  # seconds in which Slurm ends a job that it requeues
 
 
 def requeue_unfinished(queue: Queue, jobs: Sequence[Job], interruption: Interruption) -> None:

@@ -37,25 +37,20 @@ class SlurmError(UserError, RuntimeError):
 class JobState:
     """The state of a job, or of one task of an array."""
 
-    state: str
-    """waiting, running, or ended"""
-    reason: str = ""
-    """Waiting: why; ended: one of the REASONS."""
+    state: str  # waiting, running, or ended
+    reason: str = ""  # waiting: why; ended: one of the REASONS
     node: str = ""
 
 
-MISSING = JobState("ended", "missing")
-"""The state of a job that Slurm does not know, or no longer."""
+MISSING = JobState("ended", "missing")  # the state of a job that Slurm does not know, or no longer
 
 
 def slurm(*command: str, seconds: float = 120) -> str:
     """The output of a Slurm command. SlurmError: it is not there, or fails."""
     if shutil.which(command[0]) is None:
         raise SlurmError(f"{NO_SLURM}: there is no {command[0]} on this machine; launch from a login node")
-    begin, whole = (
-        " ".join(command[:3]),
-        {**os.environ, "SLURM_BITSTR_LEN": "0"},
-    )  # shows all tasks of an array
+    begin = " ".join(command[:3])
+    whole = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # shows all tasks of an array
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=whole)
     except subprocess.TimeoutExpired as error:
@@ -69,10 +64,8 @@ def slurm(*command: str, seconds: float = 120) -> str:
 class Cluster:
     """The cluster whose controller answers the commands of this machine."""
 
-    identity: str
-    """Its name, controller and port: the name alone may be that of another cluster too."""
-    largest_array: int
-    """Tasks that an array may have."""
+    identity: str  # its name, controller and port: the name alone may be that of another cluster too
+    largest_array: int  # tasks that an array may have
 
 
 def this_cluster() -> Cluster:

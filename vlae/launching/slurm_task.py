@@ -20,8 +20,7 @@ from vlae.runs.lease import QUEUE, slurm_job
 from vlae.system.interruption import SIGNALS, Interruption
 from vlae.system.streams import guard
 
-NOTED = "VLAE_SIGNAL"
-"""Environment variable: the last signal that the shell got, such as USR2."""
+NOTED = "VLAE_SIGNAL"  # environment variable: the last signal that the shell got, such as USR2
 FIRST_LINES = """\
 VLAE_SIGNAL= vlae_child= vlae_woken=
 vlae_note() {
@@ -75,7 +74,9 @@ class Task:
                 jobs = self._execute(task, interruption)
         finally:
             if slurm_job()[0] is not None:
-                stop_listening()
+                for number in (signal.SIGUSR2, signal.SIGTERM):
+                    # the shell would take one that ends Python for one sent before it listened
+                    signal.signal(number, signal.SIG_IGN)
         if bad := [job for job in jobs if job.outcome not in ("done", "held", "cancelled")]:
             raise SystemExit(f"{len(bad)} of {len(jobs)} runs did not end well")
 
@@ -113,9 +114,3 @@ def listen(interruption: Interruption) -> None:
     if noted := os.environ.pop(NOTED, ""):
         interruption.number = signal.Signals[f"SIG{noted}"]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
-def stop_listening() -> None:
-    """Ignore signals at the end: the shell would take one that ends Python for one sent before it listened."""
-    for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -18,12 +18,9 @@ from vlae.system.console import Listing, count_of, duration, elbo_of, minutes, p
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, expand_path
 
-ROWS = 40
-"""Rows of the table without --all."""
-SILENT = 120.0
-"""Seconds without a sign of life after which a running run is shown as doubtful."""
-IDLE = 600.0
-"""Seconds without progress after which a running run is shown to have made none."""
+ROWS = 40  # rows of the table without --all
+SILENT = 120.0  # seconds without a sign of life after which a running run is shown as doubtful
+IDLE = 600.0  # seconds without progress after which a running run is shown to have made none
 ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
 STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
 
@@ -47,19 +44,14 @@ def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str
     near = [sweep for sweep in sweeps if sweep.startswith(name)]
     if sweep := sweep_index.read_sweep(folder, near[0] if len(near) == 1 else name):
         return sweep["name"], sweep["runs"]
-    runs, prefix = _names(folder), _prefix(folder, name)
-    if prefix and (found := [run for run in runs if run.startswith(prefix)]):
+    runs, (place, prefix) = _names(folder), os.path.split(name)
+    is_here = not place or os.path.abspath(place) == os.path.abspath(folder)
+    if prefix and is_here and (found := [run for run in runs if run.startswith(prefix)]):
         return name, dict.fromkeys(found, "")
     text = f"no sweep and no run {name!r} in {folder}"
     if not sweeps and not runs:
         raise RecordError(f"{text}, which has no runs yet")
     raise RecordError(f"{text}{did_you_mean(name, sweeps)} (sweeps: {join_words(sweeps)})")
-
-
-def _prefix(folder: Path, name: str) -> str:
-    """The prefix of ids: ``name``, or the last part of a path into ``folder``; empty for any other path."""
-    place, prefix = os.path.split(name)
-    return prefix if not place or os.path.abspath(place) == os.path.abspath(folder) else ""
 
 
 def _names(folder: Path) -> list[str]:

@@ -32,8 +32,7 @@ class Sweep(TypedDict):
     name: str
     launched: str
     command: list[str]
-    runs: dict[Annotated[str, AfterValidator(_check_id)], str]
-    """Their ids, with what distinguishes each."""
+    runs: dict[Annotated[str, AfterValidator(_check_id)], str]  # their ids, with what distinguishes each
 
 
 _SWEEP = TypeAdapter(Sweep)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, final
 
 from vlae.errors import out_of_memory
-from vlae.runs.lease import DEAD_AFTER, PULSE_EVERY, Pulse, last_claim, now, read_claim
+from vlae.runs.lease import DEAD_AFTER, PULSE_EVERY, last_claim, now, pulse, read_claim
 from vlae.runs.rerun import run_to_replace
 from vlae.runs.schema import Claim
 from vlae.system import files
@@ -143,7 +143,7 @@ class Attempt:
         self._gpus, self._gpu_seconds, self._began = gpus, gpu_seconds, time.monotonic()
         self._progress: dict[str, Any] = {}
         self._written, self._progressed = -math.inf, now()
-        self._pulse = Pulse(self._show_life)
+        self._pulse = contextlib.ExitStack()
         self._reserve, self._claim = Reserve(directory), None
         self._refusal: str | None = None
 
@@ -155,7 +155,7 @@ class Attempt:
     def __enter__(self) -> "Attempt":
         self._claim = files.read_json(self.directory / "claim.json")
         self._reserve.take()
-        self._pulse.start()
+        self._pulse.enter_context(pulse(self._show_life))
         return self
 
     def waits(self, reason: str | None) -> None:
@@ -168,7 +168,7 @@ class Attempt:
             self._reserve.say(WAITING, {"reason": reason, "since": now()})
             return
         self._reserve.take_back()
-        self._stop_if_succeeded()
+        self._stop_if_has_successor()
         if files.read_json(self.directory / "claim.json") != self._claim:
             raise RecordError(f"{self.directory}: another process took over this run; stopping")
 
@@ -178,25 +178,25 @@ class Attempt:
         Errors: RecordError where this process was out of touch for so long that another one has taken the run over.
         """
         self._progress = progress
-        self.advanced()
+        self.note_progress()
         if time.monotonic() - self._written >= HEARTBEAT_EVERY:
             # a disk that refuses it is no reason to stop: what has to be kept waits for it
             with patient(None), contextlib.suppress(DiskError):
                 self._beat()
 
-    def advanced(self) -> None:
+    def note_progress(self) -> None:
         """Note progress, which the next heartbeat reports."""
         self._progressed = now()
 
-    def _stop_if_succeeded(self) -> None:
-        if self._succeeded():
+    def _stop_if_has_successor(self) -> None:
+        if self._has_successor():
             raise RecordError(
                 f"{self.directory}: no heartbeat for {DEAD_AFTER / 60:g} minutes; "
                 f"attempt {self.number + 1} took over; stopping"
             )
 
     def _beat(self) -> None:
-        self._stop_if_succeeded()
+        self._stop_if_has_successor()
         self._written = time.monotonic()
         so_far = {"progress": self._progress, "progressed": self._progressed, "gpu_seconds": self._spent()}
         self._write_status(state="running", attempt=self.number, **so_far)
@@ -208,11 +208,11 @@ class Attempt:
         if time.monotonic() - self._written >= PULSE_EVERY:
             self._beat()
 
-    def _succeeded(self) -> bool:
+    def _has_successor(self) -> bool:
         return self.directory.with_name(str(self.number + 1)).exists()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._pulse.stop()
+        self._pulse.close()
         state, reason, message = self._outcome(error)
         end = {"state": state, "reason": reason, "message": message}
         try:
@@ -233,7 +233,7 @@ class Attempt:
             if isinstance(error, Exception) and not refusal_in(error):
                 text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
                 files.write_atomically(self.directory / "traceback.txt", text)
-            if not self._succeeded():
+            if not self._has_successor():
                 done = {"progress": self._progress, "gpu_seconds": self._spent()}
                 self._write_status(attempt=self.number, **done, **end)
             # releases the run
@@ -242,7 +242,7 @@ class Attempt:
     def _outcome(self, error: BaseException | None) -> tuple[str, str | None, str | None]:
         if self.directory.parent.parent.joinpath("results.json").is_file():
             return "done", None, None
-        if self._succeeded():  # it stops for its successor: the run itself has not failed
+        if self._has_successor():  # it stops for its successor: the run itself has not failed
             return "interrupted", "taken over", None
         if isinstance(error, Exception) and (refused := refusal_in(error)):
             return "interrupted", refused, None

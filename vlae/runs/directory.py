@@ -135,23 +135,23 @@ class RunDirectory:
         """
         status = recorded or read_status(self._name)
 
-        def corrected(state: StateName, reason: str | None = None, message: str | None = None) -> Status:
+        def with_state(state: StateName, reason: str | None = None, message: str | None = None) -> Status:
             return {**status, "state": state, "reason": reason, "message": message}
 
         if self.results() is not None:
-            return corrected("done")
+            return with_state("done")
         if status["state"] == "done":
-            return corrected("interrupted", "no results", "results.json is missing")
+            return with_state("interrupted", "no results", "results.json is missing")
         if status["state"] != "running":
             return status
         attempt = self.attempt(status["attempt"] or 0)
         if self.holder() is not None:
             return {**status, "reason": (files.read_json(attempt / WAITING) or {}).get("reason")}
         if (end := files.read_json(attempt / "ended.json")) and end.get("state") in ("failed", "interrupted"):
-            return corrected(end["state"], end.get("reason"), end.get("message"))
+            return with_state(end["state"], end.get("reason"), end.get("message"))
         claim = read_claim(attempt)
         process = f"process {claim['pid']} on host {claim['host']}" if claim else "its process"
-        return corrected("interrupted", "killed", f"{process} ended without a word")
+        return with_state("interrupted", "killed", f"{process} ended without a word")
 
     def settle(self) -> None:
         """Correct what a killed attempt left of a run that is done; for writers, while no process executes it."""
@@ -265,10 +265,6 @@ class RunDirectory:
     def holder(self) -> Claim | None:
         """The claim of the living process that executes this run, if there is one."""
         return last_claim(self.path)[1]
-
-    def refuse_if_held(self) -> None:
-        """RunHeld where a living process executes this run."""
-        refuse_if_held(self.path)
 
 
 def metrics_of(path: files.StrPath, lines: Iterable[bytes]) -> list[dict[str, Any]]:
@@ -421,7 +417,7 @@ def promote(rerun: RunDirectory) -> RunDirectory:
     assert run is not None
     if not os.path.isfile(rerun.path / "results.json"):
         raise RecordError(f"{rerun.path} has no results.json: it does not replace {run}")
-    rerun.refuse_if_held()
+    refuse_if_held(rerun.path)
     refuse_if_held(run)
     recover(run.parent, run.name)
     return RunDirectory(run)

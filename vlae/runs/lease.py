@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,25 +22,23 @@ QUEUE = "VLAE_QUEUE"  # environment variable: the queue whose Slurm job this pro
 DEAD_AFTER = 300.0  # seconds without a sign of life after which a process on another host counts as dead
 
 
-class Pulse:
-    """A thread that calls ``beat`` every half minute until it is stopped: a sign of life for those on other hosts."""
+@contextlib.contextmanager
+def pulse(beat: Callable[[], object]) -> Iterator[None]:
+    """Call ``beat`` every half minute while the ``with`` block lasts: a sign of life for those on other hosts."""
+    over = threading.Event()
 
-    def __init__(self, beat: Callable[[], object]) -> None:
-        self._beat, self._over = beat, threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="pulse", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _go_on(self) -> None:
-        while not self._over.wait(PULSE_EVERY):
+    def repeat() -> None:
+        while not over.wait(PULSE_EVERY):
             with contextlib.suppress(RecordError):  # a full disk is reported by those who write what matters
-                self._beat()
+                beat()
+
+    thread = threading.Thread(target=repeat, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def now() -> str:

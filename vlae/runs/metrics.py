@@ -30,8 +30,6 @@ PARTS = {
 }
 """Values of the parts."""
 
-_ERROR = "standard error of it over test images"
-
 
 def _parse(table: str) -> tuple[Metric, ...]:
     """Metrics from lines of name, unit, direction and text. A line in brackets: how the names below it begin.
@@ -48,7 +46,9 @@ def _parse(table: str) -> tuple[Metric, ...]:
         found.append(Metric(prefix + name, unit.replace("-", ""), text, better))
         if direction.endswith("±"):
             stem = name.removesuffix("mean") if name.endswith("mean") else f"{name}_"
-            found.append(Metric(f"{prefix}{stem}standard_error", unit, _ERROR, LOWER))
+            found.append(
+                Metric(f"{prefix}{stem}standard_error", unit, "standard error of it over test images", LOWER)
+            )
     return tuple(found)
 
 

@@ -65,7 +65,7 @@ def damage(copy: str) -> str | None:
         return f"{printable(os.path.relpath(error.filename or copy, copy))}: {error.strerror or error}"
     if hash_of(contents) == os.path.basename(copy):
         return None
-    return _named(contents, _recorded(copy))
+    return _difference(contents, _read_checksums(copy))
 
 
 def printable(name: str) -> str:
@@ -73,7 +73,7 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _recorded(copy: str) -> dict[str, str]:
+def _read_checksums(copy: str) -> dict[str, str]:
     try:
         with open(os.path.join(copy, COMMIT), "rb") as file:
             found = json.load(file)["files"]
@@ -82,7 +82,7 @@ def _recorded(copy: str) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _named(contents: Mapping[str, bytes], recorded: Mapping[str, str]) -> str:
+def _difference(contents: Mapping[str, bytes], recorded: Mapping[str, str]) -> str:
     """The files that differ, as far as the record of the copy says."""
     found, words = checksums(contents), []
     for what, names in (

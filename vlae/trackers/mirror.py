@@ -19,8 +19,7 @@ from vlae.system.streams import guard
 from vlae.trackers.run_history import RunHistory, to_wandb
 
 LOOK_EVERY = 1.0  # seconds
-NICE = 5
-"""Below the run's priority, but high enough for the mirror to start on a busy machine."""
+NICE = 5  # below the run's priority, but high enough for the mirror to start on a busy machine
 
 
 @runtime_checkable

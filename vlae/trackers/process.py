@@ -17,13 +17,10 @@ from vlae.system.files import make_directory
 from vlae.system.locations import SOURCE
 from vlae.trackers.run_history import OFFLINE, WANDB, RunHistory, to_wandb
 
-ENDS_WITHIN = 5.0
-"""Seconds that a mirror has to complete itself after the run."""
-MODES = ("online", "offline", "disabled", "dryrun", "run")
-"""Values of WANDB_MODE."""
+ENDS_WITHIN = 5.0  # seconds that a mirror has to complete itself after the run
+MODES = ("online", "offline", "disabled", "dryrun", "run")  # values of WANDB_MODE
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
-LOGINS = ("~/.netrc", "~/_netrc")
-"""Files in which `wandb login` stores a key."""
+LOGINS = ("~/.netrc", "~/_netrc")  # files in which `wandb login` stores a key
 
 
 def environment_problems(tracker: Mapping[str, Any]) -> list[Problem]:

@@ -13,10 +13,8 @@ from vlae.runs.rerun import RERUNS, run_to_replace
 from vlae.system.disk import RecordError
 from vlae.system.files import NewLines, make_directory, read_json, write_json
 
-LONGEST_TAG = 64
-"""Characters that Weights & Biases accepts."""
-TRACKING = "tracking"
-"""The folder of a run directory where mirrors keep their own files."""
+LONGEST_TAG = 64  # characters that Weights & Biases accepts
+TRACKING = "tracking"  # the folder of a run directory where mirrors keep their own files
 WANDB, OFFLINE, TENSORBOARD = "wandb", "wandb-offline", "tensorboard"
 """Names of their notes: on what Weights & Biases has, on what was logged offline since, on event files."""
 
@@ -81,11 +79,9 @@ class Epochs:
     """
 
     def __init__(self, run: Path) -> None:
-        self.length = 0
-        """Steps so far."""
+        self.length = 0  # steps so far
         self._images, self._lines = run / "images", NewLines(run / "metrics.jsonl")
-        self._last: int | None = None
-        """The epoch whose pictures may still be made."""
+        self._last: int | None = None  # the epoch whose pictures may still be made
 
     def more(self) -> list[tuple[int, dict[str, Any]]]:
         """The new steps with their numbers, from 0; all of them if an attempt went back to a checkpoint.

@@ -88,14 +88,10 @@ def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
     except BaseException as error:
         mirror.give_up(error)
         raise
-    return f"synced: {run_history.notes_of(WANDB)['url']}{_delete_old(run_history) if rebuild else ''}"
-
-
-def _delete_old(run_history: RunHistory) -> str:
-    """Delete the old mirrors, once the new one is there. Returns a note on those that were missing."""
-    ids = other_ids(run_history.directory.path)
-    absent = [old for old in ids if not wandb_mirror.delete(run_history.settings, old)]
-    return f" ({', '.join(absent)} was not there)" if absent else ""
+    old = other_ids(run_history.directory.path) if rebuild else []
+    absent = [wandb_id for wandb_id in old if not wandb_mirror.delete(run_history.settings, wandb_id)]
+    note = f" ({', '.join(absent)} was not there)" if absent else ""
+    return f"synced: {run_history.notes_of(WANDB)['url']}{note}"
 
 
 @contextlib.contextmanager

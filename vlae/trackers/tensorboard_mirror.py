@@ -1,7 +1,6 @@
 """The mirror for TensorBoard: event files in the run directory, made again at every attempt."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +62,12 @@ class EventFiles:
         from tensorboardX.summary import hparams
 
         assert self._writer.file_writer is not None
-        for part in hparams(_hparams(self.run_history.config), metrics):
+        settings = flat({key: self.run_history.config[key] for key in HPARAMS})
+        shown = {key: value for key, value in settings.items() if not key.endswith("_target_")}
+        for part in hparams(shown, metrics):
             self._writer.file_writer.add_summary(part)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, epoch)
-
-
-def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = {key: config[key] for key in HPARAMS}
-    return {key: value for key, value in flat(chosen).items() if not key.endswith("_target_")}
 
 
 def _pixels(file: Any) -> Any:

@@ -26,18 +26,14 @@ from vlae.system.files import make_directory, read_bytes, write_json
 from vlae.system.npz import Archive
 from vlae.trackers.run_history import OFFLINE, WANDB, Epochs, RunHistory, flat, generation, wandb_id
 
-ANSWER_WITHIN = 5.0
-"""Seconds within which W&B's address has to answer."""
-INIT_WITHIN = 15.0
-"""Seconds that W&B has to answer at the start; then the run continues offline."""
-FINISH_WITHIN = 30.0
-"""Seconds that W&B has to take the rest at the end, unless a caller waits less."""
+ANSWER_WITHIN = 5.0  # seconds within which W&B's address has to answer
+INIT_WITHIN = 15.0  # seconds that W&B has to answer at the start; then the run continues offline
+FINISH_WITHIN = 30.0  # seconds that W&B has to take the rest at the end, unless a caller waits less
 LOOKS, PATIENT_LOOKS = 3, 15
 """Number of looks at what has arrived, one per second, during a run and in `vlae sync`: the service shows it late."""
 JITTER = 10.0
 """Seconds over which Slurm jobs that start together are spread; a local queue starts a few at a time."""
-PATIENCE = 60.0
-"""Seconds that a run waits for another process that sends it: the attempt before, or a sync."""
+PATIENCE = 60.0  # seconds that a run waits for another process that sends it: the attempt before, or a sync
 LIKE_A_KEY = re.compile(r"(local-)?[0-9A-Za-z_]{40,}")
 STATES = {"done": 0, "failed": 1}
 """Exit codes by which W&B calls a run finished or failed; it calls others crashed or preempted."""

@@ -42,6 +42,7 @@ import vlae.launching.slurm_requeue
 import vlae.launching.slurm_state
 import vlae.launching.slurm_task
 import vlae.launching.worker
+import vlae.system.console
 import vlae.system.files
 import vlae.system.interruption
 import vlae.system.processes
@@ -414,22 +415,8 @@ class Seams:
     def _commands(self) -> None:
         launch, seams = vlae.launching.launch, self
 
-        class Console:
-            def __init__(self, **named: Any) -> None:
-                pass
-
-            is_terminal = False
-
-            def print(self, *words: Any, **named: Any) -> None:
-                seams._print(*words)
-
-        for module in (
-            vlae.launching.launch_lock,
-            vlae.launching.plan_table,
-            vlae.launching.slurm_launcher,
-            vlae.launching.display,
-        ):
-            self.put(module, "Console", Console)
+        console = SimpleNamespace(is_terminal=False, print=lambda *words, **named: seams._print(*words))
+        self.replace(vlae.system.console.standard_error, lambda: console)
         self.put(vlae.launching.launcher, "check_runs", lambda plan, here: None)
         self.put(launch, "snapshot", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
         self.put(vlae.launching.plan_table, "estimated_seconds", lambda plan: None)

@@ -19,6 +19,7 @@ class QueueLauncher(Launcher):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over."""
         self.hydra_context, self.config = hydra_context, config
 
     def launch_with(self, chosen: type["VlaeLauncher"], jobs: Sequence[Sequence[str]]) -> NoReturn:
@@ -33,6 +34,7 @@ class LocalLauncher(QueueLauncher):
     """A queue of processes on this machine; `vlae.launching.local_launcher`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Launch the runs; never returns."""
         from vlae.launching.local_launcher import LocalQueue
 
         self.launch_with(LocalQueue, job_overrides)
@@ -43,6 +45,7 @@ class SlurmLauncher(QueueLauncher):
     """Job arrays through submitit; `vlae.launching.slurm_launcher`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Launch the runs; never returns."""
         from vlae.launching.slurm_launcher import SlurmArrays
 
         self.launch_with(SlurmArrays, job_overrides)

@@ -47,10 +47,12 @@ class Display(Log):
             self._live.stop()
 
     def report_start(self, job: Job) -> None:
+        """Show that a run has started; the live table does so by itself."""
         if not self._live:
             self.say(f"started: {job.name}")
 
     def report_end(self, job: Job) -> None:
+        """Show how a run has ended, and why."""
         self._ended += 1
         text = f"{job.outcome} {self._ended}/{self._total}: {job.name}  {duration(job.seconds)}"
         if job.outcome == "failed":
@@ -60,6 +62,7 @@ class Display(Log):
         self.say(text, STYLES.get(job.outcome or ""))
 
     def refresh(self, jobs: Sequence[Job]) -> None:
+        """Show the present progress: the live table, or one line per running run each minute."""
         running = [job for job in jobs if job.pid is not None]
         if self._live:
             self._live.update(self._table(jobs, running), refresh=True)
@@ -100,6 +103,7 @@ class Display(Log):
         return what, share(done, total), elbo_of(progress), time_left(began, first, done, total)
 
     def say(self, text: str, style: str | None = None) -> None:
+        """Print one line above the table."""
         self.console.print(text, style=style, markup=False)
 
 

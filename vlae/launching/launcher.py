@@ -2,15 +2,13 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from vlae.config.checks import wrong_leaves
 from vlae.config.problems import ConfigError, problems_of, section_of, with_suggestions
 from vlae.launching.plan import Plan
 from vlae.launching.plan_checks import check_runs
 from vlae.launching.queues import Queue
-
-L = TypeVar("L", bound="Launcher")
 
 
 class Launcher(ABC):
@@ -31,7 +29,7 @@ class Launcher(ABC):
         """Execute the queue; the exit status of the command."""
 
 
-def launcher_of(chosen: type[L], settings: dict[str, Any]) -> L:
+def launcher_of(chosen: type[Launcher], settings: dict[str, Any]) -> Launcher:
     """The launcher with these settings. ConfigError: everything that is wrong with them."""
     hints = {k: h for k, h in get_type_hints(chosen.__init__, include_extras=True).items() if k != "return"}
     problems = problems_of(section_of(hints), settings, "hydra.launcher")

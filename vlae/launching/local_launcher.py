@@ -35,10 +35,12 @@ class LocalQueue(Launcher):
     run_timeout_min: Minutes | None = None
 
     def check_plan(self, plan: Plan) -> None:
+        """ConfigError: something is wrong with the runs, or more workers are asked for than fit on the GPUs."""
         super().check_plan(plan)
         slots(len(plan.starting), **self._slot_settings(plan))
 
     def prepare(self, plan: Plan, frozen: Path) -> Queue:
+        """A queue that this process holds until the process of its own takes it over."""
         settings = {"slots": self._slot_settings(plan), "run_timeout_min": self.run_timeout_min}
         return create_queue(plan, frozen, "local", settings)
 

@@ -30,6 +30,7 @@ class Planned:
 
     @property
     def path(self) -> Path:
+        """The directory in which it is executed."""
         return self.state.path
 
 
@@ -46,6 +47,7 @@ class Plan:
 
     @property
     def starting(self) -> list[Planned]:
+        """The runs that start."""
         return [run for run in self.runs if run.starts]
 
     @property

@@ -34,6 +34,7 @@ def show_plan(plan: Plan, check: Callable[[Plan], None]) -> int:
 
 
 def print_headline(plan: Plan) -> None:
+    """Print what the launch starts, on standard error."""
     standard_error().print(headline(plan), markup=False)
 
 

@@ -66,6 +66,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """The overrides that distinguish it, else its id."""
         return self.label or self.path.name
 
     @property
@@ -85,9 +86,11 @@ class Log:
     """The progress of a pool, in lines for the log of a job."""
 
     def report_start(self, job: Job) -> None:
+        """Report that the process of a run has started."""
         self.say(f"started: {job.path}")
 
     def report_end(self, job: Job) -> None:
+        """Report the outcome of a run."""
         self.say(f"{job.outcome}: {job.path} {job.detail}")
 
     def refresh(self, jobs: Sequence[Job]) -> None:
@@ -98,6 +101,7 @@ class Log:
         self.say(notice(reason) if reason else "writes are taken again", "yellow")
 
     def say(self, text: str, style: str | None = None) -> None:
+        """Print one line. style: for a terminal."""
         print(text, flush=True)
 
 

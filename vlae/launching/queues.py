@@ -60,10 +60,12 @@ class Queue:
 
     @property
     def token(self) -> str:
+        """The name of its directory."""
         return self.path.name
 
     @property
     def runs_dir(self) -> Path:
+        """The directory of its runs."""
         return self.path.parent.parent
 
     def place_of(self, run: Waiting) -> Path:
@@ -82,6 +84,7 @@ class Queue:
 
     @property
     def ended(self) -> dict[str, Any] | None:
+        """How and when it ended; None: not yet."""
         return read_json(self.path / "ended.json")
 
     def end(self, state: str, reasons: dict[str, str] | None = None) -> None:
@@ -131,6 +134,7 @@ class Queue:
         return len(self.jobs()) < len({run.task for run in self.runs})
 
     def record_jobs(self, jobs: dict[int, str]) -> None:
+        """Record the Slurm job of each task."""
         write_json(self.path / "jobs.json", jobs)
 
 

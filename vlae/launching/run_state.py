@@ -111,6 +111,7 @@ class Executor(NamedTuple):
         return True
 
     def made(self, claim: Mapping[str, Any]) -> bool:
+        """True if this job has made the claim."""
         return claim["slurm_job"] == self.job and claim["queue"] in (None, self.queue)
 
 

@@ -39,6 +39,7 @@ def run_queue(queue: Queue) -> int:
 
 
 def main() -> int:
+    """Execute the queue that the command line names; the exit status."""
     guard()
     do_not_wait()
     queue = load(Path(sys.argv[1]))

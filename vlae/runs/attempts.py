@@ -122,6 +122,7 @@ class Reserve:
             self._place = free
 
     def release(self) -> None:
+        """Give the room back."""
         with contextlib.suppress(OSError):
             self._place.unlink()
 

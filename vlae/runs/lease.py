@@ -133,6 +133,7 @@ def holder_of(place: Path) -> Claim | None:
 
 
 def show_life(place: Path) -> None:
+    """Record that this process lives, in the directory of a queue or of the launch lock."""
     write_json(place / "status.json", {"updated": now()})
 
 

@@ -161,7 +161,11 @@ seconds                    s        .   of this epoch
 
 
 def metric(name: str) -> Metric | None:
-    """The metric of this name; None: there is none."""
+    """The metric of this name; None: there is none.
+
+    >>> metric("test.log_likelihood.laplace.mean").unit
+    'nats'
+    """
     return next((each for pattern, each in _patterns() if pattern.fullmatch(name)), None)
 
 
@@ -176,12 +180,17 @@ def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
 
 
 def better(name: str) -> int:
-    """HIGHER, LOWER, or 0 where neither can be said."""
+    """HIGHER, LOWER, or 0 where neither can be said.
+
+    >>> better("validation/elbo_nats") == HIGHER
+    True
+    """
     found = metric(name)
     return found.better if found else 0
 
 
 def unit(name: str) -> str:
+    """The unit of a metric; empty: it has none, or is unknown."""
     found = metric(name)
     return found.unit if found else ""
 

@@ -47,6 +47,7 @@ def hash_of(contents: Mapping[str, bytes]) -> str:
 
 
 def checksums(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """The SHA-256 of each file, by its name."""
     return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 

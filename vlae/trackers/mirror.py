@@ -84,6 +84,7 @@ def input_has_ended() -> bool:
 
 
 def main() -> int:
+    """Mirror the run that the command line names until standard input ends; the exit status."""
     guard()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # meant for the run, whose end ends this process

@@ -30,6 +30,7 @@ class RunHistory:
 
     @property
     def place(self) -> Path:
+        """The folder in which its mirrors keep their files."""
         return self.directory.path / TRACKING
 
     @property
@@ -39,6 +40,7 @@ class RunHistory:
 
     @property
     def tags(self) -> list[str]:
+        """Its tags: those of the configuration, and its model, dataset and output distribution."""
         own = [self.config[section]["name"] for section in ("model", "dataset", "output_dist")]
         return [tag[:LONGEST_TAG] for tag in dict.fromkeys([*self.settings.tags, *own])]
 

@@ -22,6 +22,7 @@ class EventFiles:
         self._pictured = set[int]()
 
     def start(self) -> None:
+        """Replace the event files of the attempt before."""
         from tensorboardX import SummaryWriter
 
         place = self.run_history.place / "tensorboard"
@@ -29,6 +30,7 @@ class EventFiles:
         self._writer = SummaryWriter(str(place), flush_secs=5)
 
     def catch_up(self) -> None:
+        """Write the epochs that are new."""
         for _, step in self._epochs.more():
             epoch = step["epoch"]
             pictures = {name: file for name, file in step.items() if isinstance(file, Path)}
@@ -44,6 +46,7 @@ class EventFiles:
         self._writer.flush()
 
     def finish(self) -> None:
+        """Write the rest, and the test metrics with the hyperparameters."""
         self.catch_up()
         if (results := self.run_history.directory.results()) is not None:
             test = flat(results["test"], "test/")

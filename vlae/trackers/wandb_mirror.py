@@ -72,7 +72,10 @@ class WandbMirror:
     def start(self) -> None:
         """Errors: Busy, only with ``later``."""
         if reason := self._go_online():
-            self._go_offline()
+            if self._mode == "online":
+                client().teardown()  # it holds the id
+            self._lock.release()
+            self._init("offline")
         for key in ("epoch", "global_step"):
             self._run.define_metric(key)
         self._run.define_metric("*", step_metric="epoch")
@@ -101,12 +104,6 @@ class WandbMirror:
             return explain(error)
         return ""
 
-    def _go_offline(self) -> None:
-        if self._mode == "online":
-            client().teardown()  # it holds the id
-        self._lock.release()
-        self._init("offline")
-
     def _acquire(self) -> None:
         """Take the lock of this run. Busy: another process sends the run, and does not end in time."""
         make_directory(self.run_history.place)
@@ -124,6 +121,7 @@ class WandbMirror:
             pass
 
     def catch_up(self) -> None:
+        """Send the steps that are new."""
         sent = self._notes["sent"]
         for number, step in self._epochs.more():
             if number >= sent:
@@ -132,6 +130,7 @@ class WandbMirror:
             self._write_notes(sent=self._epochs.length)
 
     def finish(self) -> None:
+        """Send the rest and the results, end the run there, and note what has arrived."""
         self.catch_up()
         status, steps = self.run_history.directory.status(), self._epochs.length
         results = self.run_history.directory.results() if status["state"] == "done" else None

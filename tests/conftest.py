@@ -60,10 +60,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+NUMERICAL = {"test_ais", "test_evaluate", "test_every_network", "test_gaps", "test_laplace", "test_objective"}
+"""Files whose slow tests call small functions thousands of times: executed annotations would double their time."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Execute annotations in the quick tests alone: the slow ones call the same functions thousands of times."""
-    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
+    """Execute annotations, but not in the slow tests of NUMERICAL; the quick ones call the same functions."""
+    many_calls = item.path.stem in NUMERICAL and item.get_closest_marker("slow") is not None
+    jaxtyping.config.update("jaxtyping_disable", many_calls)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """The fixed sections of a configuration: each key with its default, range, description and part in the run's id.
 
-``python -m vlae.config.reference`` writes conf/config.yaml and docs/keys.md from it.
+``python docs/write_keys.py`` writes conf/config.yaml and docs/keys.md from it.
 """
 
 import pkgutil

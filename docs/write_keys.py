@@ -1,12 +1,13 @@
 """Write the keys of conf/config.yaml, and docs/keys.md, from the schema and from conf/.
 
-``python -m vlae.config.reference`` writes both files of a checkout.
+``python docs/write_keys.py`` does it in a checkout; a test compares the files with what it would write.
 """
 
 import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,8 +20,8 @@ from vlae.config.schema import FIXED_SECTIONS, PLUGINS, Config, extras, fields
 from vlae.system.locations import CONF
 
 CONFIG = CONF / "config.yaml"
-KEYS = CONF.parent / "docs" / "keys.md"
-WRITTEN = "# The keys below are written by `python -m vlae.config.reference` from vlae/config/schema.py.\n"
+KEYS = Path(__file__).with_name("keys.md")
+WRITTEN = "# The keys below are written by `python docs/write_keys.py` from vlae/config/schema.py.\n"
 GROUPS = {
     "model": "How a model computes q(z | x).",
     "dataset": "Images, their splits and their preprocessing. Keys of `sizes` are only defaults of other keys.",
@@ -35,7 +36,7 @@ With this page you can set every key of a run: `python launch.py KEY=VALUE ...`.
 values that it takes, and whether it is part of the run's id: a run with another value of such a key is another run.
 `python launch.py --help` shows the same keys with their values in a command; conf/ holds them as files.
 
-This page is written by `python -m vlae.config.reference` from `vlae/config/schema.py` and `conf/`.
+This page is written by `python docs/write_keys.py` from `vlae/config/schema.py` and `conf/`.
 """
 
 

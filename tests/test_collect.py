@@ -263,9 +263,18 @@ def test_uncountable_runs_are_left_out_with_the_reason(tmp_path, damage, because
 
 
 def test_unreadable_runs_are_an_error_with_the_directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda place, mode: False)  # root may read everything
-    with pytest.raises(RecordError, match=f"no permission to read {tmp_path}"):
-        collect_runs(None, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda place, mode: False)  # root may read everything
+        with pytest.raises(RecordError, match=f"no permission to read {tmp_path}"):
+            collect_runs(None, tmp_path)
+
+    def refused(place):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refused)
+        with pytest.raises(RecordError, match=f"cannot read {tmp_path}: Permission denied"):
+            collect_runs(None, tmp_path)
 
 
 def test_a_copy_of_a_run_does_not_count_twice(tmp_path):

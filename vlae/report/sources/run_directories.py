@@ -26,13 +26,12 @@ Parsed = dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]]
 def collect_runs(name: str | None, runs_dir: StrPath) -> Runs:
     """The runs that a name means in ``runs_dir``, each once: those of a sweep, of an id prefix, or (None) all of them.
 
-    RecordError: the name means nothing.
+    RecordError: the name means nothing, or ``runs_dir`` cannot be read.
     """
     title, labels = select_runs(runs_dir, name)
     folder = Path(expand_path(runs_dir)).absolute()
     if name is None:
-        entries = (entry for entry in os.scandir(folder) if entry.name[0] != "." and entry.is_dir())
-        labels = dict.fromkeys(sorted(entry.name for entry in entries), "")
+        labels = dict.fromkeys(_directories(folder), "")
     return collect(title, read_rows(folder, labels))
 
 
@@ -45,6 +44,14 @@ def read_rows(runs_dir: Path, labels: Mapping[str, str]) -> Iterator[Run | LeftO
             yield _run(place, label, parsed, observer)
         except RecordError as error:
             yield LeftOut(name, str(error).replace(f"{place}/", ""))
+
+
+def _directories(runs_dir: Path) -> list[str]:
+    try:
+        with os.scandir(runs_dir) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError as error:  # a network file system may refuse what the permissions allow
+        raise RecordError(f"cannot read {runs_dir}: {error.strerror or error}") from error
 
 
 def _read_config(place: str, parsed: Parsed) -> tuple[str, Mapping[str, Any], bool]:

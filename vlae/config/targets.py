@@ -113,8 +113,12 @@ def _import(dotted: str) -> Any:
 
 
 def check_targets(container: Mapping[str, Any], file: Path) -> None:
-    """ConfigError, with the file that freezes the configuration: it names a class that this code does not have."""
-    found = [_find_target(section, container[section].get("_target_"))[1] for section in TARGETS]
+    """ConfigError, with the file that freezes the configuration: it names a class that this code does not have.
+
+    A section that is missing is left to the checks of the configuration.
+    """
+    sections = {name: container[name] for name in TARGETS if isinstance(container.get(name), Mapping)}
+    found = [_find_target(name, section.get("_target_"))[1] for name, section in sections.items()]
     if problems := [f"{problem}; {file} names it" for problem in found if problem]:
         raise ConfigError(problems)
 

@@ -172,7 +172,7 @@ def _picture(images: Float[Tensor, "images channels height width"]) -> Array:
 
 
 class Library:
-    """Loads trained models with their test images; a dataset that several models share is read once."""
+    """Trained models with their test images; a dataset that several models share is read once."""
 
     def __init__(self) -> None:
         self._splits: dict[str, Any] = {}

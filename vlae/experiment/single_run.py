@@ -35,13 +35,11 @@ def run_configuration(container: dict[str, Any], *, quiet: bool = False) -> dict
     if note := check_directory(container):
         reporter.line(note)
     prepared = check_and_prepare(container, quiet)
-    frozen, create = (
-        with_absolute_paths(container),
-        rerun_directory if container["force"] else RunDirectory.create,
-    )
-    directory_to_execute = create(directory.path.parent, directory.path.name, frozen)
-    directory_to_execute.carry_out_as(frozen)
-    results = execute(directory_to_execute, lambda: prepared, quiet=quiet)
+    frozen = with_absolute_paths(container)
+    create = rerun_directory if container["force"] else RunDirectory.create
+    executed = create(directory.path.parent, directory.path.name, frozen)
+    executed.carry_out_as(frozen)
+    results = execute(executed, lambda: prepared, quiet=quiet)
     reporter.result(run_summary(results, directory.path))
     if text := upload_later(directory):
         reporter.line(text)

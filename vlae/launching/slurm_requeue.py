@@ -1,4 +1,4 @@
-"""The decision if a Slurm job that time limit or preemption ends early starts again, for which of its runs, and how."""
+"""Requeueing of Slurm jobs that a time limit or preemption ends early: whether, for which of their runs, and how."""
 
 import contextlib
 import signal

@@ -44,9 +44,8 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     unknown = "One seed each, so the standard error over seeds is unknown"
     sentences.append(unknown if one_each else "Mean ± standard error over seeds")
     sentences += [f"{number}, {_seeds(runs)}{_samples(runs, metric)}", _bold(cells)]
-    if any(cell.unreliable for cell in cells) and not daggers(
-        cells
-    ):  # where a dagger on each would distinguish nothing
+    # where a dagger on each would distinguish nothing
+    if any(cell.unreliable for cell in cells) and not daggers(cells):
         sentences.append(f"All estimates are unreliable: {UNRELIABLE}")
     return ". ".join(filter(None, sentences)) + "."
 

@@ -37,7 +37,7 @@ class History(NamedTuple):
         found = metrics_of(self.path, [line for n, line in enumerate(lines, 1) if n == 1 or n % every == 0])
         for each in found:
             if not isinstance(each.get("epoch"), int):
-                raise RecordError(f"{self.path} has a line that is not that of an epoch: {format_value(each)}")
+                raise RecordError(f"{self.path} has a line without an epoch: {format_value(each)}")
         return {each["epoch"]: each for each in found}
 
     def epochs(self) -> int:

@@ -52,7 +52,7 @@ def gaussians():
             id="diagonal",
         ),
         pytest.param(
-            PrecisionGaussian(mu, cholesky(precision)),
+            PrecisionGaussian(mu, cholesky=cholesky(precision)),
             MultivariateNormal(mu, precision_matrix=precision),
             id="precision",
         ),
@@ -102,7 +102,7 @@ def test_density_at_any_point_is_torchs(ours, expected):
 def test_precision_gaussian_samples_by_its_cholesky_factor():
     mu, precision = numbers(IMAGES, LATENT, key="mu"), precision_matrices()
     eps = numbers(6, IMAGES, LATENT, key="eps")
-    z, _ = PrecisionGaussian(mu, cholesky(precision)).rsample_with_log_prob(eps)
+    z, _ = PrecisionGaussian(mu, cholesky=cholesky(precision)).rsample_with_log_prob(eps)
     L = torch.linalg.cholesky(precision)
     torch.testing.assert_close(torch.einsum("bji,sbj->sbi", L, z - mu), eps, rtol=1e-12, atol=1e-12)
 
@@ -179,7 +179,7 @@ def members():
     """One of each family, its parameters with a gradient."""
     mu, log_variance = (p.requires_grad_() for p in diagonal())
     below = numbers(IMAGES, BELOW, key="below").requires_grad_()
-    precision = PrecisionGaussian(mu, cholesky(precision_matrices().requires_grad_()))
+    precision = PrecisionGaussian(mu, cholesky=cholesky(precision_matrices().requires_grad_()))
     return {
         "diagonal": DiagonalGaussian(mu, log_variance),
         "cholesky": CholeskyGaussian(mu, log_variance, below),
@@ -241,7 +241,7 @@ def test_density_integrates_to_one(kind):
     side = torch.linspace(-40, 40, 1601, dtype=torch.float64)
     z, cell = torch.cartesian_prod(side, side).unsqueeze(1), (side[1] - side[0]) ** 2
     mu, log_variance = torch.tensor([[0.5, -1.0]]).double(), torch.tensor([[0.3, -0.6]]).double()
-    precision = PrecisionGaussian(mu, cholesky(torch.tensor([[[1.5, 0.7], [0.7, 1.0]]]).double()))
+    precision = PrecisionGaussian(mu, cholesky=cholesky(torch.tensor([[[1.5, 0.7], [0.7, 1.0]]]).double()))
     q = {
         "diagonal": DiagonalGaussian(mu, log_variance),
         "cholesky": CholeskyGaussian(mu, log_variance, torch.tensor([[0.8]]).double()),
@@ -268,7 +268,8 @@ def test_an_incomplete_posterior_is_refused_with_the_missing_methods():
     with pytest.raises(TypeError, match=r"trainer\.kl=analytic needs .*Bare has no kl_to_prior"):
         require_closed_form_kl(Bare(), "trainer.kl=analytic")
     assert not isinstance(
-        PrecisionStudentT(PrecisionGaussian(diagonal()[0], cholesky(precision_matrices()))), ClosedFormKL
+        PrecisionStudentT(PrecisionGaussian(diagonal()[0], cholesky=cholesky(precision_matrices()))),
+        ClosedFormKL,
     )
 
 
@@ -366,7 +367,7 @@ def test_log_density_is_independent_per_image(output):
 @pytest.mark.parametrize("degrees", [3, 10])
 def test_student_t_log_density_is_scipys(degrees):
     mu, precision = numbers(IMAGES, LATENT, key="mu"), precision_matrices()
-    ours = PrecisionStudentT(PrecisionGaussian(mu, cholesky(precision)), degrees)
+    ours = PrecisionStudentT(PrecisionGaussian(mu, cholesky=cholesky(precision)), degrees)
     z, log_q = ours.rsample_with_log_prob(numbers(6, IMAGES, ours.noise_dim, key="eps"))
     for i in range(IMAGES):
         expected = multivariate_t(mu[i], torch.linalg.inv(precision[i]), df=degrees).logpdf(z[:, i])
@@ -376,7 +377,7 @@ def test_student_t_log_density_is_scipys(degrees):
 def test_student_t_samples_have_its_mean_and_covariance():
     """Covariance P^-1 degrees / (degrees - 2)."""
     mu, precision, samples = numbers(1, LATENT, key="mu"), precision_matrices()[:1], 200_000
-    ours = PrecisionStudentT(PrecisionGaussian(mu, cholesky(precision)), degrees=10)
+    ours = PrecisionStudentT(PrecisionGaussian(mu, cholesky=cholesky(precision)), degrees=10)
     z = ours.rsample_with_log_prob(numbers(samples, 1, ours.noise_dim, key="eps"))[0][:, 0]
     covariance = torch.linalg.inv(precision[0]) * 10 / 8
     white = torch.linalg.solve(torch.linalg.cholesky(covariance), (z - mu).T)

@@ -30,7 +30,7 @@ def gaussians():
     matrix = numbers(IMAGES, LATENT, LATENT, key="precision")
     precision = matrix @ matrix.mT + torch.eye(LATENT).double()
     own = DiagonalGaussian(numbers(IMAGES, LATENT, key="own"), numbers(IMAGES, LATENT, key="variance"))
-    return own, PrecisionGaussian(numbers(IMAGES, LATENT, key="mu"), cholesky(precision))
+    return own, PrecisionGaussian(numbers(IMAGES, LATENT, key="mu"), cholesky=cholesky(precision))
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_cancelling_no_jobs_does_not_ask_slurm(slurm):
     assert slurm.calls() == ["scancel 12_0 40"]
 
 
-# --- what is true of the runs -------------------------------------------------------------------------------------
+# --- the state of the runs -------------------------------------------------------------------------------------
 
 
 def test_a_run_is_queued_until_its_task_begins(sweep, slurm):

@@ -180,7 +180,7 @@ class Evaluate(Section):
     ais: Ais = key(
         Ais(),
         "annealed importance sampling from the prior to p(z | x), which needs no q(z | x): a check of the proposals",
-        before=Ais().model_dump(),
+        before={"num_images": 0, "num_chains": 16, "num_distributions": 1000, "num_leapfrog": 3},
     )
     bdmc: bool = key(
         False,

@@ -59,7 +59,7 @@ def laplace(likelihood: Likelihood, decoder: Decoder, mu: Latent) -> PrecisionGa
     >>> q.rsample_with_log_prob(torch.randn(5, 3, q.noise_dim))[0].shape
     torch.Size([5, 3, 2])
     """
-    return PrecisionGaussian(mu, cholesky(likelihood.precision(decoder.linearise(mu))))
+    return PrecisionGaussian(mu, cholesky=cholesky(likelihood.precision(decoder.linearise(mu))))
 
 
 @dataclass

@@ -263,7 +263,7 @@ class PrecisionGaussian:
     tensor([[[1.5000, 1.5000]]])
     """
 
-    def __init__(self, mu: Latent, cholesky: Float[Tensor, "batch latent latent"]) -> None:
+    def __init__(self, mu: Latent, *, cholesky: Float[Tensor, "batch latent latent"]) -> None:
         self.mu, self.cholesky = mu, cholesky
         self.noise_dim = mu.shape[-1]
         self._half_log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -293,10 +293,10 @@ class PrecisionGaussian:
 
     def with_parameters(self, *parameters: Tensor) -> "PrecisionGaussian":
         mu, log_diagonal, below = parameters
-        return PrecisionGaussian(mu, lower_triangular(log_diagonal, below))
+        return PrecisionGaussian(mu, cholesky=lower_triangular(log_diagonal, below))
 
     def detach(self) -> "PrecisionGaussian":
-        return PrecisionGaussian(self.mu.detach(), self.cholesky.detach())
+        return PrecisionGaussian(self.mu.detach(), cholesky=self.cholesky.detach())
 
 
 class PrecisionStudentT:
@@ -304,7 +304,7 @@ class PrecisionStudentT:
 
     The chi-squared variable of ``degrees`` freedom is a sum of squares, so a sample takes latent + degrees numbers.
 
-    >>> gaussian = PrecisionGaussian(torch.zeros(1, 2), torch.eye(2).expand(1, 2, 2))
+    >>> gaussian = PrecisionGaussian(torch.zeros(1, 2), cholesky=torch.eye(2).expand(1, 2, 2))
     >>> PrecisionStudentT(gaussian, degrees=10).noise_dim
     12
     """

@@ -49,7 +49,7 @@ def claim_run(directory: RunDirectory, patience: Patience, captured: bool) -> It
 def report_progress(
     directory: RunDirectory, attempt: Attempt, patience: Patience, quiet: bool
 ) -> Iterator[Session]:
-    """Inside, progress and waiting are shown and recorded, signals ask the run to stop, and its end is explained."""
+    """Show and record progress and waiting in a ``with`` block, stop the run at signals, and explain its end."""
     with (
         Interruption() as interruption,
         Reporter(attempt.log, quiet) as reporter,
@@ -62,7 +62,7 @@ def report_progress(
 
 @contextmanager
 def _explain_end(directory: RunDirectory, patience: Patience, reporter: Reporter) -> Iterator[None]:
-    """Inside, an interruption is reported, and an error caused by a full disk becomes a DiskError."""
+    """Report an interruption of the ``with`` block; an error caused by a full disk becomes a DiskError."""
     try:
         yield
     except Interrupted as interrupted:
@@ -81,7 +81,7 @@ def _explain_end(directory: RunDirectory, patience: Patience, reporter: Reporter
 def _report_waiting(
     patience: Patience, attempt: Attempt, interruption: Interruption, reporter: Reporter
 ) -> Iterator[None]:
-    """Inside, waiting for the disk is reported, and a signal ends it."""
+    """Report each wait for the disk in the ``with`` block; a signal ends it."""
 
     def say(reason: str | None) -> None:
         reporter.line(notice(reason) if reason else "writes are taken again", style="yellow")

@@ -37,7 +37,7 @@ def note_progress() -> None:
 
 @contextlib.contextmanager
 def call_on_progress(listener: Callable[[], None]) -> Iterator[None]:
-    """Inside, ``listener`` is called each time that a step of this thread advances."""
+    """Call ``listener`` each time that a step of this thread advances, while the ``with`` block lasts."""
     token = _listener.set(listener)
     try:
         yield

@@ -158,7 +158,7 @@ _patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
 
 @contextlib.contextmanager
 def patient(patience: Patience | None) -> Iterator[None]:
-    """Inside, this thread waits for a disk that refuses writes; with None it does not."""
+    """Let this thread wait in a ``with`` block for a disk that refuses writes; with None it does not wait."""
     token = _patience.set(patience)
     try:
         yield

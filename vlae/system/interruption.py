@@ -42,7 +42,7 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Inside ``with``, the signals set a flag instead of stopping the process; a second Ctrl-C stops at once.
+    """Signals that set a flag instead of stopping the process, in a ``with`` block; a second Ctrl-C stops at once.
 
     The step that is being computed or written is finished first. An ignored signal stays ignored.
     """

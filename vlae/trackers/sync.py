@@ -96,7 +96,7 @@ def _on_wandb(run_history: RunHistory, rebuild: bool, access: Callable[[], None]
 
 @contextlib.contextmanager
 def _temporary_client_files() -> Iterator[None]:
-    """Inside, the client keeps its own files in a temporary directory."""
+    """Let the client keep its own files in a temporary directory, while the ``with`` block lasts."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         places = wandb_mirror.client_places(Path(folder))
         os.environ.update(places)

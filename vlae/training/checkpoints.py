@@ -87,7 +87,7 @@ class Checkpoints:
 
     @contextmanager
     def locate_errors(self, where: str, progress: Progress) -> Iterator[None]:
-        """Inside, a NonFiniteError is raised again as an `error` that says where it happened."""
+        """Turn a NonFiniteError of the ``with`` block into an `error` that says where it happened."""
         try:
             yield
         except NonFiniteError as error:

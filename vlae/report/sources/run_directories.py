@@ -91,6 +91,8 @@ def _run(place: str, label: str, parsed: Parsed, observer: Observer) -> Run:
     """The row of a run. RecordError: a file cannot be read, or the directory is that of another run."""
     run_id, found_settings, earlier = _read_config(place, parsed)
     name, recorded = os.path.basename(place), read_status(place)["run_id"]
+    if earlier and run_id == recorded:
+        raise RecordError("config.yaml was edited: it lacks the key schema_version")
     run_id = recorded if earlier else run_id
     if recorded != run_id:
         raise RecordError(f"config.yaml was edited: it is that of {run_id}, frozen for {recorded}")

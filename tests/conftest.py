@@ -56,11 +56,14 @@ forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice the number of processors: half of the tests wait for other processes."""
-    return 2 * (os.cpu_count() or 1)
+    """More than twice the number of processors: most tests wait for other processes."""
+    return 2 * (os.cpu_count() or 1) + 1
 
 
-NUMERICAL = {"test_ais", "test_evaluate", "test_every_network", "test_gaps", "test_laplace", "test_objective"}
+NUMERICAL = {
+    *("test_ais", "test_evaluate", "test_every_network", "test_gaps", "test_laplace", "test_objective"),
+    *("test_scoring", "test_train", "test_trained"),
+}
 """Files whose slow tests call small functions thousands of times: executed annotations would double their time."""
 
 

@@ -72,6 +72,10 @@ def test_show_reports_the_progress_of_an_unfinished_run(command, runs):
     assert "log-likelihood" not in out
 
 
+def test_no_command_is_a_usage_error(command):
+    assert command("--") == (2, "", "vlae: missing command (see vlae --help)\n")
+
+
 @pytest.mark.parametrize("words", [["show"], ["evaluate"], ["sample"]])
 def test_an_unknown_run_is_one_message_with_a_suggestion(words, command, runs):
     status, out, err = command(*words, "vae-digits-gausian-s1", "--runs-dir", str(runs))

@@ -50,7 +50,7 @@ def test_every_choice_composes_as_in_hydra(group):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     chosen=st.fixed_dictionaries({}, optional={g: st.sampled_from(n) for g, n in GROUPS.items()}),
     values=st.lists(st.sampled_from(VALUES), max_size=4),

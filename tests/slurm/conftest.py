@@ -15,10 +15,18 @@ AT_A_TIME = 2
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.slurm)
-            item.add_marker(pytest.mark.slow)
+    """Mark the tests of this directory, and part them for two workers: pytest-xdist gives neighbours to one."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.slurm)
+        item.add_marker(pytest.mark.slow)
+    launcher = [item for item in ours if item.path.stem == "test_launcher"]
+    rest, others = (
+        [item for item in ours if item not in launcher],
+        [item for item in items if item not in ours],
+    )
+    between = len(others) // 8  # within the first share of another worker
+    items[:] = [*launcher, *others[:between], *rest, *others[between:]]
 
 
 @pytest.fixture(scope="session")

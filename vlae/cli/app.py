@@ -38,15 +38,22 @@ with end_in_one_line():
         app.command(_name, **getattr(_module, "SETTINGS", {}))(getattr(_module, _name))
 
 
-@app.callback(invoke_without_command=True)
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show version and code.")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> bool:
+    if asked:
         from vlae.cli.options import version_line
 
         print(version_line())
         raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show version and code.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

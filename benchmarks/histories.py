@@ -13,7 +13,7 @@ from pathlib import Path
 
 from simulation.faults import FAULTS
 from simulation.history import Played, event_lines, play
-from simulation.seams import Seams, simulated
+from simulation.seams import Seams, simulate
 
 COUNT = 100_000
 BLOCK = 50
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def play_all(numbers: Sequence[int]) -> dict[int, str]:
     """The broken law by the number of the history that broke it."""
-    with _directory() as place, simulated() as seams:
+    with _directory() as place, simulate() as seams:
         played = [_play(seams, number, place) for number in numbers]
     return {each.seed: each.violation for each in played if each.violation is not None}
 
@@ -87,7 +87,7 @@ def _directory() -> Iterator[Path]:
 
 
 def _replay(number: int) -> int:
-    with _directory() as place, simulated() as seams:
+    with _directory() as place, simulate() as seams:
         played = _play(seams, number, place)
     for line in event_lines(played.journal):
         print(line)
@@ -97,7 +97,7 @@ def _replay(number: int) -> int:
 
 def _search(fault: str, numbers: Sequence[int]) -> int:
     """Exit status 0 where a history finds the fault, 1 where none does."""
-    with _directory() as place, FAULTS[fault](), simulated() as seams:
+    with _directory() as place, FAULTS[fault](), simulate() as seams:
         for number in numbers:
             if violation := _play(seams, number, place).violation:
                 print(f"history {number} finds it: {violation}")

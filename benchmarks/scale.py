@@ -192,7 +192,7 @@ def report_size(amount: Amount, folder: Path, say: Say) -> list[float]:
     return [(folder / REPORT).stat().st_size / 1e6]
 
 
-def report_opened(amount: Amount, folder: Path, say: Say) -> list[float]:
+def open_report(amount: Amount, folder: Path, say: Say) -> list[float]:
     """Seconds to open the report in a fresh browser: until all is loaded, and the curves are drawn."""
     if (path := browser.program()) is None:
         say(browser.HOW_TO_GET_IT)
@@ -525,7 +525,7 @@ SCALE = (
     Scale("collect-10000", "the rows of 10,000 runs", collect_runs, 5),
     Scale("table-10000", "the table of these rows", table, 1),
     Scale("relaunch-1000", "the launch of 1,000 runs that are done", relaunch, 40),
-    Scale("report-500", "a report of 500 runs opens in a browser", report_opened, 2),
+    Scale("report-500", "a report of 500 runs opens in a browser", open_report, 2),
     Scale("report-500-size", "the size of that file", report_size, 15, "MB"),
     Scale("report-500-written", "vlae report, which writes it", report_written, 30),
     Scale("tracking-overhead", "a run with a mirror over one without", tracking_overhead, 1.03, "x"),

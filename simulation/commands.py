@@ -95,7 +95,7 @@ def _scontrol(slurm: Slurm, words: Sequence[str]) -> str:
         if not found:
             raise Refused("slurm_load_jobs error: Invalid job id specified")
         task = given[2].partition("_")[2]
-        return "".join(f"{_described(job, task)}\n" for job in found)
+        return "".join(f"{_describe(job, task)}\n" for job in found)
     if given[0] == "requeue":
         for name in given[1].split(","):
             slurm.requeue(name)
@@ -103,7 +103,7 @@ def _scontrol(slurm: Slurm, words: Sequence[str]) -> str:
     raise Refused(f"invalid keyword: {given[0]}")
 
 
-def _described(job: Job, asked: str) -> str:
+def _describe(job: Job, asked: str) -> str:
     """asked: the one task that was asked for, of several that wait together."""
     of_array = ""
     if job.array is not None:

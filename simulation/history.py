@@ -48,7 +48,7 @@ class History:
         names = ["a", "b"] if self.random.random() < 0.25 else ["a"]
         self.clusters = {name: Slurm(world, self._settings(name)) for name in names}
         for slurm in self.clusters.values():
-            slurm.announced = self.laws.announced
+            slurm.on_announcement = self.laws.note_announcement
             slurm.doom = lambda: self.doom(0.08)
         self.seeds = range(self.random.randint(2, 6))
         self.launcher = self._launcher()

@@ -102,8 +102,8 @@ class Laws:
                 f"job {job.named} asks to start again for the {times + 2}th time without a step"
             )
 
-    def announced(self, job: Job, process: Process) -> None:
-        """Slurm has announced its end to a job, which continues later and does not die of that."""
+    def note_announcement(self, job: Job, process: Process) -> None:
+        """Note that Slurm has announced its end to a job, which continues later and does not die of that."""
         if process.status == -signal.SIGUSR2:
             self.world.violate(
                 f"job {job.named} dies of the signal that announces its end, and is not queued again"

@@ -76,7 +76,7 @@ class ScriptedSlurm:
         """The controller remembers a job that has ended; or one that squeue does not show: another user's."""
         self._put(job, state, reason, "" if node == "(null)" else node, mine=False, called=name)
 
-    def accounted(self, job: str, state: str, node: str = "n1") -> None:
+    def add_to_accounting(self, job: str, state: str, node: str = "n1") -> None:
         """The accounting says this of a job from now on."""
         array, _, tasks = job.partition("_")
         node = "" if node == "None assigned" else node

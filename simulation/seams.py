@@ -1,6 +1,6 @@
 """The seams between vlae and the machine: clock, processes, signals, file system, Slurm's commands.
 
-Inside `simulated` these are the world's, for simulated processes. All else that runs is the real code of vlae.
+Inside `simulate` these are the world's, for simulated processes. All else that runs is the real code of vlae.
 """
 
 import builtins
@@ -189,7 +189,7 @@ class Seams:
             process.handlers[number] = handler
             return before
 
-        def installed(number: int) -> Any:
+        def get_installed(number: int) -> Any:
             process = self.process
             return (
                 _real.getsignal(number) if process is None else process.handlers.get(number, signal.SIG_DFL)
@@ -210,7 +210,7 @@ class Seams:
 
         self.put(os, "kill", kill)
         self.put(signal, "signal", install)
-        self.put(signal, "getsignal", installed)
+        self.put(signal, "getsignal", get_installed)
         self.put(signal, "pthread_sigmask", mask)
         main = object()
         one = SimpleNamespace(current_thread=lambda: main, main_thread=lambda: main)
@@ -436,7 +436,7 @@ class Seams:
 
 
 @contextlib.contextmanager
-def simulated() -> Iterator[Seams]:
+def simulate() -> Iterator[Seams]:
     """vlae meets the worlds that are put into ``world``, as long as this lasts."""
     seams = Seams()
     seams.install()

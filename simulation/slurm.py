@@ -115,7 +115,7 @@ class Slurm:
         """Times by command until which it prints nothing, and succeeds."""
         self._next = self.settings.first_id
         self._scheduled = False
-        self.announced: Callable[[Job, Process], None] = lambda job, process: None
+        self.on_announcement: Callable[[Job, Process], None] = lambda job, process: None
         """Called when Slurm has announced to a job that it will end it."""
         self.doom: Callable[[], int | None] = lambda: None
         """The point at which a process of a job is killed."""
@@ -342,7 +342,7 @@ class Slurm:
         if job.processes:
             batch = job.processes[0]
             batch.send(number)
-            self.announced(job, batch)
+            self.on_announcement(job, batch)
 
     def _signal_all(self, job: Job, number: int) -> None:
         for process in list(job.processes):

@@ -116,13 +116,13 @@ def test_controller_and_accounting_say_how_jobs_ended(slurm, job, state, reason)
     assert slurm_state.known_jobs([job]) == {job: slurm_state.JobState("ended", reason, "n1")}
     slurm.forget("12")
     assert slurm_state.known_jobs([job]) == {job: slurm_state.MISSING}
-    slurm.accounted(job, f"{state} by 1000" if state == "CANCELLED" else state)
+    slurm.add_to_accounting(job, f"{state} by 1000" if state == "CANCELLED" else state)
     assert slurm_state.known_jobs([job]) == {job: slurm_state.JobState("ended", reason, "n1")}
 
 
 def test_a_missing_node_has_no_name(slurm):
     slurm.known("12_0", "CANCELLED", node="(null)")
-    slurm.accounted("13", "CANCELLED by 0", node="None assigned")
+    slurm.add_to_accounting("13", "CANCELLED by 0", node="None assigned")
     assert slurm_state.known_jobs(["12_0"])["12_0"].node == ""
     assert slurm_state.known_jobs(["13"])["13"].node == ""
 

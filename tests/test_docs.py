@@ -4,6 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import make_images, make_model, noise
+
+from vlae.data import datasets
+from vlae.models.vae import VAE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,3 +50,21 @@ def test_named_files_exist(page):
     words = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())
     paths = {path for word in words for path in PATH.findall(word)}
     assert [path for path in sorted(paths - EXAMPLES) if not (ROOT / path).exists()] == []
+
+
+def test_the_examples_of_own_code_work():
+    text = (ROOT / "docs" / "own-models-and-data.md").read_text()
+    model_code, dataset_code, proposal_code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    own, x = {"__name__": "own"}, make_images("gaussian")
+    exec(model_code, own)
+    spherical = make_model(own["Spherical"], "gaussian").posterior(x, noise())
+    assert spherical.log_variance.std(-1).max() == 0
+    added = dict(vars(datasets))  # it is a function of that file
+    exec(dataset_code, added)
+    splits = added["stripes"]()
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (900, 100, 200)
+    exec(proposal_code, own)
+    model = make_model(VAE, "gaussian")
+    proposal, modes = own["propose"](model, x, model.posterior(x, noise()))
+    assert proposal.degrees == 3
+    assert modes.z.shape == proposal.mu.shape

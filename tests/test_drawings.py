@@ -23,6 +23,7 @@ from programs import need
 from recorded import container, done, stopped
 
 import vlae
+from vlae.cli.commands.figure import FORMATS
 from vlae.distributions.laplace import find_modes
 from vlae.errors import UserError
 from vlae.estimation.importance import evaluate
@@ -527,6 +528,10 @@ def test_the_same_runs_give_the_same_bytes(tmp_path, suffix, monkeypatch):
     one = file_content(draw("curves", runs_of(tmp_path)), suffix)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert file_content(draw("curves", runs_of(tmp_path)), suffix) == one
+
+
+def test_the_commands_offer_every_format_of_a_figure():
+    assert tuple(METADATA) == FORMATS
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vlae
-from vlae.errors import explain_import
+from vlae.system.libraries import explain_import
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 

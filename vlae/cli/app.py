@@ -11,7 +11,8 @@ with end_in_one_line():
     import typer
 
     from vlae.cli import commands
-    from vlae.errors import OutOfMemory, UserError, explain_import, out_of_memory
+    from vlae.errors import OutOfMemory, UserError, out_of_memory
+    from vlae.system.libraries import explain_import
     from vlae.system.streams import finish_printing, guard
 
 ORDER = (

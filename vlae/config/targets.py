@@ -40,18 +40,22 @@ class TargetRule:
 
 TARGETS = {
     "model": TargetRule(
-        *("vlae.models", "a model class below vlae.models", "vlae.models.base.LatentVariableModel"),
+        "vlae.models",
+        "a model class below vlae.models",
+        "vlae.models.base.LatentVariableModel",
         ("pixels", "image_shape", "output"),
     ),
     "output_dist": TargetRule(
-        *("vlae.distributions", "an output distribution of vlae.distributions"),
+        "vlae.distributions",
+        "an output distribution of vlae.distributions",
         "vlae.distributions.outputs.OutputDistribution",
     ),
     "optimizer": TargetRule(
         "torch.optim", "an optimizer of torch.optim", "torch.optim.Optimizer", ("params",)
     ),
     "dataset": TargetRule(
-        *("vlae", "a function below vlae that returns Splits, such as vlae.data.mnist"),
+        "vlae",
+        "a function below vlae that returns Splits, such as vlae.data.mnist",
         "vlae.data.splits.Splits",
     ),
 }

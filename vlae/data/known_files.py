@@ -14,7 +14,10 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"BZh", "a bzip2 archive (unpack it)"),
     (b"\xfd7zXZ\0", "an xz archive (unpack it)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive (unpack it)"),
-    (b"version https://git-lfs", "a pointer of Git LFS (run `git lfs pull` where it comes from)"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a pointer of Git LFS (run `git lfs pull` where it comes from)",
+    ),
     (b"\x93NUMPY", "an array of NumPy (.npy)"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"MATLAB 5.0 MAT-file", "a MATLAB file (.mat)"),

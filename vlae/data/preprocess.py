@@ -118,13 +118,16 @@ class Preprocess:
         With ``fixed_evaluation: false`` it is fixed by ``seed`` instead, that of the run. ValueError: seed is None.
         """
         x = torch.empty(len(images), self.pixels, dtype=self.dtype, device=images.device)
-        fresh = self.random and not self.preprocessing.fixed_evaluation
-        if fresh and seed is None:
-            raise ValueError("dataset.fixed_evaluation=false: expected a seed for the fresh noise, got None")
-        source = generator(images.device, seed or 0, f"{name} set")
+        source = None
+        if self.random and not self.preprocessing.fixed_evaluation:
+            if seed is None:
+                raise ValueError(
+                    "dataset.fixed_evaluation=false: expected a seed for the fresh noise, got None"
+                )
+            source = generator(images.device, seed, f"{name} set")
         for chunk in self._chunks(images):
             batch = images[chunk]
-            noise = self._noise(batch, source) if fresh else self._fixed_noise(name, chunk)
+            noise = self._fixed_noise(name, chunk) if source is None else self._noise(batch, source)
             noise = noise.to(images.device)
             x[chunk] = self._to_model_space(batch, noise, self.dtype) - self.shift
         return x

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from vlae.config.compose import validate
 from vlae.config.limits import beyond_the_machine
 from vlae.config.problems import ConfigError
-from vlae.errors import check_libraries
 from vlae.runs.snapshot import executed_code
 from vlae.system.console import loading
+from vlae.system.libraries import check_libraries
 from vlae.trackers.process import environment_problems
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """The runs that start, checked before anything is written: their configuration, this machine, its environment."""
 
 from vlae.config.problems import ConfigError
-from vlae.errors import check_libraries
 from vlae.experiment.start import check_settings
 from vlae.launching.plan import Plan
 from vlae.system.console import loading
 from vlae.system.files import check_writable
+from vlae.system.libraries import check_libraries
 
 
 def check_runs(plan: Plan, *, here: bool) -> None:

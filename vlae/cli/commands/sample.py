@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vlae.cli.options import Device, Run, RunsDir, out_option
-from vlae.errors import check_libraries
+from vlae.system.libraries import check_libraries
 
 
 def sample(

@@ -43,6 +43,9 @@ ADDED_FIELDS: dict[str, Any] = {
 }
 """Keys added later, with the value that older runs implied. A key at this value is left out of the id."""
 
+OF_LENGTH = ("trainer.epochs", "trainer.patience")
+"""Keys that say only when a training ends: its epochs are the same until then."""
+
 MISSING = object()  # what ``get`` returns for a key that is not there
 
 
@@ -75,6 +78,19 @@ def run_id(container: dict[str, Any]) -> str:
     True
     """
     return id_of(container, {key: exact_text(value) for key, value in scientific(container).items()})
+
+
+def training_id(container: dict[str, Any]) -> str:
+    """The same for runs that share their training: a hash without its length and without how it is scored.
+
+    >>> short, long = ({"trainer": {"epochs": n}, "evaluate": {"num_samples": n}} for n in (2, 3))
+    >>> training_id(short) == training_id(long)
+    True
+    """
+    kept = scientific(container)
+    for key in ("evaluate", *OF_LENGTH):
+        _drop(kept, key)
+    return hashlib.sha256(exact_text(kept).encode()).hexdigest()[:16]
 
 
 def exact_text(value: Any) -> str:

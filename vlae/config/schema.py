@@ -145,6 +145,15 @@ class Trainer(Section):
         before="sampled",
     )
 
+    def is_over(self, epoch: int, best_epoch: int) -> bool:
+        """True if training ends after this epoch: after ``epochs``, or ``patience`` epochs after the best one.
+
+        >>> Trainer(epochs=10, patience=2).is_over(5, best_epoch=3)
+        True
+        """
+        tired = self.patience is not None and epoch - best_epoch >= self.patience and epoch > 0
+        return epoch >= self.epochs or tired
+
 
 class Ais(Section):
     """Annealed importance sampling."""

@@ -9,9 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from vlae.config.schema import Config
 from vlae.experiment.trained_model import TrainedModel
 from vlae.seeding import batch_noise, generator
 from vlae.system.files import appearing, make_directory, write_atomically
+from vlae.trackers.process import has_mirror
 
 
 def grid(images: Float[Tensor, "images channels height width"], columns: int) -> bytes:
@@ -27,6 +29,13 @@ def grid(images: Float[Tensor, "images channels height width"], columns: int) ->
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def pictures_every(cfg: Config) -> int | None:
+    """Epochs between two sets of pictures of a training; None: no mirror shows them."""
+    if not has_mirror(cfg.tracker):
+        return None
+    return cfg.tracker.images_every or max(1, cfg.trainer.epochs // 10)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlae.config.schema import Config
 from vlae.estimation.metrics import Scores, save_scores, test_set_metrics
+from vlae.experiment.take_over import read_taken_over
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed_code
 from vlae.system.console import count_of
@@ -59,16 +60,21 @@ def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -
         "selection": run.trainer.selection,
         "test": test_set_metrics(scores, trained.preprocess, x, cfg.evaluate.num_samples),
         "validation": {"elbo": validation},
+        "taken_over": {"training": read_taken_over(trained.directory)},
         "cost": cost(trained, scores),
         "environment": environment(trained.device),
     }
 
 
 def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
-    """Seconds, memory and parameters. Seconds add up all attempts, without work that was lost between checkpoints."""
-    progress = trained.progress
+    """Seconds, memory and parameters. Seconds add up all attempts, without work that was lost between checkpoints.
+
+    They are those of the whole training and evaluation; ``_taken_over`` is the part that other runs have computed.
+    """
+    progress, taken = trained.progress, read_taken_over(trained.directory)
     return {
         "train_seconds": progress.seconds,
+        "train_seconds_taken_over": taken["seconds"] if taken else 0.0,
         "seconds_per_epoch": progress.seconds / max(1, progress.epoch),
         "evaluate_seconds": scores.seconds,
         "seconds_by_proposal": {name: entry.seconds for name, entry in scores.proposals.items()},
@@ -85,7 +91,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "vlae": version("vlae"),
         "code": executed_code(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from vlae.config.targets import build
-from vlae.experiment.pictures import write_epoch_pictures, write_pictures
+from vlae.experiment.pictures import pictures_every, write_epoch_pictures, write_pictures
 from vlae.experiment.prepare import Prepared
-from vlae.experiment.results import device_name
+from vlae.experiment.results import device_name, environment
 from vlae.experiment.session import Session
+from vlae.experiment.shared_training import origin, share_training
 from vlae.experiment.trained_model import TrainedModel
-from vlae.trackers.process import has_mirror
 from vlae.training.loop import Training
 
 
@@ -30,12 +30,15 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
         trainer=cfg.trainer,
         seed=cfg.seed,
         directory=directory,
+        facts={"training": directory.training(), "environment": environment(prepared.test_set.device)},
     )
-    for text in training.resume():
-        reporter.warn(text)
-    if training.progress.step:
-        reporter.line(f"continuing from epoch {training.progress.epoch}, step {training.progress.step}")
-    training.run(session.interruption, _report(session, prepared, training))
+    with share_training(session):
+        for text in training.resume():
+            reporter.warn(text)
+        if training.progress.step:
+            at = f"epoch {training.progress.epoch}, step {training.progress.step}{origin(directory)}"
+            reporter.line(f"{'trained already:' if training.is_finished else 'continuing from'} {at}")
+        training.run(session.interruption, _report(session, prepared, training))
     prepared.model.load_state_dict(training.progress.best_model)
     trained = _current_model(prepared, training)
     write_pictures(directory.path / "images", trained, prepared.test_set)
@@ -57,8 +60,7 @@ def _report(
     """A function that shows and records the progress of the training, and writes pictures for mirrors."""
     latest: dict[str, float] = {}
     cfg, progress, selection = prepared.config, training.progress, training.selection_name
-    epochs, pictured = cfg.trainer.epochs, has_mirror(cfg.tracker)
-    every = cfg.tracker.images_every or max(1, epochs // 10)
+    epochs, every = cfg.trainer.epochs, pictures_every(cfg)
 
     def report(line: dict[str, float] | None) -> None:
         done = progress.epoch + progress.batch / training.batches_per_epoch
@@ -70,7 +72,7 @@ def _report(
         if line is None:
             session.reporter.advance("training epoch", done, epochs)
             return
-        if pictured and progress.epoch % every == 0:
+        if every and progress.epoch % every == 0:
             current = _current_model(prepared, training)
             write_epoch_pictures(
                 training.directory.path / "images", current, prepared.selection_set, progress.epoch

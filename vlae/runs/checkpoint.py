@@ -80,6 +80,48 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
     raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to train from the start")
 
 
+@patiently
+def stage(source: StrPath, directory: StrPath) -> Path:
+    """A hidden name in ``directory`` for the newest checkpoint in ``source``: a hard link, else a copy.
+
+    Neither run ever writes into the file, which both keep: `save` makes a new one.
+    Errors: RecordError where there is none, or where the disk is full or unwritable.
+    """
+    path, staged = Path(source) / "last.pt", Path(directory) / ".last.next"
+    if not path.is_file():
+        raise RecordError(f"{path} is missing")
+    try:
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.unlink(missing_ok=True)
+        try:
+            os.link(path, staged)
+        except OSError:  # another file system, one without hard links, or another user's file
+            write_atomically(staged, read_bytes(path, total_memory()) or b"")
+    except OSError as error:
+        raise cannot_write(staged, error) from error
+    return staged
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state in a file. RecordError: it is damaged, or was not written by vlae."""
+    try:
+        return _unpack(path, read_bytes(path, total_memory()) or b"")
+    except _Damaged as damage:
+        raise RecordError(f"{path} is damaged: {damage}") from damage
+
+
+def remove(directory: StrPath) -> None:
+    """Delete the checkpoints of a training, the older one last: until then a good one is there."""
+    for name in ("last.pt", "previous.pt"):
+        Path(directory, name).unlink(missing_ok=True)
+
+
+def put(staged: Path) -> None:
+    """Give a file of `stage` the name of the newest checkpoint."""
+    os.replace(staged, staged.with_name("last.pt"))
+    sync_directory(staged.parent)
+
+
 def _previous(path: Path) -> Path:
     return path.with_name("previous.pt" if path.name == "last.pt" else f"previous_{path.name}")
 

@@ -21,7 +21,14 @@ from typing import Any, get_args
 import yaml
 
 from vlae.config.problems import format_value
-from vlae.config.run_id import OF_A_COMMAND, exact_text, newer_schema, settings, with_operational_keys_of
+from vlae.config.run_id import (
+    OF_A_COMMAND,
+    exact_text,
+    newer_schema,
+    settings,
+    training_id,
+    with_operational_keys_of,
+)
 from vlae.config.run_id import run_id as run_id_of
 from vlae.runs.attempts import WAITING, Attempt, refuse_if_held, remove_leftovers
 from vlae.runs.lease import last_claim, last_number, new_claim, now, put_claim, read_claim
@@ -65,7 +72,7 @@ class RunDirectory:
         with files.appearing(run.path) as staged:
             staged.joinpath("attempts").mkdir()
             files.write_atomically(staged / "config.yaml", content)
-            cls(staged).write_status(run_id=run_id)
+            cls(staged).write_status(run_id=run_id, training=training_id(config))
         return run
 
     @property
@@ -103,7 +110,20 @@ class RunDirectory:
             raise RecordError(f"{path} was edited by hand: {text}. {advice}")
         if "schema_version" not in config and given == self.run_id:
             raise RecordError(f"{path} was edited by hand: it lacks the key schema_version. Undo the edit")
+        self._check_training(training_id(config))
         return config
+
+    def training(self) -> str:
+        """What this run shares with runs that train longer or are scored otherwise, see `vlae.runs.trainings`."""
+        return training_id(self.config())
+
+    def _check_training(self, own: str) -> None:
+        """RecordError: status.json claims the training of another run."""
+        if (claimed := read_status(self._name)["training"]) not in (None, own):
+            raise RecordError(
+                f"{self.path / 'status.json'}: training: expected {own}, which follows from config.yaml, got "
+                f"{claimed}. Move it away and rerun the same command to continue the run"
+            )
 
     def carry_out_as(self, config: dict[str, Any]) -> None:
         """Freeze the operational keys of ``config``: device, place of the data, ..."""
@@ -201,7 +221,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl."""
-        return metrics_of(self.path / "metrics.jsonl", self._whole_lines().splitlines())
+        return metrics_of(self.path / "metrics.jsonl", self.metrics_bytes().splitlines())
 
     def metrics_size(self) -> int:
         """Bytes of the whole lines: what a checkpoint remembers for `truncate_metrics`."""
@@ -209,13 +229,18 @@ class RunDirectory:
 
     def truncate_metrics(self, size: int) -> None:
         """Cut the metrics back to the lines of the time when `metrics_size` gave ``size``."""
-        path, lines = self.path / "metrics.jsonl", self._whole_lines()
+        path, lines = self.path / "metrics.jsonl", self.metrics_bytes()
         if size > len(lines) or (size and lines[size - 1 : size] != b"\n"):
             raise RecordError(f"{path}: no line ends at byte {size}; its whole lines are {len(lines)} bytes")
         if path.exists():
             files.write_atomically(path, lines[:size])
 
-    def _whole_lines(self) -> bytes:
+    def replace_metrics(self, lines: bytes) -> None:
+        """Write other whole lines in the place of all metrics."""
+        files.write_atomically(self.path / "metrics.jsonl", lines)
+
+    def metrics_bytes(self) -> bytes:
+        """The whole lines of metrics.jsonl."""
         content = files.read_bytes(self.path / "metrics.jsonl") or b""
         return content[: content.rfind(b"\n") + 1]
 
@@ -246,7 +271,7 @@ class RunDirectory:
         where = " ".join(filter(None, [claim["slurm_job"] and f"job {claim['slurm_job']}", claim["host"]]))
         spent = read_status(self._name)["gpu_seconds"]
         try:
-            fresh = {"reason": None, "message": None, "progressed": now()}
+            fresh = {"reason": None, "message": None, "progressed": now(), "trains": False}
             self.write_status(state="running", attempt=number, where=where, **fresh)
         except RecordError:
             shutil.rmtree(self.attempt(number), ignore_errors=True)  # one that never began holds nothing
@@ -333,11 +358,12 @@ def find(runs_dir: files.StrPath, name: str, *, to_write: bool = False) -> RunDi
     raise RecordError(f"no run {name!r} in {folder}{hint}")
 
 
-def run_names(runs_dir: files.StrPath) -> list[str]:
-    """Names of the runs in ``runs_dir``; hidden directories are none."""
+def run_names(runs_dir: files.StrPath, prefix: str = "") -> list[str]:
+    """Names of the runs in ``runs_dir`` that begin so; hidden directories are none."""
     folder = os.fspath(runs_dir)  # a Path for each of 10,000 runs takes longer than to look at it
     try:
-        return sorted(name for name in os.listdir(folder) if name[0] != "." and _is_run(f"{folder}/{name}"))
+        names = [name for name in os.listdir(folder) if name[0] != "." and name.startswith(prefix)]
+        return sorted(name for name in names if _is_run(f"{folder}/{name}"))
     except OSError:
         return []
 

@@ -64,9 +64,21 @@ class Status(TypedDict):
     where: str | None  # the host of the attempt, and its Slurm job
     gpu_seconds: FiniteFloat  # GPU time of all attempts together
     progressed: Time | None  # when the attempt last made progress
+    training: str | None  # what it shares with runs of other lengths and other scores (`vlae.runs.trainings`)
+    trains: bool | None  # True while its process trains, and others of the same training wait for it
 
 
-CLAIM, STATUS = TypeAdapter(Claim), TypeAdapter(Status)
+class TakenOver(TypedDict):
+    """taken_over.json: the part of a run's training that another run of the same training has computed."""
+
+    __pydantic_config__ = AS_WRITTEN  # pyright: ignore[reportGeneralTypeIssues]
+    run: str  # the id of that run
+    epochs: int
+    seconds: FiniteFloat  # of training
+    environment: dict[str, Any] | None  # in which they were trained; None: it did not record that
+
+
+CLAIM, STATUS, TAKEN_OVER = TypeAdapter(Claim), TypeAdapter(Status), TypeAdapter(TakenOver)
 
 
 def check_record(adapter: Any, file: str, content: Mapping[str, Any], way_out: str) -> Any:

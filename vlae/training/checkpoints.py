@@ -1,8 +1,10 @@
 """The checkpoints of a training, and its errors, which name the last good one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from vlae.data.preprocess import Preprocess
 from vlae.errors import NonFiniteError
 from vlae.models.base import LatentVariableModel
 from vlae.runs import checkpoint
-from vlae.runs.directory import RunDirectory
+from vlae.runs.directory import RecordError, RunDirectory
 from vlae.system.files import check_inside
 
 
@@ -39,6 +41,15 @@ def read_checkpoint(directory: RunDirectory) -> tuple[dict[str, Any] | None, lis
     return checkpoint.load(check_inside(directory.path, "checkpoints"))
 
 
+def check_training(state: Mapping[str, Any], own: str | None, place: Path) -> None:
+    """RecordError: a checkpoint in ``place`` says that it is of another training than ``own``."""
+    if (claimed := state.get("training")) not in (None, own):
+        raise RecordError(
+            f"{place}: a checkpoint of the training {claimed}, expected one of {own}: it was copied there from another "
+            "run. Delete it to train from the start"
+        )
+
+
 class Checkpoints:
     """Saves and restores one training: its model, its optimiser and its progress."""
 
@@ -48,9 +59,11 @@ class Checkpoints:
         model: LatentVariableModel,
         optimizer: torch.optim.Optimizer,
         preprocess: Preprocess,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        """facts: what a checkpoint says besides: its ``training``, and the ``environment`` it was made in."""
         self.directory, self.model, self.optimizer, self.preprocess = directory, model, optimizer, preprocess
-        self.folder = directory.path / "checkpoints"
+        self.folder, self.facts = directory.path / "checkpoints", dict(facts)
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint: with the seed it determines the rest of the training, bit for bit on a CPU."""
@@ -62,6 +75,7 @@ class Checkpoints:
             "progress": vars(progress),
             "metrics_size": self.directory.metrics_size(),
             "preprocess": self.preprocess.state(),
+            **self.facts,
         }
         checkpoint.save(self.folder, state)
 
@@ -70,8 +84,10 @@ class Checkpoints:
         state, warnings = read_checkpoint(self.directory)
         progress = Progress()
         if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            check_training(state, self.facts.get("training"), self.folder)
+            if state["model"] is not None:  # else the training is over, and only its best model is kept
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
             progress = Progress(**state["progress"])
         self.directory.truncate_metrics(state["metrics_size"] if state is not None else 0)
         return progress, warnings

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,13 +36,15 @@ class Training:
         trainer: Trainer,
         seed: int,
         directory: RunDirectory,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        """facts: what its checkpoints say besides, see `vlae.training.checkpoints.Checkpoints`."""
         self.model, self.optimizer, self.training_set = model, optimizer, training_set
         self.selection_set, self.selection_name = selection_set, trainer.selection
         self.trainer, self.seed, self.directory = trainer, seed, directory
         self.objective = select_objective(trainer.objective, trainer.kl)
         self.progress = Progress()
-        self.checkpoints = Checkpoints(directory, model, optimizer, training_set.preprocess)
+        self.checkpoints = Checkpoints(directory, model, optimizer, training_set.preprocess, facts)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -55,9 +59,7 @@ class Training:
     @property
     def is_finished(self) -> bool:
         """True after ``trainer.epochs``, or ``trainer.patience`` epochs after the best one."""
-        p, patience = self.progress, self.trainer.patience
-        stopped_early = patience is not None and p.epoch - p.best_epoch >= patience and p.epoch > 0
-        return p.epoch >= self.trainer.epochs or stopped_early
+        return self.trainer.is_over(self.progress.epoch, self.progress.best_epoch)
 
     def run(self, interruption: Interruption, report: Callable[[dict[str, float] | None], None]) -> None:
         """Train until finished. After a signal: a checkpoint at the next step boundary, then ``Interrupted``."""

@@ -1,0 +1,126 @@
+"""The epochs that a run need not train, because another run of the same training has: waited for, and taken over.
+
+Decision record: docs/decisions/0021-a-training-is-computed-once.md.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from vlae.config.schema import Trainer
+from vlae.experiment.session import Session
+from vlae.experiment.take_over import read_taken_over, take_over
+from vlae.runs.directory import RunDirectory
+from vlae.runs.rerun import run_to_replace
+from vlae.runs.schema import TakenOver
+from vlae.runs.trainings import Sibling, Source, Trainings, end_of, selection_elbos, sources
+from vlae.system.console import count_of
+from vlae.system.disk import DiskError, RecordError
+
+LOOK_EVERY = 2.0  # seconds between two looks at a run that is waited for
+
+
+@contextmanager
+def share_training(session: Session) -> Iterator[None]:
+    """Train in the ``with`` block what no other run of the same training has trained; `_begin` says how.
+
+    With ``force=true`` everything is trained.
+    """
+    if run_to_replace(session.directory.path) is not None:
+        yield
+        return
+    _begin(session, session.directory.config())
+    yield
+    _announce(session, None)  # the last checkpoint is written: those who wait for it continue
+
+
+def origin(directory: RunDirectory) -> str:
+    """Where the epochs of a run came from, in words; empty: it has trained them itself."""
+    taken = read_taken_over(directory)
+    return f", {count_of(taken['epochs'], 'epoch')} from {taken['run']}" if taken else ""
+
+
+def _begin(session: Session, container: dict[str, Any]) -> None:
+    """Take over what another run of the training has, and wait while one trains.
+
+    When it returns the run trains, and later ones wait for it, or nothing is left to train. Of two that begin at once
+    the one with the smaller id trains: each says that it will before it looks for the other a last time.
+    Errors: Interrupted by a signal; RecordError: this run cannot be written.
+    """
+    directory, training = session.directory, session.directory.training()
+    trainer, said = Trainer(**container["trainer"]), set[str]()
+    own = selection_elbos(directory.metrics(), trainer.selection)
+    decided = False
+    while True:
+        found = Trainings(directory.path.parent)
+        siblings = found.siblings(directory.path.name, container)
+        for run, reason in found.refused.items():
+            _warn_once(session, said, f"nothing is taken over from {run}: {reason}")
+        others = sources(siblings, trainer, len(own))
+        complete = (source for source in others if source.usable.complete)
+        if end_of(trainer, own) or any(_take(session, trainer, training, each, said) for each in complete):
+            break
+        if first := _first_of(siblings, directory.path.name):
+            if decided:
+                decided = False
+                _announce(session, False)
+            _wait_for(session, first, said)
+        elif not decided:
+            decided = True
+            _announce(session, True)
+        else:
+            any(_take(session, trainer, training, each, said) for each in others)
+            return
+    _announce(session, None)
+
+
+def _announce(session: Session, trains: bool | None) -> None:
+    session.directory.write_status(trains=trains)
+
+
+def _first_of(siblings: list[Sibling], own: str) -> Sibling | None:
+    """A run that trains, or that decides first."""
+    return next((s for s in siblings if s.trains or (s.undecided and s.run_id < own)), None)
+
+
+def _wait_for(session: Session, other: Sibling, said: set[str]) -> None:
+    text = f"waiting for {other.run_id}"
+    if text not in said:
+        said.add(text)
+        session.reporter.line(f"{text}, which trains the same model")
+    session.attempt.heartbeat({"doing": text})
+    time.sleep(LOOK_EVERY)
+    session.interruption.check()
+
+
+def _warn_once(session: Session, said: set[str], text: str) -> None:
+    if text not in said:
+        said.add(text)
+        session.reporter.warn(text)
+
+
+def _take(session: Session, trainer: Trainer, training: str, source: Source, said: set[str]) -> bool:
+    """Take over what is usable of another run; False: it is damaged, or of less use than its record shows."""
+    other = source.sibling.directory
+    try:
+        other.config()  # an edited one is refused
+        taken = take_over(other, session.directory, trainer, training)
+    except DiskError:
+        raise
+    except RecordError as error:
+        _warn_once(session, said, f"nothing is taken over from {other.path.name}: {error}")
+        return False
+    if taken and (text := _other_torch(taken)):
+        session.reporter.warn(text)
+    return taken is not None
+
+
+def _other_torch(taken: TakenOver) -> str:
+    """A caution if another version of torch has trained, so that the last digits may differ; else empty."""
+    theirs = (taken["environment"] or {}).get("torch")
+    if theirs in (None, torch.__version__):
+        return ""
+    return f"{taken['run']} was trained with torch {theirs}, and this is {torch.__version__}: last digits may differ"

@@ -1,0 +1,169 @@
+"""Trainings: what runs share that differ only in how long they train or in how they are scored.
+
+A training is a function of its configuration alone, so the epochs of one run are the first epochs of every other run of
+the same training. Decision record: docs/decisions/0021-a-training-is-computed-once.md.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlae.config.run_id import training_id
+from vlae.config.schema import Trainer
+from vlae.runs.directory import RunDirectory, read_status, run_names
+from vlae.system.disk import RecordError
+from vlae.system.files import StrPath
+
+
+class End(NamedTuple):
+    """The last epoch of a training, and its best one."""
+
+    epoch: int
+    best_epoch: int
+
+
+def end_of(trainer: Trainer, elbos: Sequence[float]) -> End | None:
+    """The end of a training whose epochs have these selection ELBOs; None: it is not among these epochs.
+
+    >>> end_of(Trainer(epochs=10, patience=2), [1.0, 3.0, 2.0, 2.5, 4.0])
+    End(epoch=4, best_epoch=2)
+    """
+    best, best_epoch = -math.inf, 0
+    for epoch, elbo in enumerate(elbos, 1):
+        if elbo > best:
+            best, best_epoch = elbo, epoch
+        if trainer.is_over(epoch, best_epoch):
+            return End(epoch, best_epoch)
+    return None
+
+
+class Usable(NamedTuple):
+    """The epochs that a run takes from another run of its training."""
+
+    epochs: int
+    complete: bool
+    """True if nothing is left to train."""
+
+
+def usable_of(trainer: Trainer, elbos: Sequence[float], trained: int) -> Usable | None:
+    """What a run can take from a checkpoint of its training after ``trained`` epochs; None: nothing.
+
+    elbos: the selection ELBOs of these epochs, and perhaps of later ones. A longer training is of use if its best model
+    is from the epochs that the run asks for: it keeps no other.
+
+    >>> longer = usable_of(Trainer(epochs=2), [1.0, 3.0, 2.0], trained=3)
+    >>> longer, usable_of(Trainer(epochs=1), [1.0, 3.0, 2.0], trained=3)
+    (Usable(epochs=2, complete=True), None)
+    """
+    end = end_of(trainer, elbos)
+    if end is None or trained < end.epoch:
+        return Usable(trained, False)
+    best_epoch = elbos.index(max(elbos[:trained])) + 1
+    return Usable(end.epoch, True) if best_epoch <= end.epoch else None
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """Another run of the same training, as it is on disk."""
+
+    directory: RunDirectory
+    state: str
+    trains: bool
+    """True if its living process trains."""
+    undecided: bool
+    """True if its living process has not decided yet whether it trains."""
+    elbos: tuple[float, ...]
+    """Selection ELBOs of the epochs in its metrics.jsonl."""
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self.directory.path.name
+
+
+class Trainings:
+    """The runs of a runs directory by their training; each is read once."""
+
+    def __init__(self, runs_dir: StrPath) -> None:
+        self.runs_dir = Path(runs_dir)
+        self.refused: dict[str, str] = {}
+        """Why nothing can be taken from some runs, by run id."""
+        self._read: dict[str, Sibling | None] = {}
+        self._trainings: dict[str, str | None] = {}
+        self._names: list[str] | None = None
+
+    def siblings(self, run_id: str, container: dict[str, Any]) -> list[Sibling]:
+        """The other runs of the training of ``container``.
+
+        They have the same model, dataset, output distribution and seed, so that their ids begin alike.
+        """
+        training, prefix = training_id(container), run_id.rpartition("-")[0] + "-"
+        if self._names is None:
+            self._names = run_names(self.runs_dir)
+        names = [name for name in self._names if name.startswith(prefix) and name != run_id]
+        selection = container["trainer"]["selection"]
+        found = (self._sibling(name, selection) for name in names if self._training_of(name) == training)
+        return [each for each in found if each is not None]
+
+    def _training_of(self, name: str) -> str | None:
+        """The training that a run claims; None: it cannot be read."""
+        if name not in self._trainings:
+            directory = RunDirectory(self.runs_dir / name)
+            try:
+                # older runs did not record it
+                claimed = read_status(str(directory.path))["training"] or training_id(directory.config())
+            except RecordError as error:
+                claimed, self.refused[name] = None, str(error)
+            self._trainings[name] = claimed
+        return self._trainings[name]
+
+    def _sibling(self, name: str, selection: str) -> Sibling | None:
+        if name not in self._read:
+            try:
+                self._read[name] = read_sibling(RunDirectory(self.runs_dir / name), selection)
+            except RecordError as error:
+                self._read[name], self.refused[name] = None, str(error)
+        return self._read[name]
+
+
+def read_sibling(directory: RunDirectory, selection: str) -> Sibling:
+    """A run as others of its training see it. RecordError: its record is damaged."""
+    status = directory.status()
+    running = status["state"] == "running"
+    return Sibling(
+        directory,
+        str(status["state"]),
+        trains=running and status["trains"] is True,
+        undecided=running and status["trains"] is False,
+        elbos=selection_elbos(directory.metrics(), selection),
+    )
+
+
+def selection_elbos(lines: Sequence[dict[str, Any]], selection: str) -> tuple[float, ...]:
+    """The ELBO by which the best epoch is chosen, of each epoch."""
+    values = (line.get(f"{selection}/elbo_nats") for line in lines)
+    return tuple(math.nan if value is None else float(value) for value in values)
+
+
+class Source(NamedTuple):
+    """A run to take epochs from, and what is usable of it as far as its record shows."""
+
+    sibling: Sibling
+    usable: Usable
+
+
+def sources(found: Sequence[Sibling], trainer: Trainer, own: int) -> list[Source]:
+    """What is worth taking, the best first: complete trainings, then those with the most epochs.
+
+    own: epochs that the run itself has.
+    """
+    every = [(each, usable_of(trainer, each.elbos, len(each.elbos))) for each in found if not each.trains]
+    useful = [Source(each, u) for each, u in every if u and u.epochs and (u.complete or u.epochs > own)]
+
+    def rank(source: Source) -> tuple[bool, bool, int, str]:
+        whole = source.usable.epochs == len(source.sibling.elbos)  # it can be trained on, too
+        return not source.usable.complete, not whole, -source.usable.epochs, source.sibling.run_id
+
+    return sorted(useful, key=rank)

@@ -52,7 +52,9 @@ class Scores:
     """On the first images of the test set."""
     bracket: Bracket | None = None
     seconds: float = 0.0
-    """Time of the evaluation over all attempts."""
+    """Time of the evaluation over all attempts, with that of ``taken_over``."""
+    taken_over: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By the key of a part: the ``run`` that measured some of it, how many ``images``, in how many ``seconds``."""
 
 
 def save_scores(path: Path, scores: Scores, log_jacobian: Values) -> None:

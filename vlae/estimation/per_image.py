@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -32,6 +32,8 @@ class Estimates:
     done: int = field(default=0)
     seconds: float = field(default=0.0)
     """Time spent on the images that are done."""
+    group: int = field(default=1)
+    """Number of images that were measured together; their bits may depend on it."""
 
     @classmethod
     def empty(cls: type[Result], images: int, **settings: Any) -> Result:
@@ -43,6 +45,25 @@ class Estimates:
     def __len__(self) -> int:
         """Number of images, done or not."""
         return len(next(value for value in vars(self).values() if isinstance(value, Tensor)))
+
+    def with_first_of(self: Result, other: Result) -> Result:
+        """These images with what ``other`` knows of the first of them, in whole groups, so that each keeps its bits.
+
+        >>> from vlae.estimation.importance import Evaluation
+        >>> two = Evaluation.empty(2)
+        >>> two.put(slice(0, 2), elbo=torch.tensor([-3.0, -4.0]))
+        >>> two.done = 2
+        >>> three = Evaluation.empty(3).with_first_of(two)
+        >>> three.done, three.elbo
+        (2, tensor([-3., -4., nan], dtype=torch.float64))
+        """
+        done = min(other.done, len(self))
+        if len(other) != len(self):
+            done -= done % other.group
+        arrays = {name: value for name, value in vars(other).items() if isinstance(value, Tensor)}
+        unknown = torch.full((len(self) - done,), math.nan, dtype=torch.float64)
+        known = {name: torch.cat([value[:done], unknown]) for name, value in arrays.items()}
+        return replace(other, **known, done=done, seconds=other.seconds * done / max(1, other.done))
 
     def put(self, images: slice, **values: Tensor) -> None:
         """Set some numbers of some images."""
@@ -58,6 +79,7 @@ def in_groups(
     ``measure`` puts the numbers of the images into ``result`` and may call ``progress`` with the share of the group
     that is done. An exception of ``report`` ends the loop; whole groups are kept, and the next call resumes after them.
     """
+    result.group = size
     while result.done < len(result):
         began = time.monotonic()
         group = range(result.done, min(result.done + size, len(result)))

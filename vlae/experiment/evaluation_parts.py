@@ -14,11 +14,8 @@ from vlae.estimation.ais import Annealed, anneal, simulate
 from vlae.estimation.gaps import Gaps, measure_gaps
 from vlae.estimation.importance import Evaluation, evaluate
 from vlae.estimation.metrics import Bracket, Scores
-from vlae.estimation.per_image import Estimates
+from vlae.experiment.part_settings import SIMULATED_IMAGES, part_settings
 from vlae.experiment.trained_model import TrainedModel
-
-SIMULATED_IMAGES = 16
-"""Images drawn from the model if evaluate.ais.num_images is 0."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,13 @@ class Part:
 
     key: str
     """The name of its result in the checkpoint."""
+    settings: dict[str, Any]
+    """What determines its numbers, see `vlae.experiment.part_settings`."""
     doing: str
     """The text shown while it runs."""
     result: Any
     """The empty ``Estimates`` to fill."""
-    run: Callable[..., Estimates]
+    run: Callable[..., Any]
     """``run(result=result, report=report)`` measures the images of ``result`` that are not done."""
     by: str | None
     """The name shown beside its log-likelihood; None: nothing is shown."""
@@ -50,6 +49,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.limits = {"memory_budget": self.cfg.evaluate.memory_budget, "seed": self.cfg.seed}
+        self.settings = part_settings(self.cfg.evaluate)
 
     def __iter__(self) -> Iterator[Part]:
         settings, x = self.cfg.evaluate, self.x
@@ -69,7 +69,14 @@ class Parts:
             posterior = self.trained.posterior(x[:1])
             if isinstance(posterior, FamilyMember):
                 run = partial(measure_gaps, self.trained.model, x[:images], **self.limits)
-                yield Part("gaps", "measuring gaps, image", Gaps.empty(len(x[:images])), run, None)
+                yield Part(
+                    "gaps",
+                    self.settings["gaps"],
+                    "measuring gaps, image",
+                    Gaps.empty(len(x[:images])),
+                    run,
+                    None,
+                )
             else:  # a user's own model may return any Posterior
                 kind = type(posterior).__name__
                 self.warn(f"no gaps: {kind} is no vlae.distributions.posteriors.FamilyMember")
@@ -84,14 +91,16 @@ class Parts:
         precision = settings.model_dump(include={"num_samples", "target_standard_error"})
         run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self.limits)
         doing += f" by {name}" if len(settings.proposals) > 1 else ""
-        return Part(key, doing, Evaluation.empty(len(x)), run, name)
+        return Part(key, self.settings[key], doing, Evaluation.empty(len(x)), run, name)
 
     def _annealing(self, key: str, doing: str, x: Tensor, name: str, exact: Tensor | None = None) -> Part:
         model, settings = self.trained.model, self.cfg.evaluate.ais.model_dump(exclude={"num_images"})
         run = partial(anneal, model.output, model.decoder, x, name=name, exact=exact, **self.limits)
-        return Part(key, doing, Annealed.empty(len(x), **settings), run, name, long=True)
+        return Part(key, self.settings[key], doing, Annealed.empty(len(x), **settings), run, name, long=True)
 
-    def scores(self, results: Mapping[str, Any], seconds: float) -> Scores:
+    def scores(
+        self, results: Mapping[str, Any], seconds: float, taken_over: dict[str, dict[str, Any]]
+    ) -> Scores:
         """The results of all parts, by their keys, as one object."""
 
         def below(prefix: str) -> dict[str, Evaluation]:
@@ -106,4 +115,4 @@ class Parts:
             lower, upper = results["bdmc.lower"], results["bdmc.upper"]
             bracket = Bracket(lower, upper, below("bdmc.proposals."), log_jacobian)
         gaps, ais = results.get("gaps"), results.get("ais")
-        return Scores(below("proposals."), gaps, ais, bracket, seconds)
+        return Scores(below("proposals."), gaps, ais, bracket, seconds, taken_over)

@@ -60,7 +60,7 @@ def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -
         "selection": run.trainer.selection,
         "test": test_set_metrics(scores, trained.preprocess, x, cfg.evaluate.num_samples),
         "validation": {"elbo": validation},
-        "taken_over": {"training": read_taken_over(trained.directory)},
+        "taken_over": {"training": read_taken_over(trained.directory), "scores": scores.taken_over},
         "cost": cost(trained, scores),
         "environment": environment(trained.device),
     }
@@ -77,6 +77,7 @@ def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
         "train_seconds_taken_over": taken["seconds"] if taken else 0.0,
         "seconds_per_epoch": progress.seconds / max(1, progress.epoch),
         "evaluate_seconds": scores.seconds,
+        "evaluate_seconds_taken_over": sum(taken["seconds"] for taken in scores.taken_over.values()),
         "seconds_by_proposal": {name: entry.seconds for name, entry in scores.proposals.items()},
         "ais_seconds": scores.ais.seconds if scores.ais else None,
         "bdmc_seconds": scores.bracket.seconds if scores.bracket else None,

@@ -46,5 +46,4 @@ def _carry_out(session: Session, prepared: "Prepared") -> dict[str, Any]:
 
     cfg, x = prepared.config, prepared.test_set
     trained = train(session, prepared)
-    scores = Scoring(trained, cfg, x, session.interruption, session.reporter, session.attempt.heartbeat).run()
-    return write_results(trained, cfg, scores, x)
+    return write_results(trained, cfg, Scoring(session, trained, cfg, x).run(), x)

@@ -8,39 +8,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from vlae.config.schema import Trainer
 from vlae.experiment.session import Session
-from vlae.experiment.take_over import read_taken_over, take_over
+from vlae.experiment.take_over import caution, origin, take_over
 from vlae.runs.directory import RunDirectory
 from vlae.runs.rerun import run_to_replace
-from vlae.runs.schema import TakenOver
 from vlae.runs.trainings import Sibling, Source, Trainings, end_of, selection_elbos, sources
-from vlae.system.console import count_of
 from vlae.system.disk import DiskError, RecordError
 
 LOOK_EVERY = 2.0  # seconds between two looks at a run that is waited for
 
 
 @contextmanager
-def share_training(session: Session) -> Iterator[None]:
+def share_training(session: Session) -> Iterator[str]:
     """Train in the ``with`` block what no other run of the same training has trained; `_begin` says how.
 
-    With ``force=true`` everything is trained.
+    It gives the words for where the first epochs came from. With ``force=true`` everything is trained.
     """
     if run_to_replace(session.directory.path) is not None:
-        yield
+        yield ""
         return
     _begin(session, session.directory.config())
-    yield
+    yield origin(session.directory)
     _announce(session, None)  # the last checkpoint is written: those who wait for it continue
 
 
-def origin(directory: RunDirectory) -> str:
-    """Where the epochs of a run came from, in words; empty: it has trained them itself."""
-    taken = read_taken_over(directory)
-    return f", {count_of(taken['epochs'], 'epoch')} from {taken['run']}" if taken else ""
+def others_of_training(session: Session) -> list[RunDirectory]:
+    """The other runs of the training, whose scores may be taken over; none with ``force=true``."""
+    directory = session.directory
+    if run_to_replace(directory.path) is not None:
+        return []
+    siblings = Trainings(directory.path.parent).siblings(directory.path.name, directory.config())
+    return [sibling.directory for sibling in siblings]
 
 
 def _begin(session: Session, container: dict[str, Any]) -> None:
@@ -113,14 +112,6 @@ def _take(session: Session, trainer: Trainer, training: str, source: Source, sai
     except RecordError as error:
         _warn_once(session, said, f"nothing is taken over from {other.path.name}: {error}")
         return False
-    if taken and (text := _other_torch(taken)):
+    if taken and (text := caution(taken)):
         session.reporter.warn(text)
     return taken is not None
-
-
-def _other_torch(taken: TakenOver) -> str:
-    """A caution if another version of torch has trained, so that the last digits may differ; else empty."""
-    theirs = (taken["environment"] or {}).get("torch")
-    if theirs in (None, torch.__version__):
-        return ""
-    return f"{taken['run']} was trained with torch {theirs}, and this is {torch.__version__}: last digits may differ"

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import torch
+
 from vlae.config.schema import Trainer
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory, metrics_of
@@ -21,6 +23,20 @@ def read_taken_over(directory: RunDirectory) -> TakenOver | None:
     if (content := read_json(place)) is None:
         return None
     return check_record(TAKEN_OVER, str(place), content, "Delete it: it only says where epochs came from")
+
+
+def origin(directory: RunDirectory) -> str:
+    """Where the epochs of a run came from, in words; empty: it has trained them itself."""
+    taken = read_taken_over(directory)
+    return f", the first {taken['epochs']} by {taken['run']}" if taken else ""
+
+
+def caution(taken: TakenOver) -> str:
+    """A caution if another version of torch has trained, so that the last digits may differ; else empty."""
+    theirs = (taken["environment"] or {}).get("torch")
+    if theirs in (None, torch.__version__):
+        return ""
+    return f"{taken['run']} was trained with torch {theirs}, and this is {torch.__version__}: last digits may differ"
 
 
 def take_over(other: RunDirectory, own: RunDirectory, trainer: Trainer, training: str) -> TakenOver | None:

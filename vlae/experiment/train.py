@@ -7,7 +7,7 @@ from vlae.experiment.pictures import pictures_every, write_epoch_pictures, write
 from vlae.experiment.prepare import Prepared
 from vlae.experiment.results import device_name, environment
 from vlae.experiment.session import Session
-from vlae.experiment.shared_training import origin, share_training
+from vlae.experiment.shared_training import share_training
 from vlae.experiment.trained_model import TrainedModel
 from vlae.training.loop import Training
 
@@ -32,11 +32,11 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
         directory=directory,
         facts={"training": directory.training(), "environment": environment(prepared.test_set.device)},
     )
-    with share_training(session):
+    with share_training(session) as origin:
         for text in training.resume():
             reporter.warn(text)
         if training.progress.step:
-            at = f"epoch {training.progress.epoch}, step {training.progress.step}{origin(directory)}"
+            at = f"epoch {training.progress.epoch}, step {training.progress.step}{origin}"
             reporter.line(f"{'trained already:' if training.is_finished else 'continuing from'} {at}")
         training.run(session.interruption, _report(session, prepared, training))
     prepared.model.load_state_dict(training.progress.best_model)

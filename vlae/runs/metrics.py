@@ -114,8 +114,10 @@ epochs           epochs   .   epochs that were trained
 validation.elbo  nats     +   ELBO per validation image, best epoch
 [cost.]
 train_seconds                    s        -   training, all attempts together
+train_seconds_taken_over         s        .   its part that another run of the same training has computed
 seconds_per_epoch                s        -   training, per epoch
 evaluate_seconds                 s        -   evaluation
+evaluate_seconds_taken_over      s        .   its part that other runs have computed
 seconds_by_proposal.<estimator>  s        -   evaluation by this estimator
 ais_seconds                      s        -   annealed importance sampling
 bdmc_seconds                     s        -   the bracket of the truth

@@ -1,0 +1,91 @@
+"""Runs that share a training with a run that is there already, killed while they take over: see test_sharing.py.
+
+``python sharing.py MODEL`` prints one line per case. A Python of its own, because it forks.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import vlae
+
+TINY = (
+    "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "optimizer.lr=0.1", "trainer.batch_size=100",
+    "evaluate.num_samples=9", "evaluate.num_gap_images=0", "evaluate.num_images=10", "tracker=none", "num_threads=1",
+)  # fmt: skip
+ASKED = 4
+"""Epochs that a run asks for."""
+SOURCES = {"shorter": 2, "equal": ASKED, "longer": 5}
+"""Epochs of the run that is there. With these settings the fifth epoch of each model is worse than the best before."""
+MOMENTS = {
+    "metrics": "metrics.jsonl",
+    "checkpoint": "checkpoints/last.pt",
+    "scores": "checkpoints/evaluation.pt",
+}
+"""The file before whose renaming the run is killed: epochs half taken over, about to be complete, and scored."""
+
+
+def train(runs_dir: Path, epochs: int, *overrides: str) -> Path:
+    results = vlae.run([*TINY, *overrides, f"trainer.epochs={epochs}", f"runs_dir={runs_dir}"], quiet=True)
+    return runs_dir / results["run_id"]
+
+
+def in_child(act: Any, *arguments: Any, kill_before: str = "") -> bool:
+    """True if a forked process has done it; False if it was killed before it renamed a file to this name."""
+    child = os.fork()
+    if child == 0:
+        if kill_before:
+            sys.addaudithook(lambda event, given: _die(event, given, kill_before))
+        act(*arguments)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    return status == 0
+
+
+def _die(event: str, given: Any, name: str) -> None:
+    if event == "os.rename" and str(given[1]).endswith(name):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that must be as if the run had trained alone."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["progress"]
+    return {
+        "test": json.loads((run / "results.json").read_text())["test"],
+        "metrics": [
+            {k: v for k, v in line.items() if k not in ("seconds", "memory_bytes")} for line in lines
+        ],
+        "weights": {name: value.numpy().tobytes() for name, value in state["best_model"].items()},
+        "images": {name: v.tobytes() for name, v in np.load(run / "test_log_likelihood.npz").items()},
+        "progress": [state["epoch"], state["step"], state["best_epoch"], state["best_elbo"]],
+    }
+
+
+def check(model: str, place: Path) -> None:
+    alone = outcome(train(place / "alone", ASKED, model))
+    for case, epochs in SOURCES.items():
+        for moment, name in MOMENTS.items():
+            runs = place / f"{case}-{moment}"
+            # its scores have other settings, so that every run scores by itself
+            assert in_child(train, runs, epochs, model, "evaluate.num_samples=8")
+            source = {path: path.read_bytes() for path in runs.glob("[!.]*/*") if path.is_file()}
+            killed = not in_child(train, runs, ASKED, model, kill_before=name)
+            run = train(runs, ASKED, model)
+            taken = json.loads((run / "results.json").read_text())["taken_over"]["training"]
+            print(case, moment, killed, taken["epochs"], outcome(run) == alone, flush=True)
+            assert all(path.read_bytes() == content for path, content in source.items())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        check(f"model={sys.argv[1]}", Path(folder))

@@ -22,7 +22,7 @@ from vlae.launching.launch import launch_runs
 from vlae.launching.launch_lock import hold_launch_lock
 from vlae.launching.launcher import Launcher, launcher_of
 from vlae.launching.local_launcher import LocalQueue
-from vlae.launching.plan import create_queue
+from vlae.launching.plan_queue import create_queue
 from vlae.launching.queues import QUEUES, Waiting
 from vlae.launching.slurm_launcher import SlurmArrays
 from vlae.launching.slurm_state import SlurmError

@@ -13,7 +13,7 @@ from vlae.experiment.session import Session
 from vlae.experiment.take_over import caution, origin, take_over
 from vlae.runs.directory import RunDirectory
 from vlae.runs.rerun import run_to_replace
-from vlae.runs.trainings import Sibling, Source, Trainings, end_of, selection_elbos, sources
+from vlae.runs.trainings import WAITING_FOR, Sibling, Source, Trainings, end_of, selection_elbos, sources
 from vlae.system.disk import DiskError, RecordError
 
 LOOK_EVERY = 2.0  # seconds between two looks at a run that is waited for
@@ -86,7 +86,7 @@ def _first_of(siblings: list[Sibling], own: str) -> Sibling | None:
 
 
 def _wait_for(session: Session, other: Sibling, said: set[str]) -> None:
-    text = f"waiting for {other.run_id}"
+    text = f"{WAITING_FOR}{other.run_id}"
     if text not in said:
         said.add(text)
         session.reporter.line(f"{text}, which trains the same model")

@@ -9,6 +9,7 @@ from vlae.config.problems import ConfigError, problems_of, section_of, with_sugg
 from vlae.launching.plan import Plan
 from vlae.launching.plan_checks import check_runs
 from vlae.launching.queues import Queue
+from vlae.system.console import standard_error
 
 
 class Launcher(ABC):
@@ -27,6 +28,11 @@ class Launcher(ABC):
     @abstractmethod
     def execute(self, queue: Queue) -> int:
         """Execute the queue; the exit status of the command."""
+
+
+def say(text: str) -> None:
+    """Print one line for the user, beside the output of the command."""
+    standard_error().print(text, markup=False)
 
 
 def launcher_of(chosen: type[Launcher], settings: dict[str, Any]) -> Launcher:

@@ -10,7 +10,8 @@ from typing import Any
 
 from vlae.config.schema import Count, Minutes
 from vlae.launching.launcher import Launcher
-from vlae.launching.plan import Plan, create_queue
+from vlae.launching.plan import Plan
+from vlae.launching.plan_queue import chains, create_queue
 from vlae.launching.queues import Queue
 from vlae.launching.resources import slots
 from vlae.system.interruption import signals_to_handle
@@ -37,7 +38,7 @@ class LocalQueue(Launcher):
     def check_plan(self, plan: Plan) -> None:
         """ConfigError: something is wrong with the runs, or more workers are asked for than fit on the GPUs."""
         super().check_plan(plan)
-        slots(len(plan.starting), **self._slot_settings(plan))
+        slots(len(chains(plan.starting)), **self._slot_settings(plan))
 
     def prepare(self, plan: Plan, frozen: Path) -> Queue:
         """A queue that this process holds until the process of its own takes it over."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlae.config.compose import with_absolute_paths
 from vlae.launching.composed_runs import ComposedRuns, problems_by_run
-from vlae.launching.queues import Queue, Waiting, all_queues, create
+from vlae.launching.queues import all_queues
 from vlae.launching.run_state import UNREADABLE, Observer, RunState
 from vlae.runs.directory import RunDirectory, note_on_earlier, rerun_directory
 from vlae.runs.rerun import recover
@@ -155,16 +155,3 @@ def create_run_directories(plan: Plan) -> None:
         directory.carry_out_as(container)
         if run.state.state == "interrupted" and directory.holder() is not None:  # Slurm knows better
             directory.end_attempt(run.state.reason)
-
-
-def create_queue(
-    plan: Plan, frozen: Path, kind: str, settings: dict[str, Any], runs_per_task: int = 1
-) -> Queue:
-    """The queue of the runs that start. frozen: their code."""
-    runs = [
-        Waiting(run.run_id, run.state.attempts, run.state.is_rerun, task=i // runs_per_task)
-        for i, run in enumerate(plan.starting)
-    ]
-    labels = {run.run_id: run.label for run in plan.starting}
-    settings = {**settings, "labels": labels, "skipped": plan.skipped}
-    return create(plan.runs_dir, kind=kind, sweep=plan.sweep, code=frozen, runs=runs, settings=settings)

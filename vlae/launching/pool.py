@@ -50,6 +50,7 @@ class Job:
     path: Path
     label: str
     attempts: int  # number of attempts when the launch was planned
+    chain: str = ""  # jobs of one chain are executed one after the other, in their order
     outcome: str | None = None
     """done, failed, killed, interrupted, cancelled, held (by another process), not started; None: not yet."""
     detail: str = ""
@@ -79,7 +80,12 @@ def jobs_of(queue: Queue, task: int | None = None) -> list[Job]:
     """The jobs of a queue, or of one task of it."""
     labels = queue.settings["labels"]
     runs = [run for run in queue.runs if task in (None, run.task)]
-    return [Job(queue.place_of(run), labels.get(run.run_id, ""), run.attempts) for run in runs]
+    return [Job(queue.place_of(run), labels.get(run.run_id, ""), run.attempts, run.chain) for run in runs]
+
+
+def number_of_chains(jobs: Sequence[Job]) -> int:
+    """How many of these jobs can be executed at once."""
+    return len({job.chain or str(job.path) for job in jobs})
 
 
 class Log:
@@ -149,8 +155,7 @@ class Pool:
                 self._drop_cancelled()
                 self._watch_disk()
                 self._end_hanging()
-                while self._waiting and self._free and not interruption.requested and self._may_start():
-                    self._start(self._waiting.popleft(), self._free.popleft())
+                self._start_waiting(interruption)
                 wait(list(self._running), timeout=LOOK_EVERY)
                 self._collect()
                 self.listener.refresh(self.jobs)
@@ -230,6 +235,16 @@ class Pool:
             self._note(job, "out of memory")
 
     # --- processes
+
+    def _start_waiting(self, interruption: Interruption) -> None:
+        """Start jobs in the free slots, each after those before it in its chain."""
+        while self._free and not interruption.requested and (job := self._startable()) and self._may_start():
+            self._waiting.remove(job)
+            self._start(job, self._free.popleft())
+
+    def _startable(self) -> Job | None:
+        busy = {job.chain for job in self._running_jobs() if job.chain}
+        return next((job for job in self._waiting if job.chain not in busy), None)
 
     def _start(self, job: Job, slot: Slot) -> None:
         arguments = (job.path, job.attempts, slot.environment, slot.threads, self._signals)

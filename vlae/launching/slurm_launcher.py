@@ -12,12 +12,12 @@ from pydantic import Field
 
 from vlae.config.problems import ConfigError, Problem
 from vlae.config.schema import Count, Minutes
-from vlae.launching.launcher import Launcher
-from vlae.launching.plan import Plan, create_queue
+from vlae.launching.launcher import Launcher, say
+from vlae.launching.plan import Plan
+from vlae.launching.plan_queue import create_queue
 from vlae.launching.queues import Queue
 from vlae.launching.slurm_state import this_cluster
 from vlae.launching.slurm_submission import submit
-from vlae.system.console import standard_error
 
 Seconds = Annotated[int, Field(ge=1)]
 OF_ONE_MACHINE = {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}
@@ -112,5 +112,5 @@ class SlurmArrays(Launcher):
         """Say how to follow the jobs, which Slurm executes."""
         jobs = ", ".join(dict.fromkeys(job.partition("_")[0] for job in queue.jobs().values()))
         text = f"submitted as Slurm job {jobs}; follow it with `vlae status {queue.sweep} --watch`"
-        standard_error().print(text, markup=False)
+        say(text)
         return 0

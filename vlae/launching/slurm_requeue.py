@@ -12,9 +12,9 @@ from vlae.launching.pool import Job
 from vlae.launching.queues import Queue
 from vlae.launching.run_state import NO_STEP
 from vlae.launching.slurm_state import SlurmError, restarts_of, slurm, was_preempted
-from vlae.runs.directory import RunDirectory
+from vlae.runs.directory import RecordError, RunDirectory
 from vlae.runs.lease import last_number, read_claim, slurm_job
-from vlae.system.disk import RecordError
+from vlae.runs.trainings import WAITING_FOR
 from vlae.system.interruption import Interruption
 
 UNFINISHED = ("interrupted", "killed", "not started")
@@ -29,7 +29,9 @@ def requeue_unfinished(queue: Queue, jobs: Sequence[Job], interruption: Interrup
     unfinished = [job for job in jobs if job.outcome in UNFINISHED]
     if not unfinished or not ends_early(interruption):
         return
-    progress = [_makes_progress(job, queue) for job in unfinished]
+    # the others of a chain wait for the first
+    first = {job.chain or str(job.path): job for job in reversed(unfinished)}
+    progress = [_makes_progress(job, queue) for job in first.values()]
     if any(progress):
         requeue(queue.settings["max_requeues"])
 
@@ -81,6 +83,8 @@ def _is_ahead(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     """True if a run has made a step of its training, or of the part of its evaluation that it is doing."""
     if now.get("doing") != before.get("doing"):
         return "doing" in now
+    if str(now.get("doing")).startswith(WAITING_FOR):  # it costs nothing to wait again
+        return True
     key = "image" if "doing" in now else "step"
     return bool((now.get(key) or 0) > (before.get(key) or 0))
 

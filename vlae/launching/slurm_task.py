@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlae.launching.pool import Job, Log, Pool, jobs_of
+from vlae.launching.pool import Job, Log, Pool, jobs_of, number_of_chains
 from vlae.launching.queues import NEVER_SUBMITTED, Queue, load
 from vlae.launching.resources import slots
 from vlae.launching.run_state import NO_STEP
@@ -99,7 +99,7 @@ def _execute_jobs(queue: Queue, jobs: Sequence[Job], interruption: Interruption)
         elif interruption.requested:  # before anything began
             job.outcome = "not started"
     if left := [job for job in jobs if job.outcome is None]:
-        number = len(jobs)
+        number = number_of_chains(jobs)
         places = slots(number, workers=number, runs_per_gpu=number, use_gpus=queue.settings["use_gpus"])
         Pool(left, places, queue, Log(), patience=queue.settings["patience"]).run(interruption)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlae.errors import UserError
 from vlae.launching.display import Display, incomplete_mirror, summary
-from vlae.launching.pool import Pool, jobs_of
+from vlae.launching.pool import Pool, jobs_of, number_of_chains
 from vlae.launching.queues import Queue, load
 from vlae.launching.resources import slots
 from vlae.system.console import count_of
@@ -21,7 +21,7 @@ def run_queue(queue: Queue) -> int:
     """Execute the runs of a local queue; the exit status of the command that launched it."""
     began, jobs = time.monotonic(), jobs_of(queue)
     with queue.hold() as hold:
-        places = slots(len(jobs), **queue.settings["slots"])
+        places = slots(number_of_chains(jobs), **queue.settings["slots"])
         with Interruption() as interruption, Display(len(jobs)) as display:
             display.say(f"{count_of(len(jobs), 'run')}, {count_of(len(places), 'worker')}")
             Pool(jobs, places, queue, display).run(interruption)

@@ -16,6 +16,9 @@ from vlae.runs.directory import RunDirectory, read_status, run_names
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath
 
+WAITING_FOR = "waiting for "
+"""With an id: what a run does, by its record, while another one trains."""
+
 
 class End(NamedTuple):
     """The last epoch of a training, and its best one."""

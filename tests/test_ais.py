@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,9 +50,11 @@ from vlae.estimation.ais import (
     transition,
 )
 from vlae.experiment.prepare import test_set as images_to_score
-from vlae.experiment.reevaluate import override_evaluation, reevaluate
 from vlae.experiment.scoring import Scoring
+from vlae.experiment.session import Session
+from vlae.experiment.single_run import run_configuration
 from vlae.experiment.summary import run_summary
+from vlae.launching.rescore import with_other_scores
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import Reporter
 from vlae.system.interruption import Interrupted, Interruption
@@ -568,19 +571,18 @@ def test_a_run_without_checks_has_no_metrics_of_them(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_later_annealing_gives_the_metrics_of_the_run(checked):
+def test_later_annealing_is_that_of_a_run_of_its_own(checked):
     """Without ais.num_images the bracket is that of sixteen images."""
     results, directory = checked
-    again, _ = reevaluate(directory, ["device=cpu"])
-    for name in ("ais", "own"):
-        expected = results["test"]["log_likelihood"][name]["mean"]
-        assert math.isclose(again["test"]["log_likelihood"][name]["mean"], expected, rel_tol=1e-6)
-    again, path = reevaluate(
-        directory, ["device=cpu", "evaluate.ais.num_images=0", "evaluate.ais.num_distributions=2"]
-    )
+    changes = [[], ["evaluate.ais.num_images=0", "evaluate.ais.num_distributions=2"]]
+    same, other = (with_other_scores(directory.config(), ["device=cpu", *change]) for change in changes)
+    assert run_id(same) == results["run_id"]
+    again = run_configuration(other, quiet=True)
+    assert again["taken_over"]["training"]["run"] == results["run_id"]
     assert "ais" not in again["test"]["log_likelihood"]
     assert again["test"]["bdmc"]["num_images"] == 16
-    assert len(np.load(path.with_suffix(".npz"))["bdmc_lower"]) == 16
+    arrays = np.load(directory.path.with_name(again["run_id"]) / "test_log_likelihood.npz")
+    assert len(arrays["bdmc_lower"]) == 16
 
 
 STOPS = ["annealing image", "annealing simulated image", "annealing simulated image back"]
@@ -598,7 +600,8 @@ def test_a_check_stopped_by_a_signal_ends_with_the_same_metrics(part, checked, m
 
     def run(heartbeat):
         with Interruption() as interruption, Reporter(quiet=True) as reporter:
-            return Scoring(trained, cfg, x, interruption, reporter, heartbeat).run()
+            session = Session(directory, SimpleNamespace(heartbeat=heartbeat), interruption, reporter)
+            return Scoring(session, trained, cfg, x).run()
 
     def stop(progress):
         if progress["doing"] == part and progress["image"] >= 2:
@@ -664,11 +667,11 @@ def test_a_problem_of_a_nested_key_names_the_whole_key(override, text):
 
 def test_nested_keys_of_a_frozen_run_can_be_changed():
     container = compose()
-    new = override_evaluation(container, ["evaluate.ais.num_images=20", "evaluate.bdmc=true", "device=cpu"])
+    new = with_other_scores(container, ["evaluate.ais.num_images=20", "evaluate.bdmc=true", "device=cpu"])
     assert validate(new).evaluate.ais.num_images == 20
     assert validate(new).evaluate.bdmc
     with pytest.raises(ConfigError) as caught:
-        override_evaluation(container, ["evaluate.ais.num_image=20"])
+        with_other_scores(container, ["evaluate.ais.num_image=20"])
     assert "did you mean evaluate.ais.num_images?" in caught.value.problems[0]
 
 

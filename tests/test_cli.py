@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from recorded import container, done
@@ -15,7 +14,7 @@ from recorded import container, done
 import vlae
 from vlae.config.compose import compose
 from vlae.config.run_id import run_id
-from vlae.experiment.reevaluate import CHANGEABLE
+from vlae.launching.rescore import CHANGEABLE
 from vlae.runs.directory import RunDirectory
 
 TINY = (
@@ -129,34 +128,24 @@ def test_samples_are_a_png_or_nothing(command, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluate_adds_metrics_and_keeps_the_results(command, runs, finished):
-    before = (finished / "results.json").read_bytes(), (finished / "test_log_likelihood.npz").read_bytes()
+def test_evaluate_makes_a_run_that_trains_nothing(command, runs, finished):
+    before = {path: path.read_bytes() for path in finished.iterdir() if path.is_file()}
     words = ["evaluate", finished.name, "--runs-dir", str(runs), "device=cpu", "evaluate.num_images=50"]
-    for extra in (
-        ["evaluate.num_samples=20"],
-        ["evaluate.num_samples=40"],
-        ["evaluate.num_samples=20", "seed=1"],
-    ):
-        status, out, err = command(*words, *extra)
+    found = []
+    for samples in (20, 40, 20):
+        there = set(runs.glob("[!.]*"))
+        status, out, err = command(*words, f"evaluate.num_samples={samples}")
         assert status == 0, err
         assert "test log-likelihood" in out
-    command(*words, "evaluate.num_samples=40")  # replaces its own figures alone
-    assert before == (
-        (finished / "results.json").read_bytes(),
-        (finished / "test_log_likelihood.npz").read_bytes(),
-    )
-    files = sorted((finished / "evaluations").glob("*.json"))
-    assert len(files) == 3
-    figures = [json.loads(file.read_text())["test"]["log_likelihood"]["own"] for file in files]
-    assert sorted(own["num_samples"] for own in figures) == [20, 20, 40]
-    assert {own["num_images"] for own in figures} == {50}
-    assert len({own["mean"] for own in figures}) == 3
-    same = [np.load(file.with_suffix(".npz"))["log_likelihood"] for file in files]
-    recorded = np.load(finished / "test_log_likelihood.npz")["log_likelihood"][:50]
-    close = [np.allclose(ours, recorded, rtol=1e-4, atol=1e-4) for ours in same]
-    assert close.count(True) == 1  # the run's own samples and seed
-    _, out, _ = command("show", str(finished))
-    assert all(file.name in out for file in files)
+        found.append(set(runs.glob("[!.]*")) - there)
+    [one], [other], none = found
+    assert not none  # the same settings are the same run
+    for run, samples in ((one, 20), (other, 40)):
+        results = json.loads((run / "results.json").read_text())
+        assert results["taken_over"]["training"]["run"] in (finished.name, one.name)
+        own = results["test"]["log_likelihood"]["own"]
+        assert (own["num_samples"], own["num_images"]) == (samples, 50)
+    assert before == {path: path.read_bytes() for path in finished.iterdir() if path.is_file()}
 
 
 @pytest.mark.slow

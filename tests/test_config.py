@@ -33,7 +33,7 @@ from vlae.config.schema import extras, fields
 from vlae.config.targets import TARGETS, build
 from vlae.config.values import parse
 from vlae.distributions.outputs import OutputDistribution
-from vlae.experiment.reevaluate import CHANGEABLE, override_evaluation
+from vlae.launching.rescore import CHANGEABLE, with_other_scores
 from vlae.models.backbone import Backbone
 from vlae.models.vae import VAE
 from vlae.trackers.process import environment_problems
@@ -470,21 +470,21 @@ def test_an_optimizer_that_cannot_train_all_parameters_is_refused(name, reason, 
 
 def problems_of_change(container: dict[str, Any], *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        override_evaluation(container, overrides)
+        with_other_scores(container, overrides)
     return caught.value.problems
 
 
 def test_an_evaluation_changes_only_its_own_keys(default):
-    overrides = ["evaluate.num_samples=7", "++seed=3", "evaluate.num_images=null", "device=cpu"]
-    expected = replaced(replaced(default, ("evaluate", "num_samples"), 7), ("seed",), 3)
+    overrides = ["evaluate.num_samples=7", "++num_threads=3", "evaluate.num_images=null", "device=cpu"]
+    expected = replaced(replaced(default, ("evaluate", "num_samples"), 7), ("num_threads",), 3)
     before = copy.deepcopy(default)
-    assert override_evaluation(default, overrides) == {**expected, "device": "cpu"}
+    assert with_other_scores(default, overrides) == {**expected, "device": "cpu"}
     assert default == before
 
 
 def test_a_run_is_evaluated_without_its_own_device(monkeypatch, default):
     on_a_machine_with(monkeypatch)
-    assert override_evaluation({**default, "device": "cuda"}, [])["device"] == "auto"
+    assert with_other_scores({**default, "device": "cuda"}, [])["device"] == "auto"
     [problem] = problems_of_change(default, "device=cuda")
     assert problem.startswith("device: cuda is not available")
 

@@ -14,7 +14,7 @@ from vlae.config.run_id import PATHS, get, run_id
 from vlae.config.sweep_file import expand_file, place_of
 from vlae.data import datasets
 from vlae.errors import UserError
-from vlae.experiment.reevaluate import override_evaluation
+from vlae.launching.rescore import with_other_scores
 from vlae.report.sources.run_directories import collect_runs
 from vlae.runs.directory import find
 from vlae.system.files import expand_path
@@ -167,6 +167,6 @@ def test_python_refuses_an_unset_variable_too():
 @pytest.mark.slow
 def test_an_evaluation_expands_only_its_own_paths(home):
     container = with_absolute_paths(compose(["dataset=mnist"])) | {"runs_dir": "/$NOWHERE"}
-    found = override_evaluation(container, ["dataset.root=$SCRATCH/a"])
+    found = with_other_scores(container, ["dataset.root=$SCRATCH/a"])
     assert (found["dataset"]["root"], found["runs_dir"]) == (str(home / "a"), "/$NOWHERE")
-    assert Path(override_evaluation(container, [])["dataset"]["root"]).is_absolute()
+    assert Path(with_other_scores(container, [])["dataset"]["root"]).is_absolute()

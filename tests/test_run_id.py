@@ -12,7 +12,6 @@ from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.config.schema import SCHEMA_VERSION
-from vlae.experiment.reevaluate import reevaluate
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 
@@ -80,10 +79,15 @@ def test_a_run_of_the_first_scheme_is_shown(words, runs, command, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_the_first_scheme_keeps_its_own_id(runs):
-    results, file = reevaluate(RunDirectory(runs / OLD), ["evaluate.num_samples=10"])
-    assert results["run_id"] == OLD
-    assert file.parent == runs / OLD / "evaluations"
     assert vlae.load(OLD, str(runs)).directory.run_id == OLD
+
+
+@pytest.mark.slow
+def test_a_run_of_the_first_scheme_is_scored_again_without_training(runs, command):
+    status, _, said = command("evaluate", OLD, "evaluate.num_samples=7", "device=cpu", "--runs-dir", runs)
+    assert status == 0, said
+    [new] = [path for path in runs.glob("vae-*") if path.name != OLD]
+    assert RunDirectory(new).results()["taken_over"]["training"]["run"] == OLD
 
 
 @pytest.mark.slow

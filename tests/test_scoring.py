@@ -2,6 +2,7 @@
 
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from vlae.estimation import gaps
 from vlae.estimation import importance as evaluation
 from vlae.experiment import evaluation_parts as parts
 from vlae.experiment.prepare import test_set as images_to_score
-from vlae.experiment.scoring import NAME, Scoring
+from vlae.experiment.saved_scores import NAME
+from vlae.experiment.scoring import Scoring
+from vlae.experiment.session import Session
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import Reporter
@@ -36,6 +39,20 @@ def finished(tmp_path_factory):
     return trained, x[:6]
 
 
+def score(trained, x, heartbeat=lambda progress: None, *, quiet=True):
+    """The scores of these images, in a session whose attempt is the given function."""
+    with Interruption() as interruption, Reporter(quiet=quiet) as reporter:
+        attempt = SimpleNamespace(heartbeat=heartbeat)
+        session = Session(trained.directory, attempt, interruption, reporter)
+        return Scoring(session, trained, trained.config, x).run()
+
+
+def forget(trained):
+    """Delete the checkpoint of the evaluation."""
+    for file in (trained.directory.path / "checkpoints").glob("*evaluation*"):
+        file.unlink()
+
+
 @pytest.fixture
 def run(finished, monkeypatch):
     """``run(heartbeat)``: the scores, from the checkpoint where there is one; there is none before the first."""
@@ -43,15 +60,8 @@ def run(finished, monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_GROUP", 2)
     monkeypatch.setattr(gaps, "MAX_GROUP", 2)
     monkeypatch.setattr(parts, "measure_gaps", partial(gaps.measure_gaps, steps=3))
-    for file in (trained.directory.path / "checkpoints").glob("*evaluation*"):
-        file.unlink()
-
-    def scored(heartbeat=lambda progress: None, *, resumable=True):
-        with Interruption() as interruption, Reporter(quiet=True) as reporter:
-            how = {"heartbeat": heartbeat, "resumable": resumable}
-            return Scoring(trained, trained.config, x, interruption, reporter, **how).run()
-
-    return scored
+    forget(trained)
+    return lambda heartbeat=lambda progress: None: score(trained, x, heartbeat)
 
 
 def figures(scores):
@@ -91,8 +101,9 @@ def assert_equal(ours, expected):
         ("measuring gaps, image", 5, 4),
     ],
 )
-def test_a_signalled_evaluation_resumes_with_the_same_metrics(part, after, done, run):
-    expected = run(resumable=False)
+def test_a_signalled_evaluation_resumes_with_the_same_metrics(part, after, done, run, finished):
+    expected = run()
+    forget(finished[0])
 
     def stop(progress):
         if progress["doing"] == part and progress["image"] >= after:
@@ -110,9 +121,8 @@ def test_a_signalled_evaluation_resumes_with_the_same_metrics(part, after, done,
 @pytest.mark.slow
 def test_another_checkpoint_format_restarts_the_evaluation(finished, run, capsys):
     trained, x = finished
-    expected = run(resumable=False)
+    expected = run()
     checkpoint.save(trained.directory.path / "checkpoints", {"proposals": {}, "seconds": 1.0}, NAME)
-    with Interruption() as interruption, Reporter() as reporter:
-        found = Scoring(trained, trained.config, x, interruption, reporter).run()
+    found = score(trained, x, quiet=False)
     assert "warning: the evaluation starts over" in capsys.readouterr().err
     assert_equal(found, expected)

@@ -264,9 +264,6 @@ def foreign(tmp_path_factory):
     (attempt / "ended.json").write_bytes(
         json_bytes({"state": "failed", "reason": hostile, "message": hostile})
     )
-    evaluations = place / ids[0] / "evaluations"
-    evaluations.mkdir()
-    (evaluations / f"{hostile.replace('/', '')}.json").write_text("{}")
     sweep_index.record_sweep(place, "sweep", dict.fromkeys(ids, hostile), ["launch.py"])
     return place, *ids
 

@@ -13,7 +13,6 @@ from vlae.config.run_id import run_id
 from vlae.config.targets import build
 from vlae.estimation.importance import evaluate
 from vlae.experiment.prepare import select_device
-from vlae.experiment.reevaluate import reevaluate
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.training.epoch_metrics import mean_metrics
@@ -204,8 +203,8 @@ def test_too_many_images_to_score_are_refused(tmp_path):
     assert results["test"]["log_likelihood"]["own"]["num_images"] == 9
     run = vlae.load(results["run_id"], str(tmp_path / "runs")).directory
     with pytest.raises(ConfigError, match=reason):
-        reevaluate(run, ["evaluate.num_images=10"])
-    assert not (run.path / "evaluations").exists()
+        vlae.run([*TINY, *mine, "evaluate.num_images=10"], quiet=True)
+    assert [path.name for path in (tmp_path / "runs").glob("[!.]*")] == [run.run_id]
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """A trained model, loaded back from its run directory."""
 
 import warnings
-from typing import Any
 
 import torch
 
@@ -11,15 +10,8 @@ from vlae.data.preprocess import Preprocess
 from vlae.experiment.build import build_model
 from vlae.experiment.prepare import select_device
 from vlae.experiment.trained_model import TrainedModel
-from vlae.runs.directory import RecordError, RunDirectory, find
+from vlae.runs.directory import RecordError, find
 from vlae.training import checkpoints
-
-
-def frozen_config(directory: RunDirectory) -> dict[str, Any]:
-    """The frozen configuration of a run. ConfigError: this code lacks a class that it names."""
-    config = directory.config()
-    check_targets(config, directory.path / "config.yaml")
-    return config
 
 
 def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
@@ -28,7 +20,9 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     RecordError: no such run, no checkpoint yet, a damaged one, or one that would execute code.
     """
     directory = find(runs_dir, run)
-    cfg = validate({**frozen_config(directory), "device": device}, to_run=False)
+    config = directory.config()
+    check_targets(config, directory.path / "config.yaml")
+    cfg = validate({**config, "device": device}, to_run=False)
     state, damages = checkpoints.read_checkpoint(directory)
     for text in damages:
         warnings.warn(text, stacklevel=3)

@@ -1,10 +1,8 @@
 """The results of a run: its metrics, their cost and the machine."""
 
-import hashlib
 import platform
 import socket
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from vlae.experiment.take_over import read_taken_over
 from vlae.experiment.trained_model import TrainedModel
 from vlae.runs.snapshot import executed_code
 from vlae.system.console import count_of
-from vlae.system.files import check_inside, json_bytes, make_directory, write_atomically
 from vlae.training.epoch_metrics import peak_memory_bytes
 
 
@@ -28,20 +25,6 @@ def write_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor)
     results = run_results(trained, cfg, scores, x)
     directory.write_results(results)
     return results
-
-
-def write_evaluation(
-    trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor
-) -> tuple[dict[str, Any], Path]:
-    """Write the same of an evaluation with other settings, whose hash names its files. Returns content and file."""
-    results = run_results(trained, cfg, scores, x)
-    settings = cfg.evaluate.model_dump(exclude={"memory_budget"}) | {"seed": cfg.seed}
-    results["evaluated_with"] = settings
-    name = hashlib.sha256(json_bytes(settings)).hexdigest()[:10]
-    place = make_directory(check_inside(trained.directory.path, "evaluations"))
-    save_scores(place / f"{name}.npz", scores, trained.preprocess.unit_log_jacobian(x))
-    write_atomically(place / f"{name}.json", json_bytes(results))
-    return results, place / f"{name}.json"
 
 
 def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:

@@ -12,5 +12,3 @@ def show(run: Run, runs_dir: RunsDir = "runs") -> None:
     directory = find(runs_dir, run)
     results, path, console = directory.results(), directory.path, Console(highlight=False)
     console.print(run_summary(results, path) if results else status_table(directory.status(), path))
-    for place in sorted(path.glob("evaluations/*.json")):
-        console.print(f"evaluated again: {place}", markup=False)

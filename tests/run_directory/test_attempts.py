@@ -219,6 +219,8 @@ def test_a_status_is_readable_json_with_its_keys_in_order(run):
         "where",
         "gpu_seconds",
         "progressed",
+        "training",
+        "trains",
     ]
     assert datetime.fromisoformat(json.loads(text)["updated"]).utcoffset() == timedelta(0)
     assert text.count("\n") > 7

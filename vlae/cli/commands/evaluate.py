@@ -14,8 +14,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="evaluate=..., evaluate.*, device, num_threads, dry_run, hydra/launcher, hydra.launcher.*, where the "
-            "data lies (dataset.root, dataset.path, dataset.url).",
+            help="evaluate=..., evaluate.*, device, num_threads, dataset.root, dataset.path, dataset.url, force, "
+            "retry, dry_run, hydra/launcher, hydra.launcher.*.",
         ),
     ] = None,
     runs_dir: RunsDir = "runs",
@@ -27,21 +27,12 @@ def evaluate(
     Other settings make other runs, which train nothing: they take over the weights, and all scores that have the same
     settings. The tables of a sweep then show its newest scores.
     """
-    from vlae.launching import sweep_index
     from vlae.launching.rescore import rescored_runs, split_words
-    from vlae.launching.status_table import select_runs
-    from vlae.runs.directory import find
 
-    words, folder = overrides or [], Path(runs_dir).absolute()
-    launcher, settings, others = split_words(words)
-    title, labels = select_runs(folder, name)
-    sweep = title if sweep_index.read_sweep(folder, title) else None
-    found = [
-        (label or f"run={run}", _config(find(folder, run, to_write=True), folder))
-        for run, label in labels.items()
-    ]
+    launcher, settings, others = split_words(overrides or [])
+    sweep, found = _trained_runs(name, Path(runs_dir).absolute())
     runs = rescored_runs(found, others)
-    if sweep is None and len(found) == 1 and len(others) == len(words) and not runs.common("dry_run"):
+    if len(found) == 1 and others == overrides and not (sweep or runs.common("dry_run")):
         from vlae.cli.hydra_main import run_command
 
         raise typer.Exit(run_command(next(iter(runs.containers.values()))))
@@ -50,12 +41,27 @@ def evaluate(
     raise typer.Exit(launch_runs(runs, _launcher(launcher, settings), sweep))
 
 
-def _config(directory: Any, folder: Path) -> dict[str, Any]:
-    from vlae.config.targets import check_targets
+def _trained_runs(name: str, runs_dir: Path) -> tuple[str | None, list[tuple[str, dict[str, Any]]]]:
+    """The name of the sweep, and each run with its label and its configuration.
 
-    config = directory.config()
-    check_targets(config, directory.path / "config.yaml")
-    return {**config, "runs_dir": str(folder)}
+    RecordError: no such run or sweep, or it was never trained.
+    """
+    from vlae.config.targets import check_targets
+    from vlae.launching.sweep_index import read_sweep
+    from vlae.runs.directory import find, run_names
+    from vlae.system.disk import RecordError
+
+    sweep = read_sweep(runs_dir, name)
+    labels = sweep["runs"] if sweep else dict.fromkeys(run_names(runs_dir, name), "") or {name: ""}
+    found = []
+    for run, label in labels.items():
+        directory = find(runs_dir, run, to_write=True)
+        config = directory.config()
+        check_targets(config, directory.path / "config.yaml")
+        if not sweep and not (directory.path / "checkpoints" / "last.pt").is_file():
+            raise RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
+        found.append((label or f"run={directory.run_id}", {**config, "runs_dir": str(directory.path.parent)}))
+    return sweep and sweep["name"], found
 
 
 def _launcher(name: str, settings: dict[str, Any]) -> Any:

@@ -19,7 +19,8 @@ from vlae.launching import queues, sweep_index
 from vlae.launching.queues import Waiting
 from vlae.report.metric_values import metrics_of_results
 from vlae.report.runs import LeftOut, Run, collect
-from vlae.report.sources.run_directories import collect_runs, parse_config
+from vlae.report.sources.run_directories import collect_runs
+from vlae.report.sources.run_rows import parse_config
 from vlae.system.disk import RecordError
 
 VAE, VLAE = "model=vae", "model=vlae"

@@ -14,7 +14,7 @@ from vlae.launching.logs import log_of
 from vlae.report.html.images import _pictures
 from vlae.report.html.provenance import _traceback
 from vlae.report.runs import read_array
-from vlae.report.sources.run_directories import read_rows
+from vlae.report.sources.run_rows import read_rows
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError
 from vlae.system.files import check_links

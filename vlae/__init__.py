@@ -60,12 +60,15 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
     return load(run, runs_dir, device)
 
 
-def runs(name: str | None = None, runs_dir: str | PathLike[str] = "runs") -> DataFrame:
+def runs(
+    name: str | None = None, runs_dir: str | PathLike[str] = "runs", *, evaluation: int | None = None
+) -> DataFrame:
     """All runs of a sweep, of an id prefix or, without a name, of ``runs_dir``: one row per run, one column per key.
 
     The columns are the id, label and state, the settings (``model.name``, ``optimizer.lr``, ``seed``, ...), and the
     metrics of results.json (``test.elbo``, ``cost.train_seconds``, ...; `vlae metrics` lists them with their units).
-    What a run does not have is missing.
+    What a run does not have is missing. evaluation: of a sweep that was scored several times, the number of the launch,
+    from 1; None: the latest.
     Errors: ``vlae.errors.UserError`` if the name means no runs.
 
     >>> vlae.runs("vae")[["model.name", "seed", "state"]]
@@ -74,7 +77,7 @@ def runs(name: str | None = None, runs_dir: str | PathLike[str] = "runs") -> Dat
     """
     from vlae.report.sources.run_directories import collect_runs
 
-    return collect_runs(name, runs_dir).frame()
+    return collect_runs(name, runs_dir, evaluation).frame()
 
 
 def table(
@@ -88,11 +91,12 @@ def table(
     published: bool = False,
     decimals: int = 2,
     format: str = "markdown",
+    evaluation: int | None = None,
 ) -> str:
     """The table of a metric of these runs: mean and standard error over seeds, the best in bold. `vlae table`.
 
     rows, columns: keys such as ``["model", "optimizer.lr"]``. where: which runs, ``"seed<3 and model in vae,vlae"``.
-    published: with published numbers beside ours. format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``.
+    published: with published numbers beside ours. format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``. evaluation: see `runs`.
     Errors: ``vlae.errors.UserError`` if there is no such metric, key or format, or if the name means no runs.
 
     >>> "| VAE |" in vlae.table("vae", rows=["model"], metric="test.elbo")
@@ -102,7 +106,7 @@ def table(
     from vlae.report.tables.formats import table_text
 
     asked = {"metric": metric, "rows": rows, "columns": columns, "where": where, "published": published}
-    return table_text(collect_runs(name, runs_dir), format, decimals, **asked)
+    return table_text(collect_runs(name, runs_dir, evaluation), format, decimals, **asked)
 
 
 def plot(
@@ -114,6 +118,7 @@ def plot(
     rows: Sequence[str] | None = None,
     where: str = "",
     published: bool = False,
+    evaluation: int | None = None,
 ) -> Figure:
     """The figure of this kind of these runs, as `vlae figure` draws it: save it by ``figure.savefig("curves.pdf")``.
 
@@ -127,15 +132,20 @@ def plot(
     from vlae.report.plots.draw import draw
     from vlae.report.sources.run_directories import collect_runs
 
-    runs = collect_runs(name, runs_dir)
+    runs = collect_runs(name, runs_dir, evaluation)
     return draw(kind, runs, metric=metric, rows=rows, where=where, published=published)
 
 
 def report(
-    name: str | None = None, out: str | PathLike[str] = "report.html", runs_dir: str | PathLike[str] = "runs"
+    name: str | None = None,
+    out: str | PathLike[str] = "report.html",
+    runs_dir: str | PathLike[str] = "runs",
+    *,
+    evaluation: int | None = None,
 ) -> Path:
     """Write the report of these runs, one HTML file that needs no network, and return its path.
 
+    evaluation: see `runs`.
     Errors: ``vlae.errors.UserError`` if the name means no runs, or if the file cannot be written.
 
     >>> vlae.report("vae").stat().st_size > 10_000
@@ -143,5 +153,5 @@ def report(
     """
     from vlae.report.html.page import write_report
 
-    write_report(name, runs_dir, Path(out))
+    write_report(name, runs_dir, Path(out), evaluation)
     return Path(out)

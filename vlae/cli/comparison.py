@@ -9,7 +9,7 @@ from vlae.estimation.reliability import LARGE_K_HAT, MARK
 from vlae.report.compare import Comparison, setting_text
 from vlae.report.names import HOLE
 from vlae.report.runs import LeftOut, Run
-from vlae.report.sources.run_directories import read_rows
+from vlae.report.sources.run_rows import read_rows
 from vlae.report.tables.captions import damage_notes
 from vlae.report.tables.cells import is_unreliable
 from vlae.report.tables.significance import LEVEL

@@ -57,6 +57,14 @@ Runs = Annotated[
 RunsDir = Annotated[
     str, typer.Option(parser=path_parser("--runs-dir"), metavar="<path>", help="Where run directories are.")
 ]
+Evaluation = Annotated[
+    int | None,
+    typer.Option(
+        "--evaluation",
+        metavar="N",
+        help="The N-th launch of a sweep that was scored several times; default: the last.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Metric = Annotated[
     str | None,

@@ -45,7 +45,7 @@ def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -
         "validation": {"elbo": validation},
         "taken_over": {"training": read_taken_over(trained.directory), "scores": scores.taken_over},
         "cost": cost(trained, scores),
-        "environment": environment(trained.device),
+        "environment": {**environment(trained.device), "training": training_environment(trained)},
     }
 
 
@@ -67,6 +67,13 @@ def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(trained.device),
         "parameters": sum(q.numel() for q in trained.model.parameters()),
     }
+
+
+def training_environment(trained: TrainedModel) -> dict[str, Any]:
+    """The code and the torch that trained the model, which may be others than have scored it."""
+    taken = read_taken_over(trained.directory)
+    of_training = (taken and taken["environment"]) or environment(trained.device)
+    return {"code": {"hash": of_training["code"]["hash"]}, "torch": of_training["torch"]}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -25,10 +25,11 @@ ORDER = ("running", "failed", "interrupted", "queued", "new", "done")
 STYLES = {"running": "cyan", "failed": "red", "interrupted": "yellow", "done": "green"}
 
 
-def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str]]:
+def select_runs(runs_dir: StrPath, name: str | None, launch: int | None = None) -> tuple[str, dict[str, str]]:
     """The title and the runs of a sweep, of an id prefix, or of the whole directory; each run with its label.
 
-    RecordError: there is no such sweep or run.
+    launch: of the sweep, 1 being its first; None: the latest.
+    RecordError: there is no such sweep, launch or run.
     """
     try:
         folder = Path(expand_path(runs_dir))
@@ -38,12 +39,16 @@ def select_runs(runs_dir: StrPath, name: str | None) -> tuple[str, dict[str, str
         raise RecordError(f"--runs-dir: no directory {folder}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise RecordError(f"--runs-dir: no permission to read {folder}")
-    if name is None:
+    if name is None and launch is None:
         return str(folder), dict.fromkeys(_names(folder), "")
+    if name is None:
+        raise RecordError("--evaluation: expected the name of a sweep with it, got none")
     sweeps = sweep_index.sweep_names(folder)
     near = [sweep for sweep in sweeps if sweep.startswith(name)]
     if sweep := sweep_index.read_sweep(folder, near[0] if len(near) == 1 else name):
-        return sweep["name"], sweep["runs"]
+        return sweep["name"], sweep_index.labels_of_launch(sweep, launch)
+    if launch is not None:
+        raise RecordError(f"--evaluation: expected the name of a sweep with it, got {name!r}")
     runs, (place, prefix) = _names(folder), os.path.split(name)
     is_here = not place or os.path.abspath(place) == os.path.abspath(folder)
     if prefix and is_here and (found := [run for run in runs if run.startswith(prefix)]):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from vlae.config.run_id import OF_A_COMMAND, OPERATIONAL
 from vlae.config.schema import LONGEST_NAME, wrong_name
 from vlae.runs.lease import now
 from vlae.runs.schema import check_record
+from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, make_directory, read_json, write_json
 
 SWEEPS = ".sweeps"  # in runs_dir
@@ -25,24 +27,34 @@ def _check_id(run: str) -> str:
     return run
 
 
-class Sweep(TypedDict):
-    """The note of a sweep."""
+class Launch(TypedDict):
+    """One launch of a sweep."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # pyright: ignore[reportGeneralTypeIssues]
-    name: str
     launched: str
     command: list[str]
     runs: dict[Annotated[str, AfterValidator(_check_id)], str]  # their ids, with what distinguishes each
+
+
+class Sweep(Launch):
+    """The note of a sweep: its latest launch, and earlier ones of other runs, as when it is scored again."""
+
+    name: str
+    earlier: list[Launch]  # the oldest first
 
 
 _SWEEP = TypeAdapter(Sweep)
 
 
 def record_sweep(runs_dir: StrPath, name: str, labels: dict[str, str], command: list[str]) -> None:
-    """``labels``: what distinguishes each run. A sweep of this name is replaced."""
+    """``labels``: what distinguishes each run. What a sweep of this name has launched before becomes earlier."""
     if not _is_file_name(name):
         raise ValueError(f"the name of a sweep is one visible file name, not {name!r}")
-    sweep = Sweep(name=name, launched=now(), command=command, runs=labels)
+    before: list[Launch] = []
+    with suppress(RecordError):  # a damaged note is replaced
+        before = launches_of(read_sweep(runs_dir, name))
+    earlier = [each for each in before if each["runs"].keys() != labels.keys()]
+    sweep = Sweep(name=name, launched=now(), command=command, runs=labels, earlier=earlier)
     write_json(make_directory(Path(runs_dir) / SWEEPS) / f"{name}.json", sweep)
 
 
@@ -52,10 +64,29 @@ def read_sweep(runs_dir: StrPath, name: str) -> Sweep | None:
     if not _is_file_name(name) or (found := read_json(place)) is None:
         return None
     # notes of older versions may have a number for a name
-    sweep = {"launched": "", "command": [], "runs": None, **found, "name": name}
+    sweep = {"launched": "", "command": [], "runs": None, "earlier": [], **found, "name": name}
     return check_record(
         _SWEEP, str(place), sweep, "Rerun the command that launched the sweep to write it again"
     )
+
+
+def launches_of(sweep: Sweep | None) -> list[Launch]:
+    """All launches of a sweep, the oldest first."""
+    if sweep is None:
+        return []
+    latest = Launch(launched=sweep["launched"], command=sweep["command"], runs=sweep["runs"])
+    return [*sweep["earlier"], latest]
+
+
+def labels_of_launch(sweep: Sweep, number: int | None) -> dict[str, str]:
+    """The runs of a launch, 1 being the oldest; None: the latest. RecordError: there is no such launch."""
+    launches = launches_of(sweep)
+    if number is None:
+        return sweep["runs"]
+    if not 1 <= number <= len(launches):
+        known = ", ".join(f"{n} ({each['launched']})" for n, each in enumerate(launches, 1))
+        raise RecordError(f"--evaluation: expected a launch of {sweep['name']}, one of {known}; got {number}")
+    return launches[number - 1]["runs"]
 
 
 def _is_file_name(name: str) -> bool:
@@ -70,12 +101,15 @@ def sweep_names(runs_dir: StrPath) -> list[str]:
 
 
 def name_of(file: str | None, overrides: Sequence[str]) -> str | None:
-    """The name of the file, and a hash of the overrides that change its runs."""
+    """The name of the file, and a hash of the overrides that change its runs in more than how they are scored."""
     if file is None:
         return None
     name = Path(file).stem
     keys = (*OPERATIONAL, *OF_A_COMMAND)
-    changing = sorted(text for text in overrides if text.lstrip("+").partition("=")[0] not in keys)
+    given = {text: text.lstrip("+").partition("=")[0] for text in overrides}
+    changing = sorted(
+        text for text, key in given.items() if key not in keys and key.split(".")[0] != "evaluate"
+    )
     if not changing:
         return name
     digest = hashlib.sha256(" ".join(changing).encode()).hexdigest()[:6]

@@ -13,6 +13,8 @@ COMMON = ("laplace", "student_t")
 OWN = "own"
 ELBO, MEAN, IN_MODEL_SPACE, UNRELIABLE = "elbo", "mean", "mean_in_model_space", "unreliable"
 """Metrics of an estimator, as `what_and_estimator` has them."""
+VALIDATION = "validation.elbo"
+"""A metric that needs no scores of test images."""
 ARRAYS = {ELBO: "elbo", MEAN: "log_likelihood", IN_MODEL_SPACE: "log_likelihood"}
 """Arrays in test_log_likelihood.npz, one entry per image; in model space but for a term that all models share."""
 _OF_ESTIMATOR = re.compile(r"test\.log_likelihood\.(?P<estimator>[^.]+)\.(?P<what>.+)")
@@ -74,6 +76,23 @@ def _flatten(place: str, section: Mapping[str, Any], found: dict[str, Any]) -> N
 @cache  # they are the same for thousands of runs
 def _dotted_keys(place: str, keys: tuple[str, ...]) -> list[str]:
     return [f"{place}.{key}" if place else key for key in keys]
+
+
+def scoring_keys(metric: str) -> tuple[str, ...] | None:
+    """The settings of ``evaluate`` on which a metric depends, sections among them; None: it may be any.
+
+    >>> scoring_keys("validation.elbo"), scoring_keys("test.elbo")[0]
+    ((), 'evaluate.num_images')
+    """
+    what, estimator = what_and_estimator(metric)
+    of_training = (VALIDATION, "cost.train", "cost.seconds_per_epoch", "best_epoch", "epochs")
+    if what.startswith(of_training):
+        return ()
+    if estimator == "ais":
+        return ("evaluate.num_images", "evaluate.ais")
+    if estimator or what == ELBO or what.endswith("bits_per_dim"):
+        return ("evaluate.num_images", "evaluate.num_samples", "evaluate.target_standard_error")
+    return None
 
 
 def array_of(metric: str) -> str | None:

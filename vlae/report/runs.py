@@ -11,6 +11,7 @@ import numpy as np
 
 from vlae.config.problems import format_value
 from vlae.config.run_id import exact_text
+from vlae.report.metric_values import scoring_keys
 from vlae.report.names import some
 from vlae.runs.directory import metrics_of
 from vlae.system.disk import RecordError
@@ -155,6 +156,21 @@ class Runs:
         """The runs that meet a condition."""
         return replace(self, runs=tuple(run for run in self.runs if condition(run)))
 
+    def scored_for(self, metric: str) -> "Runs":
+        """The runs without the settings of ``evaluate`` that do not change this metric.
+
+        Of runs that are the same then, the first that is done counts.
+        """
+        if (keys := scoring_keys(metric)) is None:
+            return self
+        found: dict[str, Run] = {}
+        for run in self.runs:
+            kept = {k: v for k, v in run.settings.items() if _counts(k, keys)}
+            reduced, same = run._replace(settings=kept), exact_text(kept)
+            if same not in found or (found[same].metrics is None and run.metrics is not None):
+                found[same] = reduced
+        return replace(self, runs=tuple(found.values()))
+
     def frame(self) -> "DataFrame":
         """A table with one row per run, and one column per key; NaN or None where a run has no value."""
         from pandas import DataFrame  # takes longer to import than a table to make
@@ -186,6 +202,11 @@ def collect(title: str, rows: Iterable[Run | LeftOut], note: str = "") -> Runs:
                 del found[run.id]
                 left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(title, tuple(found.values()), tuple(left_out), note)
+
+
+def _counts(setting: str, keys: Sequence[str]) -> bool:
+    """True for the keys, what is in them, and everything that is no setting of ``evaluate``."""
+    return not setting.startswith("evaluate.") or any(f"{setting}.".startswith(f"{key}.") for key in keys)
 
 
 def _keys_of_all(mappings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import Metric, Published, Rows, RunsDir, Where, key_list, out_option
+from vlae.cli.options import Evaluation, Metric, Published, Rows, RunsDir, Where, key_list, out_option
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -27,6 +27,7 @@ def figure(
     published: Published = False,
     images: Annotated[int | None, typer.Option(min=1, help="How many test images to look at.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Largest number of samples per image.")] = None,
+    evaluation: Evaluation = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Draw curves, likelihoods, costs, posteriors.
@@ -38,7 +39,7 @@ def figure(
 
     keys = key_list("--rows", rows)
     figure = draw(
-        kind, collect_runs(name, runs_dir), metric=metric, rows=keys, where=where, published=published,
+        kind, collect_runs(name, runs_dir, evaluation), metric=metric, rows=keys, where=where, published=published,
         images=images, samples=samples, warn=warn,
     )  # fmt: skip
     write_figure(figure, out)

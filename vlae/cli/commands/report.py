@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import Runs, RunsDir, out_option
+from vlae.cli.options import Evaluation, Runs, RunsDir, out_option
 from vlae.errors import UserError
 
 
@@ -15,6 +15,7 @@ def report(
     wandb: Annotated[
         bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
     ] = False,
+    evaluation: Evaluation = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Write a report of runs: one HTML file.
@@ -24,7 +25,7 @@ def report(
     if not wandb:
         from vlae import report
 
-        print(report(name, out or "report.html", runs_dir))
+        print(report(name, out or "report.html", runs_dir, evaluation=evaluation))
         return
     if out is not None:
         raise UserError(f"--wandb writes no file: leave out --out {out}")
@@ -35,4 +36,4 @@ def report(
     from vlae.report.wandb_report import check_extra, publish
 
     check_extra(name)
-    print(publish(Path(runs_dir).absolute(), choose_runs(collect_runs(name, runs_dir))))
+    print(publish(Path(runs_dir).absolute(), choose_runs(collect_runs(name, runs_dir, evaluation))))

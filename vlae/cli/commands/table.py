@@ -47,6 +47,7 @@ def table(
     source: Annotated[str | None, MIRRORED] = None,
     group: Group = None,
     per_image: PerImage = False,
+    evaluation: options.Evaluation = None,
     runs_dir: options.RunsDir = "runs",
 ) -> None:
     """Print a table of runs: models by datasets, the best in bold. Cells hold mean and standard error over seeds."""
@@ -59,7 +60,7 @@ def table(
 
     keys = {"rows": options.key_list("--rows", rows), "columns": options.key_list("--cols", cols)}
     format = _format(format, out, (TERMINAL, *FORMATS))
-    runs = _collect(runs_dir, name, source, group, per_image)
+    runs = _collect(runs_dir, name, source, group, per_image, evaluation)
     found = make_table(runs, metric=metric, where=where, published=published, **keys)
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
@@ -90,7 +91,14 @@ def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> st
     return asked
 
 
-def _collect(runs_dir: str, name: str | None, source: str | None, group: str | None, per_image: bool) -> Any:
+def _collect(
+    runs_dir: str,
+    name: str | None,
+    source: str | None,
+    group: str | None,
+    per_image: bool,
+    evaluation: int | None,
+) -> Any:
     """The runs of a table. source: None (``runs_dir``) or ``wandb:ENTITY/PROJECT``."""
     if source is None:
         if group or per_image:
@@ -100,7 +108,9 @@ def _collect(runs_dir: str, name: str | None, source: str | None, group: str | N
             )
         from vlae.report.sources.run_directories import collect_runs
 
-        return collect_runs(name, runs_dir)
+        return collect_runs(name, runs_dir, evaluation)
+    if evaluation is not None:
+        raise UserError("--evaluation: goes with the name of a sweep, not with --from")
     kind, _, place = source.partition(":")
     parts = place.split("/")
     if kind != "wandb" or len(parts) > 2 or not all(parts):

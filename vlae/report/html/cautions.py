@@ -30,10 +30,20 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *_having(runs.runs, "trainer.selection", "test", ON_TEST),
         *(_missing_seeds(table) if table else ()),
         *_differing_values(done, "environment.code.hash", "versions of code", "their metrics may differ"),
+        *_other_code(done),
         *_having(done, "environment.code.changed", True, CHANGED),
         *_differing_values(done, "environment.torch", "versions of PyTorch", "their last digits may differ"),
         *_differing_values(done, "environment.device", "devices", "their times cannot be compared"),
     ]
+
+
+def _other_code(done: Sequence[Run]) -> Iterator[str]:
+    """Runs whose weights were trained by other code, or another torch, than has scored them."""
+    for key, what in (("code.hash", "other code"), ("torch", "another version of PyTorch")):
+        trained, scored = f"environment.training.{key}", f"environment.{key}"
+        if others := [run for run in done if run.value(trained) not in (None, run.value(scored))]:
+            ids = some([run.id for run in others], MOST_NAMED)
+            yield f"{count_of(len(others), 'run')} took over a training that {what} had computed: {ids}."
 
 
 def _unreliable(done: Sequence[Run]) -> Iterator[str]:

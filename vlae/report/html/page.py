@@ -27,10 +27,13 @@ STYLES = ("third_party/uPlot-1.6.32.min.css", "report.css")
 LICENCES = {"uPlot 1.6.32": "uPlot-LICENSE", "sortable-tablesort 4.1.7": "sortable-LICENSE"}
 
 
-def write_report(name: str | None, runs_dir: StrPath, out: Path) -> None:
-    """Write the report of the runs that ``name`` means. UserError: there are none, or the file cannot be written."""
+def write_report(name: str | None, runs_dir: StrPath, out: Path, launch: int | None = None) -> None:
+    """Write the report of the runs that ``name`` means. UserError: there are none, or the file cannot be written.
+
+    launch: as for `vlae.report.sources.run_directories.collect_runs`.
+    """
     ending_of(out, ("html", "htm"))
-    runs = choose_runs(collect_runs(name, runs_dir))
+    runs = choose_runs(collect_runs(name, runs_dir, launch))
     text = page(content(Path(expand_path(runs_dir)).absolute(), runs))
     write_output(out, text.encode("utf-8", "backslashreplace"))
 

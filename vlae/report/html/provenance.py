@@ -61,12 +61,17 @@ def facts(runs_dir: Path, runs: Runs, configurations: int) -> list[tuple[str, st
         texts.append(count_of(configurations, "configuration"))
     texts += [f"{counts[s]} {'never started' if s == 'new' else s}" for s in states if counts[s]]
     found = [(number, what) for number, _, what in (text.partition(" ") for text in texts)]
-    keys = ("cost.train_seconds", "cost.evaluate_seconds")
-    if seconds := sum(run.number(key) or 0.0 for run in runs.runs for key in keys):
+    if seconds := sum(computed_seconds(run) for run in runs.runs):
         found.append((duration(seconds), "of computation"))
     if gpu := sum(state_on_disk(runs_dir / run.id).gpu_seconds for run in runs.runs):
         found.append((f"{gpu / 3600:.1f}", "GPU hours"))
     return found
+
+
+def computed_seconds(run: Run) -> float:
+    """Seconds of computation of this run, without what it took over from others."""
+    parts = ("cost.train_seconds", "cost.evaluate_seconds")
+    return sum((run.number(key) or 0.0) - (run.number(f"{key}_taken_over") or 0.0) for key in parts)
 
 
 def failures(runs_dir: Path, runs: Sequence[Run]) -> tuple[list[Failure], int]:

@@ -105,4 +105,5 @@ CURVES = PlotKind(
     draw=draw_curves,
     of=lambda run: run.history is not None and run.state != "new",
     lacking="no run has been started",
+    of_training=True,
 )

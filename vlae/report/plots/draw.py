@@ -5,6 +5,7 @@ from typing import Any
 
 from vlae.errors import UserError
 from vlae.report.filter import choose_metric, choose_runs
+from vlae.report.metric_values import VALIDATION
 from vlae.report.names import near
 from vlae.report.plots.frame import Captioned, in_style
 from vlae.report.plots.plot import Options, panels
@@ -45,8 +46,10 @@ def draw(
         raise UserError(f"{kind}: {plot_kind.lacking}; {instead}")
     for left in chosen.left_out:
         warn(f"left out: {left}")
-    drawn = panels(fitting, runs, rows, plot_kind.by_updates)
     chosen_metric = choose_metric(fitting, metric) if plot_kind.metric else None
+    if shown := chosen_metric or (plot_kind.of_training and VALIDATION):
+        fitting = fitting.scored_for(shown)
+    drawn = panels(fitting, runs, rows, plot_kind.by_updates)
     with in_style():
         options = Options(chosen_metric, published, images or plot_kind.images or 0, samples, narrow, warn)
         figure = plot_kind.draw(drawn, options)

@@ -1,49 +1,54 @@
 """Run directories as a source of rows: a sweep, the runs of an id prefix, or all of a runs directory."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from vlae.config.run_id import exact_text, id_of, newer_schema, scientific, settings
-from vlae.launching.run_state import UNREADABLE, Observer
+from vlae.config.run_id import exact_text
 from vlae.launching.status_table import select_runs
-from vlae.report.metric_values import metrics_of_results
-from vlae.report.runs import History, LeftOut, Run, Runs, collect, read_array
-from vlae.runs.directory import read_status
+from vlae.launching.sweep_index import Launch, read_sweep
+from vlae.report.runs import Run, Runs, collect
+from vlae.report.sources.run_rows import read_rows
+from vlae.system.console import count_of
 from vlae.system.disk import RecordError
-from vlae.system.files import LARGEST_CONFIG, StrPath, check_bounded, expand_path, read_bytes, read_json
-
-_SEED = re.compile(r"^seed: (0|[1-9][0-9]*)\n", re.MULTILINE)
-Parsed = dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]]
-"""Configurations by their text without the seed: the whole, its scientific values as exact texts, its settings."""
+from vlae.system.files import StrPath, expand_path
 
 
-def collect_runs(name: str | None, runs_dir: StrPath) -> Runs:
+def collect_runs(name: str | None, runs_dir: StrPath, launch: int | None = None) -> Runs:
     """The runs that a name means in ``runs_dir``, each once: those of a sweep, of an id prefix, or (None) all of them.
 
+    launch: of the sweep, 1 being its first. None: the latest; where a run of it is not done, that of an earlier launch
+    stands for it which has the same training and is done.
     RecordError: the name means nothing, or ``runs_dir`` cannot be read.
     """
-    title, labels = select_runs(runs_dir, name)
+    title, labels = select_runs(runs_dir, name, launch)
     folder = Path(expand_path(runs_dir)).absolute()
     if name is None:
         labels = dict.fromkeys(_directories(folder), "")
-    return collect(title, read_rows(folder, labels))
+    found = collect(title, read_rows(folder, labels))
+    sweep = read_sweep(folder, title) if launch is None and name is not None else None
+    return _with_earlier_scores(found, folder, sweep["earlier"]) if sweep else found
 
 
-def read_rows(runs_dir: Path, labels: Mapping[str, str]) -> Iterator[Run | LeftOut]:
-    """The rows of these directories, whose labels are given."""
-    observer, parsed = Observer(runs_dir), Parsed()
-    for name, label in labels.items():
-        place = f"{runs_dir}/{name}"
-        try:
-            yield _run(place, label, parsed, observer)
-        except RecordError as error:
-            yield LeftOut(name, str(error).replace(f"{place}/", ""))
+def _with_earlier_scores(runs: Runs, folder: Path, earlier: Sequence[Launch]) -> Runs:
+    """The same runs, each that is not done as an earlier launch has scored it, if one has."""
+    wanted = {trained(run): run.id for run in runs.runs if run.metrics is None}
+    found: dict[str, Run] = {}
+    for launch in reversed(earlier) if wanted else ():
+        rows = (row for row in read_rows(folder, launch["runs"]) if isinstance(row, Run))
+        scored = {wanted.get(trained(run)): run for run in rows if run.metrics is not None}
+        found = {run_id: run for run_id, run in scored.items() if run_id} | found
+    if not found:
+        return runs
+    some = f"{len(found)} of {count_of(len(runs.runs), 'run')}"
+    text = f"{some} with the scores of an earlier launch, because newer ones are not done"
+    return replace(runs, runs=tuple(found.get(run.id, run) for run in runs.runs), note=text)
+
+
+def trained(run: Run) -> str:
+    """The same for runs that differ only in how they were scored."""
+    return exact_text({key: value for key, value in run.settings.items() if not key.startswith("evaluate.")})
 
 
 def _directories(runs_dir: Path) -> list[str]:
@@ -52,67 +57,3 @@ def _directories(runs_dir: Path) -> list[str]:
             return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
     except OSError as error:  # a network file system may refuse what the permissions allow
         raise RecordError(f"cannot read {runs_dir}: {error.strerror or error}") from error
-
-
-def _read_config(place: str, parsed: Parsed) -> tuple[str, Mapping[str, Any], bool]:
-    """The result of `parse_config` for config.yaml. RecordError: there is none, or it is not that of a run."""
-    content = read_bytes(f"{place}/config.yaml", LARGEST_CONFIG)
-    if content is None:
-        there = os.path.isdir(place)
-        raise RecordError("it is no run: it has no config.yaml" if there else "its directory is missing")
-    try:
-        return parse_config(content.decode(), parsed)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordError(f"config.yaml is not that of a run ({' '.join(str(error).split())})") from error
-
-
-def parse_config(text: str, parsed: Parsed) -> tuple[str, Mapping[str, Any], bool]:
-    """The run id and the settings of a frozen configuration, and whether it is of an earlier scheme of ids.
-
-    parsed: what earlier calls have parsed, so that configurations that differ in their seed alone are parsed once.
-    """
-    seed = _SEED.search(text)
-    shared = text[: seed.start()] + text[seed.end() :] if seed else text
-    if shared not in parsed:
-        container = yaml.load(shared, yaml.CSafeLoader)
-        check_bounded(container)
-        if reason := newer_schema(container):
-            raise RecordError(f"config.yaml was {reason}")
-        texts = {key: exact_text(value) for key, value in scientific(container).items()}
-        parsed[shared] = container, texts, settings(container)
-    container, texts, found = parsed[shared]
-    if seed:
-        own = {"seed": int(seed[1])}
-        container, texts, found = container | own, texts | {"seed": seed[1]}, found | own
-    return id_of(container, texts), found, "schema_version" not in container
-
-
-def _run(place: str, label: str, parsed: Parsed, observer: Observer) -> Run:
-    """The row of a run. RecordError: a file cannot be read, or the directory is that of another run."""
-    run_id, found_settings, earlier = _read_config(place, parsed)
-    name, recorded = os.path.basename(place), read_status(place)["run_id"]
-    if earlier and run_id == recorded:
-        raise RecordError("config.yaml was edited: it lacks the key schema_version")
-    run_id = recorded if earlier else run_id
-    if recorded != run_id:
-        raise RecordError(f"config.yaml was edited: it is that of {run_id}, frozen for {recorded}")
-    if name != run_id:
-        copied = os.path.isdir(os.path.join(os.path.dirname(place), run_id))
-        raise RecordError(f"it is a copy of {run_id}" if copied else f"it was {run_id}, and was renamed")
-    history = History(f"{place}/metrics.jsonl")
-    found = Run(run_id, label, found_settings, "done", "", None, None, history, place, earlier)
-    results = read_json(f"{place}/results.json")
-    if results is None:
-        state = observer.state(Path(place))
-        if state.reason == UNREADABLE:
-            raise RecordError(state.message)
-        if state.state == "done":  # since its files were looked at
-            raise RecordError("it ended while it was read")
-        return found._replace(state=state.state, reason=state.reason)
-    if results.get("run_id") != run_id:
-        raise RecordError(f"results.json is that of another run, {results.get('run_id')}")
-    images = partial(read_array, f"{place}/test_log_likelihood.npz")
-    try:
-        return found._replace(metrics=metrics_of_results(results), per_image=images)
-    except ValueError as error:
-        raise RecordError(f"results.json: {error}") from error

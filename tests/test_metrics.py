@@ -10,8 +10,8 @@ from vlae.report import metric_values
 from vlae.runs import metrics
 from vlae.trackers.run_history import flat
 
-OF_THE_RUN = {"run_id", "model", "dataset", "output_dist", "optimizer", "seed", "selection"}
-"""Keys of results.json that identify the run."""
+OF_THE_RUN = {"run_id", "model", "dataset", "output_dist", "optimizer", "seed", "selection", "taken_over.training"}
+"""Keys of results.json that identify the run, or where its parts came from."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_tables_name_metrics_by_the_keys_of_results_json(finished):
 
 
 def test_charts_have_the_same_names_with_slashes(finished):
-    results = {key: value for key, value in finished[0].items() if key not in OF_THE_RUN}
+    results = {key: value for key, value in finished[0].items() if key not in (*OF_THE_RUN, "taken_over")}
     known = metric_values.metrics_of_results(finished[0])
     assert set(flat(results)) <= {name.replace(".", "/") for name in known}
 

@@ -96,7 +96,8 @@ def table(
     """The table of a metric of these runs: mean and standard error over seeds, the best in bold. `vlae table`.
 
     rows, columns: keys such as ``["model", "optimizer.lr"]``. where: which runs, ``"seed<3 and model in vae,vlae"``.
-    published: with published numbers beside ours. format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``. evaluation: see `runs`.
+    published: with published numbers beside ours. format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``.
+    evaluation: see `runs`.
     Errors: ``vlae.errors.UserError`` if there is no such metric, key or format, or if the name means no runs.
 
     >>> "| VAE |" in vlae.table("vae", rows=["model"], metric="test.elbo")

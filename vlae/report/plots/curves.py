@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vlae.errors import UserError
+from vlae.report.metric_values import VALIDATION
 from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, seeds_phrase
 from vlae.report.runs import Run
@@ -105,5 +106,5 @@ CURVES = PlotKind(
     draw=draw_curves,
     of=lambda run: run.history is not None and run.state != "new",
     lacking="no run has been started",
-    of_training=True,
+    shown=VALIDATION,
 )

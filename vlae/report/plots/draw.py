@@ -5,7 +5,6 @@ from typing import Any
 
 from vlae.errors import UserError
 from vlae.report.filter import choose_metric, choose_runs
-from vlae.report.metric_values import VALIDATION
 from vlae.report.names import near
 from vlae.report.plots.frame import Captioned, in_style
 from vlae.report.plots.plot import Options, panels
@@ -47,7 +46,7 @@ def draw(
     for left in chosen.left_out:
         warn(f"left out: {left}")
     chosen_metric = choose_metric(fitting, metric) if plot_kind.metric else None
-    if shown := chosen_metric or (plot_kind.of_training and VALIDATION):
+    if shown := chosen_metric or plot_kind.shown:
         fitting = fitting.scored_for(shown)
     drawn = panels(fitting, runs, rows, plot_kind.by_updates)
     with in_style():

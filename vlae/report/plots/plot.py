@@ -43,7 +43,7 @@ class PlotKind(NamedTuple):
     published: bool = False
     samples: bool = False
     by_updates: bool = False  # whether T always names a series
-    of_training: bool = False  # whether it shows training alone, whatever the runs were scored with
+    shown: str | None = None  # the metric that it shows, where --metric does not choose one
 
 
 def panels(runs: Runs, known: Runs, rows: Sequence[str] | None, by_updates: bool) -> list[Panel]:

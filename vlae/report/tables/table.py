@@ -17,7 +17,7 @@ from vlae.report.tables.ranking import Unread, rank
 class Table:
     """The content of a table, in whatever format it is written.
 
-    >>>     from vlae.report.runs import Run
+    >>> from vlae.report.runs import Run
     >>> settings = {"model.name": "vae", "dataset.name": "digits", "output_dist.name": "gaussian"}
     >>> both = [Run(f"s{s}", "", settings | {"seed": s}, "done", "", {"test.elbo": -80.0 - s}) for s in (0, 1)]
     >>> make_table(Runs("a sweep", tuple(both)), metric="test.elbo").cells[0].estimate()

@@ -10,7 +10,16 @@ from vlae.report import metric_values
 from vlae.runs import metrics
 from vlae.trackers.run_history import flat
 
-OF_THE_RUN = {"run_id", "model", "dataset", "output_dist", "optimizer", "seed", "selection", "taken_over.training"}
+OF_THE_RUN = {
+    "run_id",
+    "model",
+    "dataset",
+    "output_dist",
+    "optimizer",
+    "seed",
+    "selection",
+    "taken_over.training",
+}
 """Keys of results.json that identify the run, or where its parts came from."""
 
 

@@ -17,9 +17,9 @@ from vlae.launching.composed_runs import ComposedRuns, labels_of
 from vlae.launching.launch_lock import LOCKS, hold_launch_lock, refuse_if_lost
 from vlae.launching.plan import create_run_directories, make_plan, should_start
 from vlae.launching.plan_checks import check_runs
-from vlae.launching.plan_table import estimated_seconds
 from vlae.launching.queues import Waiting
 from vlae.launching.run_state import UNREADABLE, RunState
+from vlae.launching.schedule import make_schedule
 from vlae.launching.sweep_index import read_sweep, record_sweep
 from vlae.runs import lease
 from vlae.runs.directory import RunDirectory
@@ -261,7 +261,7 @@ def test_an_invalid_result_is_a_reported_failure(planned, words):
         False,
     )
     assert "results.json holds no metrics" in damaged.state.message
-    assert (done.state.state, estimated_seconds(found)) == ("done", None)
+    assert (done.state.state, make_schedule(found).seconds) == ("done", {})
     assert damaged.path.joinpath("results.json").read_text() == "{}"
 
 
@@ -287,9 +287,9 @@ def test_labels_distinguish_runs():
 
 @pytest.mark.slow
 def test_the_time_is_estimated_from_similar_runs(planned):
-    assert estimated_seconds(planned()) is None
+    assert make_schedule(planned()).seconds == {}
     finish(planned().runs[0], train_seconds=10.0, evaluate_seconds=2.0)
-    assert estimated_seconds(planned()) == 24.0
+    assert sum(make_schedule(planned()).seconds.values()) == 24.0
 
 
 @pytest.mark.slow

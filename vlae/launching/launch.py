@@ -19,7 +19,7 @@ def launch_runs(composed: ComposedRuns, launcher: Launcher, name: str | None = N
     name: of the sweep; None: one made of its runs.
     """
     if composed.common("dry_run"):  # without the lock, which would write
-        return show_plan(make_plan(composed, name), launcher.check_plan)
+        return show_plan(make_plan(composed, name), launcher)
     runs_dir = Path(composed.common("runs_dir")).absolute()
     before = cancellations(runs_dir)
     with hold_launch_lock(runs_dir) as lock:
@@ -27,12 +27,13 @@ def launch_runs(composed: ComposedRuns, launcher: Launcher, name: str | None = N
         plan = make_plan(composed, name, before)
         if plan.starting:
             launcher.check_plan(plan)
-        print_headline(plan)
+        schedule = launcher.schedule(plan)
+        print_headline(schedule)
         sweep_index.record_sweep(runs_dir, plan.sweep, {run.run_id: run.label for run in plan.runs}, sys.argv)
         if not plan.starting:
             return print_nothing_to_do(plan)
         frozen = snapshot.freeze(runs_dir)
         create_run_directories(plan)
         refuse_if_lost(lock)
-        queue = launcher.prepare(plan, frozen)
+        queue = launcher.prepare(schedule, frozen)
     return launcher.execute(queue)

@@ -8,7 +8,9 @@ from vlae.config.checks import wrong_leaves
 from vlae.config.problems import ConfigError, problems_of, section_of, with_suggestions
 from vlae.launching.plan import Plan
 from vlae.launching.plan_checks import check_runs
+from vlae.launching.plan_queue import create_queue
 from vlae.launching.queues import Queue
+from vlae.launching.schedule import Order, Schedule, make_schedule
 from vlae.system.console import standard_error
 
 
@@ -16,14 +18,30 @@ class Launcher(ABC):
     """A way to execute runs. Its constructor takes the keys of ``hydra.launcher``, each with a type."""
 
     here: ClassVar[bool]  # True if it executes runs on this machine
+    kind: ClassVar[str]  # of its queues
+    order: Order
 
     def check_plan(self, plan: Plan) -> None:
         """Check the runs that start, before anything is on disk. UserError: the reason why they cannot be executed."""
         check_runs(plan, here=self.here)
 
     @abstractmethod
-    def prepare(self, plan: Plan, frozen: Path) -> Queue:
+    def at_once(self, plan: Plan) -> int:
+        """How many chains of runs it executes at a time, at most."""
+
+    def schedule(self, plan: Plan) -> Schedule:
+        """The runs that start, in the order of this launcher."""
+        return make_schedule(plan, self.order)
+
+    @abstractmethod
+    def prepare(self, schedule: Schedule, frozen: Path) -> Queue:
         """The queue of the runs that start, while no other command can launch; ``frozen`` is their code."""
+
+    def create_queue(
+        self, schedule: Schedule, frozen: Path, settings: dict[str, Any], chains_per_task: int = 1
+    ) -> Queue:
+        """The queue of the runs that start. settings: of this launcher, which the queue keeps."""
+        return create_queue(schedule, frozen, self.kind, settings, chains_per_task)
 
     @abstractmethod
     def execute(self, queue: Queue) -> int:

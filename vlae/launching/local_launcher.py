@@ -11,9 +11,9 @@ from typing import Any
 from vlae.config.schema import Count, Minutes
 from vlae.launching.launcher import Launcher
 from vlae.launching.plan import Plan
-from vlae.launching.plan_queue import chains, create_queue
 from vlae.launching.queues import Queue
 from vlae.launching.resources import slots
+from vlae.launching.schedule import Order, Schedule, chains
 from vlae.system.interruption import signals_to_handle
 
 START = """
@@ -30,20 +30,25 @@ sys.exit(main())
 class LocalQueue(Launcher):
     """The launcher ``local``; conf/hydra/launcher/local.yaml explains its keys."""
 
-    here = True
+    here, kind = True, "local"
     workers: Count | None = None
     runs_per_gpu: Count = 1
     run_timeout_min: Minutes | None = None
+    order: Order = "seeds"
 
     def check_plan(self, plan: Plan) -> None:
         """ConfigError: something is wrong with the runs, or more workers are asked for than fit on the GPUs."""
         super().check_plan(plan)
-        slots(len(chains(plan.starting)), **self._slot_settings(plan))
+        self.at_once(plan)
 
-    def prepare(self, plan: Plan, frozen: Path) -> Queue:
+    def at_once(self, plan: Plan) -> int:
+        """As many as there are slots."""
+        return len(slots(len(chains(plan.starting)), **self._slot_settings(plan)))
+
+    def prepare(self, schedule: Schedule, frozen: Path) -> Queue:
         """A queue that this process holds until the process of its own takes it over."""
-        settings = {"slots": self._slot_settings(plan), "run_timeout_min": self.run_timeout_min}
-        return create_queue(plan, frozen, "local", settings)
+        settings = {"slots": self._slot_settings(schedule.plan), "run_timeout_min": self.run_timeout_min}
+        return self.create_queue(schedule, frozen, settings)
 
     def _slot_settings(self, plan: Plan) -> dict[str, Any]:
         use_gpus = any(run.container["device"] != "cpu" for run in plan.starting)

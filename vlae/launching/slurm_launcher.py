@@ -14,8 +14,8 @@ from vlae.config.problems import ConfigError, Problem
 from vlae.config.schema import Count, Minutes
 from vlae.launching.launcher import Launcher, say
 from vlae.launching.plan import Plan
-from vlae.launching.plan_queue import create_queue
 from vlae.launching.queues import Queue
+from vlae.launching.schedule import Order, Schedule
 from vlae.launching.slurm_state import this_cluster
 from vlae.launching.slurm_submission import submit
 
@@ -32,7 +32,7 @@ OWN_KEYS = {"time": "timeout_min", "signal": "signal_delay_s"}
 class SlurmArrays(Launcher):
     """The launcher ``slurm``; conf/hydra/launcher/slurm.yaml explains its keys."""
 
-    here = False
+    here, kind = False, "slurm"
     partition: str | None
     account: str | None
     qos: str | None
@@ -48,6 +48,7 @@ class SlurmArrays(Launcher):
     setup: list[str]
     sbatch: dict[str, Any]
     run_timeout_min: Minutes | None = None
+    order: Order = "seeds"
 
     def check_plan(self, plan: Plan) -> None:
         """SlurmError: Slurm cannot be reached.
@@ -80,7 +81,11 @@ class SlurmArrays(Launcher):
             problems.append(Problem("hydra.launcher.timeout_min", text))
         return problems
 
-    def prepare(self, plan: Plan, frozen: Path) -> Queue:
+    def at_once(self, plan: Plan) -> int:
+        """As many as the array and its jobs take at a time."""
+        return self.array_parallelism * self.runs_per_job
+
+    def prepare(self, schedule: Schedule, frozen: Path) -> Queue:
         """Submit the queue, so that no other command can do so meanwhile."""
         cluster = this_cluster()
         settings = {
@@ -91,7 +96,7 @@ class SlurmArrays(Launcher):
             "patience": PATIENCE * self.signal_delay_s,
             "run_timeout_min": self.run_timeout_min,
         }
-        queue = create_queue(plan, frozen, "slurm", settings, self.runs_per_job)
+        queue = self.create_queue(schedule, frozen, settings, self.runs_per_job)
         submit(queue, self._sbatch_options(queue), self.setup, self.array_parallelism)
         return queue
 

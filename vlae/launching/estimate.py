@@ -1,0 +1,117 @@
+"""The time that runs will take, by what finished runs of the same models took."""
+
+import heapq
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vlae.config.run_id import exact_text, get, scientific
+from vlae.launching.plan import Plan, Planned
+from vlae.launching.work import Work
+from vlae.runs.directory import RunDirectory
+from vlae.runs.trainings import Trainings
+from vlae.system.disk import RecordError
+
+Rates = dict[str, float]
+"""Seconds of an epoch (``epoch``), and of each part of an evaluation, for one sample of one image."""
+
+
+class Estimates:
+    """Seconds of runs by those of finished runs: of the plan, and of the same trainings."""
+
+    def __init__(self, plan: Plan) -> None:
+        done = {run.path: _kind(run) for run in plan.runs if run.state.state == "done" and not run.starts}
+        trainings = Trainings(plan.runs_dir)
+        for run in plan.starting:
+            siblings = trainings.siblings(run.run_id, run.container)
+            done |= {each.directory.path: _kind(run) for each in siblings if each.state == "done"}
+        self.known: dict[tuple[str, ...], list[Rates]] = {}
+        for path, kind in done.items():
+            if rates := _rates_of(path):
+                self.known.setdefault(kind, []).append(rates)
+
+    def seconds(self, run: Planned, work: Work) -> float | None:
+        """Seconds of this work; None: no finished run shows how long it takes."""
+        every = [rates for some in self.known.values() for rates in some]
+        if not every:
+            return None
+        rates = self.known.get(_kind(run), every)
+        seconds = work.epochs * _mean(rates, "epoch")
+        return seconds + sum(_size(part, run.container) * _mean(rates, part) for part in work.parts)
+
+
+def _kind(run: Planned) -> tuple[str, ...]:
+    return tuple(run.container[section]["name"] for section in ("model", "dataset", "output_dist"))
+
+
+def _mean(rates: Sequence[Rates], name: str) -> float:
+    """The mean rate; that of ``own`` for a part that no run has had, 0 if none had that either."""
+    found = [each[name] for each in rates if name in each] or [
+        each.get("proposals.own", 0.0) for each in rates
+    ]
+    return statistics.mean(found)
+
+
+def _size(part: str, container: Mapping[str, Any]) -> float:
+    """The number of samples and images of a part, up to a factor that all runs share."""
+    if part.startswith("proposals."):
+        return container["evaluate"]["num_samples"] * float(container["evaluate"]["num_images"] or 1)
+    return float(container["evaluate"]["num_gap_images"]) if part == "gaps" else 1.0
+
+
+def _rates_of(path: Any) -> Rates:
+    """The rates that the results of a run show; empty: it has none."""
+    try:
+        directory = RunDirectory(path)
+        results, container = directory.results() or {}, directory.config()
+    except RecordError:
+        return {}
+    cost, seconds = get(results, "cost", {}), get(results, "cost.seconds_by_proposal", {})
+    found = {"epoch": float(get(cost, "seconds_per_epoch", 0.0))}
+    for name, value in seconds.items():
+        found[f"proposals.{name}"] = value / _size(f"proposals.{name}", container)
+    for part, key in (("ais", "ais_seconds"), ("bdmc.lower", "bdmc_seconds")):
+        if value := get(cost, key, None):
+            found[part] = value
+    rest = (
+        float(get(cost, "evaluate_seconds", 0.0))
+        - sum(seconds.values())
+        - sum(float(get(cost, key, 0.0) or 0.0) for key in ("ais_seconds", "bdmc_seconds"))
+    )
+    if container["evaluate"].get("num_gap_images"):
+        found["gaps"] = max(0.0, rest) / container["evaluate"]["num_gap_images"]
+    return found
+
+
+def complete_tables(
+    plan: Plan, order: Iterable[Sequence[Planned]], seconds: Mapping[str, float], workers: int
+) -> list[tuple[int, float]]:
+    """How many of the runs that start, and how many seconds, each complete table with n = 1, 2, ... seeds takes.
+
+    order: the chains that start, in their order; workers: chains at a time.
+    """
+    cells: dict[str, list[tuple[float, int]]] = {}
+    for run in plan.runs:
+        cells.setdefault(_cell(run), [])
+        if run.state.state == "done" and not run.starts:
+            cells[_cell(run)].append((0.0, 0))
+    free, ended = [0.0] * max(1, workers), list[tuple[float, Planned]]()
+    for chain in order:
+        time = heapq.heappop(free)
+        for run in chain:
+            time += seconds.get(run.run_id, 1.0)
+            ended.append((time, run))
+        heapq.heappush(free, time)
+    for number, (time, run) in enumerate(sorted(ended, key=lambda entry: entry[0]), 1):
+        cells[_cell(run)].append((time, number))
+    most = min((len(cell) for cell in cells.values()), default=0)
+    return [_latest(cells.values(), n) for n in range(most)]
+
+
+def _latest(cells: Iterable[Sequence[tuple[float, int]]], n: int) -> tuple[int, float]:
+    ends = [cell[n] for cell in cells]
+    return max(number for _, number in ends), max(time for time, _ in ends)
+
+
+def _cell(run: Planned) -> str:
+    return exact_text(scientific({**run.container, "seed": 0}))

@@ -1,0 +1,124 @@
+"""The work of a run that starts, as far as the records show: the epochs it trains, the parts of its evaluation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlae.config.schema import Evaluate, Trainer
+from vlae.experiment.part_settings import part_settings
+from vlae.launching.plan import Plan, Planned
+from vlae.runs.directory import RunDirectory
+from vlae.runs.trainings import Sibling, Trainings, end_of, read_sibling, sources
+from vlae.system.disk import RecordError
+
+Parts = dict[str, tuple[dict[str, Any], float]]
+"""The parts of an evaluation by key: the settings of each, and the number of its images."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run computes itself; it takes over the rest.
+
+    >>> str(Work(epochs=0, of=20, source="vae-0", parts=("proposals.student_t",), every=False))
+    'trains 0 of 20 epochs (from vae-0), scores student_t only'
+    """
+
+    epochs: int
+    of: int
+    source: str = ""
+    """The run that others of its epochs come from; empty: itself."""
+    parts: tuple[str, ...] = ()
+    every: bool = True
+    """True if these are all parts of its evaluation."""
+
+    def __str__(self) -> str:
+        source = f" (from {self.source})" if self.source else ""
+        said = [f"trains {self.epochs} of {self.of} epochs{source}"] if self.epochs < self.of else []
+        if not self.every:
+            names = ", ".join(part.removeprefix("proposals.") for part in self.parts)
+            said.append(f"scores {names} only" if names else "scores nothing")
+        return ", ".join(said)
+
+
+def work_of(plan: Plan, chains: Sequence[Sequence[Planned]]) -> dict[str, Work]:
+    """The work of each run that starts, by its id. Those before it in its chain count as done."""
+    known, found = _Known(plan), dict[str, Work]()
+    for chain in chains:
+        for place, run in enumerate(chain):
+            found[run.run_id] = known.work(run, chain[:place])
+    return found
+
+
+class _Known:
+    """What is on disk of the trainings of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.trainings = Trainings(plan.runs_dir)
+        self.parts: dict[str, Parts] = {}
+
+    def work(self, run: Planned, before: Sequence[Planned]) -> Work:
+        trainer, wanted = Trainer(**run.container["trainer"]), _parts(run.container)
+        if run.state.is_rerun:
+            return Work(trainer.epochs, trainer.epochs, parts=tuple(wanted))
+        siblings = self.trainings.siblings(run.run_id, run.container)
+        own = self._epochs_of(run, trainer)
+        taken = [(each.usable.epochs, each.sibling.run_id) for each in sources(siblings, trainer, own)[:1]]
+        taken += [(_epochs(each), each.run_id) for each in before if _epochs(each) <= trainer.epochs]
+        epochs, source = max(taken, default=(own, ""))
+        if own >= epochs:
+            epochs, source = own, ""
+        scored = [self._scores_of(each) for each in siblings if _same_weights(each, siblings, trainer)]
+        scored += [_parts(each.container) for each in before if length_of(each) == length_of(run)]
+        open_parts = tuple(key for key, part in wanted.items() if not _is_known(key, part, scored))
+        return Work(
+            max(0, trainer.epochs - epochs), trainer.epochs, source, open_parts, open_parts == tuple(wanted)
+        )
+
+    def _epochs_of(self, run: Planned, trainer: Trainer) -> int:
+        """The epochs that an interrupted run has."""
+        if run.state.attempts == 0:
+            return 0
+        try:
+            return len(read_sibling(RunDirectory(run.path), trainer.selection).elbos)
+        except RecordError:
+            return 0
+
+    def _scores_of(self, sibling: Sibling) -> Parts:
+        if sibling.run_id not in self.parts:
+            try:
+                self.parts[sibling.run_id] = _parts(sibling.directory.config())
+            except (RecordError, ValueError):
+                self.parts[sibling.run_id] = {}
+        return self.parts[sibling.run_id]
+
+
+def _parts(container: Mapping[str, Any]) -> Parts:
+    evaluate = Evaluate(**container["evaluate"])
+    all_images = math.inf if evaluate.num_images is None else evaluate.num_images
+    images = {"gaps": evaluate.num_gap_images, "ais": evaluate.ais.num_images}
+    found = part_settings(evaluate).items()
+    return {key: (settings, images.get(key, all_images)) for key, settings in found}
+
+
+def _is_known(key: str, part: tuple[dict[str, Any], float], scored: Sequence[Parts]) -> bool:
+    settings, images = part
+    return any(key in each and each[key][0] == settings and each[key][1] >= images for each in scored)
+
+
+def _same_weights(sibling: Sibling, siblings: Sequence[Sibling], trainer: Trainer) -> bool:
+    """True if a run that is done has the best model that a run of this length has."""
+    ends = [end for each in siblings if (end := end_of(trainer, each.elbos))]
+    if not ends or sibling.state != "done" or not sibling.elbos:
+        return False
+    return sibling.elbos.index(max(sibling.elbos)) + 1 == ends[0].best_epoch
+
+
+def length_of(run: Planned) -> tuple[int, float]:
+    """What runs of one training are ordered by: epochs, then patience."""
+    trainer = run.container["trainer"]
+    return trainer["epochs"], math.inf if trainer["patience"] is None else trainer["patience"]
+
+
+def _epochs(run: Planned) -> int:
+    return int(run.container["trainer"]["epochs"])

@@ -1,4 +1,4 @@
-"""Write the keys of conf/config.yaml, and docs/keys.md, from the schema and from conf/.
+"""Write the keys of conf/config.yaml, conf/evaluate/default.yaml and docs/keys.md from the schema and from conf/.
 
 ``python docs/write_keys.py`` does it in a checkout; a test compares the files with what it would write.
 """
@@ -15,11 +15,12 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from vlae.config.help import documented_keys, header
-from vlae.config.run_id import get
+from vlae.config.run_id import MISSING, get
 from vlae.config.schema import FIXED_SECTIONS, PLUGINS, Config, extras, fields
 from vlae.system.locations import CONF
 
 CONFIG = CONF / "config.yaml"
+EVALUATE = CONF / "evaluate" / "default.yaml"
 KEYS = Path(__file__).with_name("keys.md")
 WRITTEN = "# The keys below are written by `python docs/write_keys.py` from vlae/config/schema.py.\n"
 GROUPS = {
@@ -41,8 +42,8 @@ This page is written by `python docs/write_keys.py` from `vlae/config/schema.py`
 
 
 def main() -> None:
-    """Write both files and print their paths."""
-    for file, text in ((CONFIG, config_yaml()), (KEYS, keys_page())):
+    """Write the files and print their paths."""
+    for file, text in ((CONFIG, config_yaml()), (EVALUATE, evaluate_yaml()), (KEYS, keys_page())):
         file.write_text(text, encoding="utf-8")
         print(file)
 
@@ -50,20 +51,36 @@ def main() -> None:
 def config_yaml() -> str:
     """conf/config.yaml with the keys of the schema below what it says of groups and of Hydra."""
     opening = CONFIG.read_text(encoding="utf-8").partition(WRITTEN)[0]
-    return opening + WRITTEN + "".join(f"{line}\n" for line in _yaml_lines())
+    return opening + WRITTEN + "".join(f"{line}\n" for line in _config_lines())
 
 
-def _yaml_lines() -> Iterator[str]:
+def evaluate_yaml() -> str:
+    """conf/evaluate/default.yaml with the keys of the schema below what it says of itself."""
+    opening = EVALUATE.read_text(encoding="utf-8").partition(WRITTEN)[0]
+    lines = (
+        line for key, field in fields("evaluate") for line in _key_lines(key.partition(".")[2], field, key)
+    )
+    return opening + WRITTEN + "\n" + "".join(f"{line}\n" for line in lines)
+
+
+def _config_lines() -> Iterator[str]:
     for key, field in _settable_keys():
-        indent = "  " * key.count(".")
-        if key in FIXED_SECTIONS and not indent:
+        if key.partition(".")[0] == "evaluate":  # a group, whose choice `default` has them
+            continue
+        if key in FIXED_SECTIONS and "." not in key:
             yield ""
-        if field.description:
-            yield from (f"{indent}# {line}" for line in textwrap.wrap(field.description, 116 - len(indent)))
-        name = key.rpartition(".")[2]
-        yield f"{indent}{name}:" if key in FIXED_SECTIONS else f"{indent}{name}: {default_text(field)}"
+        yield from _key_lines(key, field, key)
         if key == "tracker.artifacts":
             yield ""
+
+
+def _key_lines(place: str, field: FieldInfo, key: str) -> Iterator[str]:
+    """The lines of one key. place: its dotted name in the file."""
+    indent = "  " * place.count(".")
+    if field.description:
+        yield from (f"{indent}# {line}" for line in textwrap.wrap(field.description, 116 - len(indent)))
+    name = place.rpartition(".")[2]
+    yield f"{indent}{name}:" if key in FIXED_SECTIONS else f"{indent}{name}: {default_text(field)}"
 
 
 def _settable_keys() -> Iterator[tuple[str, FieldInfo]]:
@@ -92,11 +109,33 @@ def _section_tables() -> Iterator[str]:
     for section in ("", "trainer", "evaluate", "tracker"):
         text = Config.model_fields[section].description if section else "of every run"
         yield f"## {section or 'Top level'}: {text}\n"
+        if section == "evaluate":
+            yield from [*_choices(section), ""]
         yield from _table_head("key", "default", "values", "id", "meaning")
         for key, field in fields(section) if section else _settable_keys():
             if section or not ("." in key or key in FIXED_SECTIONS):
                 yield _table_row(*_cells_of(key, field))
         yield ""
+        if section == "evaluate":
+            yield from [*_differences(section), ""]
+
+
+def _choices(group: str) -> Iterator[str]:
+    """A list of the choices of a group, each with what its file says of it."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    yield from (f"- `{group}={file.stem}`: {header(file)}" for file in files)
+
+
+def _differences(group: str) -> Iterator[str]:
+    """The keys in which the choices of a group differ from its default, with the value in each."""
+    files = [file for file in sorted((CONF / group).glob("*.yaml")) if file.stem != "default"]
+    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    yield from _table_head("key", "`default`", *(f"`{file.stem}`" for file in files))
+    for key, field in fields(group):
+        values = [get(content, key.partition(".")[2]) for content in contents]
+        if key not in FIXED_SECTIONS and any(value is not MISSING for value in values):
+            texts = ("" if value is MISSING else f"`{_yaml_text(value)}`" for value in values)
+            yield _table_row(f"`{key}`", f"`{default_text(field)}`", *texts)
 
 
 def _cells_of(key: str, field: FieldInfo) -> tuple[str | None, ...]:
@@ -125,15 +164,14 @@ def _group_table(group: str) -> Iterator[str]:
     """The choices of a group, and their keys: one row for all choices that explain a key alike."""
     files = sorted((CONF / group).glob("*.yaml"))
     yield f"## {group}\n\n{GROUPS[group]}\n"
-    yield from (f"- `{group}={file.stem}`: {header(file)}" for file in files)
-    yield ""
+    yield from [*_choices(group), ""]
     yield from _table_head("key", "value", "meaning")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for file in files:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         for key, comment in documented_keys(file).items():
             value = get(content, key)
-            if not re.match(r"(name|sizes)\b|_", key) and not isinstance(value, dict):
+            if not re.match(r"(name|sizes|defaults)\b|_", key) and not isinstance(value, dict):
                 rows.setdefault((key, comment), {})[file.stem] = _yaml_text(value)
     order = list(dict.fromkeys(key for key, _ in rows))
     for (key, comment), by_choice in sorted(rows.items(), key=lambda row: order.index(row[0][0])):

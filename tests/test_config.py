@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from docs.write_keys import CONFIG, KEYS, config_yaml, keys_page
+from docs.write_keys import CONFIG, EVALUATE, KEYS, config_yaml, evaluate_yaml, keys_page
 from vlae.config import targets
 from vlae.config.checks import available_devices
 from vlae.config.compose import compose, validate
@@ -785,7 +785,9 @@ def test_every_file_has_a_header_and_every_key_a_comment(file):
 
 
 @pytest.mark.parametrize(
-    ("file", "text"), [(CONFIG, config_yaml), (KEYS, keys_page)], ids=["config.yaml", "keys.md"]
+    ("file", "text"),
+    [(CONFIG, config_yaml), (EVALUATE, evaluate_yaml), (KEYS, keys_page)],
+    ids=["config.yaml", "default.yaml", "keys.md"],
 )
 def test_generated_files_match_the_schema(file, text):
     assert file.read_text() == text(), "run python docs/write_keys.py"

@@ -19,6 +19,7 @@ from vlae.config.compose import compose, validate
 from vlae.config.options import check_command
 from vlae.config.overrides import (
     CONF,
+    choices,
     directories,
     expand,
     hydra_arguments,
@@ -130,6 +131,10 @@ def test_other_options_work(command, arguments, printed):
         ("python launch.py trainer.selection=", {"trainer.selection=validation", "trainer.selection=test"}),
         ("python launch.py model=iaf model.num_", {"model.num_flows="}),
         ("python launch.py +evaluate.ais.num_ch", {"+evaluate.ais.num_chains="}),
+        ("python launch.py evaluate", {"evaluate=", "evaluate."}),
+        ("python launch.py evaluate=quick,", {f"evaluate=quick,{c}" for c in choices()["evaluate"]}),
+        ("python launch.py evaluate=quick evaluate.num_s", {"evaluate.num_samples="}),
+        ("python launch.py evaluate=quick evaluate.num_samples=", {"evaluate.num_samples=200"}),
         ("python launch.py force=", {"force=true", "force=false"}),
         ("python launch.py sweeps=smo", {"sweeps=smoke"}),
         ("python launch.py hydra/launcher=slurm hydra.launcher.par", {"hydra.launcher.partition="}),

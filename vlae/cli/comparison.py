@@ -80,6 +80,7 @@ def _explanation(comparison: Comparison) -> str:
         if comparison.images
         else "No metric is known for each image of both runs, so no difference could be tested"
     ]
+    parts += [f"{run.id} was not scored on the test images" for run in done if not run.is_scored]
     parts += damage_notes((), comparison.unread)
     if any(is_unreliable(run, each.key) for each in comparison.metrics for run in done):
         parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")

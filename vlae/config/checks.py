@@ -135,6 +135,8 @@ def _conflicts(values: dict[str, Any], found: Sequence[Problem]) -> list[Problem
     problems: list[Problem] = []
     if sound("trainer.selection", "dataset.validation_size"):
         problems += _no_validation_images(values)
+    if sound("evaluate.proposals", *BESIDE_PROPOSALS):
+        problems += _nothing_to_measure_by(values)
     if sound("trainer.objective", "trainer.kl", "model._target_"):
         problems += _no_closed_form(values)
     if sound("dataset._target_"):
@@ -156,6 +158,21 @@ def _no_validation_images(values: dict[str, Any]) -> list[Problem]:
         return []
     text = "expected test where dataset.validation_size is 0 (there is no validation split), got 'validation'"
     return [Problem("trainer.selection", text)]
+
+
+BESIDE_PROPOSALS = ("evaluate.num_gap_images", "evaluate.ais.num_images", "evaluate.bdmc")
+"""Measurements that are compared with the estimates of the proposals; off at 0 or false."""
+
+
+def _nothing_to_measure_by(values: dict[str, Any]) -> list[Problem]:
+    """Gaps or annealing on test images that no proposal scores."""
+    if values["evaluate"]["proposals"]:
+        return []
+    asked = [f"{key}={format_value(value)}" for key in BESIDE_PROPOSALS if (value := get(values, key))]
+    if not asked:
+        return []
+    text = f"expected own among them beside {join_words(asked)}, got []; evaluate=none leaves all of them out"
+    return [Problem("evaluate.proposals", text)]
 
 
 def _no_closed_form(values: dict[str, Any]) -> list[Problem]:

@@ -36,7 +36,19 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def compose_unchecked(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The same, as far as it can be resolved: something to show, not to run."""
-    return _plain(_compose(overrides), "", [])
+    return compose_with_choices(overrides)[0]
+
+
+def compose_with_choices(overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The same, and what was chosen of each group: of most groups one, of ``tracker`` one or several."""
+    composed = _compose(overrides, return_hydra_config=True)
+    chosen = {
+        str(group): [str(name) for name in (names if isinstance(names, ListConfig) else [names])]
+        for group, names in composed.hydra.runtime.choices.items()
+    }
+    with open_dict(composed):
+        del composed["hydra"]
+    return _plain(composed, "", []), chosen
 
 
 def composition_error(error: Exception) -> ConfigError:
@@ -45,10 +57,10 @@ def composition_error(error: Exception) -> ConfigError:
     return ConfigError([Problem("composition", " ".join(text for text in texts if text))])
 
 
-def _compose(overrides: Sequence[str]) -> Any:
+def _compose(overrides: Sequence[str], **how: bool) -> Any:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=hydra_arguments(overrides))
+            return hydra_compose("config", overrides=hydra_arguments(overrides), **how)
     except COMPOSITION_ERRORS as error:
         raise composition_error(error) from error
 
@@ -85,10 +97,18 @@ def validate(container: dict[str, Any], *, to_run: bool = True) -> Config:
 
 
 def override(container: dict[str, Any], arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
-    """A frozen configuration with overrides of the ``allowed`` keys; ConfigError with everything that is wrong."""
-    found, problems = assignments(arguments)
+    """A frozen configuration with overrides of the ``allowed`` keys; ConfigError with everything that is wrong.
+
+    An allowed key may be a group: ``evaluate=quick`` replaces its section, and overrides of its keys come on top.
+    """
     composed = OmegaConf.create(with_added_fields(container))
-    for key, value in found:
+    groups = {group: names for group, names in choices().items() if group in allowed}
+    found, problems = assignments(arguments, groups)
+    for key, value in sorted(found, key=lambda each: each[0] not in groups):
+        if key in groups:
+            # not resolved: what it takes from other sections is that of this run
+            composed[key] = OmegaConf.to_container(_compose([f"{key}={value}"])[key])
+            continue
         if key not in allowed:
             text = f"cannot be changed{did_you_mean(key, allowed)} (what can: {join_words(allowed)})"
             problems.append(Problem(key, text))

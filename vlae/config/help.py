@@ -8,12 +8,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from vlae.config.compose import compose_unchecked
+from vlae.config.compose import compose_with_choices
 from vlae.config.options import wrong_directories
 from vlae.config.overrides import CONF, choices, directories, overrides_of, top_level
 from vlae.config.problems import ConfigError, format_value
 from vlae.config.run_id import MISSING, get
-from vlae.config.schema import fields
+from vlae.config.schema import FIXED_SECTIONS, fields
 from vlae.system.console import Console
 from vlae.system.locations import SWEEPS
 
@@ -50,9 +50,9 @@ def print_help(arguments: Sequence[str], program: str = PROGRAM) -> int:
     if problems := wrong_directories(arguments):
         raise ConfigError(problems)
     places = [CONF, *directories(arguments)]
-    container, groups = compose_unchecked(overrides_of(arguments)), choices(places)
+    (container, of_command), groups = compose_with_choices(overrides_of(arguments)), choices(places)
     order = list(dict.fromkeys([*(group for group in container if group in groups), *top_level(groups)]))
-    chosen = {group: str((container.get(group) or {}).get("name")) for group in order}
+    chosen = {group: of_command.get(group, []) for group in order}
     console.print(_usage(program))
     console.print("[bold]Groups[/] (* in this command)")
     console.print(_table(_rows_of_choices(places, groups, chosen)))
@@ -64,24 +64,25 @@ def print_help(arguments: Sequence[str], program: str = PROGRAM) -> int:
 
 
 def _rows_of_choices(
-    places: Sequence[Path], groups: dict[str, list[str]], chosen: dict[str, str]
+    places: Sequence[Path], groups: dict[str, list[str]], chosen: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, str]]:
     """Each group, sweep file and launcher with the opening comment of its file."""
-    marks = {**chosen, "hydra/launcher": "local"}
+    marks = {**chosen, "hydra/launcher": ["local"]}
     files_of = [(group, [_file(places, group, name) for name in groups[group]]) for group in marks]
     files_of.insert(-1, ("sweeps", sorted(SWEEPS.glob("*.yaml"))))
     for group, files in files_of:
         for i, file in enumerate(files):
-            star = "*" if file.stem == marks.get(group) else " "
+            star = "*" if file.stem in marks.get(group, ()) else " "
             yield f"{'' if i else f'{group}=':<13}{star} {file.stem}", header(file)
 
 
 def _rows_of_keys(
-    container: dict[str, Any], chosen: Mapping[str, str], places: Sequence[Path]
+    container: dict[str, Any], chosen: Mapping[str, Sequence[str]], places: Sequence[Path]
 ) -> Iterator[tuple[str, str]]:
     texts = {key: field.description or "" for key, field in fields()}
-    for group, name in chosen.items():
-        if (file := _file(places, group, name)).is_file():
+    for group, name in ((group, name) for group, names in chosen.items() for name in names):
+        # the keys of a section of the schema are explained there
+        if group not in FIXED_SECTIONS and (file := _file(places, group, name)).is_file():
             keys = documented_keys(file).items()
             texts |= {f"{group}.{k}": text for k, text in keys if not re.match(r"(name|_target_|sizes)\b", k)}
     for key, text in texts.items():

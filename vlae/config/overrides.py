@@ -128,10 +128,15 @@ def expand(overrides: Sequence[str], added: Sequence[Path] = ()) -> list[list[st
     return [list(job) for job in itertools.product(*axes)]
 
 
-def assignments(arguments: Sequence[str]) -> tuple[list[tuple[str, Any]], list[Problem]]:
-    """(key, value) of the overrides of a configuration that is composed already, and what is wrong with the others."""
+def assignments(
+    arguments: Sequence[str], groups: Groups | None = None
+) -> tuple[list[tuple[str, Any]], list[Problem]]:
+    """(key, value) of the overrides of a configuration that is composed already, and what is wrong with the others.
+
+    groups: those of which a choice can be made again.
+    """
     found, problems = [], []
-    for read in (_rewrite(text, {}, multirun=False) for text in arguments):
+    for read in (_rewrite(text, groups or {}, multirun=False) for text in arguments):
         if isinstance(read, Problem):
             problems.append(read)
         else:

@@ -78,7 +78,7 @@ def _device(name: Any) -> str:
 
 
 def _distinct_proposals(names: list[str]) -> list[str]:
-    if "own" not in names or len(set(names)) < len(names):
+    if (names and "own" not in names) or len(set(names)) < len(names):
         raise PydanticCustomError("proposals", "distinct names, own among them (the ELBO needs it)")
     return names
 
@@ -165,16 +165,19 @@ class Ais(Section):
 
 
 class Evaluate(Section):
-    """The evaluation of a trained model."""
+    """The evaluation of a trained model; without proposals there is none.
+
+    >>> Evaluate(proposals=["own"]).num_samples
+    5000
+    """
 
     proposals: Annotated[
         list[Literal[PROPOSALS]],  # pyright: ignore[reportInvalidTypeForm]
-        Field(min_length=1),
         AfterValidator(_distinct_proposals),
     ] = key(
         ["own", "laplace"],
         "proposals: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "
-        "heavier tails), mixture (half own, half laplace)",
+        "heavier tails), mixture (half own, half laplace); []: nothing is scored, as evaluate=none",
         before=["own"],
     )
     num_samples: Count = key(5000, "importance samples per test image, of each proposal")

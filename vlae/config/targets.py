@@ -25,6 +25,7 @@ class Sizes(Section):
     latent_dim: Count
     hidden_dims: Annotated[list[Count], Field(min_length=1)]
     epochs: Count
+    quick_images: Count | None = None  # test images that evaluate=quick scores; None: all
 
 
 @dataclass(frozen=True)

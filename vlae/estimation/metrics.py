@@ -47,6 +47,7 @@ class Scores:
     """Everything that was measured on the test set, in model space."""
 
     proposals: dict[str, Evaluation] = field(default_factory=dict)
+    """Empty if the test set was not scored; then there is nothing else either."""
     gaps: Gaps | None = None
     ais: Annealed | None = None
     """On the first images of the test set."""
@@ -92,10 +93,14 @@ def test_set_metrics(
 ) -> dict[str, Any]:
     """The ``test`` section of results.json, in nats per image; ``log_likelihood`` has a section for each proposal.
 
+    Empty if nothing was scored.
+
     Densities are over pixels in [0, 1], so the Jacobian of a logit transform is in them; the released code leaves
     it out, which is ``mean_in_model_space``. ELBO and bits/dim are those of the proposal ``own``; ``bits_per_dim`` is
     on the scale of the integer pixels, where they were dequantised, else None.
     """
+    if not scores.proposals:
+        return {}
     of_unit, own = preprocess.unit_log_jacobian(x), scores.proposals["own"]
     of_integers = own.log_likelihood + of_unit - preprocess.log_scale
     bits = -of_integers / (preprocess.pixels * math.log(2))

@@ -35,13 +35,19 @@ def marks_of(results: dict[str, Any]) -> dict[str, str]:
 
 
 def proposals_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sections of all proposals in results.json, without annealed importance sampling, which has fewer images."""
-    return {name: p for name, p in results["test"]["log_likelihood"].items() if name != "ais"}
+    """The sections of all proposals in results.json, without annealed importance sampling, which has fewer images.
+
+    Empty for a run that was not scored.
+    """
+    test = results["test"]
+    return {name: p for name, p in test["log_likelihood"].items() if name != "ais"} if test else {}
 
 
 def reliability_warnings(results: dict[str, Any]) -> list[str]:
     """Cautions about the results of a run."""
     test, found = results["test"], []
+    if not test:
+        return found
     bad = {name: p for name, p in proposals_of(results).items() if doubtful(p)}
     by_k_hat = {name: p for name, p in bad.items() if p.get("k_hat_unreliable") is not None}
     if by_k_hat:

@@ -18,10 +18,11 @@ from vlae.training.epoch_metrics import peak_memory_bytes
 
 
 def write_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
-    """Write the numbers of each image, then results.json, last of all. Returns the content of results.json."""
+    """Write the numbers of each image, if there are any, then results.json, last of all. Returns its content."""
     directory = trained.directory
-    arrays = directory.path / "test_log_likelihood.npz"
-    save_scores(arrays, scores, trained.preprocess.unit_log_jacobian(x))
+    if scores.proposals:
+        arrays = directory.path / "test_log_likelihood.npz"
+        save_scores(arrays, scores, trained.preprocess.unit_log_jacobian(x))
     results = run_results(trained, cfg, scores, x)
     directory.write_results(results)
     return results

@@ -12,6 +12,8 @@ from vlae.system.disk import RecordError
 
 SIDE_BY_SIDE = 2
 """Proposals in one table, so that a terminal of 80 columns cuts no number off."""
+NOT_SCORED = "not scored; the same command without evaluate=none scores it"
+"""The state of a run that was trained and validated only."""
 
 
 def with_error(mean: float, error: float | None) -> str:
@@ -37,11 +39,11 @@ def run_summary(results: dict[str, Any], path: Path) -> Group:
 def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
     test, cost = results["test"], results["cost"]
     marks = marks_of(results)
-    rows = [("test ELBO", f"{with_error(test['elbo'], test['elbo_standard_error'])} nats")]
+    rows = _rows_of_elbo(results)
     for name, proposal in proposals_of(results).items():
         value = f"{with_error(proposal['mean'], proposal['standard_error'])} nats{marks.get(name, '')}"
         rows.append((f"test log-likelihood, {name}", value))
-    if test["bits_per_dim"] is not None:
+    if test.get("bits_per_dim") is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
     rows += [("warning", text) for text in reliability_warnings(results)]
     rows += [
@@ -53,12 +55,22 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
     ]  # fmt: skip
     yield text_table(results["run_id"], rows)
     yield from estimator_tables(results)
-    if ais := test["log_likelihood"].get("ais"):
+    if ais := test.get("log_likelihood", {}).get("ais"):
         yield ais_table(ais, marks)
     if bdmc := test.get("bdmc"):
         yield bdmc_table(bdmc, marks)
     if gaps := test.get("gaps"):
         yield gaps_table(gaps, marks)
+
+
+def _rows_of_elbo(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """The ELBO of the test images; of a run that was not scored that of the validation images, and how to score it."""
+    if test := results["test"]:
+        return [("test ELBO", f"{with_error(test['elbo'], test['elbo_standard_error'])} nats")]
+    found, validation = [("test", NOT_SCORED)], results["validation"]["elbo"]
+    if validation is not None:
+        found.insert(0, ("validation ELBO", f"{validation:.2f} nats"))
+    return found
 
 
 def text_table(title: str, rows: list[tuple[str, str]]) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from vlae.config.compose import compose, override
+from vlae.config.compose import override
 from vlae.config.overrides import assignments
 from vlae.config.problems import ConfigError, Problem
 from vlae.config.run_id import OF_A_COMMAND
@@ -19,6 +19,7 @@ from vlae.system.locations import CONF
 
 SETTINGS = tuple(key for key, _ in fields("evaluate") if key not in FIXED_SECTIONS)
 CHANGEABLE = (
+    "evaluate",  # a choice of the group
     *SETTINGS,
     *("device", "num_threads", "dataset.root", "dataset.path", "dataset.url", *OF_A_COMMAND),
 )
@@ -28,14 +29,10 @@ CHANGEABLE = (
 def with_other_scores(container: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration of a run scored otherwise. ConfigError: an override of a key that is not CHANGEABLE.
 
-    ``evaluate=quick`` chooses among conf/evaluate. The device is chosen again, because this machine may lack the one
-    that the run was trained on.
+    The device is chosen again, because this machine may lack the one that the run was trained on.
     """
-    chosen = [text for text in overrides if text.lstrip("+").startswith("evaluate=")]
     changed = {**container, "device": "auto", "schema_version": SCHEMA_VERSION}
-    if chosen:
-        changed["evaluate"] = compose(chosen)["evaluate"]
-    return override(changed, [text for text in overrides if text not in chosen], CHANGEABLE)
+    return override(changed, overrides, CHANGEABLE)
 
 
 def rescored_runs(

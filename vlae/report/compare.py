@@ -3,14 +3,15 @@
 from typing import Any, NamedTuple
 
 from vlae.errors import UserError
-from vlae.report.metric_values import ELBO, IN_MODEL_SPACE, OWN, array_of, what_and_estimator
+from vlae.report.metric_values import ELBO, IN_MODEL_SPACE, OWN, VALIDATION, array_of, what_and_estimator
 from vlae.report.names import HOLE, word
 from vlae.report.runs import LeftOut, Run
 from vlae.report.tables.ranking import Unread, difference_of_images, image_settings, without_unknown
 from vlae.report.tables.significance import Difference, difference
 from vlae.runs.metrics import better
 
-ALSO = ("epochs", "best_epoch", "cost.train_seconds", "cost.evaluate_seconds", "cost.parameters")
+NUM_IMAGES = "evaluate.num_images"
+ALSO = (VALIDATION, "epochs", "best_epoch", "cost.train_seconds", "cost.evaluate_seconds", "cost.parameters")
 
 
 class Pair(NamedTuple):
@@ -49,10 +50,14 @@ def compare_runs(one: Run, other: Run) -> Comparison:
 
 def _refuse_other_images(one: Run, other: Run) -> None:
     ours, others = image_settings(one, with_noise=True), image_settings(other, with_noise=True)
+    scored = all(run.is_scored for run in (one, other) if run.metrics is not None)
+    what = "scored on different test images" if scored else "of different images"
+    if not scored:  # their validation images are the same whatever the number of test images
+        ours, others = ({**each, NUM_IMAGES: None} for each in (ours, others))
     keys = [key for key in dict.fromkeys((*ours, *others)) if ours.get(key) != others.get(key)]
     values = [(key, *(setting_text(run.settings.get(key)) for run in (one, other))) for key in keys]
     if reasons := "".join(f"\n  {key}: {a} and {b}" for key, a, b in values):
-        text = f"{one.id} and {other.id} are scored on different test images, so their metrics cannot be compared"
+        text = f"{one.id} and {other.id} are {what}, so their metrics cannot be compared"
         raise UserError(f"{text}; they differ in{reasons}")
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from vlae.config.problems import format_value
 from vlae.errors import UserError
-from vlae.report.metric_values import COMMON, OWN, of_estimator
+from vlae.report.metric_values import COMMON, OWN, VALIDATION, of_estimator
 from vlae.report.names import key_of, near_or_some, some, sort_key
 from vlae.report.runs import Run, Runs, is_number, some_of
 
@@ -89,7 +89,9 @@ def choose_metric(runs: Runs, given: str | None) -> str:
     known = runs.metrics()
     if given is not None and given not in known and known:
         numbers = [key for key in known if any(is_number(run.value(key)) for run in runs.runs)]
-        raise UserError(f"--metric: no run has a metric {given!r}{near_or_some(given, numbers)}")
+        unscored = given.startswith("test.") and not any(run.is_scored for run in runs.runs)
+        why = "; these runs were not scored (evaluate=none)" if unscored else near_or_some(given, numbers)
+        raise UserError(f"--metric: no run has a metric {given!r}{why}")
     metric = default_metric(runs.runs) if given is None else given
     values = [(run.id, value) for run in runs.runs if (value := run.value(metric)) is not None]
     if values and not any(is_number(value) for _, value in values):
@@ -100,15 +102,19 @@ def choose_metric(runs: Runs, given: str | None) -> str:
 
 
 def default_metric(runs: Iterable[Run]) -> str:
-    """The log-likelihood by an estimator that is the same for all models, if all runs that are done have it.
+    """The log-likelihood by an estimator that is the same for all models, if all runs that were scored have it.
 
-    The estimate with each model's own q compares models together with their proposals, so it is the last choice.
+    The estimate with each model's own q compares models together with their proposals, so it is the last choice. Where
+    runs are done and none of them was scored, it is the ELBO of the validation images.
     UserError: there is no estimator that all runs have.
     """
     done = [run for run in runs if run.metrics is not None]
+    scored = [run for run in done if run.is_scored]
+    if done and not scored:
+        return VALIDATION
     for estimator in (*COMMON, OWN):
         metric = of_estimator(estimator)
-        if all(metric in (run.metrics or {}) for run in done):
+        if all(metric in (run.metrics or {}) for run in scored):
             return metric
     text = "no estimator of the log-likelihood is common to all runs"
     raise UserError(f"--metric: {text}; choose a metric, or some of the runs by --where")

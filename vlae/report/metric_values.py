@@ -14,7 +14,7 @@ OWN = "own"
 ELBO, MEAN, IN_MODEL_SPACE, UNRELIABLE = "elbo", "mean", "mean_in_model_space", "unreliable"
 """Metrics of an estimator, as `what_and_estimator` has them."""
 VALIDATION = "validation.elbo"
-"""A metric that needs no scores of test images."""
+"""A metric that needs no scores of test images: every run with validation images has it."""
 ARRAYS = {ELBO: "elbo", MEAN: "log_likelihood", IN_MODEL_SPACE: "log_likelihood"}
 """Arrays in test_log_likelihood.npz, one entry per image; in model space but for a term that all models share."""
 _OF_ESTIMATOR = re.compile(r"test\.log_likelihood\.(?P<estimator>[^.]+)\.(?P<what>.+)")
@@ -43,13 +43,15 @@ def what_and_estimator(metric: str) -> tuple[str, str]:
 def metrics_of_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of results.json by name: its keys joined by dots; `vlae.runs.metrics` explains each.
 
-    ``test.log_likelihood.laplace.unreliable`` is added: whether the estimate is marked with a dagger.
+    ``test.log_likelihood.laplace.unreliable`` is added: whether the estimate is marked with a dagger. A run that was
+    not scored has no metric that begins with ``test``.
     ValueError: these are not the results of a run of this version.
     """
     try:
-        proposals: Mapping[str, dict[str, Any]] = results["test"]["log_likelihood"]
+        test = results["test"]
+        proposals: Mapping[str, dict[str, Any]] = test["log_likelihood"] if test else {}
         found: dict[str, Any] = {}
-        _flatten("test", {k: v for k, v in results["test"].items() if k != "log_likelihood"}, found)
+        _flatten("test", {k: v for k, v in test.items() if k != "log_likelihood"}, found)
         for name, proposal in proposals.items():
             _flatten(f"test.log_likelihood.{name}", proposal, found)
             if name != "ais":

@@ -83,6 +83,11 @@ class Run(NamedTuple):
     directory: str | None = None  # where its trained model lies; None: not on this machine
     earlier: bool = False  # made under an earlier scheme of ids: its id does not follow from its settings
 
+    @property
+    def is_scored(self) -> bool:
+        """True if the run is done and was scored on the test images, which ``evaluate=none`` leaves out."""
+        return any(key.startswith("test.") for key in self.metrics or ())
+
     def lacks_epochs(self, there: int) -> str:
         """A note that metrics.jsonl has fewer epochs than the run was trained; empty: it has all of them."""
         trained = (self.metrics or {}).get("epochs")
@@ -159,7 +164,7 @@ class Runs:
     def scored_for(self, metric: str) -> "Runs":
         """The runs without the settings of ``evaluate`` that do not change this metric.
 
-        Of runs that are the same then, the first that is done counts.
+        Of runs that are the same then, the first that has the metric counts, else the first that is done.
         """
         if (keys := scoring_keys(metric)) is None:
             return self
@@ -167,7 +172,7 @@ class Runs:
         for run in self.runs:
             kept = {k: v for k, v in run.settings.items() if _counts(k, keys)}
             reduced, same = run._replace(settings=kept), exact_text(kept)
-            if same not in found or (found[same].metrics is None and run.metrics is not None):
+            if same not in found or _known(run, metric) > _known(found[same], metric):
                 found[same] = reduced
         return replace(self, runs=tuple(found.values()))
 
@@ -202,6 +207,11 @@ def collect(title: str, rows: Iterable[Run | LeftOut], note: str = "") -> Runs:
                 del found[run.id]
                 left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(title, tuple(found.values()), tuple(left_out), note)
+
+
+def _known(run: Run, metric: str) -> tuple[bool, bool]:
+    """Whether a run has the metric, and whether it is done."""
+    return run.value(metric) is not None, run.metrics is not None
 
 
 def _counts(setting: str, keys: Sequence[str]) -> bool:

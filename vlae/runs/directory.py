@@ -132,9 +132,13 @@ class RunDirectory:
             files.write_atomically(self.path / "config.yaml", _yaml_bytes(wanted))
 
     def results(self) -> dict[str, Any] | None:
-        """The results; None: none yet. RecordError: results.json holds no metrics and so proves nothing."""
+        """The results; None: none yet. RecordError: results.json holds no metrics and so proves nothing.
+
+        The section ``test`` is empty if the run was not scored; then the epoch of its model is the proof.
+        """
         results = files.read_json(f"{self._name}/results.json")
-        if results is not None and not (isinstance(results.get("test"), dict) and results["test"]):
+        test = {} if results is None else results.get("test")
+        if results is not None and not (isinstance(test, dict) and (test or "best_epoch" in results)):
             raise RecordError(
                 f"{self.path / 'results.json'} holds no metrics of a run: expected them under the key test, got "
                 f"{format_value(results)}. Delete it and rerun the command"

@@ -14,7 +14,7 @@ HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
 
 
 class EventFiles:
-    """Loss curves and images against epochs, and at the end the hyperparameters with the test metrics."""
+    """Loss curves and images against epochs, and at the end the hyperparameters with the metrics of results.json."""
 
     def __init__(self, run_history: RunHistory) -> None:
         self.run_history, self._epoch = run_history, 0
@@ -46,11 +46,11 @@ class EventFiles:
         self._writer.flush()
 
     def finish(self) -> None:
-        """Write the rest, and the test metrics with the hyperparameters."""
+        """Write the rest, and the metrics of results.json with the hyperparameters."""
         self.catch_up()
         if (results := self.run_history.directory.results()) is not None:
-            test = flat(results["test"], "test/")
-            metrics = {name: float(value) for name, value in test.items() if not isinstance(value, str)}
+            found = flat({name: results.get(name) or {} for name in ("test", "validation")})
+            metrics = {name: float(value) for name, value in found.items() if not isinstance(value, str)}
             self._add_hparams(metrics, results["epochs"])
             for name, file in self.run_history.last_pictures().items():
                 self._writer.add_image(f"final/{name}", _pixels(file), results["epochs"], dataformats="HWC")

@@ -17,6 +17,7 @@ ON_TEST = (
     "chose the best epoch on the test images (trainer.selection=test), as the released code does: their results are "
     "too good."
 )
+NOT_SCORED = "trained and validated, and not scored on the test images (evaluate=none)."
 CHANGED = "ran code with uncommitted changes; a copy of that code is in .code of the runs directory."
 
 
@@ -28,6 +29,7 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
         *_unreliable(done),
         *_worse_than_noise(done),
         *_having(runs.runs, "trainer.selection", "test", ON_TEST),
+        *_not_scored(done, len(runs.runs)),
         *(_missing_seeds(table) if table else ()),
         *_differing_values(done, "environment.code.hash", "versions of code", "their metrics may differ"),
         *_other_code(done),
@@ -71,6 +73,11 @@ def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:
             worse.setdefault(why, []).append(run.label or run.id)
     for why, names in worse.items():
         yield f"Worse than uniform noise: {some(names, MOST_NAMED)}; {why}."
+
+
+def _not_scored(done: Sequence[Run], runs: int) -> Iterator[str]:
+    if unscored := sum(not run.is_scored for run in done):
+        yield f"{count_of(unscored, 'run')} of {runs} {'was' if unscored == 1 else 'were'} {NOT_SCORED}"
 
 
 def _missing_seeds(table: Table) -> Iterator[str]:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from vlae.estimation.reliability import MARK
-from vlae.experiment.summary import with_error
-from vlae.report.metric_values import MEAN, UNRELIABLE, of_estimator, what_and_estimator
+from vlae.experiment.summary import NOT_SCORED, with_error
+from vlae.report.metric_values import MEAN, UNRELIABLE, VALIDATION, of_estimator, what_and_estimator
 from vlae.report.names import group_name, word
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, differing, row_keys_of
@@ -67,6 +67,10 @@ def metrics_in_words(run: Run) -> tuple[tuple[str, str], ...]:
 def _rows_of_metrics(run: Run) -> Iterator[tuple[str, str]]:
     if (elbo := run.value("test.elbo")) is not None:
         yield "test ELBO", f"{with_error(elbo, run.value('test.elbo_standard_error'))} nats"
+    elif not run.is_scored:
+        if (validation := run.value(VALIDATION)) is not None:
+            yield "validation ELBO", f"{validation:.2f} nats"
+        yield "test", NOT_SCORED
     for what, name in map(what_and_estimator, run.metrics or ()):
         if what == MEAN:
             yield f"log-likelihood, {name}", _estimate(run, name)

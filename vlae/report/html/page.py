@@ -9,9 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vlae.report.filter import choose_runs
 from vlae.report.html.content import content
-from vlae.report.metric_values import what_and_estimator
 from vlae.report.output_file import ending_of
 from vlae.report.sources.run_directories import collect_runs
+from vlae.report.tables.captions import short_name
 from vlae.report.tables.formats import sortable_html
 from vlae.system.files import StrPath, expand_path, write_output
 from vlae.system.streams import visible
@@ -56,7 +56,7 @@ def page(variables: SimpleNamespace) -> str:
         content=variables,
         table=sortable_html(table) if table else None,
         metric=table.metric if table else "",
-        estimator=what_and_estimator(table.metric)[1] if table else "",
+        metric_name=short_name(table.metric) if table else "log-likelihood",
         digests=digests,
         scripts=scripts,
         styles=[_read_file(name) for name in STYLES],

@@ -32,7 +32,10 @@ def verdicts(table: Table, runs: Sequence[Run]) -> list[Verdict]:
         where, cells = group_name(table.column_keys, column), [c for c in table.cells if c.column == column]
         known = [cell for cell in cells if cell.mean is not None]
         if not known:
-            found.append(Verdict(f"{where}: no run is done yet.", ""))
+            of_column = [run for run in runs if tuple(map(run.value, table.column_keys)) == column]
+            done = any(run.metrics is not None for run in of_column)
+            why = "no run has this metric" if done else "no run is done yet"
+            found.append(Verdict(f"{where}: {why}.", ""))
         for images in dict.fromkeys(cell.images for cell in known):
             of_images = [cell for cell in known if cell.images == images]
             budgets = _budgets(table, of_images, runs)

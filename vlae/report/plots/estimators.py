@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind
 from vlae.report.plots.style import OTHER_PROPOSALS, PROPOSALS
-from vlae.report.plots.trained_models import LACKING, has_model, load_models, seeds_shown
+from vlae.report.plots.trained_models import has_model, load_models, seeds_shown
 from vlae.report.tables.captions import UNIT
 from vlae.system.console import count_of
 
@@ -60,8 +60,8 @@ def sample_sizes(most: int) -> list[int]:
 ESTIMATORS = PlotKind(
     shows="the estimated log-likelihood of a few test images over the number of samples, by each proposal",
     draw=draw_estimates,
-    of=has_model,
-    lacking=LACKING,
+    of=lambda run: has_model(run) and run.is_scored,
+    lacking="no run that is done and scored has its directory here",
     images=20,
     samples=True,
 )

@@ -90,7 +90,7 @@ def _run(place: str, label: str, parsed: Parsed, observer: Observer) -> Run:
         return found._replace(state=state.state, reason=state.reason)
     if results.get("run_id") != run_id:
         raise RecordError(f"results.json is that of another run, {results.get('run_id')}")
-    images = partial(read_array, f"{place}/test_log_likelihood.npz")
+    images = partial(read_array, f"{place}/test_log_likelihood.npz") if results.get("test") else None
     try:
         return found._replace(metrics=metrics_of_results(results), per_image=images)
     except ValueError as error:

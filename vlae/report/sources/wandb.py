@@ -141,11 +141,12 @@ def _run_of(mirrored: Any, per_image: bool) -> Run | LeftOut:
     found = Run(name, "", dict(sorted(settings(config).items())), "done", earlier=earlier)
     try:
         results = results_of(dict(mirrored.summary))
-        if "test" not in results:
+        if "best_epoch" not in results:
             state, reason = _state_and_reason(mirrored.state, mirrored.summary)
             return found._replace(state=state, reason=reason)
-        images = _image_table(mirrored) if per_image else None
-        return found._replace(metrics=metrics_of_results(results), per_image=images)
+        images = _image_table(mirrored) if per_image and "test" in results else None
+        # an empty section has no key there
+        return found._replace(metrics=metrics_of_results({"test": {}, **results}), per_image=images)
     except (ValueError, TypeError, AttributeError) as error:  # keys of which one is a part of another
         return LeftOut(name, f"its summary: {error}")
 

@@ -8,6 +8,7 @@ from vlae.report.metric_values import (
     IN_MODEL_SPACE,
     MEAN,
     OWN,
+    VALIDATION,
     array_of,
     of_estimator,
     what_and_estimator,
@@ -18,7 +19,12 @@ from vlae.report.tables.significance import LEVEL, TOO_FEW
 from vlae.runs.metrics import better
 from vlae.system.console import count_of
 
-NAMES = {MEAN: "Test log-likelihood", ELBO: "Test ELBO", IN_MODEL_SPACE: "Test log-likelihood in model space"}
+NAMES = {
+    MEAN: "Test log-likelihood",
+    ELBO: "Test ELBO",
+    IN_MODEL_SPACE: "Test log-likelihood in model space",
+    VALIDATION: "Validation ELBO",
+}
 UNIT = "nats per image"
 PROPOSALS = {
     OWN: "each model's own q(z | x) as the proposal",
@@ -54,6 +60,12 @@ def metric_name(metric: str) -> str:
     """The metric in short, ``Test log-likelihood with a Laplace proposal``, where a table's caption says the rest."""
     what, estimator = what_and_estimator(metric)
     return NAMES.get(what, metric) + estimation(estimator, " with", " by")
+
+
+def short_name(metric: str) -> str:
+    """The metric as the head of a column, ``log-likelihood, laplace``."""
+    what, estimator = what_and_estimator(metric)
+    return f"log-likelihood, {estimator}" if estimator else NAMES.get(what, "log-likelihood")
 
 
 def description(metric: str) -> str:

@@ -67,13 +67,16 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
     mean = statistics.fmean(values) if values else None
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     unreliable, counted = sum(is_unreliable(run, metric) for run in done), {run.id for run in done}
-    reasons = Counter(_why_missing(run, run.value(metric)) for run in runs if run.id not in counted)
+    reasons = Counter(_why_missing(run, metric) for run in runs if run.id not in counted)
     missing = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
     return Cell(row, column, len(runs), len(done), mean, error, unreliable, missing)
 
 
-def _why_missing(run: Run, value: object) -> str:
+def _why_missing(run: Run, metric: str) -> str:
     if run.state == "done":
+        value = run.value(metric)
+        if value is None and metric.startswith("test.") and not run.is_scored:
+            return "not scored"
         return (
             "done without this metric" if value is None else f"done, but the metric is {format_value(value)}"
         )

@@ -22,7 +22,6 @@ from vlae.launching.launch import launch_runs
 from vlae.launching.launch_lock import hold_launch_lock
 from vlae.launching.launcher import Launcher, launcher_of
 from vlae.launching.local_launcher import LocalQueue
-from vlae.launching.plan_queue import create_queue
 from vlae.launching.queues import QUEUES, Waiting
 from vlae.launching.slurm_launcher import SlurmArrays
 from vlae.launching.slurm_state import SlurmError
@@ -62,7 +61,10 @@ def jobs(composed, tmp_path, monkeypatch):
 class FakeLauncher(Launcher):
     """Executes nothing: its queues last until they are ended."""
 
-    here = True
+    here, kind, order = True, "local", "seeds"
+
+    def at_once(self, planned):
+        return 1
 
     def __init__(self, status=0, refusal=None):
         self.status, self.refusal, self.calls, self.queues = status, refusal, [], []
@@ -73,14 +75,15 @@ class FakeLauncher(Launcher):
         if self.refusal:
             raise self.refusal
 
-    def prepare(self, planned, frozen):
+    def prepare(self, schedule, frozen):
+        planned = schedule.plan
         self.calls.append("prepare")
         assert frozen.parent == planned.runs_dir / ".code"
         assert (frozen / "vlae" / "job.py").read_text() == "as it was\n"
         for run in planned.starting:
             assert RunDirectory(run.path).config()["seed"] == run.container["seed"]
         assert read_sweep(planned.runs_dir, planned.sweep) is not None
-        return create_queue(planned, frozen, "local", {})
+        return self.create_queue(schedule, frozen, {})
 
     def execute(self, queue):
         self.calls.append("execute")
@@ -321,12 +324,10 @@ def test_the_keys_and_defaults_of_a_launcher_are_those_of_its_file(name, chosen)
 
 
 def test_all_launcher_problems_are_reported_together():
-    assert (
-        launcher_of(LocalQueue, {"workers": None, "runs_per_gpu": 2, "run_timeout_min": None}).runs_per_gpu
-        == 2
-    )
+    right = {"workers": None, "runs_per_gpu": 2, "run_timeout_min": None, "order": "cheap"}
+    assert launcher_of(LocalQueue, right).order == "cheap"
     with pytest.raises(ConfigError) as caught:
-        launcher_of(LocalQueue, {"workers": None, "worker": 2, "runs_per_gpu": 0, "run_timeout_min": 0.5})
+        launcher_of(LocalQueue, {**right, "worker": 2, "runs_per_gpu": 0})
     per_gpu, worker = sorted(caught.value.problems)
     assert worker.startswith("hydra.launcher.worker: ")
     assert "did you mean hydra.launcher.workers?" in worker

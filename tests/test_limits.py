@@ -85,7 +85,9 @@ def test_errors_name_the_range_also_for_launchers():
     with pytest.raises(ConfigError, match=rf"seed: expected .* at most {LARGEST} \(2\^64 - 1\), got {2**64}"):
         compose([f"seed={2**64}"])
     with pytest.raises(ConfigError, match=rf"hydra.launcher.workers: .* at most {LARGEST}"):
-        launcher_of(LocalQueue, {"workers": 10**20, "runs_per_gpu": 1, "run_timeout_min": None})
+        launcher_of(
+            LocalQueue, {"workers": 10**20, "runs_per_gpu": 1, "run_timeout_min": None, "order": "seeds"}
+        )
 
 
 # sizes ------------------------------------------------------------------------------------------------------

@@ -103,11 +103,13 @@ def executor(monkeypatch):
 def queue(tmp_path):
     """``queue("a", "b")``: with run directories."""
 
-    def make(*names, reruns=(), per_task=None, attempts=0):
+    def make(*names, reruns=(), per_task=None, attempts=0, chains=()):
         for name in names:
             RunDirectory.create(tmp_path, name, {})
         waiting = [
-            Waiting(name, attempts, name in reruns, i // per_task if per_task else 0)
+            Waiting(
+                name, attempts, name in reruns, i // per_task if per_task else 0, dict(chains).get(name, "")
+            )
             for i, name in enumerate(names)
         ]
         settings = {"labels": {name: f"seed={name}" for name in names if name != "c"}, "skipped": {}}
@@ -202,6 +204,28 @@ def test_runs_start_in_order_one_per_slot(queue, executed, executor, tmp_path):
     assert {tuple(process.signals) for process in executor.started} == {SIGNALS}
     first = executor.started[0]
     assert (first.path, first.attempts, first.threads) == (tmp_path / "a", 0, 1)
+
+
+def test_jobs_of_a_chain_run_one_after_the_other(queue, executed, executor):
+    chains = {"a": "one", "b": "one", "d": "two", "e": "one"}
+    together = []
+
+    def end_last():
+        together.append(frozenset(executor.alive))
+        if executor.alive:
+            executor.end(max(executor.alive))
+
+    executor.at_each_look = end_last
+    assert executed(queue(*"abcde", chains=chains), slots=3) == dict.fromkeys("abcde", "done")
+    names = [process.path.name for process in executor.started]
+    assert names[:3] == ["a", "c", "d"]  # b waits for a, and not what comes after it
+    assert [name for name in names if chains.get(name) == "one"] == ["a", "b", "e"]
+    assert all(len(at_once & set("abe")) <= 1 for at_once in together)
+
+
+def test_a_chain_continues_after_a_failure(queue, executed, executor):
+    executor.at_each_look = lambda: executor.alive and executor.end(min(executor.alive), FAILED)
+    assert executed(queue("a", "b", chains={"a": "one", "b": "one"})) == {"a": "failed", "b": "failed"}
 
 
 def test_a_free_slot_takes_the_next_run(queue, executed, executor):

@@ -2,17 +2,22 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import sharing
 import torch
+from launching import LAUNCH, Launched, run_command
 
 import vlae
 from vlae.config.schema import Trainer
 from vlae.estimation.importance import Evaluation
+from vlae.report.sources.run_directories import collect_runs
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
 from vlae.runs.trainings import End, Usable, end_of, usable_of
@@ -130,6 +135,112 @@ def test_another_training_is_not_taken_over(tmp_path):
     run(tmp_path, "trainer.epochs=1")
     for other in ("seed=1", "optimizer.lr=0.2", "trainer.batch_size=99", "model.latent_dim=4"):
         assert run(tmp_path, "trainer.epochs=1", other)[1]["taken_over"]["training"] is None
+
+
+# --- two at once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [(60, 60), (30, 60), (60, 30)])
+def test_two_launches_at_once_train_once(tmp_path, first, second):
+    """The one that comes second waits, says so, and takes over what it can."""
+    common = [*sharing.TINY, "model=vae", "trainer.batch_size=5", "device=cpu"]
+    one = Launched(tmp_path, [*common, f"trainer.epochs={first}"])
+    while not any(json.loads(f.read_text())["trains"] for f in tmp_path.glob("runs/[!.]*/status.json")):
+        assert one.exit_status is None
+        time.sleep(0.01)
+    [other] = tmp_path.glob("runs/[!.]*")
+    two = Launched(tmp_path, [*common, f"trainer.epochs={second}", "evaluate.num_samples=8"])
+    said, output = one.wait(), two.wait()
+    assert (one.exit_status, two.exit_status) == (0, 0), said + output
+    assert f"waiting for {other.name}, which trains the same model" in output
+    [later] = [path for path in tmp_path.glob("runs/[!.]*") if path != other]
+    taken = json.loads((later / "results.json").read_text())["taken_over"]["training"]
+    expected = sharing.outcome(other)["metrics"][:second]
+    assert sharing.outcome(later)["metrics"][: len(expected)] == expected
+    if first <= second:
+        assert (taken["run"], taken["epochs"]) == (other.name, first)
+    elif taken:  # the best epoch of the longer one was early
+        assert taken["epochs"] == second
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_can_be_interrupted(tmp_path):
+    source, _ = run(tmp_path / "runs", "trainer.epochs=1")
+    (source / "results.json").unlink()
+    with RunDirectory(source).claim():
+        RunDirectory(source).write_status(trains=True)
+        (source / "metrics.jsonl").unlink()
+        waiting = Launched(
+            tmp_path, [*sharing.TINY, "model=vae", "trainer.epochs=1", "evaluate.num_samples=8"]
+        )
+        while not any("waiting for" in f.read_text() for f in tmp_path.glob("runs/[!.]*/attempts/1/log.txt")):
+            assert waiting.exit_status is None, waiting.wait()
+            time.sleep(0.01)
+        waiting.send(signal.SIGTERM)
+        assert "interrupted by SIGTERM" in waiting.wait()
+        assert waiting.exit_status == 128 + signal.SIGTERM
+
+
+# --- a sweep scored again
+
+
+def files(*runs: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for run in runs for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def scored_twice(tmp_path_factory):
+    """A sweep of two models, scored again with one more proposal: where it is, and its runs before and after."""
+    place = tmp_path_factory.mktemp("sweep")
+    sweep = ["-m", "model=vae,hf", "hydra.sweeper.name=s", *sharing.TINY, "trainer.epochs=1"]
+    done = run_command(LAUNCH, *sweep, cwd=place)
+    assert done.returncode == 0, done.stderr
+    before = set(place.glob("runs/[!.]*"))
+    kept = files(*before)
+    changes = ["evaluate.proposals=[own,laplace,student_t]", "hydra.launcher.workers=1"]
+    done = run_command("vlae.cli", "evaluate", "s", *changes, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "starting 2, which train 0 of 2 epochs" in done.stderr
+    assert files(*before) == kept
+    return place / "runs", before, set(place.glob("runs/[!.]*")) - before
+
+
+@pytest.mark.slow
+def test_a_sweep_is_scored_again_without_training(scored_twice):
+    _, before, after = scored_twice
+    assert len(after) == len(before) == 2
+    for path in after:
+        results = json.loads((path / "results.json").read_text())
+        assert results["taken_over"]["training"]["epochs"] == results["epochs"] == 1
+        assert set(results["taken_over"]["scores"]) == {"proposals.own", "proposals.laplace"}
+        assert set(results["test"]["log_likelihood"]) == {"own", "laplace", "student_t"}
+
+
+@pytest.mark.slow
+def test_the_table_of_a_sweep_has_its_newest_scores(scored_twice, command):
+    runs, before, after = scored_twice
+    metric = ["--metric", "test.log_likelihood.student_t.mean", "--format", "csv"]
+    status, text, said = command("table", "s", *metric, "--runs-dir", runs)
+    assert (status, text.count("\n")) == (0, 3), said
+    status, _, said = command("table", "s", *metric, "--evaluation", 1, "--runs-dir", runs)
+    assert (status, "no run has the metric" in said or "--metric" in said) == (2, True), said
+    status, _, said = command("table", "s", "--evaluation", 3, "--runs-dir", runs)
+    assert (status, "--evaluation: expected a launch of s, one of 1 (" in said) == (2, True), said
+    frames = [set(vlae.runs("s", runs, evaluation=n)["id"]) for n in (None, 2, 1)]
+    assert frames == [{p.name for p in after}, {p.name for p in after}, {p.name for p in before}]
+
+
+@pytest.mark.slow
+def test_newer_scores_count_when_they_are_complete(scored_twice, tmp_path):
+    runs, before, after = scored_twice
+    shutil.copytree(runs, tmp_path / "runs")
+    lost = sorted(path.name for path in after)[0]
+    (tmp_path / "runs" / lost / "results.json").unlink()
+    found = collect_runs("s", tmp_path / "runs")
+    assert {run.state for run in found.runs} == {"done"}
+    assert len({run.id for run in found.runs} & {path.name for path in before}) == 1
+    assert found.note.startswith("1 of 2 runs with the scores of an earlier launch")
 
 
 # --- what is damaged

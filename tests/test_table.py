@@ -157,6 +157,30 @@ def test_an_unreadable_run_is_only_a_note(tmp_path, file, name):
     assert "3 runs, seeds 0, 1" in found.caption
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "shared"),
+    [
+        ("evaluate__num_gap_images", 7, True),
+        ("evaluate__proposals", ["own", "laplace", "student_t"], True),
+        ("evaluate__num_samples", 7, False),
+        ("trainer__epochs", 7, False),
+    ],
+)
+def test_scores_that_do_not_change_the_metric_share_a_cell(tmp_path, key, value, shared):
+    done(tmp_path, container(VAE, seed=0))
+    done(tmp_path, container(VAE, seed=1, **{key: value}))
+    found = table_of(tmp_path, metric="test.log_likelihood.laplace.mean")
+    assert [cell.n for cell in found.cells] == ([2] if shared else [1, 1])
+    if key != "trainer__epochs":  # the ELBO of training depends on no scores
+        assert [cell.n for cell in table_of(tmp_path, metric="validation.elbo").cells] == [2]
+
+
+def test_a_training_scored_twice_is_one_seed(tmp_path):
+    for samples in (7, 9):
+        done(tmp_path, container(VAE, seed=0, evaluate__num_samples=samples))
+    assert [cell.n for cell in table_of(tmp_path, metric="validation.elbo").cells] == [1]
+
+
 def test_damaged_runs_alone_make_no_table(tmp_path):
     (done(tmp_path, container(VAE)) / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"no runs; 1 left out: \S+ \(results.json"):

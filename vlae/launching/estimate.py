@@ -3,9 +3,10 @@
 import heapq
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from vlae.config.run_id import exact_text, get, scientific
+from vlae.config.run_id import exact_text, scientific
 from vlae.launching.plan import Plan, Planned
 from vlae.launching.work import Work
 from vlae.runs.directory import RunDirectory
@@ -59,27 +60,27 @@ def _size(part: str, container: Mapping[str, Any]) -> float:
     return float(container["evaluate"]["num_gap_images"]) if part == "gaps" else 1.0
 
 
-def _rates_of(path: Any) -> Rates:
+def _rates_of(path: Path) -> Rates:
     """The rates that the results of a run show; empty: it has none."""
     try:
         directory = RunDirectory(path)
-        results, container = directory.results() or {}, directory.config()
-    except RecordError:
+        return _rates(directory.results() or {}, directory.config())
+    except (RecordError, LookupError, TypeError, AttributeError, ZeroDivisionError):  # of another version
         return {}
-    cost, seconds = get(results, "cost", {}), get(results, "cost.seconds_by_proposal", {})
-    found = {"epoch": float(get(cost, "seconds_per_epoch", 0.0))}
-    for name, value in seconds.items():
-        found[f"proposals.{name}"] = value / _size(f"proposals.{name}", container)
+
+
+def _rates(results: Mapping[str, Any], container: Mapping[str, Any]) -> Rates:
+    cost = results["cost"]
+    by_proposal = cost.get("seconds_by_proposal") or {}
+    found = {"epoch": cost["train_seconds"] / results["epochs"]}
+    for name, seconds in by_proposal.items():
+        found[f"proposals.{name}"] = seconds / _size(f"proposals.{name}", container)
     for part, key in (("ais", "ais_seconds"), ("bdmc.lower", "bdmc_seconds")):
-        if value := get(cost, key, None):
-            found[part] = value
-    rest = (
-        float(get(cost, "evaluate_seconds", 0.0))
-        - sum(seconds.values())
-        - sum(float(get(cost, key, 0.0) or 0.0) for key in ("ais_seconds", "bdmc_seconds"))
-    )
-    if container["evaluate"].get("num_gap_images"):
-        found["gaps"] = max(0.0, rest) / container["evaluate"]["num_gap_images"]
+        if seconds := cost.get(key):
+            found[part] = seconds
+    if images := _size("gaps", container):
+        others = sum(by_proposal.values()) + found.get("ais", 0.0) + found.get("bdmc.lower", 0.0)
+        found["gaps"] = max(0.0, cost["evaluate_seconds"] - others) / images
     return found
 
 

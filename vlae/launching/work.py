@@ -102,8 +102,8 @@ def _parts(container: Mapping[str, Any]) -> Parts:
 
 
 def _is_known(key: str, part: tuple[dict[str, Any], float], scored: Sequence[Parts]) -> bool:
-    settings, images = part
-    return any(key in each and each[key][0] == settings and each[key][1] >= images for each in scored)
+    """True if a run has scored the same images; of more or fewer, only whole groups are taken over."""
+    return any(each.get(key) == part for each in scored)
 
 
 def _same_weights(sibling: Sibling, siblings: Sequence[Sibling], trainer: Trainer) -> bool:

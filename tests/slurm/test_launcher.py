@@ -159,6 +159,37 @@ def test_runs_of_one_job_share_its_gpu_but_no_failure(place, cluster):
     assert "retry=true" in launch(place, "seed=0,1", *failing, status=1)
 
 
+def epochs_trained(place: Path) -> int:
+    """Epochs that the runs have trained themselves, by their results."""
+    found = [run.results() for run in all_runs(place / "runs")]
+    taken = [results["taken_over"]["training"] for results in found]
+    return sum(results["epochs"] - (t["epochs"] if t else 0) for results, t in zip(found, taken, strict=True))
+
+
+def test_runs_of_one_training_are_one_job_and_are_scored_again_without_training(place, cluster):
+    launch(place, "seed=0,1", "trainer.epochs=2,4", "evaluate.num_samples=10,20", "hydra.sweeper.name=s")
+    wait_for(place, *["done"] * 8)
+    jobs = {run.path.name.split("-")[3]: set() for run in all_runs(place / "runs")}
+    for run, [claim] in zip(all_runs(place / "runs"), claims(place), strict=True):
+        jobs[run.path.name.split("-")[3]].add(claim["slurm_job"])
+    assert {seed: len(found) for seed, found in jobs.items()} == {"s0": 1, "s1": 1}
+    assert epochs_trained(place) == 2 * 4
+    words = ["evaluate", "s", "evaluate.proposals=[own,laplace,student_t]", *SLURM]
+    done = run_command("vlae.cli", *words, cwd=place, together=True)
+    assert done.returncode == 0, done.stdout
+    assert "starting 8, which train 0 of 24 epochs" in done.stdout
+    wait_for(place, *["done"] * 16)
+    assert epochs_trained(place) == 2 * 4
+    metric = [
+        "--metric",
+        "test.log_likelihood.student_t.mean",
+        "--rows",
+        "model,trainer.epochs,evaluate.num_samples",
+    ]
+    table = run_command("vlae.cli", "table", "s", *metric, "--format", "csv", cwd=place)
+    assert len(table.stdout.splitlines()) == 1 + 4, table.stderr
+
+
 def test_a_killed_run_is_reported_and_resumes(place, reference, cluster):
     launch(place, "seed=0,1", LONG)
     wait_until(lambda: training(place, 2), 120, "no training")

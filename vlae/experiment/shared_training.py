@@ -1,6 +1,6 @@
 """The epochs that a run need not train, because another run of the same training has: waited for, and taken over.
 
-Decision record: docs/decisions/0021-a-training-is-computed-once.md.
+Decision record: docs/decisions/0022-a-training-is-computed-once.md.
 """
 
 import time

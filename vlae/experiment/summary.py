@@ -47,6 +47,7 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
     rows += [("warning", text) for text in reliability_warnings(results)]
     rows += [
+        *(("taken over", text) for text in filter(None, [taken_over(results.get("taken_over") or {})])),
         ("best epoch", f"{results['best_epoch']} of {results['epochs']}, selected on {results['selection']}"),
         ("seconds", f"{cost['train_seconds']:.1f} training ({cost['seconds_per_epoch']:.2f} per epoch), "
                     f"{cost['evaluate_seconds']:.1f} evaluation"),
@@ -61,6 +62,19 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
         yield bdmc_table(bdmc, marks)
     if gaps := test.get("gaps"):
         yield gaps_table(gaps, marks)
+
+
+def taken_over(taken: Mapping[str, Any]) -> str:
+    """The parts of a run that others have computed; empty: none. taken: the section ``taken_over`` of results.json."""
+    parts = []
+    if training := taken.get("training"):
+        parts.append(f"{count_of(training['epochs'], 'epoch')} from {training['run']}")
+    by_run: dict[str, list[str]] = {}
+    for part, found in (taken.get("scores") or {}).items():
+        name = part.removeprefix("proposals.")
+        by_run.setdefault(found["run"], []).append(f"{name} of {count_of(found['images'], 'image')}")
+    parts += [f"{', '.join(names)} from {run}" for run, names in by_run.items()]
+    return "; ".join(parts)
 
 
 def _rows_of_elbo(results: dict[str, Any]) -> list[tuple[str, str]]:

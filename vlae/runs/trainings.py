@@ -1,7 +1,7 @@
 """Trainings: what runs share that differ only in how long they train or in how they are scored.
 
 A training is a function of its configuration alone, so the epochs of one run are the first epochs of every other run of
-the same training. Decision record: docs/decisions/0021-a-training-is-computed-once.md.
+the same training. Decision record: docs/decisions/0022-a-training-is-computed-once.md.
 """
 
 import math

@@ -80,8 +80,8 @@ def _rows_of_metrics(run: Run) -> Iterator[tuple[str, str]]:
     if (bits := run.value("test.bits_per_dim")) is not None:
         yield "bits per dimension", f"{bits:.4f}"
     yield "best epoch", f"{run.value('best_epoch')} of {run.value('epochs')}"
-    seconds = {"training": run.value("cost.train_seconds"), "evaluation": run.value("cost.evaluate_seconds")}
-    if times := [f"{duration(each)} {what}" for what, each in seconds.items() if each is not None]:
+    keys = {"training": "cost.train_seconds", "evaluation": "cost.evaluate_seconds"}
+    if times := [_time(run, key, what) for what, key in keys.items() if run.value(key) is not None]:
         yield "time", ", ".join(times)
     if (parameters := run.value("cost.parameters")) is not None:
         yield "parameters", f"{parameters:,}"
@@ -94,6 +94,13 @@ def _rows_of_metrics(run: Run) -> Iterator[tuple[str, str]]:
     names = ("", "host ", "Python ", "PyTorch ")
     if known := [f"{name}{value}" for name, value in zip(names, where, strict=True) if value is not None]:
         yield "ran on", ", ".join(known)
+
+
+def _time(run: Run, key: str, what: str) -> str:
+    """``2 min training (1 min of it by other runs)``."""
+    others = run.number(f"{key}_taken_over")
+    shared = f" ({duration(others)} of it by other runs)" if others else ""
+    return f"{duration(run.number(key) or 0.0)} {what}{shared}"
 
 
 def _estimate(run: Run, name: str) -> str:

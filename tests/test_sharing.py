@@ -319,7 +319,7 @@ def test_another_version_of_torch_is_a_caution(tmp_path):
     state["environment"]["torch"] = "1.0.0"
     checkpoint.save(source / "checkpoints", state)
     other, results = run(tmp_path, "trainer.epochs=1", "evaluate.num_samples=8")
-    assert results["taken_over"]["training"]["environment"]["torch"] == "1.0.0"
+    assert results["environment"]["training"]["torch"] == "1.0.0" != results["environment"]["torch"]
     assert "was trained with torch 1.0.0" in (other / "attempts/1/log.txt").read_text()
 
 

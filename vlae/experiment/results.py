@@ -44,7 +44,7 @@ def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -
         "selection": run.trainer.selection,
         "test": test_set_metrics(scores, trained.preprocess, x, cfg.evaluate.num_samples),
         "validation": {"elbo": validation},
-        "taken_over": {"training": read_taken_over(trained.directory), "scores": scores.taken_over},
+        "taken_over": {"training": training_taken_over(trained), "scores": scores.taken_over},
         "cost": cost(trained, scores),
         "environment": {**environment(trained.device), "training": training_environment(trained)},
     }
@@ -68,6 +68,12 @@ def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(trained.device),
         "parameters": sum(q.numel() for q in trained.model.parameters()),
     }
+
+
+def training_taken_over(trained: TrainedModel) -> dict[str, Any] | None:
+    """The run that has trained the first epochs, how many, and in how many seconds; None: the run itself has."""
+    taken = read_taken_over(trained.directory)
+    return taken and {key: taken[key] for key in ("run", "epochs", "seconds")}
 
 
 def training_environment(trained: TrainedModel) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from vlae.estimation.reliability import MARK, doubtful, marks_of, proposals_of, reliability_warnings
+from vlae.system.console import count_of
 from vlae.system.disk import RecordError
 
 SIDE_BY_SIDE = 2

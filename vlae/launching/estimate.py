@@ -20,9 +20,8 @@ Rates = dict[str, float]
 class Estimates:
     """Seconds of runs by those of finished runs: of the plan, and of the same trainings."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, trainings: Trainings) -> None:
         done = {run.path: _kind(run) for run in plan.runs if run.state.state == "done" and not run.starts}
-        trainings = Trainings(plan.runs_dir)
         for run in plan.starting:
             siblings = trainings.siblings(run.run_id, run.container)
             done |= {each.directory.path: _kind(run) for each in siblings if each.state == "done"}

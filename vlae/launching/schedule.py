@@ -8,6 +8,7 @@ from vlae.config.run_id import training_id
 from vlae.launching.estimate import Estimates, complete_tables
 from vlae.launching.plan import Plan, Planned
 from vlae.launching.work import Work, length_of, work_of
+from vlae.runs.trainings import Trainings
 from vlae.system.console import count_of, duration
 
 Order = Literal["seeds", "cheap", "given"]
@@ -58,8 +59,8 @@ def chains(runs: Sequence[Planned]) -> list[list[Planned]]:
 
 def make_schedule(plan: Plan, order: Order = "seeds") -> Schedule:
     """The schedule of the runs that start."""
-    found = chains(plan.starting)
-    work, estimates = work_of(plan, found), Estimates(plan)
+    found, trainings = chains(plan.starting), Trainings(plan.runs_dir)
+    work, estimates = work_of(found, trainings), Estimates(plan, trainings)
     known = {run.run_id: estimates.seconds(run, work[run.run_id]) for run in plan.starting}
     seconds = {run_id: value for run_id, value in known.items() if value is not None}
 

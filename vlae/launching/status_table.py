@@ -106,7 +106,7 @@ def _progress(state: RunState) -> str:
     if state.state in ("done", "new") or not state.progress:
         return ""
     what, done, total = position(state.progress)
-    return ", ".join(filter(None, [f"{what} {share(done, total)}", elbo_of(state.progress)]))
+    return ", ".join(filter(None, [f"{what} {share(done, total)}".rstrip(), elbo_of(state.progress)]))
 
 
 def _state(state: RunState) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlae.config.schema import Evaluate, Trainer
 from vlae.experiment.part_settings import part_settings
-from vlae.launching.plan import Plan, Planned
+from vlae.launching.plan import Planned
 from vlae.runs.directory import RunDirectory
 from vlae.runs.trainings import Sibling, Trainings, end_of, read_sibling, sources
 from vlae.system.disk import RecordError
@@ -41,9 +41,9 @@ class Work:
         return ", ".join(said)
 
 
-def work_of(plan: Plan, chains: Sequence[Sequence[Planned]]) -> dict[str, Work]:
-    """The work of each run that starts, by its id. Those before it in its chain count as done."""
-    known, found = _Known(plan), dict[str, Work]()
+def work_of(chains: Sequence[Sequence[Planned]], trainings: Trainings) -> dict[str, Work]:
+    """The work of each run of these chains, by its id. Those before it in its chain count as done."""
+    known, found = _Known(trainings), dict[str, Work]()
     for chain in chains:
         for place, run in enumerate(chain):
             found[run.run_id] = known.work(run, chain[:place])
@@ -53,8 +53,8 @@ def work_of(plan: Plan, chains: Sequence[Sequence[Planned]]) -> dict[str, Work]:
 class _Known:
     """What is on disk of the trainings of a plan."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.trainings = Trainings(plan.runs_dir)
+    def __init__(self, trainings: Trainings) -> None:
+        self.trainings = trainings
         self.parts: dict[str, Parts] = {}
 
     def work(self, run: Planned, before: Sequence[Planned]) -> Work:

@@ -66,7 +66,7 @@ class RunDirectory:
         if Path(run_id).name != run_id or run_id.startswith("."):
             raise ValueError(f"a run id is one visible directory name, not {run_id!r}")
         run = cls(Path(runs_dir) / run_id)
-        if _is_run(run.path):
+        if is_run(run.path):
             return run
         content = _yaml_bytes(config)
         with files.appearing(run.path) as staged:
@@ -344,7 +344,7 @@ def find(runs_dir: files.StrPath, name: str, *, to_write: bool = False) -> RunDi
         recover_all(folder, prefix)
     moved = out_of_place(folder)
     exact = [folder / prefix, given, moved.get(prefix, given)] if name else []
-    if runs := [path for path in exact if _is_run(path)]:
+    if runs := [path for path in exact if is_run(path)]:
         return RunDirectory(runs[0])
     names = sorted({*run_names(folder), *moved})
     found = [candidate for candidate in names if candidate.startswith(prefix)]
@@ -362,12 +362,17 @@ def find(runs_dir: files.StrPath, name: str, *, to_write: bool = False) -> RunDi
     raise RecordError(f"no run {name!r} in {folder}{hint}")
 
 
+def is_run(path: files.StrPath) -> bool:
+    """True if this is the directory of a run."""
+    return os.path.isfile(os.path.join(path, "config.yaml"))
+
+
 def run_names(runs_dir: files.StrPath, prefix: str = "") -> list[str]:
     """Names of the runs in ``runs_dir`` that begin so; hidden directories are none."""
     folder = os.fspath(runs_dir)  # a Path for each of 10,000 runs takes longer than to look at it
     try:
         names = [name for name in os.listdir(folder) if name[0] != "." and name.startswith(prefix)]
-        return sorted(name for name in names if _is_run(f"{folder}/{name}"))
+        return sorted(name for name in names if is_run(f"{folder}/{name}"))
     except OSError:
         return []
 
@@ -379,7 +384,7 @@ def note_on_earlier(runs_dir: files.StrPath, containers: Mapping[str, dict[str, 
     """
     wanted: dict[str, set[str]] = {}
     for run_id, container in containers.items():
-        if not _is_run(os.path.join(runs_dir, run_id)):
+        if not is_run(os.path.join(runs_dir, run_id)):
             wanted.setdefault(run_id.rpartition("-")[0], set()).add(exact_text(settings(container)))
     found = {}
     for name in run_names(runs_dir) if wanted else ():
@@ -404,10 +409,6 @@ def _yaml_bytes(config: dict[str, Any]) -> bytes:
     if yaml.safe_load(text) != config:
         raise ValueError("a config that does not survive YAML: plain values only")
     return text.encode()
-
-
-def _is_run(path: files.StrPath) -> bool:
-    return os.path.isfile(os.path.join(path, "config.yaml"))
 
 
 def directory_of(container: dict[str, Any]) -> RunDirectory:

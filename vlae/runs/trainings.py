@@ -5,6 +5,7 @@ the same training. Decision record: docs/decisions/0022-a-training-is-computed-o
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from vlae.config.run_id import training_id
 from vlae.config.schema import Trainer
-from vlae.runs.directory import RunDirectory, read_status, run_names
+from vlae.runs.directory import RunDirectory, is_run, read_status
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath
 
@@ -95,20 +96,25 @@ class Trainings:
         """Why nothing can be taken from some runs, by run id."""
         self._read: dict[str, Sibling | None] = {}
         self._trainings: dict[str, str | None] = {}
-        self._names: list[str] | None = None
+        self._names: dict[str, list[str]] | None = None
 
     def siblings(self, run_id: str, container: dict[str, Any]) -> list[Sibling]:
         """The other runs of the training of ``container``.
 
         They have the same model, dataset, output distribution and seed, so that their ids begin alike.
         """
-        training, prefix = training_id(container), run_id.rpartition("-")[0] + "-"
-        if self._names is None:
-            self._names = run_names(self.runs_dir)
-        names = [name for name in self._names if name.startswith(prefix) and name != run_id]
-        selection = container["trainer"]["selection"]
+        training, selection = training_id(container), container["trainer"]["selection"]
+        names = [name for name in self._alike(run_id) if name != run_id and is_run(self.runs_dir / name)]
         found = (self._sibling(name, selection) for name in names if self._training_of(name) == training)
         return [each for each in found if each is not None]
+
+    def _alike(self, run_id: str) -> list[str]:
+        """Directories whose names differ from the id in its hash alone."""
+        if self._names is None:
+            self._names = {}
+            for name in sorted(os.listdir(self.runs_dir)) if self.runs_dir.is_dir() else ():
+                self._names.setdefault(name.rpartition("-")[0], []).append(name)
+        return self._names.get(run_id.rpartition("-")[0], [])
 
     def _training_of(self, name: str) -> str | None:
         """The training that a run claims; None: it cannot be read."""

@@ -246,8 +246,8 @@ def position(progress: Mapping[str, Any]) -> tuple[str, float, float]:
 
 
 def share(done: float, total: float) -> str:
-    """``3/16`` for 3.7 of 16: complete ones count."""
-    return f"{math.floor(done)}/{total:.0f}"
+    """``3/16`` for 3.7 of 16: complete ones count; empty where there is nothing to count."""
+    return f"{math.floor(done)}/{total:.0f}" if total else ""
 
 
 def elbo_of(progress: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """``evaluate=none``: a run that is trained and validated, not scored, and every reader of its results."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,11 +151,36 @@ def test_show_says_that_it_is_not_scored(command, both):
     assert "log-likelihood" not in out
 
 
-@pytest.mark.slow
-def test_a_table_says_not_scored_in_its_cell(both):
-    text = table(both[0].parent)
-    assert "1 not scored" in text
-    assert f"{results_in(both[1])['test']['log_likelihood']['laplace']['mean']:.2f}" in text
+def unscored_run(runs_dir: Path, *overrides: str, seed: int = 0) -> None:
+    cfg = container(*overrides, "evaluate=none", seed=seed)
+    run = RunDirectory.create(runs_dir, run_id(cfg), cfg)
+    run.write_results(made_up(cfg, {}) | {"test": {}})
+
+
+METRICS = (None, "test.elbo", "test.log_likelihood.own.mean", "test.log_likelihood.own.ess_median")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scoring", ["evaluate=default", "evaluate=quick"])
+def test_a_cell_says_how_many_of_its_runs_are_not_scored(tmp_path, metric, scoring):
+    for seed in (0, 1):
+        done(tmp_path, container("model=vae", scoring, seed=seed), level=-80.0)
+    unscored_run(tmp_path, "model=vae", seed=2)
+    unscored_run(tmp_path, "model=hf")
+    found = make_table(collect_runs(None, tmp_path), metric=metric)
+    assert {cell.row: (cell.n, cell.runs, cell.missing) for cell in found.cells} == {
+        ("vae",): (2, 3, "1 not scored"),
+        ("hf",): (0, 1, "1 not scored"),
+    }
+
+
+@pytest.mark.parametrize("metric", [*METRICS, VALIDATION])
+@pytest.mark.parametrize("scoring", ["evaluate=default", "evaluate=quick"])
+def test_a_run_without_scores_changes_no_table_that_has_its_training_with_scores(tmp_path, metric, scoring):
+    done(tmp_path, container("model=vae", scoring), level=-80.0)
+    before = make_table(collect_runs(None, tmp_path), metric=metric)
+    unscored_run(tmp_path, "model=vae")
+    assert make_table(collect_runs(None, tmp_path), metric=metric) == before
 
 
 @pytest.mark.slow
@@ -165,20 +189,6 @@ def test_the_validation_elbo_is_in_a_table_once_for_both(both):
     text = table(both[0].parent, metric=VALIDATION)
     assert text.count(f"{results_in(both[0])['validation']['elbo']:.2f}") == 1
     assert "Validation ELBO in nats per image" in text
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_of_runs_that_differ_in_the_proposals_alone_the_scored_one_counts(tmp_path, turned):
-    done(tmp_path, container("model=vae"), level=-80.0)
-    cfg = container("model=vae", "evaluate=none")
-    run = RunDirectory.create(tmp_path, run_id(cfg), cfg)
-    run.write_results(made_up(cfg, {}) | {"test": {}})
-    found = collect_runs(None, tmp_path)
-    if turned:
-        found = replace(found, runs=found.runs[::-1])
-    assert len(found.runs) == 2
-    [cell] = make_table(found, metric="test.log_likelihood.own.mean").cells
-    assert (cell.n, cell.missing, round(cell.mean or 0.0)) == (1, "", -80)
 
 
 def test_without_any_score_the_table_is_of_the_validation_elbo(unscored):
@@ -244,6 +254,14 @@ def test_it_samples_images(command, unscored, tmp_path):
     status, _, err = command("sample", unscored, "--out", tmp_path / "grid.png")
     assert (status, err) == (0, "")
     assert (tmp_path / "grid.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("words", [(), ("evaluate.num_samples=20",), ("evaluate=none",)])
+def test_scoring_it_again_needs_a_choice_that_scores(command, unscored, words):
+    before = sorted(unscored.parent.iterdir())
+    status, out, err = command("evaluate", unscored, *words, "device=cpu")
+    assert (status, out, sorted(unscored.parent.iterdir())) == (2, "", before)
+    assert "evaluate.proposals: expected own among them, got [], which scores nothing; add evaluate=" in err
 
 
 @pytest.mark.slow

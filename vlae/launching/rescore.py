@@ -27,12 +27,17 @@ CHANGEABLE = (
 
 
 def with_other_scores(container: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a run scored otherwise. ConfigError: an override of a key that is not CHANGEABLE.
+    """The configuration of a run scored otherwise.
 
+    ConfigError: an override of a key that is not CHANGEABLE, or nothing would be scored.
     The device is chosen again, because this machine may lack the one that the run was trained on.
     """
     changed = {**container, "device": "auto", "schema_version": SCHEMA_VERSION}
-    return override(changed, overrides, CHANGEABLE)
+    changed = override(changed, overrides, CHANGEABLE)
+    if not changed["evaluate"]["proposals"]:
+        text = "expected own among them, got [], which scores nothing; add evaluate=default or another choice"
+        raise ConfigError([Problem("evaluate.proposals", text)])
+    return changed
 
 
 def rescored_runs(

@@ -164,12 +164,14 @@ class Runs:
     def scored_for(self, metric: str) -> "Runs":
         """The runs without the settings of ``evaluate`` that do not change this metric.
 
-        Of runs that are the same then, the first that has the metric counts, else the first that is done.
+        Of runs that are the same then, the first that has the metric counts, else the first that is done. For a metric
+        of test images, a run that was not scored stands where it would if it were, unless its training is scored.
         """
+        runs = _beside_scored(self.runs) if metric.startswith("test.") else self.runs
         if (keys := scoring_keys(metric)) is None:
-            return self
+            return replace(self, runs=tuple(runs))
         found: dict[str, Run] = {}
-        for run in self.runs:
+        for run in runs:
             kept = {k: v for k, v in run.settings.items() if _counts(k, keys)}
             reduced, same = run._replace(settings=kept), exact_text(kept)
             if same not in found or _known(run, metric) > _known(found[same], metric):
@@ -207,6 +209,35 @@ def collect(title: str, rows: Iterable[Run | LeftOut], note: str = "") -> Runs:
                 del found[run.id]
                 left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(title, tuple(found.values()), tuple(left_out), note)
+
+
+def _beside_scored(runs: Sequence[Run]) -> Sequence[Run]:
+    """The runs, those without scores with the settings of ``evaluate`` of one that has scores.
+
+    That is a run of the same settings but the seed, or the first. Left out are those whose training is scored.
+    """
+    unscored = {run.id for run in runs if run.metrics is not None and not run.is_scored}
+    scored = [run for run in runs if run.is_scored]
+    if not (unscored and scored):
+        return runs
+    trainings = {_training(run) for run in scored}
+    of_model = {_training(run, "seed"): run for run in reversed(scored)}
+    found = []
+    for run in runs:
+        if run.id in unscored:
+            if _training(run) in trainings:
+                continue
+            like = of_model.get(_training(run, "seed"), scored[0])
+            own = {key: value for key, value in run.settings.items() if _counts(key, ())}
+            scoring = {key: value for key, value in like.settings.items() if not _counts(key, ())}
+            run = run._replace(settings={**own, **scoring})
+        found.append(run)
+    return found
+
+
+def _training(run: Run, without: str = "") -> str:
+    """The same for runs that differ only in how they are scored, and in the setting ``without``."""
+    return exact_text({key: v for key, v in run.settings.items() if _counts(key, ()) and key != without})
 
 
 def _known(run: Run, metric: str) -> tuple[bool, bool]:

@@ -13,6 +13,7 @@ from wandb_server import ENTITY
 from vlae.launching import sweep_index
 from vlae.report.metric_values import metrics_of_results
 from vlae.report.sources.wandb import PAGE, results_of
+from vlae.runs.directory import RunDirectory
 from vlae.trackers.run_history import flat
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
@@ -98,6 +99,28 @@ def test_the_table_is_the_same_for_synced_runs(tmp_path, server, vlae):
         **local,
         "title": f"{ENTITY}/{PROJECT}",
     }
+
+
+@pytest.mark.slow
+def test_runs_without_scores_are_the_same_when_synced(tmp_path, server, vlae):
+    words = ["tracker=wandb", "tracker.mode=offline", "tracker.group=s", "trainer.epochs=4"]
+    places = sweep(tmp_path, *(container(model, *words, seed=seed) for model in (VAE, HF) for seed in (0, 1)))
+    for model, seed in ((VAE, 2), (VLAE, 0)):
+        cfg = container(model, *words, "evaluate=none", seed=seed)
+        places.append(stopped(tmp_path, cfg, state="done"))
+        RunDirectory(places[-1]).write_results(results(cfg, {}) | {"test": {}})
+    for place in places:
+        RunDirectory(place).write_status(attempt=1)
+    sweep_index.record_sweep(tmp_path, "s", {place.name: "" for place in places}, [])
+    vlae("sync", "s", "--runs-dir", tmp_path)
+    assert {run.state for run in server.runs.values()} == {"finished"}
+    for asked in ([], ["--metric", "validation.elbo"]):
+        local = as_json(vlae("table", "s", "--runs-dir", tmp_path, *asked, "--format", "json"))
+        assert as_json(vlae("table", "--from", PLACE, *asked, "--per-image", "--format", "json")) == {
+            **local,
+            "title": f"{ENTITY}/{PROJECT}",
+        }
+    assert vlae("table", "--from", PLACE).count("1 not scored") == 1  # one note, on the cells of both models
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def _run_of(mirrored: Any, per_image: bool) -> Run | LeftOut:
     found = Run(name, "", dict(sorted(settings(config).items())), "done", earlier=earlier)
     try:
         results = results_of(dict(mirrored.summary))
-        if "best_epoch" not in results:
+        if not results.keys() & {"test", "best_epoch"}:
             state, reason = _state_and_reason(mirrored.state, mirrored.summary)
             return found._replace(state=state, reason=reason)
         images = _image_table(mirrored) if per_image and "test" in results else None

@@ -337,6 +337,7 @@ class History:
             "output_dist": {"name": "gaussian"}, "seed": seed, "runs_dir": str(self.runs_dir), "device": "cpu",
             "num_threads": 1, "force": False, "retry": False, "dry_run": False,
             "tracker": {"group": None, "wandb": False, "mode": "auto"}, "schema_version": 2,
+            "trainer": {"epochs": 1, "patience": None},
         }  # fmt: skip
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:

@@ -31,7 +31,6 @@ import vlae.launching.launch
 import vlae.launching.launch_lock
 import vlae.launching.launcher
 import vlae.launching.local_launcher
-import vlae.launching.plan_table
 import vlae.launching.pool
 import vlae.launching.queues
 import vlae.launching.resources
@@ -48,6 +47,8 @@ import vlae.system.interruption
 import vlae.system.processes
 from simulation import training
 from simulation.world import EPOCH, Process, World
+from vlae.launching.plan import Plan, Planned
+from vlae.launching.schedule import Schedule
 from vlae.runs import attempts as run_attempts
 from vlae.runs import directory as run_directory
 from vlae.runs import lease as run_lease
@@ -61,6 +62,14 @@ _real = SimpleNamespace(
     getsignal=signal.getsignal, sigmask=signal.pthread_sigmask, gethostname=socket.gethostname, fsync=os.fsync,
     token_hex=secrets.token_hex, print=builtins.print,
 )  # fmt: skip
+
+
+def _in_chains(plan: Plan, order: str) -> Schedule:
+    """Runs in chains of their seeds: simulated configurations say nothing of training. Seeds 0 and 1 are one chain."""
+    chains: dict[int, list[Planned]] = {}
+    for run in plan.starting:
+        chains.setdefault(max(1, run.container["seed"]), []).append(run)
+    return Schedule(plan, list(chains.values()), {}, {})
 
 
 class Seams:
@@ -419,7 +428,7 @@ class Seams:
         self.replace(vlae.system.console.standard_error, lambda: console)
         self.put(vlae.launching.launcher, "check_runs", lambda plan, here: None)
         self.put(launch, "snapshot", SimpleNamespace(freeze=lambda runs_dir: runs_dir))
-        self.put(vlae.launching.plan_table, "estimated_seconds", lambda plan: None)
+        self.put(vlae.launching.launcher, "make_schedule", _in_chains)
         self.put(
             vlae.launching.slurm_launcher, "OF_ONE_MACHINE", set()
         )  # the cluster shares whatever directory it is

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import subprocess
+import tempfile
 import threading
 
 import pytest
@@ -198,6 +199,32 @@ def _appears(run):
         write_atomically(staged / "samples.png", bytes(5000))
 
 
+def _takes_over(run):
+    """From a run on another file system, so that the checkpoint is copied."""
+    import torch
+
+    from vlae.config.schema import Trainer
+    from vlae.experiment.take_over import take_over
+    from vlae.runs import checkpoint
+    from vlae.training.checkpoints import Progress
+
+    with tempfile.TemporaryDirectory() as folder:
+        other = RunDirectory.create(folder, "other", {"seed": 0})
+        other.append_metrics({"epoch": 1, "global_step": 2, "seconds": 1.0, "validation/elbo_nats": -1.0})
+        weights = {"weights": torch.zeros(1000)}
+        progress = vars(
+            Progress(epoch=1, step=2, best_epoch=1, best_elbo=-1.0, best_model=weights, seconds=1.0)
+        )
+        state = {
+            "model": weights,
+            "optimizer": {},
+            "progress": progress,
+            "metrics_size": other.metrics_size(),
+        }
+        checkpoint.save(other.path / "checkpoints", state)
+        assert take_over(other, run, Trainer(epochs=3), "training")
+
+
 WRITERS = {
     "status": lambda run: run.write_status(progress={"epoch": 3}),
     "metrics": lambda run: [run.append_metrics({"epoch": i, "text": "x" * 3000}) for i in range(3)],
@@ -205,6 +232,7 @@ WRITERS = {
     "checkpoint": _saves,
     "pictures": _appears,
     "claim": lambda run: run.claim(),
+    "taking over": _takes_over,
 }
 
 

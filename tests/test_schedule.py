@@ -80,6 +80,16 @@ def test_runs_start_seed_by_seed_the_cheap_ones_first(plan):
     assert order_of(make_schedule(found, "given")) == given
 
 
+def test_without_runs_of_this_dataset_those_of_others_show_what_is_cheap(plan):
+    models = axis("model", "vlae", "vae", "hf")
+    elsewhere = plan(models, ["output_dist=bernoulli"])
+    for run, seconds in zip(elsewhere.runs, (3.0, 1.0, 2.0), strict=True):
+        finish(run, 2, seconds)
+    schedule = make_schedule(plan(models))
+    assert [chain[0].container["model"]["name"] for chain in schedule.chains] == ["vae", "hf", "vlae"]
+    assert schedule.seconds == {}  # and no time is announced
+
+
 def test_a_complete_table_needs_every_cell(plan):
     """Brute force over the order in which two workers end runs of one second each."""
     found = plan(axis("model", "vae", "hf", "vlae"), axis("seed", 0, 1))

@@ -10,7 +10,7 @@ from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory, metrics_of
 from vlae.runs.schema import TAKEN_OVER, TakenOver, check_record
 from vlae.runs.trainings import selection_elbos, usable_of
-from vlae.system.disk import RecordError
+from vlae.system.disk import RecordError, patiently
 from vlae.system.files import check_inside, read_json, write_json
 from vlae.training.checkpoints import Progress, check_training
 
@@ -39,10 +39,11 @@ def caution(taken: TakenOver) -> str:
     return f"{taken['run']} was trained with torch {theirs}, and this is {torch.__version__}: last digits may differ"
 
 
+@patiently
 def take_over(other: RunDirectory, own: RunDirectory, trainer: Trainer, training: str) -> TakenOver | None:
     """Give ``own`` the epochs of ``other`` that it can use; None: there are none.
 
-    A kill at any moment leaves a run that starts from what it has, or takes over again.
+    A kill at any moment leaves a run that starts from what it has, or takes over again; a full disk is waited for.
     RecordError: what ``other`` has is damaged, or of another training.
     """
     folder = own.path / "checkpoints"

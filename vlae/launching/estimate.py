@@ -1,6 +1,7 @@
 """The time that runs will take, by what finished runs of the same models took."""
 
 import heapq
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ Rates = dict[str, float]
 """Seconds of an epoch (``epoch``), and of each part of an evaluation, for one sample of one image."""
 
 
+ENOUGH = 3  # runs that show what a model costs
+
+
 class Estimates:
     """Seconds of runs by those of finished runs: of the plan, and of the same trainings."""
 
@@ -25,7 +29,11 @@ class Estimates:
         for run in plan.starting:
             siblings = trainings.siblings(run.run_id, run.container)
             done |= {each.directory.path: _kind(run) for each in siblings if each.state == "done"}
+        self.trainings = trainings
         self.known: dict[tuple[str, ...], list[Rates]] = {}
+        """By model, dataset and output distribution."""
+        self.elsewhere: dict[str, list[Rates]] = {}
+        """Of any runs of a model."""
         for path, kind in done.items():
             if rates := _rates_of(path):
                 self.known.setdefault(kind, []).append(rates)
@@ -33,9 +41,22 @@ class Estimates:
     def seconds(self, run: Planned, work: Work) -> float | None:
         """Seconds of this work; None: no finished run shows how long it takes."""
         every = [rates for some in self.known.values() for rates in some]
-        if not every:
-            return None
-        rates = self.known.get(_kind(run), every)
+        return self._seconds(run, work, self.known.get(_kind(run), every)) if every else None
+
+    def cost(self, run: Planned, work: Work) -> float:
+        """The same to compare runs by: a model without a finished run in the plan costs what it costs elsewhere."""
+        if (seconds := self.seconds(run, work)) is not None:
+            return seconds
+        model = run.container["model"]["name"]
+        if model not in self.elsewhere:
+            paths = (path for path in self.trainings.runs_of(model) if (path / "results.json").is_file())
+            self.elsewhere[model] = list(itertools.islice(filter(None, map(_rates_of, paths)), ENOUGH))
+        rates = self.elsewhere[model]
+        return self._seconds(run, work, rates) if rates else 0.0
+
+    @staticmethod
+    def _seconds(run: Planned, work: Work, rates: Sequence[Rates]) -> float:
+        """With these rates."""
         seconds = work.epochs * _mean(rates, "epoch")
         return seconds + sum(_size(part, run.container) * _mean(rates, part) for part in work.parts)
 

@@ -65,7 +65,7 @@ def make_schedule(plan: Plan, order: Order = "seeds") -> Schedule:
     seconds = {run_id: value for run_id, value in known.items() if value is not None}
 
     def place(chain: list[Planned]) -> tuple[Any, ...]:
-        cost = sum(seconds.get(run.run_id, 0.0) for run in chain)
+        cost = sum(estimates.cost(run, work[run.run_id]) for run in chain)
         return {"seeds": (chain[0].container["seed"], cost), "cheap": (cost,), "given": ()}[order]
 
     return Schedule(plan, sorted(found, key=place), work, seconds)

@@ -6,7 +6,7 @@ the same training. Decision record: docs/decisions/0022-a-training-is-computed-o
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,13 +108,27 @@ class Trainings:
         found = (self._sibling(name, selection) for name in names if self._training_of(name) == training)
         return [each for each in found if each is not None]
 
+    def runs_of(self, model: str) -> Iterator[Path]:
+        """The directories of all runs of a model, by its name."""
+        names = (
+            name
+            for alike, found in self._by_prefix().items()
+            if alike.startswith(f"{model}-")
+            for name in found
+        )
+        return (self.runs_dir / name for name in names)
+
     def _alike(self, run_id: str) -> list[str]:
         """Directories whose names differ from the id in its hash alone."""
+        return self._by_prefix().get(run_id.rpartition("-")[0], [])
+
+    def _by_prefix(self) -> dict[str, list[str]]:
+        """Names of directories by what is before their hash."""
         if self._names is None:
             self._names = {}
             for name in sorted(os.listdir(self.runs_dir)) if self.runs_dir.is_dir() else ():
                 self._names.setdefault(name.rpartition("-")[0], []).append(name)
-        return self._names.get(run_id.rpartition("-")[0], [])
+        return self._names
 
     def _training_of(self, name: str) -> str | None:
         """The training that a run claims; None: it cannot be read."""

@@ -310,6 +310,23 @@ def test_a_curve_that_lacks_epochs_is_named(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_a_run_took_over_is_not_counted_as_its_computation(tmp_path):
+    for seed in range(2):  # 2 and 3 seconds of training
+        file = done(tmp_path, container(VAE, seed=seed)) / "results.json"
+        results = json.loads(file.read_text())
+        results["cost"] |= {"evaluate_seconds": 7.0, "evaluate_seconds_taken_over": 7.0 * seed}
+        results["cost"] |= {"train_seconds_taken_over": 1.0 * seed}
+        file.write_text(json.dumps(results))
+    found = content_of(tmp_path)
+    assert ("11.0 s", "of computation") in found.facts  # 2 + 7, and 3 - 1 + 7 - 7
+    times = [dict(each.metrics)["time"] for each in found.details]
+    assert "by other runs" not in times[0]
+    assert (
+        times[1] == "3.0 s training (1.0 s of it by other runs), 7.0 s evaluation (7.0 s of it by other runs)"
+    )
+
+
+@pytest.mark.slow
 def test_varied_settings_have_one_row_each(tmp_path):
     for lr in (1e-3, 1e-4):
         done(tmp_path, container(VAE, optimizer__lr=lr))
@@ -342,6 +359,15 @@ def _of_other_code(runs_dir):
     place.write_text(place.read_text().replace("0123456789ab", "ba9876543210").replace("false", "true"))
 
 
+def _trained_by_other_code(runs_dir):
+    for seed in range(2):
+        file = done(runs_dir, container(VAE, seed=seed)) / "results.json"
+        results = json.loads(file.read_text())
+        training = {"code": {"hash": "ba9876543210" if seed else "0123456789ab"}, "torch": "1.0"}
+        results["environment"] |= {"torch": "1.0", "training": training}
+        file.write_text(json.dumps(results))
+
+
 def _damaged(runs_dir):
     _reliable(runs_dir)
     (done(runs_dir, container(VLAE)) / "results.json").write_text("{")
@@ -371,6 +397,10 @@ def _without_images(runs_dir):
         (
             _of_other_code,
             [r"2 versions of code: 0123456789ab \(2 runs\), ba9876543210 \(1 run\)", "uncommitted"],
+        ),
+        (
+            _trained_by_other_code,
+            [r"^1 run took over a training that other code had computed: vae-digits-gaussian-s1-"],
         ),
         (_without_images, [r"cannot be read: vlae-digits-\S+ \(test_log_likelihood.npz.*, vlae-digits"]),
         (

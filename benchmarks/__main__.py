@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from benchmarks import full_disk
 
         return full_disk.main(words[1:])
+    if words[:1] == ["tables"]:
+        from benchmarks import tables
+
+        return tables.main(words[1:])
     options = _parser().parse_args(words)
     chosen = _chosen(options.only)
     cases = [case for case in chosen if isinstance(case, Case)]
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "and the time of commands on large sweeps.",
         epilog=f"cases: {', '.join(case.name for case in CASES)}. Sweeps: {', '.join(case.name for case in SCALE)}, "
         "in temporary directories: TMPDIR chooses their file system. Other commands: "
-        "python -m benchmarks histories, full-disk",
+        "python -m benchmarks histories, full-disk, tables",
     )
     parser.add_argument(
         "--only",

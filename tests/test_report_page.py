@@ -243,7 +243,7 @@ def test_fewer_than_three_seeds_claim_no_difference(tmp_path, seeds):
             done(tmp_path, container(model, seed=seed), level=level)
     (verdict,) = content_of(tmp_path).verdicts
     assert "VLAE has the highest mean, " in verdict.sentence
-    assert "Differences are not tested with fewer than three seeds." in verdict.explanation
+    assert "Too few seeds to compare: " in verdict.explanation
     assert "significant" not in verdict.explanation
 
 

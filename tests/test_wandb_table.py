@@ -132,7 +132,7 @@ def test_means_are_the_same_without_the_test_images(tmp_path, server, vlae):
     local = as_json(vlae("table", "s", "--runs-dir", tmp_path, "--format", "json"))
     found = as_json(vlae("table", "--from", PLACE, "--group", "s", "--format", "json"))
     assert "paired over seeds alone; --per-image reads them" in found["notes"][-1]
-    assert "paired over seeds)" in found["caption"]
+    assert "paired over seeds," in found["caption"]
     for ours, theirs in zip(local["cells"], found["cells"], strict=True):
         for key in ("row", "column", "n", "runs", "mean", "standard_error", "missing", "difference"):
             assert ours[key] == theirs[key]

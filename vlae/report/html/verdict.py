@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from vlae.report.names import group_name, some
 from vlae.report.runs import Run
-from vlae.report.tables.captions import metric_name, note_without_tests
+from vlae.report.tables.captions import TOO_FEW, metric_name
 from vlae.report.tables.cells import Cell, daggers, with_metric
 from vlae.report.tables.groups import some_words
 from vlae.report.tables.table import Table
@@ -67,7 +67,8 @@ def _verdict(table: Table, where: str, cells: Sequence[Cell], budgets: str) -> V
     else:
         extreme = "highest" if better(table.metric) == HIGHER else "lowest"
         sentence = f"{where}: {name} has the {extreme} mean, {mean}"
-        explanation.append(f"{note_without_tests(others).capitalize()}.")
+        few = any(cell.seeds_in_common for cell in others)
+        explanation.append(f"{TOO_FEW.capitalize()}." if few else "No difference from it could be tested.")
     if budgets:
         sentence += f", among different training budgets ({budgets})"
         explanation.append("Differences may come from training, not from the models.")

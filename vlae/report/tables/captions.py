@@ -1,6 +1,8 @@
 """Captions and notes: the metric, its runs, how they were compared, and what is missing."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vlae.estimation.reliability import LARGE_K_HAT, MARK, TOO_LOW
 from vlae.report.metric_values import (
@@ -13,10 +15,11 @@ from vlae.report.metric_values import (
     of_estimator,
     what_and_estimator,
 )
+from vlae.report.names import Values, group_name, some, spelling
 from vlae.report.runs import LeftOut, Run, some_of
 from vlae.report.tables.cells import Cell, daggers
-from vlae.report.tables.significance import LEVEL, TOO_FEW
-from vlae.runs.metrics import better
+from vlae.report.tables.significance import ENOUGH_SEEDS, LEVEL
+from vlae.runs.metrics import better, unit
 from vlae.system.console import count_of
 
 NAMES = {
@@ -33,23 +36,28 @@ PROPOSALS = {
     "mixture": "a mixture proposal",
 }
 UNRELIABLE = f"in at least one run of each cell {LARGE_K_HAT}, so these estimates are {TOO_LOW}"
+TOO_FEW = "too few seeds to compare: three in common with the best of the column are needed"
 SOME = 5  # entries of a list that a caption can hold
+
+Groups = Mapping[tuple[Values, Values], Sequence[Run]]  # by row and column
 
 
 def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     """The caption of a table. runs: those whose metrics are in it."""
     if not runs:
         return f"{description(metric)}. No run has this metric yet."
-    expected, sentences = sum(cell.runs for cell in cells), [description(metric)]
+    expected, own = sum(cell.runs for cell in cells), what_and_estimator(metric)[1] == OWN
     number = ("" if len(runs) == expected else f"{len(runs)} of ") + count_of(expected, "run")
-    if what_and_estimator(metric)[1] == OWN:
-        sentences.append(
-            "Each model has its own proposal, so part of a difference may come from the proposals"
-        )
     one_each = all(cell.standard_error is None for cell in cells)
-    unknown = "One seed each, so the standard error over seeds is unknown"
-    sentences.append(unknown if one_each else "Mean ± standard error over seeds")
-    sentences += [f"{number}, {_seeds(runs)}{_samples(runs, metric)}", _bold(cells)]
+    if one_each:
+        values = f"One seed each, so no standard error is known: {_seeds(runs)} ({number})"
+    else:
+        values = f"Mean ± standard error over {_seeds(runs)} ({number})"
+    sentences = [
+        description(metric) + (", so part of a difference may come from the proposals" if own else ""),
+        values + _samples(runs, metric),
+        _bold(cells),
+    ]
     # where a dagger on each would distinguish nothing
     if any(cell.unreliable for cell in cells) and not daggers(cells):
         sentences.append(f"All estimates are unreliable: {UNRELIABLE}")
@@ -95,34 +103,30 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _samples(runs: Sequence[Run], metric: str) -> str:
-    """Numbers of importance samples and test images."""
+    """The numbers of samples and of test images that the metric is estimated from."""
     estimator = what_and_estimator(metric)[1] or OWN
     if array_of(metric) is None:
         return ""
-    samples, images = (_range(runs, of_estimator(estimator, of)) for of in ("num_samples", "num_images"))
-    return f"; {samples} importance samples for each of {images} test images"
+    of, what = ("num_chains", "annealed") if estimator == "ais" else ("num_samples", "importance")
+    samples, images = (_range(runs, of_estimator(estimator, key)) for key in (of, "num_images"))
+    return f"; {samples} {what} {of.removeprefix('num_')} for each of {images} test images"
 
 
 def _range(runs: Sequence[Run], key: str) -> str:
-    values = sorted({value for run in runs if (value := run.value(key)) is not None})
-    return " or ".join(map(str, values)) if len(values) <= SOME else f"{values[0]} to {values[-1]}"
+    values = sorted({value for run in runs if (value := run.number(key)) is not None})
+    texts = [f"{value:,}" for value in values]
+    return " or ".join(texts) if len(texts) <= SOME else f"{texts[0]} to {texts[-1]}"
 
 
 def _bold(cells: Sequence[Cell]) -> str:
-    if not any(cell.best for cell in cells):
+    if not any(cell.as_good for cell in cells):
         return ""
     same = " among those scored on the same test images" if any(cell.images for cell in cells) else ""
     best = f"Bold: the best of each column{same}"
     if over := list(dict.fromkeys(cell.paired_over for cell in cells if cell.tested)):
-        test = f"p ≥ {LEVEL:g}, two-sided t-test of the differences, paired over {' or over '.join(over)}"
-        return f"{best}, and results that do not differ from it significantly ({test})"
-    return f"{best}; {note_without_tests(cells)}"
-
-
-def note_without_tests(cells: Sequence[Cell]) -> str:
-    """Why no difference from the best of these cells is tested."""
-    few = any(cell.paired_over for cell in cells)
-    return f"differences are not tested with {TOO_FEW}" if few else "no difference from it could be tested"
+        test = f"p ≥ {LEVEL:g}, t-tests paired over {' or over '.join(over)}, corrected for the choice of the best"
+        return f"{best}, and all that are not significantly worse ({test})"
+    return best
 
 
 def provenance(runs: Sequence[Run]) -> str:
@@ -140,18 +144,84 @@ def _version(run: Run) -> str:
     return str(commit)[:10] + (f" with changes ({digest})" if run.value("environment.code.changed") else "")
 
 
-def notes(metric: str, cells: Sequence[Cell]) -> list[str]:
-    """The notes below a table that follow from its cells."""
+def notes(metric: str, cells: Sequence[Cell], groups: Groups, column_keys: Sequence[str]) -> list[str]:
+    """The notes below a table that follow from its cells, and from the runs of each."""
     found = [f"{MARK} Unreliable: {UNRELIABLE}"] if daggers(cells) else []
+    if not better(metric):
+        return found
     others = [cell for cell in cells if cell.mean is not None and not cell.best]
-    few = sum(cell.paired_over != "" and not cell.tested for cell in others)
-    if few and any(cell.tested for cell in others):
-        found.append(f"{count_of(few, 'cell')} not tested: {TOO_FEW} in common with the best of the column")
-    unpaired = sum(not cell.paired_over for cell in others)
-    if unpaired and better(metric) and len(others) + any(cell.best for cell in cells) > 1:
-        why = "other test images, no seed in common, or too few of them"
+    tested = [cell for cell in others if cell.tested]
+    few = sum(0 < cell.seeds_in_common < ENOUGH_SEEDS for cell in others)
+    if few:
+        found.append(f"{count_of(few, 'cell')} with {TOO_FEW}" if tested else TOO_FEW.capitalize())
+    unpaired = sum(cell.seeds_in_common == 0 for cell in others)
+    if unpaired and len(others) + any(cell.best for cell in cells) > 1:
+        why = "other test images, or no seed in common"
         found.append(f"{count_of(unpaired, 'cell')} not compared with the best of the column: {why}")
-    return found
+    return [*found, *_smallest_differences(metric, tested, column_keys), *_searches(metric, groups)]
+
+
+def _smallest_differences(metric: str, tested: Sequence[Cell], column_keys: Sequence[str]) -> list[str]:
+    """What a table of these numbers of seeds and images can show. tested: its cells but for the best ones."""
+    columns: dict[tuple[Values, str], list[Cell]] = {}
+    for cell in tested:
+        if cell.smallest_difference:
+            columns.setdefault((cell.column, cell.images), []).append(cell)
+    parts = []
+    for (column, images), of_column in columns.items():
+        where = ", ".join(filter(None, [group_name(column_keys, column), images])) if len(columns) > 1 else ""
+        parts.append(_smallest(of_column, unit(metric), where))
+    if not parts:
+        return []
+    more = f"; {len(parts) - SOME} more columns" if len(parts) > SOME else ""
+    text = f"Smallest significant difference from the best: {'; '.join(parts[:SOME])}{more}"
+    return [f"{text}. A true difference of this size is found about half of the time"]
+
+
+def _smallest(cells: Sequence[Cell], unit: str, column: str) -> str:
+    """The smallest significant difference in a column, and what would lower it most."""
+    undecided = [cell for cell in cells if cell.as_good] or cells
+    sizes = [cell.smallest_difference or 0.0 for cell in undecided]
+    cell = undecided[sizes.index(min(sizes))]
+    seeds, by_seeds, by_images = cell.seeds_in_common, cell.with_twice_seeds or 0.0, cell.with_twice_images
+    lower = f"more seeds ({2 * seeds}: about {two_digits(by_seeds)})"
+    if by_images is not None and by_images < by_seeds:
+        lower = f"more test images (twice as many: about {two_digits(by_images)})"
+    values = " to ".join(dict.fromkeys(map(two_digits, (min(sizes), max(sizes)))))
+    where = f" ({column})" if column else ""
+    return f"{' '.join(filter(None, [values, unit]))} with {seeds} seeds{where}, lowered most by {lower}"
+
+
+def two_digits(value: float) -> str:
+    """A positive number with two significant digits, or as a whole number.
+
+    >>> two_digits(0.0123), two_digits(1.26), two_digits(1234.5)
+    ('0.012', '1.3', '1,234')
+    """
+    decimals = max(0, 1 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:,.{decimals}f}"
+
+
+def _searches(metric: str, groups: Groups) -> list[str]:
+    """A note on models of which a column shows several settings, since the best of these is chosen by its result."""
+    if not metric.startswith("test."):
+        return []
+    settings: dict[tuple[Any, ...], set[Any]] = {}
+    for (_, column), runs in groups.items():
+        model = str(runs[0].value("model.name"))
+        trained = {key: value for key, value in runs[0].settings.items() if not key.startswith("evaluate.")}
+        one = frozenset((trained | {"seed": None}).items())
+        settings.setdefault((model, runs[0].value("T"), column), set()).add(one)
+    counts: dict[str, int] = {}
+    for (model, *_), each in settings.items():
+        counts[model] = max(counts.get(model, 0), len(each))
+    searched = [f"{spelling('model.name', model)} {number}" for model, number in counts.items() if number > 1]
+    if not searched:
+        return []
+    which = some(searched, SOME)
+    return [
+        f"The best of several settings of a model ({which}) is chosen on these test images, so too good on average"
+    ]
 
 
 def damage_notes(left_out: Sequence[LeftOut], unread: Sequence[LeftOut]) -> list[str]:

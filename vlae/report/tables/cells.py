@@ -26,12 +26,18 @@ class Cell:
     missing: str = ""  # the state of the others: ``1 queued, 2 failed (exception)``
     best: bool = False
     images: str = ""  # the set of test images, where a column has several
-    as_good: bool = False  # the best of its column, equal to it, or tested and not significantly different
-    tested: bool = False  # whether its difference from the best is: both share ENOUGH_SEEDS (`significance`)
+    as_good: bool = False  # bold: the best of its column, equal to it, or tested and not significantly worse
+    seeds_in_common: int = 0  # with the best
+    tested: bool = False  # compared with the best: they have ENOUGH_SEEDS (`significance`) in common
     difference: float | None = None  # paired, from the best; None: it is the best, or cannot be paired
     difference_standard_error: float | None = None
-    p_value: float | None = None
+    p_value: float | None = None  # tested: that of `multiple_comparisons`; else of this difference alone
     paired_over: str = ""
+    smallest_difference: float | None = (
+        None  # from the best that would be significant; None: it is not tested
+    )
+    with_twice_seeds: float | None = None  # what that would be with twice the seeds
+    with_twice_images: float | None = None  # with twice the images; None: no more exist, or none has a value
     published: float | None = None
     published_difference: float | None = None  # ours minus the published value
 

@@ -1,7 +1,9 @@
 """The best cell of each column, and the cells that do not differ from it significantly."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +11,8 @@ from vlae.report.metric_values import array_of
 from vlae.report.names import spelling
 from vlae.report.runs import LeftOut, Run
 from vlae.report.tables.cells import Cell
-from vlae.report.tables.significance import ENOUGH_SEEDS, Difference, difference
+from vlae.report.tables.multiple_comparisons import Comparison, compare_with_best
+from vlae.report.tables.significance import ENOUGH_SEEDS, LEVEL, Difference, difference
 from vlae.runs.metrics import better
 from vlae.system.disk import RecordError
 
@@ -20,21 +23,28 @@ BINARY = "bernoulli"  # its black and white images have probabilities, those of 
 SEEDS_READ = 30  # seeds whose images are read, at most: then it is known well enough how images differ
 
 
+class Paired(NamedTuple):
+    """The differences of a cell's runs from those of the best cell."""
+
+    of_seeds: Mapping[int, float]  # for each seed that both have: the metric minus that of the best
+    difference: Difference | None  # None: there is no such seed, or the variance is unknown
+
+
 def rank(column: Sequence[Group], metric: str, unread: Unread) -> list[Cell]:
     """The cells of a column: the best is marked, each other has its paired difference from it.
 
     Cells scored on different images have a best each. A single cell is not the best of anything.
     """
     sign = better(metric)
+    cells = [cell for cell, _ in column]
     if not sign:
-        return [cell for cell, _ in column]
-    images, cells = _sets_of_images(column), []
-    for group, own in zip(column, images, strict=True):
-        same = [other for other, theirs in zip(column, images, strict=True) if theirs == own]
-        best = max(same, key=lambda other: sign * (other[0].mean or 0.0))
-        compared = own is not None and len(same) > 1
-        cell = _compare(group, best, metric, unread) if compared else group[0]
-        cells.append(replace(cell, images=own or ""))
+        return cells
+    images = _sets_of_images(column)
+    for own in dict.fromkeys(one for one in images if one is not None):
+        places = [place for place, theirs in enumerate(images) if theirs == own]
+        ranked = [column[place] for place in places]
+        for place, cell in zip(places, _rank_comparable(ranked, metric, sign, unread), strict=True):
+            cells[place] = replace(cell, images=own)
     return cells
 
 
@@ -48,32 +58,71 @@ def _sets_of_images(column: Sequence[Group]) -> list[str | None]:
     return [None if one is None else ", ".join(own) for one, own in zip(sets, names, strict=True)]
 
 
-def _compare(group: Group, best: Group, metric: str, unread: Unread) -> Cell:
-    cell, runs = group
+def _rank_comparable(groups: Sequence[Group], metric: str, sign: int, unread: Unread) -> list[Cell]:
+    """The cells of groups that are scored on the same images, of which at least one has the metric."""
+    if len(groups) == 1:
+        return [groups[0][0]]
+    best = max(groups, key=lambda group: sign * (group[0].mean or 0.0))
+    paired = [_pair(group, best, metric, unread) for group in groups]
+    several_seeds = any(cell.n > 1 for cell, _ in groups)  # else no cell is bold
+    tested = [
+        place
+        for place, one in enumerate(paired)
+        if groups[place] is not best and one.difference and len(one.of_seeds) >= ENOUGH_SEEDS
+    ]
+    found = dict(zip(tested, _test([paired[place] for place in tested], sign), strict=True))
+    if image_settings(best[1][0])["evaluate.num_images"] is None:  # the test set has no more of them
+        found = {place: each._replace(with_twice_images=None) for place, each in found.items()}
+    cells = []
+    for place, (group, one) in enumerate(zip(groups, paired, strict=True)):
+        if group is best:
+            cells.append(replace(group[0], best=True, as_good=several_seeds))
+        else:
+            equal = several_seeds and group[0].mean == best[0].mean
+            cells.append(_compared(group[0], one, found.get(place), equal))
+    return cells
+
+
+def _test(paired: Sequence[Paired], sign: int) -> list[Comparison]:
+    if not paired:
+        return []
+    seeds = sorted({seed for one in paired for seed in one.of_seeds})
+    worse = [[-sign * one.of_seeds.get(seed, math.nan) for seed in seeds] for one in paired]
+    return compare_with_best(np.array(worse), [one.difference for one in paired if one.difference])
+
+
+def _compared(cell: Cell, paired: Paired, found: Comparison | None, equal: bool) -> Cell:
+    cell = replace(cell, as_good=equal, seeds_in_common=len(paired.of_seeds))
+    if d := paired.difference:
+        cell = replace(cell, difference=d.mean, difference_standard_error=d.standard_error)
+        cell = replace(cell, paired_over=d.over, p_value=d.p_value)
+    if found:
+        cell = replace(cell, tested=True, as_good=equal or found.p_value >= LEVEL, p_value=found.p_value)
+        cell = replace(cell, smallest_difference=found.smallest, with_twice_seeds=found.with_twice_seeds)
+        cell = replace(cell, with_twice_images=found.with_twice_images)
+    return cell
+
+
+def _pair(group: Group, best: Group, metric: str, unread: Unread) -> Paired:
     if group is best:
-        return replace(cell, best=True, as_good=True)
+        return Paired({}, None)
     by_seed = {run.settings["seed"]: run for run in best[1]}
-    pairs = [(run, by_seed[run.settings["seed"]]) for run in runs if run.settings["seed"] in by_seed]
+    pairs = [(run, by_seed[run.settings["seed"]]) for run in group[1] if run.settings["seed"] in by_seed]
     pairs.sort(key=lambda pair: pair[0].settings["seed"])
-    equal = cell.mean == best[0].mean
-    d = _difference(pairs, metric, unread)
-    if d is None:
-        return replace(cell, as_good=equal)
-    tested = len(pairs) >= ENOUGH_SEEDS
-    as_good = equal or (tested and not d.significant)
-    cell = replace(cell, as_good=as_good, tested=tested, paired_over=d.over, p_value=d.p_value)
-    return replace(cell, difference=d.mean, difference_standard_error=d.standard_error)
+    of_seeds = {run.settings["seed"]: run.value(metric) - other.value(metric) for run, other in pairs}
+    return Paired(of_seeds, _difference(pairs, [*of_seeds.values()], metric, unread))
 
 
-def _difference(pairs: Sequence[tuple[Run, Run]], metric: str, unread: Unread) -> Difference | None:
-    """The difference of the runs of each pair. None: there is no pair, or its variance is unknown."""
+def _difference(
+    pairs: Sequence[tuple[Run, Run]], of_seeds: Sequence[float], metric: str, unread: Unread
+) -> Difference | None:
     if not pairs:
         return None
-    of_seeds = np.array([one.value(metric) - other.value(metric) for one, other in pairs], dtype=np.float64)
     found = [difference_of_images(one, other, metric, unread) for one, other in pairs[:SEEDS_READ]]
     arrays = [array for array in found if array is not None]
     same = len({array.shape for array in arrays}) == 1
-    return difference(of_seeds, without_unknown(np.stack(arrays)) if same else None)
+    of_images = without_unknown(np.stack(arrays)) if same else None
+    return difference(np.array(of_seeds, dtype=np.float64), of_images)
 
 
 def image_settings(run: Run, *, with_noise: bool = False) -> dict[str, object]:

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 LEVEL = 0.05  # two-sided; a difference with a smaller p-value is significant
 ENOUGH_SEEDS = 3  # seeds that two models must share to be tested: with fewer a test can show almost nothing
-TOO_FEW = "fewer than three seeds"
 
 
 class Difference(NamedTuple):
@@ -21,6 +20,10 @@ class Difference(NamedTuple):
     p_value: float
     over: str  # what it is paired over: ``images and seeds``, ``images`` (of one seed), or ``seeds``
     freedom: int  # degrees of freedom of the standard error
+    between_images: float = (
+        0.0  # the part of the variance that other test images would change alike for all seeds
+    )
+    rest: float = 0.0  # the variance of one seed's difference that is due to neither seed nor image alone
 
     @property
     def significant(self) -> bool:
@@ -61,9 +64,11 @@ def difference(
         return _test(of_seeds, _spread(of_images[0]), images - 1, "images")
     of_image = of_images.mean(0)
     rest = of_images - of_image - of_images.mean(1, keepdims=True) + of_images.mean()
-    freedom = max(1, (len(of_images) - 1) * (images - 1))
-    between_images = max(0.0, _spread(of_image) - float((rest**2).sum()) / freedom / rest.size)
-    return _test(of_seeds, _spread(of_seeds) + between_images, min(seeds, images) - 1, "images and seeds")
+    mean_square = float((rest**2).sum()) / max(1, (len(of_images) - 1) * (images - 1))
+    between_images = max(0.0, _spread(of_image) - mean_square / rest.size)
+    variance, freedom = _spread(of_seeds) + between_images, min(seeds, images) - 1
+    found = _test(of_seeds, variance, freedom, "images and seeds")
+    return found._replace(between_images=between_images, rest=mean_square / images)
 
 
 def _spread(values: Float[np.ndarray, " n"]) -> float:

@@ -64,7 +64,7 @@ def make_table(
     groups = group_by_cell(chosen, row_keys, column_keys)
     unread: Unread = {}
     cells = _cells(groups, metric, unread)
-    found = [*notes(metric, cells), *differing_rows(groups, [*row_keys, *column_keys])]
+    found = [*notes(metric, cells, groups, column_keys), *differing_rows(groups, [*row_keys, *column_keys])]
     if published:
         cells, sources = with_published(cells, [groups[one.row, one.column][0] for one in cells], metric)
         found += sources

@@ -13,7 +13,16 @@ from vlae.experiment.session import Session
 from vlae.experiment.take_over import caution, origin, take_over
 from vlae.runs.directory import RunDirectory
 from vlae.runs.rerun import run_to_replace
-from vlae.runs.trainings import WAITING_FOR, Sibling, Source, Trainings, end_of, selection_elbos, sources
+from vlae.runs.trainings import (
+    WAITING_FOR,
+    Sibling,
+    Source,
+    Trainings,
+    end_of,
+    first_to_train,
+    selection_elbos,
+    sources,
+)
 from vlae.system.disk import DiskError, RecordError
 
 LOOK_EVERY = 2.0  # seconds between two looks at a run that is waited for
@@ -49,8 +58,7 @@ def _begin(session: Session, container: dict[str, Any]) -> None:
     the one with the smaller id trains: each says that it will before it looks for the other a last time.
     Errors: Interrupted by a signal; RecordError: this run cannot be written.
     """
-    directory, training = session.directory, session.directory.training()
-    trainer, said = Trainer(**container["trainer"]), set[str]()
+    directory, trainer, said = session.directory, Trainer(**container["trainer"]), set[str]()
     own = selection_elbos(directory.metrics(), trainer.selection)
     decided = False
     while True:
@@ -59,10 +67,9 @@ def _begin(session: Session, container: dict[str, Any]) -> None:
         for run, reason in found.refused.items():
             _warn_once(session, said, f"nothing is taken over from {run}: {reason}")
         others = sources(siblings, trainer, len(own))
-        complete = (source for source in others if source.usable.complete)
-        if end_of(trainer, own) or any(_take(session, trainer, training, each, said) for each in complete):
+        if end_of(trainer, own) or any(_take(session, each, said, complete=True) for each in others):
             break
-        if first := _first_of(siblings, directory.path.name):
+        if first := first_to_train(siblings, trainer, directory.path.name):
             if decided:
                 decided = False
                 _announce(session, False)
@@ -71,18 +78,13 @@ def _begin(session: Session, container: dict[str, Any]) -> None:
             decided = True
             _announce(session, True)
         else:
-            any(_take(session, trainer, training, each, said) for each in others)
+            any(_take(session, each, said) for each in others)
             return
     _announce(session, None)
 
 
 def _announce(session: Session, trains: bool | None) -> None:
     session.directory.write_status(trains=trains)
-
-
-def _first_of(siblings: list[Sibling], own: str) -> Sibling | None:
-    """A run that trains, or that decides first."""
-    return next((s for s in siblings if s.trains or (s.undecided and s.run_id < own)), None)
 
 
 def _wait_for(session: Session, other: Sibling, said: set[str]) -> None:
@@ -101,12 +103,15 @@ def _warn_once(session: Session, said: set[str], text: str) -> None:
         session.reporter.warn(text)
 
 
-def _take(session: Session, trainer: Trainer, training: str, source: Source, said: set[str]) -> bool:
+def _take(session: Session, source: Source, said: set[str], *, complete: bool = False) -> bool:
     """Take over what is usable of another run; False: it is damaged, or of less use than its record shows."""
-    other = source.sibling.directory
+    if complete and not source.usable.complete:
+        return False
+    own, other = session.directory, source.sibling.directory
     try:
         other.config()  # an edited one is refused
-        taken = take_over(other, session.directory, trainer, training)
+        trainer = Trainer(**own.config()["trainer"])
+        taken = take_over(other, own, trainer, own.training(), complete=complete)
     except DiskError:
         raise
     except RecordError as error:

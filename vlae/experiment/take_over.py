@@ -40,9 +40,12 @@ def caution(taken: TakenOver) -> str:
 
 
 @patiently
-def take_over(other: RunDirectory, own: RunDirectory, trainer: Trainer, training: str) -> TakenOver | None:
+def take_over(
+    other: RunDirectory, own: RunDirectory, trainer: Trainer, training: str, *, complete: bool = False
+) -> TakenOver | None:
     """Give ``own`` the epochs of ``other`` that it can use; None: there are none.
 
+    complete: only if nothing is left to train then.
     A kill at any moment leaves a run that starts from what it has, or takes over again; a full disk is waited for.
     RecordError: what ``other`` has is damaged, or of another training.
     """
@@ -58,7 +61,7 @@ def take_over(other: RunDirectory, own: RunDirectory, trainer: Trainer, training
         raise RecordError(f"its metrics.jsonl has {len(elbos)} of {progress.epoch} epochs")
     usable = usable_of(trainer, elbos, progress.epoch)
     is_whole = state["model"] is not None
-    if usable is None or not (usable.complete or is_whole):
+    if usable is None or not (usable.complete or (is_whole and not complete)):
         return None
     if usable.complete and not (is_whole and progress.epoch == usable.epochs and progress.batch == 0):
         lines, state = _cut(lines, state, usable.epochs)

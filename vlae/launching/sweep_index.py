@@ -78,6 +78,14 @@ def launches_of(sweep: Sweep | None) -> list[Launch]:
     return [*sweep["earlier"], latest]
 
 
+def note_on_launches(runs_dir: StrPath, name: str) -> str:
+    """Where the earlier scores of a sweep are shown; empty: it was launched once, or is none."""
+    number = len(launches_of(read_sweep(runs_dir, name)))
+    which = "1" if number == 2 else f"1 to {number - 1}"
+    text = f"this is launch {number} of {name}; `vlae table {name} --evaluation N` shows launch {which}"
+    return text if number > 1 else ""
+
+
 def labels_of_launch(sweep: Sweep, number: int | None) -> dict[str, str]:
     """The runs of a launch, 1 being the oldest; None: the latest. RecordError: there is no such launch."""
     launches = launches_of(sweep)

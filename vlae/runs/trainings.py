@@ -182,7 +182,7 @@ def sources(found: Sequence[Sibling], trainer: Trainer, own: int) -> list[Source
 
     own: epochs that the run itself has.
     """
-    every = [(each, usable_of(trainer, each.elbos, len(each.elbos))) for each in found if not each.trains]
+    every = [(each, _usable_now(trainer, each)) for each in found]
     useful = [Source(each, u) for each, u in every if u and u.epochs and (u.complete or u.epochs > own)]
 
     def rank(source: Source) -> tuple[bool, bool, int, str]:
@@ -190,3 +190,20 @@ def sources(found: Sequence[Sibling], trainer: Trainer, own: int) -> list[Source
         return not source.usable.complete, not whole, -source.usable.epochs, source.sibling.run_id
 
     return sorted(useful, key=rank)
+
+
+def _usable_now(trainer: Trainer, sibling: Sibling) -> Usable | None:
+    """What is usable of a run as far as its record shows; of one that trains, only if it is past the end asked for."""
+    end, usable = end_of(trainer, sibling.elbos), usable_of(trainer, sibling.elbos, len(sibling.elbos))
+    if not sibling.trains:
+        return usable
+    # its last checkpoint may be from before that end
+    return usable or Usable(end.epoch - 1, False) if end else None
+
+
+def first_to_train(found: Sequence[Sibling], trainer: Trainer, own: str) -> Sibling | None:
+    """A run to wait for: it trains epochs that are asked for, or decides first whether it will."""
+    waited = (
+        s for s in found if (s.trains and not end_of(trainer, s.elbos)) or (s.undecided and s.run_id < own)
+    )
+    return next(waited, None)

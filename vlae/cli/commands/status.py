@@ -23,6 +23,7 @@ def status(
 
     from vlae.launching.run_state import Observer
     from vlae.launching.status_table import ROWS, select_runs, view
+    from vlae.launching.sweep_index import note_on_launches
     from vlae.system.console import standard_output
 
     def look(most: int | None = None) -> tuple[Any, float | None]:
@@ -46,3 +47,5 @@ def status(
                 time.sleep(pause or 0)
         seen, _ = look()
     console.print(seen)
+    if name is not None and (note := note_on_launches(runs_dir, name)):
+        console.print(note, markup=False)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from programs import need
-from recorded import container, done, stopped
+from recorded import container, done, results, stopped
 from rich.console import Console
 from scipy.stats import ttest_rel
 
@@ -38,6 +38,7 @@ from vlae.report.tables.formats import FIELDS, FORMATS, in_terminal, tex, to_csv
 from vlae.report.tables.layout import layout
 from vlae.report.tables.significance import difference
 from vlae.report.tables.table import Table, make_table
+from vlae.runs.directory import RunDirectory
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
@@ -992,3 +993,17 @@ def test_an_unwritable_output_is_refused_before_reading(vlae, monkeypatch):
     monkeypatch.setattr(sys.modules["vlae.report.sources.run_directories"], "collect_runs", None)
     for words in (["--out", "nowhere/x.tex"], ["--out", "nowhere/x", "--format", "csv"]):
         assert vlae(*words)[2] == f"vlae: cannot write {words[1]}: the directory nowhere does not exist\n"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_runs_that_differ_in_proposals_alone_the_one_with_the_metric_counts(tmp_path, turned):
+    done(tmp_path, container(VAE), level=-80.0)
+    cfg = container(VAE, "evaluate.proposals=[own,student_t]")
+    values = np.linspace(-71.0, -69.0, 12)
+    RunDirectory(done(tmp_path, cfg)).write_results(results(cfg, {"own": values, "student_t": values}))
+    found = collect_runs(None, tmp_path)
+    if turned:
+        found = replace(found, runs=found.runs[::-1])
+    for estimator, level in (("laplace", -79.0), ("student_t", -70.0)):
+        [cell] = make_table(found, metric=f"test.log_likelihood.{estimator}.mean").cells
+        assert (cell.n, round(cell.mean or 0.0)) == (1, level)

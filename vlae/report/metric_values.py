@@ -97,6 +97,7 @@ def scoring_keys(metric: str) -> tuple[str, ...] | None:
     return None
 
 
+@cache
 def array_of(metric: str) -> str | None:
     """The array of test_log_likelihood.npz whose mean the metric is, up to a constant; None: there is none."""
     what, estimator = what_and_estimator(metric)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,15 +92,15 @@ def _test(paired: Sequence[Paired], sign: int) -> list[Comparison]:
 
 
 def _compared(cell: Cell, paired: Paired, found: Comparison | None, equal: bool) -> Cell:
-    cell = replace(cell, as_good=equal, seeds_in_common=len(paired.of_seeds))
+    known: dict[str, Any] = {"as_good": equal, "seeds_in_common": len(paired.of_seeds)}
     if d := paired.difference:
-        cell = replace(cell, difference=d.mean, difference_standard_error=d.standard_error)
-        cell = replace(cell, paired_over=d.over, p_value=d.p_value)
+        known |= {"difference": d.mean, "difference_standard_error": d.standard_error}
+        known |= {"paired_over": d.over, "p_value": d.p_value}
     if found:
-        cell = replace(cell, tested=True, as_good=equal or found.p_value >= LEVEL, p_value=found.p_value)
-        cell = replace(cell, smallest_difference=found.smallest, with_twice_seeds=found.with_twice_seeds)
-        cell = replace(cell, with_twice_images=found.with_twice_images)
-    return cell
+        known |= {"tested": True, "as_good": equal or found.p_value >= LEVEL, "p_value": found.p_value}
+        known |= {"smallest_difference": found.smallest, "with_twice_seeds": found.with_twice_seeds}
+        known |= {"with_twice_images": found.with_twice_images}
+    return replace(cell, **known)
 
 
 def _pair(group: Group, best: Group, metric: str, unread: Unread) -> Paired:

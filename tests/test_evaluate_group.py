@@ -111,6 +111,13 @@ def test_an_experiment_can_choose(tmp_path):
     assert evaluation(*words, "evaluate=none") == evaluation("evaluate=none")
 
 
+def test_the_evaluation_of_a_shipped_experiment_applies_where_nothing_else_is_chosen():
+    file = CONF / "experiment" / "with_evaluate" / "mnist_estimators_default.yaml"
+    changed = yaml.safe_load(file.read_text())["evaluate"]
+    ais = evaluation()["ais"] | changed["ais"]
+    assert evaluation("experiment=mnist_estimators") == evaluation() | changed | {"ais": ais}
+
+
 @pytest.mark.parametrize("name", [name for name in CHOICES if name != "default"])
 def test_a_choice_takes_the_place_of_the_evaluation_of_a_shipped_experiment(name):
     for experiment in choices()["experiment"]:

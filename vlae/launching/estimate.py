@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from vlae.system.disk import RecordError
 
 Rates = dict[str, float]
 """Seconds of an epoch (``epoch``), and of each part of an evaluation, for one sample of one image."""
-
-
 ENOUGH = 3  # runs that show what a model costs
 
 
@@ -25,18 +23,16 @@ class Estimates:
     """Seconds of runs by those of finished runs: of the plan, and of the same trainings."""
 
     def __init__(self, plan: Plan, trainings: Trainings) -> None:
-        done = {run.path: _kind(run) for run in plan.runs if run.state.state == "done" and not run.starts}
-        for run in plan.starting:
-            siblings = trainings.siblings(run.run_id, run.container)
-            done |= {each.directory.path: _kind(run) for each in siblings if each.state == "done"}
         self.trainings = trainings
         self.known: dict[tuple[str, ...], list[Rates]] = {}
-        """By model, dataset and output distribution."""
+        """By model, dataset and output distribution; of a few runs each."""
         self.elsewhere: dict[str, list[Rates]] = {}
         """Of any runs of a model."""
-        for path, kind in done.items():
-            if rates := _rates_of(path):
-                self.known.setdefault(kind, []).append(rates)
+        for path, kind in _finished(plan, trainings) if plan.starting else ():
+            found = self.known.setdefault(kind, [])
+            if len(found) < ENOUGH and (rates := _rates_of(path)):
+                found.append(rates)
+        self.known = {kind: found for kind, found in self.known.items() if found}
 
     def seconds(self, run: Planned, work: Work) -> float | None:
         """Seconds of this work; None: no finished run shows how long it takes."""
@@ -59,6 +55,15 @@ class Estimates:
         """With these rates."""
         seconds = work.epochs * _mean(rates, "epoch")
         return seconds + sum(_size(part, run.container) * _mean(rates, part) for part in work.parts)
+
+
+def _finished(plan: Plan, trainings: Trainings) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Directories of finished runs of the plan, and then of the trainings that it continues, with their kinds."""
+    yield from ((run.path, _kind(run)) for run in plan.runs if run.state.state == "done" and not run.starts)
+    for run in plan.starting:
+        for each in trainings.siblings(run.run_id, run.container):
+            if each.state == "done":
+                yield each.directory.path, _kind(run)
 
 
 def _kind(run: Planned) -> tuple[str, ...]:

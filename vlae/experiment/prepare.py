@@ -68,13 +68,6 @@ def images_to_score(x_test: Float[Tensor, "images pixels"], cfg: Config) -> Floa
     return x_test[: cfg.evaluate.num_images]
 
 
-def load_images_to_score(
-    preprocess: Preprocess, cfg: Config, device: torch.device
-) -> Float[Tensor, "scored pixels"]:
-    """The same, from the dataset's files. DataError: they cannot be read."""
-    return images_to_score(test_set(preprocess, build(cfg.dataset).to(device), cfg), cfg)
-
-
 def selection_set(
     preprocess: Preprocess, splits: Splits, x_test: Float[Tensor, "images pixels"], cfg: Config
 ) -> Float[Tensor, "selection pixels"]:

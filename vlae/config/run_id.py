@@ -90,7 +90,7 @@ def training_id(container: dict[str, Any]) -> str:
     kept = scientific(container)
     for key in ("evaluate", *OF_LENGTH):
         _drop(kept, key)
-    return hashlib.sha256(exact_text(kept).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def exact_text(value: Any) -> str:

@@ -363,7 +363,7 @@ def _trained_by_other_code(runs_dir):
     for seed in range(2):
         file = done(runs_dir, container(VAE, seed=seed)) / "results.json"
         results = json.loads(file.read_text())
-        training = {"code": {"hash": "ba9876543210" if seed else "0123456789ab"}, "torch": "1.0"}
+        training = {"code": "ba9876543210" if seed else "0123456789ab", "torch": "1.0"}
         results["environment"] |= {"torch": "1.0", "training": training}
         file.write_text(json.dumps(results))
 

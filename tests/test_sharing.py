@@ -318,7 +318,8 @@ def test_without_hard_links_the_checkpoint_is_copied(tmp_path, monkeypatch):
 def test_another_version_of_torch_is_a_caution(tmp_path):
     source, _ = run(tmp_path, "trainer.epochs=1")
     state = torch.load(source / "checkpoints/last.pt", weights_only=True)
-    state["environment"]["torch"] = "1.0.0"
+    [pair] = state["progress"]["trained_with"]
+    pair["torch"] = "1.0.0"
     checkpoint.save(source / "checkpoints", state)
     other, results = run(tmp_path, "trainer.epochs=1", "evaluate.num_samples=8")
     assert results["environment"]["training"]["torch"] == "1.0.0" != results["environment"]["torch"]

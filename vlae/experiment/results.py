@@ -2,6 +2,7 @@
 
 import platform
 import socket
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +13,7 @@ from vlae.config.schema import Config
 from vlae.estimation.metrics import Scores, save_scores, test_set_metrics
 from vlae.experiment.take_over import read_taken_over
 from vlae.experiment.trained_model import TrainedModel
+from vlae.runs.schema import TakenOver
 from vlae.runs.snapshot import executed_code
 from vlae.system.console import count_of
 from vlae.training.epoch_metrics import peak_memory_bytes
@@ -30,7 +32,7 @@ def write_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor)
 
 def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
     """The content of results.json. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats per image."""
-    progress, run = trained.progress, trained.config
+    progress, run, taken = trained.progress, trained.config, read_taken_over(trained.directory)
     validation = None if run.trainer.selection == "test" else trained.best_elbo
     return {
         "run_id": trained.directory.run_id,
@@ -44,18 +46,18 @@ def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -
         "selection": run.trainer.selection,
         "test": test_set_metrics(scores, trained.preprocess, x, cfg.evaluate.num_samples),
         "validation": {"elbo": validation},
-        "taken_over": {"training": training_taken_over(trained), "scores": scores.taken_over},
-        "cost": cost(trained, scores),
-        "environment": {**environment(trained.device), "training": training_environment(trained)},
+        "taken_over": {"training": training_taken_over(taken), "scores": scores.taken_over},
+        "cost": cost(trained, scores, taken),
+        "environment": environments(trained, scores, taken),
     }
 
 
-def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
+def cost(trained: TrainedModel, scores: Scores, taken: TakenOver | None) -> dict[str, Any]:
     """Seconds, memory and parameters. Seconds add up all attempts, without work that was lost between checkpoints.
 
     They are those of the whole training and evaluation; ``_taken_over`` is the part that other runs have computed.
     """
-    progress, taken = trained.progress, read_taken_over(trained.directory)
+    progress = trained.progress
     return {
         "train_seconds": progress.seconds,
         "train_seconds_taken_over": taken["seconds"] if taken else 0.0,
@@ -70,17 +72,29 @@ def cost(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
     }
 
 
-def training_taken_over(trained: TrainedModel) -> dict[str, Any] | None:
+def training_taken_over(taken: TakenOver | None) -> dict[str, Any] | None:
     """The run that has trained the first epochs, how many, and in how many seconds; None: the run itself has."""
-    taken = read_taken_over(trained.directory)
     return taken and {key: taken[key] for key in ("run", "epochs", "seconds")}
 
 
-def training_environment(trained: TrainedModel) -> dict[str, Any]:
-    """The code and the torch that trained the model, which may be others than have scored it."""
-    taken = read_taken_over(trained.directory)
-    of_training = (taken and taken["environment"]) or environment(trained.device)
-    return {"code": {"hash": of_training["code"]["hash"]}, "torch": of_training["torch"]}
+def environments(trained: TrainedModel, scores: Scores, taken: TakenOver | None) -> dict[str, Any]:
+    """The environment of this process, and the code and the torch of all who have trained or scored the model."""
+    trained_with = trained.progress.trained_with or (taken["trained_with"] if taken else [])
+    scored_with = [code_and_torch(), *(each["scored_with"] for each in scores.taken_over.values())]
+    return {
+        **environment(trained.device),
+        "training": _joined(trained_with or [code_and_torch()]),
+        "scoring": _joined(scored_with),
+    }
+
+
+def _joined(pairs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return {key: ", ".join(dict.fromkeys(pair[key] for pair in pairs)) for key in ("code", "torch")}
+
+
+def code_and_torch() -> dict[str, str]:
+    """The hash of the code that this process executes, and its version of torch: results may depend on them."""
+    return {"code": str(executed_code()["hash"]), "torch": str(torch.__version__)}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

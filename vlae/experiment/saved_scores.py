@@ -9,7 +9,6 @@ import torch
 from vlae.experiment.evaluation_parts import Part
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
-from vlae.runs.snapshot import executed_code
 from vlae.system.console import Reporter, count_of
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside
@@ -31,8 +30,13 @@ class SavedScores:
         model: torch.nn.Module,
         others: Sequence[RunDirectory],
         reporter: Reporter,
+        scored_with: dict[str, str],
     ) -> None:
-        """others: runs of the same training. RecordError: the run's own checkpoint is damaged."""
+        """others: runs of the same training; scored_with: the code and the torch of this process.
+
+        RecordError: the run's own checkpoint is damaged.
+        """
+        self.scored_with = scored_with
         self.place, self.reporter = check_inside(directory.path, "checkpoints"), reporter
         self.digest = weights_digest(model)
         self.results: dict[str, Any] = {}
@@ -56,13 +60,16 @@ class SavedScores:
             found = part.result.with_first_of(type(part.result)(**saved["result"]))
             if found.done > best.done:
                 best = found
-                of_other = {"run": run, "images": found.done, "seconds": found.seconds, "code": saved["code"]}
+                of_other = {"run": run, "images": found.done, "seconds": found.seconds}
+                of_other["scored_with"] = saved["scored_with"]
                 self._note(part.key, of_other if run else saved["taken_over"])
         self._settings[part.key] = part.settings
         self.results[part.key] = best
         if taken := self.taken_over.get(part.key):
             images, name = count_of(taken["images"], "image"), part.key.removeprefix("proposals.")
             self.reporter.line(f"{name}: {images} scored already, by {taken['run']}")
+            if taken["scored_with"] != self.scored_with:
+                self.reporter.warn(f"{taken['run']} has scored {name} with other code or another torch")
         return best
 
     def _note(self, key: str, taken: dict[str, Any] | None) -> None:
@@ -72,13 +79,12 @@ class SavedScores:
 
     def save(self, seconds: float) -> None:
         """Write what is measured. seconds: that this run has spent."""
-        code = executed_code()["hash"]
         parts = {
             key: {
                 "settings": self._settings[key],
                 "result": vars(result),
                 "taken_over": self.taken_over.get(key),
-                "code": code,
+                "scored_with": self.scored_with,
             }
             for key, result in self.results.items()
         }

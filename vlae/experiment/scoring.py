@@ -12,6 +12,7 @@ from torch import Tensor
 from vlae.config.schema import Config
 from vlae.estimation.metrics import Scores
 from vlae.experiment.evaluation_parts import Part, Parts
+from vlae.experiment.results import code_and_torch
 from vlae.experiment.saved_scores import SavedScores
 from vlae.experiment.session import Session
 from vlae.experiment.shared_training import others_of_training
@@ -34,7 +35,8 @@ class Scoring:
 
     def __post_init__(self) -> None:
         others = others_of_training(self.session)
-        self.scores = SavedScores(self.session.directory, self.trained.model, others, self.session.reporter)
+        place, reporter = self.session.directory, self.session.reporter
+        self.scores = SavedScores(place, self.trained.model, others, reporter, code_and_torch())
         self.began = self.saved = time.monotonic()
 
     def run(self) -> Scores:

@@ -6,11 +6,12 @@ Decision record: docs/decisions/0022-a-training-is-computed-once.md.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+import torch
 
 from vlae.config.schema import Trainer
 from vlae.experiment.session import Session
-from vlae.experiment.take_over import caution, origin, take_over
+from vlae.experiment.take_over import caution, origin, own_elbos, take_over
 from vlae.runs.directory import RunDirectory
 from vlae.runs.rerun import run_to_replace
 from vlae.runs.trainings import (
@@ -20,26 +21,28 @@ from vlae.runs.trainings import (
     Trainings,
     end_of,
     first_to_train,
-    selection_elbos,
     sources,
 )
 from vlae.system.disk import DiskError, RecordError
+from vlae.training.checkpoints import ask_for
 
 LOOK_EVERY = 2.0  # seconds between two looks at a run that is waited for
 
 
 @contextmanager
-def share_training(session: Session) -> Iterator[str]:
-    """Train in the ``with`` block what no other run of the same training has trained; `_begin` says how.
+def share_training(session: Session, model: torch.nn.Module) -> Iterator[str]:
+    """Train in the ``with`` block what no other run of the same training has trained; `Beginning` says how.
 
     It gives the words for where the first epochs came from. With ``force=true`` everything is trained.
     """
     if run_to_replace(session.directory.path) is not None:
         yield ""
         return
-    _begin(session, session.directory.config())
+    Beginning(session, model).begin()
     yield origin(session.directory)
-    _announce(session, None)  # the last checkpoint is written: those who wait for it continue
+    session.directory.write_status(
+        trains=None
+    )  # the last checkpoint is written: those who wait for it continue
 
 
 def others_of_training(session: Session) -> list[RunDirectory]:
@@ -51,72 +54,82 @@ def others_of_training(session: Session) -> list[RunDirectory]:
     return [sibling.directory for sibling in siblings]
 
 
-def _begin(session: Session, container: dict[str, Any]) -> None:
-    """Take over what another run of the training has, and wait while one trains.
+class Beginning:
+    """The beginning of a training: take over what others have, wait while one trains what this run needs.
 
-    When it returns the run trains, and later ones wait for it, or nothing is left to train. Of two that begin at once
-    the one with the smaller id trains: each says that it will before it looks for the other a last time.
-    Errors: Interrupted by a signal; RecordError: this run cannot be written.
+    Of two runs that begin at once the one with the smaller id trains: each says that it will before it looks for the
+    other a last time.
     """
-    directory, trainer, said = session.directory, Trainer(**container["trainer"]), set[str]()
-    own = selection_elbos(directory.metrics(), trainer.selection)
-    decided = False
-    while True:
-        found = Trainings(directory.path.parent)
-        siblings = found.siblings(directory.path.name, container)
-        for run, reason in found.refused.items():
-            _warn_once(session, said, f"nothing is taken over from {run}: {reason}")
-        others = sources(siblings, trainer, len(own))
-        if end_of(trainer, own) or any(_take(session, each, said, complete=True) for each in others):
-            break
-        if first := first_to_train(siblings, trainer, directory.path.name):
-            if decided:
-                decided = False
-                _announce(session, False)
-            _wait_for(session, first, said)
-        elif not decided:
-            decided = True
-            _announce(session, True)
-        else:
-            any(_take(session, each, said) for each in others)
-            return
-    _announce(session, None)
 
+    def __init__(self, session: Session, model: torch.nn.Module) -> None:
+        self.session, self.directory = session, session.directory
+        self.container = self.directory.config()
+        self.trainer = Trainer(**self.container["trainer"])
+        self.shapes = {name: value.shape for name, value in model.state_dict().items()}
+        self.trainings, self.said = Trainings(self.directory.path.parent), set[str]()
 
-def _announce(session: Session, trains: bool | None) -> None:
-    session.directory.write_status(trains=trains)
+    def begin(self) -> None:
+        """When it returns the run trains, and others wait for it, or nothing is left to train.
 
+        Errors: Interrupted by a signal; RecordError: this run cannot be written.
+        """
+        own, decided = own_elbos(self.directory, self.trainer.selection), False
+        while not end_of(self.trainer, own):
+            siblings = self._look()
+            others = sources(siblings, self.trainer, len(own))
+            if any(self._take(each, complete=True) for each in others):
+                break
+            if first := first_to_train(siblings, self.trainer, self.directory.path.name):
+                if decided:
+                    decided = False
+                    self._announce(False)
+                self._wait_for(first)
+            elif not decided:
+                decided = True
+                self._announce(True)
+            else:
+                any(self._take(each) for each in others)
+                return
+        self._announce(None)
 
-def _wait_for(session: Session, other: Sibling, said: set[str]) -> None:
-    text = f"{WAITING_FOR}{other.run_id}"
-    if text not in said:
-        said.add(text)
-        session.reporter.line(f"{text}, which trains the same model")
-    session.attempt.heartbeat({"doing": text})
-    time.sleep(LOOK_EVERY)
-    session.interruption.check()
+    def _look(self) -> list[Sibling]:
+        self.trainings.look_again()
+        siblings = self.trainings.siblings(self.directory.path.name, self.container)
+        for run, reason in self.trainings.refused.items():
+            self._warn_once(f"nothing is taken over from {run}: {reason}")
+        return siblings
 
+    def _announce(self, trains: bool | None) -> None:
+        self.directory.write_status(trains=trains)
 
-def _warn_once(session: Session, said: set[str], text: str) -> None:
-    if text not in said:
-        said.add(text)
-        session.reporter.warn(text)
+    def _wait_for(self, other: Sibling) -> None:
+        text = f"{WAITING_FOR}{other.run_id}"
+        if text not in self.said:
+            self.said.add(text)
+            self.session.reporter.line(f"{text}, which trains the same model")
+            ask_for(other.directory, self.trainer.epochs)
+        self.session.attempt.heartbeat({"doing": text})
+        time.sleep(LOOK_EVERY)
+        self.session.interruption.check()
 
+    def _warn_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self.session.reporter.warn(text)
 
-def _take(session: Session, source: Source, said: set[str], *, complete: bool = False) -> bool:
-    """Take over what is usable of another run; False: it is damaged, or of less use than its record shows."""
-    if complete and not source.usable.complete:
-        return False
-    own, other = session.directory, source.sibling.directory
-    try:
-        other.config()  # an edited one is refused
-        trainer = Trainer(**own.config()["trainer"])
-        taken = take_over(other, own, trainer, own.training(), complete=complete)
-    except DiskError:
-        raise
-    except RecordError as error:
-        _warn_once(session, said, f"nothing is taken over from {other.path.name}: {error}")
-        return False
-    if taken and (text := caution(taken)):
-        session.reporter.warn(text)
-    return taken is not None
+    def _take(self, source: Source, *, complete: bool = False) -> bool:
+        """Take over what is usable of another run; False: it is damaged, or of less use than its record shows."""
+        if complete and not source.usable.complete:
+            return False
+        other = source.sibling.directory
+        try:
+            other.config()  # an edited one is refused
+            taken = take_over(other, self.directory, self.trainer, self.shapes, complete=complete)
+        except DiskError:
+            raise
+        except RecordError as error:
+            self._warn_once(f"nothing is taken over from {other.path.name}: {error}")
+            return False
+        if taken and (text := caution(taken)):
+            self.session.reporter.warn(text)
+        return taken is not None

@@ -1,6 +1,9 @@
 """The epochs that a run takes over from another run of its training: checked, copied, and recorded."""
 
 import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,21 +11,23 @@ import torch
 from vlae.config.schema import Trainer
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory, metrics_of
-from vlae.runs.schema import TAKEN_OVER, TakenOver, check_record
-from vlae.runs.trainings import selection_elbos, usable_of
+from vlae.runs.schema import TAKEN_OVER as RECORD
+from vlae.runs.schema import TakenOver, check_record
+from vlae.runs.trainings import TAKEN_OVER, Usable, selection_elbos, usable_of
 from vlae.system.disk import RecordError, patiently
-from vlae.system.files import check_inside, read_json, write_json
-from vlae.training.checkpoints import Progress, check_training
+from vlae.system.files import check_inside, read_json, write_atomically, write_json
+from vlae.training.checkpoints import Progress, check_training, read_checkpoint
 
-FILE = "taken_over.json"
+Shapes = Mapping[str, torch.Size]
+"""Of the weights of a model, by name."""
 
 
 def read_taken_over(directory: RunDirectory) -> TakenOver | None:
     """What the run took over; None: it has trained by itself."""
-    place = directory.path / FILE
+    place = directory.path / TAKEN_OVER
     if (content := read_json(place)) is None:
         return None
-    return check_record(TAKEN_OVER, str(place), content, "Delete it: it only says where epochs came from")
+    return check_record(RECORD, str(place), content, "Delete it: it only says where epochs came from")
 
 
 def origin(directory: RunDirectory) -> str:
@@ -33,57 +38,99 @@ def origin(directory: RunDirectory) -> str:
 
 def caution(taken: TakenOver) -> str:
     """A caution if another version of torch has trained, so that the last digits may differ; else empty."""
-    theirs = (taken["environment"] or {}).get("torch")
-    if theirs in (None, torch.__version__):
+    others = {pair["torch"] for pair in taken["trained_with"]} - {str(torch.__version__)}
+    if not others:
         return ""
-    return f"{taken['run']} was trained with torch {theirs}, and this is {torch.__version__}: last digits may differ"
+    theirs, ours = ", ".join(sorted(others)), torch.__version__
+    return f"{taken['run']} was trained with torch {theirs}, and this is {ours}: last digits may differ"
+
+
+def own_elbos(directory: RunDirectory, selection: str) -> tuple[float, ...]:
+    """Selection ELBOs of the epochs in the run's own checkpoint, to which its metrics are cut.
+
+    Without a checkpoint nothing is left of what it has trained, or had half taken over.
+    """
+    state, _ = read_checkpoint(directory)
+    if state is None:
+        (directory.path / TAKEN_OVER).unlink(missing_ok=True)
+    directory.truncate_metrics(state["metrics_size"] if state else 0)
+    return selection_elbos(directory.metrics(), selection)
 
 
 @patiently
 def take_over(
-    other: RunDirectory, own: RunDirectory, trainer: Trainer, training: str, *, complete: bool = False
+    other: RunDirectory, own: RunDirectory, trainer: Trainer, shapes: Shapes, *, complete: bool = False
 ) -> TakenOver | None:
     """Give ``own`` the epochs of ``other`` that it can use; None: there are none.
 
-    complete: only if nothing is left to train then.
-    A kill at any moment leaves a run that starts from what it has, or takes over again; a full disk is waited for.
+    shapes: of the model's weights, by name. complete: only if nothing is left to train then.
+    All is written before anything of ``own`` is replaced, so that a full disk changes nothing, and is waited for. A
+    kill at any moment leaves a run that starts from what it has, or takes over again.
     RecordError: what ``other`` has is damaged, or of another training.
     """
-    folder = own.path / "checkpoints"
-    if not check_inside(other.path, "checkpoints", "last.pt").is_file():
-        return None
-    staged = checkpoint.stage(check_inside(other.path, "checkpoints"), folder)
+    folder = check_inside(other.path, "checkpoints")
+    files = [path for path in (checkpoint.kept(folder, trainer.epochs), folder / "last.pt") if path.is_file()]
+    for file in files:
+        staged = checkpoint.stage(
+            check_inside(other.path, "checkpoints", file.name), own.path / "checkpoints"
+        )
+        if part := _usable_part(other, staged, own.training(), trainer, shapes):
+            state, lines, usable = part
+            if usable.complete or (state["model"] is not None and not complete):
+                return _put(other, own, staged, state, lines)
+    return None
+
+
+def _usable_part(
+    other: RunDirectory, staged: Path, training: str, trainer: Trainer, shapes: Shapes
+) -> tuple[dict[str, Any], bytes, Usable] | None:
+    """The state and the metrics to take from a checkpoint of ``other``; None: it has none of use."""
     state = checkpoint.read(staged)
     check_training(state, training, other.path / "checkpoints")
-    lines = other.metrics_bytes()[: state["metrics_size"]]
-    progress, elbos = Progress(**state["progress"]), _elbos(other, lines, trainer)
+    try:
+        progress, lines = Progress(**state["progress"]), other.metrics_bytes()[: state["metrics_size"]]
+        best = {name: value.shape for name, value in progress.best_model.items()}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise RecordError(f"its checkpoint is of another version ({error})") from error
+    if best not in ({}, dict(shapes)):
+        raise RecordError("its checkpoint has other weights than the model: their code differs")
+    elbos = selection_elbos(metrics_of(other.path / "metrics.jsonl", lines.splitlines()), trainer.selection)
     if len(elbos) != progress.epoch:
         raise RecordError(f"its metrics.jsonl has {len(elbos)} of {progress.epoch} epochs")
     usable = usable_of(trainer, elbos, progress.epoch)
-    is_whole = state["model"] is not None
-    if usable is None or not (usable.complete or (is_whole and not complete)):
-        return None
-    if usable.complete and not (is_whole and progress.epoch == usable.epochs and progress.batch == 0):
+    at_end = usable and progress.epoch == usable.epochs and progress.batch == 0
+    if usable and usable.complete and not (at_end and state["model"] is not None):
         lines, state = _cut(lines, state, usable.epochs)
-        progress, is_whole = Progress(**state["progress"]), False
+        checkpoint.write(staged, state)
+    return usable and (state, lines, usable)
+
+
+def _put(
+    other: RunDirectory, own: RunDirectory, staged: Path, state: dict[str, Any], lines: bytes
+) -> TakenOver:
+    progress, folder = state["progress"], own.path / "checkpoints"
     found = TakenOver(
         run=other.path.name,
-        epochs=progress.epoch,
-        seconds=progress.seconds,
-        environment=state.get("environment") or (other.results() or {}).get("environment"),
+        epochs=progress["epoch"],
+        seconds=progress["seconds"],
+        trained_with=progress.get("trained_with") or _trained_with(other),
+        whole=state["model"] is not None,
     )
-    write_json(own.path / FILE, found)
+    record, metrics = folder / ".taken_over.next", folder / ".metrics.next"
+    write_json(record, found)
+    write_atomically(metrics, lines)
     checkpoint.remove(folder)  # they would not fit the metrics
-    own.replace_metrics(lines)
-    if is_whole:
-        checkpoint.put(staged)
-    else:
-        checkpoint.save(folder, state)
+    os.replace(record, own.path / TAKEN_OVER)
+    os.replace(metrics, own.path / "metrics.jsonl")
+    checkpoint.put(staged)
     return found
 
 
-def _elbos(other: RunDirectory, lines: bytes, trainer: Trainer) -> tuple[float, ...]:
-    return selection_elbos(metrics_of(other.path / "metrics.jsonl", lines.splitlines()), trainer.selection)
+def _trained_with(older: RunDirectory) -> list[dict[str, str]]:
+    """The code and the torch of a run whose checkpoints do not say so yet; empty: it is not done."""
+    environment = (older.results() or {}).get("environment") or {}
+    code, version = (environment.get("code") or {}).get("hash"), environment.get("torch")
+    return [{"code": str(code), "torch": str(version)}] if code and version else []
 
 
 def _cut(lines: bytes, state: dict[str, Any], epochs: int) -> tuple[bytes, dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from vlae.config.targets import build
 from vlae.experiment.pictures import pictures_every, write_epoch_pictures, write_pictures
 from vlae.experiment.prepare import Prepared
-from vlae.experiment.results import device_name, environment
+from vlae.experiment.results import code_and_torch, device_name
 from vlae.experiment.session import Session
 from vlae.experiment.shared_training import share_training
 from vlae.experiment.trained_model import TrainedModel
@@ -30,9 +30,10 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
         trainer=cfg.trainer,
         seed=cfg.seed,
         directory=directory,
-        facts={"training": directory.training(), "environment": environment(prepared.test_set.device)},
+        training_id=directory.training(),
+        made_with=code_and_torch(),
     )
-    with share_training(session) as origin:
+    with share_training(session, prepared.model) as origin:
         for text in training.resume():
             reporter.warn(text)
         if training.progress.step:

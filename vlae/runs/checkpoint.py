@@ -39,13 +39,10 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
     state: tensors, numbers, text, None in dicts, lists and tuples. At every instant one good file is there.
     Errors: TypeError naming an entry that could not be read back; RecordError where the disk is full or unwritable.
     """
-    _refuse_foreign_types(state, "state")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
     path, staged = Path(directory) / f"{name}.pt", Path(directory) / f".{name}.next"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(staged, _seal(buffer))
+        write(staged, state)
         # a damaged file must not push out the good one
         if _is_sealed(read_bytes(path, total_memory()) or b""):
             _keep(path, _previous(path))
@@ -54,6 +51,14 @@ def save(directory: StrPath, state: dict[str, Any], name: str = "last") -> Path:
         raise cannot_write(path, error) from error
     sync_directory(path.parent)
     return path
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to one file, atomically. Errors: as for `save`."""
+    _refuse_foreign_types(state, "state")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, _seal(buffer))
 
 
 def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None, list[str]]:
@@ -81,25 +86,41 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
 
 
 @patiently
-def stage(source: StrPath, directory: StrPath) -> Path:
-    """A hidden name in ``directory`` for the newest checkpoint in ``source``: a hard link, else a copy.
+def stage(path: Path, directory: StrPath) -> Path:
+    """A hidden name in ``directory`` for a checkpoint: a hard link, else a copy.
 
-    Neither run ever writes into the file, which both keep: `save` makes a new one.
-    Errors: RecordError where there is none, or where the disk is full or unwritable.
+    Nobody ever writes into the file, which both keep: `save` makes a new one.
+    Errors: RecordError where the disk is full or unwritable.
     """
-    path, staged = Path(source) / "last.pt", Path(directory) / ".last.next"
-    if not path.is_file():
-        raise RecordError(f"{path} is missing")
+    staged = Path(directory) / ".last.next"
     try:
         staged.parent.mkdir(parents=True, exist_ok=True)
-        staged.unlink(missing_ok=True)
-        try:
-            os.link(path, staged)
-        except OSError:  # another file system, one without hard links, or another user's file
-            write_atomically(staged, read_bytes(path, total_memory()) or b"")
+        _link(path, staged)
     except OSError as error:
         raise cannot_write(staged, error) from error
     return staged
+
+
+@patiently
+def keep(directory: StrPath, epoch: int) -> None:
+    """Keep the newest checkpoint under a name of its own, `kept`. RecordError: the disk is full or unwritable."""
+    try:
+        _link(Path(directory) / "last.pt", kept(directory, epoch))
+    except OSError as error:
+        raise cannot_write(kept(directory, epoch), error) from error
+
+
+def kept(directory: StrPath, epoch: int) -> Path:
+    """The checkpoint at the end of an epoch that another run has asked for."""
+    return Path(directory) / f"epoch-{epoch}.pt"
+
+
+def _link(path: Path, second: Path) -> None:
+    second.unlink(missing_ok=True)
+    try:
+        os.link(path, second)
+    except OSError:  # another file system, one without hard links, or another user's file
+        write_atomically(second, read_bytes(path, total_memory()) or b"")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -128,8 +128,10 @@ vlae          text     .   version of the package
 code.hash     text     .   hash of the code that was executed
 code.commit   text     .   the commit that it is based on
 code.changed  boolean  .   true: with changes since
-training.code.hash  text     .   hash of the code that trained the model
-training.torch      text     .   version of PyTorch that trained it
+training.code   text     .   hash of the code that trained the model
+training.torch  text     .   version of PyTorch that trained it
+scoring.code    text     .   hash of the code that scored it, where others have scored a part
+scoring.torch   text     .   version of PyTorch that scored it
 python        text     .   version of Python
 torch         text     .   version of PyTorch
 device        text     .   where the run was computed

@@ -75,7 +75,8 @@ class TakenOver(TypedDict):
     run: str  # the id of that run
     epochs: int
     seconds: FiniteFloat  # of training
-    environment: dict[str, Any] | None  # in which they were trained; None: it did not record that
+    trained_with: list[dict[str, str]]  # hash of the code, and torch, of all who have trained them
+    whole: bool  # False: only its best model was taken, so that nothing can be trained on
 
 
 CLAIM, STATUS, TAKEN_OVER = TypeAdapter(Claim), TypeAdapter(Status), TypeAdapter(TakenOver)

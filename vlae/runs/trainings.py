@@ -6,6 +6,7 @@ the same training. Decision record: docs/decisions/0022-a-training-is-computed-o
 
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from vlae.config.run_id import training_id
 from vlae.config.schema import Trainer
 from vlae.runs.directory import RunDirectory, is_run, read_status
 from vlae.system.disk import RecordError
-from vlae.system.files import StrPath
+from vlae.system.files import StrPath, read_json
 
+TAKEN_OVER = "taken_over.json"
+"""The file of a run directory that says whose epochs it took over: `vlae.runs.schema.TakenOver`."""
 WAITING_FOR = "waiting for "
 """With an id: what a run does, by its record, while another one trains."""
 
@@ -80,6 +83,11 @@ class Sibling:
     """True if its living process has not decided yet whether it trains."""
     elbos: tuple[float, ...]
     """Selection ELBOs of the epochs in its metrics.jsonl."""
+    has_checkpoint: bool = True
+    whole: bool = True
+    """False if only its best model is there, so that nothing can be trained on."""
+    kept: frozenset[int] = frozenset()
+    """Epochs at whose end its state is kept, because others asked for them."""
 
     @property
     def run_id(self) -> str:
@@ -94,33 +102,35 @@ class Trainings:
         self.runs_dir = Path(runs_dir)
         self.refused: dict[str, str] = {}
         """Why nothing can be taken from some runs, by run id."""
+        self._claimed: dict[str, str | None] = {}
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Read the runs again. The training of a run is read once: it never changes."""
         self._read: dict[str, Sibling | None] = {}
-        self._trainings: dict[str, str | None] = {}
         self._names: dict[str, list[str]] | None = None
+        self._of_training: dict[str, dict[str | None, list[str]]] = {}
 
     def siblings(self, run_id: str, container: dict[str, Any]) -> list[Sibling]:
         """The other runs of the training of ``container``.
 
         They have the same model, dataset, output distribution and seed, so that their ids begin alike.
         """
-        training, selection = training_id(container), container["trainer"]["selection"]
-        names = [name for name in self._alike(run_id) if name != run_id and is_run(self.runs_dir / name)]
-        found = (self._sibling(name, selection) for name in names if self._training_of(name) == training)
-        return [each for each in found if each is not None]
+        alike = run_id.rpartition("-")[0]
+        if alike not in self._of_training:
+            found = self._of_training.setdefault(alike, {})
+            for name in self._by_prefix().get(alike, []):
+                found.setdefault(self._claim_of(name), []).append(name)
+        names = self._of_training[alike].get(training_id(container), [])
+        selection = container["trainer"]["selection"]
+        siblings = (self._sibling(name, selection) for name in names if name != run_id)
+        return [each for each in siblings if each is not None]
 
     def runs_of(self, model: str) -> Iterator[Path]:
         """The directories of all runs of a model, by its name."""
-        names = (
-            name
-            for alike, found in self._by_prefix().items()
-            if alike.startswith(f"{model}-")
-            for name in found
-        )
-        return (self.runs_dir / name for name in names)
-
-    def _alike(self, run_id: str) -> list[str]:
-        """Directories whose names differ from the id in its hash alone."""
-        return self._by_prefix().get(run_id.rpartition("-")[0], [])
+        for alike, names in self._by_prefix().items():
+            if alike.startswith(f"{model}-"):
+                yield from (self.runs_dir / name for name in names)
 
     def _by_prefix(self) -> dict[str, list[str]]:
         """Names of directories by what is before their hash."""
@@ -130,17 +140,17 @@ class Trainings:
                 self._names.setdefault(name.rpartition("-")[0], []).append(name)
         return self._names
 
-    def _training_of(self, name: str) -> str | None:
-        """The training that a run claims; None: it cannot be read."""
-        if name not in self._trainings:
+    def _claim_of(self, name: str) -> str | None:
+        """The training that a run claims; None: it is none, or cannot be read."""
+        if name not in self._claimed and is_run(self.runs_dir / name):
             directory = RunDirectory(self.runs_dir / name)
             try:
                 # older runs did not record it
                 claimed = read_status(str(directory.path))["training"] or training_id(directory.config())
             except RecordError as error:
                 claimed, self.refused[name] = None, str(error)
-            self._trainings[name] = claimed
-        return self._trainings[name]
+            self._claimed[name] = claimed
+        return self._claimed.get(name)
 
     def _sibling(self, name: str, selection: str) -> Sibling | None:
         if name not in self._read:
@@ -154,13 +164,17 @@ class Trainings:
 def read_sibling(directory: RunDirectory, selection: str) -> Sibling:
     """A run as others of its training see it. RecordError: its record is damaged."""
     status = directory.status()
-    running = status["state"] == "running"
+    running, folder = status["state"] == "running", directory.path / "checkpoints"
+    kept = (re.fullmatch(r"epoch-(\d+)\.pt", path.name) for path in folder.glob("epoch-*.pt"))
     return Sibling(
         directory,
         str(status["state"]),
         trains=running and status["trains"] is True,
         undecided=running and status["trains"] is False,
         elbos=selection_elbos(directory.metrics(), selection),
+        has_checkpoint=(folder / "last.pt").is_file(),
+        whole=(read_json(directory.path / TAKEN_OVER) or {}).get("whole", True) is not False,
+        kept=frozenset(int(match[1]) for match in kept if match),
     )
 
 
@@ -195,15 +209,23 @@ def sources(found: Sequence[Sibling], trainer: Trainer, own: int) -> list[Source
 def _usable_now(trainer: Trainer, sibling: Sibling) -> Usable | None:
     """What is usable of a run as far as its record shows; of one that trains, only if it is past the end asked for."""
     end, usable = end_of(trainer, sibling.elbos), usable_of(trainer, sibling.elbos, len(sibling.elbos))
-    if not sibling.trains:
-        return usable
-    # its last checkpoint may be from before that end
-    return usable or Usable(end.epoch - 1, False) if end else None
+    if end and end.epoch in sibling.kept:
+        return Usable(end.epoch, True)
+    if not sibling.has_checkpoint or (sibling.trains and not end):
+        return None
+    if sibling.trains and usable is None and end:
+        usable = Usable(end.epoch - 1, False)  # its last checkpoint may be from before that end
+    return usable if usable and (usable.complete or sibling.whole) else None
 
 
 def first_to_train(found: Sequence[Sibling], trainer: Trainer, own: str) -> Sibling | None:
-    """A run to wait for: it trains epochs that are asked for, or decides first whether it will."""
-    waited = (
-        s for s in found if (s.trains and not end_of(trainer, s.elbos)) or (s.undecided and s.run_id < own)
-    )
-    return next(waited, None)
+    """A run to wait for: its training may serve, or it decides first whether it trains.
+
+    One that trains is waited for until its checkpoint serves, or until it has a better epoch behind the end asked for.
+    """
+    for each in found:
+        end = end_of(trainer, each.elbos)
+        may_serve = end is None or usable_of(trainer, each.elbos, len(each.elbos)) is not None
+        if (each.trains and may_serve) or (each.undecided and each.run_id < own):
+            return each
+    return None

@@ -1,10 +1,9 @@
 """The checkpoints of a training, and its errors, which name the last good one."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,11 +33,25 @@ class Progress:
     best_model: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     epoch_seconds: float = 0.0
+    trained_with: list[dict[str, str]] = field(default_factory=list)
+    """``code`` (its hash) and ``torch`` of all processes that have trained, each pair once."""
 
 
 def read_checkpoint(directory: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
     """The last good checkpoint of a run, if it has one, and warnings about damaged ones."""
     return checkpoint.load(check_inside(directory.path, "checkpoints"))
+
+
+def ask_for(directory: RunDirectory, epoch: int) -> None:
+    """Ask a run that trains to keep its state at the end of an epoch, for another run of the same training."""
+    asked = _asked(directory.path / "checkpoints", epoch)
+    with suppress(OSError):  # another user's run; then its other checkpoints have to do
+        asked.parent.mkdir(exist_ok=True)
+        asked.touch()
+
+
+def _asked(folder: Path, epoch: int) -> Path:
+    return folder / f".wanted-{epoch}"
 
 
 def check_training(state: Mapping[str, Any], own: str | None, place: Path) -> None:
@@ -59,32 +72,45 @@ class Checkpoints:
         model: LatentVariableModel,
         optimizer: torch.optim.Optimizer,
         preprocess: Preprocess,
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        training_id: str | None = None,
+        made_with: dict[str, str] | None = None,
     ) -> None:
-        """facts: what a checkpoint says besides: its ``training``, and the ``environment`` it was made in."""
+        """training_id: that of the run, see `vlae.runs.trainings`; made_with: the code and the torch of this process."""
         self.directory, self.model, self.optimizer, self.preprocess = directory, model, optimizer, preprocess
-        self.folder, self.facts = directory.path / "checkpoints", dict(facts)
+        self.folder, self.training_id, self.made_with = directory.path / "checkpoints", training_id, made_with
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint: with the seed it determines the rest of the training, bit for bit on a CPU."""
         if not all(torch.isfinite(q).all() for q in self.model.parameters()):
             raise self.error(f"the weights became NaN or infinite by step {progress.step}", progress)
+        if self.made_with and self.made_with not in progress.trained_with:
+            progress.trained_with.append(self.made_with)
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(progress),
             "metrics_size": self.directory.metrics_size(),
             "preprocess": self.preprocess.state(),
-            **self.facts,
+            "training": self.training_id,
         }
         checkpoint.save(self.folder, state)
+
+    def keep_if_wanted(self, progress: Progress) -> bool:
+        """Save and keep the state at the end of this epoch, if another run has asked for it by `ask_for`."""
+        asked = _asked(self.folder, progress.epoch)
+        if not asked.exists():
+            return False
+        self.save(progress)
+        checkpoint.keep(self.folder, progress.epoch)
+        asked.unlink(missing_ok=True)
+        return True
 
     def resume(self) -> tuple[Progress, list[str]]:
         """Restore the last good checkpoint, if there is one. Returns its progress, and warnings about damaged ones."""
         state, warnings = read_checkpoint(self.directory)
         progress = Progress()
         if state is not None:
-            check_training(state, self.facts.get("training"), self.folder)
+            check_training(state, self.training_id, self.folder)
             if state["model"] is not None:  # else the training is over, and only its best model is kept
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])

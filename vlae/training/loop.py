@@ -2,9 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,15 +34,18 @@ class Training:
         trainer: Trainer,
         seed: int,
         directory: RunDirectory,
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        training_id: str | None = None,
+        made_with: dict[str, str] | None = None,
     ) -> None:
-        """facts: what its checkpoints say besides, see `vlae.training.checkpoints.Checkpoints`."""
+        """training_id and made_with: what its checkpoints say of it, see `vlae.training.checkpoints.Checkpoints`."""
         self.model, self.optimizer, self.training_set = model, optimizer, training_set
         self.selection_set, self.selection_name = selection_set, trainer.selection
         self.trainer, self.seed, self.directory = trainer, seed, directory
         self.objective = select_objective(trainer.objective, trainer.kl)
         self.progress = Progress()
-        self.checkpoints = Checkpoints(directory, model, optimizer, training_set.preprocess, facts)
+        self.checkpoints = Checkpoints(
+            directory, model, optimizer, training_set.preprocess, training_id, made_with
+        )
 
     @property
     def batches_per_epoch(self) -> int:
@@ -82,7 +83,8 @@ class Training:
                     interruption.check()
             self._store(means, time.monotonic() - began)
             report(self._end_epoch(batches, time.monotonic()))
-            overdue = time.monotonic() - saved > self.trainer.checkpoint_every
+            kept = self.checkpoints.keep_if_wanted(self.progress)
+            overdue = not kept and time.monotonic() - saved > self.trainer.checkpoint_every
             if overdue or interruption.requested or self.is_finished:
                 self.checkpoints.save(self.progress)
                 saved = time.monotonic()

@@ -40,12 +40,16 @@ def cautions(runs: Runs, table: Table | None) -> list[str]:
 
 
 def _other_code(done: Sequence[Run]) -> Iterator[str]:
-    """Runs whose weights were trained by other code, or another torch, than has scored them."""
-    for key, what in (("code.hash", "other code"), ("torch", "another version of PyTorch")):
-        trained, scored = f"environment.training.{key}", f"environment.{key}"
-        if others := [run for run in done if run.value(trained) not in (None, run.value(scored))]:
-            ids = some([run.id for run in others], MOST_NAMED)
-            yield f"{count_of(len(others), 'run')} took over a training that {what} had computed: {ids}."
+    """Runs of which other code, or another torch, has computed the training or some of the scores."""
+    for part in ("training", "scoring"):
+        for key, own, what in (
+            ("code", "code.hash", "other code"),
+            ("torch", "torch", "another version of PyTorch"),
+        ):
+            values = f"environment.{part}.{key}", f"environment.{own}"
+            if others := [run for run in done if run.value(values[0]) not in (None, run.value(values[1]))]:
+                ids = some([run.id for run in others], MOST_NAMED)
+                yield f"{count_of(len(others), 'run')} took over a {part} that {what} had computed: {ids}."
 
 
 def _unreliable(done: Sequence[Run]) -> Iterator[str]:

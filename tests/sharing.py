@@ -3,11 +3,13 @@
 ``python sharing.py MODEL`` prints one line per case. A Python of its own, because it forks.
 """
 
+import itertools
 import json
 import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ TINY = (
     "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "optimizer.lr=0.1", "trainer.batch_size=100",
     "evaluate.num_samples=9", "evaluate.num_gap_images=0", "evaluate.num_images=10", "tracker=none", "num_threads=1",
 )  # fmt: skip
+OFTEN = "trainer.checkpoint_every=0.000001"
 ASKED = 4
 """Epochs that a run asks for."""
 SOURCES = {"shorter": 2, "equal": ASKED, "longer": 5}
@@ -37,12 +40,16 @@ def train(runs_dir: Path, epochs: int, *overrides: str) -> Path:
     return runs_dir / results["run_id"]
 
 
-def in_child(act: Any, *arguments: Any, kill_before: str = "") -> bool:
-    """True if a forked process has done it; False if it was killed before it renamed a file to this name."""
+def in_child(act: Any, *arguments: Any, kill_before: str = "", times: int = 1) -> bool:
+    """True if a forked process has done it; False if it was killed before it renamed a file to this name.
+
+    times: how many renamings to this name it begins.
+    """
     child = os.fork()
     if child == 0:
         if kill_before:
-            sys.addaudithook(lambda event, given: _die(event, given, kill_before))
+            begun = itertools.count(1)
+            sys.addaudithook(lambda event, given: _die(event, given, kill_before, begun, times))
         act(*arguments)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -50,8 +57,8 @@ def in_child(act: Any, *arguments: Any, kill_before: str = "") -> bool:
     return status == 0
 
 
-def _die(event: str, given: Any, name: str) -> None:
-    if event == "os.rename" and str(given[1]).endswith(name):
+def _die(event: str, given: Any, name: str, begun: Iterator[int], times: int) -> None:
+    if event == "os.rename" and str(given[1]).endswith(name) and next(begun) == times:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -70,6 +77,13 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
+def taken_over(run: Path) -> tuple[int, bool]:
+    """The epochs that a run took over, and whether it has trained any itself, by its costs."""
+    results = json.loads((run / "results.json").read_text())
+    taken, cost = results["taken_over"]["training"], results["cost"]
+    return taken["epochs"], cost["train_seconds"] > taken["seconds"] == cost["train_seconds_taken_over"]
+
+
 def check(model: str, place: Path) -> None:
     alone = outcome(train(place / "alone", ASKED, model))
     for case, epochs in SOURCES.items():
@@ -80,9 +94,14 @@ def check(model: str, place: Path) -> None:
             source = {path: path.read_bytes() for path in runs.glob("[!.]*/*") if path.is_file()}
             killed = not in_child(train, runs, ASKED, model, kill_before=name)
             run = train(runs, ASKED, model)
-            taken = json.loads((run / "results.json").read_text())["taken_over"]["training"]
-            print(case, moment, killed, taken["epochs"], outcome(run) == alone, flush=True)
+            print(case, moment, killed, *taken_over(run), outcome(run) == alone, flush=True)
             assert all(path.read_bytes() == content for path, content in source.items())
+    runs = place / "own"  # a run that has epochs of its own, when another one has more
+    assert not in_child(train, runs, ASKED, model, OFTEN, kill_before="checkpoints/last.pt", times=3)
+    assert in_child(train, runs, 5, model, "evaluate.num_samples=8", "force=true")
+    assert not in_child(train, runs, ASKED, model, kill_before="metrics.jsonl", times=2)
+    run = train(runs, ASKED, model)
+    print("own", *taken_over(run), outcome(run) == alone, flush=True)
 
 
 if __name__ == "__main__":

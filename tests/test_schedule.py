@@ -11,6 +11,7 @@ from vlae.launching.plan import make_plan
 from vlae.launching.schedule import make_schedule
 from vlae.runs.directory import RunDirectory
 
+IMAGES = 100
 TINY = ("dataset.sizes.latent_dim=2", "dataset.sizes.hidden_dims=[3]", "trainer.epochs=2", "device=cpu")
 
 
@@ -28,6 +29,8 @@ def plan(tmp_path):
 def finish(run, epochs, seconds_per_epoch=1.0, evaluate_seconds=1.0):
     """The record of a run that is done, whose selection ELBO has risen in every epoch."""
     directory = RunDirectory.create(run.path.parent, run.run_id, run.container)
+    directory.path.joinpath("checkpoints").mkdir()
+    directory.path.joinpath("checkpoints", "last.pt").touch()
     for epoch in range(1, epochs + 1):
         directory.append_metrics({"epoch": epoch, "validation/elbo_nats": float(epoch)})
     cost = {
@@ -36,7 +39,14 @@ def finish(run, epochs, seconds_per_epoch=1.0, evaluate_seconds=1.0):
         "seconds_by_proposal": {"own": evaluate_seconds},
     }
     directory.write_results(
-        {"run_id": run.run_id, "epochs": epochs, "best_epoch": epochs, "test": {"elbo": -1.0}, "cost": cost}
+        {
+            "run_id": run.run_id,
+            "epochs": epochs,
+            "best_epoch": epochs,
+            "test": {"elbo": -1.0, "log_likelihood": {"own": {"num_images": IMAGES}}},
+            "cost": cost,
+            "taken_over": {},
+        }
     )
 
 
@@ -162,6 +172,32 @@ def test_only_open_scores_are_scored(plan):
     others = plan(axis("model", "vae"), ["evaluate.num_samples=7"])
     assert work_of(make_schedule(others)) == [
         f"trains 0 of 2 epochs (from {first.run_id}), scores own, laplace only"
+    ]
+
+
+def test_a_training_that_stopped_early_is_complete(plan):
+    patient = ["trainer.epochs=9"], ["trainer.patience=2"]
+    [first] = plan(axis("model", "vae"), *patient).runs
+    finish(first, 1)
+    for epoch in (2, 3):
+        RunDirectory(first.path).append_metrics({"epoch": epoch, "validation/elbo_nats": 0.0})
+    found = make_schedule(plan(axis("model", "vae"), *patient, ["evaluate.num_samples=7"]))
+    assert work_of(found)[0].startswith(f"trains 0 of 9 epochs (from {first.run_id})")
+
+
+def test_fewer_images_take_less_time(plan):
+    [first] = plan(axis("model", "vae"), ["evaluate.num_gap_images=0"]).runs
+    finish(first, 2, evaluate_seconds=10.0)
+    few = make_schedule(plan(axis("model", "vae"), ["evaluate.num_gap_images=0"], ["evaluate.num_images=50"]))
+    assert few.seconds == pytest.approx({few.plan.runs[0].run_id: 2 * 10.0 * 50 / IMAGES})  # own and laplace
+
+
+def test_a_run_that_has_lost_its_checkpoint_serves_nobody(plan):
+    [first] = plan(axis("model", "vae")).runs
+    finish(first, 2)
+    RunDirectory(first.path).path.joinpath("checkpoints", "last.pt").unlink()
+    assert work_of(make_schedule(plan(axis("model", "vae"), ["evaluate.num_samples=7"]))) == [
+        "scores own, laplace only"
     ]
 
 

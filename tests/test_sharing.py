@@ -20,7 +20,7 @@ from vlae.estimation.importance import Evaluation
 from vlae.report.sources.run_directories import collect_runs
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
-from vlae.runs.trainings import End, Usable, end_of, usable_of
+from vlae.runs.trainings import End, Sibling, Usable, end_of, first_to_train, sources, usable_of
 from vlae.system.disk import RecordError
 
 MODELS = ("vae", "savae", "hf", "iaf", "vlae")
@@ -33,9 +33,14 @@ def test_a_run_that_takes_over_ends_as_one_that_trained_alone(model):
         [sys.executable, sharing.__file__, model], text=True, capture_output=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    epochs = {"shorter": 2, "equal": 4, "longer": 4}
-    expected = [f"{case} {moment} True {epochs[case]} True" for case in epochs for moment in sharing.MOMENTS]
-    assert done.stdout.splitlines() == expected
+    # epochs that are taken over, and whether it trains then
+    epochs = {"shorter": (2, True), "equal": (4, False), "longer": (4, False)}
+    expected = [
+        f"{case} {moment} True {taken} {trains} True"
+        for case, (taken, trains) in epochs.items()
+        for moment in sharing.MOMENTS
+    ]
+    assert done.stdout.splitlines() == [*expected, "own 4 False True"]
 
 
 def lengths():
@@ -70,6 +75,53 @@ def test_a_checkpoint_is_used_where_it_has_what_the_run_needs(elbos):
             if trained >= end.epoch:
                 expected = Usable(end.epoch, True) if best_epoch == end.best_epoch else None
             assert usable_of(trainer, elbos, trained) == expected
+
+
+def sibling(run_id: str, **state: object) -> Sibling:
+    state = {"trains": False, "undecided": False, "elbos": (), **state}
+    return Sibling(RunDirectory(run_id), "running", **state)
+
+
+def test_of_two_that_begin_at_once_the_smaller_id_trains():
+    """Each sees the other undecided, or about to train: never do both go first, never does each wait for the other."""
+    trainer = Trainer(epochs=3)
+    for state in ({"undecided": True}, {"trains": True}):
+        waits = {
+            own: bool(first_to_train([sibling(other, **state)], trainer, own)) for own, other in ("ab", "ba")
+        }
+        assert waits == ({"a": False, "b": True} if "undecided" in state else {"a": True, "b": True})
+
+
+@pytest.mark.parametrize(
+    ("elbos", "waits", "usable"),
+    [
+        ((1.0, 2.0), True, None),  # before the end asked for
+        ((1.0, 2.0, 3.0), True, Usable(3, True)),  # its checkpoint may not be there yet
+        ((1.0, 2.0, 3.0, 2.0), True, Usable(3, True)),
+        (
+            (1.0, 2.0, 3.0, 4.0),
+            False,
+            Usable(2, False),
+        ),  # its best model is no longer the one that is asked for
+    ],
+)
+def test_a_run_waits_while_the_training_of_another_may_serve(elbos, waits, usable):
+    trains = sibling("a", trains=True, elbos=elbos)
+    assert (first_to_train([trains], Trainer(epochs=3), "b") is not None) == waits
+    assert [source.usable for source in sources([trains], Trainer(epochs=3), 0)] == (
+        [usable] if usable else []
+    )
+    kept = sibling("a", trains=True, elbos=elbos, kept=frozenset([3]))
+    assert [s.usable for s in sources([kept], Trainer(epochs=3), 0)] == (
+        [Usable(3, True)] if len(elbos) > 2 else []
+    )
+
+
+def test_only_what_can_be_trained_on_is_a_start():
+    for changes in ({"has_checkpoint": False}, {"whole": False}):
+        assert sources([sibling("a", elbos=(1.0, 2.0), **changes)], Trainer(epochs=3), 0) == []
+    best_alone = sibling("a", elbos=(1.0, 2.0), whole=False)
+    assert [s.usable for s in sources([best_alone], Trainer(epochs=2), 0)] == [Usable(2, True)]
 
 
 # --- runs of one directory
@@ -158,10 +210,9 @@ def test_two_launches_at_once_train_once(tmp_path, first, second):
     taken = json.loads((later / "results.json").read_text())["taken_over"]["training"]
     expected = sharing.outcome(other)["metrics"][:second]
     assert sharing.outcome(later)["metrics"][: len(expected)] == expected
-    if first <= second:
-        assert (taken["run"], taken["epochs"]) == (other.name, first)
-    elif taken:  # from the last checkpoint of the longer one, which trains on
-        assert taken["epochs"] <= second
+    assert (taken["run"], taken["epochs"]) == (other.name, min(first, second))
+    if first > second:  # the longer one kept its state for it
+        assert (other / "checkpoints" / f"epoch-{second}.pt").is_file()
 
 
 @pytest.mark.slow

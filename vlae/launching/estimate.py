@@ -15,7 +15,8 @@ from vlae.runs.trainings import Trainings
 from vlae.system.disk import RecordError
 
 Rates = dict[str, float]
-"""Seconds of an epoch (``epoch``), and of each part of an evaluation, for one sample of one image."""
+"""Seconds of an epoch (``epoch``), and of each part of an evaluation, for one sample of one image; and IMAGES."""
+IMAGES = "images"  # the number of test images that were scored
 ENOUGH = 3  # runs that show what a model costs
 
 
@@ -53,8 +54,8 @@ class Estimates:
     @staticmethod
     def _seconds(run: Planned, work: Work, rates: Sequence[Rates]) -> float:
         """With these rates."""
-        seconds = work.epochs * _mean(rates, "epoch")
-        return seconds + sum(_size(part, run.container) * _mean(rates, part) for part in work.parts)
+        seconds, images = work.epochs * _mean(rates, "epoch"), _mean(rates, IMAGES)
+        return seconds + sum(_size(part, run.container, images) * _mean(rates, part) for part in work.parts)
 
 
 def _finished(plan: Plan, trainings: Trainings) -> Iterator[tuple[Path, tuple[str, ...]]]:
@@ -78,10 +79,10 @@ def _mean(rates: Sequence[Rates], name: str) -> float:
     return statistics.mean(found)
 
 
-def _size(part: str, container: Mapping[str, Any]) -> float:
-    """The number of samples and images of a part, up to a factor that all runs share."""
+def _size(part: str, container: Mapping[str, Any], images: float) -> float:
+    """The number of samples of a part for all its images. images: of the whole test set."""
     if part.startswith("proposals."):
-        return container["evaluate"]["num_samples"] * float(container["evaluate"]["num_images"] or 1)
+        return container["evaluate"]["num_samples"] * float(container["evaluate"]["num_images"] or images)
     return float(container["evaluate"]["num_gap_images"]) if part == "gaps" else 1.0
 
 
@@ -98,14 +99,16 @@ def _rates(results: Mapping[str, Any], container: Mapping[str, Any]) -> Rates:
     cost = results["cost"]
     by_proposal = cost.get("seconds_by_proposal") or {}
     found = {"epoch": cost["train_seconds"] / results["epochs"]}
+    own = (results["test"].get("log_likelihood") or {}).get("own") or {}
+    images = found[IMAGES] = float(own.get("num_images") or 1)
     for name, seconds in by_proposal.items():
-        found[f"proposals.{name}"] = seconds / _size(f"proposals.{name}", container)
+        found[f"proposals.{name}"] = seconds / _size(f"proposals.{name}", container, images)
     for part, key in (("ais", "ais_seconds"), ("bdmc.lower", "bdmc_seconds")):
         if seconds := cost.get(key):
             found[part] = seconds
-    if images := _size("gaps", container):
+    if measured := _size("gaps", container, images):
         others = sum(by_proposal.values()) + found.get("ais", 0.0) + found.get("bdmc.lower", 0.0)
-        found["gaps"] = max(0.0, cost["evaluate_seconds"] - others) / images
+        found["gaps"] = max(0.0, cost["evaluate_seconds"] - others) / measured
     return found
 
 

@@ -29,11 +29,12 @@ def launch_runs(composed: ComposedRuns, launcher: Launcher, name: str | None = N
             launcher.check_plan(plan)
         schedule = launcher.schedule(plan)
         print_headline(schedule)
-        sweep_index.record_sweep(runs_dir, plan.sweep, {run.run_id: run.label for run in plan.runs}, sys.argv)
-        if not plan.starting:
-            return print_nothing_to_do(plan)
-        frozen = snapshot.freeze(runs_dir)
+        frozen = snapshot.freeze(runs_dir) if plan.starting else None
         create_run_directories(plan)
+        # when its runs are there: until then tables show the launch before
+        sweep_index.record_sweep(runs_dir, plan.sweep, {run.run_id: run.label for run in plan.runs}, sys.argv)
+        if frozen is None:
+            return print_nothing_to_do(plan)
         refuse_if_lost(lock)
         queue = launcher.prepare(schedule, frozen)
     return launcher.execute(queue)

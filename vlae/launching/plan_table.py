@@ -19,7 +19,7 @@ def show_plan(plan: Plan, launcher: Launcher) -> int:
     schedule, workers = launcher.schedule(plan), 0
     try:
         launcher.check_plan(plan)
-        workers = launcher.at_once(plan)
+        workers = min(launcher.at_once(plan), len(schedule.chains))
     except SlurmError as error:  # a plan can be made elsewhere
         standard_error().print(str(error), markup=False)
     rows = []

@@ -41,12 +41,17 @@ def with_other_scores(container: dict[str, Any], overrides: Sequence[str]) -> di
 
 
 def rescored_runs(
-    configurations: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str]
+    configurations: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str], note: str = ""
 ) -> ComposedRuns:
     """The runs of these labels and configurations with other scores. ConfigError: what is wrong with any of them."""
-    containers = iter(container for _, container in configurations)
-    labels = [label.split() for label, _ in configurations]
-    return ComposedRuns(labels, lambda label: with_other_scores(next(containers), overrides))
+    changed = [text.lstrip("+").partition("=")[0] for text in overrides]
+    labels = [
+        [word for word in label.split() if not word.startswith(tuple(f"{key}=" for key in changed))]
+        for label, _ in configurations
+    ]
+    containers = iter(container for _, container in configurations)  # composed in the order of the labels
+    notes = [note] if note else []
+    return ComposedRuns(labels, lambda label: with_other_scores(next(containers), overrides), notes=notes)
 
 
 def split_words(words: Sequence[str]) -> tuple[str, dict[str, Any], list[str]]:

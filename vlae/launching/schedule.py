@@ -29,11 +29,16 @@ class Schedule:
     """Empty if no finished run shows how long they take."""
 
     def headline(self, starting: str = "starting") -> str:
-        """What starts: `` ; starting 7, which train 40 of 120 epochs, about 2 min 10 s one after the other``."""
+        """What starts, ``starting 7, which train 0 of 120 epochs and score student_t only``, and how long it takes."""
         text = f"{starting} {len(self.plan.starting)}"
         epochs, of = (sum(getattr(work, name) for work in self.work.values()) for name in ("epochs", "of"))
         if epochs < of:
-            text += f", which {'train' if len(self.work) > 1 else 'trains'} {epochs} of {of} epochs"
+            one = len(self.work) == 1
+            text += f", which {'trains' if one else 'train'} {epochs} of {of} epochs"
+            if not any(work.every for work in self.work.values()):
+                parts = dict.fromkeys(part for work in self.work.values() for part in work.parts)
+                names = ", ".join(part.removeprefix("proposals.") for part in parts)
+                text += f" and score{'s' * one} {f'{names} only' if names else 'nothing'}"
         if self.seconds:
             text += f", about {duration(sum(self.seconds.values()))} one after the other"
         return text

@@ -31,7 +31,8 @@ def requeue_unfinished(queue: Queue, jobs: Sequence[Job], interruption: Interrup
         return
     # the others of a chain wait for the first
     first = {job.chain or str(job.path): job for job in reversed(unfinished)}
-    progress = [_makes_progress(job, queue) for job in first.values()]
+    waited = {job.chain for job in jobs if job.chain and job not in unfinished}
+    progress = [_makes_progress(job, queue, job.chain in waited) for job in first.values()]
     if any(progress):
         requeue(queue.settings["max_requeues"])
 
@@ -45,10 +46,13 @@ def gave_up(job: Job, queue: Queue) -> bool:
     return False
 
 
-def _makes_progress(job: Job, queue: Queue) -> bool:
-    """True if this run is worth another start; if it is not, its record says why."""
+def _makes_progress(job: Job, queue: Queue, waited: bool) -> bool:
+    """True if this run is worth another start; if it is not, its record says why.
+
+    waited: it could not begin before another run of its chain had ended.
+    """
     try:
-        if not (reason := why_stuck(job.path, queue.token)):
+        if not (reason := "" if waited and job.began is None else why_stuck(job.path, queue.token)):
             return True
         print(f"not started again: {job.path}: {reason}; {LONGER}", flush=True)
         directory = RunDirectory(job.path)

@@ -1,5 +1,6 @@
 """The work of a run that starts, as far as the records show: the epochs it trains, the parts of its evaluation."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,34 +63,39 @@ class _Known:
         if run.state.is_rerun:
             return Work(trainer.epochs, trainer.epochs, parts=tuple(wanted))
         siblings = self.trainings.siblings(run.run_id, run.container)
-        own = self._epochs_of(run, trainer)
-        taken = [(each.usable.epochs, each.sibling.run_id) for each in sources(siblings, trainer, own)[:1]]
-        taken += [(_epochs(each), each.run_id) for each in before if _epochs(each) <= trainer.epochs]
-        epochs, source = max(taken, default=(own, ""))
-        if own >= epochs:
-            epochs, source = own, ""
+        own = self._elbos_of(run, trainer)
+        # complete trainings first, then those of the most epochs
+        taken = [
+            (each.usable.complete, each.usable.epochs, each.sibling.run_id)
+            for each in sources(siblings, trainer, len(own))
+        ]
+        taken += [(length_of(each) == length_of(run), length_of(each)[0], each.run_id) for each in before]
+        complete, epochs, source = max(taken, default=(False, 0, ""))
+        if end_of(trainer, own) or (not complete and len(own) >= epochs):
+            complete, epochs, source = bool(end_of(trainer, own)), len(own), ""
         scored = [self._scores_of(each) for each in siblings if _same_weights(each, siblings, trainer)]
         scored += [_parts(each.container) for each in before if length_of(each) == length_of(run)]
         open_parts = tuple(key for key, part in wanted.items() if not _is_known(key, part, scored))
-        return Work(
-            max(0, trainer.epochs - epochs), trainer.epochs, source, open_parts, open_parts == tuple(wanted)
-        )
+        left = 0 if complete else max(0, trainer.epochs - epochs)
+        return Work(left, trainer.epochs, source, open_parts, open_parts == tuple(wanted))
 
-    def _epochs_of(self, run: Planned, trainer: Trainer) -> int:
-        """The epochs that an interrupted run has."""
+    def _elbos_of(self, run: Planned, trainer: Trainer) -> tuple[float, ...]:
+        """Those of the epochs that an interrupted run has."""
         if run.state.attempts == 0:
-            return 0
+            return ()
         try:
-            return len(read_sibling(RunDirectory(run.path), trainer.selection).elbos)
+            found = read_sibling(RunDirectory(run.path), trainer.selection)
         except RecordError:
-            return 0
+            return ()
+        return found.elbos if found.has_checkpoint else ()
 
     def _scores_of(self, sibling: Sibling) -> Parts:
         if sibling.run_id not in self.parts:
-            try:
-                self.parts[sibling.run_id] = _parts(sibling.directory.config())
-            except (RecordError, ValueError):
-                self.parts[sibling.run_id] = {}
+            self.parts[sibling.run_id] = {}
+            with contextlib.suppress(RecordError, ValueError):
+                # an older version kept no scores that can be shared
+                if "taken_over" in (sibling.directory.results() or {}):
+                    self.parts[sibling.run_id] = _parts(sibling.directory.config())
         return self.parts[sibling.run_id]
 
 
@@ -118,7 +124,3 @@ def length_of(run: Planned) -> tuple[int, float]:
     """What runs of one training are ordered by: epochs, then patience."""
     trainer = run.container["trainer"]
     return trainer["epochs"], math.inf if trainer["patience"] is None else trainer["patience"]
-
-
-def _epochs(run: Planned) -> int:
-    return int(run.container["trainer"]["epochs"])

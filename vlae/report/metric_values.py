@@ -90,10 +90,15 @@ def scoring_keys(metric: str) -> tuple[str, ...] | None:
     of_training = (VALIDATION, "cost.train", "cost.seconds_per_epoch", "best_epoch", "epochs")
     if what.startswith(of_training):
         return ()
+    sampled = ("evaluate.num_images", "evaluate.num_samples", "evaluate.target_standard_error")
     if estimator == "ais":
-        return ("evaluate.num_images", "evaluate.ais")
+        return (
+            (*sampled, "evaluate.ais")
+            if what.startswith("proposals.")
+            else ("evaluate.num_images", "evaluate.ais")
+        )
     if estimator or what == ELBO or what.endswith("bits_per_dim"):
-        return ("evaluate.num_images", "evaluate.num_samples", "evaluate.target_standard_error")
+        return sampled
     return None
 
 

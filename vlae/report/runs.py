@@ -220,14 +220,14 @@ def _beside_scored(runs: Sequence[Run]) -> Sequence[Run]:
     scored = [run for run in runs if run.is_scored]
     if not (unscored and scored):
         return runs
-    trainings = {_training(run) for run in scored}
-    of_model = {_training(run, "seed"): run for run in reversed(scored)}
+    trainings = {training_of(run) for run in scored}
+    of_model = {training_of(run, "seed"): run for run in reversed(scored)}
     found = []
     for run in runs:
         if run.id in unscored:
-            if _training(run) in trainings:
+            if training_of(run) in trainings:
                 continue
-            like = of_model.get(_training(run, "seed"), scored[0])
+            like = of_model.get(training_of(run, "seed"), scored[0])
             own = {key: value for key, value in run.settings.items() if _counts(key, ())}
             scoring = {key: value for key, value in like.settings.items() if not _counts(key, ())}
             run = run._replace(settings={**own, **scoring})
@@ -235,7 +235,7 @@ def _beside_scored(runs: Sequence[Run]) -> Sequence[Run]:
     return found
 
 
-def _training(run: Run, without: str = "") -> str:
+def training_of(run: Run, without: str = "") -> str:
     """The same for runs that differ only in how they are scored, and in the setting ``without``."""
     return exact_text({key: v for key, v in run.settings.items() if _counts(key, ()) and key != without})
 

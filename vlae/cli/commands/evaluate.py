@@ -30,9 +30,9 @@ def evaluate(
     from vlae.launching.rescore import rescored_runs, split_words
 
     launcher, settings, others = split_words(overrides or [])
-    sweep, found = _trained_runs(name, Path(runs_dir).absolute())
-    runs = rescored_runs(found, others)
-    if len(found) == 1 and others == overrides and not (sweep or runs.common("dry_run")):
+    sweep, found, note = _trained_runs(name, Path(runs_dir).absolute())
+    runs = rescored_runs(found, others, note)
+    if len(found) == 1 and others == (overrides or []) and not (sweep or runs.common("dry_run")):
         from vlae.cli.hydra_main import run_command
 
         raise typer.Exit(run_command(next(iter(runs.containers.values()))))
@@ -41,27 +41,40 @@ def evaluate(
     raise typer.Exit(launch_runs(runs, _launcher(launcher, settings), sweep))
 
 
-def _trained_runs(name: str, runs_dir: Path) -> tuple[str | None, list[tuple[str, dict[str, Any]]]]:
-    """The name of the sweep, and each run with its label and its configuration.
+def _trained_runs(name: str, runs_dir: Path) -> tuple[str | None, list[tuple[str, dict[str, Any]]], str]:
+    """The name of the sweep, each run with its label and its configuration, and a note on those that are not done.
 
-    RecordError: no such run or sweep, or it was never trained.
+    RecordError: no such run or sweep, or a run is named that is not trained to its end.
     """
     from vlae.config.targets import check_targets
     from vlae.launching.sweep_index import read_sweep
     from vlae.runs.directory import find, run_names
+    from vlae.system.console import count_of
     from vlae.system.disk import RecordError
 
     sweep = read_sweep(runs_dir, name)
     labels = sweep["runs"] if sweep else dict.fromkeys(run_names(runs_dir, name), "") or {name: ""}
-    found = []
+    found, untrained = [], 0
     for run, label in labels.items():
         directory = find(runs_dir, run, to_write=True)
         config = directory.config()
         check_targets(config, directory.path / "config.yaml")
-        if not sweep and not (directory.path / "checkpoints" / "last.pt").is_file():
-            raise RecordError(f"{directory.path} has no trained model yet (state: {directory.state()})")
+        if directory.results() is None or not (directory.path / "checkpoints" / "last.pt").is_file():
+            untrained, state = untrained + 1, directory.state()
+            if not sweep:
+                why = (
+                    "its checkpoint is missing"
+                    if state == "done"
+                    else f"state: {state}; launch it again first"
+                )
+                raise RecordError(f"{directory.path} has no trained model yet ({why})")
         found.append((label or f"run={directory.run_id}", {**config, "runs_dir": str(directory.path.parent)}))
-    return sweep and sweep["name"], found
+    note = (
+        f"{untrained} of {count_of(len(found), 'run')} not trained to the end: they train, too"
+        if untrained
+        else ""
+    )
+    return sweep and sweep["name"], found, note
 
 
 def _launcher(name: str, settings: dict[str, Any]) -> Any:

@@ -1,14 +1,14 @@
 """Run directories as a source of rows: a sweep, the runs of an id prefix, or all of a runs directory."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlae.config.run_id import exact_text
 from vlae.launching.status_table import select_runs
 from vlae.launching.sweep_index import Launch, read_sweep
-from vlae.report.runs import Run, Runs, collect
+from vlae.report.runs import Run, Runs, collect, training_of
 from vlae.report.sources.run_rows import read_rows
 from vlae.system.console import count_of
 from vlae.system.disk import RecordError
@@ -32,23 +32,24 @@ def collect_runs(name: str | None, runs_dir: StrPath, launch: int | None = None)
 
 
 def _with_earlier_scores(runs: Runs, folder: Path, earlier: Sequence[Launch]) -> Runs:
-    """The same runs, each that is not done as an earlier launch has scored it, if one has."""
-    wanted = {trained(run): run.id for run in runs.runs if run.metrics is None}
+    """The same runs, each that is not done as an earlier launch has scored it, if one has.
+
+    Of a launch that scores one training in several ways a run stands for itself alone.
+    """
+    trainings = Counter(map(training_of, runs.runs))
+    alone = [run for run in runs.runs if run.metrics is None and trainings[training_of(run)] == 1]
+    wanted = {training_of(run): run.id for run in alone}
     found: dict[str, Run] = {}
     for launch in reversed(earlier) if wanted else ():
         rows = (row for row in read_rows(folder, launch["runs"]) if isinstance(row, Run))
-        scored = {wanted.get(trained(run)): run for run in rows if run.metrics is not None}
-        found = {run_id: run for run_id, run in scored.items() if run_id} | found
+        for run in rows:
+            if run.metrics is not None and (replaced := wanted.get(training_of(run))):
+                found.setdefault(replaced, run)
     if not found:
         return runs
     some = f"{len(found)} of {count_of(len(runs.runs), 'run')}"
     text = f"{some} with the scores of an earlier launch, because newer ones are not done"
     return replace(runs, runs=tuple(found.get(run.id, run) for run in runs.runs), note=text)
-
-
-def trained(run: Run) -> str:
-    """The same for runs that differ only in how they were scored."""
-    return exact_text({key: value for key, value in run.settings.items() if not key.startswith("evaluate.")})
 
 
 def _directories(runs_dir: Path) -> list[str]:

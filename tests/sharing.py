@@ -1,11 +1,13 @@
 """Runs that share a training with a run that is there already, killed while they take over: see test_sharing.py.
 
-``python sharing.py MODEL`` prints one line per case. A Python of its own, because it forks.
+``python sharing.py MODEL`` prints one line per case, ``python sharing.py steps`` one. A Python of its own, because it
+forks.
 """
 
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -15,8 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from killing import killed_at_every_step
 
 import vlae
+from vlae.config.schema import Trainer
+from vlae.experiment.take_over import own_elbos, take_over
+from vlae.runs.directory import RunDirectory
 
 TINY = (
     "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "optimizer.lr=0.1", "trainer.batch_size=100",
@@ -104,7 +110,39 @@ def check(model: str, place: Path) -> None:
     print("own", *taken_over(run), outcome(run) == alone, flush=True)
 
 
+def check_every_step(place: Path) -> None:
+    """Kill the taking over at every step on the file system: what is left is whole, and is taken over again."""
+    runs = place / "runs"
+    source = RunDirectory(train(runs, ASKED, "model=vae"))
+    assert not in_child(
+        train, runs, ASKED + 1, "model=vae", OFTEN, "force=true", kill_before="last.pt", times=30
+    )
+    [own] = (runs / ".reruns").glob("vae-*")  # interrupted, with a checkpoint of its own
+    state = torch.load(source.path / "checkpoints" / "last.pt", weights_only=True)
+    shapes = {name: value.shape for name, value in state["model"].items()}
+    trainer = Trainer(epochs=ASKED + 1)
+    epochs = set()
+
+    def act(folder: Path) -> None:
+        take_over(source, RunDirectory(folder / own.name), trainer, shapes)
+
+    def verify(folder: Path) -> None:
+        left = RunDirectory(folder / own.name)
+        elbos = own_elbos(left, "validation")
+        epochs.add(len(elbos))
+        recorded = (left.path / "taken_over.json").is_file()
+        assert recorded == (len(elbos) == ASKED), (recorded, elbos)
+        assert take_over(source, left, trainer, shapes) is not None
+        assert len(own_elbos(left, "validation")) == ASKED
+
+    steps = killed_at_every_step(lambda folder: shutil.copytree(own, folder / own.name), act, verify)
+    print(steps > 10, sorted(epochs))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        check(f"model={sys.argv[1]}", Path(folder))
+        if sys.argv[1] == "steps":
+            check_every_step(Path(folder))
+        else:
+            check(f"model={sys.argv[1]}", Path(folder))

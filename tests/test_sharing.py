@@ -43,6 +43,16 @@ def test_a_run_that_takes_over_ends_as_one_that_trained_alone(model):
     assert done.stdout.splitlines() == [*expected, "own 4 False True"]
 
 
+@pytest.mark.slow
+def test_a_kill_at_any_step_leaves_a_whole_run():
+    """With its own epochs, those that it took over, or none; never with a false record of where they came from."""
+    done = subprocess.run(
+        [sys.executable, sharing.__file__, "steps"], text=True, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "True [0, 2, 4]"
+
+
 def lengths():
     for epochs in range(1, 7):
         for patience in (None, 1, 2, 3):

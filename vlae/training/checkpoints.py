@@ -75,7 +75,7 @@ class Checkpoints:
         training_id: str | None = None,
         made_with: dict[str, str] | None = None,
     ) -> None:
-        """training_id: what it shares with other runs (`vlae.runs.trainings`); made_with: this process's code and torch."""
+        """training_id: what it shares with other runs; made_with: the code and the torch of this process."""
         self.directory, self.model, self.optimizer, self.preprocess = directory, model, optimizer, preprocess
         self.folder, self.training_id, self.made_with = directory.path / "checkpoints", training_id, made_with
 

@@ -87,16 +87,16 @@ class Parts:
         return simulate(self.trained.model.output, self.trained.model.decoder, images, self.cfg.seed)
 
     def _importance(self, key: str, doing: str, x: Tensor, name: str) -> Part:
-        settings = self.cfg.evaluate
-        precision = settings.model_dump(include={"num_samples", "target_standard_error"})
+        precision = {name: value for name, value in self.settings[key].items() if name != "images"}
         run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self.limits)
-        doing += f" by {name}" if len(settings.proposals) > 1 else ""
+        doing += f" by {name}" if len(self.cfg.evaluate.proposals) > 1 else ""
         return Part(key, self.settings[key], doing, Evaluation.empty(len(x)), run, name)
 
     def _annealing(self, key: str, doing: str, x: Tensor, name: str, exact: Tensor | None = None) -> Part:
-        model, settings = self.trained.model, self.cfg.evaluate.ais.model_dump(exclude={"num_images"})
+        chains = {name: value for name, value in self.settings[key].items() if name != "images"}
+        model, empty = self.trained.model, Annealed.empty(len(x), **chains)
         run = partial(anneal, model.output, model.decoder, x, name=name, exact=exact, **self.limits)
-        return Part(key, self.settings[key], doing, Annealed.empty(len(x), **settings), run, name, long=True)
+        return Part(key, self.settings[key], doing, empty, run, name, long=True)
 
     def scores(
         self, results: Mapping[str, Any], seconds: float, taken_over: dict[str, dict[str, Any]]

@@ -13,7 +13,7 @@ from vlae.launching.launcher import Launcher
 from vlae.launching.plan import Plan
 from vlae.launching.queues import Queue
 from vlae.launching.resources import slots
-from vlae.launching.schedule import Order, Schedule, chains
+from vlae.launching.schedule import Order, Schedule, chains_of
 from vlae.system.interruption import signals_to_handle
 
 START = """
@@ -43,7 +43,7 @@ class LocalQueue(Launcher):
 
     def at_once(self, plan: Plan) -> int:
         """As many as there are slots."""
-        return len(slots(len(chains(plan.starting)), **self._slot_settings(plan)))
+        return len(slots(len(chains_of(plan.starting)), **self._slot_settings(plan)))
 
     def prepare(self, schedule: Schedule, frozen: Path) -> Queue:
         """A queue that this process holds until the process of its own takes it over."""

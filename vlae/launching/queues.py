@@ -37,9 +37,7 @@ class Waiting:
     attempts: int  # number of attempts when the launch was planned; with one more, this queue has executed it
     is_rerun: bool = False
     task: int = 0  # the task of the Slurm array that executes it
-    chain: str = (
-        ""  # the training that it shares with others of the queue, which are executed one after the other
-    )
+    chain: str = ""  # the training that it shares with others of the queue: one of them runs at a time
 
 
 @dataclass

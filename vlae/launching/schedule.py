@@ -54,7 +54,7 @@ class Schedule:
         return f"complete tables with {count_of(workers, 'worker')}: {', '.join(parts)}" if several else ""
 
 
-def chains(runs: Sequence[Planned]) -> list[list[Planned]]:
+def chains_of(runs: Sequence[Planned]) -> list[list[Planned]]:
     """The runs by their training, each from the shortest to the longest; a rerun trains alone."""
     found: dict[str, list[Planned]] = {}
     for run in runs:
@@ -64,7 +64,7 @@ def chains(runs: Sequence[Planned]) -> list[list[Planned]]:
 
 def make_schedule(plan: Plan, order: Order = "seeds") -> Schedule:
     """The schedule of the runs that start."""
-    found, trainings = chains(plan.starting), Trainings(plan.runs_dir)
+    found, trainings = chains_of(plan.starting), Trainings(plan.runs_dir)
     work, estimates = work_of(found, trainings), Estimates(plan, trainings)
     known = {run.run_id: estimates.seconds(run, work[run.run_id]) for run in plan.starting}
     seconds = {run_id: value for run_id, value in known.items() if value is not None}

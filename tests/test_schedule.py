@@ -196,9 +196,7 @@ def test_a_run_that_has_lost_its_checkpoint_serves_nobody(plan):
     [first] = plan(axis("model", "vae")).runs
     finish(first, 2)
     RunDirectory(first.path).path.joinpath("checkpoints", "last.pt").unlink()
-    assert work_of(make_schedule(plan(axis("model", "vae"), ["evaluate.num_samples=7"]))) == [
-        "scores own, laplace only"
-    ]
+    assert work_of(make_schedule(plan(axis("model", "vae"), ["evaluate.num_samples=7"]))) == [""]
 
 
 def test_another_seed_trains_everything(plan):

@@ -107,7 +107,8 @@ class SavedScores:
         try:
             state, _ = checkpoint.load(check_inside(run.path, "checkpoints"), NAME)
         except RecordError as error:
-            self.reporter.warn(f"no scores are taken over from {run.path.name}: {error}")
+            reason = str(error).partition(". Delete them")[0]  # it is another run's
+            self.reporter.warn(f"no scores are taken over from {run.path.name}: {reason}")
             return {}
         return state["parts"] if state is not None and self._fits(state) else {}
 

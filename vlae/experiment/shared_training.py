@@ -4,7 +4,7 @@ Decision record: docs/decisions/0022-a-training-is-computed-once.md.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -30,15 +30,16 @@ LOOK_EVERY = 2.0  # seconds between two looks at a run that is waited for
 
 
 @contextmanager
-def share_training(session: Session, model: torch.nn.Module) -> Iterator[str]:
+def share_training(session: Session, model: torch.nn.Module, made_with: Mapping[str, str]) -> Iterator[str]:
     """Train in the ``with`` block what no other run of the same training has trained; `Beginning` says how.
 
-    It gives the words for where the first epochs came from. With ``force=true`` everything is trained.
+    made_with: the code and the torch of this process. It gives the words for where the first epochs came from. With
+    ``force=true`` everything is trained.
     """
     if run_to_replace(session.directory.path) is not None:
         yield ""
         return
-    Beginning(session, model).begin()
+    Beginning(session, model, made_with).begin()
     yield origin(session.directory)
     session.directory.write_status(
         trains=None
@@ -61,8 +62,8 @@ class Beginning:
     other a last time.
     """
 
-    def __init__(self, session: Session, model: torch.nn.Module) -> None:
-        self.session, self.directory = session, session.directory
+    def __init__(self, session: Session, model: torch.nn.Module, made_with: Mapping[str, str]) -> None:
+        self.session, self.directory, self.made_with = session, session.directory, made_with
         self.container = self.directory.config()
         self.trainer = Trainer(**self.container["trainer"])
         self.shapes = {name: value.shape for name, value in model.state_dict().items()}
@@ -130,6 +131,6 @@ class Beginning:
         except RecordError as error:
             self._warn_once(f"nothing is taken over from {other.path.name}: {error}")
             return False
-        if taken and (text := caution(taken)):
+        if taken and (text := caution(taken, self.made_with)):
             self.session.reporter.warn(text)
         return taken is not None

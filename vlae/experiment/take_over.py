@@ -36,13 +36,11 @@ def origin(directory: RunDirectory) -> str:
     return f", the first {taken['epochs']} by {taken['run']}" if taken else ""
 
 
-def caution(taken: TakenOver) -> str:
-    """A caution if another version of torch has trained, so that the last digits may differ; else empty."""
-    others = {pair["torch"] for pair in taken["trained_with"]} - {str(torch.__version__)}
-    if not others:
-        return ""
-    theirs, ours = ", ".join(sorted(others)), torch.__version__
-    return f"{taken['run']} was trained with torch {theirs}, and this is {ours}: last digits may differ"
+def caution(taken: TakenOver, ours: Mapping[str, str]) -> str:
+    """A caution if other code or another torch has trained than ``ours``; else empty."""
+    others = {key: sorted({pair[key] for pair in taken["trained_with"]} - {ours[key]}) for key in ours}
+    said = [f"{key} {', '.join(values)} (this is {ours[key]})" for key, values in others.items() if values]
+    return f"{taken['run']} was trained with {' and '.join(said)}; force=true trains again" if said else ""
 
 
 def own_elbos(directory: RunDirectory, selection: str) -> tuple[float, ...]:
@@ -74,7 +72,11 @@ def take_over(
         staged = checkpoint.stage(
             check_inside(other.path, "checkpoints", file.name), own.path / "checkpoints"
         )
-        if part := _usable_part(other, staged, own.training(), trainer, shapes):
+        try:
+            part = _usable_part(other, staged, own.training(), trainer, shapes)
+        except RecordError as error:
+            raise RecordError(str(error).replace(str(staged), str(file))) from error
+        if part:
             state, lines, usable = part
             if usable.complete or (state["model"] is not None and not complete):
                 return _put(other, own, staged, state, lines)

@@ -22,6 +22,7 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
     reporter.line(f"{directory.run_id}, attempt {session.attempt.number}, on {device}")
     if cfg.trainer.selection == "test":
         reporter.warn("the best epoch is selected on the test set, so its metrics are optimistic")
+    made_with = code_and_torch()
     training = Training(
         model=prepared.model,
         optimizer=build(cfg.optimizer, params=prepared.model.parameters()),
@@ -31,9 +32,9 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
         seed=cfg.seed,
         directory=directory,
         training_id=directory.training(),
-        made_with=code_and_torch(),
+        made_with=made_with,
     )
-    with share_training(session, prepared.model) as origin:
+    with share_training(session, prepared.model, made_with) as origin:
         for text in training.resume():
             reporter.warn(text)
         if training.progress.step:

@@ -37,8 +37,10 @@ class Estimates:
 
     def seconds(self, run: Planned, work: Work) -> float | None:
         """Seconds of this work; None: no finished run shows how long it takes."""
-        every = [rates for some in self.known.values() for rates in some]
-        return self._seconds(run, work, self.known.get(_kind(run), every)) if every else None
+        rates = self.known.get(_kind(run)) or [each for some in self.known.values() for each in some]
+        if not rates or (work.parts and not any("proposals.own" in each for each in rates)):
+            return None  # runs that were not scored do not show how long that takes
+        return self._seconds(run, work, rates)
 
     def cost(self, run: Planned, work: Work) -> float:
         """The same to compare runs by: a model without a finished run in the plan costs what it costs elsewhere."""
@@ -65,6 +67,10 @@ def _finished(plan: Plan, trainings: Trainings) -> Iterator[tuple[Path, tuple[st
         for each in trainings.siblings(run.run_id, run.container):
             if each.state == "done":
                 yield each.directory.path, _kind(run)
+    for kind in dict.fromkeys(map(_kind, plan.starting)):  # of other seeds, or other settings
+        for path in trainings.runs_of("-".join(kind)):
+            if (path / "results.json").is_file():
+                yield path, kind
 
 
 def _kind(run: Planned) -> tuple[str, ...]:

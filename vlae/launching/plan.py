@@ -119,7 +119,7 @@ def _state_to_continue(observer: Observer, run_id: str, force: bool) -> RunState
     """
     own, rerun = observer.places(run_id)
     state = observer.state(own)
-    if force and state.state not in ("new", "running", "queued"):
+    if force and state.state not in ("running", "queued"):
         state = observer.state(rerun)
     try:
         if state.state in ("interrupted", "failed"):

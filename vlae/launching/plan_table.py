@@ -23,7 +23,8 @@ def show_plan(plan: Plan, launcher: Launcher) -> int:
     except SlurmError as error:  # a plan can be made elsewhere
         standard_error().print(str(error), markup=False)
     rows = []
-    for run in plan.runs:
+    order = [*(run for chain in schedule.chains for run in chain), *(r for r in plan.runs if not r.starts)]
+    for run in order:
         state = " ".join(filter(None, [run.state.state, run.state.reason and f"({run.state.reason})"]))
         what = ("again" if run.state.is_rerun else "starts") if run.starts else ""
         work = str(schedule.work[run.run_id]) if run.starts else ""

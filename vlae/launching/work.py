@@ -73,7 +73,8 @@ class _Known:
         complete, epochs, source = max(taken, default=(False, 0, ""))
         if end_of(trainer, own) or (not complete and len(own) >= epochs):
             complete, epochs, source = bool(end_of(trainer, own)), len(own), ""
-        scored = [self._scores_of(each) for each in siblings if _same_weights(each, siblings, trainer)]
+        same = [each for each in siblings if _same_weights(each, siblings, trainer)] if complete else []
+        scored = [self._scores_of(each) for each in same]
         scored += [_parts(each.container) for each in before if length_of(each) == length_of(run)]
         open_parts = tuple(key for key, part in wanted.items() if not _is_known(key, part, scored))
         left = 0 if complete else max(0, trainer.epochs - epochs)

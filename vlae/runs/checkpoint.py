@@ -82,7 +82,8 @@ def load(directory: StrPath, name: str = "last") -> tuple[dict[str, Any] | None,
         return state, [f"{problems[0]}. Resuming from the checkpoint before it, {path}"] if problems else []
     if all(problem.endswith("is missing") for problem in problems):
         return None, []
-    raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to train from the start")
+    todo = "train" if name == "last" else "score"
+    raise RecordError(f"no good checkpoint: {'; '.join(problems)}. Delete them to {todo} from the start")
 
 
 @patiently

@@ -126,10 +126,10 @@ class Trainings:
         siblings = (self._sibling(name, selection) for name in names if name != run_id)
         return [each for each in siblings if each is not None]
 
-    def runs_of(self, model: str) -> Iterator[Path]:
-        """The directories of all runs of a model, by its name."""
+    def runs_of(self, prefix: str) -> Iterator[Path]:
+        """The directories of all runs whose ids begin so: with a model, or with ``model-dataset-output``."""
         for alike, names in self._by_prefix().items():
-            if alike.startswith(f"{model}-"):
+            if alike.startswith(f"{prefix}-"):
                 yield from (self.runs_dir / name for name in names)
 
     def _by_prefix(self) -> dict[str, list[str]]:

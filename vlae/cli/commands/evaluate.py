@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from vlae.cli.options import RunsDir
+from vlae.errors import UserError
 
 
 def evaluate(
@@ -29,6 +30,8 @@ def evaluate(
     """
     from vlae.launching.rescore import rescored_runs, split_words
 
+    if any(text.startswith("runs_dir=") for text in overrides or ()):
+        raise UserError("runs_dir: the directory of the runs is named by --runs-dir here")
     launcher, settings, others = split_words(overrides or [])
     sweep, found, note = _trained_runs(name, Path(runs_dir).absolute())
     runs = rescored_runs(found, others, note)
@@ -58,6 +61,10 @@ def _trained_runs(name: str, runs_dir: Path) -> tuple[str | None, list[tuple[str
     for run, label in labels.items():
         directory = find(runs_dir, run, to_write=True)
         config = directory.config()
+        if directory.path.name != directory.run_id:
+            raise RecordError(
+                f"{directory.path} was {directory.run_id}, and was renamed: give it that name again"
+            )
         check_targets(config, directory.path / "config.yaml")
         if directory.results() is None or not (directory.path / "checkpoints" / "last.pt").is_file():
             untrained, state = untrained + 1, directory.state()

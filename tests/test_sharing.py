@@ -301,9 +301,14 @@ def test_newer_scores_count_when_they_are_complete(scored_twice, tmp_path):
     lost = sorted(path.name for path in after)[0]
     (tmp_path / "runs" / lost / "results.json").unlink()
     found = collect_runs("s", tmp_path / "runs")
-    assert {run.id for run in found.runs} == {path.name for path in before}
-    assert found.note == "Launch 1: of launch 2 1 run of 2 are done, which --evaluation 2 shows"
-    assert {run.id for run in collect_runs("s", tmp_path / "runs", 2).runs} == {path.name for path in after}
+    assert {run.id for run in found.runs} == {path.name for path in after}
+    by_laplace = found.newest_complete(
+        "test.log_likelihood.laplace.mean"
+    )  # scored with the same settings before
+    assert len({run.id for run in by_laplace.runs} & {path.name for path in before}) == 1
+    assert by_laplace.note == "1 of 2 runs as an earlier launch has scored them, with the same settings"
+    by_student = found.newest_complete("test.log_likelihood.student_t.mean")  # no earlier launch has it
+    assert [run.metrics is None for run in by_student.runs] == [run.id == lost for run in by_student.runs]
 
 
 # --- what is damaged

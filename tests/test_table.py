@@ -176,6 +176,27 @@ def test_scores_that_do_not_change_the_metric_share_a_cell(tmp_path, key, value,
         assert [cell.n for cell in table_of(tmp_path, metric="validation.elbo").cells] == [2]
 
 
+def test_a_launch_counts_when_it_is_complete(tmp_path):
+    """As long as the latest launch, with other settings, is not complete, the table is that of the launch before."""
+    launches = {}
+    for samples in (7, 9):
+        found = [container(VAE, seed=seed, evaluate__num_samples=samples) for seed in (0, 1)]
+        launches[samples] = [run_id(cfg) for cfg in found]
+        for cfg in found[: 1 if samples == 9 else 2]:
+            done(tmp_path, cfg, level=samples)
+        if samples == 9:
+            stopped(tmp_path, found[1])
+        sweep_index.record_sweep(tmp_path, "s", dict.fromkeys(launches[samples], ""), [])
+    [cell] = table_of(tmp_path, "s").cells
+    assert (cell.n, round(cell.mean)) == (2, 8)
+    assert "Launch 1: launch 2 is not complete, which --evaluation 2 shows" in table_of(tmp_path, "s").notes
+    [cell] = make_table(collect_runs("s", tmp_path, 2)).cells
+    assert (cell.n, cell.runs, round(cell.mean)) == (1, 2, 10)
+    done(tmp_path, container(VAE, seed=1, evaluate__num_samples=9), level=9)
+    [cell] = table_of(tmp_path, "s").cells
+    assert (cell.n, round(cell.mean)) == (2, 10)
+
+
 def test_a_training_scored_twice_is_one_seed(tmp_path):
     for samples in (7, 9):
         done(tmp_path, container(VAE, seed=0, evaluate__num_samples=samples))

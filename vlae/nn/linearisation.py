@@ -96,6 +96,10 @@ class FunctionLinearisation:
     """Linearisation of any network that maps each image's z on its own, by automatic differentiation.
 
     Where its units are smooth, A changes with z and with every weight, and so has gradients of its own.
+
+    >>> at = FunctionLinearisation(torch.sin, torch.zeros(1, 2))
+    >>> torch.equal(at.jacobian()[0], torch.eye(2))  # cos 0 = 1
+    True
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], z: Float[Tensor, "batch latent"]) -> None:

@@ -144,6 +144,9 @@ class Runs:
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()
     note: str = ""  # printed below each table of these runs
+    earlier: tuple[
+        "Runs", ...
+    ] = ()  # earlier launches of a sweep whose latest is not complete, the oldest first
 
     def settings(self) -> list[str]:
         """The keys of all settings."""
@@ -159,7 +162,41 @@ class Runs:
 
     def only(self, condition: Callable[[Run], bool]) -> "Runs":
         """The runs that meet a condition."""
-        return replace(self, runs=tuple(run for run in self.runs if condition(run)))
+        earlier = tuple(launch.only(condition) for launch in self.earlier)
+        return replace(self, runs=tuple(run for run in self.runs if condition(run)), earlier=earlier)
+
+    def newest_complete(self, metric: str) -> "Runs":
+        """The runs of the latest launch that is complete for a metric, as far as its launches are known.
+
+        First a run of an earlier launch stands for one that lacks the metric, if it has the same training and the same
+        settings of all that the metric depends on, so that its value is the same. If runs lack it still, an earlier
+        launch counts that has scored all of these models, if there is one.
+        """
+        mixed = self._with_same_values(metric)
+        if not self.earlier or (not self.left_out and _all_have(mixed.runs, metric)):
+            return mixed
+        trainings, latest = set(map(training_of, self.runs)), len(self.earlier) + 1
+        for number, launch in reversed([*enumerate(self.earlier, 1)]):
+            complete = launch.runs and not launch.left_out and _all_have(launch.runs, metric)
+            if complete and trainings <= set(map(training_of, launch.runs)):
+                text = f"Launch {number}: launch {latest} is not complete, which --evaluation {latest} shows"
+                return replace(launch, note=text)
+        return mixed
+
+    def _with_same_values(self, metric: str) -> "Runs":
+        """The same runs, each that lacks the metric replaced by one of an earlier launch with the same value."""
+        keys, known = scoring_keys(metric), dict[str, Run]()
+        for run in (run for launch in self.earlier for run in launch.runs if _all_have([run], metric)):
+            known[_value_of(run, keys)] = run
+        found = {
+            run.id: known[_value_of(run, keys)]
+            for run in self.runs
+            if not _all_have([run], metric) and _value_of(run, keys) in known
+        }
+        if not found:
+            return self
+        text = f"{len(found)} of {len(self.runs)} runs as an earlier launch has scored them, with the same settings"
+        return replace(self, runs=tuple(found.get(run.id, run) for run in self.runs), note=text)
 
     def scored_for(self, metric: str) -> "Runs":
         """The runs without the settings of ``evaluate`` that do not change this metric.
@@ -238,6 +275,15 @@ def _beside_scored(runs: Sequence[Run]) -> Sequence[Run]:
 def training_of(run: Run, without: str = "") -> str:
     """The same for runs that differ only in how they are scored, and in the setting ``without``."""
     return exact_text({key: v for key, v in run.settings.items() if _counts(key, ()) and key != without})
+
+
+def _all_have(runs: Sequence[Run], metric: str) -> bool:
+    return all(run.value(metric) is not None for run in runs)
+
+
+def _value_of(run: Run, keys: Sequence[str] | None) -> str:
+    """The same for runs in which a metric that depends on these settings of ``evaluate`` has the same value."""
+    return exact_text({key: v for key, v in run.settings.items() if keys is None or _counts(key, keys)})
 
 
 def _known(run: Run, metric: str) -> tuple[bool, bool]:

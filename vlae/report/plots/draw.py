@@ -38,6 +38,9 @@ def draw(
     plot_kind = PLOTS[kind]
     _refuse_unused(kind, metric=metric, published=published, images=images, samples=samples)
     chosen = choose_runs(runs, where)
+    chosen_metric = choose_metric(chosen, metric) if plot_kind.metric else None
+    if shown := chosen_metric or plot_kind.shown:
+        chosen = chosen.newest_complete(shown).scored_for(shown)
     fitting = chosen.only(plot_kind.of)
     if not fitting.runs:
         others = drawable(chosen)
@@ -45,9 +48,6 @@ def draw(
         raise UserError(f"{kind}: {plot_kind.lacking}; {instead}")
     for left in chosen.left_out:
         warn(f"left out: {left}")
-    chosen_metric = choose_metric(fitting, metric) if plot_kind.metric else None
-    if shown := chosen_metric or plot_kind.shown:
-        fitting = fitting.scored_for(shown)
     drawn = panels(fitting, runs, rows, plot_kind.by_updates)
     with in_style():
         options = Options(chosen_metric, published, images or plot_kind.images or 0, samples, narrow, warn)

@@ -59,7 +59,7 @@ def make_table(
     """
     chosen = choose_runs(runs, where)
     metric = choose_metric(chosen, metric)
-    chosen = chosen.scored_for(metric)
+    chosen = chosen.newest_complete(metric).scored_for(metric)
     row_keys, column_keys = keys_of(chosen, runs, rows, columns)
     groups = group_by_cell(chosen, row_keys, column_keys)
     unread: Unread = {}

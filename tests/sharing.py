@@ -120,11 +120,11 @@ def check_every_step(place: Path) -> None:
     [own] = (runs / ".reruns").glob("vae-*")  # interrupted, with a checkpoint of its own
     state = torch.load(source.path / "checkpoints" / "last.pt", weights_only=True)
     shapes = {name: value.shape for name, value in state["model"].items()}
-    trainer = Trainer(epochs=ASKED + 1)
+    how = source.training(), Trainer(epochs=ASKED + 1), shapes
     epochs = set()
 
     def act(folder: Path) -> None:
-        take_over(source, RunDirectory(folder / own.name), trainer, shapes)
+        take_over(source, RunDirectory(folder / own.name), *how)
 
     def verify(folder: Path) -> None:
         left = RunDirectory(folder / own.name)
@@ -132,7 +132,7 @@ def check_every_step(place: Path) -> None:
         epochs.add(len(elbos))
         recorded = (left.path / "taken_over.json").is_file()
         assert recorded == (len(elbos) == ASKED), (recorded, elbos)
-        assert take_over(source, left, trainer, shapes) is not None
+        assert take_over(source, left, *how) is not None
         assert len(own_elbos(left, "validation")) == ASKED
 
     steps = killed_at_every_step(lambda folder: shutil.copytree(own, folder / own.name), act, verify)

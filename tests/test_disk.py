@@ -222,7 +222,7 @@ def _takes_over(run):
             "metrics_size": other.metrics_size(),
         }
         checkpoint.save(other.path / "checkpoints", state)
-        assert take_over(other, run, Trainer(epochs=3), {"weights": torch.Size([1000])})
+        assert take_over(other, run, "training", Trainer(epochs=3), {"weights": torch.Size([1000])})
 
 
 WRITERS = {

@@ -125,7 +125,8 @@ class Beginning:
         other = source.sibling.directory
         try:
             other.config()  # an edited one is refused
-            taken = take_over(other, self.directory, self.trainer, self.shapes, complete=complete)
+            how = self.directory.training(), self.trainer, self.shapes
+            taken = take_over(other, self.directory, *how, complete=complete)
         except DiskError:
             raise
         except RecordError as error:

@@ -57,11 +57,17 @@ def own_elbos(directory: RunDirectory, selection: str) -> tuple[float, ...]:
 
 @patiently
 def take_over(
-    other: RunDirectory, own: RunDirectory, trainer: Trainer, shapes: Shapes, *, complete: bool = False
+    other: RunDirectory,
+    own: RunDirectory,
+    training: str,
+    trainer: Trainer,
+    shapes: Shapes,
+    *,
+    complete: bool = False,
 ) -> TakenOver | None:
     """Give ``own`` the epochs of ``other`` that it can use; None: there are none.
 
-    shapes: of the model's weights, by name. complete: only if nothing is left to train then.
+    training: that of both. shapes: of the model's weights, by name. complete: only if nothing is left to train then.
     All is written before anything of ``own`` is replaced, so that a full disk changes nothing, and is waited for. A
     kill at any moment leaves a run that starts from what it has, or takes over again.
     RecordError: what ``other`` has is damaged, or of another training.
@@ -73,7 +79,7 @@ def take_over(
             check_inside(other.path, "checkpoints", file.name), own.path / "checkpoints"
         )
         try:
-            part = _usable_part(other, staged, own.training(), trainer, shapes)
+            part = _usable_part(other, staged, training, trainer, shapes)
         except RecordError as error:
             raise RecordError(str(error).replace(str(staged), str(file))) from error
         if part:

@@ -38,7 +38,7 @@ class Estimates:
     def seconds(self, run: Planned, work: Work) -> float | None:
         """Seconds of this work; None: no finished run shows how long it takes."""
         rates = self.known.get(_kind(run)) or [each for some in self.known.values() for each in some]
-        if not rates or (work.parts and not any("proposals.own" in each for each in rates)):
+        if not rates or (work.parts and not any(each.keys() - {"epoch", IMAGES} for each in rates)):
             return None  # runs that were not scored do not show how long that takes
         return self._seconds(run, work, rates)
 

@@ -197,6 +197,17 @@ def test_a_launch_counts_when_it_is_complete(tmp_path):
     assert (cell.n, round(cell.mean)) == (2, 10)
 
 
+def test_costs_that_other_runs_have_paid_are_noted(tmp_path):
+    for seed in (0, 1):
+        file = done(tmp_path, container(VAE, seed=seed)) / "results.json"
+        content = json.loads(file.read_text())
+        content["cost"]["train_seconds_taken_over"] = 1.0 * seed
+        file.write_text(json.dumps(content))
+    found = table_of(tmp_path, metric="cost.train_seconds").notes
+    assert "What other runs have computed is included, in 1 of 2 runs (cost.train_seconds_taken_over)" in found
+    assert not [note for note in table_of(tmp_path).notes if "other runs" in note]
+
+
 def test_a_training_scored_twice_is_one_seed(tmp_path):
     for samples in (7, 9):
         done(tmp_path, container(VAE, seed=0, evaluate__num_samples=samples))

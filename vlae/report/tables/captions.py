@@ -158,7 +158,19 @@ def notes(metric: str, cells: Sequence[Cell], groups: Groups, column_keys: Seque
     if unpaired and len(others) + any(cell.best for cell in cells) > 1:
         why = "other test images, or no seed in common"
         found.append(f"{count_of(unpaired, 'cell')} not compared with the best of the column: {why}")
-    return [*found, *_smallest_differences(metric, tested, column_keys), *_searches(metric, groups)]
+    found += [*_smallest_differences(metric, tested, column_keys), *_searches(metric, groups)]
+    return found + _shared_costs(metric, groups)
+
+
+def _shared_costs(metric: str, groups: Groups) -> list[str]:
+    """A note on costs that are those of the whole training or evaluation, of which other runs have computed a part."""
+    runs = [run for group in groups.values() for run in group if run.number(metric) is not None]
+    shared = sum((run.number(f"{metric}_taken_over") or 0.0) > 0 for run in runs)
+    if not shared:
+        return []
+    return [
+        f"With what other runs have computed, in {shared} of {count_of(len(runs), 'run')} ({metric}_taken_over)"
+    ]
 
 
 def _smallest_differences(metric: str, tested: Sequence[Cell], column_keys: Sequence[str]) -> list[str]:

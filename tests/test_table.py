@@ -204,7 +204,9 @@ def test_costs_that_other_runs_have_paid_are_noted(tmp_path):
         content["cost"]["train_seconds_taken_over"] = 1.0 * seed
         file.write_text(json.dumps(content))
     found = table_of(tmp_path, metric="cost.train_seconds").notes
-    assert "What other runs have computed is included, in 1 of 2 runs (cost.train_seconds_taken_over)" in found
+    assert (
+        "What other runs have computed is included, in 1 of 2 runs (cost.train_seconds_taken_over)" in found
+    )
     assert not [note for note in table_of(tmp_path).notes if "other runs" in note]
 
 

@@ -169,7 +169,7 @@ def _shared_costs(metric: str, groups: Groups) -> list[str]:
     if not shared:
         return []
     return [
-        f"With what other runs have computed, in {shared} of {count_of(len(runs), 'run')} ({metric}_taken_over)"
+        f"What other runs have computed is included, in {shared} of {count_of(len(runs), 'run')} ({metric}_taken_over)"
     ]
 
 

@@ -25,6 +25,7 @@ from vlae.runs.directory import RunDirectory
 from vlae.seeding import batch_noise, generator
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.training import epoch_metrics, objective, training_set
+from vlae.training.checkpoints import ask_for
 from vlae.training.epoch_metrics import mean_metrics, stage_elbos
 from vlae.training.loop import Training
 from vlae.training.objective import sample_terms
@@ -141,6 +142,20 @@ def test_patience_counts_epochs_without_improvement(patience, tmp_path):
     again = make(tmp_path, optimizer="sgd", lr=1e-300, epochs=9, patience=patience)
     again.resume()
     assert again.is_finished
+
+
+@pytest.mark.slow
+def test_the_state_that_another_run_waits_for_is_kept(tmp_path):
+    """It is the checkpoint of a training of that length, and the training goes on."""
+    long = make(tmp_path / "long", epochs=3)
+    ask_for(long.directory, 1)
+    run(long)
+    run(make(tmp_path / "short", epochs=1))
+    folder = tmp_path / "long" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["epoch-1.pt", "last.pt", "previous.pt"]
+    kept = torch.load(folder / "epoch-1.pt", weights_only=True)
+    assert without_time(flat(kept)) == without_time(flat(checkpoint(tmp_path / "short")))
+    assert checkpoint(tmp_path / "long")["progress"]["epoch"] == 3
 
 
 @pytest.mark.slow

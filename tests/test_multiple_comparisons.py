@@ -74,7 +74,7 @@ def test_the_images_of_two_models_count_as_in_the_test_of_a_difference():
 
 
 def test_the_p_value_of_three_models_is_the_larger_of_two():
-    """Of four seeds: of the own t-test with 3 degrees of freedom, and three times that of the table, with 6."""
+    """With four seeds the own t-test has 3 degrees of freedom; that of the table has 6, and counts three times."""
     best = np.zeros(4)
     one, other = np.array([1.0, 3.0, 1.0, 3.0]), np.array([0.0, 2.0, 5.0, 5.0])
     found = compare([one - best, other - best])

@@ -392,6 +392,23 @@ def test_another_version_of_torch_is_a_caution(tmp_path):
     assert "was trained with torch 1.0.0 (this is" in (other / "attempts/1/log.txt").read_text()
 
 
+def test_who_has_scored_is_known_along_a_chain(tmp_path):
+    """The second run takes scores of other code from the first, and the third takes them from the second."""
+    first, _ = run(tmp_path, "trainer.epochs=1")
+    folder = first / "checkpoints"
+    state = torch.load(folder / "evaluation.pt", weights_only=True)
+    for part in state["parts"].values():
+        part["scored_with"] = {"code": "0123456789ab", "torch": "1.0.0"}
+    checkpoint.save(folder, state, "evaluation")
+    proposals = "own,laplace,student_t", "own,laplace,student_t,mixture"
+    runs = [run(tmp_path, "trainer.epochs=1", f"evaluate.proposals=[{names}]") for names in proposals]
+    shutil.rmtree(first)
+    for _, results in [*runs, run(tmp_path, "trainer.epochs=1", "evaluate.proposals=[own,mixture]")]:
+        own = results["taken_over"]["scores"]["proposals.own"]
+        assert own["scored_with"] == {"code": "0123456789ab", "torch": "1.0.0"}
+        assert "0123456789ab" in results["environment"]["scoring"]["code"]
+
+
 def test_whole_groups_are_taken():
     found = Evaluation.empty(10)
     found.done, found.group, found.seconds = 10, 4, 5.0

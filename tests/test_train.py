@@ -146,7 +146,7 @@ def test_patience_counts_epochs_without_improvement(patience, tmp_path):
 
 @pytest.mark.slow
 def test_the_state_that_another_run_waits_for_is_kept(tmp_path):
-    """It is the checkpoint of a training of that length, and the training goes on."""
+    """It is the checkpoint of a training of that length, and the training continues."""
     long = make(tmp_path / "long", epochs=3)
     ask_for(long.directory, 1)
     run(long)

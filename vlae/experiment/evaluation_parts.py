@@ -87,16 +87,18 @@ class Parts:
         return simulate(self.trained.model.output, self.trained.model.decoder, images, self.cfg.seed)
 
     def _importance(self, key: str, doing: str, x: Tensor, name: str) -> Part:
-        precision = {name: value for name, value in self.settings[key].items() if name != "images"}
-        run = partial(evaluate, self.trained.model, x, proposal=name, **precision, **self.limits)
+        run = partial(evaluate, self.trained.model, x, proposal=name, **self._options(key), **self.limits)
         doing += f" by {name}" if len(self.cfg.evaluate.proposals) > 1 else ""
         return Part(key, self.settings[key], doing, Evaluation.empty(len(x)), run, name)
 
     def _annealing(self, key: str, doing: str, x: Tensor, name: str, exact: Tensor | None = None) -> Part:
-        chains = {name: value for name, value in self.settings[key].items() if name != "images"}
-        model, empty = self.trained.model, Annealed.empty(len(x), **chains)
+        model, empty = self.trained.model, Annealed.empty(len(x), **self._options(key))
         run = partial(anneal, model.output, model.decoder, x, name=name, exact=exact, **self.limits)
         return Part(key, self.settings[key], doing, empty, run, name, long=True)
+
+    def _options(self, key: str) -> dict[str, Any]:
+        """The settings of a part that its estimator takes; it sees the number of images by itself."""
+        return {name: value for name, value in self.settings[key].items() if name != "images"}
 
     def scores(
         self, results: Mapping[str, Any], seconds: float, taken_over: dict[str, dict[str, Any]]

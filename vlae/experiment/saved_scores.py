@@ -79,17 +79,19 @@ class SavedScores:
 
     def save(self, seconds: float) -> None:
         """Write what is measured. seconds: that this run has spent."""
-        parts = {
-            key: {
-                "settings": self._settings[key],
-                "result": vars(result),
-                "taken_over": self.taken_over.get(key),
-                "scored_with": self.scored_with,
-            }
-            for key, result in self.results.items()
-        }
+        parts = {key: self._saved_part(key) for key in self.results}
         state = {"parts": self._saved | parts, "seconds": seconds, "weights": self.digest, "format": FORMAT}
         checkpoint.save(self.place, state, NAME)
+
+    def _saved_part(self, key: str) -> dict[str, Any]:
+        taken = self.taken_over.get(key)
+        return {
+            "settings": self._settings[key],
+            "result": vars(self.results[key]),
+            "taken_over": taken,
+            # of what was taken over, so that a run that takes it from here knows, too
+            "scored_with": taken["scored_with"] if taken else self.scored_with,
+        }
 
     def _load_own(self) -> dict[str, Any]:
         """The state of an evaluation of the same weights that was interrupted, else an empty one."""

@@ -41,9 +41,8 @@ def share_training(session: Session, model: torch.nn.Module, made_with: Mapping[
         return
     Beginning(session, model, made_with).begin()
     yield origin(session.directory)
-    session.directory.write_status(
-        trains=None
-    )  # the last checkpoint is written: those who wait for it continue
+    # the last checkpoint is written: those who wait for it continue
+    session.directory.write_status(trains=None)
 
 
 def others_of_training(session: Session) -> list[RunDirectory]:
@@ -51,8 +50,7 @@ def others_of_training(session: Session) -> list[RunDirectory]:
     directory = session.directory
     if run_to_replace(directory.path) is not None:
         return []
-    siblings = Trainings(directory.path.parent).siblings(directory.path.name, directory.config())
-    return [sibling.directory for sibling in siblings]
+    return Trainings(directory.path.parent).directories(directory.path.name, directory.config())
 
 
 class Beginning:
@@ -64,7 +62,7 @@ class Beginning:
 
     def __init__(self, session: Session, model: torch.nn.Module, made_with: Mapping[str, str]) -> None:
         self.session, self.directory, self.made_with = session, session.directory, made_with
-        self.container = self.directory.config()
+        self.container, self.training = self.directory.config(), self.directory.training()
         self.trainer = Trainer(**self.container["trainer"])
         self.shapes = {name: value.shape for name, value in model.state_dict().items()}
         self.trainings, self.said = Trainings(self.directory.path.parent), set[str]()
@@ -125,7 +123,7 @@ class Beginning:
         other = source.sibling.directory
         try:
             other.config()  # an edited one is refused
-            how = self.directory.training(), self.trainer, self.shapes
+            how = self.training, self.trainer, self.shapes
             taken = take_over(other, self.directory, *how, complete=complete)
         except DiskError:
             raise

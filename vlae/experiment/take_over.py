@@ -19,7 +19,7 @@ from vlae.system.files import check_inside, read_json, write_atomically, write_j
 from vlae.training.checkpoints import Progress, check_training, read_checkpoint
 
 Shapes = Mapping[str, torch.Size]
-"""Of the weights of a model, by name."""
+"""The shape of each weight of a model, by its name."""
 
 
 def read_taken_over(directory: RunDirectory) -> TakenOver | None:

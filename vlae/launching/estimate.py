@@ -28,12 +28,14 @@ class Estimates:
         self.known: dict[tuple[str, ...], list[Rates]] = {}
         """By model, dataset and output distribution; of a few runs each."""
         self.elsewhere: dict[str, list[Rates]] = {}
-        """Of any runs of a model."""
+        """By model alone, from runs on any dataset."""
         for path, kind in _finished(plan, trainings) if plan.starting else ():
-            found = self.known.setdefault(kind, [])
-            if len(found) < ENOUGH and (rates := _rates_of(path)):
-                found.append(rates)
-        self.known = {kind: found for kind, found in self.known.items() if found}
+            if len(self.known.get(kind, ())) < ENOUGH and (rates := _rates_of(path)):
+                self.known.setdefault(kind, []).append(rates)
+        for kind in dict.fromkeys(map(_kind, plan.starting)):  # from other seeds, or other settings
+            known = self.known.get(kind, [])
+            if len(known) < ENOUGH and (found := _first_rates(trainings, "-".join(kind))):
+                self.known[kind] = [*known, *found][:ENOUGH]
 
     def seconds(self, run: Planned, work: Work) -> float | None:
         """Seconds of this work; None: no finished run shows how long it takes."""
@@ -48,8 +50,7 @@ class Estimates:
             return seconds
         model = run.container["model"]["name"]
         if model not in self.elsewhere:
-            paths = (path for path in self.trainings.runs_of(model) if (path / "results.json").is_file())
-            self.elsewhere[model] = list(itertools.islice(filter(None, map(_rates_of, paths)), ENOUGH))
+            self.elsewhere[model] = _first_rates(self.trainings, model)
         rates = self.elsewhere[model]
         return self._seconds(run, work, rates) if rates else 0.0
 
@@ -67,10 +68,12 @@ def _finished(plan: Plan, trainings: Trainings) -> Iterator[tuple[Path, tuple[st
         for each in trainings.siblings(run.run_id, run.container):
             if each.state == "done":
                 yield each.directory.path, _kind(run)
-    for kind in dict.fromkeys(map(_kind, plan.starting)):  # of other seeds, or other settings
-        for path in trainings.runs_of("-".join(kind)):
-            if (path / "results.json").is_file():
-                yield path, kind
+
+
+def _first_rates(trainings: Trainings, prefix: str) -> list[Rates]:
+    """The rates of a few finished runs whose ids begin so."""
+    done = (path for path in trainings.runs_of(prefix) if (path / "results.json").is_file())
+    return list(itertools.islice(filter(None, map(_rates_of, done)), ENOUGH))
 
 
 def _kind(run: Planned) -> tuple[str, ...]:

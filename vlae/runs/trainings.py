@@ -112,7 +112,17 @@ class Trainings:
         self._of_training: dict[str, dict[str | None, list[str]]] = {}
 
     def siblings(self, run_id: str, container: dict[str, Any]) -> list[Sibling]:
-        """The other runs of the training of ``container``.
+        """The other runs of the training of ``container``, with what can be taken from them."""
+        selection = container["trainer"]["selection"]
+        siblings = (self._sibling(name, selection) for name in self._others(run_id, container))
+        return [each for each in siblings if each is not None]
+
+    def directories(self, run_id: str, container: dict[str, Any]) -> list[RunDirectory]:
+        """The directories of the same runs, of which nothing is read but the training that they claim."""
+        return [RunDirectory(self.runs_dir / name) for name in self._others(run_id, container)]
+
+    def _others(self, run_id: str, container: dict[str, Any]) -> list[str]:
+        """Names of the other runs of the training of ``container``.
 
         They have the same model, dataset, output distribution and seed, so that their ids begin alike.
         """
@@ -121,10 +131,7 @@ class Trainings:
             found = self._of_training.setdefault(alike, {})
             for name in self._by_prefix().get(alike, []):
                 found.setdefault(self._claim_of(name), []).append(name)
-        names = self._of_training[alike].get(training_id(container), [])
-        selection = container["trainer"]["selection"]
-        siblings = (self._sibling(name, selection) for name in names if name != run_id)
-        return [each for each in siblings if each is not None]
+        return [name for name in self._of_training[alike].get(training_id(container), []) if name != run_id]
 
     def runs_of(self, prefix: str) -> Iterator[Path]:
         """The directories of all runs whose ids begin so: with a model, or with ``model-dataset-output``."""

@@ -113,9 +113,8 @@ def _family(worse: Float[np.ndarray, "models seeds"]) -> _Family:
     models, shared = len(worse) + 1, worse[:, ~np.isnan(worse).any(0)]
     seeds, least = shared.shape[1], float(np.nanvar(worse, axis=1, ddof=1).mean())
     if seeds > 1:
-        table = np.vstack(
-            [np.zeros(seeds), shared]
-        )  # of the best and the others, up to an effect of each seed
+        # of the best and the others, up to an effect of each seed
+        table = np.vstack([np.zeros(seeds), shared])
         rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
         least = max(least, 2 * float((rest**2).sum()) / ((models - 1) * (seeds - 1)))
     return _Family(models, seeds, least)

@@ -34,21 +34,17 @@ from vlae.distributions.posteriors import standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.estimation import ais
 from vlae.estimation.ais import (
-    ACCEPTANCE,
-    LONGEST_TRAJECTORY,
     Annealed,
-    ChainState,
-    MassMatrix,
-    Target,
+    AnnealingPath,
     adapt_steps,
     anneal,
+    from_prior,
     group_size,
-    leapfrog,
     pilot_temperatures,
     simulate,
     temperatures,
-    transition,
 )
+from vlae.estimation.hamiltonian import ACCEPTANCE, LONGEST_TRAJECTORY, Joint
 from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.scoring import Scoring
 from vlae.experiment.session import Session
@@ -105,15 +101,24 @@ def probabilistic_pca(x, variance=0.3):
     return output, decoder, log_p, mean, precision.inverse()
 
 
-def target_of(name, chains=5, steps=4, make_linear=False):
+def path_of(output, decoder, x, chains=5, steps=4):
+    base = from_prior(output, decoder, x)
+    return AnnealingPath(base, Joint(output, decoder, x, chains), output.scorer(decoder)(x), chains, steps)
+
+
+def path_to(name, chains=5, steps=4, make_linear=False):
     output, decoder = output_of(name), make_decoder((8, 6))
     if make_linear:  # and with it smooth: a ReLU's kink breaks the order of any integrator
         linear(decoder)
-    return Target(output, decoder, images_of(name), chains, steps)
+    return path_of(output, decoder, images_of(name), chains, steps)
 
 
-def log_density(target, beta, z):
-    return beta * target.log_likelihood(z) + standard_normal_log_prob(z)
+def powers_and_root(path, beta):
+    return (1 - beta, beta), path.base.root(beta)
+
+
+def log_density(path, beta, z):
+    return beta * path.log_likelihood(z) + standard_normal_log_prob(z)
 
 
 # --- Hamiltonian moves -----------------------------------------------------------------------------------------
@@ -122,12 +127,13 @@ def log_density(target, beta, z):
 @pytest.mark.parametrize("name", OUTPUTS)
 @torch.no_grad()
 def test_a_trajectory_is_reversible(name):
-    target, step = target_of(name), 0.1 + 0.1 * torch.arange(IMAGES).double()
+    path, step = path_to(name), 0.1 + 0.1 * torch.arange(IMAGES).double()
     z, p = numbers(5, IMAGES, LATENT, key="z"), numbers(5, IMAGES, LATENT, key="p")
-    there, gradient, end = leapfrog(target, 0.7, step, z, target.gradient(z), p)
-    back, _, start = leapfrog(target, 0.7, step, there, gradient, -end)
-    assert (there - z).abs().mean() > 0.1
-    torch.testing.assert_close(back, z, rtol=1e-10, atol=1e-10)
+    at = powers_and_root(path, 0.7)
+    there, end = path.moves.trajectory(*at, step, path.moves.state(z), p)
+    back, start = path.moves.trajectory(*at, step, there, -end)
+    assert (there.z - z).abs().mean() > 0.1
+    torch.testing.assert_close(back.z, z, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(-start, p, rtol=1e-10, atol=1e-10)
 
 
@@ -136,12 +142,12 @@ def test_a_trajectory_is_reversible(name):
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_trajectory_keeps_volume(name):
     """|det d(z', p') / d(z, p)| = 1 for each image."""
-    target, step = target_of(name, chains=1), torch.full((IMAGES,), 0.3).double()
+    path, step = path_to(name, chains=1), torch.full((IMAGES,), 0.3).double()
 
     def flow(both):
         z, p = both.view(IMAGES, 2, LATENT).unbind(1)
-        z, _, p = leapfrog(target, 0.7, step, z[None], target.gradient(z[None]), p[None])
-        return torch.stack([z[0], p[0]], 1).flatten()
+        end, p = path.moves.trajectory(*powers_and_root(path, 0.7), step, path.moves.state(z[None]), p[None])
+        return torch.stack([end.z[0], p[0]], 1).flatten()
 
     start = numbers(2 * IMAGES * LATENT)
     jacobian = torch.func.jacfwd(flow)(start)
@@ -157,11 +163,12 @@ def test_the_energy_error_is_quadratic_in_the_step(name):
     z, p = numbers(200, IMAGES, LATENT, key="z"), numbers(200, IMAGES, LATENT, key="p")
     errors = []
     for steps in (16, 32):
-        target = target_of(name, chains=200, steps=steps, make_linear=True)
+        path = path_to(name, chains=200, steps=steps, make_linear=True)
         step = torch.full((IMAGES,), 0.8 / steps).double()
-        there, _, end = leapfrog(target, 0.7, step, z, target.gradient(z), p)
-        before = log_density(target, 0.7, z) + standard_normal_log_prob(p)
-        errors.append((log_density(target, 0.7, there) + standard_normal_log_prob(end) - before).abs().mean())
+        there, end = path.moves.trajectory(*powers_and_root(path, 0.7), step, path.moves.state(z), p)
+        before = log_density(path, 0.7, z) + standard_normal_log_prob(p)
+        after = log_density(path, 0.7, there.z) + standard_normal_log_prob(end)
+        errors.append((after - before).abs().mean())
     assert 3.9 < errors[0] / errors[1] < 4.1
 
 
@@ -172,14 +179,17 @@ def test_a_move_leaves_its_density_invariant(beta):
     """The prior (beta 0) and tempered posteriors of probabilistic PCA: mean and covariance of exact samples stay."""
     chains, x = 40_000, make_images("gaussian")
     output, decoder, _, mean, covariance = probabilistic_pca(x)
-    target = Target(output, decoder, x, chains, 2)
+    path = path_of(output, decoder, x, chains, 2)
     precision = (1 - beta) * torch.eye(LATENT).double() + beta * covariance.inverse()
     mean = beta * torch.linalg.solve(precision, covariance.inverse() @ mean.T).T
     exact = MultivariateNormal(mean, precision_matrix=precision)
     z = mean + numbers(chains, IMAGES, LATENT) @ torch.linalg.cholesky(precision.inverse()).T
     step = torch.full((IMAGES,), 1.55).double()
-    moved, acceptance = transition(
-        target, beta, step, target.state(z), numbers(chains, IMAGES, LATENT + 2, key="move")
+    moved, acceptance = path.moves.move(
+        *powers_and_root(path, beta),
+        step,
+        path.moves.state(z),
+        numbers(chains, IMAGES, LATENT + 2, key="move"),
     )
     assert 0.2 < acceptance.mean() < 0.9
     assert (moved.z - z).abs().mean() > 0.2
@@ -192,24 +202,25 @@ def test_a_move_leaves_its_density_invariant(beta):
 
 
 @torch.no_grad()
-def test_a_move_returns_the_energy_and_gradient_of_its_end():
-    target = target_of("gaussian", chains=50)
+def test_a_move_returns_the_densities_and_gradients_of_its_end():
+    path = path_to("gaussian", chains=50)
     z, step = numbers(50, IMAGES, LATENT), torch.full((IMAGES,), 0.5).double()
-    moved, _ = transition(target, 1.0, step, target.state(z), numbers(50, IMAGES, LATENT + 2, key="m"))
+    noise_of_move = numbers(50, IMAGES, LATENT + 2, key="m")
+    moved, _ = path.moves.move(*powers_and_root(path, 1.0), step, path.moves.state(z), noise_of_move)
     stayed = (moved.z == z).all(-1)
     assert 0 < stayed.double().mean() < 1
-    torch.testing.assert_close(moved.log_likelihood, target.log_likelihood(moved.z))
-    torch.testing.assert_close(moved.gradient, target.gradient(moved.z))
+    torch.testing.assert_close(moved, path.moves.state(moved.z))
+    torch.testing.assert_close(moved.values[1], log_density(path, 1.0, moved.z))
 
 
 @torch.no_grad()
 def test_a_move_to_infinite_energy_is_rejected():
-    target = target_of("gaussian")
+    path = path_to("gaussian")
     z = numbers(5, IMAGES, LATENT)
-    state = target.state(z)
-    state = ChainState(z, state.log_likelihood, state.gradient * math.inf)
-    moved, acceptance = transition(
-        target, 1.0, torch.ones(IMAGES).double(), state, numbers(5, IMAGES, LATENT + 2)
+    state = path.moves.state(z)
+    state = state._replace(gradients=state.gradients * math.inf)
+    moved, acceptance = path.moves.move(
+        *powers_and_root(path, 1.0), torch.ones(IMAGES).double(), state, numbers(5, IMAGES, LATENT + 2)
     )
     assert torch.equal(moved.z, z)
     assert torch.equal(acceptance, torch.zeros(5, IMAGES).double())
@@ -221,7 +232,7 @@ def test_momentum_covariance_is_the_tempered_laplace_precision(name):
     x = images_of(name)
     output, decoder, _, _, covariance = probabilistic_pca(x)
     output = output if name == "gaussian" else output_of(name)
-    metric = MassMatrix.at_mode(output, decoder, x)
+    metric = from_prior(output, decoder, x)
     P = (metric.directions * (1 + metric.curvatures).unsqueeze(-2)) @ metric.directions.mT
     for beta in (0.0, 0.3, 1.0):
         S = metric.root(beta)
@@ -235,16 +246,16 @@ def test_momentum_covariance_is_the_tempered_laplace_precision(name):
 @pytest.mark.parametrize("name", OUTPUTS)
 @torch.no_grad()
 def test_adapted_steps_reach_the_target_acceptance(name):
-    target = target_of(name, chains=500, steps=3)
+    path = path_to(name, chains=500, steps=3)
     betas = temperatures(60)
-    steps = adapt_steps(target, betas, noise(), lambda share: None)
+    steps = adapt_steps(path, betas, noise(), lambda share: None)
     assert steps.shape == (61, IMAGES)
     longest = LONGEST_TRAJECTORY / 3
     assert steps.max() <= longest
-    z, last = numbers(500, IMAGES, LATENT), steps[-1]
-    state = target.state(z)
+    state, last = path.moves.state(numbers(500, IMAGES, LATENT)), steps[-1]
     for i in range(30):  # to the posterior, and on
-        state, acceptance = transition(target, 1.0, last, state, numbers(500, IMAGES, LATENT + 2, key=f"{i}"))
+        eps = numbers(500, IMAGES, LATENT + 2, key=f"{i}")
+        state, acceptance = path.moves.move(*powers_and_root(path, 1.0), last, state, eps)
     found = acceptance.mean(0)
     assert torch.all((found - ACCEPTANCE).abs() < 0.1) or torch.all(last[found > ACCEPTANCE] > 0.99 * longest)
 

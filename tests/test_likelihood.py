@@ -63,6 +63,19 @@ def test_gradient_matches_automatic_differentiation(name, hidden_dims):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("hidden_dims", DEPTHS)
+def test_value_and_gradient_are_those_of_the_log_likelihood(name, hidden_dims):
+    output, decoder, x, z = set_up(name, hidden_dims)
+    likelihood, at = output.likelihood(decoder, x), decoder.linearise(z)
+    value, gradient = likelihood.value_and_gradient(at)
+    torch.testing.assert_close(value, output.log_prob(x, decoder(z)), rtol=1e-11, atol=1e-11)
+    assert torch.equal(gradient, likelihood.gradient(at))
+    two = torch.tensor([2, 0])
+    fewer, _ = likelihood.select(two).value_and_gradient(decoder.linearise(z[two]))
+    torch.testing.assert_close(fewer, value[two], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("hidden_dims", DEPTHS)
 def test_precision_is_the_explicit_jvj_plus_the_identity(name, hidden_dims):
     output, decoder, x, z = set_up(name, hidden_dims)
     J, V = explicit(output, decoder, z)
@@ -106,7 +119,11 @@ def test_the_gram_matrix_gives_the_explicit_values_and_gradients(quantity, hidde
     assert not isinstance(short_cut, PixelLikelihood)
     inverse_variance = torch.exp(-output.log_variance)
     long_way = PixelLikelihood(
-        decoder, x, lambda x, f: (x - f) * inverse_variance, lambda f: inverse_variance.expand_as(f)
+        decoder,
+        x,
+        output.log_prob,
+        lambda x, f: (x - f) * inverse_variance,
+        lambda f: inverse_variance.expand_as(f),
     )
     v = () if quantity != "curvature_product" else (numbers(IMAGES, LATENT, key="v"),)
     values, gradients = [], []

@@ -6,8 +6,8 @@ numbers with less work than the explicit form; tests compare both.
 """
 
 import copy
-import math
 from collections.abc import Callable
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vlae.distributions.posteriors import Images, Latent
+from vlae.distributions.posteriors import LOG_2PI, Images, Latent
 from vlae.nn.linearisation import Linearisation
 from vlae.nn.networks import Decoder
 
@@ -29,6 +29,10 @@ class Likelihood(Protocol):
 
     def gradient(self, at: Linearisation) -> Latent:
         """grad_z log p(x | z) = J' score."""
+        ...
+
+    def value_and_gradient(self, at: Linearisation) -> tuple[Float[Tensor, " batch"], Latent]:
+        """log p(x | z) in nats, and its gradient, from one pass through the decoder."""
         ...
 
     def curvature_product(self, at: Linearisation, v: Latent) -> Latent:
@@ -60,15 +64,21 @@ class PixelLikelihood:
         self,
         decoder: Decoder,
         x: Images,
+        log_prob: Callable[[Tensor, Tensor], Tensor],
         score: Callable[[Tensor, Tensor], Tensor],
         curvature: Callable[[Tensor], Tensor],
     ) -> None:
         self.linearise_pixels, self.x = decoder.linearise_pixels, x
-        self.score, self.curvature = score, curvature
+        self.log_prob, self.score, self.curvature = log_prob, score, curvature
 
     def gradient(self, at: Linearisation) -> Latent:
         f = self.linearise_pixels(at)
         return f.vjp(self.score(self.x, f.features))
+
+    def value_and_gradient(self, at: Linearisation) -> tuple[Float[Tensor, " batch"], Latent]:
+        f = self.linearise_pixels(at)
+        features = f.features
+        return self.log_prob(self.x, features), f.vjp(self.score(self.x, features))
 
     def curvature_product(self, at: Linearisation, v: Latent) -> Latent:
         f = self.linearise_pixels(at)
@@ -103,9 +113,24 @@ class GramLikelihood:
         W, b = last.weight, last.bias
         self.gram = (W.T @ W) * inverse_variance
         self.target = ((x - b) @ W) * inverse_variance
+        self._images = x, b, inverse_variance
 
     def gradient(self, at: Linearisation) -> Latent:
         return at.vjp(self.target - at.features @ self.gram)
+
+    def value_and_gradient(self, at: Linearisation) -> tuple[Float[Tensor, " batch"], Latent]:
+        """Its value loses digits where |x - b|^2 / s2 is large: moves bear that, a figure wants `RotatedGaussian`."""
+        h = at.features
+        product = h @ self.gram
+        value = self._at_zero_features + (h * (self.target - 0.5 * product)).sum(-1)
+        return value, at.vjp(self.target - product)
+
+    @cached_property
+    def _at_zero_features(self) -> Float[Tensor, " batch"]:
+        """log N(x; b, s2 I)."""
+        x, b, inverse_variance = self._images
+        log_determinant = x.shape[-1] * (LOG_2PI - torch.log(inverse_variance))
+        return -0.5 * (inverse_variance * (x - b).square().sum(-1) + log_determinant)
 
     def curvature_product(self, at: Linearisation, v: Latent) -> Latent:
         return at.vjp(at.jvp(v) @ self.gram)
@@ -115,7 +140,9 @@ class GramLikelihood:
 
     def select(self, chosen: Int[Tensor, " chosen"]) -> "GramLikelihood":
         fewer = copy.copy(self)
-        fewer.target = self.target[chosen]
+        fewer.__dict__.pop("_at_zero_features", None)
+        x, *others = self._images
+        fewer.target, fewer._images = self.target[chosen], (x[chosen], *others)
         return fewer
 
 
@@ -187,7 +214,7 @@ class RotatedGaussian:
     def __call__(self, x: Images) -> Callable[[Tensor], Tensor]:
         target = x - self.b if self.Q is None else (x - self.b) @ self.Q
         constant = (x - self.b).square().sum(-1) - target.square().sum(-1)
-        log_normaliser = 0.5 * x.shape[-1] * (math.log(2 * math.pi) + self.log_variance)
+        log_normaliser = 0.5 * x.shape[-1] * (LOG_2PI + self.log_variance)
         scale = -0.5 * torch.exp(-self.log_variance)
 
         def log_prob(z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:

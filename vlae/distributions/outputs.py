@@ -109,7 +109,7 @@ class GaussianOutput(OutputDistribution):
 
     def likelihood(self, decoder: Decoder, x: Images) -> Likelihood:
         if decoder.last is None:
-            return PixelLikelihood(decoder, x, self.score, self.curvature)
+            return PixelLikelihood(decoder, x, self.log_prob, self.score, self.curvature)
         return GramLikelihood(decoder.last, x, torch.exp(-self.log_variance))
 
     def scorer(self, decoder: Decoder) -> Scorer:
@@ -165,7 +165,7 @@ class BernoulliOutput(OutputDistribution):
         return p * (1 - p) + (self.clamp or 0.0)
 
     def likelihood(self, decoder: Decoder, x: Images) -> Likelihood:
-        return PixelLikelihood(decoder, x, self.score, self.curvature)
+        return PixelLikelihood(decoder, x, self.log_prob, self.score, self.curvature)
 
     def scorer(self, decoder: Decoder) -> Scorer:
         def log_prob(x: Images, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch"]:

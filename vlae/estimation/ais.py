@@ -1,39 +1,50 @@
 """Annealed importance sampling with Hamiltonian moves: log p(x) from the decoder alone, without any q(z | x).
 
-Chains go from the prior to p(z | x) through f_t(z) = p(z) p(x | z)^beta_t, 0 = beta_0 < ... < beta_T = 1, by one
-transition that leaves f_t invariant for each 0 < t < T (Neal 2001; Wu, Burda, Salakhutdinov, Grosse 2017):
+Chains go from a base distribution to p(z | x) through f_t(z) = base(z)^(1 - beta_t) p(x, z)^beta_t, with
+0 = beta_0 < ... < beta_T = 1, by one move that leaves f_t invariant for each 0 < t < T (Neal 2001; Wu, Burda,
+Salakhutdinov, Grosse 2017):
 
-    log w = sum_{t=1}^T (beta_t - beta_{t-1}) log p(x | z_{t-1}),   E w = p(x),
+    log w = sum_{t=1}^T (beta_t - beta_{t-1}) (log p(x, z_{t-1}) - log base(z_{t-1})),   E w = p(x),
 
 so log mean w is a lower bound in expectation. The same sum along chains that begin at a sample of p(z | x) and go the
-other way has E w = 1 / p(x), and -log mean w is an upper bound (Grosse, Ghahramani, Adams 2015).
+other way has E w = 1 / p(x), and -log mean w is an upper bound (Grosse, Ghahramani, Adams 2015). The base is the prior,
+so that no q(z | x) takes part, or a proposal, from which the way is short.
 
-E w holds for any transitions that are fixed before the chains start. So momenta may have the covariance
-M_t = I + beta_t J'VJ, with the curvature at the mode of p(z | x), in whose metric all directions are about equally
-wide; and a pilot run of other chains finds step sizes, which are then frozen. If chains adapted their own steps while
-being weighted, E w would be biased.
+E w holds for any moves that are fixed before the chains start. So momenta may have a covariance in whose metric all
+directions are about equally wide; and a pilot run of other chains finds step sizes, which are then frozen. If chains
+adapted their own steps while being weighted, E w would be biased.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions.laplace import find_modes
 from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import Images, Latent, standard_normal_log_prob
+from vlae.estimation.hamiltonian import (
+    FIRST_STEP,
+    NOISE_BLOCK,
+    Density,
+    Joint,
+    Moves,
+    PerChain,
+    Points,
+    Prior,
+    Root,
+    State,
+    noise_of_moves,
+)
 from vlae.estimation.log_weights import LogWeights
 from vlae.estimation.per_image import Advance, Estimates, Report, check_finite, in_groups
 from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import Noise, generator, image_noise
 
-Points = Float[Tensor, "chains batch latent"]
-"""One z, momentum or gradient per chain and image."""
-PerChain = Float[Tensor, "chains batch"]
 Betas = Float[Tensor, " distributions"]
 """Inverse temperatures, from 0 to 1 or back."""
 
@@ -41,17 +52,12 @@ CACHED_ROWS = 256
 """On a CPU, more rows (images x chains) at once are not faster."""
 MAX_GROUP = 64
 """Most images at once, on any device: an interruption loses one group."""
-NOISE_BLOCK = 50
-"""Transitions whose noise is drawn at once. It defines an image's noise, so it is no setting."""
 STEEPNESS = 4.0
 """Steepness of the sigmoid that spaces the temperatures (Wu et al. 2017)."""
 PILOT_SHARE, SHORTEST_PILOT = 10, 50
 """The pilot run has a tenth of the distributions, and at least 50 if there are so many."""
-ACCEPTANCE, GAIN, FIRST_STEP = 0.75, 0.2, 0.5
-"""Target acceptance; change of the log step size per unit of acceptance above it; first step size."""
-LONGEST_TRAJECTORY = math.pi / 2
-"""A quarter of a Gaussian's period in its own metric, after which a trajectory has forgotten its start. A longer one
-turns back, and returns to its start after a whole period."""
+GAIN = 0.2
+"""Change of the log step size per unit of acceptance above the target."""
 
 
 @dataclass
@@ -99,7 +105,7 @@ def anneal(
     >>> anneal(GaussianOutput(), decoder, x, result, memory_budget=64, seed=0).log_likelihood.shape
     torch.Size([3])
     """
-    betas = temperatures(result.num_distributions)
+    betas, scorer = temperatures(result.num_distributions), output.scorer(decoder)
 
     def measure(group: range, progress: Advance) -> None:
         images = slice(group.start, group.stop)
@@ -107,9 +113,16 @@ def anneal(
         def noise(purpose: str) -> Noise:
             return image_noise([generator(x.device, seed, name, purpose, i) for i in group], x.dtype)
 
-        target = Target(output, decoder, x[images], result.num_chains, result.num_leapfrog)
+        batch = x[images]
+        path = AnnealingPath(
+            from_prior(output, decoder, batch),
+            Joint(output, decoder, batch, result.num_chains),
+            scorer(batch),
+            result.num_chains,
+            result.num_leapfrog,
+        )
         start = None if exact is None else exact[images]
-        log_w, acceptance = anneal_group(target, betas, start, noise, progress)
+        log_w, acceptance = anneal_group(path, betas, start, noise, progress)
         weights = LogWeights(len(group), len(log_w))
         weights.add(log_w, torch.arange(len(group)))
         check_finite(weights.log_mean, group, "the annealed log-likelihood of image")
@@ -122,14 +135,22 @@ def anneal(
 
 
 def anneal_group(
-    target: "Target", betas: Betas, start: Latent | None, noise: Callable[[str], Noise], progress: Advance
+    path: "AnnealingPath",
+    betas: Betas,
+    start: Latent | Points | None,
+    noise: Callable[[str], Noise],
+    progress: Advance,
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
-    """log w of each chain and the mean acceptance, after a pilot run: up from the prior, or down from ``start``."""
-    steps = adapt_steps(target, pilot_temperatures(betas), noise("pilot"), progress)
+    """log w of each chain and the mean acceptance, after a pilot run: up from the base, or down from ``start``."""
+    steps = adapt_steps(path, pilot_temperatures(betas), noise("pilot"), progress)
     steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
     if start is None:
-        return run_chains(target, betas, steps, None, noise("forward"), progress)
-    return run_chains(target, betas.flip(0), steps.flip(0), start, noise("reverse"), progress)
+        log_w, acceptance, _ = run_chains(path, betas, steps, None, noise("forward"), progress)
+    else:
+        log_w, acceptance, _ = run_chains(
+            path, betas.flip(0), steps.flip(0), start, noise("reverse"), progress
+        )
+    return log_w, acceptance
 
 
 def group_size(
@@ -158,163 +179,125 @@ def pilot_temperatures(betas: Betas) -> Float[Tensor, " fewer"]:
     return temperatures(min(distributions, max(SHORTEST_PILOT, distributions // PILOT_SHARE)))
 
 
+@runtime_checkable
+class Base(Protocol):
+    """The distribution that chains start from, for each image."""
+
+    density: Density
+
+    @property
+    def noise_dim(self) -> int:
+        """Number of standard normal numbers that one sample takes."""
+        ...
+
+    def sample(self, noise: Float[Tensor, "chains batch noise"]) -> Points:
+        """z of each chain."""
+        ...
+
+    def root(self, beta: float) -> Root:
+        """The metric of moves at this temperature."""
+        ...
+
+
 @dataclass(frozen=True)
-class MassMatrix:
-    """The covariance of momenta, M(beta) = I + beta J'VJ = U (1 + beta h) U', for each image."""
+class FromPrior:
+    """The prior as the base. Momenta have the covariance M(beta) = I + beta J'VJ = U (1 + beta h) U' of each image."""
 
     directions: Float[Tensor, "batch latent latent"]
     """U, in columns."""
     curvatures: Latent
     """h."""
+    density: Density
 
-    @classmethod
-    def at_mode(cls, output: OutputDistribution, decoder: Decoder, x: Images) -> "MassMatrix":
-        """J'VJ at the end of the search for the mode of p(z | x) that starts at the prior's mode."""
-        modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim))
-        P = output.likelihood(decoder, x).precision(decoder.linearise(modes.z))
-        h, U = torch.linalg.eigh(P.cpu())  # not every device implements it
-        return cls(U.to(x.device), (h - 1).clamp(min=0).to(x.device))  # negative by rounding only
+    @property
+    def noise_dim(self) -> int:
+        return self.directions.shape[-1]
 
-    def root(self, beta: float) -> Float[Tensor, "batch latent latent"]:
+    def sample(self, noise: Points) -> Points:
+        return noise
+
+    def root(self, beta: float) -> Root:
         """S with S S' = M(beta)^-1."""
         return self.directions * (1 + beta * self.curvatures).rsqrt().unsqueeze(-2)
 
 
-class Target:
-    """p(z) p(x | z)^beta per image, for all its chains, by the short cuts of ``vlae.distributions.likelihood``."""
-
-    def __init__(
-        self, output: OutputDistribution, decoder: Decoder, x: Images, num_chains: int, num_leapfrog: int
-    ) -> None:
-        self.decoder, self.log_likelihood = decoder, output.scorer(decoder)(x)
-        self.images, self.latent_dim = len(x), decoder.latent_dim
-        self.num_chains, self.num_leapfrog = num_chains, num_leapfrog
-        self.mass = MassMatrix.at_mode(output, decoder, x)
-        self.likelihood = output.likelihood(decoder, x.expand(num_chains, *x.shape).flatten(0, 1))
-
-    def gradient(self, z: Points) -> Points:
-        """grad_z log p(x | z), without automatic differentiation."""
-        return self.likelihood.gradient(self.decoder.linearise(z.flatten(0, 1))).view_as(z)
-
-    def state(self, z: Points) -> "ChainState":
-        """The chains at z."""
-        return ChainState(z, self.log_likelihood(z), self.gradient(z))
+def from_prior(output: OutputDistribution, decoder: Decoder, x: Images) -> FromPrior:
+    """The prior, with J'VJ at the end of the search for the mode of p(z | x) that starts at the prior's mode."""
+    modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim))
+    P = output.likelihood(decoder, x).precision(decoder.linearise(modes.z))
+    h, U = torch.linalg.eigh(P.cpu())  # not every device implements it
+    return FromPrior(U.to(x.device), (h - 1).clamp(min=0).to(x.device), Prior())  # negative by rounding only
 
 
-class ChainState(NamedTuple):
-    """Position of each chain, with the values there that the next transition needs."""
+@dataclass(frozen=True)
+class AnnealingPath:
+    """The way from a base distribution to p(x, z), for all chains of some images."""
 
-    z: Points
-    log_likelihood: PerChain
-    gradient: Points
+    base: Base
+    joint: Joint
+    log_likelihood: Callable[[Tensor], Tensor]
+    """log p(x | z) of each chain, in all its digits."""
+    num_chains: int
+    num_leapfrog: int
 
+    @property
+    def moves(self) -> Moves:
+        """Moves that leave base^(1 - beta) joint^beta invariant."""
+        return Moves((self.base.density, self.joint), self.num_leapfrog)
 
-def leapfrog(
-    target: Target, beta: float, step: Float[Tensor, " batch"], z: Points, gradient: Points, p: Points
-) -> tuple[Points, Points, Points]:
-    """(z, gradient of log p(x | z), p) after the leapfrog steps of one trajectory.
+    def log_ratio(self, state: State) -> PerChain:
+        """log p(x, z) - log base(z)."""
+        return self.log_likelihood(state.z) + standard_normal_log_prob(state.z) - state.values[0]
 
-    With p the momentum in units of its standard deviation, dz/dt = S p and dp/dt = S' grad log f_beta(z) keep the
-    energy |p|^2/2 - log f_beta(z). Each step shears z by p or p by z, so volume is kept exactly; from -p the same
-    steps lead back; the energy's error is O(step^2).
-    """
-    to_p = step.view(-1, 1, 1) * target.mass.root(beta)
-    to_z = to_p.mT
-
-    def times(v: Tensor, matrix: Tensor) -> Tensor:
-        return torch.einsum("cbi,bij->cbj", v, matrix)
-
-    p = p + 0.5 * times(beta * gradient - z, to_p)
-    for left in reversed(range(target.num_leapfrog)):
-        z = z + times(p, to_z)
-        gradient = target.gradient(z)
-        p = p + (1.0 if left else 0.5) * times(beta * gradient - z, to_p)
-    return z, gradient, p
-
-
-def transition(
-    target: Target,
-    beta: float,
-    step: Float[Tensor, " batch"],
-    state: ChainState,
-    noise: Float[Tensor, "chains batch noise"],
-) -> tuple[ChainState, PerChain]:
-    """A Hamiltonian move that leaves f_beta(z) = p(z) p(x | z)^beta invariant, and the probability that it is accepted.
-
-    ``noise``: latent standard normal numbers for the momentum, two for the decision. The half sum of two squares is
-    exponential, as is -log u of a uniform u. A move to where the energy is not finite is refused.
-    """
-    p, pair = noise.split([target.latent_dim, 2], dim=-1)
-    z, gradient, end = leapfrog(target, beta, step, state.z, state.gradient, p)
-    log_likelihood = target.log_likelihood(z)
-    log_ratio = beta * (log_likelihood - state.log_likelihood) + (
-        standard_normal_log_prob(z) + standard_normal_log_prob(end)
-        - standard_normal_log_prob(state.z) - standard_normal_log_prob(p)
-    )  # fmt: skip
-    accepted: Bool[Tensor, "chains batch"] = -0.5 * pair.square().sum(-1) < log_ratio
-    moved = ChainState(
-        torch.where(accepted.unsqueeze(-1), z, state.z),
-        torch.where(accepted, log_likelihood, state.log_likelihood),
-        torch.where(accepted.unsqueeze(-1), gradient, state.gradient),
-    )
-    return moved, torch.exp(log_ratio.clamp(max=0)).nan_to_num(0.0)
+    def noise_of(self, noise: Noise, moves: int) -> Iterator[Tensor]:
+        """The noise of each move in turn."""
+        return noise_of_moves(noise, self.num_chains, self.joint.decoder.latent_dim, moves)
 
 
 def adapt_steps(
-    target: Target, betas: Betas, noise: Noise, progress: Advance
+    path: AnnealingPath, betas: Betas, noise: Noise, progress: Advance
 ) -> Float[Tensor, "distributions batch"]:
-    """A step size for each temperature and image, adapted by chains that pass through all temperatures.
-
-    After each transition log step += GAIN (mean acceptance - ACCEPTANCE), up to the longest useful trajectory.
-    """
-    longest = LONGEST_TRAJECTORY / target.num_leapfrog
-    state = target.state(noise(target.num_chains, target.latent_dim))
-    step = state.z.new_full((target.images,), min(FIRST_STEP, longest))
+    """A step size for each temperature and image, adapted by chains that pass through all temperatures."""
+    moves = path.moves
+    state = moves.state(path.base.sample(noise(path.num_chains, path.base.noise_dim)))
+    step = state.z.new_full((state.z.shape[1],), min(FIRST_STEP, moves.longest_step))
     steps = [step]
-    for beta, eps in zip(betas[1:-1].tolist(), draw_noise(noise, target, len(betas) - 2), strict=True):
+    for beta, eps in zip(betas[1:-1].tolist(), path.noise_of(noise, len(betas) - 2), strict=True):
         if len(steps) % NOISE_BLOCK == 0:
             progress(0.0)
-        state, acceptance = transition(target, beta, step, state, eps)
-        step = (step * torch.exp(GAIN * (acceptance.mean(0) - ACCEPTANCE))).clamp(max=longest)
+        state, acceptance = moves.move((1 - beta, beta), path.base.root(beta), step, state, eps)
+        step = moves.adapt(step, acceptance, GAIN)
         steps.append(step)
     return torch.stack([*steps, step])
 
 
 def run_chains(
-    target: Target,
+    path: AnnealingPath,
     betas: Betas,
     steps: Float[Tensor, "distributions batch"],
-    start: Latent | None,
+    start: Latent | Points | None,
     noise: Noise,
     progress: Advance,
-) -> tuple[PerChain, Float[Tensor, " batch"]]:
-    """log w of each chain along ``betas``, up or down, and the mean acceptance; from samples of the prior or ``start``.
+) -> tuple[PerChain, Float[Tensor, " batch"], State]:
+    """log w of each chain along ``betas``, up or down, the mean acceptance, and the last state; from ``start``, or
+    from samples of the base.
 
     log w is summed in float64 on the CPU, because not every device has float64.
     """
-    first = noise(target.num_chains, target.latent_dim)
-    state = target.state(first if start is None else start.expand_as(first))
-    values, acceptances = [state.log_likelihood], []
-    for eps in draw_noise(noise, target, len(betas) - 2):
+    moves, first = path.moves, path.base.sample(noise(path.num_chains, path.base.noise_dim))
+    state = moves.state(first if start is None else start.expand_as(first))
+    values, acceptances = [path.log_ratio(state)], []
+    for eps in path.noise_of(noise, len(betas) - 2):
         t = len(values)
         if t % NOISE_BLOCK == 0:
             progress(t / len(betas))
-        state, acceptance = transition(target, betas[t].item(), steps[t], state, eps)
-        values.append(state.log_likelihood)
+        beta = betas[t].item()
+        state, acceptance = moves.move((1 - beta, beta), path.base.root(beta), steps[t], state, eps)
+        values.append(path.log_ratio(state))
         acceptances.append(acceptance.mean(0))
     log_w = torch.einsum("tcb,t->cb", torch.stack(values).cpu().double(), betas.diff())
-    never = torch.full((target.images,), math.nan, dtype=torch.float64)
-    return log_w, torch.stack(acceptances).mean(0).cpu().double() if acceptances else never
-
-
-def draw_noise(
-    noise: Noise, target: Target, transitions: int
-) -> Iterator[Float[Tensor, "chains batch noise"]]:
-    """The noise of each transition in turn."""
-    for start in range(0, transitions, NOISE_BLOCK):
-        block = min(NOISE_BLOCK, transitions - start)
-        numbers = noise(block * target.num_chains, target.latent_dim + 2)
-        yield from numbers.unflatten(0, (block, target.num_chains))
+    never = torch.full((state.z.shape[1],), math.nan, dtype=torch.float64)
+    return log_w, torch.stack(acceptances).mean(0).cpu().double() if acceptances else never, state
 
 
 @torch.no_grad()

@@ -183,7 +183,10 @@ def pilot_temperatures(betas: Betas) -> Float[Tensor, " fewer"]:
 class Base(Protocol):
     """The distribution that chains start from, for each image."""
 
-    density: Density
+    @property
+    def density(self) -> Density:
+        """Its density, normalised."""
+        ...
 
     @property
     def noise_dim(self) -> int:

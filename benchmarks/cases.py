@@ -23,7 +23,7 @@ from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 from vlae.distributions.outputs import BernoulliOutput, GaussianOutput, OutputDistribution
 from vlae.estimation.ais import Annealed, anneal
-from vlae.estimation.importance import evaluate
+from vlae.estimation.estimators.importance import evaluate
 from vlae.models.backbone import Backbone
 from vlae.models.base import LatentVariableModel
 from vlae.models.hf import HF

@@ -34,7 +34,7 @@ forking.set_forkserver_preload(LIBRARIES)
 def launch(arguments: Sequence[str]) -> None:
     """``python launch.py <arguments>`` in this process, reporting every step and every four images in status.json."""
     sys.path.insert(0, str(LAUNCH.parent))
-    from vlae.estimation import importance
+    from vlae.estimation.estimators import importance
     from vlae.runs import attempts
 
     attempts.HEARTBEAT_EVERY, importance.MAX_GROUP = 0.0, 4

@@ -26,7 +26,7 @@ import vlae
 from vlae.cli.commands.figure import FORMATS
 from vlae.distributions.laplace import find_modes
 from vlae.errors import UserError
-from vlae.estimation.importance import evaluate
+from vlae.estimation.estimators.importance import evaluate
 from vlae.estimation.reliability import MARK
 from vlae.experiment.inspection import Library
 from vlae.report.plots.draw import draw, drawable

@@ -8,14 +8,27 @@ import pytest
 import torch
 from conftest import make_images, make_model, numbers
 
+from vlae.config.schema import Evaluate
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
-from vlae.estimation.gaps import Gaps
-from vlae.estimation.importance import Evaluation, evaluate
-from vlae.estimation.metrics import Scores, mean_and_standard_error, save_scores
-from vlae.estimation.metrics import test_set_metrics as metrics
+from vlae.estimation.estimators.gaps import Gaps
+from vlae.estimation.estimators.importance import Evaluation, evaluate
+from vlae.estimation.metrics import Scores, save_scores
+from vlae.estimation.metrics import test_set_metrics as metrics_of
+from vlae.estimation.parts import Subject
+from vlae.estimation.per_image import mean_and_standard_error
 from vlae.models.vae import VAE
 from vlae.seeding import generator
+
+
+def scores(proposals, preprocess, x, num_samples=77, **others):
+    """Results of these proposals and of other estimators, by key; the model is not asked again."""
+    subject = Subject(make_model(VAE, "gaussian"), preprocess, x, Evaluate(num_samples=num_samples), seed=0)
+    return Scores(subject, {f"proposals.{name}": found for name, found in proposals.items()} | others)
+
+
+def metrics(proposals, preprocess, x, num_samples, **others):
+    return metrics_of(scores(proposals, preprocess, x, num_samples, **others))
 
 
 def test_mean_and_standard_error_match_the_standard_library():
@@ -54,7 +67,7 @@ def known(preprocess, x):
 def test_reported_densities_are_of_pixels_in_0_to_1(settings):
     preprocess, x = preprocessed(**settings, **{"lambda": 0.05})
     evaluation, log_det = known(preprocess, x)
-    reported = metrics(Scores({"own": evaluation}), preprocess, x, 77)
+    reported = metrics({"own": evaluation}, preprocess, x, 77)
     own = reported["log_likelihood"]["own"]
     log_p = (evaluation.log_likelihood + log_det).tolist()
     elbo = (evaluation.elbo + log_det).tolist()
@@ -74,11 +87,9 @@ def test_bits_per_dim_of_a_uniform_model_are_eight():
     preprocess, x = preprocessed(dequantise=True, logit_transform=True, **{"lambda": 0.05})
     evaluation, log_det = known(preprocess, x)
     evaluation.log_likelihood = -log_det
-    assert math.isclose(
-        metrics(Scores({"own": evaluation}), preprocess, x, 1)["bits_per_dim"], 8.0, rel_tol=1e-9
-    )
+    assert math.isclose(metrics({"own": evaluation}, preprocess, x, 1)["bits_per_dim"], 8.0, rel_tol=1e-9)
     preprocess, x = preprocessed()
-    assert metrics(Scores({"own": known(preprocess, x)[0]}), preprocess, x, 1)["bits_per_dim"] is None
+    assert metrics({"own": known(preprocess, x)[0]}, preprocess, x, 1)["bits_per_dim"] is None
 
 
 def test_stored_scores_have_one_number_per_image(tmp_path):
@@ -86,8 +97,9 @@ def test_stored_scores_have_one_number_per_image(tmp_path):
     model, x = make_model(VAE, "gaussian"), make_images("gaussian")
     settings = {"num_samples": 40, "memory_budget": 16, "seed": 0}
     evaluations = {name: evaluate(model, x, proposal=name, **settings) for name in ("own", "laplace")}
-    log_jacobian = numbers(len(x), key="jacobian")
-    save_scores(tmp_path / "scores.npz", Scores(evaluations), log_jacobian)
+    found = scores(evaluations, preprocessed()[0], x)
+    found.subject.log_jacobian = numbers(len(x), key="jacobian")
+    save_scores(tmp_path / "scores.npz", found)
     fields = ("elbo", "log_likelihood", "ess", "k_hat", "samples")
     with np.load(tmp_path / "scores.npz") as stored:
         assert set(stored) == {*fields, *(f"{field}_laplace" for field in fields), "log_jacobian"}
@@ -104,10 +116,10 @@ def test_unreliability_depends_on_the_samples_of_each_image():
     evaluation, _ = known(preprocess, x)
     evaluation.samples = torch.tensor([100.0] * 5 + [10**6] * 5).double()  # limits 0.5 and 0.7
     evaluation.k_hat = torch.tensor([0.4, 0.6, 0.6, 0.8, 0.1] * 2).double()
-    own = metrics(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
+    own = metrics({"own": evaluation}, preprocess, x, 10**6)["log_likelihood"]["own"]
     assert own["k_hat_unreliable"] == 4 / 10
     evaluation.k_hat[3] = math.nan
-    own = metrics(Scores({"own": evaluation}), preprocess, x, 10**6)["log_likelihood"]["own"]
+    own = metrics({"own": evaluation}, preprocess, x, 10**6)["log_likelihood"]["own"]
     assert (own["k_hat_unreliable"], own["k_hat_unknown"]) == (3 / 9, 1)
 
 
@@ -115,9 +127,7 @@ def test_samples_for_a_tenth_of_a_nat_give_that_error():
     preprocess, x = preprocessed()
     evaluation, _ = known(preprocess, x)
     evaluation.ess = torch.full((len(x),), 7.0).double()
-    needed = metrics(Scores({"own": evaluation}), preprocess, x, 77)["log_likelihood"]["own"][
-        "samples_for_a_tenth"
-    ]
+    needed = metrics({"own": evaluation}, preprocess, x, 77)["log_likelihood"]["own"]["samples_for_a_tenth"]
     efficiency = 7.0 / 77.0
     assert math.isclose(math.sqrt((1 / efficiency - 1) / needed), 0.1, rel_tol=1e-12)
 
@@ -129,7 +139,7 @@ def test_gaps_sum_to_log_likelihood_minus_elbo():
     better.log_likelihood = evaluation.log_likelihood + 0.5
     elbo = evaluation.elbo[:4]
     gaps = Gaps(elbo + 0.1, elbo + 0.3, elbo + 0.3, iterations=4)
-    found = metrics(Scores({"own": evaluation, "laplace": better}, gaps), preprocess, x, 77)["gaps"]
+    found = metrics({"own": evaluation, "laplace": better}, preprocess, x, 77, gaps=gaps)["gaps"]
     assert (found["num_images"], found["log_likelihood_by"], found["iterations"]) == (4, "laplace", 4)
     assert math.isclose(found["amortisation"], 0.2, rel_tol=1e-9)
     total = found["log_likelihood"] - found["elbo"]
@@ -143,6 +153,6 @@ def test_the_approximation_gap_is_never_negative():
     evaluation, _ = known(preprocess, x)
     worse = evaluation.log_likelihood[:4] + 5
     gaps = Gaps(worse, worse + 1, worse + 1.5, iterations=0)
-    found = metrics(Scores({"own": evaluation}, gaps), preprocess, x, 77)["gaps"]
+    found = metrics({"own": evaluation}, preprocess, x, 77, gaps=gaps)["gaps"]
     assert found["log_likelihood_by"] == "best of the family"
     assert math.isclose(found["approximation"], 0.5, rel_tol=1e-9)

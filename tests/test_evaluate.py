@@ -19,7 +19,7 @@ from torch.distributions import MultivariateNormal
 
 from vlae.config.schema import PROPOSALS
 from vlae.distributions.posteriors import standard_normal_log_prob
-from vlae.estimation.importance import CACHED_ROWS, MAX_GROUP, Chunks, Evaluation, evaluate
+from vlae.estimation.estimators.importance import CACHED_ROWS, MAX_GROUP, Chunks, Evaluation, evaluate
 from vlae.estimation.log_weights import NOISE_BLOCK
 from vlae.estimation.pareto import unreliable_above
 from vlae.estimation.proposals import propose

@@ -13,7 +13,7 @@ import vlae
 from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.targets import build
-from vlae.estimation.importance import evaluate
+from vlae.estimation.estimators.importance import evaluate
 from vlae.nn.networks import ConvEncoder, activation_layer, initialise
 from vlae.seeding import generator
 from vlae.training.objective import sample_terms

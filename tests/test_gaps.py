@@ -6,9 +6,9 @@ from conftest import IMAGES, OUTPUTS, PIXELS, linear, make_images, make_model, n
 from torch.distributions import MultivariateNormal
 
 from vlae.errors import NonFiniteError
-from vlae.estimation import gaps as gaps_module
-from vlae.estimation.gaps import FINAL_SAMPLES, Gaps, measure_gaps
-from vlae.estimation.importance import evaluate
+from vlae.estimation.estimators import gaps as gaps_module
+from vlae.estimation.estimators.gaps import FINAL_SAMPLES, Gaps, measure_gaps
+from vlae.estimation.estimators.importance import evaluate
 from vlae.models.fullcov import FullCovariance
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF

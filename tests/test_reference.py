@@ -8,7 +8,7 @@ import torch
 from benchmarks import reference
 from benchmarks.timing import flops, peak_bytes
 from vlae.distributions.outputs import BernoulliOutput, GaussianOutput
-from vlae.estimation.importance import evaluate
+from vlae.estimation.estimators.importance import evaluate
 from vlae.models.backbone import Backbone
 from vlae.models.hf import HF
 from vlae.models.iaf import IAF

@@ -9,9 +9,8 @@ import torch
 
 import vlae
 from vlae.config.targets import build
-from vlae.estimation import gaps
-from vlae.estimation import importance as evaluation
-from vlae.experiment import evaluation_parts as parts
+from vlae.estimation.estimators import gaps
+from vlae.estimation.estimators import importance as evaluation
 from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.saved_scores import NAME
 from vlae.experiment.scoring import Scoring
@@ -59,20 +58,16 @@ def run(finished, monkeypatch):
     trained, x = finished
     monkeypatch.setattr(evaluation, "MAX_GROUP", 2)
     monkeypatch.setattr(gaps, "MAX_GROUP", 2)
-    monkeypatch.setattr(parts, "measure_gaps", partial(gaps.measure_gaps, steps=3))
+    monkeypatch.setattr(gaps, "measure_gaps", partial(gaps.measure_gaps, steps=3))
     forget(trained)
     return lambda heartbeat=lambda progress: None: score(trained, x, heartbeat)
 
 
 def figures(scores):
     """Every number but the seconds."""
-    bracket = scores.bracket
-    parts = {f"by {name}": part for name, part in scores.proposals.items()}
-    parts |= {f"bracket by {name}": part for name, part in bracket.proposals.items()}
-    parts |= {"gaps": scores.gaps, "ais": scores.ais, "lower": bracket.lower, "upper": bracket.upper}
     return {
         f"{what}, {name}": value
-        for what, part in parts.items()
+        for what, part in scores.results.items()
         for name, value in vars(part).items()
         if name != "seconds"
     }

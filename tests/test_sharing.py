@@ -16,7 +16,7 @@ from launching import LAUNCH, Launched, run_command
 
 import vlae
 from vlae.config.schema import Trainer
-from vlae.estimation.importance import Evaluation
+from vlae.estimation.estimators.importance import Evaluation
 from vlae.report.sources.run_directories import collect_runs
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory

@@ -11,7 +11,7 @@ from vlae.config.compose import compose
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id
 from vlae.config.targets import build
-from vlae.estimation.importance import evaluate
+from vlae.estimation.estimators.importance import evaluate
 from vlae.experiment.prepare import select_device
 from vlae.runs.directory import RunDirectory
 from vlae.system.disk import RecordError

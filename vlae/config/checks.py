@@ -13,7 +13,7 @@ from vlae.config.overrides import CONF, WRONG, messages_in
 from vlae.config.preprocessing import Preprocessing, conflicts
 from vlae.config.problems import Problem, format_value, join_words, problems_of, with_suggestions
 from vlae.config.run_id import MISSING, entries, get, section_of_key
-from vlae.config.schema import Config, fields
+from vlae.config.schema import Config, Evaluate, fields
 from vlae.config.targets import TARGETS, check_name, check_section, load_target
 
 
@@ -160,7 +160,11 @@ def _no_validation_images(values: dict[str, Any]) -> list[Problem]:
     return [Problem("trainer.selection", text)]
 
 
-BESIDE_PROPOSALS = ("evaluate.num_gap_images", "evaluate.ais.num_images", "evaluate.bdmc")
+BESIDE_PROPOSALS = (
+    "evaluate.num_gap_images",
+    *(f"evaluate.{name}.num_images" for name in Evaluate.sections()),
+    "evaluate.bdmc",
+)
 """Measurements that are compared with the estimates of the proposals; off at 0 or false."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from vlae.config.problems import Problem, format_value
 from vlae.config.run_id import get
+from vlae.config.schema import Evaluate
 from vlae.config.targets import load_target
 from vlae.system.machine import total_memory
 
@@ -70,10 +71,12 @@ def _needs(container: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
     tail = math.isqrt(evaluate["num_samples"]) * int(images) * 8
     yield "evaluate.num_samples", "the importance weights of the test images", tail
     yield "evaluate.memory_budget", "a chunk", evaluate["memory_budget"] * 2**20
-    if evaluate["ais"]["num_images"] or evaluate["bdmc"]:
-        chains, steps = evaluate["ais"]["num_chains"], evaluate["ais"]["num_distributions"]
-        yield "evaluate.ais.num_chains", "the chains of one image", chains * widths * number
-        yield "evaluate.ais.num_distributions", "the temperatures", steps * 8
+    for name in Evaluate.sections():
+        section = evaluate[name]
+        if section["num_images"] or (name == "ais" and evaluate["bdmc"]):
+            chains, steps = section.get("num_chains", 0), section.get("num_distributions", 0)
+            yield f"evaluate.{name}.num_chains", "the chains of one image", chains * widths * number
+            yield f"evaluate.{name}.num_distributions", "the temperatures", steps * 8
 
 
 def _weights(model: dict[str, Any]) -> int:

@@ -28,6 +28,14 @@ Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _PROPOSALS = Path(__file__).parents[1] / "estimation" / "proposals"
 PROPOSALS = tuple(module.name for module in pkgutil.iter_modules([str(_PROPOSALS)]))
 """The names of the files in ``vlae.estimation.proposals``, which are not imported: they need torch."""
+_ESTIMATORS = _PROPOSALS.with_name("estimators")
+ESTIMATORS = tuple(
+    sorted(
+        (m.name for m in pkgutil.iter_modules([str(_ESTIMATORS)])),
+        key=lambda name: (name != "importance", name),
+    )
+)
+"""The names of the files in ``vlae.estimation.estimators``, in the order of their work; others need the proposals."""
 
 
 def key(default: Any, description: str, *, operational: bool = False, **more: Any) -> Any:
@@ -207,6 +215,22 @@ class Evaluate(Section):
         operational=True,
     )
     num_images: Count | None = key(None, "score only so many test images; null scores all")
+
+    @classmethod
+    def sections(cls) -> list[str]:
+        """The names of the sections that say of how many images something is measured: those of estimators.
+
+        >>> Evaluate.sections()
+        ['ais']
+        """
+        types = {name: field.annotation for name, field in cls.model_fields.items()}
+        return [
+            name
+            for name, section in types.items()
+            if isinstance(section, type)
+            and issubclass(section, Section)
+            and "num_images" in section.model_fields
+        ]
 
 
 class Tracker(Section):

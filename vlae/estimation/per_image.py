@@ -1,4 +1,4 @@
-"""Numbers per image, and the resumable loop over groups of images that all estimators share."""
+"""Numbers per image, their means, and the resumable loop over groups of images that all estimators share."""
 
 import math
 import time
@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vlae.errors import NonFiniteError
@@ -15,6 +16,8 @@ Report = Callable[[float], None]
 """Called with the number of images done so far, fractions within a group included; its exceptions end the work."""
 Advance = Callable[[float], None]
 """Called with the share of a group of images that is done; its exceptions end the work."""
+Values = Float[Tensor, " images"]
+"""One number per image."""
 Result = TypeVar("Result", bound="Estimates")
 
 
@@ -22,7 +25,7 @@ Result = TypeVar("Result", bound="Estimates")
 class Estimates:
     """An estimator's numbers per image, in float64 on the CPU; the first ``done`` images are known, the rest NaN.
 
-    >>> from vlae.estimation.importance import Evaluation
+    >>> from vlae.estimation.estimators.importance import Evaluation
     >>> evaluation = Evaluation.empty(2)
     >>> evaluation.put(slice(0, 1), elbo=torch.tensor([-3.0]))
     >>> len(evaluation), evaluation.elbo
@@ -49,7 +52,7 @@ class Estimates:
     def with_first_of(self: Result, other: Result) -> Result:
         """These images with what ``other`` knows of the first of them, in whole groups, so that each keeps its bits.
 
-        >>> from vlae.estimation.importance import Evaluation
+        >>> from vlae.estimation.estimators.importance import Evaluation
         >>> two = Evaluation.empty(2)
         >>> two.put(slice(0, 2), elbo=torch.tensor([-3.0, -4.0]))
         >>> two.done = 2
@@ -98,3 +101,23 @@ def check_finite(values: Tensor, group: range, what: str) -> None:
     finite = torch.isfinite(values)
     if not finite.all():
         raise NonFiniteError(f"{what} {group[int((~finite).nonzero()[0])]} is NaN or infinite")
+
+
+def mean_and_standard_error(values: Values) -> tuple[float, float | None]:
+    """Mean over images and its standard error (ddof 1), which is None for one image.
+
+    >>> mean_and_standard_error(torch.tensor([1.0, 2.0, 3.0]))
+    (2.0, 0.57735...)
+    """
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+    return values.mean().item(), error
+
+
+def level(values: Values) -> dict[str, float | None]:
+    """``mean`` and ``standard_error`` over images, as metrics."""
+    return dict(zip(("mean", "standard_error"), mean_and_standard_error(values), strict=True))
+
+
+def with_error(name: str, values: Values) -> dict[str, float | None]:
+    """The mean over images under this name, and its standard error, as metrics."""
+    return dict(zip((name, f"{name}_standard_error"), mean_and_standard_error(values), strict=True))

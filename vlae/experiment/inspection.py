@@ -13,7 +13,7 @@ from torch import Tensor
 from vlae.config.targets import build
 from vlae.distributions.flows import is_gaussian
 from vlae.distributions.laplace import find_modes
-from vlae.estimation.importance import evaluate
+from vlae.estimation.estimators.importance import evaluate
 from vlae.experiment.load import load
 from vlae.experiment.prepare import images_to_score, test_set, use_threads
 from vlae.experiment.trained_model import TrainedModel
@@ -158,7 +158,7 @@ class Inspection:
         return mean.numpy(), ((z - mean).T @ (z - mean) / len(z)).numpy()
 
     def _noise(self, group: slice) -> Noise:
-        """The noise that `vlae.estimation.importance.evaluate` gives to inference."""
+        """The noise that `vlae.estimation.estimators.importance.evaluate` gives to inference."""
         seed = self.trained.config.seed
         sources = [generator(self.x.device, seed, "evaluate", i) for i in range(group.start, group.stop)]
         return image_noise(sources, self.x.dtype)

@@ -7,9 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vlae.config.schema import Config
 from vlae.estimation.metrics import Scores, save_scores, test_set_metrics
 from vlae.experiment.take_over import read_taken_over
 from vlae.experiment.trained_model import TrainedModel
@@ -19,18 +17,17 @@ from vlae.system.console import count_of
 from vlae.training.epoch_metrics import peak_memory_bytes
 
 
-def write_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
+def write_results(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
     """Write the numbers of each image, if there are any, then results.json, last of all. Returns its content."""
     directory = trained.directory
-    if scores.proposals:
-        arrays = directory.path / "test_log_likelihood.npz"
-        save_scores(arrays, scores, trained.preprocess.unit_log_jacobian(x))
-    results = run_results(trained, cfg, scores, x)
+    if scores.results:
+        save_scores(directory.path / "test_log_likelihood.npz", scores)
+    results = run_results(trained, scores)
     directory.write_results(results)
     return results
 
 
-def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -> dict[str, Any]:
+def run_results(trained: TrainedModel, scores: Scores) -> dict[str, Any]:
     """The content of results.json. Log-likelihoods and ELBOs are of pixels in [0, 1], in nats per image."""
     progress, run, taken = trained.progress, trained.config, read_taken_over(trained.directory)
     validation = None if run.trainer.selection == "test" else trained.best_elbo
@@ -44,7 +41,7 @@ def run_results(trained: TrainedModel, cfg: Config, scores: Scores, x: Tensor) -
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "selection": run.trainer.selection,
-        "test": test_set_metrics(scores, trained.preprocess, x, cfg.evaluate.num_samples),
+        "test": test_set_metrics(scores),
         "validation": {"elbo": validation},
         "taken_over": {"training": training_taken_over(taken), "scores": scores.taken_over},
         "cost": cost(trained, scores, taken),
@@ -64,9 +61,7 @@ def cost(trained: TrainedModel, scores: Scores, taken: TakenOver | None) -> dict
         "seconds_per_epoch": progress.seconds / max(1, progress.epoch),
         "evaluate_seconds": scores.seconds,
         "evaluate_seconds_taken_over": sum(taken["seconds"] for taken in scores.taken_over.values()),
-        "seconds_by_proposal": {name: entry.seconds for name, entry in scores.proposals.items()},
-        "ais_seconds": scores.ais.seconds if scores.ais else None,
-        "bdmc_seconds": scores.bracket.seconds if scores.bracket else None,
+        **scores.cost(),
         "peak_memory_bytes": peak_memory_bytes(trained.device),
         "parameters": sum(q.numel() for q in trained.model.parameters()),
     }

@@ -44,6 +44,6 @@ def _carry_out(session: Session, prepared: "Prepared") -> dict[str, Any]:
     from vlae.experiment.scoring import Scoring
     from vlae.experiment.train import train
 
-    cfg, x = prepared.config, prepared.test_set
     trained = train(session, prepared)
-    return write_results(trained, cfg, Scoring(session, trained, cfg, x).run(), x)
+    scores = Scoring(session, trained, prepared.config, prepared.test_set).run()
+    return write_results(trained, scores)

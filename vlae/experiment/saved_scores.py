@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vlae.experiment.evaluation_parts import Part
+from vlae.estimation.parts import Part
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
 from vlae.system.console import Reporter, count_of

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.config.schema import Config
+from vlae.estimation.estimators import Part, Subject, parts
 from vlae.estimation.metrics import Scores
-from vlae.experiment.evaluation_parts import Part, Parts
 from vlae.experiment.results import code_and_torch
 from vlae.experiment.saved_scores import SavedScores
 from vlae.experiment.session import Session
@@ -37,12 +37,16 @@ class Scoring:
         others = others_of_training(self.session)
         place, reporter = self.session.directory, self.session.reporter
         self.scores = SavedScores(place, self.trained.model, others, reporter, code_and_torch())
+        warn, trained = reporter.warn, self.trained
+        self.subject = Subject(
+            trained.model, trained.preprocess, self.x, self.cfg.evaluate, self.cfg.seed, warn
+        )
         self.began = self.saved = time.monotonic()
 
     def run(self) -> Scores:
         """Measure every part of the evaluation, in order."""
-        parts, after_long = Parts(self.trained, self.cfg, self.x, self.session.reporter.warn), False
-        for part in parts:
+        after_long = False
+        for part in parts(self.subject):
             result = self.scores.begin(part)
             if part.long or after_long:
                 self._save()
@@ -52,7 +56,7 @@ class Scoring:
         self._save()  # others may take it over
         taken = self.scores.taken_over
         seconds = self._seconds() + sum(each["seconds"] for each in taken.values())
-        return parts.scores(self.scores.results, seconds, taken)
+        return Scores(self.subject, self.scores.results, seconds, taken)
 
     def _report(self, part: Part, result: Any, images: float) -> None:
         """Show and record the progress of a part, and save it when due."""

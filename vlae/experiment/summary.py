@@ -13,6 +13,8 @@ from vlae.system.disk import RecordError
 
 SIDE_BY_SIDE = 2
 """Proposals in one table, so that a terminal of 80 columns cuts no number off."""
+OWN_TABLES = ("log_likelihood", "bdmc", "gaps")
+"""Sections of the test metrics that have a table of their own form."""
 NOT_SCORED = "not scored; the same command without evaluate=none scores it"
 """The state of a run that was trained and validated only."""
 
@@ -63,6 +65,9 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
         yield bdmc_table(bdmc, marks)
     if gaps := test.get("gaps"):
         yield gaps_table(gaps, marks)
+    for name, section in test.items():
+        if isinstance(section, dict) and name not in OWN_TABLES:
+            yield section_table(name, section)
 
 
 def taken_over(taken: Mapping[str, Any]) -> str:
@@ -194,6 +199,29 @@ def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
         ("refinements of the model's own inference", str(gaps["iterations"])),
     ]
     return text_table(f"Gaps, the first {gaps['num_images']} images (nats)", rows)
+
+
+def section_table(name: str, section: Mapping[str, Any]) -> Table:
+    """The numbers of any other estimator, by their names in its section; those that are missing are left out."""
+    rows = [(key, _value_text(value)) for key, value in flat(section).items() if value is not None]
+    return text_table(f"Estimator {name}", rows)
+
+
+def flat(section: Mapping[str, Any], beginning: str = "") -> dict[str, Any]:
+    """The values of a section and those in it, by names with dots.
+
+    >>> flat({"lower": {"mean": -1.0}, "num_images": 2})
+    {'lower.mean': -1.0, 'num_images': 2}
+    """
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        key = beginning + name
+        found |= flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
+    return found
+
+
+def _value_text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def status_table(status: Mapping[str, Any], path: Path) -> Table:

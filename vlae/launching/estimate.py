@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlae.config.run_id import exact_text, scientific
+from vlae.config.schema import ESTIMATORS
 from vlae.launching.plan import Plan, Planned
 from vlae.launching.work import Work
 from vlae.runs.directory import RunDirectory
@@ -112,11 +113,12 @@ def _rates(results: Mapping[str, Any], container: Mapping[str, Any]) -> Rates:
     images = found[IMAGES] = float(own.get("num_images") or 1)
     for name, seconds in by_proposal.items():
         found[f"proposals.{name}"] = seconds / _size(f"proposals.{name}", container, images)
-    for part, key in (("ais", "ais_seconds"), ("bdmc.lower", "bdmc_seconds")):
-        if seconds := cost.get(key):
-            found[part] = seconds
+    others = sum(by_proposal.values())
+    for name in ESTIMATORS:
+        if seconds := cost.get(f"{name}_seconds"):
+            found["bdmc.lower" if name == "bdmc" else name] = seconds  # of all its parts
+            others += seconds
     if measured := _size("gaps", container, images):
-        others = sum(by_proposal.values()) + found.get("ais", 0.0) + found.get("bdmc.lower", 0.0)
         found["gaps"] = max(0.0, cost["evaluate_seconds"] - others) / measured
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlae.config.schema import Evaluate, Trainer
-from vlae.experiment.part_settings import part_settings
+from vlae.estimation.part_settings import images_of, part_settings
 from vlae.launching.plan import Planned
 from vlae.runs.directory import RunDirectory
 from vlae.runs.trainings import Sibling, Trainings, end_of, read_sibling, sources
@@ -102,10 +102,8 @@ class _Known:
 
 def _parts(container: Mapping[str, Any]) -> Parts:
     evaluate = Evaluate(**container["evaluate"])
-    all_images = math.inf if evaluate.num_images is None else evaluate.num_images
-    images = {"gaps": evaluate.num_gap_images, "ais": evaluate.ais.num_images}
     found = part_settings(evaluate).items()
-    return {key: (settings, images.get(key, all_images)) for key, settings in found}
+    return {key: (settings, images_of(evaluate, key)) for key, settings in found}
 
 
 def _is_known(key: str, part: tuple[dict[str, Any], float], scored: Sequence[Parts]) -> bool:

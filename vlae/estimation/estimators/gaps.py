@@ -4,7 +4,10 @@ log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], the approxima
 with q* the best member of the model's own family for this image alone.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +20,8 @@ from vlae.distributions.posteriors import (
     standard_normal_log_prob,
 )
 from vlae.estimation.log_weights import LogWeights
-from vlae.estimation.per_image import Advance, Estimates, Report, check_finite, in_groups
+from vlae.estimation.parts import Part, Subject, results_below
+from vlae.estimation.per_image import Advance, Estimates, Report, check_finite, in_groups, with_error
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import Noise, generator, image_noise
@@ -150,3 +154,51 @@ def log_weights(
             z, log_q = q.rsample_with_log_prob(eps)
             of_member.add(log_likelihood(z) + standard_normal_log_prob(z) - log_q, images)
     return weights
+
+
+def parts(subject: Subject) -> Iterator[Part]:
+    """The first ``evaluate.num_gap_images`` images; none, with a warning, of a model whose q has no family."""
+    if not subject.evaluate.num_gap_images:
+        return
+    noise = image_noise([generator(subject.x.device, subject.seed, "evaluate", 0)], subject.x.dtype)
+    posterior = subject.model.posterior(subject.x[:1], noise)
+    if not isinstance(posterior, FamilyMember):  # a user's own model may return any Posterior
+        kind = type(posterior).__name__
+        subject.warn(f"no gaps: {kind} is no vlae.distributions.posteriors.FamilyMember")
+        return
+    x = subject.x[: subject.evaluate.num_gap_images]
+    run = partial(measure_gaps, subject.model, x, **subject.limits)
+    yield subject.part("gaps", "measuring gaps, image", Gaps.empty(len(x)), run)
+
+
+def metrics(results: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
+    """The approximation gap (due to the family of q) and the amortisation gap (due to inference) of the first images.
+
+    The estimate of log p(x) is the one with the highest mean on these images, by a proposal or by the best member of
+    the family itself: each is a lower bound in expectation. If it is too low, the true approximation gap is larger; if
+    the ascent has not reached q*, the true amortisation gap is larger and the approximation gap smaller.
+    """
+    if (gaps := results.get("gaps")) is None:
+        return {"gaps": None}
+    images = len(gaps)
+    proposals, log_jacobian = results_below(results, "proposals."), subject.log_jacobian[:images]
+    estimates = {name: evaluation.log_likelihood[:images] for name, evaluation in proposals.items()}
+    estimates["best of the family"] = gaps.log_likelihood
+    by = max(estimates, key=lambda name: estimates[name].mean().item())
+    log_likelihood = estimates[by]
+    found = {
+        "num_images": images,
+        "elbo": (gaps.elbo + log_jacobian).mean().item(),
+        "optimal_elbo": (gaps.optimal_elbo + log_jacobian).mean().item(),
+        "log_likelihood": (log_likelihood + log_jacobian).mean().item(),
+        "log_likelihood_by": by,
+        **with_error("approximation", log_likelihood - gaps.optimal_elbo),
+        **with_error("amortisation", gaps.optimal_elbo - gaps.elbo),
+        "iterations": gaps.iterations,
+    }
+    return {"gaps": found}
+
+
+def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
+    """None."""
+    return {}

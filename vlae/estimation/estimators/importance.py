@@ -1,0 +1,249 @@
+"""Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights, log_mean_standard_error, round_sizes
+from vlae.estimation.pareto import unreliable_above
+from vlae.estimation.parts import Part, Subject, results_below
+from vlae.estimation.per_image import (
+    Advance,
+    Estimates,
+    Report,
+    Values,
+    check_finite,
+    in_groups,
+    level,
+    with_error,
+)
+from vlae.estimation.proposals import propose_for
+from vlae.models.base import LatentVariableModel
+from vlae.nn.networks import largest_layer
+
+CACHED_ROWS = 3072
+"""On a CPU, more rows (images x samples) at once leave the cache and are slower."""
+MAX_GROUP = 64
+"""Images whose posteriors are inferred together."""
+EXTRA_NOISE = 10
+"""Most numbers that a sample of any proposal needs beside latent_dim: the degrees of freedom of student_t."""
+
+TENTH = 0.1
+"""Nats: the standard error at which the costs of proposals are compared."""
+
+
+@dataclass
+class Evaluation(Estimates):
+    """Importance-sampled estimates of log p(x) by one proposal, in nats per test image."""
+
+    elbo: Float[Tensor, " images"]
+    """Mean log w: the evidence lower bound of this proposal."""
+    log_likelihood: Float[Tensor, " images"]
+    """log mean w."""
+    ess: Float[Tensor, " images"]
+    """Effective sample size (sum w)^2 / sum w^2, between 1 and the number of samples."""
+    k_hat: Float[Tensor, " images"]
+    """Shape of the weights' tail, see ``vlae.estimation.pareto``."""
+    samples: Float[Tensor, " images"]
+    """Number of samples drawn."""
+    steps: Float[Tensor, " images"]
+    """Steps of the search for the mode; like the next two, NaN if the proposal has none."""
+    converged: Float[Tensor, " images"]
+    stalled: Float[Tensor, " images"]
+
+    @property
+    def monte_carlo_error(self) -> Float[Tensor, " images"]:
+        """Standard error of each image's own estimate, in nats."""
+        return log_mean_standard_error(self.ess, self.samples)
+
+    @property
+    def unreliable(self) -> list[bool | None]:
+        """True if k-hat is above the limit for that number of samples; None if they are too few for a k-hat."""
+        pairs = zip(self.k_hat.tolist(), self.samples.tolist(), strict=True)
+        return [None if math.isnan(k) else k > unreliable_above(int(n)) for k, n in pairs]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Numbers of images and samples per batch; they change a result only by rounding."""
+
+    images: int
+    samples: int
+
+    @classmethod
+    def within(cls, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor) -> "Chunks":
+        """Half of ``memory_budget`` (MiB) is for arrays that grow with the group's images, half for activations.
+
+        The former are noise or, before it, the Jacobians of inference: three copies, of the widest layer at most.
+        """
+        half, size = memory_budget * 2**20 // 2, x.element_size()
+        most = 1 if model.batch_dependent else MAX_GROUP
+        width = largest_layer(model)
+        noise = 2 * min(num_samples, NOISE_BLOCK) * (model.latent_dim + EXTRA_NOISE)
+        an_image = max(noise, 3 * width * model.latent_dim)
+        images = max(1, min(most, half // (an_image * size)))
+        rows = half // (4 * width * size)
+        if x.device.type == "cpu":
+            rows = min(rows, CACHED_ROWS)
+        return cls(images, max(1, min(num_samples, rows // images)))
+
+
+@torch.no_grad()
+def evaluate(
+    model: LatentVariableModel,
+    x: Float[Tensor, "images pixels"],
+    *,
+    proposal: str = "own",
+    num_samples: int,
+    target_standard_error: float | None = None,
+    memory_budget: int,
+    seed: int,
+    result: Evaluation | None = None,
+    report: Report = lambda images: None,
+) -> Evaluation:
+    """log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s | x), z_s ~ q, and the ELBO, for each image.
+
+    q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) an image leaves the
+    batch as soon as its estimate is that precise. Image i's noise is a function of (seed, proposal, i) alone, so
+    neither chunking nor a restart changes a number. Continues ``result`` if given. ``report``, see
+    ``vlae.estimation.per_image``, is called after every group; ``memory_budget`` in MiB.
+    Errors: NonFiniteError, an estimate is NaN or infinite; TypeError, the proposal needs a density that q lacks.
+
+    >>> from vlae.distributions import GaussianOutput
+    >>> from vlae.models.backbone import Backbone
+    >>> from vlae.models.vae import VAE
+    >>> model = VAE(Backbone(latent_dim=2, hidden_dims=[8], pixels=16, output=GaussianOutput()))
+    >>> how = {"proposal": "laplace", "num_samples": 50, "memory_budget": 64, "seed": 0}
+    >>> found = evaluate(model, torch.randn(3, 16), **how)
+    >>> found.log_likelihood.shape, bool((found.log_likelihood >= found.elbo).all())  # Jensen's inequality
+    (torch.Size([3]), True)
+    """
+    result = Evaluation.empty(len(x)) if result is None else result
+    chunks = Chunks.within(memory_budget, model, num_samples, x)
+    scorer, sizes = model.output.scorer(model.decoder), list(round_sizes(num_samples, target_standard_error))
+
+    def measure(group: range, progress: Advance) -> None:
+        images = slice(group.start, group.stop)
+        q, modes, sources = propose_for(group, proposal, model, x[images], seed)
+        at_once = chunks.samples * chunks.images
+        weights = draw_log_weights(q, scorer, x[images], sources, sizes, target_standard_error, at_once)
+        check_finite(weights.log_mean + weights.mean, group, "the log-likelihood of test image")
+        result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
+        result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat)
+        if modes is not None:
+            result.put(images, steps=modes.steps, converged=modes.converged, stalled=modes.stalled)
+
+    in_groups(result, chunks.images, measure, report)
+    return result
+
+
+def parts(subject: Subject) -> Iterator[Part]:
+    """All images by each of ``evaluate.proposals``."""
+    for name in subject.evaluate.proposals:
+        yield importance_part(subject, f"proposals.{name}", "evaluating image", subject.x, name)
+
+
+def importance_part(subject: Subject, key: str, doing: str, x: Tensor, name: str) -> Part:
+    """The part that estimates log p(x) of images x [images, pixels] by the proposal of this name."""
+    run = partial(evaluate, subject.model, x, proposal=name, **subject.options(key), **subject.limits)
+    doing += f" by {name}" if len(subject.evaluate.proposals) > 1 else ""
+    return subject.part(key, doing, Evaluation.empty(len(x)), run, by=name)
+
+
+def metrics(results: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
+    """Metrics of all images, in nats per image; ``log_likelihood`` has a section for each proposal.
+
+    Densities are over pixels in [0, 1], so the Jacobian of a logit transform is in them; the released code leaves
+    it out, which is ``mean_in_model_space``. ELBO and bits/dim are those of the proposal ``own``; ``bits_per_dim`` is
+    on the scale of the integer pixels, where they were dequantised, else None.
+    """
+    proposals, preprocess = results_below(results, "proposals."), subject.preprocess
+    own, log_jacobian = proposals["own"], subject.log_jacobian
+    of_integers = own.log_likelihood + log_jacobian - preprocess.log_scale
+    bits = -of_integers / (preprocess.pixels * math.log(2))
+    samples = subject.evaluate.num_samples
+    return {
+        **with_error("elbo", own.elbo + log_jacobian),
+        "log_likelihood": {
+            name: proposal_metrics(evaluation, log_jacobian, samples)
+            for name, evaluation in proposals.items()
+        },
+        "bits_per_dim": bits.mean().item() if preprocess.bits_per_dim_defined else None,
+        "uniform_bits_per_dim": math.log2(preprocess.levels) if preprocess.levels else None,
+    }
+
+
+def proposal_metrics(evaluation: Evaluation, log_jacobian: Values, num_samples: int) -> dict[str, Any]:
+    """Metrics of one proposal. ``standard_error`` is over images; ``monte_carlo_error`` that of one image's estimate.
+
+    ``k_hat_unreliable`` is a share of the images whose k-hat is known; with too few samples it is unknown.
+    ``samples_for_a_tenth``: the number of samples that the median image needs for a Monte Carlo error of 0.1 nats,
+    (S/ESS - 1) / 0.1^2: the cost of equal accuracy by each proposal.
+    """
+    bad, errors = evaluation.unreliable, evaluation.monte_carlo_error
+    known = [doubt for doubt in bad if doubt is not None]
+    needed = (evaluation.samples / evaluation.ess - 1).clamp(min=0) / TENTH**2
+    found: dict[str, Any] = {
+        **level(evaluation.log_likelihood + log_jacobian),
+        "num_samples": num_samples,
+        "num_images": len(bad),
+        **with_error("elbo", evaluation.elbo + log_jacobian),
+        "ess_median": evaluation.ess.median().item(),
+        "ess_min": evaluation.ess.min().item(),
+        "k_hat_limit": unreliable_above(num_samples),
+        "k_hat_unreliable": sum(known) / len(known) if known else None,
+        "k_hat_unknown": len(bad) - len(known),
+        "monte_carlo_error_median": errors.median().item() if num_samples > 1 else None,
+        "samples_mean": evaluation.samples.mean().item(),
+        "samples_for_a_tenth": needed.median().item() if num_samples > 1 else None,
+        "mean_in_model_space": evaluation.log_likelihood.mean().item(),
+    }
+    if not evaluation.steps.isnan().any():
+        found["mode_search"] = mode_search_metrics(evaluation)
+    return found
+
+
+def mode_search_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """Steps of the searches for the mode, and numbers of images by how they ended."""
+    settled = evaluation.converged + evaluation.stalled
+    return {
+        "steps_mean": evaluation.steps.mean().item(),
+        "steps_max": int(evaluation.steps.max().item()),
+        "converged": int(evaluation.converged.sum().item()),
+        "stalled": int(evaluation.stalled.sum().item()),
+        "unconverged": len(settled) - int(settled.sum().item()),
+    }
+
+
+def proposals_beside(other: Any, proposals: Mapping[str, Evaluation], log_jacobian: Values) -> dict[str, Any]:
+    """Each proposal on the images of another estimator, the first that the proposals have.
+
+    ``difference``: its log-likelihood minus that of ``other``, image by image.
+    """
+    images, found = len(other), {}
+    for name, evaluation in proposals.items():
+        own = evaluation.log_likelihood[:images]
+        difference = with_error("difference", own - other.log_likelihood)
+        found[name] = level(own + log_jacobian) | difference
+    return found
+
+
+def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
+    """``log_likelihood``, ``elbo``, ``ess``, ``k_hat`` and ``samples`` of each proposal.
+
+    Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
+    """
+    found: dict[str, Tensor] = {}
+    for proposal, evaluation in results_below(results, "proposals.").items():
+        end = "" if proposal == "own" else f"_{proposal}"
+        found[f"log_likelihood{end}"] = evaluation.log_likelihood + subject.log_jacobian
+        found[f"elbo{end}"] = evaluation.elbo + subject.log_jacobian
+        for name in ("ess", "k_hat", "samples"):
+            found[f"{name}{end}"] = getattr(evaluation, name)
+    return found

@@ -22,7 +22,7 @@ from vlae.data.preprocess import Preprocess
 from vlae.errors import NonFiniteError
 from vlae.experiment.build import build_model
 from vlae.runs.directory import RunDirectory
-from vlae.seeding import batch_noise, generator
+from vlae.seeding import batch_noise, generator, image_noise
 from vlae.system.interruption import Interrupted, Interruption
 from vlae.training import epoch_metrics, objective, training_set
 from vlae.training.checkpoints import ask_for
@@ -289,6 +289,33 @@ def test_an_epoch_is_recorded_with_finite_metrics(output, tmp_path):
             elbo, reconstruction, kl = (line[f"{name}/{term}"] for term in terms)
             assert elbo == pytest.approx(reconstruction - kl, rel=1e-9)
         assert line["learning_rate"] == 1e-2
+
+
+@torch.no_grad()
+def elbo_in_batches(model, x, size, noise_of):
+    """Mean ELBO over x, one sample per image, in batches of this size and in order."""
+    batches = torch.arange(len(x)).split(size)
+    sums = [sample_terms(model, x[images], noise_of(images), 1).log_weights.sum() for images in batches]
+    return (torch.stack(sums).sum() / len(x)).item()
+
+
+@pytest.mark.parametrize(("name", "size"), [("savae_original", 128), ("savae", 500)])
+def test_the_released_savae_is_validated_in_batches_of_128(name, size, tmp_path):
+    """As released. Its step depends on the batch, so with the same noise other batches give another ELBO."""
+    training = make(tmp_path, name)
+    model, x = training.model, training.selection_set.repeat(20, 1)
+    model.step = model.make_step(step_size=0.5, clip_norm=5.0)
+
+    def of_batch(images):
+        return batch_noise(len(images), generator("cpu", 3, "validation", int(images[0])), x.dtype)
+
+    def of_image(images):
+        return image_noise([generator("cpu", 3, i) for i in images.tolist()], x.dtype)
+
+    expected = elbo_in_batches(model, x, size, of_batch)
+    assert mean_metrics(model, x, seed=3)["elbo_nats"] == pytest.approx(expected, rel=1e-12)
+    one, other = (elbo_in_batches(model, x, batch, of_image) for batch in (128, 100))
+    assert (one == pytest.approx(other, rel=1e-10)) == (name == "savae")
 
 
 def test_a_stage_has_the_elbo_of_a_model_that_stops_there(tmp_path):

@@ -39,6 +39,9 @@ class LatentVariableModel(nn.Module, ABC):
     batch_dependent = False
     """True if an image's posterior depends on the other images of its batch: evaluation takes one image at a time."""
 
+    validation_batch = 500
+    """Number of images whose posteriors validation computes together; their noise is drawn together."""
+
     analytic_kl = False
     """True if its posteriors have the method kl_to_prior (``distributions.ClosedFormKL``), for trainer.kl=analytic."""
 

@@ -112,8 +112,9 @@ class SAVAE(LatentVariableModel):
 
 
 class OriginalSAVAE(SAVAE):
-    """SA-VAE with the released code's step: per batch in training, image by image in evaluation."""
+    """SA-VAE with the released code's step: per batch in training and validation, image by image in evaluation."""
 
     batch_dependent = True
+    validation_batch = 128  # as released: the step depends on it, and so does the best epoch
 
     make_step = staticmethod(original_step)

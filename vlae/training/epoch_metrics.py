@@ -12,7 +12,6 @@ from vlae.seeding import batch_noise, generator
 from vlae.system.console import note_progress
 from vlae.training.objective import METRICS, posterior_terms, sample_terms
 
-VALIDATION_BATCH = 500
 STAGE_IMAGES = 100
 """Number of images whose ELBO after each update is recorded."""
 
@@ -21,10 +20,13 @@ STAGE_IMAGES = 100
 def mean_metrics(
     model: LatentVariableModel, x: Float[Tensor, "images pixels"], seed: int
 ) -> dict[str, float]:
-    """ELBO and its two terms over a whole set, one sample per image, with the same noise at every call."""
+    """ELBO and its two terms over a whole set, one sample per image, with the same noise at every call.
+
+    Images are taken in order, ``model.validation_batch`` at a time.
+    """
     total = torch.zeros(len(METRICS), dtype=torch.float64)
-    for start in range(0, len(x), VALIDATION_BATCH):
-        batch = x[start : start + VALIDATION_BATCH]
+    for start in range(0, len(x), model.validation_batch):
+        batch = x[start : start + model.validation_batch]
         noise = batch_noise(len(batch), generator(x.device, seed, "validation", start), x.dtype)
         note_progress()
         total += sample_terms(model, batch, noise, 1).metrics().cpu().double() * len(batch)

@@ -189,7 +189,7 @@ def _annealing_table(
 def gaps_table(gaps: dict[str, Any], marks: Mapping[str, str]) -> Table:
     """The gaps between the ELBO and log p(x)."""
     by, approximation = gaps["log_likelihood_by"], gaps["approximation"]
-    doubt = marks.get(by, "")
+    doubt = next((mark for name in by.split(", ") if (mark := marks.get(name))), "")
     rows = [
         ("ELBO", f"{gaps['elbo']:.2f}"),
         ("+ amortisation gap", with_error(gaps["amortisation"], gaps["amortisation_standard_error"])),

@@ -79,7 +79,7 @@ k_hat_limit               -        .   Pareto k-hat above which an image's estim
 k_hat_unreliable          -        -   share of the images with a k-hat above the limit
 k_hat_unknown             images   .   images with too few samples for a k-hat
 monte_carlo_error_median  nats     -   standard error of the median image's own estimate
-samples_mean              samples  .   importance samples per image that were drawn
+samples_mean              samples  .   importance samples per image that are averaged, without the pilot
 samples_for_a_tenth       samples  -   samples that the median image needs for a standard error of 0.1 nats
 mean_in_model_space       nats     +   log-likelihood without the Jacobian of the logit transform
 mode_search.steps_mean    steps    .   steps of the search for the mode, per image
@@ -101,7 +101,7 @@ num_images         images   .   the first test images, whose gaps were measured
 elbo               nats     +   ELBO on these images
 optimal_elbo       nats     +   ELBO of the best member of the model's family
 log_likelihood     nats     +   the best estimate of log p(x) on these images
-log_likelihood_by  text     .   the estimator of that
+log_likelihood_by  text     .   the estimator of that, or those of both halves of the images
 approximation      nats     -±  log p(x) minus the ELBO of the best member
 amortisation       nats     -±  ELBO of the best member minus the model's own
 iterations         -        .   refinements of the model's own inference

@@ -15,8 +15,9 @@ import torch
 from launching import LAUNCH, Launched, run_command
 
 import vlae
-from vlae.config.schema import Trainer
+from vlae.config.schema import Evaluate, Trainer
 from vlae.estimation.estimators.importance import Evaluation
+from vlae.estimation.part_settings import part_settings
 from vlae.report.sources.run_directories import collect_runs
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
@@ -183,6 +184,29 @@ def test_scores_with_other_settings_are_not_taken_over(tmp_path):
     run(tmp_path, "trainer.epochs=1")
     for other in ("evaluate.num_samples=8", "evaluate.target_standard_error=1"):
         assert run(tmp_path, "trainer.epochs=1", other)[1]["taken_over"]["scores"] == {}
+
+
+def test_scores_to_a_target_without_a_pilot_are_not_taken_over(tmp_path):
+    """Those of earlier versions, which let an image stop when its samples looked alike, are biased."""
+    target = ("trainer.epochs=1", "evaluate.num_samples=400", "evaluate.target_standard_error=0.5")
+    run(tmp_path, *target)
+    shared = run(tmp_path, *target, "evaluate.proposals=[own]")[1]["taken_over"]["scores"]
+    assert set(shared) == {"proposals.own"}
+    for path in tmp_path.glob("**/checkpoints"):
+        state, _ = checkpoint.load(path, "evaluation")
+        for part in state["parts"].values():
+            assert part["settings"]["pilot"] == 300
+            part["settings"] = {"num_samples": 400, "target_standard_error": 0.5}
+        checkpoint.save(path, state, "evaluation")
+    assert run(tmp_path, *target, "evaluate.proposals=[own,mixture]")[1]["taken_over"]["scores"] == {}
+
+
+def test_scores_of_all_samples_are_taken_over_from_earlier_versions():
+    settings = part_settings(Evaluate(num_samples=7))["proposals.own"]
+    assert settings == {
+        "num_samples": 7,
+        "target_standard_error": None,
+    }  # as they were before there was a pilot
 
 
 def test_force_computes_everything(tmp_path):

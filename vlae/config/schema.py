@@ -190,7 +190,10 @@ class Evaluate(Section):
     )
     num_samples: Count = key(5000, "importance samples per test image, of each proposal")
     target_standard_error: Positive | None = key(
-        None, "nats; an image takes no more samples once its estimate is so good; null takes all", before=None
+        None,
+        "nats; an image takes as many samples, at most num_samples, as a pilot of 300 others says that this standard "
+        "error needs; null takes all",
+        before=None,
     )
     num_gap_images: Natural = key(
         100,

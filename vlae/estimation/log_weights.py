@@ -1,36 +1,24 @@
 """Importance weights of a group of images, drawn block by block: their mean, and its reliability."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlae.distributions.posteriors import Images, Posterior, standard_normal_log_prob
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
+from vlae.estimation.part_settings import PILOT
 from vlae.estimation.proposals import select_images
 from vlae.seeding import image_noise
 from vlae.system.console import note_progress
 
 NOISE_BLOCK = 1000
 """Samples whose noise is drawn at once. It defines an image's noise, so it is no setting."""
-FIRST_ROUND = 100
-"""Samples before the first look at a standard error; the next looks are after twice as many each."""
-
-
-def round_sizes(num_samples: int, target_standard_error: float | None) -> Iterator[int]:
-    """The sizes of the blocks that ``num_samples`` are drawn in: 1000s, or 100, 100, 200, 400, 800, 1000, ...
-
-    >>> list(round_sizes(2500, None)), list(round_sizes(2500, 0.1))
-    ([1000, 1000, 500], [100, 100, 200, 400, 800, 900])
-    """
-    done = 0
-    while done < num_samples:
-        size = NOISE_BLOCK if target_standard_error is None else min(max(done, FIRST_ROUND), NOISE_BLOCK)
-        size = min(size, num_samples - done)
-        yield size
-        done += size
+HUNDRED = 100
+"""A pilot's number of samples is rounded up to hundreds, so that images of a group are computed together."""
 
 
 class LogWeights:
@@ -91,11 +79,6 @@ class LogWeights:
         found = [k_hat(self._largest[:n, i : i + 1].numpy()) for i, n in enumerate(tails)]
         return torch.tensor([k.item() for k in found], dtype=torch.float64)
 
-    def is_settled(self, target_standard_error: float) -> Bool[Tensor, " images"]:
-        """Images whose standard error (nats) is below the target and reliable by the k-hat of their weights."""
-        limits = torch.tensor([unreliable_above(n) for n in self.count.tolist()], dtype=torch.float64)
-        return (self.standard_error <= target_standard_error) & (self.k_hat <= limits)
-
 
 def log_mean_standard_error(
     effective_sample_size: Float[Tensor, " images"],
@@ -111,35 +94,79 @@ def log_mean_standard_error(
     return (1 / effective_sample_size - 1 / samples.double()).clamp(min=0).sqrt()
 
 
+def samples_for_target(
+    pilot: LogWeights, target_standard_error: float, num_samples: int
+) -> Int[Tensor, " images"]:
+    """The number of samples whose log mean w has this standard error (nats), by a pilot; ``num_samples`` at most.
+
+    (S/ESS - 1) / target^2 with the pilot's S and ESS, by the delta method. An image whose pilot has a bad k-hat takes
+    all: its ESS is unreliable. The pilot itself must not be averaged, nor may samples decide when they suffice: those
+    that happen to look alike lack the large weights, which makes log p(x) too low by up to tenths of a nat.
+
+    >>> pilot = LogWeights(images=2, num_samples=200)
+    >>> quantiles = (torch.arange(200) + 0.5) / 200
+    >>> pilot.add(torch.stack([quantiles, -2 * quantiles.log()], 1), images=torch.arange(2))  # the second has k = 2
+    >>> samples_for_target(pilot, target_standard_error=0.02, num_samples=5000)
+    tensor([ 300, 5000])
+    """
+    variance = (pilot.count / pilot.effective_sample_size - 1).clamp(min=0)
+    hundreds = (variance / (HUNDRED * target_standard_error**2)).ceil().clamp(min=1)
+    needed = (HUNDRED * hundreds).clamp(max=num_samples)
+    limits = torch.tensor([unreliable_above(n) for n in pilot.count.tolist()], dtype=torch.float64)
+    return torch.where(pilot.k_hat <= limits, needed, num_samples).long()
+
+
 def draw_log_weights(
     q: Posterior,
     scorer: Callable[[Tensor], Callable[[Tensor], Tensor]],
     x: Images,
     sources: Sequence[torch.Generator],
-    sizes: Sequence[int],
-    target_standard_error: float | None,
+    num_samples: int,
     at_once: int,
+    counts: Int[Tensor, " images"] | None = None,
 ) -> LogWeights:
-    """log p(x, z) - log q(z | x) for z ~ q, in rounds of these ``sizes``, or until the target (nats) is reached.
+    """log p(x, z) - log q(z | x) for z ~ q: ``num_samples`` of each image, or the first ``counts`` of them.
 
-    ``sources``: each image's source of noise; ``at_once``: rows (images x samples) computed together.
+    ``sources``: each image's source of noise; ``at_once``: rows (images x samples) computed together. An image's noise
+    depends on ``num_samples``, but neither on its own count nor on that of others.
     """
-    weights, active = LogWeights(len(x), sum(sizes)), torch.arange(len(x))
+    weights, active = LogWeights(len(x), num_samples), torch.arange(len(x))
+    counts = torch.full((len(x),), num_samples) if counts is None else counts
     log_likelihood = scorer(x)
-    for size in sizes:
+    for start in range(0, num_samples, NOISE_BLOCK):
+        size = min(NOISE_BLOCK, num_samples - start)
         noise = image_noise([sources[i] for i in active.tolist()], x.dtype)(size, q.noise_dim)
-        log_w = []
-        for eps in noise.split(max(1, at_once // len(active))):
-            z, log_q = q.rsample_with_log_prob(eps)
-            note_progress()
-            log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
-        weights.add(torch.cat(log_w), active)
-        if target_standard_error is None:
-            continue
-        left = ~weights.is_settled(target_standard_error)[active]
-        if not left.any():
-            break
-        if not left.all():
-            active, q = active[left], select_images(q, left)
-            log_likelihood = scorer(x[active])
+        ends = (counts[active] - start).clamp(max=size).unique().tolist()
+        for begin, end in pairwise([0, *ends]):
+            log_w = []
+            for eps in noise[begin:end].split(max(1, at_once // len(active))):
+                z, log_q = q.rsample_with_log_prob(eps)
+                note_progress()
+                log_w.append(log_likelihood(z) + standard_normal_log_prob(z) - log_q)
+            weights.add(torch.cat(log_w), active)
+            left = counts[active] > start + end
+            if not left.any():
+                return weights
+            if not left.all():
+                active, q, noise = active[left], select_images(q, left), noise[:, left]
+                log_likelihood = scorer(x[active])
     return weights
+
+
+def samples_by_pilot(
+    q: Posterior,
+    scorer: Callable[[Tensor], Callable[[Tensor], Tensor]],
+    x: Images,
+    sources: Sequence[torch.Generator],
+    num_samples: int,
+    at_once: int,
+    target_standard_error: float,
+) -> Int[Tensor, " images"]:
+    """The number of samples of each image, at most ``num_samples``, by a pilot with the noise of these ``sources``.
+
+    All of them, without a pilot, where it would be as large.
+    """
+    if num_samples <= PILOT:
+        return torch.full((len(x),), num_samples)
+    pilot = draw_log_weights(q, scorer, x, sources, PILOT, at_once)
+    return samples_for_target(pilot, target_standard_error, num_samples)

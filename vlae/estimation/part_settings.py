@@ -11,6 +11,9 @@ from vlae.config.schema import ESTIMATORS, Evaluate, Section
 SIMULATED_IMAGES = 16
 """Images drawn from the model if evaluate.ais.num_images is 0."""
 
+PILOT = 300
+"""Samples of an image that decide how many others are averaged, with a target; they are no part of the average."""
+
 Settings = dict[str, Any]
 
 
@@ -53,7 +56,9 @@ def _of_section(name: str, evaluate: Evaluate) -> dict[str, Settings]:
 
 
 def _precision(evaluate: Evaluate) -> Settings:
-    return evaluate.model_dump(include={"num_samples", "target_standard_error"})
+    found = evaluate.model_dump(include={"num_samples", "target_standard_error"})
+    # scores to a target without a pilot, of earlier versions, are biased: they are not taken over
+    return found if evaluate.target_standard_error is None else found | {"pilot": PILOT}
 
 
 def _of_proposals(evaluate: Evaluate) -> dict[str, Settings]:

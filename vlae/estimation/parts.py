@@ -60,9 +60,9 @@ class Subject:
         return {"memory_budget": self.evaluate.memory_budget, "seed": self.seed}
 
     def options(self, key: str) -> dict[str, Any]:
-        """The settings of a part that its estimator takes; it sees the number of images by itself."""
+        """The settings of a part that its estimator takes; it knows the others by itself."""
         settings = settings_of(self.evaluate, key)
-        return {name: value for name, value in settings.items() if name != "images"}
+        return {name: value for name, value in settings.items() if name not in ("images", "pilot")}
 
     def part(
         self,

@@ -10,7 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights, log_mean_standard_error, round_sizes
+from vlae.estimation.log_weights import (
+    NOISE_BLOCK,
+    draw_log_weights,
+    log_mean_standard_error,
+    samples_by_pilot,
+)
 from vlae.estimation.pareto import unreliable_above
 from vlae.estimation.parts import Part, Subject, results_below
 from vlae.estimation.per_image import (
@@ -26,6 +31,7 @@ from vlae.estimation.per_image import (
 from vlae.estimation.proposals import propose_for
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
+from vlae.seeding import generator
 
 CACHED_ROWS = 3072
 """On a CPU, more rows (images x samples) at once leave the cache and are slower."""
@@ -51,7 +57,7 @@ class Evaluation(Estimates):
     k_hat: Float[Tensor, " images"]
     """Shape of the weights' tail, see ``vlae.estimation.pareto``."""
     samples: Float[Tensor, " images"]
-    """Number of samples drawn."""
+    """Number of samples averaged; those of a pilot are not."""
     steps: Float[Tensor, " images"]
     """Steps of the search for the mode; like the next two, NaN if the proposal has none."""
     converged: Float[Tensor, " images"]
@@ -109,9 +115,10 @@ def evaluate(
 ) -> Evaluation:
     """log p(x) >= E log (1/S) sum_s p(x, z_s) / q(z_s | x), z_s ~ q, and the ELBO, for each image.
 
-    q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) an image leaves the
-    batch as soon as its estimate is that precise. Image i's noise is a function of (seed, proposal, i) alone, so
-    neither chunking nor a restart changes a number. Continues ``result`` if given. ``report``, see
+    q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) a pilot of other samples
+    says how many an image takes, see ``samples_by_pilot``, so that E mean w = p(x) holds. Image i's noise is a
+    function of (seed, proposal, i) alone, so neither chunking nor a restart changes a number. Continues ``result`` if
+    given. ``report``, see
     ``vlae.estimation.per_image``, is called after every group; ``memory_budget`` in MiB.
     Errors: NonFiniteError, an estimate is NaN or infinite; TypeError, the proposal needs a density that q lacks.
 
@@ -126,13 +133,17 @@ def evaluate(
     """
     result = Evaluation.empty(len(x)) if result is None else result
     chunks = Chunks.within(memory_budget, model, num_samples, x)
-    scorer, sizes = model.output.scorer(model.decoder), list(round_sizes(num_samples, target_standard_error))
+    scorer = model.output.scorer(model.decoder)
 
     def measure(group: range, progress: Advance) -> None:
         images = slice(group.start, group.stop)
         q, modes, sources = propose_for(group, proposal, model, x[images], seed)
-        at_once = chunks.samples * chunks.images
-        weights = draw_log_weights(q, scorer, x[images], sources, sizes, target_standard_error, at_once)
+        at_once, counts = chunks.samples * chunks.images, None
+        if target_standard_error is not None:
+            others = [generator(x.device, seed, "pilot", proposal, i) for i in group]
+            how = (num_samples, at_once, target_standard_error)
+            counts = samples_by_pilot(q, scorer, x[images], others, *how)
+        weights = draw_log_weights(q, scorer, x[images], sources, num_samples, at_once, counts)
         check_finite(weights.log_mean + weights.mean, group, "the log-likelihood of test image")
         result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
         result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat)

@@ -54,7 +54,7 @@ def test_named_files_exist(page):
 
 def test_the_examples_of_own_code_work():
     text = (ROOT / "docs" / "own-models-and-data.md").read_text()
-    model_code, dataset_code, proposal_code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model_code, dataset_code, proposal_code, *_ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     own, x = {"__name__": "own"}, make_images("gaussian")
     exec(model_code, own)
     spherical = make_model(own["Spherical"], "gaussian").posterior(x, noise())

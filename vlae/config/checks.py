@@ -162,7 +162,11 @@ def _no_validation_images(values: dict[str, Any]) -> list[Problem]:
 
 BESIDE_PROPOSALS = (
     "evaluate.num_gap_images",
-    *(f"evaluate.{name}.num_images" for name in Evaluate.sections()),
+    *(
+        f"evaluate.{name}.num_images"
+        for name, section in Evaluate.sections().items()
+        if "num_images" in section.model_fields
+    ),
     "evaluate.bdmc",
 )
 """Measurements that are compared with the estimates of the proposals; off at 0 or false."""

@@ -73,7 +73,7 @@ def _needs(container: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
     yield "evaluate.memory_budget", "a chunk", evaluate["memory_budget"] * 2**20
     for name in Evaluate.sections():
         section = evaluate[name]
-        if section["num_images"] or (name == "ais" and evaluate["bdmc"]):
+        if section.get("num_images", 1) or (name == "ais" and evaluate["bdmc"]):
             chains, steps = section.get("num_chains", 0), section.get("num_distributions", 0)
             yield f"evaluate.{name}.num_chains", "the chains of one image", chains * widths * number
             yield f"evaluate.{name}.num_distributions", "the temperatures", steps * 8

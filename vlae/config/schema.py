@@ -220,20 +220,14 @@ class Evaluate(Section):
     num_images: Count | None = key(None, "score only so many test images; null scores all")
 
     @classmethod
-    def sections(cls) -> list[str]:
-        """The names of the sections that say of how many images something is measured: those of estimators.
+    def sections(cls) -> dict[str, type[Section]]:
+        """The sections in this one, by their names: the options of estimators, with their numbers of images.
 
-        >>> Evaluate.sections()
-        ['ais']
+        >>> Evaluate.sections()["ais"] is Ais
+        True
         """
         types = {name: field.annotation for name, field in cls.model_fields.items()}
-        return [
-            name
-            for name, section in types.items()
-            if isinstance(section, type)
-            and issubclass(section, Section)
-            and "num_images" in section.model_fields
-        ]
+        return {n: kind for n, kind in types.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
 class Tracker(Section):
@@ -291,7 +285,12 @@ class Config(Section):
 
 PLUGINS = ("model", "dataset", "output_dist", "optimizer")
 """The sections that name a class or function and its arguments."""
-FIXED_SECTIONS = {"trainer": Trainer, "evaluate": Evaluate, "evaluate.ais": Ais, "tracker": Tracker}
+FIXED_SECTIONS: dict[str, type[Section]] = {
+    "trainer": Trainer,
+    "evaluate": Evaluate,
+    **{f"evaluate.{name}": section for name, section in Evaluate.sections().items()},
+    "tracker": Tracker,
+}
 
 
 def fields(section: str = "") -> Iterator[tuple[str, FieldInfo]]:

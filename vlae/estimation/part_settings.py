@@ -23,8 +23,8 @@ def part_settings(evaluate: Evaluate) -> dict[str, Settings]:
     Runs of the same weights and settings have the same numbers for an image. How many of the test images are scored is
     none of them; how many are drawn from the model is.
 
-    >>> list(part_settings(Evaluate(num_gap_images=3)))
-    ['proposals.own', 'proposals.laplace', 'gaps']
+    >>> part_settings(Evaluate(num_samples=9))["proposals.own"]
+    {'num_samples': 9, 'target_standard_error': None}
     """
     found: dict[str, Settings] = {}
     for name in ESTIMATORS if evaluate.proposals else ():

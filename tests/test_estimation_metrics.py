@@ -100,7 +100,7 @@ def test_stored_scores_have_one_number_per_image(tmp_path):
     found = scores(evaluations, preprocessed()[0], x)
     found.subject.log_jacobian = numbers(len(x), key="jacobian")
     save_scores(tmp_path / "scores.npz", found)
-    fields = ("elbo", "log_likelihood", "ess", "k_hat", "samples")
+    fields = ("elbo", "log_likelihood", "ess", "k_hat", "samples", "block_error", "rise", "rise_before")
     with np.load(tmp_path / "scores.npz") as stored:
         assert set(stored) == {*fields, *(f"{field}_laplace" for field in fields), "log_jacobian"}
         for name, end in (("own", ""), ("laplace", "_laplace")):

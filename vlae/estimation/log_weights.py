@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlae.distributions.posteriors import Images, Posterior, standard_normal_log_prob
+from vlae.estimation.estimator_error import BLOCKS, BlockStatistics, block_statistics
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
 from vlae.estimation.part_settings import PILOT
 from vlae.estimation.proposals import select_images
@@ -38,19 +40,26 @@ class LogWeights:
 
         self.count: Int[Tensor, " images"] = torch.zeros(images, dtype=torch.long)
         self._total = start(0.0, images)
-        self._log_sum, self._log_sum_of_squares = start(-math.inf, images), start(-math.inf, images)
+        self._log_sums, self._log_sum_of_squares = start(-math.inf, BLOCKS, images), start(-math.inf, images)
+        self._counts = torch.zeros(BLOCKS, images, dtype=torch.long)
         self._largest = start(-math.inf, tail_length(num_samples) + 1, images)
 
     def add(self, log_w: Float[Tensor, "samples some"], images: Int[Tensor, " some"]) -> None:
-        """Add log-weights of the ``images`` at these positions of the group."""
+        """Add log-weights of the ``images`` at these positions of the group. They go to the blocks in turn."""
         log_w = log_w.cpu().double()  # in this order: not every device has float64
         self.count[images] += len(log_w)
         self._total[images] += log_w.sum(0)
-        self._log_sum[images] = torch.logaddexp(self._log_sum[images], log_w.logsumexp(0))
+        in_turn = F.pad(log_w, (0, 0, 0, -len(log_w) % BLOCKS), value=-math.inf).unflatten(0, (-1, BLOCKS))
+        self._log_sums[:, images] = torch.logaddexp(self._log_sums[:, images], in_turn.logsumexp(0))
+        self._counts[:, images] += (len(log_w) + torch.arange(BLOCKS - 1, -1, -1)[:, None]) // BLOCKS
         squares = (2 * log_w).logsumexp(0)
         self._log_sum_of_squares[images] = torch.logaddexp(self._log_sum_of_squares[images], squares)
         candidates = torch.cat([self._largest[:, images], log_w])
         self._largest[:, images] = candidates.topk(len(self._largest), 0).values
+
+    @property
+    def _log_sum(self) -> Float[Tensor, " images"]:
+        return self._log_sums.logsumexp(0)
 
     @property
     def mean(self) -> Float[Tensor, " images"]:
@@ -66,6 +75,11 @@ class LogWeights:
     def effective_sample_size(self) -> Float[Tensor, " images"]:
         """(sum w)^2 / sum w^2, between 1 and the number of samples (Kong 1992)."""
         return torch.exp(2 * self._log_sum - self._log_sum_of_squares)
+
+    @property
+    def blocks(self) -> BlockStatistics:
+        """The log-mean on parts of the samples, for `estimator_error`."""
+        return block_statistics(self._log_sums, self._counts)
 
     @property
     def standard_error(self) -> Float[Tensor, " images"]:

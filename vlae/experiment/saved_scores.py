@@ -13,7 +13,7 @@ from vlae.system.console import Reporter, count_of
 from vlae.system.disk import RecordError
 from vlae.system.files import check_inside
 
-NAME, FORMAT = "evaluation", 4
+NAME, FORMAT = "evaluation", 5
 """Name of the checkpoint of an evaluation; number of its format, raised where its contents change."""
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlae.estimation.estimator_error import BlockStatistics, EstimatorError, estimator_error
 from vlae.estimation.log_weights import (
     NOISE_BLOCK,
     draw_log_weights,
@@ -58,6 +59,12 @@ class Evaluation(Estimates):
     """Shape of the weights' tail, see ``vlae.estimation.pareto``."""
     samples: Float[Tensor, " images"]
     """Number of samples averaged; those of a pilot are not."""
+    block_error: Float[Tensor, " images"]
+    """Standard error of ``log_likelihood``, in nats, by blocks of the samples; NaN if they are too few for this."""
+    rise: Float[Tensor, " images"]
+    """Rise of ``log_likelihood`` from half of the samples to all, in nats; NaN as above."""
+    rise_before: Float[Tensor, " images"]
+    """Rise from a quarter of the samples to half."""
     steps: Float[Tensor, " images"]
     """Steps of the search for the mode; like the next two, NaN if the proposal has none."""
     converged: Float[Tensor, " images"]
@@ -67,6 +74,11 @@ class Evaluation(Estimates):
     def monte_carlo_error(self) -> Float[Tensor, " images"]:
         """Standard error of each image's own estimate, in nats."""
         return log_mean_standard_error(self.ess, self.samples)
+
+    @property
+    def estimator_error(self) -> EstimatorError:
+        """The error of the mean log-likelihood of these images that is due to the samples."""
+        return estimator_error(BlockStatistics(self.block_error, self.rise, self.rise_before), self.k_hat)
 
     @property
     def unreliable(self) -> list[bool | None]:
@@ -147,6 +159,8 @@ def evaluate(
         check_finite(weights.log_mean + weights.mean, group, "the log-likelihood of test image")
         result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
         result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat)
+        blocks = weights.blocks
+        result.put(images, block_error=blocks.error, rise=blocks.rise, rise_before=blocks.rise_before)
         if modes is not None:
             result.put(images, steps=modes.steps, converged=modes.converged, stalled=modes.stalled)
 
@@ -202,6 +216,7 @@ def proposal_metrics(evaluation: Evaluation, log_jacobian: Values, num_samples: 
     needed = (evaluation.samples / evaluation.ess - 1).clamp(min=0) / TENTH**2
     found: dict[str, Any] = {
         **level(evaluation.log_likelihood + log_jacobian),
+        "estimator_error": evaluation.estimator_error._asdict(),
         "num_samples": num_samples,
         "num_images": len(bad),
         **with_error("elbo", evaluation.elbo + log_jacobian),
@@ -248,6 +263,7 @@ def proposals_beside(other: Any, proposals: Mapping[str, Evaluation], log_jacobi
 def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
     """``log_likelihood``, ``elbo``, ``ess``, ``k_hat`` and ``samples`` of each proposal.
 
+    Also ``block_error``, ``rise`` and ``rise_before``, from which `estimator_error` follows for any images together.
     Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
     """
     found: dict[str, Tensor] = {}
@@ -255,6 +271,6 @@ def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
         end = "" if proposal == "own" else f"_{proposal}"
         found[f"log_likelihood{end}"] = evaluation.log_likelihood + subject.log_jacobian
         found[f"elbo{end}"] = evaluation.elbo + subject.log_jacobian
-        for name in ("ess", "k_hat", "samples"):
+        for name in ("ess", "k_hat", "samples", "block_error", "rise", "rise_before"):
             found[f"{name}{end}"] = getattr(evaluation, name)
     return found

@@ -1,0 +1,113 @@
+"""Error of a printed mean log-likelihood that is due to its estimator: Monte Carlo noise, and a bound of its bias.
+
+log mean w over S samples is too low in expectation, by less the larger S is. The samples of an image are kept as the
+log-sums of ``BLOCKS`` interleaved blocks, so that log mean w over half and a quarter of the samples is known as well.
+How the mean over all images rises from a quarter to a half and to all samples says how it would go on.
+
+Decision record: docs/decisions/0024-what-a-figure-says.md; `python -m benchmarks estimator_error` validates it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+BLOCKS = 16
+"""Blocks that the samples of an image are divided into; a power of two, from 4 on."""
+LARGEST_SHAPE = 0.95
+"""Largest shape k of the weights' tail that is reckoned with: weights have a mean, so that their true k is below 1."""
+FEWEST_STANDARD_ERRORS = 2.0
+"""Standard errors that the Monte Carlo noise may be large, where the weights have a variance."""
+NEGLIGIBLE = 1e-6
+"""Nats: a rise that is rounding."""
+
+
+class BlockStatistics(NamedTuple):
+    """The log-mean of each image's weights on parts of its samples, in nats."""
+
+    error: Float[Tensor, " images"]
+    """Standard error of the log-mean, by leaving out each block in turn (the jackknife)."""
+    rise: Float[Tensor, " images"]
+    """The log-mean over all samples minus the one over half of them."""
+    rise_before: Float[Tensor, " images"]
+    """The log-mean over half minus the one over a quarter of the samples."""
+
+
+class EstimatorError(NamedTuple):
+    """The error of a mean log-likelihood over images, in nats; None: it cannot be bounded."""
+
+    monte_carlo: float | None
+    """Standard error by the noise of the samples, the images held fixed."""
+    bias: float | None
+    """Upper estimate of how much the mean is too low in expectation."""
+    total: float | None
+    """The mean of log p(x) of these images is at most so far away in 95 of 100 cases."""
+
+
+def block_statistics(
+    log_sums: Float[Tensor, "blocks images"], counts: Int[Tensor, "blocks images"]
+) -> BlockStatistics:
+    """What the blocks of an image's weights say, from the log-sum and the number of the weights in each.
+
+    Log-means over parts are averaged over all runs of neighbouring blocks. NaN where a block is empty.
+
+    >>> found = block_statistics(torch.zeros(16, 1), torch.ones(16, 1).long())  # equal weights are exact
+    >>> found.error.item(), found.rise.item()
+    (0.0, 0.0)
+    """
+    log_sums, counts = log_sums.double(), counts.double()
+    sums, sizes, log_means = log_sums, counts, []
+    for blocks in (1 << step for step in range(BLOCKS.bit_length() - 1)):
+        sums, sizes = torch.logaddexp(sums, sums.roll(blocks, 0)), sizes + sizes.roll(blocks, 0)
+        log_means.append((sums - sizes.log()).mean(0))
+    quarter, half, whole = log_means[-3:]
+    itself = torch.eye(BLOCKS, dtype=torch.bool)[..., None]
+    others = log_sums.expand(BLOCKS, *log_sums.shape).masked_fill(itself, -torch.inf).logsumexp(1)
+    without = others - (counts.sum(0) - counts).log()
+    error = ((BLOCKS - 1) ** 2 / BLOCKS * without.var(0)).sqrt()
+    known = (counts > 0).all(0)
+    return BlockStatistics(*(x.where(known, torch.nan) for x in (error, whole - half, half - quarter)))
+
+
+def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> EstimatorError:
+    """The error of the mean log-likelihood over these images.
+
+    The bias is taken for a power of the number of samples: if each doubling raises the mean by r times what the last
+    one did, D, it ends D r / (1 - r) higher. r is at least 1/2, the value for weights with a variance; at least the
+    ratio of the last two rises; and at least 2^(1 - 1/k), the value for a tail of shape k, the mean k-hat of the images
+    weighted by their rise. Each is an upper estimate by its spread over images. From r = 1 on no end is in sight:
+    new modes are still being found. For k > 1/2 the noise has heavy tails, too, and counts 1 / (1 - k) times.
+
+    >>> images = torch.full((100,), 0.01)
+    >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)
+    >>> [round(x, 5) for x in estimator_error(noise, k_hat=10 * images)]
+    [0.001, 0.0001, 0.0021]
+    """
+    error, rise, before = (values.double() for values in found)
+    images = len(error)
+    if not images or error.isnan().any():
+        return EstimatorError(None, None, None)
+    monte_carlo = float((error.square().sum().sqrt()) / images)
+    if k_hat.isnan().any():
+        return EstimatorError(monte_carlo, None, None)
+    rise, before = rise.clamp(min=0), before.clamp(min=0)
+    shapes = k_hat.double().clamp(0, LARGEST_SHAPE)
+    k = min(_upper_ratio(rise * shapes, rise), LARGEST_SHAPE)
+    r = max(0.5, _upper_ratio(rise, before), 2 ** (1 - 1 / max(k, 0.5)))
+    if r >= 1:
+        return EstimatorError(monte_carlo, None, None)
+    bias = float(rise.mean() + 2 * _standard_error(rise)) * r / (1 - r)
+    return EstimatorError(monte_carlo, bias, bias + max(FEWEST_STANDARD_ERRORS, 1 / (1 - k)) * monte_carlo)
+
+
+def _standard_error(values: Float[Tensor, " images"]) -> Float[Tensor, ""]:
+    """The standard error of their mean; of a single one its size."""
+    return values.std() / len(values) ** 0.5 if len(values) > 1 else values.abs().mean()
+
+
+def _upper_ratio(above: Float[Tensor, " images"], below: Float[Tensor, " images"]) -> float:
+    """The ratio of two means over images, plus its standard error by the delta method."""
+    mean = below.mean().clamp(min=NEGLIGIBLE)
+    ratio = above.mean() / mean
+    return float(ratio + _standard_error((above - ratio * below) / mean))

@@ -29,7 +29,7 @@ from vlae.models.backbone import Backbone
 from vlae.models.vae import VAE
 
 ASKED = 0.95
-SIZES = ((50, 200), (50, 1000), (50, 5000), (50, 20_000), (200, 1000), (1000, 200), (1000, 5000))
+SIZES = ((50, 200), (50, 5000), (50, 20_000), (200, 1000), (1000, 200), (1000, 5000))
 """Numbers of images and of samples per image."""
 SETS = 100
 REAL = ((1, 0.3), (1, 1.0), (2, 1.0))
@@ -148,7 +148,7 @@ def decoder(latent_dim: int, noise: float, seed: int) -> VAE:
         with torch.no_grad():
             for parameter in model.decoder.parameters():
                 parameter.normal_(std=0.5)
-            model.output.log_variance.fill_(2 * math.log(noise))
+            model.output.initialise(noise**2)
     return model
 
 

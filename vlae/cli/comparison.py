@@ -5,13 +5,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vlae.errors import UserError
-from vlae.estimation.reliability import LARGE_K_HAT, MARK
+from vlae.estimation.reliability import MARK
 from vlae.report.compare import Comparison, setting_text
 from vlae.report.names import HOLE
 from vlae.report.runs import LeftOut, Run
 from vlae.report.sources.run_rows import read_rows
 from vlae.report.tables.captions import damage_notes
-from vlae.report.tables.cells import is_unreliable
+from vlae.report.tables.cells import is_unreliable, why_unreliable
 from vlae.report.tables.significance import LEVEL
 from vlae.runs.directory import find
 from vlae.runs.metrics import unit
@@ -82,6 +82,7 @@ def _explanation(comparison: Comparison) -> str:
     ]
     parts += [f"{run.id} was not scored on the test images" for run in done if not run.is_scored]
     parts += damage_notes((), comparison.unread)
-    if any(is_unreliable(run, each.key) for each in comparison.metrics for run in done):
-        parts.append(f"{MARK} unreliable estimate: {LARGE_K_HAT}")
+    why = [why_unreliable(done, each.key) for each in comparison.metrics]
+    if reasons := list(dict.fromkeys(filter(None, why))):
+        parts.append(f"{MARK} unreliable estimate: {'; '.join(reasons)}")
     return ". ".join(parts) + "."

@@ -7,7 +7,7 @@ How the mean over all images rises from a quarter to a half and to all samples s
 Decision record: docs/decisions/0024-what-a-figure-says.md; `python -m benchmarks estimator_error` validates it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +15,10 @@ from torch import Tensor
 
 BLOCKS = 16
 """Blocks that the samples of an image are divided into; a power of two, from 4 on."""
-LARGEST_SHAPE = 0.95
+LARGEST_SHAPE = 0.9
 """Largest shape k of the weights' tail that is reckoned with: weights have a mean, so that their true k is below 1."""
-FEWEST_STANDARD_ERRORS = 2.0
-"""Standard errors that the Monte Carlo noise may be large, where the weights have a variance."""
+STANDARD_ERRORS = 2.5
+"""How many of its standard errors the noise may be large, where the weights have a variance."""
 NEGLIGIBLE = 1e-6
 """Nats: a rise that is rounding."""
 
@@ -74,31 +74,37 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     """The error of the mean log-likelihood over these images.
 
     The bias is taken for a power of the number of samples: if each doubling raises the mean by r times what the last
-    one did, D, it ends D r / (1 - r) higher. r is at least 1/2, the value for weights with a variance; at least the
-    ratio of the last two rises; and at least 2^(1 - 1/k), the value for a tail of shape k, the mean k-hat of the images
-    weighted by their rise. Each is an upper estimate by its spread over images. From r = 1 on no end is in sight:
-    new modes are still being found. For k > 1/2 the noise has heavy tails, too, and counts 1 / (1 - k) times.
+    one did, D, it ends D r / (1 - r) higher. r is 1/2 for weights with a variance, and 2^(1 - 1/k) for a tail of shape
+    k > 1/2, so each image's rise counts r / (1 - r) times with its k-hat; and the factor is at least the one for the
+    ratio of the last two rises of the mean. All three, D and both factors, are upper estimates by their spread over
+    images. Where the last rise is not smaller than the one before, new modes are still found and no end is in sight. The
+    noise of an image with a heavy tail counts 1 / (1 - k) times.
 
     >>> images = torch.full((100,), 0.01)
     >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)
     >>> [round(x, 5) for x in estimator_error(noise, k_hat=10 * images)]
-    [0.001, 0.0001, 0.0021]
+    [0.001, 0.0001, 0.0026]
     """
     error, rise, before = (values.double() for values in found)
     images = len(error)
     if not images or error.isnan().any():
         return EstimatorError(None, None, None)
-    monte_carlo = float((error.square().sum().sqrt()) / images)
+    monte_carlo = float(error.square().sum().sqrt()) / images
     if k_hat.isnan().any():
         return EstimatorError(monte_carlo, None, None)
-    rise, before = rise.clamp(min=0), before.clamp(min=0)
-    shapes = k_hat.double().clamp(0, LARGEST_SHAPE)
-    k = min(_upper_ratio(rise * shapes, rise), LARGEST_SHAPE)
-    r = max(0.5, _upper_ratio(rise, before), 2 ** (1 - 1 / max(k, 0.5)))
-    if r >= 1:
+    rise, before, k = rise.clamp(min=0), before.clamp(min=0), k_hat.double().clamp(0.5, LARGEST_SHAPE)
+    ratio = max(_upper_ratio(rise, before), 0.5)
+    if ratio >= 1:
         return EstimatorError(monte_carlo, None, None)
-    bias = float(rise.mean() + 2 * _standard_error(rise)) * r / (1 - r)
-    return EstimatorError(monte_carlo, bias, bias + max(FEWEST_STANDARD_ERRORS, 1 / (1 - k)) * monte_carlo)
+    of_tails = _upper_ratio(rise * _sum_of_powers(2 ** (1 - 1 / k)), rise)
+    bias = float(rise.mean() + 2 * _standard_error(rise)) * max(of_tails, _sum_of_powers(ratio))
+    noise = error * (1 / (1 - k)).clamp(min=STANDARD_ERRORS)
+    return EstimatorError(monte_carlo, bias, bias + float(noise.square().sum().sqrt()) / images)
+
+
+def _sum_of_powers(r: Any) -> Any:
+    """r + r^2 + ..."""
+    return r / (1 - r)
 
 
 def _standard_error(values: Float[Tensor, " images"]) -> Float[Tensor, ""]:

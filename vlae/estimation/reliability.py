@@ -1,14 +1,22 @@
 """Reliability of estimates, and the sentences that state it."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MARK = "†"
+LARGE_ERROR = 0.1
+"""Nats: an estimator error above this is marked."""
+COMMON = ("fitted", "laplace", "student_t")
+"""Proposals that are the same for all models; by default models are compared by the first that all runs have."""
+MANY_SAMPLES = 20_000
+"""Samples per image that are recommended where the proposal is the best one."""
 MANY_UNRELIABLE = 0.05
-"""Share of the images above which an estimate is marked because their k-hat is too large."""
+"""Share of the images above which an estimate without an estimator error is marked because of their k-hat."""
 LARGE_K_HAT = (
     f"the k-hat of the importance weights is too large on more than {MANY_UNRELIABLE:.0%} of the test images"
 )
-"""The reason why an estimate is unreliable, for captions and notes."""
+"""The reason why an estimate of an earlier version is unreliable, for captions and notes."""
 TOO_LOW = "probably too low, by more than their standard error"
 """The error of such estimates, which a few samples dominate."""
 FEW_EFFECTIVE_SAMPLES = 10
@@ -17,21 +25,71 @@ FEW_CHAINS = 2.0
 """Effective chains of annealed importance sampling below which one or two chains make up the average."""
 
 
-def doubtful(proposal: dict[str, Any]) -> bool:
-    """True if an estimate, a section of results.json, is unreliable: too many images have too heavy a tail.
+def error_of(proposal: Mapping[str, Any]) -> float | None:
+    """The estimator error of a section of results.json, in nats; inf: it cannot be bounded; None: it was not computed.
 
-    >>> doubtful({"k_hat_unreliable": 0.2}), doubtful({"k_hat_unreliable": None, "ess_median": 40.0})
-    (True, False)
+    >>> error_of({"estimator_error": {"total": 0.02}}), error_of({"estimator_error": {"total": None}}), error_of({})
+    (0.02, inf, None)
     """
+    found = proposal.get("estimator_error")
+    if found is None:
+        return None
+    total = found.get("total")
+    return math.inf if total is None else total
+
+
+def doubtful(proposal: Mapping[str, Any]) -> bool:
+    """True if an estimate, a section of results.json, is unreliable: its estimator error is large or unknown.
+
+    Of an earlier version, which computed none: too many images have too heavy a tail.
+
+    >>> doubtful({"estimator_error": {"total": 0.02}}), doubtful({"k_hat_unreliable": 0.2})
+    (False, True)
+    """
+    if (error := error_of(proposal)) is not None:
+        return error > LARGE_ERROR
     share = proposal.get("k_hat_unreliable")
     if share is None:
         return proposal["ess_median"] < FEW_EFFECTIVE_SAMPLES
     return share > MANY_UNRELIABLE
 
 
+def too_low(errors: Sequence[float]) -> str:
+    """How far estimates with these errors may be off, in words.
+
+    >>> too_low([0.42]), too_low([0.2, math.inf])
+    ('may be too low by up to 0.42 nats', 'may be too low by an unknown amount')
+    """
+    worst = max(errors)
+    return f"may be too low by {'an unknown amount' if math.isinf(worst) else f'up to {worst:.2g} nats'}"
+
+
+def remedy(proposal: str, name: str) -> str:
+    """The command that lowers the estimator error of a run or a sweep of this name, estimated by this proposal.
+
+    >>> remedy("laplace", "smoke")
+    "`vlae evaluate smoke 'evaluate.proposals=[own,fitted]'`"
+    """
+    best = proposal == "fitted"
+    change = f"evaluate.num_samples={MANY_SAMPLES}" if best else "'evaluate.proposals=[own,fitted]'"
+    return f"`vlae evaluate {name} {change}`"
+
+
+def common_proposal(names: Sequence[str]) -> str:
+    """The proposal by which a run is judged: the first of ``COMMON`` that it has, else ``own``."""
+    return next((name for name in COMMON if name in names), "own")
+
+
 def marks_of(results: dict[str, Any]) -> dict[str, str]:
-    """The mark of each unreliable estimate, by its proposal."""
-    return {name: f" {MARK}" for name, p in proposals_of(results).items() if doubtful(p)}
+    """The mark of each unreliable estimate, by its proposal.
+
+    Beside a reliable estimate by the common proposal no other needs one: its shortfall is measured and shown.
+    """
+    proposals = proposals_of(results)
+    common = proposals.get(common_proposal(list(proposals)))
+    if common and error_of(common) is not None and not doubtful(common):
+        return {}
+    return {name: f" {MARK}" for name, p in proposals.items() if doubtful(p)}
 
 
 def proposals_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -45,10 +103,31 @@ def proposals_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def reliability_warnings(results: dict[str, Any]) -> list[str]:
     """Cautions about the results of a run."""
-    test, found = results["test"], []
+    test = results["test"]
     if not test:
-        return found
-    bad = {name: p for name, p in proposals_of(results).items() if doubtful(p)}
+        return []
+    proposals, marks = proposals_of(results), marks_of(results)
+    bad = {name: proposals[name] for name in marks}
+    errors = {name: error for name, p in bad.items() if (error := error_of(p)) is not None}
+    found = [f"{MARK} {name} {too_low([error])}" for name, error in errors.items()]
+    if found:
+        found[-1] += f"; {remedy(common_proposal(list(proposals)), results['run_id'])} lowers this"
+    found += _warnings_by_k_hat({name: p for name, p in bad.items() if name not in errors})
+    if (ais := test["log_likelihood"].get("ais")) and ais["ess_median"] < FEW_CHAINS:
+        found.append(
+            f"ais: only {ais['ess_median']:.1f} of {ais['num_chains']} chains are effective for the median image: "
+            "probably too low; try a larger evaluate.ais.num_distributions"
+        )
+    if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
+        found.append(
+            f"worse than uniform noise: {why_worse_than_noise(results['best_epoch'], results['epochs'])}"
+        )
+    return found
+
+
+def _warnings_by_k_hat(bad: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Cautions about estimates of an earlier version, which are unreliable."""
+    found = []
     by_k_hat = {name: p for name, p in bad.items() if p.get("k_hat_unreliable") is not None}
     if by_k_hat:
         shares = ", ".join(f"{p['k_hat_unreliable']:.0%} ({name})" for name, p in by_k_hat.items())
@@ -61,15 +140,6 @@ def reliability_warnings(results: dict[str, Any]) -> list[str]:
         found.append(
             f"{MARK} half of the images have fewer than {FEW_EFFECTIVE_SAMPLES} effective samples "
             f"({', '.join(few)}): their log-likelihood is probably underestimated"
-        )
-    if (ais := test["log_likelihood"].get("ais")) and ais["ess_median"] < FEW_CHAINS:
-        found.append(
-            f"ais: only {ais['ess_median']:.1f} of {ais['num_chains']} chains are effective for the median image: "
-            "probably too low; try a larger evaluate.ais.num_distributions"
-        )
-    if test["bits_per_dim"] is not None and test["bits_per_dim"] > test["uniform_bits_per_dim"]:
-        found.append(
-            f"worse than uniform noise: {why_worse_than_noise(results['best_epoch'], results['epochs'])}"
         )
     return found
 

@@ -1,5 +1,6 @@
 """Summary of a finished run in the terminal: its metrics and their reliability."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,14 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from vlae.estimation.reliability import MARK, doubtful, marks_of, proposals_of, reliability_warnings
+from vlae.estimation.reliability import (
+    common_proposal,
+    doubtful,
+    error_of,
+    marks_of,
+    proposals_of,
+    reliability_warnings,
+)
 from vlae.system.console import count_of
 from vlae.system.disk import RecordError
 
@@ -43,9 +51,7 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
     test, cost = results["test"], results["cost"]
     marks = marks_of(results)
     rows = _rows_of_elbo(results)
-    for name, proposal in proposals_of(results).items():
-        value = f"{with_error(proposal['mean'], proposal['standard_error'])} nats{marks.get(name, '')}"
-        rows.append((f"test log-likelihood, {name}", value))
+    rows += _rows_of_likelihood(proposals_of(results), marks)
     if test.get("bits_per_dim") is not None:
         rows.append(("bits per dimension", f"{test['bits_per_dim']:.4f}"))
     rows += [("warning", text) for text in reliability_warnings(results)]
@@ -93,6 +99,20 @@ def _rows_of_elbo(results: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def _rows_of_likelihood(
+    proposals: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The log-likelihood by the common proposal, then those by others with their difference from it."""
+    common = common_proposal(list(proposals))
+    for name in sorted(proposals, key=lambda name: name != common):
+        p = proposals[name]
+        value = f"{with_error(p['mean'], p['standard_error'])} nats{marks.get(name, '')}"
+        if (difference := p.get("difference")) is not None:
+            error, way = p["difference_standard_error"], "lower" if difference < 0 else "higher"
+            value += f", {with_error(abs(difference), error)} {way} than {p['difference_from']}"
+        yield f"test log-likelihood, {name}", value
+
+
 def text_table(title: str, rows: list[tuple[str, str]]) -> Table:
     """A label and a text in each row."""
     table = Table(title=title, show_header=False, title_justify="left")
@@ -114,13 +134,13 @@ def metric_table(title: str, *names: str) -> Table:
 
 def estimator_tables(results: dict[str, Any]) -> Iterator[Table]:
     """Tables of the reliability of each log-likelihood, and of the cost of equal accuracy by each proposal."""
-    proposals = list(proposals_of(results).items())
+    proposals, marks = list(proposals_of(results).items()), marks_of(results)
     seconds = results["cost"].get("seconds_by_proposal", {})
     for first in range(0, len(proposals), SIDE_BY_SIDE):
         some = dict(proposals[first : first + SIDE_BY_SIDE])
         images = next(iter(some.values()))["num_images"]
         table = metric_table(f"Estimators, {images} images", *some)
-        shown = [estimator_rows(p, seconds.get(name)) for name, p in some.items()]
+        shown = [estimator_rows(p, seconds.get(name), marks.get(name, "")) for name, p in some.items()]
         for label in shown[0]:
             table.add_row(label, *(texts[label] for texts in shown))
         unsettled = [
@@ -132,12 +152,13 @@ def estimator_tables(results: dict[str, Any]) -> Iterator[Table]:
         yield table
 
 
-def estimator_rows(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
+def estimator_rows(p: dict[str, Any], seconds: float | None, mark: str = "") -> dict[str, str]:
     """The rows of one proposal; empty if a run of an older version lacks the value."""
     doubt, share, needed = doubtful(p), p.get("k_hat_unreliable"), p.get("samples_for_a_tenth")
     elbo = with_error(p["elbo"], p.get("elbo_standard_error")) if "elbo" in p else ""
     return {
-        "log-likelihood (nats)": with_error(p["mean"], p["standard_error"]) + (f" {MARK}" if doubt else ""),
+        "log-likelihood (nats)": with_error(p["mean"], p["standard_error"]) + mark,
+        "estimator error (nats)": _error_text(error_of(p)),
         "ELBO by it (nats)": elbo,
         "effective samples: median": f"{p['ess_median']:.1f}",
         "effective samples: least": f"{p['ess_min']:.1f}",
@@ -147,6 +168,11 @@ def estimator_rows(p: dict[str, Any], seconds: float | None) -> dict[str, str]:
         "samples needed for ±0.1": "" if needed is None else ("> " if doubt else "") + f"{needed:.0f}",
         "seconds": "" if seconds is None else f"{seconds:.1f}",
     }
+
+
+def _error_text(error: float | None) -> str:
+    """An estimator error in nats; empty for a run of an older version."""
+    return "" if error is None else "unknown" if math.isinf(error) else f"{error:.2g}"
 
 
 def ais_table(ais: dict[str, Any], marks: Mapping[str, str]) -> Table:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from vlae.config.problems import format_value
 from vlae.errors import UserError
-from vlae.report.metric_values import COMMON, OWN, VALIDATION, of_estimator
+from vlae.estimation.reliability import COMMON
+from vlae.report.metric_values import OWN, VALIDATION, of_estimator
 from vlae.report.names import key_of, near_or_some, some, sort_key
 from vlae.report.runs import Run, Runs, is_number, some_of
 

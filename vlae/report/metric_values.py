@@ -8,11 +8,11 @@ from typing import Any
 from vlae.config.problems import format_value
 from vlae.estimation.reliability import doubtful
 
-COMMON = ("laplace", "student_t")
-"""Estimators that are the same for all models; by default models are compared by the first that all runs have."""
 OWN = "own"
 ELBO, MEAN, IN_MODEL_SPACE, UNRELIABLE = "elbo", "mean", "mean_in_model_space", "unreliable"
 """Metrics of an estimator, as `what_and_estimator` has them."""
+ERRORS = "estimator_error.total", "estimator_error.monte_carlo"
+"""The estimator error of a metric, which is missing where it cannot be bounded; and a part that is always known."""
 VALIDATION = "validation.elbo"
 """A metric that needs no scores of test images: every run with validation images has it."""
 ARRAYS = {ELBO: "elbo", MEAN: "log_likelihood", IN_MODEL_SPACE: "log_likelihood"}
@@ -109,6 +109,12 @@ def array_of(metric: str) -> str | None:
     if what not in ARRAYS:
         return None
     return ARRAYS[what] + ("" if estimator in ("", OWN) else f"_{estimator}")
+
+
+def errors_of(metric: str) -> tuple[str, str]:
+    """The metrics that hold the estimator error of this one, see ``ERRORS``."""
+    _, estimator = what_and_estimator(metric)
+    return of_estimator(estimator, ERRORS[0]), of_estimator(estimator, ERRORS[1])
 
 
 def reliability_of(metric: str) -> str | None:

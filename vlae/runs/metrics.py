@@ -85,6 +85,8 @@ monte_carlo_error_median  nats     -   standard error of the median image's own 
 samples_mean              samples  .   importance samples per image that are averaged, without the pilot
 samples_for_a_tenth       samples  -   samples that the median image needs for a standard error of 0.1 nats
 mean_in_model_space       nats     +   log-likelihood without the Jacobian of the logit transform
+difference                nats     .±  mean minus that of the common proposal (fitted or laplace), on the same images
+difference_from           text     .   the common proposal
 mode_search.steps_mean    steps    .   steps of the search for the mode, per image
 mode_search.steps_max     steps    .   steps of the longest search
 mode_search.converged     images   .   searches that converged
@@ -145,7 +147,7 @@ host          text     .   name of the machine
 """Metrics in results.json."""
 
 DERIVED = _parse("""
-test.log_likelihood.<estimator>.unreliable  boolean  .   true: marked †, too many images have a bad k-hat
+test.log_likelihood.<estimator>.unreliable  boolean  .   true: marked †, its estimator error is above 0.1 nats
 """)
 """Metrics that tables compute."""
 

@@ -29,7 +29,7 @@ from vlae.estimation.per_image import (
     level,
     with_error,
 )
-from vlae.estimation.proposals import propose_for
+from vlae.estimation.proposals import common_proposal, propose_for
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import generator
@@ -196,7 +196,7 @@ def metrics(results: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
     return {
         **with_error("elbo", own.elbo + log_jacobian),
         "log_likelihood": {
-            name: proposal_metrics(evaluation, log_jacobian, samples)
+            name: proposal_metrics(evaluation, log_jacobian, samples) | beside_common(name, proposals)
             for name, evaluation in proposals.items()
         },
         "bits_per_dim": bits.mean().item() if preprocess.bits_per_dim_defined else None,
@@ -233,6 +233,15 @@ def proposal_metrics(evaluation: Evaluation, log_jacobian: Values, num_samples: 
     if not evaluation.steps.isnan().any():
         found["mode_search"] = mode_search_metrics(evaluation)
     return found
+
+
+def beside_common(name: str, proposals: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """How far a proposal's log-likelihood is from that of the common proposal, image by image; empty for that one."""
+    common = common_proposal(list(proposals))
+    if name == common:
+        return {}
+    difference = proposals[name].log_likelihood - proposals[common].log_likelihood
+    return {"difference_from": common, **with_error("difference", difference)}
 
 
 def mode_search_metrics(evaluation: Evaluation) -> dict[str, Any]:

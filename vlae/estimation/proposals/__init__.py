@@ -18,6 +18,7 @@ from torch import Tensor
 from vlae.config.schema import PROPOSALS
 from vlae.distributions.laplace import Modes
 from vlae.distributions.posteriors import Images, Posterior, require_family_member
+from vlae.estimation.reliability import common_proposal as common_proposal
 from vlae.models.base import LatentVariableModel
 from vlae.seeding import Noise, generator, image_noise
 

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vlae.estimation.reliability import LARGE_K_HAT, why_worse_than_noise
-from vlae.report.metric_values import UNRELIABLE, what_and_estimator
+from vlae.estimation.reliability import common_proposal, why_worse_than_noise
+from vlae.report.metric_values import MEAN, UNRELIABLE, of_estimator, what_and_estimator
 from vlae.report.names import group_name, some
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.captions import damage_notes, estimation
+from vlae.report.tables.cells import estimator_error_of, is_unreliable, why_unreliable
 from vlae.report.tables.table import Table
 from vlae.system.console import count_of
 
@@ -53,19 +54,29 @@ def _other_code(done: Sequence[Run]) -> Iterator[str]:
 
 
 def _unreliable(done: Sequence[Run]) -> Iterator[str]:
-    estimators: dict[str, list[str]] = {}
+    estimators: dict[tuple[str, str], list[str]] = {}
     for key in dict.fromkeys(key for run in done for key in run.metrics or ()):
         what, estimator = what_and_estimator(key)
         doubted = [run for run in done if run.value(key) is True] if what == UNRELIABLE else []
+        doubted = [run for run in doubted if not _judged_by_another(run, estimator)]
         if doubted:
             names = Counter(str(run.value("model.name")) for run in doubted).items()
             models = [f"{count_of(number, 'run')} of {name}" for name, number in names]
             some_runs = f"{len(doubted)} of {len(done)} runs ({some(models, MOST_NAMED)})"
             where = "all runs" if len(doubted) == len(done) else some_runs
-            estimators.setdefault(where, []).append(estimation(estimator, " with", " by"))
-    for where, by in estimators.items():
+            reason = where, why_unreliable(doubted, of_estimator(estimator))
+            estimators.setdefault(reason, []).append(estimation(estimator, " with", " by"))
+    for (where, why), by in estimators.items():
         estimated = f"The log-likelihood estimated{' and'.join(by)}"
-        yield f"{estimated} is unreliable in {where} and probably too low: {LARGE_K_HAT}."
+        yield f"{estimated} is unreliable in {where}: {why}."
+
+
+def _judged_by_another(run: Run, estimator: str) -> bool:
+    """True if the run has a reliable estimate by the common proposal, beside which the shortfall of others is shown."""
+    names = [name for what, name in map(what_and_estimator, run.metrics or ()) if what == MEAN]
+    common = of_estimator(common_proposal(names))
+    known = estimator_error_of(run, common) is not None
+    return common != of_estimator(estimator) and known and not is_unreliable(run, common)
 
 
 def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:

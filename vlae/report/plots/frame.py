@@ -18,7 +18,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from vlae.estimation.reliability import LARGE_K_HAT, MARK
+from vlae.estimation.reliability import MARK
 from vlae.report.plots.style import FILLED, style_of
 from vlae.report.tables.groups import Configuration
 
@@ -212,13 +212,13 @@ def _power_of_ten(value: float, _: float) -> str:
     return f"{value:g}" if -2 <= exponent <= 2 else "10" + str(exponent).translate(_RAISED)
 
 
-def dagger_notes(unreliable: Sequence[bool]) -> tuple[bool, list[str], str]:
-    """Three values: True if points get daggers, sentences for the caption, and the doubt.
+def dagger_notes(unreliable: Sequence[bool], why: str) -> tuple[bool, list[str], str]:
+    """Three values: True if points get daggers, sentences for the caption, and the doubt. why: the reason of daggers.
 
     As in a table: if all of several estimates are unreliable, one sentence says so instead of daggers.
     """
     if not any(unreliable):
         return False, [], ""
     if all(unreliable) and len(unreliable) > 1:
-        return False, [], f"All estimates are unreliable ({LARGE_K_HAT})."
-    return True, [f"{MARK} unreliable estimate ({LARGE_K_HAT})"], ""
+        return False, [], f"All estimates are unreliable ({why})."
+    return True, [f"{MARK} unreliable estimate ({why})"], ""

@@ -17,7 +17,7 @@ from vlae.report.metric_values import what_and_estimator
 from vlae.report.plots import frame
 from vlae.report.plots.plot import Options, Panel, PlotKind, mean_and_error, seeds_phrase
 from vlae.report.tables.captions import NAMES, UNIT, description
-from vlae.report.tables.cells import is_unreliable, with_metric
+from vlae.report.tables.cells import is_unreliable, why_unreliable, with_metric
 from vlae.report.tables.groups import Configuration
 from vlae.report.tables.published import Published, published_value, source_notes
 
@@ -47,7 +47,8 @@ def draw_likelihoods(panels: Sequence[Panel], options: Options) -> frame.Caption
     groups = max(len({each.updates for each in of_panel}) for of_panel in found)
     width = min(WIDEST, max(3.4, 1.2 + 0.7 * groups, 1.2 + 0.15 * max(map(len, found))))
     figure, axes = frame.subplots([panel.title for panel in kept], width=width, narrow=options.narrow)
-    marked, doubts, doubt = frame.dagger_notes([each.unreliable for of_panel in found for each in of_panel])
+    why = why_unreliable([run for each in kept for series in each.series for run in series.runs], metric)
+    marked, doubts, doubt = frame.dagger_notes([each.unreliable for panel in found for each in panel], why)
     for each, of_panel in zip(axes, found, strict=True):
         _draw_points(each, of_panel, marked, frame.NARROW if options.narrow else width)
         each.set_xlabel("Updates, steps or flows T")
@@ -129,7 +130,8 @@ def draw_costs(panels: Sequence[Panel], options: Options) -> frame.Captioned:
     kept = with_metrics(panels, [metric, SECONDS], options.warn)
     figure, axes = frame.subplots([panel.title for panel in kept], narrow=options.narrow)
     every = [series for panel in kept for series in panel.series]
-    marked, doubts, doubt = frame.dagger_notes([unreliable(series, metric) for series in every])
+    why = why_unreliable([run for series in every for run in series.runs], metric)
+    marked, doubts, doubt = frame.dagger_notes([unreliable(series, metric) for series in every], why)
     for each, panel in zip(axes, kept, strict=True):
         for series in panel.series:
             of_runs = np.array([[run.value(SECONDS), run.value(metric)] for run in series.runs], np.float64)

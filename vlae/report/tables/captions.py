@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlae.estimation.reliability import LARGE_K_HAT, MARK, TOO_LOW
+from vlae.estimation.reliability import LARGE_ERROR, LARGE_K_HAT, MARK, TOO_LOW, remedy, too_low
 from vlae.report.metric_values import (
     ELBO,
     IN_MODEL_SPACE,
@@ -32,6 +32,7 @@ UNIT = "nats per image"
 PROPOSALS = {
     OWN: "each model's own q(z | x) as the proposal",
     "laplace": "a Laplace proposal",
+    "fitted": "a proposal fitted to p(z | x)",
     "student_t": "a Student-t proposal",
     "mixture": "a mixture proposal",
 }
@@ -60,7 +61,7 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     ]
     # where a dagger on each would distinguish nothing
     if any(cell.unreliable for cell in cells) and not daggers(cells):
-        sentences.append(f"All estimates are unreliable: {UNRELIABLE}")
+        sentences.append(f"All estimates are unreliable: {_doubt(metric, cells)}")
     return ". ".join(filter(None, sentences)) + "."
 
 
@@ -146,7 +147,7 @@ def _version(run: Run) -> str:
 
 def notes(metric: str, cells: Sequence[Cell], groups: Groups, column_keys: Sequence[str]) -> list[str]:
     """The notes below a table that follow from its cells, and from the runs of each."""
-    found = [f"{MARK} Unreliable: {UNRELIABLE}"] if daggers(cells) else []
+    found = [f"{MARK} Unreliable: {_doubt(metric, cells)}"] if daggers(cells) else []
     if not better(metric):
         return found
     others = [cell for cell in cells if cell.mean is not None and not cell.best]
@@ -160,6 +161,19 @@ def notes(metric: str, cells: Sequence[Cell], groups: Groups, column_keys: Seque
         found.append(f"{count_of(unpaired, 'cell')} not compared with the best of the column: {why}")
     found += [*_smallest_differences(metric, tested, column_keys), *_searches(metric, groups)]
     return found + _shared_costs(metric, groups)
+
+
+def _doubt(metric: str, cells: Sequence[Cell]) -> str:
+    """How far the estimates of the marked cells may be off, and what lowers that."""
+    marked = [cell for cell in cells if cell.unreliable]
+    errors = [cell.estimator_error for cell in marked if cell.estimator_error is not None]
+    parts = [UNRELIABLE] if len(errors) < len(marked) else []
+    if errors:
+        beside = "more than a quarter of the smallest difference that the column claims"
+        claim = f", {beside}" if min(errors) <= LARGE_ERROR else ""
+        command = remedy(what_and_estimator(metric)[1], "SWEEP-or-RUN")
+        parts.append(f"these estimates {too_low(errors)}{claim}; {command} lowers this")
+    return "; ".join(parts)
 
 
 def _shared_costs(metric: str, groups: Groups) -> list[str]:

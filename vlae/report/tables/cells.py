@@ -4,12 +4,15 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlae.config.problems import format_value
-from vlae.report.metric_values import reliability_of
+from vlae.estimation.reliability import LARGE_K_HAT, too_low
+from vlae.report.metric_values import errors_of, reliability_of
 from vlae.report.names import HOLE, Values
 from vlae.report.runs import Run
+
+CLAIMED_PARTS = 4  # an estimator error larger than this part of a difference makes it doubtful
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Cell:
     n: int  # number of runs that are done and have the metric
     mean: float | None = None
     standard_error: float | None = None  # over seeds, ddof 1; None: it is unknown for a single seed
-    unreliable: int = 0  # how many of the n have importance weights with a bad k-hat on too many images
+    unreliable: int = 0  # how many of the n have an estimate that is marked as unreliable
     missing: str = ""  # the state of the others: ``1 queued, 2 failed (exception)``
     best: bool = False
     images: str = ""  # the set of test images, where a column has several
@@ -38,6 +41,9 @@ class Cell:
     )
     with_twice_seeds: float | None = None  # what that would be with twice the seeds
     with_twice_images: float | None = None  # with twice the images; None: no more exist, or none has a value
+    estimator_error: float | None = (
+        None  # mean over the n; inf: it cannot be bounded; None: some run has none
+    )
     published: float | None = None
     published_difference: float | None = None  # ours minus the published value
 
@@ -67,6 +73,42 @@ def is_unreliable(run: Run, metric: str) -> bool:
     return mark is not None and run.value(mark) is True
 
 
+def estimator_error_of(run: Run, metric: str) -> float | None:
+    """The error of the run's estimate that is due to the estimator; inf: it cannot be bounded; None: not known."""
+    if reliability_of(metric) is None:
+        return None
+    total, part = errors_of(metric)
+    if (error := run.number(total)) is not None:
+        return float(error)
+    return math.inf if {total, part} & set(run.metrics or ()) else None
+
+
+def why_unreliable(runs: Sequence[Run], metric: str) -> str:
+    """The reason why those of these runs that are marked are unreliable: ``may be too low by up to 0.4 nats``."""
+    doubted = [run for run in runs if is_unreliable(run, metric)]
+    errors = [e for run in doubted if (e := estimator_error_of(run, metric)) is not None]
+    reasons = [too_low(errors)] if errors else []
+    return "; ".join(reasons + ([LARGE_K_HAT] if len(errors) < len(doubted) else []))
+
+
+def with_claims(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a column; those whose estimator error is large beside a difference that it claims are marked.
+
+    Claimed is each significant difference from the best. A quarter of the smallest is the most that an error may be.
+    """
+    found = list(cells)
+    for images in dict.fromkeys(cell.images for cell in cells):
+        own = [place for place, cell in enumerate(cells) if cell.images == images]
+        claims = [
+            abs(c.difference or 0.0) for c in (cells[place] for place in own) if c.tested and not c.as_good
+        ]
+        for place in own if claims else ():
+            error = cells[place].estimator_error
+            if error is not None and error > min(claims) / CLAIMED_PARTS:
+                found[place] = replace(cells[place], unreliable=cells[place].n)
+    return found
+
+
 def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], metric: str) -> Cell:
     """The cell of these runs, before it is compared with others."""
     values = [float(run.value(metric)) for run in done]
@@ -75,7 +117,10 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
     unreliable, counted = sum(is_unreliable(run, metric) for run in done), {run.id for run in done}
     reasons = Counter(_why_missing(run, metric) for run in runs if run.id not in counted)
     missing = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
-    return Cell(row, column, len(runs), len(done), mean, error, unreliable, missing)
+    errors = [estimator_error_of(run, metric) for run in done]
+    known = [each for each in errors if each is not None]
+    off = statistics.fmean(known) if known and len(known) == len(errors) else None
+    return Cell(row, column, len(runs), len(done), mean, error, unreliable, missing, estimator_error=off)
 
 
 def _why_missing(run: Run, metric: str) -> str:

@@ -7,7 +7,7 @@ from vlae.errors import UserError
 from vlae.report.filter import choose_metric, choose_runs
 from vlae.report.runs import LeftOut, Runs
 from vlae.report.tables.captions import caption, damage_notes, notes, provenance
-from vlae.report.tables.cells import Cell, cell, with_metric
+from vlae.report.tables.cells import Cell, cell, with_claims, with_metric
 from vlae.report.tables.groups import Groups, Values, differing_rows, group_by_cell, keys_of, sides
 from vlae.report.tables.published import with_published
 from vlae.report.tables.ranking import Unread, rank
@@ -95,5 +95,6 @@ def _cells(groups: Groups, metric: str, unread: Unread) -> list[Cell]:
         places = [(row, column) for row in rows if (row, column) in groups]
         done = [with_metric(groups[place], metric) for place in places]
         found = [cell(*place, groups[place], own, metric) for place, own in zip(places, done, strict=True)]
-        compared |= zip(places, rank([*zip(found, done, strict=True)], metric, unread), strict=True)
+        ranked = with_claims(rank([*zip(found, done, strict=True)], metric, unread))
+        compared |= zip(places, ranked, strict=True)
     return [compared[row, column] for row in rows for column in columns if (row, column) in compared]

@@ -54,6 +54,18 @@ def test_statistics_of_blocks_are_those_of_the_samples(samples):
     assert torch.allclose(found.error, ((BLOCKS - 1) / BLOCKS * spread).sqrt(), atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [7, 100, 333])
+def test_blocks_are_those_of_the_samples_in_whatever_order_images_are_added(size):
+    log_w, weights = drawn(1000), LogWeights(3, 1000)
+    for some in log_w[:300].split(size):
+        weights.add(some, torch.arange(3))
+    weights.add(log_w[300:, 1:2], torch.tensor([1]))
+    for some in log_w[300:, [2, 0]].split(size):
+        weights.add(some, torch.tensor([2, 0]))
+    for values, direct in zip(weights.blocks, added(log_w, 1000).blocks, strict=True):
+        assert torch.allclose(values, direct, atol=1e-12)
+
+
 def test_more_samples_never_lower_the_mean():
     """The logarithm is concave: log mean w over all samples is at least its average over the halves."""
     found = added(3 * drawn(5000, images=100), 1000).blocks

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vlae.distributions.posteriors import Images, Posterior, standard_normal_log_prob
 from vlae.estimation.estimator_error import BLOCKS, BlockStatistics, block_statistics
+from vlae.estimation.estimator_error import EstimatorError as EstimatorError
+from vlae.estimation.estimator_error import estimator_error as estimator_error
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
 from vlae.estimation.part_settings import PILOT
 from vlae.estimation.proposals import select_images
@@ -47,11 +49,15 @@ class LogWeights:
     def add(self, log_w: Float[Tensor, "samples some"], images: Int[Tensor, " some"]) -> None:
         """Add log-weights of the ``images`` at these positions of the group. They go to the blocks in turn."""
         log_w = log_w.cpu().double()  # in this order: not every device has float64
+        block_of = (
+            torch.arange(BLOCKS)[:, None] - self.count[images]
+        ) % BLOCKS  # the next sample's is in turn
         self.count[images] += len(log_w)
         self._total[images] += log_w.sum(0)
         in_turn = F.pad(log_w, (0, 0, 0, -len(log_w) % BLOCKS), value=-math.inf).unflatten(0, (-1, BLOCKS))
-        self._log_sums[:, images] = torch.logaddexp(self._log_sums[:, images], in_turn.logsumexp(0))
-        self._counts[:, images] += (len(log_w) + torch.arange(BLOCKS - 1, -1, -1)[:, None]) // BLOCKS
+        log_sums = in_turn.logsumexp(0).gather(0, block_of)
+        self._log_sums[:, images] = torch.logaddexp(self._log_sums[:, images], log_sums)
+        self._counts[:, images] += (len(log_w) + BLOCKS - 1 - block_of) // BLOCKS
         squares = (2 * log_w).logsumexp(0)
         self._log_sum_of_squares[images] = torch.logaddexp(self._log_sum_of_squares[images], squares)
         candidates = torch.cat([self._largest[:, images], log_w])

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.estimation.estimator_error import BlockStatistics, EstimatorError, estimator_error
 from vlae.estimation.log_weights import (
     NOISE_BLOCK,
+    BlockStatistics,
+    EstimatorError,
     draw_log_weights,
+    estimator_error,
     log_mean_standard_error,
     samples_by_pilot,
 )

@@ -166,7 +166,7 @@ def notes(metric: str, cells: Sequence[Cell], groups: Groups, column_keys: Seque
 def _doubt(metric: str, cells: Sequence[Cell]) -> str:
     """How far the estimates of the marked cells may be off, and what lowers that."""
     marked = [cell for cell in cells if cell.unreliable]
-    errors = [cell.estimator_error for cell in marked if cell.estimator_error is not None]
+    errors = [error for cell in marked if (error := cell.largest_error) is not None]
     parts = [UNRELIABLE] if len(errors) < len(marked) else []
     if errors:
         beside = "more than a quarter of the smallest difference that the column claims"

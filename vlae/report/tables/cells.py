@@ -41,11 +41,15 @@ class Cell:
     )
     with_twice_seeds: float | None = None  # what that would be with twice the seeds
     with_twice_images: float | None = None  # with twice the images; None: no more exist, or none has a value
-    estimator_error: float | None = (
-        None  # mean over the n; inf: it cannot be bounded; None: some run has none
-    )
+    estimator_error: float | None = None  # mean over the n; None: one has none, or none that is bounded
+    unbounded: int = 0  # how many of the n have an estimator error that cannot be bounded
     published: float | None = None
     published_difference: float | None = None  # ours minus the published value
+
+    @property
+    def largest_error(self) -> float | None:
+        """The estimator error in nats; inf: it cannot be bounded; None: not known."""
+        return math.inf if self.unbounded else self.estimator_error
 
     def estimate(self, decimals: int = 2) -> str:
         """Mean and standard error, ``-83.71 ± 0.02``, or a hole."""
@@ -103,7 +107,7 @@ def with_claims(cells: Sequence[Cell]) -> list[Cell]:
             abs(c.difference or 0.0) for c in (cells[place] for place in own) if c.tested and not c.as_good
         ]
         for place in own if claims else ():
-            error = cells[place].estimator_error
+            error = cells[place].largest_error
             if error is not None and error > min(claims) / CLAIMED_PARTS:
                 found[place] = replace(cells[place], unreliable=cells[place].n)
     return found
@@ -119,8 +123,10 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
     missing = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
     errors = [estimator_error_of(run, metric) for run in done]
     known = [each for each in errors if each is not None]
-    off = statistics.fmean(known) if known and len(known) == len(errors) else None
-    return Cell(row, column, len(runs), len(done), mean, error, unreliable, missing, estimator_error=off)
+    unbounded = sum(map(math.isinf, known))
+    off = statistics.fmean(known) if known and len(known) == len(errors) and not unbounded else None
+    found = Cell(row, column, len(runs), len(done), mean, error, unreliable, missing)
+    return replace(found, estimator_error=off, unbounded=unbounded)
 
 
 def _why_missing(run: Run, metric: str) -> str:

@@ -4,7 +4,7 @@ log mean w over S samples is too low in expectation, by less the larger S is. Th
 log-sums of ``BLOCKS`` interleaved blocks, so that log mean w over half and a quarter of the samples is known as well.
 How the mean over all images rises from a quarter to a half and to all samples says how it would go on.
 
-Decision record: docs/decisions/0024-what-a-figure-says.md; `python -m benchmarks estimator_error` validates it.
+Decision record: docs/decisions/0025-what-a-figure-says.md; `python -m benchmarks estimator_error` validates it.
 """
 
 from typing import Any, NamedTuple

@@ -97,11 +97,13 @@ class Outcome(NamedTuple):
     low: float  # how much the estimates are too low, in nats
     stated: float  # the median of the errors that are stated; NaN: none is
     hits: float = math.inf  # draws of a set that reach a mode which may be missed
+    sets: int = 1
 
     @property
     def fails(self) -> bool:
-        """True if the truth lies outside in too many sets, by more than they can be expected to see and to vary."""
-        return self.hits >= FEWEST_HITS and self.covered < ASKED
+        """True if the truth lies outside in too many sets, by more than chance explains and their draws can show."""
+        slack = 3 * math.sqrt(ASKED * (1 - ASKED) / self.sets)
+        return self.hits >= FEWEST_HITS and self.covered < ASKED - slack
 
     @classmethod
     def of(cls, off: Sequence[float], errors: Sequence[EstimatorError], hits: float = math.inf) -> "Outcome":
@@ -110,7 +112,7 @@ class Outcome(NamedTuple):
         stated = totals[np.isfinite(totals)]
         covered = float((np.abs(off) <= totals).mean())
         median = float(np.median(stated)) if len(stated) else math.nan
-        return cls(covered, 1 - len(stated) / len(totals), -float(np.mean(off)), median, hits)
+        return cls(covered, 1 - len(stated) / len(totals), -float(np.mean(off)), median, hits, len(totals))
 
 
 def images_of(kind: str, images: int) -> dict[str, int]:

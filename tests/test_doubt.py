@@ -121,5 +121,6 @@ def test_an_unreliable_common_estimate_is_marked_with_its_error_and_the_command_
     assert MARK in shown
     assert any("fitted may be too low by up to 0.12 nats" in text for text in warnings)
     assert "evaluate.num_samples=20000" in warnings[-1]
-    _, alone = summary_with(own=None)
+    shown, alone = summary_with(own=None)
     assert "'evaluate.proposals=[own,fitted]'" in alone[-1]
+    assert "[own,fitted]" in shown.replace("│ │ ", "")

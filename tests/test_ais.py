@@ -34,6 +34,7 @@ from vlae.distributions.posteriors import standard_normal_log_prob
 from vlae.errors import NonFiniteError
 from vlae.estimation import ais
 from vlae.estimation.ais import (
+    ACCEPTANCE,
     Annealed,
     AnnealingPath,
     adapt_steps,
@@ -45,7 +46,7 @@ from vlae.estimation.ais import (
     temperatures,
 )
 from vlae.estimation.estimators import arrays
-from vlae.estimation.hamiltonian import ACCEPTANCE, LONGEST_TRAJECTORY, Joint
+from vlae.estimation.hamiltonian import LONGEST_TRAJECTORY, Joint
 from vlae.experiment.prepare import test_set as images_to_score
 from vlae.experiment.scoring import Scoring
 from vlae.experiment.session import Session
@@ -219,7 +220,7 @@ def test_a_move_to_infinite_energy_is_rejected():
     path = path_to("gaussian")
     z = numbers(5, IMAGES, LATENT)
     state = path.moves.state(z)
-    state = state._replace(gradients=state.gradients * math.inf)
+    state = state._replace(gradients=tuple(g * math.inf for g in state.gradients))
     moved, acceptance = path.moves.move(
         *powers_and_root(path, 1.0), torch.ones(IMAGES).double(), state, numbers(5, IMAGES, LATENT + 2)
     )

@@ -11,7 +11,8 @@ from torch.distributions import MultivariateNormal
 
 from vlae.config.schema import PROPOSALS
 from vlae.distributions.posteriors import DiagonalGaussian, PrecisionGaussian, cholesky
-from vlae.estimation.proposals import propose, select_images
+from vlae.estimation.log_weights import select_images
+from vlae.estimation.proposals import propose
 from vlae.estimation.proposals.mixture import Mixture
 from vlae.estimation.proposals.student_t import DEGREES
 from vlae.models.fullcov import FullCovariance

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlae.distributions.likelihood import Likelihood
-from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.outputs import OutputDistribution, Scorer
 from vlae.distributions.posteriors import (
     Images,
     Latent,
@@ -76,6 +76,10 @@ class Modes:
 
     Most searches in trained ReLU networks end so: the maximum lies where units switch, and steps zigzag across it.
     """
+    value: Float[Tensor, " batch"]
+    """log p(x, z) there, in nats."""
+    precision: Float[Tensor, "batch latent latent"]
+    """P = J'VJ + I there."""
 
 
 FIRST_DAMPING, HARDER, EASIER = 0.1, 8, 4
@@ -93,12 +97,13 @@ def find_modes(
     *,
     tolerance: float = 1e-2,
     max_steps: int = 60,
+    scorer: Scorer | None = None,
 ) -> Modes:
     """The mode of p(z | x) by Levenberg-Marquardt steps (P + damping I)^-1 g with g = grad log p(x, z).
 
     A step that does not raise log p(x, z) is refused, and the next one damped more. An image is done when its full
     step promises to raise log p(x, z) by less than ``tolerance`` nats, which is g'P^-1 g / 2, the gradient's norm in
-    the metric of the posterior; or when it has stalled.
+    the metric of the posterior; or when it has stalled. ``scorer``: ``output.scorer(decoder)``, if it is there already.
     NonFiniteError: a precision is not finite or not positive definite.
 
     >>> from vlae.distributions.outputs import GaussianOutput
@@ -107,7 +112,7 @@ def find_modes(
     >>> modes.z.shape, bool((modes.converged | modes.stalled).all())
     (torch.Size([3, 2]), True)
     """
-    search = _Search(output, decoder, x, start)
+    search = _Search(scorer or output.scorer(decoder), output.likelihood(decoder, x), decoder, x, start)
     active = torch.arange(len(x), device=x.device)
     for _ in range(max_steps):
         if len(active) == 0:
@@ -116,15 +121,18 @@ def find_modes(
         active = active[~search.done[active]]
     undamped = damped_step(search.g, search.P, torch.zeros_like(search.damping))
     vanished = 0.5 * (search.g * undamped).sum(-1) < tolerance
-    return Modes(search.z, search.steps, search.done & vanished, search.done & ~vanished)
+    ended = search.done & vanished, search.done & ~vanished
+    return Modes(search.z, search.steps, *ended, search.value, search.P)
 
 
 class _Search:
     """One Levenberg-Marquardt search for each image, each with its own damping."""
 
-    def __init__(self, output: OutputDistribution, decoder: Decoder, x: Tensor, start: Tensor) -> None:
+    def __init__(
+        self, scorer: Scorer, likelihood: Likelihood, decoder: Decoder, x: Tensor, start: Tensor
+    ) -> None:
         self.decoder, self.x, self.z = decoder, x, start.clone()
-        self.scorer, self.likelihood = output.scorer(decoder), output.likelihood(decoder, x)
+        self.scorer, self.likelihood = scorer, likelihood
         self.value = self._log_joint(x, start)
         self.g, self.P = self._gradient_and_precision(self.likelihood, start)
         self.damping, self.gain = torch.zeros_like(self.value), torch.zeros_like(self.value)

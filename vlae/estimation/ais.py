@@ -16,7 +16,7 @@ adapted their own steps while being weighted, E w would be biased.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -56,8 +56,8 @@ STEEPNESS = 4.0
 """Steepness of the sigmoid that spaces the temperatures (Wu et al. 2017)."""
 PILOT_SHARE, SHORTEST_PILOT = 10, 50
 """The pilot run has a tenth of the distributions, and at least 50 if there are so many."""
-GAIN = 0.2
-"""Change of the log step size per unit of acceptance above the target."""
+GAIN, ACCEPTANCE = 0.2, 0.75
+"""Change of the log step size per unit of acceptance above the target; the target."""
 
 
 @dataclass
@@ -142,15 +142,22 @@ def anneal_group(
     progress: Advance,
 ) -> tuple[PerChain, Float[Tensor, " batch"]]:
     """log w of each chain and the mean acceptance, after a pilot run: up from the base, or down from ``start``."""
-    steps = adapt_steps(path, pilot_temperatures(betas), noise("pilot"), progress)
-    steps = steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
-    if start is None:
-        log_w, acceptance, _ = run_chains(path, betas, steps, None, noise("forward"), progress)
-    else:
-        log_w, acceptance, _ = run_chains(
-            path, betas.flip(0), steps.flip(0), start, noise("reverse"), progress
-        )
+    steps = steps_of_pilot(path, betas, noise("pilot"), progress)
+    source = noise("forward" if start is None else "reverse")
+    first = path.sample(source)
+    if start is not None:
+        first, betas, steps = start.expand_as(first), betas.flip(0), steps.flip(0)
+    moves = path.noise_of(source, len(betas) - 2)
+    log_w, acceptance, _ = run_chains(path, betas, steps, path.moves.state(first), moves, progress)
     return log_w, acceptance
+
+
+def steps_of_pilot(
+    path: "AnnealingPath", betas: Betas, noise: Noise, progress: Advance
+) -> Float[Tensor, "distributions batch"]:
+    """A step size for each temperature and image, found by other chains at fewer temperatures."""
+    steps = adapt_steps(path, pilot_temperatures(betas), noise, progress)
+    return steps[torch.arange(len(betas)) * (len(steps) - 1) // (len(betas) - 1)]
 
 
 def group_size(
@@ -248,6 +255,10 @@ class AnnealingPath:
         """Moves that leave base^(1 - beta) joint^beta invariant."""
         return Moves((self.base.density, self.joint), self.num_leapfrog)
 
+    def sample(self, noise: Noise) -> Points:
+        """A sample of the base for each chain."""
+        return self.base.sample(noise(self.num_chains, self.base.noise_dim))
+
     def log_ratio(self, state: State) -> PerChain:
         """log p(x, z) - log base(z)."""
         return self.log_likelihood(state.z) + standard_normal_log_prob(state.z) - state.values[0]
@@ -262,14 +273,14 @@ def adapt_steps(
 ) -> Float[Tensor, "distributions batch"]:
     """A step size for each temperature and image, adapted by chains that pass through all temperatures."""
     moves = path.moves
-    state = moves.state(path.base.sample(noise(path.num_chains, path.base.noise_dim)))
+    state = moves.state(path.sample(noise))
     step = state.z.new_full((state.z.shape[1],), min(FIRST_STEP, moves.longest_step))
     steps = [step]
     for beta, eps in zip(betas[1:-1].tolist(), path.noise_of(noise, len(betas) - 2), strict=True):
         if len(steps) % NOISE_BLOCK == 0:
             progress(0.0)
         state, acceptance = moves.move((1 - beta, beta), path.base.root(beta), step, state, eps)
-        step = moves.adapt(step, acceptance, GAIN)
+        step = moves.adapt(step, acceptance, GAIN, ACCEPTANCE)
         steps.append(step)
     return torch.stack([*steps, step])
 
@@ -278,19 +289,16 @@ def run_chains(
     path: AnnealingPath,
     betas: Betas,
     steps: Float[Tensor, "distributions batch"],
-    start: Latent | Points | None,
-    noise: Noise,
+    state: State,
+    noise: Iterable[Tensor],
     progress: Advance,
 ) -> tuple[PerChain, Float[Tensor, " batch"], State]:
-    """log w of each chain along ``betas``, up or down, the mean acceptance, and the last state; from ``start``, or
-    from samples of the base.
+    """log w of each chain from ``state`` along ``betas``, up or down, the mean acceptance, and the last state.
 
-    log w is summed in float64 on the CPU, because not every device has float64.
+    ``noise`` of each move. log w is summed in float64 on the CPU, because not every device has float64.
     """
-    moves, first = path.moves, path.base.sample(noise(path.num_chains, path.base.noise_dim))
-    state = moves.state(first if start is None else start.expand_as(first))
-    values, acceptances = [path.log_ratio(state)], []
-    for eps in path.noise_of(noise, len(betas) - 2):
+    moves, values, acceptances = path.moves, [path.log_ratio(state)], []
+    for eps in noise:
         t = len(values)
         if t % NOISE_BLOCK == 0:
             progress(t / len(betas))

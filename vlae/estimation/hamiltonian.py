@@ -28,8 +28,8 @@ Steps = Float[Tensor, " batch"]
 
 NOISE_BLOCK = 50
 """Moves whose noise is drawn at once. It defines an image's noise, so it is no setting."""
-ACCEPTANCE, FIRST_STEP = 0.75, 0.5
-"""Acceptance that steps are adapted to; their first size."""
+FIRST_STEP = 0.5
+"""The size of steps before they are adapted."""
 LONGEST_TRAJECTORY = math.pi / 2
 """A quarter of a Gaussian's period in its own metric, after which a trajectory has forgotten its start. A longer one
 turns back, and returns to its start after a whole period."""
@@ -41,6 +41,10 @@ class Density(Protocol):
 
     def value_and_gradient(self, z: Points) -> tuple[PerChain, Points]:
         """Its logarithm in nats, and the gradient of that with respect to z."""
+        ...
+
+    def gradient(self, z: Points) -> Points:
+        """The gradient alone, which most steps need."""
         ...
 
 
@@ -66,6 +70,9 @@ class Joint:
         value, gradient = self.likelihood.value_and_gradient(self.decoder.linearise(z.flatten(0, 1)))
         return value.view(z.shape[:2]) + standard_normal_log_prob(z), gradient.view_as(z) - z
 
+    def gradient(self, z: Points) -> Points:
+        return self.likelihood.gradient(self.decoder.linearise(z.flatten(0, 1))).view_as(z) - z
+
 
 class Prior:
     """N(z; 0, I)."""
@@ -73,14 +80,22 @@ class Prior:
     def value_and_gradient(self, z: Points) -> tuple[PerChain, Points]:
         return standard_normal_log_prob(z), -z
 
+    def gradient(self, z: Points) -> Points:
+        return -z
+
 
 class State(NamedTuple):
     """Position of each chain, with the values there that the next move needs."""
 
     z: Points
-    values: Float[Tensor, "densities chains batch"]
+    values: tuple[PerChain, ...]
     """log of each density, in nats."""
-    gradients: Float[Tensor, "densities chains batch latent"]
+    gradients: tuple[Points, ...]
+
+    def select(self, images: Bool[Tensor, " batch"]) -> "State":
+        """The chains of these images."""
+        values, gradients = ([v[:, images] for v in of_densities] for of_densities in self[1:])
+        return State(self.z[:, images], tuple(values), tuple(gradients))
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,7 @@ class Moves:
     def state(self, z: Points) -> State:
         """The chains at z."""
         values, gradients = zip(*(density.value_and_gradient(z) for density in self.densities), strict=True)
-        return State(z, torch.stack(values), torch.stack(gradients))
+        return State(z, values, gradients)
 
     def trajectory(
         self, powers: Sequence[float], root: Root, step: Steps, state: State, p: Points
@@ -112,14 +127,13 @@ class Moves:
         to_p = step.view(-1, 1, 1) * root
         to_z = to_p.mT
 
-        def force(state: State) -> Points:
-            return times(product(powers, state.gradients), to_p)
-
-        p = p + 0.5 * force(state)
-        for left in reversed(range(self.num_leapfrog)):
-            state = self.state(state.z + times(p, to_z))
-            p = p + (1.0 if left else 0.5) * force(state)
-        return state, p
+        z = state.z
+        p = p + 0.5 * times(product(powers, state.gradients), to_p)
+        for _ in range(self.num_leapfrog - 1):
+            z = z + times(p, to_z)
+            p = p + times(product(powers, [density.gradient(z) for density in self.densities]), to_p)
+        end = self.state(z + times(p, to_z))
+        return end, p + 0.5 * times(product(powers, end.gradients), to_p)
 
     def move(
         self,
@@ -136,22 +150,25 @@ class Moves:
         """
         p, pair = noise.split([state.z.shape[-1], 2], dim=-1)
         end, q = self.trajectory(powers, root, step, state, p)
-        log_ratio = product(powers, end.values - state.values)
+        log_ratio = product(powers, end.values) - product(powers, state.values)
         log_ratio = log_ratio + standard_normal_log_prob(q) - standard_normal_log_prob(p)
         accepted: Bool[Tensor, "chains batch"] = -0.5 * pair.square().sum(-1) < log_ratio
         moved = State(
             torch.where(accepted.unsqueeze(-1), end.z, state.z),
-            torch.where(accepted, end.values, state.values),
-            torch.where(accepted.unsqueeze(-1), end.gradients, state.gradients),
+            tuple(torch.where(accepted, *both) for both in zip(end.values, state.values, strict=True)),
+            tuple(
+                torch.where(accepted.unsqueeze(-1), *both)
+                for both in zip(end.gradients, state.gradients, strict=True)
+            ),
         )
         return moved, torch.exp(log_ratio.clamp(max=0)).nan_to_num(0.0)
 
-    def adapt(self, step: Steps, acceptance: PerChain, gain: float) -> Steps:
-        """log step += gain (mean acceptance - ACCEPTANCE), up to the longest useful step."""
-        return (step * torch.exp(gain * (acceptance.mean(0) - ACCEPTANCE))).clamp(max=self.longest_step)
+    def adapt(self, step: Steps, acceptance: PerChain, gain: float, target: float) -> Steps:
+        """log step += gain (mean acceptance - target), up to the longest useful step."""
+        return (step * torch.exp(gain * (acceptance.mean(0) - target))).clamp(max=self.longest_step)
 
 
-def product(powers: Sequence[float], of_densities: Float[Tensor, "densities ..."]) -> Float[Tensor, "..."]:
+def product(powers: Sequence[float], of_densities: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
     """The sum of the densities' logarithms, or of their gradients, times their powers; a power of 0 leaves it out."""
     terms = [power * value for power, value in zip(powers, of_densities, strict=True) if power != 0]
     return sum(terms[1:], terms[0])

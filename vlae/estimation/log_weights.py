@@ -6,16 +6,15 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlae.distributions.posteriors import Images, Posterior, standard_normal_log_prob
+from vlae.distributions.posteriors import Images, Posterior, require_family_member, standard_normal_log_prob
 from vlae.estimation.estimator_error import BLOCKS, BlockStatistics, block_statistics
 from vlae.estimation.estimator_error import EstimatorError as EstimatorError
 from vlae.estimation.estimator_error import estimator_error as estimator_error
 from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
 from vlae.estimation.part_settings import PILOT
-from vlae.estimation.proposals import select_images
 from vlae.seeding import image_noise
 from vlae.system.console import note_progress
 
@@ -99,6 +98,12 @@ class LogWeights:
         found = [k_hat(self._largest[:n, i : i + 1].numpy()) for i, n in enumerate(tails)]
         return torch.tensor([k.item() for k in found], dtype=torch.float64)
 
+    @property
+    def unreliable(self) -> Bool[Tensor, " images"]:
+        """True if k-hat is above its limit for that number of samples."""
+        limits = torch.tensor([unreliable_above(n) for n in self.count.tolist()], dtype=torch.float64)
+        return self.k_hat > limits
+
 
 def log_mean_standard_error(
     effective_sample_size: Float[Tensor, " images"],
@@ -132,8 +137,7 @@ def samples_for_target(
     variance = (pilot.count / pilot.effective_sample_size - 1).clamp(min=0)
     hundreds = (variance / (HUNDRED * target_standard_error**2)).ceil().clamp(min=1)
     needed = (HUNDRED * hundreds).clamp(max=num_samples)
-    limits = torch.tensor([unreliable_above(n) for n in pilot.count.tolist()], dtype=torch.float64)
-    return torch.where(pilot.k_hat <= limits, needed, num_samples).long()
+    return torch.where(pilot.unreliable, num_samples, needed).long()
 
 
 def draw_log_weights(
@@ -190,3 +194,9 @@ def samples_by_pilot(
         return torch.full((len(x),), num_samples)
     pilot = draw_log_weights(q, scorer, x, sources, PILOT, at_once)
     return samples_for_target(pilot, target_standard_error, num_samples)
+
+
+def select_images(q: Posterior, chosen: Bool[Tensor, " batch"]) -> Posterior:
+    """The proposal for the chosen images alone. TypeError where q has no parameters per image."""
+    member = require_family_member(q, "evaluate.target_standard_error")
+    return member.with_parameters(*(p[chosen] for p in member.parameters()))

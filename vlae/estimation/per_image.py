@@ -68,8 +68,8 @@ class Estimates:
         known = {name: torch.cat([value[:done], unknown]) for name, value in arrays.items()}
         return replace(other, **known, done=done, seconds=other.seconds * done / max(1, other.done))
 
-    def put(self, images: slice, **values: Tensor) -> None:
-        """Set some numbers of some images."""
+    def put(self, images: slice | Tensor, **values: Tensor) -> None:
+        """Set some numbers of the images at these positions."""
         for name, value in values.items():
             getattr(self, name)[images] = value.cpu().double()
 

@@ -67,7 +67,9 @@ class ReLULinearisation:
         masks, h = [], z
         for linear in linears:
             h = torch.relu(linear(h))
-            masks.append((h > 0).to(h.dtype))
+            masks.append(
+                h.detach().sign()
+            )  # 0 or 1, in one pass where a comparison and a conversion take two
         return cls(linears, masks, h)
 
     def split(self, images: int) -> list[Linearisation]:

@@ -1,6 +1,7 @@
 """Importance-sampled log-likelihood of a test set, image by image, in bounded memory and resumable."""
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from vlae.estimation.log_weights import (
     NOISE_BLOCK,
     BlockStatistics,
     EstimatorError,
+    LogWeights,
     draw_log_weights,
     estimator_error,
     log_mean_standard_error,
@@ -31,7 +33,13 @@ from vlae.estimation.per_image import (
     level,
     with_error,
 )
-from vlae.estimation.proposals import common_proposal, propose_for
+from vlae.estimation.proposals import (
+    Proposed,
+    common_proposal,
+    of_decoder,
+    proposal_module,
+    propose_for,
+)
 from vlae.models.base import LatentVariableModel
 from vlae.nn.networks import largest_layer
 from vlae.seeding import generator
@@ -71,6 +79,14 @@ class Evaluation(Estimates):
     """Steps of the search for the mode; like the next two, NaN if the proposal has none."""
     converged: Float[Tensor, " images"]
     stalled: Float[Tensor, " images"]
+    components: Float[Tensor, " images"]
+    """Modes that have a part in the proposal; like the next three, NaN if it is not fitted."""
+    fit_seconds: Float[Tensor, " images"]
+    """Time of the first fit and its pilot."""
+    longer_seconds: Float[Tensor, " images"]
+    """Time of the second, longer fit; NaN where the first sufficed."""
+    annealed_seconds: Float[Tensor, " images"]
+    """Time of annealed samples; NaN where those of a fit sufficed."""
 
     @property
     def monte_carlo_error(self) -> Float[Tensor, " images"]:
@@ -95,6 +111,19 @@ class Chunks:
 
     images: int
     samples: int
+
+    @classmethod
+    def for_proposal(
+        cls, proposal: str, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor
+    ) -> "Chunks":
+        """Those that fit; of a proposal that is of the decoder alone, the same for every encoder and every budget."""
+        if not of_decoder(proposal):
+            return cls.within(memory_budget, model, num_samples, x)
+        images, width = proposal_module(proposal).images_at_once(x.device), largest_layer(model.decoder)
+        rows = memory_budget * 2**20 // (8 * width * x.element_size())
+        if x.device.type == "cpu":
+            rows = min(rows, CACHED_ROWS)
+        return cls(images, max(1, min(num_samples, rows // images)))
 
     @classmethod
     def within(cls, memory_budget: int, model: LatentVariableModel, num_samples: int, x: Tensor) -> "Chunks":
@@ -146,25 +175,31 @@ def evaluate(
     (torch.Size([3]), True)
     """
     result = Evaluation.empty(len(x)) if result is None else result
-    chunks = Chunks.within(memory_budget, model, num_samples, x)
-    scorer = model.output.scorer(model.decoder)
+    chunks = Chunks.for_proposal(proposal, memory_budget, model, num_samples, x)
+    scorer, at_once = model.output.scorer(model.decoder), chunks.samples * chunks.images
 
     def measure(group: range, progress: Advance) -> None:
-        images = slice(group.start, group.stop)
-        q, modes, sources = propose_for(group, proposal, model, x[images], seed)
-        at_once, counts = chunks.samples * chunks.images, None
+        batch = x[group.start : group.stop]
+        for part in propose_for(group, proposal, model, scorer, batch, seed, at_once):
+            began, images = time.monotonic(), part.images.cpu() + group.start
+            weights = draw(part, images, num_samples // part.samples_of or 1)
+            result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
+            result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat, **part.notes)
+            blocks = weights.blocks
+            result.put(images, block_error=blocks.error, rise=blocks.rise, rise_before=blocks.rise_before)
+            if part.samples_of > 1:
+                seconds = (time.monotonic() - began) / len(images)
+                result.put(images, annealed_seconds=torch.full((len(images),), seconds))
+        values = result.log_likelihood[group.start : group.stop] + result.elbo[group.start : group.stop]
+        check_finite(values, group, "the log-likelihood of test image")
+
+    def draw(part: Proposed, images: Tensor, samples: int) -> LogWeights:
+        batch, counts = x[images.to(x.device)], None
         if target_standard_error is not None:
-            others = [generator(x.device, seed, "pilot", proposal, i) for i in group]
-            how = (num_samples, at_once, target_standard_error)
-            counts = samples_by_pilot(q, scorer, x[images], others, *how)
-        weights = draw_log_weights(q, scorer, x[images], sources, num_samples, at_once, counts)
-        check_finite(weights.log_mean + weights.mean, group, "the log-likelihood of test image")
-        result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
-        result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat)
-        blocks = weights.blocks
-        result.put(images, block_error=blocks.error, rise=blocks.rise, rise_before=blocks.rise_before)
-        if modes is not None:
-            result.put(images, steps=modes.steps, converged=modes.converged, stalled=modes.stalled)
+            others = [generator(x.device, seed, "pilot", proposal, i) for i in images.tolist()]
+            how = (samples, at_once, target_standard_error)
+            counts = samples_by_pilot(part.q, scorer, batch, others, *how)
+        return draw_log_weights(part.q, scorer, batch, part.sources, samples, at_once, counts)
 
     in_groups(result, chunks.images, measure, report)
     return result

@@ -1,0 +1,76 @@
+"""Annealing from a proposal to p(z | x), as a proposal itself: each sample is the end of a chain."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlae.distributions.posteriors import Drawn, cholesky, standard_normal_log_prob
+from vlae.distributions.student_t_mixture import StudentTMixture
+from vlae.estimation.ais import AnnealingPath, run_chains, steps_of_pilot, temperatures
+from vlae.estimation.hamiltonian import Joint, Points, Root
+from vlae.estimation.proposed import DecoderGroup
+from vlae.seeding import image_noise
+
+DISTRIBUTIONS, LEAPFROG, PILOT_CHAINS = 16, 3, 16
+"""T, the intermediate distributions and the last; leapfrog steps of a move; chains that find step sizes."""
+
+
+@dataclass(frozen=True)
+class FromProposal:
+    """A mixture of Student t as the base, with the mean precision of its components as the metric."""
+
+    density: StudentTMixture
+
+    @property
+    def noise_dim(self) -> int:
+        return self.density.noise_dim
+
+    def sample(self, noise: Float[Tensor, "chains batch noise"]) -> Points:
+        return self.density.rsample_with_log_prob(noise)[0]
+
+    def root(self, beta: float) -> Root:
+        """The same at every temperature: near the end of the way is no other shape than at its beginning."""
+        return self._root
+
+    @cached_property
+    def _root(self) -> Root:
+        q = self.density
+        P = torch.einsum("bm,bmij,bmkj->bik", q.log_weights.exp(), q.cholesky, q.cholesky)
+        identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+        return torch.linalg.solve_triangular(cholesky(P).mT, identity, upper=True)
+
+
+class AnnealedProposal:
+    """Ends of chains from q, with log p(x, z) - log w in place of their log-density, so that their weight is w.
+
+    E w = p(x) as in annealed importance sampling, which this is (Neal 2001).
+    """
+
+    def __init__(self, group: DecoderGroup, q: StudentTMixture) -> None:
+        """Step sizes are found by other chains, with noise of their own."""
+        self.group, self.q, self.base = group, q, FromProposal(q)
+        self.betas = temperatures(DISTRIBUTIONS)
+        self.noise_dim = q.noise_dim + (DISTRIBUTIONS - 1) * (q.latent_dim + 2)
+        noise = image_noise(group.sources("annealing steps"), group.x.dtype)
+        self.steps = steps_of_pilot(
+            self._path(PILOT_CHAINS), self.betas, noise, lambda share: group.progress()
+        )
+
+    def rsample_with_log_prob(self, noise: Float[Tensor, "samples batch noise"]) -> Drawn:
+        first, rest = noise.split([self.q.noise_dim, self.noise_dim - self.q.noise_dim], dim=-1)
+        path = self._path(len(noise))
+        moves = rest.unflatten(-1, (DISTRIBUTIONS - 1, -1)).unbind(-2)
+        state = path.moves.state(self.base.sample(first))
+        log_w, _, state = run_chains(
+            path, self.betas, self.steps, state, moves, lambda share: self.group.progress()
+        )
+        log_joint = path.log_likelihood(state.z) + standard_normal_log_prob(state.z)
+        return state.z, log_joint - log_w.to(log_joint)
+
+    def _path(self, chains: int) -> AnnealingPath:
+        group = self.group
+        joint = Joint(group.output, group.decoder, group.x, chains)
+        return AnnealingPath(self.base, joint, group.scorer(group.x), chains, LEAPFROG)

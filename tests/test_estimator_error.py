@@ -101,6 +101,15 @@ def test_too_few_samples_say_nothing():
     assert (found.bias, found.total) == (None, None)
 
 
+def test_an_image_without_a_k_hat_is_taken_for_one_with_the_heaviest_tail():
+    one = torch.ones(100, dtype=torch.float64)
+    found, k_hat = BlockStatistics(error=one, rise=one, rise_before=2 * one), 0.3 * one
+    k_hat[7] = math.nan
+    unknown = stated(found, k_hat)
+    k_hat[7] = math.inf
+    assert unknown == stated(found, k_hat)
+
+
 def test_a_bias_with_no_end_in_sight_is_unknown():
     one = torch.ones(100, dtype=torch.float64)
     still = BlockStatistics(error=one, rise=one, rise_before=one)

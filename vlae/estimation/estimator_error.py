@@ -78,7 +78,8 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     k > 1/2, so each image's rise counts r / (1 - r) times with its k-hat; and the factor is at least the one for the
     ratio of the last two rises of the mean. All three, D and both factors, are upper estimates by their spread over
     images. Where the last rise is not smaller than the one before, new modes are still found and no end is in sight.
-    The noise of an image with a heavy tail counts 1 / (1 - k) times.
+    The noise of an image with a heavy tail counts 1 / (1 - k) times. An image with too few samples for a k-hat, beside
+    others with one, is taken for one with the heaviest tail.
 
     >>> images = torch.full((100,), 0.01)
     >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)
@@ -90,9 +91,13 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     if not images or error.isnan().any():
         return EstimatorError(None, None, None)
     monte_carlo = float(error.square().sum().sqrt()) / images
-    if k_hat.isnan().any():
+    if k_hat.isnan().all():
         return EstimatorError(monte_carlo, None, None)
-    rise, before, k = rise.clamp(min=0), before.clamp(min=0), k_hat.double().clamp(0.5, LARGEST_SHAPE)
+    rise, before, k = (
+        rise.clamp(min=0),
+        before.clamp(min=0),
+        k_hat.double().nan_to_num(LARGEST_SHAPE).clamp(0.5, LARGEST_SHAPE),
+    )
     ratio = max(_upper_ratio(rise, before), 0.5)
     if ratio >= 1:
         return EstimatorError(monte_carlo, None, None)

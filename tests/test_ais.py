@@ -42,9 +42,9 @@ from vlae.estimation.ais import (
     from_prior,
     group_size,
     pilot_temperatures,
-    simulate,
     temperatures,
 )
+from vlae.estimation.calibration import simulate
 from vlae.estimation.estimators import arrays
 from vlae.estimation.hamiltonian import LONGEST_TRAJECTORY, Joint
 from vlae.experiment.prepare import test_set as images_to_score

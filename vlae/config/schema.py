@@ -172,6 +172,17 @@ class Ais(Section):
     num_leapfrog: Count = key(3, "steps of a Hamiltonian move, one move at each distribution")
 
 
+class Bracket(Section):
+    """Bounds of log p(x) from below and above."""
+
+    num_images: Natural = key(
+        100, "the first test images, at most those that are scored, and as many drawn from the model; 0: none"
+    )
+    num_chains: Annotated[int, Field(ge=2)] = key(16, "independent chains per image, which are averaged")
+    num_distributions: Count = key(50, "steps from the fitted proposal to p(z | x); more narrow the bracket")
+    num_leapfrog: Count = key(3, "steps of a Hamiltonian move, one move at each distribution")
+
+
 class Evaluate(Section):
     """The evaluation of a trained model; without proposals there is none.
 
@@ -204,6 +215,12 @@ class Evaluate(Section):
         Ais(),
         "annealed importance sampling from the prior to p(z | x), which needs no q(z | x): a check of the proposals",
         before={"num_images": 0, "num_chains": 16, "num_distributions": 1000, "num_leapfrog": 3},
+    )
+    bracket: Bracket = key(
+        Bracket(),
+        "bounds of log p(x) from below and above, by annealing from the fitted proposal and back; and the "
+        "calibration of posteriors on the images drawn from the model",
+        before={"num_images": 0, "num_chains": 16, "num_distributions": 50, "num_leapfrog": 3},
     )
     bdmc: bool = key(
         False,

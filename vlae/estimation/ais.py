@@ -309,22 +309,3 @@ def run_chains(
     log_w = torch.einsum("tcb,t->cb", torch.stack(values).cpu().double(), betas.diff())
     never = torch.full((state.z.shape[1],), math.nan, dtype=torch.float64)
     return log_w, torch.stack(acceptances).mean(0).cpu().double() if acceptances else never, state
-
-
-@torch.no_grad()
-def simulate(
-    output: OutputDistribution, decoder: Decoder, images: int, seed: int
-) -> tuple[Float[Tensor, "images latent"], Float[Tensor, "images pixels"]]:
-    """Pairs z ~ p(z), x ~ p(x | z), a function of (seed, image): each z is a sample of p(z | x).
-
-    >>> from vlae.distributions import GaussianOutput
-    >>> z, x = simulate(GaussianOutput(), Decoder.mlp(2, [8], 16), images=3, seed=0)
-    >>> z.shape, x.shape
-    (torch.Size([3, 2]), torch.Size([3, 16]))
-    """
-    weight = next(decoder.parameters())
-    sources = [generator(weight.device, seed, "simulated", i) for i in range(images)]
-    noise = image_noise(sources, weight.dtype)
-    z = noise(1, decoder.latent_dim)[0]
-    f = decoder(z)
-    return z, output.sample(f, noise(1, f.shape[-1])[0])

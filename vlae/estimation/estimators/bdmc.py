@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlae.estimation.ais import simulate
+from vlae.estimation.calibration import simulate
 from vlae.estimation.estimators.ais import annealing_part, chain_metrics
 from vlae.estimation.estimators.importance import importance_part, proposals_beside
 from vlae.estimation.part_settings import SIMULATED_IMAGES

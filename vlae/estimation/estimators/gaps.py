@@ -16,6 +16,7 @@ from torch import Tensor
 from vlae.distributions.posteriors import (
     FamilyMember,
     Images,
+    Posterior,
     require_family_member,
     standard_normal_log_prob,
 )
@@ -156,14 +157,24 @@ def log_weights(
     return weights
 
 
+def has_family(subject: Subject) -> bool:
+    """True if the model's posteriors are members of a family; a user's own model may return any `Posterior`."""
+    return isinstance(first_posterior(subject), FamilyMember)
+
+
+@torch.no_grad()
+def first_posterior(subject: Subject) -> Posterior:
+    """The model's posterior of the first test image."""
+    noise = image_noise([generator(subject.x.device, subject.seed, "evaluate", 0)], subject.x.dtype)
+    return subject.model.posterior(subject.x[:1], noise)
+
+
 def parts(subject: Subject) -> Iterator[Part]:
     """The first ``evaluate.num_gap_images`` images; none, with a warning, of a model whose q has no family."""
     if not subject.evaluate.num_gap_images:
         return
-    noise = image_noise([generator(subject.x.device, subject.seed, "evaluate", 0)], subject.x.dtype)
-    posterior = subject.model.posterior(subject.x[:1], noise)
-    if not isinstance(posterior, FamilyMember):  # a user's own model may return any Posterior
-        kind = type(posterior).__name__
+    if not has_family(subject):
+        kind = type(first_posterior(subject)).__name__
         subject.warn(f"no gaps: {kind} is no vlae.distributions.posteriors.FamilyMember")
         return
     x = subject.x[: subject.evaluate.num_gap_images]

@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from benchmarks import estimator_error
 
         return estimator_error.main(words[1:])
+    if words[:1] == ["estimators"]:
+        from benchmarks import estimators
+
+        return estimators.main(words[1:])
     options = _parser().parse_args(words)
     chosen = _chosen(options.only)
     cases = [case for case in chosen if isinstance(case, Case)]
@@ -89,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "and the time of commands on large sweeps.",
         epilog=f"cases: {', '.join(case.name for case in CASES)}. Sweeps: {', '.join(case.name for case in SCALE)}, "
         "in temporary directories: TMPDIR chooses their file system. Other commands: "
-        "python -m benchmarks histories, full-disk, tables, estimator_error",
+        "python -m benchmarks histories, full-disk, tables, estimators, estimator_error",
     )
     parser.add_argument(
         "--only",

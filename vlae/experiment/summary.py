@@ -22,7 +22,7 @@ from vlae.system.disk import RecordError
 
 SIDE_BY_SIDE = 2
 """Proposals in one table, so that a terminal of 80 columns cuts no number off."""
-OWN_TABLES = ("log_likelihood", "bdmc", "gaps")
+OWN_TABLES = ("log_likelihood", "bracket", "bdmc", "gaps")
 """Sections of the test metrics that have a table of their own form."""
 NOT_SCORED = "not scored; the same command without evaluate=none scores it"
 """The state of a run that was trained and validated only."""
@@ -68,6 +68,9 @@ def _tables(results: dict[str, Any], path: Path) -> Iterator[Table]:
     yield from estimator_tables(results)
     if ais := test.get("log_likelihood", {}).get("ais"):
         yield ais_table(ais, marks)
+    if bracket := test.get("bracket"):
+        yield bracket_table(bracket, marks)
+        yield calibration_table(bracket["calibration"])
     if bdmc := test.get("bdmc"):
         yield bdmc_table(bdmc, marks)
     if gaps := test.get("gaps"):
@@ -174,6 +177,58 @@ def estimator_rows(p: dict[str, Any], seconds: float | None, mark: str = "") -> 
 def _error_text(error: float | None) -> str:
     """An estimator error in nats; empty for a run of an older version."""
     return "" if error is None else "unknown" if math.isinf(error) else f"{error:.2g}"
+
+
+def bracket_table(bracket: dict[str, Any], marks: Mapping[str, str]) -> Table:
+    """The bounds and the estimates between them, of test images and of images drawn from the model."""
+    checks = {"test images": bracket["real"], "from the model": bracket["simulated"]}
+    heads = (f"{check['num_images']} {name}" for name, check in checks.items())
+    table = metric_table("Bounds of log p(x) (nats)", *heads)
+    for name in ("upper", "lower"):
+        bounds = [check[name] for check in checks.values()]
+        table.add_row(f"{name} bound", *(with_error(each["mean"], each["standard_error"]) for each in bounds))
+    gaps = [with_error(check["gap"], check["gap_standard_error"]) for check in checks.values()]
+    table.add_row("gap", *gaps)
+    for name in {name: None for check in checks.values() for name in check["proposals"]}:
+        beside = [check["proposals"].get(name) for check in checks.values()]
+        table.add_row(f"{name} minus lower bound", *(_difference_text(p, marks.get(name, "")) for p in beside))
+    chains = [f"{check['ess_median']:.1f} ({check['ess_min']:.1f})" for check in checks.values()]
+    table.add_row("effective chains: median (least)", *chains)
+    real = bracket["real"]
+    table.caption = (
+        f"{real['num_chains']} chains, {real['num_distributions']} distributions, "
+        f"acceptance {real['acceptance']:.2f}"
+    )
+    return table
+
+
+def _difference_text(p: Mapping[str, Any] | None, mark: str) -> str:
+    """The difference of a proposal from a bound; empty if it has not scored these images."""
+    return "" if p is None else with_error(p["difference"], p["difference_standard_error"]) + mark
+
+
+def calibration_table(calibration: Mapping[str, Mapping[str, Any]]) -> Table:
+    """How often the true z lies in regions of each posterior, on images drawn from the model."""
+    images = next(iter(calibration.values()))["num_images"]
+    table = metric_table(
+        f"Calibration of q(z | x), {images} images from the model", "50 % region", "90 % region", "rank distance"
+    )
+    for name, found in calibration.items():
+        shares = [found[f"coverage_{percent}"] for percent in (50, 90)]
+        errors = [found[f"coverage_{percent}_standard_error"] for percent in (50, 90)]
+        table.add_row(name, *map(with_error, shares, errors), f"{found['rank_distance']:.2f}")
+    table.caption = f"p(z | x) itself: 0.50, 0.90, and a rank distance below {uniform_distance(images):.2f}"
+    return table
+
+
+def uniform_distance(values: int) -> float:
+    """The distance from uniform of so many uniform values, which 95 of 100 sets stay below (Kolmogorov-Smirnov).
+
+    >>> round(uniform_distance(100), 3)
+    0.134
+    """
+    root = math.sqrt(values)  # Stephens 1970: good to three digits from five values on
+    return 1.358 / (root + 0.12 + 0.11 / root)
 
 
 def ais_table(ais: dict[str, Any], marks: Mapping[str, str]) -> Table:

@@ -97,6 +97,9 @@ def scoring_keys(metric: str) -> tuple[str, ...] | None:
             if what.startswith("proposals.")
             else ("evaluate.num_images", "evaluate.ais")
         )
+    if what.startswith("test.bracket."):
+        of_chains = ("evaluate.num_images", "evaluate.bracket")
+        return (*sampled, "evaluate.bracket") if what.startswith("test.bracket.real.proposals.") else of_chains
     if estimator or what == ELBO or what.endswith("bits_per_dim"):
         return sampled
     return None

@@ -24,6 +24,7 @@ class Metric(NamedTuple):
 
 PARTS = {
     "<estimator>": "own, laplace or another one of evaluate.proposals: what importance samples are drawn from",
+    "<posterior>": "own, the model's q(z | x); or fitted, the weighted samples of the fitted proposal",
     "<set>": "validation, or test with trainer.selection=test",
     "<t>": "0, 1, 2, ...",
     "<parameter>": "log_variance for Gaussian outputs",
@@ -65,6 +66,21 @@ proposals.<estimator>.mean        nats     .±  log-likelihood by the estimator 
 proposals.<estimator>.difference  nats     .±  the estimator's minus the annealed
 """.strip()
 
+_BRACKET = """
+lower.mean         nats      .±  lower bound of log p(x), in expectation
+upper.mean         nats      .±  upper bound of log p(x), as far as the chains have forgotten their start
+gap                nats      -±  upper minus lower bound
+num_images         images    .   images that were bracketed
+num_chains         chains    .   independent chains per image
+num_distributions  -         .   steps of a chain from the fitted proposal to p(z | x)
+num_leapfrog       -         .   steps of a Hamiltonian move
+ess_median         chains    +   effective number of chains of the median image
+ess_min            chains    +   effective number of chains of the worst image
+acceptance         -         .   share of the moves that were accepted
+proposals.<estimator>.mean        nats  .±  log-likelihood by the estimator on these images
+proposals.<estimator>.difference  nats  .±  the estimator's minus the lower bound
+""".strip()
+
 RESULTS = _parse(f"""
 [test.]
 elbo  nats     +±  ELBO per test image, by the model's own q(z | x)
@@ -96,6 +112,15 @@ mode_search.unconverged   images   .   searches that ended at the limit of steps
 mean                 nats     +±  log-likelihood by annealed importance sampling, first images
 mean_in_model_space  nats     +   without the Jacobian of the logit transform
 {_CHAINS}
+[test.bracket.real.]
+{_BRACKET}
+[test.bracket.simulated.]
+{_BRACKET.replace("as far as the chains have forgotten their start", "in expectation: it starts from the true z")}
+[test.bracket.calibration.<posterior>.]
+num_images     images  .   images drawn from the model, whose true z is known
+coverage_50    share   .±  share of them whose true z lies in the region of 50 %; p(z | x): 0.5
+coverage_90    share   .±  share of them whose true z lies in the region of 90 %; p(z | x): 0.9
+rank_distance  share   -   largest distance of the ranks of the true z from uniform ones
 [test.bdmc.]
 lower.mean  nats     .±  lower bound of the truth, on images drawn from the model
 upper.mean  nats     .±  upper bound of the truth, on the same images
@@ -125,6 +150,7 @@ evaluate_seconds                 s        -   evaluation
 evaluate_seconds_taken_over      s        .   its part that other runs have computed
 seconds_by_proposal.<estimator>  s        -   evaluation by this estimator
 ais_seconds                      s        -   annealed importance sampling
+bracket_seconds                  s        -   the bounds of log p(x), and the calibration
 bdmc_seconds                     s        -   the bracket of the truth
 peak_memory_bytes                bytes    -   peak of the GPU's memory, or of the process on a CPU
 parameters                       -        -   numbers that the model has learned
@@ -182,7 +208,7 @@ def metric(name: str) -> Metric | None:
 
 @functools.cache
 def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
-    parts = {"estimator": "(?!ais)[^./]+", "set": "(validation|test)", "t": "[0-9]+", "parameter": "[^/]+"}
+    parts = {"estimator": "(?!ais)[^./]+", "posterior": "[^./]+", "set": "(validation|test)", "t": "[0-9]+", "parameter": "[^/]+"}
 
     def pattern(name: str) -> re.Pattern[str]:
         return re.compile(re.sub("<([a-z]+)>", lambda part: parts[part[1]], re.escape(name)))

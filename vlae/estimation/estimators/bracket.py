@@ -116,8 +116,9 @@ def parts(subject: Subject) -> Iterator[Part]:
     """The first ``evaluate.bracket.num_images`` test images, and as many that are drawn from the model."""
     if not (images := subject.evaluate.bracket.num_images):
         return
-    yield _part(subject, "bracket.real", "bracketing image", subject.x[:images], "fitted")
-    z, x = simulate(subject.model.output, subject.model.decoder, images, subject.seed)
+    real = subject.x[:images]
+    yield _part(subject, "bracket.real", "bracketing image", real, "fitted")
+    z, x = simulate(subject.model.output, subject.model.decoder, len(real), subject.seed)
     yield _part(subject, "bracket.simulated", "bracketing simulated image", x, "simulated", z)
 
 
@@ -167,6 +168,8 @@ def coverage(mass: Values, rank: Values) -> dict[str, Any]:
     """Shares of the images whose true z lies in the regions of 50 and 90 %, with binomial standard errors, and the
     largest distance of the ranks' distribution function from the uniform one (Kolmogorov-Smirnov).
 
+    The errors are those of Agresti and Coull (1998), which are not 0 where all or none lie in a region.
+
     >>> found = coverage((torch.arange(10) + 0.5) / 10, (torch.arange(10) + 0.5) / 10)
     >>> found["coverage_50"], found["coverage_90"], round(found["rank_distance"], 2)
     (0.5, 0.9, 0.05)
@@ -175,7 +178,8 @@ def coverage(mass: Values, rank: Values) -> dict[str, Any]:
     for percent in (50, 90):
         share = (mass <= percent / 100).double().mean().item()
         found[f"coverage_{percent}"] = share
-        found[f"coverage_{percent}_standard_error"] = math.sqrt(share * (1 - share) / len(mass))
+        p, n = (share * len(mass) + 2) / (len(mass) + 4), len(mass) + 4
+        found[f"coverage_{percent}_standard_error"] = math.sqrt(p * (1 - p) / n)
     edges = torch.arange(len(rank) + 1) / len(rank)
     ordered = rank.sort().values
     found["rank_distance"] = torch.maximum(edges[1:] - ordered, ordered - edges[:-1]).max().item()

@@ -29,11 +29,12 @@ from vlae.errors import UserError
 from vlae.estimation.estimators.importance import evaluate
 from vlae.estimation.reliability import MARK
 from vlae.experiment.inspection import Library
+from vlae.report.plots.calibration import GRID, binomial_band
 from vlae.report.plots.draw import draw, drawable
 from vlae.report.plots.estimators import sample_sizes
 from vlae.report.plots.frame import METADATA, NARROW, file_content
 from vlae.report.plots.registry import PLOTS
-from vlae.report.plots.style import STYLES, style_of
+from vlae.report.plots.style import GREY, STYLES, style_of
 from vlae.report.plots.updates import tile
 from vlae.report.runs import Run, Runs
 from vlae.report.sources.run_directories import collect_runs
@@ -42,6 +43,7 @@ from vlae.report.tables.published import published_value
 
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
 OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
+CALIBRATED = "test.bracket.calibration.fitted.coverage_50"
 UNRELIABLE = "test.log_likelihood.laplace.unreliable"
 RECORDED = [kind for kind, plot_kind in PLOTS.items() if not plot_kind.images]
 OF_MODELS = [kind for kind, plot_kind in PLOTS.items() if plot_kind.images]
@@ -64,6 +66,7 @@ def some_runs(runs_dir, seeds=3):
         for seed in range(seeds):
             path = done(runs_dir, container(model, seed=seed), level=number + seed**2)
             learned(path, [-50.0 / epoch + number - 0.3 * seed for epoch in range(1, 13)])
+            calibrate(path, **ranks(10 * number + seed))
 
 
 def lines(axes):
@@ -117,8 +120,25 @@ def made_up(model, y, seconds=3.0, seed=0, unreliable=False, epochs=5, **setting
     lines = {epoch: {"validation/elbo_nats": y - 5 / epoch} for epoch in range(1, epochs + 1)}
     values = {"model.name": model, "seed": seed, "dataset.name": "digits", "output_dist.name": "gaussian"}
     values |= {key.replace("__", "."): value for key, value in settings.items()}
-    known = {LAPLACE: y, "cost.train_seconds": seconds, UNRELIABLE: unreliable}
-    return Run(f"{model}{values}", "", values, "done", "", known, None, lambda: lines)
+    known = {LAPLACE: y, "cost.train_seconds": seconds, UNRELIABLE: unreliable, CALIBRATED: 0.5}
+    return Run(f"{model}{values}", "", values, "done", "", known, ranks(seed).get, lambda: lines)
+
+
+def ranks(seed=0, images=100, power=1.0):
+    """The arrays of a calibration: of the fitted proposal uniform, of the model's own q raised to a power."""
+    uniform = np.random.default_rng(seed).random((4, images))
+    own, fitted = uniform[:2] ** (1 / power), uniform[2:]
+    names = [f"calibration_{what}_{by}" for by in ("own", "fitted") for what in ("mass", "rank")]
+    return dict(zip(names, (*own, *fitted), strict=True))
+
+
+def calibrate(path: Path, **arrays):
+    """Give a recorded run a calibration with these arrays."""
+    file = path / "test_log_likelihood.npz"
+    np.savez(file, **np.load(file), **arrays)
+    results = json.loads((path / "results.json").read_text())
+    results["test"]["bracket"] = {"calibration": {"fitted": {"coverage_50": 0.5}}}
+    (path / "results.json").write_text(json.dumps(results))
 
 
 def look(artist):
@@ -416,6 +436,55 @@ def test_costs_are_mean_seconds_and_metrics(tmp_path):
 
 
 # --- what cannot be drawn ---------------------------------------------------------------------------------------------
+
+
+def test_calibration_is_the_distribution_of_the_ranks_of_all_seeds(tmp_path):
+    arrays = [ranks(seed, images=40 + seed, power=3.0) for seed in range(2)]
+    for seed, each in enumerate(arrays):
+        calibrate(done(tmp_path, container(VLAE, seed=seed)), **each)
+    figure = draw("calibration", runs_of(tmp_path))
+    pooled = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+    for axes, what in zip(figure.axes, ("mass", "rank"), strict=True):
+        own, fitted = axes.lines[-2:]
+        for line, by in ((own, "own"), (fitted, "fitted")):
+            x, y = line.get_data()
+            share = [(pooled[f"calibration_{what}_{by}"] <= m).mean() for m in x]
+            np.testing.assert_allclose(y, np.array(share) - (x if what == "rank" else 0))
+        assert own.get_marker() != fitted.get_marker() == "none"
+        assert own.get_color() == fitted.get_color() == style_of("vlae").color
+    assert "2 seeds together" in figure.caption
+
+
+def test_exact_regions_lie_in_the_binomial_band_as_often_as_it_says():
+    images = 60
+    low, high = binomial_band(images)
+    assert (low[0], high[0], low[-1], high[-1]) == (0, 0, 1, 1)
+    for point in (10, 50, 100, 190):
+        mass = GRID[point]
+        chance = [math.comb(images, k) * mass**k * (1 - mass) ** (images - k) for k in range(images + 1)]
+        inside = [low[point] - 1e-9 <= k / images <= high[point] + 1e-9 for k in range(images + 1)]
+        assert sum(c for c, holds in zip(chance, inside, strict=True) if holds) >= 0.95
+        for tail in (0, -1):  # without its outermost share on either side it would be too narrow there
+            outer = [k for k, holds in enumerate(inside) if holds][tail]
+            beyond = chance[: outer + 1] if tail == 0 else chance[outer:]
+            assert sum(beyond) > 0.025
+
+
+def test_a_model_without_a_density_has_no_line_of_its_own(tmp_path):
+    arrays = ranks()
+    for what in ("mass", "rank"):
+        arrays[f"calibration_{what}_own"] = np.full(100, np.nan)
+    calibrate(done(tmp_path, container(VLAE)), **arrays)
+    for axes in draw("calibration", runs_of(tmp_path)).axes:
+        assert [line.get_marker() for line in axes.lines if line.get_color() != GREY] == ["none"]
+
+
+def test_a_run_whose_ranks_are_missing_is_reported(tmp_path):
+    calibrate(done(tmp_path, container(VLAE)))
+    calibrate(done(tmp_path, container(VAE)), **ranks())
+    warned = []
+    draw("calibration", runs_of(tmp_path), warn=warned.append)
+    assert [text for text in warned if "has no ranks" in text and "vlae" in text] == warned != []
 
 
 def test_each_kind_explains_why_it_cannot_draw_these_runs(tmp_path):

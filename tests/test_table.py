@@ -69,6 +69,7 @@ def from_csv(text, row_keys):
         keys = len(values) - len(FIELDS)
         rest = dict(zip(FIELDS, values[keys:], strict=True))
         rest |= {name: rest[name] or "" for name in ("missing", "images", "paired_over")}
+        rest["coverage"] = tuples(rest["coverage"] or [])
         found.append(Cell(tuple(values[:row_keys]), tuple(values[row_keys:keys]), **rest))
     return tuple(found)
 

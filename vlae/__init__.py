@@ -89,6 +89,7 @@ def table(
     columns: Sequence[str] | None = None,
     where: str = "",
     published: bool = False,
+    calibration: bool = False,
     decimals: int = 2,
     format: str = "markdown",
     evaluation: int | None = None,
@@ -96,8 +97,8 @@ def table(
     """The table of a metric of these runs: mean and standard error over seeds, the best in bold. `vlae table`.
 
     rows, columns: keys such as ``["model", "optimizer.lr"]``. where: which runs, ``"seed<3 and model in vae,vlae"``.
-    published: with published numbers beside ours. format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``.
-    evaluation: see `runs`.
+    published: with published numbers beside ours. calibration: with the coverage of posteriors.
+    format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``. evaluation: see `runs`.
     Errors: ``vlae.errors.UserError`` if there is no such metric, key or format, or if the name means no runs.
 
     >>> "| VAE |" in vlae.table("vae", rows=["model"], metric="test.elbo")
@@ -106,7 +107,8 @@ def table(
     from vlae.report.sources.run_directories import collect_runs
     from vlae.report.tables.formats import table_text
 
-    asked = {"metric": metric, "rows": rows, "columns": columns, "where": where, "published": published}
+    asked = {"metric": metric, "rows": rows, "columns": columns, "where": where}
+    asked |= {"published": published, "calibration": calibration}
     return table_text(collect_runs(name, runs_dir, evaluation), format, decimals, **asked)
 
 
@@ -123,8 +125,8 @@ def plot(
 ) -> Figure:
     """The figure of this kind of these runs, as `vlae figure` draws it: save it by ``figure.savefig("curves.pdf")``.
 
-    kind: ``curves``, ``likelihood_vs_updates``, ``cost``; of trained models ``covariance``, ``updates``,
-    ``estimators``, ``latent_path``. The other arguments are those of `table`.
+    kind: ``curves``, ``likelihood_vs_updates``, ``cost``, ``calibration``; of trained models ``covariance``,
+    ``updates``, ``estimators``, ``latent_path``. The other arguments are those of `table`.
     Errors: ``vlae.errors.UserError`` if there is no such kind, or if these runs cannot be drawn so.
 
     >>> vlae.plot("curves", "vae").axes[0].get_xlabel()

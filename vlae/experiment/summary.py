@@ -191,7 +191,9 @@ def bracket_table(bracket: dict[str, Any], marks: Mapping[str, str]) -> Table:
     table.add_row("gap", *gaps)
     for name in {name: None for check in checks.values() for name in check["proposals"]}:
         beside = [check["proposals"].get(name) for check in checks.values()]
-        table.add_row(f"{name} minus lower bound", *(_difference_text(p, marks.get(name, "")) for p in beside))
+        table.add_row(
+            f"{name} minus lower bound", *(_difference_text(p, marks.get(name, "")) for p in beside)
+        )
     chains = [f"{check['ess_median']:.1f} ({check['ess_min']:.1f})" for check in checks.values()]
     table.add_row("effective chains: median (least)", *chains)
     real = bracket["real"]
@@ -211,7 +213,10 @@ def calibration_table(calibration: Mapping[str, Mapping[str, Any]]) -> Table:
     """How often the true z lies in regions of each posterior, on images drawn from the model."""
     images = next(iter(calibration.values()))["num_images"]
     table = metric_table(
-        f"Calibration of q(z | x), {images} images from the model", "50 % region", "90 % region", "rank distance"
+        f"Calibration of q(z | x), {images} images from the model",
+        "50 % region",
+        "90 % region",
+        "rank distance",
     )
     for name, found in calibration.items():
         shares = [found[f"coverage_{percent}"] for percent in (50, 90)]

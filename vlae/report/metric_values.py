@@ -99,7 +99,9 @@ def scoring_keys(metric: str) -> tuple[str, ...] | None:
         )
     if what.startswith("test.bracket."):
         of_chains = ("evaluate.num_images", "evaluate.bracket")
-        return (*sampled, "evaluate.bracket") if what.startswith("test.bracket.real.proposals.") else of_chains
+        return (
+            (*sampled, "evaluate.bracket") if what.startswith("test.bracket.real.proposals.") else of_chains
+        )
     if estimator or what == ELBO or what.endswith("bits_per_dim"):
         return sampled
     return None

@@ -208,7 +208,13 @@ def metric(name: str) -> Metric | None:
 
 @functools.cache
 def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
-    parts = {"estimator": "(?!ais)[^./]+", "posterior": "[^./]+", "set": "(validation|test)", "t": "[0-9]+", "parameter": "[^/]+"}
+    parts = {
+        "estimator": "(?!ais)[^./]+",
+        "posterior": "[^./]+",
+        "set": "(validation|test)",
+        "t": "[0-9]+",
+        "parameter": "[^/]+",
+    }
 
     def pattern(name: str) -> re.Pattern[str]:
         return re.compile(re.sub("<([a-z]+)>", lambda part: parts[part[1]], re.escape(name)))

@@ -17,7 +17,8 @@ def figure(
         str,
         typer.Argument(
             metavar="KIND",
-            help="curves, likelihood_vs_updates, cost; of trained models covariance, updates, estimators, latent_path.",
+            help="curves, likelihood_vs_updates, cost, calibration; "
+            "of trained models covariance, updates, estimators, latent_path.",
         ),
     ],
     out: Annotated[Path, out_option("The file to write: .pdf, .svg or .png.", *FORMATS)],

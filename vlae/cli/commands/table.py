@@ -26,6 +26,8 @@ Decimals = Annotated[int, typer.Option(min=0, max=15, help="Decimals of every nu
 Transpose = Annotated[bool, typer.Option("--transpose", help="Columns as rows.")]
 FORMAT = "terminal, markdown, latex, html, csv or json; default: by the file's ending."
 Format = Annotated[str | None, typer.Option("--format", help=FORMAT)]
+CALIBRATION = "Coverage of 50 and 90 % regions of posteriors, on images drawn from the model."
+Calibration = Annotated[bool, typer.Option("--calibration", help=CALIBRATION)]
 OUT = "The file to write: .txt, .md, .tex, .html, .csv or .json."
 MIRRORED = typer.Option("--from", metavar="wandb:ENTITY/PROJECT", help="Mirrored runs, without runs_dir.")
 Group = Annotated[str | None, typer.Option(help="With --from: only the runs of this sweep.")]
@@ -42,6 +44,7 @@ def table(
     decimals: Decimals = 2,
     transpose: Transpose = False,
     published: options.Published = False,
+    calibration: Calibration = False,
     format: Format = None,
     out: Annotated[Path | None, options.out_option(OUT)] = None,
     source: Annotated[str | None, MIRRORED] = None,
@@ -61,7 +64,7 @@ def table(
     keys = {"rows": options.key_list("--rows", rows), "columns": options.key_list("--cols", cols)}
     format = _format(format, out, (TERMINAL, *FORMATS))
     runs = _collect(runs_dir, name, source, group, per_image, evaluation)
-    found = make_table(runs, metric=metric, where=where, published=published, **keys)
+    found = make_table(runs, metric=metric, where=where, published=published, calibration=calibration, **keys)
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
     file = io.StringIO() if out else None

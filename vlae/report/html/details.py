@@ -9,6 +9,7 @@ from vlae.experiment.summary import NOT_SCORED, with_error
 from vlae.report.metric_values import MEAN, UNRELIABLE, VALIDATION, of_estimator, what_and_estimator
 from vlae.report.names import group_name, word
 from vlae.report.runs import Run, Runs
+from vlae.report.tables.cells import coverage_of
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, differing, row_keys_of
 from vlae.system.console import duration
 
@@ -74,6 +75,12 @@ def _rows_of_metrics(run: Run) -> Iterator[tuple[str, str]]:
     for what, name in map(what_and_estimator, run.metrics or ()):
         if what == MEAN:
             yield f"log-likelihood, {name}", _estimate(run, name)
+    for each in coverage_of([run]):
+        share = with_error(each.share, each.standard_error)
+        yield (
+            f"true z in the {each.percent} % region, {each.posterior}",
+            f"{share} of images drawn from the model",
+        )
     for gap in ("amortisation", "approximation"):
         if (value := run.value(f"test.gaps.{gap}")) is not None:
             yield f"{gap} gap", f"{with_error(value, run.value(f'test.gaps.{gap}_standard_error'))} nats"

@@ -69,10 +69,18 @@ def file_content(figure: Captioned, suffix: str) -> bytes:
 
 
 def subplots(
-    titles: Sequence[str], width: float = 3.4, height: float = 2.6, *, narrow: bool = False
+    titles: Sequence[str],
+    width: float = 3.4,
+    height: float = 2.6,
+    *,
+    narrow: bool = False,
+    columns: int = COLUMNS,
 ) -> tuple[Captioned, list[Axes]]:
-    """A panel of so many inches for each title. narrow: below each other, within NARROW inches."""
-    rows = len(titles) if narrow else math.ceil(len(titles) / COLUMNS)
+    """A panel of so many inches for each title. narrow: below each other, within NARROW inches.
+
+    columns: the most panels side by side.
+    """
+    rows = len(titles) if narrow else math.ceil(len(titles) / columns)
     columns = math.ceil(len(titles) / rows)
     width = NARROW if narrow else width
     texts = [wrap(title, width) for title in titles]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from vlae.report.plots.calibration import CALIBRATION
 from vlae.report.plots.covariance import COVARIANCE
 from vlae.report.plots.curves import CURVES
 from vlae.report.plots.estimators import ESTIMATORS
@@ -14,6 +15,7 @@ PLOTS: Mapping[str, PlotKind] = {
     "curves": CURVES,
     "likelihood_vs_updates": LIKELIHOOD_VS_UPDATES,
     "cost": COST,
+    "calibration": CALIBRATION,
     "covariance": COVARIANCE,
     "updates": UPDATES,
     "estimators": ESTIMATORS,

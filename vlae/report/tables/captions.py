@@ -38,6 +38,11 @@ PROPOSALS = {
 }
 UNRELIABLE = f"in at least one run of each cell {LARGE_K_HAT}, so these estimates are {TOO_LOW}"
 TOO_FEW = "too few seeds to compare: three in common with the best of the column are needed"
+CALIBRATION = (
+    "Own or fitted, 50 % or 90 %: the share of images drawn from the model whose true z lies in the region of this "
+    "mass of q(z | x) or of the weighted samples of the fitted proposal; it is the mass itself if the posterior is "
+    "exact. Mean ± standard error over seeds, with one seed over images"
+)
 SOME = 5  # entries of a list that a caption can hold
 
 Groups = Mapping[tuple[Values, Values], Sequence[Run]]  # by row and column

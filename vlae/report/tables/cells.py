@@ -1,10 +1,12 @@
 """The cells of a table: mean and standard error over seeds, and why values are missing."""
 
+import itertools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vlae.config.problems import format_value
 from vlae.estimation.reliability import LARGE_K_HAT, too_low
@@ -13,6 +15,15 @@ from vlae.report.names import HOLE, Values
 from vlae.report.runs import Run
 
 CLAIMED_PARTS = 4  # an estimator error larger than this part of a difference makes it doubtful
+
+
+class Coverage(NamedTuple):
+    """The share of images drawn from the model whose true z lies in a region of a posterior, as a mean over seeds."""
+
+    posterior: str  # own or fitted
+    percent: int  # mass of the region
+    share: float
+    standard_error: float | None  # over seeds; of one seed over images
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Cell:
     with_twice_images: float | None = None  # with twice the images; None: no more exist, or none has a value
     estimator_error: float | None = None  # mean over the n; None: one has none, or none that is bounded
     unbounded: int = 0  # how many of the n have an estimator error that cannot be bounded
+    coverage: tuple[Coverage, ...] = ()  # where a table has the calibration
     published: float | None = None
     published_difference: float | None = None  # ours minus the published value
 
@@ -117,7 +129,7 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
     """The cell of these runs, before it is compared with others."""
     values = [float(run.value(metric)) for run in done]
     mean = statistics.fmean(values) if values else None
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    error = _error_of_mean(values)
     unreliable, counted = sum(is_unreliable(run, metric) for run in done), {run.id for run in done}
     reasons = Counter(_why_missing(run, metric) for run in runs if run.id not in counted)
     missing = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
@@ -127,6 +139,27 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
     off = statistics.fmean(known) if known and len(known) == len(errors) and not unbounded else None
     found = Cell(row, column, len(runs), len(done), mean, error, unreliable, missing)
     return replace(found, estimator_error=off, unbounded=unbounded)
+
+
+def coverage_of(runs: Sequence[Run]) -> tuple[Coverage, ...]:
+    """The coverage of 50 and 90 % regions by the model's own posterior and by the fitted one, where all runs have it.
+
+    >>> run = Run("vae-0", "", {}, "done", "", {"test.bracket.calibration.own.coverage_50": 0.25})
+    >>> coverage_of([run])
+    (Coverage(posterior='own', percent=50, share=0.25, standard_error=None),)
+    """
+    found = []
+    for posterior, percent in itertools.product(("own", "fitted"), (50, 90)):
+        metric = f"test.bracket.calibration.{posterior}.coverage_{percent}"
+        if runs and len(with_metric(runs, metric)) == len(runs):
+            values = [float(run.value(metric)) for run in runs]
+            error = _error_of_mean(values) if len(runs) > 1 else runs[0].number(f"{metric}_standard_error")
+            found.append(Coverage(posterior, percent, statistics.fmean(values), error))
+    return tuple(found)
+
+
+def _error_of_mean(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def _why_missing(run: Run, metric: str) -> str:

@@ -57,7 +57,7 @@ def to_csv(table: Table) -> str:
     writer.writerow(map(_field, (*table.row_keys, *table.column_keys, *FIELDS)))
     for cell in table.cells:
         values = (getattr(cell, name) for name in FIELDS)
-        known = (None if value == "" else value for value in values)
+        known = (None if value in ("", ()) else value for value in values)
         writer.writerow(map(_field, (*cell.row, *cell.column, *known)))
     return buffer.getvalue()
 

@@ -1,11 +1,12 @@
 """A table as lines of marked texts: what all formats for readers have in common."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
 from vlae.estimation.reliability import MARK
-from vlae.report.names import HOLE, group_name
-from vlae.report.tables.cells import Cell, daggers
+from vlae.report.names import HOLE, Values, group_name
+from vlae.report.tables.cells import Cell, Coverage, daggers
 from vlae.report.tables.table import Table
 
 NO_RUN = "no such run"
@@ -45,13 +46,15 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     letters = {reason: ascii_lowercase[n % 26] * (n // 26 + 1) for n, reason in reasons}
     published = {cell.column for cell in table.cells if cell.published is not None}
     parts = {c: ("ours", "published", "difference") if c in published else ("",) for c in table.columns}
+    measured = {c: _covered([cell for cell in table.cells if cell.column == c]) for c in table.columns}
     marked = daggers(table.cells)
     by_row: list[list[Text]] = [[] for _ in table.rows]
     for line, texts in zip(grid, by_row, strict=True):
         for cell, of_column in zip(line, parts.values(), strict=True):
             texts += _texts(cell, letters, marked, decimals, table.expected)[: len(of_column)]
-    columns = [(group_name(table.column_keys, column), part) for column in parts for part in parts[column]]
-    heads = [", ".join(filter(None, each)) for each in columns]
+        for cell, regions in zip(line, measured.values(), strict=True):
+            texts += _coverage_texts(cell.coverage if cell else (), regions)
+    heads = _heads(table, parts) + _heads(table, measured)
     names = [group_name(table.row_keys, row) for row in table.rows]
     if transpose:
         heads, names, by_row = names, heads, [list(line) for line in zip(*by_row, strict=True)]
@@ -59,6 +62,34 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
     other = [(MARK, note[2:]) if note.startswith(f"{MARK} ") else ("", note) for note in table.notes]
     notes = (*((letter, reason) for reason, letter in letters.items()), *other)
     return Layout(table, ("", *heads), lines, notes)
+
+
+def _heads(table: Table, parts: Mapping[Values, Sequence[str]]) -> list[str]:
+    """The heads of the parts of each column; those of the only column need no name."""
+    named = [(group_name(table.column_keys, column), part) for column in parts for part in parts[column]]
+    alone = len(table.columns) == 1
+    return [
+        part if alone and part[-1:] == "%" else ", ".join(filter(None, (name, part))) for name, part in named
+    ]
+
+
+def _covered(cells: Sequence[Cell]) -> list[str]:
+    """The posteriors and regions whose coverage these cells have."""
+    return list(dict.fromkeys(map(_region, (each for cell in cells for each in cell.coverage))))
+
+
+def _region(coverage: Coverage) -> str:
+    return f"{coverage.posterior}, {coverage.percent} %"
+
+
+def _coverage_texts(found: Sequence[Coverage], regions: Sequence[str]) -> list[Text]:
+    """The coverage of these regions, ``0.53 ± 0.05``."""
+    known = {_region(each): each for each in found}
+    texts = []
+    for each in map(known.get, regions):
+        error = "" if each is None or each.standard_error is None else f" ± {each.standard_error:.2f}"
+        texts.append(Text(HOLE) if each is None else Text(f"{each.share:.2f}{error}", value=each.share))
+    return texts
 
 
 def _texts(

@@ -1,13 +1,13 @@
 """A table of many runs: rows and columns by any keys, one metric in each cell, a caption and notes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlae.errors import UserError
 from vlae.report.filter import choose_metric, choose_runs
 from vlae.report.runs import LeftOut, Runs
-from vlae.report.tables.captions import caption, damage_notes, notes, provenance
-from vlae.report.tables.cells import Cell, cell, with_claims, with_metric
+from vlae.report.tables.captions import CALIBRATION, caption, damage_notes, notes, provenance
+from vlae.report.tables.cells import Cell, cell, coverage_of, with_claims, with_metric
 from vlae.report.tables.groups import Groups, Values, differing_rows, group_by_cell, keys_of, sides
 from vlae.report.tables.published import with_published
 from vlae.report.tables.ranking import Unread, rank
@@ -46,6 +46,7 @@ def make_table(
     columns: Sequence[str] | None = None,
     where: str = "",
     published: bool = False,
+    calibration: bool = False,
 ) -> Table:
     """The table of one metric of these runs.
 
@@ -53,7 +54,7 @@ def make_table(
     rows: None: those of `vlae.report.tables.groups.row_keys_of`, so that every setting that was varied has a row.
     columns: None: dataset and output distribution. A key that is asked for on one side is no default of the other.
     where: a condition, such as ``seed<3 and model=vae``.
-    published: with published values beside ours.
+    published: with published values beside ours. calibration: with the coverage of posteriors.
     UserError: a key, metric or run that is asked for does not exist, or settings that differ in more than the seed
     would share a cell.
     """
@@ -68,6 +69,9 @@ def make_table(
     if published:
         cells, sources = with_published(cells, [groups[one.row, one.column][0] for one in cells], metric)
         found += sources
+    if calibration:
+        cells = _with_coverage(cells, groups, metric)
+        found.append(CALIBRATION)
     found += [*damage_notes(chosen.left_out, (*unread.values(),)), *filter(None, [chosen.note])]
     counted = with_metric(chosen.runs, metric)
     sides_of = tuple(row_keys), tuple(column_keys), *sides(groups)
@@ -82,6 +86,15 @@ def table_or_reason(runs: Runs) -> tuple[Table | None, str]:
         return make_table(runs), ""
     except UserError as error:
         return None, str(error)
+
+
+def _with_coverage(cells: Sequence[Cell], groups: Groups, metric: str) -> list[Cell]:
+    """The cells with the coverage of their posteriors. UserError: no cell has one."""
+    runs = [with_metric(groups[one.row, one.column], metric) for one in cells]
+    found = [replace(one, coverage=coverage_of(own)) for one, own in zip(cells, runs, strict=True)]
+    if not any(one.coverage for one in found):
+        raise UserError("--calibration: no run has one; it needs evaluate.bracket.num_images, which was 0")
+    return found
 
 
 def _cells(groups: Groups, metric: str, unread: Unread) -> list[Cell]:

@@ -28,7 +28,7 @@ class StudentTMixture:
         cholesky: Float[Tensor, "batch components latent latent"],
         degrees: int,
     ) -> None:
-        """log_weights: of any sum; -inf where an image has fewer components than others."""
+        """log_weights: of any sum; -inf at the end where an image has fewer components than others."""
         self.log_weights, self.mu, self.cholesky = log_weights.log_softmax(-1), mu, cholesky
         self.degrees, self.latent_dim = degrees, mu.shape[-1]
         self.noise_dim = self.latent_dim + degrees + 1
@@ -55,7 +55,8 @@ class StudentTMixture:
         """The component of each sample: the first whose cumulative weight is above the uniform number Phi(choice)."""
         uniform = torch.special.ndtr(choice)
         edges = self.log_weights.exp().cumsum(-1)[..., :-1]
-        return (uniform > edges).sum(-1, keepdim=True)
+        last = (self.components - 1).view(1, -1, 1)  # rounded weights may sum to less than a uniform number
+        return (uniform > edges).sum(-1, keepdim=True).minimum(last)
 
     def log_prob(self, z: Points) -> Float[Tensor, "samples batch"]:
         white = self._whiten(z)

@@ -1,6 +1,7 @@
 """Modes of p(z | x) that are found from the decoder alone, so that they are the same for every model with it."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,10 +54,10 @@ def find_components(
     """
     images = torch.arange(len(x), device=x.device).repeat(len(starts))
     z, heights, L = _search(output, decoder, x[images], starts.flatten(0, 1), FIRST_STEPS, scorer)
-    chosen, _ = _distinct(images, z, heights, L, SAME, most=len(starts), lowest=float("inf"))
+    chosen, _ = _distinct(images, z, heights, L, SAME, most=len(starts), lowest=math.inf, ended=False)
     images = images[chosen]
     z, heights, L = _search(output, decoder, x[images], z[chosen], LAST_STEPS, scorer)
-    chosen, ranks = _distinct(images, z, heights, L, APART, most, NEGLIGIBLE)
+    chosen, ranks = _distinct(images, z, heights, L, APART, most, NEGLIGIBLE, ended=True)
     return Components(images[chosen], ranks, z[chosen], L[chosen])
 
 
@@ -78,11 +79,13 @@ def _distinct(
     apart: float,
     most: int,
     lowest: float,
+    ended: bool,
 ) -> tuple[Int[Tensor, " chosen"], Int[Tensor, " chosen"]]:
     """The rows to keep, image by image from the best down, and their ranks.
 
     A row is left out that is nearer than ``apart`` to a better one of its image, or more than ``lowest`` nats below the
-    best.
+    best. Near means by the precision at the better row; where searches have not ``ended``, by that at the other, too:
+    where units are saturated the precision is I, and one search would take all others of its image for itself.
     """
     rows = images.sort(stable=True).indices
     of_image = [part.tolist() for part in rows.split(images.bincount().tolist()) if len(part)]
@@ -92,6 +95,8 @@ def _distinct(
     from_row, to_row = pairs.unbind(-1)
     offsets = torch.einsum("pi,pij->pj", z[from_row] - z[to_row], L[to_row])
     distances = dict(zip(map(tuple, pairs.tolist()), offsets.norm(dim=-1).tolist(), strict=True))
+    if not ended:
+        distances = {(i, j): max(distance, distances[j, i]) for (i, j), distance in distances.items()}
     level, chosen, ranks = heights.tolist(), list[int](), list[int]()
     for same in of_image:
         kept: list[int] = []

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -101,6 +102,21 @@ def check_finite(values: Tensor, group: range, what: str) -> None:
     finite = torch.isfinite(values)
     if not finite.all():
         raise NonFiniteError(f"{what} {group[int((~finite).nonzero()[0])]} is NaN or infinite")
+
+
+@contextmanager
+def naming_images(group: range, what: str) -> Iterator[None]:
+    """A NonFiniteError from within says that it was for these images: ``what``, their positions, and what it said.
+
+    >>> with naming_images(range(3), "the proposal laplace"):
+    ...     raise NonFiniteError("the precision is NaN")
+    Traceback (most recent call last):
+    vlae.errors.NonFiniteError: the proposal laplace for test images 0 to 2: the precision is NaN
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{what} for test images {group.start} to {group.stop - 1}: {error}") from error
 
 
 def mean_and_standard_error(values: Values) -> tuple[float, float | None]:

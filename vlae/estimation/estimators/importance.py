@@ -31,6 +31,7 @@ from vlae.estimation.per_image import (
     check_finite,
     in_groups,
     level,
+    naming_images,
     with_error,
 )
 from vlae.estimation.proposals import (
@@ -180,7 +181,9 @@ def evaluate(
 
     def measure(group: range, progress: Advance) -> None:
         batch = x[group.start : group.stop]
-        for part in propose_for(group, proposal, model, scorer, batch, seed, at_once):
+        with naming_images(group, f"the proposal {proposal}"):
+            proposed = propose_for(group, proposal, model, scorer, batch, seed, at_once)
+        for part in proposed:
             began, images = time.monotonic(), part.images.cpu() + group.start
             weights = draw(part, images, num_samples // part.samples_of or 1)
             result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)

@@ -61,8 +61,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 NUMERICAL = {
-    *("test_ais", "test_evaluate", "test_every_network", "test_gaps", "test_laplace", "test_objective"),
-    *("test_scoring", "test_train", "test_trained"),
+    *("test_ais", "test_evaluate", "test_every_network", "test_fitted", "test_gaps", "test_laplace"),
+    *("test_objective", "test_scoring", "test_train", "test_trained"),
 }
 """Files whose slow tests call small functions thousands of times: executed annotations would double their time."""
 

@@ -198,7 +198,7 @@ def evaluate(
 
     def draw(part: Proposed, images: Tensor, samples: int) -> LogWeights:
         batch, counts = x[images.to(x.device)], None
-        if target_standard_error is not None:
+        if target_standard_error is not None and part.samples_of == 1:  # others are few already
             others = [generator(x.device, seed, "pilot", proposal, i) for i in images.tolist()]
             how = (samples, at_once, target_standard_error)
             counts = samples_by_pilot(part.q, scorer, batch, others, *how)

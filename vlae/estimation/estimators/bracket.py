@@ -91,7 +91,9 @@ def bracket(
 
     def measure(group: range, progress: Advance) -> None:
         images = slice(group.start, group.stop)
-        part = DecoderGroup(output, decoder, scorer, x[images], group, subject.seed, name, ROWS)
+        part = DecoderGroup(
+            output, decoder, scorer, x[images], group, subject.seed, name, ROWS, lambda: progress(0.0)
+        )
         q, known = fit(part, FIRST), None if exact is None else exact[images]
         found = bound(part, q, chains, known, progress)
         up, back = found.forward, found.backward

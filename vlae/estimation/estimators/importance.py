@@ -182,7 +182,8 @@ def evaluate(
     def measure(group: range, progress: Advance) -> None:
         batch = x[group.start : group.stop]
         with naming_images(group, f"the proposal {proposal}"):
-            proposed = propose_for(group, proposal, model, scorer, batch, seed, at_once)
+            how = proposal, model, scorer, batch, seed, at_once
+            proposed = propose_for(group, *how, lambda: progress(0.0))
         for part in proposed:
             began, images = time.monotonic(), part.images.cpu() + group.start
             weights = draw(part, images, num_samples // part.samples_of or 1)

@@ -10,6 +10,7 @@ function of the decoder, the image and the seed alone is the same estimator for 
 """
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -40,13 +41,17 @@ def propose_for(
     x: Images,
     seed: int,
     at_once: int,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[Proposed]:
     """The proposals for images x at these positions of the test set.
 
-    ``scorer``: ``model.output.scorer(model.decoder)``; ``at_once``: rows (images x samples) to compute together.
+    ``scorer``: ``model.output.scorer(model.decoder)``; ``at_once``: rows (images x samples) to compute together;
+    ``progress``: called now and then.
     """
     if of_decoder(proposal):
-        images = DecoderGroup(model.output, model.decoder, scorer, x, group, seed, proposal, at_once)
+        images = DecoderGroup(
+            model.output, model.decoder, scorer, x, group, seed, proposal, at_once, progress
+        )
         return proposal_module(proposal).propose_from_decoder(images)
     sources = [generator(x.device, seed, "evaluate", i) for i in group]
     q, modes = propose(proposal, model, x, image_noise(sources, x.dtype))

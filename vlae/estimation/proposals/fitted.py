@@ -34,6 +34,9 @@ LEAST_SHARE = 0.02
 """Share of the samples that each mode gets at least."""
 PILOT = 500
 """Samples that decide whether an image needs more, and are then thrown away."""
+HOPELESS = 0.5
+"""Share of the images of a group with a heavy tail above which longer chains are left out: a model that has hardly been
+trained has posteriors that no few Student t resemble, and annealing alone costs half as much."""
 ANNEALED_SAMPLES_OF = 10
 """An annealed sample costs about as much as so many others; so many fewer are drawn."""
 
@@ -64,7 +67,7 @@ def propose_from_decoder(group: DecoderGroup) -> list[Proposed]:
     """The proposals of a group's images: of most after the first effort."""
     found = Found(group)
     left, q = found.fit(torch.arange(len(group.x), device=group.x.device), FIRST)
-    if len(left):
+    if 0 < len(left) <= HOPELESS * len(group.x):
         left, q = found.fit(left, LONGER)
     if len(left):
         found.add(left, AnnealedProposal(group.select(left), q), samples_of=ANNEALED_SAMPLES_OF)

@@ -40,7 +40,7 @@ def simulate(
     sources = [generator(weight.device, seed, "simulated", i) for i in range(images)]
     noise = image_noise(sources, weight.dtype)
     z = noise(1, decoder.latent_dim)[0]
-    f = decoder(z)
+    f = torch.cat([decoder(one) for one in z.split(1)])  # the bits of a row depend on how many there are
     return z, output.sample(f, noise(1, f.shape[-1])[0])
 
 

@@ -33,7 +33,7 @@ from vlae.report.names import CHOICES, HOLE
 from vlae.report.plots.draw import draw
 from vlae.report.runs import LeftOut, Run, Runs
 from vlae.report.sources.run_directories import collect_runs
-from vlae.report.tables.cells import Cell
+from vlae.report.tables.cells import Cell, Coverage
 from vlae.report.tables.formats import FIELDS, FORMATS, in_terminal, tex, to_csv, to_json
 from vlae.report.tables.layout import layout
 from vlae.report.tables.significance import difference
@@ -51,9 +51,14 @@ def table_of(runs_dir, name=None, **asked):
 def from_json(text):
     """The table as a program reads it back: JSON has lists for tuples."""
     found = json.loads(text)
-    cells = tuple(Cell(**{key: tuples(value) for key, value in cell.items()}) for cell in found.pop("cells"))
+    cells = tuple(Cell(**fields_of(cell)) for cell in found.pop("cells"))
     unread = tuple(LeftOut(*each) for each in found.pop("unread"))
     return Table(**{key: tuples(value) for key, value in found.items()}, cells=cells, unread=unread)
+
+
+def fields_of(cell):
+    found = {key: tuples(value) for key, value in cell.items()}
+    return found | {"coverage": tuple(Coverage(*each) for each in found["coverage"] or ())}
 
 
 def tuples(value):
@@ -69,8 +74,7 @@ def from_csv(text, row_keys):
         keys = len(values) - len(FIELDS)
         rest = dict(zip(FIELDS, values[keys:], strict=True))
         rest |= {name: rest[name] or "" for name in ("missing", "images", "paired_over")}
-        rest["coverage"] = tuples(rest["coverage"] or [])
-        found.append(Cell(tuple(values[:row_keys]), tuple(values[row_keys:keys]), **rest))
+        found.append(Cell(tuple(values[:row_keys]), tuple(values[row_keys:keys]), **fields_of(rest)))
     return tuple(found)
 
 
@@ -93,6 +97,55 @@ def vlae(command, tmp_path):
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
+
+
+def calibrate(path, **shares):
+    """Give a recorded run the coverage of 50 and of 90 % regions by these posteriors."""
+    found = json.loads((path / "results.json").read_text())
+    sections = {
+        name: {
+            f"coverage_{m}{end}": v for m in (50, 90) for end, v in (("", share), ("_standard_error", 0.05))
+        }
+        for name, share in shares.items()
+    }
+    found["test"]["bracket"] = {"calibration": sections}
+    (path / "results.json").write_text(json.dumps(found))
+
+
+def test_calibration_is_the_mean_over_seeds_or_has_the_error_of_the_only_one(tmp_path, vlae):
+    for seed, share in enumerate((0.4, 0.6)):
+        calibrate(done(tmp_path, container(VAE, seed=seed)), own=share, fitted=0.5)
+    calibrate(done(tmp_path, container(VLAE)), fitted=0.53)  # a model without a density
+    done(tmp_path, container(HF))
+    found = table_of(tmp_path, calibration=True)
+    shown = layout(found)
+    assert shown.header[2:] == ("own, 50 %", "own, 90 %", "fitted, 50 %", "fitted, 90 %")
+    texts = {line[0].text: [text.text for text in line[2:]] for line in shown.lines}
+    assert texts == {
+        "VAE": ["0.50 ± 0.10"] * 2 + ["0.50 ± 0.00"] * 2,
+        "VLAE": [HOLE] * 2 + ["0.53 ± 0.05"] * 2,
+        "HF": [HOLE] * 4,
+    }
+    assert [n for n in found.notes if n.startswith("Own or fitted")]
+    assert found.cells == from_json(to_json(found)).cells == from_csv(to_csv(found), len(found.row_keys))
+    assert not any(cell.coverage for cell in table_of(tmp_path).cells)
+    transposed = layout(found, transpose=True)
+    assert [line[0].text for line in transposed.lines[1:]] == [*shown.header[2:]]
+
+
+def test_calibration_of_several_columns_names_them(tmp_path):
+    for output in ("gaussian", "bernoulli"):
+        calibrate(done(tmp_path, container(f"output_dist={output}", VAE)), own=0.5)
+    heads = layout(table_of(tmp_path, calibration=True)).header
+    assert len(set(heads)) == len(heads) == 7
+    assert all("Gaussian" in head or "Bernoulli" in head for head in heads[1:])
+
+
+def test_calibration_that_no_run_has_is_refused(tmp_path, vlae):
+    done(tmp_path, container(VAE))
+    status, _, error = vlae("--calibration")
+    assert status == 2
+    assert "--calibration: no run has one; it needs evaluate.bracket.num_images" in error
 
 
 def test_a_cell_is_the_mean_of_its_seeds_with_its_standard_error(tmp_path):

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from vlae.distributions.posteriors import Drawn, cholesky, standard_normal_log_prob
 from vlae.distributions.student_t_mixture import StudentTMixture
-from vlae.estimation.ais import AnnealingPath, run_chains, steps_of_pilot, temperatures
+from vlae.estimation.ais import AnnealingPath, from_prior, run_chains, steps_of_pilot, temperatures
 from vlae.estimation.hamiltonian import Joint, Points, Root
 from vlae.estimation.proposed import DecoderGroup
 from vlae.seeding import image_noise
 
 DISTRIBUTIONS, LEAPFROG, PILOT_CHAINS = 16, 3, 16
 """T, the intermediate distributions and the last; leapfrog steps of a move; chains that find step sizes."""
+FROM_PRIOR = 50
+"""Distributions on the way from the prior to a mode."""
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,17 @@ class AnnealedProposal:
         group = self.group
         joint = Joint(group.output, group.decoder, group.x, chains)
         return AnnealingPath(self.base, joint, group.scorer(group.x), chains, LEAPFROG)
+
+
+@torch.no_grad()
+def ends_from_prior(group: DecoderGroup, chains: int) -> Points:
+    """Ends of short annealing from the prior, [chains, batch, latent]: they come to modes that no search has led to."""
+    joint = Joint(group.output, group.decoder, group.x, chains)
+    base = from_prior(group.output, group.decoder, group.x)
+    path = AnnealingPath(base, joint, group.scorer(group.x), chains, LEAPFROG)
+    noise = image_noise(group.sources("annealing from the prior"), group.x.dtype)
+    betas = temperatures(FROM_PRIOR)
+    steps = steps_of_pilot(path, betas, noise, lambda share: group.progress())
+    moves = path.noise_of(noise, FROM_PRIOR - 1)
+    state = path.moves.state(path.sample(noise))
+    return run_chains(path, betas, steps, state, moves, lambda share: group.progress())[2].z

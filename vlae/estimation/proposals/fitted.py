@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlae.distributions.posteriors import Posterior
 from vlae.distributions.student_t_mixture import StudentTMixture
-from vlae.estimation.annealed import AnnealedProposal
+from vlae.estimation.annealed import AnnealedProposal, ends_from_prior
 from vlae.estimation.chains import Fits, fit_components
 from vlae.estimation.log_weights import draw_log_weights
 from vlae.estimation.modes import Components, find_components
@@ -48,13 +48,15 @@ class Effort:
     name: str
     prior_starts: int
     """Searches that begin at draws of the prior, beside the one at 0."""
+    annealed_starts: int
+    """Searches that begin at ends of short annealing from the prior."""
     components: int
     """Most modes of an image that get chains."""
     moves: int
     """Most moves of a chain after its burn-in."""
 
 
-FIRST, LONGER = Effort("fit", 8, 4, 60), Effort("longer", 24, 8, 120)
+FIRST, LONGER = Effort("fit", 8, 0, 4, 60), Effort("longer", 16, 8, 8, 120)
 """For all images; for those whose weights still have too heavy a tail."""
 
 
@@ -109,6 +111,8 @@ def fit(group: DecoderGroup, effort: Effort) -> StudentTMixture:
     latent = group.decoder.latent_dim
     noise = image_noise(group.sources(f"{effort.name} starts"), group.x.dtype)
     starts = torch.cat([group.x.new_zeros(1, len(group.x), latent), noise(effort.prior_starts, latent)])
+    if effort.annealed_starts:
+        starts = torch.cat([starts, ends_from_prior(group, effort.annealed_starts)])
     how = group.output, group.decoder, group.x
     components = find_components(*how, starts, effort.components, group.scorer)
     group.progress()

@@ -456,7 +456,25 @@ def test_the_mean_weight_is_unbiased(chains_are, monkeypatch):
 
 
 def test_the_samples_of_the_pilot_are_not_averaged(monkeypatch):
-    """Another number of them decides, but changes no figure."""
+    """No pilot has noise from a source of the samples, nor a source that another effort has used."""
+    output, decoder, x, _, _ = linear_model(IMAGES)
+    seeds, original = [], fitted.draw_log_weights
+
+    def recorded(q, scorer, x, sources, *how):
+        seeds.extend(source.initial_seed() for source in sources)
+        return original(q, scorer, x, sources, *how)
+
+    monkeypatch.setattr(fitted, "draw_log_weights", recorded)
+    heavy(monkeypatch, fit=(1, 2, 3), longer=(2,))
+    with torch.no_grad():
+        proposed = propose_from_decoder(group_of(output, decoder, x))
+    pilots = IMAGES + 3
+    seeds += [source.initial_seed() for part in proposed for source in part.sources]
+    assert len(seeds) == pilots + IMAGES
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_size_of_the_pilot_changes_no_figure(monkeypatch):
     model, x = bent(5)
     expected = scored(model, x)
     monkeypatch.setattr(fitted, "PILOT", 317)

@@ -473,13 +473,13 @@ def _results(container: dict[str, Any]) -> dict[str, Any]:
         **{"seed": container["seed"], "best_epoch": 60, "epochs": 60, "selection": "validation"},
         "test": {
             **{"elbo": -1.5, "elbo_standard_error": 0.1, "bits_per_dim": None, "uniform_bits_per_dim": 4.1},
-            "log_likelihood": {"own": of_a_proposal, "laplace": of_a_proposal},
+            "log_likelihood": {"own": of_a_proposal, "fitted": of_a_proposal},
             "gaps": dict.fromkeys(gaps, 1.25),
         },
         "validation": {"elbo": -1.6},
         "cost": {
             **{"train_seconds": 10.0, "seconds_per_epoch": 0.2, "evaluate_seconds": 5.0},
-            "seconds_by_proposal": {"own": 2.5, "laplace": 2.5},
+            "seconds_by_proposal": {"own": 2.5, "fitted": 2.5},
             **{"peak_memory_bytes": 500_000_000, "parameters": 18_000},
         },
         "environment": {
@@ -496,7 +496,7 @@ def _results(container: dict[str, Any]) -> dict[str, Any]:
 def _write_images(run: Path) -> None:
     """The arrays that are compared image by image."""
     values = np.random.default_rng(zlib.crc32(run.name.encode())).normal(-1, 2, size=(2, IMAGES))
-    np.savez(run / ARRAYS, log_likelihood=values[0], log_likelihood_laplace=values[1])
+    np.savez(run / ARRAYS, log_likelihood=values[0], log_likelihood_fitted=values[1])
 
 
 def _content(run: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from vlae.report.tables.cells import cell
 from vlae.report.tables.ranking import Group, rank
 from vlae.report.tables.significance import LEVEL
 
-METRIC = "test.log_likelihood.laplace.mean"
+METRIC = "test.log_likelihood.fitted.mean"
 MODELS = (3, 5, 10)
 SEEDS = (3, 4, 5, 10)
 FACTOR = 4.0

@@ -67,13 +67,13 @@ def results(cfg: dict, by: dict[str, np.ndarray], unreliable: float = 0.0) -> di
 def done(
     runs_dir: Path, cfg: dict, level: float = 0.0, unreliable: float = 0.0, images: int = IMAGES
 ) -> Path:
-    """A run whose images have log-likelihoods around ``level``, those of ``laplace`` 1 above those of ``own``."""
+    """A run whose images have log-likelihoods around ``level``, those of ``fitted`` 1 above those of ``own``."""
     run = RunDirectory.create(runs_dir, run_id(cfg), cfg)
     generator = np.random.default_rng([cfg["seed"], len(cfg["model"]["name"])])
     own = level + np.linspace(-2, 2, images) + generator.normal(0, 0.1, images)
-    np.savez(run.path / "test_log_likelihood.npz", log_likelihood=own, log_likelihood_laplace=own + 1)
+    np.savez(run.path / "test_log_likelihood.npz", log_likelihood=own, log_likelihood_fitted=own + 1)
     run.write_status(state="done")
-    run.write_results(results(cfg, {"own": own, "laplace": own + 1}, unreliable))
+    run.write_results(results(cfg, {"own": own, "fitted": own + 1}, unreliable))
     return run.path
 
 

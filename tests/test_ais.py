@@ -528,7 +528,7 @@ def test_results_have_proposals_and_annealing_on_the_same_images(checked):
     assert math.isclose(beside["difference_standard_error"], difference.std(ddof=1) / 5**0.5, rel_tol=1e-9)
     for name in FIELDS:
         assert np.isfinite(arrays[f"{name}_ais"]).tolist() == [True] * 5 + [False] * 4
-    assert set(found["proposals"]) == {"own", "laplace"}
+    assert set(found["proposals"]) == {"own", "fitted"}
 
 
 def test_results_place_every_proposal_in_the_bracket(checked):
@@ -538,7 +538,7 @@ def test_results_place_every_proposal_in_the_bracket(checked):
     assert found["num_images"] == len(gap) == 5
     assert math.isclose(found["gap"], gap.mean(), rel_tol=1e-9)
     assert math.isclose(found["gap_standard_error"], gap.std(ddof=1) / 5**0.5, rel_tol=1e-9)
-    for name in ("own", "laplace"):
+    for name in ("own", "fitted"):
         difference = arrays[f"bdmc_log_likelihood_{name}"] - arrays["bdmc_lower"]
         assert math.isclose(found["proposals"][name]["difference"], difference.mean(), rel_tol=1e-9)
 
@@ -578,7 +578,7 @@ def test_a_dominating_chain_causes_a_warning(checked, capsys):
 @pytest.mark.slow
 def test_a_run_without_checks_has_no_metrics_of_them(tmp_path, capsys):
     results = vlae.run([*TINY, f"runs_dir={tmp_path}"], quiet=True)
-    assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
+    assert set(results["test"]["log_likelihood"]) == {"own", "fitted"}
     assert results["test"]["bdmc"] is None
     assert "Bracket" not in printed(results, capsys)
 

@@ -34,7 +34,7 @@ def container(monkeypatch, tmp_path):
 def test_a_bare_run_has_all_results_but_gaps(container, capsys):
     results = run_configuration(container())
     assert results["test"]["gaps"] is None
-    assert set(results["test"]["log_likelihood"]) == {"own", "laplace"}
+    assert set(results["test"]["log_likelihood"]) == {"own", "fitted"}
     assert (
         "warning: no gaps: BarePosterior is no vlae.distributions.posteriors.FamilyMember"
         in capsys.readouterr().err

@@ -58,11 +58,11 @@ def test_a_row_has_every_setting_and_metric(tmp_path):
     assert run.settings == settings(cfg)
     assert run.value("model.num_updates") == run.value("T") == 4
     assert run.value("model.hidden_dims") == "[64, 64]"
-    laplace = content["test"]["log_likelihood"]["laplace"]
-    assert run.value("test.log_likelihood.laplace.mean") == laplace["mean"]
-    assert run.value("test.log_likelihood.laplace.standard_error") == laplace["standard_error"]
-    assert run.value("test.log_likelihood.laplace.k_hat_unreliable") == 0.0
-    assert run.value("test.log_likelihood.laplace.unreliable") is False
+    fitted = content["test"]["log_likelihood"]["fitted"]
+    assert run.value("test.log_likelihood.fitted.mean") == fitted["mean"]
+    assert run.value("test.log_likelihood.fitted.standard_error") == fitted["standard_error"]
+    assert run.value("test.log_likelihood.fitted.k_hat_unreliable") == 0.0
+    assert run.value("test.log_likelihood.fitted.unreliable") is False
     assert run.value("cost.train_seconds") == 5.0
     assert run.value("environment.code.commit") == "c" * 40
     measured = [
@@ -78,7 +78,7 @@ def test_images_are_read_on_demand(tmp_path):
     file = path / "test_log_likelihood.npz"
     run = collect_runs(None, tmp_path).runs[0]
     np.testing.assert_array_equal(
-        run.per_image("log_likelihood_laplace"), np.load(file)["log_likelihood_laplace"]
+        run.per_image("log_likelihood_fitted"), np.load(file)["log_likelihood_fitted"]
     )
     assert run.per_image("log_likelihood_student_t") is None
     file.unlink()

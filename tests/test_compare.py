@@ -17,7 +17,7 @@ from vlae.report.plots.frame import file_content
 from vlae.report.runs import Runs
 
 VAE, VLAE = "model=vae", "model=vlae"
-OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
+OWN, FITTED = "test.log_likelihood.own.mean", "test.log_likelihood.fitted.mean"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_difference_is_a_paired_t_test_over_images(tmp_path):
     paths = [done(tmp_path, container(VAE)), done(tmp_path, container(VLAE), level=0.1)]
     arrays = [np.load(path / "test_log_likelihood.npz") for path in paths]
     found = figures(comparison(tmp_path, "vae", "vlae"))
-    for key, name in ((OWN, "log_likelihood"), (LAPLACE, "log_likelihood_laplace")):
+    for key, name in ((OWN, "log_likelihood"), (FITTED, "log_likelihood_fitted")):
         one, other = (array[name] for array in arrays)
         expected, d = ttest_rel(one, other), found[key].difference
         assert d.mean == pytest.approx((one - other).mean())
@@ -79,7 +79,7 @@ def test_a_run_with_damaged_images_is_named(compare, tmp_path):
 def test_images_unknown_in_both_runs_cause_no_warning(compare, tmp_path):
     paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
     unknown = np.full(IMAGES, np.nan)
-    np.savez(paths[0] / "test_log_likelihood.npz", log_likelihood=unknown, log_likelihood_laplace=unknown)
+    np.savez(paths[0] / "test_log_likelihood.npz", log_likelihood=unknown, log_likelihood_fitted=unknown)
     assert not any(each.difference for each in comparison(tmp_path, "vae", "vlae").metrics)
     status, out, err = compare("vae", "vlae")
     assert (status, err) == (0, "")

@@ -218,6 +218,27 @@ def test_every_unfinished_mode_search_is_reported():
     assert "student_t: the search" not in text
 
 
+def test_the_stages_of_a_fit_are_shown_and_what_remains_unreliable():
+    results = copy.deepcopy(RESULTS)
+    proposals = results["test"]["log_likelihood"]
+    fit = {"components_mean": 1.25, "stages": {"fit": 297, "longer": 4, "annealed": 0}}
+    proposals["fitted"] = proposals["own"] | fit | {"unreliable_images": {"number": 0, "positions": None}}
+    results["cost"]["seconds_by_stage"] = {"fitted": {"fit": 3.14, "longer": 1.0, "annealed": 0.0}}
+    stages = "fitted: 1.2 modes per image; 297 images fitted in 3.1 s, 4 with longer chains in 1.0 s"
+
+    def shown():
+        return " ".join(printed(run_summary(results, Path("runs/here"))).split())
+
+    assert stages in shown()
+    assert "annealed" not in shown()
+    assert "still bad" not in shown()
+    proposals["fitted"]["unreliable_images"] = {"number": 1, "positions": "17"}
+    assert f"{stages}; k-hat is still bad on 1 image: 17" in shown()
+    proposals["fitted"]["unreliable_images"] = {"number": 21, "positions": ", ".join(map(str, range(20)))}
+    assert "still bad on 21 images: 0, 1, 2," in shown()
+    assert "19, ..." in shown()
+
+
 def test_unreliable_metrics_are_marked_in_every_table():
     results = copy.deepcopy(RESULTS)
     proposals = results["test"]["log_likelihood"]

@@ -42,9 +42,9 @@ from vlae.report.tables.formats import tex
 from vlae.report.tables.published import published_value
 
 VAE, VLAE, HF, SAVAE = "model=vae", "model=vlae", "model=hf", "model=savae"
-OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
+OWN, FITTED = "test.log_likelihood.own.mean", "test.log_likelihood.fitted.mean"
 CALIBRATED = "test.bracket.calibration.fitted.coverage_50"
-UNRELIABLE = "test.log_likelihood.laplace.unreliable"
+UNRELIABLE = "test.log_likelihood.fitted.unreliable"
 RECORDED = [kind for kind, plot_kind in PLOTS.items() if not plot_kind.images]
 OF_MODELS = [kind for kind, plot_kind in PLOTS.items() if plot_kind.images]
 
@@ -120,7 +120,7 @@ def made_up(model, y, seconds=3.0, seed=0, unreliable=False, epochs=5, **setting
     lines = {epoch: {"validation/elbo_nats": y - 5 / epoch} for epoch in range(1, epochs + 1)}
     values = {"model.name": model, "seed": seed, "dataset.name": "digits", "output_dist.name": "gaussian"}
     values |= {key.replace("__", "."): value for key, value in settings.items()}
-    known = {LAPLACE: y, "cost.train_seconds": seconds, UNRELIABLE: unreliable, CALIBRATED: 0.5}
+    known = {FITTED: y, "cost.train_seconds": seconds, UNRELIABLE: unreliable, CALIBRATED: 0.5}
     return Run(f"{model}{values}", "", values, "done", "", known, ranks(seed).get, lambda: lines)
 
 
@@ -210,7 +210,7 @@ def test_settings_of_a_model_differ_in_fill_except_t(tmp_path):
 def test_names_are_text_not_formulas(tmp_path):
     names = ["$x", "a$b$c", r"$\frac$", "vae"]
     runs = [
-        Run(name, "", {"model.name": name, "seed": 0}, "done", "", {LAPLACE: -1.0, "cost.train_seconds": 1.0})
+        Run(name, "", {"model.name": name, "seed": 0}, "done", "", {FITTED: -1.0, "cost.train_seconds": 1.0})
         for name in names
     ]
     figure = draw("cost", Runs("", tuple(runs)))
@@ -419,7 +419,7 @@ def test_published_metrics_are_drawn_with_their_source(tmp_path):
     runs = runs_of(tmp_path)
     figure = draw("likelihood_vs_updates", runs, published=True)
     shown = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "published"]
-    values = [published_value(run, LAPLACE) for run in runs.runs]
+    values = [published_value(run, FITTED) for run in runs.runs]
     assert sorted(shown) == sorted(each.value for each in values)
     assert " ".join(values[0].source.split()) in " ".join(figure.caption.split())
 
@@ -745,9 +745,9 @@ def test_estimates_end_in_the_recorded_one(trained_runs):
     for axes, name in zip(figure.axes, ("vae", "vlae"), strict=True):
         model = model_of(trained_runs, name)
         recorded = np.load(model.trained.directory.path / "test_log_likelihood.npz")
-        assert list(lines(axes)) == ["own", "laplace"]
+        assert list(lines(axes)) == ["own", "fitted"]
         for proposal, line in lines(axes).items():
-            array = "log_likelihood" if proposal == "own" else "log_likelihood_laplace"
+            array = "log_likelihood" if proposal == "own" else "log_likelihood_fitted"
             assert list(line.get_xdata()) == [1, 2, 5, 10, 20]
             assert line.get_ydata()[-1] == pytest.approx(recorded[array][:5].mean(), abs=1e-5)
             x = model.x[:5]

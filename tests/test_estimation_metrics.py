@@ -12,7 +12,7 @@ from vlae.config.schema import Evaluate
 from vlae.data.preprocess import Preprocess
 from vlae.data.splits import Splits
 from vlae.estimation.estimators.gaps import Gaps, best_of_other_half
-from vlae.estimation.estimators.importance import Evaluation, evaluate
+from vlae.estimation.estimators.importance import Evaluation, evaluate, fit_metrics
 from vlae.estimation.metrics import Scores, save_scores
 from vlae.estimation.metrics import test_set_metrics as metrics_of
 from vlae.estimation.parts import Subject
@@ -109,6 +109,51 @@ def test_stored_scores_have_one_number_per_image(tmp_path):
                 if field in ("elbo", "log_likelihood"):
                     expected = expected + stored["log_jacobian"]
                 assert np.array_equal(stored[f"{field}{end}"], expected)
+
+
+STAGE = [0, 0, 1, 0, 2, 0, 1, 2, 0, 0]
+
+
+def fitted(preprocess, x):
+    """An evaluation by a fitted proposal whose images reached these stages, and are reliable but for two."""
+    evaluation, _ = known(preprocess, x)
+    evaluation.components = torch.tensor([1.0, 3.0] * 5).double()
+    reached = torch.tensor(STAGE)
+    evaluation.fit_seconds = torch.full((10,), 0.5).double()
+    evaluation.longer_seconds = torch.where(reached >= 1, 2.0, math.nan).double()
+    evaluation.annealed_seconds = torch.where(reached >= 2, 8.0, math.nan).double()
+    evaluation.k_hat = torch.tensor([0.1] * 4 + [0.9] + [0.1] * 2 + [0.9] + [0.1] * 2).double()
+    return evaluation
+
+
+def test_each_stage_of_a_fit_has_its_images_and_seconds(tmp_path):
+    preprocess, x = preprocessed()
+    evaluations = {"own": known(preprocess, x)[0], "fitted": fitted(preprocess, x)}
+    found = scores(evaluations, preprocess, x)
+    by = metrics_of(found)["log_likelihood"]
+    assert by["fitted"]["stages"] == {"fit": 10, "longer": 4, "annealed": 2}
+    assert by["fitted"]["components_mean"] == 2.0
+    assert "stages" not in by["own"]
+    assert found.cost()["seconds_by_stage"] == {"fitted": {"fit": 5.0, "longer": 8.0, "annealed": 16.0}}
+    save_scores(tmp_path / "scores.npz", found)
+    with np.load(tmp_path / "scores.npz") as stored:
+        assert stored["stage_fitted"].tolist() == STAGE
+        assert stored["components_fitted"].tolist() == [1.0, 3.0] * 5
+        assert not {"stage", "components"} & set(stored)
+
+
+def test_images_that_stay_unreliable_are_counted_and_named():
+    preprocess, x = preprocessed()
+    evaluation = fitted(preprocess, x)
+    found = metrics({"own": evaluation, "fitted": evaluation}, preprocess, x, 77)["log_likelihood"]["fitted"]
+    assert found["unreliable_images"] == {"number": 2, "positions": "4, 7"}
+    many = Evaluation.empty(30)
+    many.k_hat, many.samples = torch.full((30,), 0.9).double(), torch.full((30,), 77.0).double()
+    assert fit_metrics(many)["unreliable_images"] == {
+        "number": 30, "positions": ", ".join(map(str, range(20)))
+    }  # fmt: skip
+    many.k_hat[:] = 0.1
+    assert fit_metrics(many)["unreliable_images"] == {"number": 0, "positions": None}
 
 
 def test_unreliability_depends_on_the_samples_of_each_image():

@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
     results = vlae.run(
         [
             *("trainer.epochs=1", "evaluate.num_samples=8", "evaluate.num_images=4", "num_threads=1"),
-            *("evaluate.proposals=[own,laplace,student_t,mixture]", "evaluate.num_gap_images=2"),
+            *("evaluate.proposals=[own,fitted,laplace,student_t,mixture]", "evaluate.num_gap_images=2"),
             *("evaluate.ais.num_images=2", "evaluate.ais.num_distributions=3", "evaluate.bdmc=true"),
             *("device=cpu", "tracker=none", f"runs_dir={place}", "trainer.objective=iwae"),
         ],

@@ -19,7 +19,7 @@ from vlae.report.tables.multiple_comparisons import compare_with_best
 from vlae.report.tables.significance import LEVEL, difference
 from vlae.report.tables.table import make_table
 
-METRIC = "test.log_likelihood.laplace.mean"
+METRIC = "test.log_likelihood.fitted.mean"
 
 
 def compare(worse):
@@ -36,7 +36,7 @@ def table(of_models, **settings):
     of_models, runs = np.asarray(of_models, dtype=float), []
     for model, of_seeds in enumerate(of_models):
         for seed, values in enumerate(of_seeds):
-            arrays = {"log_likelihood_laplace": values} if np.ndim(values) else {}
+            arrays = {"log_likelihood_fitted": values} if np.ndim(values) else {}
             known = {"model.name": f"m{model}", "dataset.name": "digits", "output_dist.name": "gaussian"}
             known |= {"seed": seed} | {key: value[model] for key, value in settings.items()}
             metrics = {METRIC: float(np.mean(values))}

@@ -6,7 +6,7 @@ import pytest
 
 from vlae.config.compose import compose
 from vlae.launching.composed_runs import ComposedRuns
-from vlae.launching.estimate import complete_tables
+from vlae.launching.estimate import FIT, complete_tables
 from vlae.launching.plan import make_plan
 from vlae.launching.schedule import make_schedule
 from vlae.runs.directory import RunDirectory
@@ -144,7 +144,7 @@ def test_only_what_others_lack_is_trained(plan):
         f"trains 3 of 5 epochs (from {first.run_id})", f"trains 4 of 9 epochs (from {five.run_id})",
     ]  # fmt: skip
     assert found.headline().startswith("starting 2, which train 7 of 14 epochs, about ")
-    # 1 second for each epoch and for each scoring by own; laplace and gaps count as own does
+    # 1 second for each epoch and for each scoring by own; gaps count as own does, and fitted with its fit
     assert found.seconds[nine.run_id] - found.seconds[five.run_id] == pytest.approx(1.0)
 
 
@@ -167,11 +167,11 @@ def test_only_open_scores_are_scored(plan):
     assert work_of(make_schedule(found)) == [
         f"trains 0 of 2 epochs (from {first.run_id}), scores student_t only"
     ]
-    less = plan(axis("model", "vae"), ["evaluate.num_gap_images=0"])
+    less = plan(axis("model", "vae"), [proposals[0]], ["evaluate.num_gap_images=0"])
     assert work_of(make_schedule(less)) == [f"trains 0 of 2 epochs (from {first.run_id}), scores nothing"]
     others = plan(axis("model", "vae"), ["evaluate.num_samples=7"])
     assert work_of(make_schedule(others)) == [
-        f"trains 0 of 2 epochs (from {first.run_id}), scores own, laplace only"
+        f"trains 0 of 2 epochs (from {first.run_id}), scores own, fitted only"
     ]
 
 
@@ -189,7 +189,9 @@ def test_fewer_images_take_less_time(plan):
     [first] = plan(axis("model", "vae"), ["evaluate.num_gap_images=0"]).runs
     finish(first, 2, evaluate_seconds=10.0)
     few = make_schedule(plan(axis("model", "vae"), ["evaluate.num_gap_images=0"], ["evaluate.num_images=50"]))
-    assert few.seconds == pytest.approx({few.plan.runs[0].run_id: 2 * 10.0 * 50 / IMAGES})  # own and laplace
+    own = 10.0 * 50 / IMAGES
+    fitted = own * (5_000 + FIT) / 5_000  # no run shows what it costs: as own does, and the fit
+    assert few.seconds == pytest.approx({few.plan.runs[0].run_id: own + fitted})
 
 
 def test_a_run_that_has_lost_its_checkpoint_serves_nobody(plan):

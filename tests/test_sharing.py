@@ -283,7 +283,7 @@ def scored_twice(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     before = set(place.glob("runs/[!.]*"))
     kept = files(*before)
-    changes = ["evaluate.proposals=[own,laplace,student_t]", "hydra.launcher.workers=1"]
+    changes = ["evaluate.proposals=[own,fitted,student_t]", "hydra.launcher.workers=1"]
     done = run_command("vlae.cli", "evaluate", "s", *changes, cwd=place)
     assert done.returncode == 0, done.stderr
     assert "starting 2, which train 0 of 2 epochs" in done.stderr
@@ -298,8 +298,8 @@ def test_a_sweep_is_scored_again_without_training(scored_twice):
     for path in after:
         results = json.loads((path / "results.json").read_text())
         assert results["taken_over"]["training"]["epochs"] == results["epochs"] == 1
-        assert set(results["taken_over"]["scores"]) == {"proposals.own", "proposals.laplace"}
-        assert set(results["test"]["log_likelihood"]) == {"own", "laplace", "student_t"}
+        assert set(results["taken_over"]["scores"]) == {"proposals.own", "proposals.fitted"}
+        assert set(results["test"]["log_likelihood"]) == {"own", "fitted", "student_t"}
 
 
 @pytest.mark.slow
@@ -326,11 +326,11 @@ def test_newer_scores_count_when_they_are_complete(scored_twice, tmp_path):
     (tmp_path / "runs" / lost / "results.json").unlink()
     found = collect_runs("s", tmp_path / "runs")
     assert {run.id for run in found.runs} == {path.name for path in after}
-    by_laplace = found.newest_complete(
-        "test.log_likelihood.laplace.mean"
+    by_fitted = found.newest_complete(
+        "test.log_likelihood.fitted.mean"
     )  # scored with the same settings before
-    assert len({run.id for run in by_laplace.runs} & {path.name for path in before}) == 1
-    assert by_laplace.note == "1 of 2 runs as an earlier launch has scored them, with the same settings"
+    assert len({run.id for run in by_fitted.runs} & {path.name for path in before}) == 1
+    assert by_fitted.note == "1 of 2 runs as an earlier launch has scored them, with the same settings"
     by_student = found.newest_complete("test.log_likelihood.student_t.mean")  # no earlier launch has it
     assert [run.metrics is None for run in by_student.runs] == [run.id == lost for run in by_student.runs]
 

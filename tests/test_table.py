@@ -41,7 +41,7 @@ from vlae.report.tables.table import Table, make_table
 from vlae.runs.directory import RunDirectory
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
-OWN, LAPLACE = "test.log_likelihood.own.mean", "test.log_likelihood.laplace.mean"
+OWN, FITTED = "test.log_likelihood.own.mean", "test.log_likelihood.fitted.mean"
 
 
 def table_of(runs_dir, name=None, **asked):
@@ -216,7 +216,7 @@ def test_an_unreadable_run_is_only_a_note(tmp_path, file, name):
     ("key", "value", "shared"),
     [
         ("evaluate__num_gap_images", 7, True),
-        ("evaluate__proposals", ["own", "laplace", "student_t"], True),
+        ("evaluate__proposals", ["own", "fitted", "student_t"], True),
         ("evaluate__num_samples", 7, False),
         ("trainer__epochs", 7, False),
     ],
@@ -224,7 +224,7 @@ def test_an_unreadable_run_is_only_a_note(tmp_path, file, name):
 def test_scores_that_do_not_change_the_metric_share_a_cell(tmp_path, key, value, shared):
     done(tmp_path, container(VAE, seed=0))
     done(tmp_path, container(VAE, seed=1, **{key: value}))
-    found = table_of(tmp_path, metric="test.log_likelihood.laplace.mean")
+    found = table_of(tmp_path, metric="test.log_likelihood.fitted.mean")
     assert [cell.n for cell in found.cells] == ([2] if shared else [1, 1])
     if key != "trainer__epochs":  # the ELBO of training depends on no scores
         assert [cell.n for cell in table_of(tmp_path, metric="validation.elbo").cells] == [2]
@@ -294,10 +294,10 @@ def test_a_copy_of_a_run_is_no_further_seed(tmp_path):
 def test_an_estimator_missing_in_one_run_stays_the_tables(tmp_path):
     paths = [done(tmp_path, container(model)) for model in (VAE, VLAE)]
     content = json.loads((paths[0] / "results.json").read_text())
-    content["test"]["log_likelihood"]["laplace"]["mean"] = None
+    content["test"]["log_likelihood"]["fitted"]["mean"] = None
     (paths[0] / "results.json").write_text(json.dumps(content))
     found = table_of(tmp_path)
-    assert found.metric == "test.log_likelihood.laplace.mean"
+    assert found.metric == "test.log_likelihood.fitted.mean"
     assert {row: cell.n for row, cell in cells(found).items()} == {"vae": 0, "vlae": 1}
 
 
@@ -329,7 +329,7 @@ def test_a_metric_that_is_no_number_is_missing_in_its_cell(tmp_path):
         for seed in (0, 1):
             path = done(tmp_path, container(model, seed=seed))
     content = json.loads((path / "results.json").read_text())
-    content["test"]["log_likelihood"]["laplace"]["mean"] = "good"
+    content["test"]["log_likelihood"]["fitted"]["mean"] = "good"
     (path / "results.json").write_text(json.dumps(content))
     found = cells(table_of(tmp_path))
     assert {name: (cell.n, cell.runs, cell.missing) for name, cell in found.items()} == {
@@ -337,7 +337,7 @@ def test_a_metric_that_is_no_number_is_missing_in_its_cell(tmp_path):
         "vlae": (1, 2, "1 done, but the metric is 'good'"),
     }
     with pytest.raises(UserError, match=f"is 'good' in {path.name}"):
-        table_of(tmp_path, where="model=vlae and seed=1", metric=LAPLACE)
+        table_of(tmp_path, where="model=vlae and seed=1", metric=FITTED)
 
 
 def test_left_out_runs_are_named(tmp_path):
@@ -425,14 +425,14 @@ def test_t_names_a_row_where_a_model_has_several(tmp_path):
 
 def test_the_default_estimator_is_one_of_all_runs(tmp_path):
     done(tmp_path, container(VAE))
-    assert table_of(tmp_path).metric == LAPLACE
+    assert table_of(tmp_path).metric == FITTED
     path = done(tmp_path, container(VLAE))
     results = json.loads((path / "results.json").read_text())
-    del results["test"]["log_likelihood"]["laplace"]
+    del results["test"]["log_likelihood"]["fitted"]
     (path / "results.json").write_text(json.dumps(results))
     assert table_of(tmp_path).metric == OWN
     assert "with each model's own q(z | x)" in table_of(tmp_path).caption
-    assert cells(table_of(tmp_path, metric=LAPLACE))["vlae"].missing == "1 done without this metric"
+    assert cells(table_of(tmp_path, metric=FITTED))["vlae"].missing == "1 done without this metric"
 
 
 @pytest.mark.slow
@@ -587,7 +587,7 @@ def test_a_run_with_fewer_images_is_named_and_not_compared(tmp_path):
     file = paths[0] / "test_log_likelihood.npz"
     np.savez(file, **{name: array[:-1] for name, array in np.load(file).items()})
     found = table_of(tmp_path)
-    because = f"it has log_likelihood_laplace of 11 images, {paths[1].name} of 12"
+    because = f"it has log_likelihood_fitted of 11 images, {paths[1].name} of 12"
     assert found.unread == ((paths[0].name, because),)
     assert cells(found)["vae"].p_value is None
 
@@ -1092,6 +1092,6 @@ def test_of_runs_that_differ_in_proposals_alone_the_one_with_the_metric_counts(t
     found = collect_runs(None, tmp_path)
     if turned:
         found = replace(found, runs=found.runs[::-1])
-    for estimator, level in (("laplace", -79.0), ("student_t", -70.0)):
+    for estimator, level in (("fitted", -79.0), ("student_t", -70.0)):
         [cell] = make_table(found, metric=f"test.log_likelihood.{estimator}.mean").cells
         assert (cell.n, round(cell.mean or 0.0)) == (1, level)

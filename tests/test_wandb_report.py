@@ -67,7 +67,7 @@ def test_a_report_has_table_curves_bars_pictures_and_commands(tmp_path, server, 
     (grid,) = blocks(report, "panel-grid")
     assert panels(grid)["Run History Line Plot"]["metrics"] == ["validation/elbo_nats"]
     assert panels(grid)["Run History Line Plot"]["xAxis"] == "epoch"
-    assert panels(grid)["Bar Chart"]["metrics"] == ["test/log_likelihood/laplace/mean"]
+    assert panels(grid)["Bar Chart"]["metrics"] == ["test/log_likelihood/fitted/mean"]
     for kind in ("Run History Line Plot", "Bar Chart"):
         assert panels(grid)[kind]["groupBy"] == "model.value.name"
     media = [p["config"]["mediaKeys"] for p in grid["metadata"]["panelBankSectionConfig"]["panels"][2:]]
@@ -80,7 +80,7 @@ def test_a_report_has_table_curves_bars_pictures_and_commands(tmp_path, server, 
     (only,) = runset["filters"]["filters"]
     assert (only["key"], only["op"], only["value"]) == ({"section": "run", "name": "group"}, "IN", ["s"])
     known = {key for run in server.runs.values() for key in run.summary}
-    assert {"test/log_likelihood/laplace/mean", "validation/elbo_nats"} <= known
+    assert {"test/log_likelihood/fitted/mean", "validation/elbo_nats"} <= known
 
 
 def test_a_second_report_replaces_only_the_first(tmp_path, server, vlae):

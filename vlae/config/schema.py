@@ -194,9 +194,10 @@ class Evaluate(Section):
         list[Literal[PROPOSALS]],  # pyright: ignore[reportInvalidTypeForm]
         AfterValidator(_distinct_proposals),
     ] = key(
-        ["own", "laplace"],
-        "proposals: own (the model's posterior), laplace (a Gaussian at the mode), student_t (the same with "
-        "heavier tails), mixture (half own, half laplace); []: nothing is scored, as evaluate=none",
+        ["own", "fitted"],
+        "proposals: own (the model's posterior), fitted (Student t fitted to p(z | x), the same for all models), "
+        "laplace (a Gaussian at the mode), student_t (the same with heavier tails), mixture (half own, half laplace); "
+        "[]: nothing is scored, as evaluate=none",
         before=["own"],
     )
     num_samples: Count = key(5000, "importance samples per test image, of each proposal")

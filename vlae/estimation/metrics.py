@@ -26,10 +26,11 @@ class Scores:
     """By the key of a part: the ``run`` that measured some of it, how many ``images``, in how many ``seconds``."""
 
     def cost(self) -> dict[str, Any]:
-        """Seconds by proposal, and of all parts of each other estimator; None: it has measured nothing."""
+        """Seconds by proposal and stage of its fit, and of each other estimator; None: it has measured nothing."""
         proposals = results_below(self.results, "proposals.")
         found: dict[str, Any] = {
-            "seconds_by_proposal": {name: each.seconds for name, each in proposals.items()}
+            "seconds_by_proposal": {name: each.seconds for name, each in proposals.items()},
+            "seconds_by_stage": {n: each.seconds_by_stage for n, each in proposals.items() if each.is_fitted},
         }
         for estimator in ESTIMATORS:
             if estimator not in ("importance", "gaps"):  # the gaps take the rest of the evaluation

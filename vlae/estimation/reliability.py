@@ -1,8 +1,10 @@
 """Reliability of estimates, and the sentences that state it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from vlae.system.console import count_of
 
 MARK = "†"
 LARGE_ERROR = 0.1
@@ -21,6 +23,8 @@ TOO_LOW = "probably too low, by more than their standard error"
 """The error of such estimates, which a few samples dominate."""
 FEW_EFFECTIVE_SAMPLES = 10
 """Effective samples of the median image below which an estimate without a known k-hat is marked."""
+STAGES = {"fit": "fitted", "longer": "with longer chains", "annealed": "annealed"}
+"""Stages of a fitted proposal, in order, and what an image is after it."""
 FEW_CHAINS = 2.0
 """Effective chains of annealed importance sampling below which one or two chains make up the average."""
 
@@ -142,6 +146,31 @@ def _warnings_by_k_hat(bad: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"({', '.join(few)}): their log-likelihood is probably underestimated"
         )
     return found
+
+
+def fit_in_words(proposal: str, value: Callable[[str], Any]) -> str:
+    """The stages of a fitted proposal, with images and seconds, and the images that it leaves unreliable.
+
+    value: the metrics of a run by their names, None where there is none; empty if the proposal was not fitted.
+
+    >>> about = "test.log_likelihood.fitted.{}".format
+    >>> metrics = {about("stages.fit"): 9, about("components_mean"): 1.5, "cost.seconds_by_stage.fitted.fit": 2.0}
+    >>> fit_in_words("fitted", metrics.get)
+    '1.5 modes per image; 9 images fitted in 2.0 s'
+    """
+    about, done = f"test.log_likelihood.{proposal}.", []
+    for stage, what in STAGES.items():
+        if images := value(f"{about}stages.{stage}"):
+            number = images if done else count_of(images, "image")
+            done.append(f"{number} {what} in {value(f'cost.seconds_by_stage.{proposal}.{stage}'):.1f} s")
+    if not done:
+        return ""
+    parts = [f"{value(f'{about}components_mean'):.1f} modes per image", ", ".join(done)]
+    if bad := value(f"{about}unreliable_images.number"):
+        positions = value(f"{about}unreliable_images.positions")
+        more = ", ..." if bad > positions.count(",") + 1 else ""
+        parts.append(f"k-hat is still bad on {count_of(bad, 'image')}: {positions}{more}")
+    return "; ".join(parts)
 
 
 def why_worse_than_noise(best_epoch: float | None, epochs: float | None) -> str:

@@ -13,6 +13,7 @@ from vlae.estimation.reliability import (
     common_proposal,
     doubtful,
     error_of,
+    fit_in_words,
     marks_of,
     proposals_of,
     reliability_warnings,
@@ -147,13 +148,17 @@ def estimator_tables(results: dict[str, Any]) -> Iterator[Table]:
         shown = [estimator_rows(p, seconds.get(name), marks.get(name, "")) for name, p in some.items()]
         for label in shown[0]:
             table.add_row(label, *(texts[label] for texts in shown))
-        unsettled = [
-            f"{name}: the search for the mode did not settle for {search['unconverged']} images"
-            for name, p in some.items()
-            if (search := p.get("mode_search")) and search["unconverged"]
-        ]
-        table.caption = "\n".join(unsettled) or None
+        table.caption = "\n".join(_search_notes(some, results)) or None
         yield table
+
+
+def _search_notes(proposals: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any]) -> Iterator[str]:
+    """How the search for the mode ended where it did not settle; the stages of a fit, and what remains unreliable."""
+    for name, p in proposals.items():
+        if (search := p.get("mode_search")) and search["unconverged"]:
+            yield f"{name}: the search for the mode did not settle for {search['unconverged']} images"
+        if fit := fit_in_words(name, flat(results).get):
+            yield f"{name}: {fit}"
 
 
 def estimator_rows(p: dict[str, Any], seconds: float | None, mark: str = "") -> dict[str, str]:

@@ -23,7 +23,7 @@ class Metric(NamedTuple):
 
 
 PARTS = {
-    "<estimator>": "own, laplace or another one of evaluate.proposals: what importance samples are drawn from",
+    "<estimator>": "own, fitted or another one of evaluate.proposals: what importance samples are drawn from",
     "<posterior>": "own, the model's q(z | x); or fitted, the weighted samples of the fitted proposal",
     "<set>": "validation, or test with trainer.selection=test",
     "<t>": "0, 1, 2, ...",
@@ -108,6 +108,12 @@ mode_search.steps_max     steps    .   steps of the longest search
 mode_search.converged     images   .   searches that converged
 mode_search.stalled       images   .   searches that found no better point
 mode_search.unconverged   images   .   searches that ended at the limit of steps
+components_mean           -        .   modes of an image that the proposal fitted has found, mean
+stages.fit                images   .   images that were fitted, all of them
+stages.longer             images   .   those whose pilot had a bad k-hat: longer chains around more modes
+stages.annealed           images   .   those whose pilot still had one: annealed samples
+unreliable_images.number  images   -   images with a bad k-hat after all stages
+unreliable_images.positions  text  .   the positions of the first 20 of these in the test set, from 0
 [test.log_likelihood.ais.]
 mean                 nats     +±  log-likelihood by annealed importance sampling, first images
 mean_in_model_space  nats     +   without the Jacobian of the logit transform
@@ -149,6 +155,9 @@ seconds_per_epoch                s        -   training, per epoch
 evaluate_seconds                 s        -   evaluation
 evaluate_seconds_taken_over      s        .   its part that other runs have computed
 seconds_by_proposal.<estimator>  s        -   evaluation by this estimator
+seconds_by_stage.<estimator>.fit       s  -   its modes, chains and pilot, before the samples that are averaged
+seconds_by_stage.<estimator>.longer    s  -   its longer chains, and their pilot
+seconds_by_stage.<estimator>.annealed  s  -   its annealed samples
 ais_seconds                      s        -   annealed importance sampling
 bracket_seconds                  s        -   the bounds of log p(x), and the calibration
 bdmc_seconds                     s        -   the bracket of the truth

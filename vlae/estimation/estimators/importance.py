@@ -55,6 +55,9 @@ EXTRA_NOISE = 10
 TENTH = 0.1
 """Nats: the standard error at which the costs of proposals are compared."""
 
+MOST_NAMED = 20
+"""Images that are named as unreliable; k-hats of all of them are in test_log_likelihood.npz."""
+
 
 @dataclass
 class Evaluation(Estimates):
@@ -104,6 +107,21 @@ class Evaluation(Estimates):
         """True if k-hat is above the limit for that number of samples; None if they are too few for a k-hat."""
         pairs = zip(self.k_hat.tolist(), self.samples.tolist(), strict=True)
         return [None if math.isnan(k) else k > unreliable_above(int(n)) for k, n in pairs]
+
+    @property
+    def stages(self) -> dict[str, Float[Tensor, " images"]]:
+        """Seconds of each stage of a fitted proposal, in order; NaN where an image did not need it."""
+        return {"fit": self.fit_seconds, "longer": self.longer_seconds, "annealed": self.annealed_seconds}
+
+    @property
+    def seconds_by_stage(self) -> dict[str, float]:
+        """The time of all images in each stage."""
+        return {name: seconds.nansum().item() for name, seconds in self.stages.items()}
+
+    @property
+    def is_fitted(self) -> bool:
+        """True if the proposal was made in these stages."""
+        return not self.components.isnan().any()
 
 
 @dataclass(frozen=True)
@@ -273,6 +291,8 @@ def proposal_metrics(evaluation: Evaluation, log_jacobian: Values, num_samples: 
     }
     if not evaluation.steps.isnan().any():
         found["mode_search"] = mode_search_metrics(evaluation)
+    if evaluation.is_fitted:
+        found |= fit_metrics(evaluation)
     return found
 
 
@@ -297,6 +317,20 @@ def mode_search_metrics(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def fit_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """Modes, the number of images that reached each stage, and the images left unreliable.
+
+    ``positions`` names the first ``MOST_NAMED`` of these, as text. Seconds of stages are no metrics of the test set,
+    see `Evaluation.seconds_by_stage`.
+    """
+    bad = [str(position) for position, doubt in enumerate(evaluation.unreliable) if doubt]
+    return {
+        "components_mean": evaluation.components.mean().item(),
+        "stages": {name: int((~seconds.isnan()).sum()) for name, seconds in evaluation.stages.items()},
+        "unreliable_images": {"number": len(bad), "positions": ", ".join(bad[:MOST_NAMED]) or None},
+    }
+
+
 def proposals_beside(other: Any, proposals: Mapping[str, Evaluation], log_jacobian: Values) -> dict[str, Any]:
     """Each proposal on the images of another estimator, the first that the proposals have.
 
@@ -315,6 +349,8 @@ def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
 
     Also ``block_error``, ``rise`` and ``rise_before``, from which `estimator_error` follows for any images together.
     Those of the proposal ``own`` have these names, those of others end in theirs: ``log_likelihood_laplace``.
+    A fitted proposal has ``components`` as well, its number of modes, and ``stage``: 0 where the first fit sufficed, 1
+    after longer chains, 2 for annealed samples.
     """
     found: dict[str, Tensor] = {}
     for proposal, evaluation in results_below(results, "proposals.").items():
@@ -323,4 +359,8 @@ def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
         found[f"elbo{end}"] = evaluation.elbo + subject.log_jacobian
         for name in ("ess", "k_hat", "samples", "block_error", "rise", "rise_before"):
             found[f"{name}{end}"] = getattr(evaluation, name)
+        if evaluation.is_fitted:
+            later = list(evaluation.stages.values())[1:]
+            found[f"components{end}"] = evaluation.components
+            found[f"stage{end}"] = sum((~seconds.isnan()).double() for seconds in later)
     return found

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from vlae.estimation.reliability import MARK
+from vlae.estimation.reliability import MARK, fit_in_words
 from vlae.experiment.summary import NOT_SCORED, with_error
 from vlae.report.metric_values import MEAN, UNRELIABLE, VALIDATION, of_estimator, what_and_estimator
 from vlae.report.names import group_name, word
@@ -75,6 +75,8 @@ def _rows_of_metrics(run: Run) -> Iterator[tuple[str, str]]:
     for what, name in map(what_and_estimator, run.metrics or ()):
         if what == MEAN:
             yield f"log-likelihood, {name}", _estimate(run, name)
+            if fit := fit_in_words(name, run.value):
+                yield f"{name}, stages", fit
     for each in coverage_of([run]):
         share = with_error(each.share, each.standard_error)
         yield (

@@ -43,6 +43,7 @@ FILLED = ("full", "none", "left", "right", "bottom", "top")
 """Markers of the same model with other settings, such as VLAE with T = 1, 2, 4, 8."""
 PROPOSALS: dict[str, tuple[Dashes, str]] = {
     "own": ((0, None), "full"),
+    "fitted": ((0, (8, 2)), "top"),
     "laplace": ((0, (4, 1.5)), "none"),
     "student_t": ((0, (1, 1.2)), "left"),
     "mixture": ((0, (5, 1.5, 1, 1.5)), "right"),

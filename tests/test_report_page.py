@@ -327,6 +327,23 @@ def test_what_a_run_took_over_is_not_counted_as_its_computation(tmp_path):
 
 
 @pytest.mark.slow
+def test_details_show_the_stages_of_a_fit(tmp_path):
+    """The same words as in the summary of the run."""
+    file = done(tmp_path, container(VAE)) / "results.json"
+    results = json.loads(file.read_text())
+    fit = {"components_mean": 1.5, "stages": {"fit": 12, "longer": 2, "annealed": 1}}
+    fit["unreliable_images"] = {"number": 1, "positions": "7"}
+    results["test"]["log_likelihood"]["fitted"] |= fit
+    results["cost"]["seconds_by_stage"] = {"fitted": {"fit": 3.0, "longer": 1.0, "annealed": 2.0}}
+    file.write_text(json.dumps(results))
+    [detail] = content_of(tmp_path).details
+    assert dict(detail.metrics)["fitted, stages"] == (
+        "1.5 modes per image; 12 images fitted in 3.0 s, 2 with longer chains in 1.0 s, 1 annealed in 2.0 s; "
+        "k-hat is still bad on 1 image: 7"
+    )
+
+
+@pytest.mark.slow
 def test_varied_settings_have_one_row_each(tmp_path):
     for lr in (1e-3, 1e-4):
         done(tmp_path, container(VAE, optimizer__lr=lr))

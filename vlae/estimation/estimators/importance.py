@@ -360,7 +360,7 @@ def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
         for name in ("ess", "k_hat", "samples", "block_error", "rise", "rise_before"):
             found[f"{name}{end}"] = getattr(evaluation, name)
         if evaluation.is_fitted:
-            later = list(evaluation.stages.values())[1:]
+            reached = torch.stack([~seconds.isnan() for seconds in evaluation.stages.values()])
             found[f"components{end}"] = evaluation.components
-            found[f"stage{end}"] = sum((~seconds.isnan()).double() for seconds in later)
+            found[f"stage{end}"] = reached.sum(0) - 1
     return found

@@ -111,7 +111,7 @@ mode_search.unconverged   images   .   searches that ended at the limit of steps
 components_mean           -        .   modes of an image that the proposal fitted has found, mean
 stages.fit                images   .   images that were fitted, all of them
 stages.longer             images   .   those whose pilot had a bad k-hat: longer chains around more modes
-stages.annealed           images   .   those whose pilot still had one: annealed samples
+stages.annealed           images   .   those with a bad k-hat after that: annealed samples
 unreliable_images.number  images   -   images with a bad k-hat after all stages
 unreliable_images.positions  text  .   the positions of the first 20 of these in the test set, from 0
 [test.log_likelihood.ais.]

@@ -114,6 +114,14 @@ class Evaluation(Estimates):
         return {"fit": self.fit_seconds, "longer": self.longer_seconds, "annealed": self.annealed_seconds}
 
     @property
+    def last_stage(self) -> Float[Tensor, " images"]:
+        """The position of the last stage that each image reached; one may be left out before it."""
+        last = torch.full_like(self.fit_seconds, math.nan)
+        for position, seconds in enumerate(self.stages.values()):
+            last[~seconds.isnan()] = position
+        return last
+
+    @property
     def seconds_by_stage(self) -> dict[str, float]:
         """The time of all images in each stage."""
         return {name: seconds.nansum().item() for name, seconds in self.stages.items()}
@@ -360,7 +368,6 @@ def arrays(results: Mapping[str, Any], subject: Subject) -> dict[str, Tensor]:
         for name in ("ess", "k_hat", "samples", "block_error", "rise", "rise_before"):
             found[f"{name}{end}"] = getattr(evaluation, name)
         if evaluation.is_fitted:
-            reached = torch.stack([~seconds.isnan() for seconds in evaluation.stages.values()])
             found[f"components{end}"] = evaluation.components
-            found[f"stage{end}"] = reached.sum(0) - 1
+            found[f"stage{end}"] = evaluation.last_stage
     return found

@@ -26,7 +26,8 @@ from vlae.runs.directory import RunDirectory
 
 TINY = (
     "dataset.sizes.latent_dim=3", "dataset.sizes.hidden_dims=[6,5]", "optimizer.lr=0.1", "trainer.batch_size=100",
-    "evaluate.num_samples=9", "evaluate.num_gap_images=0", "evaluate.num_images=10", "tracker=none", "num_threads=1",
+    "evaluate.num_samples=9", "evaluate.num_gap_images=0", "evaluate.bracket.num_images=0", "evaluate.num_images=10",
+    "tracker=none", "num_threads=1",
 )  # fmt: skip
 OFTEN = "trainer.checkpoint_every=0.000001"
 ASKED = 4

@@ -29,6 +29,7 @@ from vlae.experiment.summary import run_summary, uniform_distance
 from vlae.models.vae import VAE
 from vlae.models.vlae import VLAE
 from vlae.nn.networks import Decoder
+from vlae.report.html.details import metrics_in_words
 from vlae.report.sources.run_directories import collect_runs
 from vlae.seeding import generator
 
@@ -160,6 +161,11 @@ def test_weighted_ranks_are_uniform_where_no_gaussian_is_exact():
     assert min(kstest(values, "uniform").pvalue for values in found) > 0.001
     missed = (weights.log_mean - log_p).abs() > 5 * weights.standard_error + 1e-6
     assert missed.double().mean() < 0.02  # all starts of one image in 128 lie on the same side
+    both = around_modes(group, (1, -1))
+    lopsided = both.with_parameters(
+        both.log_weights + torch.tensor([0.0, -1.5]).double(), both.mu, both.cholesky
+    )
+    assert min(kstest(values, "uniform").pvalue for values in weighted_ranks(group, lopsided, z)[0]) > 0.001
     missed, _ = weighted_ranks(group, around_modes(group, (1,)), z)
     assert kstest(missed.rank, "uniform").pvalue < 1e-6
 
@@ -387,6 +393,15 @@ def test_a_run_without_a_bracket_says_nothing_of_it(finished, tmp_path, capsys):
     text = printed(results, capsys)
     assert "Bounds of log p(x)" not in text
     assert "Calibration" not in text
+
+
+def test_the_report_has_the_calibration_among_the_details_of_a_run(finished):
+    run = collect_runs(None, finished[1].parent).runs[0]
+    rows = dict(metrics_in_words(run))
+    for name, section in finished[0]["test"]["bracket"]["calibration"].items():
+        share, error = section["coverage_90"], section["coverage_90_standard_error"]
+        expected = f"{share:.2f} ± {error:.2f} of images drawn from the model"
+        assert rows[f"true z in the 90 % region, {name}"] == expected
 
 
 def test_a_table_has_the_calibration_of_the_run(finished, command):

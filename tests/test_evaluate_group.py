@@ -21,6 +21,7 @@ BESIDE = (
     ("evaluate.num_gap_images", "0", "5"),
     ("evaluate.ais.num_images", "0", "5"),
     ("evaluate.bdmc", "false", "true"),
+    ("evaluate.bracket.num_images", "0", "5"),
 )
 """Keys of measurements beside the proposals, off and on."""
 
@@ -140,7 +141,7 @@ def test_a_wrong_choice_is_one_problem_with_the_choices(word, said):
     assert said in problem
 
 
-@pytest.mark.parametrize("on", list(itertools.product([False, True], repeat=3)))
+@pytest.mark.parametrize("on", list(itertools.product([False, True], repeat=len(BESIDE))))
 def test_nothing_is_scored_only_if_nothing_else_is_measured(on):
     asked = [
         f"{key}={value if on_key else off}" for (key, off, value), on_key in zip(BESIDE, on, strict=True)

@@ -137,7 +137,11 @@ def mixture(components: Components, fits: Fits, images: int) -> StudentTMixture:
 
 
 def has_heavy_tail(group: DecoderGroup, q: StudentTMixture, effort: Effort) -> Bool[Tensor, " batch"]:
-    """True if the k-hat of PILOT samples is above its limit."""
+    """True if the k-hat of PILOT samples is above its limit, and fewer than half of them are effective.
+
+    k-hat takes nearly equal weights, which have an upper limit, for a heavy tail; such samples are good as they are.
+    """
     sources = group.sources(f"{effort.name} pilot")
     weights = draw_log_weights(q, group.scorer, group.x, sources, PILOT, group.at_once)
-    return weights.unreliable.to(group.x.device)
+    few = weights.effective_sample_size < PILOT / 2
+    return (weights.unreliable & few).to(group.x.device)

@@ -258,7 +258,7 @@ def assert_equal(ours, expected, images=slice(None)):
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    monkeypatch.setattr(brackets, "images_at_once", lambda device: 2)
+    monkeypatch.setattr(brackets, "GROUP", 2)
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_more_images_take_over_the_first_ones(small_groups):
 def test_an_image_has_almost_the_same_bounds_in_any_group(monkeypatch):
     """Moves magnify rounding, which depends on the group's size: in float64 the others' images do not matter."""
     together = measured(subject_of(VAE, 5))
-    monkeypatch.setattr(brackets, "images_at_once", lambda device: 1)
+    monkeypatch.setattr(brackets, "GROUP", 1)
     alone = measured(subject_of(VAE, 5))
     for key, result in together.items():
         for name in NUMBERS:

@@ -16,7 +16,7 @@ from vlae.seeding import image_noise
 
 DISTRIBUTIONS, LEAPFROG, PILOT_CHAINS = 16, 3, 16
 """T, the intermediate distributions and the last; leapfrog steps of a move; chains that find step sizes."""
-FROM_PRIOR = 50
+FROM_PRIOR = 30
 """Distributions on the way from the prior to a mode."""
 
 

@@ -19,8 +19,6 @@ CHAINS, LEAPFROG, BURN_IN, BLOCK = 16, 3, 8, 20
 GAIN, ACCEPTANCE = 0.5, 0.65
 """Change of the log step size in the burn-in, per unit of acceptance above the target; the target, at which chains of
 trained Gaussian VAEs of MNIST have the most effective draws."""
-ENOUGH = 5
-"""Effective draws per latent dimension after which a component needs no more."""
 SHRINKAGE = 2.0
 """Effective draws per latent dimension at which a covariance is half the draws', half their gradients'."""
 
@@ -46,20 +44,21 @@ def fit_components(
     x: Images,
     components: Components,
     sources: Sequence[torch.Generator],
+    draws: int,
     most_moves: int,
     progress: Callable[[], None] = lambda: None,
 ) -> Fits:
     """Fit a Gaussian to the draws of chains that start at the Laplace approximation of each component.
 
-    A component moves in its own metric and with its own source of noise, until it has ENOUGH effective draws for each
-    latent dimension, at most ``most_moves`` times. ``x`` are the images of the group.
+    A component moves in its own metric and with its own source of noise, until it has ``draws`` effective draws for
+    each latent dimension, at most ``most_moves`` times. ``x`` are the images of the group.
 
     >>> from vlae.distributions import GaussianOutput
     >>> from vlae.estimation.modes import find_components
     >>> decoder, output, x = Decoder.mlp(2, [8], 16), GaussianOutput(), torch.randn(3, 16)
     >>> modes = find_components(output, decoder, x, torch.zeros(1, 3, 2), most=1, scorer=output.scorer(decoder))
     >>> sources = [torch.Generator().manual_seed(i) for i in range(3)]
-    >>> fit_components(output, decoder, x, modes, sources, most_moves=20).mu.shape
+    >>> fit_components(output, decoder, x, modes, sources, draws=5, most_moves=20).mu.shape
     torch.Size([3, 2])
     """
     sums = DrawSums(components)
@@ -80,7 +79,7 @@ def fit_components(
             else:
                 sums.add(active, state)
         progress()
-        left = sums.effective[active] < ENOUGH * decoder.latent_dim
+        left = sums.effective[active] < draws * decoder.latent_dim
         if not left.any():
             break
         active, step, state = active[left], step[left], state.select(left)

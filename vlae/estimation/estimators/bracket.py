@@ -33,7 +33,7 @@ from vlae.estimation.per_image import (
     level,
     with_error,
 )
-from vlae.estimation.proposals.fitted import FIRST, fit, images_at_once
+from vlae.estimation.proposals.fitted import FIRST, GROUP, fit
 from vlae.estimation.proposed import DecoderGroup
 
 ROWS = 3072
@@ -86,7 +86,7 @@ def bracket(
     NonFiniteError: a bound is NaN or infinite.
     """
     model, output, decoder = subject.model, subject.model.output, subject.model.decoder
-    scorer, size = output.scorer(decoder), images_at_once(x.device)
+    scorer = output.scorer(decoder)
     chains = Chains(result.num_chains, result.num_distributions, result.num_leapfrog)
 
     def measure(group: range, progress: Advance) -> None:
@@ -110,7 +110,7 @@ def bracket(
             own = ranks_under(part, own_posterior(model, x[images], group, subject.seed), known)
             result.put(images, own_mass=own.mass, own_rank=own.rank)
 
-    in_groups(result, size, measure, report)
+    in_groups(result, GROUP, measure, report)
     return result
 
 

@@ -146,7 +146,7 @@ class Chunks:
         """Those that fit; of a proposal that is of the decoder alone, the same for every encoder and every budget."""
         if not of_decoder(proposal):
             return cls.within(memory_budget, model, num_samples, x)
-        images, width = proposal_module(proposal).images_at_once(x.device), largest_layer(model.decoder)
+        images, width = proposal_module(proposal).GROUP, largest_layer(model.decoder)
         rows = memory_budget * 2**20 // (8 * width * x.element_size())
         if x.device.type == "cpu":
             rows = min(rows, CACHED_ROWS)

@@ -25,14 +25,13 @@ from vlae.estimation.modes import Components, find_components
 from vlae.estimation.proposed import DecoderGroup, Proposed
 from vlae.seeding import image_noise
 
-GROUP_ON_CPU, GROUP = 32, 64
-"""Images at once, on a CPU and elsewhere. Moves magnify rounding, which depends on the size of the group, so that is
-the same for all models and memories."""
+GROUP = 64
+"""Images at once, for all models, memories and devices: moves magnify rounding, which depends on it."""
 DEGREES = 10
 """Degrees of freedom of each Student t; on trained models of MNIST 3 to 10 have equally good k-hats."""
 LEAST_SHARE = 0.02
 """Share of the samples that each mode gets at least."""
-PILOT = 500
+PILOT = 1000
 """Samples that decide whether an image needs more, and are then thrown away."""
 HOPELESS = 0.5
 """Share of the images of a group with a heavy tail above which longer chains are left out: a model that has hardly been
@@ -47,22 +46,20 @@ class Effort:
 
     name: str
     prior_starts: int
-    """Searches that begin at draws of the prior, beside the one at 0."""
+    """Searches that begin at draws of the prior, beside the one at 0. Half of them are the others' mirror images, so
+    that there are some on both sides of 0 in every direction."""
     annealed_starts: int
     """Searches that begin at ends of short annealing from the prior."""
     components: int
     """Most modes of an image that get chains."""
+    draws: int
+    """Effective draws per latent dimension after which chains end."""
     moves: int
     """Most moves of a chain after its burn-in."""
 
 
-FIRST, LONGER = Effort("fit", 8, 0, 4, 60), Effort("longer", 16, 8, 8, 120)
+FIRST, LONGER = Effort("fit", 8, 0, 4, 5, 60), Effort("longer", 16, 8, 6, 15, 100)
 """For all images; for those whose weights still have too heavy a tail."""
-
-
-def images_at_once(device: torch.device) -> int:
-    """Size of a group of images."""
-    return GROUP_ON_CPU if device.type == "cpu" else GROUP
 
 
 def propose_from_decoder(group: DecoderGroup) -> list[Proposed]:
@@ -110,14 +107,15 @@ def fit(group: DecoderGroup, effort: Effort) -> StudentTMixture:
     """One Student t for each mode of each image, with the mean and covariance of its chains."""
     latent = group.decoder.latent_dim
     noise = image_noise(group.sources(f"{effort.name} starts"), group.x.dtype)
-    starts = torch.cat([group.x.new_zeros(1, len(group.x), latent), noise(effort.prior_starts, latent)])
+    draws = noise(effort.prior_starts // 2, latent)
+    starts = torch.cat([group.x.new_zeros(1, len(group.x), latent), draws, -draws])
     if effort.annealed_starts:
         starts = torch.cat([starts, ends_from_prior(group, effort.annealed_starts)])
     how = group.output, group.decoder, group.x
     components = find_components(*how, starts, effort.components, group.scorer)
     group.progress()
     sources = group.sources(f"{effort.name} chains", components.images, components.ranks)
-    fits = fit_components(*how, components, sources, effort.moves, group.progress)
+    fits = fit_components(*how, components, sources, effort.draws, effort.moves, group.progress)
     return mixture(components, fits, len(group.x))
 
 

@@ -402,8 +402,8 @@ torch.save(found, sys.argv[2])
 
 @pytest.mark.slow
 def test_the_number_of_threads_changes_figures_by_rounding_alone(tmp_path):
-    """Sums of large layers are then in another order. Chains magnify that in float32: most images change by rounding, one
-    where a move is accepted that was refused by as much as its error allows."""
+    """Sums of large layers are then in another order. Chains magnify that in float32: most images change by rounding,
+    one where a move is accepted that was refused by as much as its error allows."""
     (single, double), other = (of_threads(n, tmp_path / f"{n}.pt") for n in (1, 2))
     assert_close(other[1], double)
     difference = (other[0].log_likelihood - single.log_likelihood).abs()

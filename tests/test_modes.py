@@ -8,6 +8,7 @@ from conftest import LATENT, OUTPUTS, linear, make_decoder, make_images, make_ou
 from folded import VARIANCE, folded, folded_output, log_evidence, log_sides, mode
 
 from vlae.errors import NonFiniteError
+from vlae.estimation import modes
 from vlae.estimation.modes import APART, NEGLIGIBLE, find_components
 
 SLOPES = ((1.0, 0.9), (1.0, 0.8))
@@ -104,6 +105,24 @@ def test_an_image_has_the_same_modes_alone_and_in_any_group():
         for name in ("ranks", "z", "cholesky"):
             ours, expected = getattr(alone, name), getattr(together, name)[chosen]
             torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_searches_of_a_large_decoder_go_in_parts(monkeypatch):
+    """Their Jacobians are bounded, and the modes are the same."""
+    x = images([2.0, 1.8], [0.9, 1.5], [0.1, 1.0])
+    starts, rows = numbers(20, len(x), 2, key="starts"), []
+    together, find = search(x, start=starts), modes.find_modes
+
+    def counted(output, decoder, x, start, **how):
+        rows.append(len(start))
+        return find(output, decoder, x, start, **how)
+
+    monkeypatch.setattr(modes, "find_modes", counted)
+    monkeypatch.setattr(modes, "JACOBIAN_NUMBERS", 7 * 2 * modes.largest_layer(folded(SLOPES)))
+    parts = search(x, start=starts)
+    assert max(rows) == 7 and sum(rows) > 60
+    for name in ("images", "ranks", "z", "cholesky"):
+        torch.testing.assert_close(getattr(parts, name), getattr(together, name), rtol=1e-9, atol=1e-9)
 
 
 def test_the_modes_make_up_the_likelihood():

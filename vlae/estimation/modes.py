@@ -11,7 +11,7 @@ from torch import Tensor
 from vlae.distributions.laplace import find_modes
 from vlae.distributions.outputs import OutputDistribution, Scorer
 from vlae.distributions.posteriors import LOG_2PI, Images, Points, cholesky
-from vlae.nn.networks import Decoder
+from vlae.nn.networks import Decoder, largest_layer
 
 FIRST_STEPS, LAST_STEPS = 4, 25
 """Steps of all searches; then of those that have not come near a better one of the same image."""
@@ -20,6 +20,8 @@ TOLERANCE = 0.5
 SAME, APART = 3.0, 4.0
 """Standard deviations of the Laplace approximation: searches closer than SAME become one. Modes closer than APART are
 one component, because its chains cross from one to the other."""
+JACOBIAN_NUMBERS = 2**26
+"""Most numbers in the Jacobians of the searches that go together: 256 MiB in float32."""
 NEGLIGIBLE = 8.0
 """Nats: a mode whose Laplace evidence is so far below the best one's is left out."""
 
@@ -65,10 +67,16 @@ def _search(
     output: OutputDistribution, decoder: Decoder, x: Images, start: Tensor, steps: int, scorer: Scorer
 ) -> tuple[Tensor, Float[Tensor, " rows"], Float[Tensor, "rows latent latent"]]:
     """z, the Laplace approximation of log p(x) in nats, and L with P = L L', where each search ends."""
-    modes = find_modes(output, decoder, x, start, tolerance=TOLERANCE, max_steps=steps, scorer=scorer)
-    L = cholesky(modes.precision)
-    log_volume = 0.5 * start.shape[-1] * LOG_2PI - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return modes.z, modes.value + log_volume, L
+    latent = start.shape[-1]
+    rows = max(1, JACOBIAN_NUMBERS // (latent * largest_layer(decoder)))
+    parts = [
+        find_modes(output, decoder, *part, tolerance=TOLERANCE, max_steps=steps, scorer=scorer)
+        for part in zip(x.split(rows), start.split(rows), strict=True)
+    ]
+    z, value, P = (torch.cat([getattr(part, name) for part in parts]) for name in ("z", "value", "precision"))
+    L = cholesky(P)
+    log_volume = 0.5 * latent * LOG_2PI - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return z, value + log_volume, L
 
 
 def _distinct(

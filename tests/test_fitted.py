@@ -580,6 +580,15 @@ def test_ends_of_annealed_chains_are_nearly_exact_draws():
     assert ((weights * white.square()).mean((0, 1)) - 1).abs().max() < 4.5 * (2 / 2000 / IMAGES) ** 0.5 * 1.2
 
 
+def test_annealed_samples_are_enough_for_their_error(monkeypatch):
+    """One image whose error is unknown would make that of the mean unknown."""
+    output, decoder, x, _, _ = linear_model(2)
+    heavy(monkeypatch, fit=(1,), longer=(1,))
+    found = scored(model_of(decoder, output), x, num_samples=100)
+    assert found.samples.tolist() == [100, 16]
+    assert found.estimator_error.total is not None
+
+
 @pytest.mark.slow
 def test_annealed_samples_take_all_of_theirs_where_others_have_a_target(monkeypatch):
     output, decoder, x, log_p, _ = linear_model(4)

@@ -59,4 +59,4 @@ class Proposed:
     notes: Mapping[str, Tensor] = field(default_factory=dict)
     """Numbers per image about how the proposal was found, by the names of fields of `importance.Evaluation`."""
     samples_of: int = 1
-    """It draws num_samples / samples_of, where a sample costs much more than that of others."""
+    """It draws num_samples / samples_of, where a sample costs much more than that of others; enough for their error."""

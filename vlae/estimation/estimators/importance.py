@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.estimation.log_weights import (
+    BLOCKS,
     NOISE_BLOCK,
     BlockStatistics,
     EstimatorError,
@@ -212,7 +213,10 @@ def evaluate(
             proposed = propose_for(group, *how, lambda: progress(0.0))
         for part in proposed:
             began, images = time.monotonic(), part.images.cpu() + group.start
-            weights = draw(part, images, num_samples // part.samples_of or 1)
+            fewer = max(
+                num_samples // part.samples_of, min(num_samples, BLOCKS)
+            )  # with fewer no error is known
+            weights = draw(part, images, fewer)
             result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
             result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat, **part.notes)
             blocks = weights.blocks

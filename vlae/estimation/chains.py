@@ -161,6 +161,5 @@ class DrawSums:
         latent = self._gradients.shape[-1]
         eye = torch.eye(latent, dtype=moves.dtype, device=moves.device)
         draws = CHAINS * moves
-        return torch.cholesky_inverse(
-            cholesky((draws * self._gradients / moves + latent * eye) / (draws + latent))
-        )
+        L = cholesky((draws * self._gradients / moves + latent * eye) / (draws + latent))
+        return torch.cholesky_inverse(L.cpu()).to(L.device)  # not every device implements it

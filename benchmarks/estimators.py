@@ -97,7 +97,7 @@ def _report(trained: TrainedModel, found: dict[str, Measured]) -> Table:
         "its MC error",
         "bad k-hat",
         "ESS, median",
-        "ms an image",
+        "ms per image",
         "beside own",
         BEST,
     ):

@@ -77,9 +77,9 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     one did, D, it ends D r / (1 - r) higher. r is 1/2 for weights with a variance, and 2^(1 - 1/k) for a tail of shape
     k > 1/2, so each image's rise counts r / (1 - r) times with its k-hat; and the factor is at least the one for the
     ratio of the last two rises of the mean. All three, D and both factors, are upper estimates by their spread over
-    images. Where the last rise is not smaller than the one before, new modes are still found and no end is in sight.
-    The noise of an image with a heavy tail counts 1 / (1 - k) times. An image with too few samples for a k-hat, beside
-    others with one, is taken for one with the heaviest tail.
+    images. Where the last rise, so estimated, is not smaller than the one before, new modes may still be found and no
+    end is in sight. The noise of an image with a heavy tail counts 1 / (1 - k) times. An image with too few samples for
+    a k-hat, beside others with one, is taken for one with the heaviest tail.
 
     >>> images = torch.full((100,), 0.01)
     >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)

@@ -14,7 +14,8 @@ from vlae.system.disk import RecordError
 from vlae.system.files import check_inside
 
 NAME, FORMAT = "evaluation", 5
-"""Name of the checkpoint of an evaluation; number of its format, raised where its contents change."""
+"""Name of the checkpoint of an evaluation; number of its format, raised where its contents change, or a constant of an
+estimator that is no setting: scores of other constants must not be taken over."""
 
 
 class SavedScores:

@@ -28,9 +28,12 @@ from vlae.report.html import content as shown_content
 from vlae.report.html import curves as drawn_curves
 from vlae.report.html import images
 from vlae.report.html.content import content
+from vlae.report.html.details import metrics_in_words
 from vlae.report.html.page import FILES, LICENCES, SCRIPTS, page
+from vlae.report.metric_values import metrics_of_results
 from vlae.report.plots.frame import Captioned
 from vlae.report.plots.style import on_screen, style_of
+from vlae.report.runs import Run
 from vlae.report.sources.run_directories import collect_runs
 from vlae.report.tables.formats import FORMATS
 from vlae.runs.directory import RunDirectory
@@ -340,6 +343,27 @@ def test_details_show_the_stages_of_a_fit(tmp_path):
     assert dict(detail.metrics)["fitted, stages"] == (
         "1.5 modes per image; 12 images fitted in 3.0 s, 2 with longer chains in 1.0 s, 1 annealed in 2.0 s; "
         "k-hat is still bad on 1 image: 7"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ({"total": 0.042}, ", estimator error 0.042 nats,"),
+        ({"total": None}, ", estimator error unknown,"),
+        (None, ""),
+    ],
+)
+def test_details_show_the_estimator_error(error, said):
+    proposal = {"mean": -1.5, "standard_error": 0.1, "ess_median": 90.0, "k_hat_unreliable": 0.0}
+    if error:
+        proposal["estimator_error"] = {"monte_carlo": 0.01, "bias": error["total"], **error}
+    results = {"test": {"log_likelihood": {"fitted": proposal}}, "best_epoch": 1, "epochs": 1}
+    shown = dict(metrics_in_words(Run("vae-0", "", {}, "done", "", metrics_of_results(results))))
+    assert (
+        (said in shown["log-likelihood, fitted"])
+        if said
+        else ("error" not in shown["log-likelihood, fitted"])
     )
 
 

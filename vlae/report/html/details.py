@@ -1,5 +1,6 @@
 """The configurations of a report, and the details of each run: what distinguishes it, and its metrics in words."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from vlae.experiment.summary import NOT_SCORED, with_error
 from vlae.report.metric_values import MEAN, UNRELIABLE, VALIDATION, of_estimator, what_and_estimator
 from vlae.report.names import group_name, word
 from vlae.report.runs import Run, Runs
-from vlae.report.tables.cells import coverage_of
+from vlae.report.tables.cells import coverage_of, estimator_error_of
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, differing, row_keys_of
 from vlae.system.console import duration
 
@@ -117,6 +118,8 @@ def _estimate(run: Run, name: str) -> str:
     doubt = f" {MARK}" if run.value(of_estimator(name, UNRELIABLE)) else ""
     error = run.value(of_estimator(name, "standard_error"))
     said = [f"{with_error(run.value(of_estimator(name)), error)} nats{doubt}"]
+    if (off := estimator_error_of(run, of_estimator(name))) is not None:
+        said.append(f"estimator error {'unknown' if math.isinf(off) else f'{off:.2g} nats'}")
     if (share := run.value(of_estimator(name, "k_hat_unreliable"))) is not None:
         said.append(f"bad k-hat on {share:.0%} of the images")
     if (samples := run.value(of_estimator(name, "ess_median"))) is not None:

@@ -104,7 +104,7 @@ def probabilistic_pca(x, variance=0.3):
 
 
 def path_of(output, decoder, x, chains=5, steps=4):
-    base = from_prior(output, decoder, x)
+    base = from_prior(output, decoder, x, output.scorer(decoder))
     return AnnealingPath(base, Joint(output, decoder, x, chains), output.scorer(decoder)(x), chains, steps)
 
 
@@ -234,7 +234,7 @@ def test_momentum_covariance_is_the_tempered_laplace_precision(name):
     x = images_of(name)
     output, decoder, _, _, covariance = probabilistic_pca(x)
     output = output if name == "gaussian" else output_of(name)
-    metric = from_prior(output, decoder, x)
+    metric = from_prior(output, decoder, x, output.scorer(decoder))
     P = (metric.directions * (1 + metric.curvatures).unsqueeze(-2)) @ metric.directions.mT
     for beta in (0.0, 0.3, 1.0):
         S = metric.root(beta)

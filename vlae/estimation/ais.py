@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlae.distributions.laplace import find_modes
-from vlae.distributions.outputs import OutputDistribution
+from vlae.distributions.outputs import OutputDistribution, Scorer
 from vlae.distributions.posteriors import Images, Latent, standard_normal_log_prob
 from vlae.estimation.hamiltonian import (
     FIRST_STEP,
@@ -115,7 +115,7 @@ def anneal(
 
         batch = x[images]
         path = AnnealingPath(
-            from_prior(output, decoder, batch),
+            from_prior(output, decoder, batch, scorer),
             Joint(output, decoder, batch, result.num_chains),
             scorer(batch),
             result.num_chains,
@@ -231,9 +231,9 @@ class FromPrior:
         return self.directions * (1 + beta * self.curvatures).rsqrt().unsqueeze(-2)
 
 
-def from_prior(output: OutputDistribution, decoder: Decoder, x: Images) -> FromPrior:
+def from_prior(output: OutputDistribution, decoder: Decoder, x: Images, scorer: Scorer) -> FromPrior:
     """The prior, with J'VJ at the end of the search for the mode of p(z | x) that starts at the prior's mode."""
-    modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim))
+    modes = find_modes(output, decoder, x, x.new_zeros(len(x), decoder.latent_dim), scorer=scorer)
     P = output.likelihood(decoder, x).precision(decoder.linearise(modes.z))
     h, U = torch.linalg.eigh(P.cpu())  # not every device implements it
     return FromPrior(U.to(x.device), (h - 1).clamp(min=0).to(x.device), Prior())  # negative by rounding only

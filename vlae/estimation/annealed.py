@@ -82,7 +82,7 @@ class AnnealedProposal:
 def ends_from_prior(group: DecoderGroup, chains: int) -> Points:
     """Ends of short annealing from the prior, [chains, batch, latent]: they come to modes that no search has led to."""
     joint = Joint(group.output, group.decoder, group.x, chains)
-    base = from_prior(group.output, group.decoder, group.x)
+    base = from_prior(group.output, group.decoder, group.x, group.scorer)
     path = AnnealingPath(base, joint, group.scorer(group.x), chains, LEAPFROG)
     noise = image_noise(group.sources("annealing from the prior"), group.x.dtype)
     betas = temperatures(FROM_PRIOR)

@@ -17,7 +17,7 @@ from launching import LAUNCH, Launched, run_command
 import vlae
 from vlae.config.schema import Evaluate, Trainer
 from vlae.estimation.estimators.importance import Evaluation
-from vlae.estimation.part_settings import part_settings
+from vlae.estimation.part_settings import FIT, part_settings
 from vlae.report.sources.run_directories import collect_runs
 from vlae.runs import checkpoint
 from vlae.runs.directory import RunDirectory
@@ -207,6 +207,12 @@ def test_scores_of_all_samples_are_taken_over_from_earlier_versions():
         "num_samples": 7,
         "target_standard_error": None,
     }  # as they were before there was a pilot
+
+
+def test_parts_that_begin_with_a_fit_are_not_taken_over_from_another_fit():
+    evaluate = Evaluate(proposals=["own", "laplace", "fitted"], bdmc=True)
+    fits = {key for key, settings in part_settings(evaluate).items() if settings.get("fit") == FIT}
+    assert fits == {"proposals.fitted", "bdmc.proposals.fitted", "bracket"}
 
 
 def test_force_computes_everything(tmp_path):

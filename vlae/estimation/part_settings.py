@@ -14,6 +14,10 @@ SIMULATED_IMAGES = 16
 PILOT = 300
 """Samples of an image that decide how many others are averaged, with a target; they are no part of the average."""
 
+FIT = 1
+"""Number of the way in which the proposal ``fitted`` is made: raised where a change of its code changes figures, so
+that scores of another fit are not taken over."""
+
 Settings = dict[str, Any]
 
 
@@ -62,7 +66,8 @@ def _precision(evaluate: Evaluate) -> Settings:
 
 
 def _of_proposals(evaluate: Evaluate) -> dict[str, Settings]:
-    return {f"proposals.{name}": _precision(evaluate) for name in evaluate.proposals}
+    fit = {"fitted": {"fit": FIT}}
+    return {f"proposals.{name}": _precision(evaluate) | fit.get(name, {}) for name in evaluate.proposals}
 
 
 def _of_bdmc(evaluate: Evaluate) -> dict[str, Settings]:
@@ -74,9 +79,13 @@ def _of_bdmc(evaluate: Evaluate) -> dict[str, Settings]:
     return {"bdmc.lower": chains, "bdmc.upper": chains} | by_proposals
 
 
+def _of_bracket(evaluate: Evaluate) -> dict[str, Settings]:
+    return {key: settings | {"fit": FIT} for key, settings in _of_section("bracket", evaluate).items()}
+
+
 def _of_gaps(evaluate: Evaluate) -> dict[str, Settings]:
     return {"gaps": {}} if evaluate.num_gap_images else {}
 
 
-_OWN_KEYS = {"importance": _of_proposals, "bdmc": _of_bdmc, "gaps": _of_gaps}
-"""Estimators whose keys stand in the section ``evaluate`` itself."""
+_OWN_KEYS = {"importance": _of_proposals, "bdmc": _of_bdmc, "bracket": _of_bracket, "gaps": _of_gaps}
+"""Estimators whose keys stand in the section ``evaluate`` itself, or that start from a fit."""

@@ -62,7 +62,7 @@ class Subject:
     def options(self, key: str) -> dict[str, Any]:
         """The settings of a part that its estimator takes; it knows the others by itself."""
         settings = settings_of(self.evaluate, key)
-        return {name: value for name, value in settings.items() if name not in ("images", "pilot")}
+        return {name: value for name, value in settings.items() if name not in ("images", "pilot", "fit")}
 
     def part(
         self,

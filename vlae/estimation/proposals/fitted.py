@@ -6,6 +6,8 @@ drawn: E w = p(x) holds exactly, whatever the chains did.
 
 An image whose weights still have too heavy a tail, by a pilot run that is thrown away, gets longer chains around more
 modes; if that does not help, its samples are annealed from there to p(z | x).
+
+A change of these constants, or of those of modes, chains and annealing, raises `vlae.estimation.part_settings.FIT`.
 """
 
 import math

@@ -487,16 +487,18 @@ def test_the_size_of_the_pilot_changes_no_figure(monkeypatch):
 # --- more effort for some images ---------------------------------------------------------------------------------
 
 
-def heavy(monkeypatch, *, fit=(), longer=()):
+def heavy(monkeypatch, *, fit=(), longer=(), hopeless=()):
     """These images of the test set count as heavy-tailed after an effort; the fits and their pilots stay."""
-    original, where = fitted.has_heavy_tail, {FIRST.name: fit, LONGER.name: longer}
+    original, where = fitted.judge, {FIRST.name: fit, LONGER.name: longer}
 
-    def has_heavy_tail(group, q, effort):
-        assert original(group, q, effort).shape == (len(group.x),)
-        return torch.tensor([position in where[effort.name] for position in group.positions])
+    def judge(group, q, effort):
+        assert original(group, q, effort)[0].shape == (len(group.x),)
+        return tuple(
+            torch.tensor([position in some for position in group.positions])
+            for some in (where[effort.name], hopeless)
+        )
 
-    monkeypatch.setattr(fitted, "has_heavy_tail", has_heavy_tail)
-    monkeypatch.setattr(fitted, "HOPELESS", 1.0)
+    monkeypatch.setattr(fitted, "judge", judge)
 
 
 def test_heavy_tails_get_the_longer_fit_and_then_annealed_samples(monkeypatch):
@@ -515,6 +517,15 @@ def test_heavy_tails_get_the_longer_fit_and_then_annealed_samples(monkeypatch):
     assert_right(found, log_p)
 
 
+def test_a_hopeless_image_is_annealed_without_a_longer_fit(monkeypatch):
+    output, decoder, x, log_p, _ = linear_model(6)
+    heavy(monkeypatch, fit=(1, 3, 4), hopeless=(3, 4))
+    found = scored(model_of(decoder, output), x)
+    assert (~found.longer_seconds.isnan()).nonzero().flatten().tolist() == [1]
+    assert (~found.annealed_seconds.isnan()).nonzero().flatten().tolist() == [3, 4]
+    assert_right(found, log_p)
+
+
 @pytest.mark.slow
 def test_an_image_has_its_own_noise_in_every_effort(monkeypatch):
     """What is left of a group keeps its positions: the figures of an image are those of it among others."""
@@ -528,14 +539,16 @@ def test_an_image_has_its_own_noise_in_every_effort(monkeypatch):
 
 
 def test_a_tail_that_is_heavy_is_seen():
-    """A proposal far too narrow."""
+    """A proposal that is too narrow for most images; one that is far too narrow is hopeless."""
     output, decoder, x, _, exact = linear_model(8)
     group = group_of(output, decoder, x)
     L = torch.linalg.cholesky(exact.precision_matrix).expand(8, LATENT, LATENT)
-    for scale, seen in ((1.0, False), (6.0, True)):
+    for scale, seen, lost in ((1.0, False, False), (2.5, True, False), (100.0, True, True)):
         q = StudentTMixture(torch.zeros(8, 1).double(), exact.mean[:, None], (scale * L)[:, None], 10)
         with torch.no_grad():
-            assert (fitted.has_heavy_tail(group, q, FIRST) == seen).all()
+            heavy_tail, hopeless = fitted.judge(group, q, FIRST)
+        assert heavy_tail.double().mean().round() == seen
+        assert hopeless.double().mean().round() == lost
 
 
 @pytest.mark.slow

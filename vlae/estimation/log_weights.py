@@ -13,7 +13,7 @@ from vlae.distributions.posteriors import Images, Posterior, require_family_memb
 from vlae.estimation.estimator_error import BLOCKS, BlockStatistics, block_statistics
 from vlae.estimation.estimator_error import EstimatorError as EstimatorError
 from vlae.estimation.estimator_error import estimator_error as estimator_error
-from vlae.estimation.pareto import k_hat, tail_length, unreliable_above
+from vlae.estimation.pareto import is_heavy, k_hat, tail_length
 from vlae.estimation.part_settings import PILOT
 from vlae.seeding import image_noise
 from vlae.system.console import note_progress
@@ -100,9 +100,9 @@ class LogWeights:
 
     @property
     def unreliable(self) -> Bool[Tensor, " images"]:
-        """True if k-hat is above its limit for that number of samples."""
-        limits = torch.tensor([unreliable_above(n) for n in self.count.tolist()], dtype=torch.float64)
-        return self.k_hat > limits
+        """True if they have too heavy a tail, see ``vlae.estimation.pareto.is_heavy``."""
+        images = zip(*(v.tolist() for v in (self.k_hat, self.effective_sample_size, self.count)), strict=True)
+        return torch.tensor([is_heavy(k, effective, n) for k, effective, n in images])
 
 
 def log_mean_standard_error(

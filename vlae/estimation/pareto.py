@@ -30,6 +30,17 @@ def unreliable_above(num_samples: int) -> float:
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else 0.0
 
 
+def is_heavy(k_hat: float, effective: float, num_samples: int) -> bool:
+    """True if weights have too heavy a tail: k-hat is above its limit, and fewer than half of the samples effective.
+
+    k-hat takes nearly equal weights, which have an upper limit, for a heavy tail; such samples are good as they are.
+
+    >>> is_heavy(0.8, 200.0, 5000), is_heavy(0.8, 4000.0, 5000)
+    (True, False)
+    """
+    return k_hat > unreliable_above(num_samples) and effective < num_samples / 2
+
+
 def k_hat(largest: Float64[ndarray, "tail images"]) -> Float64[ndarray, " images"]:
     """The shape k of the generalised Pareto tail of each image's weights.
 

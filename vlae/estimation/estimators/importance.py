@@ -22,7 +22,7 @@ from vlae.estimation.log_weights import (
     log_mean_standard_error,
     samples_by_pilot,
 )
-from vlae.estimation.pareto import unreliable_above
+from vlae.estimation.pareto import is_heavy, unreliable_above
 from vlae.estimation.parts import Part, Subject, results_below
 from vlae.estimation.per_image import (
     Advance,
@@ -105,9 +105,9 @@ class Evaluation(Estimates):
 
     @property
     def unreliable(self) -> list[bool | None]:
-        """True if k-hat is above the limit for that number of samples; None if they are too few for a k-hat."""
-        pairs = zip(self.k_hat.tolist(), self.samples.tolist(), strict=True)
-        return [None if math.isnan(k) else k > unreliable_above(int(n)) for k, n in pairs]
+        """True if the weights have too heavy a tail, see `is_heavy`; None if they are too few for a k-hat."""
+        images = zip(self.k_hat.tolist(), self.ess.tolist(), self.samples.tolist(), strict=True)
+        return [None if math.isnan(k) else is_heavy(k, effective, int(n)) for k, effective, n in images]
 
     @property
     def stages(self) -> dict[str, Float[Tensor, " images"]]:
@@ -223,7 +223,7 @@ def evaluate(
             result.put(images, block_error=blocks.error, rise=blocks.rise, rise_before=blocks.rise_before)
             if part.samples_of > 1:
                 seconds = (time.monotonic() - began) / len(images)
-                result.put(images, annealed_seconds=torch.full((len(images),), seconds))
+                result.put(images, annealed_seconds=part.notes["annealed_seconds"] + seconds)
         values = result.log_likelihood[group.start : group.stop] + result.elbo[group.start : group.stop]
         check_finite(values, group, "the log-likelihood of test image")
 

@@ -35,9 +35,9 @@ LEAST_SHARE = 0.02
 """Share of the samples that each mode gets at least."""
 PILOT = 1000
 """Samples that decide whether an image needs more, and are then thrown away."""
-HOPELESS = 0.5
-"""Share of the images of a group with a heavy tail above which longer chains are left out: a model that has hardly been
-trained has posteriors that no few Student t resemble, and annealing alone costs half as much."""
+HOPELESS = 30
+"""Effective samples of the pilot below which longer chains are left out: a model that has hardly been trained has
+posteriors that no few Student t resemble, and annealing alone costs half as much."""
 ANNEALED_SAMPLES_OF = 10
 """An annealed sample costs about as much as so many others; so many fewer are drawn."""
 
@@ -67,11 +67,11 @@ FIRST, LONGER = Effort("fit", 8, 0, 4, 5, 60), Effort("longer", 16, 8, 6, 15, 10
 def propose_from_decoder(group: DecoderGroup) -> list[Proposed]:
     """The proposals of a group's images: of most after the first effort."""
     found = Found(group)
-    left, q = found.fit(torch.arange(len(group.x), device=group.x.device), FIRST)
-    if 0 < len(left) <= HOPELESS * len(group.x):
-        left, q = found.fit(left, LONGER)
-    if len(left):
-        found.add(left, AnnealedProposal(group.select(left), q), samples_of=ANNEALED_SAMPLES_OF)
+    left, q, hopeless = found.fit(torch.arange(len(group.x), device=group.x.device), FIRST)
+    found.anneal(left[hopeless], q.select(hopeless))
+    if len(left := left[~hopeless]):
+        left, q, _ = found.fit(left, LONGER)
+        found.anneal(left, q)
     return found.proposed
 
 
@@ -80,22 +80,33 @@ class Found:
 
     def __init__(self, group: DecoderGroup) -> None:
         self.group, self.proposed = group, list[Proposed]()
-        names = ("components", *(f"{effort.name}_seconds" for effort in (FIRST, LONGER)))
+        names = ("components", "fit_seconds", "longer_seconds", "annealed_seconds")
         self._notes = {name: torch.full((len(group.x),), math.nan) for name in names}
 
     def fit(
         self, images: Int[Tensor, " some"], effort: Effort
-    ) -> tuple[Int[Tensor, " left"], StudentTMixture]:
-        """Propose what is fitted for these images, unless their weights have too heavy a tail; these are left."""
+    ) -> tuple[Int[Tensor, " left"], StudentTMixture, Bool[Tensor, " left"]]:
+        """Propose what is fitted for these images, unless their weights have too heavy a tail.
+
+        Returns those that are left, what is fitted for them, and which of them are hopeless.
+        """
         group, began = self.group.select(images), time.monotonic()
         q = fit(group, effort)
-        left = has_heavy_tail(group, q, effort)
+        left, hopeless = judge(group, q, effort)
         self._notes["components"][images.cpu()] = q.components.cpu().float()
         self._notes[f"{effort.name}_seconds"][images.cpu()] = (time.monotonic() - began) / len(images)
         for same in q.components.unique():
             chosen = ~left & (q.components == same)
             self.add(images[chosen], q.select(chosen))
-        return images[left], q.select(left)
+        return images[left], q.select(left), hopeless[left]
+
+    def anneal(self, images: Int[Tensor, " some"], q: StudentTMixture) -> None:
+        """Propose ends of annealing from q for these images, if there are any."""
+        if len(images):
+            began = time.monotonic()
+            annealed = AnnealedProposal(self.group.select(images), q)
+            self._notes["annealed_seconds"][images.cpu()] = (time.monotonic() - began) / len(images)
+            self.add(images, annealed, samples_of=ANNEALED_SAMPLES_OF)
 
     def add(self, images: Int[Tensor, " some"], q: Posterior, samples_of: int = 1) -> None:
         """Propose q for these images, if there are any."""
@@ -136,12 +147,11 @@ def mixture(components: Components, fits: Fits, images: int) -> StudentTMixture:
     return StudentTMixture(log_weights, mu, L, DEGREES)
 
 
-def has_heavy_tail(group: DecoderGroup, q: StudentTMixture, effort: Effort) -> Bool[Tensor, " batch"]:
-    """True if the k-hat of PILOT samples is above its limit, and fewer than half of them are effective.
-
-    k-hat takes nearly equal weights, which have an upper limit, for a heavy tail; such samples are good as they are.
-    """
+def judge(
+    group: DecoderGroup, q: StudentTMixture, effort: Effort
+) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """The images whose weights have too heavy a tail, and those among them that are hopeless, by a pilot."""
     sources = group.sources(f"{effort.name} pilot")
-    weights = draw_log_weights(q, group.scorer, group.x, sources, PILOT, group.at_once)
-    few = weights.effective_sample_size < PILOT / 2
-    return (weights.unreliable & few).to(group.x.device)
+    pilot = draw_log_weights(q, group.scorer, group.x, sources, PILOT, group.at_once)
+    heavy, few = pilot.unreliable, pilot.effective_sample_size < HOPELESS
+    return heavy.to(group.x.device), (heavy & few).to(group.x.device)

@@ -176,8 +176,10 @@ def _doubt(metric: str, cells: Sequence[Cell]) -> str:
     if errors:
         beside = "more than a quarter of the smallest difference that the column claims"
         claim = f", {beside}" if min(errors) <= LARGE_ERROR else ""
-        command = remedy(what_and_estimator(metric)[1], "SWEEP-or-RUN")
-        parts.append(f"these estimates {too_low(errors)}{claim}; {command} lowers this")
+        estimator = what_and_estimator(metric)[1]
+        command = remedy(estimator, "SWEEP-or-RUN")
+        effect = "lowers this" if estimator == "fitted" else "estimates them by the fitted proposal"
+        parts.append(f"these estimates {too_low(errors)}{claim}; {command} {effect}")
     return "; ".join(parts)
 
 

@@ -92,10 +92,17 @@ def _mean(rates: Sequence[Rates], name: str) -> float:
 
 
 def _size(part: str, container: Mapping[str, Any], images: float) -> float:
-    """The number of samples of a part for all its images, with its fit. images: of the whole test set."""
+    """The number of samples of a part for all its images, with its fit. images: of the whole test set.
+
+    A gradient takes as long as two samples. A bracket is of test images and of as many drawn from the model.
+    """
     if part.startswith("proposals."):
         samples = container["evaluate"]["num_samples"] + (FIT if part == "proposals.fitted" else 0)
         return samples * float(container["evaluate"]["num_images"] or images)
+    if part == "bracket":
+        chains = container["evaluate"]["bracket"]
+        gradients = 2 * chains["num_chains"] * chains["num_distributions"] * chains["num_leapfrog"]
+        return 2 * min(images, chains["num_images"]) * (FIT + 2 * gradients)
     return float(container["evaluate"]["num_gap_images"]) if part == "gaps" else 1.0
 
 
@@ -119,7 +126,8 @@ def _rates(results: Mapping[str, Any], container: Mapping[str, Any]) -> Rates:
     others = sum(by_proposal.values())
     for name in ESTIMATORS:
         if seconds := cost.get(f"{name}_seconds"):
-            found["bdmc.lower" if name == "bdmc" else name] = seconds  # of all its parts
+            part = "bdmc.lower" if name == "bdmc" else name  # of all its parts
+            found[part] = seconds / _size(part, container, images)
             others += seconds
     if measured := _size("gaps", container, images):
         found["gaps"] = max(0.0, cost["evaluate_seconds"] - others) / measured

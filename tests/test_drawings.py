@@ -622,7 +622,7 @@ def test_the_caption_is_a_file_and_metadata(figure_command, tmp_path, suffix):
     _, others, _ = texts(figure)
     assert not any("log-likelihood in nats" in text for text, _ in others)
     assert figure.caption.startswith(
-        "Test log-likelihood in nats per image (higher is better), estimated with a Laplace proposal"
+        "Test log-likelihood in nats per image (higher is better), estimated with a proposal fitted to p(z | x)"
     )
     figure_command("v", "cost", "--out", file)
     first, _, *rest = (tmp_path / "a.caption.tex").read_text().splitlines()

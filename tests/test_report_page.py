@@ -217,7 +217,8 @@ def test_the_best_model_has_its_estimator_and_its_equals(tmp_path):
     best, other = ("HF", "VLAE") if "HF is best" in verdict.sentence else ("VLAE", "HF")
     assert re.fullmatch(rf"digits, Gaussian: {best} is best with \d\.\d\d ± 0\.\d\d\.", verdict.sentence)
     assert (
-        "Test log-likelihood with a Laplace proposal; 3 seeds, mean ± standard error." in verdict.explanation
+        "Test log-likelihood with a proposal fitted to p(z | x); 3 seeds, mean ± standard error."
+        in verdict.explanation
     )
     assert re.search(
         rf"Not significantly worse: {other} \(\d\.\d\d ± 0\.\d\d, p = [\d.]+\)", verdict.explanation
@@ -427,7 +428,7 @@ def _without_images(runs_dir):
         (_reliable, []),
         (
             lambda d: [done(d, container(VAE, seed=s), unreliable=0.5) for s in range(2)],
-            ["own q.* and with a Laplace proposal is unreliable in all runs"],
+            [r"own q.* and with a proposal fitted to p\(z \| x\) is unreliable in all runs"],
         ),
         (
             lambda d: [done(d, container(VAE, seed=s, trainer__selection="test")) for s in range(2)],

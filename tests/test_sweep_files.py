@@ -95,8 +95,11 @@ def test_a_header_has_purpose_runs_command_hardware_and_time(name):
     assert not blank
     assert re.fullmatch(r"(\d+) runs", runs)
     assert int(runs.removesuffix(" runs")) == len(containers(name))
-    assert f"  python launch.py sweeps={name}\n" in text
-    assert f"  python launch.py sweeps={name} hydra/launcher=slurm hydra.launcher.partition=" in text
+    command = (
+        f"  python launch.py sweeps={name}{' dataset.path=frey_faces.npz' if name == 'frey_faces' else ''}"
+    )
+    assert f"{command}\n" in text
+    assert f"{command} hydra/launcher=slurm hydra.launcher.partition=" in text
     assert "Hardware" in text
     assert "measured" in text
     assert "ublished" in text

@@ -272,7 +272,7 @@ def test_it_is_scored_without_training_as_a_run_of_its_own(command, how, tmp_pat
     before = (run / "results.json").read_bytes()
     if how == "vlae evaluate":
         status, out, _ = command("evaluate", run, "device=cpu", *FEW)
-        assert (status, "test log-likelihood, fitted" in out) == (0, True)
+        assert (status, "test log-likelihood, laplace" in out) == (0, True)
     else:
         make_run(tmp_path, *FEW)
     scored = results_in(tmp_path / alone.name)

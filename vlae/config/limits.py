@@ -75,7 +75,8 @@ def _needs(container: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
         section = evaluate[name]
         if section.get("num_images", 1) or (name == "ais" and evaluate["bdmc"]):
             chains, steps = section.get("num_chains", 0), section.get("num_distributions", 0)
-            yield f"evaluate.{name}.num_chains", "the chains of one image", chains * widths * number
+            of_chains = f"evaluate.{name}.num_chains" if chains > widths else largest
+            yield of_chains, "the chains of one image", chains * widths * number
             yield f"evaluate.{name}.num_distributions", "the temperatures", steps * 8
 
 

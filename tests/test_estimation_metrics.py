@@ -150,6 +150,7 @@ def test_images_that_stay_unreliable_are_counted_and_named():
     assert found["unreliable_images"] == {"number": 2, "positions": "4, 7"}
     many = Evaluation.empty(30)
     many.k_hat, many.samples = torch.full((30,), 0.9).double(), torch.full((30,), 77.0).double()
+    many.ess = torch.full((30,), 5.0).double()
     assert fit_metrics(many)["unreliable_images"] == {
         "number": 30, "positions": ", ".join(map(str, range(20)))
     }  # fmt: skip

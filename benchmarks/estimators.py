@@ -42,7 +42,7 @@ class Measured:
 
     @property
     def variance(self) -> float:
-        """Of the mean log-likelihood, by the delta method for each image; too small where few samples dominate."""
+        """Variance of the mean log-likelihood by the delta method, which is too small where few samples dominate."""
         return self.result.monte_carlo_error.square().sum().item() / len(self.result) ** 2
 
 

@@ -14,7 +14,7 @@ from vlae.distributions.outputs import GaussianOutput
 from vlae.nn.networks import Decoder
 
 VARIANCE = 0.04
-"""Of the pixels: modes are some standard deviations away from the fold."""
+"""Variance of the pixels, so small that modes lie some standard deviations away from the fold."""
 
 
 def folded_output() -> GaussianOutput:

@@ -339,7 +339,7 @@ def test_memory_budget_never_changes_a_figure(small_groups):
 @pytest.mark.parametrize("budget", [1, 16, 100, 10_000])
 @pytest.mark.parametrize("samples", [1, 50, 5000])
 def test_chunks_have_whole_groups_and_activations_within_the_memory_budget(budget, samples):
-    """Of widths, those of the decoder alone count."""
+    """The width of the encoder does not matter, that of the decoder does."""
     wide = make_model(VAE, "gaussian", hidden_dims=(10_000, 6), pixels=900)
     narrow = model_of(make_decoder((8, 6), 900), make_output("gaussian"))
     x = torch.zeros(2, 900)

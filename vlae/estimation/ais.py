@@ -123,8 +123,7 @@ def anneal(
         )
         start = None if exact is None else exact[images]
         log_w, acceptance = anneal_group(path, betas, start, noise, progress)
-        weights = LogWeights(len(group), len(log_w))
-        weights.add(log_w, torch.arange(len(group)))
+        weights = LogWeights.of(log_w)
         check_finite(weights.log_mean, group, "the annealed log-likelihood of image")
         sign = 1 if exact is None else -1
         result.put(images, log_likelihood=sign * weights.log_mean, acceptance=acceptance)

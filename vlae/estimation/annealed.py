@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vlae.distributions.posteriors import Drawn, cholesky, standard_normal_log_prob
 from vlae.distributions.student_t_mixture import StudentTMixture
-from vlae.estimation.ais import AnnealingPath, from_prior, run_chains, steps_of_pilot, temperatures
-from vlae.estimation.hamiltonian import Joint, Points, Root
+from vlae.estimation.ais import AnnealingPath, Base, from_prior, run_chains, steps_of_pilot, temperatures
+from vlae.estimation.hamiltonian import Joint, Points, Root, covariance_root
 from vlae.estimation.proposed import DecoderGroup
 from vlae.seeding import image_noise
 
@@ -41,8 +41,13 @@ class FromProposal:
     def _root(self) -> Root:
         q = self.density
         P = torch.einsum("bm,bmij,bmkj->bik", q.log_weights.exp(), q.cholesky, q.cholesky)
-        identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-        return torch.linalg.solve_triangular(cholesky(P).mT, identity, upper=True)
+        return covariance_root(cholesky(P))
+
+
+def path_from(base: Base, group: DecoderGroup, num_chains: int, num_leapfrog: int) -> AnnealingPath:
+    """The way from the base to p(x, z) for the images of a group."""
+    joint = Joint(group.output, group.decoder, group.x, num_chains)
+    return AnnealingPath(base, joint, group.scorer(group.x), num_chains, num_leapfrog)
 
 
 class AnnealedProposal:
@@ -73,17 +78,14 @@ class AnnealedProposal:
         return state.z, log_joint - log_w.to(log_joint)
 
     def _path(self, chains: int) -> AnnealingPath:
-        group = self.group
-        joint = Joint(group.output, group.decoder, group.x, chains)
-        return AnnealingPath(self.base, joint, group.scorer(group.x), chains, LEAPFROG)
+        return path_from(self.base, self.group, chains, LEAPFROG)
 
 
 @torch.no_grad()
 def ends_from_prior(group: DecoderGroup, chains: int) -> Points:
     """Ends of short annealing from the prior, [chains, batch, latent]: they come to modes that no search has led to."""
-    joint = Joint(group.output, group.decoder, group.x, chains)
     base = from_prior(group.output, group.decoder, group.x, group.scorer)
-    path = AnnealingPath(base, joint, group.scorer(group.x), chains, LEAPFROG)
+    path = path_from(base, group, chains, LEAPFROG)
     noise = image_noise(group.sources("annealing from the prior"), group.x.dtype)
     betas = temperatures(FROM_PRIOR)
     steps = steps_of_pilot(path, betas, noise, lambda share: group.progress())

@@ -10,8 +10,8 @@ from torch import Tensor
 from vlae.distributions.posteriors import Latent
 from vlae.distributions.student_t_mixture import StudentTMixture
 from vlae.estimation.ais import AnnealingPath, run_chains, steps_of_pilot, temperatures
-from vlae.estimation.annealed import FromProposal
-from vlae.estimation.hamiltonian import Joint, PerChain, Points, State
+from vlae.estimation.annealed import FromProposal, path_from
+from vlae.estimation.hamiltonian import PerChain, Points, State
 from vlae.estimation.log_weights import LogWeights
 from vlae.estimation.proposed import DecoderGroup
 from vlae.seeding import Noise, image_noise
@@ -62,9 +62,7 @@ def bound(
     >>> bool((-found.backward.log_mean - found.forward.log_mean > -0.3).all())
     True
     """
-    joint = Joint(group.output, group.decoder, group.x, chains.num_chains)
-    how = chains.num_chains, chains.num_leapfrog
-    path = AnnealingPath(FromProposal(q), joint, group.scorer(group.x), *how)
+    path = path_from(FromProposal(q), group, chains.num_chains, chains.num_leapfrog)
     betas = temperatures(chains.num_distributions)
 
     def noise(purpose: str) -> Noise:
@@ -86,7 +84,7 @@ def bound(
         path.noise_of(back, moves),
         lambda share: progress(0.5 + 0.5 * share),
     )
-    return Bounds(weights_of(log_w), weights_of(log_r), acceptance)
+    return Bounds(LogWeights.of(log_w), LogWeights.of(log_r), acceptance)
 
 
 def resample(z: Points, log_w: PerChain, noise: Noise) -> Points:
@@ -105,10 +103,3 @@ def equilibrate(path: AnnealingPath, z: Points, step: Float[Tensor, " batch"], n
     for eps in path.noise_of(noise, EQUILIBRATION):
         state, _ = path.moves.move((0.0, 1.0), root, step, state, eps)
     return state
-
-
-def weights_of(log_w: PerChain) -> LogWeights:
-    """The log-weights of the chains of each image."""
-    weights = LogWeights(log_w.shape[1], len(log_w))
-    weights.add(log_w, torch.arange(log_w.shape[1]))
-    return weights

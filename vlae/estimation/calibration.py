@@ -92,10 +92,9 @@ def weighted_ranks(group: DecoderGroup, q: StudentTMixture, true_z: Latent) -> t
         z, log_q = q.rsample_with_log_prob(eps)
         drawn.append((z, log_likelihood(z) + standard_normal_log_prob(z), log_q))
     z, log_joint, log_q = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    weights = LogWeights(len(group.x), SAMPLES)
-    weights.add(log_joint - log_q, torch.arange(len(group.x)))
+    log_w = log_joint - log_q
     true = log_likelihood(true_z.unsqueeze(0))[0] + standard_normal_log_prob(true_z)
-    return ranks(z, log_joint, log_joint - log_q, true_z, true, _direction(group)), weights
+    return ranks(z, log_joint, log_w, true_z, true, _direction(group)), LogWeights.of(log_w)
 
 
 def _direction(group: DecoderGroup) -> Latent:

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from vlae.distributions.outputs import OutputDistribution
 from vlae.distributions.posteriors import LOG_2PI, Images, Latent, cholesky
-from vlae.estimation.hamiltonian import FIRST_STEP, Joint, Moves, State, noise_of_moves, times
+from vlae.estimation.hamiltonian import (
+    FIRST_STEP,
+    Joint,
+    Moves,
+    State,
+    covariance_root,
+    noise_of_moves,
+    times,
+)
 from vlae.estimation.modes import Components
 from vlae.nn.networks import Decoder
 from vlae.seeding import image_noise
@@ -102,9 +110,7 @@ class DrawSums:
     def __init__(self, components: Components) -> None:
         self.components = components
         number, latent = components.z.shape
-        identity = torch.eye(latent, dtype=components.z.dtype, device=components.z.device)
-        self.root = torch.linalg.solve_triangular(components.cholesky.mT, identity, upper=True)
-        """S = L^-T of each component, with S S' = P^-1."""
+        self.root = covariance_root(components.cholesky)
         zeros = components.z.new_zeros
         self._moves, self._values = zeros(number), zeros(number)
         self._chain_sums, self._chain_squares = (zeros(CHAINS, number, latent) for _ in range(2))
@@ -145,9 +151,8 @@ class DrawSums:
         effective = self.effective
         share = (effective / (effective + SHRINKAGE * latent)).view(-1, 1, 1)
         eye = torch.eye(latent, dtype=mean.dtype, device=mean.device)
-        R = cholesky(
-            share * found + (1 - share) * self._of_gradients(n.unsqueeze(-1))
-        )  # covariance of u = R R'
+        covariance = share * found + (1 - share) * self._of_gradients(n.unsqueeze(-1))  # of u
+        R = cholesky(covariance)
         inverse = torch.linalg.solve_triangular(R, eye, upper=False)
         half = inverse @ self.components.cholesky.mT  # the precision of z is half' half
         L = cholesky(half.mT @ half)

@@ -168,6 +168,17 @@ class Moves:
         return (step * torch.exp(gain * (acceptance.mean(0) - target))).clamp(max=self.longest_step)
 
 
+def covariance_root(cholesky: Root) -> Root:
+    """S = L^-T, with S S' = P^-1, of the Cholesky factor L of a precision P = L L'.
+
+    >>> covariance_root(2 * torch.eye(2)[None])
+    tensor([[[0.5000, 0.0000],
+             [0.0000, 0.5000]]])
+    """
+    identity = torch.eye(cholesky.shape[-1], dtype=cholesky.dtype, device=cholesky.device)
+    return torch.linalg.solve_triangular(cholesky.mT, identity, upper=True)
+
+
 def product(powers: Sequence[float], of_densities: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
     """The sum of the densities' logarithms, or of their gradients, times their powers; a power of 0 leaves it out."""
     terms = [power * value for power, value in zip(powers, of_densities, strict=True) if power != 0]

@@ -45,12 +45,18 @@ class LogWeights:
         self._counts = torch.zeros(BLOCKS, images, dtype=torch.long)
         self._largest = start(-math.inf, tail_length(num_samples) + 1, images)
 
+    @classmethod
+    def of(cls, log_w: Float[Tensor, "samples images"]) -> "LogWeights":
+        """These log-weights of each image, and no more."""
+        weights = cls(log_w.shape[1], len(log_w))
+        weights.add(log_w, torch.arange(log_w.shape[1]))
+        return weights
+
     def add(self, log_w: Float[Tensor, "samples some"], images: Int[Tensor, " some"]) -> None:
         """Add log-weights of the ``images`` at these positions of the group. They go to the blocks in turn."""
         log_w = log_w.cpu().double()  # in this order: not every device has float64
-        block_of = (
-            torch.arange(BLOCKS)[:, None] - self.count[images]
-        ) % BLOCKS  # the next sample's is in turn
+        # the next sample's is in turn
+        block_of = (torch.arange(BLOCKS)[:, None] - self.count[images]) % BLOCKS
         self.count[images] += len(log_w)
         self._total[images] += log_w.sum(0)
         in_turn = F.pad(log_w, (0, 0, 0, -len(log_w) % BLOCKS), value=-math.inf).unflatten(0, (-1, BLOCKS))

@@ -88,6 +88,7 @@ def bracket(
     model, output, decoder = subject.model, subject.model.output, subject.model.decoder
     scorer = output.scorer(decoder)
     chains = Chains(result.num_chains, result.num_distributions, result.num_leapfrog)
+    own_is_ranked = exact is not None and has_family(subject)
 
     def measure(group: range, progress: Advance) -> None:
         images = slice(group.start, group.stop)
@@ -106,7 +107,7 @@ def bracket(
             return
         fitted, weights = weighted_ranks(part, q, known)
         result.put(images, fitted=weights.log_mean, fitted_mass=fitted.mass, fitted_rank=fitted.rank)
-        if has_family(subject):
+        if own_is_ranked:
             own = ranks_under(part, own_posterior(model, x[images], group, subject.seed), known)
             result.put(images, own_mass=own.mass, own_rank=own.rank)
 

@@ -189,8 +189,7 @@ def evaluate(
     q is the proposal of that name. S is ``num_samples``; with ``target_standard_error`` (nats) a pilot of other samples
     says how many an image takes, see ``samples_by_pilot``, so that E mean w = p(x) holds. Image i's noise is a
     function of (seed, proposal, i) alone, so neither chunking nor a restart changes a number. Continues ``result`` if
-    given. ``report``, see
-    ``vlae.estimation.per_image``, is called after every group; ``memory_budget`` in MiB.
+    given. ``report``, see ``vlae.estimation.per_image``, is called after every group; ``memory_budget`` in MiB.
     Errors: NonFiniteError, an estimate is NaN or infinite; TypeError, the proposal needs a density that q lacks.
 
     >>> from vlae.distributions import GaussianOutput
@@ -213,10 +212,9 @@ def evaluate(
             proposed = propose_for(group, *how, lambda: progress(0.0))
         for part in proposed:
             began, images = time.monotonic(), part.images.cpu() + group.start
-            fewer = max(
-                num_samples // part.samples_of, min(num_samples, BLOCKS)
-            )  # with fewer no error is known
-            weights = draw(part, images, fewer)
+            # with fewer samples than blocks no error is known
+            samples = max(num_samples // part.samples_of, min(num_samples, BLOCKS))
+            weights = draw(part, images, samples)
             result.put(images, elbo=weights.mean, log_likelihood=weights.log_mean, samples=weights.count)
             result.put(images, ess=weights.effective_sample_size, k_hat=weights.k_hat, **part.notes)
             blocks = weights.blocks

@@ -376,12 +376,12 @@ def test_a_stopped_evaluation_resumes_with_the_same_figures(small_groups):
 
 @pytest.mark.slow
 def test_more_images_take_over_the_first_ones_in_whole_groups():
-    """Of 100 images the last 36 were a group of their own."""
-    model, x = bent(160)
+    """Of 150 images the last 22 were a group of their own."""
+    model, x = bent(200)
     model, x = model.float(), x.float()
-    first = scored(model, x[:100], num_samples=100)
-    started = Evaluation.empty(160).with_first_of(first)
-    assert started.done == 64
+    first = scored(model, x[:150], num_samples=100)
+    started = Evaluation.empty(200).with_first_of(first)
+    assert started.done == 128
     assert figures(scored(model, x, num_samples=100, result=started)) == figures(
         scored(model, x, num_samples=100)
     )

@@ -92,7 +92,7 @@ class StudentTMixture:
         """Number of components of each image."""
         return (self.log_weights > -math.inf).sum(-1)
 
-    def select(self, images: Bool[Tensor, " batch"]) -> "StudentTMixture":
+    def select(self, images: Bool[Tensor, " batch"] | Int[Tensor, " chosen"]) -> "StudentTMixture":
         """The mixtures of these images, with as many components as any of them has."""
         chosen = self.with_parameters(*(p[images] for p in self.parameters()))
         most = int(chosen.components.max()) if len(chosen.mu) else 1

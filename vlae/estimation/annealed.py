@@ -14,7 +14,7 @@ from vlae.estimation.hamiltonian import Joint, Points, Root, covariance_root
 from vlae.estimation.proposed import DecoderGroup
 from vlae.seeding import image_noise
 
-DISTRIBUTIONS, LEAPFROG, PILOT_CHAINS = 16, 3, 16
+DISTRIBUTIONS, LEAPFROG, PILOT_CHAINS = 32, 3, 16
 """T, the intermediate distributions and the last; leapfrog steps of a move; chains that find step sizes."""
 FROM_PRIOR = 30
 """Distributions on the way from the prior to a mode."""

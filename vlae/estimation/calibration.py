@@ -77,7 +77,8 @@ def ranks(
 def ranks_under(group: DecoderGroup, q: FamilyMember, true_z: Latent) -> Ranks:
     """Ranks of the true z under q itself, with the densities of q."""
     eps = image_noise(group.sources("calibration own"), group.x.dtype)(SAMPLES, q.noise_dim)
-    z, log_q = q.rsample_with_log_prob(eps)
+    drawn = [q.rsample_with_log_prob(part) for part in eps.split(max(1, group.at_once // len(group.x)))]
+    z, log_q = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return ranks(
         z, log_q, torch.zeros_like(log_q), true_z, q.log_prob(true_z.unsqueeze(0))[0], _direction(group)
     )

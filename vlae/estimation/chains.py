@@ -19,11 +19,13 @@ from vlae.estimation.hamiltonian import (
     times,
 )
 from vlae.estimation.modes import Components
-from vlae.nn.networks import Decoder
+from vlae.nn.networks import Decoder, largest_layer
 from vlae.seeding import image_noise
 
 CHAINS, LEAPFROG, BURN_IN, BLOCK = 16, 3, 8, 20
 """Chains of each component; leapfrog steps of a move; moves that adapt the step; moves between looks at the draws."""
+LAYER_NUMBERS = 2**26
+"""Most numbers in the widest layer of the chains that move together: 256 MiB in float32."""
 GAIN, ACCEPTANCE = 0.5, 0.65
 """Change of the log step size in the burn-in, per unit of acceptance above the target; the target, at which chains of
 trained Gaussian VAEs of MNIST have the most effective draws."""
@@ -70,8 +72,26 @@ def fit_components(
     torch.Size([3, 2])
     """
     sums = DrawSums(components)
-    active = torch.arange(len(components.z), device=x.device)
-    state, step = None, torch.full_like(components.z[:, 0], FIRST_STEP)
+    together = max(1, LAYER_NUMBERS // (CHAINS * largest_layer(decoder)))
+    for active in torch.arange(len(components.z), device=x.device).split(together):
+        _run(output, decoder, x, components, active, sources, sums, draws, most_moves, progress)
+    return sums.fits()
+
+
+def _run(
+    output: OutputDistribution,
+    decoder: Decoder,
+    x: Images,
+    components: Components,
+    active: Int[Tensor, " active"],
+    sources: Sequence[torch.Generator],
+    sums: "DrawSums",
+    draws: int,
+    most_moves: int,
+    progress: Callable[[], None],
+) -> None:
+    """Add the draws of the chains of the ``active`` components to ``sums``."""
+    state, step = None, torch.full_like(components.z[active, 0], FIRST_STEP)
     for start in range(0, most_moves, BLOCK):
         root = sums.root[active]
         moves = Moves([Joint(output, decoder, x[components.images[active]], CHAINS)], LEAPFROG)
@@ -79,7 +99,7 @@ def fit_components(
         burn_in = BURN_IN if start == 0 else 0
         if state is None:
             eps = noise(CHAINS, decoder.latent_dim)
-            state = moves.state(components.z + times(eps, root.mT))
+            state = moves.state(components.z[active] + times(eps, root.mT))
         for t, eps in enumerate(noise_of_moves(noise, CHAINS, decoder.latent_dim, burn_in + BLOCK)):
             state, acceptance = moves.move((1.0,), root, step, state, eps)
             if t < burn_in:
@@ -91,7 +111,6 @@ def fit_components(
         if not left.any():
             break
         active, step, state = active[left], step[left], state.select(left)
-    return sums.fits()
 
 
 class DrawSums:

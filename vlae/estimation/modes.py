@@ -13,7 +13,7 @@ from vlae.distributions.outputs import OutputDistribution, Scorer
 from vlae.distributions.posteriors import LOG_2PI, Images, Points, cholesky
 from vlae.nn.networks import Decoder, largest_layer
 
-FIRST_STEPS, LAST_STEPS = 4, 25
+FIRST_STEPS, LAST_STEPS = 4, 15
 """Steps of all searches; then of those that have not come near a better one of the same image."""
 TOLERANCE = 0.5
 """Nats: chains start from the modes, so a mode need not be found exactly."""

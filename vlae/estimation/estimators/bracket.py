@@ -33,9 +33,11 @@ from vlae.estimation.per_image import (
     level,
     with_error,
 )
-from vlae.estimation.proposals.fitted import FIRST, GROUP, fit
+from vlae.estimation.proposals.fitted import FIRST, fit
 from vlae.estimation.proposed import DecoderGroup
 
+GROUP = 64
+"""Images at once, on every device: an interruption loses one group."""
 ROWS = 3072
 """Images x samples at once."""
 

@@ -504,15 +504,15 @@ def heavy(monkeypatch, *, fit=(), longer=(), hopeless=()):
 def test_heavy_tails_get_the_longer_fit_and_then_annealed_samples(monkeypatch):
     output, decoder, x, log_p, _ = linear_model(6)
     model = model_of(decoder, output)
-    before = scored(model, x)
+    before = scored(model, x, num_samples=8000)
     heavy(monkeypatch, fit=(1, 3, 4), longer=(3,))
-    found = scored(model, x)
+    found = scored(model, x, num_samples=8000)
     others = [0, 2, 5]
     assert_close(found, before, others)
     assert (~found.longer_seconds.isnan()).nonzero().flatten().tolist() == [1, 3, 4]
     assert (~found.annealed_seconds.isnan()).nonzero().flatten().tolist() == [3]
     assert found.fit_seconds.min() > 0
-    assert found.samples.tolist() == [2000, 2000, 2000, 200, 2000, 2000]
+    assert found.samples.tolist() == [8000, 8000, 8000, 400, 8000, 8000]
     assert (found.log_likelihood != before.log_likelihood)[[1, 3, 4]].all()
     assert_right(found, log_p)
 
@@ -520,7 +520,7 @@ def test_heavy_tails_get_the_longer_fit_and_then_annealed_samples(monkeypatch):
 def test_a_hopeless_image_is_annealed_without_a_longer_fit(monkeypatch):
     output, decoder, x, log_p, _ = linear_model(6)
     heavy(monkeypatch, fit=(1, 3, 4), hopeless=(3, 4))
-    found = scored(model_of(decoder, output), x)
+    found = scored(model_of(decoder, output), x, num_samples=8000)
     assert (~found.longer_seconds.isnan()).nonzero().flatten().tolist() == [1]
     assert (~found.annealed_seconds.isnan()).nonzero().flatten().tolist() == [3, 4]
     assert_right(found, log_p)

@@ -15,7 +15,7 @@ from vlae.nn.networks import Decoder, largest_layer
 
 FIRST_STEPS, LAST_STEPS = 4, 15
 """Steps of all searches; then of those that have not come near a better one of the same image."""
-TOLERANCE = 1.0
+TOLERANCE = 0.5
 """Nats: chains start from the modes, so a mode need not be found exactly."""
 SAME, APART = 3.0, 4.0
 """Standard deviations of the Laplace approximation: searches closer than SAME become one. Modes closer than APART are

@@ -118,6 +118,15 @@ def test_a_bias_with_no_end_in_sight_is_unknown():
     assert stated(slower, 0.3 * one) == pytest.approx((0.1, 4, 4 + 2.5 * 0.1))  # 0.8 / (1 - 0.8)
 
 
+def test_a_few_images_with_a_heavy_tail_have_a_bias_without_any_rise():
+    """Theory: one image's Pareto tail of shape 0.8 lacks log(1 + 0.1 / 0.2) nats, and a hundred share it."""
+    none = torch.zeros(100, dtype=torch.float64)
+    k_hat, error = 0.3 * (none + 1), none + 1e-6
+    k_hat[7], error[7] = 0.8, 0.1
+    found = stated(BlockStatistics(error=error, rise=none, rise_before=none), k_hat)
+    assert found[1] == pytest.approx(math.log(1.5) / 100, rel=1e-6)
+
+
 def test_a_heavy_tail_widens_the_error():
     one = torch.ones(100, dtype=torch.float64)
     found = BlockStatistics(error=one, rise=one, rise_before=2 * one)
@@ -130,7 +139,8 @@ def test_a_heavy_tail_widens_the_error():
 
 @pytest.mark.parametrize(("kind", "images", "samples"), [(GOOD, 50, 1000), ("Pareto, k 0.7", 50, 1000),
                                                          ("0.10% carry half", 50, 1000),
-                                                         ("90 % sd 1, 10 % Pareto 0.9", 50, 1000)])  # fmt: skip
+                                                         ("90 % sd 1, 10 % Pareto 0.9", 50, 1000),
+                                                         ("97 % sd 1, 3 % Pareto 0.9", 50, 5000)])  # fmt: skip
 def test_the_truth_lies_within_the_error(kind, images, samples):
     found = made_up(kind, images, samples, SETS, seed=1)
     assert found.covered >= ASKED - SLACK

@@ -17,6 +17,9 @@ BLOCKS = 16
 """Blocks that the samples of an image are divided into; a power of two, from 4 on."""
 LARGEST_SHAPE = 0.9
 """Largest shape k of the weights' tail that is reckoned with: weights have a mean, so that their true k is below 1."""
+HEAVY_SHAPE = 0.7
+"""Shape above which an image is given what its largest weights leave unseen: few such images among many others have no
+rise to show in one set of ten."""
 STANDARD_ERRORS = 2.5
 """How many of its standard errors the noise may be large, where the weights have a variance."""
 NEGLIGIBLE = 1e-6
@@ -78,7 +81,8 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     k > 1/2, so each image's rise counts r / (1 - r) times with its k-hat; and the factor is at least the one for the
     ratio of the last two rises of the mean. All three, D and both factors, are upper estimates by their spread over
     images. Where the last rise, so estimated, is not smaller than the one before, new modes may still be found and no
-    end is in sight. The noise of an image with a heavy tail counts 1 / (1 - k) times. An image with too few samples for
+    end is in sight. The bias is at least what theory expects of the images with a heavy tail alone: a sum of weights whose
+    noise is that of its largest, of relative size e, still lacks about e / (1 - k). The noise of an image with a heavy tail counts 1 / (1 - k) times. An image with too few samples for
     a k-hat, beside others with one, is taken for one with the heaviest tail.
 
     >>> images = torch.full((100,), 0.01)
@@ -102,7 +106,9 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     if ratio >= 1:
         return EstimatorError(monte_carlo, None, None)
     of_tails = _upper_ratio(rise * _sum_of_powers(2 ** (1 - 1 / k)), rise)
-    bias = float(rise.mean() + 2 * _standard_error(rise)) * max(of_tails, _sum_of_powers(ratio))
+    rising = float(rise.mean() + 2 * _standard_error(rise)) * max(of_tails, _sum_of_powers(ratio))
+    unseen = torch.log1p(error / (1 - k)).where(k > HEAVY_SHAPE, 0.0)
+    bias = max(rising, float(unseen.mean()))
     noise = error * (1 / (1 - k)).clamp(min=STANDARD_ERRORS)
     return EstimatorError(monte_carlo, bias, bias + float(noise.square().sum().sqrt()) / images)
 

@@ -1,4 +1,4 @@
-"""Print the tables of docs/results from the finished runs of a sweep: ``python docs/results/tables.py SWEEP [RUNS]``."""
+"""Print the tables of docs/results from finished runs of a sweep: ``python docs/results/tables.py SWEEP [RUNS]``."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -95,8 +95,14 @@ def main(sweep: str, runs_dir: str = "runs") -> None:
         print(f"Seeds: {', '.join(f'{model} {len(found)}' for model, found in by_model.items())}.\n")
         for title, row in (
             ("Log-likelihood by each estimator (nats per image).", levels),
-            ("Share of images with a bad k-hat, effective samples, largest estimator error (nats).", reliability),
-            ("Bounds (nats), and the share of true z in the regions of 50 and 90 % of each posterior.", bracket),
+            (
+                "Share of images with a bad k-hat, effective samples, largest estimator error (nats).",
+                reliability,
+            ),
+            (
+                "Bounds (nats), and the share of true z in the regions of 50 and 90 % of each posterior.",
+                bracket,
+            ),
             ("Gaps (nats).", gaps),
         ):
             print(title + "\n")

@@ -81,9 +81,10 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     k > 1/2, so each image's rise counts r / (1 - r) times with its k-hat; and the factor is at least the one for the
     ratio of the last two rises of the mean. All three, D and both factors, are upper estimates by their spread over
     images. Where the last rise, so estimated, is not smaller than the one before, new modes may still be found and no
-    end is in sight. The bias is at least what theory expects of the images with a heavy tail alone: a sum of weights whose
-    noise is that of its largest, of relative size e, still lacks about e / (1 - k). The noise of an image with a heavy tail counts 1 / (1 - k) times. An image with too few samples for
-    a k-hat, beside others with one, is taken for one with the heaviest tail.
+    end is in sight. The bias is at least what theory expects of images with a heavy tail: a sum of weights whose noise,
+    that of the largest of them, has the relative size e lacks about e / (1 - k). The noise of such an image counts
+    1 / (1 - k) times. An image with too few samples for a k-hat, beside others with one, is taken for one with the
+    heaviest tail.
 
     >>> images = torch.full((100,), 0.01)
     >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)

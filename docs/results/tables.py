@@ -10,8 +10,12 @@ import vlae
 
 MODELS = ("vae", "savae", "hf", "iaf", "fullcov", "vlae", "vlae_newton")
 PROPOSALS = ("own", "laplace", "fitted")
+BEST = "fitted"
 Runs = pd.DataFrame
 """The runs of one model, one row per seed."""
+ByModel = Mapping[str, Runs]
+Row = Callable[[str, ByModel], dict[str, str]]
+"""The cells of a model's row, by the titles of their columns."""
 
 
 def of(proposal: str, what: str = "mean") -> str:
@@ -25,18 +29,26 @@ def over_seeds(values: pd.Series, decimals: int = 2, sign: str = "") -> str:
     return text + (f" ± {values.std() / np.sqrt(len(values)):.{decimals}f}" if len(values) > 1 else "")
 
 
-def levels(runs: Runs) -> dict[str, str]:
-    """A row of the table of log-likelihoods by each estimator, and what they differ by."""
+def levels(model: str, by_model: ByModel) -> dict[str, str]:
+    """log p(x) by each estimator, and how much the others are below the best."""
+    runs = by_model[model]
     found = {"ELBO": over_seeds(runs["test.elbo"])}
     found |= {name: over_seeds(runs[of(name)]) for name in PROPOSALS}
     for name in PROPOSALS[:-1]:
-        found[f"{name} - fitted"] = over_seeds(runs[of(name)] - runs[of("fitted")], sign="+")
+        found[f"{name} - {BEST}"] = over_seeds(runs[of(name)] - runs[of(BEST)], sign="+")
     return found
 
 
-def reliability(runs: Runs) -> dict[str, str]:
-    """A row of the table of bad k-hats, effective samples and estimator errors."""
-    found = {}
+def gains(model: str, by_model: ByModel) -> dict[str, str]:
+    """log p(x) minus that of the VAE of the same seed, by each estimator."""
+    mine, vae = (by_model[name].set_index("seed") for name in (model, "vae"))
+    metrics = {"ELBO": "test.elbo"} | {name: of(name) for name in PROPOSALS}
+    return {title: over_seeds(mine[metric] - vae[metric], sign="+") for title, metric in metrics.items()}
+
+
+def reliability(model: str, by_model: ByModel) -> dict[str, str]:
+    """Bad k-hats, effective samples of the median image and the largest estimator error of a run."""
+    runs, found = by_model[model], {}
     for name in PROPOSALS:
         found[f"bad k-hat, {name}"] = f"{runs[of(name, 'k_hat_unreliable')].mean():.1%}"
     for name in PROPOSALS:
@@ -44,43 +56,67 @@ def reliability(runs: Runs) -> dict[str, str]:
     for name in PROPOSALS:
         errors = runs[of(name, "estimator_error.total")]
         found[f"error, {name}"] = "unknown" if errors.isna().any() else f"{errors.max():.3f}"
+    for stage in ("longer", "annealed"):
+        found[stage] = f"{(runs[of(BEST, f'stages.{stage}')] / runs[of(BEST, 'num_images')]).mean():.1%}"
     return found
 
 
-def bracket(runs: Runs) -> dict[str, str]:
-    """A row of the table of bounds, and of calibration."""
-    found = {}
+def bracket(model: str, by_model: ByModel) -> dict[str, str]:
+    """The gap between the bounds, and where log p(x) by the best estimator lies in it."""
+    runs, found = by_model[model], {}
     for place, images in (("real", "test images"), ("simulated", "drawn from the model")):
         section = f"test.bracket.{place}"
         found[f"gap, {images}"] = over_seeds(runs[f"{section}.gap"], 3)
-        found[f"fitted - lower, {images}"] = over_seeds(
-            runs[f"{section}.proposals.fitted.difference"], 3, "+"
+        found[f"{BEST} - lower bound, {images}"] = over_seeds(
+            runs[f"{section}.proposals.{BEST}.difference"], 3, "+"
         )
-    for posterior in ("own", "fitted"):
-        for percent in (50, 90):
-            values = runs[f"test.bracket.calibration.{posterior}.coverage_{percent}"]
-            found[f"{posterior}, {percent} %"] = over_seeds(values)
     return found
 
 
-def gaps(runs: Runs) -> dict[str, str]:
-    """A row of the table of gaps between ELBO and log p(x)."""
-    keys = {"amortisation gap": "amortisation", "approximation gap": "approximation"}
-    return {title: over_seeds(runs[f"test.gaps.{key}"]) for title, key in keys.items()}
+def calibration(model: str, by_model: ByModel) -> dict[str, str]:
+    """Shares of the true z in the regions of 50 and 90 %, and the distance of their ranks from uniform ones."""
+    runs, found = by_model[model], {}
+    for posterior, title in (("own", "q(z given x)"), (BEST, BEST)):
+        section = f"test.bracket.calibration.{posterior}"
+        for percent in (50, 90):
+            values = runs.get(f"{section}.coverage_{percent}")
+            known = values is not None and values.notna().all()
+            found[f"{percent} %, {title}"] = over_seeds(values) if known else "no density"
+        distances = runs.get(f"{section}.rank_distance")
+        known = distances is not None and distances.notna().all()
+        found[f"rank distance, {title}"] = over_seeds(distances) if known else "no density"
+    return found
 
 
-def order(by_model: Mapping[str, Runs], proposal: str) -> str:
-    """The models from the best to the worst."""
-    return ", ".join(sorted(by_model, key=lambda model: -by_model[model][of(proposal)].mean()))
+def gaps(model: str, by_model: ByModel) -> dict[str, str]:
+    """What separates the ELBO from log p(x)."""
+    titles = {"amortisation gap": "amortisation", "approximation gap": "approximation"}
+    return {title: over_seeds(by_model[model][f"test.gaps.{key}"]) for title, key in titles.items()}
 
 
-def table(by_model: Mapping[str, Runs], row: Callable[[Runs], dict[str, str]]) -> str:
+TABLES: dict[str, Row] = {
+    "Log-likelihood by each estimator, nats per image": levels,
+    "Gain over the VAE of the same seed, nats per image": gains,
+    "Images with a bad k-hat, effective samples of the median image, largest estimator error of a run in nats, "
+    "and images that needed longer chains or annealing": reliability,
+    "Bounds of log p(x), nats per image": bracket,
+    "Calibration on images drawn from the model": calibration,
+    "Gaps between ELBO and log p(x), nats per image": gaps,
+}
+
+
+def table(by_model: ByModel, row: Row) -> str:
     """A Markdown table with a row for each model."""
-    rows = {model: row(runs) for model, runs in by_model.items()}
+    rows = {model: row(model, by_model) for model in by_model}
     titles = list(next(iter(rows.values())))
     lines: list[Sequence[str]] = [["model", *titles], ["---", *["---:"] * len(titles)]]
     lines += [[model, *cells.values()] for model, cells in rows.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def order(by_model: ByModel, metric: str) -> str:
+    """The models from the best to the worst by the mean over their seeds."""
+    return ", ".join(sorted(by_model, key=lambda model: -by_model[model][metric].mean()))
 
 
 def main(sweep: str, runs_dir: str = "runs") -> None:
@@ -93,22 +129,10 @@ def main(sweep: str, runs_dir: str = "runs") -> None:
         by_model = {model: found for model in MODELS if len(found := runs[runs["model.name"] == model])}
         print(f"## {str(output).capitalize()} output\n")
         print(f"Seeds: {', '.join(f'{model} {len(found)}' for model, found in by_model.items())}.\n")
-        for title, row in (
-            ("Log-likelihood by each estimator (nats per image).", levels),
-            (
-                "Share of images with a bad k-hat, effective samples, largest estimator error (nats).",
-                reliability,
-            ),
-            (
-                "Bounds (nats), and the share of true z in the regions of 50 and 90 % of each posterior.",
-                bracket,
-            ),
-            ("Gaps (nats).", gaps),
-        ):
-            print(title + "\n")
-            print(table(by_model, row))
-        for proposal in PROPOSALS:
-            print(f"By {proposal}, from the best: {order(by_model, proposal)}.\n")
+        for title, row in TABLES.items():
+            print(f"{title}.\n\n{table(by_model, row)}\n")
+        for metric in ("test.elbo", *(of(name) for name in PROPOSALS)):
+            print(f"From the best by {metric}: {order(by_model, metric)}.\n")
 
 
 if __name__ == "__main__":

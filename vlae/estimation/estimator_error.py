@@ -18,8 +18,8 @@ BLOCKS = 16
 LARGEST_SHAPE = 0.9
 """Largest shape k of the weights' tail that is reckoned with: weights have a mean, so that their true k is below 1."""
 HEAVY_SHAPE = 0.7
-"""Shape from which an image has at least the bias that theory expects of its tail. Of sets in which few images have such
-a tail, one in ten sees none of its large weights, and its mean does not rise either."""
+"""Shape from which an image has at least the bias that theory expects of its tail. Of sets in which few images have
+such a tail, one in ten sees none of its large weights, and its mean does not rise either."""
 STANDARD_ERRORS = 2.5
 """How many of its standard errors the noise may be large, where the weights have a variance."""
 NEGLIGIBLE = 1e-6

@@ -231,11 +231,11 @@ def test_the_stages_of_a_fit_are_shown_and_what_remains_unreliable():
 
     assert stages in shown()
     assert "annealed" not in shown()
-    assert "still bad" not in shown()
+    assert "k-hat is bad" not in shown()
     proposals["fitted"]["unreliable_images"] = {"number": 1, "positions": "17"}
-    assert f"{stages}; k-hat is still bad on 1 image: 17" in shown()
+    assert f"{stages}; k-hat is bad on 1 image: 17" in shown()
     proposals["fitted"]["unreliable_images"] = {"number": 21, "positions": ", ".join(map(str, range(20)))}
-    assert "still bad on 21 images: 0, 1, 2," in shown()
+    assert "k-hat is bad on 21 images: 0, 1, 2," in shown()
     assert "19, ..." in shown()
 
 

@@ -10,8 +10,10 @@ from test_console import RESULTS, printed
 
 from vlae.estimation.reliability import MARK, doubtful, reliability_warnings
 from vlae.experiment.summary import run_summary
+from vlae.report.html.details import _estimate
 from vlae.report.metric_values import metrics_of_results
 from vlae.report.runs import Run, Runs
+from vlae.report.tables.captions import _remedy
 from vlae.report.tables.cells import why_unreliable
 from vlae.report.tables.formats import to_json
 from vlae.report.tables.layout import layout
@@ -124,3 +126,27 @@ def test_an_unreliable_common_estimate_is_marked_with_its_error_and_the_command_
     shown, alone = summary_with(own=None)
     assert "'evaluate.proposals=[own,fitted]'" in alone[-1]
     assert "[own,fitted]" in shown.replace("│ │ ", "")
+
+
+@pytest.mark.parametrize(("fitted", "marked"), [(0.02, False), (0.3, True), (None, True)])
+def test_the_report_marks_an_estimate_as_the_summary_does(fitted, marked):
+    """Beside a reliable estimate by the common proposal no other needs a mark."""
+    metrics = {}
+    for name, total in {"own": 0.4, "fitted": fitted}.items():
+        about = f"test.log_likelihood.{name}"
+        doubtful = total is None or total > 0.1
+        metrics |= {f"{about}.mean": -80.0, f"{about}.standard_error": 0.1, f"{about}.unreliable": doubtful}
+        metrics |= {f"{about}.estimator_error.monte_carlo": 0.1, f"{about}.estimator_error.total": total}
+    run = Run("a", "", {"model.name": "vae", "seed": 0}, "done", "", metrics)
+    assert (MARK in _estimate(run, "own")) == marked
+
+
+@pytest.mark.parametrize("has_fitted", [True, False])
+def test_the_advice_names_the_fitted_proposal_that_runs_have(has_fitted):
+    about = "test.log_likelihood.{}.mean".format
+    names = ("own", "fitted") if has_fitted else ("own",)
+    run = Run("a", "", {"seed": 0}, "done", "", {about(name): -80.0 for name in names})
+    said = _remedy("own", [run])
+    assert (f"--metric {about('fitted')}" in said) == has_fitted
+    assert ("evaluate.proposals=[own,fitted]" in said) != has_fitted
+    assert "evaluate.num_samples" in _remedy("fitted", [run])

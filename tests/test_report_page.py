@@ -343,7 +343,7 @@ def test_details_show_the_stages_of_a_fit(tmp_path):
     [detail] = content_of(tmp_path).details
     assert dict(detail.metrics)["fitted, stages"] == (
         "1.5 modes per image; 12 images fitted in 3.0 s, 2 with longer chains in 1.0 s, 1 annealed in 2.0 s; "
-        "k-hat is still bad on 1 image: 7"
+        "k-hat is bad on 1 image: 7"
     )
 
 

@@ -173,7 +173,7 @@ def fit_in_words(proposal: str, value: Callable[[str], Any]) -> str:
     if bad := value(f"{about}unreliable_images.number"):
         positions = value(f"{about}unreliable_images.positions")
         more = ", ..." if bad > positions.count(",") + 1 else ""
-        parts.append(f"k-hat is still bad on {count_of(bad, 'image')}: {positions}{more}")
+        parts.append(f"k-hat is bad on {count_of(bad, 'image')}: {positions}{more}")
     return "; ".join(parts)
 
 

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vlae.estimation.reliability import common_proposal, why_worse_than_noise
-from vlae.report.metric_values import MEAN, UNRELIABLE, of_estimator, what_and_estimator
+from vlae.estimation.reliability import why_worse_than_noise
+from vlae.report.metric_values import UNRELIABLE, of_estimator, what_and_estimator
 from vlae.report.names import group_name, some
 from vlae.report.runs import Run, Runs
 from vlae.report.tables.captions import damage_notes, estimation
-from vlae.report.tables.cells import estimator_error_of, is_unreliable, why_unreliable
+from vlae.report.tables.cells import judged_by_another, why_unreliable
 from vlae.report.tables.table import Table
 from vlae.system.console import count_of
 
@@ -58,7 +58,7 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
     for key in dict.fromkeys(key for run in done for key in run.metrics or ()):
         what, estimator = what_and_estimator(key)
         doubted = [run for run in done if run.value(key) is True] if what == UNRELIABLE else []
-        doubted = [run for run in doubted if not _judged_by_another(run, estimator)]
+        doubted = [run for run in doubted if not judged_by_another(run, estimator)]
         if doubted:
             names = Counter(str(run.value("model.name")) for run in doubted).items()
             models = [f"{count_of(number, 'run')} of {name}" for name, number in names]
@@ -69,14 +69,6 @@ def _unreliable(done: Sequence[Run]) -> Iterator[str]:
     for (where, why), by in estimators.items():
         estimated = f"The log-likelihood estimated{' and'.join(by)}"
         yield f"{estimated} is unreliable in {where}: {why}."
-
-
-def _judged_by_another(run: Run, estimator: str) -> bool:
-    """True if the run has a reliable estimate by the common proposal, beside which the shortfall of others is shown."""
-    names = [name for what, name in map(what_and_estimator, run.metrics or ()) if what == MEAN]
-    common = of_estimator(common_proposal(names))
-    known = estimator_error_of(run, common) is not None
-    return common != of_estimator(estimator) and known and not is_unreliable(run, common)
 
 
 def _worse_than_noise(done: Sequence[Run]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from vlae.experiment.summary import NOT_SCORED, with_error
 from vlae.report.metric_values import MEAN, UNRELIABLE, VALIDATION, of_estimator, what_and_estimator
 from vlae.report.names import group_name, word
 from vlae.report.runs import Run, Runs
-from vlae.report.tables.cells import coverage_of, estimator_error_of
+from vlae.report.tables.cells import coverage_of, estimator_error_of, judged_by_another
 from vlae.report.tables.groups import COLUMNS, Configuration, configurations, differing, row_keys_of
 from vlae.system.console import duration
 
@@ -115,7 +115,8 @@ def _time(run: Run, key: str, what: str) -> str:
 
 def _estimate(run: Run, name: str) -> str:
     """An estimate with its diagnostics."""
-    doubt = f" {MARK}" if run.value(of_estimator(name, UNRELIABLE)) else ""
+    is_doubtful = run.value(of_estimator(name, UNRELIABLE)) and not judged_by_another(run, name)
+    doubt = f" {MARK}" if is_doubtful else ""
     error = run.value(of_estimator(name, "standard_error"))
     said = [f"{with_error(run.value(of_estimator(name)), error)} nats{doubt}"]
     if (off := estimator_error_of(run, of_estimator(name))) is not None:

@@ -43,6 +43,8 @@ CALIBRATION = (
     "mass of q(z | x) or of the weighted samples of the fitted proposal; it is the mass itself if the posterior is "
     "exact. Mean ± standard error over seeds, with one seed over images"
 )
+BEST = "fitted"
+"""The proposal whose estimates are the most reliable."""
 SOME = 5  # entries of a list that a caption can hold
 
 Groups = Mapping[tuple[Values, Values], Sequence[Run]]  # by row and column
@@ -66,7 +68,7 @@ def caption(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     ]
     # where a dagger on each would distinguish nothing
     if any(cell.unreliable for cell in cells) and not daggers(cells):
-        sentences.append(f"All estimates are unreliable: {_doubt(metric, cells)}")
+        sentences.append(f"All estimates are unreliable: {_doubt(metric, cells, runs)}")
     return ". ".join(filter(None, sentences)) + "."
 
 
@@ -152,7 +154,8 @@ def _version(run: Run) -> str:
 
 def notes(metric: str, cells: Sequence[Cell], groups: Groups, column_keys: Sequence[str]) -> list[str]:
     """The notes below a table that follow from its cells, and from the runs of each."""
-    found = [f"{MARK} Unreliable: {_doubt(metric, cells)}"] if daggers(cells) else []
+    runs = [run for own in groups.values() for run in own]
+    found = [f"{MARK} Unreliable: {_doubt(metric, cells, runs)}"] if daggers(cells) else []
     if not better(metric):
         return found
     others = [cell for cell in cells if cell.mean is not None and not cell.best]
@@ -168,7 +171,7 @@ def notes(metric: str, cells: Sequence[Cell], groups: Groups, column_keys: Seque
     return found + _shared_costs(metric, groups)
 
 
-def _doubt(metric: str, cells: Sequence[Cell]) -> str:
+def _doubt(metric: str, cells: Sequence[Cell], runs: Sequence[Run]) -> str:
     """How far the estimates of the marked cells may be off, and what lowers that."""
     marked = [cell for cell in cells if cell.unreliable]
     errors = [error for cell in marked if (error := cell.largest_error) is not None]
@@ -177,10 +180,19 @@ def _doubt(metric: str, cells: Sequence[Cell]) -> str:
         beside = "more than a quarter of the smallest difference that the column claims"
         claim = f", {beside}" if min(errors) <= LARGE_ERROR else ""
         estimator = what_and_estimator(metric)[1]
-        command = remedy(estimator, "SWEEP-or-RUN")
-        effect = "lowers this" if estimator == "fitted" else "estimates them by the fitted proposal"
-        parts.append(f"these estimates {too_low(errors)}{claim}; {command} {effect}")
+        parts.append(f"these estimates {too_low(errors)}{claim}; {_remedy(estimator, runs)}")
     return "; ".join(parts)
+
+
+def _remedy(estimator: str, runs: Sequence[Run]) -> str:
+    """What lowers the error of estimates by this estimator."""
+    command = remedy(estimator, "SWEEP-or-RUN")
+    if estimator == BEST:
+        return f"{command} lowers this"
+    done = [run for run in runs if run.is_scored]
+    if all(run.value(of_estimator(BEST)) is not None for run in done):
+        return f"--metric {of_estimator(BEST)} is the same by the {BEST} proposal, which these runs have"
+    return f"{command} estimates them by the {BEST} proposal"
 
 
 def _shared_costs(metric: str, groups: Groups) -> list[str]:

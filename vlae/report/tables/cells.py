@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vlae.config.problems import format_value
-from vlae.estimation.reliability import LARGE_K_HAT, too_low
-from vlae.report.metric_values import errors_of, reliability_of
+from vlae.estimation.reliability import LARGE_K_HAT, common_proposal, too_low
+from vlae.report.metric_values import MEAN, errors_of, of_estimator, reliability_of, what_and_estimator
 from vlae.report.names import HOLE, Values
 from vlae.report.runs import Run
 
@@ -97,6 +97,14 @@ def estimator_error_of(run: Run, metric: str) -> float | None:
     if (error := run.number(total)) is not None:
         return float(error)
     return math.inf if {total, part} & set(run.metrics or ()) else None
+
+
+def judged_by_another(run: Run, estimator: str) -> bool:
+    """True if the run has a reliable estimate by the common proposal, beside which the shortfall of others is shown."""
+    names = [name for what, name in map(what_and_estimator, run.metrics or ()) if what == MEAN]
+    common = of_estimator(common_proposal(names))
+    known = estimator_error_of(run, common) is not None
+    return common != of_estimator(estimator) and known and not is_unreliable(run, common)
 
 
 def why_unreliable(runs: Sequence[Run], metric: str) -> str:

@@ -25,6 +25,7 @@ def of(proposal: str, what: str = "mean") -> str:
 
 def over_seeds(values: pd.Series, decimals: int = 2, sign: str = "") -> str:
     """Mean and standard error over seeds (ddof 1) as text."""
+    values = values.dropna()
     text = f"{values.mean():{sign}.{decimals}f}"
     return text + (f" ± {values.std() / np.sqrt(len(values)):.{decimals}f}" if len(values) > 1 else "")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from vlae.config.problems import format_value
-from vlae.estimation.reliability import LARGE_K_HAT, common_proposal, too_low
+from vlae.estimation.reliability import LARGE_ERROR, LARGE_K_HAT, common_proposal, too_low
 from vlae.report.metric_values import MEAN, errors_of, of_estimator, reliability_of, what_and_estimator
 from vlae.report.names import HOLE, Values
 from vlae.report.runs import Run
@@ -145,6 +145,8 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
     known = [each for each in errors if each is not None]
     unbounded = sum(map(math.isinf, known))
     off = statistics.fmean(known) if known and len(known) == len(errors) and not unbounded else None
+    if off is not None and off <= LARGE_ERROR:  # the mark is of the mean that is printed, not of a single run
+        unreliable = 0
     found = Cell(row, column, len(runs), len(done), mean, error, unreliable, missing)
     return replace(found, estimator_error=off, unbounded=unbounded)
 

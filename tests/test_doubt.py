@@ -66,6 +66,14 @@ def test_a_cell_is_marked_where_its_error_is_above_a_tenth_of_a_nat():
     assert "quarter" not in note
 
 
+@pytest.mark.parametrize(("of_one", "is_marked"), [(0.2, False), (0.4, True), (None, True)])
+def test_a_cell_is_marked_by_the_error_of_its_mean_over_seeds(of_one, is_marked):
+    """One run of four with a larger error: (0.2 + 3 * 0.01) / 4 is below 0.1, (0.4 + 3 * 0.01) / 4 is above."""
+    runs = [run("vae", seed, -80.0 + SEEDS[seed], of_one if seed == 3 else 0.01) for seed in range(4)]
+    runs += [run("vlae", seed, -80.0 + SEEDS[seed], 0.01) for seed in range(4)]
+    assert marked(make_table(Runs("a sweep", tuple(runs)), metric=FITTED)) == (["VAE"] if is_marked else [])
+
+
 def test_a_cell_is_marked_where_its_error_is_above_a_quarter_of_the_smallest_claim():
     errors = {"vae": 0.002, "vlae": 0.002, "hf": 0.012}
     near, far = {"vae": -80.0, "vlae": -79.0, "hf": -79.04}, {"vae": -80.0, "vlae": -79.0, "hf": -79.5}

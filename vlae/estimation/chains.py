@@ -72,45 +72,33 @@ def fit_components(
     torch.Size([3, 2])
     """
     sums = DrawSums(components)
+
+    def run(active: Int[Tensor, " active"]) -> None:
+        state, step = None, torch.full_like(components.z[active, 0], FIRST_STEP)
+        for start in range(0, most_moves, BLOCK):
+            root = sums.root[active]
+            moves = Moves([Joint(output, decoder, x[components.images[active]], CHAINS)], LEAPFROG)
+            noise = image_noise([sources[i] for i in active.tolist()], x.dtype)
+            burn_in = BURN_IN if start == 0 else 0
+            if state is None:
+                eps = noise(CHAINS, decoder.latent_dim)
+                state = moves.state(components.z[active] + times(eps, root.mT))
+            for t, eps in enumerate(noise_of_moves(noise, CHAINS, decoder.latent_dim, burn_in + BLOCK)):
+                state, acceptance = moves.move((1.0,), root, step, state, eps)
+                if t < burn_in:
+                    step = moves.adapt(step, acceptance, GAIN, ACCEPTANCE)
+                else:
+                    sums.add(active, state)
+            progress()
+            left = sums.effective[active] < draws * decoder.latent_dim
+            if not left.any():
+                break
+            active, step, state = active[left], step[left], state.select(left)
+
     together = max(1, LAYER_NUMBERS // (CHAINS * largest_layer(decoder)))
-    for active in torch.arange(len(components.z), device=x.device).split(together):
-        _run(output, decoder, x, components, active, sources, sums, draws, most_moves, progress)
+    for some in torch.arange(len(components.z), device=x.device).split(together):
+        run(some)
     return sums.fits()
-
-
-def _run(
-    output: OutputDistribution,
-    decoder: Decoder,
-    x: Images,
-    components: Components,
-    active: Int[Tensor, " active"],
-    sources: Sequence[torch.Generator],
-    sums: "DrawSums",
-    draws: int,
-    most_moves: int,
-    progress: Callable[[], None],
-) -> None:
-    """Add the draws of the chains of the ``active`` components to ``sums``."""
-    state, step = None, torch.full_like(components.z[active, 0], FIRST_STEP)
-    for start in range(0, most_moves, BLOCK):
-        root = sums.root[active]
-        moves = Moves([Joint(output, decoder, x[components.images[active]], CHAINS)], LEAPFROG)
-        noise = image_noise([sources[i] for i in active.tolist()], x.dtype)
-        burn_in = BURN_IN if start == 0 else 0
-        if state is None:
-            eps = noise(CHAINS, decoder.latent_dim)
-            state = moves.state(components.z[active] + times(eps, root.mT))
-        for t, eps in enumerate(noise_of_moves(noise, CHAINS, decoder.latent_dim, burn_in + BLOCK)):
-            state, acceptance = moves.move((1.0,), root, step, state, eps)
-            if t < burn_in:
-                step = moves.adapt(step, acceptance, GAIN, ACCEPTANCE)
-            else:
-                sums.add(active, state)
-        progress()
-        left = sums.effective[active] < draws * decoder.latent_dim
-        if not left.any():
-            break
-        active, step, state = active[left], step[left], state.select(left)
 
 
 class DrawSums:

@@ -11,6 +11,8 @@ LARGE_ERROR = 0.1
 """Nats: an estimator error above this is marked."""
 COMMON = ("fitted", "laplace", "student_t")
 """Proposals that are the same for all models; by default models are compared by the first that all runs have."""
+BEST = COMMON[0]
+"""The most reliable of them."""
 MANY_SAMPLES = 20_000
 """Samples per image that are recommended where the proposal is the best one."""
 MANY_UNRELIABLE = 0.05
@@ -76,8 +78,8 @@ def remedy(proposal: str, name: str, num_samples: int = 0) -> str:
     >>> remedy("laplace", "smoke"), remedy("fitted", "smoke", num_samples=20_000)
     ("`vlae evaluate smoke 'evaluate.proposals=[own,fitted]'`", '`vlae evaluate smoke evaluate.num_samples=80000`')
     """
-    best, samples = proposal == "fitted", max(MANY_SAMPLES, 4 * num_samples)
-    change = f"evaluate.num_samples={samples}" if best else "'evaluate.proposals=[own,fitted]'"
+    samples = max(MANY_SAMPLES, 4 * num_samples)
+    change = f"evaluate.num_samples={samples}" if proposal == BEST else "'evaluate.proposals=[own,fitted]'"
     return f"`vlae evaluate {name} {change}`"
 
 

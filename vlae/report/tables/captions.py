@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlae.estimation.reliability import LARGE_ERROR, LARGE_K_HAT, MARK, TOO_LOW, remedy, too_low
+from vlae.estimation.reliability import BEST, LARGE_ERROR, LARGE_K_HAT, MARK, TOO_LOW, remedy, too_low
 from vlae.report.metric_values import (
     ELBO,
     IN_MODEL_SPACE,
@@ -43,8 +43,6 @@ CALIBRATION = (
     "mass of q(z | x) or of the weighted samples of the fitted proposal; it is the mass itself if the posterior is "
     "exact. Mean ± standard error over seeds, with one seed over images"
 )
-BEST = "fitted"
-"""The proposal whose estimates are the most reliable."""
 SOME = 5  # entries of a list that a caption can hold
 
 Groups = Mapping[tuple[Values, Values], Sequence[Run]]  # by row and column

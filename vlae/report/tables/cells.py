@@ -138,15 +138,16 @@ def cell(row: Values, column: Values, runs: Sequence[Run], done: Sequence[Run], 
     values = [float(run.value(metric)) for run in done]
     mean = statistics.fmean(values) if values else None
     error = _error_of_mean(values)
-    unreliable, counted = sum(is_unreliable(run, metric) for run in done), {run.id for run in done}
+    counted = {run.id for run in done}
     reasons = Counter(_why_missing(run, metric) for run in runs if run.id not in counted)
     missing = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
     errors = [estimator_error_of(run, metric) for run in done]
     known = [each for each in errors if each is not None]
     unbounded = sum(map(math.isinf, known))
     off = statistics.fmean(known) if known and len(known) == len(errors) and not unbounded else None
-    if off is not None and off <= LARGE_ERROR:  # the mark is of the mean that is printed, not of a single run
-        unreliable = 0
+    # the mark is of the mean that is printed, where its error is known, not of a single run
+    is_small = off is not None and off <= LARGE_ERROR
+    unreliable = 0 if is_small else sum(is_unreliable(run, metric) for run in done)
     found = Cell(row, column, len(runs), len(done), mean, error, unreliable, missing)
     return replace(found, estimator_error=off, unbounded=unbounded)
 

@@ -608,7 +608,7 @@ def test_annealed_samples_take_all_of_theirs_where_others_have_a_target(monkeypa
     heavy(monkeypatch, fit=range(4), longer=(1, 2, 3))
     found = scored(model_of(decoder, output), x, num_samples=5000, target_standard_error=0.008)
     assert found.samples[0] < 5000
-    assert found.samples[1:].tolist() == [500] * 3
+    assert found.samples[1:].tolist() == [5000 // fitted.ANNEALED_SAMPLES_OF] * 3
     assert_right(found, log_p)
 
 

@@ -233,16 +233,21 @@ def test_another_training_is_not_taken_over(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), [(60, 60), (30, 60), (60, 30)])
+@pytest.mark.parametrize(("first", "second"), [(8, 8), (4, 8), (8, 4)])
 def test_two_launches_at_once_train_once(tmp_path, first, second):
     """The one that comes second waits, says so, and takes over what it can."""
-    common = [*sharing.TINY, "model=vae", "trainer.batch_size=5", "device=cpu"]
+    common = [*sharing.TINY, "model=vae", "trainer.batch_size=20", "device=cpu"]
     one = Launched(tmp_path, [*common, f"trainer.epochs={first}"])
-    while not any(json.loads(f.read_text())["trains"] for f in tmp_path.glob("runs/[!.]*/status.json")):
+    while not any(f.read_text() for f in tmp_path.glob("runs/[!.]*/metrics.jsonl")):
         assert one.exit_status is None
         time.sleep(0.01)
+    one.send(signal.SIGSTOP)  # until the second waits: however fast it trains, or slowly the other starts
     [other] = tmp_path.glob("runs/[!.]*")
     two = Launched(tmp_path, [*common, f"trainer.epochs={second}", "evaluate.num_samples=8"])
+    while not any("waiting for" in f.read_text() for f in tmp_path.glob("runs/[!.]*/attempts/1/log.txt")):
+        assert two.exit_status is None, two.wait()
+        time.sleep(0.01)
+    one.send(signal.SIGCONT)
     said, output = one.wait(), two.wait()
     assert (one.exit_status, two.exit_status) == (0, 0), said + output
     assert f"waiting for {other.name}, which trains the same model" in output

@@ -238,8 +238,8 @@ def test_a_preempted_run_resumes_to_the_same_result(place, cluster, reference):
 
 
 def test_a_run_preempted_without_a_signal_resumes(place, alone, reference, tmp_path_factory, monkeypatch):
-    """Most clusters are set up so: SIGTERM, as for a cancelled job."""
-    with Cluster(tmp_path_factory.mktemp("term"), user_signal=False) as plain:
+    """Most clusters are set up so: SIGTERM, as for a cancelled job. It has a minute, for a busy machine."""
+    with Cluster(tmp_path_factory.mktemp("term"), user_signal=False, grace_time=60, kill_wait=30) as plain:
         for name, value in plain.environment().items():
             monkeypatch.setenv(name, value)
         launch(place, "seed=0", LONG)

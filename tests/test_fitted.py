@@ -29,7 +29,7 @@ from torch.distributions import MultivariateNormal
 from vlae.distributions.posteriors import standard_normal_log_prob
 from vlae.distributions.student_t_mixture import StudentTMixture
 from vlae.errors import NonFiniteError
-from vlae.estimation import annealed, chains
+from vlae.estimation import chains
 from vlae.estimation.annealed import AnnealedProposal
 from vlae.estimation.calibration import simulate
 from vlae.estimation.chains import CHAINS, DrawSums, fit_components
@@ -461,6 +461,7 @@ def test_the_mean_weight_is_unbiased(chains_are, monkeypatch):
 def test_the_samples_of_the_pilot_are_not_averaged(monkeypatch):
     """No pilot has noise from a source of the samples, nor a source that another effort has used."""
     output, decoder, x, _, _ = linear_model(IMAGES)
+    efforts = {"fit": IMAGES, "longer": 3, "annealed": 1}
     seeds, original = [], fitted.draw_log_weights
 
     def recorded(q, scorer, x, sources, *how):
@@ -471,16 +472,15 @@ def test_the_samples_of_the_pilot_are_not_averaged(monkeypatch):
     heavy(monkeypatch, fit=(1, 2, 3), longer=(2,))
     with torch.no_grad():
         proposed = propose_from_decoder(group_of(output, decoder, x))
-    pilots = IMAGES + 3
     seeds += [source.initial_seed() for part in proposed for source in part.sources]
-    assert len(seeds) == pilots + IMAGES
+    assert len(seeds) == sum(efforts.values()) + IMAGES
     assert len(set(seeds)) == len(seeds)
 
 
 def test_the_size_of_the_pilot_changes_no_figure(monkeypatch):
     model, x = bent(5)
     expected = scored(model, x)
-    monkeypatch.setattr(fitted, "PILOT", 317)
+    monkeypatch.setattr(fitted, "FIRST", replace(FIRST, pilot=317))
     assert_close(scored(model, x), expected)
 
 
@@ -526,6 +526,19 @@ def test_a_hopeless_image_is_annealed_without_a_longer_fit(monkeypatch):
     assert_right(found, log_p)
 
 
+@pytest.mark.parametrize("enough", [0, fitted.ANNEALED_PILOT + 1])
+def test_an_annealed_image_whose_pilot_is_poor_is_annealed_in_more_steps(enough, monkeypatch):
+    """Others keep their figures."""
+    output, decoder, x, log_p, _ = linear_model(5)
+    heavy(monkeypatch, fit=(1, 3), longer=(1, 3))
+    before = scored(model_of(decoder, output), x, num_samples=8000)
+    monkeypatch.setattr(fitted, "ANNEALED_EFFECTIVE", enough)
+    monkeypatch.setattr(fitted, "MORE_DISTRIBUTIONS", 128)
+    found = scored(model_of(decoder, output), x, num_samples=8000)
+    assert (found.log_likelihood == before.log_likelihood).tolist() == [True, enough == 0] * 2 + [True]
+    assert ((found.log_likelihood - log_p).abs() < 4.5 * found.monte_carlo_error + 1e-4).all()
+
+
 @pytest.mark.slow
 def test_an_image_has_its_own_noise_in_every_effort(monkeypatch):
     """What is left of a group keeps its positions: the figures of an image are those of it among others."""
@@ -555,14 +568,13 @@ def test_a_tail_that_is_heavy_is_seen():
 @forward_mode
 @torch.no_grad()
 @pytest.mark.parametrize("distributions", [2, 16])
-def test_the_mean_weight_of_annealed_samples_is_the_likelihood(distributions, monkeypatch):
+def test_the_mean_weight_of_annealed_samples_is_the_likelihood(distributions):
     """From a proposal that is misplaced and too narrow; with more distributions the weights are more equal."""
-    monkeypatch.setattr(annealed, "DISTRIBUTIONS", distributions)
     model, x, log_p = one_image_many_times(4)
     mu = torch.tensor([0.5, -0.5]).double().expand(4, 1, 2)
     q = StudentTMixture(torch.zeros(4, 1).double(), mu, 1.5 * torch.eye(2).double().expand(4, 1, 2, 2), 10)
     group = group_of(model.output, model.decoder, x)
-    proposal, sources = AnnealedProposal(group, q), group.sources("samples")
+    proposal, sources = AnnealedProposal(group, q, distributions), group.sources("samples")
     z, log_q = proposal.rsample_with_log_prob(
         torch.stack(
             [torch.randn(1000, proposal.noise_dim, generator=source).double() for source in sources], 1
@@ -580,7 +592,7 @@ def test_ends_of_annealed_chains_are_nearly_exact_draws():
     output, decoder, x, log_p, exact = linear_model(IMAGES)
     L = torch.linalg.cholesky(exact.precision_matrix).expand(IMAGES, LATENT, LATENT)
     q = StudentTMixture(torch.zeros(IMAGES, 1).double(), exact.mean[:, None], L[:, None], 10)
-    proposal = AnnealedProposal(group_of(output, decoder, x), q)
+    proposal = AnnealedProposal(group_of(output, decoder, x), q, fitted.DISTRIBUTIONS)
     z, log_q = proposal.rsample_with_log_prob(numbers(2000, IMAGES, proposal.noise_dim, key="eps"))
     log_w = output.log_prob(x, decoder(z)) + standard_normal_log_prob(z) - log_q
     assert log_w.std(0).max() < 0.3

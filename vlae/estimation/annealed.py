@@ -14,8 +14,8 @@ from vlae.estimation.hamiltonian import Joint, Points, Root, covariance_root
 from vlae.estimation.proposed import DecoderGroup
 from vlae.seeding import image_noise
 
-DISTRIBUTIONS, LEAPFROG, PILOT_CHAINS = 32, 3, 16
-"""T, the intermediate distributions and the last; leapfrog steps of a move; chains that find step sizes."""
+LEAPFROG, PILOT_CHAINS = 3, 16
+"""Leapfrog steps of a move; chains that find step sizes."""
 FROM_PRIOR = 30
 """Distributions on the way from the prior to a mode."""
 
@@ -56,11 +56,11 @@ class AnnealedProposal:
     E w = p(x) as in annealed importance sampling, which this is (Neal 2001).
     """
 
-    def __init__(self, group: DecoderGroup, q: StudentTMixture) -> None:
-        """Step sizes are found by other chains, with noise of their own."""
+    def __init__(self, group: DecoderGroup, q: StudentTMixture, distributions: int) -> None:
+        """distributions: the intermediate ones and the last. Step sizes are found by other chains, with their own noise."""
         self.group, self.q, self.base = group, q, FromProposal(q)
-        self.betas = temperatures(DISTRIBUTIONS)
-        self.noise_dim = q.noise_dim + (DISTRIBUTIONS - 1) * (q.latent_dim + 2)
+        self.betas, self.moves = temperatures(distributions), distributions - 1
+        self.noise_dim = q.noise_dim + self.moves * (q.latent_dim + 2)
         noise = image_noise(group.sources("annealing steps"), group.x.dtype)
         self.steps = steps_of_pilot(
             self._path(PILOT_CHAINS), self.betas, noise, lambda share: group.progress()
@@ -69,7 +69,7 @@ class AnnealedProposal:
     def rsample_with_log_prob(self, noise: Float[Tensor, "samples batch noise"]) -> Drawn:
         first, rest = noise.split([self.q.noise_dim, self.noise_dim - self.q.noise_dim], dim=-1)
         path = self._path(len(noise))
-        moves = rest.unflatten(-1, (DISTRIBUTIONS - 1, -1)).unbind(-2)
+        moves = rest.unflatten(-1, (self.moves, -1)).unbind(-2)
         state = path.moves.state(self.base.sample(first))
         log_w, _, state = run_chains(
             path, self.betas, self.steps, state, moves, lambda share: self.group.progress()

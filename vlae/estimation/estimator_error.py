@@ -81,10 +81,11 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     k > 1/2, so each image's rise counts r / (1 - r) times with its k-hat; and the factor is at least the one for the
     ratio of the last two rises of the mean. All three, D and both factors, are upper estimates by their spread over
     images. Where the last rise, so estimated, is not smaller than the one before, new modes may still be found and no
-    end is in sight. The bias is at least what theory expects of images with a heavy tail: a sum of weights whose noise,
-    that of the largest of them, has the relative size e lacks about e / (1 - k). The noise of such an image counts
-    1 / (1 - k) times. An image with too few samples for a k-hat, beside others with one, is taken for one with the
-    heaviest tail.
+    end is in sight; but one image alone, whose last samples happened to be its largest, is set aside, and counts with
+    what theory expects of it. The bias is at least what theory expects of images with a heavy tail: a sum of weights
+    whose noise, that of the largest of them, has the relative size e lacks about e / (1 - k). The noise of such an image
+    counts 1 / (1 - k) times. An image with too few samples for a k-hat, beside others with one, is taken for one with
+    the heaviest tail.
 
     >>> images = torch.full((100,), 0.01)
     >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)
@@ -103,13 +104,18 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
         before.clamp(min=0),
         k_hat.double().nan_to_num(LARGEST_SHAPE).clamp(0.5, LARGEST_SHAPE),
     )
-    ratio = max(_upper_ratio(rise, before), 0.5)
+    expected = torch.log1p(error / (1 - k))
+    pooled = torch.ones(images, dtype=torch.bool)
+    if _upper_ratio(rise, before) >= 1 and images > 1:
+        pooled[(rise - before).argmax()] = False
+    others = rise[pooled]
+    ratio = max(_upper_ratio(others, before[pooled]), 0.5)
     if ratio >= 1:
         return EstimatorError(monte_carlo, None, None)
-    of_tails = _upper_ratio(rise * _sum_of_powers(2 ** (1 - 1 / k)), rise)
-    rising = float(rise.mean() + 2 * _standard_error(rise)) * max(of_tails, _sum_of_powers(ratio))
-    unseen = torch.log1p(error / (1 - k)).where(k > HEAVY_SHAPE, 0.0)
-    bias = max(rising, float(unseen.mean()))
+    of_tails = _upper_ratio(others * _sum_of_powers(2 ** (1 - 1 / k[pooled])), others)
+    rising = float(others.mean() + 2 * _standard_error(others)) * max(of_tails, _sum_of_powers(ratio))
+    unseen = expected[pooled].where(k[pooled] > HEAVY_SHAPE, 0.0)
+    bias = (max(rising, float(unseen.mean())) * len(others) + float(expected[~pooled].sum())) / images
     noise = error * (1 / (1 - k)).clamp(min=STANDARD_ERRORS)
     return EstimatorError(monte_carlo, bias, bias + float(noise.square().sum().sqrt()) / images)
 

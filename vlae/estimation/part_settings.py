@@ -14,7 +14,7 @@ SIMULATED_IMAGES = 16
 PILOT = 300
 """Samples of an image that decide how many others are averaged, with a target; they are no part of the average."""
 
-FIT = 2
+FIT = 3
 """Number of the way in which the proposal ``fitted`` is made: raised where a change of its code changes figures, so
 that scores of another fit are not taken over."""
 

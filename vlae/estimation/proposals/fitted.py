@@ -34,15 +34,19 @@ DEGREES = 10
 """Degrees of freedom of each Student t; on trained models of MNIST 3 to 10 have equally good k-hats."""
 LEAST_SHARE = 0.02
 """Share of the samples that each mode gets at least."""
-PILOT = 1000
-"""Samples that decide whether an image needs more, and are then thrown away."""
+FEWEST_EFFECTIVE = 0.06
+"""Share of a pilot's samples that have to be effective: a k-hat of a thousand weights often misses a heavy tail."""
 HOPELESS = 30
 """Effective samples of the pilot below which longer chains are left out: a model that has hardly been trained has
 posteriors that no few Student t resemble, and annealing alone costs half as much."""
 ANNEALED_SAMPLES_OF = 20
 """So many times fewer annealed samples are drawn than others; an image still takes 12 times as long as by ``own``."""
-ANNEALED_AT_ONCE = 16
-"""Images whose samples are annealed together: the noise of a sample's moves takes much memory."""
+DISTRIBUTIONS, MORE_DISTRIBUTIONS = 32, 512
+"""Steps of annealing: of most images, and of those whose pilot has fewer than ``ANNEALED_EFFECTIVE`` effective samples."""
+ANNEALED_PILOT, ANNEALED_EFFECTIVE = 64, 40
+"""Annealed samples that decide, and are then thrown away; and how many of them have to be effective."""
+MOVES_AT_ONCE = 512
+"""Images times distributions of annealing at once: the noise of a sample's moves takes much memory."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,11 @@ class Effort:
     """Effective draws per latent dimension after which chains end."""
     moves: int
     """Most moves of a chain after its burn-in."""
+    pilot: int
+    """Samples that decide whether an image needs more, and are then thrown away."""
 
 
-FIRST, LONGER = Effort("fit", 8, 0, 4, 4, 60), Effort("longer", 16, 8, 6, 10, 60)
+FIRST, LONGER = Effort("fit", 8, 0, 4, 4, 60, 1000), Effort("longer", 16, 8, 6, 10, 60, 5000)
 """For all images; for those whose weights still have too heavy a tail."""
 
 
@@ -107,11 +113,24 @@ class Found:
         """Propose ends of annealing from q for these images, if there are any."""
         if not len(images):
             return
-        for part in torch.arange(len(images), device=images.device).split(ANNEALED_AT_ONCE):
-            some, began = images[part], time.monotonic()
-            annealed = AnnealedProposal(self.group.select(some), q.select(part))
-            self._notes["annealed_seconds"][some.cpu()] = (time.monotonic() - began) / len(some)
-            self.add(some, annealed, samples_of=ANNEALED_SAMPLES_OF)
+        for part in torch.arange(len(images), device=images.device).split(MOVES_AT_ONCE // DISTRIBUTIONS):
+            some, began = self.group.select(images[part]), time.monotonic()
+            sources = some.sources("annealed pilot")
+            few = AnnealedProposal(some, q.select(part), DISTRIBUTIONS)
+            pilot = draw_log_weights(few, some.scorer, some.x, sources, ANNEALED_PILOT, some.at_once)
+            good = (pilot.effective_sample_size >= ANNEALED_EFFECTIVE).to(part.device)
+            self._notes["annealed_seconds"][images[part].cpu()] = (time.monotonic() - began) / len(part)
+            self._anneal(images, q, part[good], DISTRIBUTIONS)
+            self._anneal(images, q, part[~good], MORE_DISTRIBUTIONS)
+
+    def _anneal(
+        self, images: Int[Tensor, " some"], q: StudentTMixture, chosen: Int[Tensor, " chosen"], distributions: int
+    ) -> None:
+        """The same for those at the ``chosen`` positions, in so many steps."""
+        for part in chosen.split(MOVES_AT_ONCE // distributions):
+            if len(part):
+                annealed = AnnealedProposal(self.group.select(images[part]), q.select(part), distributions)
+                self.add(images[part], annealed, samples_of=ANNEALED_SAMPLES_OF)
 
     def add(self, images: Int[Tensor, " some"], q: Posterior, samples_of: int = 1) -> None:
         """Propose q for these images, if there are any."""
@@ -157,6 +176,7 @@ def judge(
 ) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
     """The images whose weights have too heavy a tail, and those among them that are hopeless, by a pilot."""
     sources = group.sources(f"{effort.name} pilot")
-    pilot = draw_log_weights(q, group.scorer, group.x, sources, PILOT, group.at_once)
-    heavy, few = pilot.unreliable, pilot.effective_sample_size < HOPELESS
+    pilot = draw_log_weights(q, group.scorer, group.x, sources, effort.pilot, group.at_once)
+    effective = pilot.effective_sample_size
+    heavy, few = pilot.unreliable | (effective < FEWEST_EFFECTIVE * effort.pilot), effective < HOPELESS
     return heavy.to(group.x.device), (heavy & few).to(group.x.device)

@@ -50,6 +50,11 @@ def path_from(base: Base, group: DecoderGroup, num_chains: int, num_leapfrog: in
     return AnnealingPath(base, joint, group.scorer(group.x), num_chains, num_leapfrog)
 
 
+def annealing_noise_dim(q: StudentTMixture, distributions: int) -> int:
+    """Standard normal numbers that a sample of `AnnealedProposal` takes."""
+    return q.noise_dim + (distributions - 1) * (q.latent_dim + 2)
+
+
 class AnnealedProposal:
     """Ends of chains from q, with log p(x, z) - log w in place of their log-density, so that their weight is w.
 
@@ -57,10 +62,9 @@ class AnnealedProposal:
     """
 
     def __init__(self, group: DecoderGroup, q: StudentTMixture, distributions: int) -> None:
-        """distributions: the intermediate ones and the last. Step sizes are found by other chains, with their own noise."""
+        """distributions: the intermediate ones and the last. Step sizes are found by chains with noise of their own."""
         self.group, self.q, self.base = group, q, FromProposal(q)
-        self.betas, self.moves = temperatures(distributions), distributions - 1
-        self.noise_dim = q.noise_dim + self.moves * (q.latent_dim + 2)
+        self.betas, self.noise_dim = temperatures(distributions), annealing_noise_dim(q, distributions)
         noise = image_noise(group.sources("annealing steps"), group.x.dtype)
         self.steps = steps_of_pilot(
             self._path(PILOT_CHAINS), self.betas, noise, lambda share: group.progress()
@@ -69,7 +73,7 @@ class AnnealedProposal:
     def rsample_with_log_prob(self, noise: Float[Tensor, "samples batch noise"]) -> Drawn:
         first, rest = noise.split([self.q.noise_dim, self.noise_dim - self.q.noise_dim], dim=-1)
         path = self._path(len(noise))
-        moves = rest.unflatten(-1, (self.moves, -1)).unbind(-2)
+        moves = rest.unflatten(-1, (len(self.betas) - 2, -1)).unbind(-2)
         state = path.moves.state(self.base.sample(first))
         log_w, _, state = run_chains(
             path, self.betas, self.steps, state, moves, lambda share: self.group.progress()

@@ -15,14 +15,14 @@ import time
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlae.distributions.posteriors import Posterior
 from vlae.distributions.student_t_mixture import StudentTMixture
-from vlae.estimation.annealed import AnnealedProposal, ends_from_prior
+from vlae.estimation.annealed import AnnealedProposal, annealing_noise_dim, ends_from_prior
 from vlae.estimation.chains import Fits, fit_components
-from vlae.estimation.log_weights import draw_log_weights
+from vlae.estimation.log_weights import NOISE_BLOCK, draw_log_weights
 from vlae.estimation.modes import Components, find_components
 from vlae.estimation.proposed import DecoderGroup, Proposed
 from vlae.seeding import image_noise
@@ -30,23 +30,20 @@ from vlae.seeding import image_noise
 GROUP = 128
 """Images at once, for all models, memories and devices: moves magnify rounding, which depends on it. Longer chains take
 almost as long for one image as for several, so the group is not small."""
-DEGREES = 10
-"""Degrees of freedom of each Student t; on trained models of MNIST 3 to 10 have equally good k-hats."""
+DEGREES = 5
+"""Degrees of freedom of each Student t; on Frey faces half as many images as with 10 have a bad k-hat."""
 LEAST_SHARE = 0.02
 """Share of the samples that each mode gets at least."""
 FEWEST_EFFECTIVE = 0.06
 """Share of a pilot's samples that have to be effective: a k-hat of a thousand weights often misses a heavy tail."""
-HOPELESS = 30
-"""Effective samples of the pilot below which longer chains are left out: a model that has hardly been trained has
-posteriors that no few Student t resemble, and annealing alone costs half as much."""
 ANNEALED_SAMPLES_OF = 20
-"""So many times fewer annealed samples are drawn than others; an image still takes 12 times as long as by ``own``."""
-DISTRIBUTIONS, MORE_DISTRIBUTIONS = 32, 512
-"""Steps of annealing: of most images, and of those whose pilot has fewer than ``ANNEALED_EFFECTIVE`` effective samples."""
+"""So many times fewer annealed samples are drawn than others; they still take 10 to 100 times as long."""
+DISTRIBUTIONS, MORE_DISTRIBUTIONS = 32, 256
+"""Steps of annealing: of most images, and of those whose pilot has too few effective samples."""
 ANNEALED_PILOT, ANNEALED_EFFECTIVE = 64, 40
 """Annealed samples that decide, and are then thrown away; and how many of them have to be effective."""
-MOVES_AT_ONCE = 512
-"""Images times distributions of annealing at once: the noise of a sample's moves takes much memory."""
+ANNEALED_NUMBERS = 2**25
+"""Most numbers of noise for a block of annealed samples, whose images are annealed together: 128 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +66,17 @@ class Effort:
     """Samples that decide whether an image needs more, and are then thrown away."""
 
 
-FIRST, LONGER = Effort("fit", 8, 0, 4, 4, 60, 1000), Effort("longer", 16, 8, 6, 10, 60, 5000)
+FIRST, LONGER = Effort("fit", 8, 0, 4, 6, 60, 1000), Effort("longer", 16, 8, 6, 10, 60, 5000)
 """For all images; for those whose weights still have too heavy a tail."""
 
 
 def propose_from_decoder(group: DecoderGroup) -> list[Proposed]:
     """The proposals of a group's images: of most after the first effort."""
     found = Found(group)
-    left, q, hopeless = found.fit(torch.arange(len(group.x), device=group.x.device), FIRST)
-    found.anneal(left[hopeless], q.select(hopeless))
-    if len(left := left[~hopeless]):
-        left, q, _ = found.fit(left, LONGER)
+    left, q = found.fit(torch.arange(len(group.x), device=group.x.device), FIRST)
+    if len(left):
+        left, q = found.fit(left, LONGER, q.mu)
+    if len(left):
         found.anneal(left, q)
     return found.proposed
 
@@ -93,44 +90,47 @@ class Found:
         self._notes = {name: torch.full((len(group.x),), math.nan) for name in names}
 
     def fit(
-        self, images: Int[Tensor, " some"], effort: Effort
-    ) -> tuple[Int[Tensor, " left"], StudentTMixture, Bool[Tensor, " left"]]:
+        self,
+        images: Int[Tensor, " some"],
+        effort: Effort,
+        known: Float[Tensor, "some modes latent"] | None = None,
+    ) -> tuple[Int[Tensor, " left"], StudentTMixture]:
         """Propose what is fitted for these images, unless their weights have too heavy a tail.
 
-        Returns those that are left, what is fitted for them, and which of them are hopeless.
+        known: where an effort before has found modes of each. Returns the images that are left, and what is fitted for
+        them.
         """
         group, began = self.group.select(images), time.monotonic()
-        q = fit(group, effort)
-        left, hopeless = judge(group, q, effort)
+        q = fit(group, effort, known)
+        left = judge(group, q, effort)
         self._notes["components"][images.cpu()] = q.components.cpu().float()
         self._notes[f"{effort.name}_seconds"][images.cpu()] = (time.monotonic() - began) / len(images)
         for same in q.components.unique():
             chosen = ~left & (q.components == same)
             self.add(images[chosen], q.select(chosen))
-        return images[left], q.select(left), hopeless[left]
+        return images[left], q.select(left)
 
     def anneal(self, images: Int[Tensor, " some"], q: StudentTMixture) -> None:
-        """Propose ends of annealing from q for these images, if there are any."""
-        if not len(images):
-            return
-        for part in torch.arange(len(images), device=images.device).split(MOVES_AT_ONCE // DISTRIBUTIONS):
-            some, began = self.group.select(images[part]), time.monotonic()
-            sources = some.sources("annealed pilot")
-            few = AnnealedProposal(some, q.select(part), DISTRIBUTIONS)
-            pilot = draw_log_weights(few, some.scorer, some.x, sources, ANNEALED_PILOT, some.at_once)
-            good = (pilot.effective_sample_size >= ANNEALED_EFFECTIVE).to(part.device)
+        """Propose ends of annealing from q for these images, in few steps or, where a pilot asks for them, in many."""
+        for part in self._at_once(torch.arange(len(images), device=images.device), q, DISTRIBUTIONS):
+            group, began = self.group.select(images[part]), time.monotonic()
+            few = AnnealedProposal(group, q.select(part), DISTRIBUTIONS)
+            sources = group.sources("annealed pilot")
+            pilot = draw_log_weights(few, group.scorer, group.x, sources, ANNEALED_PILOT, group.at_once)
             self._notes["annealed_seconds"][images[part].cpu()] = (time.monotonic() - began) / len(part)
-            self._anneal(images, q, part[good], DISTRIBUTIONS)
-            self._anneal(images, q, part[~good], MORE_DISTRIBUTIONS)
+            good = (pilot.effective_sample_size >= ANNEALED_EFFECTIVE).to(part.device)
+            for chosen, distributions in ((part[good], DISTRIBUTIONS), (part[~good], MORE_DISTRIBUTIONS)):
+                for some in self._at_once(chosen, q, distributions):
+                    annealed = AnnealedProposal(
+                        self.group.select(images[some]), q.select(some), distributions
+                    )
+                    self.add(images[some], annealed, samples_of=ANNEALED_SAMPLES_OF)
 
-    def _anneal(
-        self, images: Int[Tensor, " some"], q: StudentTMixture, chosen: Int[Tensor, " chosen"], distributions: int
-    ) -> None:
-        """The same for those at the ``chosen`` positions, in so many steps."""
-        for part in chosen.split(MOVES_AT_ONCE // distributions):
-            if len(part):
-                annealed = AnnealedProposal(self.group.select(images[part]), q.select(part), distributions)
-                self.add(images[part], annealed, samples_of=ANNEALED_SAMPLES_OF)
+    @staticmethod
+    def _at_once(chosen: Tensor, q: StudentTMixture, distributions: int) -> tuple[Tensor, ...]:
+        """Those that are annealed together."""
+        numbers = NOISE_BLOCK * annealing_noise_dim(q, distributions)
+        return chosen.split(max(1, ANNEALED_NUMBERS // numbers)) if len(chosen) else ()
 
     def add(self, images: Int[Tensor, " some"], q: Posterior, samples_of: int = 1) -> None:
         """Propose q for these images, if there are any."""
@@ -140,14 +140,21 @@ class Found:
             self.proposed.append(Proposed(images, q, sources, notes, samples_of))
 
 
-def fit(group: DecoderGroup, effort: Effort) -> StudentTMixture:
-    """One Student t for each mode of each image, with the mean and covariance of its chains."""
+def fit(
+    group: DecoderGroup, effort: Effort, known: Float[Tensor, "batch modes latent"] | None = None
+) -> StudentTMixture:
+    """One Student t for each mode of each image, with the mean and covariance of its chains.
+
+    known: further places where searches for modes begin.
+    """
     latent = group.decoder.latent_dim
     noise = image_noise(group.sources(f"{effort.name} starts"), group.x.dtype)
     draws = noise(effort.prior_starts // 2, latent)
     starts = torch.cat([group.x.new_zeros(1, len(group.x), latent), draws, -draws])
     if effort.annealed_starts:
         starts = torch.cat([starts, ends_from_prior(group, effort.annealed_starts)])
+    if known is not None:
+        starts = torch.cat([starts, known.transpose(0, 1)])
     how = group.output, group.decoder, group.x
     components = find_components(*how, starts, effort.components, group.scorer)
     group.progress()
@@ -171,12 +178,9 @@ def mixture(components: Components, fits: Fits, images: int) -> StudentTMixture:
     return StudentTMixture(log_weights, mu, L, DEGREES)
 
 
-def judge(
-    group: DecoderGroup, q: StudentTMixture, effort: Effort
-) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
-    """The images whose weights have too heavy a tail, and those among them that are hopeless, by a pilot."""
+def judge(group: DecoderGroup, q: StudentTMixture, effort: Effort) -> Bool[Tensor, " batch"]:
+    """The images whose weights have too heavy a tail, by a pilot."""
     sources = group.sources(f"{effort.name} pilot")
     pilot = draw_log_weights(q, group.scorer, group.x, sources, effort.pilot, group.at_once)
-    effective = pilot.effective_sample_size
-    heavy, few = pilot.unreliable | (effective < FEWEST_EFFECTIVE * effort.pilot), effective < HOPELESS
-    return heavy.to(group.x.device), (heavy & few).to(group.x.device)
+    few = pilot.effective_sample_size < FEWEST_EFFECTIVE * effort.pilot
+    return (pilot.unreliable | few).to(group.x.device)

@@ -84,8 +84,8 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     end is in sight; but one image alone, whose last samples happened to be its largest, is set aside, and counts with
     what theory expects of it. The bias is at least what theory expects of images with a heavy tail: a sum of weights
     whose noise, that of the largest of them, has the relative size e lacks about e / (1 - k). The noise of such an
-    image counts 1 / (1 - k) times. An image with too few samples for a k-hat, beside others with one, is taken for one with
-    the heaviest tail.
+    image counts 1 / (1 - k) times. An image with too few samples for a k-hat, beside others with one, is taken for
+    one with the heaviest tail.
 
     >>> images = torch.full((100,), 0.01)
     >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)

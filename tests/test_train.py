@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,7 @@ def make(
     optimizer: str = "adam",
     lr: float = 1e-2,
     seed: int = 0,
+    schedule: Sequence[str] | dict[str, Any] = (),
     **keys: Any,
 ) -> Training:
     """A training on a few digits; ``keys`` change TRAINER."""
@@ -69,12 +71,18 @@ def make(
     network = build_model(cfg, preprocess.shape, preprocess.variance, torch.device("cpu"), dtype)
     section = settings(f"optimizer={optimizer}", f"optimizer.lr={lr!r}").optimizer
     place.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(**{**TRAINER, **keys})
+
+    def chosen(*overrides: str) -> dict[str, Any]:
+        return settings(f"trainer.epochs={trainer.epochs}", f"optimizer.lr={lr!r}", *overrides).schedule
+
     return Training(
         model=network,
         optimizer=build(section, params=network.parameters()),
         training_set=TrainingSet(preprocess.training_images(digits()), preprocess),
         selection_set=preprocess.evaluation_set(digits().validation, "validation"),
-        trainer=Trainer(**{**TRAINER, **keys}),
+        trainer=trainer,
+        schedule=schedule if isinstance(schedule, dict) else chosen(*schedule),
         seed=seed,
         directory=RunDirectory(place),
     )

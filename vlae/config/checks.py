@@ -14,7 +14,7 @@ from vlae.config.preprocessing import Preprocessing, conflicts
 from vlae.config.problems import Problem, format_value, join_words, problems_of, with_suggestions
 from vlae.config.run_id import MISSING, entries, get, section_of_key
 from vlae.config.schema import Config, Evaluate, fields
-from vlae.config.targets import TARGETS, check_name, check_section, load_target
+from vlae.config.targets import TARGETS, check_name, check_section, load_target, schedule_problems
 
 
 def problems_in(
@@ -139,6 +139,10 @@ def _conflicts(values: dict[str, Any], found: Sequence[Problem]) -> list[Problem
         problems += _nothing_to_measure_by(values)
     if sound("trainer.objective", "trainer.kl", "model._target_"):
         problems += _no_closed_form(values)
+    if sound("trainer.objective", "trainer.kl_weight", "trainer.kl_warmup_epochs"):
+        problems += _no_kl_to_weigh(values)
+    if sound("schedule", "optimizer", "trainer.epochs"):
+        problems += schedule_problems(values["schedule"], values["optimizer"], values["trainer"]["epochs"])
     if sound("dataset._target_"):
         loader = load_target("dataset", values["dataset"]["_target_"])
         facts = getattr(loader, "known", {})  # what the loader knows of its data before it reads them
@@ -196,6 +200,18 @@ def _no_closed_form(values: dict[str, Any]) -> list[Problem]:
         text = f"{expected} model is {name} (its KL(q || p) has no closed form), got 'analytic'"
         return [Problem("trainer.kl", text)]
     return []
+
+
+def _no_kl_to_weigh(values: dict[str, Any]) -> list[Problem]:
+    """A weight of KL(q || p) in an objective that has no such term."""
+    trainer = values["trainer"]
+    if trainer["objective"] != "iwae" or (trainer["kl_weight"] == 1 and not trainer["kl_warmup_epochs"]):
+        return []
+    key, neutral = ("kl_weight", 1) if trainer["kl_weight"] != 1 else ("kl_warmup_epochs", 0)
+    text = (
+        f"expected {neutral} where trainer.objective is iwae (its bound has no KL term), got {trainer[key]}"
+    )
+    return [Problem(f"trainer.{key}", text)]
 
 
 def _no_training_images(values: dict[str, Any], there: int | None) -> list[Problem]:

@@ -40,6 +40,13 @@ ADDED_FIELDS: dict[str, Any] = {
     **{key: field["before"] for key, field in _FIELDS.items() if "before" in field},
     "model.activation": "relu",
     "model.network": "mlp",
+    "schedule": {
+        "name": "constant",
+        "_target_": "torch.optim.lr_scheduler.ConstantLR",
+        "every": "epoch",
+        "factor": 1.0,
+        "total_iters": 0,
+    },
 }
 """Keys added later, with the value that older runs implied. A key at this value is left out of the id."""
 
@@ -175,7 +182,9 @@ def _drop(container: dict[str, Any], key: str) -> None:
 
 
 def _comparable(value: Any) -> str:
-    """Equal for equal values alone: Python takes 0 for False."""
+    """Equal for equal values alone: Python takes 0 for False. Where code lies does not count."""
+    if isinstance(value, dict):
+        value = {key: entry for key, entry in value.items() if key != "_target_"}
     return json.dumps(_canonical(value), sort_keys=True, default=repr)
 
 

@@ -152,6 +152,25 @@ class Trainer(Section):
         "KL(q || p) in the ELBO: sampled, or analytic (its closed form, which all models but iaf have)",
         before="sampled",
     )
+    kl_weight: Positive = key(
+        1.0,
+        "weight of KL(q || p) in what training maximises (beta); what is reported and selected by is the ELBO",
+        before=1.0,
+    )
+    kl_warmup_epochs: Annotated[float, Field(ge=0)] = key(
+        0.0, "epochs in which kl_weight rises from 0 to its value, step by step; 0: none", before=0.0
+    )
+    average: Literal["none", "ema"] = key(
+        "none",
+        "weights that are validated, selected and scored: those of the last step (none), or their exponential moving "
+        "average (ema)",
+        before="none",
+    )
+    average_decay: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.999,
+        "share of the average that a step keeps; without trainer.average it has no effect",
+        before=0.999,
+    )
 
     def is_over(self, epoch: int, best_epoch: int) -> bool:
         """True if training ends after this epoch: after ``epochs``, or ``patience`` epochs after the best one.
@@ -271,12 +290,13 @@ class Tracker(Section):
 
 
 class Config(Section):
-    """A run, completely described. The first four sections name a class or function and its arguments."""
+    """A run, completely described. The first five sections name a class or function and its arguments."""
 
     model: dict[str, Any]
     dataset: dict[str, Any]
     output_dist: dict[str, Any]
     optimizer: dict[str, Any]
+    schedule: dict[str, Any]
     trainer: Trainer = key(..., "how the model is trained")
     evaluate: Evaluate = key(..., "how the trained model is scored")
     tracker: Tracker = key(
@@ -284,6 +304,11 @@ class Config(Section):
         "where the run can be watched from; several at once: tracker=[wandb,tensorboard]",
         operational=True,
         before=Tracker().model_dump(),
+    )
+    init_from: Annotated[str, Field(min_length=1)] | None = key(
+        None,
+        "id of a finished run below runs_dir whose best model's weights the training starts with",
+        before=None,
     )
     seed: Natural = key(0, "initial weights, batches and noise follow from it; 0 is a seed like any other")
     device: Annotated[str, BeforeValidator(_device)] = key(
@@ -301,7 +326,7 @@ class Config(Section):
     )
 
 
-PLUGINS = ("model", "dataset", "output_dist", "optimizer")
+PLUGINS = ("model", "dataset", "output_dist", "optimizer", "schedule")
 """The sections that name a class or function and its arguments."""
 FIXED_SECTIONS: dict[str, type[Section]] = {
     "trainer": Trainer,

@@ -1,13 +1,14 @@
-"""Sections that name a target (model, dataset, output_dist, optimizer): checked against its signature, built."""
+"""Sections that name a target (model, dataset, optimizer, ...): checked against its signature, built."""
 
 import functools
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -16,6 +17,8 @@ from vlae.config.problems import ConfigError, Problem, format_value, problems_of
 from vlae.config.run_id import ADDED_FIELDS, MISSING
 from vlae.config.schema import Count, Section
 
+BESIDE = {"schedule": ("every",)}
+"""Keys of a section that are no arguments of its target."""
 NAME = re.compile(r"[A-Za-z0-9_]+")  # names become part of run ids, and so of directories
 
 
@@ -32,7 +35,7 @@ class Sizes(Section):
 class TargetRule:
     """The classes that ``_target_`` of a section may name, and the arguments that are known only at run time."""
 
-    module: str
+    modules: tuple[str, ...]
     what: str
     base: str
     """The class it derives from, or returns: named as text, for this package lies below those that define it."""
@@ -41,21 +44,27 @@ class TargetRule:
 
 TARGETS = {
     "model": TargetRule(
-        "vlae.models",
+        ("vlae.models",),
         "a model class below vlae.models",
         "vlae.models.base.LatentVariableModel",
         ("pixels", "image_shape", "output"),
     ),
     "output_dist": TargetRule(
-        "vlae.distributions",
+        ("vlae.distributions",),
         "an output distribution of vlae.distributions",
         "vlae.distributions.outputs.OutputDistribution",
     ),
     "optimizer": TargetRule(
-        "torch.optim", "an optimizer of torch.optim", "torch.optim.Optimizer", ("params",)
+        ("torch.optim",), "an optimizer of torch.optim", "torch.optim.Optimizer", ("params",)
+    ),
+    "schedule": TargetRule(
+        ("torch.optim.lr_scheduler", "vlae.training.schedules"),
+        "a scheduler of torch.optim.lr_scheduler, or of vlae.training.schedules",
+        "torch.optim.lr_scheduler.LRScheduler",
+        ("optimizer", "steps_per_epoch", "last_epoch"),
     ),
     "dataset": TargetRule(
-        "vlae",
+        ("vlae",),
         "a function below vlae that returns Splits, such as vlae.data.mnist",
         "vlae.data.splits.Splits",
     ),
@@ -71,6 +80,8 @@ def check_section(section: str, values: Mapping[str, Any]) -> list[Problem]:
     own = _arguments(section, values, _parameters(target, TARGETS[section].runtime))
     if section == "optimizer":
         return problems + _check_optimizer(target, own)
+    if section == "schedule":
+        own = own | {key: values[key] for key in ("every",) if key in values}
     return problems + problems_of(_section_of(section, target), own, section)
 
 
@@ -83,6 +94,14 @@ def _section_of(section: str, target: Callable[..., Any]) -> type[BaseModel]:
         hints = {name: _RANGES.get(name, _hint_of_default(p.default)) for name, p in parameters.items()}
         return section_of(hints, optional=hints.keys() - {"lr"})
     hints: dict[str, Any] = {name: parameter.annotation for name, parameter in parameters.items()}
+    if section == "schedule":
+        # torch's hints are as wide here
+        hints = {
+            name: _hint_of_default(p.default) if p.default is not p.empty else Any
+            for name, p in parameters.items()
+        }
+        optional = {name for name, p in parameters.items() if p.default is not p.empty}
+        return section_of(hints | {"every": Literal["epoch", "step"]}, optional=optional)
     if section == "dataset":
         fields = Preprocessing.model_fields.items()
         hints |= {field.alias or name: field.rebuild_annotation() for name, field in fields}
@@ -102,7 +121,8 @@ def _find_target(section: str, target: Any) -> tuple[Any, Problem | None]:
     """(target, None) or (None, what is wrong). Nothing outside the rule's package is even imported."""
     rule, key = TARGETS[section], f"{section}._target_"
     refused = Problem(key, f"expected {rule.what}, got {format_value(target)}")
-    if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(rule.module)}(\.\w+)+", target):
+    modules = "|".join(map(re.escape, rule.modules))
+    if not isinstance(target, str) or not re.fullmatch(rf"({modules})(\.\w+)+", target):
         return None, refused
     try:
         found = _import(target)
@@ -131,8 +151,10 @@ def check_targets(container: Mapping[str, Any], file: Path) -> None:
 def build(section: Mapping[str, Any], **runtime: Any) -> Any:
     """The object that a section describes: its target, called with its keys and the runtime arguments it takes."""
     target = str(section.get("_target_"))
-    # dataset is last: its package holds the others
-    group = next((name for name, rule in TARGETS.items() if target.startswith(f"{rule.module}.")), "model")
+    # the narrowest: a package may hold others
+    modules = {module: name for name, rule in TARGETS.items() for module in rule.modules}
+    fitting = [module for module in modules if target.startswith(f"{module}.")]
+    group = modules[max(fitting, key=len)] if fitting else "model"
     make = load_target(group, target)
     beside = {"sizes", *Preprocessing.keys()} if group == "dataset" else set()
     taken = _parameters(make)
@@ -148,7 +170,11 @@ def _arguments(section: str, values: Mapping[str, Any], taken: Iterable[str]) ->
 
     A target from before a key of ``run_id.ADDED_FIELDS`` does not take it, and does what its default says.
     """
-    own = {key: value for key, value in values.items() if key not in ("name", "_target_")}
+    own = {
+        key: value
+        for key, value in values.items()
+        if key not in ("name", "_target_", *BESIDE.get(section, ()))
+    }
     default = {key: ADDED_FIELDS.get(f"{section}.{key}", MISSING) for key in own}
     return {key: value for key, value in own.items() if key in taken or value != default[key]}
 
@@ -230,6 +256,36 @@ def _try_optimizer(target: Any, values: dict[str, Any]) -> None:
 
 
 _RANGES = {"lr": Annotated[float, Field(gt=0)], "weight_decay": Annotated[float, Field(ge=0)]}
+
+
+def schedule_problems(section: Mapping[str, Any], optimizer: Mapping[str, Any], epochs: int) -> list[Problem]:
+    """What a schedule that is right by itself cannot do, by a try on an optimizer of one number."""
+    import torch
+
+    made = build(
+        {**optimizer, **dict.fromkeys(optimizer.keys() & {"capturable"}, False)},
+        params=[torch.nn.Parameter(torch.zeros(1))],
+    )
+    try:
+        scheduler = build(section, optimizer=made, steps_per_epoch=1)
+        plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        if plateau and (section["every"], scheduler.mode) != ("epoch", "max"):
+            text = "ReduceLROnPlateau watches the ELBO of each epoch, which grows: expected every: epoch and mode: max"
+            return [Problem("schedule", text)]
+        for _ in range(min(epochs, TRIED_EPOCHS)):
+            rates = [group["lr"] for group in made.param_groups]
+            if wrong := [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]:
+                return [Problem("schedule", f"it leads to a learning rate of {wrong[0]:g}")]
+            made.step()
+            scheduler.step(*[0.0] * plateau)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ZeroDivisionError) as error:
+        name = str(section["_target_"]).rpartition(".")[2]
+        return [Problem("schedule", f"{name} does not take them: {' '.join(str(error).split())}")]
+    return []
+
+
+TRIED_EPOCHS = 1000
+"""Most epochs that a schedule is tried for."""
 
 
 def _hint_of_default(default: Any) -> Any:

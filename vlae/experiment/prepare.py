@@ -12,6 +12,7 @@ from vlae.config.schema import Config
 from vlae.config.targets import build
 from vlae.data import DataError, Preprocess, Splits
 from vlae.experiment.build import build_model, check_posterior
+from vlae.experiment.initial_weights import load_initial_weights
 from vlae.models.base import LatentVariableModel
 from vlae.training.training_set import TrainingSet
 
@@ -40,6 +41,8 @@ def prepare(cfg: Config) -> Prepared:
     scored = images_to_score(x_test, cfg)
     x_selection = selection_set(to_model_space, splits, x_test, cfg)
     model = build_model(cfg, to_model_space.shape, to_model_space.variance, device, dtype)
+    if cfg.init_from is not None:
+        load_initial_weights(model, cfg.init_from, cfg.runs_dir)
     check_posterior(cfg, model, scored)
     training_set = TrainingSet(to_model_space.training_images(splits), to_model_space)
     return Prepared(cfg, model, to_model_space, training_set, x_selection, scored)

@@ -154,5 +154,11 @@ def _cut(lines: bytes, state: dict[str, Any], epochs: int) -> tuple[bytes, dict[
         "seconds": sum(line["seconds"] for line in parsed),
         "epoch_seconds": 0.0,
     }
-    only_best = {"model": None, "optimizer": None, "progress": progress, "metrics_size": len(b"".join(kept))}
+    only_best = {
+        "model": None,
+        "optimizer": None,
+        "parts": {},
+        "progress": progress,
+        "metrics_size": len(b"".join(kept)),
+    }
     return b"".join(kept), {**state, **only_best}

@@ -9,6 +9,7 @@ from vlae.experiment.results import code_and_torch, device_name
 from vlae.experiment.session import Session
 from vlae.experiment.shared_training import share_training
 from vlae.experiment.trained_model import TrainedModel
+from vlae.models.base import LatentVariableModel
 from vlae.training.loop import Training
 
 
@@ -29,6 +30,7 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
         training_set=prepared.training_set,
         selection_set=prepared.selection_set,
         trainer=cfg.trainer,
+        schedule=cfg.schedule,
         seed=cfg.seed,
         directory=directory,
         training_id=directory.training(),
@@ -42,17 +44,17 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
             reporter.line(f"{'trained already:' if training.is_finished else 'continuing from'} {at}")
         training.run(session.interruption, _report(session, prepared, training))
     prepared.model.load_state_dict(training.progress.best_model)
-    trained = _current_model(prepared, training)
+    trained = _trained_model(prepared, training, prepared.model)
     write_pictures(directory.path / "images", trained, prepared.test_set)
     return trained
 
 
-def _current_model(prepared: Prepared, training: Training) -> TrainedModel:
-    """The model as it is now."""
+def _trained_model(prepared: Prepared, training: Training, model: LatentVariableModel) -> TrainedModel:
+    """The model with the state of its training."""
     offset = prepared.preprocess.unit_log_jacobian(prepared.selection_set).mean().item()
     best = training.progress.best_elbo + offset
     return TrainedModel(
-        prepared.model, prepared.preprocess, prepared.config, training.directory, training.progress, best
+        model, prepared.preprocess, prepared.config, training.directory, training.progress, best
     )
 
 
@@ -75,7 +77,7 @@ def _report(
             session.reporter.advance("training epoch", done, epochs)
             return
         if every and progress.epoch % every == 0:
-            current = _current_model(prepared, training)
+            current = _trained_model(prepared, training, training.result)
             write_epoch_pictures(
                 training.directory.path / "images", current, prepared.selection_set, progress.epoch
             )

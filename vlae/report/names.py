@@ -7,7 +7,7 @@ from typing import Any
 from vlae.config.problems import format_value
 from vlae.errors import UserError
 
-SECTIONS = ("model", "dataset", "output_dist", "optimizer")  # each may stand for its name
+SECTIONS = ("model", "dataset", "output_dist", "optimizer", "schedule")  # each may stand for its name
 USUAL = (*SECTIONS, "T", "seed")  # the usual keys of rows and columns
 NAMES = {
     "vae": "VAE",

@@ -10,7 +10,7 @@ from PIL import Image
 from vlae.system.files import write_json
 from vlae.trackers.run_history import TENSORBOARD, Epochs, RunHistory, flat
 
-HPARAMS = ("model", "dataset", "output_dist", "optimizer", "trainer", "seed")
+HPARAMS = ("model", "dataset", "output_dist", "optimizer", "schedule", "trainer", "seed")
 
 
 class EventFiles:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,8 +64,21 @@ def check_training(state: Mapping[str, Any], own: str | None, place: Path) -> No
         )
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a training that a checkpoint restores."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Continue from there."""
+        ...
+
+
 class Checkpoints:
-    """Saves and restores one training: its model, its optimiser and its progress."""
+    """Saves and restores one training: its model, its optimiser, its other parts and its progress."""
 
     def __init__(
         self,
@@ -74,8 +88,10 @@ class Checkpoints:
         preprocess: Preprocess,
         training_id: str | None = None,
         made_with: dict[str, str] | None = None,
+        parts: Mapping[str, Stateful] = MappingProxyType({}),
     ) -> None:
         """training_id: what it shares with other runs; made_with: the code and the torch of this process."""
+        self.parts = parts
         self.directory, self.model, self.optimizer, self.preprocess = directory, model, optimizer, preprocess
         self.folder, self.training_id, self.made_with = directory.path / "checkpoints", training_id, made_with
 
@@ -92,6 +108,7 @@ class Checkpoints:
             "metrics_size": self.directory.metrics_size(),
             "preprocess": self.preprocess.state(),
             "training": self.training_id,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
         checkpoint.save(self.folder, state)
 
@@ -114,6 +131,8 @@ class Checkpoints:
             if state["model"] is not None:  # else the training is over, and only its best model is kept
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
+                for name, part in state.get("parts", {}).items():  # checkpoints from before had none
+                    self.parts[name].load_state_dict(part)
             progress = Progress(**state["progress"])
         self.directory.truncate_metrics(state["metrics_size"] if state is not None else 0)
         return progress, warnings

@@ -50,15 +50,13 @@ def gradient_norm(model: LatentVariableModel) -> float:
 
 def diagnostics(
     model: LatentVariableModel,
-    optimizer: torch.optim.Optimizer,
     x: Float[Tensor, "images pixels"],
     set_name: str,
     seed: int,
 ) -> dict[str, float]:
-    """Values of a line of metrics.jsonl besides the objective: stages on the first images of x, and the optimiser."""
+    """Values of a line of metrics.jsonl besides the objective: stages on the first images of x, output, memory."""
     elbos = stage_elbos(model, x[:STAGE_IMAGES], seed)
     line = {f"{set_name}/elbo_nats_after_{t}": value for t, value in enumerate(elbos)}
-    line |= {"gradient_norm": gradient_norm(model), "learning_rate": optimizer.param_groups[0]["lr"]}
     line |= {f"output/{n}": q.item() for n, q in model.output.named_parameters() if q.numel() == 1}
     return {**line, "memory_bytes": peak_memory_bytes(x.device)}
 

@@ -2,19 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from vlae.config.run_id import ADDED_FIELDS
 from vlae.config.schema import Trainer
 from vlae.models.base import LatentVariableModel
 from vlae.runs.directory import RunDirectory
 from vlae.system.interruption import Interruption
 from vlae.training.checkpoints import Checkpoints, Progress
-from vlae.training.epoch_metrics import diagnostics, mean_metrics
-from vlae.training.objective import select_objective
+from vlae.training.epoch_metrics import diagnostics, gradient_norm, mean_metrics
+from vlae.training.objective import kl_weight, select_objective
+from vlae.training.schedules import Schedule
 from vlae.training.training_set import TrainingSet
 
 
@@ -34,23 +38,38 @@ class Training:
         trainer: Trainer,
         seed: int,
         directory: RunDirectory,
+        schedule: Mapping[str, Any] = ADDED_FIELDS["schedule"],
         training_id: str | None = None,
         made_with: dict[str, str] | None = None,
     ) -> None:
-        """training_id and made_with: what its checkpoints say of it, see `vlae.training.checkpoints.Checkpoints`."""
+        """schedule: that section of the configuration.
+
+        training_id and made_with: what its checkpoints say of it, see `vlae.training.checkpoints.Checkpoints`.
+        """
         self.model, self.optimizer, self.training_set = model, optimizer, training_set
         self.selection_set, self.selection_name = selection_set, trainer.selection
         self.trainer, self.seed, self.directory = trainer, seed, directory
         self.objective = select_objective(trainer.objective, trainer.kl)
         self.progress = Progress()
+        self._learning_rate = optimizer.param_groups[0]["lr"]
+        self.schedule = Schedule(schedule, optimizer, self.batches_per_epoch)
+        self.average = None
+        if trainer.average == "ema":
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.average_decay))
+        parts = {"schedule": self.schedule} | ({"average": self.average} if self.average is not None else {})
         self.checkpoints = Checkpoints(
-            directory, model, optimizer, training_set.preprocess, training_id, made_with
+            directory, model, optimizer, training_set.preprocess, training_id, made_with, parts
         )
 
     @property
     def batches_per_epoch(self) -> int:
         """Number of steps of an epoch; the last batch may be smaller."""
         return -(-len(self.training_set) // self.trainer.batch_size)
+
+    @property
+    def result(self) -> LatentVariableModel:
+        """The model that is validated, selected and kept: with the weights of the last step, or their average."""
+        return self.model if self.average is None else self.average.module
 
     def resume(self) -> list[str]:
         """Continue from the last good checkpoint, if there is one. Returns warnings about damaged ones."""
@@ -92,13 +111,18 @@ class Training:
 
     def _step(self, indices: Tensor) -> Float[Tensor, " metrics"]:
         x, noise = self.training_set.batch(indices, self.seed, self.progress.step)
+        weight = kl_weight(self.trainer, self.progress.step / self.batches_per_epoch)
         with self.checkpoints.locate_errors(f"at step {self.progress.step + 1}", self.progress):
-            loss, metrics = self.objective.estimate(self.model, x, noise, self.trainer.num_samples)
+            loss, metrics = self.objective.estimate(self.model, x, noise, self.trainer.num_samples, weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.trainer.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_grad_norm)
         self.optimizer.step()
+        self._learning_rate = self.optimizer.param_groups[0]["lr"]
+        self.schedule.after_step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return metrics
 
     def _store(self, means: Float[Tensor, "steps metrics"], seconds: float) -> None:
@@ -118,14 +142,15 @@ class Training:
         """Select the best epoch, record this one, and start the next. Returns the epoch's line of metrics."""
         p = self.progress
         with self.checkpoints.locate_errors(f"on the {self.selection_name} set after step {p.step}", p):
-            selection = mean_metrics(self.model, self.selection_set, self.seed)
+            selection = mean_metrics(self.result, self.selection_set, self.seed)
         if not math.isfinite(selection["elbo_nats"]):
             problem = f"{self.selection_name}/elbo_nats is NaN or infinite after step {p.step}"
             raise self.checkpoints.error(problem, p)
         p.epoch += 1
         if selection["elbo_nats"] > p.best_elbo:
             p.best_epoch, p.best_elbo = p.epoch, selection["elbo_nats"]
-            p.best_model = {name: value.clone() for name, value in self.model.state_dict().items()}
+            p.best_model = {name: value.clone() for name, value in self.result.state_dict().items()}
+        self.schedule.after_epoch(selection["elbo_nats"])
         spent = time.monotonic() - began
         p.seconds += spent
         line = {"epoch": p.epoch, "global_step": p.step}
@@ -133,7 +158,8 @@ class Training:
         train = (sizes @ torch.tensor(p.means, dtype=torch.float64) / sizes.sum()).tolist()
         line |= {f"train/{metric}": mean for metric, mean in zip(self.objective.metrics, train, strict=True)}
         line |= {f"{self.selection_name}/{m}": value for m, value in selection.items()}
-        line |= diagnostics(self.model, self.optimizer, self.selection_set, self.selection_name, self.seed)
+        line |= diagnostics(self.result, self.selection_set, self.selection_name, self.seed)
+        line |= {"gradient_norm": gradient_norm(self.model), "learning_rate": self._learning_rate}
         line["seconds"] = p.epoch_seconds + spent
         self.directory.append_metrics(line)
         p.batch, p.means, p.epoch_seconds = 0, [], 0.0

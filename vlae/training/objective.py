@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlae.config.schema import Trainer
 from vlae.distributions.flows import Flow, FlowedGaussian
 from vlae.distributions.posteriors import (
     FamilyMember,
@@ -105,8 +106,8 @@ class Objective:
     ('elbo_nats', 'reconstruction_nats', 'kl_nats', 'iwae_bound_nats')
     """
 
-    estimate: Callable[[LatentVariableModel, Images, Noise, int], Estimate]
-    """(model, x, noise, samples) -> (loss, metrics)."""
+    estimate: Callable[[LatentVariableModel, Images, Noise, int, float], Estimate]
+    """(model, x, noise, samples, weight of KL(q || p)) -> (loss, metrics)."""
     metrics: tuple[str, ...] = METRICS
 
 
@@ -117,27 +118,50 @@ def select_objective(objective: str, kl: str) -> Objective:
     return Objective(sampled_elbo if kl == "sampled" else analytic_elbo)
 
 
-def sampled_elbo(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Estimate:
-    """The ELBO as the mean log-weight of ``samples`` z per image (Kingma and Welling 2014, estimator A)."""
+def kl_weight(trainer: Trainer, epochs: float) -> float:
+    """The weight of KL(q || p) after so many epochs: ``trainer.kl_weight``, to which it rises in ``kl_warmup_epochs``.
+
+    >>> [kl_weight(Trainer(epochs=9, kl_weight=2.0, kl_warmup_epochs=4.0), epochs) for epochs in (0, 1, 4, 8)]
+    [0.0, 0.5, 2.0, 2.0]
+    """
+    risen = min(1.0, epochs / trainer.kl_warmup_epochs) if trainer.kl_warmup_epochs else 1.0
+    return trainer.kl_weight * risen
+
+
+def _loss(metrics: Float[Tensor, " metrics"], weight: float) -> Float[Tensor, ""]:
+    """-(reconstruction - weight KL); with weight 1 the ELBO itself, to the last bit."""
+    elbo, _, kl = metrics
+    return -elbo if weight == 1 else (weight - 1) * kl - elbo
+
+
+def sampled_elbo(
+    model: LatentVariableModel, x: Images, noise: Noise, samples: int, weight: float = 1.0
+) -> Estimate:
+    """The ELBO as the mean log-weight of ``samples`` z per image (Kingma and Welling 2014, estimator A).
+
+    weight: of KL(q || p) in the loss (Higgins et al. 2017); the metrics are those of the ELBO.
+    """
     metrics = sample_terms(model, x, noise, samples).metrics()
-    return -metrics[0], metrics.detach()
+    return _loss(metrics, weight), metrics.detach()
 
 
-def analytic_elbo(model: LatentVariableModel, x: Images, noise: Noise, samples: int) -> Estimate:
+def analytic_elbo(
+    model: LatentVariableModel, x: Images, noise: Noise, samples: int, weight: float = 1.0
+) -> Estimate:
     """E_q[log p(x | z)] sampled, minus KL(q || p) in closed form (Kingma and Welling 2014, estimator B).
 
-    TypeError: the posterior has no closed form of its KL.
+    weight: as in `sampled_elbo`. TypeError: the posterior has no closed form of its KL.
     """
     posterior = require_closed_form_kl(model.posterior(x, noise), "trainer.kl=analytic")
     z, _ = posterior.rsample_with_log_prob(noise(samples, posterior.noise_dim))
     reconstruction = model.output.log_prob(x, model.decoder(z)).mean()
     kl = posterior.kl_to_prior().mean()
     metrics = torch.stack([reconstruction - kl, reconstruction, kl])
-    return -metrics[0], metrics.detach()
+    return _loss(metrics, weight), metrics.detach()
 
 
 def doubly_reparameterised_bound(
-    model: LatentVariableModel, x: Images, noise: Noise, samples: int
+    model: LatentVariableModel, x: Images, noise: Noise, samples: int, _weight: float = 1.0
 ) -> Estimate:
     """The K-sample bound (Burda et al. 2016), with the gradient of Tucker et al. 2018 (DReG, equation 8).
 

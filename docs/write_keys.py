@@ -28,7 +28,7 @@ GROUPS = {
     "dataset": "Images, their splits and their preprocessing. Keys of `sizes` are only defaults of other keys.",
     "output_dist": "p(x | z).",
     "optimizer": "A class of torch.optim and its arguments.",
-    "schedule": "A scheduler of torch.optim.lr_scheduler, or of vlae.training.schedules, and its arguments.",
+    "schedule": "A scheduler of torch.optim.lr_scheduler, or of vlae.training.learning_rate, and its arguments.",
     "hydra/launcher": "Where the runs of a sweep are executed; the keys are written `hydra.launcher.KEY=VALUE`.",
 }
 HEADING = """\

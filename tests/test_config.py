@@ -580,7 +580,7 @@ OPERATIONAL = {
     *("retry", "dry_run", "tracker"),
     *("device", "num_threads", "runs_dir", "force", "trainer.checkpoint_every", "evaluate.memory_budget"),
     *("dataset.root", "dataset.url", "dataset.path", "dataset.sizes"),
-    *(f"{section}._target_" for section in ("model", "dataset", "output_dist", "optimizer")),
+    *(f"{section}._target_" for section in ("model", "dataset", "output_dist", "optimizer", "schedule")),
 }
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from vlae.config.overrides import CONF, WRONG, messages_in
 from vlae.config.preprocessing import Preprocessing, conflicts
-from vlae.config.problems import Problem, format_value, join_words, problems_of, with_suggestions
+from vlae.config.problems import ConfigError, Problem, format_value, join_words, problems_of, with_suggestions
 from vlae.config.run_id import MISSING, entries, get, section_of_key
 from vlae.config.schema import Config, Evaluate, fields
 from vlae.config.targets import TARGETS, check_name, check_section, load_target, schedule_problems
@@ -228,6 +228,12 @@ def too_few_test_images(wanted: int | None, there: int | None) -> list[Problem]:
         return []
     text = f"expected 1 to {there}, the test images that there are, or null for all, got {wanted}"
     return [Problem("evaluate.num_images", text)]
+
+
+def require_test_images(wanted: int | None, there: int) -> None:
+    """ConfigError: ``evaluate.num_images`` is more than there are."""
+    if problems := too_few_test_images(wanted, there):
+        raise ConfigError(problems)
 
 
 def _preprocessing_conflicts(values: dict[str, Any], facts: dict[str, Any]) -> list[Problem]:

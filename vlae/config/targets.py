@@ -5,6 +5,7 @@ import importlib
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ TARGETS = {
         ("torch.optim",), "an optimizer of torch.optim", "torch.optim.Optimizer", ("params",)
     ),
     "schedule": TargetRule(
-        ("torch.optim.lr_scheduler", "vlae.training.schedules"),
-        "a scheduler of torch.optim.lr_scheduler, or of vlae.training.schedules",
+        ("torch.optim.lr_scheduler", "vlae.training.learning_rate"),
+        "a scheduler of torch.optim.lr_scheduler, or of vlae.training.learning_rate",
         "torch.optim.lr_scheduler.LRScheduler",
         ("optimizer", "steps_per_epoch", "last_epoch"),
     ),
@@ -258,34 +259,32 @@ def _try_optimizer(target: Any, values: dict[str, Any]) -> None:
 _RANGES = {"lr": Annotated[float, Field(gt=0)], "weight_decay": Annotated[float, Field(ge=0)]}
 
 
+TRIED_EPOCHS = 1000
+"""Most epochs that a schedule is tried for."""
+
+
 def schedule_problems(section: Mapping[str, Any], optimizer: Mapping[str, Any], epochs: int) -> list[Problem]:
     """What a schedule that is right by itself cannot do, by a try on an optimizer of one number."""
     import torch
 
-    made = build(
-        {**optimizer, **dict.fromkeys(optimizer.keys() & {"capturable"}, False)},
-        params=[torch.nn.Parameter(torch.zeros(1))],
-    )
+    made = build(optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
     try:
-        scheduler = build(section, optimizer=made, steps_per_epoch=1)
-        plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        if plateau and (section["every"], scheduler.mode) != ("epoch", "max"):
-            text = "ReduceLROnPlateau watches the ELBO of each epoch, which grows: expected every: epoch and mode: max"
-            return [Problem("schedule", text)]
-        for _ in range(min(epochs, TRIED_EPOCHS)):
-            rates = [group["lr"] for group in made.param_groups]
-            if wrong := [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]:
-                return [Problem("schedule", f"it leads to a learning rate of {wrong[0]:g}")]
-            made.step()
-            scheduler.step(*[0.0] * plateau)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer makes no steps
+            scheduler = build(section, optimizer=made, steps_per_epoch=1)
+            plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            if plateau and (section["every"], scheduler.mode) != ("epoch", "max"):
+                text = "watches the ELBO of each epoch, which grows: expected every: epoch and mode: max"
+                return [Problem("schedule", f"ReduceLROnPlateau {text}")]
+            for _ in range(min(epochs, TRIED_EPOCHS)):
+                rates = [group["lr"] for group in made.param_groups]
+                if wrong := [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]:
+                    return [Problem("schedule", f"it leads to a learning rate of {wrong[0]:g}")]
+                scheduler.step(*[0.0] * plateau)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ZeroDivisionError) as error:
         name = str(section["_target_"]).rpartition(".")[2]
         return [Problem("schedule", f"{name} does not take them: {' '.join(str(error).split())}")]
     return []
-
-
-TRIED_EPOCHS = 1000
-"""Most epochs that a schedule is tried for."""
 
 
 def _hint_of_default(default: Any) -> Any:

@@ -6,40 +6,43 @@ from vlae.config.problems import ConfigError, Problem, format_value
 from vlae.runs.directory import RunDirectory, find
 from vlae.system.disk import RecordError
 
-if TYPE_CHECKING:  # torch, which checks of a configuration do without
+if TYPE_CHECKING:  # it imports torch, which checks of a configuration do without
+    from vlae.config.schema import Config
     from vlae.models.base import LatentVariableModel
 
 KEY = "init_from"
 
 
-def check_source(container: dict[str, Any]) -> list[Problem]:
-    """What is wrong with the run that ``init_from`` names; nothing if it is null."""
-    return _source(container[KEY], container["runs_dir"])[1] if container[KEY] is not None else []
+def check_source(container: dict[str, Any]) -> None:
+    """ConfigError: the run that ``init_from`` names cannot be used."""
+    if container.get(KEY) is not None:
+        _source(container[KEY], container["runs_dir"])
 
 
-def _source(run: str, runs_dir: str) -> tuple[RunDirectory | None, list[Problem]]:
-    """The run, or why it cannot be used. Its whole id is needed, because it is part of the id of the run to train."""
+def _source(run: str, runs_dir: str) -> RunDirectory:
+    """The run. Its whole id is needed, because it becomes a part of the id of the run to train."""
     try:
         found = find(runs_dir, run)
     except RecordError as error:
-        return None, [Problem(KEY, str(error))]
+        raise ConfigError([Problem(KEY, str(error))]) from error
     if found.path.name != run:
-        text = f"expected the whole id of a run, {found.path.name}, got {format_value(run)}"
-        return None, [Problem(KEY, text)]
+        raise ConfigError([Problem(KEY, f"expected a whole id, {found.path.name}, got {format_value(run)}")])
     if (state := found.state()) != "done":
-        return None, [Problem(KEY, f"expected a finished run, got {run}, whose state is {state}")]
-    return found, []
+        raise ConfigError([Problem(KEY, f"expected a finished run, got {run}, whose state is {state}")])
+    return found
 
 
-def load_initial_weights(model: "LatentVariableModel", run: str, runs_dir: str) -> None:
-    """Give a model the weights of the best model of a run. ConfigError: there are none, or they are another model's."""
+def start_from_run(model: "LatentVariableModel", cfg: "Config") -> None:
+    """Give the model the weights of the run that ``init_from`` names, if it names one.
+
+    ConfigError: there are none, or they are those of another model.
+    """
     # a checkpoint is read here alone, so that checks of many runs stay fast
     from vlae.training.checkpoints import read_checkpoint
 
-    source, problems = _source(run, runs_dir)
-    if source is None:
-        raise ConfigError(problems)
-    state, _ = read_checkpoint(source)
+    if (run := cfg.init_from) is None:
+        return
+    state, _ = read_checkpoint(_source(run, cfg.runs_dir))
     weights = state["progress"]["best_model"] if state is not None else {}
     if not weights:
         raise ConfigError([Problem(KEY, f"{run} has no checkpoint any more")])

@@ -6,13 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlae.config.checks import available_devices, too_few_test_images
-from vlae.config.problems import ConfigError
+from vlae.config.checks import available_devices, require_test_images
 from vlae.config.schema import Config
 from vlae.config.targets import build
 from vlae.data import DataError, Preprocess, Splits
 from vlae.experiment.build import build_model, check_posterior
-from vlae.experiment.initial_weights import load_initial_weights
+from vlae.experiment.initial_weights import start_from_run
 from vlae.models.base import LatentVariableModel
 from vlae.training.training_set import TrainingSet
 
@@ -41,8 +40,7 @@ def prepare(cfg: Config) -> Prepared:
     scored = images_to_score(x_test, cfg)
     x_selection = selection_set(to_model_space, splits, x_test, cfg)
     model = build_model(cfg, to_model_space.shape, to_model_space.variance, device, dtype)
-    if cfg.init_from is not None:
-        load_initial_weights(model, cfg.init_from, cfg.runs_dir)
+    start_from_run(model, cfg)
     check_posterior(cfg, model, scored)
     training_set = TrainingSet(to_model_space.training_images(splits), to_model_space)
     return Prepared(cfg, model, to_model_space, training_set, x_selection, scored)
@@ -66,8 +64,7 @@ def test_set(preprocess: Preprocess, splits: Splits, cfg: Config) -> Float[Tenso
 
 def images_to_score(x_test: Float[Tensor, "images pixels"], cfg: Config) -> Float[Tensor, "scored pixels"]:
     """The first ``evaluate.num_images`` test images. ConfigError: there are fewer."""
-    if problems := too_few_test_images(cfg.evaluate.num_images, len(x_test)):
-        raise ConfigError(problems)
+    require_test_images(cfg.evaluate.num_images, len(x_test))
     return x_test[: cfg.evaluate.num_images]
 
 

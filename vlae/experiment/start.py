@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from vlae.config.compose import validate
 from vlae.config.limits import beyond_the_machine
 from vlae.config.problems import ConfigError
-from vlae.experiment.initial_weights import check_source
 from vlae.runs.snapshot import executed_code
 from vlae.system.console import loading
 from vlae.system.libraries import check_libraries
@@ -31,7 +30,7 @@ def check_settings(container: dict[str, Any], *, here: bool = True) -> "Config":
     if problems := environment_problems(container["tracker"]):
         raise ConfigError(problems)
     checked = validate(container if here else {**container, "device": "auto"})
-    if problems := [*beyond_the_machine(container, here=here), *check_source(container)]:
+    if problems := beyond_the_machine(container, here=here):
         raise ConfigError(problems)
     return checked
 

@@ -9,7 +9,6 @@ from vlae.experiment.results import code_and_torch, device_name
 from vlae.experiment.session import Session
 from vlae.experiment.shared_training import share_training
 from vlae.experiment.trained_model import TrainedModel
-from vlae.models.base import LatentVariableModel
 from vlae.training.loop import Training
 
 
@@ -44,15 +43,16 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
             reporter.line(f"{'trained already:' if training.is_finished else 'continuing from'} {at}")
         training.run(session.interruption, _report(session, prepared, training))
     prepared.model.load_state_dict(training.progress.best_model)
-    trained = _trained_model(prepared, training, prepared.model)
+    trained = _trained_model(prepared, training)
     write_pictures(directory.path / "images", trained, prepared.test_set)
     return trained
 
 
-def _trained_model(prepared: Prepared, training: Training, model: LatentVariableModel) -> TrainedModel:
-    """The model with the state of its training."""
+def _trained_model(prepared: Prepared, training: Training, *, now: bool = False) -> TrainedModel:
+    """The best epoch's model, which ``prepared`` has at the end; or the one that training has now."""
     offset = prepared.preprocess.unit_log_jacobian(prepared.selection_set).mean().item()
     best = training.progress.best_elbo + offset
+    model = training.result if now else prepared.model
     return TrainedModel(
         model, prepared.preprocess, prepared.config, training.directory, training.progress, best
     )
@@ -77,7 +77,7 @@ def _report(
             session.reporter.advance("training epoch", done, epochs)
             return
         if every and progress.epoch % every == 0:
-            current = _trained_model(prepared, training, training.result)
+            current = _trained_model(prepared, training, now=True)
             write_epoch_pictures(
                 training.directory.path / "images", current, prepared.selection_set, progress.epoch
             )

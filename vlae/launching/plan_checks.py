@@ -1,6 +1,7 @@
 """The runs that start, checked before anything is written: their configuration, this machine, its environment."""
 
 from vlae.config.problems import ConfigError
+from vlae.experiment.initial_weights import check_source
 from vlae.experiment.start import check_settings
 from vlae.launching.plan import Plan
 from vlae.system.console import loading
@@ -23,6 +24,7 @@ def check_runs(plan: Plan, *, here: bool) -> None:
     for run in plan.starting:
         try:
             check_settings(run.container, here=here)
+            check_source(run.container)
         except ConfigError as error:
             wrong[run.run_id] = error.problems
     if wrong:

@@ -3,23 +3,24 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vlae.config.run_id import ADDED_FIELDS
 from vlae.config.schema import Trainer
 from vlae.models.base import LatentVariableModel
 from vlae.runs.directory import RunDirectory
-from vlae.system.interruption import Interruption
 from vlae.training.checkpoints import Checkpoints, Progress
 from vlae.training.epoch_metrics import diagnostics, gradient_norm, mean_metrics
+from vlae.training.learning_rate import CONSTANT, Schedule
 from vlae.training.objective import kl_weight, select_objective
-from vlae.training.schedules import Schedule
 from vlae.training.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    from vlae.system.interruption import Interruption
 
 
 class Training:
@@ -38,7 +39,7 @@ class Training:
         trainer: Trainer,
         seed: int,
         directory: RunDirectory,
-        schedule: Mapping[str, Any] = ADDED_FIELDS["schedule"],
+        schedule: Mapping[str, Any] = CONSTANT,
         training_id: str | None = None,
         made_with: dict[str, str] | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class Training:
     @property
     def result(self) -> LatentVariableModel:
         """The model that is validated, selected and kept: with the weights of the last step, or their average."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(LatentVariableModel, self.average.module)
 
     def resume(self) -> list[str]:
         """Continue from the last good checkpoint, if there is one. Returns warnings about damaged ones."""
@@ -81,7 +82,7 @@ class Training:
         """True after ``trainer.epochs``, or ``trainer.patience`` epochs after the best one."""
         return self.trainer.is_over(self.progress.epoch, self.progress.best_epoch)
 
-    def run(self, interruption: Interruption, report: Callable[[dict[str, float] | None], None]) -> None:
+    def run(self, interruption: "Interruption", report: Callable[[dict[str, float] | None], None]) -> None:
         """Train until finished. After a signal: a checkpoint at the next step boundary, then ``Interrupted``."""
         saved = time.monotonic()
         while not self.is_finished:

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from vlae.config.run_id import ADDED_FIELDS
 from vlae.config.targets import build
+
+CONSTANT: Mapping[str, Any] = ADDED_FIELDS["schedule"]
+"""The section of a schedule that changes nothing."""
 
 
 class WarmupCosine(LambdaLR):

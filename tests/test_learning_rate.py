@@ -282,7 +282,7 @@ def test_weights_of_another_model_or_of_no_run_are_refused(tmp_path):
     source = train(tmp_path, "trainer.epochs=1")["run_id"]
     for overrides, expected in (
         ([f"init_from={source}", "dataset.sizes.latent_dim=4"], "is another model: its weights amortised"),
-        ([f"init_from={source[:-3]}"], f"expected the whole id of a run, {source}"),
+        ([f"init_from={source[:-3]}"], f"expected a whole id, {source}"),
         (["init_from=nothing"], "init_from: "),
     ):
         with pytest.raises(ConfigError, match=expected):

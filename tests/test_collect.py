@@ -156,6 +156,59 @@ def test_a_missing_run_of_a_sweep_is_noted(tmp_path):
     assert left_out == [LeftOut(run_id(gone), "its directory is missing")]
 
 
+# --- several sources ------------------------------------------------------------------------------------------------
+
+
+def record(runs_dir, name, *containers, earlier=()):
+    for launch in (*earlier, containers):
+        sweep_index.record_sweep(
+            runs_dir, name, {run_id(each): f"seed={each['seed']}" for each in launch}, []
+        )
+
+
+def test_several_sweeps_prefixes_and_directories_are_read_together(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    vae, vlae, other, far = container(VAE), container(VLAE), container(VAE, seed=1), container("model=hf")
+    for runs_dir, containers in ((here, (vae, vlae, other)), (there, (far, vae))):
+        for each in containers:
+            done(runs_dir, each)
+    record(here, "one", vae, other)
+    record(here, "two", vae, vlae)
+    record(there, "three", far, vae)
+    for names, expected in (
+        (["one", "two"], [(vae, "one"), (other, "one"), (vlae, "two")]),
+        (["two", "one"], [(vae, "two"), (vlae, "two"), (other, "one")]),
+        (["vlae-", "one"], [(vlae, "vlae-"), (vae, "one"), (other, "one")]),
+        (["two", str(there / "three")], [(vae, "two"), (vlae, "two"), (far, "three")]),
+        ([str(there)], [(far, None), (vae, None)]),
+        ([f"{there}/hf"], [(far, "hf")]),
+        (["one", "one"], [(vae, "one"), (other, "one")]),
+    ):
+        runs = collect_runs(names, here)
+        found = {run.id: run.sweep for run in runs.runs}
+        assert found == {run_id(each): sweep for each, sweep in expected}, names
+        assert not runs.left_out
+    assert collect_runs(["one", "two"], here).title == "one two"
+    for names, launch in ((["one", "nothing"], None), (["one", "two"], 1), ([str(there / "nothing")], None)):
+        with pytest.raises(RecordError):
+            collect_runs(names, here, launch)
+
+
+@pytest.mark.slow
+def test_each_of_several_sweeps_counts_with_its_newest_complete_launch(tmp_path):
+    """One sweep is being scored again: its earlier scores count, beside those of the other."""
+    first, again = (container(VAE, f"evaluate.num_samples={n}") for n in (100, 200))
+    other = container(VLAE)
+    for each in (first, other):
+        done(tmp_path, each)
+    stopped(tmp_path, again)
+    record(tmp_path, "one", again, earlier=[[first]])
+    record(tmp_path, "two", other)
+    runs = collect_runs(["one", "two"], tmp_path).newest_complete("test.elbo")
+    assert [run.id for run in runs.runs] == [run_id(first), run_id(other)]
+    assert "Launch 1" in runs.note or "as an earlier launch has scored" in runs.note
+
+
 # --- configurations ---------------------------------------------------------------------------------------------------
 
 # without those that YAML's parsers in C and in Python take for different breaks of lines

@@ -61,9 +61,14 @@ def load(run: str, runs_dir: str = "runs", device: str = "cpu") -> TrainedModel:
 
 
 def runs(
-    name: str | None = None, runs_dir: str | PathLike[str] = "runs", *, evaluation: int | None = None
+    name: str | Sequence[str] | None = None,
+    runs_dir: str | PathLike[str] = "runs",
+    *,
+    evaluation: int | None = None,
 ) -> DataFrame:
     """All runs of a sweep, of an id prefix or, without a name, of ``runs_dir``: one row per run, one column per key.
+
+    name: also several of them, or paths of directories of runs.
 
     The columns are the id, label and state, the settings (``model.name``, ``optimizer.lr``, ``seed``, ...), and the
     metrics of results.json (``test.elbo``, ``cost.train_seconds``, ...; `vlae metrics` lists them with their units).
@@ -81,7 +86,7 @@ def runs(
 
 
 def table(
-    name: str | None = None,
+    name: str | Sequence[str] | None = None,
     runs_dir: str | PathLike[str] = "runs",
     *,
     metric: str | None = None,
@@ -114,7 +119,7 @@ def table(
 
 def plot(
     kind: str,
-    name: str | None = None,
+    name: str | Sequence[str] | None = None,
     runs_dir: str | PathLike[str] = "runs",
     *,
     metric: str | None = None,
@@ -140,7 +145,7 @@ def plot(
 
 
 def report(
-    name: str | None = None,
+    name: str | Sequence[str] | None = None,
     out: str | PathLike[str] = "report.html",
     runs_dir: str | PathLike[str] = "runs",
     *,

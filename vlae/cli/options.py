@@ -54,6 +54,10 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, a run 
 Runs = Annotated[
     str | None, typer.Argument(metavar="[SWEEP|PREFIX]", help="A sweep, or an id prefix; default: all runs.")
 ]
+SEVERAL = "Sweeps, id prefixes, or paths of these or of directories of runs"
+Sources = Annotated[
+    list[str] | None, typer.Argument(metavar="[SWEEP|PREFIX]...", help=f"{SEVERAL}; default: all runs.")
+]
 RunsDir = Annotated[
     str, typer.Option(parser=path_parser("--runs-dir"), metavar="<path>", help="Where run directories are.")
 ]

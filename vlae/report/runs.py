@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 UPDATES = ("model.num_updates", "model.num_steps", "model.num_flows")
 """The keys that ``T`` stands for: each model has one of them, or none."""
-OF_A_RUN = ("id", "label", "state", "reason")
+OF_A_RUN = ("id", "sweep", "label", "state", "reason")
 SOME = 5  # runs that a note can name
 
 
@@ -82,6 +82,7 @@ class Run(NamedTuple):
     history: History | None = None  # None: the source has no metrics of epochs
     directory: str | None = None  # where its trained model lies; None: not on this machine
     earlier: bool = False  # made under an earlier scheme of ids: its id does not follow from its settings
+    sweep: str | None = None  # by whose name, or of whose id prefix, it was asked for
 
     @property
     def is_scored(self) -> bool:
@@ -147,6 +148,7 @@ class Runs:
     earlier: tuple[
         "Runs", ...
     ] = ()  # earlier launches of a sweep whose latest is not complete, the oldest first
+    parts: tuple["Runs", ...] = ()  # the sweeps that were asked for together, of which these are the runs
 
     def settings(self) -> list[str]:
         """The keys of all settings."""
@@ -162,8 +164,9 @@ class Runs:
 
     def only(self, condition: Callable[[Run], bool]) -> "Runs":
         """The runs that meet a condition."""
-        earlier = tuple(launch.only(condition) for launch in self.earlier)
-        return replace(self, runs=tuple(run for run in self.runs if condition(run)), earlier=earlier)
+        kept = tuple(run for run in self.runs if condition(run))
+        earlier, parts = (tuple(each.only(condition) for each in many) for many in (self.earlier, self.parts))
+        return replace(self, runs=kept, earlier=earlier, parts=parts)
 
     def newest_complete(self, metric: str) -> "Runs":
         """The runs of the latest launch that is complete for a metric, as far as its launches are known.
@@ -172,6 +175,8 @@ class Runs:
         settings of all that the metric depends on, so that its value is the same. If runs lack it still, an earlier
         launch counts that has scored all of these models, if there is one.
         """
+        if self.parts:
+            return together([part.newest_complete(metric) for part in self.parts])
         mixed = self._with_same_values(metric)
         if not self.earlier or (not self.left_out and _all_have(mixed.runs, metric)):
             return mixed
@@ -246,6 +251,21 @@ def collect(title: str, rows: Iterable[Run | LeftOut], note: str = "") -> Runs:
                 del found[run.id]
                 left_out.append(LeftOut(run.id, f"it is {twin} under an earlier scheme of ids"))
     return Runs(title, tuple(found.values()), tuple(left_out), note)
+
+
+def together(parts: Sequence[Runs]) -> Runs:
+    """The runs of several sources as one, each once: a run of two sweeps counts as one of the first.
+
+    >>> a, b = (Run(name, "", {"seed": 0}, "done") for name in "ab")
+    >>> both = together([Runs("one", (a,)), Runs("two", (a, b))])
+    >>> both.title, [run.id for run in both.runs]
+    ('one two', ['a', 'b'])
+    """
+    runs = {run.id: run for part in reversed(parts) for run in reversed(part.runs)}
+    left_out = dict.fromkeys(each for part in parts for each in part.left_out)
+    notes = [f"{part.title}: {part.note}" for part in parts if part.note]
+    title = " ".join(part.title for part in parts)
+    return Runs(title, tuple(reversed(runs.values())), tuple(left_out), ". ".join(notes), parts=tuple(parts))
 
 
 def _beside_scored(runs: Sequence[Run]) -> Sequence[Run]:

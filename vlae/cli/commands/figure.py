@@ -6,13 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from vlae.cli.options import Evaluation, Metric, Published, Rows, RunsDir, Where, key_list, out_option
+from vlae.cli.options import (
+    SEVERAL,
+    Evaluation,
+    Metric,
+    Published,
+    Rows,
+    RunsDir,
+    Where,
+    key_list,
+    out_option,
+)
 
 FORMATS = ("pdf", "svg", "png")
 
 
 def figure(
-    name: Annotated[str, typer.Argument(metavar="SWEEP|PREFIX", help="A sweep, or an id prefix.")],
+    names: Annotated[list[str], typer.Argument(metavar="SWEEP|PREFIX...", help=f"{SEVERAL}.")],
     kind: Annotated[
         str,
         typer.Argument(
@@ -40,7 +50,7 @@ def figure(
 
     keys = key_list("--rows", rows)
     figure = draw(
-        kind, collect_runs(name, runs_dir, evaluation), metric=metric, rows=keys, where=where, published=published,
+        kind, collect_runs(names, runs_dir, evaluation), metric=metric, rows=keys, where=where, published=published,
         images=images, samples=samples, warn=warn,
     )  # fmt: skip
     write_figure(figure, out)

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from vlae.cli.options import Evaluation, Runs, RunsDir, out_option
+from vlae.cli.options import Evaluation, RunsDir, Sources, out_option
 from vlae.errors import UserError
 
 
 def report(
-    name: Runs = None,
+    names: Sources = None,
     out: Annotated[Path | None, out_option("The HTML file to write; default: report.html.")] = None,
     wandb: Annotated[
         bool, typer.Option("--wandb", help="A report on Weights & Biases instead, which is made or replaced.")
@@ -25,12 +25,13 @@ def report(
     if not wandb:
         from vlae import report
 
-        print(report(name, out or "report.html", runs_dir, evaluation=evaluation))
+        print(report(names, out or "report.html", runs_dir, evaluation=evaluation))
         return
     if out is not None:
         raise UserError(f"--wandb writes no file: leave out --out {out}")
-    if name is None:
-        raise UserError("--wandb: expected a sweep: vlae report SWEEP --wandb")
+    if not names or len(names) > 1:
+        raise UserError("--wandb: expected one sweep: vlae report SWEEP --wandb")
+    [name] = names
     from vlae.report.filter import choose_runs
     from vlae.report.sources.run_directories import collect_runs
     from vlae.report.wandb_report import check_extra, publish

@@ -36,7 +36,7 @@ PerImage = Annotated[bool, typer.Option("--per-image", help=PER_IMAGE)]
 
 
 def table(
-    name: options.Runs = None,
+    names: options.Sources = None,
     rows: options.Rows = None,
     cols: Cols = None,
     metric: options.Metric = None,
@@ -63,7 +63,7 @@ def table(
 
     keys = {"rows": options.key_list("--rows", rows), "columns": options.key_list("--cols", cols)}
     format = _format(format, out, (TERMINAL, *FORMATS))
-    runs = _collect(runs_dir, name, source, group, per_image, evaluation)
+    runs = _collect(runs_dir, names, source, group, per_image, evaluation)
     found = make_table(runs, metric=metric, where=where, published=published, calibration=calibration, **keys)
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
@@ -96,7 +96,7 @@ def _format(asked: str | None, out: Path | None, choices: tuple[str, ...]) -> st
 
 def _collect(
     runs_dir: str,
-    name: str | None,
+    names: list[str] | None,
     source: str | None,
     group: str | None,
     per_image: bool,
@@ -111,15 +111,15 @@ def _collect(
             )
         from vlae.report.sources.run_directories import collect_runs
 
-        return collect_runs(name, runs_dir, evaluation)
+        return collect_runs(names, runs_dir, evaluation)
     if evaluation is not None:
         raise UserError("--evaluation: goes with the name of a sweep, not with --from")
     kind, _, place = source.partition(":")
     parts = place.split("/")
     if kind != "wandb" or len(parts) > 2 or not all(parts):
         raise UserError(f"--from: expected wandb:ENTITY/PROJECT or wandb:PROJECT, got {source!r}")
-    if name is not None:
-        raise UserError(f"expected no name beside --from: the runs of a sweep there are --group {name}")
+    if names:
+        raise UserError(f"expected no name beside --from: the runs of a sweep there are --group {names[0]}")
     from vlae.report.sources.wandb import collect_mirrored_runs
 
     return collect_mirrored_runs(place, group, per_image=per_image)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,9 @@ STYLES = ("third_party/uPlot-1.6.32.min.css", "report.css")
 LICENCES = {"uPlot 1.6.32": "uPlot-LICENSE", "sortable-tablesort 4.1.7": "sortable-LICENSE"}
 
 
-def write_report(name: str | None, runs_dir: StrPath, out: Path, launch: int | None = None) -> None:
+def write_report(
+    name: str | Sequence[str] | None, runs_dir: StrPath, out: Path, launch: int | None = None
+) -> None:
     """Write the report of the runs that ``name`` means. UserError: there are none, or the file cannot be written.
 
     launch: as for `vlae.report.sources.run_directories.collect_runs`.

@@ -1,33 +1,70 @@
-"""Run directories as a source of rows: a sweep, the runs of an id prefix, or all of a runs directory."""
+"""Run directories as a source of rows: sweeps, the runs of id prefixes, or all of a runs directory."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vlae.launching.status_table import select_runs
-from vlae.launching.sweep_index import read_sweep
-from vlae.report.runs import Runs, collect
+from vlae.launching.sweep_index import read_sweep, sweep_names
+from vlae.report.runs import Runs, collect, together
 from vlae.report.sources.run_rows import read_rows
+from vlae.runs.directory import run_names
 from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, expand_path
 
 
-def collect_runs(name: str | None, runs_dir: StrPath, launch: int | None = None) -> Runs:
-    """The runs that a name means in ``runs_dir``, each once: those of a sweep, of an id prefix, or (None) all of them.
+def collect_runs(names: str | Sequence[str] | None, runs_dir: StrPath, launch: int | None = None) -> Runs:
+    """The runs that names mean in ``runs_dir``, each once: those of a sweep, of an id prefix, or (None) all of them.
 
+    A name may be a path: of a directory of runs, or of a sweep or an id prefix in one.
     launch: of the sweep, 1 being its first. None: the latest; as long as that is not complete, with the earlier ones.
-    RecordError: the name means nothing, or ``runs_dir`` cannot be read.
+    RecordError: a name means nothing, or ``runs_dir`` cannot be read.
     """
+    asked = [names] if names is None or isinstance(names, str) else list(dict.fromkeys(names)) or [None]
+    if launch is not None and len(asked) > 1:
+        raise RecordError(f"--evaluation: expected the name of one sweep with it, got {len(asked)} names")
+    found = [_collect(*_place_of(name, runs_dir), launch) for name in asked]
+    return found[0] if len(found) == 1 else together(found)
+
+
+def _place_of(name: str | None, runs_dir: StrPath) -> tuple[str | None, StrPath]:
+    """What to look for, and in which directory of runs."""
+    if name is None or "/" not in name:
+        return name, runs_dir
+    path = Path(expand_path(name))
+    if _has_runs(path):
+        return None, path
+    return (path.name, path.parent) if _has_runs(path.parent) else (name, runs_dir)
+
+
+def _has_runs(path: Path) -> bool:
+    """True for a directory of runs."""
+    try:
+        return bool(path.is_dir() and (run_names(path) or sweep_names(path)))
+    except (OSError, ValueError):
+        return False
+
+
+def _collect(name: str | None, runs_dir: StrPath, launch: int | None) -> Runs:
     title, labels = select_runs(runs_dir, name, launch)
     folder = Path(expand_path(runs_dir)).absolute()
     if name is None:
         labels = dict.fromkeys(_directories(folder), "")
     found = collect(title, read_rows(folder, labels))
-    sweep = read_sweep(folder, title) if launch is None and name is not None else None
+    if name is None:
+        return found
+    found = _named(found)
+    sweep = read_sweep(folder, title) if launch is None else None
     if sweep is None or (not found.left_out and all(run.metrics is not None for run in found.runs)):
         return found
-    earlier = (collect(title, read_rows(folder, each["runs"])) for each in sweep["earlier"])
+    earlier = (_named(collect(title, read_rows(folder, each["runs"]))) for each in sweep["earlier"])
     return replace(found, earlier=tuple(earlier))
+
+
+def _named(runs: Runs) -> Runs:
+    """The same, each run with the name by which it was asked for."""
+    return replace(runs, runs=tuple(run._replace(sweep=runs.title) for run in runs.runs))
 
 
 def _directories(runs_dir: Path) -> list[str]:

@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--annealed-images", type=int, default=64, help="images of them that are annealed")
+    parser.add_argument("--annealed-images", type=int, default=32, help="images of them that are annealed")
     parser.add_argument("--chains", type=int, default=4, help="chains of annealing from the prior")
     parser.add_argument("--distributions", type=int, default=10_000)
     options = parser.parse_args()
@@ -83,7 +83,9 @@ def main() -> None:
     how = options.chains, options.distributions
     up, back = (annealed(decoder, start, x[:some], *how) for start in (None, z[:some]))
     print(f"{options.images} images drawn from the decoder, nats per image:\n")
-    print(f"log p(x) by fitted: {fitted.mean():.3f}, estimator error {scored.estimator_error.total:.4f}")
+    total = scored.estimator_error.total
+    error = "unknown" if total is None else f"{total:.4f}"
+    print(f"log p(x) by fitted: {fitted.mean():.3f}, estimator error {error}")
     print(
         f"bad k-hat: {(scored.k_hat > 0.7).double().mean():.1%}, ESS of the median image {scored.ess.median():.0f}"
     )

@@ -240,7 +240,7 @@ def test_download_of_an_unknown_dataset_names_the_choices(command, tmp_path):
         (["table", "--decimals", "x"], "invalid value for '--decimals': "),
         (["table", "--nope"], "no such option: --nope"),
         (["nope"], "no such command 'nope'"),
-        (["table", "a", "b"], "got unexpected extra argument"),
+        (["status", "a", "b"], "got unexpected extra argument"),
     ],
 )
 def test_an_unknown_command_is_one_line(command, words, message):

@@ -30,7 +30,7 @@ def report(
     if out is not None:
         raise UserError(f"--wandb writes no file: leave out --out {out}")
     if not names or len(names) > 1:
-        raise UserError("--wandb: expected one sweep: vlae report SWEEP --wandb")
+        raise UserError("--wandb: expected a sweep and no more: vlae report SWEEP --wandb")
     [name] = names
     from vlae.report.filter import choose_runs
     from vlae.report.sources.run_directories import collect_runs

@@ -38,6 +38,7 @@ from vlae.report.tables.formats import FIELDS, FORMATS, in_terminal, tex, to_csv
 from vlae.report.tables.layout import layout
 from vlae.report.tables.significance import difference
 from vlae.report.tables.table import Table, make_table
+from vlae.report.tables.wording import Name, Wording
 from vlae.runs.directory import RunDirectory
 
 VAE, VLAE, HF = "model=vae", "model=vlae", "model=hf"
@@ -927,6 +928,73 @@ def test_a_wide_latex_table_is_scaled_to_the_page(tmp_path, pdf):
 def test_names_are_text_in_latex(pdf, tmp_path):
     (tmp_path / "table.tex").write_text(FORMATS["latex"](hostile(), 2, False))
     assert "<script>alert(1)</script> & |" in pdf("table.tex")
+
+
+NAMES = r"""
+VLAE: {text: ours, latex: '\textsc{Ours}~$x^2$'}
+VAE: baseline
+Gaussian: normal
+"""
+
+
+@pytest.fixture
+def two_models(tmp_path):
+    for model in (VAE, VLAE, HF):
+        done(tmp_path, container(model))
+    (tmp_path / "names.yaml").write_text(NAMES)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_rows_and_columns_have_names_and_an_order_of_ones_own(two_models, vlae, pdf):
+    how = ("--names", two_models / "names.yaml", "--caption", "All & more", "--label", "tab:own")
+    assert vlae(*how, "--out", two_models / "table.tex")[0] == 0
+    content, text = (two_models / "table.tex").read_text(), pdf("table.tex")
+    assert r"\label{tab:own}" in content
+    assert r"\textsc{Ours}~$x^2$ &" in content
+    assert "Table 1: All & more" in text
+    assert text.index("Ours") < text.index("baseline") < text.index("HF")
+    assert "digits, normal" in text
+
+
+def test_names_of_ones_own_stand_in_every_format_for_readers(two_models, vlae):
+    for format in ("markdown", "html", "terminal"):
+        status, text, _ = vlae("--names", two_models / "names.yaml", "--format", format)
+        assert status == 0
+        assert text.index("ours") < text.index("baseline") < text.index("HF"), format
+        assert "VLAE" not in text.partition("baseline")[0]
+    own = {"HF": Name("flow")}
+    for transpose in (False, True):
+        found = layout(table_of(two_models), transpose=transpose, wording=Wording(own))
+        names = found.header[1:] if transpose else [line[0].text for line in found.lines]
+        assert list(names) == ["flow", "VAE", "VLAE"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("VEA: a", "--names: no row or column has 'VEA'; did you mean VAE"),
+        ("[a]", "names.yaml: expected lines NAME: OWN NAME, got"),
+        ("", "names.yaml: expected lines NAME: OWN NAME, got"),
+        ("VAE: 3", "names.yaml: VAE: expected a text, or text: and latex:, got 3"),
+        ("VAE: {latex: a}", "names.yaml: VAE: expected a text, or text: and latex:"),
+        ("VAE: {text: a, tex: b}", "names.yaml: VAE: expected a text, or text: and latex:"),
+        ("VAE: [", "names.yaml is no YAML"),
+        (None, "--names: cannot read"),
+    ],
+)
+def test_names_that_cannot_be_used_are_refused(content, message, two_models, vlae):
+    (two_models / "names.yaml").unlink()
+    if content is not None:
+        (two_models / "names.yaml").write_text(content)
+    status, out, err = vlae("--names", two_models / "names.yaml")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_label_goes_with_latex(two_models, vlae):
+    status, _, err = vlae("--label", "tab:a")
+    assert (status, "--label: goes with --format latex" in err) == (2, True)
 
 
 @given(st.text())

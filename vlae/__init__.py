@@ -10,7 +10,7 @@ and ELBOs are in nats per image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,9 @@ def table(
     calibration: bool = False,
     decimals: int = 2,
     format: str = "markdown",
+    names: Mapping[str, str] | None = None,
+    caption: str | None = None,
+    label: str | None = None,
     evaluation: int | None = None,
 ) -> str:
     """The table of a metric of these runs: mean and standard error over seeds, the best in bold. `vlae table`.
@@ -104,6 +107,7 @@ def table(
     rows, columns: keys such as ``["model", "optimizer.lr"]``. where: which runs, ``"seed<3 and model in vae,vlae"``.
     published: with published numbers beside ours. calibration: with the coverage of posteriors.
     format: ``markdown``, ``latex``, ``html``, ``csv`` or ``json``. evaluation: see `runs`.
+    names: of your own for rows, columns and values, in this order: ``{"VLAE": "ours"}``. label: for LaTeX.
     Errors: ``vlae.errors.UserError`` if there is no such metric, key or format, or if the name means no runs.
 
     >>> "| VAE |" in vlae.table("vae", rows=["model"], metric="test.elbo")
@@ -114,7 +118,9 @@ def table(
 
     asked = {"metric": metric, "rows": rows, "columns": columns, "where": where}
     asked |= {"published": published, "calibration": calibration}
-    return table_text(collect_runs(name, runs_dir, evaluation), format, decimals, **asked)
+    return table_text(
+        collect_runs(name, runs_dir, evaluation), format, decimals, names or {}, label, caption, **asked
+    )
 
 
 def plot(

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,14 @@ PER_IMAGE = "With --from: compare image by image; two requests per run."
 PerImage = Annotated[bool, typer.Option("--per-image", help=PER_IMAGE)]
 
 
+OWN = "A YAML file with names of your own, in the order of rows and columns: 'VLAE: ours'."
+OwnNames = Annotated[Path | None, typer.Option("--names", metavar="<path>", help=OWN)]
+Caption = Annotated[
+    str | None, typer.Option(help="The caption, in place of the one that is written for you.")
+]
+Label = Annotated[str | None, typer.Option(help="The label in LaTeX; default: of the sweep and the metric.")]
+
+
 def table(
     names: options.Sources = None,
     rows: options.Rows = None,
@@ -50,6 +59,9 @@ def table(
     source: Annotated[str | None, MIRRORED] = None,
     group: Group = None,
     per_image: PerImage = False,
+    own_names: OwnNames = None,
+    caption: Caption = None,
+    label: Label = None,
     evaluation: options.Evaluation = None,
     runs_dir: options.RunsDir = "runs",
 ) -> None:
@@ -58,21 +70,26 @@ def table(
     from vlae.report.tables.formats import FORMATS, in_terminal
     from vlae.report.tables.layout import layout
     from vlae.report.tables.table import make_table
+    from vlae.report.tables.wording import Wording, read_names
     from vlae.system.console import Console
     from vlae.system.files import write_output
 
     keys = {"rows": options.key_list("--rows", rows), "columns": options.key_list("--cols", cols)}
     format = _format(format, out, (TERMINAL, *FORMATS))
+    if label is not None and format != "latex":
+        raise UserError(f"--label: goes with --format latex or --out FILE.tex, got {format}")
+    wording = Wording(read_names(own_names) if own_names else {}, label)
     runs = _collect(runs_dir, names, source, group, per_image, evaluation)
     found = make_table(runs, metric=metric, where=where, published=published, calibration=calibration, **keys)
+    found = found if caption is None else replace(found, caption=caption)
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
     file = io.StringIO() if out else None
     if format == TERMINAL:
         console = Console(highlight=False, file=file)
-        console.print(in_terminal(layout(found, decimals, transpose), plain=not console.is_terminal))
+        console.print(in_terminal(layout(found, decimals, transpose, wording), plain=not console.is_terminal))
     else:
-        print(FORMATS[format](found, decimals, transpose), end="", file=file)
+        print(FORMATS[format](found, decimals, transpose, wording), end="", file=file)
     if out and file:
         write_output(out, file.getvalue().encode("utf-8", "backslashreplace"))
         print(out)

@@ -4,9 +4,8 @@ import csv
 import io
 import json
 import re
-import unicodedata
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,14 @@ from rich.text import Text as RichText
 from vlae.errors import UserError
 from vlae.report.runs import Runs
 from vlae.report.tables.cells import Cell
+from vlae.report.tables.latex import tex
 from vlae.report.tables.layout import Layout, Text, layout
 from vlae.report.tables.table import Table, make_table
+from vlae.report.tables.wording import Name, Wording
 from vlae.system.streams import visible
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # prefixes of a text that a spreadsheet executes
 FIELDS = tuple(field.name for field in fields(Cell) if field.name not in ("row", "column"))
-_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")  # the sign of a number
-_SPELLED = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "≥": r"$\geq$",
-    "†": r"$\dagger$",
-    "–": "--",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}
 
 
 def to_json(table: Table) -> str:
@@ -140,6 +126,7 @@ def latex(layout: Layout) -> str:
     """
     environment = _environment("<%", "%>", "<<", ">>", "<#", "#>")
     environment.filters |= {"tex": tex, "cell": _tex_cell, "comment": comment, "label": label_of}
+    environment.filters["name"] = lambda text: layout.latex.get(text) or tex(text)
     return environment.get_template("table.tex.jinja").render(layout=layout)
 
 
@@ -148,17 +135,10 @@ def _tex_cell(text: Text) -> str:
     return (rf"\textbf{{\boldmath {tex(text.text)}}}" if text.bold else tex(text.text)) + marks
 
 
-def tex(text: str) -> str:
-    r"""The LaTeX source of a text; ``?`` where a plain pdflatex has no letter.
-
-    >>> print(tex("50% of -1 ± 2"))
-    50\% of $-$1 $\pm$ 2
-    """
-    return _MINUS.sub("$-$", "".join(map(_character, text)))
-
-
 def label_of(layout: Layout) -> str:
-    """The label of the table in LaTeX, from the sweep and the metric: ``tab:smoke-log-likelihood-laplace``."""
+    """The label of the table in LaTeX: its own, or of sweep and metric, as ``tab:smoke-log-likelihood-laplace``."""
+    if layout.label is not None:
+        return layout.label
     metric = layout.table.metric.removeprefix("test.").removesuffix(".mean").replace(".", " ")
     words = re.findall(r"[A-Za-z0-9.]+", f"{layout.table.title} {metric}")
     return "tab:" + "-".join(words)
@@ -169,25 +149,35 @@ def comment(text: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
 
 
-def _character(character: str) -> str:
-    if character in _SPELLED:
-        return _SPELLED[character]
-    letter = unicodedata.normalize("NFD", character)[0]  # without its accent
-    accented = character.isalpha() and letter.isascii() and character < "Ā"
-    return character if accented or (character.isascii() and character.isprintable()) else "?"
+def _of_layout(write: Callable[[Layout], str]) -> "Callable[..., str]":
+    return lambda table, *how: write(layout(table, *how))
 
 
-FORMATS: dict[str, Callable[[Table, int, bool], str]] = {  # of a table, decimals, transposed or not
-    "markdown": lambda table, decimals, transpose: markdown(layout(table, decimals, transpose)),
-    "latex": lambda table, decimals, transpose: latex(layout(table, decimals, transpose)),
-    "html": lambda table, decimals, transpose: html(layout(table, decimals, transpose)),
-    "csv": lambda table, decimals, transpose: to_csv(table),
-    "json": lambda table, decimals, transpose: to_json(table),
+FORMATS: dict[str, Callable[..., str]] = {  # of a table, decimals, transposed or not, a Wording
+    "markdown": _of_layout(markdown),
+    "latex": _of_layout(latex),
+    "html": _of_layout(html),
+    "csv": lambda table, *how: to_csv(table),
+    "json": lambda table, *how: to_json(table),
 }
 
 
-def table_text(runs: Runs, format: str, decimals: int, **asked: Any) -> str:
-    """The table of these runs as text in one of FORMATS. UserError: there is no such format."""
+def table_text(
+    runs: Runs,
+    format: str,
+    decimals: int,
+    names: Mapping[str, str],
+    label: str | None = None,
+    caption: str | None = None,
+    **asked: Any,
+) -> str:
+    """The table of these runs as text in one of FORMATS. UserError: there is no such format.
+
+    names, label: see `Wording`.
+    """
     if format not in FORMATS:
         raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    return FORMATS[format](make_table(runs, **asked), decimals, False)
+    found = make_table(runs, **asked)
+    found = found if caption is None else replace(found, caption=caption)
+    wording = Wording({old: Name(new) for old, new in names.items()}, label)
+    return FORMATS[format](found, decimals, False, wording)

@@ -1,13 +1,15 @@
 """A table as lines of marked texts: what all formats for readers have in common."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from string import ascii_lowercase
 
 from vlae.estimation.reliability import MARK
-from vlae.report.names import HOLE, Values, group_name
+from vlae.report.names import HOLE, Values
 from vlae.report.tables.cells import Cell, Coverage, daggers
+from vlae.report.tables.latex import tex
 from vlae.report.tables.table import Table
+from vlae.report.tables.wording import PLAIN, Name, Wording
 
 NO_RUN = "no such run"
 
@@ -30,6 +32,8 @@ class Layout:
     header: tuple[str, ...]
     lines: tuple[tuple[Text, ...], ...]
     notes: tuple[tuple[str, str], ...]  # a mark, or an empty text, and the note
+    latex: Mapping[str, str] = field(default_factory=dict)  # the source of names that have one of their own
+    label: str | None = None  # for LaTeX
 
     @property
     def all_notes(self) -> tuple[tuple[str, str], ...]:
@@ -37,8 +41,15 @@ class Layout:
         return (*self.notes, ("", self.table.provenance)) if self.table.provenance else self.notes
 
 
-def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
-    """The lines of a table as readers see it. transpose: its columns become lines."""
+def layout(table: Table, decimals: int = 2, transpose: bool = False, wording: Wording = PLAIN) -> Layout:
+    """The lines of a table as readers see it. transpose: its columns become lines.
+
+    UserError: ``wording`` has a name that the table has not.
+    """
+    sides = (table.row_keys, table.rows), (table.column_keys, table.columns)
+    wording.check(*sides)
+    rows, columns = (wording.in_order(*side) for side in sides)
+    table = replace(table, rows=tuple(rows), columns=tuple(columns))
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     grid = [[cells.get((row, column)) for column in table.columns] for row in table.rows]
     missing = (cell.missing if cell else NO_RUN for line in grid for cell in line)
@@ -54,23 +65,29 @@ def layout(table: Table, decimals: int = 2, transpose: bool = False) -> Layout:
             texts += _texts(cell, letters, marked, decimals, table.expected)[: len(of_column)]
         for cell, regions in zip(line, measured.values(), strict=True):
             texts += _coverage_texts(cell.coverage if cell else (), regions)
-    heads = _heads(table, parts) + _heads(table, measured)
-    names = [group_name(table.row_keys, row) for row in table.rows]
+    named = {column: wording.name(table.column_keys, column) for column in table.columns}
+    heads = _heads(named, parts) + _heads(named, measured)
+    names = [wording.name(table.row_keys, row) for row in table.rows]
+    latex = {name.text: name.latex for name in (*names, *heads) if name.latex}
     if transpose:
         heads, names, by_row = names, heads, [list(line) for line in zip(*by_row, strict=True)]
-    lines = tuple((Text(name), *line) for name, line in zip(names, by_row, strict=True))
+    lines = tuple((Text(name.text), *line) for name, line in zip(names, by_row, strict=True))
     other = [(MARK, note[2:]) if note.startswith(f"{MARK} ") else ("", note) for note in table.notes]
     notes = (*((letter, reason) for reason, letter in letters.items()), *other)
-    return Layout(table, ("", *heads), lines, notes)
+    return Layout(table, ("", *(head.text for head in heads)), lines, notes, latex, wording.label)
 
 
-def _heads(table: Table, parts: Mapping[Values, Sequence[str]]) -> list[str]:
+def _heads(columns: Mapping[Values, Name], parts: Mapping[Values, Sequence[str]]) -> list[Name]:
     """The heads of the parts of each column; those of the only column need no name."""
-    named = [(group_name(table.column_keys, column), part) for column in parts for part in parts[column]]
-    alone = len(table.columns) == 1
-    return [
-        part if alone and part[-1:] == "%" else ", ".join(filter(None, (name, part))) for name, part in named
-    ]
+    alone, found = len(columns) == 1, []
+    for column, name in columns.items():
+        for part in parts[column]:
+            if alone and part[-1:] == "%":
+                found.append(Name(part))
+            else:
+                latex = name.latex and ", ".join(filter(None, (name.latex, tex(part))))
+                found.append(Name(", ".join(filter(None, (name.text, part))), latex))
+    return found
 
 
 def _covered(cells: Sequence[Cell]) -> list[str]:

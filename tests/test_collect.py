@@ -185,10 +185,17 @@ def test_several_sweeps_prefixes_and_directories_are_read_together(tmp_path):
         (["one", "one"], [(vae, "one"), (other, "one")]),
     ):
         runs = collect_runs(names, here)
-        found = {run.id: run.sweep for run in runs.runs}
-        assert found == {run_id(each): sweep for each, sweep in expected}, names
+        found = [(run.id, run.sweep) for run in runs.runs]
+        assert found == [(run_id(each), sweep) for each, sweep in expected], names
         assert not runs.left_out
-    assert collect_runs(["one", "two"], here).title == "one two"
+    both = collect_runs(["one", "two"], here)
+    assert (both.title, both.note) == ("one two", "1 of 2 runs of two count with a source before it")
+    record(there, "one", far)
+    assert [run.sweep for run in collect_runs(["one", f"{there}/one"], here).runs] == [
+        "one",
+        "one",
+        f"{there}/one",
+    ]
     for names, launch in ((["one", "nothing"], None), (["one", "two"], 1), ([str(there / "nothing")], None)):
         with pytest.raises(RecordError):
             collect_runs(names, here, launch)

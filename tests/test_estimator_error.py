@@ -118,8 +118,11 @@ def test_a_bias_with_no_end_in_sight_is_unknown():
     assert stated(slower, 0.3 * one) == pytest.approx((0.1, 4, 4 + 2.5 * 0.1))  # 0.8 / (1 - 0.8)
 
 
-def test_one_image_whose_last_samples_are_its_largest_leaves_the_mean_known():
-    """It counts with what theory expects of it, log(1 + e / (1 - k)), and with its noise; of two no end is in sight."""
+def test_one_image_with_a_heavy_tail_leaves_the_mean_known():
+    """It counts with what theory expects of it, log(1 + e / (1 - k)), and with its noise.
+
+    Of two, or of one whose k-hat is good, no end is in sight: it may be the first to show a mode that others have, too.
+    """
     one = torch.ones(100, dtype=torch.float64)
     error, rise, before, k_hat = 0.01 * one, 0.001 * one, 0.002 * one, 0.3 * one
     alone = stated(BlockStatistics(error, rise, before), k_hat)
@@ -127,7 +130,9 @@ def test_one_image_whose_last_samples_are_its_largest_leaves_the_mean_known():
     found = stated(BlockStatistics(error, rise, before), k_hat)
     assert found[1] == pytest.approx((99 * alone[1] + math.log(1 + 2 / 0.2)) / 100, rel=1e-6)
     assert found[2] == pytest.approx(found[1] + math.sqrt(99 * 0.025**2 + 10**2) / 100, rel=1e-6)
-    rise[8] = 1.0
+    k_hat[7] = 0.3
+    assert estimator_error(BlockStatistics(error, rise, before), k_hat)[1:] == (None, None)
+    k_hat[7], k_hat[8], rise[8] = 0.8, 0.8, 1.0
     assert estimator_error(BlockStatistics(error, rise, before), k_hat)[1:] == (None, None)
 
 

@@ -15,6 +15,7 @@ from vlae.config.compose import compose, validate
 from vlae.config.problems import ConfigError
 from vlae.config.run_id import run_id, training_id
 from vlae.training.epoch_metrics import mean_metrics
+from vlae.training.learning_rate import Schedule
 from vlae.training.objective import analytic_elbo, sampled_elbo
 
 SCHEDULES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "schedule").glob("*.yaml"))
@@ -22,12 +23,15 @@ LR, EPOCHS = 0.01, 4
 TOTAL = STEPS * EPOCHS
 OF_TORCH = {
     "multi_step": ("MultiStepLR", {"milestones": [1, 3], "gamma": 0.5}),
-    "plateau": ("ReduceLROnPlateau", {"mode": "max", "patience": 0, "factor": 0.5}),
+    "plateau": (
+        "ReduceLROnPlateau",
+        {"mode": "max", "threshold_mode": "abs", "threshold": 0.01, "patience": 0, "factor": 0.5},
+    ),
     "polynomial": ("PolynomialLR", {"total_iters": 3, "power": 2.0}),
     "restarts": ("CosineAnnealingWarmRestarts", {"T_0": 2}),
     "cyclic": ("CyclicLR", {"base_lr": 0.001, "max_lr": 0.01, "step_size_up": 4, "cycle_momentum": False}),
 }
-"""Schedulers of torch without a file in conf/, the last one told of steps."""
+"""Schedulers of torch without a file in conf/, the last one counted by steps."""
 
 
 def of_torch(name: str) -> dict[str, Any]:
@@ -97,6 +101,19 @@ def test_one_cycle_rises_once_and_falls_to_almost_nothing(tmp_path):
     assert found[-1] == pytest.approx(LR / 25 / 10_000)
 
 
+@pytest.mark.parametrize("elbo", [-128.95, 0.0, 700.0])
+def test_plateau_lowers_the_rate_where_the_elbo_stands_still(elbo):
+    """Also where it is negative: relative thresholds of torch take a smaller value for an improvement there."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Schedule(of_torch("plateau"), optimizer, steps_per_epoch=1)
+    found = []
+    for gain in (0, 1, 1, 1.005, 3, 3):
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["lr"])
+        schedule.after_epoch(elbo + gain)
+    assert found == [1.0, 1.0, 1.0, 0.5, 0.25, 0.25]
+
+
 WITH = {name: {"schedule": choice} for name, choice in CHOICES.items()} | {
     "ema": {"average": "ema", "average_decay": 0.7},
     "warmup": {"kl_warmup_epochs": 2.5, "kl_weight": 2.0},
@@ -122,7 +139,7 @@ def test_a_stopped_training_resumes_bit_for_bit(name, tmp_path):
 
 
 def test_the_average_is_the_exponential_moving_one(tmp_path):
-    """It is validated, selected and kept; the training itself goes on as without it."""
+    """It is validated, selected and kept; the training itself is the same as without it."""
     training = make(tmp_path / "a", lr=LR, average="ema", average_decay=0.7)
     seen, update = [], training.average.update_parameters
 
@@ -219,11 +236,24 @@ REFUSED = {
     "schedule._target_=torch.optim.Adam": ("schedule._target_: ", "a scheduler"),
     "schedule.every=week": ("schedule.every: expected one of 'epoch' or 'step'",),
     "+schedule.last_epoch=3": ("schedule.last_epoch: ", "unknown key"),
+    "schedule=one_cycle +schedule.total_steps=30": ("schedule.total_steps: ", "unknown key"),
+    "schedule=one_cycle schedule.every=epoch": (
+        "schedule.every: expected step, by which OneCycleLR changes",
+    ),
+    "schedule=cosine schedule.every=step": ("schedule.every: expected epoch, or T_max as a number of steps",),
+    "schedule=cosine schedule.T_max=0": ("schedule.T_max: expected 1 or more, got 0",),
+    "schedule=step schedule.step_size=2.5": ("schedule.step_size: ", "2.5"),
+    "schedule=exponential schedule.gamma=abc": ("schedule.gamma: expected", "'abc'"),
+    "schedule=warmup_cosine schedule.warmup_epochs=abc": ("schedule.warmup_epochs: expected", "'abc'"),
     "schedule=warmup_cosine schedule.warmup_epochs=99": (
         "schedule: WarmupCosine",
         "expected warmup_epochs from 0 to",
     ),
-    "schedule=exponential schedule.gamma=-1": ("schedule: it leads to a learning rate of -",),
+    "schedule=exponential schedule.gamma=-1": ("schedule.gamma: expected more than 0, got -1",),
+    "schedule=cosine schedule.eta_min=-1": ("schedule: it leads to a learning rate of -",),
+    "trainer.average_decay=0.9": (
+        "trainer.average_decay: expected 0.999 where trainer.average is none, got 0.9",
+    ),
     "trainer.kl_weight=0": ("trainer.kl_weight: expected more than 0",),
     "trainer.objective=iwae trainer.kl_weight=2": (
         "trainer.kl_weight: expected 1 where trainer.objective is iwae",
@@ -250,8 +280,9 @@ def test_any_scheduler_of_torch_may_stand_in_a_file(name):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"mode": "min"}, "ReduceLROnPlateau watches the ELBO of each epoch"),
-        ({"every": "step"}, "ReduceLROnPlateau watches the ELBO of each epoch"),
+        ({"mode": "min"}, "ReduceLROnPlateau watches the ELBO, which grows"),
+        ({"threshold_mode": "rel"}, "ReduceLROnPlateau watches the ELBO, which grows and may be negative"),
+        ({"every": "step"}, "ReduceLROnPlateau watches the ELBO, which grows"),
         ({"factor": 2.0}, "ReduceLROnPlateau does not take them: Factor should be < 1.0"),
         ({"_target_": "torch.optim.lr_scheduler.LambdaLR"}, "schedule.lr_lambda: "),
     ],
@@ -283,8 +314,24 @@ def test_weights_of_another_model_or_of_no_run_are_refused(tmp_path):
     for overrides, expected in (
         ([f"init_from={source}", "dataset.sizes.latent_dim=4"], "is another model: its weights amortised"),
         ([f"init_from={source[:-3]}"], f"expected a whole id, {source}"),
-        (["init_from=nothing"], "init_from: "),
+        (["init_from=nothing"], "init_from: no run 'nothing' in"),
     ):
         with pytest.raises(ConfigError, match=expected):
             train(tmp_path, "trainer.epochs=2", *overrides)
     assert len(list(tmp_path.glob("vae-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_training_that_has_begun_needs_its_source_no_more(tmp_path):
+    """It is continued, scored and trained longer without it; another one is refused."""
+    source = train(tmp_path, "trainer.epochs=1")["run_id"]
+    tuned = train(tmp_path, "trainer.epochs=1", f"init_from={source}")["run_id"]
+    (tmp_path / source).rename(tmp_path / "gone")
+    longer = train(tmp_path, "trainer.epochs=2", f"init_from={source}")
+    assert longer["taken_over"]["training"]["run"] == tuned
+    scored = train(
+        tmp_path, "trainer.epochs=1", f"init_from={source}", "evaluate=quick", "evaluate.num_samples=8"
+    )
+    assert scored["taken_over"]["training"]["run"] == tuned
+    with pytest.raises(ConfigError, match=f"init_from: no run '{source}'"):
+        train(tmp_path, "trainer.epochs=1", f"init_from={source}", "seed=1")

@@ -70,7 +70,7 @@ def runs(
 
     name: also several of them, or paths of directories of runs.
 
-    The columns are the id, label and state, the settings (``model.name``, ``optimizer.lr``, ``seed``, ...), and the
+    The columns are the id, sweep, label and state, the settings (``model.name``, ``seed``, ...), and the
     metrics of results.json (``test.elbo``, ``cost.train_seconds``, ...; `vlae metrics` lists them with their units).
     What a run does not have is missing. evaluation: of a sweep that was scored several times, the number of the launch,
     from 1; None: the latest.

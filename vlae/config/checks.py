@@ -13,7 +13,7 @@ from vlae.config.overrides import CONF, WRONG, messages_in
 from vlae.config.preprocessing import Preprocessing, conflicts
 from vlae.config.problems import ConfigError, Problem, format_value, join_words, problems_of, with_suggestions
 from vlae.config.run_id import MISSING, entries, get, section_of_key
-from vlae.config.schema import Config, Evaluate, fields
+from vlae.config.schema import Config, Evaluate, Trainer, fields
 from vlae.config.targets import TARGETS, check_name, check_section, load_target, schedule_problems
 
 
@@ -141,6 +141,8 @@ def _conflicts(values: dict[str, Any], found: Sequence[Problem]) -> list[Problem
         problems += _no_closed_form(values)
     if sound("trainer.objective", "trainer.kl_weight", "trainer.kl_warmup_epochs"):
         problems += _no_kl_to_weigh(values)
+    if sound("trainer.average", "trainer.average_decay"):
+        problems += _no_average(values)
     if sound("schedule", "optimizer", "trainer.epochs"):
         problems += schedule_problems(values["schedule"], values["optimizer"], values["trainer"]["epochs"])
     if sound("dataset._target_"):
@@ -212,6 +214,16 @@ def _no_kl_to_weigh(values: dict[str, Any]) -> list[Problem]:
         f"expected {neutral} where trainer.objective is iwae (its bound has no KL term), got {trainer[key]}"
     )
     return [Problem(f"trainer.{key}", text)]
+
+
+def _no_average(values: dict[str, Any]) -> list[Problem]:
+    """A decay of an average that is not made."""
+    default, decay = Trainer.model_fields["average_decay"].default, values["trainer"]["average_decay"]
+    if values["trainer"]["average"] != "none" or decay == default:
+        return []
+    return [
+        Problem("trainer.average_decay", f"expected {default} where trainer.average is none, got {decay}")
+    ]
 
 
 def _no_training_images(values: dict[str, Any], there: int | None) -> list[Problem]:

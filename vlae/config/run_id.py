@@ -42,10 +42,8 @@ ADDED_FIELDS: dict[str, Any] = {
     "model.network": "mlp",
     "schedule": {
         "name": "constant",
-        "_target_": "torch.optim.lr_scheduler.ConstantLR",
+        "_target_": "vlae.training.learning_rate.Constant",
         "every": "epoch",
-        "factor": 1.0,
-        "total_iters": 0,
     },
 }
 """Keys added later, with the value that older runs implied. A key at this value is left out of the id."""

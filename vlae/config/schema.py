@@ -168,7 +168,7 @@ class Trainer(Section):
     )
     average_decay: Annotated[float, Field(gt=0, lt=1)] = key(
         0.999,
-        "share of the average that a step keeps; without trainer.average it has no effect",
+        "share of the average that a step keeps, below 1; goes with trainer.average=ema",
         before=0.999,
     )
 

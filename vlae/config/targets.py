@@ -62,7 +62,7 @@ TARGETS = {
         ("torch.optim.lr_scheduler", "vlae.training.learning_rate"),
         "a scheduler of torch.optim.lr_scheduler, or of vlae.training.learning_rate",
         "torch.optim.lr_scheduler.LRScheduler",
-        ("optimizer", "steps_per_epoch", "last_epoch"),
+        ("optimizer", "steps_per_epoch", "total_steps", "last_epoch"),
     ),
     "dataset": TargetRule(
         ("vlae",),
@@ -96,11 +96,7 @@ def _section_of(section: str, target: Callable[..., Any]) -> type[BaseModel]:
         return section_of(hints, optional=hints.keys() - {"lr"})
     hints: dict[str, Any] = {name: parameter.annotation for name, parameter in parameters.items()}
     if section == "schedule":
-        # torch's hints are as wide here
-        hints = {
-            name: _hint_of_default(p.default) if p.default is not p.empty else Any
-            for name, p in parameters.items()
-        }
+        hints = {name: _RANGES.get(name, _hint_of(p)) for name, p in parameters.items()}
         optional = {name for name, p in parameters.items() if p.default is not p.empty}
         return section_of(hints | {"every": Literal["epoch", "step"]}, optional=optional)
     if section == "dataset":
@@ -256,7 +252,37 @@ def _try_optimizer(target: Any, values: dict[str, Any]) -> None:
     target(parameters, **{key: value for key, value in values.items() if key != "capturable"}).step()
 
 
-_RANGES = {"lr": Annotated[float, Field(gt=0)], "weight_decay": Annotated[float, Field(ge=0)]}
+_RANGES = {
+    "lr": Annotated[float, Field(gt=0)],
+    "weight_decay": Annotated[float, Field(ge=0)],
+    **dict.fromkeys(("gamma", "factor", "power"), Annotated[float, Field(gt=0)]),
+    **dict.fromkeys(("step_size", "T_max", "T_0", "total_iters", "epochs"), Count),
+}
+
+
+def _hint_of(parameter: inspect.Parameter) -> Any:
+    """The type of an argument without a default, if it is a plain one; else that of its default."""
+    if parameter.default is parameter.empty:
+        return parameter.annotation if parameter.annotation in (int, float) else Any
+    return _hint_of_default(parameter.default)
+
+
+def _wrong_unit(section: Mapping[str, Any], epochs: int) -> Problem | None:
+    """The problem of a schedule whose numbers count something else than ``every`` says, or that watches it wrongly."""
+    every, name = section["every"], str(section["_target_"]).rpartition(".")[2]
+    if name == "ReduceLROnPlateau":
+        expected = {"every": "epoch", "mode": "max", "threshold_mode": "abs"}
+        if any(section.get(key) != value for key, value in expected.items()):
+            asked = ", ".join(f"{key}: {value}" for key, value in expected.items())
+            return Problem(
+                "schedule", f"{name} watches the ELBO, which grows and may be negative: expected {asked}"
+            )
+    if "steps_per_epoch" in _parameters(load_target("schedule", section["_target_"])) and every != "step":
+        return Problem("schedule.every", f"expected step, by which {name} changes the rate, got {every}")
+    if every == "step" and section.get("T_max") == epochs:
+        text = f"expected epoch, or T_max as a number of steps: {epochs} is that of epochs"
+        return Problem("schedule.every", text)
+    return None
 
 
 TRIED_EPOCHS = 1000
@@ -273,9 +299,8 @@ def schedule_problems(section: Mapping[str, Any], optimizer: Mapping[str, Any], 
             warnings.simplefilter("ignore")  # that the optimizer makes no steps
             scheduler = build(section, optimizer=made, steps_per_epoch=1)
             plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-            if plateau and (section["every"], scheduler.mode) != ("epoch", "max"):
-                text = "watches the ELBO of each epoch, which grows: expected every: epoch and mode: max"
-                return [Problem("schedule", f"ReduceLROnPlateau {text}")]
+            if wrong := _wrong_unit(section, epochs):
+                return [wrong]
             for _ in range(min(epochs, TRIED_EPOCHS)):
                 rates = [group["lr"] for group in made.param_groups]
                 if wrong := [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]:

@@ -80,12 +80,12 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     one did, D, it ends D r / (1 - r) higher. r is 1/2 for weights with a variance, and 2^(1 - 1/k) for a tail of shape
     k > 1/2, so each image's rise counts r / (1 - r) times with its k-hat; and the factor is at least the one for the
     ratio of the last two rises of the mean. All three, D and both factors, are upper estimates by their spread over
-    images. Where the last rise, so estimated, is not smaller than the one before, new modes may still be found and no
-    end is in sight; but one image alone, whose last samples happened to be its largest, is set aside, and counts with
-    what theory expects of it. The bias is at least what theory expects of images with a heavy tail: a sum of weights
-    whose noise, that of the largest of them, has the relative size e lacks about e / (1 - k). The noise of such an
-    image counts 1 / (1 - k) times. An image with too few samples for a k-hat, beside others with one, is taken for
-    one with the heaviest tail.
+    images. Where the last rise, so estimated, is not smaller than the one before, new modes may still be found and
+    no end is in sight. One image alone with a heavy tail, whose last samples happened to be its largest, does not
+    decide this: it is set aside, and counts with what theory expects of it. The bias is at least what theory
+    expects of images with a heavy tail: a sum of weights whose noise, that of the largest of them, has the relative
+    size e lacks about e / (1 - k). The noise of such an image counts 1 / (1 - k) times. An image with too few
+    samples for a k-hat, beside others with one, is taken for one with the heaviest tail.
 
     >>> images = torch.full((100,), 0.01)
     >>> noise = BlockStatistics(error=images, rise=images / 100, rise_before=images / 50)
@@ -106,8 +106,9 @@ def estimator_error(found: BlockStatistics, k_hat: Float[Tensor, " images"]) -> 
     )
     expected = torch.log1p(error / (1 - k))
     pooled = torch.ones(images, dtype=torch.bool)
-    if _upper_ratio(rise, before) >= 1 and images > 1:
-        pooled[(rise - before).argmax()] = False
+    odd = int((rise - before).argmax())
+    if _upper_ratio(rise, before) >= 1 and images > 1 and k[odd] > HEAVY_SHAPE:
+        pooled[odd] = False
     others = rise[pooled]
     ratio = max(_upper_ratio(others, before[pooled]), 0.5)
     if ratio >= 1:

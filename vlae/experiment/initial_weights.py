@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from vlae.config.problems import ConfigError, Problem, format_value
-from vlae.runs.directory import RunDirectory, find
+from vlae.runs.directory import RunDirectory, directory_of, find
+from vlae.runs.trainings import Trainings
 from vlae.system.disk import RecordError
 
 if TYPE_CHECKING:  # it imports torch, which checks of a configuration do without
@@ -14,8 +15,12 @@ KEY = "init_from"
 
 
 def check_source(container: dict[str, Any]) -> None:
-    """ConfigError: the run that ``init_from`` names cannot be used."""
-    if container.get(KEY) is not None:
+    """ConfigError: the run that ``init_from`` names cannot be used, and the training has not begun yet."""
+    if container.get(KEY) is None:
+        return
+    own = directory_of(container)
+    others = Trainings(own.path.parent).directories(own.path.name, container)
+    if not any((each.path / "checkpoints" / "last.pt").is_file() for each in (own, *others)):
         _source(container[KEY], container["runs_dir"])
 
 
@@ -32,20 +37,24 @@ def _source(run: str, runs_dir: str) -> RunDirectory:
     return found
 
 
-def start_from_run(model: "LatentVariableModel", cfg: "Config") -> None:
+def start_from_run(model: "LatentVariableModel", cfg: "Config") -> ConfigError | None:
     """Give the model the weights of the run that ``init_from`` names, if it names one.
 
-    ConfigError: there are none, or they are those of another model.
+    Returns why the run cannot be used, which matters only to a training that has not begun yet.
+    ConfigError: its weights are those of another model.
     """
     # a checkpoint is read here alone, so that checks of many runs stay fast
     from vlae.training.checkpoints import read_checkpoint
 
     if (run := cfg.init_from) is None:
-        return
-    state, _ = read_checkpoint(_source(run, cfg.runs_dir))
+        return None
+    try:
+        state, _ = read_checkpoint(_source(run, cfg.runs_dir))
+    except ConfigError as error:
+        return error
     weights = state["progress"]["best_model"] if state is not None else {}
     if not weights:
-        raise ConfigError([Problem(KEY, f"{run} has no checkpoint any more")])
+        return ConfigError([Problem(KEY, f"{run} has no checkpoint any more")])
     there, own = ({n: tuple(v.shape) for n, v in d.items()} for d in (weights, model.state_dict()))
     other = [name for name in sorted(there.keys() | own.keys()) if there.get(name) != own.get(name)]
     if other:
@@ -53,3 +62,4 @@ def start_from_run(model: "LatentVariableModel", cfg: "Config") -> None:
         shapes = f"{there.get(name, 'none')} there, {own.get(name, 'none')} here"
         raise ConfigError([Problem(KEY, f"{run} is another model: its weights {name} are {shapes}{more}")])
     model.load_state_dict(weights)
+    return None

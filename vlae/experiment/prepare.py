@@ -11,6 +11,8 @@ from vlae.config.schema import Config
 from vlae.config.targets import build
 from vlae.data import DataError, Preprocess, Splits
 from vlae.experiment.build import build_model, check_posterior
+from vlae.experiment.initial_weights import ConfigError as ConfigError
+from vlae.experiment.initial_weights import check_source as check_source
 from vlae.experiment.initial_weights import start_from_run
 from vlae.models.base import LatentVariableModel
 from vlae.training.training_set import TrainingSet
@@ -27,6 +29,8 @@ class Prepared:
     selection_set: Float[Tensor, "selection pixels"]
     test_set: Float[Tensor, "test pixels"]
     """The images to score, in model space."""
+    lacking: ConfigError | None = None
+    """Why the model has not the weights of the run that ``init_from`` names; then no training can begin."""
 
 
 def prepare(cfg: Config) -> Prepared:
@@ -40,10 +44,10 @@ def prepare(cfg: Config) -> Prepared:
     scored = images_to_score(x_test, cfg)
     x_selection = selection_set(to_model_space, splits, x_test, cfg)
     model = build_model(cfg, to_model_space.shape, to_model_space.variance, device, dtype)
-    start_from_run(model, cfg)
+    lacking = start_from_run(model, cfg)
     check_posterior(cfg, model, scored)
     training_set = TrainingSet(to_model_space.training_images(splits), to_model_space)
-    return Prepared(cfg, model, to_model_space, training_set, x_selection, scored)
+    return Prepared(cfg, model, to_model_space, training_set, x_selection, scored, lacking)
 
 
 def select_device(name: str, precision: str) -> torch.device:

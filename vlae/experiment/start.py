@@ -42,9 +42,11 @@ def check_and_prepare(container: dict[str, Any], quiet: bool) -> "Prepared":
     """
     with nullcontext() if quiet else loading():
         check_code()
-        from vlae.experiment.prepare import prepare
+        from vlae.experiment.prepare import check_source, prepare
 
-    return prepare(check_settings(container))
+    checked = check_settings(container)
+    check_source(container)
+    return prepare(checked)
 
 
 def prepare_frozen(container: dict[str, Any], threads: int | None) -> "Prepared":

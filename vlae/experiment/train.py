@@ -38,6 +38,8 @@ def train(session: Session, prepared: Prepared) -> TrainedModel:
     with share_training(session, prepared.model, made_with) as origin:
         for text in training.resume():
             reporter.warn(text)
+        if prepared.lacking is not None and not training.progress.step:
+            raise prepared.lacking
         if training.progress.step:
             at = f"epoch {training.progress.epoch}, step {training.progress.step}{origin}"
             reporter.line(f"{'trained already:' if training.is_finished else 'continuing from'} {at}")

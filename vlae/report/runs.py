@@ -82,7 +82,7 @@ class Run(NamedTuple):
     history: History | None = None  # None: the source has no metrics of epochs
     directory: str | None = None  # where its trained model lies; None: not on this machine
     earlier: bool = False  # made under an earlier scheme of ids: its id does not follow from its settings
-    sweep: str | None = None  # by whose name, or of whose id prefix, it was asked for
+    sweep: str | None = None  # the name by which the user asked for it: of a sweep, or an id prefix
 
     @property
     def is_scored(self) -> bool:
@@ -261,11 +261,16 @@ def together(parts: Sequence[Runs]) -> Runs:
     >>> both.title, [run.id for run in both.runs]
     ('one two', ['a', 'b'])
     """
-    runs = {run.id: run for part in reversed(parts) for run in reversed(part.runs)}
-    left_out = dict.fromkeys(each for part in parts for each in part.left_out)
+    runs: dict[str, Run] = {}
     notes = [f"{part.title}: {part.note}" for part in parts if part.note]
+    for part in parts:
+        if shared := sum(run.id in runs for run in part.runs):
+            notes.append(f"{shared} of {len(part.runs)} runs of {part.title} count with a source before it")
+        for run in part.runs:
+            runs.setdefault(run.id, run)
+    left_out = dict.fromkeys(each for part in parts for each in part.left_out if each.name not in runs)
     title = " ".join(part.title for part in parts)
-    return Runs(title, tuple(reversed(runs.values())), tuple(left_out), ". ".join(notes), parts=tuple(parts))
+    return Runs(title, tuple(runs.values()), tuple(left_out), ". ".join(notes), parts=tuple(parts))
 
 
 def _beside_scored(runs: Sequence[Run]) -> Sequence[Run]:

@@ -69,7 +69,7 @@ class Stateful(Protocol):
     """A part of a training that a checkpoint restores."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """Its state for a checkpoint."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:

@@ -15,8 +15,15 @@ CONSTANT: Mapping[str, Any] = ADDED_FIELDS["schedule"]
 """The section of a schedule that changes nothing."""
 
 
+class Constant(LambdaLR):
+    """The learning rate of the optimizer throughout."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer, lambda _: 1.0)
+
+
 class WarmupCosine(LambdaLR):
-    """The learning rate rises in a line for ``warmup_epochs``, then falls to ``final_share`` by half a cosine.
+    """The learning rate rises linearly for ``warmup_epochs``, then falls to ``final_share`` by half a cosine.
 
     In the middle of step t of T, (t + 1/2) / T of the way, so that neither the first nor the last rate is 0.
 
@@ -57,7 +64,7 @@ class WarmupCosine(LambdaLR):
 
 
 class Schedule:
-    """The learning rate of each step of a training, by a scheduler of torch that is told of steps or of epochs.
+    """The learning rate of each step of a training, by a scheduler of torch that advances by steps or by epochs.
 
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     >>> halves = {"_target_": "torch.optim.lr_scheduler.ExponentialLR", "every": "epoch", "gamma": 0.5}
@@ -74,12 +81,12 @@ class Schedule:
         self._every = section["every"]
 
     def after_step(self) -> None:
-        """To be called after each step of the optimizer."""
+        """Call it after each step of the optimizer."""
         if self._every == "step":
             self._scheduler.step()
 
     def after_epoch(self, elbo: float) -> None:
-        """To be called after each epoch, with the ELBO by which the best epoch is chosen."""
+        """Call it after each epoch, with the ELBO by which the best epoch is chosen."""
         if self._every != "epoch":
             return
         if isinstance(self._scheduler, ReduceLROnPlateau):
@@ -88,7 +95,7 @@ class Schedule:
             self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of it, in plain types."""
+        """Its state for a checkpoint, in plain types."""
         state = self._scheduler.state_dict()
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in state.items()}
 

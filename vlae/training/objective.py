@@ -130,8 +130,8 @@ def kl_weight(trainer: Trainer, epochs: float) -> float:
 
 def _loss(metrics: Float[Tensor, " metrics"], weight: float) -> Float[Tensor, ""]:
     """-(reconstruction - weight KL); with weight 1 the ELBO itself, to the last bit."""
-    elbo, _, kl = metrics
-    return -elbo if weight == 1 else (weight - 1) * kl - elbo
+    elbo, reconstruction, kl = metrics
+    return -elbo if weight == 1 else weight * kl - reconstruction
 
 
 def sampled_elbo(

@@ -116,7 +116,7 @@ class Evaluation(Estimates):
 
     @property
     def last_stage(self) -> Float[Tensor, " images"]:
-        """The position of the last stage that each image reached; one may be left out before it."""
+        """The position of the last stage that each image reached."""
         last = torch.full_like(self.fit_seconds, math.nan)
         for position, seconds in enumerate(self.stages.values()):
             last[~seconds.isnan()] = position

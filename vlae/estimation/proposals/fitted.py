@@ -121,14 +121,18 @@ class Found:
             good = (pilot.effective_sample_size >= ANNEALED_EFFECTIVE).to(part.device)
             for chosen, distributions in ((part[good], DISTRIBUTIONS), (part[~good], MORE_DISTRIBUTIONS)):
                 for some in self._at_once(chosen, q, distributions):
+                    began = time.monotonic()
                     annealed = AnnealedProposal(
                         self.group.select(images[some]), q.select(some), distributions
+                    )
+                    self._notes["annealed_seconds"][images[some].cpu()] += (time.monotonic() - began) / len(
+                        some
                     )
                     self.add(images[some], annealed, samples_of=ANNEALED_SAMPLES_OF)
 
     @staticmethod
     def _at_once(chosen: Tensor, q: StudentTMixture, distributions: int) -> tuple[Tensor, ...]:
-        """Those that are annealed together."""
+        """The chosen images, in parts that are annealed together."""
         numbers = NOISE_BLOCK * annealing_noise_dim(q, distributions)
         return chosen.split(max(1, ANNEALED_NUMBERS // numbers)) if len(chosen) else ()
 

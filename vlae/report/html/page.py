@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from vlae.report.filter import choose_runs
 from vlae.report.html.content import content
 from vlae.report.output_file import ending_of
-from vlae.report.sources.run_directories import collect_runs
+from vlae.report.sources.run_directories import collect_runs, directory_of_all
 from vlae.report.tables.captions import short_name
 from vlae.report.tables.formats import sortable_html
-from vlae.system.files import StrPath, expand_path, write_output
+from vlae.system.files import StrPath, write_output
 from vlae.system.streams import visible
 
 FILES = Path(__file__).parent / "files"
@@ -37,7 +37,7 @@ def write_report(
     """
     ending_of(out, ("html", "htm"))
     runs = choose_runs(collect_runs(name, runs_dir, launch))
-    text = page(content(Path(expand_path(runs_dir)).absolute(), runs))
+    text = page(content(directory_of_all(runs, runs_dir), runs))
     write_output(out, text.encode("utf-8", "backslashreplace"))
 
 

@@ -113,7 +113,8 @@ def launches(runs_dir: Path, runs: Runs) -> list[Launch]:
                 found.append(Launch(name, str(sweep["launched"]), _command(sweep["command"]), own))
         except (RecordError, LookupError, TypeError):
             continue
-    named = [launch for launch in found if launch.name == runs.title]
+    asked = {part.title.rpartition("/")[2] for part in runs.parts or [runs]}
+    named = [launch for launch in found if launch.name in asked]
     return named or sorted(found, key=lambda launch: (launch.date, launch.name))
 
 

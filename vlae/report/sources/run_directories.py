@@ -25,11 +25,15 @@ def collect_runs(names: str | Sequence[str] | None, runs_dir: StrPath, launch: i
     if launch is not None and len(asked) > 1:
         raise RecordError(f"--evaluation: expected the name of one sweep with it, got {len(asked)} names")
     found = [_collect(*_place_of(name, runs_dir), launch) for name in asked]
-    return found[0] if len(found) == 1 else together(found)
+    if len(found) == 1:
+        return found[0]
+    if len({part.title for part in found}) < len(found):  # sweeps of one name in several directories
+        found = [_named(replace(part, title=str(name))) for name, part in zip(asked, found, strict=True)]
+    return together(found)
 
 
 def _place_of(name: str | None, runs_dir: StrPath) -> tuple[str | None, StrPath]:
-    """What to look for, and in which directory of runs."""
+    """The name to look for, and the directory of runs to look in."""
     if name is None or "/" not in name:
         return name, runs_dir
     path = Path(expand_path(name))
@@ -73,3 +77,11 @@ def _directories(runs_dir: Path) -> list[str]:
             return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
     except OSError as error:  # a network file system may refuse what the permissions allow
         raise RecordError(f"cannot read {runs_dir}: {error.strerror or error}") from error
+
+
+def directory_of_all(runs: Runs, runs_dir: StrPath) -> Path:
+    """The directory that these runs are in, ``runs_dir`` where no run has one. RecordError: there are several."""
+    places = sorted({Path(run.directory).parent for run in runs.runs if run.directory})
+    if len(places) > 1:
+        raise RecordError(f"a report takes runs of one directory, got {' and '.join(map(str, places))}")
+    return places[0] if places else Path(expand_path(runs_dir)).absolute()

@@ -180,7 +180,7 @@ def test_several_sweeps_prefixes_and_directories_are_read_together(tmp_path):
         (["two", "one"], [(vae, "two"), (vlae, "two"), (other, "one")]),
         (["vlae-", "one"], [(vlae, "vlae-"), (vae, "one"), (other, "one")]),
         (["two", str(there / "three")], [(vae, "two"), (vlae, "two"), (far, "three")]),
-        ([str(there)], [(far, None), (vae, None)]),
+        ([str(there)], [(far, "three"), (vae, "three")]),
         ([f"{there}/hf"], [(far, "hf")]),
         (["one", "one"], [(vae, "one"), (other, "one")]),
     ):
@@ -191,6 +191,14 @@ def test_several_sweeps_prefixes_and_directories_are_read_together(tmp_path):
     both = collect_runs(["one", "two"], here)
     assert (both.title, both.note) == ("one two", "1 of 2 runs of two count with a source before it")
     record(there, "one", far)
+    assert {run.id: run.sweep for run in collect_runs(None, here).runs} == {
+        run_id(vae): "one", run_id(other): "one", run_id(vlae): "two"
+    }  # fmt: skip
+    assert [r.id for r in collect_runs(there, here).runs] == [
+        r.id for r in collect_runs([str(there)], here).runs
+    ]
+    with pytest.raises(RecordError, match="got an empty list"):
+        collect_runs([], here)
     assert [run.sweep for run in collect_runs(["one", f"{there}/one"], here).runs] == [
         "one",
         "one",

@@ -25,7 +25,7 @@ def report(
     if not wandb:
         from vlae import report
 
-        print(report(names, out or "report.html", runs_dir, evaluation=evaluation))
+        print(report(names or None, out or "report.html", runs_dir, evaluation=evaluation))
         return
     if out is not None:
         raise UserError(f"--wandb writes no file: leave out --out {out}")

@@ -128,7 +128,7 @@ def _collect(
             )
         from vlae.report.sources.run_directories import collect_runs
 
-        return collect_runs(names, runs_dir, evaluation)
+        return collect_runs(names or None, runs_dir, evaluation)
     if evaluation is not None:
         raise UserError("--evaluation: goes with the name of a sweep, not with --from")
     kind, _, place = source.partition(":")

@@ -1,5 +1,6 @@
 """Run directories as a source of rows: sweeps, the runs of id prefixes, or all of a runs directory."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,14 +15,19 @@ from vlae.system.disk import RecordError
 from vlae.system.files import StrPath, expand_path
 
 
-def collect_runs(names: str | Sequence[str] | None, runs_dir: StrPath, launch: int | None = None) -> Runs:
+def collect_runs(
+    names: StrPath | Sequence[StrPath] | None, runs_dir: StrPath, launch: int | None = None
+) -> Runs:
     """The runs that names mean in ``runs_dir``, each once: those of a sweep, of an id prefix, or (None) all of them.
 
     A name may be a path: of a directory of runs, or of a sweep or an id prefix in one.
     launch: of the sweep, 1 being its first. None: the latest; as long as that is not complete, with the earlier ones.
     RecordError: a name means nothing, or ``runs_dir`` cannot be read.
     """
-    asked = [names] if names is None or isinstance(names, str) else list(dict.fromkeys(names)) or [None]
+    several = [names] if names is None or isinstance(names, str | os.PathLike) else names
+    asked = [name if name is None else os.fspath(name) for name in dict.fromkeys(several)]
+    if not asked:
+        raise RecordError("expected names of sweeps, id prefixes or directories of runs, got an empty list")
     if launch is not None and len(asked) > 1:
         raise RecordError(f"--evaluation: expected the name of one sweep with it, got {len(asked)} names")
     found = [_collect(*_place_of(name, runs_dir), launch) for name in asked]
@@ -57,13 +63,26 @@ def _collect(name: str | None, runs_dir: StrPath, launch: int | None) -> Runs:
         labels = dict.fromkeys(_directories(folder), "")
     found = collect(title, read_rows(folder, labels))
     if name is None:
-        return found
+        sweeps = _sweep_of_runs(folder)
+        return replace(found, runs=tuple(run._replace(sweep=sweeps.get(run.id)) for run in found.runs))
     found = _named(found)
     sweep = read_sweep(folder, title) if launch is None else None
     if sweep is None or (not found.left_out and all(run.metrics is not None for run in found.runs)):
         return found
     earlier = (_named(collect(title, read_rows(folder, each["runs"]))) for each in sweep["earlier"])
     return replace(found, earlier=tuple(earlier))
+
+
+def _sweep_of_runs(folder: Path) -> dict[str, str]:
+    """The first sweep, by its name, that has each run."""
+    found: dict[str, str] = {}
+    for name in sweep_names(folder):
+        with contextlib.suppress(
+            RecordError, LookupError, TypeError
+        ):  # a record that cannot be read names no run
+            for run_id in (read_sweep(folder, name) or {"runs": {}})["runs"]:
+                found.setdefault(run_id, name)
+    return found
 
 
 def _named(runs: Runs) -> Runs:

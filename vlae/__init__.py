@@ -117,10 +117,8 @@ def table(
     from vlae.report.tables.formats import table_text
 
     asked = {"metric": metric, "rows": rows, "columns": columns, "where": where}
-    asked |= {"published": published, "calibration": calibration}
-    return table_text(
-        collect_runs(name, runs_dir, evaluation), format, decimals, names or {}, label, caption, **asked
-    )
+    asked |= {"published": published, "calibration": calibration, "caption": caption}
+    return table_text(collect_runs(name, runs_dir, evaluation), format, decimals, names or {}, label, **asked)
 
 
 def plot(

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import json
 import math
 import re
 import warnings
@@ -15,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from vlae.config.preprocessing import Preprocessing
 from vlae.config.problems import ConfigError, Problem, format_value, problems_of, section_of
-from vlae.config.run_id import ADDED_FIELDS, MISSING
+from vlae.config.run_id import ADDED_FIELDS, MISSING, exact_text
 from vlae.config.schema import Count, Section
 
 BESIDE = {"schedule": ("every",)}
@@ -81,8 +82,7 @@ def check_section(section: str, values: Mapping[str, Any]) -> list[Problem]:
     own = _arguments(section, values, _parameters(target, TARGETS[section].runtime))
     if section == "optimizer":
         return problems + _check_optimizer(target, own)
-    if section == "schedule":
-        own = own | {key: values[key] for key in ("every",) if key in values}
+    own |= {key: values[key] for key in BESIDE.get(section, ()) if key in values}
     return problems + problems_of(_section_of(section, target), own, section)
 
 
@@ -291,21 +291,27 @@ TRIED_EPOCHS = 1000
 
 def schedule_problems(section: Mapping[str, Any], optimizer: Mapping[str, Any], epochs: int) -> list[Problem]:
     """What a schedule that is right by itself cannot do, by a try on an optimizer of one number."""
+    return _try_schedule(exact_text(section), exact_text(optimizer), epochs)
+
+
+@functools.cache  # the runs of a sweep have few different schedules
+def _try_schedule(schedule: str, optimizer: str, epochs: int) -> list[Problem]:
     import torch
 
-    made = build(optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
+    section = json.loads(schedule)
+    made = build(json.loads(optimizer), params=[torch.nn.Parameter(torch.zeros(1))])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the optimizer makes no steps
             scheduler = build(section, optimizer=made, steps_per_epoch=1)
-            plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            watched = (0.0,) if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else ()
             if wrong := _wrong_unit(section, epochs):
                 return [wrong]
             for _ in range(min(epochs, TRIED_EPOCHS)):
                 rates = [group["lr"] for group in made.param_groups]
                 if wrong := [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]:
                     return [Problem("schedule", f"it leads to a learning rate of {wrong[0]:g}")]
-                scheduler.step(*[0.0] * plateau)
+                scheduler.step(*watched)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, ZeroDivisionError) as error:
         name = str(section["_target_"]).rpartition(".")[2]
         return [Problem("schedule", f"{name} does not take them: {' '.join(str(error).split())}")]

@@ -11,7 +11,6 @@ from vlae.config.schema import Config
 from vlae.config.targets import build
 from vlae.data import DataError, Preprocess, Splits
 from vlae.experiment.build import build_model, check_posterior
-from vlae.experiment.initial_weights import ConfigError as ConfigError
 from vlae.experiment.initial_weights import check_source as check_source
 from vlae.experiment.initial_weights import start_from_run
 from vlae.models.base import LatentVariableModel
@@ -29,7 +28,7 @@ class Prepared:
     selection_set: Float[Tensor, "selection pixels"]
     test_set: Float[Tensor, "test pixels"]
     """The images to score, in model space."""
-    lacking: ConfigError | None = None
+    lacking: Exception | None = None
     """Why the model has not the weights of the run that ``init_from`` names; then no training can begin."""
 
 

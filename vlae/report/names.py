@@ -97,8 +97,12 @@ def group_name(keys: Sequence[str], values: Values) -> str:
     >>> group_name(["model.name", "T"], ("vlae", 4))
     'VLAE, T = 4'
     """
-    texts = [spelling(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
-    return ", ".join(texts) or (HOLE if keys else "")
+    return ", ".join(spelled(keys, values)) or (HOLE if keys else "")
+
+
+def spelled(keys: Sequence[str], values: Values) -> list[str]:
+    """The values of a row or column as a table spells them, without those that it lacks."""
+    return [spelling(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
 
 
 def word(value: Any) -> str:

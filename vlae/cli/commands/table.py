@@ -2,7 +2,6 @@
 
 import io
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,8 +79,15 @@ def table(
         raise UserError(f"--label: goes with --format latex or --out FILE.tex, got {format}")
     wording = Wording(read_names(own_names) if own_names else {}, label)
     runs = _collect(runs_dir, names, source, group, per_image, evaluation)
-    found = make_table(runs, metric=metric, where=where, published=published, calibration=calibration, **keys)
-    found = found if caption is None else replace(found, caption=caption)
+    found = make_table(
+        runs,
+        metric=metric,
+        where=where,
+        published=published,
+        calibration=calibration,
+        caption=caption,
+        **keys,
+    )
     for text in damage_notes(runs.left_out, found.unread) if format == "csv" else ():  # it has no notes
         print(f"vlae: {text}", file=sys.stderr)
     file = io.StringIO() if out else None

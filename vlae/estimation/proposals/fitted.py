@@ -122,12 +122,10 @@ class Found:
             for chosen, distributions in ((part[good], DISTRIBUTIONS), (part[~good], MORE_DISTRIBUTIONS)):
                 for some in self._at_once(chosen, q, distributions):
                     began = time.monotonic()
-                    annealed = AnnealedProposal(
-                        self.group.select(images[some]), q.select(some), distributions
-                    )
-                    self._notes["annealed_seconds"][images[some].cpu()] += (time.monotonic() - began) / len(
-                        some
-                    )
+                    group = self.group.select(images[some])
+                    annealed = AnnealedProposal(group, q.select(some), distributions)
+                    seconds = (time.monotonic() - began) / len(some)
+                    self._notes["annealed_seconds"][images[some].cpu()] += seconds
                     self.add(images[some], annealed, samples_of=ANNEALED_SAMPLES_OF)
 
     @staticmethod

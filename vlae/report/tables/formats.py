@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,6 @@ def table_text(
     decimals: int,
     names: Mapping[str, str],
     label: str | None = None,
-    caption: str | None = None,
     **asked: Any,
 ) -> str:
     """The table of these runs as text in one of FORMATS. UserError: there is no such format.
@@ -177,7 +176,5 @@ def table_text(
     """
     if format not in FORMATS:
         raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    found = make_table(runs, **asked)
-    found = found if caption is None else replace(found, caption=caption)
     wording = Wording({old: Name(new) for old, new in names.items()}, label)
-    return FORMATS[format](found, decimals, False, wording)
+    return FORMATS[format](make_table(runs, **asked), decimals, False, wording)

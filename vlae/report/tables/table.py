@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from vlae.errors import UserError
 from vlae.report.filter import choose_metric, choose_runs
 from vlae.report.runs import LeftOut, Runs
-from vlae.report.tables.captions import CALIBRATION, caption, damage_notes, notes, provenance
+from vlae.report.tables.captions import CALIBRATION, damage_notes, notes, provenance
+from vlae.report.tables.captions import caption as caption_of
 from vlae.report.tables.cells import Cell, cell, coverage_of, with_claims, with_metric
 from vlae.report.tables.groups import Groups, Values, differing_rows, group_by_cell, keys_of, sides
 from vlae.report.tables.published import with_published
@@ -47,6 +48,7 @@ def make_table(
     where: str = "",
     published: bool = False,
     calibration: bool = False,
+    caption: str | None = None,
 ) -> Table:
     """The table of one metric of these runs.
 
@@ -55,6 +57,7 @@ def make_table(
     columns: None: dataset and output distribution. A key that is asked for on one side is no default of the other.
     where: a condition, such as ``seed<3 and model=vae``.
     published: with published values beside ours. calibration: with the coverage of posteriors.
+    caption: None: the one that says what the numbers are.
     UserError: a key, metric or run that is asked for does not exist, or settings that differ in more than the seed
     would share a cell.
     """
@@ -75,7 +78,8 @@ def make_table(
     found += [*damage_notes(chosen.left_out, (*unread.values(),)), *filter(None, [chosen.note])]
     counted = with_metric(chosen.runs, metric)
     sides_of = tuple(row_keys), tuple(column_keys), *sides(groups)
-    texts = caption(metric, cells, counted), tuple(found), provenance(counted)
+    written = caption_of(metric, cells, counted) if caption is None else caption
+    texts = written, tuple(found), provenance(counted)
     expected = max(one.runs for one in cells)
     return Table(chosen.title, metric, *sides_of, tuple(cells), expected, *texts, (*unread.values(),))
 

@@ -9,7 +9,7 @@ import yaml
 
 from vlae.config.problems import format_value
 from vlae.errors import UserError
-from vlae.report.names import HOLE, Values, near_or_some, spelling
+from vlae.report.names import Values, group_name, near_or_some, spelled
 from vlae.report.tables.latex import tex
 
 EXPECTED = "expected a text, or text: and latex:"
@@ -37,11 +37,10 @@ class Wording:
 
     def name(self, keys: Sequence[str], values: Values) -> Name:
         """The name of a row or column: one of its own, else its parts with those of their own."""
-        parts = spelled(keys, values)
-        whole = ", ".join(parts) or (HOLE if keys else "")
+        whole = group_name(keys, values)
         if whole in self.names:
             return self.names[whole]
-        own = [self.names.get(part, Name(part)) for part in parts]
+        own = [self.names.get(part, Name(part)) for part in spelled(keys, values)]
         if not own:
             return Name(whole)
         latex = None
@@ -54,21 +53,15 @@ class Wording:
         order = {name: place for place, name in enumerate(self.names)}
 
         def place(values: Values) -> int:
-            parts = spelled(keys, values)
-            return min(
-                (order[name] for name in (", ".join(parts), *parts) if name in order), default=len(order)
-            )
+            known = (order[name] for name in _names_of(keys, values) if name in order)
+            return min(known, default=len(order))
 
         return sorted(groups, key=place)
 
     def check(self, *sides: tuple[Sequence[str], Sequence[Values]]) -> None:
         """UserError: a name is that of no row, column or value. sides: the keys of rows and of columns, and these."""
         known = dict.fromkeys(
-            name
-            for keys, every in sides
-            for values in every
-            for name in (", ".join(spelled(keys, values)), *spelled(keys, values))
-            if name
+            name for keys, every in sides for values in every for name in _names_of(keys, values)
         )
         if wrong := [name for name in self.names if name not in known]:
             raise UserError(f"--names: no row or column has {wrong[0]!r}{near_or_some(wrong[0], [*known])}")
@@ -78,9 +71,10 @@ PLAIN = Wording()
 """No names of one's own."""
 
 
-def spelled(keys: Sequence[str], values: Values) -> list[str]:
-    """The values of a row or column as a table spells them, without those that it lacks."""
-    return [spelling(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+def _names_of(keys: Sequence[str], values: Values) -> list[str]:
+    """The names that a row or column has by itself: the whole, and those of its values."""
+    parts = spelled(keys, values)
+    return [group_name(keys, values), *parts] if parts else []
 
 
 def read_names(file: Path) -> dict[str, Name]:
